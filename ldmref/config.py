@@ -25,6 +25,11 @@ is named elsewhere.
     [limits]
     max_memory = "6GB"   # LDMREF_MAX_MEMORY
     max_seconds = 60     # LDMREF_MAX_SECONDS
+
+    [server]             # of `ldmref serve`
+    port = 7860          # LDMREF_SERVER_PORT, and so on for every key
+    token = "..."
+    allow_host = ["host.docker.internal"]  # with commas between in a variable
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from typing import Any
 from ldmref.declare import Invalid, get_fields, read, write
 from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.files import not_a_file, read_file
+from ldmref.server.settings import ServerSettings
 
 MAX_FILE_SIZE = 1_000_000
 
@@ -83,12 +89,14 @@ TABLES: dict[str, type] = {
     "backend": BackendTable,
     "defaults": DefaultsTable,
     "limits": LimitsTable,
+    "server": ServerSettings,
 }
+PREFIXES = {"server": "SERVER_"}  # of the variables of a table
 BACKEND_KEYS = tuple(get_fields(BackendTable))
 DEFAULT_KEYS = tuple(get_fields(DefaultsTable))
 LIMIT_KEYS = tuple(get_fields(LimitsTable))
 _VARIABLES = {
-    f"LDMREF_{key.upper()}": (table, key)
+    f"LDMREF_{PREFIXES.get(table, '')}{key.upper()}": (table, key)
     for table, cls in TABLES.items()
     for key in get_fields(cls)
 }
@@ -103,6 +111,7 @@ class Settings:
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=dict)
+    server: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -177,9 +186,10 @@ def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
     if table not in TABLES:
         raise error(f"unknown table [{table}]", did_you_mean(table, TABLES))
     try:
-        return write(read(TABLES[table], values, table))
+        checked = write(read(TABLES[table], values, table))
     except Invalid as cause:
         raise error(str(cause), cause.hint) from None
+    return {key: value for key, value in checked.items() if key in values}
 
 
 def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -202,10 +212,14 @@ def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], d
 def _convert(name: str, text: str, table: str, key: str) -> Any:
     """Return the value of a variable in the type of its key."""
     kind = get_fields(TABLES[table])[key].kind
+    if kind is tuple:
+        return [entry.strip() for entry in text.split(",")]
     try:
+        if kind is bool:
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
         return text if kind is str else read_number(text, kind)
-    except ValueError as error:
-        expected = "a whole number" if kind is int else "a number"
+    except (ValueError, KeyError) as error:
+        expected = {int: "a whole number", bool: "1 or 0"}.get(kind, "a number")
         raise UsageError(f"{name} must be {expected}, not {text!r}", code="E-ENV") from error
 
 

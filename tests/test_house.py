@@ -28,6 +28,10 @@ LABORATORY_COMMANDS = {
     "cli/words.py": ("datasets.emoji",),
 }
 
+# They sit on `modes`, as the command line does; the core does not import them, except for the
+# declaration of the server's settings, which the configuration file reads.
+INTERFACES = ("server",)
+
 # The part of ldmref that a file belongs to -> what it may import of ldmref, besides its own part.
 # ("not", ...) allows everything else.
 ARROWS = {
@@ -38,7 +42,7 @@ ARROWS = {
     "version": (),
     "lazy": (),
     "plugins": ("errors",),
-    "config": ("declare", "errors", "files"),
+    "config": ("declare", "errors", "files", "server.settings"),
     "declare": ("errors",),
     "backends": ("errors", "memmap", "math.arrays", "plugins"),
     "samplers": ("math", "declare", "errors", "plugins"),
@@ -65,11 +69,12 @@ ARROWS = {
         "math",
     ),
     "testing": ("backends", "math", "models", "prompts", "errors"),
-    "modes": ("not", "cli", "testing", *LABORATORY),
-    "loading": ("not", "cli", "testing", "modes", *LABORATORY),
-    "check": ("not", "cli", *LABORATORY),
-    TOP: ("not", "cli", "testing", *LABORATORY),
+    "modes": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
+    "loading": ("not", "cli", "testing", "modes", *INTERFACES, *LABORATORY),
+    "check": ("not", "cli", *INTERFACES, *LABORATORY),
+    TOP: ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "cli": ("not", *LABORATORY),
+    "server": ("not", "cli", "testing", *LABORATORY),
     "pytest_plugin": ("check", "backends", "errors"),
     "__main__": ("not", *LABORATORY),
     # -- the laboratory

@@ -23,6 +23,7 @@ from ldmref.cli import (
     images,
     info,
     replay,
+    serve,
     train,
     words,
 )
@@ -49,6 +50,7 @@ SECTIONS = {
         "seg2img",
         "run",
     ),
+    "Serve": ("serve",),
     "Inspect": (
         "words",
         "info",
@@ -171,6 +173,7 @@ MODULES = (
     doctor,
     evaluate,
     words,
+    serve,
 )
 for module in MODULES:
     for command in module.COMMANDS:

@@ -14,17 +14,12 @@ from ldmref.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
 from ldmref.io.locate import find_model, is_native, read_model_config
 from ldmref.io.native import TOKENIZER
-from ldmref.modes.advice import COMPOSED_OF_EMOJI
+from ldmref.modes.advice import COMPOSED_OF_EMOJI, EXAMPLES
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer
 
 WIDTH = 96  # characters of a line
-EXAMPLES = (
-    "red heart", "🐶", "two blue dogs on yellow", "a green cat and a red apple",
-    "a small dog above a big house", "a fox to the left of a tree", "nine stars",
-    "a purple unicorn on a pink background", "woman astronaut: dark skin tone", "flag: Iceland",
-)  # fmt: skip
 
 
 @click.command()

@@ -8,8 +8,18 @@ from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.job import Job
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
+EXAMPLES = (  # prompts that those models understand
+    "red heart", "🐶", "two blue dogs on yellow", "a green cat and a red apple",
+    "a small dog above a big house", "a fox to the left of a tree", "nine stars",
+    "a purple unicorn on a pink background", "woman astronaut: dark skin tone", "flag: Iceland",
+)  # fmt: skip
 USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
+
+
+def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
+    """Return prompts that a model understands; none for models that read any text."""
+    return EXAMPLES if config.name in COMPOSED_OF_EMOJI else ()
 
 
 def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:

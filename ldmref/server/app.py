@@ -1,0 +1,93 @@
+"""The ASGI application: all interfaces on one engine, behind one guard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ldmref.errors import LdmrefError
+from ldmref.server import native, static_files
+from ldmref.server.engine import Engine
+from ldmref.server.errors import as_ldmref_error, refusal, status_of
+from ldmref.server.openapi import describe_interface
+from ldmref.server.settings import ServerSettings
+
+# Each of these modules has `routes(engine)`; those of the second tuple register kinds of works.
+INTERFACES = ("a1111.routes", "openai.routes", "mcp")
+KINDS_OF_WORKS = ("inputs", "exploring")
+
+
+def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
+    """Return the ASGI application of an engine.
+
+    Args:
+        engine: It is closed when the application shuts down.
+        settings: Access and limits; None: those of the engine.
+    """
+    settings = settings or engine.settings
+    for name in KINDS_OF_WORKS:
+        find_part(name)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(describe_interface(engine))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        engine.close()
+
+    routes = [
+        Route("/healthz", health),
+        Route("/openapi.json", openapi),
+        *native.routes(engine),
+        *(static_files.routes() if settings.page else ()),
+    ]
+    for name in INTERFACES:
+        part = find_part(name)
+        routes += part.routes(engine) if part else ()
+    handlers = {Exception: on_error, LdmrefError: on_error, HTTPException: on_http_error}
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    guard = find_part("guard")
+    return guard.guard(app, settings) if guard else app
+
+
+def find_part(name: str) -> Any:
+    """Import a module of the server; None if it is not installed."""
+    try:
+        found = find_spec(f"ldmref.server.{name}")
+    except ModuleNotFoundError:  # its package is missing
+        return None
+    return import_module(f"ldmref.server.{name}") if found else None
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer an error in the form of the interface that owns the path."""
+    known = as_ldmref_error(error)
+    return refusal(request.url.path, status_of(known), known)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer an unknown path or method in the form of the interface that owns the path."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        known = LdmrefError(f"there is nothing at {path}", code="E-PATH", hint="see /openapi.json")
+    elif error.status_code == 405:
+        known = LdmrefError(f"{path} does not take {request.method}", code="E-METHOD")
+    else:
+        known = LdmrefError(str(error.detail), code="E-HTTP")
+    response = refusal(path, error.status_code, known)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,100 @@
+"""What a server can do, as JSON: its models, modes, methods and limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ldmref.declare import get_fields, schema
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.advice import prompts_to_try
+from ldmref.modes.plan import schema as mode_schema
+from ldmref.modes.registry import MODES
+from ldmref.modes.resolve import MODE_OF
+from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS, get_sampler
+from ldmref.samplers.registry import ALIASES, Sampler
+from ldmref.samplers.schedule import default_spacing
+from ldmref.server.engine import Engine
+from ldmref.version import __version__
+
+
+def describe_server(engine: Engine) -> dict[str, Any]:
+    """Return the answer of `GET /v1/capabilities`."""
+    limits = engine.settings
+    return {
+        "version": __version__,
+        "models": [describe_model(name, model) for name, model in engine.models.items()],
+        "modes": {
+            name: {"summary": mode.summary, "schema": mode_schema(name)}
+            for name, mode in MODES.items()
+        },
+        "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
+        "schedules": [{"name": name} for name in SPACINGS],
+        "guidances": [
+            {
+                "name": name,
+                "summary": (cls.__doc__ or "").partition("\n")[0],
+                "parameters": schema(cls)["properties"],
+                "defaults": {key: field.default for key, field in get_fields(cls).items()},
+                "source": cls.source,
+            }
+            for name, cls in GUIDANCES.items()
+        ],
+        "limits": {
+            "queue": limits.queue,
+            "lifetime": limits.lifetime,
+            "body": limits.max_body,
+            "pixels": limits.max_pixels,
+            "images": limits.max_images,
+        },
+    }
+
+
+def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
+    """Return a model: sizes, defaults, where it computes, prompts to try, linear preview."""
+    config = model.config
+    defaults = config.defaults
+    sampler = get_sampler(config.scheduler.sampler)
+    described = model.backend.describe()
+    size = [defaults.width, defaults.height]
+    own = MODE_OF.get(config.concat)
+    return {
+        "name": name,
+        "family": config.name,
+        "sha256": model.sha256,
+        "native_size": size,
+        "one_size": defaults.one_size,
+        "size_multiple": config.size_multiple,
+        "modes": [own] if own else [mode for mode in MODES if mode not in MODE_OF.values()],
+        "defaults": {
+            "steps": defaults.steps,
+            "cfg_scale": defaults.cfg_scale,
+            "inpaint_cfg_scale": defaults.inpaint_cfg_scale or defaults.cfg_scale,
+            "sampler": sampler.name,
+            "schedule": default_spacing(config.scheduler, sampler),
+            "width": defaults.width,
+            "height": defaults.height,
+        },
+        "backend": described["name"],
+        "device": described["device"],
+        "dtype": described["dtype"],
+        "speed": described["speed"],
+        "prompts": list(prompts_to_try(config)),
+        "preview": None,
+        "warnings": list(model.warnings),
+    }
+
+
+def describe_sampler(name: str, sampler: Sampler) -> dict[str, Any]:
+    """Return a sampler with a line about it."""
+    noise = "stochastic" if sampler.stochastic else "deterministic"
+    evaluations = "1 evaluation" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"
+    return {
+        "name": name,
+        "summary": f"order {sampler.order}, {evaluations} per step, {noise}",
+        "order": sampler.order,
+        "evaluations_per_step": sampler.nfe,
+        "stochastic": sampler.stochastic,
+        "eta": sampler.eta,
+        "source": sampler.source,
+        "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
+    }

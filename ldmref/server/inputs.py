@@ -1,0 +1,221 @@
+"""JSON values of a request, read without ever opening a file or a URL that they name.
+
+Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file. A parameter that
+has neither form in JSON (`control`, which names networks on a disk) is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmref import modes
+from ldmref.declare import Check, Field
+from ldmref.errors import ImageError, UsageError, short_repr
+from ldmref.io.images.pil import FORMATS
+from ldmref.modes.plan import find_mode
+from ldmref.modes.validation import code_for
+from ldmref.server.bodies import check_keys, read_flag, read_mode
+from ldmref.server.engine import Engine
+from ldmref.server.kinds import register
+from ldmref.server.work import GenerateWork
+
+MAX_ARRAY = 16 * 2**20  # bytes
+GENERATE_KEYS = ("kind", "mode", "model", "parameters", "previews")
+
+
+# -- values of a mode -----------------------------------------------------------------------------
+
+
+def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+    """Return the JSON values of a mode as `read_request` takes them.
+
+    Args:
+        mode: The name of the mode.
+        values: By parameter; unknown ones are left to `read_request`, which refuses them.
+        max_pixels: Pixels of an image at most.
+
+    Raises:
+        UsageError: There is no such mode, or a parameter cannot come as JSON.
+        ImageError: An image is not base64, is damaged or too large.
+    """
+    fields = find_mode(mode).parameters
+    return {
+        name: read_value(fields[name], value, max_pixels) if name in fields else value
+        for name, value in values.items()
+    }
+
+
+def read_value(field: Field, value: Any, max_pixels: int) -> Any:
+    """Return a JSON value of a parameter as `read_request` takes it."""
+    check = field.get(Check)
+    kind = {} if check is None else check.json
+    if value is None or check is None:
+        return value
+    if kind.get("contentEncoding") == "base64":
+        return read_base64_image(field.name, value, max_pixels)
+    if kind == {"type": "array"}:
+        return read_array(field.name, value)
+    if kind.get("items") == {"type": "object"}:
+        if value == []:
+            return ()
+        raise UsageError(
+            f"{field.name} cannot be used in a request: it names files on the server",
+            code=code_for(field.name),
+            hint="use it in Python or on the command line",
+        )
+    return value
+
+
+def decode_base64(name: str, value: Any) -> bytes:
+    """Return the bytes of base64, plain or as `data:` URL.
+
+    Raises:
+        UsageError: It is something else, such as a path or a URL, which is never opened.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be base64, not {short_repr(value)}", code=code_for(name))
+    text = value
+    if text[:5].lower() == "data:":
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            raise UsageError(f"the data: URL of {name} is not base64", code=code_for(name))
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError(
+            f"{name} must be base64, not {short_repr(value)}",
+            code=code_for(name),
+            hint="paths and URLs are not opened: send the bytes of the file as base64",
+        ) from None
+
+
+def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
+    """Return an image from base64; its size is checked before its pixels are decoded.
+
+    Raises:
+        UsageError: It is not base64.
+        ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
+    """
+    return open_bytes(name, decode_base64(name, value), max_pixels)
+
+
+def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """Return an image from the bytes of a file, not yet decoded.
+
+    Raises:
+        ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise ImageError(
+            f"cannot read {name} as an image",
+            code="E-IMAGE",
+            hint="allowed are intact PNG, JPEG and WebP files",
+        ) from error
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"{name} has {image.width} x {image.height} pixels, the limit is {max_pixels}",
+            code="E-IMAGE-SIZE",
+            hint="scale it down first",
+        )
+    return image
+
+
+def read_array(name: str, value: Any) -> Any:
+    """Return an array from a list of numbers, or from base64 of a .npy file.
+
+    Raises:
+        UsageError: It is something else, or too large.
+    """
+    if not isinstance(value, str):
+        try:
+            array = np.array(value, np.float32)
+        except (TypeError, ValueError, OverflowError):
+            array = np.zeros(0)
+        if not isinstance(value, list) or not array.ndim > 1 or not array.size:
+            raise _no_array(name)
+        return array
+    data = decode_base64(name, value)
+    if len(data) > MAX_ARRAY:
+        raise UsageError(f"{name} is larger than {MAX_ARRAY} bytes", code=code_for(name))
+    return read_npy(name, data)
+
+
+def read_npy(name: str, data: bytes) -> np.ndarray:
+    """Return the array of a .npy file, whose header must not promise more than the file holds.
+
+    Raises:
+        UsageError: It is not a .npy file of floating-point numbers.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(file)
+        size = np.prod(shape, dtype=object) * dtype.itemsize
+        if dtype.kind != "f" or size != len(data) - file.tell():
+            raise ValueError
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, KeyError, EOFError, OverflowError, TypeError, SyntaxError):
+        raise _no_array(name) from None
+
+
+def _no_array(name: str) -> UsageError:
+    return UsageError(
+        f"{name} must be nested lists of numbers, or base64 of a .npy file of floats",
+        code=code_for(name),
+    )
+
+
+# -- works ----------------------------------------------------------------------------------------
+
+
+def plan_work(
+    engine: Engine,
+    mode: str,
+    values: Mapping[str, Any],
+    model: str | None = None,
+    previews: bool = True,
+) -> GenerateWork:
+    """Return the work of a request, checked completely; no weights are needed.
+
+    Args:
+        engine: The engine, for its models and limits.
+        mode: The name of the mode.
+        values: JSON values of its parameters.
+        model: The name of the model; None is the default.
+        previews: Whether previews may be made.
+
+    Raises:
+        LdmrefError: A value is wrong; the error says which.
+    """
+    found = engine.models[engine.find_model(model)]
+    read = read_values(mode, values, engine.settings.max_pixels)
+    plan = modes.plan(mode, found.config, **read)
+    images = len(plan.job.seeds)
+    if images > engine.settings.max_images:
+        raise UsageError(
+            f"{images} images in one request, the limit is {engine.settings.max_images}",
+            code="E-COUNT",
+            hint="make several requests",
+        )
+    return GenerateWork(plan, previews)
+
+
+@register("generate")
+def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateWork:
+    """Return the work of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
+    check_keys(body, GENERATE_KEYS)
+    mode, parameters = read_mode(body)
+    return plan_work(engine, mode, parameters, body.get("model"), read_flag(body, "previews", True))

@@ -1,0 +1,66 @@
+"""How an image was made, as parameters that a client can submit again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.errors import UsageError
+from ldmref.io.images.infotext import replay_parameters
+from ldmref.io.images.metadata import read_parameters
+from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
+from ldmref.modes.registry import MODES
+from ldmref.server.inputs import open_bytes
+
+NOT_EXACT = "A1111's noise levels are not repeated here; ldmref run --from FILE repeats them"
+
+
+def inspect_image(data: bytes, max_pixels: int) -> dict[str, Any]:
+    """Return what an image file records, and the request that generates it again.
+
+    `mode` and `parameters` can be submitted again, with the inputs in `missing`, which an image
+    does not contain. `notes` say what is not exact. `mode` is None if the file does not record how
+    it was made.
+
+    Args:
+        data: The bytes of a PNG, JPEG or WebP file.
+        max_pixels: Pixels of the image at most.
+
+    Raises:
+        ImageError: It is not such a file, is damaged or too large.
+        UsageError: It records several images.
+        InputError: Its text is damaged.
+    """
+    width, height = open_bytes("the file", data, max_pixels).size
+    recorded = read_parameters(io.BytesIO(data))
+    answer = {
+        "width": width,
+        "height": height,
+        "infotext": recorded.get("parameters", ""),
+        "recorded": recorded.get("ldmref"),
+    }
+    record, notes = find_record(recorded)
+    if record is None:
+        return answer | {"mode": None, "parameters": {}, "missing": [], "model": None, "notes": []}
+    return answer | {
+        "mode": record["mode"],
+        "parameters": replay(record, {}),
+        "missing": find_missing(record, {}),
+        "model": record.get("model"),
+        "notes": notes,
+    }
+
+
+def find_record(recorded: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the record of an image, exact or from A1111's text, and notes; None without one."""
+    exact = recorded.get("ldmref")
+    if isinstance(exact, dict) and exact.get("mode") in list(MODES):
+        if several := find_several(exact):
+            raise UsageError(f"the file records several images, by its {several}", code="E-REPLAY")
+        return upgrade_record(exact), []
+    text = None if exact else replay_parameters(recorded.get("parameters", ""))
+    if text is None:
+        return None, []
+    record, notes = text
+    return record, [*notes, NOT_EXACT] if record.get("a1111") else notes

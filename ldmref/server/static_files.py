@@ -1,0 +1,69 @@
+"""The web page: static files, served from a table that is made when the server starts."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from importlib import resources
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml"}
+INDEX = "index.html"
+FOLDER = "page"
+
+
+class StaticFile(NamedTuple):
+    """A file of the page."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def read_files() -> dict[str, StaticFile]:
+    """Return the files of the page by their path below `/page/`."""
+    files: dict[str, StaticFile] = {}
+
+    def collect(folder: Any, prefix: str) -> None:
+        for entry in folder.iterdir():
+            name = prefix + entry.name
+            if entry.is_dir():
+                collect(entry, name + "/")
+            else:
+                files[name] = make_file(name, entry.read_bytes())
+
+    collect(resources.files("ldmref.server") / FOLDER, "")
+    return files
+
+
+def make_file(name: str, content: bytes) -> StaticFile:
+    """Return a file with its media type, and a digest as its tag."""
+    ending = name[name.rfind(".") :]
+    media_type = TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return StaticFile(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+def routes() -> list[Route]:
+    """Return the routes of the page: `/` and `/page/...`."""
+    files = read_files()
+
+    async def index(request: Request) -> Response:
+        return send(request, files[INDEX])
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        return send(request, files[name]) if name in files else Response("not found", 404)
+
+    return [Route("/", index), Route("/page/{name:path}", file)]
+
+
+def send(request: Request, file: StaticFile) -> Response:
+    """Return a file, or only that it has not changed."""
+    headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == file.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, 200, headers, file.media_type)

@@ -1,0 +1,85 @@
+"""A server in a thread of the test's process, on a free port of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+import ldmref
+from ldmref.models.model import LatentDiffusion
+from ldmref.server.engine import Engine
+from ldmref.server.running import address_of, make_server, open_socket
+from ldmref.server.settings import ServerSettings
+
+
+@dataclass
+class RunningServer:
+    """A server, its engine, its address, and a client for it."""
+
+    url: str
+    engine: Engine
+    client: httpx.Client
+
+    def finish(self, id: str, seconds: float = 30.0) -> dict[str, Any]:
+        """Wait for the end of a job, and return its description."""
+        assert self.engine.get(id).wait(seconds), f"job {id} did not end"
+        return self.client.get(f"/v1/jobs/{id}").json()
+
+
+@contextlib.contextmanager
+def run_server(
+    models: Mapping[str, LatentDiffusion], settings: ServerSettings | None = None, **changes: Any
+) -> Iterator[RunningServer]:
+    """Serve models on a free port until the block ends; `changes` are settings."""
+    settings = settings or ServerSettings(**{"port": 0, **changes})
+    listening = open_socket(settings)
+    engine = Engine(models, settings)
+    server = make_server(engine, settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    url = address_of(listening)
+    try:
+        end = time.monotonic() + 20.0
+        while not server.started and time.monotonic() < end:
+            time.sleep(0.01)
+        assert server.started, "the server did not start"
+        headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
+        with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
+            yield RunningServer(url, engine, client)
+    finally:
+        server.should_exit = True
+        thread.join(20.0)
+        engine.close(0.0)
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LatentDiffusion:
+    """A model for tests, with images of 16 x 16."""
+    return ldmref.random_model("tiny", backend="numpy")
+
+
+@pytest.fixture(scope="session")
+def emoji() -> LatentDiffusion:
+    """The embedded model."""
+    return ldmref.load("emoji", backend="numpy")
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    """`serve(models, **settings)` starts a server, which ends with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda models, **changes: stack.enter_context(run_server(models, **changes))
+
+
+@pytest.fixture
+def server(serve: Any, tiny: LatentDiffusion) -> RunningServer:
+    """A server of the tiny model."""
+    return serve({"tiny": tiny})
