@@ -42,7 +42,9 @@ def choose_size(
     m = config.size_multiple
     kept = given is not None and asked == (None, None)
     if kept and round_size(config, given, OWN_AREA) is None:
-        return Size(*own, _explain(config, own, wanted, "the given image is too small or too large"))
+        return Size(
+            *own, _explain(config, own, wanted, "the given image is too small or too large")
+        )
     rounded = (max(m, wanted[0] // m * m), max(m, wanted[1] // m * m))
     return Size(*rounded, _explain(config, rounded, wanted, f"both sides are multiples of {m}"))
 

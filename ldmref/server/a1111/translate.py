@@ -33,7 +33,7 @@ MASK_BLUR = 4.0  # A1111's default
 STRENGTH = 0.75
 RNGS = {"CPU": "torch", "NV": "a1111-gpu", "GPU": "a1111-gpu"}
 MAX_SEED = 2**64
-ReadImage = Callable[[Any], Image.Image]  # from base64 or a data URL
+ReadImage = Callable[[str, Any], Image.Image]  # name, and base64 or a data URL
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ def translate(
     batches = make_batches(fields, values)
     if fields.flag("enable_hr"):
         notes.append("enable_hr: there is no second pass, the image keeps its first size")
-    return Translated(
-        mode, batches, fields.echo(), fields.ignored(), notes, fields.flag("send_images", True)
-    )
+    send_images = fields.flag("send_images", True)
+    return Translated(mode, batches, fields.echo(), fields.ignored(), notes, send_images)
 
 
 def read_prompts(fields: Fields, config: ModelConfig, notes: list[str]) -> dict[str, Any]:
@@ -116,9 +115,9 @@ def read_sampling(
     fields: Fields, config: ModelConfig, noised: bool, notes: list[str]
 ) -> dict[str, Any]:
     """Return steps, guidance, sampler, noise levels and noise; None is the model's setting."""
-    method = read_method(
-        fields.text("sampler_name") or fields.text("sampler_index"), fields.text("scheduler")
-    )
+    name = fields.text("sampler_name")
+    older_name = fields.text("sampler_index")
+    method = read_method(name or older_name, fields.text("scheduler"))
     sampler = method.sampler or config.scheduler.sampler
     values: dict[str, Any] = {
         "steps": fields.integer("steps"),
@@ -173,18 +172,23 @@ def read_given(
             code="E-IMAGE",
             hint="send each image in a request of its own",
         )
-    image = to_rgb(read_image(given[0]))
+    image = to_rgb(read_image("init_images", given[0]))
     how = RESIZES[check_integer("resize_mode", fields.integer("resize_mode") or 0, 0, 3)]
     size = choose_size(config, (fields.integer("width"), fields.integer("height")), image)
-    notes += [size.note] if size.note else []
     sides = {"width": size.width, "height": size.height}
     encoded = fields.text("mask")
     inpainting = read_inpainting(fields)
+    if not (encoded and inpainting["only_masked"]):
+        notes += [size.note] if size.note else []
     if not encoded:
         return "img2img", {"image": image, "resize": how} | sides
-    mask = read_mask(read_image(encoded))
+    mask = read_mask(read_image("mask", encoded))
     require_same_size(image, mask)
     if inpainting["only_masked"]:
+        notes.append(
+            f"the region around the mask is generated at {size.width}x{size.height}, and pasted "
+            f"into the image, which keeps its {image.width}x{image.height}"
+        )
         return "inpaint", inpainting | {"image": image, "mask": mask} | sides
     if image.size != size[:2]:
         image = resize_image(image, size[:2], how)

@@ -74,7 +74,9 @@ def read_output(body: Mapping[str, Any]) -> Output:
     kind = choose(body, "output_format", FORMATS, "use png, jpeg or webp") or "png"
     compression = read_whole(body, "output_compression", 0, 100)
     if compression not in (None, 100) and kind == "png":
-        raise FieldError("output_compression", "output_compression needs output_format jpeg or webp")
+        raise FieldError(
+            "output_compression", "output_compression needs output_format jpeg or webp"
+        )
     stream = read_flag(body, "stream")
     partial = read_whole(body, "partial_images", 0, MAX_PARTIAL)
     if partial and not stream:
@@ -90,7 +92,9 @@ def read_prompt(body: Mapping[str, Any]) -> str:
     """Return the prompt, which OpenAI requires."""
     prompt = body.get("prompt")
     if prompt is None:
-        raise FieldError("prompt", "Missing required parameter: 'prompt'.", code="missing_parameter")
+        raise FieldError(
+            "prompt", "Missing required parameter: 'prompt'.", code="missing_parameter"
+        )
     if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
         raise FieldError("prompt", f"prompt must be a text of at most {MAX_PROMPT} characters")
     return prompt
