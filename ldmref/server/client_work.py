@@ -1,4 +1,4 @@
-"""Parts that the interfaces of A1111 and OpenAI share: checked plans, and reports that are watched."""
+"""Parts that the interfaces of A1111 and OpenAI share: checked plans, and watched reports."""
 
 from __future__ import annotations
 

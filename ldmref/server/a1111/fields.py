@@ -1,4 +1,4 @@
-"""The fields of A1111's txt2img and img2img: typed reading, and the list of those without effect."""
+"""The fields of A1111's txt2img and img2img: how they are read, and which have no effect."""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Method(NamedTuple):
 def read_method(sampler: str | None, scheduler: str | None) -> Method:
     """Return what A1111's names of a sampler and of a scheduler select.
 
-    A sampler's name may end in a scheduler's, such as "DPM++ 2M Karras", which then wins. DDIM, PLMS
-    and UniPC ignore the scheduler, as in A1111.
+    A sampler's name may end in a scheduler's, such as "DPM++ 2M Karras", which then wins. DDIM,
+    PLMS and UniPC ignore the scheduler, as in A1111.
 
     Raises:
         UsageError: Nothing has such a name; the hint lists those that exist.

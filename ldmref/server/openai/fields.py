@@ -167,7 +167,7 @@ def read_whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int |
 def read_flag(body: Mapping[str, Any], name: str) -> bool:
     """Return a flag, False if it is absent."""
     value = body.get(name)
-    if value not in (None, False, True) or isinstance(value, int) and not isinstance(value, bool):
+    if value is not None and not isinstance(value, bool):
         raise FieldError(name, f"{name} must be true or false, not {short_repr(value)}")
     return bool(value)
 

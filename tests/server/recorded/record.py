@@ -1,4 +1,4 @@
-"""Record the requests of webuiapi and of the openai package: `python tests/server/recorded/record.py`.
+"""Record the requests of the packages webuiapi and openai: `python record.py`.
 
 The packages talk to a server that writes down every request and gives a minimal answer. Their
 requests become `webuiapi.json` and `openai.json` beside this file. Open WebUI and SillyTavern are
@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 HERE = Path(__file__).parent
+RECORDED = []
 KEPT = ("accept", "authorization", "content-type", "user-agent")  # headers that servers look at
 
 
@@ -71,7 +72,6 @@ class Recorder(BaseHTTPRequestHandler):
     """Writes down requests in the order of their arrival."""
 
     protocol_version = "HTTP/1.1"
-    requests = []
 
     def answer(self):
         length = int(self.headers.get("Content-Length") or 0)
@@ -88,7 +88,7 @@ class Recorder(BaseHTTPRequestHandler):
             request["json"] = json.loads(body)
         elif body:
             request["base64"] = base64.b64encode(body).decode()
-        self.requests.append(request)
+        RECORDED.append(request)
         if b'"stream":true' in body or b'name="stream"\r\n\r\ntrue' in body:
             content, kind = b"data: [DONE]\n\n", "text/event-stream"
         else:
@@ -201,11 +201,10 @@ def record(package, use):
     """Write the requests of a package as JSON."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    Recorder.requests = []
     recorded = {}
     for name in use(server.server_port):
-        (recorded[name],) = Recorder.requests
-        Recorder.requests = []
+        (recorded[name],) = RECORDED
+        RECORDED.clear()
     server.shutdown()
     server.server_close()
     content = {
