@@ -40,8 +40,8 @@ def choose_size(
     if config.defaults.one_size:
         return Size(*own, _explain(config, own, wanted, "its only size"))
     m = config.size_multiple
-    kept = given is not None and asked == (None, None)
-    if kept and round_size(config, given, OWN_AREA) is None:
+    kept = given if asked == (None, None) else None
+    if kept is not None and round_size(config, kept, OWN_AREA) is None:
         return Size(
             *own, _explain(config, own, wanted, "the given image is too small or too large")
         )

@@ -10,13 +10,14 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.errors import UsageError
+from ldmref.modes.plan import Generating
 from ldmref.modes.run import Plan
 from ldmref.server.engine import Engine
 from ldmref.server.work import Report
 
 
 def plan_batches(
-    engine: Engine, model: str, mode: str, batches: Sequence[Mapping[str, Any]]
+    engine: Engine, model: str, mode: Generating, batches: Sequence[Mapping[str, Any]]
 ) -> list[Plan]:
     """Return the plan of each batch of a request; images are in memory already.
 

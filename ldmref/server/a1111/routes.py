@@ -198,7 +198,7 @@ def inspect(encoded: Any, max_pixels: int) -> dict[str, Any]:
     data = decode_base64("image", encoded)
     image = open_bytes("image", data, max_pixels)
     image.load()
-    texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
+    texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
     text = read_parameters(io.BytesIO(data)).get("parameters", "")
     texts.pop("parameters", None)
     return describe_file(text, texts)

@@ -18,6 +18,7 @@ from ldmref.errors import ImageError, UsageError, short_repr
 from ldmref.io.images.infotext import NETWORK
 from ldmref.io.images.pil import read_mask, to_rgb
 from ldmref.models.config import ModelConfig
+from ldmref.modes.plan import Generating
 from ldmref.modes.sizing import resize_image
 from ldmref.modes.validation import MAX_COUNT, check_integer, check_number
 from ldmref.samplers import SAMPLERS
@@ -49,7 +50,7 @@ class Translated:
         send_images: Whether the client wants to have the images.
     """
 
-    mode: str
+    mode: Generating
     batches: list[dict[str, Any]]
     echo: dict[str, Any]
     ignored: list[str] = field(default_factory=list)
@@ -75,7 +76,7 @@ def translate(
     notes: list[str] = []
     values = read_prompts(fields, config, notes)
     values |= read_sampling(fields, config, read_image is not None, notes)
-    mode = "txt2img"
+    mode: Generating = "txt2img"
     if read_image is None:
         asked = (fields.integer("width"), fields.integer("height"))
         size = choose_size(config, asked)
@@ -163,7 +164,7 @@ def find_levels(
 
 def read_given(
     fields: Fields, config: ModelConfig, read_image: ReadImage, notes: list[str]
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[Generating, dict[str, Any]]:
     """Return the mode, and its images at the size to generate."""
     given = fields.images("init_images")
     if len(given) != 1:

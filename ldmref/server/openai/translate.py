@@ -13,8 +13,9 @@ from ldmref.errors import LdmrefError, short_repr
 from ldmref.io.images.pil import open_image, to_rgb
 from ldmref.models.config import ModelConfig
 from ldmref.modes.aliases import ALIASES
+from ldmref.modes.plan import Generating
 from ldmref.modes.sizing import MAX_AREA, round_size
-from ldmref.modes.validation import code_for
+from ldmref.modes.validation import MAX_SIDE, check_integer, code_for
 from ldmref.server.client_sizes import choose_size
 from ldmref.server.openai.fields import (
     FieldError,
@@ -40,7 +41,7 @@ class Asked:
         notes: What differs from the request, one line each.
     """
 
-    mode: str
+    mode: Generating
     values: dict[str, Any]
     output: Output
     notes: list[str]
@@ -80,9 +81,8 @@ def translate_generation(body: Mapping[str, Any], config: ModelConfig) -> Asked:
     Raises:
         FieldError: A field is wrong.
     """
-    values = {"prompt": read_prompt(body)} | read_extra(body, "txt2img")
-    asked = read_size(body)
-    size = choose_size(config, (values.get("width") or asked[0], values.get("height") or asked[1]))
+    values: dict[str, Any] = {"prompt": read_prompt(body), **read_extra(body, "txt2img")}
+    size = choose_size(config, read_sides(body, values))
     values |= {"width": size.width, "height": size.height}
     values.setdefault("count", read_count(body))
     return Asked("txt2img", values, read_output(body), [size.note] if size.note else [])
@@ -99,11 +99,11 @@ def translate_edit(
     Raises:
         FieldError: A field is wrong.
     """
-    mode = "img2img" if mask is None else "inpaint"
-    values = {"prompt": read_prompt(body)} | read_extra(body, mode)
+    mode: Generating = "img2img" if mask is None else "inpaint"
+    values: dict[str, Any] = {"prompt": read_prompt(body), **read_extra(body, mode)}
     values.setdefault("count", read_count(body))
     output = read_output(body)
-    asked = read_size(body)
+    asked = read_sides(body, values)
     image = to_rgb(image)
     values["image"] = image
     if mask is None:
@@ -124,6 +124,16 @@ def translate_edit(
             f"size {asked[0]}x{asked[1]}: an image that is edited with a mask keeps its own"
         )
     return Asked(mode, values, output, notes)
+
+
+def read_sides(body: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the width and height that a request asks for, as `size` or as parameters."""
+    width, height = read_size(body)
+    if values.get("width") is not None:
+        width = check_integer("width", values["width"], 1, MAX_SIDE)
+    if values.get("height") is not None:
+        height = check_integer("height", values["height"], 1, MAX_SIDE)
+    return width, height
 
 
 def read_alpha_mask(mask: Image.Image) -> Image.Image:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -14,7 +15,8 @@ from ldmref.modes.run import Plan, Run
 from ldmref.server.work import Report, report_step
 
 
-class Partial(NamedTuple):
+@dataclass(frozen=True)
+class Partial:
     """An unfinished image: the prediction of the clean image after a step."""
 
     index: int  # of the image
@@ -22,7 +24,8 @@ class Partial(NamedTuple):
     image: Image.Image
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True)
+class Finished:
     """The image of an index is finished."""
 
     index: int
