@@ -8,8 +8,9 @@ import traceback
 
 import pytest
 
-from ldmref import errors
-from ldmref.errors import MAX_MESSAGE, CorruptModelError, one_line
+from ldmref import errors, modes
+from ldmref.errors import MAX_MESSAGE, CorruptModelError, LdmrefError, one_line
+from ldmref.models.presets import preset
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\0", "\ud800", "\u2028", "\x85"])
@@ -60,3 +61,24 @@ def test_an_error_that_was_pickled_says_the_same_once(kind):
 def test_a_hint_in_a_note_is_one_line():
     error = CorruptModelError("holds", code="E-X", hint="take\n\x1b[2J that")
     assert error.__notes__ == [f"hint: {error.hint}"] and error.__notes__[0].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("values", "parameter"),
+    [
+        ({"stepps": 3}, "stepps"),
+        ({}, "prompt"),
+        ({"prompt": 3}, "prompt"),
+        ({"prompt": "a", "steps": 0}, "steps"),
+        ({"prompt": "a", "rng": "dice"}, "rng"),
+        ({"prompt": "a", "sampler": "eular"}, "sampler"),
+        ({"prompt": "a", "guidance": "none at all"}, "guidance"),
+        ({"prompt": "a", "width": 13}, "width"),
+        ({"prompt": "a", "latents": "noise.npy"}, "latents"),
+        ({"prompt": "a", "negative_prompt": [1]}, "negative_prompt"),
+    ],
+)
+def test_errors_of_a_request_name_the_parameter(values, parameter):
+    with pytest.raises(LdmrefError) as caught:
+        modes.plan("txt2img", preset("sd15"), **values)
+    assert caught.value.parameter == parameter

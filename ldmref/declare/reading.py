@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ldmref.declare.fields import Check, Field, Formerly, Length, Names, Range, get_fields
-from ldmref.errors import did_you_mean, short_repr
+from ldmref.errors import LdmrefError, did_you_mean, short_repr
 
 T = TypeVar("T")
 
@@ -100,7 +100,11 @@ def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
     kind = field.kind
     custom = field.get(Check)
     if custom is not None:
-        return custom.function(path, value)
+        try:
+            return custom.function(path, value)
+        except LdmrefError as error:
+            error.parameter = error.parameter or path
+            raise
     if dataclasses.is_dataclass(kind):
         if isinstance(value, kind):  # type: ignore[arg-type]
             verify(value, path)

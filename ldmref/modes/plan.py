@@ -9,7 +9,7 @@ from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.inversion import InversionPlan, InversionRun
-from ldmref.modes.registry import MODES, Mode, read_request, require_config
+from ldmref.modes.registry import MODES, Mode, naming_parameters, read_request, require_config
 from ldmref.modes.run import Plan, Run
 
 AnyPlan = Plan | InversionPlan
@@ -50,7 +50,8 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
     found = find_mode(mode)
     if not isinstance(config, ModelConfig):
         config = require_config(mode, config)
-    return found.plan(config, read_request(mode, parameters))
+    with naming_parameters(found.parameters):
+        return found.plan(config, read_request(mode, parameters))
 
 
 def schema(mode: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
@@ -18,7 +19,7 @@ from ldmref.declare import (
     read,
     read_hints,
 )
-from ldmref.errors import UsageError, short_repr
+from ldmref.errors import LdmrefError, UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
@@ -26,6 +27,7 @@ from ldmref.modes.aliases import suggest_parameter
 from ldmref.modes.generate import Callback, CancelFlag
 
 P = ParamSpec("P")
+Refused = TypeVar("Refused", bound=LdmrefError)
 Made = TypeVar("Made")  # by a mode: a `Result` or an `Inversion`
 Planned = TypeVar("Planned")  # a `Plan` or an `InversionPlan`
 
@@ -164,14 +166,35 @@ def read_request(mode: str, parameters: Mapping[str, Any]) -> Any:
         if name not in fields:
             message = f"{mode} has no parameter {short_repr(name)}"
             known = {other: MODES[other].parameters for other in MODES}
-            raise UsageError(message, code="E-USAGE", hint=suggest_parameter(name, mode, known))
+            hint = suggest_parameter(name, mode, known)
+            raise name_parameter(UsageError(message, code="E-USAGE", hint=hint), str(name))
     missing = [name for name, field in fields.items() if field.required and name not in parameters]
     if missing:
-        raise UsageError(f"{mode} needs {' and '.join(missing)}", code="E-USAGE")
+        message = f"{mode} needs {' and '.join(missing)}"
+        raise name_parameter(UsageError(message, code="E-USAGE"), missing[0])
     try:
         return read(MODES[mode].request, parameters)
     except Invalid as error:
-        raise _refuse(error, fields[error.path], parameters[error.path]) from None
+        refused = _refuse(error, fields[error.path], parameters[error.path])
+        raise name_parameter(refused, error.path) from None
+
+
+def name_parameter(error: Refused, name: str) -> Refused:
+    """Return an error with the name of the parameter that is wrong, unless it has one."""
+    error.parameter = error.parameter or name
+    return error
+
+
+@contextmanager
+def naming_parameters(fields: Mapping[str, Field]) -> Iterator[None]:
+    """Name the parameter of an error by its code, which begins with that of the parameter."""
+    try:
+        yield
+    except LdmrefError as error:
+        codes = {validation.code_for(name) + "-": name for name in fields} | {"E-SIZE-": "width"}
+        found = [code for code in codes if f"{error.code}-".startswith(code)]
+        name_parameter(error, codes[max(found, key=len)] if found else "")
+        raise
 
 
 def _refuse(error: Invalid, field: Field, value: Any) -> UsageError:

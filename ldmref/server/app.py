@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,11 +17,12 @@ from ldmref.server import native, static_files
 from ldmref.server.engine import Engine
 from ldmref.server.errors import as_ldmref_error, refusal, status_of
 from ldmref.server.openapi import describe_interface
+from ldmref.server.parts import find_part
 from ldmref.server.settings import ServerSettings
 
 # Each of these modules has `routes(engine)`; those of the second tuple register kinds of works.
-INTERFACES = ("a1111.routes", "openai.routes", "mcp")
-KINDS_OF_WORKS = ("inputs", "exploring")
+INTERFACES = ("server.a1111.routes", "server.openai.routes", "server.mcp")
+KINDS_OF_WORKS = ("server.inputs", "server.exploring")
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
@@ -38,10 +37,12 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
         find_part(name)
 
     async def health(request: Request) -> Response:
+        """Say that the server runs."""
         return JSONResponse({"status": "ok"})
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(describe_interface(engine))
+        """Describe the interfaces (OpenAPI 3.1)."""
+        return JSONResponse(description)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -49,27 +50,19 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
         engine.close()
 
     routes = [
-        Route("/healthz", health),
-        Route("/openapi.json", openapi),
+        Route("/healthz", health, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
         *native.routes(engine),
         *(static_files.routes() if settings.page else ()),
     ]
     for name in INTERFACES:
         part = find_part(name)
         routes += part.routes(engine) if part else ()
+    description = describe_interface(routes)
     handlers = {Exception: on_error, LdmrefError: on_error, HTTPException: on_http_error}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    guard = find_part("guard")
+    guard = find_part("server.guard")
     return guard.guard(app, settings) if guard else app
-
-
-def find_part(name: str) -> Any:
-    """Import a module of the server; None if it is not installed."""
-    try:
-        found = find_spec(f"ldmref.server.{name}")
-    except ModuleNotFoundError:  # its package is missing
-        return None
-    return import_module(f"ldmref.server.{name}") if found else None
 
 
 async def on_error(request: Request, error: Exception) -> Response:

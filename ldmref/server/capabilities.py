@@ -7,13 +7,14 @@ from typing import Any
 from ldmref.declare import get_fields, schema
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import prompts_to_try
-from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import MODES
 from ldmref.modes.resolve import MODE_OF
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
 from ldmref.samplers.schedule import default_spacing
 from ldmref.server.engine import Engine
+from ldmref.server.inputs import request_schema
+from ldmref.server.parts import find_part
 from ldmref.version import __version__
 
 
@@ -24,7 +25,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         "version": __version__,
         "models": [describe_model(name, model) for name, model in engine.models.items()],
         "modes": {
-            name: {"summary": mode.summary, "schema": mode_schema(name)}
+            name: {"summary": mode.summary, "schema": request_schema(name)}
             for name, mode in MODES.items()
         },
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
@@ -79,9 +80,18 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "dtype": described["dtype"],
         "speed": described["speed"],
         "prompts": list(prompts_to_try(config)),
-        "preview": None,
+        "preview": describe_preview(model),
         "warnings": list(model.warnings),
     }
+
+
+def describe_preview(model: LatentDiffusion) -> dict[str, Any] | None:
+    """Return the linear map from latents to RGB in [0, 1], if the model has one."""
+    linear = find_part("explore.preview")
+    preview = linear.preview_matrix(model) if linear else None
+    if preview is None:
+        return None
+    return {"matrix": preview.matrix.tolist(), "bias": preview.bias.tolist()}
 
 
 def describe_sampler(name: str, sampler: Sampler) -> dict[str, Any]:

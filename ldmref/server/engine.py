@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 
-from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
+from ldmref.errors import Cancelled, LdmrefError, UsageError, did_you_mean, short_repr
 from ldmref.models.model import LatentDiffusion
-from ldmref.server.errors import Gone, QueueFull, UnknownJob, UnknownModel, as_ldmref_error
+from ldmref.server.errors import (
+    Gone,
+    QueueFull,
+    Stopping,
+    UnknownJob,
+    UnknownModel,
+    as_ldmref_error,
+)
 from ldmref.server.jobs import JobReport, ServedJob
 from ldmref.server.settings import ServerSettings
 from ldmref.server.work import Work
 
 REMEMBERED = 10_000  # ids of jobs that are gone
 SWEEP_SECONDS = 5.0  # from one removal of old results to the next at most
+PLANNERS = 4  # requests that are read and checked at the same time
+LONGEST_RETRY = 60  # seconds
 
 
 class Lane:
@@ -34,6 +44,15 @@ class Engine:
     Args:
         models: The models by name; the first is the default. Models on one device share a worker.
         settings: The limits.
+
+    Example:
+        >>> import ldmref
+        >>> from ldmref.server.inputs import plan_work
+        >>> engine = Engine({"tiny": ldmref.random_model("tiny")})
+        >>> job = engine.submit(plan_work(engine, "txt2img", {"prompt": "a cat", "steps": 2}))
+        >>> job.wait(), job.state, len(job.images), job.images[0].png[1:4]
+        (True, 'done', 1, b'PNG')
+        >>> engine.close()
     """
 
     def __init__(
@@ -44,7 +63,10 @@ class Engine:
         self.models = dict(models)
         self.settings = settings or ServerSettings()
         self._changed = threading.Condition()
-        self._jobs: OrderedDict[str, ServedJob] = OrderedDict()  # oldest first
+        self.planning = threading.BoundedSemaphore(PLANNERS)
+        self._jobs: dict[str, ServedJob] = {}  # the oldest first
+        self._ended: deque[ServedJob] = deque()  # the first to end first
+        self._bytes = 0  # of the jobs that have ended
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._closed = False
         self._lanes = {device_of(model): Lane(device_of(model)) for model in models.values()}
@@ -70,7 +92,8 @@ class Engine:
         """Check that a job for a model could be submitted now.
 
         Raises:
-            QueueFull: All places are taken, or the server is closing.
+            QueueFull: All places are taken.
+            Stopping: The engine is being closed.
             UnknownModel: The server does not have it.
         """
         lane = self._lane(self.find_model(model))
@@ -85,7 +108,8 @@ class Engine:
             model: The name of the model; None is the default.
 
         Raises:
-            QueueFull: All places are taken, or the server is closing.
+            QueueFull: All places are taken.
+            Stopping: The engine is being closed.
             UnknownModel: The server does not have it.
         """
         name = self.find_model(model)
@@ -157,21 +181,19 @@ class Engine:
             if lane.thread is not None:
                 lane.thread.join(max(0.0, end - time.monotonic()))
         for job in running:  # a step that takes too long goes on in its thread, unseen
-            job.end(Cancelled("the server stopped", code="E-CANCELLED"))
+            self._end(job, Cancelled("the server stopped", code="E-CANCELLED"))
 
     def sweep(self) -> None:
         """Forget jobs that ended too long ago, and the oldest results beyond the limit of bytes."""
         limits = self.settings
-        now = time.time()
         with self._changed:
-            ended = [job for job in self._jobs.values() if job.finished is not None]
-            ended.sort(key=lambda job: job.finished or 0.0)
-            total = sum(job.size for job in ended)
-            for job in ended:
-                old = now - (job.finished or now) > limits.lifetime
-                if not old and total <= limits.max_results:
+            while self._ended:
+                job = self._ended[0]
+                age = time.time() - (job.finished or 0.0)
+                if age <= limits.lifetime and self._bytes <= limits.max_results:
                     break
-                total -= job.size
+                self._ended.popleft()
+                self._bytes -= job.size
                 del self._jobs[job.id]
                 self._gone[job.id] = None
             while len(self._gone) > REMEMBERED:
@@ -184,14 +206,17 @@ class Engine:
 
     def _require_room(self, lane: Lane) -> None:
         if self._closed:
-            raise QueueFull("the server is stopping", code="E-QUEUE")
-        idle = lane.running is None and not lane.waiting
-        if not idle and len(lane.waiting) >= self.settings.queue:
-            raise QueueFull(
+            raise Stopping("the server is stopping", code="E-STOPPING")
+        places = self.settings.queue + (lane.running is None)
+        if len(lane.waiting) >= places:
+            full = QueueFull(
                 f"the queue is full: {len(lane.waiting)} jobs wait",
                 code="E-QUEUE",
                 hint="try again later",
             )
+            left = lane.running.progress.get("seconds_left") if lane.running else None
+            full.retry_after = min(LONGEST_RETRY, 1 + math.ceil(left or 0.0))
+            raise full
 
     def _leave_queue(self, job: ServedJob) -> None:
         """End a cancelled job that still waits."""
@@ -199,7 +224,7 @@ class Engine:
         with self._changed:
             if job in lane.waiting:
                 lane.waiting.remove(job)
-                job.end(Cancelled("cancelled", code="E-CANCELLED"))
+                self._end(job, Cancelled("cancelled", code="E-CANCELLED"))
                 self._number(lane)
 
     def _number(self, lane: Lane) -> None:
@@ -211,7 +236,6 @@ class Engine:
         """Run the jobs of a lane until the engine is closed."""
         while True:
             with self._changed:
-                lane.running = None
                 while not lane.waiting and not self._closed:
                     if not self._changed.wait(SWEEP_SECONDS):
                         self.sweep()
@@ -222,19 +246,30 @@ class Engine:
                 job.start()
                 self._number(lane)
             assert work is not None
-            self._run(job, work)
+            error = self._run(job, work)
+            with self._changed:
+                lane.running = None  # whoever learns of the end finds a free place
+            self._end(job, error)
             del job, work
 
-    def _run(self, job: ServedJob, work: Work) -> None:
-        """Run one job; whatever it raises is its own failure."""
+    def _run(self, job: ServedJob, work: Work) -> LdmrefError | None:
+        """Run one job and return its error; whatever it raises is its own failure."""
         try:
             if job.cancelled.is_set():
                 raise Cancelled("cancelled", code="E-CANCELLED")
             work.run(self.models[job.model], JobReport(job), job.cancelled)
         except BaseException as error:  # plug-ins and libraries raise any class
-            job.end(as_ldmref_error(error))
-        else:
-            job.end()
+            return as_ldmref_error(error)
+        return None
+
+    def _end(self, job: ServedJob, error: LdmrefError | None = None) -> None:
+        """End a job, and keep its results for their lifetime."""
+        if not job.end(error):
+            return
+        with self._changed:
+            self._ended.append(job)
+            self._bytes += job.size
+        self.sweep()
 
 
 def device_of(model: LatentDiffusion) -> str:

@@ -28,8 +28,12 @@ class QueueFull(LdmrefError):
     retry_after = 1
 
 
+class Stopping(LdmrefError):
+    """The server is stopping and takes no more jobs."""
+
+
 class UnknownJob(LdmrefError):
-    """There has never been a job of this name."""
+    """There has never been a job of this name, or the job does not have this image or file."""
 
 
 class Gone(LdmrefError):
@@ -46,6 +50,7 @@ class BadRequest(LdmrefError):
 
 STATUS = (  # the first class that fits decides
     (QueueFull, 429),
+    (Stopping, 503),
     (UnknownModel, 404),
     (UnknownJob, 404),
     (Gone, 410),
@@ -70,7 +75,7 @@ def to_json(error: LdmrefError) -> dict[str, Any]:
         "code": error.code,
         "message": str(error),
         "hint": error.hint,
-        "parameter": getattr(error, "parameter", ""),
+        "parameter": error.parameter,
     }
 
 
@@ -109,14 +114,18 @@ def refusal(path: str, status: int, error: LdmrefError) -> Response:
 def error_body(path: str, status: int, error: LdmrefError) -> dict[str, Any]:
     """Return the JSON of a refusal: that of A1111, of OpenAI, of JSON-RPC, or ldmref's own."""
     message = f"{error} ({error.hint})" if error.hint else str(error)
-    parameter = getattr(error, "parameter", "")
     if path.startswith("/sdapi"):
         name = type(error).__name__
         return {"error": name, "detail": message, "body": "", "errors": message}
     if path.startswith(("/v1/images", "/v1/models")):
         kind = "server_error" if status >= 500 else "invalid_request_error"
         kind = "rate_limit_error" if status == 429 else kind
-        own = {"message": message, "type": kind, "param": parameter or None, "code": error.code}
+        own = {
+            "message": message,
+            "type": kind,
+            "param": error.parameter or None,
+            "code": error.code,
+        }
         return {"error": own}
     if path.startswith("/mcp"):
         own = {"code": -32603 if status >= 500 else -32600, "message": message}

@@ -19,7 +19,7 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
-class Reader:
+class EventReader:
     """A reader of a log in an event loop, which is woken after every new event."""
 
     def __init__(self, previews: bool):
@@ -50,7 +50,7 @@ class EventLog:
         self.changed = threading.Condition()
         self.ended = False
         self._events: dict[str, Event] = {}
-        self._readers: set[Reader] = set()
+        self._readers: set[EventReader] = set()
         self._number = 0
 
     def append(self, key: str, name: str, data: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class EventLog:
             after: The number of the last event that is known already.
             previews: Whether this reader wants previews.
         """
-        reader = Reader(previews)
+        reader = EventReader(previews)
         with self.changed:
             self._readers.add(reader)
         try:

@@ -17,9 +17,11 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.declare import Check, Field
-from ldmref.errors import ImageError, UsageError, short_repr
+from ldmref.errors import ImageError, LdmrefError, UsageError, short_repr
 from ldmref.io.images.pil import FORMATS
-from ldmref.modes.plan import find_mode
+from ldmref.modes.plan import AnyPlan, find_mode
+from ldmref.modes.plan import schema as mode_schema
+from ldmref.modes.registry import name_parameter
 from ldmref.modes.validation import code_for
 from ldmref.server.bodies import check_keys, read_flag, read_mode
 from ldmref.server.engine import Engine
@@ -27,6 +29,8 @@ from ldmref.server.kinds import register
 from ldmref.server.work import GenerateWork
 
 MAX_ARRAY = 16 * 2**20  # bytes
+NPY = {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/x-npy"}
+BASE64 = "paths and URLs are not opened: send the bytes of the file, as base64 in JSON"
 GENERATE_KEYS = ("kind", "mode", "model", "parameters", "previews")
 
 
@@ -46,31 +50,57 @@ def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[s
         ImageError: An image is not base64, is damaged or too large.
     """
     fields = find_mode(mode).parameters
-    return {
-        name: read_value(fields[name], value, max_pixels) if name in fields else value
-        for name, value in values.items()
-    }
+    read = dict(values)
+    for name in [name for name in values if name in fields]:
+        try:
+            read[name] = read_value(fields[name], values[name], max_pixels)
+        except LdmrefError as error:
+            raise name_parameter(error, name) from error.__cause__
+    return read
 
 
 def read_value(field: Field, value: Any, max_pixels: int) -> Any:
     """Return a JSON value of a parameter as `read_request` takes it."""
-    check = field.get(Check)
-    kind = {} if check is None else check.json
-    if value is None or check is None:
+    form = form_of(field)
+    if value is None or form == "json":
         return value
-    if kind.get("contentEncoding") == "base64":
+    if form == "image":
         return read_base64_image(field.name, value, max_pixels)
-    if kind == {"type": "array"}:
+    if form == "array":
         return read_array(field.name, value)
-    if kind.get("items") == {"type": "object"}:
-        if value == []:
-            return ()
-        raise UsageError(
-            f"{field.name} cannot be used in a request: it names files on the server",
-            code=code_for(field.name),
-            hint="use it in Python or on the command line",
-        )
-    return value
+    if value == []:
+        return ()
+    raise UsageError(
+        f"{field.name} cannot be used in a request: it names files on the server",
+        code=code_for(field.name),
+        hint="use it in Python or on the command line",
+    )
+
+
+def form_of(field: Field) -> str:
+    """Return how a parameter comes in a request: `json`, `image`, `array`, or `refused`."""
+    check = field.get(Check)
+    schema = {} if check is None else check.json
+    if schema.get("contentEncoding") == "base64":
+        return "image"
+    if schema == {"type": "array"}:
+        return "array"
+    return "refused" if schema.get("items") == {"type": "object"} else "json"
+
+
+def request_schema(mode: str) -> dict[str, Any]:
+    """Return the JSON schema of a mode's parameters as they come in a request.
+
+    It is `modes.schema`, with the second notation of arrays and without what is refused.
+    """
+    schema = mode_schema(mode)
+    for name, field in find_mode(mode).parameters.items():
+        form = form_of(field)
+        if form == "refused":
+            del schema["properties"][name]
+        elif form == "array":
+            schema["properties"][name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
+    return schema
 
 
 def decode_base64(name: str, value: Any) -> bytes:
@@ -86,13 +116,14 @@ def decode_base64(name: str, value: Any) -> bytes:
         header, comma, text = text.partition(",")
         if not comma or not header.lower().endswith(";base64"):
             raise UsageError(f"the data: URL of {name} is not base64", code=code_for(name))
+    text = "".join(text.split())
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise UsageError(
             f"{name} must be base64, not {short_repr(value)}",
             code=code_for(name),
-            hint="paths and URLs are not opened: send the bytes of the file as base64",
+            hint=BASE64,
         ) from None
 
 
@@ -118,7 +149,7 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"cannot read {name} as an image",
             code="E-IMAGE",
-            hint="allowed are intact PNG, JPEG and WebP files",
+            hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
         ) from error
     if image.width * image.height > max_pixels:
         raise ImageError(
@@ -200,9 +231,17 @@ def plan_work(
     Raises:
         LdmrefError: A value is wrong; the error says which.
     """
+    return GenerateWork(plan_request(engine, mode, values, model), previews)
+
+
+def plan_request(
+    engine: Engine, mode: str, values: Mapping[str, Any], model: str | None = None
+) -> AnyPlan:
+    """Return the checked plan of a request; arguments and errors are those of `plan_work`."""
     found = engine.models[engine.find_model(model)]
-    read = read_values(mode, values, engine.settings.max_pixels)
-    plan = modes.plan(mode, found.config, **read)
+    with engine.planning:
+        read = read_values(mode, values, engine.settings.max_pixels)
+        plan = modes.plan(mode, found, **read)
     images = len(plan.job.seeds)
     if images > engine.settings.max_images:
         raise UsageError(
@@ -210,7 +249,7 @@ def plan_work(
             code="E-COUNT",
             hint="make several requests",
         )
-    return GenerateWork(plan, previews)
+    return plan
 
 
 @register("generate")

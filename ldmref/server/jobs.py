@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 import threading
@@ -49,6 +50,7 @@ class ServedJob:
         self.data: dict[str, Any] = {}
         self.warnings: list[str] = []
         self.error: LdmrefError | None = None
+        self.size = 0  # bytes of everything that came of it, once it has ended
         self.cancelled = threading.Event()
         self._leave = leave
         self.log = EventLog()
@@ -69,20 +71,27 @@ class ServedJob:
         self.started = time.time()
         self.log.append("started", "started", {})
 
-    def end(self, error: LdmrefError | None = None) -> None:
-        """End as done, or as cancelled or failed by an error; a second end has no effect."""
+    def end(self, error: LdmrefError | None = None) -> bool:
+        """End as done, or as cancelled or failed by an error; return False if it had ended."""
         with self.log.changed:
             if self.state in ENDS:
-                return
-            self.error = None if isinstance(error, Cancelled) else error
-            self.state = "done" if error is None else "failed"
-            self.state = "cancelled" if isinstance(error, Cancelled) else self.state
+                return False
+            stopped = isinstance(error, Cancelled)
+            self.error = None if stopped else error
+            self.state = "cancelled" if stopped else "failed" if error else "done"
         self.position = None
         self.work = None
         self.finished = time.time()
         for i in range(self.progress.get("images", 0)):
             self.log.remove(f"preview {i}")
-        self.log.append("end", self.state, self.describe())
+        described = self.describe()
+        contents = [
+            *(image.png for image in self.images),
+            *(file[1] for file in self.files.values()),
+        ]
+        self.size = len(json.dumps(described)) + sum(map(len, contents))
+        self.log.append("end", self.state, described)
+        return True
 
     def cancel(self) -> None:
         """Leave the queue, or ask the work to stop at its next step."""
@@ -93,12 +102,6 @@ class ServedJob:
     def has_ended(self) -> bool:
         """Whether the job is done, failed or cancelled."""
         return self.state in ENDS
-
-    @property
-    def size(self) -> int:
-        """Bytes of its images and files."""
-        images = sum(len(image.png) for image in self.images)
-        return images + sum(len(content) for _, content in self.files.values())
 
     # -- what others read -------------------------------------------------------------------------
 
@@ -209,7 +212,7 @@ class JobReport:
 
     def data(self, value: Mapping[str, Any]) -> None:
         """Keep results that are JSON."""
-        self.job.data |= value
+        self.job.data = self.job.data | dict(value)
 
     def warn(self, line: str) -> None:
         """Keep a warning, once."""

@@ -1,91 +1,75 @@
-"""The HTTP interface of ldmref itself: jobs, their events and results, and what the server can."""
+"""The HTTP interface of ldmref itself: jobs, their events and results, and the capabilities."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ldmref.errors import Cancelled
 from ldmref.server.bodies import read_json, require_object
 from ldmref.server.capabilities import describe_server
 from ldmref.server.engine import Engine
 from ldmref.server.errors import UnknownJob
-from ldmref.server.events import Event
 from ldmref.server.inspecting import inspect_image
 from ldmref.server.jobs import ServedJob
 from ldmref.server.kinds import make_work
+from ldmref.server.streams import await_job, event_stream
 
-HEARTBEAT_SECONDS = 15.0
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+SHORT = ("request", "images", "files", "data", "warnings")  # left out of a list of jobs
+PNG = "image/png"
 
 
 def routes(engine: Engine) -> list[Route]:
     """Return the routes of the native interface."""
 
     async def submit(request: Request) -> Response:
+        """Submit a job."""
         job = await submit_body(engine, request)
         return JSONResponse(job.describe(), 202, {"Location": job.url})
 
     async def list_jobs(request: Request) -> Response:
-        return JSONResponse({"jobs": [job.describe() for job in engine.jobs()]})
+        """List the jobs, the newest first."""
+        return JSONResponse({"jobs": [summarise(job) for job in engine.jobs()]})
 
     async def describe(request: Request) -> Response:
+        """Describe a job: its state, progress and results."""
         return JSONResponse(find(request).describe())
 
     async def cancel(request: Request) -> Response:
+        """Cancel a job; one that has ended stays as it is."""
         return JSONResponse(engine.cancel(request.path_params["id"]).describe())
 
     async def events(request: Request) -> Response:
-        job = find(request)
-        after = read_event_number(request.headers.get("last-event-id"))
-        previews = request.query_params.get("previews", "1") != "0"
-        return StreamingResponse(
-            stream(job.subscribe(after, previews)),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        """Follow a job: server-sent events up to its end."""
+        return event_stream(request, find(request))
 
     async def image(request: Request) -> Response:
-        job = find(request)
-        index = request.path_params["index"]
-        if index >= len(job.images):
-            raise UnknownJob(f"the job has {len(job.images)} images so far", code="E-IMAGE")
-        return send_png(job, index)
+        """Get an image of a job as PNG, with its parameters in the file."""
+        return send_png(find(request), request.path_params["index"])
 
     async def file(request: Request) -> Response:
-        job = find(request)
-        name = request.path_params["name"]
-        if name not in job.files:
-            raise UnknownJob(f"the job has no file {name!r}", code="E-FILE")
-        media_type, content = job.files[name]
-        return Response(content, 200, IMMUTABLE | disposition(name), media_type)
+        """Get a file of a job."""
+        return send_file(find(request), request.path_params["name"])
 
     async def generate(request: Request) -> Response:
+        """Generate, wait, and get the first image."""
         job = await submit_body(engine, request)
         await await_job(request, job)
-        if not job.images:
-            raise UnknownJob("the job has no image", code="E-IMAGE")
-        response = send_png(job, 0)
-        response.headers["ldmref-seed"] = str(job.images[0].seed)
-        for line in job.warnings:
-            response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
-        return response
+        return send_first(job)
 
     async def inspect(request: Request) -> Response:
+        """Read from an image how it was made."""
         data = await request.body()
         most = engine.settings.max_pixels
         return JSONResponse(await run_in_threadpool(inspect_image, data, most))
 
     async def capabilities(request: Request) -> Response:
+        """List models, modes with their parameters, samplers, schedules, guidances and limits."""
         return JSONResponse(await run_in_threadpool(describe_server, engine))
 
     def find(request: Request) -> ServedJob:
@@ -107,77 +91,70 @@ def routes(engine: Engine) -> list[Route]:
 
 
 async def submit_body(engine: Engine, request: Request) -> ServedJob:
-    """Submit the work that the body of a request asks for."""
-    body = require_object(read_json(await request.body()))
+    """Submit the work that the body of a request asks for.
+
+    Raises:
+        LdmrefError: The body is wrong, or there is no room in the queue.
+    """
+    body = require_object(await run_in_threadpool(read_json, await request.body()))
     model = body.get("model")
     engine.check_room(model)
     work = await run_in_threadpool(make_work, engine, body)
     return engine.submit(work, model)
 
 
-async def await_job(request: Request, job: ServedJob) -> None:
-    """Wait for the end of a job, which is cancelled if the client disappears.
+def summarise(job: ServedJob) -> dict[str, Any]:
+    """Return a job as a list of jobs shows it, with the mode and the prompt of its request."""
+    described = job.describe()
+    short = {key: value for key, value in described.items() if key not in SHORT}
+    short |= {key: described["request"].get(key) for key in ("mode", "prompt")}
+    return short | {"images": [image["url"] for image in described["images"]]}
+
+
+def send_first(job: ServedJob) -> Response:
+    """Return the first image of a job, with its seed and the warnings as headers.
 
     Raises:
-        LdmrefError: The job failed or was cancelled.
+        UnknownJob: The job has neither an image nor a file that is one.
     """
-
-    async def follow() -> None:
-        async for _ in job.subscribe(previews=False):
-            pass
-
-    async def listen() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(follow()), asyncio.ensure_future(listen())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        if not job.has_ended:
-            job.cancel()
-    if job.error is not None:
-        raise job.error
-    if job.state != "done":
-        raise Cancelled("the job was cancelled", code="E-CANCELLED")
-
-
-async def stream(events: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """Yield events as server-sent events, with a comment where nothing happens for a while."""
-    pending = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([pending], timeout=HEARTBEAT_SECONDS)
-            if not done:
-                yield ": alive\n\n"
-                continue
-            event = pending.result()
-            if event is None:
-                return
-            yield format_event(event)
-            pending = asyncio.ensure_future(anext(events, None))
-    finally:
-        pending.cancel()
-
-
-def format_event(event: Event) -> str:
-    """Return an event in the notation of server-sent events."""
-    data = json.dumps(event.data)
-    return f"id: {event.number}\nevent: {event.name}\ndata: {data}\n\n"
-
-
-def read_event_number(text: str | None) -> int:
-    """Return the number in `Last-Event-ID`; 0 without it, and for anything else."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0
+    sheets = [name for name, (media_type, _) in job.files.items() if media_type == PNG]
+    if not job.images and not sheets:
+        hint = f"GET {job.url} has its results"
+        raise UnknownJob("the job gave no image", code="E-IMAGE", hint=hint)
+    response = send_png(job, 0) if job.images else send_file(job, sheets[0])
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["ldmref-job"] = job.id
+    if job.images and job.images[0].seed is not None:
+        response.headers["ldmref-seed"] = str(job.images[0].seed)
+    for line in job.warnings:
+        response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
+    return response
 
 
 def send_png(job: ServedJob, index: int) -> Response:
-    """Return the response with an image, under a good file name."""
+    """Return the response with an image, under a good file name.
+
+    Raises:
+        UnknownJob: The job does not have it, or not yet.
+    """
+    if index >= len(job.images):
+        raise UnknownJob(f"the job has {len(job.images)} images so far", code="E-IMAGE")
     image = job.images[index]
     name = f"{job.request.get('mode', job.kind)}-{image.seed}-{index}.png"
-    return Response(image.png, 200, IMMUTABLE | disposition(name), "image/png")
+    return Response(image.png, 200, IMMUTABLE | disposition(name), PNG)
+
+
+def send_file(job: ServedJob, name: str) -> Response:
+    """Return the response with a file of a job.
+
+    Raises:
+        UnknownJob: The job does not have it, or not yet.
+    """
+    if name not in job.files:
+        hint = "known: " + ", ".join(job.files) if job.files else ""
+        raise UnknownJob("the job does not have this file", code="E-FILE", hint=hint)
+    media_type, content = job.files[name]
+    return Response(content, 200, IMMUTABLE | disposition(name), media_type)
 
 
 def disposition(name: str) -> dict[str, str]:

@@ -52,13 +52,15 @@ def routes() -> list[Route]:
     files = read_files()
 
     async def index(request: Request) -> Response:
+        """Get the web page."""
         return send(request, files[INDEX])
 
     async def file(request: Request) -> Response:
+        """Get a file of the web page."""
         name = request.path_params["name"]
         return send(request, files[name]) if name in files else Response("not found", 404)
 
-    return [Route("/", index), Route("/page/{name:path}", file)]
+    return [Route("/", index, methods=["GET"]), Route("/page/{name:path}", file, methods=["GET"])]
 
 
 def send(request: Request, file: StaticFile) -> Response:

@@ -15,6 +15,8 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.inversion import Inversion, InversionPlan, InversionRun
 from ldmref.modes.plan import AnyPlan
+from ldmref.server.images import PREVIEW_SIDE
+from ldmref.server.parts import find_part
 
 
 class Report(Protocol):
@@ -114,8 +116,17 @@ def report_step(report: Report, event: Progress, batch_size: int = 1) -> None:
 
 
 def make_previews(event: Progress) -> list[Image.Image]:
-    """Return the predicted images of a step."""
-    return event.preview()
+    """Return the predicted images of a step: by the linear preview if the model has one.
+
+    The linear preview has a pixel per latent cell and is enlarged; otherwise x0 is decoded.
+    """
+    linear = find_part("explore.preview")
+    if linear is None or not linear.has_preview(event.model):
+        return event.preview()
+    cells = linear.preview_images(event.model, event.x0)
+    factor = min(event.model.config.vae.factor, PREVIEW_SIDE / max(cells[0].size))
+    size = round(cells[0].width * factor), round(cells[0].height * factor)
+    return [image.resize(size, Image.Resampling.BICUBIC) for image in cells]
 
 
 def report_inversion(report: Report, inversion: Any) -> None:
