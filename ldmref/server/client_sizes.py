@@ -8,6 +8,7 @@ from PIL import Image
 
 from ldmref.models.config import ModelConfig
 from ldmref.modes.sizing import OWN_AREA, round_size
+from ldmref.modes.validation import MAX_SIDE, check_integer
 
 
 class Size(NamedTuple):
@@ -33,7 +34,13 @@ def choose_size(
         config: The model's configuration.
         asked: Width and height as the client asked, None for a default.
         given: The image that is changed, if there is one.
+
+    Raises:
+        UsageError: A side is not a whole number of pixels, or too large.
     """
+    for name, side in zip(("width", "height"), asked, strict=True):
+        if side is not None:
+            check_integer(name, side, 1, MAX_SIDE)
     own = (config.defaults.width, config.defaults.height)
     first = own if given is None else given.size
     wanted = (asked[0] or first[0], asked[1] or first[1])

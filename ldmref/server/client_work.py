@@ -21,11 +21,13 @@ def plan_batches(
 ) -> list[Plan]:
     """Return the plan of each batch of a request; images are in memory already.
 
+    The caller holds `engine.planning`, which limits how many requests are read at the same time.
+
     Raises:
         LdmrefError: A value is wrong; the error says which.
     """
-    config = engine.models[model].config
-    plans = [modes.plan(mode, config, **values) for values in batches]
+    found = engine.models[model]
+    plans = [modes.plan(mode, found, **values) for values in batches]
     images = sum(len(plan.job.seeds) for plan in plans)
     if images > engine.settings.max_images:
         raise UsageError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -15,6 +17,7 @@ from starlette.routing import Route
 
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.io.images.metadata import read_parameters
+from ldmref.io.images.pil import open_image
 from ldmref.server.a1111 import names
 from ldmref.server.a1111.answers import (
     STUBS,
@@ -31,7 +34,7 @@ from ldmref.server.engine import Engine
 from ldmref.server.errors import as_ldmref_error, refusal, status_of
 from ldmref.server.inputs import decode_base64, open_bytes, read_base64_image
 from ldmref.server.jobs import ServedJob
-from ldmref.server.native import await_job
+from ldmref.server.streams import await_job
 
 PREFIX = "/sdapi/v1"
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -46,9 +49,25 @@ class Session:
 
     def __init__(self, engine: Engine):
         self.engine = engine
-        self.models = {name: model.sha256 for name, model in engine.models.items()}
         self.selected = engine.find_model(None)
         self._active: list[tuple[ServedJob, BatchedWork]] = []
+
+    @cached_property
+    def models(self) -> dict[str, str | None]:
+        """The SHA-256 of each model; the first use reads the files, which may take a while."""
+        return {name: model.sha256 for name, model in self.engine.models.items()}
+
+    def select(self, label: Any) -> None:
+        """Select a served model by title, name or hash."""
+        self.selected = names.find_model(label, self.models)
+
+    def describe_options(self) -> dict[str, Any]:
+        """Return the answer to GET options."""
+        return describe_options(self.selected, self.models[self.selected])
+
+    def list_models(self) -> list[dict[str, Any]]:
+        """Return the answer to GET sd-models."""
+        return names.list_models(self.models)
 
     def find_model(self, body: Mapping[str, Any]) -> str:
         """Return the model of a request: that of `override_settings`, or the selected one."""
@@ -61,8 +80,9 @@ class Session:
     ) -> tuple[Translated, BatchedWork]:
         """Return a request in our terms, and its work, checked completely."""
         reader = self.read_image if with_images else None
-        translated = translate(body, self.engine.models[model].config, reader)
-        plans = plan_batches(self.engine, model, translated.mode, translated.batches)
+        with self.engine.planning:
+            translated = translate(body, self.engine.models[model].config, reader)
+            plans = plan_batches(self.engine, model, translated.mode, translated.batches)
         return translated, BatchedWork(plans)
 
     def read_image(self, name: str, encoded: Any) -> Image.Image:
@@ -91,12 +111,15 @@ def routes(engine: Engine) -> list[Route]:
     session = Session(engine)
 
     async def txt2img(request: Request) -> Response:
+        """Generate images from a prompt."""
         return await generate(session, request, with_images=False)
 
     async def img2img(request: Request) -> Response:
+        """Change an image, or repaint the white part of a mask."""
         return await generate(session, request, with_images=True)
 
     async def progress(request: Request) -> Response:
+        """Say how far the oldest job is, with a preview."""
         job, work = session.current
         skip_image = request.query_params.get("skip_current_image", "").lower() in ("true", "1")
         if work is not None and not skip_image:
@@ -104,6 +127,7 @@ def routes(engine: Engine) -> list[Route]:
         return JSONResponse(describe_progress(job, work, not skip_image))
 
     async def interrupt(request: Request) -> Response:
+        """Stop the oldest job."""
         job, work = session.current
         if job is not None and work is not None:
             work.was_interrupted = True
@@ -111,41 +135,49 @@ def routes(engine: Engine) -> list[Route]:
         return JSONResponse({})
 
     async def skip(request: Request) -> Response:
+        """Stop the batch that runs, and go on with the next."""
         _, work = session.current
         if work is not None:
             work.skip()
         return JSONResponse({})
 
     async def get_options(request: Request) -> Response:
-        selected = session.selected
-        return JSONResponse(describe_options(selected, session.models[selected]))
+        """Say which model is selected."""
+        return JSONResponse(await run_in_threadpool(session.describe_options))
 
     async def set_options(request: Request) -> Response:
+        """Select a served model; other options have no effect."""
         body = require_object(read_json(await request.body()))
         label = body.get("sd_model_checkpoint")
         if label is not None:
-            session.selected = names.find_model(label, session.models)
+            await run_in_threadpool(session.select, label)
         return JSONResponse(None)
 
     async def png_info(request: Request) -> Response:
+        """Read from an image how it was made."""
         body = require_object(read_json(await request.body()))
         answer = await run_in_threadpool(inspect, body.get("image"), engine.settings.max_pixels)
         return JSONResponse(answer)
 
     async def models(request: Request) -> Response:
-        return JSONResponse(names.list_models(session.models))
+        """List the models."""
+        return JSONResponse(await run_in_threadpool(session.list_models))
 
     async def samplers(request: Request) -> Response:
+        """List samplers."""
         return JSONResponse(names.list_samplers())
 
     async def schedulers(request: Request) -> Response:
+        """List schedules."""
         return JSONResponse(names.list_schedulers())
 
     async def refresh(request: Request) -> Response:
+        """Do nothing: the models are fixed."""
         return JSONResponse(None)
 
     def make_stub(content: Any) -> Endpoint:
         async def stub(request: Request) -> Response:
+            """Answer that there is none."""
             return JSONResponse(content)
 
         return stub
@@ -177,7 +209,7 @@ async def generate(session: Session, request: Request, with_images: bool) -> Res
     """Answer txt2img and img2img: wait for the images, all of them or until an interruption."""
     engine = session.engine
     body = require_object(read_json(await request.body()))
-    model = session.find_model(body)
+    model = await run_in_threadpool(session.find_model, body)
     engine.check_room(model)
     translated, work = await run_in_threadpool(session.prepare, model, body, with_images)
     job = engine.submit(work, model)
@@ -196,8 +228,7 @@ async def generate(session: Session, request: Request, with_images: bool) -> Res
 def inspect(encoded: Any, max_pixels: int) -> dict[str, Any]:
     """Return what an image file records, for png-info."""
     data = decode_base64("image", encoded)
-    image = open_bytes("image", data, max_pixels)
-    image.load()
+    image = open_image(open_bytes("image", data, max_pixels))
     texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
     text = read_parameters(io.BytesIO(data)).get("parameters", "")
     texts.pop("parameters", None)
@@ -207,6 +238,7 @@ def inspect(encoded: Any, max_pixels: int) -> dict[str, Any]:
 def refusing(endpoint: Endpoint) -> Endpoint:
     """Return an endpoint that answers an unknown name with 404, as A1111 does."""
 
+    @functools.wraps(endpoint)
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from ldmref.errors import ImageError, UsageError, short_repr
 from ldmref.io.images.infotext import NETWORK
-from ldmref.io.images.pil import read_mask, to_rgb
+from ldmref.io.images.pil import read_image as read_rgb
+from ldmref.io.images.pil import read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.modes.plan import Generating
 from ldmref.modes.sizing import resize_image
@@ -108,7 +109,8 @@ def read_prompts(fields: Fields, config: ModelConfig, notes: list[str]) -> dict[
         asked = max(0, check_integer("clip_skip", skip, 0, 1000) - 1)
         values["clip_skip"] = min(asked, config.max_clip_skip)
         if asked > config.max_clip_skip:
-            notes.append(f"clip skip {asked + 1} is more than the text encoder has: {skip} is used")
+            most = config.max_clip_skip + 1
+            notes.append(f"clip skip {skip}: the text encoder has fewer layers, {most} is used")
     return values
 
 
@@ -173,7 +175,7 @@ def read_given(
             code="E-IMAGE",
             hint="send each image in a request of its own",
         )
-    image = to_rgb(read_image("init_images", given[0]))
+    image = read_rgb(read_image("init_images", given[0]))
     how = RESIZES[check_integer("resize_mode", fields.integer("resize_mode") or 0, 0, 3)]
     size = choose_size(config, (fields.integer("width"), fields.integer("height")), image)
     sides = {"width": size.width, "height": size.height}

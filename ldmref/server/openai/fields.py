@@ -14,6 +14,7 @@ from typing import Any
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.modes.aliases import ALIASES
 from ldmref.modes.registry import MODES
+from ldmref.server.inputs import form_of
 
 FORMATS = ("png", "jpeg", "webp")
 QUALITIES = ("low", "medium", "high", "xhigh", "max", "auto", "standard", "hd")
@@ -27,11 +28,6 @@ WITHOUT_EFFECT = (
 OWN = (
     "background", "model", "n", "output_compression", "output_format", "partial_images", "prompt",
     "quality", "response_format", "size", "stream", *WITHOUT_EFFECT,
-)  # fmt: skip
-UPLOADED = ("image", "mask")
-ARRAYS = (
-    "control", "latents", "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds",
-    "negative_pooled_prompt_embeds",
 )  # fmt: skip
 
 
@@ -125,7 +121,8 @@ def read_extra(body: Mapping[str, Any], mode: str) -> dict[str, Any]:
     Raises:
         FieldError: The mode has no such parameter, or a parameter has two names.
     """
-    known = [name for name in MODES[mode].parameters if name not in (*UPLOADED, *ARRAYS)]
+    parameters = MODES[mode].parameters
+    known = [name for name, field in parameters.items() if form_of(field) == "json"]
     extra: dict[str, Any] = {}
     for name, value in body.items():
         if name in OWN or value is None:

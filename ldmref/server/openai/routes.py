@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,6 @@ from ldmref.server.client_work import plan_batches
 from ldmref.server.engine import Engine
 from ldmref.server.errors import BadRequest, refusal, status_of
 from ldmref.server.inputs import open_bytes
-from ldmref.server.native import await_job
 from ldmref.server.openai.answers import (
     count_usage,
     describe_images,
@@ -37,6 +37,7 @@ from ldmref.server.openai.translate import (
     unknown_model,
 )
 from ldmref.server.openai.work import StreamedWork
+from ldmref.server.streams import await_job
 from ldmref.server.work import GenerateWork
 
 MAX_FIELDS = 100
@@ -49,6 +50,7 @@ def routes(engine: Engine) -> list[Route]:
     served = list(engine.models)
 
     async def generations(request: Request) -> Response:
+        """Generate images from a prompt."""
         body = require_object(read_json(await request.body()))
 
         def translate(config: Any) -> Asked:
@@ -57,6 +59,7 @@ def routes(engine: Engine) -> list[Route]:
         return await answer_images(engine, request, body, translate, "image_generation")
 
     async def edits(request: Request) -> Response:
+        """Change an image, or repaint the transparent part of a mask."""
         body, files = await read_upload(request, engine.settings.max_body)
         most = engine.settings.max_pixels
 
@@ -68,9 +71,11 @@ def routes(engine: Engine) -> list[Route]:
         return await answer_images(engine, request, body, translate, "image_edit")
 
     async def models(request: Request) -> Response:
+        """List the models."""
         return JSONResponse(describe_models(served))
 
     async def model(request: Request) -> Response:
+        """Describe a model."""
         name = request.path_params["name"]
         if name not in served:
             raise unknown_model(name, served)
@@ -94,7 +99,7 @@ async def answer_images(
     model = engine.models[name]
 
     def prepare() -> tuple[Asked, Plan, dict[str, Any]]:
-        with naming_fields(body):
+        with engine.planning, naming_fields(body):
             asked = translate(model.config)
             (plan,) = plan_batches(engine, name, asked.mode, [asked.values])
         return asked, plan, count_usage(model, plan)
@@ -157,6 +162,7 @@ async def read_upload(request: Request, most: int) -> tuple[dict[str, Any], dict
 def refusing(endpoint: Endpoint) -> Endpoint:
     """Return an endpoint that answers wrong values with 400, as OpenAI does, instead of 422."""
 
+    @functools.wraps(endpoint)
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)

@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.server.errors import error_body, status_of
 from ldmref.server.jobs import ServedJob
-from ldmref.server.native import HEARTBEAT_SECONDS
 from ldmref.server.openai.answers import (
     Usage,
     describe_completed,
@@ -23,6 +22,7 @@ from ldmref.server.openai.answers import (
 )
 from ldmref.server.openai.fields import Output
 from ldmref.server.openai.work import Finished, Partial
+from ldmref.server.streams import HEADERS, HEARTBEAT_SECONDS
 
 PATH = "/v1/images"  # whose errors have OpenAI's form
 
@@ -53,9 +53,8 @@ class EventStream(StreamingResponse):
     def __init__(
         self, job: ServedJob, publisher: Publisher, usage: Usage, headers: Mapping[str, str]
     ):
-        always = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         events = stream_events(job, publisher, usage)
-        super().__init__(events, media_type="text/event-stream", headers={**always, **headers})
+        super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
         self.job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +68,7 @@ class EventStream(StreamingResponse):
 
 async def stream_events(job: ServedJob, publisher: Publisher, usage: Usage) -> AsyncIterator[str]:
     """Yield the events of a job, with a comment where nothing happens for a while."""
-    ending = asyncio.ensure_future(publish_end(job, publisher))
+    ending = asyncio.create_task(publish_end(job, publisher))
     try:
         while True:
             try:

@@ -10,12 +10,11 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from ldmref.errors import LdmrefError, short_repr
-from ldmref.io.images.pil import open_image, to_rgb
+from ldmref.io.images.pil import open_image, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.aliases import ALIASES
 from ldmref.modes.plan import Generating
 from ldmref.modes.sizing import MAX_AREA, round_size
-from ldmref.modes.validation import MAX_SIDE, check_integer, code_for
 from ldmref.server.client_sizes import choose_size
 from ldmref.server.openai.fields import (
     FieldError,
@@ -104,7 +103,7 @@ def translate_edit(
     values.setdefault("count", read_count(body))
     output = read_output(body)
     asked = read_sides(body, values)
-    image = to_rgb(image)
+    image = read_image(image)
     values["image"] = image
     if mask is None:
         size = choose_size(config, asked, image)
@@ -129,11 +128,7 @@ def translate_edit(
 def read_sides(body: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Return the width and height that a request asks for, as `size` or as parameters."""
     width, height = read_size(body)
-    if values.get("width") is not None:
-        width = check_integer("width", values["width"], 1, MAX_SIDE)
-    if values.get("height") is not None:
-        height = check_integer("height", values["height"], 1, MAX_SIDE)
-    return width, height
+    return values.get("width") or width, values.get("height") or height
 
 
 def read_alpha_mask(mask: Image.Image) -> Image.Image:
@@ -152,24 +147,12 @@ def read_alpha_mask(mask: Image.Image) -> Image.Image:
 
 @contextmanager
 def naming_fields(body: Mapping[str, Any]) -> Iterator[None]:
-    """Name the field of the request in an error about a parameter."""
+    """Name the field of the request instead of our parameter in an error."""
     try:
         yield
     except LdmrefError as error:
-        if not getattr(error, "parameter", ""):
-            error.parameter = find_field(error.code, body)  # type: ignore[attr-defined]
+        meanings = ALIASES | {"n": "count"}
+        fields = [name for name in body if meanings.get(name) == error.parameter]
+        if error.parameter not in body and fields:
+            error.parameter = fields[0]
         raise
-
-
-def find_field(code: str, body: Mapping[str, Any]) -> str:
-    """Return the field of a request to which an error code belongs, or "".
-
-    >>> find_field("E-STEPS", {"prompt": "a cat", "num_inference_steps": 0})
-    'num_inference_steps'
-    """
-    meanings = ALIASES | {"n": "count"}
-    for name in (*body, "image", "mask"):
-        meant = meanings.get(name, name)
-        if code == code_for(meant) or code.startswith(code_for(meant) + "-"):
-            return name
-    return ""
