@@ -24,10 +24,10 @@ def plan(
 @overload
 def plan(mode: Generating, config: ModelConfig | LatentDiffusion, **parameters: Any) -> Plan: ...
 @overload
-def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> AnyPlan: ...
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> AnyPlan: ...
 
 
-def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> AnyPlan:
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> AnyPlan:
     """Check all parameters of a mode without weights.
 
     Args:

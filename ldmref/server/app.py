@@ -8,14 +8,17 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ldmref.errors import LdmrefError
 from ldmref.server import native, static_files
 from ldmref.server.engine import Engine
-from ldmref.server.errors import as_ldmref_error, refusal, status_of
+from ldmref.server.errors import refusal, status_of
+from ldmref.server.guard import guard
 from ldmref.server.openapi import describe_interface
 from ldmref.server.parts import find_part
 from ldmref.server.settings import ServerSettings
@@ -59,16 +62,24 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
         part = find_part(name)
         routes += part.routes(engine) if part else ()
     description = describe_interface(routes)
-    handlers = {Exception: on_error, LdmrefError: on_error, HTTPException: on_http_error}
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    guard = find_part("server.guard")
-    return guard.guard(app, settings) if guard else app
+    handlers = {LdmrefError: on_error, HTTPException: on_http_error}
+    return guard(
+        Interfaces(routes=routes, exception_handlers=handlers, lifespan=lifespan), settings
+    )
+
+
+class Interfaces(Starlette):
+    """The routes and the answers to expected errors; unexpected ones leave it, to the guard."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the router within the handlers of errors, without Starlette's own answer 500."""
+        return ExceptionMiddleware(self.router, handlers=self.exception_handlers)
 
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error in the form of the interface that owns the path."""
-    known = as_ldmref_error(error)
-    return refusal(request.url.path, status_of(known), known)
+    assert isinstance(error, LdmrefError)
+    return refusal(request.url.path, status_of(error), error)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
