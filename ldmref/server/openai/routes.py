@@ -31,6 +31,7 @@ from ldmref.server.openai.stream import EventStream, Publisher
 from ldmref.server.openai.translate import (
     Asked,
     find_model,
+    naming,
     naming_fields,
     translate_edit,
     translate_generation,
@@ -64,9 +65,11 @@ def routes(engine: Engine) -> list[Route]:
         most = engine.settings.max_pixels
 
         def translate(config: Any) -> Asked:
-            image = open_bytes("image", files["image"], most)
-            mask = open_bytes("mask", files["mask"], most) if "mask" in files else None
-            return translate_edit(body, config, image, mask)
+            images = {}
+            for name, data in files.items():
+                with naming(name):
+                    images[name] = open_bytes(name, data, most)
+            return translate_edit(body, config, images["image"], images.get("mask"))
 
         return await answer_images(engine, request, body, translate, "image_edit")
 

@@ -14,6 +14,7 @@ from ldmref.io.images.pil import open_image, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.aliases import ALIASES
 from ldmref.modes.plan import Generating
+from ldmref.modes.registry import MODES, name_parameter, naming_parameters
 from ldmref.modes.sizing import MAX_AREA, round_size
 from ldmref.server.client_sizes import choose_size
 from ldmref.server.openai.fields import (
@@ -109,7 +110,8 @@ def translate_edit(
         size = choose_size(config, asked, image)
         values |= {"width": size.width, "height": size.height}
         return Asked(mode, values, output, [size.note] if size.note else [])
-    values["mask"] = read_alpha_mask(mask)
+    with naming("mask"):
+        values["mask"] = read_alpha_mask(mask)
     if mask.size != image.size:
         raise FieldError(
             "mask", f"the mask is {mask.size}, the image {image.size}: make them equal"
@@ -147,12 +149,23 @@ def read_alpha_mask(mask: Image.Image) -> Image.Image:
 
 @contextmanager
 def naming_fields(body: Mapping[str, Any]) -> Iterator[None]:
-    """Name the field of the request instead of our parameter in an error."""
+    """Name the field of the request that is wrong, instead of our parameter, in an error."""
     try:
-        yield
+        with naming_parameters(MODES["inpaint"].parameters):
+            yield
     except LdmrefError as error:
         meanings = ALIASES | {"n": "count"}
         fields = [name for name in body if meanings.get(name) == error.parameter]
         if error.parameter not in body and fields:
             error.parameter = fields[0]
+        raise
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Name a field in an error about it."""
+    try:
+        yield
+    except LdmrefError as error:
+        name_parameter(error, field)
         raise

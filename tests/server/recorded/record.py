@@ -154,7 +154,7 @@ def use_webuiapi(port):
     yield "skip"
     api.png_info(make_image())
     yield "png_info"
-    webuiapi.WebUIApi("127.0.0.1", port, username="ldmref", password="secret")
+    webuiapi.WebUIApi("127.0.0.1", port, username="ldmref", password="secret-token")
     yield "scripts_with_password"
 
 
@@ -162,7 +162,9 @@ def use_openai(port):
     """Yield a name for each call, after the call."""
     import openai
 
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0)
+    client = openai.OpenAI(
+        base_url=f"http://127.0.0.1:{port}/v1", api_key="secret-token", max_retries=0
+    )
     client.models.list()
     yield "models"
     client.models.retrieve("emoji")
