@@ -22,7 +22,7 @@ class Size(NamedTuple):
 def choose_size(
     config: ModelConfig,
     asked: tuple[int | None, int | None] = (None, None),
-    given: Image.Image | None = None,
+    source: Image.Image | None = None,
 ) -> Size:
     """Return the size to generate.
 
@@ -33,7 +33,7 @@ def choose_size(
     Args:
         config: The model's configuration.
         asked: Width and height as the client asked, None for a default.
-        given: The image that is changed, if there is one.
+        source: The image that is changed, if there is one.
 
     Raises:
         UsageError: A side is not a whole number of pixels, or too large.
@@ -42,12 +42,12 @@ def choose_size(
         if side is not None:
             check_integer(name, side, 1, MAX_SIDE)
     own = (config.defaults.width, config.defaults.height)
-    first = own if given is None else given.size
+    first = own if source is None else source.size
     wanted = (asked[0] or first[0], asked[1] or first[1])
     if config.defaults.one_size:
         return Size(*own, _explain(config, own, wanted, "its only size"))
     m = config.size_multiple
-    kept = given if asked == (None, None) else None
+    kept = source if asked == (None, None) else None
     if kept is not None and round_size(config, kept, OWN_AREA) is None:
         return Size(
             *own, _explain(config, own, wanted, "the given image is too small or too large")

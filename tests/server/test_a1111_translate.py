@@ -173,7 +173,7 @@ def test_ignored_fields_are_listed_and_passwords_not_echoed():
         "override_settings.eta_noise_seed_delta",
     ]
     assert translated.notes == [
-        "enable_hr: there is no second pass, the image keeps its first size"
+        "enable_hr: a second pass is not offered, the image keeps its first size"
     ]
     assert "secret" not in str(translated.echo) and translated.echo["restore_faces"] is True
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import io
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -29,15 +28,15 @@ from ldmref.server.a1111.answers import (
 from ldmref.server.a1111.translate import Translated, translate
 from ldmref.server.a1111.work import BatchedWork
 from ldmref.server.bodies import read_json, require_object
+from ldmref.server.client_errors import Endpoint, refuse_with
 from ldmref.server.client_work import plan_batches
 from ldmref.server.engine import Engine
-from ldmref.server.errors import as_ldmref_error, refusal, status_of
+from ldmref.server.errors import status_of
 from ldmref.server.inputs import decode_base64, open_bytes, read_base64_image
 from ldmref.server.jobs import ServedJob
 from ldmref.server.streams import await_job
 
 PREFIX = "/sdapi/v1"
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Session:
@@ -100,7 +99,7 @@ class Session:
 
     @property
     def current(self) -> tuple[ServedJob, BatchedWork] | tuple[None, None]:
-        """The oldest job that runs, or else waits, with its work."""
+        """The oldest job that runs, otherwise the oldest that waits, with its work."""
         unfinished = [pair for pair in self._active if not pair[0].has_ended]
         unfinished.sort(key=lambda pair: pair[0].state != "running")
         return unfinished[0] if unfinished else (None, None)
@@ -200,8 +199,14 @@ def routes(engine: Engine) -> list[Route]:
         "refresh-vae": refresh,
     }
     return [
-        *(Route(f"{PREFIX}/{path}", refusing(f), methods=["GET"]) for path, f in got.items()),
-        *(Route(f"{PREFIX}/{path}", refusing(f), methods=["POST"]) for path, f in posted.items()),
+        *(
+            Route(f"{PREFIX}/{path}", refuse_with(a1111_status, f), methods=["GET"])
+            for path, f in got.items()
+        ),
+        *(
+            Route(f"{PREFIX}/{path}", refuse_with(a1111_status, f), methods=["POST"])
+            for path, f in posted.items()
+        ),
     ]
 
 
@@ -235,17 +240,7 @@ def inspect(encoded: Any, max_pixels: int) -> dict[str, Any]:
     return describe_file(text, texts)
 
 
-def refusing(endpoint: Endpoint) -> Endpoint:
-    """Return an endpoint that answers an unknown name with 404, as A1111 does."""
-
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except LdmrefError as error:
-            known = as_ldmref_error(error)
-            unknown = isinstance(known, UsageError) and known.code == names.UNKNOWN
-            status = 404 if unknown else status_of(known)
-            return refusal(request.url.path, status, known)
-
-    return answer
+def a1111_status(error: LdmrefError) -> int:
+    """Return the status of an error: A1111 answers an unknown name with 404."""
+    unknown = isinstance(error, UsageError) and error.code == names.UNKNOWN
+    return 404 if unknown else status_of(error)

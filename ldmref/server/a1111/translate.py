@@ -89,7 +89,7 @@ def translate(
     refuse_scripts(fields)
     batches = make_batches(fields, values)
     if fields.flag("enable_hr"):
-        notes.append("enable_hr: there is no second pass, the image keeps its first size")
+        notes.append("enable_hr: a second pass is not offered, the image keeps its first size")
     send_images = fields.flag("send_images", True)
     return Translated(mode, batches, fields.echo(), fields.ignored(), notes, send_images)
 
@@ -168,14 +168,14 @@ def read_given(
     fields: Fields, config: ModelConfig, read_image: ReadImage, notes: list[str]
 ) -> tuple[Generating, dict[str, Any]]:
     """Return the mode, and its images at the size to generate."""
-    given = fields.images("init_images")
-    if len(given) != 1:
+    sources = fields.images("init_images")
+    if len(sources) != 1:
         raise UsageError(
-            f"img2img needs one init image, not {len(given)}",
+            f"img2img needs one init image, not {len(sources)}",
             code="E-IMAGE",
-            hint="send each image in a request of its own",
+            hint="send one request for each image",
         )
-    image = read_rgb(read_image("init_images", given[0]))
+    image = read_rgb(read_image("init_images", sources[0]))
     how = RESIZES[check_integer("resize_mode", fields.integer("resize_mode") or 0, 0, 3)]
     size = choose_size(config, (fields.integer("width"), fields.integer("height")), image)
     sides = {"width": size.width, "height": size.height}

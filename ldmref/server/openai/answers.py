@@ -20,7 +20,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.run import Plan
 from ldmref.server.images import FinishedImage
 from ldmref.server.jobs import ServedJob
-from ldmref.server.openai.fields import Output
+from ldmref.server.openai.fields import ImageOutput
 
 ANNOUNCED = ("low", "medium", "high", "xhigh", "max")  # qualities that an answer may have
 BACKGROUND = "opaque"
@@ -39,12 +39,12 @@ def count_usage(model: LatentDiffusion, plan: Plan) -> Usage:
     if model.config.text_encoders:
         text = model.tokenize([job.prompts[0]], job.prompt_options).ids.size
     cells = (job.width // model.config.vae.factor) * (job.height // model.config.vae.factor)
-    given = 0 if job.mode == "txt2img" else cells
+    source = 0 if job.mode == "txt2img" else cells
     return {
-        "input_tokens": text + given,
-        "input_tokens_details": {"image_tokens": given, "text_tokens": text},
+        "input_tokens": text + source,
+        "input_tokens_details": {"image_tokens": source, "text_tokens": text},
         "output_tokens": cells,
-        "total_tokens": text + given + cells,
+        "total_tokens": text + source + cells,
     }
 
 
@@ -62,7 +62,7 @@ def multiply_usage(usage: Usage, n: int) -> Usage:
 
 
 def describe_images(
-    job: ServedJob, output: Output, usage: Usage, address: str = ""
+    job: ServedJob, output: ImageOutput, usage: Usage, address: str = ""
 ) -> dict[str, Any]:
     """Return the answer with all images of a job.
 
@@ -88,7 +88,9 @@ def describe_images(
     return answer | ({"quality": output.quality} if output.quality in ANNOUNCED else {})
 
 
-def describe_partial(kind: str, image: Image.Image, number: int, output: Output) -> dict[str, Any]:
+def describe_partial(
+    kind: str, image: Image.Image, number: int, output: ImageOutput
+) -> dict[str, Any]:
     """Return the event of an unfinished image; `kind` is image_generation or image_edit."""
     content = encode(image, None, output)
     event = describe_event(f"{kind}.partial_image", content, image.size, output)
@@ -96,7 +98,7 @@ def describe_partial(kind: str, image: Image.Image, number: int, output: Output)
 
 
 def describe_completed(
-    kind: str, image: FinishedImage, output: Output, usage: Usage
+    kind: str, image: FinishedImage, output: ImageOutput, usage: Usage
 ) -> dict[str, Any]:
     """Return the event of a finished image."""
     size = (image.width, image.height)
@@ -105,7 +107,7 @@ def describe_completed(
 
 
 def describe_event(
-    name: str, content: str, size: tuple[int, int], output: Output
+    name: str, content: str, size: tuple[int, int], output: ImageOutput
 ) -> dict[str, Any]:
     """Return the fields that both events have."""
     quality = output.quality if output.quality in ANNOUNCED else "auto"
@@ -120,14 +122,14 @@ def describe_event(
     }
 
 
-def encode_finished(image: FinishedImage, output: Output) -> str:
+def encode_finished(image: FinishedImage, output: ImageOutput) -> str:
     """Return a finished image in base64, in the wanted format, with its parameters."""
     if output.format == "png":
         return base64.b64encode(image.png).decode()
     return encode(Image.open(io.BytesIO(image.png)).convert("RGB"), image.params, output)
 
 
-def encode(image: Image.Image, params: Mapping[str, Any] | None, output: Output) -> str:
+def encode(image: Image.Image, params: Mapping[str, Any] | None, output: ImageOutput) -> str:
     """Return an image in base64, in the wanted format."""
     options: dict[str, Any] = {}
     if output.format != "png" and output.compression is not None:

@@ -40,8 +40,8 @@ class FieldError(UsageError):
 
 
 @dataclass(frozen=True)
-class Output:
-    """How images are encoded and announced.
+class ImageOutput:
+    """The form of an answer: the encoding of its images, and what is said about them.
 
     Args:
         format: png, jpeg or webp.
@@ -60,7 +60,7 @@ class Output:
     partial_images: int
 
 
-def read_output(body: Mapping[str, Any]) -> Output:
+def read_output(body: Mapping[str, Any]) -> ImageOutput:
     """Return how the images are wanted.
 
     Raises:
@@ -81,7 +81,7 @@ def read_output(body: Mapping[str, Any]) -> Output:
     if answer == "url" and (kind != "png" or stream):
         raise FieldError("response_format", "response_format url serves PNG, and does not stream")
     quality = choose(body, "quality", QUALITIES, f"use one of {', '.join(QUALITIES)}") or "auto"
-    return Output(kind, compression, quality, answer == "url", stream, partial or 0)
+    return ImageOutput(kind, compression, quality, answer == "url", stream, partial or 0)
 
 
 def read_prompt(body: Mapping[str, Any]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -16,9 +15,10 @@ from starlette.routing import Route
 from ldmref.errors import LdmrefError
 from ldmref.modes.run import Plan
 from ldmref.server.bodies import read_json, require_object
+from ldmref.server.client_errors import refuse_with
 from ldmref.server.client_work import plan_batches
 from ldmref.server.engine import Engine
-from ldmref.server.errors import BadRequest, refusal, status_of
+from ldmref.server.errors import BadRequest, status_of
 from ldmref.server.inputs import open_bytes
 from ldmref.server.openai.answers import (
     count_usage,
@@ -42,7 +42,6 @@ from ldmref.server.streams import await_job
 from ldmref.server.work import GenerateWork
 
 MAX_FIELDS = 100
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 Translate = Callable[[Any], Asked]  # from the model's configuration
 
 
@@ -85,10 +84,10 @@ def routes(engine: Engine) -> list[Route]:
         return JSONResponse(describe_model(name))
 
     return [
-        Route("/v1/images/generations", refusing(generations), methods=["POST"]),
-        Route("/v1/images/edits", refusing(edits), methods=["POST"]),
+        Route("/v1/images/generations", refuse_with(openai_status, generations), methods=["POST"]),
+        Route("/v1/images/edits", refuse_with(openai_status, edits), methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
-        Route("/v1/models/{name:path}", refusing(model), methods=["GET"]),
+        Route("/v1/models/{name:path}", refuse_with(openai_status, model), methods=["GET"]),
     ]
 
 
@@ -162,15 +161,7 @@ async def read_upload(request: Request, most: int) -> tuple[dict[str, Any], dict
     return read_form(texts), files
 
 
-def refusing(endpoint: Endpoint) -> Endpoint:
-    """Return an endpoint that answers wrong values with 400, as OpenAI does, instead of 422."""
-
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except LdmrefError as error:
-            status = 404 if error.code == "model_not_found" else status_of(error)
-            return refusal(request.url.path, 400 if status == 422 else status, error)
-
-    return answer
+def openai_status(error: LdmrefError) -> int:
+    """Return the status of an error: OpenAI answers wrong values with 400 instead of 422."""
+    status = 404 if error.code == "model_not_found" else status_of(error)
+    return 400 if status == 422 else status

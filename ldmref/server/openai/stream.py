@@ -20,7 +20,7 @@ from ldmref.server.openai.answers import (
     describe_partial,
     format_sse,
 )
-from ldmref.server.openai.fields import Output
+from ldmref.server.openai.fields import ImageOutput
 from ldmref.server.openai.work import Finished, Partial
 from ldmref.server.streams import HEADERS, HEARTBEAT_SECONDS
 
@@ -35,7 +35,7 @@ class Publisher:
         output: How the images are wanted.
     """
 
-    def __init__(self, kind: str, output: Output):
+    def __init__(self, kind: str, output: ImageOutput):
         self.kind = kind
         self.output = output
         self.items: asyncio.Queue[Partial | Finished | None] = asyncio.Queue()

@@ -19,7 +19,7 @@ from ldmref.modes.sizing import MAX_AREA, round_size
 from ldmref.server.client_sizes import choose_size
 from ldmref.server.openai.fields import (
     FieldError,
-    Output,
+    ImageOutput,
     read_count,
     read_extra,
     read_output,
@@ -43,7 +43,7 @@ class Asked:
 
     mode: Generating
     values: dict[str, Any]
-    output: Output
+    output: ImageOutput
     notes: list[str]
 
 

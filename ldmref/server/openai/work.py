@@ -1,4 +1,4 @@
-"""A work that publishes unfinished images at chosen steps, and every finished one."""
+"""A work that publishes unfinished images at selected steps, and every finished one."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ class StreamedWork:
                 self._publish_partial(run, event)
 
     def _publish_partial(self, run: Run, event: Progress) -> None:
-        chosen = choose_steps(event.steps, self.partial_images)
-        if event.step + 1 not in chosen:
+        moments = choose_steps(event.steps, self.partial_images)
+        if event.step + 1 not in moments:
             return
         finish = run.initial.finish
         for i, image in enumerate(event.preview()):
             whole = image if finish is None else finish(image)
-            self.publish(Partial(event.first + i, chosen.index(event.step + 1), whole))
+            self.publish(Partial(event.first + i, moments.index(event.step + 1), whole))
 
 
 def choose_steps(steps: int, partial_images: int) -> list[int]:

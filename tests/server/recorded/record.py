@@ -1,7 +1,7 @@
 """Record the requests of the packages webuiapi and openai: `python record.py`.
 
 The packages talk to a server that writes down every request and gives a minimal answer. Their
-requests become `webuiapi.json` and `openai.json` beside this file. Open WebUI and SillyTavern are
+requests become `webuiapi.json` and `openai.json` in this folder. Open WebUI and SillyTavern are
 applications, so `open_webui.json` and `sillytavern.json` are written by hand from their sources,
 which these files name.
 """
