@@ -134,7 +134,12 @@ def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
         UsageError: It is not base64.
         ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
     """
-    return open_bytes(name, decode_base64(name, value), max_pixels)
+    image = open_bytes(name, decode_base64(name, value), max_pixels)
+    try:
+        image.load()
+    except Exception as error:  # as in `open_bytes`
+        raise _damaged(name) from error
+    return image
 
 
 def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
@@ -146,11 +151,7 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ImageError(
-            f"cannot read {name} as an image",
-            code="E-IMAGE",
-            hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
-        ) from error
+        raise _damaged(name) from error
     if image.width * image.height > max_pixels:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, the limit is {max_pixels}",
@@ -158,6 +159,14 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
             hint="scale it down first",
         )
     return image
+
+
+def _damaged(name: str) -> ImageError:
+    return ImageError(
+        f"cannot read {name} as an image",
+        code="E-IMAGE",
+        hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
+    )
 
 
 def read_array(name: str, value: Any) -> Any:

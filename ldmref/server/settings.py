@@ -61,4 +61,7 @@ class ServerSettings:
     max_connections: Annotated[
         int, Range(1, 60_000), Doc("Connections at the same time, idle event streams included.")
     ] = 2000
+    max_streams: Annotated[
+        int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
+    ] = 200
     page: Annotated[bool, Flag(()), Doc("Serve the web page at /.")] = True

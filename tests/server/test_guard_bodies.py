@@ -152,7 +152,7 @@ def test_bytes_are_returned_after_every_answer():
 
 def test_streams_of_an_address_are_limited_and_returned():
     """Three streams of one address, where two are allowed; another address has its own two."""
-    app = guarded(limits=Limits(streams=2, linger=0.01))
+    app = guarded(max_streams=2)
     statuses = []
 
     async def one(client, gone):

@@ -169,7 +169,7 @@ def image_body(name: str, value, mask: bool):
     if name == "native":
         parameters = {"prompt": "cat", "steps": 1, "seed": 1, "image": image, "mask": other}
         return "/v1/generate", {"mode": "inpaint", "parameters": parameters}
-    shared = {"prompt": "cat", "steps": 1, "seed": 1}
+    shared = {"prompt": "cat", "steps": 2, "seed": 1}
     return "/sdapi/v1/img2img", shared | {"init_images": [image], "mask": other}
 
 

@@ -34,6 +34,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServerSettings, limits: Limits):
         self.app = app
         self.limits = limits
+        self.max_streams = settings.max_streams
         self.hosts = Hosts(settings)
         self.origins = Origins(settings)
         self.tokens = TokenCheck(settings)
@@ -121,10 +122,10 @@ class Exchange:
         if not kind.startswith(b"text/event-stream"):
             return
         client = (self.scope.get("client") or ("?", 0))[0]
-        if self.guard.streams[client] >= self.guard.limits.streams:
+        if self.guard.streams[client] >= self.guard.max_streams:
             raise Refused(
                 429,
-                f"this address has {self.guard.limits.streams} open event streams",
+                f"this address has {self.guard.max_streams} open event streams",
                 code="E-STREAMS",
                 hint="close some of them, or ask for the state of the job instead",
                 headers={"Retry-After": "5"},

@@ -19,7 +19,6 @@ class Limits:
         linger: Seconds for which the rest of a refused body is read and thrown away, to let the
             client finish writing and read the answer.
         keep_alive: Seconds for which an idle connection stays open between two requests.
-        streams: Event streams that one address may keep open.
         held: Bodies of the greatest size that all requests together may hold in memory.
         head_size: Bytes of the head of a request.
     """
@@ -29,7 +28,6 @@ class Limits:
     write: float = 60.0
     linger: float = 3.0
     keep_alive: float = 15.0
-    streams: int = 200
     held: int = 4
     head_size: int = 65_536
 
