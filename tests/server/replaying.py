@@ -61,6 +61,12 @@ def from_base64(text):
     return image
 
 
+ODD_VALUES = (
+    None, True, False, 0, 1, -1, 2.5, -0.0, 1e300, 10**30, "", "1", "x" * 300, "\x00", "🐶", [], {},
+    [[]], ["a", 1], {"a": {}}, [None],
+)  # fmt: skip
+
+
 @cache
 def model_of_one_size():
     """The tiny model, declared to know its own size only, as the embedded model."""

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from replaying import load_recorded, recorded, to_base64
+from replaying import ODD_VALUES, load_recorded, model_of_one_size, recorded, to_base64
 
 import ldmref
 from ldmref import modes
@@ -17,6 +17,7 @@ from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.server.a1111.fields import is_neutral
 from ldmref.server.a1111.names import find_model, list_samplers, list_schedulers, read_method
 from ldmref.server.a1111.translate import translate
+from ldmref.server.inputs import read_base64_image
 
 SD15 = preset("sd15")
 WHITE = Image.new("RGB", (64, 64), "white")
@@ -127,6 +128,12 @@ def test_a_scheduler_of_a1111_alone_gives_its_levels():
 def test_eta_reaches_samplers_that_have_one():
     assert txt2img(sampler_name="Euler a", eta=0.5).batches[0]["eta"] == 0.5
     assert "eta" not in txt2img(sampler_name="DPM++ 2M", eta=0.5).batches[0]
+
+
+def test_the_noise_of_a1111_can_be_selected():
+    for source, rng in (("NV", "a1111-gpu"), ("GPU", "a1111-gpu"), ("CPU", "torch")):
+        assert txt2img(override_settings={"randn_source": source}).batches[0]["rng"] == rng
+    assert "rng" not in txt2img().batches[0]
 
 
 def test_clip_skip_counts_from_one():
@@ -246,6 +253,8 @@ def test_transparency_of_a_mask_is_repainted_as_in_a1111():
         ({"alwayson_scripts": {"ADetailer": {}}}, "always on script 'ADetailer' not found"),
         ({"override_settings": []}, "override_settings must be an object"),
         ({"override_settings": {"randn_source": "TPU"}}, "randn_source"),
+        ({"override_settings": {"randn_source": []}}, "randn_source"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": "x"}}, "clip_skip"),
         ({"send_images": "no"}, "send_images must be true or false"),
     ],
 )
@@ -291,3 +300,24 @@ def test_models_are_named_by_title_name_or_hash_only(tmp_path):
 def test_random_models_have_a_title():
     model = ldmref.random_model("tiny")
     assert find_model("tiny", {"tiny": model.sha256}) == "tiny"
+
+
+@pytest.mark.parametrize("name", ["txt2img", "inpaint"])
+def test_odd_values_of_every_field_are_accepted_or_refused(name):
+    """Whatever a field holds, nothing else than an error of ldmref is raised."""
+    config = model_of_one_size().config
+    body = recorded("webuiapi", name)["json"]
+    reader = decode_or_refuse if name == "inpaint" else None
+    for field in (*body, "clip_skip", "unknown"):
+        for value in ODD_VALUES:
+            try:
+                translated = translate(body | {field: value}, config, reader)
+                modes.plan(translated.mode, config, **translated.batches[0])
+            except LdmrefError as refused:
+                assert str(refused)
+            else:
+                assert isinstance(translated.echo | {"": translated.ignored}, dict)
+
+
+def decode_or_refuse(name, text):
+    return read_base64_image(name, text, 10**6)

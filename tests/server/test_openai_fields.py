@@ -1,13 +1,18 @@
 """From OpenAI's fields to parameters, without a server."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
-from replaying import encode, recorded
+from replaying import ODD_VALUES, encode, model_of_one_size, recorded
 
 from ldmref import modes
+from ldmref.errors import LdmrefError
 from ldmref.models.presets import preset
+from ldmref.modes.registry import MODES
 from ldmref.server.openai.fields import (
+    OWN,
     FieldError,
     read_extra,
     read_form,
@@ -189,7 +194,7 @@ def test_masks_that_are_refused(mask):
 def test_a_palette_with_transparency_is_a_mask():
     mask = alpha_mask().quantize(4)
     assert "transparency" in mask.info or mask.mode == "P"
-    data = Image.open(__import__("io").BytesIO(encode(mask)))
+    data = Image.open(io.BytesIO(encode(mask)))
     assert (np.asarray(edit(mask=data).values["mask"]) > 127).mean() == 0.25
 
 
@@ -202,3 +207,22 @@ def test_partial_images_are_spread_over_the_steps():
             chosen = choose_steps(steps, n)
             assert len(chosen) <= n and all(0 < step < steps for step in chosen)
             assert len(chosen) == n or steps <= 2 * n
+
+
+@pytest.mark.parametrize("mask", [None, alpha_mask()])
+def test_odd_values_of_every_field_are_accepted_or_refused(mask):
+    """Whatever a field holds, nothing else than an error of ldmref is raised."""
+    config = model_of_one_size().config
+    mode = "img2img" if mask is None else "inpaint"
+    for field in (*OWN, *MODES[mode].parameters, "unknown", ""):
+        for value in ODD_VALUES:
+            body = {"prompt": "a cat", field: value}
+            try:
+                find_model(body.get("model"), ["tiny"])
+                asked = translate_edit(body, config, TEAL, mask)
+                modes.plan(asked.mode, config, **asked.values)
+                if mask is None:
+                    asked = translate_generation(body, config)
+                    modes.plan(asked.mode, config, **asked.values)
+            except LdmrefError as refused:
+                assert str(refused)

@@ -136,7 +136,7 @@ def read_sampling(
         values["strength"] = STRENGTH if strength is None else strength
     source = fields.override("randn_source")
     if source is not None:
-        if source not in RNGS:
+        if not isinstance(source, str) or source not in RNGS:
             raise UsageError(f"randn_source must be GPU, CPU or NV, not {short_repr(source)}")
         values["rng"] = RNGS[source]
     if method.levels:
