@@ -288,6 +288,8 @@ def test_progress_and_interrupt(server, api):
         1000,
     )
     assert 0.0 < seen[-1]["progress"] < 1.0 and seen[-1]["eta_relative"] >= 0.0
+    done = (state["job_no"] + state["sampling_step"] / 1000) / 20
+    assert seen[-1]["progress"] == pytest.approx(0.01 + done)
     values = [progress["progress"] for progress in seen]
     assert values == sorted(values)
     quiet = server.client.get("/sdapi/v1/progress?skip_current_image=true").json()
