@@ -6,81 +6,107 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import ImageCommand, is_set, option, parameter_options, with_options
-from ldmref.cli.progress import say
-from ldmref.cli.shared_options import BACKEND, CONFIG
-from ldmref.config import settings
+from ldmref.cli.options import is_set, option, parameter_options, with_options
+from ldmref.cli.progress import one_line, say
+from ldmref.cli.settings import naming_settings
+from ldmref.cli.shared_options import BACKEND, CONFIG, LIMITS
+from ldmref.config import LIMIT_KEYS, Settings, settings
 from ldmref.declare import Invalid, get_fields, read
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.loading import load, open_backend
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.settings import ServerSettings
 
-DEFAULT_MODEL = "emoji"
+EMBEDDED = "emoji"
+EXTRA = ("starlette", "uvicorn", "anyio", "h11", "python_multipart")
 MODELS = option(
     "-m",
     "--model",
     "models",
     metavar="[NAME=]MODEL",
     multiple=True,
-    help="A model to serve, under a name; may be repeated. The first is the default. Without this "
-    "flag: emoji, which comes with ldmref.",
+    help="A model to serve: a name from ldmref models, a folder, or a file, and the name that "
+    "clients use for it. May be repeated; the first one is the default. Default: emoji, which "
+    "comes with ldmref.",
 )
 SETTINGS = parameter_options(get_fields(ServerSettings).values())
 NO_PAGE = option("--no-page", is_flag=True, help="Serve the interfaces only, without the web page.")
 
 
-@click.command(cls=ImageCommand)
-@with_options(
-    (MODELS,), parameter_options(get_fields(ServerSettings).values()), (NO_PAGE,), BACKEND
-)
-@with_options((CONFIG,))
+@click.command()
+@with_options((MODELS,), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG,))
 def serve(models: tuple[str, ...], no_page: bool, **flags: Any) -> None:
-    """Serve the web page and the HTTP interfaces, on this machine only.
+    """Serve the web page, and interfaces for other programs.
 
-    Open the printed address in a browser.
+    Open the address that is printed in a browser. Only this machine can use it, unless --host says
+    otherwise. Ctrl-C stops the server.
+
+    Example: ldmref serve --port 8000
     """
     try:
-        from ldmref.server.running import run_server
+        from ldmref.server.running import address_of, open_socket, run_server
     except ImportError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
         raise BackendUnavailable(
             f"the server needs {error.name}, which is not installed",
             code="E-EXTRA",
             hint="pip install 'ldmref[server]'",
         ) from error
-    configured = read_settings(flags, no_page)
-    run_server(load_models(models, flags), configured, say)
+    configured = settings(flags["config"])
+    wanted = read_settings(configured, flags, no_page)
+    with open_socket(wanted) as listening:
+        served = load_models(models, configured, flags)
+        address = address_of(listening)
+        say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
+        signal = run_server(served, wanted, listening)
+    say("ldmref: stopped")
+    click.get_current_context().exit(128 + signal if signal else 0)
 
 
 COMMANDS = (serve,)
 
 
-def read_settings(flags: dict[str, Any], no_page: bool) -> ServerSettings:
-    """Return the settings of the server: flags, then variables, then the file, then defaults."""
-    values = dict(settings(flags["config"]).server)
-    for name in get_fields(ServerSettings):
-        if is_set(flags.get(name)):
-            values[name] = flags[name]
-    if no_page:
-        values["page"] = False
+def read_settings(configured: Settings, flags: dict[str, Any], no_page: bool) -> ServerSettings:
+    """Return the settings of the server: flags, then variables and the file, then defaults.
+
+    Raises:
+        UsageError: A value is not allowed.
+    """
+    values = dict(configured.server)
+    values |= {name: flags[name] for name in get_fields(ServerSettings) if is_set(flags.get(name))}
+    values |= {"page": False} if no_page else {}
     try:
         return read(ServerSettings, values)
     except Invalid as error:
-        raise UsageError(str(error), code="E-SERVER", hint=error.hint) from None
+        origin = configured.origin.get(f"server.{error.path}", "")
+        named = origin and not is_set(flags.get(error.path))
+        message = f"{origin}: {error}" if named else str(error)
+        raise UsageError(message, code="E-SERVER", hint=error.hint) from None
 
 
-def load_models(named: tuple[str, ...], flags: dict[str, Any]) -> dict[str, LatentDiffusion]:
-    """Load the models by name, all on one backend."""
-    backend = open_backend(
-        flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-    )
+def load_models(
+    named: tuple[str, ...], configured: Settings, flags: dict[str, Any]
+) -> dict[str, LatentDiffusion]:
+    """Load the models by name, all on one backend.
+
+    Raises:
+        UsageError: Two models have the same name.
+        InputError: A model cannot be read.
+    """
+    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
     models: dict[str, LatentDiffusion] = {}
-    for text in named or (DEFAULT_MODEL,):
-        name, equals, path = text.partition("=")
-        model = load(path if equals else name, backend=backend)
-        if not equals:
-            name = model.config.name if name != DEFAULT_MODEL else name
-        if not name or name in models:
-            raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint="-m NAME=MODEL")
-        models[name] = model
+    with naming_settings(configured, flags):
+        backend = open_backend(
+            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
+        )
+        for text in named or (configured.defaults.get("model", EMBEDDED),):
+            name, equals, path = text.partition("=")
+            model = load(path if equals else text, backend=backend, **configured.limits | limits)
+            if not equals:
+                name = text if text == EMBEDDED else model.config.name
+            if name in models:
+                hint = "name them: --model first=PATH --model second=PATH"
+                raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint=hint)
+            models[name] = model
     return models

@@ -53,6 +53,19 @@ BACKEND = (
         "docs/performance.md. Default: by --backend and --dtype.",
     ),
 )
+LIMITS = (
+    option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Memory limit, e.g. 5GB. If needed, only one network at a time is in memory.",
+    ),
+    option(
+        "--max-seconds",
+        type=float,
+        metavar="N",
+        help="Refuse a request that would take longer than N seconds.",
+    ),
+)
 CONFIG = option(
     "--config", type=PATH, metavar="FILE", help="Configuration file. Default: ./ldmref.toml."
 )
@@ -104,17 +117,7 @@ MODEL = (
         help="Textual inversion file, which adds a word to use in prompts. May be repeated.",
     ),
     *BACKEND,
-    option(
-        "--max-memory",
-        metavar="SIZE",
-        help="Memory limit, e.g. 5GB. If needed, only one network at a time is in memory.",
-    ),
-    option(
-        "--max-seconds",
-        type=float,
-        metavar="N",
-        help="Refuse a request that would take longer than N seconds.",
-    ),
+    *LIMITS,
     CONFIG,
 )
 OUTPUT = option(

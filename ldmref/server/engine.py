@@ -168,6 +168,8 @@ class Engine:
         """
         end = time.monotonic() + timeout
         with self._changed:
+            if self._closed:
+                return
             self._closed = True
             waiting = [job for lane in self._lanes.values() for job in lane.waiting]
             running = [lane.running for lane in self._lanes.values() if lane.running]

@@ -85,9 +85,9 @@ def to_json(error: LdmrefError) -> dict[str, Any]:
 
 
 def as_ldmref_error(error: BaseException) -> LdmrefError:
-    """Return the error itself, or an equivalent one that can be shown to a client.
+    """Return the error itself, or an equivalent one that a client may see.
 
-    The cause of an unexpected error goes to the log; a client learns its class only.
+    A client learns only the class of an unexpected error, and the id of its line in the log.
     """
     if isinstance(error, LdmrefError):
         return error

@@ -150,15 +150,21 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "too many", max_pixels) from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise _damaged(name) from error
     if image.width * image.height > max_pixels:
-        raise ImageError(
-            f"{name} has {image.width} x {image.height} pixels, the limit is {max_pixels}",
-            code="E-IMAGE-SIZE",
-            hint="scale it down first",
-        )
+        raise _too_large(name, f"{image.width} x {image.height}", max_pixels)
     return image
+
+
+def _too_large(name: str, pixels: str, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"{name} has {pixels} pixels, the limit is {max_pixels}",
+        code="E-IMAGE-SIZE",
+        hint="scale it down first",
+    )
 
 
 def _damaged(name: str) -> ImageError:

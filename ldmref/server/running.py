@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import FrameType
 
 import uvicorn
 
@@ -16,7 +17,9 @@ from ldmref.server.guard import uvicorn_options
 from ldmref.server.guard.tokens import require_token
 from ldmref.server.settings import ServerSettings
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.5  # for the jobs; then the connections have a second
+OTHER_FILES = 200  # that the process opens
+BACKLOG = 2048
 
 
 class OrderlyServer(uvicorn.Server):
@@ -25,10 +28,20 @@ class OrderlyServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, engine: Engine):
         super().__init__(config)
         self.engine = engine
+        self.signal = 0  # that stopped it
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at a signal; at the second one, do not wait for the jobs."""
+        if self.should_exit:
+            self.force_exit = True
+            for job in self.engine.jobs():
+                job.cancelled.set()
+        self.signal = self.signal or int(sig)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the jobs, then close the connections."""
-        await asyncio.to_thread(self.engine.close, STOP_SECONDS - 1.0)
+        await asyncio.to_thread(self.engine.close, STOP_SECONDS)
         await super().shutdown(sockets)
 
 
@@ -36,7 +49,7 @@ def make_server(engine: Engine, settings: ServerSettings) -> OrderlyServer:
     """Return a server that can be run on a socket."""
     config = uvicorn.Config(
         create_app(engine, settings),
-        backlog=2048,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=1,
         lifespan="on",
         **uvicorn_options(settings),
@@ -57,11 +70,12 @@ def open_socket(settings: ServerSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
-        listening.listen(2048)
-    except OSError as error:
+        listening.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
         listening.close()
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            f"cannot listen on {settings.host} port {settings.port}: {reason}",
             code="E-PORT",
             hint="--port N takes another port, --port 0 a free one",
         ) from error
@@ -75,16 +89,29 @@ def address_of(listening: socket.socket) -> str:
 
 
 def run_server(
-    models: Mapping[str, LatentDiffusion], settings: ServerSettings, say: Callable[[str], None]
-) -> None:
-    """Serve models until the process is asked to stop.
+    models: Mapping[str, LatentDiffusion], settings: ServerSettings, listening: socket.socket
+) -> int:
+    """Serve models until the process is asked to stop, and return the number of that signal.
 
     Args:
         models: By name; the first is the default.
-        settings: Address, access and limits.
-        say: Prints a line for the user.
+        settings: Access and limits.
+        listening: From `open_socket`.
     """
-    listening = open_socket(settings)
+    raise_file_limit(settings.max_connections)
     server = make_server(Engine(models, settings), settings)
-    say(f"ldmref: serving {', '.join(models)} on {address_of(listening)}  (Ctrl-C stops)")
     server.run(sockets=[listening])
+    return server.signal
+
+
+def raise_file_limit(connections: int) -> None:
+    """Let the process open as many files as there may be connections, as far as it is allowed."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ import httpx2 as httpx
 import pytest
 
 import ldmref
+from ldmref.errors import Cancelled
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.engine import Engine
-from ldmref.server.running import address_of, make_server, open_socket
+from ldmref.server.running import address_of, make_server, open_socket, raise_file_limit
 from ldmref.server.settings import ServerSettings
 
 
@@ -33,12 +34,34 @@ class RunningServer:
         return self.client.get(f"/v1/jobs/{id}").json()
 
 
+class GatedWork:
+    """A work of one step that waits for `gate`, then does what `act(report, cancel)` says."""
+
+    kind = "gated"
+    previews = True
+
+    def __init__(self, act: Callable[[Any, threading.Event], None] | None = None):
+        self.request = {"mode": "gated"}
+        self.started = threading.Event()
+        self.gate = threading.Event()
+        self.act = act
+
+    def run(self, model: LatentDiffusion, report: Any, cancel: threading.Event) -> None:
+        self.started.set()
+        while not self.gate.wait(0.005):
+            if cancel.is_set():
+                raise Cancelled("stopped between two steps", code="E-CANCELLED")
+        if self.act is not None:
+            self.act(report, cancel)
+
+
 @contextlib.contextmanager
 def run_server(
     models: Mapping[str, LatentDiffusion], settings: ServerSettings | None = None, **changes: Any
 ) -> Iterator[RunningServer]:
     """Serve models on a free port until the block ends; `changes` are settings."""
     settings = settings or ServerSettings(**{"port": 0, **changes})
+    raise_file_limit(2 * settings.max_connections)  # the clients are in this process, too
     listening = open_socket(settings)
     engine = Engine(models, settings)
     server = make_server(engine, settings)
@@ -54,6 +77,8 @@ def run_server(
         with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
             yield RunningServer(url, engine, client)
     finally:
+        for job in engine.jobs():
+            job.cancel()
         server.should_exit = True
         thread.join(20.0)
         engine.close(0.0)
@@ -70,6 +95,33 @@ def tiny() -> LatentDiffusion:
 def emoji() -> LatentDiffusion:
     """The embedded model."""
     return ldmref.load("emoji", backend="numpy")
+
+
+@pytest.fixture
+def gated() -> Iterator[Any]:
+    """`gated(act)` makes a work that waits for its gate; all gates open with the end of the test."""
+    works: list[GatedWork] = []
+
+    def make(act: Callable[[Any, threading.Event], None] | None = None) -> GatedWork:
+        works.append(GatedWork(act))
+        return works[-1]
+
+    yield make
+    for work in works:
+        work.gate.set()
+
+
+@pytest.fixture
+def start_engine() -> Iterator[Any]:
+    """`start_engine(models, **settings)` starts an engine, which is closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(models: Mapping[str, LatentDiffusion], **changes: Any) -> Engine:
+            engine = Engine(models, ServerSettings(**changes))
+            stack.callback(engine.close, 1.0)
+            return engine
+
+        yield start
 
 
 @pytest.fixture
