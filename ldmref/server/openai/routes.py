@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ldmref.errors import LdmrefError
+from ldmref.models.config import ModelConfig
 from ldmref.modes.run import Plan
 from ldmref.server.bodies import read_json, require_object
 from ldmref.server.client_errors import refuse_with
@@ -42,7 +43,7 @@ from ldmref.server.streams import await_job
 from ldmref.server.work import GenerateWork
 
 MAX_FIELDS = 100
-Translate = Callable[[Any], Asked]  # from the model's configuration
+Translate = Callable[[ModelConfig], Asked]
 
 
 def routes(engine: Engine) -> list[Route]:
@@ -53,7 +54,7 @@ def routes(engine: Engine) -> list[Route]:
         """Generate images from a prompt."""
         body = require_object(read_json(await request.body()))
 
-        def translate(config: Any) -> Asked:
+        def translate(config: ModelConfig) -> Asked:
             return translate_generation(body, config)
 
         return await answer_images(engine, request, body, translate, "image_generation")
@@ -63,7 +64,7 @@ def routes(engine: Engine) -> list[Route]:
         body, files = await read_upload(request, engine.settings.max_body)
         most = engine.settings.max_pixels
 
-        def translate(config: Any) -> Asked:
+        def translate(config: ModelConfig) -> Asked:
             images = {}
             for name, data in files.items():
                 with naming(name):
@@ -114,20 +115,19 @@ async def answer_images(
         publisher = Publisher(kind, output)
         work = StreamedWork(plan, output.partial_images, publisher.publish)
         job = engine.submit(work, name)
-        warn(headers, [*lines, *plan.warnings])
-        return EventStream(job, publisher, usage, headers)
+        return add_warnings(EventStream(job, publisher, usage, headers), [*lines, *plan.warnings])
     job = engine.submit(GenerateWork(plan, previews=False), name)
     await await_job(request, job)
-    warn(headers, [*lines, *job.warnings])
     address = str(request.base_url).rstrip("/")
     answer = await run_in_threadpool(describe_images, job, output, usage, address)
-    return JSONResponse(answer, headers=headers)
+    return add_warnings(JSONResponse(answer, headers=headers), [*lines, *job.warnings])
 
 
-def warn(headers: dict[str, str], lines: Sequence[str]) -> None:
-    """Add warnings to the headers of an answer, percent-encoded as in the native interface."""
-    if lines:
-        headers["ldmref-warning"] = quote("; ".join(lines), safe=" ,;:'()/=")
+def add_warnings(response: Response, lines: Sequence[str]) -> Response:
+    """Return a response with warnings as headers, percent-encoded as in the native interface."""
+    for line in lines:
+        response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
+    return response
 
 
 async def read_upload(request: Request, most: int) -> tuple[dict[str, Any], dict[str, bytes]]:
