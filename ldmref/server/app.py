@@ -63,9 +63,8 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
         routes += part.routes(engine) if part else ()
     description = describe_interface(routes)
     handlers = {LdmrefError: on_error, HTTPException: on_http_error}
-    return guard(
-        Interfaces(routes=routes, exception_handlers=handlers, lifespan=lifespan), settings
-    )
+    app = Interfaces(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    return guard(app, settings)
 
 
 class Interfaces(Starlette):

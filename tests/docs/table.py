@@ -120,6 +120,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref bench": HOURS,
         "python benchmarks/": elsewhere("tests/bench/test_scripts.py"),
     },
+    "SECURITY.md": {
+        "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
+        "server {": Reason("not run", "the settings of nginx"),
+    },
     "docs/backends.md": {
         'device="cuda:0"': GPU,
         "--backend torch": TORCH,
@@ -152,6 +156,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
     "docs/random.md": {"pipe(prompt": elsewhere("tests/parity/test_random_order.py")},
     "docs/server-clients.md": {"": elsewhere("tests/server/test_openai_page.py")},
+    "docs/server.md": {"": elsewhere("tests/server/test_server_page.py")},
     "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
     "docs/training.md": {
         "ldmref train tiny": SLOW,

@@ -284,7 +284,7 @@ def test_token_and_prompt_appear_in_no_log_and_no_list_of_processes(
 @pytest.mark.slow
 def test_memory_is_flat_after_1000_jobs(start):
     """Images, events and connections of ended jobs are returned."""
-    with start("--lifetime", "1", "--queue", "8") as served:
+    with start("--max-results", "100000", "--queue", "8") as served:
 
         def run(count, first):
             for i in range(count):

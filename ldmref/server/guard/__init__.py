@@ -38,7 +38,8 @@ def guard(app: ASGIApp, settings: ServerSettings, limits: Limits | None = None) 
 def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> dict[str, Any]:
     """Return the options of `uvicorn.Config` that the guard needs.
 
-    Headers such as X-Forwarded-For are not read: any client can send them.
+    Headers such as X-Forwarded-For are not read: any client can send them. uvicorn's warnings about
+    clients, such as those that do not send HTTP, are left out: a client could fill the log.
     """
     from ldmref.server.guard.protocol import protocol
 
@@ -48,6 +49,7 @@ def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> d
         "ws": "none",
         "access_log": False,
         "log_config": None,
+        "log_level": "error",
         "server_header": False,
         "proxy_headers": False,
         "timeout_keep_alive": limits.keep_alive,

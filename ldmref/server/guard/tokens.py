@@ -62,12 +62,14 @@ def require_token(settings: ServerSettings) -> None:
     Raises:
         UsageError: The address is not one of this machine only, and no token is set.
     """
-    local = is_loopback(read_host(settings.host or "0.0.0.0"))
-    if not local and settings.token is None and not settings.insecure_no_token:
+    if settings.token is not None or settings.insecure_no_token:
+        return
+    host = settings.host or "0.0.0.0"
+    if not is_loopback(read_host(host)):
         raise UsageError(
-            f"other machines can reach {settings.host or 'every interface'}: a token is required",
+            f"other machines could use {host} without a token",
             code="E-TOKEN",
-            hint=f"set --token or LDMREF_SERVER_TOKEN; {MAKE_ONE}",
+            hint=f"--token TEXT, or --insecure-no-token to allow it; {MAKE_ONE}",
         )
 
 
