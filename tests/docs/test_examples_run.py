@@ -9,7 +9,9 @@ import pytest
 from blocks import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a POSIX environment")
-NEEDS = {  # what an example says without torch; check_diffusers is a module for `ldmref check`
+# Modules for `ldmref check` and for pytest, which tests of their own run
+MODULES = {"check_diffusers", "test_image_client"}
+NEEDS = {  # what an example says without torch
     "guidance_by_gradient": "needs PyTorch",
     "linear_autoencoder": "needs PyTorch",
     "own_backend": "",
@@ -21,7 +23,7 @@ NEEDS = {  # what an example says without torch; check_diffusers is a module for
 
 def test_every_example_is_named():
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {*NEEDS, "check_diffusers"}
+    assert names == {*NEEDS, *MODULES}
 
 
 @pytest.mark.parametrize("name", NEEDS)

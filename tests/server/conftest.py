@@ -137,6 +137,13 @@ def serve() -> Iterator[Any]:
         yield lambda models, **changes: stack.enter_context(run_server(models, **changes))
 
 
+@pytest.fixture(scope="module")
+def serve_once() -> Iterator[Any]:
+    """`serve`, whose servers end with the file of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda models, **changes: stack.enter_context(run_server(models, **changes))
+
+
 @pytest.fixture
 def server(serve: Any, tiny: LatentDiffusion) -> RunningServer:
     """A server of the tiny model."""

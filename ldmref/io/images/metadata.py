@@ -52,7 +52,7 @@ def save_image(
     The JSON is left out of a JPEG if it exceeds the size of EXIF, for prompts of many thousand
     letters. Files of several images, whose mode is one of `TOGETHER`, have no text of A1111.
     """
-    options |= {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {}) | options
     text = "" if params is None or params["mode"] in TOGETHER else infotext(params)
     text = text.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
     if kind == "PNG" and params is not None:
