@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import Cancelled, LdmrefError
+from ldmref.server.bodies import as_json
 from ldmref.server.errors import to_json
 from ldmref.server.events import ENDS, Event, EventLog
 from ldmref.server.images import FinishedImage, finish_image, preview_url
@@ -188,7 +189,7 @@ class JobReport:
         self.job.log.append("progress", "progress", self.job.progress)
 
     def wanted(self) -> bool:
-        """Return whether previews are wanted, read, and not too frequent."""
+        """Return whether a preview is due: somebody reads previews, and some time has passed."""
         due = time.monotonic() - self._last_preview >= PREVIEW_SECONDS
         return self.job.previews and due and self.job.log.has_preview_readers
 
@@ -211,8 +212,8 @@ class JobReport:
         self.job.files[name] = (media_type, content)
 
     def data(self, value: Mapping[str, Any]) -> None:
-        """Keep results that are JSON."""
-        self.job.data = self.job.data | dict(value)
+        """Keep results that are JSON; NaN and infinity become null."""
+        self.job.data = self.job.data | as_json(value)
 
     def warn(self, line: str) -> None:
         """Keep a warning, once."""
