@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import islice
 from typing import Any
@@ -64,8 +64,7 @@ def to_html(
     title: str,
     images: Sequence[Image.Image],
     captions: Sequence[str],
-    records: Iterator[Mapping[str, Any] | None],
-    prompt: str,
+    records: Sequence[Mapping[str, Any]],
     warnings: Sequence[str],
 ) -> str:
     """Return a page of images with captions and warnings, as HTML without scripts.
@@ -76,18 +75,25 @@ def to_html(
         title: The first line.
         images: The images.
         captions: A line below each.
-        records: The parameters that each image records, so a copy of it can be made again.
-        prompt: The alternative text of the images.
+        records: The parameters of each image. The image records them, so a copy of it can be made
+            again; its prompt is the alternative text, and is also shown if prompts differ.
         warnings: Lines below the images.
     """
     figures = []
-    for image, caption, record in islice(zip(images, captions, records, strict=False), MOST_SHOWN):
-        data = base64.b64encode(to_png(image, record)).decode("ascii")
+    prompts = [str(record.get("prompt") or "") for record in records]
+    shown = zip(images, captions, records, prompts, strict=True)
+    for image, caption, record, prompt in islice(shown, MOST_SHOWN):
+        known = record if "mode" in record else None
+        data = base64.b64encode(to_png(image, known)).decode("ascii")
+        if len({*prompts}) > 1:
+            caption = f"{prompt}, {caption}"
         width = min(image.width, WIDTH) if image.width >= WIDTH // 2 else image.width * 2
         figures.append(
             '<figure style="margin:0">'
-            f'<img src="data:image/png;base64,{data}" width="{width}" alt="{_text(prompt)}">'
-            f'<figcaption style="text-align:center">{_text(caption)}</figcaption></figure>'
+            f'<img style="display:block;margin:auto" width="{width}" alt="{_text(prompt)}" '
+            f'src="data:image/png;base64,{data}">'
+            f'<figcaption style="text-align:center;max-width:{max(width, 128)}px">'
+            f"{_text(caption)}</figcaption></figure>"
         )
     lines = [f"<li>{_text(line)}</li>" for line in warnings]
     if len(images) > MOST_SHOWN:

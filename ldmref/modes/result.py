@@ -123,7 +123,7 @@ class Result:
         positions = self.params.get("positions")
         if positions:
             captions = [f"position {position:.3g}" for position in positions]
-        records = (self.params_of(i) if "mode" in self.params else None for i in range(len(self)))
-        prompt = self.params.get("prompt") or ""
-        described = prompt if isinstance(prompt, str) else ", ".join(prompt)
-        return to_html(repr(self)[1:-1], self.images, captions, records, described, self.warnings)
+        records = [
+            self.params_of(i) if "mode" in self.params else self.params for i in range(len(self))
+        ]
+        return to_html(repr(self)[1:-1], self.images, captions, records, self.warnings)

@@ -18,6 +18,7 @@ ASKED = dict(num_inference_steps=5, guidance_scale=4.0)
 SCHEDULERS = {
     "folder": None,
     "ddim": ("DDIMScheduler", {}),
+    "ddim to 0": ("DDIMScheduler", {"set_alpha_to_one": True}),
     "ddpm": ("DDPMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),

@@ -27,6 +27,7 @@ class Reason(NamedTuple):
 
 
 TORCH = Reason("torch")  # left out where there is no torch
+PLOT = Reason("torch")  # or no matplotlib
 GPU = Reason("gpu")
 SLOW = Reason("slow")
 BEGINS = Reason("begins")  # a long training, slow too: stopped when its first step is saved
@@ -56,6 +57,7 @@ PAGES = {
         )
     ),
     "docs/command-line.md": Page(settings="settings"),
+    "docs/compat.md": Page(("diffusers as path/to/folder",)),
     "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "images as my-images")),
     "docs/fine-tuning.md": Page(
         (
@@ -123,6 +125,16 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "SECURITY.md": {
         "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
         "server {": Reason("not run", "the settings of nginx"),
+    },
+    "docs/compat.md": {
+        "-from diffusers import": Reason("not run", "a change of a file"),
+        "torch.Generator": TORCH,
+        "torch_dtype": TORCH,
+    },
+    "docs/notebooks.md": {
+        "plot_schedule, plot_trajectory\n": PLOT,
+        "plot_trajectory(": PLOT,
+        "measure_trajectory": PLOT,
     },
     "docs/backends.md": {
         'device="cuda:0"': GPU,

@@ -97,6 +97,13 @@ def test_a_notebook_shows_seeds_and_images_that_record_their_parameters(tiny):
         assert read_parameters(io.BytesIO(data))["ldmref"] == result.params_of(i)
 
 
+def test_prompts_that_differ_are_shown(tiny):
+    result = modes.txt2img(tiny, ["red cat", "blue cat"], seed=7, steps=1)
+    page = Page(result._repr_html_())
+    assert page.texts[1:3] == ["red cat, seed 7", "blue cat, seed 8"]
+    assert [shown["alt"] for shown in page.images] == ["red cat", "blue cat"]
+
+
 def test_everything_is_escaped():
     evil = '"><script>alert(1)</script>\ud800'
     result = Result(coloured(1), np.zeros((1, 1)), [1], {"prompt": evil}, [evil])

@@ -10,12 +10,15 @@ The pipelines for text to image, image to image and inpainting take the argument
 need neither diffusers nor torch. docs/compat.md lists what is supported.
 """
 
-from ldmref.compat.diffusers.generators import Generator
-from ldmref.compat.diffusers.output import StableDiffusionPipelineOutput
-from ldmref.compat.diffusers.pipelines import (
+from ldmref.compat.diffusers.auto import (
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
+    DiffusionPipeline,
+)
+from ldmref.compat.diffusers.generators import Generator
+from ldmref.compat.diffusers.output import StableDiffusionPipelineOutput
+from ldmref.compat.diffusers.pipelines import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -53,6 +56,7 @@ __all__ = [
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
+    "DiffusionPipeline",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "Generator",

@@ -71,6 +71,16 @@ XL_INPAINT = (
     | {"guidance_scale": 7.5} | NEGATIVE_XL | COMMON_1 | {"latents": None} | EMBEDS | POOLED
     | ADAPTER | OUTPUT | RESCALE | XL_SIZES | SCORES | CALLBACK
 )  # fmt: skip
+# Of `encode_prompt`; the arguments of a call follow with their defaults.
+_ENCODE = {"device": None, "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+ENCODE = (
+    {"prompt": None} | _ENCODE | NEGATIVE | EMBEDS | {"lora_scale": None, "clip_skip": None}
+    | TXT2IMG
+)  # fmt: skip
+XL_ENCODE = (
+    PROMPT_XL | _ENCODE | NEGATIVE_XL | EMBEDS | POOLED | {"lora_scale": None, "clip_skip": None}
+    | XL_TXT2IMG
+)  # fmt: skip
 # Names that diffusers still reads though they are no parameters.
 OLDER = {"callback": None, "callback_steps": None}
 
@@ -80,6 +90,7 @@ UNSUPPORTED = {
     "sigmas": "ldmref.modes takes sigmas; a scheduler's configuration chooses the spacing",
     "ip_adapter_image": "ldmref has no IP-Adapter",
     "ip_adapter_image_embeds": "ldmref has no IP-Adapter",
+    "lora_scale": "ldmref.load(folder, lora=[(file, weight)]) merges a LoRA",
     "cross_attention_kwargs": "ldmref.load(folder, lora=[(file, weight)]) merges a LoRA",
     "masked_image_latents": "give image and mask_image",
     "prompt_2": "both text encoders read prompt",

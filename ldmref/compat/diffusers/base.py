@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from ldmref.compat.diffusers.arguments import bind, signature_of
+from ldmref.compat.diffusers.arguments import ENCODE, XL_ENCODE, bind, signature_of
+from ldmref.compat.diffusers.arrays import to_caller
 from ldmref.compat.diffusers.call import PipelineCall
-from ldmref.compat.diffusers.components import Component, Weights, make_components
+from ldmref.compat.diffusers.components import (
+    Component,
+    Weights,
+    make_components,
+    targets_of,
+)
 from ldmref.compat.diffusers.generators import GeneratorNoise
 from ldmref.compat.diffusers.loading import check_options, folder_scheduler, wrong_scheduler
 from ldmref.compat.diffusers.memory import MemoryCalls
 from ldmref.compat.diffusers.output import StableDiffusionPipelineOutput
+from ldmref.compat.diffusers.processors import ImageProcessor
 from ldmref.compat.diffusers.prompts import encode_prompts
 from ldmref.compat.diffusers.schedulers import Scheduler
 from ldmref.errors import UsageError
@@ -25,6 +32,7 @@ class Pipeline(MemoryCalls):
 
     Attributes:
         scheduler: The scheduler, which may be replaced.
+        image_processor, mask_processor: Helpers with `preprocess`, `postprocess` and `blur`.
         vae, unet, text_encoder, tokenizer: Stand-ins of the parts, with their configurations.
     """
 
@@ -68,6 +76,8 @@ class Pipeline(MemoryCalls):
         self.scheduler = scheduler or folder_scheduler(self._weights)
         self.scheduler.correct(name)
         self.vae_scale_factor = self._weights.config.vae.factor
+        self.image_processor = ImageProcessor(self._weights)
+        self.mask_processor = ImageProcessor(self._weights, masks=True)
         self._guidance_scale = float(self.parameters["guidance_scale"])
         self._guidance_rescale = 0.0
         self._clip_skip: int | None = None
@@ -123,7 +133,7 @@ class Pipeline(MemoryCalls):
 
         A device or dtype of torch, and every device except for "cpu", select the torch backend.
         """
-        self._weights.move(*targets, *named.values())
+        self._weights.move(*targets, *targets_of(named))
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -209,6 +219,26 @@ class Pipeline(MemoryCalls):
         if not arguments.return_dict:
             return images, None
         return StableDiffusionPipelineOutput(images)
+
+    def encode_prompt(self, *args: Any, **values: Any) -> tuple[Any, ...]:
+        """Return hidden states for `prompt_embeds` and `negative_prompt_embeds`.
+
+        The arguments are those of diffusers: prompt, device (which is not used),
+        num_images_per_prompt, do_classifier_free_guidance, negative_prompt, clip_skip, ... SDXL has
+        prompt_2 after prompt, and returns the pooled outputs in addition.
+
+        Raises:
+            UsageError: An argument is wrong or not supported.
+        """
+        parameters = XL_ENCODE if self.xl else ENCODE
+        arguments = bind("encode_prompt", parameters, args, values)
+        model = self._weights.with_scheduler(self.scheduler.native)
+        guided = bool(arguments.do_classifier_free_guidance)
+        cond, uncond = encode_prompts(model, arguments, guided)
+        negative = uncond if guided else (None, None)
+        parts = range(2 if self.xl else 1)  # hidden states, pooled outputs
+        rows = [side[part] for part in parts for side in (cond, negative)]
+        return tuple(None if row is None else to_caller(model, row) for row in rows)
 
     def run(self, call: PipelineCall) -> Any:
         """Return the images of a call; each kind of pipeline has its own initial state."""

@@ -129,7 +129,7 @@ class Component:
 
     def to(self, *targets: Any, **named: Any) -> Component:
         """Move the whole model, to which this part belongs."""
-        self.weights.move(*targets, *named.values())
+        self.weights.move(*targets, *targets_of(named))
         return self
 
     def eval(self) -> Component:
@@ -182,6 +182,11 @@ class Vae(Component):
         """Accept the call: images are decoded one by one, each as a whole."""
 
     disable_tiling = enable_slicing = disable_slicing = enable_tiling
+
+
+def targets_of(named: Mapping[str, Any]) -> list[Any]:
+    """Return the devices and dtypes among the named arguments of `to`; others have no effect."""
+    return [named.get(name) for name in ("device", "torch_device", "dtype", "torch_dtype")]
 
 
 def component_config(name: str, weights: Weights) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ WITHOUT_EFFECT = (
     "enable_vae_tiling", "disable_vae_tiling",
     "enable_xformers_memory_efficient_attention", "disable_xformers_memory_efficient_attention",
     "set_use_memory_efficient_attention_xformers",
+    "fuse_qkv_projections", "unfuse_qkv_projections", "upcast_vae",
     "reset_device_map", "maybe_free_model_hooks", "remove_all_hooks",
 )  # fmt: skip
 # These also bring the pipeline to a GPU, where torch has one.

@@ -57,12 +57,17 @@ def paste_crop(
 ) -> Image.Image:
     """Return the original image with the generated region where the mask is white."""
     left, top, right, bottom = crop.box
+    region = Image.new("RGBA", original.size)
+    region.paste(_resize_and_crop(image, right - left, bottom - top), (left, top))
+    return paste_kept(region.convert("RGB"), original, mask)
+
+
+def paste_kept(image: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return `image` with `original` where the mask is black."""
     kept = Image.new("RGBa", original.size)
     grey = ImageOps.invert(mask.convert("L"))
     kept.paste(original.convert("RGBA").convert("RGBa"), mask=grey)
-    region = Image.new("RGBA", original.size)
-    region.paste(_resize_and_crop(image, right - left, bottom - top), (left, top))
-    pasted = region.convert("RGB").convert("RGBA")
+    pasted = image.convert("RGBA")
     pasted.alpha_composite(kept.convert("RGBA"))
     return pasted.convert("RGB")
 

@@ -6,9 +6,8 @@ Source: diffusers 0.42.1, `pipelines/stable_diffusion/pipeline_stable_diffusion*
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,6 @@ from ldmref.compat.diffusers import arguments as table
 from ldmref.compat.diffusers.arrays import to_host
 from ldmref.compat.diffusers.base import Pipeline
 from ldmref.compat.diffusers.call import PipelineCall
-from ldmref.compat.diffusers.components import Weights
 from ldmref.compat.diffusers.generators import GeneratorNoise
 from ldmref.compat.diffusers.images import prepare_images, prepare_masks, shrink_masks
 from ldmref.compat.diffusers.overlay import find_crop, paste_crop
@@ -231,38 +229,3 @@ class StableDiffusionXLInpaintPipeline(StableDiffusionInpaintPipeline):
     parameters = table.XL_INPAINT
     xl = True
     tensor_inputs = (*XL_TENSORS, *MASK_TENSORS)
-
-
-class AutoPipeline:
-    """Choose the pipeline of a task by the model; see the subclasses."""
-
-    choices: ClassVar[tuple[type[Pipeline], type[Pipeline]]]
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> Pipeline:
-        """Open a model with the pipeline that fits it; see `Pipeline.from_pretrained`."""
-        xl = bool(Weights(folder, options.get("variant")).config.unet.addition_embed_type)
-        return cls.choices[xl].from_pretrained(folder, **options)
-
-    @classmethod
-    def from_pipe(cls, pipeline: Pipeline, **changes: Any) -> Pipeline:
-        """Return a pipeline of this task with the model and the scheduler of another one."""
-        return cls.choices[pipeline.xl].from_pipe(pipeline, **changes)
-
-
-class AutoPipelineForText2Image(AutoPipeline):
-    """Text to image, for every supported model."""
-
-    choices = (StableDiffusionPipeline, StableDiffusionXLPipeline)
-
-
-class AutoPipelineForImage2Image(AutoPipeline):
-    """Change an image, for every supported model."""
-
-    choices = (StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline)
-
-
-class AutoPipelineForInpainting(AutoPipeline):
-    """Repaint the white part of a mask, for every supported model."""
-
-    choices = (StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline)
