@@ -31,7 +31,7 @@ from ldmref.batch.keys import ModelIdentity
 from ldmref.batch.process import ATTEMPTS, count_cores, worker_died
 from ldmref.batch.tasks import (
     ModelSource,
-    Outcome,
+    RowOutcome,
     RowTask,
     generate_task,
     limited_threads,
@@ -94,7 +94,7 @@ class RayWorker:
         answer = self._problem or self._generate(pickle.loads(batch["task"][0]))
         return {"outcome": np.array([pickle.dumps(answer)], dtype=object)}
 
-    def _generate(self, task: RowTask) -> Outcome:
+    def _generate(self, task: RowTask) -> RowOutcome:
         import ray
 
         attempt: Any = ray.get(self._attempts.begin.remote(task.key))
@@ -126,7 +126,7 @@ class RayExecutor:
 
     def run(
         self, tasks: Iterator[RowTask], cancel: CancelFlag | None
-    ) -> Generator[Outcome, None, None]:
+    ) -> Generator[RowOutcome, None, None]:
         """Yield the outcome of every task, in the order in which they finish.
 
         Raises:
@@ -141,7 +141,7 @@ class RayExecutor:
                         raise Cancelled("stopped", code="E-CANCELLED")
                     yield outcome
 
-    def _map(self, tasks: list[RowTask]) -> Iterator[Outcome]:
+    def _map(self, tasks: list[RowTask]) -> Iterator[RowOutcome]:
         """Yield the outcomes of tasks."""
         import ray
         import ray.data
@@ -246,6 +246,7 @@ def prepare_environment(local: bool) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it prints on standard output
     if local and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -30,7 +30,7 @@ RAY = ("--executor", "ray", "--workers", "2")
 
 
 def run_python(code, *arguments, timeout=300):
-    """A script in a process of its own, in which models can be imported from `deadly`."""
+    """A script in its own process, in which models can be imported from `deadly`."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -138,10 +138,10 @@ def test_a_worker_with_another_model_ends_the_batch(tmp_path):
 
 
 CLUSTER = """
-import os, sys, threading, time
+import os, sys
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from functools import partial
-from pathlib import Path
+import ray
 from ray.cluster_utils import Cluster
 import ldmref
 from ldmref.batch import run_batch
@@ -153,8 +153,9 @@ removed = []
 
 def remove(event):
     if event.done == 60 and not removed:
-        removed.append(nodes[0])
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        connected = ray._private.worker.global_worker.node._raylet_socket_name
+        removed.append(next(n for n in nodes if n._raylet_socket_name != connected))
+        cluster.remove_node(removed[0], allow_graceful=False)
 
 source = partial(ldmref.load, model, backend="numpy")
 options = {"executor": "ray", "workers": 2, "address": cluster.address, "report": remove}

@@ -266,6 +266,8 @@ def test_the_configuration_is_enough_to_check_rows(tiny, tmp_path):
         ({"limit": 0}, "E-LIMIT"),
         ({"address": "localhost:1"}, "E-EXECUTOR"),
         ({"gpus": 1.0, "executor": "process"}, "E-EXECUTOR"),
+        ({"gpus": -1, "executor": "ray"}, "E-GPUS"),
+        ({"gpus": float("nan"), "executor": "ray"}, "E-GPUS"),
     ],
     ids=str,
 )
