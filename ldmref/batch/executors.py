@@ -8,20 +8,21 @@ from typing import Any
 from ldmref.batch.keys import identify_model
 from ldmref.batch.process import ProcessExecutor, count_cores
 from ldmref.batch.serial import SerialExecutor
-from ldmref.batch.tasks import Executor, ModelSource
+from ldmref.batch.tasks import ModelSource, RowExecutor
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes import validation
 
 EXECUTORS = ("serial", "process", "ray")
 MAX_WORKERS = 10_000
 
 # From the model's source, the loaded model and the number of rows to an executor.
-Choice = Callable[[ModelSource, LatentDiffusion, int], Executor]
+ExecutorMaker = Callable[[ModelSource, LatentDiffusion, int], RowExecutor]
 
 
 def choose_executor(
     name: str, workers: int | None, threads: int, address: str | None, gpus: float
-) -> Choice:
+) -> ExecutorMaker:
     """Check the arguments, and return a function that makes the executor.
 
     Raises:
@@ -34,14 +35,15 @@ def choose_executor(
         raise UsageError(f"unknown executor {short_repr(name)}", code="E-EXECUTOR", hint=hint)
     check_number("workers", workers)
     check_number("threads", threads)
+    validation.check_number("gpus", gpus, 0.0, MAX_WORKERS)
     if name == "serial" and workers not in (None, 1):
         raise UsageError(
             "the executor serial has one worker",
             code="E-WORKERS",
             hint=f"--executor process --workers {workers}",
         )
-    for argument, given in (("address", address), ("gpus", gpus)):
-        if given and name != "ray":
+    for argument, value in (("address", address), ("gpus", gpus)):
+        if value and name != "ray":
             message = f"{argument} belongs to the executor ray"
             raise UsageError(message, code="E-EXECUTOR", hint="--executor ray")
     if name == "ray":
@@ -49,7 +51,7 @@ def choose_executor(
 
         require_ray()
 
-    def choose(source: ModelSource, loaded: LatentDiffusion, rows: int) -> Executor:
+    def choose(source: ModelSource, loaded: LatentDiffusion, rows: int) -> RowExecutor:
         if name == "serial":
             return SerialExecutor(loaded, threads)
         identity = identify_model(loaded)

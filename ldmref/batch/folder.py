@@ -30,7 +30,7 @@ PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")  # left by a write that 
 KEY_DIGITS = 16  # of the key, in the name of a file
 MAX_SLUG = 60  # characters of `custom_id` in the name of a file
 
-Line = dict[str, Any]
+ManifestLine = dict[str, Any]
 
 
 @dataclass
@@ -89,7 +89,7 @@ class BatchFolder:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def read_all(self, kind: str) -> list[Line]:
+    def read_all(self, kind: str) -> list[ManifestLine]:
         """Return the lines of all files of a kind, "manifest" or "errors", this shard's last."""
         own = self._named(kind)
         others = sorted(path for path in self.path.glob(f"{kind}*.jsonl") if path != own)
@@ -114,7 +114,7 @@ class BatchFolder:
         with atomic_write(self.path / name, overwrite=True) as file:
             file.write(png)
 
-    def append(self, path: Path, lines: Iterable[Line]) -> None:
+    def append(self, path: Path, lines: Iterable[ManifestLine]) -> None:
         """Append lines to a manifest or a file of errors.
 
         Raises:
@@ -131,7 +131,7 @@ class BatchFolder:
         except OSError as error:
             raise _unwritable(path, error) from error
 
-    def write_sorted(self, path: Path, lines: Sequence[Line]) -> None:
+    def write_sorted(self, path: Path, lines: Sequence[ManifestLine]) -> None:
         """Replace a manifest or a file of errors; without lines, errors have no file.
 
         Raises:
@@ -205,7 +205,7 @@ def to_line(line: Mapping[str, Any]) -> bytes:
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[ManifestLine]:
     """Yield the objects of a file of JSON lines; lines that are damaged or cut off are ignored."""
     try:
         content = path.read_bytes()

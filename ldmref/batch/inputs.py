@@ -46,8 +46,8 @@ class RowInputs:
     def parameters(self) -> dict[str, Any]:
         """Return the parameters for `modes.plan`, with paths."""
         controls = [Control(**control) for control in self.controls]
-        given = {"control": controls} if controls else {}
-        return {**self.values, **self.images, **given}
+        more = {"control": controls} if controls else {}
+        return {**self.values, **self.images, **more}
 
 
 def find_inputs(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ldmref.batch.folder import BatchFolder, Line, name_image
+from ldmref.batch.folder import BatchFolder, ManifestLine, name_image
 from ldmref.batch.planning import PlannedRow
 from ldmref.batch.rows import RowFailure, make_failure
-from ldmref.batch.tasks import Outcome
+from ldmref.batch.tasks import RowOutcome
 from ldmref.errors import LdmrefError
 
 IMAGE_FIELDS = ("index", "file", "sha256", "params", "warnings")
@@ -29,10 +29,10 @@ class BatchLedger:
     folder: BatchFolder
     planned: Sequence[PlannedRow]
     wrong: Sequence[RowFailure]
-    done: dict[str, list[Line]] = field(default_factory=dict)
+    done: dict[str, list[ManifestLine]] = field(default_factory=dict)
     failed: dict[str, LdmrefError] = field(default_factory=dict)
     _rows: dict[str, list[PlannedRow]] = field(default_factory=dict, init=False)
-    _orphans: list[Line] = field(default_factory=list, init=False)
+    _orphans: list[ManifestLine] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         for planned in self.planned:
@@ -46,7 +46,7 @@ class BatchLedger:
 
     def read(self, retry_errors: bool = False) -> None:
         """Read the manifests and errors of the folder, and verify every file by its digest."""
-        known: dict[str, dict[int, Line]] = {}
+        known: dict[str, dict[int, ManifestLine]] = {}
         for line in self.folder.read_all("manifest"):
             if isinstance(line.get("key"), str) and isinstance(line.get("index"), int):
                 known.setdefault(line["key"], {})[line["index"]] = line
@@ -91,7 +91,7 @@ class BatchLedger:
 
     # -- what is new ------------------------------------------------------------------------------
 
-    def record(self, outcome: Outcome) -> list[Line]:
+    def record(self, outcome: RowOutcome) -> list[ManifestLine]:
         """Write the images of a row, or its error, and return the lines of the manifest.
 
         Raises:
@@ -102,7 +102,7 @@ class BatchLedger:
             self.record_failure(outcome.key, LdmrefError(message, code=code, hint=hint))
             return []
         first = self._rows[outcome.key][0]
-        images: list[Line] = []
+        images: list[ManifestLine] = []
         for i, image in enumerate(outcome.images):
             name = name_image(outcome.key, first.row.custom_id, i, len(outcome.images))
             self.folder.write_image(name, image.png)
@@ -132,7 +132,7 @@ class BatchLedger:
     # -- the files at the end ---------------------------------------------------------------------
 
     def failures_of(self, key: str) -> list[RowFailure]:
-        """Return the failures of the rows of a key; none if it has not failed."""
+        """Return the failures of the rows of a key; none unless it failed."""
         error = self.failed.get(key)
         if error is None:
             return []
@@ -154,11 +154,11 @@ class BatchLedger:
         self.folder.write_sorted(self.folder.errors, failures)
         self.folder.remove_shards()
 
-    def _own_orphans(self) -> Iterable[Line]:
+    def _own_orphans(self) -> Iterable[ManifestLine]:
         """Return the lines to keep; a shard leaves them to the whole batch."""
         return self._orphans if self.folder.shard is None else ()
 
-    def _lines_of(self, planned: PlannedRow) -> list[Line]:
+    def _lines_of(self, planned: PlannedRow) -> list[ManifestLine]:
         row = planned.row
         start = {"line": row.line, "custom_id": row.custom_id, "key": planned.key}
         return [start | image for image in self.done.get(planned.key, ())]

@@ -19,7 +19,7 @@ from ldmref.modes.run import Plan
 RANDOM = (None, -1)  # the seeds that stand for a random one, which a batch derives
 
 # From a mode and the values of a row to values that a configuration completes.
-Complete = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+CompleteRow = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def plan_rows(
     rows: Iterable[BatchRow | RowFailure],
     config: ModelConfig,
     folder: Path,
-    complete: Complete | None = None,
+    complete: CompleteRow | None = None,
 ) -> list[PlannedRow | RowFailure]:
     """Check every row; those that are wrong become failures.
 
@@ -89,7 +89,7 @@ def plan_rows(
 
 
 def _plan_or_fail(
-    row: BatchRow, config: ModelConfig, folder: Path, complete: Complete | None
+    row: BatchRow, config: ModelConfig, folder: Path, complete: CompleteRow | None
 ) -> PlannedRow | RowFailure:
     try:
         return plan_row(row, config, folder, complete)
@@ -98,7 +98,7 @@ def _plan_or_fail(
 
 
 def plan_row(
-    row: BatchRow, config: ModelConfig, folder: Path, complete: Complete | None = None
+    row: BatchRow, config: ModelConfig, folder: Path, complete: CompleteRow | None = None
 ) -> PlannedRow:
     """Check a row.
 

@@ -21,7 +21,7 @@ from typing import Any
 from ldmref.batch.keys import ModelIdentity
 from ldmref.batch.tasks import (
     ModelSource,
-    Outcome,
+    RowOutcome,
     RowTask,
     generate_task,
     limited_threads,
@@ -107,7 +107,7 @@ class ProcessExecutor:
 
     def run(
         self, tasks: Iterator[RowTask], cancel: CancelFlag | None
-    ) -> Generator[Outcome, None, None]:
+    ) -> Generator[RowOutcome, None, None]:
         """Yield the outcome of every task, in the order in which they finish.
 
         Raises:
@@ -132,7 +132,7 @@ class ProcessExecutor:
         arguments = (theirs, self.source, self.identity, self.threads)
         process = context.Process(target=serve_tasks, args=arguments, daemon=True)
         process.start()
-        theirs.close()  # so that the end of the process closes the connection
+        theirs.close()  # the end of the process then closes the connection
         return _WorkerProcess(process, ours)
 
     def _assign(self, tasks: Iterator[RowTask]) -> bool:
@@ -151,7 +151,7 @@ class ProcessExecutor:
         if not self._waiting:
             self._waiting.extend(islice(tasks, 1))
 
-    def _collect(self) -> Iterator[Outcome]:
+    def _collect(self) -> Iterator[RowOutcome]:
         """Yield what has finished, and replace processes that died."""
         connections = [worker.connection for worker in self._processes]
         found = set(wait(connections, POLL))
@@ -168,7 +168,7 @@ class ProcessExecutor:
                 worker.task = None
                 yield message
 
-    def _replace(self, worker: _WorkerProcess) -> Iterator[Outcome]:
+    def _replace(self, worker: _WorkerProcess) -> Iterator[RowOutcome]:
         """Start another process for one that died; its row waits again, or has failed."""
         worker.end()
         self._processes.remove(worker)
@@ -179,7 +179,7 @@ class ProcessExecutor:
                 raise ResourceError(
                     f"worker processes die while they load the model (exit code {code})",
                     code="E-WORKER",
-                    hint="use fewer workers: each holds a model of its own",
+                    hint="use fewer workers: each holds its own model",
                 )
         task = worker.task
         if task is not None:
@@ -191,8 +191,8 @@ class ProcessExecutor:
         self._processes.append(self._start())
 
 
-def worker_died(key: str, how: str) -> Outcome:
+def worker_died(key: str, how: str) -> RowOutcome:
     """Return the outcome of a row during which the worker died twice."""
     message = f"the worker that generated the row died {ATTEMPTS} times ({how})"
     hint = "it may need more memory: use fewer workers, then --retry-errors"
-    return Outcome(key, error=("E-WORKER", message, hint))
+    return RowOutcome(key, error=("E-WORKER", message, hint))

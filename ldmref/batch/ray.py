@@ -14,6 +14,8 @@ import os
 import pickle
 import secrets
 import signal
+import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -29,7 +31,7 @@ from ldmref.batch.keys import ModelIdentity
 from ldmref.batch.process import ATTEMPTS, count_cores, worker_died
 from ldmref.batch.tasks import (
     ModelSource,
-    Outcome,
+    RowOutcome,
     RowTask,
     generate_task,
     limited_threads,
@@ -40,6 +42,7 @@ from ldmref.errors import BackendUnavailable, Cancelled, InputError, LdmrefError
 from ldmref.modes.generate import CancelFlag
 
 WAVE = 5_000  # rows that are in Ray's memory at a time
+CONNECT = 10.0  # seconds to wait for the address of a cluster
 STORE = 200_000_000  # bytes of the object store of Ray on this machine
 
 
@@ -91,7 +94,7 @@ class RayWorker:
         answer = self._problem or self._generate(pickle.loads(batch["task"][0]))
         return {"outcome": np.array([pickle.dumps(answer)], dtype=object)}
 
-    def _generate(self, task: RowTask) -> Outcome:
+    def _generate(self, task: RowTask) -> RowOutcome:
         import ray
 
         attempt: Any = ray.get(self._attempts.begin.remote(task.key))
@@ -123,7 +126,7 @@ class RayExecutor:
 
     def run(
         self, tasks: Iterator[RowTask], cancel: CancelFlag | None
-    ) -> Generator[Outcome, None, None]:
+    ) -> Generator[RowOutcome, None, None]:
         """Yield the outcome of every task, in the order in which they finish.
 
         Raises:
@@ -138,7 +141,7 @@ class RayExecutor:
                         raise Cancelled("stopped", code="E-CANCELLED")
                     yield outcome
 
-    def _map(self, tasks: list[RowTask]) -> Iterator[Outcome]:
+    def _map(self, tasks: list[RowTask]) -> Iterator[RowOutcome]:
         """Yield the outcomes of tasks."""
         import ray
         import ray.data
@@ -197,8 +200,9 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         }
     own = not ray.is_initialized()
     if own:
+        require_reachable(address)
         try:
-            with kept_signals():
+            with kept_signals(), silenced_start():
                 ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:
             what = "start Ray" if address is None else f"reach Ray at {address!r}"
@@ -214,6 +218,26 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
+def require_reachable(address: str | None) -> None:
+    """Check that something listens at HOST:PORT, for which Ray would wait for minutes.
+
+    Raises:
+        InputError: Nothing does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT):
+            pass
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"cannot reach Ray at {address!r}: {error}",
+            code="E-RAY",
+            hint="ray start --head, on the machine of that address, prints the port",
+        ) from error
+
+
 def prepare_environment(local: bool) -> None:
     """Set the variables that Ray reads when it is imported, unless the user has.
 
@@ -222,11 +246,32 @@ def prepare_environment(local: bool) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # or it prints on standard output
     if local and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if local:  # makes Ray listen on 127.0.0.1 instead of all addresses
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+@contextmanager
+def silenced_start() -> Iterator[None]:
+    """Drop what libraries write to standard error: Ray announces there that it will be quiet."""
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ MAX_LINE = 10_000_000  # bytes
 MAX_ID = 256  # characters
 DEFAULT_MODE = "txt2img"
 
-Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
+RowSource = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def make_failure(
     return RowFailure(line, custom_id, error.code, str(error), error.hint, key)
 
 
-def read_rows(rows: Rows) -> list[BatchRow | RowFailure]:
+def read_rows(rows: RowSource) -> list[BatchRow | RowFailure]:
     """Read rows; those that cannot be read become failures.
 
     Args:
@@ -86,7 +86,7 @@ def read_rows(rows: Rows) -> list[BatchRow | RowFailure]:
     return [_keep_unique(row, seen) for row in _read(rows)]
 
 
-def _read(rows: Rows) -> Iterator[BatchRow | RowFailure]:
+def _read(rows: RowSource) -> Iterator[BatchRow | RowFailure]:
     if isinstance(rows, str | os.PathLike):
         for number, line in _read_lines(rows):
             yield parse_line(number, line)

@@ -12,13 +12,13 @@ from ldmref.batch.executors import check_number, choose_executor
 from ldmref.batch.folder import BatchFolder
 from ldmref.batch.keys import identify_model
 from ldmref.batch.ledger import BatchLedger
-from ldmref.batch.planning import BatchShard, Complete, PlannedRow, plan_rows, select_shard
-from ldmref.batch.rows import STDIN, RowFailure, Rows, read_rows
+from ldmref.batch.planning import BatchShard, CompleteRow, PlannedRow, plan_rows, select_shard
+from ldmref.batch.rows import STDIN, RowFailure, RowSource, read_rows
 from ldmref.batch.summary import BatchCheck, BatchSummary, RowEvent
 from ldmref.batch.tasks import (
-    Executor,
     ModelSource,
-    Outcome,
+    RowExecutor,
+    RowOutcome,
     RowTask,
     load_source,
     make_task,
@@ -33,7 +33,7 @@ MAX_SHARDS = 100_000
 
 def run_batch(
     model: ModelSource,
-    rows: Rows,
+    rows: RowSource,
     out: str | os.PathLike[str],
     *,
     executor: str = "serial",
@@ -46,7 +46,7 @@ def run_batch(
     gpus: float = 0.0,
     folder: str | os.PathLike[str] | None = None,
     config: ModelConfig | None = None,
-    complete: Complete | None = None,
+    complete: CompleteRow | None = None,
     report: Callable[[RowEvent], None] | None = None,
     cancel: CancelFlag | None = None,
 ) -> BatchSummary:
@@ -142,7 +142,7 @@ def run_batch(
 
 def check_batch(
     model: ModelSource,
-    rows: Rows,
+    rows: RowSource,
     out: str | os.PathLike[str],
     *,
     shard: tuple[int, int] | None = None,
@@ -150,7 +150,7 @@ def check_batch(
     limit: int | None = None,
     folder: str | os.PathLike[str] | None = None,
     config: ModelConfig | None = None,
-    complete: Complete | None = None,
+    complete: CompleteRow | None = None,
 ) -> BatchCheck:
     """Check all rows and existing files, and estimate the time, without writing or generating.
 
@@ -192,10 +192,10 @@ def check_shard(shard: tuple[int, int] | None) -> BatchShard | None:
 
 
 def _plan(
-    rows: Rows,
+    rows: RowSource,
     config: ModelConfig,
     folder: str | os.PathLike[str] | None,
-    complete: Complete | None,
+    complete: CompleteRow | None,
     part: BatchShard | None,
 ) -> tuple[list[PlannedRow], list[RowFailure]]:
     """Return the rows that can be generated, and those that cannot."""
@@ -235,7 +235,7 @@ class _Generating:
         self._done = 0
 
     def run(
-        self, executor: Executor, todo: Sequence[PlannedRow], cancel: CancelFlag | None
+        self, executor: RowExecutor, todo: Sequence[PlannedRow], cancel: CancelFlag | None
     ) -> None:
         """Generate the rows."""
         with contextlib.closing(executor.run(self._make_tasks(todo), cancel)) as outcomes:
@@ -249,9 +249,9 @@ class _Generating:
                 yield make_task(planned)
             except LdmrefError as error:
                 described = (error.code, str(error), error.hint)
-                self._record(Outcome(planned.key, error=described))
+                self._record(RowOutcome(planned.key, error=described))
 
-    def _record(self, outcome: Outcome) -> None:
+    def _record(self, outcome: RowOutcome) -> None:
         self._done += 1
         lines = self._ledger.record(outcome)
         failures = self._ledger.failures_of(outcome.key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from ldmref.batch.tasks import Outcome, RowTask, generate_task, limited_threads
+from ldmref.batch.tasks import RowOutcome, RowTask, generate_task, limited_threads
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import CancelFlag
 
@@ -19,7 +19,7 @@ class SerialExecutor:
 
     def run(
         self, tasks: Iterator[RowTask], cancel: CancelFlag | None
-    ) -> Generator[Outcome, None, None]:
+    ) -> Generator[RowOutcome, None, None]:
         """Yield the outcome of every task, in their order."""
         for task in tasks:
             with limited_threads(self.threads):

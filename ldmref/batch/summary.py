@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldmref.batch.folder import Line
+from ldmref.batch.folder import ManifestLine
 from ldmref.batch.rows import RowFailure
 
 
@@ -21,7 +21,7 @@ class RowEvent:
         done, total: The number of rows that have finished in this run, and that it generates.
     """
 
-    lines: Sequence[Line]
+    lines: Sequence[ManifestLine]
     failures: Sequence[RowFailure]
     seconds: float
     done: int

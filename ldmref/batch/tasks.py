@@ -50,8 +50,8 @@ class RowTask:
         """Return the parameters for `modes.plan`."""
         images = {name: io.BytesIO(content) for name, content in self.images.items()}
         controls = [Control(**{**c, "image": io.BytesIO(c["image"])}) for c in self.controls]
-        given = {"control": controls} if controls else {}
-        return {**self.values, **images, **given}
+        more = {"control": controls} if controls else {}
+        return {**self.values, **images, **more}
 
 
 class EncodedImage(NamedTuple):
@@ -63,7 +63,7 @@ class EncodedImage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowOutcome:
     """The images of a row, or the error that prevented them.
 
     Args:
@@ -81,12 +81,12 @@ class Outcome:
     error: tuple[str, str, str] | None = None
 
 
-class Executor(Protocol):
+class RowExecutor(Protocol):
     """Runs tasks in any order, on one worker or many."""
 
     def run(
         self, tasks: Iterator[RowTask], cancel: CancelFlag | None
-    ) -> Generator[Outcome, None, None]:
+    ) -> Generator[RowOutcome, None, None]:
         """Yield the outcome of every task.
 
         Raises:
@@ -115,7 +115,7 @@ def make_task(planned: PlannedRow) -> RowTask:
 
 def generate_task(
     model: LatentDiffusion, task: RowTask, cancel: CancelFlag | None = None
-) -> Outcome:
+) -> RowOutcome:
     """Generate the images of a row, alone: no other row changes a bit of them.
 
     Raises:
@@ -129,14 +129,14 @@ def generate_task(
             for event in run.generate(cancel)
             if isinstance(event, GeneratedImage)
         )
-        return Outcome(task.key, images, tuple(run.warnings), time.monotonic() - start)
+        return RowOutcome(task.key, images, tuple(run.warnings), time.monotonic() - start)
     except Cancelled:
         raise
     except Exception as error:  # a row that fails in any way does not stop the batch
         known = to_row_error(error)
         seconds = time.monotonic() - start
         described = (known.code, str(known), known.hint)
-        return Outcome(task.key, seconds=seconds, error=described)
+        return RowOutcome(task.key, seconds=seconds, error=described)
 
 
 def encode_image(image: GeneratedImage, run: modes.Run) -> EncodedImage:

@@ -10,7 +10,7 @@ import click
 
 from ldmref.batch import BatchSummary, check_batch, run_batch
 from ldmref.batch.executors import EXECUTORS
-from ldmref.batch.planning import Complete
+from ldmref.batch.planning import CompleteRow
 from ldmref.cli.batch_console import BatchConsole, show_check
 from ldmref.cli.options import PATH, option, with_options
 from ldmref.cli.progress import STYLES, stopping
@@ -60,7 +60,14 @@ RUNNING = (
         metavar="HOST:PORT",
         help="Existing Ray cluster, for --executor ray. Default: start Ray on this machine.",
     ),
-    option("--gpus", type=float, default=0.0, metavar="X", help="GPUs of each worker of ray."),
+    option(
+        "--gpus-per-worker",
+        "gpus",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="GPUs of each worker of ray; may be a fraction.",
+    ),
     option(
         "--shard",
         metavar="I/N",
@@ -173,7 +180,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def complete_rows(configured: Settings) -> Complete:
+def complete_rows(configured: Settings) -> CompleteRow:
     """Return the function that adds the settings of `[defaults]` to the values of a row."""
 
     def complete(mode: str, values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -22,8 +21,6 @@ from batches import (
     write_rows,
 )
 
-from ldmref.batch import run_batch
-
 pytest.importorskip("ray", reason="ray is not installed")
 
 ACTOR = "ray::MapWorker"
@@ -31,7 +28,7 @@ RAY = ("--executor", "ray", "--workers", "2")
 
 
 def run_python(code, *arguments, timeout=300):
-    """A script in a process of its own, in which models can be imported from `deadly`."""
+    """A script in its own process, in which models can be imported from `deadly`."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -61,7 +58,7 @@ def listening(pid):
     return found
 
 
-def test_ray_writes_the_files_that_serial_writes_on_localhost(tiny, tmp_path, tiny_folder):
+def test_ray_writes_the_files_that_serial_writes_on_localhost(tmp_path, tiny_folder):
     requests = write_rows(tmp_path / "requests.jsonl", make_rows(20))
     run_to_the_end(requests, tmp_path / "whole", "-m", tiny_folder, "--backend", "numpy")
     process = start_batch(requests, tmp_path / "out", "-m", tiny_folder, *RAY)
@@ -81,7 +78,7 @@ def test_ray_writes_the_files_that_serial_writes_on_localhost(tiny, tmp_path, ti
 def test_killed_actors_lose_no_row(tmp_path, tiny_folder):
     requests = write_rows(tmp_path / "requests.jsonl", make_rows(300))
     run_to_the_end(requests, tmp_path / "whole", "-m", tiny_folder, "--backend", "numpy")
-    process = start_batch(requests, tmp_path / "out", "-m", tiny_folder, *RAY, "--json")
+    process = start_batch(requests, tmp_path / "out", "-m", tiny_folder, *RAY)
     killed = set()
     for images in (20, 80, 140):
         wait_for(lambda images=images: count_images(tmp_path / "out") > images)
@@ -90,8 +87,8 @@ def test_killed_actors_lose_no_row(tmp_path, tiny_folder):
         os.kill(actor, signal.SIGKILL)
         killed.add(actor)
     out, err = process.communicate(timeout=300)
-    summary = json.loads(out.decode().splitlines()[-2])["summary"]
-    assert (summary["generated"], summary["failed"]) == (270, 30), err
+    assert out == b"" and b"270 generated, 30 failed" in err, err
+
     assert read_folder(tmp_path / "out") == read_folder(tmp_path / "whole")
     assert len(killed) == 3
 
@@ -139,10 +136,10 @@ def test_a_worker_with_another_model_ends_the_batch(tmp_path):
 
 
 CLUSTER = """
-import os, sys, threading, time
+import os, sys
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from functools import partial
-from pathlib import Path
+import ray
 from ray.cluster_utils import Cluster
 import ldmref
 from ldmref.batch import run_batch
@@ -154,8 +151,9 @@ removed = []
 
 def remove(event):
     if event.done == 60 and not removed:
-        removed.append(nodes[0])
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        connected = ray._private.worker.global_worker.node._raylet_socket_name
+        removed.append(next(n for n in nodes if n._raylet_socket_name != connected))
+        cluster.remove_node(removed[0], allow_graceful=False)
 
 source = partial(ldmref.load, model, backend="numpy")
 options = {"executor": "ray", "workers": 2, "address": cluster.address, "report": remove}
@@ -168,7 +166,7 @@ print(summary.generated, summary.failed, len(removed))
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_one_of_two_nodes_completes_the_batch(tmp_path, tiny_folder, tiny):
+def test_a_cluster_that_loses_one_of_two_nodes_completes_the_batch(tmp_path, tiny_folder):
     requests = write_rows(tmp_path / "requests.jsonl", make_rows(200))
     run_to_the_end(requests, tmp_path / "whole", "-m", tiny_folder, "--backend", "numpy")
     ran = run_python(CLUSTER, tiny_folder, requests, tmp_path / "out")
@@ -187,7 +185,6 @@ def test_ctrl_c_ends_ray(tmp_path, tiny_folder):
     assert process.returncode == 130 and b"run the command again" in err, err
     assert b"Traceback" not in err
     wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in children), 30)
-    assert run_batch  # the package is importable without ray's processes
 
 
 @pytest.mark.slow

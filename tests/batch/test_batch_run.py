@@ -15,7 +15,8 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.batch import check_batch, run_batch
-from ldmref.errors import Cancelled, UsageError
+from ldmref.batch.folder import BatchFolder
+from ldmref.errors import Cancelled, OutputError, UsageError
 
 
 @pytest.fixture
@@ -159,6 +160,12 @@ def test_shards_in_folders_of_their_own_hold_the_images_of_the_whole(
     assert read_folder(together) == read_folder(whole)
 
 
+def test_equal_rows_are_in_one_shard(tiny, tmp_path):
+    rows = [{"prompt": "cat", "steps": 1}] * 6
+    sizes = [run_batch(tiny, rows, tmp_path, shard=(i, 3)).rows for i in (1, 2, 3)]
+    assert sorted(sizes) == [0, 0, 6] and count_images(tmp_path) == 1
+
+
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1,), "1/2", (1, 2.0), (True, 2)])
 def test_a_shard_that_does_not_exist_is_refused(tiny, tmp_path, shard):
     with pytest.raises(UsageError) as caught:
@@ -201,6 +208,27 @@ def test_an_image_that_changes_after_the_check_fails_its_row(tiny, tmp_path):
     summary = run_batch(tiny, rows, tmp_path / "out", folder=tmp_path, report=change)
     assert read_jsonl(summary.errors)[0]["code"] == "E-IMAGE-CHANGED"
     assert run_batch(tiny, rows, tmp_path / "out", folder=tmp_path).generated == 1
+
+
+@pytest.mark.parametrize("what", ["write_image", "append"])
+def test_a_full_disk_stops_the_batch_and_the_next_run_completes_it(
+    tiny, requests, whole, tmp_path, monkeypatch, what
+):
+    write = getattr(BatchFolder, what)
+    calls = []
+
+    def write_or_fail(folder, *arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise OutputError("cannot write: No space left on device", code="E-WRITE")
+        return write(folder, *arguments)
+
+    monkeypatch.setattr(BatchFolder, what, write_or_fail)
+    with pytest.raises(OutputError, match="No space left"):
+        run_batch(tiny, requests, tmp_path / "out")
+    monkeypatch.undo()
+    assert 3 <= run_batch(tiny, requests, tmp_path / "out").verified < 18
+    assert read_folder(tmp_path / "out") == read_folder(whole)
 
 
 def test_a_stopped_batch_keeps_what_is_finished(tiny, requests, whole, tmp_path):
@@ -266,6 +294,8 @@ def test_the_configuration_is_enough_to_check_rows(tiny, tmp_path):
         ({"limit": 0}, "E-LIMIT"),
         ({"address": "localhost:1"}, "E-EXECUTOR"),
         ({"gpus": 1.0, "executor": "process"}, "E-EXECUTOR"),
+        ({"gpus": -1, "executor": "ray"}, "E-GPUS"),
+        ({"gpus": float("nan"), "executor": "ray"}, "E-GPUS"),
     ],
     ids=str,
 )
@@ -283,8 +313,7 @@ def test_the_manifest_replays_its_images(whole, tiny):
     assert json.loads(Image.open(whole / line["file"]).info["ldmref"]) == line["params"]
 
 
-def test_a_model_with_a_controlnet_or_arrays_needs_no_file_later(tiny, tmp_path):
-    """Arrays travel in the task; the file may be gone when the row is generated."""
+def test_an_array_in_a_file_is_the_noise_of_a_row(tiny, tmp_path):
     import numpy as np
 
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).standard_normal((1, 4, 8, 8), "f4"))

@@ -142,6 +142,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "LDMREF_BACKEND=torch": TORCH,
         'get_backend("torch")': TORCH,
     },
+    "docs/batch.md": {
+        "--executor ray": elsewhere("tests/batch/test_batch_ray.py"),
+        "srun": elsewhere("tests/batch/test_batch_run.py"),
+    },
     "docs/checking.md": {
         "--dtype float64   # some do not": Reason("exits", "torch", 4),
         "--backend torch": TORCH,
