@@ -19,6 +19,7 @@ from ldmref.cli import (
     doctor,
     evaluate,
     finetune,
+    grid,
     guidance,
     images,
     info,
@@ -47,6 +48,7 @@ SECTIONS = {
         "invert",
         "superres",
         "seg2img",
+        "grid",
         "run",
     ),
     "Inspect": (
@@ -158,6 +160,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     images,
+    grid,
     replay,
     train,
     finetune,
