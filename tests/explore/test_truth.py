@@ -13,8 +13,8 @@ from scipy.integrate import solve_ivp
 
 import ldmref
 from ldmref import explore, modes
-from ldmref.explore import converged
 from ldmref.errors import Cancelled, UsageError
+from ldmref.explore import converged
 from ldmref.explore.distance import vp_distance
 from ldmref.explore.flow import converge, solve_interval
 from ldmref.models.model import LatentDiffusion
@@ -175,7 +175,7 @@ def tiny():
 )
 def test_more_steps_come_closer_in_every_mode(tiny, mode, parameters):
     ends = []
-    for steps in (4, 16):
+    for steps in (5, 40) if mode == "img2img" else (4, 16):  # of which strength skips some
         values = {"prompt": "a red cat", "seed": 2, "steps": steps, "sampler": "euler"}
         schedule = {"schedule": "exponential"} | values | parameters
         record = explore.record_run(tiny, mode, attention=False, **schedule)
