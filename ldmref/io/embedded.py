@@ -11,7 +11,7 @@ from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, hash_file
 
 PUBLISHED = {
     "emoji": {
-        CONFIG: "4603a7b16474a2e0083622c357f91930c93d23d2ff05a993ce34bfca8ae8076a",
+        CONFIG: "0c9c747fee72930a9a725c7607d1f4ab099a3e54083a19d99db9c4a3bfbe6fd1",
         WEIGHTS: "1cbc0411324daf2cf833aee939dc20c04dfe32de4b36959c6ca7ff2646d0482f",
         TOKENIZER: "ebf3c744cf19a3510ca30f605917134036f8719e5d2fb6eadc6fd707ef36252a",
     }

@@ -199,18 +199,26 @@ def start_trajectory(
 
 
 def choose_step(
-    model: LatentDiffusion, job: Job, schedule: Schedule, constrain: Constraint | None
+    model: LatentDiffusion,
+    job: Job,
+    schedule: Schedule,
+    constrain: Constraint | None,
+    first_step: int | None = None,
 ) -> tuple[Step, Sequence[int]]:
-    """Return the step of a job's sampler, and the indices into the sigmas that it visits."""
+    """Return the step of a job's sampler, and the indices into the sigmas that it visits.
+
+    `first_step` is the number of steps that are skipped; None: the job's.
+    """
+    first = job.first_step if first_step is None else first_step
     step, visits = configured_step(
         model.config.scheduler,
         job.sampler,
         schedule,
         eta=job.eta,
-        first_step=job.first_step,
+        first_step=first,
         constrain=constrain,
         bug_compatible=job.rng == "torch" and job.resample is None,
     )
     if job.resample is not None:
-        visits = repaint_visits(len(visits) - 1, *job.resample, first=job.first_step)
+        visits = repaint_visits(len(visits) - 1, *job.resample, first=first)
     return step, visits

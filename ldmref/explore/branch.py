@@ -1,0 +1,298 @@
+"""Branch a run: continue it from one of its steps with another prompt, guidance or sampler.
+
+Steps are pure, so a branch is exact: the trunk is sampled again up to the step, and the branch goes
+on from its state, its memory and its streams of noise. Without changes it ends in the trunk's
+image, bit for bit. A branch is described by its trunk, step and changes, all JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.explore.continuation import continue_trajectory, remaining_schedule
+from ldmref.explore.format import CODE, RunRecord
+from ldmref.explore.record import prepare_one, record_trajectory
+from ldmref.explore.recording import Recording, words_of
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.callbacks import check_callbacks, notify
+from ldmref.modes.cost import explain_memory
+from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.record import (
+    REPLACED,
+    SOURCES,
+    compare_models,
+    find_missing,
+    replay,
+    upgrade_record,
+)
+from ldmref.modes.run import Run
+from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.validation import is_whole
+from ldmref.samplers import History
+
+CHANGEABLE = (
+    "prompt", "negative_prompt", "cfg_scale", "guidance", "sampler", "eta", "schedule", "steps",
+    "sigmas", "clip_skip", "prompt_weights", "long_prompts",
+)  # fmt: skip
+
+
+def branch_run(
+    model: LatentDiffusion,
+    trunk: RunRecord | Mapping[str, Any],
+    step: int,
+    /,
+    *,
+    attention: bool = True,
+    callback: Callback | None = None,
+    cancel: CancelFlag | None = None,
+    **changes: Any,
+) -> RunRecord:
+    """Continue a run from its state before a step, with other parameters.
+
+    - The noise levels below that of the state are those of the branch's own schedule; if sampler,
+      schedule and number of steps give the trunk's levels, the branch has the same ones.
+    - The state, and the streams of noise where they stand, are the trunk's. A multistep sampler
+      keeps its memory of earlier steps, and so does a guidance with momentum, as long as sampler,
+      eta and levels (or the guidance) do not change; otherwise it starts anew. A changed prompt
+      keeps the memory, as prompts that change during a run do in other programs.
+
+    Args:
+        model: The trunk's model.
+        trunk: A record; or parameters with `mode`, those of a mode or as an image records them; or
+            the description of a branch (`meta["branch"]`).
+        step: The number of steps that the branch keeps, from 0 to n - 1.
+        attention: Whether to record attention.
+        callback: Called after every step, those of the trunk included.
+        cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+        changes: The parameters to change: prompt, negative_prompt, cfg_scale, guidance, sampler,
+            eta, schedule, steps, sigmas, clip_skip, prompt_weights, long_prompts.
+
+    Returns:
+        The record. Its first `step` + 1 states are the trunk's. Before the branch, the maps of
+        words that the trunk's prompt lacks are 0. `meta["branch"]` holds `trunk`, `step` and
+        `changes`, from which `branch_run(model, trunk, step, **changes)` repeats it.
+
+    Raises:
+        UsageError: A parameter cannot be changed or is wrong, there is no such step, the new
+            schedule has no level below the state's, or the trunk jumps (`resample`).
+        Cancelled, NumericError, ResourceError: See `ldmref.errors`.
+
+    >>> import ldmref
+    >>> from ldmref import explore
+    >>> model = ldmref.random_model("tiny")
+    >>> trunk = explore.record_run(model, prompt="a red cat", seed=1, steps=4)
+    >>> branch = explore.branch_run(model, trunk, 2, prompt="a blue heart")
+    >>> bool((branch.x[:3] == trunk.x[:3]).all() and (branch.x[3] != trunk.x[3]).any())
+    True
+    """
+    check_callbacks(callback, cancel)
+    brancher = Brancher(model, attention, callback, cancel)
+    recipe: Any = trunk
+    inputs: Mapping[str, Any] = {}
+    if isinstance(trunk, RunRecord):
+        recipe = trunk.meta["branch"] or trunk.params
+        inputs = trunk.inputs
+    recipe, all_changes = find_trunk(recipe, step, changes)
+    branch = brancher.branch(brancher.open(recipe, inputs), step, all_changes)
+    warnings = []
+    if isinstance(trunk, RunRecord):
+        recorded = trunk.params.get("model") or {}
+        warnings += compare_models(recorded, model) if recorded.get("sha256") else ()
+        warnings += compare_states(trunk, branch.before)
+    return record_trajectory(
+        branch.run,
+        branch.trajectory,
+        branch.before,
+        attention,
+        callback,
+        cancel,
+        branch.recipe,
+        warnings,
+    )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run from a step on: the trunk from its start, or a branch from its first own step.
+
+    Args:
+        run: The run, with the parameters of the segment.
+        trajectory: Its trajectory from the step on.
+        recipe: Its description, JSON-able.
+        before: What was recorded of earlier steps; None for a run from its start.
+        parent: The segment that it branches from.
+    """
+
+    run: Run
+    trajectory: Trajectory
+    recipe: dict[str, Any]
+    before: Recording | None = None
+    parent: Segment | None = None
+
+    @property
+    def done(self) -> int:
+        """The number of steps before the segment."""
+        return 0 if self.before is None else len(self.before.steps)
+
+
+class Brancher:
+    """Samples trunks up to the steps at which their branches begin."""
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        attention: bool,
+        callback: Callback | None,
+        cancel: CancelFlag | None,
+    ):
+        self.model = model
+        self.attention = attention
+        self.callback = callback
+        self.cancel = cancel
+
+    def open(self, recipe: Any, inputs: Mapping[str, Any]) -> Segment:
+        """Return the segment of a description: parameters, or a trunk, a step and changes."""
+        if not isinstance(recipe, Mapping):
+            raise UsageError(
+                f"the trunk of a branch must be a record or parameters, not {short_repr(recipe)}",
+                code=CODE,
+                hint='explore.record_run(model, ...), or {"mode": "txt2img", "prompt": ...}',
+            )
+        if "trunk" in recipe:
+            changes = recipe.get("changes") or {}
+            return self.branch(self.open(recipe["trunk"], inputs), recipe.get("step"), changes)
+        parameters = read_trunk(recipe, inputs)
+        run = prepare_one(self.model, parameters.pop("mode", "txt2img"), parameters)
+        trajectory = run.trajectory(slice(0, 1))
+        if any(j < i for i, j in pairwise(trajectory.visits)):
+            message = "a run that jumps back up (resample) cannot be branched"
+            raise UsageError(message, code=CODE, hint="record it without resample")
+        return Segment(run, trajectory, run.params_of(0))
+
+    def branch(self, trunk: Segment, step: Any, changes: Mapping[str, Any]) -> Segment:
+        """Sample a segment up to a step and return the branch from there."""
+        steps = trunk.done + trunk.trajectory.steps
+        if not is_whole(step) or not 0 <= step < steps:
+            raise UsageError(
+                f"the step of a branch must be from 0 to {steps - 1}, not {short_repr(step)}",
+                code=CODE,
+                hint=f"the trunk has {steps} steps; a branch keeps at most all but the last",
+            )
+        for name in changes:
+            if name not in CHANGEABLE:
+                hint = did_you_mean(name, CHANGEABLE)
+                raise UsageError(f"a branch cannot change {name!r}", code=CODE, hint=hint)
+        k = int(step) - trunk.done
+        run = prepare_one(self.model, trunk.run.job.mode, changed_parameters(trunk.run, changes))
+        schedule = remaining_schedule(trunk.trajectory, k, run.job, self.model)
+        before, x, history = self._sample(trunk, k)
+        trajectory = continue_trajectory(
+            trunk.trajectory, trunk.run.job, k, run, schedule, x, history
+        )
+        params = run.params_of(0)
+        resolved = {name: params.get(name) for name in changes}
+        if "guidance" in changes:
+            resolved["guidance"] = run.job.guidance.record
+        recipe = {"trunk": trunk.recipe, "step": int(step), "changes": resolved}
+        return Segment(run, trajectory, recipe, before, trunk)
+
+    def _sample(self, trunk: Segment, k: int) -> tuple[Recording, Array, History]:
+        """Take the first k steps of a segment; return what was recorded, the state and memory."""
+        trajectory = trunk.trajectory
+        part = replace(trajectory, visits=trajectory.visits[: k + 1])
+        words = words_of(trunk.run) if self.attention else []
+        recording = Recording(part, words, trunk.before)
+        state = None
+        total = trunk.done + trajectory.steps
+        for progress in explain_memory(recording.sample(self.cancel), self.model, trunk.run.job):
+            state = progress.state
+            notify(self.callback, replace(progress, steps=total))
+        if state is None:
+            return recording, trajectory.x, trajectory.history
+        return recording, state.x, state.history
+
+
+def open_record(
+    model: LatentDiffusion, record: RunRecord, cancel: CancelFlag | None = None
+) -> list[Segment]:
+    """Return the segments of a recorded run: the trunk, then its branches."""
+    recipe = record.meta["branch"] or record.params
+    segment: Segment | None = Brancher(model, False, None, cancel).open(recipe, record.inputs)
+    segments = []
+    while segment is not None:
+        segments.append(segment)
+        segment = segment.parent
+    return segments[::-1]
+
+
+def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Return the trunk of a step, and the changes from there.
+
+    The steps of a branch before its own belong to its trunk; a branch from one of them also has
+    the changes of the first branch.
+    """
+    while isinstance(recipe, Mapping) and "trunk" in recipe:
+        first = recipe.get("step")
+        if not (is_whole(step) and is_whole(first) and step < first):
+            break
+        gone = {*changes}.union(*(REPLACED.get(name, ()) for name in changes))
+        earlier = recipe.get("changes") or {}
+        changes = {name: v for name, v in earlier.items() if name not in gone} | dict(changes)
+        recipe = recipe["trunk"]
+    return recipe, changes
+
+
+def read_trunk(recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a trunk with its mode, from what was asked for or recorded.
+
+    Raises:
+        UsageError: The record lacks what the run was given, such as an image.
+    """
+    if "ldmref" not in recipe:  # as asked for
+        return {**recipe, **inputs}
+    record = upgrade_record(recipe)
+    images = {name: recipe[name] for name in SOURCES if recipe.get(name) is not None}
+    supplied = {**images, **inputs}
+    missing = find_missing(record, supplied)
+    if missing:
+        raise UsageError(
+            f"the trunk was made with {missing[0]!r}, which its record does not hold",
+            code=CODE,
+            hint="give the parameters of the trunk with all that it needs instead of its record",
+        )
+    return replay(record, supplied) | {"mode": record["mode"]}
+
+
+def changed_parameters(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a run with changes, and all that the run was given."""
+    request = run.plan.request
+    names = (*SOURCES, "control")
+    inputs = {name: getattr(request, name) for name in names if getattr(request, name, None)}
+    arrays = {"latents": run.job.latents} | dict(run.job.embeddings or {})
+    inputs |= {name: array for name, array in arrays.items() if array is not None}
+    return replay(upgrade_record(run.params_of(0)), {**inputs, **changes})
+
+
+def compare_states(record: RunRecord, before: Recording | None) -> list[str]:
+    """Return a warning if a trunk was recorded with other numbers than it has here."""
+    if before is None:
+        return []
+    states = np.stack(before.x)
+    recorded = record.x[: len(states)]
+    if np.array_equal(states, recorded):
+        return []
+    if states.shape != recorded.shape:
+        return ["the recorded trunk has latents of another size"]
+    scale = np.sqrt(1.0 + record.sigmas[: len(states)] ** 2)[:, None, None, None]
+    difference = np.abs((states - recorded) / scale).max()
+    return [
+        f"the trunk's states differ from the recorded ones by up to {difference:.1g}: it was "
+        "recorded on another machine, backend or version"
+    ]
