@@ -21,6 +21,7 @@ from ldmref.cli import (
     doctor,
     evaluate,
     finetune,
+    grid,
     guidance,
     images,
     info,
@@ -52,6 +53,7 @@ SECTIONS = {
         "superres",
         "seg2img",
         "batch",
+        "grid",
         "run",
     ),
     "Serve": ("serve", "mcp"),
@@ -165,6 +167,7 @@ def cli(ctx: click.Context) -> None:
 MODULES = (
     images,
     batch,
+    grid,
     replay,
     train,
     finetune,
