@@ -22,6 +22,7 @@ from ldmref.cli import (
     guidance,
     images,
     info,
+    record,
     replay,
     train,
     words,
@@ -50,6 +51,7 @@ SECTIONS = {
         "run",
     ),
     "Inspect": (
+        "record",
         "words",
         "info",
         "models",
@@ -171,6 +173,7 @@ MODULES = (
     doctor,
     evaluate,
     words,
+    record,
 )
 for module in MODULES:
     for command in module.COMMANDS:

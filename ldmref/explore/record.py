@@ -12,7 +12,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.cost import explain_memory
 from ldmref.modes.generate import Callback, CancelFlag
-from ldmref.modes.plan import plan
+from ldmref.modes.plan import AnyPlan, plan
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 
@@ -54,8 +54,21 @@ def record_run(
     >>> record_run(ldmref.random_model("tiny"), prompt="a red cat", seed=1, steps=3)
     <RunRecord of txt2img: 'a red cat', 3 steps>
     """
+    planned = plan(mode, model, **parameters)
+    return record_plan(model, planned, attention=attention, callback=callback, cancel=cancel)
+
+
+def record_plan(
+    model: LatentDiffusion,
+    planned: AnyPlan,
+    *,
+    attention: bool = True,
+    callback: Callback | None = None,
+    cancel: CancelFlag | None = None,
+) -> RunRecord:
+    """Record the run of a plan, from `modes.plan`; otherwise as `record_run`."""
     check_callbacks(callback, cancel)
-    run = prepare_one(model, mode, parameters)
+    run = prepare_plan(model, planned)
     trajectory = run.trajectory(slice(0, 1))
     return record_trajectory(run, trajectory, None, attention, callback, cancel)
 
@@ -66,15 +79,28 @@ def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]
     Raises:
         UsageError: A parameter is wrong, the mode does not sample, or there are several images.
     """
-    planned = plan(mode, model, **parameters)
+    return prepare_plan(model, plan(mode, model, **parameters))
+
+
+def prepare_plan(model: LatentDiffusion, planned: AnyPlan) -> Run:
+    """Prepare the run of a single image."""
+    return require_one(planned).prepare(model)
+
+
+def require_one(planned: AnyPlan) -> Plan:
+    """Return a plan if it can be recorded.
+
+    Raises:
+        UsageError: The mode does not sample, or there are several images.
+    """
     if not isinstance(planned, Plan):
         hint = "record txt2img with latents=inversion.latents and **inversion.settings"
-        raise UsageError(f"{mode} does not sample an image", code=CODE, hint=hint)
+        raise UsageError(f"{planned.job.mode} does not sample an image", code=CODE, hint=hint)
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"
         raise UsageError(message, code=CODE, hint="give one seed and one prompt, and count 1")
-    return planned.prepare(model)
+    return planned
 
 
 def record_trajectory(
