@@ -46,16 +46,17 @@ def test_the_maps_are_the_softmax_averaged_by_hand(tiny):
     ops.weights = []
     spied = ldmref.random_model("tiny", backend=ops)
     one = {"prompt": PROMPT, "seed": 1, "sigmas": [3.0, 0.5], "sampler": "euler"}
+    one |= {"width": 32, "height": 32}  # of which no level has 16 pixels, as many as tokens
     record = explore.record_run(tiny, **one)
     explore.record_run(spied, attention=False, **one)
     expected = 0.0
     for weights in ops.weights:  # (uncond and cond, heads, pixels, tokens)
         side = int(np.sqrt(weights.shape[2]))
         maps = weights[1].mean(axis=0).T.reshape(16, side, side)
-        larger = (1, 8 // side, 8 // side)
+        larger = (1, 16 // side, 16 // side)
         expected = expected + zoom(maps, larger, order=1, mode="nearest", grid_mode=True)
     expected = expected / len(ops.weights)
-    assert record.attention.shape == (1, 3, 8, 8)
+    assert record.attention.shape == (1, 3, 16, 16)
     np.testing.assert_allclose(record.attention[0], expected[1:4], atol=5e-4)
     names = record.meta["attention"]["layers"]
     assert len(names) == len(ops.weights) == len({*names}) and all("attn2" in n for n in names)
