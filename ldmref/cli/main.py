@@ -26,6 +26,7 @@ from ldmref.cli import (
     images,
     info,
     mcp,
+    record,
     replay,
     serve,
     train,
@@ -58,6 +59,7 @@ SECTIONS = {
     ),
     "Serve": ("serve", "mcp"),
     "Inspect": (
+        "record",
         "words",
         "info",
         "models",
@@ -184,6 +186,7 @@ MODULES = (
     words,
     serve,
     mcp,
+    record,
 )
 for module in MODULES:
     for command in module.COMMANDS:
