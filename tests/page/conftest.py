@@ -46,8 +46,8 @@ class Watch:
         page.on("request", self.see_request)
 
     def see_message(self, message: Any) -> None:
-        """Note errors and warnings of the console."""
-        if message.type in ("error", "warning"):
+        """Note errors and warnings, except for advice on tests that read a canvas."""
+        if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
             where = message.location.get("url", "")
             self.problems.append(f"console: {message.text} ({where})")
 

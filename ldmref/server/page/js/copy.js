@@ -2,7 +2,7 @@
 // writes the same bytes that the page downloads.
 
 import { ending } from "./files.js";
-import { toJson } from "./numbers.js";
+import { formatNumber, toJson } from "./numbers.js";
 
 /** The kinds of text, with their names. */
 export const KINDS = { python: "Python", command: "Command", curl: "curl" };
@@ -90,7 +90,7 @@ export function python(value) {
   if (value === null || value === undefined) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
-  if (typeof value === "object") {
+  if (typeof value === "object" && !value.$float) {
     const items = Object.entries(value).map(([key, item]) => `${python(key)}: ${python(item)}`);
     return `{${items.join(", ")}}`;
   }
@@ -121,7 +121,7 @@ function writeFlag(flag, value) {
   if (Array.isArray(value)) {
     const texts = value.every((item) => typeof item === "string");
     if (texts) return value.flatMap((item) => [flag.name, item]);
-    return [flag.list ?? flag.name, value.join(",")];
+    return [flag.list ?? flag.name, value.map(formatNumber).join(",")];
   }
   if (value !== null && typeof value === "object") {
     const { name: rule, ...options } = value;

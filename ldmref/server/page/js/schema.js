@@ -1,6 +1,6 @@
 // The parameters of a mode, from its JSON schema. The page declares none of them.
 
-import { parseJson, readNumber, toJson } from "./numbers.js";
+import { asFloat, formatNumber, parseJson, readNumber, toJson } from "./numbers.js";
 
 /**
  * The kinds of fields: text (one text), texts (a text or a list of texts), number, integer, flag,
@@ -41,6 +41,7 @@ export function readFields(schema) {
       minimum: own.minimum ?? own.exclusiveMinimum ?? null,
       maximum: own.maximum ?? null,
       onlyList: own.type === "array",
+      floats: own.items?.type === "number",
       integers: [own.type].flat().includes("integer") || own.items?.type === "integer",
     };
   });
@@ -56,7 +57,7 @@ export function label(name) {
 export function toText(value) {
   if (value === null || value === undefined) return "";
   if (Array.isArray(value)) {
-    return value.every((item) => typeof item !== "string") ? value.join(", ") : toJson(value);
+    return value.every((item) => typeof item !== "string") ? value.map(formatNumber).join(", ") : toJson(value);
   }
   return typeof value === "object" ? toJson(value) : String(value);
 }
@@ -88,6 +89,7 @@ function parsed(text) {
 function readNumbers(field, text) {
   const parts = text.split(/[\s,;]+/).filter(Boolean);
   const numbers = parts.map((part) => readNumber(part) ?? part);
+  if (field.floats && !(field.integers && parts.length === 1)) return numbers.map(asFloat);
   return field.integers && parts.length === 1 && !field.onlyList ? numbers[0] : numbers;
 }
 

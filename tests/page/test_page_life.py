@@ -1,0 +1,128 @@
+"""A page and its server: two tabs, a reload, a restart, a token, and no server at all."""
+
+from __future__ import annotations
+
+import re
+
+
+def fill(page, prompt, steps):
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Steps", exact=True).fill(str(steps))
+
+
+def start(page):
+    page.get_by_role("button", name="Generate", exact=True).click()
+
+
+def wait_for_step(page):
+    page.get_by_text(re.compile("Step [1-9]")).first.wait_for()
+
+
+def wait_for_result(page):
+    page.get_by_role("button", name="Download", exact=True).wait_for()
+
+
+def test_a_reload_goes_on_with_the_job(page, server):
+    fill(page, "a cat", 150)
+    start(page)
+    wait_for_step(page)
+    page.reload()
+    wait_for_step(page)
+    assert page.get_by_role("button", name="Generate", exact=True).is_disabled()
+    wait_for_result(page)
+    [job] = server.engine.jobs()
+    assert f"Seed {job.images[0].seed}" in page.locator(".facts").inner_text()
+    assert str(job.images[0].seed) in page.locator("pre").inner_text()
+
+
+def test_a_reload_after_the_end_finds_the_result(page, server):
+    fill(page, "a cat", 40)
+    start(page)
+    wait_for_step(page)
+    page.goto("about:blank")
+    [job] = server.engine.jobs()
+    assert job.wait(30.0)
+    page.go_back()
+    wait_for_result(page)
+
+
+def test_two_tabs_have_their_own_jobs_and_one_gallery(page, server):
+    other = page.context.new_page()
+    other.goto(server.url)
+    fill(page, "a cat", 30)
+    fill(other, "a dog", 2)
+    start(page)
+    start(other)
+    wait_for_result(page)
+    wait_for_result(other)
+    assert "a-cat" in page.locator("pre").inner_text()
+    assert "a-dog" in other.locator("pre").inner_text()
+    for tab in (page, other):
+        tab.get_by_role("button", name=re.compile("^a cat, seed")).wait_for()
+        tab.get_by_role("button", name=re.compile("^a dog, seed")).wait_for()
+
+
+def test_a_restart_is_said_and_the_request_can_be_repeated(page, server, watch):
+    watch.allow("ERR_|404|410")
+    fill(page, "a cat", 1000)
+    page.get_by_label("Seed", exact=True).fill("3")
+    start(page)
+    wait_for_step(page)
+    server.stop()
+    page.get_by_text("The connection is lost").wait_for()
+    server.start()
+    page.get_by_text("The server was restarted and has forgotten this request.").wait_for()
+    page.get_by_role("button", name="Generate again").click()
+    wait_for_step(page)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled.", exact=True).wait_for()
+    fill(page, "a cat", 2)
+    start(page)
+    wait_for_result(page)
+
+
+def test_without_a_server_the_page_says_so(page, server, watch):
+    watch.allow("ERR_")
+    fill(page, "a cat", 2)
+    server.stop()
+    start(page)
+    page.get_by_text("The server does not answer.").wait_for()
+    server.start()
+    page.get_by_role("button", name="Try again").click()
+    wait_for_result(page)
+
+
+def test_a_token_is_asked_for_and_kept_in_this_tab(serve_page, tiny, new_context, watch):
+    watch.allow("401")
+    server = serve_page({"tiny": tiny}, token="secret-token-of-a-test")
+    page = new_context().new_page()
+    page.goto(server.url)
+    dialog = page.get_by_role("dialog", name="This server needs a token")
+    dialog.get_by_label("Token").fill("wrong")
+    dialog.get_by_role("button", name="Continue").click()
+    dialog = page.get_by_role("dialog", name="Wrong token")
+    dialog.get_by_label("Token").fill("secret-token-of-a-test")
+    page.keyboard.press("Enter")
+    fill(page, "a cat", 2)
+    start(page)
+    wait_for_result(page)
+    page.get_by_role("radio", name="curl").check(force=True)
+    assert "$LDMREF_TOKEN" in page.locator("pre").inner_text()
+    assert "secret" not in page.content() + page.url
+    page.reload()
+    page.get_by_label("Prompt", exact=True).wait_for()
+    assert page.get_by_role("dialog").count() == 0
+
+
+def test_several_models_can_be_chosen(serve_page, tiny, new_context):
+    server = serve_page({"first": tiny, "second": tiny})
+    page = new_context().new_page()
+    page.goto(server.url)
+    page.get_by_label("Model", exact=True).select_option("second")
+    fill(page, "a cat", 2)
+    start(page)
+    wait_for_result(page)
+    assert [job.model for job in server.engine.jobs()] == ["second"]
+    page.reload()
+    page.get_by_label("Prompt", exact=True).wait_for()
+    assert page.get_by_label("Model", exact=True).input_value() == "second"
