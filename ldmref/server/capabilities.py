@@ -1,4 +1,4 @@
-"""What a server can do, as JSON: its models, modes, methods and limits."""
+"""The capabilities of a server as JSON: models, modes, samplers, schedules, guidances, limits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ from ldmref.server.inputs import request_schema
 from ldmref.server.parts import find_part
 from ldmref.server.reproducing import command_flags, load_arguments
 from ldmref.version import __version__
+
+SCHEDULES = {  # a line about each spacing of the noise levels
+    "leading": "timesteps at a whole stride from the first of training, which leaves out the last",
+    "linspace": "timesteps at equal distances from the last of training to the first",
+    "trailing": "timesteps at equal distances, counted back from the last of training",
+    "karras": "levels at equal distances in sigma^(1/7): Karras et al. 2022, eq. 5",
+    "exponential": "levels at equal distances in log(sigma): Lu et al. 2022, section 3.3",
+    "kl_optimal": "levels at equal distances in arctan(sigma): Sabour et al. 2024",
+    "beta": "timesteps at quantiles of a Beta distribution: Lee et al. 2024",
+    "beta_sigma": "levels at quantiles of a Beta distribution, as in diffusers",
+    "ays": "ten levels optimized for Stable Diffusion 1.5, interpolated: Sabour et al. 2024",
+    "ays_sdxl": "ten levels optimized for SDXL, interpolated: Sabour et al. 2024",
+    "lcm": "a subset of the 50 timesteps on which latent consistency models are distilled",
+}
 
 
 def describe_server(engine: Engine) -> dict[str, Any]:
@@ -38,7 +52,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             for name, mode in MODES.items()
         },
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
-        "schedules": [{"name": name} for name in SPACINGS],
+        "schedules": [{"name": name, "summary": SCHEDULES[name]} for name in SPACINGS],
         "guidances": [
             {
                 "name": name,

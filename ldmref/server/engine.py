@@ -149,7 +149,7 @@ class Engine:
                 code="E-GONE",
                 hint=f"results are kept for {self.settings.lifetime:g} s",
             )
-        raise UnknownJob(f"there is no job {short_repr(id)}", code="E-JOB")
+        raise UnknownJob(f"unknown job {short_repr(id)}", code="E-JOB")
 
     def cancel(self, id: str) -> ServedJob:
         """Cancel a job: a waiting one leaves the queue, a running one stops at its next step.
@@ -216,8 +216,8 @@ class Engine:
     def _require_room(self, lane: Lane) -> None:
         if self._closed:
             raise Stopping("the server is stopping", code="E-STOPPING")
-        places = self.settings.queue + (lane.running is None)
-        if len(lane.waiting) >= places:
+        room = self.settings.queue + (lane.running is None)
+        if len(lane.waiting) >= room:
             full = QueueFull(
                 f"the queue is full: {len(lane.waiting)} jobs wait",
                 code="E-QUEUE",

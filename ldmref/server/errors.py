@@ -45,6 +45,7 @@ class BadRequest(LdmrefError):
     """A request that is not JSON of the expected form."""
 
 
+OUT_OF_MEMORY = "E-MEMORY"  # which a smaller request, or a later one, may avoid
 STATUS = (  # the first class that fits decides
     (QueueFull, 429),
     (Stopping, 503),
@@ -54,7 +55,7 @@ STATUS = (  # the first class that fits decides
     (BadRequest, 400),
     (UsageError, 422),
     (InputError, 422),
-    (ResourceError, 503),
+    (ResourceError, 422),
     (Cancelled, 409),
     (NumericError, 500),
     (BackendUnavailable, 500),
@@ -63,6 +64,8 @@ STATUS = (  # the first class that fits decides
 
 def status_of(error: LdmrefError) -> int:
     """Return the HTTP status of an error: 422 for a wrong parameter, 500 if nothing else fits."""
+    if error.code == OUT_OF_MEMORY:
+        return 503
     return next((status for cls, status in STATUS if isinstance(error, cls)), 500)
 
 
@@ -85,7 +88,7 @@ def as_ldmref_error(error: BaseException) -> LdmrefError:
         return error
     if is_out_of_memory(error):
         hint = "generate smaller images, or fewer at a time"
-        return ResourceError("out of memory", code="E-MEMORY", hint=hint)
+        return ResourceError("out of memory", code=OUT_OF_MEMORY, hint=hint)
     return LdmrefError(
         f"internal error ({type(error).__name__})",
         code="E-INTERNAL",

@@ -143,17 +143,20 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
     """
+    image = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        pass
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(
             f"cannot read {name} as an image",
             code="E-IMAGE",
             hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
         ) from error
-    if image.width * image.height > max_pixels:
+    if image is None or image.width * image.height > max_pixels:
         raise ImageError(
-            f"{name} has {image.width} x {image.height} pixels, the limit is {max_pixels}",
+            f"{name} has more than {max_pixels} pixels",
             code="E-IMAGE-SIZE",
             hint="scale it down first",
         )

@@ -1,4 +1,4 @@
-"""How an image was made, as parameters that a client can submit again."""
+"""The record in an image file, as parameters that a client can submit again."""
 
 from __future__ import annotations
 

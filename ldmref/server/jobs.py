@@ -188,7 +188,7 @@ class JobReport:
         self.job.log.append("progress", "progress", self.job.progress)
 
     def wanted(self) -> bool:
-        """Return whether previews are wanted, read, and not too frequent."""
+        """Return whether a preview is due: somebody reads previews, and some time has passed."""
         due = time.monotonic() - self._last_preview >= PREVIEW_SECONDS
         return self.job.previews and due and self.job.log.has_preview_readers
 

@@ -94,7 +94,7 @@ async def submit_body(engine: Engine, request: Request) -> ServedJob:
     """Submit the work that the body of a request asks for.
 
     Raises:
-        LdmrefError: The body is wrong, or there is no room in the queue.
+        LdmrefError: The body is wrong, or the queue is full.
     """
     body = require_object(await run_in_threadpool(read_json, await request.body()))
     model = body.get("model")

@@ -55,6 +55,7 @@ def make_server(engine: Engine, settings: ServerSettings) -> OrderlyServer:
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
+        proxy_headers=False,
         http="h11",
         ws="none",
         lifespan="on",

@@ -1,4 +1,4 @@
-"""What a worker runs: a `Work` is checked when it is made, and tells a `Report` how it goes."""
+"""Works, which workers run: checked when they are made, they report progress and results."""
 
 from __future__ import annotations
 

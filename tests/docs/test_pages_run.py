@@ -240,15 +240,16 @@ def test_languages(page):
     """A block that does not hold commands names its language; outputs have a row in the table."""
     for block in blocks(page):
         if block.language not in SHELL:
-            known = ("python", "toml", "console", "text")
+            known = ("python", "toml", "console", "json", "text")
             assert block.language in known, f"{block}: {block.language} is none of {known}"
-            if block.language in ("console", "text"):
+            if block.language in ("console", "json", "text"):
                 assert reason_of(page, block.text), f"{block}: table.py has no row for this output"
             continue
         for command in block.commands:
             program = command.split()[0]
             programs = (
                 ".",
+                "curl",
                 "ldmref",
                 "make",
                 "mkdir",

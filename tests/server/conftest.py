@@ -28,6 +28,12 @@ class RunningServer:
     engine: Engine
     client: httpx.Client
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, for raw connections."""
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
     def finish(self, id: str, seconds: float = 30.0) -> dict[str, Any]:
         """Wait for the end of a job, and return its description."""
         assert self.engine.get(id).wait(seconds), f"job {id} did not end"
@@ -99,7 +105,7 @@ def emoji() -> LatentDiffusion:
 
 @pytest.fixture
 def gated() -> Iterator[Any]:
-    """`gated(act)` makes a work that waits for its gate; all gates open with the end of the test."""
+    """`gated(act)` makes a work that waits for its gate, which opens when the test ends."""
     works: list[GatedWork] = []
 
     def make(act: Callable[[Any, threading.Event], None] | None = None) -> GatedWork:

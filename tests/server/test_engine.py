@@ -271,7 +271,7 @@ def test_previews_are_made_for_readers_only(start_engine, tiny, gated, monkeypat
 
     assert asyncio.run(read(False)) == [] and wanted == [False, False]
     (preview,) = asyncio.run(read(True))
-    assert wanted[2:] == [True, False]  # half a second has not passed
+    assert wanted[2:] == [True, False]  # less than half a second later
     assert (preview.data["index"], preview.data["step"]) == (0, 2)
     assert size_of(preview.data["image"]) == (256, 128)
 
