@@ -2,26 +2,36 @@
 
 | file           | content                                                                    |
 |----------------|----------------------------------------------------------------------------|
-| `record.py`    | `record_run`: a run with everything that led to its image                  |
+| `record.py`    | `record_run`: a run with everything that led to its image; `recording.py`  |
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
 | `branch.py`    | `branch_run`: a run continued from one of its steps with other parameters  |
 | `attention.py` | maps of cross-attention for each word                                      |
+| `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
+| `converged.py` | `converged_image`: what a request converges to with more and more steps    |
+| `flow.py`      | the solver of the probability flow; `distance.py`: the distance of states  |
 | `preview.py`   | the linear preview: latents to small RGB images without a decoder          |
 """
 
 from ldmref.explore.branch import branch_run
+from ldmref.explore.converged import ConvergedImage, converged_image
+from ldmref.explore.distance import Truth
 from ldmref.explore.format import RunRecord, load_record
 from ldmref.explore.preview import has_preview, preview_images, preview_matrix
 from ldmref.explore.record import record_run
+from ldmref.explore.truth import truth_line
 
 __all__ = [
+    "ConvergedImage",
     "RunRecord",
+    "Truth",
     "branch_run",
+    "converged_image",
     "has_preview",
     "load_record",
     "preview_images",
     "preview_matrix",
     "record_run",
+    "truth_line",
 ]
 
 

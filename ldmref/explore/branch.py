@@ -127,12 +127,14 @@ class Segment:
         trajectory: Its trajectory from the step on.
         recipe: Its description, JSON-able.
         before: What was recorded of earlier steps; None for a run from its start.
+        parent: The segment that it branches from.
     """
 
     run: Run
     trajectory: Trajectory
     recipe: dict[str, Any]
     before: Recording | None = None
+    parent: Segment | None = None
 
     @property
     def done(self) -> int:
@@ -199,7 +201,7 @@ class Brancher:
         if "guidance" in changes:
             resolved["guidance"] = run.job.guidance.record
         recipe = {"trunk": trunk.recipe, "step": int(step), "changes": resolved}
-        return Segment(run, trajectory, recipe, before)
+        return Segment(run, trajectory, recipe, before, trunk)
 
     def _sample(self, trunk: Segment, k: int) -> tuple[Recording, Array, History]:
         """Take the first k steps of a segment; return what was recorded, the state and memory."""
@@ -215,6 +217,19 @@ class Brancher:
         if state is None:
             return recording, trajectory.x, trajectory.history
         return recording, state.x, state.history
+
+
+def open_record(
+    model: LatentDiffusion, record: RunRecord, cancel: CancelFlag | None = None
+) -> list[Segment]:
+    """Return the segments of a recorded run: the trunk, then its branches."""
+    recipe = record.meta["branch"] or record.params
+    segment: Segment | None = Brancher(model, False, None, cancel).open(recipe, record.inputs)
+    segments = []
+    while segment is not None:
+        segments.append(segment)
+        segment = segment.parent
+    return segments[::-1]
 
 
 def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import safetensors.numpy
 from PIL import Image
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
+from ldmref.explore.distance import Truth
 from ldmref.explore.preview import PreviewMatrix
-from ldmref.explore.truth import Truth
 from ldmref.files import check_input_path, parse_json, read_file
 from ldmref.io.images.pil import to_rgb
 from ldmref.io.tensors.writer import source, write_tensors, write_to
@@ -82,6 +82,10 @@ class RunRecord:
     def words(self) -> list[PromptWord]:
         """The words of the prompt, in the order of the maps."""
         return [PromptWord(word["text"], tuple(word["tokens"])) for word in self.meta["words"]]
+
+    def with_truth(self, truth: Truth) -> RunRecord:
+        """Return the record with the result of `truth_line`, which it saves."""
+        return replace(self, truth=truth, meta=self.meta | {"truth": truth.description})
 
     def word_map(self, text: str) -> np.ndarray:
         """Return the maps of a word at all steps, (n, h', w') float32.

@@ -1,0 +1,177 @@
+r"""The probability-flow ODE of a guided denoiser, solved until it no longer changes.
+
+In x = x0 + sigma eps the ODE is dx/dsigma = (x - D(x, sigma)) / sigma. In variance-preserving
+scale, z = x / sqrt(1 + sigma^2), with the angle theta = arctan sigma, it is
+
+.. math:: \frac{dz}{d\theta} = \cos\theta\,\frac{x - D}{\sigma} - \sin\theta\,D, \qquad
+          D = D(x, \sigma)
+
+whose right-hand side, the velocity v, stays of order 1 from pure noise down to sigma = 0. It is
+solved by Heun's method of order 3, which never evaluates the end of a step and so reaches
+sigma = 0. Steps are evenly spaced in arsinh sigma: as log sigma where sigma is large, as sigma
+where it is small.
+
+Source: Song et al. 2021, arXiv:2011.13456, eq. 13, in these coordinates; v as in Salimans, Ho 2022,
+arXiv:2202.00512, appendix D; Heun 1900, the method with nodes 0, 1/3 and 2/3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.errors import Cancelled
+from ldmref.math.arrays import Array
+from ldmref.modes.generate import CancelFlag
+
+Denoise = Callable[[Array, float], Array]
+EVALUATIONS = 3  # of a step
+
+
+class FlowProgress(NamedTuple):
+    """How far a solution is: `step` of `steps` evaluations, which a refinement increases."""
+
+    step: int
+    steps: int
+
+
+class Watch:
+    """Counts evaluations for a callback, and stops at a cancel flag.
+
+    Args:
+        callback: Called with a `FlowProgress` after every step of the solver.
+        cancel: A `threading.Event`.
+    """
+
+    def __init__(
+        self,
+        callback: Callable[[FlowProgress], Any] | None = None,
+        cancel: CancelFlag | None = None,
+    ):
+        self.callback = callback
+        self.cancel = cancel
+        self.done = 0
+        self.planned = 0
+
+    def plan(self, steps: int) -> None:
+        """Announce steps of the solver."""
+        self.planned += EVALUATIONS * steps
+
+    def stepped(self) -> None:
+        """Report a step of the solver.
+
+        Raises:
+            Cancelled: The flag is set.
+        """
+        self.done += EVALUATIONS
+        if self.callback is not None:
+            self.callback(FlowProgress(self.done, self.planned))
+        if self.cancel is not None and self.cancel.is_set() and self.done < self.planned:
+            raise Cancelled("stopped between two steps", code="E-CANCELLED")
+
+
+class Solution(NamedTuple):
+    """States at some noise levels, in x = x0 + sigma eps.
+
+    Args:
+        states: One per level.
+        changes: For each interval between two levels, the change of its end by the last
+            refinement.
+        substeps: For each interval, the steps of the solver.
+    """
+
+    states: list[Array]
+    changes: list[float]
+    substeps: list[int]
+
+
+def velocity(denoise: Denoise, z: Array, theta: float) -> Array:
+    """Return dz/dtheta at an angle above 0; z is in variance-preserving scale."""
+    sigma = math.tan(theta)
+    x = z / math.cos(theta)
+    x0 = denoise(x, sigma)
+    return math.cos(theta) * ((x - x0) / sigma) - math.sin(theta) * x0
+
+
+def heun3_step(denoise: Denoise, z: Array, theta: float, theta_next: float) -> Array:
+    """Take a step of Heun's method of order 3, with nodes 0, 1/3 and 2/3."""
+    h = theta_next - theta
+    k1 = velocity(denoise, z, theta)
+    k2 = velocity(denoise, z + (h / 3) * k1, theta + h / 3)
+    k3 = velocity(denoise, z + (2 * h / 3) * k2, theta + 2 * h / 3)
+    return z + (h / 4) * (k1 + 3.0 * k3)
+
+
+def solve_interval(
+    denoise: Denoise,
+    x: Array,
+    sigma: float,
+    sigma_next: float,
+    substeps: int,
+    watch: Watch | None = None,
+) -> Array:
+    """Return the state at `sigma_next` of the flow through x at `sigma`.
+
+    Args:
+        denoise: `denoise(x, sigma) -> x0`.
+        x: The state at `sigma`, in x = x0 + sigma eps.
+        sigma, sigma_next: Noise levels; the second is smaller, and may be 0.
+        substeps: Steps of the solver.
+        watch: Progress and cancelling.
+    """
+    spaced = np.sinh(np.linspace(math.asinh(sigma), math.asinh(sigma_next), substeps + 1))
+    thetas = np.arctan([sigma, *spaced[1:-1], sigma_next]).tolist()
+    z = x * math.cos(thetas[0])
+    for theta, theta_next in pairwise(thetas):
+        z = heun3_step(denoise, z, theta, theta_next)
+        if watch is not None:
+            watch.stepped()
+    return z / math.cos(thetas[-1])
+
+
+def converge(
+    denoise: Denoise,
+    x: Array,
+    sigmas: Sequence[float],
+    tolerance: float,
+    most: int,
+    distance: Callable[[Array, Array, float], float],
+    watch: Watch | None = None,
+) -> Solution:
+    """Solve the flow from x through noise levels until it no longer changes.
+
+    Each interval is solved with 1, 2, 4, ... substeps until the last doubling changes its end by at
+    most the tolerance; the next interval begins there. The sum of all changes is a pessimistic
+    bound of the error as far as the flow does not amplify it: the method has order 3.
+
+    Args:
+        denoise, x: As for `solve_interval`.
+        sigmas: Decreasing noise levels, (n + 1,); the last may be 0.
+        tolerance: The largest change of the end of an interval.
+        most: The largest number of substeps of an interval, which is accepted as it is.
+        distance: `distance(a, b, sigma)` between two states.
+        watch: Progress and cancelling.
+    """
+    watch = watch or Watch()
+    solution = Solution([x], [], [])
+    watch.plan(3 * (len(sigmas) - 1))
+    for sigma, sigma_next in pairwise(sigmas):
+        start = solution.states[-1]
+        coarse = solve_interval(denoise, start, sigma, sigma_next, 1, watch)
+        substeps = 2
+        while True:
+            fine = solve_interval(denoise, start, sigma, sigma_next, substeps, watch)
+            change = distance(coarse, fine, sigma_next)
+            if not change > tolerance or 2 * substeps > most:
+                break
+            coarse = fine
+            substeps = 2 * substeps
+            watch.plan(substeps)
+        solution.states.append(fine)
+        solution.changes.append(change)
+        solution.substeps.append(substeps)
+    return solution
