@@ -4,7 +4,7 @@
 |----------|----------------------------------------------------|--------------------------------|
 | `record` | `mode`, `model`, `parameters`                      | file `record.safetensors`      |
 | `branch` | `model`, `trunk`, `step`, `changes`                | file `record.safetensors`      |
-| `truth`  | those of `record` or of `branch`                   | data `distance`, `local_error` |
+| `truth`  | those of `record` or of `branch`                   | the same with the truth line   |
 | `decode` | `model`, `latents` (base64 of a .npy file)         | files `0.png`, `1.png`, ...    |
 
 A `trunk` has `mode` and `parameters`, or `trunk`, `step` and `changes` if it is a branch itself.
@@ -23,6 +23,7 @@ import numpy as np
 from ldmref import explore
 from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.explore.branch import CHANGEABLE
+from ldmref.explore.flow import FlowProgress
 from ldmref.explore.format import CODE
 from ldmref.explore.record import require_one
 from ldmref.models.model import LatentDiffusion
@@ -136,6 +137,43 @@ def make_branch(engine: Engine, body: Mapping[str, Any]) -> RecordWork:
     check_keys(body, BRANCH_KEYS)
     require_object(body.get("trunk"))
     return RecordWork(read_run(engine, body, body.get("model")), "branch")
+
+
+@dataclass(frozen=True)
+class TruthWork:
+    """The record of a run with its truth line, which is also the data of the job."""
+
+    source: RunSource
+    kind: str = "truth"
+    previews: bool = False
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """The resolved parameters."""
+        return self.source.request
+
+    def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
+        """Record the run, then solve it to convergence."""
+        record = self.source.record(model, report, cancel, attention=True)
+
+        def callback(event: FlowProgress) -> None:
+            report.progress(event.step, event.steps)
+
+        truth = explore.truth_line(model, record, callback=callback, cancel=cancel)
+        with_truth = record.with_truth(truth)
+        report.file(RECORD_FILE, "application/octet-stream", with_truth.to_bytes())
+        distances = {
+            "distance": truth.distance.tolist(),
+            "local_error": truth.local_error.tolist(),
+        }
+        report.data(distances | {"truth": truth.description})
+
+
+@register("truth")
+def make_truth(engine: Engine, body: Mapping[str, Any]) -> TruthWork:
+    """Return the work of the fields of a record or of a branch."""
+    check_keys(body, BRANCH_KEYS if "trunk" in body else RUN_KEYS)
+    return TruthWork(read_run(engine, body, body.get("model")))
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,17 @@ def test_cancelling_a_record_ends_it(serve, tiny):
     answer = server.client.post("/v1/jobs", json={"kind": "record", "parameters": parameters})
     server.client.delete(answer.json()["url"])
     assert server.finish(answer.json()["id"])["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("body", [RUN, BRANCH], ids=["run", "branch"])
+def test_the_truth_line_is_that_of_truth_line(server, tiny, body):
+    job = submit(server, body | {"kind": "truth"})
+    found = explore.load_record(fetch(server, job, "record.safetensors"))
+    plain = submit(server, body)
+    record = explore.load_record(fetch(server, plain, "record.safetensors"))
+    expected = explore.truth_line(tiny, record)
+    assert np.array_equal(found.x, record.x)
+    assert job["data"]["distance"] == expected.distance.tolist() == found.truth.distance.tolist()
+    assert job["data"]["local_error"] == expected.local_error.tolist()
+    assert job["data"]["truth"] == expected.description
+    assert job["progress"]["step"] == job["progress"]["steps"] > 3
