@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from ldmref.modes.record import (
 )
 from ldmref.modes.run import Run
 from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.validation import is_whole
 from ldmref.samplers import History
 
 CHANGEABLE = (
@@ -99,8 +99,8 @@ def branch_run(
     if isinstance(trunk, RunRecord):
         recipe = trunk.meta["branch"] or trunk.params
         inputs = trunk.inputs
-    recipe, changes = find_trunk(recipe, step, changes)
-    branch = brancher.branch(brancher.open(recipe, inputs), step, changes)
+    recipe, all_changes = find_trunk(recipe, step, changes)
+    branch = brancher.branch(brancher.open(recipe, inputs), step, all_changes)
     warnings = []
     if isinstance(trunk, RunRecord):
         recorded = trunk.params.get("model") or {}
@@ -179,7 +179,7 @@ class Brancher:
     def branch(self, trunk: Segment, step: Any, changes: Mapping[str, Any]) -> Segment:
         """Sample a segment up to a step and return the branch from there."""
         steps = trunk.done + trunk.trajectory.steps
-        if isinstance(step, bool) or not isinstance(step, Integral) or not 0 <= step < steps:
+        if not is_whole(step) or not 0 <= step < steps:
             raise UsageError(
                 f"the step of a branch must be from 0 to {steps - 1}, not {short_repr(step)}",
                 code=CODE,
@@ -240,7 +240,7 @@ def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any,
     """
     while isinstance(recipe, Mapping) and "trunk" in recipe:
         first = recipe.get("step")
-        if not (isinstance(step, Integral) and isinstance(first, Integral) and step < first):
+        if not (is_whole(step) and is_whole(first) and step < first):
             break
         gone = {*changes}.union(*(REPLACED.get(name, ()) for name in changes))
         earlier = recipe.get("changes") or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,7 @@ from ldmref.explore.flow import FlowProgress, Watch, converge
 from ldmref.explore.format import CODE
 from ldmref.explore.record import prepare_one
 from ldmref.explore.recording import collect_inputs
-from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, flow_of
+from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks
@@ -109,10 +109,11 @@ def converged_image(
     if cache is not None and key in cache:
         return cache[key]
     watch = Watch(callback, cancel)
-    [solution] = explain_memory(
-        iter([solve_to_the_end(trajectory, tolerance, refine, watch)]), model, run.job
-    )
-    latents, change = solution
+
+    def solve() -> Iterator[tuple[np.ndarray, float]]:
+        yield solve_to_the_end(trajectory, tolerance, refine, watch)
+
+    [(latents, change)] = explain_memory(solve(), model, run.job)
     [image] = run.decode(latents)
     found = ConvergedImage(
         image, latents, run.params_of(0), change, change <= tolerance, watch.done
@@ -138,7 +139,8 @@ def solve_to_the_end(
     with ops.inference():
         x = begin(trajectory, trajectory.x, first)
         solution = converge(flow_of(trajectory), x, sigmas, tolerance, refine, distance, watch)
-        end = ops.to_numpy(solution.states[-1] / math.hypot(1.0, last))
+        end = finish(trajectory, solution.states[-1], last)
+        end = ops.to_numpy(end / math.hypot(1.0, last))
     return np.array(end, np.float32), max(solution.changes)
 
 

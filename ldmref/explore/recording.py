@@ -139,7 +139,8 @@ class Recording:
         """Return the record of a finished run, with more entries of its description."""
         sigmas = np.asarray(self.sigmas, np.float64)
         maps = self._stack_maps()
-        meta = self._describe(run, sigmas, with_maps=maps is not None) | more
+        meta = self._describe(run, sigmas, with_maps=maps is not None)
+        meta.update(more)
         return RunRecord(
             np.stack(self.x),
             np.stack([step["x0"] for step in self.steps]),

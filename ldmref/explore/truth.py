@@ -134,7 +134,10 @@ class TruthSolver:
             solution = converge(
                 denoise, x, sigmas, self.tolerance, self.refine, self._distance, self.watch
             )
-            self.states += [self._to_host(state) for state in solution.states[1:]]
+            *inner, last = solution.states[1:]
+            if end == self.record.steps:
+                last = finish(trajectory, last, sigmas[-1])
+            self.states += [self._to_host(state) for state in (*inner, last)]
             self.changes += solution.changes
             self.substeps += solution.substeps
             self._solve_steps(trajectory, denoise, first, solution.substeps)
@@ -148,6 +151,8 @@ class TruthSolver:
             sigma, sigma_next = self.record.sigmas[i : i + 2].tolist()
             x = begin(trajectory, on_backend(self.ops, self.record.x[i][None]), sigma)
             exact = solve_interval(denoise, x, sigma, sigma_next, count, self.watch)
+            if i + 1 == self.record.steps:
+                exact = finish(trajectory, exact, sigma_next)
             error = vp_distance(self.record.x[i + 1], self._to_host(exact), sigma_next)
             self.local_error.append(error)
 
@@ -198,6 +203,17 @@ def flow_of(trajectory: Trajectory) -> Denoise:
 
 def begin(trajectory: Trajectory, x: Array, sigma: float) -> Array:
     """Return a state with its known part, if there is one, at its noise level."""
-    if trajectory.constrain is None:
-        return x
-    return trajectory.constrain(x, Interval(0, 0, 1, sigma, sigma))
+    return (
+        x
+        if trajectory.constrain is None
+        else trajectory.constrain(x, Interval(0, 0, 1, sigma, sigma))
+    )
+
+
+def finish(trajectory: Trajectory, x: Array, sigma: float) -> Array:
+    """Return the last state with its known part, if there is one, without noise, as samplers do."""
+    return (
+        x
+        if trajectory.constrain is None
+        else trajectory.constrain(x, Interval(0, 1, 1, sigma, sigma))
+    )

@@ -44,9 +44,9 @@ def assert_same_run(a, b):
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_a_branch_without_changes_is_the_trunk(tiny, sampler):
-    parameters = {"prompt": "a red cat", "seed": 3, "steps": 5, "sampler": sampler}
-    trunk = explore.record_run(tiny, **parameters)
-    branch = explore.branch_run(tiny, trunk, 3)
+    n = 2 if sampler == "rk45" else 5  # a step of which is many
+    trunk = explore.record_run(tiny, prompt="a red cat", seed=3, steps=n, sampler=sampler)
+    branch = explore.branch_run(tiny, trunk, n - 2)
     assert_same_run(branch, trunk)
     assert not branch.meta["warnings"]
 

@@ -44,9 +44,10 @@ def same_image(model, mode, **parameters):
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_the_image_is_the_modes_with_every_sampler(tiny, sampler):
-    record = same_image(tiny, "txt2img", prompt=PROMPT, seed=3, steps=5, sampler=sampler)
-    assert record.x.shape == (6, 4, 8, 8) and record.x0.shape == (5, 4, 8, 8)
-    assert np.isfinite(record.x0).all() and record.attention.shape == (5, 7, 8, 8)
+    n = 2 if sampler == "rk45" else 5  # a step of which is many
+    record = same_image(tiny, "txt2img", prompt=PROMPT, seed=3, steps=n, sampler=sampler)
+    assert record.x.shape == (n + 1, 4, 8, 8) and record.x0.shape == (n, 4, 8, 8)
+    assert np.isfinite(record.x0).all() and record.attention.shape == (n, 7, 8, 8)
 
 
 GUIDANCES = ["cfg", "rescale", "threshold", "interval", "perp_neg", "pag", "apg"]
