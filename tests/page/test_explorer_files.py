@@ -29,7 +29,8 @@ START = """
 import { createExplorer } from "/js/explorer/explorer.js";
 import * as notify from "/js/notify.js";
 import * as state from "/js/state.js";
-const place = { read: state.readState, write: (patch, clear) => state.writeState(patch, { clear }) };
+const write = (patch, clear) => state.writeState(patch, { clear });
+const place = { read: state.readState, write };
 createExplorer(document.getElementById("explorer"), { source: {}, place, notify });
 """
 N, C, H, W, WORDS = 5, 4, 6, 8, ["a", "cat"]
@@ -211,7 +212,8 @@ def test_a_file_that_is_no_record_is_explained(static_page, name, content, part)
 def test_half_precision_is_read_exactly(static_page):
     bits = np.arange(0x7C00, dtype=np.uint16)
     found = static_page.evaluate(
-        "import('/js/record.js').then(m => Array.from({length: 0x7c00}, (_, i) => m.halfToNumber(i)))"
+        "import('/js/record.js').then("
+        "m => Array.from({length: 0x7c00}, (_, i) => m.halfToNumber(i)))"
     )
     assert np.array_equal(bits.view(np.float16).astype(float), found)
     assert static_page.evaluate("import('/js/record.js').then(m => m.halfToNumber(0xc000))") == -2

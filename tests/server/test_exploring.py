@@ -136,7 +136,9 @@ def test_a_branch_of_a_branch(server, tiny):
     nested = {"kind": "branch", "trunk": {k: v for k, v in BRANCH.items() if k != "kind"}}
     job = submit(server, nested | {"step": 2, "changes": {"cfg_scale": 5}})
     found = explore.load_record(fetch(server, job, "record.safetensors"))
-    first = explore.branch_run(tiny, {"mode": "txt2img", **RUN["parameters"]}, 1, prompt="a blue dog")
+    first = explore.branch_run(
+        tiny, {"mode": "txt2img", **RUN["parameters"]}, 1, prompt="a blue dog"
+    )
     expected = explore.branch_run(tiny, first, 2, cfg_scale=5)
     assert np.array_equal(found.x, expected.x)
 
