@@ -18,7 +18,7 @@ from page_server import run_page_server
 import ldmref
 from ldmref.io.native import save_folder
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+NAMES = ("chromium", "chromium-browser", "google-chrome")  # of Chromium in distributions
 VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -63,15 +63,21 @@ class Watch:
         assert left == []
 
 
+def find_chromium() -> str:
+    """Return the path of Chromium, or "" if this machine does not have it."""
+    return next(filter(None, map(shutil.which, NAMES)), "")
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Headless Chromium: Debian's, because Playwright cannot download one here."""
     api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
+    program = find_chromium()
+    if not program:
         pytest.skip("the page: no chromium on this machine (apt-get install chromium)")
     with api.sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
         yield browser
         browser.close()
 
@@ -118,8 +124,11 @@ def watch() -> Iterator[Watch]:
 
 
 @pytest.fixture
-def new_context(browser: Any, watch: Watch) -> Iterator[Any]:
-    """`new_context(**options)`: a browser profile of its own, whose pages are watched."""
+def new_context(browser: Any, watch: Watch, serve_page: Any) -> Iterator[Any]:
+    """`new_context(**options)`: a browser profile of its own, whose pages are watched.
+
+    It is closed before the servers are.
+    """
     contexts = []
 
     def make(**options: Any) -> Any:

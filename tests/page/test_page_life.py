@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("ldmref")
 
 
 def fill(page, prompt, steps):
@@ -62,23 +70,54 @@ def test_two_tabs_have_their_own_jobs_and_one_gallery(page, server):
         tab.get_by_role("button", name=re.compile("^a dog, seed")).wait_for()
 
 
-def test_a_restart_is_said_and_the_request_can_be_repeated(page, server, watch):
-    watch.allow("ERR_|404|410")
+def test_a_server_that_stops_says_so(page, server, watch):
+    watch.allow("ERR_")
     fill(page, "a cat", 1000)
-    page.get_by_label("Seed", exact=True).fill("3")
     start(page)
     wait_for_step(page)
     server.stop()
-    page.get_by_text("The connection is lost").wait_for()
+    page.get_by_text("The server has cancelled this request.").wait_for()
+    page.get_by_text("The server does not answer").wait_for()
     server.start()
-    page.get_by_text("The server was restarted and has forgotten this request.").wait_for()
-    page.get_by_role("button", name="Generate again").click()
-    wait_for_step(page)
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("Cancelled.", exact=True).wait_for()
+    page.get_by_text("numpy · float32").wait_for()
     fill(page, "a cat", 2)
     start(page)
     wait_for_result(page)
+
+
+def test_a_killed_server_and_its_successor(new_context, tiny_folder, watch):
+    """The process of `ldmref serve` dies without a word, and another one takes its port."""
+    watch.allow("ERR_|404|410")
+    command = [COMMAND, "serve", "--model", f"tiny={tiny_folder}", "--port"]
+    with run_command([*command, "0"]) as (process, url):
+        page = new_context().new_page()
+        page.goto(url)
+        fill(page, "a cat", 1000)
+        start(page)
+        wait_for_step(page)
+        process.kill()
+        page.get_by_text("The connection is lost").wait_for()
+    with run_command([*command, url.rpartition(":")[2]]):
+        page.get_by_text("The server was restarted and has forgotten this request.").wait_for()
+        fill(page, "a cat", 2)
+        page.get_by_role("button", name="Generate again").click()
+        wait_for_step(page)
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled.", exact=True).wait_for()
+        start(page)
+        wait_for_result(page)
+        page.close()
+
+
+@contextlib.contextmanager
+def run_command(command):
+    """Run `ldmref serve` until the block ends; yield the process and the address that it prints."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            yield process, re.search(r"http://[\d.:]+", line)[0]
+        finally:
+            process.kill()
 
 
 def test_without_a_server_the_page_says_so(page, server, watch):
@@ -93,6 +132,7 @@ def test_without_a_server_the_page_says_so(page, server, watch):
 
 
 def test_a_token_is_asked_for_and_kept_in_this_tab(serve_page, tiny, new_context, watch):
+    pytest.importorskip("ldmref.server.guard")
     watch.allow("401")
     server = serve_page({"tiny": tiny}, token="secret-token-of-a-test")
     page = new_context().new_page()

@@ -22,7 +22,7 @@ def find_serious(page):
 @pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
 def test_no_serious_finding_of_axe(options, new_context, server):
     page = new_context(**options).new_page()
-    for mode in MODES:
+    for mode in MODES if not options else ("txt2img", "inpaint"):
         view = "paint" if mode == "inpaint" else "generate"
         page.goto(f"{server.url}/#view={view}&mode={mode}")
         page.get_by_label("Prompt", exact=True).wait_for()

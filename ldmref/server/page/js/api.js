@@ -26,8 +26,14 @@ export class ApiError extends Error {
   }
 }
 
+let tellOffline = () => {};
 let askForToken = null;
 let pendingToken = null;
+
+/** Set the function that is told when the server does not answer. */
+export function onOffline(tell) {
+  tellOffline = tell;
+}
 
 /** Set the function that asks for the token: `ask(refused) -> Promise<string | null>`. */
 export function onTokenNeeded(ask) {
@@ -58,7 +64,9 @@ export async function request(path, options = {}) {
       answer = await fetch(path, { ...options, headers: headers(options.headers) });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, { message: "the server does not answer", code: "E-OFFLINE" });
+      const offline = new ApiError(0, { message: "the server does not answer", code: "E-OFFLINE" });
+      tellOffline(offline);
+      throw offline;
     }
     if (answer.ok) return answer;
     if (answer.status !== 401 || !askForToken) throw await refusal(answer);

@@ -3,8 +3,8 @@
 import { ApiError, pause } from "./api.js";
 import { notifyError } from "./notify.js";
 
-const RETRY = 1500; // milliseconds between attempts
-const CHECK = 5000; // milliseconds between questions while the page is visible
+const RETRY = 1500; // milliseconds between attempts while the server does not answer
+const CHECK = 5000; // and while it does, if the page is visible
 
 /**
  * Return the capabilities of the server as soon as it answers. `status` says which server it is, or
@@ -26,18 +26,26 @@ export async function watchConnection(api, status) {
     }
   }
   showPresent(status, capabilities);
-  setInterval(() => check(api, status, capabilities), CHECK);
+  keepChecking(api, status, capabilities);
   return capabilities;
 }
 
-async function check(api, status, capabilities) {
-  if (document.hidden) return;
-  try {
-    await api.health();
-    if (status.classList.contains("lost")) showPresent(status, capabilities);
-  } catch (error) {
+async function keepChecking(api, status, capabilities) {
+  const show = (error) => {
+    if (status.classList.contains("lost")) return;
     status.textContent = describeProblem(error);
     status.classList.add("lost");
+  };
+  api.onOffline(show);
+  for (;;) {
+    await pause(status.classList.contains("lost") ? RETRY : CHECK);
+    if (document.hidden) continue;
+    try {
+      await api.health();
+      if (status.classList.contains("lost")) showPresent(status, capabilities);
+    } catch (error) {
+      show(error);
+    }
   }
 }
 

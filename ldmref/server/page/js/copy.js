@@ -69,7 +69,8 @@ function writePython(given) {
     "",
     `model = ${formatCall("ldmref.load", loadArguments(load), 8)}`,
     `result = ${formatCall(`modes.${request.mode}`, call, 9)}`,
-    `result.save(${python(`${name}.png`)})${images.count > 1 ? `  # ${outputName(given)} is this image` : ""}`,
+    ...(images.count > 1 ? [`# ${outputName(given)} is this image.`] : []),
+    `result.save(${python(`${name}.png`)})`,
     "",
   ].join("\n");
 }
@@ -109,7 +110,7 @@ function writeCommand(given) {
   if (source !== undefined) words.push("--model", source);
   for (const [key, value] of Object.entries(options)) words.push(`--${key}`, String(value));
   words.push("-o", `${name}.png`);
-  const comment = images.count > 1 ? `# ${outputName(given)} is this image\n` : "";
+  const comment = images.count > 1 ? `# ${outputName(given)} is this image.\n` : "";
   return `${comment}${wrapWords(words)}\n`;
 }
 

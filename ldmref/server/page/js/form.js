@@ -8,7 +8,7 @@ import { fromText, label, readFields, toText } from "./schema.js";
 
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
-const COMMON = ["strength", "seed", "steps", "cfg_scale", "sampler", "count", "positions", "width", "height"];
+const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 const LISTS = { sampler: "samplers", schedule: "schedules", guidance: "guidances" };
 const LABELS = { cfg_scale: "Guidance scale", count: "Images", prompt_b: "Last prompt" };
 

@@ -86,8 +86,10 @@ class Generate {
       open.value = "";
     });
     const restore = h("button", { type: "button", class: "link small", onclick: () => open.click() }, "Restore the settings of an image file");
-    const work = h("div", { class: "work" }, this.painter.element, this.stage.element, h("p", { class: "soft small" }, "Drop an image anywhere on this page, or: ", restore, open), this.gallery.element);
-    fill(element, h("div", { class: "columns" }, this.settings, work));
+    const hint = h("p", { class: "soft small restore" }, "Drop an image anywhere on this page, or: ", restore, open);
+    const parts = [this.painter.element, this.stage.element, hint, this.gallery.element];
+    this.work = h("div", { class: "work" }, parts);
+    fill(element, h("div", { class: "columns" }, this.settings, this.work));
     this.element = element;
     this.settings.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -166,6 +168,7 @@ class Generate {
     this.form.show(mode, this.model, texts);
     this.showTries();
     this.painter.element.hidden = !this.form.rows.has("mask");
+    this.work.classList.toggle("painting", !this.painter.element.hidden);
     this.button.textContent = mode === "invert" ? "Find the noise" : "Generate";
   }
 

@@ -30,6 +30,7 @@ export class Runner {
     if (this.busy) return;
     this.controller = new AbortController();
     this.request = request;
+    this.cancelled = false;
     this.entries = [];
     this.pending = [];
     if (request) stage.begin();
@@ -57,6 +58,7 @@ export class Runner {
 
   /** Cancel the job; before the server has taken it, stop asking. */
   async cancel() {
+    this.cancelled = true;
     if (!this.job) {
       this.controller?.abort();
       return;
@@ -129,10 +131,19 @@ export class Runner {
     stage.end();
     const seconds = job.finished - job.started;
     if (entries.length) stage.showEntries(entries, job.warnings, seconds);
-    if (job.state === "cancelled") stage.tell(entries.length ? `cancelled after ${entries.length} images` : "cancelled");
+    if (job.state === "cancelled") this.tellCancelled(entries.length);
     if (job.state === "failed") this.failJob(job.error);
     if (job.state === "done") announce(describeEnd(entries));
     if (job.state === "done" && !entries.length) await this.showFiles(job);
+  }
+
+  // A server that is stopped cancels its jobs.
+  tellCancelled(count) {
+    const { request } = this;
+    const again = { label: "Generate again", run: () => this.run(request) };
+    const who = this.cancelled ? "cancelled" : "the server has cancelled this request";
+    const after = count ? ` after ${count} ${count === 1 ? "image" : "images"}` : "";
+    this.view.stage.tell(who + after, { buttons: this.cancelled ? [] : [again] });
   }
 
   failJob(error) {

@@ -67,6 +67,8 @@ export class Stage {
     this.slots[0].frame.classList.add("vacant");
     this.bar.removeAttribute("value");
     this.say("Sending the request");
+    const narrow = matchMedia("(max-width: 60rem)").matches;
+    this.element.scrollIntoView({ block: narrow ? "start" : "nearest" });
   }
 
   say(text) {
