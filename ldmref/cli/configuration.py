@@ -75,7 +75,8 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
         shown["defaults.seed"] = RANDOM if request.seed is None else request.seed
     shown["defaults.output"] = asked["output"] or "."
     limits = {f"limits.{key}": value for key, value in configured.limits.items()}
-    return shown | {"defaults.model": model} | limits
+    server = {f"server.{key}": value for key, value in configured.server.items()}
+    return shown | {"defaults.model": model} | limits | server
 
 
 def find_origin(key: str, configured: Settings, flags: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,24 @@ def _check_depth(value: Any) -> None:
 
 def _too_deep() -> BadRequest:
     return BadRequest(f"the JSON is nested more than {MAX_DEPTH} levels deep", code="E-JSON")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON can hold it: tuples as lists, NaN and infinity as null.
+
+    Raises:
+        BadRequest: It is nested too deeply.
+    """
+    _check_depth(value)
+    return _without_nan(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def require_object(value: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ldmref.io.images.infotext import replay_parameters
 from ldmref.io.images.metadata import read_parameters
 from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
 from ldmref.modes.registry import MODES
+from ldmref.server.bodies import as_json
 from ldmref.server.inputs import open_bytes
 
 NOT_EXACT = "A1111's noise levels are not repeated here; ldmref run --from FILE repeats them"
@@ -30,10 +31,11 @@ def inspect_image(data: bytes, max_pixels: int) -> dict[str, Any]:
     Raises:
         ImageError: It is not such a file, is damaged or too large.
         UsageError: It records several images.
+        BadRequest: Its record is nested too deeply.
         InputError: Its text is damaged.
     """
     width, height = open_bytes("the file", data, max_pixels).size
-    recorded = read_parameters(io.BytesIO(data))
+    recorded = as_json(read_parameters(io.BytesIO(data)))
     answer = {
         "width": width,
         "height": height,

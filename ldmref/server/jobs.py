@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import Cancelled, LdmrefError
+from ldmref.server.bodies import as_json
 from ldmref.server.errors import to_json
 from ldmref.server.events import ENDS, Event, EventLog
 from ldmref.server.images import FinishedImage, finish_image, preview_url
@@ -211,8 +212,8 @@ class JobReport:
         self.job.files[name] = (media_type, content)
 
     def data(self, value: Mapping[str, Any]) -> None:
-        """Keep results that are JSON."""
-        self.job.data = self.job.data | dict(value)
+        """Keep results that are JSON; NaN and infinity become null."""
+        self.job.data = self.job.data | as_json(value)
 
     def warn(self, line: str) -> None:
         """Keep a warning, once."""

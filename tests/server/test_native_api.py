@@ -173,7 +173,7 @@ def test_events_are_streamed_and_resumed(server, gated):
         report.progress(1, 2)
         report.warn("mind the step")
         report.file("a b.txt", "text/plain", b"content")
-        report.data({"distance": 0.5})
+        report.data({"distance": 0.5, "worst": (float("inf"), float("nan"))})
 
     work = gated(act)
     job = server.engine.submit(work)
@@ -185,7 +185,9 @@ def test_events_are_streamed_and_resumed(server, gated):
     names = [name for _, name, _ in events]
     assert names == ["queued", "started", "progress", "done"] or names == names[1:]
     number, _, done = events[-1]
-    assert done["data"] == {"distance": 0.5} and done["warnings"] == ["mind the step"]
+    assert done["data"] == {"distance": 0.5, "worst": [None, None]} and done["warnings"] == [
+        "mind the step"
+    ]
     (file,) = done["files"]
     content = server.client.get(file["url"])
     assert content.text == "content" and file["size"] == 7
@@ -423,6 +425,34 @@ def test_an_image_of_a1111_is_inspected_with_notes(server):
     assert found["parameters"]["negative_prompt"] == "dog" and found["notes"]
     body = {"mode": found["mode"], "parameters": found["parameters"] | {"width": 16, "height": 16}}
     assert server.client.post("/v1/jobs", json=body).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("record", "status"),
+    [
+        ('{"mode": "txt2img", "prompt": "a cat", "cfg_scale": NaN, "eta": -Infinity}', 200),
+        ('{"mode": ["txt2img"], "prompt": {}}', 200),
+        ('{"mode": "txt2img", "seed": [1, 2]}', 422),
+        ('{"mode": "sheet"}', 200),
+        ("[" * 500 + "]" * 500, 400),
+        ("[" * 100_000, 200),
+        ('{"mode": "interpolate", "positions": {"a": "b"}, "seed_b": [[]]}', 200),
+        ('{"mode": "invert", "inverted": {"prompt": "a", "iterations": {}}}', 200),
+        ('"' + "a" * 500_000 + '"', 200),
+    ],
+)
+def test_hostile_records_are_inspected_or_refused(server, record, status):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("ldmref", record)
+    info.add_text("parameters", "<img src=x onerror=alert(1)>\nSteps: x, Seed: 1, Size: 1x1")
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG", pnginfo=info)
+    answer = server.client.post("/v1/inspect", content=buffer.getvalue())
+    assert answer.status_code in (status, 422), answer.text
+    assert "NaN" not in answer.text and answer.json()
+    assert answer.headers["content-type"] == "application/json"
 
 
 def test_an_image_without_a_record_has_no_mode(server):

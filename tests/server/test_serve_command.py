@@ -130,6 +130,21 @@ def test_flags_come_before_variables_and_variables_before_the_file(tmp_path, mon
     )
 
 
+def test_config_show_prints_the_settings_of_the_server(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDMREF_SERVER_PORT", "8001")
+    (tmp_path / "ldmref.toml").write_text("[server]\npage = false\nallow_host = ['a', 'b']\n")
+    assert main(["config", "show", "--origin"]) == 0
+    shown = capfd.readouterr().out.split("[server]\n")[1].splitlines()
+    assert [line.split()[-1] for line in shown] == [
+        "ldmref.toml",
+        "ldmref.toml",
+        "LDMREF_SERVER_PORT",
+    ]
+    values = [line.partition("#")[0].strip() for line in shown]
+    assert values == ['allow_host = ["a", "b"]', "page = false", "port = 8001"]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
