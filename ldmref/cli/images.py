@@ -7,11 +7,13 @@ before anything is loaded: then the backend, and last the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ldmref import modes
+from ldmref.backends import Backend
 from ldmref.cli.a1111 import as_a1111, chunk_notes
 from ldmref.cli.animation import Animation, is_animated
 from ldmref.cli.console import Console
@@ -26,7 +28,7 @@ from ldmref.cli.sheet import Sheet
 from ldmref.cli.sources import read_prompts
 from ldmref.cli.standard_streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
-from ldmref.config import LIMIT_KEYS, settings
+from ldmref.config import LIMIT_KEYS, Settings, settings
 from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.locate import find_model, read_model_config
@@ -100,26 +102,8 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
         total = sum(len(task.labels) for task in tasks)
         console = Console(flags, output, total, click.get_current_context().command, preview)
         console.settings(configured, name, backend)
-        limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
         with naming_settings(configured, flags):
-            model = load(
-                path,
-                backend=backend,
-                config=flags["model_config"],
-                lora=flags["loras"],
-                **{
-                    key: flags[key]
-                    for key in (
-                        "vae",
-                        "tokenizer",
-                        "variant",
-                        "ema",
-                        "embeddings",
-                        "allow_nonfinite",
-                    )
-                },
-                **configured.limits | limits,
-            )
+            model = load_with_flags(path, backend, flags, configured)
         console.memory(model, tasks[0].plan.job)
         notes = [*recorded.get("notes", ()), *notes]
         console.warn([*notes, *compare_models(recorded.get("model"), model)])
@@ -129,6 +113,22 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
             console.finish()
         except LdmrefError as error:
             raise console.interrupted(error, stop.exit_code) from error
+
+
+def load_with_flags(
+    path: Path, backend: Backend, flags: Values, configured: Settings
+) -> LatentDiffusion:
+    """Load the model of a command with its flags `MODEL` and the configured limits."""
+    names = ("vae", "tokenizer", "variant", "ema", "embeddings", "allow_nonfinite")
+    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
+    return load(
+        path,
+        backend=backend,
+        config=flags["model_config"],
+        lora=flags["loras"],
+        **{name: flags[name] for name in names},
+        **configured.limits | limits,
+    )
 
 
 def _generate_task(

@@ -22,6 +22,7 @@ from ldmref.cli import (
     guidance,
     images,
     info,
+    record,
     replay,
     serve,
     train,
@@ -52,6 +53,7 @@ SECTIONS = {
     ),
     "Serve": ("serve",),
     "Inspect": (
+        "record",
         "words",
         "info",
         "models",
@@ -174,6 +176,7 @@ MODULES = (
     evaluate,
     words,
     serve,
+    record,
 )
 for module in MODULES:
     for command in module.COMMANDS:

@@ -32,7 +32,7 @@ from ldmref.modes.record import (
     replay,
     upgrade_record,
 )
-from ldmref.modes.run import Run
+from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 from ldmref.modes.validation import is_whole
 from ldmref.samplers import History
@@ -190,7 +190,7 @@ class Brancher:
                 hint = did_you_mean(name, CHANGEABLE)
                 raise UsageError(f"a branch cannot change {name!r}", code=CODE, hint=hint)
         k = int(step) - trunk.done
-        run = prepare_one(self.model, trunk.run.job.mode, changed_parameters(trunk.run, changes))
+        run = prepare_one(self.model, trunk.run.job.mode, parameters_of(trunk.run.plan, changes))
         schedule = remaining_schedule(trunk.trajectory, k, run.job, self.model)
         before, x, history = self._sample(trunk, k)
         trajectory = continue_trajectory(
@@ -270,14 +270,13 @@ def read_trunk(recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str
     return replay(record, supplied) | {"mode": record["mode"]}
 
 
-def changed_parameters(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a run with changes, and all that the run was given."""
-    request = run.plan.request
+def parameters_of(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a plan with changes, and everything that the plan was given."""
     names = (*SOURCES, "control")
-    inputs = {name: getattr(request, name) for name in names if getattr(request, name, None)}
-    arrays = {"latents": run.job.latents} | dict(run.job.embeddings or {})
-    inputs |= {name: array for name, array in arrays.items() if array is not None}
-    return replay(upgrade_record(run.params_of(0)), {**inputs, **changes})
+    inputs = {name: getattr(planned.request, name, None) for name in names}
+    inputs |= {"latents": planned.job.latents} | dict(planned.job.embeddings or {})
+    needed = {name: value for name, value in inputs.items() if value is not None and value != ()}
+    return replay(upgrade_record(planned.params), {**needed, **changes})
 
 
 def compare_states(record: RunRecord, before: Recording | None) -> list[str]:

@@ -54,8 +54,21 @@ def record_run(
     >>> record_run(ldmref.random_model("tiny"), prompt="a red cat", seed=1, steps=3)
     <RunRecord of txt2img: 'a red cat', 3 steps>
     """
+    planned = plan(mode, model, **parameters)
+    return record_plan(model, planned, attention=attention, callback=callback, cancel=cancel)
+
+
+def record_plan(
+    model: LatentDiffusion,
+    planned: AnyPlan,
+    *,
+    attention: bool = True,
+    callback: Callback | None = None,
+    cancel: CancelFlag | None = None,
+) -> RunRecord:
+    """Record the run of a plan, from `modes.plan`; otherwise as `record_run`."""
     check_callbacks(callback, cancel)
-    run = prepare_one(model, mode, parameters)
+    run = prepare_plan(model, planned)
     trajectory = run.trajectory(slice(0, 1))
     return record_trajectory(run, trajectory, None, attention, callback, cancel)
 
@@ -66,18 +79,23 @@ def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]
     Raises:
         UsageError: A parameter is wrong, the mode does not sample, or there are several images.
     """
-    return require_one(plan(mode, model, **parameters)).prepare(model)
+    return prepare_plan(model, plan(mode, model, **parameters))
+
+
+def prepare_plan(model: LatentDiffusion, planned: AnyPlan) -> Run:
+    """Prepare the run of a single image."""
+    return require_one(planned).prepare(model)
 
 
 def require_one(planned: AnyPlan) -> Plan:
-    """Return a plan that samples one image, as it is.
+    """Return a plan if it can be recorded.
 
     Raises:
-        UsageError: It does not sample, or has several images.
+        UsageError: The mode does not sample, or there are several images.
     """
     if not isinstance(planned, Plan):
         hint = "record txt2img with latents=inversion.latents and **inversion.settings"
-        raise UsageError("an inversion does not sample an image", code=CODE, hint=hint)
+        raise UsageError(f"{planned.job.mode} does not sample an image", code=CODE, hint=hint)
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"
