@@ -19,6 +19,7 @@ from ldmref.cli import (
     doctor,
     evaluate,
     finetune,
+    grid,
     guidance,
     images,
     info,
@@ -49,6 +50,7 @@ SECTIONS = {
         "invert",
         "superres",
         "seg2img",
+        "grid",
         "run",
     ),
     "Serve": ("serve",),
@@ -162,6 +164,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     images,
+    grid,
     replay,
     train,
     finetune,

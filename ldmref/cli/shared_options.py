@@ -128,7 +128,7 @@ OUTPUT = option(
     help="Where to write; - is standard output. FOLDER/ is created if needed; a file name may "
     "contain {prompt}, {seed} and {index}. Default: ./PROMPT-SEED.png.",
 )
-FILES = (
+SAVING = (
     OUTPUT,
     option("--overwrite", is_flag=True, help="Replace existing files."),
     option(
@@ -144,6 +144,8 @@ FILES = (
         is_flag=True,
         help="Print one JSON object per image on standard output.",
     ),
+)
+PREVIEW = (
     option(
         "--preview",
         is_flag=True,
@@ -156,6 +158,8 @@ FILES = (
         metavar="FILE",
         help="Show the image while it is generated in this file, which is updated.",
     ),
+)
+VERBOSITY = (
     option("-q", "--quiet", is_flag=True, help="Print only errors."),
     option(
         "-v",
@@ -170,6 +174,7 @@ FILES = (
         help="How to show progress. Default: a bar if standard error is a terminal.",
     ),
 )
+FILES = (*SAVING, *PREVIEW, *VERBOSITY)
 SHEET = (
     option(
         "--sheet", is_flag=True, help="Write all images into one file, a labelled contact sheet."

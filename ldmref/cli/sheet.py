@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from ldmref.cli.combined import CombinedOutput
+from ldmref.io.images.labels import fit_text
 from ldmref.prompts.emoji import with_emoji_names
 
 GAP = 8  # px between images
@@ -84,12 +85,3 @@ def contact_sheet(
             middle = (left + cell[0] // 2, top + height)
             pen.text(middle, fit_text(text, font, cell[0]), TEXT_COLOUR, font, anchor="mm")
     return sheet
-
-
-def fit_text(text: str, font: Any, width: int) -> str:
-    """Return the text, truncated with dots if it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}..."

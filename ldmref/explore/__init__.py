@@ -9,6 +9,8 @@
 | `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
 | `converged.py` | `converged_image`: what a request converges to with more and more steps    |
 | `flow.py`      | the solver of the probability flow; `distance.py`: the distance of states  |
+| `grid.py`      | `ImageGrid`: images of two parameters against each other, and their sheet  |
+| `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
 | `preview.py`   | the linear preview: latents to small RGB images without a decoder          |
 """
 
@@ -16,18 +18,23 @@ from ldmref.explore.branch import branch_run
 from ldmref.explore.converged import ConvergedImage, converged_image
 from ldmref.explore.distance import Truth
 from ldmref.explore.format import RunRecord, load_record
+from ldmref.explore.grid import ImageGrid
+from ldmref.explore.grid_plan import make_grid, plan_grid
 from ldmref.explore.preview import has_preview, preview_images, preview_matrix
 from ldmref.explore.record import record_run
 from ldmref.explore.truth import truth_line
 
 __all__ = [
     "ConvergedImage",
+    "ImageGrid",
     "RunRecord",
     "Truth",
     "branch_run",
     "converged_image",
     "has_preview",
     "load_record",
+    "make_grid",
+    "plan_grid",
     "preview_images",
     "preview_matrix",
     "record_run",

@@ -27,7 +27,11 @@ MAKER_NOTE = 0x927C
 COMMENT_ENCODING = b"UNICODE\0"  # before the text, UTF-16-BE
 NOTE_PREFIX = b"ldmref\0"  # before the JSON, UTF-8
 MAX_EXIF = 65_500  # bytes in a JPEG
-TOGETHER = ("sheet", "animation")  # `mode` in the record of a file that holds several images
+TOGETHER = (
+    "sheet",
+    "animation",
+    "grid",
+)  # `mode` in the record of a file that holds several images
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 

@@ -1,0 +1,149 @@
+"""A grid: images of two parameters against each other, each with its distance from the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ldmref.io.images.labels import fit_text
+
+GAP = 8  # px between cells
+FONT_SIZE = 14  # px
+LINE = 20  # px
+MIN_CELL = 96  # px, for legible labels
+MAX_SIDE_LABEL = 260  # px
+BACKGROUND = "white"
+TEXT = "black"
+QUIET = "#666666"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A parameter and its values along one side of a grid."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """The values as text."""
+        return [describe_value(value) for value in self.values]
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """An image of a grid.
+
+    Args:
+        row, column: Its place.
+        image: The image.
+        params: The parameters that generate it again.
+        distance: Root mean square difference of its pixels from the converged image of the same
+            seed, in units of 1/255; None if it was not asked for.
+        warnings: Warnings, one line each.
+    """
+
+    row: int
+    column: int
+    image: Image.Image
+    params: dict[str, Any]
+    distance: float | None
+    warnings: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGrid:
+    """A finished grid: rows of cells, one row for each value of `y`."""
+
+    mode: str
+    x: Axis
+    y: Axis | None
+    cells: list[list[GridCell]] = field(repr=False)
+
+    def sheet(self) -> Image.Image:
+        """Return all images on one sheet, with the values along its sides and the distances."""
+        return draw_sheet(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the axes and, for each cell, its parameters, distance and warnings."""
+        return {
+            "mode": self.mode,
+            "x": describe_axis(self.x),
+            "y": None if self.y is None else describe_axis(self.y),
+            "cells": [
+                [{"params": c.params, "distance": c.distance, "warnings": c.warnings} for c in row]
+                for row in self.cells
+            ],
+        }
+
+    def __repr__(self) -> str:
+        rows = 1 if self.y is None else len(self.y.values)
+        names = self.x.name if self.y is None else f"{self.x.name} and {self.y.name}"
+        return f"<Grid of {self.mode}: {names}, {len(self.x.values)} x {rows} images>"
+
+
+def describe_axis(axis: Axis) -> dict[str, Any]:
+    """Return an axis as JSON."""
+    return {"name": axis.name, "values": list(axis.values)}
+
+
+def describe_value(value: Any) -> str:
+    """Return a value as a label: numbers without digits that say nothing."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# -- the sheet ------------------------------------------------------------------------------------
+
+
+def draw_sheet(grid: ImageGrid) -> Image.Image:
+    """Return the sheet of a grid.
+
+    The name and values of x are above the columns, those of y left of the rows, and the distance
+    from the converged image is below each image.
+    """
+    font = ImageFont.load_default(FONT_SIZE)
+    images = [cell.image for row in grid.cells for cell in row]
+    width = max(MIN_CELL, *(image.width for image in images))
+    below = LINE if any(c.distance is not None for row in grid.cells for c in row) else 0
+    height = max(image.height for image in images) + below
+    labels = [] if grid.y is None else grid.y.labels
+    side = 0
+    if grid.y is not None:
+        longest = max(font.getlength(text) for text in [grid.y.name, *labels])
+        side = GAP + min(MAX_SIDE_LABEL, int(longest) + 1)
+    top = GAP + 2 * LINE
+    size = (
+        side + GAP + len(grid.x.values) * (width + GAP),
+        top + GAP + len(grid.cells) * (height + GAP),
+    )
+    sheet = Image.new("RGB", size, BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+
+    def write(x: float, y: float, text: str, room: int, colour: str = TEXT, anchor="mm") -> None:
+        pen.text((x, y), fit_text(text, font, room), colour, font, anchor=anchor)
+
+    middle = side + (size[0] - side) // 2
+    write(middle, GAP + LINE // 2, grid.x.name, size[0] - side, QUIET)
+    if grid.y is not None:
+        write(GAP, GAP + LINE // 2, grid.y.name, side, QUIET, "lm")
+    for j, text in enumerate(grid.x.labels):
+        left = side + GAP + j * (width + GAP)
+        write(left + width // 2, GAP + LINE + LINE // 2, text, width)
+    for i, row in enumerate(grid.cells):
+        y = top + GAP + i * (height + GAP)
+        if labels:
+            write(GAP, y + (height - below) // 2, labels[i], side - GAP, TEXT, "lm")
+        for j, cell in enumerate(row):
+            left = side + GAP + j * (width + GAP)
+            sheet.paste(cell.image, (left + (width - cell.image.width) // 2, y))
+            if cell.distance is not None:
+                place = (left + width // 2, y + height - LINE // 2)
+                write(*place, describe_distance(cell), width, QUIET)
+    return sheet
+
+
+def describe_distance(cell: GridCell) -> str:
+    """Return the distance of a cell as it is written below its image."""
+    return f"{cell.distance:.1f}/255 off"

@@ -1,0 +1,241 @@
+"""Plan a grid, which checks all of its cells without weights, and generate it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.explore.converged import converged_image
+from ldmref.explore.grid import Axis, GridCell, ImageGrid
+from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.callbacks import check_callbacks, notify
+from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
+from ldmref.modes.plan import find_mode, plan
+from ldmref.modes.run import Plan
+from ldmref.modes.validation import assign_seeds
+
+CODE = "E-GRID"
+MAX_CELLS = 400
+WHOLE_GRID = ("count", "batch_size", "positions")  # make several images, or do not change any
+SOLVER = ("sampler", "steps", "schedule", "sigmas", "eta")  # what a converged image ignores
+
+
+@dataclass(frozen=True, eq=False)
+class GridPlan:
+    """The checked plans of all cells, made without weights.
+
+    Args:
+        mode: Mode of the images.
+        x, y: The axes; without `y` the grid has one row.
+        plans: One row of plans for each value of `y`.
+        parameters: One row of parameters for each value of `y`, as they were planned.
+        distance: Whether the distances from the converged images are computed.
+    """
+
+    mode: str
+    x: Axis
+    y: Axis | None
+    plans: Sequence[Sequence[Plan]] = field(repr=False)
+    parameters: Sequence[Sequence[Mapping[str, Any]]] = field(repr=False)
+    distance: bool = True
+
+    @property
+    def count(self) -> int:
+        """The number of cells."""
+        return sum(map(len, self.plans))
+
+    def generate(
+        self, model: LatentDiffusion, cancel: CancelFlag | None = None
+    ) -> Iterator[Progress | GridCell]:
+        """Generate the cells row by row.
+
+        Yields:
+            A `Progress` after each step, then the `GridCell`.
+
+        Raises:
+            Cancelled, NumericError, ResourceError: See `ldmref.errors`.
+        """
+        converged: dict[str, Image.Image] = {}
+        for i, row in enumerate(self.plans):
+            for j, planned in enumerate(row):
+                run = planned.prepare(model)
+                for event in run.generate(cancel):
+                    if not isinstance(event, GeneratedImage):
+                        yield event
+                        continue
+                    distance = None
+                    if self.distance:
+                        params = self.parameters[i][j]
+                        key = name_trajectory(run.params_of(event.index))
+                        if key not in converged:
+                            truth = converged_image(model, self.mode, params, cancel=cancel)
+                            converged[key] = truth.image
+                        distance = measure_distance(event.image, converged[key])
+                    yield GridCell(
+                        i, j, event.image, run.params_of(event.index), distance, run.warnings
+                    )
+
+    def finish(self, cells: Sequence[GridCell]) -> ImageGrid:
+        """Return the grid of all cells, in any order."""
+        rows: list[list[GridCell]] = [[] for _ in self.plans]
+        for cell in sorted(cells, key=lambda c: (c.row, c.column)):
+            rows[cell.row].append(cell)
+        return ImageGrid(self.mode, self.x, self.y, rows)
+
+
+def plan_grid(
+    model: LatentDiffusion | ModelConfig,
+    x: tuple[str, Sequence[Any]],
+    y: tuple[str, Sequence[Any]] | None = None,
+    /,
+    mode: str = "txt2img",
+    *,
+    distance: bool = True,
+    **parameters: Any,
+) -> GridPlan:
+    """Check all cells of a grid without weights.
+
+    Args:
+        model: A model or its configuration.
+        x: Name and values of the parameter that differs between columns.
+        y: Name and values of the parameter that differs between rows. None: a single row.
+        mode: Mode of the images.
+        distance: Whether to compute the distance of each image from the converged one.
+        parameters: The parameters that all cells share. Without a seed, all cells have the same
+            random one.
+
+    Raises:
+        UsageError: An axis is not a parameter of the mode, or the values of a cell are wrong.
+    """
+    axes = [read_axis(mode, axis) for axis in (x, y) if axis is not None]
+    check_axes(axes, parameters)
+    takes = find_mode(mode).parameters
+    if "seed" in takes and parameters.get("seed") is None:
+        parameters["seed"] = assign_seeds(None, 1)[0]
+    rows = axes[1].values if y is not None else (None,)
+    values_of = [
+        [
+            parameters | {axes[0].name: value} | ({axes[1].name: other} if y is not None else {})
+            for value in axes[0].values
+        ]
+        for other in rows
+    ]
+    plans = [[plan_cell(model, mode, values) for values in row] for row in values_of]
+    return GridPlan(mode, axes[0], axes[1] if y is not None else None, plans, values_of, distance)
+
+
+def make_grid(
+    model: LatentDiffusion,
+    x: tuple[str, Sequence[Any]],
+    y: tuple[str, Sequence[Any]] | None = None,
+    /,
+    mode: str = "txt2img",
+    *,
+    distance: bool = True,
+    callback: Callback | None = None,
+    cancel: CancelFlag | None = None,
+    **parameters: Any,
+) -> ImageGrid:
+    """Generate the images of two parameters against each other.
+
+    Args:
+        model: From `ldmref.load` or `ldmref.random_model`.
+        x: Name and values of the parameter that differs between columns.
+        y: Name and values of the parameter that differs between rows. None: a single row.
+        mode: Mode of the images.
+        distance: Whether to compute the distance of each image from the converged one.
+        callback: Called after every step with a `Progress`.
+        cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+        parameters: The parameters that all cells share. Without a seed, all cells have the same
+            random one.
+
+    Raises:
+        UsageError: An axis is not a parameter of the mode, or the values of a cell are wrong.
+        Cancelled, NumericError, ResourceError: See `ldmref.errors`.
+
+    >>> import ldmref
+    >>> model = ldmref.random_model("tiny")
+    >>> make_grid(model, ("steps", [2, 4]), ("sampler", ["euler", "heun"]), prompt="a cat", seed=1)
+    <Grid of txt2img: steps and sampler, 2 x 2 images>
+    """
+    check_callbacks(callback, cancel)
+    planned = plan_grid(model, x, y, mode, distance=distance, **parameters)
+    cells = []
+    for event in planned.generate(model, cancel):
+        if isinstance(event, GridCell):
+            cells.append(event)
+        else:
+            notify(callback, event)
+    return planned.finish(cells)
+
+
+def read_axis(mode: str, axis: tuple[str, Sequence[Any]]) -> Axis:
+    """Return a checked axis.
+
+    Raises:
+        UsageError: The mode does not have the parameter, or there are no values.
+    """
+    name, values = axis
+    takes = [n for n in find_mode(mode).parameters if n not in WHOLE_GRID]
+    if name not in takes:
+        message = f"{short_repr(name)} cannot be the axis of a grid of {mode}"
+        raise UsageError(message, code=CODE, hint=did_you_mean(str(name), takes))
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        message = f"the axis {name} needs a list of values, not {short_repr(values)}"
+        raise UsageError(message, code=CODE, hint=f'("{name}", [...])')
+    return Axis(name, tuple(values))
+
+
+def check_axes(axes: Sequence[Axis], parameters: Mapping[str, Any]) -> None:
+    """Check that the axes differ, that no other value is given for them, and their size.
+
+    Raises:
+        UsageError: They do not.
+    """
+    names = [axis.name for axis in axes]
+    if len({*names}) < len(names):
+        raise UsageError(f"both axes are {names[0]}", code=CODE, hint="choose another one")
+    for name in names:
+        if name in parameters:
+            raise UsageError(f"{name} is an axis and has a value", code=CODE)
+    cells = math.prod(len(axis.values) for axis in axes)
+    if cells > MAX_CELLS:
+        message = f"a grid may have {MAX_CELLS} cells, not {cells}"
+        raise UsageError(message, code=CODE, hint="give fewer values")
+
+
+def plan_cell(
+    model: LatentDiffusion | ModelConfig, mode: str, parameters: Mapping[str, Any]
+) -> Plan:
+    """Plan the image of a cell.
+
+    Raises:
+        UsageError: A value is wrong, or the cell would have several images or none.
+    """
+    planned = plan(mode, model, **parameters)
+    if not isinstance(planned, Plan):
+        raise UsageError(f"{mode} does not generate an image", code=CODE)
+    if len(planned.job.seeds) != 1:
+        message = f"a cell holds one image, not {len(planned.job.seeds)}"
+        raise UsageError(message, code=CODE, hint="give one prompt and one seed, and count 1")
+    return planned
+
+
+def name_trajectory(params: Mapping[str, Any]) -> str:
+    """Return a key that is the same for images with the same converged image."""
+    kept = {name: value for name, value in params.items() if name not in SOLVER}
+    return json.dumps(kept, sort_keys=True)
+
+
+def measure_distance(image: Image.Image, converged: Image.Image) -> float:
+    """Return the root mean square difference of two images' pixels, in units of 1/255."""
+    difference = np.asarray(image, np.float64) - np.asarray(converged, np.float64)
+    return float(np.sqrt(np.mean(difference**2)))
