@@ -25,7 +25,7 @@ from ldmref.server.settings import ServerSettings
 
 # Each of these modules has `routes(engine)`; those of the second tuple register kinds of works.
 INTERFACES = ("server.a1111.routes", "server.openai.routes", "server.mcp")
-KINDS_OF_WORKS = ("server.inputs", "server.exploring")
+KINDS_OF_WORKS = ("server.inputs", "server.exploring", "server.gridding")
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:

@@ -117,3 +117,72 @@ def test_latents_that_are_not_finite_are_refused(server, tiny):
     latents = latents_of(tiny)
     latents[0, 0, 0, 0] = np.nan
     assert "NaN" in refusal(server, {"kind": "decode", "latents": as_npy(latents)})["message"]
+
+
+TRUNK = {"mode": "txt2img", "parameters": RUN["parameters"]}
+BRANCH = {"kind": "branch", "trunk": TRUNK, "step": 1, "changes": {"prompt": "a blue dog"}}
+
+
+def test_a_branch_is_that_of_branch_run(server, tiny):
+    job = submit(server, BRANCH)
+    found = explore.load_record(fetch(server, job, "record.safetensors"))
+    trunk = explore.record_run(tiny, **RUN["parameters"])
+    expected = explore.branch_run(tiny, trunk, 1, prompt="a blue dog")
+    assert np.array_equal(found.x, expected.x)
+    assert np.array_equal(found.x[:2], trunk.x[:2]) and found.meta["branch"]["step"] == 1
+
+
+def test_a_branch_of_a_branch(server, tiny):
+    nested = {"kind": "branch", "trunk": {k: v for k, v in BRANCH.items() if k != "kind"}}
+    job = submit(server, nested | {"step": 2, "changes": {"cfg_scale": 5}})
+    found = explore.load_record(fetch(server, job, "record.safetensors"))
+    first = explore.branch_run(
+        tiny, {"mode": "txt2img", **RUN["parameters"]}, 1, prompt="a blue dog"
+    )
+    expected = explore.branch_run(tiny, first, 2, cfg_scale=5)
+    assert np.array_equal(found.x, expected.x)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"step": -1}, "step"),
+        ({"step": 1.5}, "step"),
+        ({"step": True}, "step"),
+        ({"step": None}, "step"),
+        ({"changes": {"seed": 2}}, "seed"),
+        ({"changes": [1]}, "object"),
+        ({"trunk": 5}, "object"),
+        ({"trunk": {"mode": "txt2img", "parameters": {}}}, "prompt"),
+        ({"trunk": TRUNK | {"extra": 1}}, "extra"),
+    ],
+)
+def test_a_wrong_branch_is_refused_before_it_is_queued(server, change, part):
+    assert part in refusal(server, BRANCH | change)["message"]
+
+
+def test_a_step_that_the_trunk_does_not_have_fails(server):
+    job = submit(server, BRANCH | {"step": 3})
+    assert job["state"] == "failed" and "from 0 to 2" in job["error"]["message"]
+
+
+def test_cancelling_a_record_ends_it(serve, tiny):
+    server = serve({"tiny": tiny})
+    parameters = {"prompt": "a cat", "steps": 1000, "seed": 1}
+    answer = server.client.post("/v1/jobs", json={"kind": "record", "parameters": parameters})
+    server.client.delete(answer.json()["url"])
+    assert server.finish(answer.json()["id"])["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("body", [RUN, BRANCH], ids=["run", "branch"])
+def test_the_truth_line_is_that_of_truth_line(server, tiny, body):
+    job = submit(server, body | {"kind": "truth"})
+    found = explore.load_record(fetch(server, job, "record.safetensors"))
+    plain = submit(server, body)
+    record = explore.load_record(fetch(server, plain, "record.safetensors"))
+    expected = explore.truth_line(tiny, record)
+    assert np.array_equal(found.x, record.x)
+    assert job["data"]["distance"] == expected.distance.tolist() == found.truth.distance.tolist()
+    assert job["data"]["local_error"] == expected.local_error.tolist()
+    assert job["data"]["truth"] == expected.description
+    assert job["progress"]["step"] == job["progress"]["steps"] > 3

@@ -37,7 +37,7 @@ export function createExplorer(element, { source, place, notify }) {
   const strips = createStrips(actions);
   const scrubber = createScrubber((k) => move(view.show, k));
   const controls = createControls({ source, start, branch, change: setView, save, open: () => file.click() });
-  const panels = [createRunPanels(), createRunPanels()];
+  const panels = [createRunPanels(0), createRunPanels(1)];
   const headings = panels.map(() => h("h3", { class: "ex-run-heading" }));
   const comparison = createComparison();
   const compared = [headings[1], panels[1].element, h("h3", { class: "ex-run-heading" }, "Difference of the two runs"), comparison.element];

@@ -5,7 +5,7 @@ import { fromText, label, readFields } from "../schema.js";
 
 export const START_FIELDS = ["prompt", "negative_prompt", "seed", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
 // Parameters that a run can change on the way: they leave the state and its noise levels readable.
-export const BRANCH_FIELDS = ["prompt", "negative_prompt", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
+export const BRANCH_FIELDS = ["prompt", "negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
 
 /**
  * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), focus()}.

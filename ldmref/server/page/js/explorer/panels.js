@@ -19,7 +19,7 @@ export const PAIRS = {
   "guided-uncond": { of: ["x0", "x0_uncond"], text: "guided − without prompt" },
 };
 
-function createPanel(title, symbol, formula) {
+function createPanel(key, title, symbol, formula) {
   const canvas = h("canvas", { role: "img", width: 1, height: 1 });
   const badge = h("span", { class: "ex-badge" });
   const numbers = h("p", { class: "ex-numbers numbers" });
@@ -27,21 +27,20 @@ function createPanel(title, symbol, formula) {
   const legend = h("div", { class: "ex-legend numbers", hidden: true });
   const caption = h("figcaption", {}, h("span", {}, name, formulaButton(formula)), h("span", { class: "ex-symbol" }, symbol));
   const frame = h("div", { class: "ex-frame" }, canvas, badge);
-  const element = h("figure", { class: "ex-panel" }, caption, frame, legend, numbers);
+  const element = h("figure", { class: "ex-panel", "data-image": key }, caption, frame, legend, numbers);
   return { element, canvas, badge, numbers, legend, name, title };
 }
 
-/** Return the panels of one run: {element, show(run, k, options), decoded(name, image)}. */
-export function createRunPanels() {
+/** Return the panels of one run: {element, show(run, k, options), showDecoded(run, name, k, image)}. */
+export function createRunPanels(row) {
   const panels = Object.fromEntries(
-    Object.entries(IMAGES).map(([key, { title, symbol, formula }]) => [key, createPanel(title, symbol, formula)]),
+    Object.entries(IMAGES).map(([key, { title, symbol, formula }]) => [key, createPanel(key, title, symbol, formula)]),
   );
-  const difference = createDifference("Difference", "difference");
-  const element = h("div", { class: "ex-panels" }, Object.values(panels).map((one) => one.element), difference.element);
+  const difference = createDifference("difference", "Difference", "difference");
+  const element = h("div", { class: "ex-panels", "data-row": row }, Object.values(panels).map((one) => one.element), difference.element);
 
   return {
     element,
-    canvases: Object.fromEntries(Object.entries(panels).map(([key, panel]) => [key, panel.canvas])),
     show(run, k, options) {
       for (const [key, panel] of Object.entries(panels)) {
         panel.element.hidden = !run.has(key);
@@ -87,8 +86,8 @@ function describeImage(panel, run, name, k) {
 }
 
 /** Return a panel for a signed difference: {element, show({run, parts, part, text, scale, where})}. */
-export function createDifference(title, formula) {
-  const panel = createPanel(title, "", formula);
+export function createDifference(key, title, formula) {
+  const panel = createPanel(key, title, "", formula);
   const symbol = panel.element.querySelector(".ex-symbol");
   const low = h("span");
   const high = h("span");
@@ -97,7 +96,6 @@ export function createDifference(title, formula) {
   panel.badge.hidden = true;
   return {
     element: panel.element,
-    canvas: panel.canvas,
     show({ run, parts, part, text, scale, where, short = "" }) {
       const [a, b] = parts;
       const values = signedDifference(a.values, b.values, run.pixels, run.matrix, part, a.scale, b.scale);
@@ -118,10 +116,10 @@ export function createDifference(title, formula) {
 
 /** Return the difference of two runs: {element, canvases, show(a, ka, b, kb, options)}. */
 export function createComparison() {
-  const images = Object.fromEntries(Object.entries(IMAGES).map(([key, { title, formula }]) => [key, createDifference(title, formula)]));
+  const images = Object.fromEntries(Object.entries(IMAGES).map(([key, { title, formula }]) => [key, createDifference(key, title, formula)]));
   const finished = createImageDifference();
   const problem = h("p", { class: "notice", hidden: true }, "The latents of the two runs have different sizes, so they cannot be subtracted.");
-  const panels = h("div", { class: "ex-panels" }, Object.values(images).map((one) => one.element), finished.element);
+  const panels = h("div", { class: "ex-panels", "data-row": "comparison" }, Object.values(images).map((one) => one.element), finished.element);
   return {
     element: h("div", {}, problem, panels),
     show(a, ka, b, kb, { part, letters }) {
@@ -141,7 +139,7 @@ export function createComparison() {
 
 // The difference of the two finished images, enlarged around grey.
 function createImageDifference() {
-  const panel = createPanel("Finished", "", "preview");
+  const panel = createPanel("image", "Finished", "", "preview");
   panel.badge.hidden = true;
   const symbol = panel.element.querySelector(".ex-symbol");
   return {

@@ -13,7 +13,6 @@ export class Run {
     Object.assign(this, { n, channels, height, width, pixels: height * width });
     this.sigmas = record.tensors.sigmas.data;
     this.words = (this.meta.words ?? []).map((word) => word.text);
-    this.computedTruth = null;
     this.scales = new Map();
     this.setPreview();
   }
@@ -118,12 +117,11 @@ export class Run {
     return this.meta.branch ? this.meta.branch.step : 0;
   }
 
-  /** The truth line, {distance, local}: of the record, or computed later; null without one. */
+  /** The truth line of the record, {distance, local, about}; null without one. */
   get truth() {
-    if (this.computedTruth) return this.computedTruth;
     if (!this.has("truth_distance")) return null;
     const { truth_distance: distance, local_error: local } = this.record.tensors;
-    return { distance: distance.data, local: local ? local.data : null };
+    return { distance: distance.data, local: local ? local.data : null, about: this.meta.truth ?? {} };
   }
 
   remember(key, compute) {

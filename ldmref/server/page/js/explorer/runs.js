@@ -90,11 +90,9 @@ export class Runs {
     entry.truthController = new AbortController();
     try {
       const request = describeRequest(this.specs, index);
-      const { distance, local_error: local } = await this.source.truth(request, {
-        signal: entry.truthController.signal,
-        progress: (share, words) => say(words),
-      });
-      entry.run.computedTruth = { distance, local };
+      const signal = entry.truthController.signal;
+      const buffer = await this.source.truth(request, { signal, progress: (share, words) => say(words) });
+      entry.run = new Run(readRecord(buffer));
       say("");
     } catch (error) {
       entry.truthAsked = error.name !== "AbortError";

@@ -1,7 +1,7 @@
 // A server as a source of runs. A source is an object with any of these actions:
 //
 //   record(request, {signal, progress}) -> ArrayBuffer      a run record
-//   truth(request, {signal, progress}) -> {distance, local_error}
+//   truth(request, {signal, progress}) -> ArrayBuffer       the same record with its truth line
 //   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
@@ -53,18 +53,20 @@ export function serverSource({ api, capabilities }) {
     }
   }
 
+  function recordOf({ files }) {
+    return api.bytes(files.find(({ name }) => name === "record.safetensors").url);
+  }
+
   return {
     modes,
     lists,
     models: capabilities.models,
     async record(request, hooks) {
       const described = describe(request);
-      const ended = await finish({ kind: described.trunk ? "branch" : "record", ...described }, hooks);
-      return api.bytes(ended.files.find(({ name }) => name.startsWith("record")).url);
+      return recordOf(await finish({ kind: described.trunk ? "branch" : "record", ...described }, hooks));
     },
     async truth(request, hooks) {
-      const { data } = await finish({ kind: "truth", ...describe(request) }, hooks);
-      return data;
+      return recordOf(await finish({ kind: "truth", ...describe(request) }, hooks));
     },
     async decode({ latents, shape, model }, signal) {
       const known = capabilities.models.find(({ name, family }) => name === model || family === model);

@@ -1,6 +1,6 @@
 // The truth line: for each step the distance from the converged trajectory, and the local error.
 
-import { h } from "../dom.js";
+import { fill, h } from "../dom.js";
 import { createChart, formatNumber } from "../charts.js";
 import { formulaButton } from "./formulas.js";
 
@@ -18,6 +18,7 @@ export function createTruth({ onCompute, onCancel, onMove }) {
     read: describe,
     onMove,
   });
+  const about = h("ul", { class: "soft small" });
   const buttons = h("div", { class: "row" });
   const state = h("p", { class: "soft", role: "status" });
   const element = h(
@@ -30,6 +31,7 @@ export function createTruth({ onCompute, onCancel, onMove }) {
       "The sampler approximates the solution of an ordinary differential equation. The solid line is the distance of each state from that solution, solved to convergence from the same noise; the dashed line is the error of each single step, solved again finely from the same state. It shows where a sampler errs.",
     ),
     chart.element,
+    about,
     state,
     buttons,
   );
@@ -53,6 +55,7 @@ export function createTruth({ onCompute, onCancel, onMove }) {
       element.hidden = known.length === 0 && !canCompute;
       chart.element.hidden = known.length === 0;
       if (known.length) chart.setSeries(known.flatMap(makeSeries));
+      fill(about, known.flatMap(({ run, letter }) => describeSolution(run.truth.about).map((text) => h("li", {}, `${letter}: ${text}`))));
       buttons.replaceChildren(
         ...runs
           .filter(({ run }) => !run.truth && canCompute)
@@ -80,5 +83,16 @@ function makeSeries({ run, letter, tone }) {
     const y = [...local, NaN];
     lines.push({ name: `${letter}: local error`, x, y, points: true, style: `tone-${tone} dashed` });
   }
+  return lines;
+}
+
+// What is known about the solution that the run is compared with.
+function describeSolution({ change, tolerance, converged, evaluations, stochastic }) {
+  const lines = [];
+  if (evaluations) {
+    const end = converged ? `the last refinement changed it by at most ${formatNumber(tolerance)}` : `not converged: the last refinement changed it by ${formatNumber(change)}`;
+    lines.push(`solved with ${evaluations} evaluations of the network; ${end}.`);
+  }
+  if (stochastic) lines.push("the sampler adds noise, so it goes to another image on purpose: the two lines are not errors.");
   return lines;
 }
