@@ -49,8 +49,8 @@ def routes(engine: Engine) -> list[Route]:
         except BadRequest as error:
             return JSONResponse(make_error(None, PARSE_ERROR, str(error)), 400)
         protocol = Protocol(tools)
-        work = partial(to_thread.run_sync, protocol.answer, message, limiter=limiter[0])
-        running = asyncio.ensure_future(work())
+        work = to_thread.run_sync(protocol.answer, message, limiter=limiter[0])
+        running = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(wait_for_disconnect(request))
         try:
             await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
