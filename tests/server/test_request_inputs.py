@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import struct
 import sys
 import zlib
@@ -360,6 +359,6 @@ def test_requests_that_are_refused(server, body, status, code):
 
 
 def test_refusals_name_the_parameter_and_suggest(server):
-    body = json.dumps({"parameters": {"prompt": "a", "cfgscale": 3}})
-    error = server.client.post("/v1/jobs", content=body).json()["error"]
+    body = {"parameters": {"prompt": "a", "cfgscale": 3}}
+    error = server.client.post("/v1/jobs", json=body).json()["error"]
     assert error["parameter"] == "cfgscale" and "cfg_scale" in error["hint"]
