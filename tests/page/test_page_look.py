@@ -19,7 +19,9 @@ def find_serious(page):
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+@pytest.mark.parametrize(
+    "options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"]
+)
 def test_no_serious_finding_of_axe(options, new_context, server):
     page = new_context(**options).new_page()
     for mode in MODES if not options else ("txt2img", "inpaint"):

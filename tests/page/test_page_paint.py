@@ -45,7 +45,9 @@ def canvas_of(page):
 
 def painted(page):
     """The mask that the canvas shows."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     shown = canvas_of(page).evaluate("""canvas => {
       const {width, height} = canvas;
       const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);

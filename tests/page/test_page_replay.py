@@ -41,7 +41,12 @@ def png_of(image, **texts):
 def generated(tiny, tmp_path_factory):
     """An image of ldmref, with settings that are not the default."""
     path = tmp_path_factory.mktemp("generated") / "x.png"
-    settings = {"steps": 3, "seed": 2**63 + 1, "sampler": "euler", "guidance": {"name": "rescale", "phi": 0.5}}
+    settings = {
+        "steps": 3,
+        "seed": 2**63 + 1,
+        "sampler": "euler",
+        "guidance": {"name": "rescale", "phi": 0.5},
+    }
     modes.txt2img(tiny, 'a "cat" 🐶', negative_prompt="dog", cfg_scale=3.5, **settings).save(path)
     return path.read_bytes()
 
