@@ -80,7 +80,8 @@ def test_an_image_is_generated_again(kind, page, generated, tmp_path):
 
 
 def test_settings_of_a1111_are_converted(page):
-    text = "a red cat\nNegative prompt: dog\nSteps: 4, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 16x16"
+    settings = "Steps: 4, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 16x16"
+    text = f"a red cat\nNegative prompt: dog\n{settings}"
     drop(page, png_of(Image.new("RGB", (16, 16)), parameters=text))
     page.get_by_text("The settings of the image are restored.").first.wait_for()
     assert value(page, "Prompt") == "a red cat"

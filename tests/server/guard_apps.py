@@ -80,6 +80,7 @@ def call(app, method="GET", path="/", headers=(), body=b"", *, host=HOST, client
 
     asyncio.run(app(scope, receive, send))
     start = sent[0]
+    assert len({name for name, _ in start["headers"]}) == len(start["headers"])
     received = {name.decode(): value.decode() for name, value in start["headers"]}
     return Answer(start["status"], received, b"".join(m.get("body", b"") for m in sent[1:]))
 

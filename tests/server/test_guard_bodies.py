@@ -74,6 +74,17 @@ def test_endless_chunks_end_at_the_limit():
     assert sent[0]["status"] == 413
 
 
+def test_rest_of_a_refused_body_is_read_to_let_the_client_end_it():
+    messages = [{"type": "http.request", "body": b"x" * 8, "more_body": i < 9} for i in range(10)]
+
+    async def receive():
+        return messages.pop(0)
+
+    sent = run(guarded(max_body=10), receive)
+    assert sent[0]["status"] == 413 and not messages
+    assert [message.get("more_body") for message in sent[1:]] == [True, False]
+
+
 def test_body_that_stops_is_refused():
     async def receive():
         await asyncio.sleep(60)
