@@ -78,7 +78,7 @@ class ServedJob:
             if self.state in ENDS:
                 return False
             stopped = isinstance(error, Cancelled)
-            self.error = None if stopped else error
+            self.error = None if stopped or error is None else without_frames(error)
             self.state = "cancelled" if stopped else "failed" if error else "done"
         self.position = None
         self.work = None
@@ -168,6 +168,13 @@ class ServedJob:
             "height": image.height,
         }
         return described if short else described | {"params": image.params}
+
+
+def without_frames(error: LdmrefError) -> LdmrefError:
+    """Return an error that no longer holds the frames it came through, with all their arrays."""
+    error.__cause__ = None
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 class JobReport:
