@@ -65,3 +65,10 @@ class ServerSettings:
         int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
     ] = 200
     page: Annotated[bool, Flag(()), Doc("Serve the web page at /.")] = True
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the address."""
+        from ldmref.server.guard.hosts import is_loopback
+
+        return is_loopback(self.host)
