@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from ldmref.declare import Doc, Flag, Range
+from ldmref.server.addresses import is_loopback
 
 MEBI = 2**20
 
@@ -69,6 +70,4 @@ class ServerSettings:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the address."""
-        from ldmref.server.guard.hosts import is_loopback
-
         return is_loopback(self.host)
