@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from ldmref.declare import Doc, Flag, Range
+from ldmref.server.addresses import is_loopback
 
 MEBI = 2**20
 
@@ -65,3 +66,8 @@ class ServerSettings:
         int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
     ] = 200
     page: Annotated[bool, Flag(()), Doc("Serve the web page at /.")] = True
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the address."""
+        return is_loopback(self.host)

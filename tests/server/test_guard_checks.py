@@ -9,7 +9,7 @@ import pytest
 from guard_apps import HOST, call, guarded
 
 from ldmref.errors import UsageError
-from ldmref.server.guard.hosts import split_authority
+from ldmref.server.addresses import split_authority
 from ldmref.server.settings import ServerSettings
 
 TOKEN = "correct-horse"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.server.guard.hosts import split_authority
+from ldmref.server.addresses import split_authority
 from ldmref.server.guard.refused import Refused, values_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ import hmac
 from typing import TYPE_CHECKING
 
 from ldmref.errors import UsageError
-from ldmref.server.guard.hosts import is_loopback, read_host
 from ldmref.server.guard.refused import Refused, values_of
 
 if TYPE_CHECKING:
@@ -62,12 +61,9 @@ def require_token(settings: ServerSettings) -> None:
     Raises:
         UsageError: The address is not one of this machine only, and no token is set.
     """
-    if settings.token is not None or settings.insecure_no_token:
-        return
-    host = settings.host or "0.0.0.0"
-    if not is_loopback(read_host(host)):
+    if not (settings.is_local or settings.token is not None or settings.insecure_no_token):
         raise UsageError(
-            f"other machines could use {host} without a token",
+            f"other machines could use {settings.host or 'every interface'} without a token",
             code="E-TOKEN",
             hint=f"--token TEXT, or --insecure-no-token to allow it; {MAKE_ONE}",
         )
