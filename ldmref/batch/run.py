@@ -101,10 +101,11 @@ def run_batch(
     part = check_shard(shard)
     check_number("limit", limit)
     choose = choose_executor(executor, workers, threads, address, gpus)
-    planned, wrong = _plan(rows, config or load_source(model).config, folder, complete, part)
+    planned, wrong, loaded = _plan(model, config, rows, folder, complete, part)
     out_folder = BatchFolder(Path(out), part)
     with out_folder.locked():
-        ledger, loaded = _open_ledger(model, planned, wrong, out_folder, retry_errors)
+        loaded = loaded or load_source(model)
+        ledger = _open_ledger(loaded, planned, wrong, out_folder, retry_errors)
         out_folder.remove_leftovers(ledger.list_files())
         verified = ledger.count_done()
         todo = ledger.list_open()[:limit]
@@ -158,11 +159,11 @@ def check_batch(
     """
     part = check_shard(shard)
     check_number("limit", limit)
-    config = config or load_source(model).config
-    planned, wrong = _plan(rows, config, folder, complete, part)
-    ledger, loaded = _open_ledger(model, planned, wrong, BatchFolder(Path(out), part), retry_errors)
+    planned, wrong, loaded = _plan(model, config, rows, folder, complete, part)
+    loaded = loaded or load_source(model)
+    ledger = _open_ledger(loaded, planned, wrong, BatchFolder(Path(out), part), retry_errors)
     todo = ledger.list_open()[:limit]
-    costs = [row.plan(config).estimate(loaded).seconds for row in todo]
+    costs = [row.plan(loaded.config).estimate(loaded).seconds for row in todo]
     return BatchCheck(
         rows=len(planned) + len(wrong),
         verified=ledger.count_done(),
@@ -192,35 +193,39 @@ def check_shard(shard: tuple[int, int] | None) -> BatchShard | None:
 
 
 def _plan(
+    model: ModelSource,
+    config: ModelConfig | None,
     rows: RowSource,
-    config: ModelConfig,
     folder: str | os.PathLike[str] | None,
     complete: CompleteRow | None,
     part: BatchShard | None,
-) -> tuple[list[PlannedRow], list[RowFailure]]:
-    """Return the rows that can be generated, and those that cannot."""
+) -> tuple[list[PlannedRow], list[RowFailure], LatentDiffusion | None]:
+    """Return the rows that can be generated, those that cannot, and the model if it was needed."""
+    loaded = None
+    if config is None:
+        loaded = load_source(model)
+        config = loaded.config
     read = read_rows(rows)
     if folder is None:
         from_file = isinstance(rows, str | os.PathLike) and os.fspath(rows) != STDIN
         folder = Path(os.fspath(rows)).parent if from_file else Path()  # type: ignore[arg-type]
     checked = select_shard(plan_rows(read, config, Path(folder), complete), part)
     wrong = [row for row in checked if isinstance(row, RowFailure)]
-    return [row for row in checked if isinstance(row, PlannedRow)], wrong
+    return [row for row in checked if isinstance(row, PlannedRow)], wrong, loaded
 
 
 def _open_ledger(
-    model: ModelSource,
+    loaded: LatentDiffusion,
     planned: Sequence[PlannedRow],
     wrong: Sequence[RowFailure],
     folder: BatchFolder,
     retry_errors: bool,
-) -> tuple[BatchLedger, LatentDiffusion]:
-    """Load the model, give rows their keys, and verify what exists."""
-    loaded = load_source(model)
+) -> BatchLedger:
+    """Give rows their keys, and verify what exists."""
     identity = identify_model(loaded)
     ledger = BatchLedger(folder, [row.with_key(identity) for row in planned], wrong)
     ledger.read(retry_errors)
-    return ledger, loaded
+    return ledger
 
 
 class _Generating:

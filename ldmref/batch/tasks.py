@@ -24,6 +24,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import Control
 from ldmref.modes.cost import is_out_of_memory
 from ldmref.modes.generate import CancelFlag, GeneratedImage
+from ldmref.modes.registry import require_config
 
 ModelSource = LatentDiffusion | Callable[[], LatentDiffusion]
 
@@ -159,8 +160,14 @@ def to_row_error(error: Exception) -> LdmrefError:
 
 
 def load_source(source: ModelSource) -> LatentDiffusion:
-    """Return the model of a source."""
-    return source if isinstance(source, LatentDiffusion) else source()
+    """Return the model of a source.
+
+    Raises:
+        UsageError: It is neither a model nor a function that returns one.
+    """
+    model = source() if callable(source) else source
+    require_config("a batch", model)
+    return model
 
 
 def load_same(source: ModelSource, identity: ModelIdentity) -> LatentDiffusion:

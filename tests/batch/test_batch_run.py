@@ -85,6 +85,33 @@ def test_a_manifest_that_was_cut_off_is_completed(tiny, requests, whole, cut):
     assert read_folder(whole) == before
 
 
+def test_what_a_killed_write_left_is_removed(tiny, requests, whole):
+    before = read_folder(whole)
+    image = next(whole.glob("images/*")).name
+    for name in (f"images/.{image}.0123abcd.part", ".manifest.jsonl.0123abcd.part"):
+        (whole / name).write_text("half")
+    run_batch(tiny, requests, whole)
+    assert read_folder(whole) == before
+
+
+def test_a_model_is_loaded_once(tiny, tmp_path):
+    loads = []
+
+    def load():
+        loads.append(1)
+        return tiny
+
+    run_batch(load, [{"prompt": "cat", "steps": 1}], tmp_path)
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("model", ["emoji", None, lambda: "emoji"])
+def test_something_that_is_not_a_model_is_refused(tmp_path, model):
+    with pytest.raises(UsageError) as caught:
+        run_batch(model, [{"prompt": "cat"}], tmp_path)
+    assert caught.value.code == "E-MODEL"
+
+
 def test_equal_rows_are_generated_once(tiny, tmp_path):
     row = {"prompt": "red heart", "steps": 1}
     rows = [row | {"custom_id": name} for name in ("a", "b", "c")]
