@@ -15,7 +15,7 @@ from PIL import Image
 from ldmref.errors import UsageError, counted, short_repr
 from ldmref.io.images.metadata import save_image
 
-IN_A_ROW = 4  # images that stand in one row before a grid becomes square
+IN_A_ROW = 4  # images, at most, in a grid of one row
 MOST_SHOWN = 24  # images of a page
 WIDTH = 256  # px of an image on a page, at most
 LONGEST = 400  # letters of a prompt on a page
@@ -29,10 +29,10 @@ def arrange(images: Sequence[Image.Image], columns: int | None = None) -> Image.
         columns: The number of columns; None: one row of up to four images, otherwise about square.
 
     Raises:
-        UsageError: There are no images, or `columns` is not a positive integer.
+        UsageError: `images` is empty, or `columns` is not a positive integer.
     """
     if not images:
-        raise UsageError("there are no images to arrange", code="E-GRID")
+        raise UsageError("a grid needs at least one image", code="E-GRID")
     if columns is None:
         n = len(images)
         columns = n if n <= IN_A_ROW else math.ceil(math.sqrt(n))

@@ -109,7 +109,7 @@ class Result:
                 square.
 
         Raises:
-            UsageError: There are no images, or `columns` is not a positive integer.
+            UsageError: The result is empty, or `columns` is not a positive integer.
         """
         return arrange(self.images, columns)
 

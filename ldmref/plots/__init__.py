@@ -2,7 +2,7 @@
 
     from ldmref.plots import plot_schedule, plot_trajectory
 
-Both draw into new axes, or into those that are given as `ax=`, and return them. matplotlib is
+Both use new axes, or those passed as `ax=`, and return them. matplotlib is
 imported at the first call.
 """
 

@@ -50,7 +50,7 @@ def choose_parts(
 def make_axes(
     ax: Any, n: int, rows: bool = False, heights: Sequence[float] | None = None
 ) -> list[Any]:
-    """Return n axes: those of the caller, or new ones beside or below each other.
+    """Return n axes: those of the caller, or new ones in a row or a column.
 
     Args:
         ax: Axes of matplotlib, or a sequence of them; None for new ones.

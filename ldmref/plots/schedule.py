@@ -123,7 +123,7 @@ def find_schedules(
                 label += "'"
             sources[label] = source
     if not sources:
-        raise UsageError("there is no schedule to plot", code="E-PLOT")
+        raise UsageError("plot_schedule needs at least one schedule", code="E-PLOT")
     reference = model
     if reference is None:
         models = [s for s in sources.values() if config_of(s) is not None]

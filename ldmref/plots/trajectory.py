@@ -85,11 +85,11 @@ def plot_trajectory(
     numbers = measure(states)
     for part, one in zip(names, axes, strict=True):
         if part == "images":
-            draw_images(one, states, images)
+            plot_images(one, states, images)
         elif part == "norms":
-            draw_norms(one, numbers)
+            plot_norms(one, numbers)
         else:
-            draw_distances(one, numbers)
+            plot_distances(one, numbers)
     return one_or_all(axes)
 
 
@@ -158,8 +158,8 @@ def spread(n: int, most: int) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, n - 1, min(n, most))).astype(int))
 
 
-def draw_images(axes: Any, states: States, most: int) -> None:
-    """Draw previews of predictions side by side, with the step and its noise level below."""
+def plot_images(axes: Any, states: States, most: int) -> None:
+    """Plot previews of predictions side by side, with the step and its noise level below."""
     shown = spread(len(states.x0), most)
     tiles = preview_tiles(states.x0[shown], states.preview)
     n, h, w, _ = tiles.shape
@@ -186,8 +186,8 @@ def preview_tiles(x0: np.ndarray, preview: PreviewMatrix | None) -> np.ndarray:
     return np.repeat(scaled[..., None], 3, axis=-1)
 
 
-def draw_norms(axes: Any, numbers: TrajectoryNumbers) -> None:
-    """Draw the norms of states and predictions."""
+def plot_norms(axes: Any, numbers: TrajectoryNumbers) -> None:
+    """Plot the norms of states and predictions."""
     steps = np.arange(1, len(numbers.x0) + 1)
     axes.plot(steps, numbers.x0, marker="o", markersize=3, label="predicted $x_0$")
     label = "state $x / \\sqrt{1 + \\sigma^2}$"
@@ -195,8 +195,8 @@ def draw_norms(axes: Any, numbers: TrajectoryNumbers) -> None:
     finish(axes, "steps taken", "root mean square (latents)")
 
 
-def draw_distances(axes: Any, numbers: TrajectoryNumbers) -> None:
-    """Draw how far predictions move, and how far the states are from the converged ones."""
+def plot_distances(axes: Any, numbers: TrajectoryNumbers) -> None:
+    """Plot how far predictions move, and how far the states are from the converged ones."""
     steps = np.arange(1, len(numbers.x0) + 1)
     axes.plot(steps, numbers.to_last, marker="o", markersize=3, label="to the last prediction")
     axes.plot(steps, numbers.change, marker="o", markersize=3, label="to the prediction before")

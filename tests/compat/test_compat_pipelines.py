@@ -174,7 +174,7 @@ def test_masks_that_cannot_be_used_are_named(pipe):
     image = Image.new("RGB", (16, 16))
     with pytest.raises(ImageError, match="mask_image is missing"):
         made("red cat", image, **ASKED)
-    with pytest.raises(ImageError, match="mask_image is black"):
+    with pytest.raises(ImageError, match="mask_image is black everywhere"):
         made("red cat", image, Image.new("L", (16, 16)), padding_mask_crop=4, **ASKED)
     with pytest.raises(ImageError, match="with padding_mask_crop, image must be a Pillow image"):
         made("red cat", np.zeros((16, 16, 3)), image, padding_mask_crop=4, **ASKED)
@@ -226,11 +226,13 @@ def test_devices(folder):
         assert pipe.device == torch.device("cpu")  # still usable
 
 
-def test_the_embedded_model_is_a_pipeline():
+def test_the_embedded_model_is_a_pipeline(caplog):
     pipe = compat.StableDiffusionPipeline.from_pretrained("emoji")
     assert pipe.scheduler.config.prediction_type in ("epsilon", "v_prediction", "sample")
     image = pipe("red heart", num_inference_steps=2, generator=1).images[0]
-    assert image.size == (128, 128)
+    assert image.size == (128, 128) and not caplog.messages
+    pipe("red zyzzyva", num_inference_steps=1, height=256, width=256)
+    assert "zyzzyva" in caplog.text and "256 x 256" in caplog.text
     pipe.scheduler = compat.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     assert pipe("red heart", num_inference_steps=2, generator=1).images[0].size == (128, 128)
 

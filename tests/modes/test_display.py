@@ -59,7 +59,7 @@ def test_columns_are_counted(columns):
 def test_a_result_without_images_shows_its_warnings():
     empty = Result([], np.zeros((0, 1)), [], {}, ["stopped"])
     assert empty._repr_png_() is None and "stopped" in empty._repr_html_()
-    with pytest.raises(UsageError, match="no images"):
+    with pytest.raises(UsageError, match="at least one image"):
         empty.grid()
 
 

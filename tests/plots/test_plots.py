@@ -119,7 +119,7 @@ def test_axes_of_the_caller_are_used(record):
     ("arguments", "message"),
     [
         ({"schedules": 3}, "plot_schedule takes models, schedules and names, not 3"),
-        ({"schedules": []}, "there is no schedule to plot"),
+        ({"schedules": []}, "plot_schedule needs at least one"),
         ({"schedules": "kerras"}, "unknown"),
         ({"schedules": "karras", "quantity": "snrs"}, "unknown quantity 'snrs'"),
         ({"schedules": "karras", "quantity": []}, "at least one quantity"),

@@ -81,7 +81,7 @@ XL_ENCODE = (
     PROMPT_XL | _ENCODE | NEGATIVE_XL | EMBEDS | POOLED | {"lora_scale": None, "clip_skip": None}
     | XL_TXT2IMG
 )  # fmt: skip
-# Names that diffusers still reads though they are no parameters.
+# Names that diffusers still reads, although they are not parameters.
 OLDER = {"callback": None, "callback_steps": None}
 
 # Arguments that ldmref does not have, with advice.

@@ -33,7 +33,7 @@ class Pipeline(MemoryCalls):
     Attributes:
         scheduler: The scheduler, which may be replaced.
         image_processor, mask_processor: Helpers with `preprocess`, `postprocess` and `blur`.
-        vae, unet, text_encoder, tokenizer: Stand-ins of the parts, with their configurations.
+        vae, unet, text_encoder, tokenizer: The parts, with their configurations.
     """
 
     parameters: ClassVar[dict[str, Any]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.compat.diffusers.generators import GeneratorNoise
 from ldmref.compat.diffusers.output import decode_images
-from ldmref.compat.diffusers.prompts import EmbeddedPrompts
+from ldmref.compat.diffusers.prompts import LOGGER, EmbeddedPrompts
 from ldmref.compat.diffusers.watch import Interrupted, Watch, watch_trajectory
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
@@ -84,6 +84,8 @@ class PipelineCall:
         scheduler = self.pipe.scheduler
         run = replace(made, start=lambda _: initial).prepare(model)
         job = run.job
+        for line in run.warnings:
+            LOGGER.warning(line)
         scheduler.set_timesteps(job.steps)
         watch = self._watch(scheduler.evaluations(job.steps, job.first_step), tensors)
         self.pipe._num_timesteps = len(watch.timesteps)

@@ -1,4 +1,4 @@
-"""The parts of a pipeline: stand-ins for diffusers' networks, which share one model of ldmref."""
+"""The parts of a pipeline, which have the names of diffusers' networks and share one model."""
 
 from __future__ import annotations
 

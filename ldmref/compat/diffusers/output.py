@@ -1,4 +1,4 @@
-"""What a pipeline returns: images as Pillow images, arrays, tensors or latents."""
+"""The output of a pipeline: images as Pillow images, arrays, tensors or latents."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def find_crop(mask: Image.Image, width: int, height: int, padding: int) -> Crop:
     """
     pixels = np.asarray(mask.convert("L")) > 0
     if not pixels.any():
-        raise ImageError("mask_image is black: there is no region to crop", code="E-IMAGE")
+        raise ImageError(
+            "mask_image is black everywhere, so it does not mark a region", code="E-IMAGE"
+        )
     h, w = pixels.shape
     columns = np.flatnonzero(pixels.any(axis=0))
     rows = np.flatnonzero(pixels.any(axis=1))

@@ -52,8 +52,8 @@ class Scheduler:
         config: The configuration, a read-only dictionary.
         timesteps: The timesteps of the network's evaluations, after `set_timesteps` or a call of
             the pipeline; None before.
-        sigmas: The noise levels, (n + 1,), likewise.
-        init_noise_sigma: The standard deviation of the initial latents, likewise.
+        sigmas, init_noise_sigma: The noise levels, (n + 1,), and the standard deviation of the
+            initial latents, at the same time.
     """
 
     kind: ClassVar[str] = ""
@@ -116,7 +116,7 @@ class Scheduler:
         """Return the scheduler of a folder: `from_pretrained(model, subfolder="scheduler")`.
 
         Raises:
-            InputError: There is no scheduler_config.json, or it does not hold a configuration.
+            InputError: The folder lacks a scheduler_config.json, or that holds something else.
         """
         path = Path(folder, subfolder or "", FILE)
         return cls.from_config(read_config(path))
