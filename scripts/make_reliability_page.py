@@ -20,8 +20,8 @@ INTRODUCTION = """\
 
 This page lists faults (damaged files, wrong numbers, hostile prompts, full disks, ...) and the
 behaviour of ldmref. Every row has tests in [tests/faults](../tests/faults). They run the same bad
-input through Python and the command line, and compare the error code, the exit code and the files
-that are left: no image, no temporary file, no changed input.
+input through Python, the command line and HTTP, and compare the error code, the exit code or status
+and the files that are left: no image, no temporary file, no changed input.
 `python scripts/make_reliability_page.py` generates the page from the table of the tests.
 
 An error of ldmref has a stable `code`, a line that says what was wrong and what is allowed, and a
@@ -83,7 +83,7 @@ def table(first: int, last: int) -> Iterator[str]:
     """Yield the rows of a block."""
     from fault_all import CASES
     from fault_cases import PROCEDURES
-    from fault_interfaces import INTERFACES
+    from fault_interfaces import INTERFACES, interfaces_of
     from fault_remaining import REMAINING
     from fault_rows import ROWS
 
@@ -94,7 +94,9 @@ def table(first: int, last: int) -> Iterator[str]:
         procedures = [procedure for procedure in PROCEDURES if procedure.row == number]
         codes = sorted({x.code for x in [*cases, *procedures] if x.code})
         counts = {
-            name: sum(name in x.interfaces for x in [*cases, *procedures]) for name in INTERFACES
+            name: sum(name in interfaces_of(case) for case in cases)
+            + sum(name in procedure.interfaces for procedure in procedures)
+            for name in INTERFACES
         }
         tests = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         wrong = sum(name.startswith(f"test_answer[{number}-") for name in REMAINING)
@@ -107,9 +109,10 @@ def measurements() -> str:
     """Return the first table: counts, and the results of the scripts."""
     from fault_all import CASES
     from fault_cases import PROCEDURES
+    from fault_interfaces import interfaces_of
     from fault_rows import ROWS
 
-    runs = sum(len(case.interfaces) for case in CASES) + len(PROCEDURES)
+    runs = sum(len(interfaces_of(case)) for case in CASES) + len(PROCEDURES)
     counts = {"cases": len(CASES), "procedures": len(PROCEDURES), "rows": len(ROWS), "runs": runs}
     rows = (" | ".join(line).format(**counts) for line in MEASURED)
     return MEASUREMENTS.format(rows="\n".join(f"| {row} |" for row in rows))

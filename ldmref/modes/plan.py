@@ -19,15 +19,15 @@ Generating = Literal["txt2img", "img2img", "inpaint", "interpolate", "superres",
 
 @overload
 def plan(
-    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, **parameters: Any
+    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, /, **parameters: Any
 ) -> InversionPlan: ...
 @overload
-def plan(mode: Generating, config: ModelConfig | LatentDiffusion, **parameters: Any) -> Plan: ...
+def plan(mode: Generating, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan: ...
 @overload
-def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> AnyPlan: ...
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> AnyPlan: ...
 
 
-def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> AnyPlan:
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> AnyPlan:
     """Check all parameters of a mode without weights.
 
     Args:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from ldmref.errors import LdmrefError
 from ldmref.server import native, static_files
 from ldmref.server.engine import Engine
-from ldmref.server.errors import as_ldmref_error, refusal, status_of
+from ldmref.server.errors import refusal, status_of
+from ldmref.server.guard import guard
 from ldmref.server.openapi import describe_interface
 from ldmref.server.parts import find_part
 from ldmref.server.settings import ServerSettings
-
-log = logging.getLogger("ldmref.server")
 
 # Each of these modules has `routes(engine)`; those of the second tuple register kinds of works.
 INTERFACES = ("server.a1111.routes", "server.openai.routes", "server.mcp")
@@ -64,40 +62,17 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
         part = find_part(name)
         routes += part.routes(engine) if part else ()
     description = describe_interface(routes)
-    app = Starlette(
-        routes=routes,
-        exception_handlers={LdmrefError: on_error, HTTPException: on_http_error},
-        middleware=[Middleware(AnswerErrors)],
-        lifespan=lifespan,
-    )
-    guard = find_part("server.guard")
-    return guard.guard(app, settings) if guard else app
+    handlers = {LdmrefError: on_error, HTTPException: on_http_error}
+    app = Interfaces(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    return guard(app, settings)
 
 
-class AnswerErrors:
-    """ASGI middleware that answers unexpected errors; their cause goes to the log only."""
+class Interfaces(Starlette):
+    """The routes and the answers to expected errors; unexpected ones leave it, to the guard."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        begun = False
-
-        async def watch(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watch)
-        except ClientDisconnect:
-            return
-        except Exception as error:
-            log.error("%s failed", scope.get("path"), exc_info=error)
-            if not begun:
-                known = as_ldmref_error(error)
-                await refusal(scope["path"], status_of(known), known)(scope, receive, send)
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the router within the handlers of errors, without Starlette's own answer 500."""
+        return ExceptionMiddleware(self.router, handlers=self.exception_handlers)
 
 
 async def on_error(request: Request, error: Exception) -> Response:

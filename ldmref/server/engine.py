@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -23,7 +22,6 @@ from ldmref.server.jobs import JobReport, ServedJob
 from ldmref.server.settings import ServerSettings
 from ldmref.server.work import Work
 
-log = logging.getLogger("ldmref.server")
 REMEMBERED = 10_000  # ids of jobs that are gone
 SWEEP_SECONDS = 5.0  # from one removal of old results to the next at most
 PLANNERS = 4  # requests that are read and checked at the same time
@@ -268,8 +266,6 @@ class Engine:
                 raise Cancelled("cancelled", code="E-CANCELLED")
             work.run(self.models[job.model], JobReport(job), job.cancelled)
         except BaseException as error:  # plug-ins and libraries raise any class
-            if not isinstance(error, LdmrefError):
-                log.error("the job %s failed", job.id, exc_info=error)
             return as_ldmref_error(error)
         return None
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
+import traceback
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ldmref.errors import (
@@ -12,11 +16,15 @@ from ldmref.errors import (
     NumericError,
     ResourceError,
     UsageError,
+    one_line,
+    short_repr,
 )
 from ldmref.modes.cost import is_out_of_memory
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+
+log = logging.getLogger("ldmref.server")
 
 
 class QueueFull(LdmrefError):
@@ -82,7 +90,7 @@ def to_json(error: LdmrefError) -> dict[str, Any]:
 def as_ldmref_error(error: BaseException) -> LdmrefError:
     """Return the error itself, or an equivalent one that a client may see.
 
-    A client learns only the class of an unexpected error.
+    A client learns only the class of an unexpected error, and the id of its line in the log.
     """
     if isinstance(error, LdmrefError):
         return error
@@ -92,8 +100,30 @@ def as_ldmref_error(error: BaseException) -> LdmrefError:
     return LdmrefError(
         f"internal error ({type(error).__name__})",
         code="E-INTERNAL",
-        hint="the log of the server says where it happened",
+        hint=f"the log of the server describes it as error {log_failure(error)}",
     )
+
+
+def log_failure(error: BaseException) -> str:
+    """Log an unexpected error, and return the id of its line, for the client.
+
+    The message of the error may quote a prompt. It is left out, unless the log is at DEBUG.
+    """
+    number = secrets.token_hex(6)
+    log.error("error %s: %s", number, describe_failure(error))
+    log.debug("error %s: %s", number, short_repr(error))
+    return number
+
+
+def describe_failure(error: BaseException | None) -> str:
+    """Return the class of an error, of its causes, and the lines of code where they were raised."""
+    parts = []
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"{PurePath(f.filename).name}:{f.lineno} {f.name}" for f in frames]
+        parts.append(f"{type(error).__name__} in {' > '.join(lines) or 'no line'}")
+        error = error.__cause__ or error.__context__
+    return one_line(" from ".join(parts))
 
 
 def refusal(path: str, status: int, error: LdmrefError) -> Response:

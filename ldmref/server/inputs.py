@@ -134,7 +134,12 @@ def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
         UsageError: It is not base64.
         ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
     """
-    return open_bytes(name, decode_base64(name, value), max_pixels)
+    image = open_bytes(name, decode_base64(name, value), max_pixels)
+    try:
+        image.load()
+    except Exception as error:  # as in `open_bytes`
+        raise _damaged(name) from error
+    return image
 
 
 def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
@@ -143,24 +148,31 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
     """
-    image = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        pass
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "too many", max_pixels) from error
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise ImageError(
-            f"cannot read {name} as an image",
-            code="E-IMAGE",
-            hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
-        ) from error
-    if image is None or image.width * image.height > max_pixels:
-        raise ImageError(
-            f"{name} has more than {max_pixels} pixels",
-            code="E-IMAGE-SIZE",
-            hint="scale it down first",
-        )
+        raise _damaged(name) from error
+    if image.width * image.height > max_pixels:
+        raise _too_large(name, f"{image.width} x {image.height}", max_pixels)
     return image
+
+
+def _too_large(name: str, pixels: str, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"{name} has {pixels} pixels, the limit is {max_pixels}",
+        code="E-IMAGE-SIZE",
+        hint="scale it down first",
+    )
+
+
+def _damaged(name: str) -> ImageError:
+    return ImageError(
+        f"cannot read {name} as an image",
+        code="E-IMAGE",
+        hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
+    )
 
 
 def read_array(name: str, value: Any) -> Any:

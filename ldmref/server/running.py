@@ -9,10 +9,12 @@ from types import FrameType
 
 import uvicorn
 
-from ldmref.errors import OutputError, UsageError
+from ldmref.errors import OutputError
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.app import create_app
 from ldmref.server.engine import Engine
+from ldmref.server.guard import uvicorn_options
+from ldmref.server.guard.tokens import require_token
 from ldmref.server.settings import ServerSettings
 
 STOP_SECONDS = 3.5  # for the jobs; then the connections have a second
@@ -47,18 +49,10 @@ def make_server(engine: Engine, settings: ServerSettings) -> OrderlyServer:
     """Return a server that can be run on a socket."""
     config = uvicorn.Config(
         create_app(engine, settings),
-        log_config=None,
-        access_log=False,
-        limit_concurrency=settings.max_connections,
         backlog=BACKLOG,
-        timeout_keep_alive=15,
         timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=64 * 1024,
-        server_header=False,
-        proxy_headers=False,
-        http="h11",
-        ws="none",
         lifespan="on",
+        **uvicorn_options(settings),
     )
     return OrderlyServer(config, engine)
 
@@ -70,12 +64,7 @@ def open_socket(settings: ServerSettings) -> socket.socket:
         UsageError: Other machines could use the server without a token.
         OutputError: The port is in use, or the address does not exist here.
     """
-    if not (settings.is_local or settings.token or settings.insecure_no_token):
-        raise UsageError(
-            f"other machines could use {settings.host} without a token",
-            code="E-TOKEN",
-            hint="--token TEXT, or --insecure-no-token to allow it",
-        )
+    require_token(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from ldmref.declare import Doc, Flag, Range
@@ -23,7 +22,7 @@ class ServerSettings:
         str | None,
         Flag(metavar="TEXT"),
         Doc("Text that every request must carry, as bearer token or as password.", "none"),
-    ] = None
+    ] = field(default=None, repr=False)
     insecure_no_token: Annotated[
         bool, Doc("Allow an address that other machines can reach without a token.")
     ] = False
@@ -51,10 +50,10 @@ class ServerSettings:
         Range(0),
         Doc("Bytes of results that are kept; the oldest leave before their lifetime ends."),
     ] = 256 * MEBI
-    max_body: Annotated[int, Range(1), Doc("Bytes of a request at most.")] = 16 * MEBI
+    max_body: Annotated[int, Range(1), Doc("Bytes of a request at most.")] = 64 * MEBI
     body_timeout: Annotated[
         float, Range(0, 86_400, above=True), Doc("Seconds in which a request must arrive.")
-    ] = 30.0
+    ] = 120.0
     max_pixels: Annotated[
         int, Range(1, 64_000_000), Doc("Pixels of an image in a request at most.")
     ] = 16_000_000
@@ -62,12 +61,7 @@ class ServerSettings:
     max_connections: Annotated[
         int, Range(1, 60_000), Doc("Connections at the same time, idle event streams included.")
     ] = 2000
+    max_streams: Annotated[
+        int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
+    ] = 200
     page: Annotated[bool, Flag(()), Doc("Serve the web page at /.")] = True
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach the address."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:  # a name
-            return self.host == "localhost"

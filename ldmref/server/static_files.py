@@ -7,6 +7,7 @@ import mimetypes
 from importlib import resources
 from typing import Any, NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -58,7 +59,9 @@ def routes() -> list[Route]:
     async def file(request: Request) -> Response:
         """Get a file of the web page."""
         name = request.path_params["name"]
-        return send(request, files[name]) if name in files else Response("not found", 404)
+        if name not in files:
+            raise HTTPException(404)
+        return send(request, files[name])
 
     return [Route("/", index, methods=["GET"]), Route("/page/{name:path}", file, methods=["GET"])]
 

@@ -33,8 +33,21 @@ def tiny_folder(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def client(tiny):
+    """An HTTP client of a server of the tiny model, both in this process."""
+    from starlette.testclient import TestClient
+
+    from ldmref.server.app import create_app
+    from ldmref.server.engine import Engine
+
+    engine = Engine({"tiny": tiny})
+    yield TestClient(create_app(engine), base_url="http://localhost")
+    engine.close()
+
+
 @pytest.fixture
-def stage(tiny, tiny_folder, tmp_path, monkeypatch, capfd):
+def stage(tiny, tiny_folder, client, tmp_path, monkeypatch, capfd):
     for name in [name for name in os.environ if name.startswith("LDMREF_")]:
         monkeypatch.delenv(name)
     folders = [tmp_path / name for name in ("work", "in", "tmp", "home")]
@@ -45,4 +58,4 @@ def stage(tiny, tiny_folder, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.chdir(tmp_path / "work")
     with limited():
-        yield Stage(*folders[:3], tiny, tiny_folder, capfd)
+        yield Stage(*folders[:3], tiny, tiny_folder, capfd, client)

@@ -11,6 +11,7 @@ from ldmref.errors import LdmrefError
 
 PYTHON = "Python"
 COMMAND_LINE = "command line"
+HTTP = "HTTP"
 TINY = object()  # the folder of the tiny model, in a command line
 
 Error = type[LdmrefError] | Mapping[str, type[LdmrefError]] | None  # or one for each interface
@@ -29,7 +30,7 @@ class Case:
         model: replaces the tiny model; a function makes it. `load`: further arguments of `load`.
         warns: whether a success has a warning.
         argv: a whole command line instead, for commands that Python does not have.
-        interfaces: those that can express the input.
+        interfaces: those that can express the input, besides HTTP (`fault_http.can_express`).
         usage: the command line refuses it while reading its flags, with code E-USAGE.
     """
 

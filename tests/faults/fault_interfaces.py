@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fault_cases import COMMAND_LINE, PYTHON, TINY, Case
+from fault_cases import COMMAND_LINE, HTTP, PYTHON, TINY, Case
+from fault_http import can_express, post
 from PIL import Image
 
 import ldmref
@@ -27,10 +28,11 @@ FLAGS = {"config": "--model-config"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer of an interface: an error's code and exit code, or images."""
+    """The answer of an interface: an error's code with its exit code or status, or images."""
 
     code: str = ""
     exit_code: int = 0
+    status: int = 0
     images: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -45,6 +47,7 @@ class Stage:
     model: LatentDiffusion
     model_folder: Path
     capfd: Any
+    client: Any
 
     def resolve(self, value: Any) -> Any:
         """A value; files are made by calling the function that stands for them."""
@@ -117,10 +120,32 @@ def command_line(case: Case, stage: Stage) -> Outcome:
     return Outcome(images=len(added), warnings=warnings)
 
 
+def http(case: Case, stage: Stage) -> Outcome:
+    """By the native interface of a server in this process."""
+    parameters = stage.parameters(case)
+    before = stage.files()
+    try:
+        response = post(stage.client, case.mode, parameters)
+    finally:
+        assert stage.files() == before
+    if response.status_code == 200:
+        assert response.content.startswith(b"\x89PNG")
+        return Outcome(images=1, warnings=response.headers.get_list("ldmref-warning"))
+    error = response.json()["error"]
+    assert error["message"].isprintable() and "Traceback" not in response.text
+    return Outcome(error["code"], status=response.status_code)
+
+
 INTERFACES: Mapping[str, Callable[[Case, Stage], Outcome]] = {
     PYTHON: python,
     COMMAND_LINE: command_line,
+    HTTP: http,
 }
+
+
+def interfaces_of(case: Case) -> list[str]:
+    """The interfaces through which a case is run."""
+    return [*case.interfaces, *([HTTP] if can_express(case) else [])]
 
 
 def flags(mode: str, values: Mapping[str, Any], folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ BLOCKS = {  # first row -> heading
     42: "Numbers",
     60: "Images and masks",
     80: "Run time",
+    97: "Server",
     111: "Plug-ins and supply chain",
     119: "Other files",
     128: "Output and settings",
@@ -129,6 +130,25 @@ an empty mask gives a warning; the region stays inside the image
 94|mistakes in settings and environment variables|refused by name
 95|time zone, LANG=C, cp1252 and an emoji|no crash
 96|old dependencies|lower bounds are declared and tested; `doctor` reports older ones
+97|body that is too large, has no end, a wrong length, or is compressed|\
+refused with 413, 408, 400 or 415; at most four bodies of the largest size are held in memory
+98|client that sends or reads nothing, or slowly; 1,000 idle event streams|\
+disconnected after a while; the others are served
+99|many requests at once|\
+every request gets its own image; a full queue answers 429 with `Retry-After`
+100|client that disconnects, cancelled job|the job stops at the next step, and the next job starts
+101|path outside the folder of the page or of results|404; requests cannot name files
+102|request of a foreign web page, DNS rebinding|refused with 403; a body that is not JSON with 415
+103|address that other machines can reach, without a token|the server does not start
+104|missing or wrong token|401; a token is never logged, and never read from a URL
+105|settings of A1111 that name files or grant permissions|load and change nothing
+106|unexpected error in a request|\
+500 with an id; the log has the id, the class and the lines of code; no traceback is sent
+107|line breaks and terminal escapes in requests|escaped in the log; prompts are not logged
+108|script in a prompt, in a path or in a name|\
+sent as JSON with `nosniff` and a Content-Security-Policy without inline scripts
+109|port in use, SIGTERM|refused; jobs and event streams end within five seconds
+110|job that raises any exception|the job fails, and the next one runs
 111|plug-in that fails|an error that names its package, only when the plug-in is requested
 112|plug-in with the name of a built-in|the built-in keeps the name and is used
 113|network at run time|no connection is opened

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 from fault_all import CASES, EVERY_ROW
-from fault_cases import COMMAND_LINE
-from fault_interfaces import INTERFACES
+from fault_cases import COMMAND_LINE, HTTP
+from fault_http import REFUSED
+from fault_interfaces import INTERFACES, interfaces_of
 from fault_rows import ROWS
 
 RUNS = [
     pytest.param(case, name, id=f"{case.row}-{name}-{case.title}")
     for case in CASES
-    for name in INTERFACES
-    if name in case.interfaces
+    for name in interfaces_of(case)
 ]
 
 
@@ -26,6 +26,9 @@ def test_answer(case, interface, stage):
     assert outcome.code, "accepted"
     usage = case.usage and interface == COMMAND_LINE
     assert outcome.code == ("E-USAGE" if usage else case.code)
+    if interface == HTTP:
+        assert outcome.status in REFUSED
+        return
     error = case.error[interface] if isinstance(case.error, dict) else case.error
     assert outcome.exit_code == error.exit_code
 

@@ -278,7 +278,8 @@ def test_a_client_that_disappears_frees_its_place(server):
 
 def test_a_reader_that_disappears_is_forgotten(server, gated):
     job = server.engine.submit(gated())
-    connection = raw(server, f"GET /v1/jobs/{job.id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head = f"GET /v1/jobs/{job.id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    connection = raw(server, head.encode())
     wait_until(lambda: job.log._readers)
     connection.close()
     wait_until(lambda: not job.log._readers)

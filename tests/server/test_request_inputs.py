@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import struct
 import sys
 import zlib
@@ -17,6 +16,7 @@ from PIL import Image
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
 from ldmref.server.bodies import MAX_DEPTH, read_json
+from ldmref.server.engine import Engine
 from ldmref.server.errors import BadRequest, status_of
 from ldmref.server.inputs import form_of, plan_work, read_values
 
@@ -42,9 +42,11 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 
 
-@pytest.fixture
-def engine(start_engine, tiny):
-    return start_engine({"tiny": tiny})
+@pytest.fixture(scope="module")
+def engine(tiny):
+    engine = Engine({"tiny": tiny})
+    yield engine
+    engine.close(1.0)
 
 
 def encode(image, kind="PNG", **options):
@@ -357,6 +359,6 @@ def test_requests_that_are_refused(server, body, status, code):
 
 
 def test_refusals_name_the_parameter_and_suggest(server):
-    body = json.dumps({"parameters": {"prompt": "a", "cfgscale": 3}})
-    error = server.client.post("/v1/jobs", content=body).json()["error"]
+    body = {"parameters": {"prompt": "a", "cfgscale": 3}}
+    error = server.client.post("/v1/jobs", json=body).json()["error"]
     assert error["parameter"] == "cfgscale" and "cfg_scale" in error["hint"]

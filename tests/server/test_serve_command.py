@@ -20,6 +20,7 @@ from ldmref.cli.serve import read_settings
 from ldmref.config import settings
 from ldmref.errors import OutputError, UsageError
 from ldmref.io.native import save_folder
+from ldmref.server.guard.tokens import require_token
 from ldmref.server.running import open_socket
 from ldmref.server.settings import ServerSettings
 
@@ -183,7 +184,11 @@ def test_keys_of_the_file_that_are_refused(tmp_path):
     ],
 )
 def test_which_addresses_are_local(host, local):
-    assert ServerSettings(host=host).is_local is local
+    if local:
+        require_token(ServerSettings(host=host))
+        return
+    with pytest.raises(UsageError):
+        require_token(ServerSettings(host=host))
 
 
 def test_an_open_address_needs_a_token():

@@ -1,0 +1,57 @@
+"""The guard of the server: who may send what, how much of it, and how slowly.
+
+`guard(app, settings)` wraps an ASGI application. It checks, in this order: the Host header
+(`hosts`), the Origin header (`origins`), the head of the request (`requests`), the token
+(`tokens`), and the body (`bodies`). Answers get the headers of `headers`, and a line in the log
+(`log`). A refused request is answered in the form of the interface that owns its path.
+
+`protocol` guards what comes before a request: connections that send nothing, half a head, or never
+read. SECURITY.md says against whom.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ldmref.server.guard.limits import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from ldmref.server.settings import ServerSettings
+
+__all__ = ["Limits", "guard", "uvicorn_options"]
+
+
+def guard(app: ASGIApp, settings: ServerSettings, limits: Limits | None = None) -> ASGIApp:
+    """Return an application that passes on what the settings allow, and refuses everything else.
+
+    Raises:
+        UsageError: A name, an origin or the token of the settings is not valid, or other machines
+            can reach the address and no token is set.
+    """
+    from ldmref.server.guard.app import Guard
+
+    return Guard(app, settings, limits or Limits())
+
+
+def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> dict[str, Any]:
+    """Return the options of `uvicorn.Config` that the guard needs.
+
+    Headers such as X-Forwarded-For are not read: any client can send them. uvicorn's warnings about
+    clients, such as those that do not send HTTP, are left out: a client could fill the log.
+    """
+    from ldmref.server.guard.protocol import protocol
+
+    limits = limits or Limits()
+    return {
+        "http": protocol(settings.max_connections, limits),
+        "ws": "none",
+        "access_log": False,
+        "log_config": None,
+        "log_level": "error",
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_keep_alive": limits.keep_alive,
+        "h11_max_incomplete_event_size": limits.head_size,
+    }
