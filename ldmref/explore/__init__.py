@@ -6,11 +6,11 @@
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
 | `branch.py`    | `branch_run`: a run continued from one of its steps with other parameters  |
 | `attention.py` | maps of cross-attention for each word                                      |
+| `grid.py`      | `ImageGrid`: images of two parameters against each other, and their sheet  |
+| `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
 | `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
 | `converged.py` | `converged_image`: what a request converges to with more and more steps    |
 | `flow.py`      | the solver of the probability flow; `distance.py`: the distance of states  |
-| `grid.py`      | `ImageGrid`: images of two parameters against each other, and their sheet  |
-| `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
 | `preview.py`   | the linear preview: latents to small RGB images without a decoder          |
 """
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.explore.converged import converged_image
+from ldmref.explore.converged import ConvergedImage, converged_image
 from ldmref.explore.grid import Axis, GridCell, ImageGrid
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -25,7 +24,6 @@ from ldmref.modes.validation import assign_seeds
 CODE = "E-GRID"
 MAX_CELLS = 400
 WHOLE_GRID = ("count", "batch_size", "positions")  # make several images, or do not change any
-SOLVER = ("sampler", "steps", "schedule", "sigmas", "eta")  # what a converged image ignores
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +51,17 @@ class GridPlan:
         return sum(map(len, self.plans))
 
     def generate(
-        self, model: LatentDiffusion, cancel: CancelFlag | None = None
+        self,
+        model: LatentDiffusion,
+        cancel: CancelFlag | None = None,
+        cache: MutableMapping[str, ConvergedImage] | None = None,
     ) -> Iterator[Progress | GridCell]:
         """Generate the cells row by row.
+
+        Args:
+            model: The model.
+            cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+            cache: Converged images of the model that were computed before; it gets new ones.
 
         Yields:
             A `Progress` after each step, then the `GridCell`.
@@ -63,7 +69,7 @@ class GridPlan:
         Raises:
             Cancelled, NumericError, ResourceError: See `ldmref.errors`.
         """
-        converged: dict[str, Image.Image] = {}
+        cache = {} if cache is None else cache
         for i, row in enumerate(self.plans):
             for j, planned in enumerate(row):
                 run = planned.prepare(model)
@@ -74,11 +80,10 @@ class GridPlan:
                     distance = None
                     if self.distance:
                         params = self.parameters[i][j]
-                        key = name_trajectory(run.params_of(event.index))
-                        if key not in converged:
-                            truth = converged_image(model, self.mode, params, cancel=cancel)
-                            converged[key] = truth.image
-                        distance = measure_distance(event.image, converged[key])
+                        truth = converged_image(
+                            model, self.mode, params, cache=cache, cancel=cancel
+                        )
+                        distance = measure_distance(event.image, truth.image)
                     yield GridCell(
                         i, j, event.image, run.params_of(event.index), distance, run.warnings
                     )
@@ -227,12 +232,6 @@ def plan_cell(
         message = f"a cell holds one image, not {len(planned.job.seeds)}"
         raise UsageError(message, code=CODE, hint="give one prompt and one seed, and count 1")
     return planned
-
-
-def name_trajectory(params: Mapping[str, Any]) -> str:
-    """Return a key that is the same for images with the same converged image."""
-    kept = {name: value for name, value in params.items() if name not in SOLVER}
-    return json.dumps(kept, sort_keys=True)
 
 
 def measure_distance(image: Image.Image, converged: Image.Image) -> float:

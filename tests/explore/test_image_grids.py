@@ -53,19 +53,11 @@ def test_distance_is_a_root_mean_square():
     assert measure_distance(one, one) == 0.0
 
 
-def test_cells_with_the_same_trajectory_share_a_converged_image(tiny, monkeypatch):
-    from ldmref.explore import grid_plan as module
-
-    calls = []
-    original = module.converged_image
-
-    def counted(*arguments, **keywords):
-        calls.append(arguments)
-        return original(*arguments, **keywords)
-
-    monkeypatch.setattr(module, "converged_image", counted)
-    make_grid(tiny, SAMPLERS, ("seed", [1, 2]), prompt="a cat", steps=2)
-    assert len(calls) == 2
+def test_cells_with_the_same_trajectory_share_a_converged_image(tiny):
+    cache = {}
+    planned = plan_grid(tiny, SAMPLERS, ("seed", [1, 2]), prompt="a cat", steps=2)
+    assert sum(isinstance(event, GridCell) for event in planned.generate(tiny, cache=cache)) == 4
+    assert len(cache) == 2
 
 
 def test_the_sheet_holds_every_image_and_json_every_parameter(tiny):
