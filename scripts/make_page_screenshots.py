@@ -81,7 +81,9 @@ def show_painter(page: Any, url: str) -> None:
     canvas = page.get_by_role("application", name="Mask")
     canvas.wait_for()
     box = canvas.bounding_box()
-    places = [(box["x"] + x * box["width"] / 128, box["y"] + y * box["height"] / 128) for x, y in FACE]
+    places = [
+        (box["x"] + x * box["width"] / 128, box["y"] + y * box["height"] / 128) for x, y in FACE
+    ]
     page.mouse.move(*places[0])
     page.mouse.down()
     for x, y in places[1:]:

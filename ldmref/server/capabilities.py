@@ -13,6 +13,7 @@ from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
 from ldmref.samplers.schedule import default_spacing
 from ldmref.server.engine import Engine
+from ldmref.server.guard.hosts import is_loopback
 from ldmref.server.inputs import request_schema
 from ldmref.server.parts import find_part
 from ldmref.server.reproducing import command_flags, load_arguments
@@ -36,11 +37,12 @@ SCHEDULES = {  # a line about each spacing of the noise levels
 def describe_server(engine: Engine) -> dict[str, Any]:
     """Return the answer of `GET /v1/capabilities`."""
     limits = engine.settings
+    local = is_loopback(limits.host)
     return {
         "version": __version__,
         "models": [
             describe_model(name, model)
-            | {"load": load_arguments(model, engine.sources.get(name), limits.is_local)}
+            | {"load": load_arguments(model, engine.sources.get(name), local)}
             for name, model in engine.models.items()
         ],
         "modes": {

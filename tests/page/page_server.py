@@ -1,4 +1,4 @@
-"""A server of the page in a thread of the test's process, which can be stopped and started again."""
+"""A server of the page in a thread of the test's process, to stop and to start again."""
 
 from __future__ import annotations
 

@@ -143,6 +143,10 @@ def test_flags_are_those_of_the_commands():
     from ldmref.server.reproducing import command_flags
 
     for mode in MODES:
-        options = {name for param in cli.commands[mode].params for name in (*param.opts, *param.secondary_opts)}
+        options = {
+            name
+            for param in cli.commands[mode].params
+            for name in (*param.opts, *param.secondary_opts)
+        }
         for flag in command_flags(mode).values():
             assert set(flag.values()) <= options

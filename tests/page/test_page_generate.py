@@ -155,7 +155,9 @@ def test_the_place_in_the_queue(page, new_context, server):
 
 
 def test_every_parameter_of_the_schema_has_a_field(page):
-    shown = set(page.locator("[data-parameter]").evaluate_all("all => all.map(e => e.dataset.parameter)"))
+    shown = set(
+        page.locator("[data-parameter]").evaluate_all("all => all.map(e => e.dataset.parameter)")
+    )
     schema = page.evaluate(
         "fetch('/v1/capabilities').then(a => a.json()).then(c => c.modes.txt2img.schema.properties)"
     )

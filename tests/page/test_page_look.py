@@ -19,7 +19,9 @@ def find_serious(page):
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+@pytest.mark.parametrize(
+    "options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"]
+)
 def test_no_serious_finding_of_axe(options, new_context, server):
     page = new_context(**options).new_page()
     for mode in MODES if not options else ("txt2img", "inpaint"):
@@ -106,5 +108,7 @@ def test_reduced_motion_has_no_transitions(new_context, server):
     page = new_context(reduced_motion="reduce").new_page()
     page.goto(server.url)
     page.get_by_label("Prompt", exact=True).wait_for()
-    moving = "[...document.querySelectorAll('*')].filter(e => getComputedStyle(e).transitionDuration !== '0s').length"
-    assert page.evaluate(moving) == 0
+    moving = page.evaluate("""[...document.querySelectorAll("*")].filter(
+      (element) => getComputedStyle(element).transitionDuration !== "0s"
+    ).length""")
+    assert moving == 0

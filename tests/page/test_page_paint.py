@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,9 @@ def canvas_of(page):
 
 def painted(page):
     """The mask that the canvas shows."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     shown = canvas_of(page).evaluate("""canvas => {
       const {width, height} = canvas;
       const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
@@ -74,7 +77,7 @@ def stroke(points, diameter=BRUSH):
     """The pixels whose centres are at most half a diameter from the line through the points."""
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     mask = np.zeros((SIZE, SIZE), bool)
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         length = (x1 - x0) ** 2 + (y1 - y0) ** 2
         along = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / length if length else 0 * x
         along = np.clip(along, 0, 1)

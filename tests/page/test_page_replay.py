@@ -41,7 +41,12 @@ def png_of(image, **texts):
 def generated(tiny, tmp_path_factory):
     """An image of ldmref, with settings that are not the default."""
     path = tmp_path_factory.mktemp("generated") / "x.png"
-    settings = {"steps": 3, "seed": 2**63 + 1, "sampler": "euler", "guidance": {"name": "rescale", "phi": 0.5}}
+    settings = {
+        "steps": 3,
+        "seed": 2**63 + 1,
+        "sampler": "euler",
+        "guidance": {"name": "rescale", "phi": 0.5},
+    }
     modes.txt2img(tiny, 'a "cat" 🐶', negative_prompt="dog", cfg_scale=3.5, **settings).save(path)
     return path.read_bytes()
 
@@ -75,7 +80,8 @@ def test_an_image_is_generated_again(kind, page, generated, tmp_path):
 
 
 def test_settings_of_a1111_are_converted(page):
-    text = "a red cat\nNegative prompt: dog\nSteps: 4, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 16x16"
+    settings = "Steps: 4, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 16x16"
+    text = f"a red cat\nNegative prompt: dog\n{settings}"
     drop(page, png_of(Image.new("RGB", (16, 16)), parameters=text))
     page.get_by_text("The settings of the image are restored.").first.wait_for()
     assert value(page, "Prompt") == "a red cat"
