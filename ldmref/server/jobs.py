@@ -77,12 +77,12 @@ class ServedJob:
         with self.log.changed:
             if self.state in ENDS:
                 return False
+            self.position = None
+            self.work = None
+            self.finished = time.time()
             stopped = isinstance(error, Cancelled)
-            self.error = None if stopped else error
+            self.error = None if stopped or error is None else without_frames(error)
             self.state = "cancelled" if stopped else "failed" if error else "done"
-        self.position = None
-        self.work = None
-        self.finished = time.time()
         for i in range(self.progress.get("images", 0)):
             self.log.remove(f"preview {i}")
         described = self.describe()
@@ -90,7 +90,7 @@ class ServedJob:
             *(image.png for image in self.images),
             *(file[1] for file in self.files.values()),
         ]
-        self.size = len(json.dumps(described)) + sum(map(len, contents))
+        self.size = len(json.dumps(described, default=str)) + sum(map(len, contents))
         self.log.append("end", self.state, described)
         return True
 
@@ -168,6 +168,13 @@ class ServedJob:
             "height": image.height,
         }
         return described if short else described | {"params": image.params}
+
+
+def without_frames(error: LdmrefError) -> LdmrefError:
+    """Return an error that no longer holds the frames it came through, with all their arrays."""
+    error.__cause__ = None
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 class JobReport:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -155,6 +157,29 @@ def test_the_end_frees_the_inputs(start_engine, tiny):
     engine = start_engine({"tiny": tiny})
     job = finish(generate(engine))
     assert job.work is None
+
+
+def test_a_failed_job_frees_the_arrays_of_its_frames(start_engine, tiny, gated):
+    kept = []
+
+    def act(report, cancel):
+        large = np.zeros(1000).view(Watched)
+        kept.append(weakref.ref(large))
+        try:
+            raise ValueError(large)
+        except ValueError as cause:
+            raise NumericError("NaN in step 3", code="E-NAN") from cause
+
+    engine = start_engine({"tiny": tiny})
+    work = gated(act)
+    work.gate.set()
+    job = finish(engine.submit(work))
+    gc.collect()
+    assert job.error.code == "E-NAN" and kept[0]() is None
+
+
+class Watched(np.ndarray):
+    """An array that can be watched by a weak reference."""
 
 
 def test_models_by_name(start_engine, tiny, gated):
