@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from ldmref.io.atomic import check_writable
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.loading import open_backend
 from ldmref.modes.registry import MODES
+
+if TYPE_CHECKING:
+    from ldmref.explore import RunRecord
 
 MODE = "txt2img"
 ENDING = ".safetensors"
@@ -150,29 +153,29 @@ def find_target(output: str | None, prompt: str, seed: int) -> Path:
     return expand_name(output, [slugify(prompt)], [seed])[0]
 
 
-def report(target: Path, run: Any, flags: Values) -> None:
+def report(target: Path, run: RunRecord, flags: Values) -> None:
     """Print the warnings, a line about the file, and a JSON object."""
     command = click.get_current_context().command
-    truth = run.truth.description if run.truth is not None else None
+    truth = run.truth
     size = target.stat().st_size
     if not flags["quiet"]:
         for line in run.meta["warnings"]:
             say(one_line(f"ldmref: warning: {rewrite_as_flags(line, command)}"))
         parts = [str(target), f"seed {run.meta['seed']}", f"{run.steps} steps", f"{size:,} bytes"]
         if truth is not None:
-            parts.append(f"distance {run.truth.distance[-1]:.3g} from the converged image")
+            parts.append(f"distance {truth.distance[-1]:.3g} from the converged image")
         say(one_line("  ".join(parts)))
     if flags["as_json"]:
         described = {"path": str(target), "bytes": size, "steps": run.steps}
         words = [word.text for word in run.words]
         keys = ("seed", "params", "branch", "warnings")
         described |= {key: run.meta[key] for key in keys} | {"words": words}
-        if run.truth is not None:
+        if truth is not None:
             numbers = {
-                "distance": run.truth.distance.tolist(),
-                "local_error": run.truth.local_error.tolist(),
+                "distance": truth.distance.tolist(),
+                "local_error": truth.local_error.tolist(),
             }
-            described |= {"truth": numbers | run.truth.description}
+            described |= {"truth": numbers | truth.description}
         click.echo(json.dumps(described))
 
 

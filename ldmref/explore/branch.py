@@ -58,7 +58,7 @@ def branch_run(
 
     - The noise levels below that of the state are those of the branch's own schedule; if sampler,
       schedule and number of steps give the trunk's levels, the branch has the same ones.
-    - The state, and the streams of noise where they stand, are the trunk's. A multistep sampler
+    - The state and the positions in the streams of noise are the trunk's. A multistep sampler
       keeps its memory of earlier steps, and so does a guidance with momentum, as long as sampler,
       eta and levels (or the guidance) do not change; otherwise it starts anew. A changed prompt
       keeps the memory, as prompts that change during a run do in other programs.
