@@ -42,12 +42,12 @@ class GridWork:
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Generate the cells row by row."""
         cells = []
-        places = []
+        placed = []
         for event in self.plan.generate(model, cancel):
             if not isinstance(event, GridCell):
                 report.progress(event.step + 1, event.steps, len(cells), self.plan.count)
                 continue
-            places.append(
+            placed.append(
                 {
                     "row": event.row,
                     "column": event.column,
@@ -56,7 +56,7 @@ class GridWork:
                 }
             )
             # First the data, because whoever hears of the image asks for its place.
-            report.data({"cells": [*places]})
+            report.data({"cells": [*placed]})
             report.image(len(cells), event.image, event.params, np.zeros(0))
             cells.append(event)
             for line in event.warnings:

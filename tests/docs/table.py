@@ -162,6 +162,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref evaluate emoji": HOURS,
         "decoder, E[": Reason("not run", "the output of a command that needs the font"),
     },
+    "docs/explorer.md": {"ldmref serve": elsewhere("tests/server/test_server_page.py")},
     "docs/fine-tuning.md": {
         "ldmref finetune": BEGINS,
         "ldmref txt2img": SLOW,  # what the trainings above have saved when they are stopped

@@ -339,3 +339,65 @@ def test_every_formula_names_functions_and_a_section_that_exist(page):
         assert text and all(hasattr(ldmref.math, one) for one in names), title
         headings = re.findall(r"^#+ (.*)$", (docs / f"{name}.md").read_text(), re.M)
         assert section in headings, title
+
+
+def test_the_truth_line(open_link, tiny):
+    page = open_link(RUN + "&step=2")
+    record = saved(page)
+    section = page.locator(".ex-truth")
+    section.get_by_role("button", name="Compute the truth line of run A").click()
+    section.locator("li").first.wait_for(timeout=60_000)
+    truth = explore.truth_line(tiny, record)
+    distance, error = re.match(
+        r"A, step 2: distance (\S+), local error of the next step (\S+)",
+        section.locator(".chart-reading").inner_text(),
+    ).groups()
+    assert float(distance) == pytest.approx(truth.distance[2], rel=0.01)
+    assert float(error) == pytest.approx(truth.local_error[2], rel=0.01)
+    assert f"{truth.description['evaluations']} evaluations" in section.inner_text()
+    assert np.array_equal(saved(page).truth.distance, truth.distance)
+    # The chart is read by the keyboard, which moves the explorer too.
+    section.locator(".chart-box").focus()
+    page.keyboard.press("End")
+    assert section.locator(".chart-box").get_attribute("aria-valuenow") == "6"
+    assert "step 6: distance" in section.locator(".chart-box").get_attribute("aria-valuetext")
+    page.wait_for_function("location.hash.includes('truth=1')")
+    again = open_link("#" + urlsplit(page.url).fragment)
+    again.locator(".ex-truth li").first.wait_for(timeout=60_000)
+
+
+def test_the_truth_line_can_be_stopped(open_link, server):
+    page = open_link(RUN.replace("steps=6", "steps=200"))
+    section = page.locator(".ex-truth")
+    section.get_by_role("button", name="Compute the truth line of run A").click()
+    section.get_by_role("button", name="Stop computing A").click()
+    section.get_by_role("button", name="Compute the truth line of run A").wait_for()
+    job = next(job for job in server.engine.jobs() if job.kind == "truth")
+    assert job.wait(20) and job.state == "cancelled"
+    assert section.locator(".chart").is_hidden()
+
+
+def test_a_run_of_another_model_is_compared(serve_page, new_context, tiny):
+    server = serve_page({"one": tiny, "two": tiny})
+    page = new_context().new_page()
+    page.goto(f"{server.url}/{RUN}&step=3")
+    page.locator(".ex-strips canvas").first.wait_for()
+    page.locator(".ex-branching").get_by_label("Model").select_option("two")
+    page.get_by_role("button", name="Run from the start").click()
+    page.locator(".ex-strips tr").nth(1).locator("canvas").first.wait_for()
+    assert [job.model for job in server.engine.jobs() if job.kind == "record"] == ["two", "one"]
+    numbers = page.locator("[data-row='comparison'] [data-image='x0'] .ex-numbers")
+    assert numbers.inner_text() == "rms of all channels 0"
+    page.wait_for_function("location.hash.includes('compare.model=two')")
+
+
+def test_another_view_that_opens_a_run_means_this_run_alone(open_link):
+    page = open_link(RUN + "&step=2&compare.cfg_scale=5", runs=2)
+    page.evaluate("""() => import("/page/js/state.js").then(({writeState}) => {
+      writeState({view: "generate"});
+      writeState({view: "explore", p: {prompt: "a blue dog", seed: 1, steps: 4}}, {clear: ["p"]});
+    })""")
+    page.wait_for_function("document.querySelectorAll('.ex-strips tr').length === 1")
+    page.locator(".ex-strips canvas").first.wait_for()
+    assert saved(page).params["prompt"] == "a blue dog"
+    page.wait_for_function("!location.hash.includes('compare')")

@@ -99,6 +99,10 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
   }
 
   function read(strict) {
+    // A parameter on an axis is not also that of all cells.
+    for (const field of shared.element.children) {
+      field.hidden = [axes.x.name.value, axes.y.name.value].some((name) => name && field.classList.contains(name));
+    }
     const x = readOneAxis(axes.x, strict);
     const y = readOneAxis(axes.y, strict);
     count.textContent = "";

@@ -84,7 +84,9 @@ export async function mount(element, context) {
       const ended = await api.events(job, {
         queued: ({ position }) => say(null, position ? `Waiting behind ${position}` : "Waiting"),
         progress: ({ step, steps, image, images, seconds_left: left }) => {
-          say((image + (steps ? step / steps : 0)) / Math.max(images, 1), `Image ${Math.min(image + 1, images)} of ${images}${left ? `, ${Math.ceil(left)} s left` : ""}`);
+          const done = step === steps;
+          const text = `${done && grid.distance ? "Measuring the distance of image" : "Image"} ${Math.min(image + 1, images)} of ${images}`;
+          say((image + (steps ? step / steps : 0)) / Math.max(images, 1), left && !done ? `${text}, ${Math.ceil(left)} s left` : text);
         },
         image: refresh,
         lost: () => say(null, "The server does not answer; trying again"),
@@ -111,9 +113,8 @@ export async function mount(element, context) {
     sheet.show(grid);
     if (!grid.cells.has(place.join(" ")) && grid.cells.size) place = [...grid.cells.keys()][0].split(" ").map(Number);
     select(...place);
-    const missing = grid.distance && [...grid.cells.values()].some((cell) => cell.distance === null) ? " It is measured when all images are there." : "";
     about.textContent = grid.distance
-      ? `The number under an image is its distance from the converged image of the same seed and guidance: the root mean square over all pixels, with values from 0 to 1.${missing}`
+      ? "The number below an image is its distance from the converged image of the same seed and guidance: the root mean square difference of their pixels, in units of 1/255. The smallest is marked."
       : "";
     fill(files, job.files.map(({ name, url }) => h("a", { class: "button", href: url, download: name }, `Download ${name}`)));
   }

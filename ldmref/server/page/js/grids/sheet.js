@@ -39,6 +39,7 @@ export function createSheet(onSelect) {
       ),
     );
     fill(table, h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, rows));
+    table.style.setProperty("--columns", String(grid.x.values.length));
     mark(...current);
   }
 
