@@ -15,7 +15,7 @@ from PIL import Image
 
 from ldmref.errors import UsageError
 from ldmref.explore.distance import vp_distance
-from ldmref.explore.flow import FlowProgress, Watch, converge
+from ldmref.explore.flow import FlowProgress, FlowWatch, converge
 from ldmref.explore.format import CODE
 from ldmref.explore.record import prepare_one
 from ldmref.explore.recording import collect_inputs
@@ -108,7 +108,7 @@ def converged_image(
     key = describe_problem(run, trajectory, (tolerance, refine)) if cache is not None else ""
     if cache is not None and key in cache:
         return cache[key]
-    watch = Watch(callback, cancel)
+    watch = FlowWatch(callback, cancel)
 
     def solve() -> Iterator[tuple[np.ndarray, float]]:
         yield solve_to_the_end(trajectory, tolerance, refine, watch)
@@ -124,7 +124,7 @@ def converged_image(
 
 
 def solve_to_the_end(
-    trajectory: Trajectory, tolerance: float, refine: int, watch: Watch
+    trajectory: Trajectory, tolerance: float, refine: int, watch: FlowWatch
 ) -> tuple[np.ndarray, float]:
     """Return the converged final latents, (1, c, h, w), and the largest change of an interval."""
     ops = trajectory.model.backend

@@ -39,7 +39,7 @@ class FlowProgress(NamedTuple):
     steps: int
 
 
-class Watch:
+class FlowWatch:
     """Counts evaluations for a callback, and stops at a cancel flag.
 
     Args:
@@ -112,7 +112,7 @@ def solve_interval(
     sigma: float,
     sigma_next: float,
     substeps: int,
-    watch: Watch | None = None,
+    watch: FlowWatch | None = None,
 ) -> Array:
     """Return the state at `sigma_next` of the flow through x at `sigma`.
 
@@ -140,7 +140,7 @@ def converge(
     tolerance: float,
     most: int,
     distance: Callable[[Array, Array, float], float],
-    watch: Watch | None = None,
+    watch: FlowWatch | None = None,
 ) -> Solution:
     """Solve the flow from x through noise levels until it no longer changes.
 
@@ -156,7 +156,7 @@ def converge(
         distance: `distance(a, b, sigma)` between two states.
         watch: Progress and cancelling.
     """
-    watch = watch or Watch()
+    watch = watch or FlowWatch()
     solution = Solution([x], [], [])
     watch.plan(3 * (len(sigmas) - 1))
     for sigma, sigma_next in pairwise(sigmas):

@@ -29,7 +29,7 @@ import numpy as np
 
 from ldmref.explore.branch import open_record
 from ldmref.explore.distance import Truth, vp_distance
-from ldmref.explore.flow import Denoise, FlowProgress, Watch, converge, solve_interval
+from ldmref.explore.flow import Denoise, FlowProgress, FlowWatch, converge, solve_interval
 from ldmref.explore.format import RunRecord
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
@@ -84,7 +84,7 @@ def truth_line(
     check_callbacks(callback, cancel)  # type: ignore[arg-type]
     tolerance, refine = check_accuracy(tolerance, refine)
     segments = open_record(model, record, cancel)
-    watch = Watch(callback, cancel)
+    watch = FlowWatch(callback, cancel)
     solver = TruthSolver(model, record, tolerance, refine, watch)
     ends = [*(segment.done for segment in segments[1:]), record.steps]
     for segment, end in zip(segments, ends, strict=True):
@@ -113,7 +113,7 @@ class TruthSolver:
         record: RunRecord,
         tolerance: float,
         refine: int,
-        watch: Watch,
+        watch: FlowWatch,
     ):
         self.ops = model.backend
         self.record = record

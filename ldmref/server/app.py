@@ -15,17 +15,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ldmref.errors import LdmrefError
-from ldmref.server import native, static_files
+from ldmref.server import exploring, gridding, inputs, mcp, native, static_files
+from ldmref.server.a1111 import routes as a1111
 from ldmref.server.engine import Engine
 from ldmref.server.errors import refusal, status_of
 from ldmref.server.guard import guard
+from ldmref.server.openai import routes as openai
 from ldmref.server.openapi import describe_interface
-from ldmref.server.parts import find_part
 from ldmref.server.settings import ServerSettings
 
-# Each of these modules has `routes(engine)`; those of the second tuple register kinds of works.
-INTERFACES = ("server.a1111.routes", "server.openai.routes", "server.mcp")
-KINDS_OF_WORKS = ("server.inputs", "server.exploring", "server.gridding")
+INTERFACES = (native, a1111, openai, mcp)
+KINDS_OF_WORKS = (inputs, exploring, gridding)  # registered when they are imported
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
@@ -36,8 +36,6 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
         settings: Access and limits; None: those of the engine.
     """
     settings = settings or engine.settings
-    for name in KINDS_OF_WORKS:
-        find_part(name)
 
     async def health(request: Request) -> Response:
         """Say that the server runs."""
@@ -55,12 +53,9 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
     routes = [
         Route("/healthz", health, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
-        *native.routes(engine),
+        *(route for interface in INTERFACES for route in interface.routes(engine)),
         *(static_files.routes() if settings.page else ()),
     ]
-    for name in INTERFACES:
-        part = find_part(name)
-        routes += part.routes(engine) if part else ()
     description = describe_interface(routes)
     handlers = {LdmrefError: on_error, HTTPException: on_http_error}
     app = Interfaces(routes=routes, exception_handlers=handlers, lifespan=lifespan)

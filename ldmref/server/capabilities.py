@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ldmref.declare import get_fields, schema
+from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import prompts_to_try
 from ldmref.modes.registry import MODES
@@ -15,7 +16,6 @@ from ldmref.samplers.schedule import default_spacing
 from ldmref.server.engine import Engine
 from ldmref.server.guard.hosts import is_loopback
 from ldmref.server.inputs import request_schema
-from ldmref.server.parts import find_part
 from ldmref.server.reproducing import command_flags, load_arguments
 from ldmref.version import __version__
 
@@ -112,8 +112,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
 
 def describe_preview(model: LatentDiffusion) -> dict[str, Any] | None:
     """Return the linear map from latents to RGB in [0, 1], if the model has one."""
-    linear = find_part("explore.preview")
-    preview = linear.preview_matrix(model) if linear else None
+    preview = preview_matrix(model)
     if preview is None:
         return None
     return {"matrix": preview.matrix.tolist(), "bias": preview.bias.tolist()}

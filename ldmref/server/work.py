@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ldmref.explore.preview import has_preview, preview_images
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.inversion import Inversion, InversionPlan, InversionRun
 from ldmref.modes.plan import AnyPlan
 from ldmref.server.images import PREVIEW_SIDE
-from ldmref.server.parts import find_part
 
 
 class Report(Protocol):
@@ -120,10 +120,9 @@ def make_previews(event: Progress) -> list[Image.Image]:
 
     The linear preview has a pixel per latent cell and is enlarged; otherwise x0 is decoded.
     """
-    linear = find_part("explore.preview")
-    if linear is None or not linear.has_preview(event.model):
+    if not has_preview(event.model):
         return event.preview()
-    cells = linear.preview_images(event.model, event.x0)
+    cells = preview_images(event.model, event.x0)
     factor = min(event.model.config.vae.factor, PREVIEW_SIDE / max(cells[0].size))
     size = round(cells[0].width * factor), round(cells[0].height * factor)
     return [image.resize(size, Image.Resampling.BICUBIC) for image in cells]
