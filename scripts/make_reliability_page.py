@@ -48,7 +48,7 @@ MEASURED = (
      "each image equals that of a single thread, bit for bit",
      "`python scripts/soak.py --images 200 --threads 4`"),
     ("1,000 jobs over HTTP, a third of them with an event stream that half of the clients leave",
-     "resident memory of the server 80.6 MiB after 200 jobs, 81.2 MiB after 1,000 (bound 8 MiB more)",
+     "resident memory from 80.6 MiB after 200 jobs to 81.2 MiB after 1,000 (bound 8 MiB more)",
      "`pytest -m slow tests/server/test_load_process.py`"),
     ("1,000 idle event streams and 50 that nobody reads",
      "other requests are answered; each of the 1,000 streams gets the end of its job",
