@@ -112,6 +112,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),
         "pip install": NETWORK,
+        "ldmref serve": elsewhere("tests/server/test_server_page.py"),
         "make demo": elsewhere(".ci/run"),
         "make test": elsewhere(".ci/run"),
         'backend="torch"': TORCH,
@@ -184,7 +185,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref train vq-vae": BEGINS,
         "-m MODEL": Reason("not run", "names that stand for others"),
         "evaluate_compositions.py": HOURS,
-        "import pandas": Reason("not run", "pandas is not installed with the tests"),
         '"face smiling"': elsewhere("tests/training/test_training.py"),
         "LatentClassifier": elsewhere("tests/modes/test_classifier.py"),
         "torchrun --nproc-per-node 2": TORCH,
