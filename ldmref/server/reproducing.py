@@ -1,4 +1,4 @@
-"""How the requests of a server are written on the command line and in Python.
+"""The notation of requests on the command line and in Python.
 
 The page copies them as text. The names of the flags come from the declarations of the parameters.
 """

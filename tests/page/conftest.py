@@ -20,7 +20,6 @@ from ldmref.io.native import save_folder
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")  # of Chromium in distributions
 VIOLATIONS = """
-window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
   console.error(`policy violated: ${event.violatedDirective} by ${event.blockedURI}`);
 });
@@ -33,7 +32,6 @@ class Watch:
 
     allowed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    downloads: list[Any] = field(default_factory=list)
 
     def allow(self, pattern: str) -> None:
         """Expect problems that match a pattern, such as the message about a refused request."""
@@ -125,7 +123,7 @@ def watch() -> Iterator[Watch]:
 
 @pytest.fixture
 def new_context(browser: Any, watch: Watch, serve_page: Any) -> Iterator[Any]:
-    """`new_context(**options)`: a browser profile of its own, whose pages are watched.
+    """`new_context(**options)`: a new browser profile, whose pages are watched.
 
     It is closed before the servers are.
     """

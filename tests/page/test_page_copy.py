@@ -117,6 +117,19 @@ def test_image_and_mask_are_files_beside_it(kind, page, server, tmp_path):
     assert written.read_bytes() == wanted
 
 
+@pytest.mark.parametrize("kind", ["Python", "Command", "curl"])
+def test_images_between_two_prompts(kind, page, server, tmp_path):
+    page.goto("about:blank")
+    page.goto(server.url + "/#mode=interpolate&p.prompt=a+cat&p.prompt_b=a+dog&p.steps=2")
+    page.get_by_label("Positions", exact=True).fill("0, 0.25, 1")
+    generate(page)
+    page.get_by_role("button", name="Show image 2").click()
+    wanted = download(page, tmp_path)
+    run(kind, copy(page, kind, tmp_path), tmp_path)
+    [written] = tmp_path.glob("*-1.png")
+    assert written.read_bytes() == wanted
+
+
 def test_the_embedded_model_is_the_default(serve_page, new_context, tmp_path):
     """As on `ldmref serve`: the copied Python does not name a model."""
     import ldmref

@@ -5,6 +5,7 @@ import { toBase64 } from "./files.js";
 import * as store from "./store.js";
 
 const PRESENT = "ldmref-job"; // in sessionStorage: the job that this tab shows
+const DAY = 24 * 3600 * 1000; // milliseconds for which the request of a closed tab is kept
 const RETRY = 2; // seconds until a full queue is asked again, if the server does not say
 
 /** Return the body of a request for POST /v1/jobs: files become base64. */
@@ -43,6 +44,7 @@ async function submit(api, body, view, signal) {
 
 /** Follow the job that this tab showed before a reload; do nothing if there was none. */
 export async function resumeJob(api, view, signal) {
+  forgetOld().catch(() => {});
   const id = sessionStorage.getItem(PRESENT);
   if (!id) return;
   const remembered = await store.get("requests", id).catch(() => undefined);
@@ -52,6 +54,12 @@ export async function resumeJob(api, view, signal) {
   }
   view.submitted?.({ id }, remembered.request);
   await follow(api, { id }, remembered.request, view, signal);
+}
+
+async function forgetOld() {
+  for (const { id, created } of await store.all("requests")) {
+    if (created < Date.now() - DAY) await store.remove("requests", id);
+  }
 }
 
 async function follow(api, job, request, view, signal) {

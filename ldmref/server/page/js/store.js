@@ -1,10 +1,10 @@
-// What the browser keeps: the images of the gallery, the requests of jobs, and drafts of inputs.
+// What the browser keeps: the images of the gallery, and the requests of jobs that run.
 // Everything is in IndexedDB, which holds the files themselves. Without it (some private windows),
 // the page works and forgets.
 
 const NAME = "ldmref";
 const VERSION = 1;
-const STORES = { images: "id", requests: "id", drafts: "id" };
+const STORES = { images: "id", requests: "id" };
 const memory = Object.fromEntries(Object.keys(STORES).map((name) => [name, new Map()]));
 let opened = null;
 let lasting = true;
