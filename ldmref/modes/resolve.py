@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import ResourceError, UsageError, short_repr
+from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import fit_control
@@ -149,10 +149,10 @@ def choose_sampler(
         scheduler: The model's configuration.
     """
     sampler = scheduler.sampler if sampler is None else sampler
-    if not isinstance(sampler, str | Sampler):
-        raise UsageError(f"sampler must be a name, not {short_repr(sampler)}", code="E-SAMPLER")
-    if not isinstance(schedule, str | None):
-        raise UsageError(f"schedule must be a name, not {short_repr(schedule)}", code="E-SCHEDULE")
+    if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str | None):
+        error = UsageError("sampler and schedule must be names", code="E-SAMPLER")
+        error.parameter = "schedule" if isinstance(sampler, str | Sampler) else "sampler"
+        raise error
     named = find_schedule(sampler)
     if isinstance(sampler, str):
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())

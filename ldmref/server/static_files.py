@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -27,18 +28,17 @@ class StaticFile(NamedTuple):
 
 def read_files() -> dict[str, StaticFile]:
     """Return the files of the page by their path below `/page/`."""
-    files: dict[str, StaticFile] = {}
+    folder = resources.files("ldmref.server") / FOLDER
+    return {name: make_file(name, content) for name, content in read_folder(folder)}
 
-    def collect(folder: Any, prefix: str) -> None:
-        for entry in folder.iterdir():
-            name = prefix + entry.name
-            if entry.is_dir():
-                collect(entry, name + "/")
-            else:
-                files[name] = make_file(name, entry.read_bytes())
 
-    collect(resources.files("ldmref.server") / FOLDER, "")
-    return files
+def read_folder(folder: Any, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield the path and the content of every file in a folder of the package."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from read_folder(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.read_bytes()
 
 
 def make_file(name: str, content: bytes) -> StaticFile:

@@ -185,7 +185,7 @@ OWN = {  # functions that open what ldmref itself brings or has made, and the re
     ("files.py", "_InputFile"), ("cli/standard_streams.py", "prepare_streams"),
     ("cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
     ("datasets/emoji/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
-    ("datasets/emoji/font.py", "emoji_list"),
+    ("datasets/emoji/font.py", "emoji_list"), ("server/static_files.py", "read_folder"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
 }  # fmt: skip
