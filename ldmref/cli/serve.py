@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 import click
@@ -30,12 +32,18 @@ MODELS = option(
     "comes with ldmref.",
 )
 SETTINGS = parameter_options(get_fields(ServerSettings).values())
+JSON = option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object with the address and the models when the server listens.",
+)
 NO_PAGE = option("--no-page", is_flag=True, help="Serve the interfaces only, without the web page.")
 
 
 @click.command()
-@with_options((MODELS,), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG,))
-def serve(models: tuple[str, ...], no_page: bool, **flags: Any) -> None:
+@with_options((MODELS,), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG, JSON))
+def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -> None:
     """Serve the web page, and interfaces for other programs.
 
     Open the address that is printed in a browser. Only this machine can use it, unless --host says
@@ -59,6 +67,9 @@ def serve(models: tuple[str, ...], no_page: bool, **flags: Any) -> None:
         served, sources = load_models(models, configured, flags)
         address = address_of(listening)
         say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
+        if as_json:
+            click.echo(json.dumps({"url": address, "models": list(served)}))
+            sys.stdout.flush()
         signal = run_server(served, wanted, listening, sources)
     say("ldmref: stopped")
     click.get_current_context().exit(128 + signal if signal else 0)

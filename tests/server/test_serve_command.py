@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -82,6 +83,25 @@ def wait_for(url):
         except httpx.TransportError:
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+def test_json_prints_the_address_and_the_models(folder, tmp_path):
+    command = [sys.executable, "-m", "ldmref", "serve", "-m", f"a={folder}", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    try:
+        row = json.loads(process.stdout.readline())
+        assert row["models"] == ["a"] and wait_for(row["url"]).status_code == 200
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+        process.stdout.close()
 
 
 @posix
