@@ -52,7 +52,8 @@ export function createStrips(actions) {
     const own = Array.from({ length: run.n + 1 }, (_, k) => {
       const canvas = h("canvas", { "aria-hidden": "true" });
       drawThumbnail(canvas, run, k);
-      const shared = k < run.shared || (run.shared > 0 && k === run.shared);
+      // At the step of the branch the state is shared, and the predictions are its own already.
+      const shared = k < run.shared;
       const level = run.sigmas[k].toPrecision(3);
       const label = `Run ${name}, step ${k} of ${run.n}, sigma ${level}${shared ? ", shared with the trunk" : ""}`;
       return h(
