@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.batch.planning import BatchShard
-from ldmref.errors import OutputError
+from ldmref.errors import InputError, OutputError
+from ldmref.files import open_file, read_file
 from ldmref.io.atomic import atomic_write
 
 IMAGES = "images"
 PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")  # left by a write that was killed
 KEY_DIGITS = 16  # of the key, in the name of a file
+CODE = "E-BATCH"
+MAX_LINES = 2**30  # bytes of a manifest
 MAX_SLUG = 60  # characters of `custom_id` in the name of a file
 
 ManifestLine = dict[str, Any]
@@ -98,9 +101,9 @@ class BatchFolder:
     def verify(self, line: Mapping[str, Any]) -> bool:
         """Return whether the file of a line of the manifest is there and unchanged."""
         try:
-            with open(self.path / line["file"], "rb") as file:
+            with open_file(self.path / line["file"], CODE) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == line["sha256"]
-        except (OSError, KeyError, TypeError, ValueError):
+        except (InputError, OSError, KeyError, TypeError, ValueError):
             return False
 
     # -- writing ----------------------------------------------------------------------------------
@@ -206,11 +209,14 @@ def to_line(line: Mapping[str, Any]) -> bytes:
 
 
 def read_lines(path: Path) -> Iterator[ManifestLine]:
-    """Yield the objects of a file of JSON lines; lines that are damaged or cut off are ignored."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    """Yield the objects of a file of JSON lines; lines that are damaged or cut off are ignored.
+
+    Raises:
+        InputError: It is not a regular file, or is larger than `MAX_LINES` bytes.
+    """
+    if not os.path.lexists(path):
         return
+    content = read_file(path, MAX_LINES, CODE)
     for line in content.splitlines(keepends=True):
         with suppress(ValueError, RecursionError):
             value = json.loads(line) if line.endswith(b"\n") else None

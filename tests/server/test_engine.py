@@ -182,19 +182,26 @@ class Watched(np.ndarray):
     """An array that can be watched by a weak reference."""
 
 
+def workers():
+    """The threads of all engines in this process, also those of other tests' servers."""
+    return {t for t in threading.enumerate() if t.name.startswith("ldmref worker")}
+
+
 def test_models_by_name(start_engine, tiny, gated):
+    before = workers()
     engine = start_engine({"one": tiny, "two": tiny})
     assert engine.submit(gated()).model == "one"
     assert engine.submit(gated(), "two").model == "two"
     with pytest.raises(UnknownModel, match="unknown model 'tow'") as caught:
         engine.submit(gated(), "tow")
     assert "'two'" in caught.value.hint and status_of(caught.value) == 404
-    assert sum(thread.name.startswith("ldmref worker") for thread in threading.enumerate()) == 1
+    assert len(workers() - before) == 1
     with pytest.raises(UsageError):
         Engine({})
 
 
 def test_closing_ends_everything(start_engine, tiny, gated):
+    before = workers()
     engine = start_engine({"tiny": tiny})
     work = gated()
     running = engine.submit(work)
@@ -204,7 +211,7 @@ def test_closing_ends_everything(start_engine, tiny, gated):
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
     with pytest.raises(Stopping):
         engine.submit(gated())
-    assert not any(thread.name.startswith("ldmref worker") for thread in threading.enumerate())
+    assert workers() <= before
 
 
 def test_closing_lets_a_job_end(start_engine, tiny, gated):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from ldmref.compat.diffusers.arrays import to_caller, to_host
 from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import UsageError, short_repr
+from ldmref.files import read_json
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.loading import load, open_backend
@@ -99,7 +99,7 @@ class Weights:
     def read_json(self, part: str) -> dict[str, Any]:
         """Return the configuration of a part as its file says, or {} without one."""
         path = Path(self.path, part, "config.json")
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
 
 class Component:

@@ -10,7 +10,6 @@ Source: diffusers 0.42.1, `configuration_utils.py`, `extract_init_dict`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ import numpy as np
 
 from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import InputError, UsageError, did_you_mean, short_path
+from ldmref.files import read_json
 from ldmref.io.diffusers.scheduler import PREDICTIONS, SCHEDULES, convert_scheduler_config
 from ldmref.io.diffusers.scheduler_fields import CORRECTED, FIELDS
 from ldmref.modes.resolve import choose_sampler
@@ -235,10 +235,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: There is no such file, or it does not hold an object.
     """
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {short_path(path)}", code="E-SCHEDULER") from error
+    config = read_json(path, "E-SCHEDULER")
     if not isinstance(config, dict):
         raise InputError(f"{short_path(path)} does not hold a configuration", code="E-SCHEDULER")
     return config
