@@ -188,8 +188,9 @@ OWN = {  # functions that open what ldmref itself brings or has made, and the re
     ("datasets/emoji/font.py", "emoji_list"), ("server/static_files.py", "read_folder"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
-    ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"), ("batch/folder.py", "lock"),
-    ("batch/folder.py", "BatchFolder"), ("differences.py", "read_differences"),
+    ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"),
+    ("batch/folder.py", "lock"), ("batch/folder.py", "BatchFolder"),
+    ("differences.py", "read_differences"),
 }  # fmt: skip
 READERS = {"read_text", "read_bytes", "fromfile", "loadtxt", "genfromtxt"}
 

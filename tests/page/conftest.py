@@ -66,9 +66,12 @@ def find_chromium() -> str:
     return next(filter(None, map(shutil.which, NAMES)), "")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium: Debian's, because Playwright cannot download one here."""
+    """Headless Chromium: Debian's, because Playwright cannot download one here.
+
+    Playwright's event loop runs until the end of the module; other tests start their own.
+    """
     api = pytest.importorskip("playwright.sync_api")
     program = find_chromium()
     if not program:

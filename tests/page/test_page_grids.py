@@ -33,6 +33,7 @@ def generate(page, cells=6):
     assert page.locator(".grid-cell").count() == cells
 
 
+@pytest.mark.slow
 def test_each_cell_has_its_image_and_distance(grids, tiny):
     page = grids()
     generate(page)
@@ -65,6 +66,7 @@ def test_cells_arrive_one_after_the_other(grids):
     assert counts == sorted(counts) and len({*counts}) > 2
 
 
+@pytest.mark.slow
 def test_the_flip_book_has_a_slider_for_each_axis(grids):
     page = grids()
     generate(page)
@@ -85,6 +87,7 @@ def test_the_flip_book_has_a_slider_for_each_axis(grids):
     assert "sampler heun, steps 3" in book.inner_text()
 
 
+@pytest.mark.slow
 def test_the_wipe_shows_two_cells(grids):
     page = grids()
     generate(page)
@@ -107,6 +110,7 @@ def test_the_wipe_shows_two_cells(grids):
     assert wipe.is_hidden()
 
 
+@pytest.mark.slow
 def test_a_cell_opens_in_the_explorer(grids, server):
     page = grids()
     generate(page)
@@ -119,6 +123,7 @@ def test_a_cell_opens_in_the_explorer(grids, server):
     assert record.images[0].params == grid.images[5].params
 
 
+@pytest.mark.slow
 def test_a_reload_keeps_the_grid(grids):
     page = grids()
     generate(page)
@@ -196,7 +201,12 @@ def test_lists_and_ranges(page, name, text, expected):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 375, "height": 800}}]
+    "options",
+    [
+        {"viewport": {"width": 375, "height": 800}},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"color_scheme": "dark"}, marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_serious_for_axe_in_grids(grids, options):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

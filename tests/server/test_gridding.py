@@ -29,6 +29,7 @@ def image_of(server, url):
     return np.asarray(Image.open(io.BytesIO(server.client.get(url).content)).convert("RGB"))
 
 
+@pytest.mark.slow
 def test_cells_are_those_of_make_grid(server, tiny):
     job = submit(server, GRID)
     expected = explore.make_grid(

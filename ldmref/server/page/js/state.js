@@ -4,9 +4,14 @@
 
 const listeners = new Set();
 
+/** Return an object without a prototype, so that no name in an address, such as __proto__, is special. */
+function bare(...values) {
+  return Object.assign(Object.create(null), ...values);
+}
+
 /** Return the groups and values of a hash. */
 export function parseState(hash) {
-  const state = {};
+  const state = bare();
   for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
     const dot = key.indexOf(".");
     if (dot < 0) {
@@ -14,7 +19,7 @@ export function parseState(hash) {
       continue;
     }
     const group = key.slice(0, dot);
-    if (typeof state[group] !== "object") state[group] = {};
+    if (typeof state[group] !== "object") state[group] = bare();
     state[group][key.slice(dot + 1)] = value;
   }
   return state;
@@ -38,12 +43,12 @@ export function formatState(state) {
 
 /** Return a state with changes; a group is merged value by value, and null removes. */
 export function mergeState(state, patch) {
-  const merged = { ...state };
+  const merged = bare(state);
   for (const [key, value] of Object.entries(patch)) {
     const grouped = value !== null && typeof value === "object";
-    const before = typeof merged[key] === "object" ? merged[key] : {};
+    const before = typeof merged[key] === "object" ? merged[key] : bare();
     if (value === null || value === undefined) delete merged[key];
-    else merged[key] = grouped ? { ...before, ...value } : String(value);
+    else merged[key] = grouped ? bare(before, value) : String(value);
     if (grouped) {
       for (const [name, text] of Object.entries(merged[key])) {
         if (text === null || text === undefined) delete merged[key][name];
