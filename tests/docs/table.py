@@ -113,6 +113,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "python -m venv": elsewhere(".ci/run"),
         "pip install": NETWORK,
         "ldmref serve": elsewhere("tests/server/test_server_page.py"),
+        "ldmref grid": SLOW,
         "make demo": elsewhere(".ci/run"),
         "make test": elsewhere(".ci/run"),
         'backend="torch"': TORCH,
@@ -192,6 +193,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'read_recipe("tiny", {"seed": 1})': SLOW,
         '"ldmref.datasets"': elsewhere("tests/datasets/test_dataset_plugins.py"),
     },
+    "docs/grids.md": {"ldmref grid": SLOW, "make_grid": SLOW},
     "docs/mcp.md": {'"mcpServers"': elsewhere("tests/mcp/test_mcp_client.py")},
     "docs/weights.md": {"model.ckpt": TORCH, "ldmref convert model.safetensors": TORCH},
     "ldmref/assets/emoji/README.md": {
