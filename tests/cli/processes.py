@@ -13,10 +13,14 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
 
 
 def environment():
-    """A user's environment: without ldmref's settings, with buffered streams, on one thread."""
+    """A user's environment: without ldmref's settings, with buffered streams, on one thread.
+
+    Without bytecode: a process whose files may not grow would leave half a .pyc for all others.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
     kept.pop("PYTHONUNBUFFERED", None)  # which hides failures to write at the end
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def start(*argv, **options):

@@ -24,7 +24,9 @@ SHORT = ["--steps", "1", "--seed", "0"]
 def environment(**changes):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
     kept.pop("PYTHONUNBUFFERED", None)  # which hides failures to write at the end
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | changes
+    kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # a process whose files may not grow would leave half a .pyc for all others
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1"} | changes
 
 
 def run(*argv, **options):

@@ -225,6 +225,7 @@ def test_a_pickled_model_whose_file_has_changed_or_gone(folder):
 
 FULL_DISK = """
 import resource, sys, pathlib, numpy as np, ldmref
+sys.dont_write_bytecode = True  # a .pyc would be cut off as well
 from ldmref.errors import OutputError
 from ldmref.cli.main import main
 model = ldmref.random_model("tiny", backend="numpy")
