@@ -21,10 +21,15 @@ from page_server import run_page_server  # noqa: E402
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3"
 IMAGES = {
+    "explorer-top": f"{RUN}&p.steps=12&step=4&word=cat",  # for the README
     "explorer": f"{RUN}&p.steps=12&step=4&word=cat&truth=1",
     "explorer-branch": f"{RUN}&step=7&show=1&with=0&compare.from=4&compare.prompt=a+blue+dog",
 }
-HEIGHTS = {"explorer": 1850, "explorer-branch": 1400}  # of the images, in pixels
+HEIGHTS = {
+    "explorer-top": 760,
+    "explorer": 1850,
+    "explorer-branch": 1400,
+}  # of the images, in pixels
 SIZE = {"width": 1200, "height": 900}
 READY = """
 () => document.querySelector("canvas[data-kind=decoded]")
