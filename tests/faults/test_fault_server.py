@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import logging
 import os
@@ -91,10 +92,10 @@ def test_slow_senders(tiny):
 def test_idle_streams(tiny):
     with serving(tiny, max_streams=20) as port:
         body = json.dumps({"parameters": LONG}).encode()
-        with connect(port) as connection:
-            connection.sendall(post(path="/v1/jobs", length=len(body)) + body)
-            answer = connection.recv(65_536)
-        path = json.loads(answer.split(b"\r\n\r\n", 1)[1])["url"]
+        client = http.client.HTTPConnection("localhost", port)
+        client.request("POST", "/v1/jobs", body, {"Content-Type": "application/json"})
+        path = json.loads(client.getresponse().read())["url"]
+        client.close()
         head = f"GET {path}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         streams = [connect(port) for _ in range(25)]
         statuses = []
