@@ -79,7 +79,7 @@ def test_workers_end_with_the_batch_that_was_killed(tmp_path, tiny_folder):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("executor", ["serial", "process"])
 def test_ctrl_c_stops_cleanly(tmp_path, tiny_folder, executor, number, code):
-    requests = write_rows(tmp_path / "requests.jsonl", make_rows(60))
+    requests = write_rows(tmp_path / "requests.jsonl", make_rows(400))
     flags = ("-m", tiny_folder, *EXECUTORS[executor])
     process = start_batch(requests, tmp_path / "out", *flags)
     wait_for(lambda: count_images(tmp_path / "out") > 2)
