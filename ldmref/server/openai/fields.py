@@ -34,9 +34,12 @@ OWN = (
 class FieldError(UsageError):
     """A field of a request that is wrong; `parameter` names it, as OpenAI's errors do."""
 
-    def __init__(self, parameter: str, message: str, *, code: str = "invalid_value"):
-        super().__init__(message, code=code)
-        self.parameter = parameter
+
+def make_field_error(parameter: str, message: str, *, code: str = "invalid_value") -> FieldError:
+    """Return the error of a field."""
+    error = FieldError(message, code=code)
+    error.parameter = parameter
+    return error
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,18 @@ def read_output(body: Mapping[str, Any]) -> ImageOutput:
     kind = choose(body, "output_format", FORMATS, "use png, jpeg or webp") or "png"
     compression = read_whole(body, "output_compression", 0, 100)
     if compression not in (None, 100) and kind == "png":
-        raise FieldError(
+        raise make_field_error(
             "output_compression", "output_compression needs output_format jpeg or webp"
         )
     stream = read_flag(body, "stream")
     partial = read_whole(body, "partial_images", 0, MAX_PARTIAL)
     if partial and not stream:
-        raise FieldError("partial_images", "partial_images needs stream=true")
+        raise make_field_error("partial_images", "partial_images needs stream=true")
     answer = choose(body, "response_format", ("b64_json", "url"), "use b64_json or url")
     if answer == "url" and (kind != "png" or stream):
-        raise FieldError("response_format", "response_format url serves PNG, and does not stream")
+        raise make_field_error(
+            "response_format", "response_format url serves PNG, and does not stream"
+        )
     quality = choose(body, "quality", QUALITIES, f"use one of {', '.join(QUALITIES)}") or "auto"
     return ImageOutput(kind, compression, quality, answer == "url", stream, partial or 0)
 
@@ -88,11 +93,13 @@ def read_prompt(body: Mapping[str, Any]) -> str:
     """Return the prompt, which OpenAI requires."""
     prompt = body.get("prompt")
     if prompt is None:
-        raise FieldError(
+        raise make_field_error(
             "prompt", "Missing required parameter: 'prompt'.", code="missing_parameter"
         )
     if not isinstance(prompt, str) or len(prompt) > MAX_PROMPT:
-        raise FieldError("prompt", f"prompt must be a text of at most {MAX_PROMPT} characters")
+        raise make_field_error(
+            "prompt", f"prompt must be a text of at most {MAX_PROMPT} characters"
+        )
     return prompt
 
 
@@ -103,7 +110,9 @@ def read_size(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
         return None, None
     found = SIZE.fullmatch(size) if isinstance(size, str) else None
     if found is None:
-        raise FieldError("size", f"size must be like '512x512', or 'auto', not {short_repr(size)}")
+        raise make_field_error(
+            "size", f"size must be like '512x512', or 'auto', not {short_repr(size)}"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -130,11 +139,11 @@ def read_extra(body: Mapping[str, Any], mode: str) -> dict[str, Any]:
         meant = name if name in known else ALIASES.get(name, name)
         if meant not in known or meant == "prompt":
             hint = did_you_mean(name, known)
-            raise FieldError(
+            raise make_field_error(
                 name, f"Unknown parameter: {short_repr(name)}. {hint}", code="unknown_parameter"
             )
         if meant in extra or (meant == "count" and "n" in body):
-            raise FieldError(name, f"{meant} is given twice, also as {short_repr(name)}")
+            raise make_field_error(name, f"{meant} is given twice, also as {short_repr(name)}")
         extra[meant] = value
     return extra
 
@@ -145,7 +154,7 @@ def choose(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], hint: s
     if value is None:
         return None
     if not isinstance(value, str) or value not in allowed:
-        raise FieldError(name, f"Invalid value for {name}: {short_repr(value)}; {hint}")
+        raise make_field_error(name, f"Invalid value for {name}: {short_repr(value)}; {hint}")
     return value
 
 
@@ -155,7 +164,7 @@ def read_whole(body: Mapping[str, Any], name: str, low: int, high: int) -> int |
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise FieldError(
+        raise make_field_error(
             name, f"{name} must be a whole number from {low} to {high}, not {short_repr(value)}"
         )
     return value
@@ -165,7 +174,7 @@ def read_flag(body: Mapping[str, Any], name: str) -> bool:
     """Return a flag, False if it is absent."""
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise FieldError(name, f"{name} must be true or false, not {short_repr(value)}")
+        raise make_field_error(name, f"{name} must be true or false, not {short_repr(value)}")
     return bool(value)
 
 

@@ -27,7 +27,7 @@ from ldmref.server.openai.answers import (
     describe_model,
     describe_models,
 )
-from ldmref.server.openai.fields import FieldError, read_form
+from ldmref.server.openai.fields import make_field_error, read_form
 from ldmref.server.openai.stream import EventStream, Publisher
 from ldmref.server.openai.translate import (
     Asked,
@@ -145,19 +145,19 @@ async def read_upload(request: Request, most: int) -> tuple[dict[str, Any], dict
         for key, value in form.multi_items():
             name = "image" if key in ("image", "image[]") else key
             if name in ("image", "mask") and not isinstance(value, UploadFile):
-                raise FieldError(key, f"{key} must be an uploaded file; URLs are not opened")
+                raise make_field_error(key, f"{key} must be an uploaded file; URLs are not opened")
             if name in files or name in texts:
                 message = "one image can be edited at a time" if name == "image" else "repeated"
-                raise FieldError(key, f"{key}: {message}")
+                raise make_field_error(key, f"{key}: {message}")
             if isinstance(value, UploadFile):
                 files[name] = await value.read()
             else:
                 texts[name] = value
     for name in files.keys() - {"image", "mask"}:
-        raise FieldError(name, f"Unknown parameter: {name!r}.", code="unknown_parameter")
+        raise make_field_error(name, f"Unknown parameter: {name!r}.", code="unknown_parameter")
     if "image" not in files:
         message = "Missing required parameter: 'image'."
-        raise FieldError("image", message, code="missing_parameter")
+        raise make_field_error("image", message, code="missing_parameter")
     return read_form(texts), files
 
 

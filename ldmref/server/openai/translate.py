@@ -20,6 +20,7 @@ from ldmref.server.client_sizes import choose_size
 from ldmref.server.openai.fields import (
     FieldError,
     ImageOutput,
+    make_field_error,
     read_count,
     read_extra,
     read_output,
@@ -68,7 +69,7 @@ def find_model(name: Any, served: Sequence[str]) -> tuple[str, list[str]]:
 
 def unknown_model(name: Any, served: Sequence[str]) -> FieldError:
     """Return the error of a model that is not served."""
-    return FieldError(
+    return make_field_error(
         "model",
         f"The model {short_repr(name)} does not exist. This server offers {', '.join(served)}.",
         code="model_not_found",
@@ -113,7 +114,7 @@ def translate_edit(
     with naming("mask"):
         values["mask"] = read_alpha_mask(mask)
     if mask.size != image.size:
-        raise FieldError(
+        raise make_field_error(
             "mask", f"the mask is {mask.size}, the image {image.size}: make them equal"
         )
     own = round_size(config, image, MAX_AREA) == image.size
@@ -143,7 +144,7 @@ def read_alpha_mask(mask: Image.Image) -> Image.Image:
     if "transparency" in mask.info:
         mask = mask.convert("RGBA")
     if "A" not in mask.getbands():
-        raise FieldError("mask", "mask has no alpha channel: its transparent part is edited")
+        raise make_field_error("mask", "mask has no alpha channel: its transparent part is edited")
     return ImageOps.invert(mask.getchannel("A"))
 
 
