@@ -56,6 +56,8 @@ class Backend:
     Attributes:
         xp: The array-API namespace of the arrays, such as `array_api_compat.numpy`.
         compiles: Whether `compile` traces the network.
+        observes_layers: Whether `call_layer` looks at every layer. Keys and values of the text are
+            then computed in each step, as other programs do.
     """
 
     name: str = "base"
@@ -83,6 +85,7 @@ class Backend:
         """Open the device; called by the constructor after it has checked the arguments."""
 
     compiles = False
+    observes_layers = False
     xp: Any
 
     # -- required -------------------------------------------------------------------------------
@@ -170,6 +173,10 @@ class Backend:
 
     # -- optional: compositions to fuse, weights to prepare ---------------------------------------
 
+    def add(self, a: Array, b: Array) -> Array:
+        """Compute a + b, the sum of a residual connection; (...), (...) -> (...)."""
+        return a + b
+
     def weight(self, x: Array) -> Array:
         """Convert a parameter as `asarray` does, in the memory format of this backend's kernels."""
         return self.asarray(x)
@@ -240,6 +247,30 @@ class Backend:
         return missing if hasattr(self, "xp") else ["xp", *missing]
 
     # -- execution --------------------------------------------------------------------------------
+
+    def call_layer(
+        self, function: Callable, p: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+    ) -> Array:
+        """Call `function(ops, p, *args, **kwargs)`, a layer made of several operations.
+
+        Backends that observe layers override it (`ldmref.backends.named`).
+
+        Args:
+            function: One of the functions of `ldmref.models` that are marked with `@layer`.
+            p: The layer's parameters, a part of a network's tree.
+            args: Positional arguments, the first of which is the layer's input.
+            kwargs: Arguments by name.
+        """
+        return function(self, p, *args, **kwargs)
+
+    def call_function(self, name: str, function: Callable, *args: Any) -> Array:
+        """Call `function(*args)`, a part of a network without operations, which gets a name.
+
+        >>> from ldmref.backends import get_backend
+        >>> get_backend("numpy").call_function("time_proj", lambda t: t / 1000.0, 500.0)
+        0.5
+        """
+        return function(*args)
 
     def inference(self) -> AbstractContextManager:
         """Return a context in which gradients are not recorded."""

@@ -8,11 +8,31 @@ width, l tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params, Spec, numbered
+
+P = ParamSpec("P")
+
+
+def layer(
+    function: Callable[Concatenate[Backend, Params, P], Array],
+) -> Callable[Concatenate[Backend, Params, P], Array]:
+    """Mark a function `(ops, p, x, ...) -> y` as a layer, called through `Backend.call_layer`.
+
+    Its name is the path of `p` in the tree of parameters, which is the module's path in diffusers.
+    """
+
+    @wraps(function)
+    def call(ops: Backend, p: Params, *args: Any, **kwargs: Any) -> Array:
+        return ops.call_layer(function, p, args, kwargs)
+
+    return call
+
 
 # -- shapes ---------------------------------------------------------------------------------------
 
@@ -118,6 +138,7 @@ def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
     return ops.layer_norm(x, p.weight, p.bias, eps)
 
 
+@layer
 def resnet_block(
     ops: Backend,
     p: Params,
@@ -147,7 +168,7 @@ def resnet_block(
             h = group_norm(ops, p.norm2, h, groups, eps)
             h = ops.silu(h * (1.0 + time[:, :c]) + time[:, c:])
     h = conv2d(ops, p.conv2, h)
-    return h + (conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x)
+    return ops.add(conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x, h)
 
 
 def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
@@ -170,6 +191,7 @@ def merge_heads(ops: Backend, x: Array) -> Array:
     return ops.xp.reshape(ops.xp.permute_dims(x, (0, 2, 1, 3)), (n, length, heads * d))
 
 
+@layer
 def attention(
     ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
 ) -> Array:
@@ -189,6 +211,7 @@ def attention(
     return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
 
 
+@layer
 def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
     """Apply self-attention to x, (n, l, d), with the identity as its map: tokens see themselves.
 
@@ -197,6 +220,7 @@ def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
     return linear(ops, p.to_out["0"], linear(ops, p.to_v, x))
 
 
+@layer
 def self_attention(
     ops: Backend, p: Params, x: Array, num_heads: int, causal: bool = False
 ) -> Array:
@@ -206,6 +230,7 @@ def self_attention(
     return linear(ops, p.out_proj, merge_heads(ops, ops.attention(q, k, v, causal=causal)))
 
 
+@layer
 def attention_block(
     ops: Backend,
     p: Params,
@@ -226,14 +251,28 @@ def attention_block(
         tokens = identity_attention(ops, p, tokens)
     else:
         tokens = attention(ops, p, tokens, tokens, num_heads)
-    return x + ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w))
+    return ops.add(x, ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w)))
 
 
+@layer
+def geglu(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute a * gelu(gate) with [a, gate] = W x + b; x: (n, l, d) -> (n, l, d_mlp)."""
+    return ops.geglu(x, p.proj.weight, p.proj.bias)
+
+
+@layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
-    """Apply GEGLU: a * gelu(gate) with [a, gate] = W x; x: (n, l, d) -> (n, l, d)."""
-    return linear(ops, p.net["2"], ops.geglu(x, p.net["0"].proj.weight, p.net["0"].proj.bias))
+    """Apply GEGLU and a linear layer; x: (n, l, d) -> (n, l, d)."""
+    return linear(ops, p.net["2"], geglu(ops, p.net["0"], x))
 
 
+@layer
+def mlp(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply linear_1, SiLU and linear_2; x: (n, d_in) -> (n, d_out)."""
+    return linear(ops, p.linear_2, ops.silu(linear(ops, p.linear_1, x)))
+
+
+@layer
 def transformer_block(
     ops: Backend,
     p: Params,
@@ -249,13 +288,14 @@ def transformer_block(
     """
     h = layer_norm(ops, p.norm1, x)
     if identity:
-        x = x + identity_attention(ops, p.attn1, h)
+        x = ops.add(x, identity_attention(ops, p.attn1, h))
     else:
-        x = x + attention(ops, p.attn1, h, h, num_heads)
-    x = x + attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads)
-    return x + feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x))
+        x = ops.add(x, attention(ops, p.attn1, h, h, num_heads))
+    x = ops.add(x, attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads))
+    return ops.add(x, feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x)))
 
 
+@layer
 def spatial_transformer(
     ops: Backend,
     p: Params,
@@ -283,4 +323,4 @@ def spatial_transformer(
     if as_linear:
         y = linear(ops, p.proj_out, y)
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1)), (n, c, h, w))
-    return x + (y if as_linear else conv2d(ops, p.proj_out, y))
+    return ops.add(x, y if as_linear else conv2d(ops, p.proj_out, y))

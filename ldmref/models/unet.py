@@ -170,19 +170,19 @@ def embed_timestep(
     """Embed timesteps, pooled text and sizes for the residual blocks; (n, d), dtype of x."""
     if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
         t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
-    emb = timestep_embedding(t, config.block_out_channels[0])
-    emb = nn.linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
-    emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))
+    emb = ops.call_function("time_proj", timestep_embedding, t, config.block_out_channels[0])
+    emb = nn.mlp(ops, p.time_embedding, ops.xp.astype(emb, x.dtype))
     if config.class_embed_type and context is not None:
         # the last token of a causal encoder attends to the whole prompt
-        emb = emb + nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1])
+        emb = ops.add(emb, nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1]))
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
-        size_emb = timestep_embedding(flat, config.addition_time_embed_dim)
+        width = config.addition_time_embed_dim
+        size_emb = ops.call_function("add_time_proj", timestep_embedding, flat, width)
         size_emb = ops.xp.astype(ops.xp.reshape(size_emb, (x.shape[0], -1)), x.dtype)
-        extra = nn.linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, size_emb], axis=1))
-        emb = emb + nn.linear(ops, p.add_embedding.linear_2, ops.silu(extra))
+        extra = ops.xp.concat([pooled, size_emb], axis=1)
+        emb = ops.add(emb, nn.mlp(ops, p.add_embedding, extra))
     return emb
 
 
