@@ -128,17 +128,17 @@ class NamedBackend(Backend):
         first = next(iter(inputs), "")
         name = self._unique(path)
 
-        def compute(given: Mapping[str, Array]) -> Any:
-            arrays = {first if key == "input" else key: value for key, value in given.items()}
+        def compute(arrays: Mapping[str, Array]) -> Any:
+            named = {first if key == "input" else key: x for key, x in arrays.items()}
             self._scope.append(name)
             try:
-                return function(self, p, **{**arguments, **arrays})
+                return function(self, p, **{**arguments, **named})
             finally:
                 self._scope.pop()
 
-        named = {"input" if key == first else key: value for key, value in inputs.items()}
+        by_role = {"input" if key == first else key: value for key, value in inputs.items()}
         return self.visit(
-            LayerCall(name, function.__name__, named, {}, attributes, compute, composite=True)
+            LayerCall(name, function.__name__, by_role, {}, attributes, compute, composite=True)
         )
 
     def call_function(self, name: str, function: Callable, *args: Any) -> Any:
@@ -146,8 +146,8 @@ class NamedBackend(Backend):
         x, *rest = args
         attributes = dict(zip(_parameter_names(function)[1:], rest, strict=False))
 
-        def compute(given: Mapping[str, Array]) -> Any:
-            return function(given["input"], *rest)
+        def compute(arrays: Mapping[str, Array]) -> Any:
+            return function(arrays["input"], *rest)
 
         full = self._unique(".".join([*self._scope[-1:], name]))
         return self.visit(LayerCall(full, function.__name__, {"input": x}, {}, attributes, compute))
@@ -169,22 +169,22 @@ class NamedBackend(Backend):
     def _operate(self, operation: str, args: tuple, kwargs: Mapping[str, Any]) -> Array:
         names = _parameter_names(getattr(Backend, operation))[1:]
         arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
-        arrays, attributes = _split(arguments)
-        parameters = {k: v for k, v in arrays.items() if k in PARAMETER_ARGUMENTS}
-        inputs = {k: v for k, v in arrays.items() if k not in PARAMETER_ARGUMENTS}
+        all_arrays, attributes = _split(arguments)
+        parameters = {k: v for k, v in all_arrays.items() if k in PARAMETER_ARGUMENTS}
+        inputs = {k: v for k, v in all_arrays.items() if k not in PARAMETER_ARGUMENTS}
         first = next(iter(inputs))
         path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
         if path is None:
             path = ".".join([*self._scope[-1:], operation])
         function = getattr(self.inner, operation)
 
-        def compute(given: Mapping[str, Array]) -> Array:
-            own = {first if key == "input" else key: value for key, value in given.items()}
-            return function(**{**arguments, **own})
+        def compute(arrays: Mapping[str, Array]) -> Array:
+            named = {first if key == "input" else key: x for key, x in arrays.items()}
+            return function(**{**arguments, **named})
 
-        named = {"input" if key == first else key: value for key, value in inputs.items()}
+        by_role = {"input" if key == first else key: value for key, value in inputs.items()}
         name = self._unique(path)
-        return self.visit(LayerCall(name, operation, named, parameters, attributes, compute))
+        return self.visit(LayerCall(name, operation, by_role, parameters, attributes, compute))
 
     def _unique(self, name: str) -> str:
         count = self._seen[name]

@@ -9,15 +9,9 @@ from __future__ import annotations
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
-from ldmref.models.layers import (
-    layer,
-    layer_norm,
-    linear,
-    linear_spec,
-    norm_spec,
-    self_attention,
-)
+from ldmref.models.layers import layer, layer_norm, linear, self_attention
 from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.specs import linear_spec, norm_spec
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:

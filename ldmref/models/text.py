@@ -17,12 +17,11 @@ from ldmref.models.layers import (
     layer,
     layer_norm,
     linear,
-    linear_spec,
-    norm_spec,
     self_attention,
 )
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.specs import linear_spec, norm_spec
 from ldmref.prompts.tokenizer import Tokens
 from ldmref.prompts.weights import emphasize
 

@@ -4,6 +4,6 @@
 """
 
 from ldmref.trace.files import TraceWriter, read_trace
-from ldmref.trace.model import Entry, Trace, build_trace, tensor_name
+from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
 
-__all__ = ["Entry", "Trace", "TraceWriter", "build_trace", "read_trace", "tensor_name"]
+__all__ = ["Trace", "TraceEntry", "TraceWriter", "build_trace", "read_trace", "tensor_name"]

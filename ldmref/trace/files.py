@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, OutputError
 from ldmref.files import check_input_path, parse_json, read_file, shown
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
-from ldmref.trace.model import Entry, Trace, build_trace
+from ldmref.trace.model import Trace, TraceEntry, build_trace
 
 FORMAT = "ldmref-trace"
 VERSION = 1
@@ -42,14 +42,19 @@ class TraceWriter:
         self.folder = folder
         self.manifest = dict(manifest)
         self.overwrite = overwrite
-        self._entries: list[Entry] = []
-        check_writable(folder / MANIFEST, overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._entries: list[TraceEntry] = []
+        if folder.exists():
+            check_writable(folder / MANIFEST, overwrite)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"cannot create {shown(folder)!r}: {error.strerror}"
+            raise OutputError(message, code="E-OUTPUT") from error
 
     def write_call(
         self,
         call: str,
-        entries: Iterable[Entry],
+        entries: Iterable[TraceEntry],
         tensors: Mapping[str, np.ndarray | TensorSource],
     ) -> None:
         """Write the tensors of one call to `CALL.safetensors`."""

@@ -35,7 +35,7 @@ def tensor_name(call: str, layer: str, side: str, role: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TraceEntry:
     """One layer of one call.
 
     Attributes:
@@ -75,13 +75,13 @@ class Trace:
     """
 
     tensors: Mapping[str, np.ndarray] = field(repr=False)
-    entries: tuple[Entry, ...] = field(repr=False)
+    entries: tuple[TraceEntry, ...] = field(repr=False)
     manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
     source: str = ""
 
     @cached_property
-    def by_name(self) -> dict[tuple[str, str], Entry]:
+    def by_name(self) -> dict[tuple[str, str], TraceEntry]:
         """Entries by call and layer."""
         return {(entry.call, entry.layer): entry for entry in self.entries}
 
@@ -90,19 +90,19 @@ class Trace:
         """The calls, in the order of the entries."""
         return list(dict.fromkeys(entry.call for entry in self.entries))
 
-    def of_call(self, call: str) -> Iterator[Entry]:
+    def of_call(self, call: str) -> Iterator[TraceEntry]:
         """Yield the entries of a call."""
         return (entry for entry in self.entries if entry.call == call)
 
-    def find(self, call: str, layer: str = "") -> Entry | None:
+    def find(self, call: str, layer: str = "") -> TraceEntry | None:
         """Return an entry, None if it was not recorded."""
         return self.by_name.get((call, layer))
 
-    def read_inputs(self, entry: Entry) -> dict[str, np.ndarray]:
+    def read_inputs(self, entry: TraceEntry) -> dict[str, np.ndarray]:
         """Return the inputs of a layer by role."""
         return {role: self.tensors[name] for role, name in entry.inputs.items()}
 
-    def read_outputs(self, entry: Entry) -> dict[str, np.ndarray]:
+    def read_outputs(self, entry: TraceEntry) -> dict[str, np.ndarray]:
         """Return the outputs of a layer by role."""
         return {role: self.tensors[name] for role, name in entry.outputs.items()}
 
@@ -134,7 +134,7 @@ def build_trace(
         roles = sides.setdefault(key, {"input": {}, "output": {}})[match["side"]]
         roles[match["role"] or match["side"]] = name
     entries = tuple(
-        Entry(
+        TraceEntry(
             *key,
             side["input"],
             side["output"],

@@ -68,11 +68,11 @@ def test_text_and_autoencoder_are_named():
     model = random_model("tiny")
     backend = Collector(model.backend)
     for name in ("text_encoder", "vae"):
-        backend.name_parameters(model.params[name], name)
+        backend.name_parameters(model.params[name])
     other = model.with_backend(backend)
     other.encode_text(["a cat"])
     other.decode(other.encode_image(np.zeros((1, 3, 16, 16), np.float32)))
     names = {call.name for call in backend.calls}
-    assert "text_encoder.text_model.encoder.layers.0.self_attn" in names
-    assert "text_encoder.text_model.encoder.layers.0.mlp" in names
-    assert "vae.decoder.mid_block.attentions.0" in names
+    assert "text_model.encoder.layers.0.self_attn" in names
+    assert "text_model.encoder.layers.0.mlp" in names
+    assert "decoder.mid_block.attentions.0" in names

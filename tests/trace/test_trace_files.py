@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from ldmref.errors import CorruptModelError, OutputError
-from ldmref.trace import Entry, TraceWriter, build_trace, read_trace, tensor_name
+from ldmref.trace import TraceEntry, TraceWriter, build_trace, read_trace, tensor_name
 
 
 def entry(call, layer, **fields):
     inputs = {"input": tensor_name(call, layer, "input")}
     outputs = {"output": tensor_name(call, layer, "output")}
-    return Entry(call, layer, inputs, outputs, **fields)
+    return TraceEntry(call, layer, inputs, outputs, **fields)
 
 
 def write(folder, **options):
