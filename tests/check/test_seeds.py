@@ -9,7 +9,7 @@ from ldmref.cli.main import main
 SEEDS = 20
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("torch", marks=pytest.mark.slow)])
 def test_the_command_of_the_readme_holds_in_full(backend, capfd):
     pytest.importorskip(backend)
     argv = ["check"] if backend == "numpy" else ["check", "--backend", backend]

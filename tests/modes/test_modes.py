@@ -52,7 +52,10 @@ def test_a_result_says_everything_about_itself(tiny):
     assert r._repr_png_().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(name, marks=pytest.mark.slow if name == "rk45" else ()) for name in SAMPLERS],
+)
 def test_params_replay_to_the_same_bytes(tiny, sampler):
     r = modes.txt2img(tiny, ["a cat", "a dog"], sampler=sampler, steps=3, negative_prompt="hat")
     p = {k: v for k, v in r.params.items() if k not in ("mode", "model", "backend", "ldmref")}

@@ -96,9 +96,16 @@ CASES = {
         "first": {"shard": True, "muon_rate": 0.01}, "autoencoder": {"objective": OF_A_BATCH},
     },
 }  # fmt: skip
+ALWAYS = ("DDP", "FSDP2")  # each trains twice; the others are slow
 
 
-@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=() if name in ALWAYS else pytest.mark.slow)
+        for name, changes in CASES.items()
+    ],
+)
 def test_two_ranks_of_4_equal_one_of_8(recipe_file, tmp_path, changes):
     (tmp_path / "program.py").write_text(PROGRAM)
     for number in (1, 2):
@@ -130,7 +137,10 @@ def test_all_ranks_name_what_one_rank_cannot_compute(recipe_file, tmp_path):
     assert len(messages[0].rpartition(":")[2].split(",")) == 4
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize(
+    "shard",
+    [pytest.param(False, id="DDP"), pytest.param(True, id="FSDP2", marks=pytest.mark.slow)],
+)
 def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
     recipe_file, tmp_path, shard
 ):
