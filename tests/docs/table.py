@@ -128,6 +128,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
         "server {": Reason("not run", "the settings of nginx"),
     },
+    "docs/command-line.md": {"--frames 24": SLOW},
     "docs/compat.md": {
         "-from diffusers import": Reason("not run", "a change of a file"),
         "torch.Generator": TORCH,
