@@ -19,7 +19,7 @@ from ldmref.batch.inputs import read_unchanged
 from ldmref.batch.keys import ModelIdentity, identify_model
 from ldmref.batch.planning import PlannedRow, plan_images
 from ldmref.errors import Cancelled, LdmrefError, ResourceError, UsageError
-from ldmref.io.images.metadata import save_image
+from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import Control
 from ldmref.modes.cost import is_out_of_memory
@@ -143,9 +143,7 @@ def generate_task(
 def encode_image(image: GeneratedImage, run: modes.Run) -> EncodedImage:
     """Return a generated image as the PNG that `Result.save` writes."""
     params = run.params_of(image.index)
-    buffer = io.BytesIO()
-    save_image(buffer, image.image, "PNG", params)
-    png = buffer.getvalue()
+    png = encode_png(image.image, params)
     return EncodedImage(png, hashlib.sha256(png).hexdigest(), params)
 
 

@@ -22,6 +22,7 @@ from ldmref.errors import CorruptModelError, UsageError, short_repr
 from ldmref.explore.distance import Truth
 from ldmref.explore.preview import PreviewMatrix
 from ldmref.files import check_input_path, parse_json, read_file
+from ldmref.io.images.metadata import encode_png
 from ldmref.io.images.pil import to_rgb
 from ldmref.io.tensors.writer import source, write_tensors, write_to
 from ldmref.prompts.prompt_words import PromptWord
@@ -156,10 +157,8 @@ def _pack(value: Any) -> np.ndarray:
     """Return an input as an array: images as the bytes of a PNG, (n,) uint8."""
     if isinstance(value, np.ndarray):
         return value
-    buffer = io.BytesIO()
     image = value if value.mode in STORED_MODES else to_rgb(value)
-    image.save(buffer, "PNG")
-    return np.frombuffer(buffer.getvalue(), np.uint8)
+    return np.frombuffer(encode_png(image), np.uint8)
 
 
 def _unpack(array: np.ndarray) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.io.images.metadata import save_image
+from ldmref.io.images.metadata import encode_png
 from ldmref.mcp.protocol import ToolCall
 from ldmref.mcp.tools import Generated
 from ldmref.models.config import ModelConfig
@@ -67,10 +66,8 @@ def generate_images(
             done = event.first * event.steps + event.step + 1
             call.progress(done, event.steps * event.count)
         elif isinstance(event, GeneratedImage):
-            file = io.BytesIO()
             params = run.params_of(event.index)
-            save_image(file, event.image, "PNG", params)
-            images.append(Generated(file.getvalue(), params, run.warnings))
+            images.append(Generated(encode_png(event.image, params), params, run.warnings))
     return images
 
 

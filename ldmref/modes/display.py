@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ldmref.errors import UsageError, counted, short_repr
-from ldmref.io.images.metadata import save_image
+from ldmref.io.images.metadata import encode_png
 
 IN_A_ROW = 4  # images, at most, in a grid of one row
 MOST_SHOWN = 24  # images of a page
@@ -53,13 +52,6 @@ def arrange(images: Sequence[Image.Image], columns: int | None = None) -> Image.
     return sheet
 
 
-def to_png(image: Image.Image, params: Mapping[str, Any] | None = None) -> bytes:
-    """Return an image as PNG, with the record of its parameters if they are given."""
-    buffer = io.BytesIO()
-    save_image(buffer, image, "PNG", None if params is None else dict(params))
-    return buffer.getvalue()
-
-
 def to_html(
     title: str,
     images: Sequence[Image.Image],
@@ -84,7 +76,7 @@ def to_html(
     shown = zip(images, captions, records, prompts, strict=True)
     for image, caption, record, prompt in islice(shown, MOST_SHOWN):
         known = record if "mode" in record else None
-        data = base64.b64encode(to_png(image, known)).decode("ascii")
+        data = base64.b64encode(encode_png(image, known)).decode("ascii")
         if len({*prompts}) > 1:
             caption = f"{prompt}, {caption}"
         width = min(image.width, WIDTH) if image.width >= WIDTH // 2 else image.width * 2

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ldmref.errors import abbreviated
 from ldmref.io.images.infotext import infotext
-from ldmref.io.images.metadata import check_target, write_image
-from ldmref.modes.display import arrange, to_html, to_png
+from ldmref.io.images.metadata import check_target, encode_png, write_image
+from ldmref.modes.display import arrange, to_html
 from ldmref.modes.record import select_image
 
 
@@ -115,7 +115,7 @@ class Result:
 
     def _repr_png_(self) -> bytes | None:
         """Return all images as one, for consoles and notebooks without HTML."""
-        return to_png(self.grid()) if self.images else None
+        return encode_png(self.grid()) if self.images else None
 
     def _repr_html_(self) -> str:
         """Return the images with their seeds, and the warnings, for notebooks."""

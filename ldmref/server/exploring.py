@@ -12,7 +12,6 @@ A `trunk` has `mode` and `parameters`, or `trunk`, `step` and `changes` if it is
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from ldmref.explore.branch import CHANGEABLE
 from ldmref.explore.flow import FlowProgress
 from ldmref.explore.format import CODE
 from ldmref.explore.record import require_one
+from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import Progress, decode_images
 from ldmref.server.bodies import check_keys, read_mode, require_object
@@ -196,9 +196,7 @@ class DecodeWork:
             if cancel.is_set():
                 raise Cancelled("stopped between two images", code="E-CANCELLED")
             [image] = decode_images(model, self.latents[i : i + 1])
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            report.file(f"{i}.png", "image/png", buffer.getvalue())
+            report.file(f"{i}.png", "image/png", encode_png(image))
             report.progress(i + 1, count)
 
 

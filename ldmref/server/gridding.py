@@ -7,7 +7,6 @@ distance and index of the image of each, and its files the sheet and its JSON.
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from ldmref import explore
 from ldmref.errors import UsageError, short_repr
 from ldmref.explore.grid import GridCell
 from ldmref.explore.grid_plan import CODE, GridPlan
+from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.bodies import check_keys, read_flag, read_mode, require_object
 from ldmref.server.engine import Engine
@@ -62,9 +62,7 @@ class GridWork:
             for line in event.warnings:
                 report.warn(line)
         grid = self.plan.finish(cells)
-        buffer = io.BytesIO()
-        grid.sheet().save(buffer, "PNG")
-        report.file("sheet.png", "image/png", buffer.getvalue())
+        report.file("sheet.png", "image/png", encode_png(grid.sheet()))
         description = json.dumps(grid.to_json(), indent=1).encode()
         report.file("grid.json", "application/json", description + b"\n")
 

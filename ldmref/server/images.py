@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ldmref.io.images.metadata import save_image
+from ldmref.io.images.metadata import encode_png
 
 PREVIEW_SIDE = 256  # longest side in pixels
 
@@ -21,13 +21,6 @@ class FinishedImage(NamedTuple):
     seed: int | None
     width: int
     height: int
-
-
-def encode_png(image: Image.Image, params: dict[str, Any] | None) -> bytes:
-    """Return an image as the PNG file that `Result.save` writes, with its parameters."""
-    buffer = io.BytesIO()
-    save_image(buffer, image, "PNG", params)
-    return buffer.getvalue()
 
 
 def finish_image(image: Image.Image, params: dict[str, Any]) -> FinishedImage:

@@ -6,6 +6,7 @@ it, and the JSON is the maker note, which EXIF leaves to the program that made t
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -75,6 +76,13 @@ def save_image(
         if kind == "JPEG" and len(exif.tobytes()) > MAX_EXIF:
             del ifd[MAKER_NOTE]
     image.save(file, kind, **options)
+
+
+def encode_png(image: Image.Image, params: Mapping[str, Any] | None = None) -> bytes:
+    """Return an image as a PNG file, with the record of its parameters if they are given."""
+    buffer = io.BytesIO()
+    save_image(buffer, image, "PNG", None if params is None else dict(params))
+    return buffer.getvalue()
 
 
 def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FORMATS) -> str:
