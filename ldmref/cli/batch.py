@@ -14,17 +14,15 @@ from ldmref.batch.planning import CompleteRow
 from ldmref.cli.batch_console import BatchConsole, show_check
 from ldmref.cli.options import PATH, option, with_options
 from ldmref.cli.progress import STYLES, stopping
-from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
 from ldmref.cli.shared_options import MODEL
 from ldmref.cli.standard_streams import check_stdout
-from ldmref.config import LIMIT_KEYS, Settings, settings
+from ldmref.config import Settings, settings
 from ldmref.errors import Cancelled, UsageError, counted
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.loading import load, open_backend
 from ldmref.modes.registry import MODES
-
-LOADED = ("vae", "tokenizer", "variant", "ema", "embeddings", "allow_nonfinite")
 
 RUNNING = (
     option(
@@ -126,15 +124,11 @@ def batch(
         backend = open_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
-    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
     source = partial(
         load,
         name if name in EMBEDDED else path.absolute(),  # the embedded model is elsewhere there
         backend=backend,
-        config=flags["model_config"],
-        lora=flags["loras"],
-        **{key: flags[key] for key in LOADED},
-        **configured.limits | limits,
+        **read_loading_options(flags, configured),
     )
     shared = {
         "shard": part,

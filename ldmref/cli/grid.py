@@ -21,11 +21,11 @@ from ldmref.cli.options import (
     with_options,
 )
 from ldmref.cli.progress import one_line, say, stopping
-from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
 from ldmref.cli.shared_options import MODEL, PROMPT, SAVING, VERBOSITY
 from ldmref.cli.sources import read_prompts, resolve_image_source
 from ldmref.cli.standard_streams import check_stdout
-from ldmref.config import LIMIT_KEYS, settings
+from ldmref.config import settings
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.locate import find_model, read_model_config
@@ -161,16 +161,8 @@ def grid(
         command = click.get_current_context().command
         console = Console(flags, output, planned.count, command)
         console.settings(configured, name, backend)
-        limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
         with naming_settings(configured, flags):
-            model = load(
-                path,
-                backend=backend,
-                config=flags["model_config"],
-                lora=flags["loras"],
-                **{key: flags[key] for key in LOADING},
-                **configured.limits | limits,
-            )
+            model = load(path, backend=backend, **read_loading_options(flags, configured))
         cells = []
         try:
             for event in planned.generate(model, stop):
@@ -194,7 +186,6 @@ def grid(
         click.echo(json.dumps({"path": written} | output.grid.to_json()))
 
 
-LOADING = ("vae", "tokenizer", "variant", "ema", "embeddings", "allow_nonfinite")
 COMMANDS = (grid,)
 
 

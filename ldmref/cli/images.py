@@ -22,13 +22,13 @@ from ldmref.cli.options import ImageCommand, Notation, option, parameter_options
 from ldmref.cli.output import Output
 from ldmref.cli.preview import previewing
 from ldmref.cli.progress import Stop, stopping
-from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
 from ldmref.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
 from ldmref.cli.sheet import Sheet
 from ldmref.cli.sources import read_prompts
 from ldmref.cli.standard_streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
-from ldmref.config import LIMIT_KEYS, Settings, settings
+from ldmref.config import Settings, settings
 from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.locate import find_model, read_model_config
@@ -119,16 +119,7 @@ def load_with_flags(
     path: Path, backend: Backend, flags: Values, configured: Settings
 ) -> LatentDiffusion:
     """Load the model of a command with its flags `MODEL` and the configured limits."""
-    names = ("vae", "tokenizer", "variant", "ema", "embeddings", "allow_nonfinite")
-    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
-    return load(
-        path,
-        backend=backend,
-        config=flags["model_config"],
-        lora=flags["loras"],
-        **{name: flags[name] for name in names},
-        **configured.limits | limits,
-    )
+    return load(path, backend=backend, **read_loading_options(flags, configured))
 
 
 def _generate_task(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ldmref.cli.options import SOURCES, is_set, listed
-from ldmref.config import TABLES, Settings
+from ldmref.config import LIMIT_KEYS, TABLES, Settings
 from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
@@ -73,3 +73,16 @@ def naming_settings(configured: Settings, flags: dict[str, Any]) -> Iterator[Non
         if key in configured.origin and not is_set(flags.get(flag)):
             error.args = (f"{configured.origin[key]}: {error}",)
         raise
+
+
+def read_loading_options(flags: Mapping[str, Any], configured: Settings) -> dict[str, Any]:
+    """Return the arguments of `ldmref.load` from the flags `MODEL` and the configured limits."""
+    names = ("vae", "tokenizer", "variant", "ema", "embeddings", "allow_nonfinite")
+    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
+    return {
+        "config": flags["model_config"],
+        "lora": flags["loras"],
+        **{name: flags[name] for name in names},
+        **configured.limits,
+        **limits,
+    }
