@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from ldmref import modes
-from ldmref.errors import UsageError
 from ldmref.modes.plan import Generating
 from ldmref.modes.run import Plan
 from ldmref.server.engine import Engine
+from ldmref.server.inputs import check_count
 from ldmref.server.work import Report
 
 
@@ -28,13 +28,7 @@ def plan_batches(
     """
     found = engine.models[model]
     plans = [modes.plan(mode, found, **values) for values in batches]
-    images = sum(len(plan.job.seeds) for plan in plans)
-    if images > engine.settings.max_images:
-        raise UsageError(
-            f"{images} images in one request, the limit is {engine.settings.max_images}",
-            code="E-COUNT",
-            hint="make several requests",
-        )
+    check_count(engine, sum(len(plan.job.seeds) for plan in plans))
     return plans
 
 

@@ -103,17 +103,21 @@ def read_branch(engine: Engine, body: Mapping[str, Any], model: str | None) -> R
 
 
 @dataclass(frozen=True)
-class RecordWork:
-    """The record of a run or of a branch, and its image."""
+class RunWork:
+    """A work on a run or a branch."""
 
     source: RunSource
-    kind: str = "record"
+    kind: str
     previews: bool = False
 
     @property
     def request(self) -> Mapping[str, Any]:
         """The resolved parameters."""
         return self.source.request
+
+
+class RecordWork(RunWork):
+    """The record of a run or of a branch, and its image."""
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Record the run."""
@@ -128,7 +132,7 @@ class RecordWork:
 def make_record(engine: Engine, body: Mapping[str, Any]) -> RecordWork:
     """Return the work of `{"mode": ..., "model": ..., "parameters": {...}}`."""
     check_keys(body, RUN_KEYS)
-    return RecordWork(read_run(engine, body, body.get("model")))
+    return RecordWork(read_run(engine, body, body.get("model")), "record")
 
 
 @register("branch")
@@ -139,18 +143,8 @@ def make_branch(engine: Engine, body: Mapping[str, Any]) -> RecordWork:
     return RecordWork(read_run(engine, body, body.get("model")), "branch")
 
 
-@dataclass(frozen=True)
-class TruthWork:
+class TruthWork(RunWork):
     """The record of a run with its truth line, which is also the data of the job."""
-
-    source: RunSource
-    kind: str = "truth"
-    previews: bool = False
-
-    @property
-    def request(self) -> Mapping[str, Any]:
-        """The resolved parameters."""
-        return self.source.request
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Record the run, then solve it to convergence."""
@@ -173,7 +167,7 @@ class TruthWork:
 def make_truth(engine: Engine, body: Mapping[str, Any]) -> TruthWork:
     """Return the work of the fields of a record or of a branch."""
     check_keys(body, BRANCH_KEYS if "trunk" in body else RUN_KEYS)
-    return TruthWork(read_run(engine, body, body.get("model")))
+    return TruthWork(read_run(engine, body, body.get("model")), "truth")
 
 
 @dataclass(frozen=True)

@@ -257,14 +257,22 @@ def plan_request(
     with engine.planning:
         read = read_values(mode, values, engine.settings.max_pixels)
         plan = modes.plan(mode, found, **read)
-    images = len(plan.job.seeds)
+    check_count(engine, len(plan.job.seeds))
+    return plan
+
+
+def check_count(engine: Engine, images: int) -> None:
+    """Refuse a request for more images than the settings allow.
+
+    Raises:
+        UsageError: There are more than `max_images`.
+    """
     if images > engine.settings.max_images:
         raise UsageError(
             f"{images} images in one request, the limit is {engine.settings.max_images}",
             code="E-COUNT",
             hint="make several requests",
         )
-    return plan
 
 
 @register("generate")

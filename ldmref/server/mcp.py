@@ -25,6 +25,7 @@ from ldmref.server.bodies import read_json
 from ldmref.server.engine import Engine
 from ldmref.server.errors import BadRequest
 from ldmref.server.inputs import plan_work
+from ldmref.server.streams import wait_for_disconnect
 
 CALLS = 16  # tools that run at the same time; further ones wait
 POLL_SECONDS = 0.1  # from a look at the client's connection to the next
@@ -62,12 +63,6 @@ def routes(engine: Engine) -> list[Route]:
         return Response(status_code=202) if response is None else JSONResponse(response)
 
     return [Route("/mcp", answer, methods=["POST"])]
-
-
-async def wait_for_disconnect(request: Request) -> None:
-    """Return when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def generate_images(

@@ -18,6 +18,7 @@ from ldmref.server.inspecting import inspect_image
 from ldmref.server.jobs import ServedJob
 from ldmref.server.kinds import make_work
 from ldmref.server.streams import await_job, event_stream, read_event_number
+from ldmref.server.warning_headers import add_warnings
 
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 SHORT = ("request", "images", "files", "data", "warnings")  # left out of a list of jobs
@@ -126,9 +127,7 @@ def send_result(job: ServedJob, index: int = 0) -> Response:
     response.headers["ldmref-job"] = job.id
     if job.images and job.images[index].seed is not None:
         response.headers["ldmref-seed"] = str(job.images[index].seed)
-    for line in job.warnings:
-        response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
-    return response
+    return add_warnings(response, job.warnings)
 
 
 def send_png(job: ServedJob, index: int) -> Response:

@@ -18,6 +18,12 @@ HEARTBEAT_SECONDS = 15.0
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
+async def wait_for_disconnect(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def await_job(request: Request, job: ServedJob) -> None:
     """Wait for the end of a job, which is cancelled if the client disappears.
 
@@ -31,11 +37,7 @@ async def await_job(request: Request, job: ServedJob) -> None:
         async for _ in job.subscribe(previews=False):
             pass
 
-    async def listen() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.create_task(follow()), asyncio.create_task(listen())]
+    tasks = [asyncio.create_task(follow()), asyncio.create_task(wait_for_disconnect(request))]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -40,6 +39,7 @@ from ldmref.server.openai.translate import (
 )
 from ldmref.server.openai.work import StreamedWork
 from ldmref.server.streams import await_job
+from ldmref.server.warning_headers import add_warnings
 from ldmref.server.work import GenerateWork
 
 MAX_FIELDS = 100
@@ -121,13 +121,6 @@ async def answer_images(
     address = str(request.base_url).rstrip("/")
     answer = await run_in_threadpool(describe_images, job, output, usage, address)
     return add_warnings(JSONResponse(answer, headers=headers), [*lines, *job.warnings])
-
-
-def add_warnings(response: Response, lines: Sequence[str]) -> Response:
-    """Return a response with warnings as headers, percent-encoded as in the native interface."""
-    for line in lines:
-        response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
-    return response
 
 
 async def read_upload(request: Request, most: int) -> tuple[dict[str, Any], dict[str, bytes]]:
