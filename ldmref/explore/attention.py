@@ -24,6 +24,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.backends.traced import TracedBackend, layer_names
 from ldmref.math.arrays import Array
+from ldmref.math.attention import attention_map
 from ldmref.models.model import LatentDiffusion
 from ldmref.prompts.prompt_words import PromptWord
 
@@ -110,13 +111,8 @@ def mean_weights(ops: Backend, q: Array, k: Array) -> np.ndarray:
 
     q is (heads, l, d) and k is (heads, m, d).
     """
-    xp = ops.xp
-    q = ops.cast(q, ops.state_dtype)
-    k = ops.cast(k, ops.state_dtype)
-    scores = xp.matmul(q, xp.permute_dims(k, (0, 2, 1))) * (q.shape[-1] ** -0.5)
-    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-    weights = weights / xp.sum(weights, axis=-1, keepdims=True)
-    return np.asarray(ops.to_numpy(xp.mean(weights, axis=0)), np.float64)
+    weights = attention_map(ops.cast(q, ops.state_dtype), ops.cast(k, ops.state_dtype))
+    return np.asarray(ops.to_numpy(ops.xp.mean(weights, axis=0)), np.float64)
 
 
 def find_size(pixels: int, size: tuple[int, int]) -> tuple[int, int]:

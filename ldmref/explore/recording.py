@@ -13,6 +13,7 @@ from ldmref.explore.format import FORMAT, RunRecord
 from ldmref.explore.preview import preview_matrix
 from ldmref.io.images.pil import open_image
 from ldmref.math.arrays import Array
+from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import CancelFlag, Progress
@@ -191,7 +192,7 @@ class Recording:
             "cfg_scale": job.cfg_scale,
             "seed": job.seeds[0],
             "timesteps": self.timesteps,
-            "alpha_bar": [1.0 / (1.0 + sigma**2) for sigma in sigmas],
+            "alpha_bar": [float(alpha_bar_from_sigma(sigma)) for sigma in sigmas],
             "snr": [None if sigma == 0.0 else float(sigma**-2.0) for sigma in sigmas],
             "words": words if with_maps else [],
             "attention": attention if with_maps else None,

@@ -17,6 +17,7 @@ from ldmref.version import __version__
 
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 PARSE_ERROR = -32700
+CALL = "tools/call"  # the method that runs a tool
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
@@ -86,14 +87,6 @@ class Protocol:
         for event in list(self._running.values()):
             event.set()
 
-    def answer_text(self, text: str | bytes, notify: Notify | None = None) -> Message | None:
-        """Return the response to a message in JSON, or None for a notification."""
-        try:
-            message = json.loads(text)
-        except (ValueError, RecursionError):
-            return make_error(None, PARSE_ERROR, "the message is not valid JSON")
-        return self.answer(message, notify)
-
     def answer(self, message: Any, notify: Notify | None = None) -> Message | None:
         """Return the response to a message, or None for a notification or a response.
 
@@ -140,7 +133,7 @@ class Protocol:
             return {}
         if method == "tools/list":
             return {"tools": [tool.describe() for tool in self.tools.values()]}
-        if method == "tools/call":
+        if method == CALL:
             return self._call_tool(id, params, notify)
         raise RpcError(METHOD_NOT_FOUND, f"unknown method {method!r}")
 
@@ -190,6 +183,19 @@ def make_progress(params: Message, notify: Notify | None) -> Callable[[int, int]
         notify({"jsonrpc": "2.0", "method": "notifications/progress", "params": report})
 
     return progress
+
+
+def parse_message(text: str | bytes) -> tuple[Any, Message | None]:
+    """Return a message in JSON, and the response to one that is not valid."""
+    try:
+        return json.loads(text), None
+    except (ValueError, RecursionError):
+        return None, make_error(None, PARSE_ERROR, "the message is not valid JSON")
+
+
+def is_tool_call(message: Any) -> bool:
+    """Return whether a message asks to run a tool, which may take long."""
+    return isinstance(message, dict) and message.get("method") == CALL
 
 
 def make_error(id: str | int | None, code: int, message: str) -> Message:

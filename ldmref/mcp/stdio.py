@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from ldmref.mcp.protocol import INVALID_REQUEST, Message, Protocol, make_error
+from ldmref.mcp.protocol import (
+    INVALID_REQUEST,
+    Message,
+    Protocol,
+    is_tool_call,
+    make_error,
+    parse_message,
+)
 
 MAX_LINE = 64 * 2**20  # bytes
 
@@ -31,8 +38,8 @@ def serve_stdio(protocol: Protocol, messages: BinaryIO, answers: BinaryIO) -> No
             answers.write(json.dumps(message).encode() + b"\n")
             answers.flush()
 
-    def answer(line: bytes) -> None:
-        response = protocol.answer_text(line, send)
+    def answer(message: Message) -> None:
+        response = protocol.answer(message, send)
         if response is not None:
             send(response)
 
@@ -40,10 +47,16 @@ def serve_stdio(protocol: Protocol, messages: BinaryIO, answers: BinaryIO) -> No
         for line in read_lines(messages):
             if line is None:
                 send(make_error(None, INVALID_REQUEST, f"a message may have {MAX_LINE} bytes"))
-            elif b'"tools/call"' in line:
-                worker.submit(answer, line)
-            elif line.strip():
-                answer(line)
+                continue
+            if not line.strip():
+                continue
+            message, refusal = parse_message(line)
+            if refusal is not None:
+                send(refusal)
+            elif is_tool_call(message):
+                worker.submit(answer, message)
+            else:
+                answer(message)
 
 
 def read_lines(messages: BinaryIO) -> Iterable[bytes | None]:

@@ -8,7 +8,7 @@ import pytest
 from ldmref.errors import UsageError
 from ldmref.mcp import Protocol, make_tools
 from ldmref.mcp.generation import image_schema
-from ldmref.mcp.protocol import Tool, make_text
+from ldmref.mcp.protocol import Tool, is_tool_call, make_text, parse_message
 from ldmref.mcp.stdio import serve_stdio
 
 
@@ -43,7 +43,14 @@ def call(protocol, tool, /, **arguments):
     ],
 )
 def test_wrong_messages_get_the_code_of_json_rpc(protocol, message, code):
-    assert protocol.answer_text(message)["error"]["code"] == code
+    read, refusal = parse_message(message)
+    assert (refusal or protocol.answer(read))["error"]["code"] == code
+
+
+def test_only_calls_of_tools_are_tool_calls():
+    named = {"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"text": "tools/call"}}
+    assert not is_tool_call(named) and not is_tool_call(["tools/call"])
+    assert is_tool_call(named | {"method": "tools/call"})
 
 
 def test_notifications_and_responses_are_not_answered(protocol):
