@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from replaying import (
     replay,
     to_base64,
 )
+from waiting import wait_until
 
 from ldmref import modes
 from ldmref.io.images.infotext import parse_infotext
@@ -53,13 +53,6 @@ def api(server):
 
 def connect(server, **arguments):
     return webuiapi.WebUIApi("127.0.0.1", int(server.url.rpartition(":")[2]), **arguments)
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def in_background(function, *args, **kwargs):

@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import wait_until
 
 from ldmref import modes
 from ldmref.cli.main import main
@@ -255,13 +256,6 @@ def raw(server, text):
     connection = socket.create_connection(server.address, timeout=SECONDS)
     connection.sendall(text)
     return connection
-
-
-def wait_until(condition):
-    end = time.monotonic() + SECONDS
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_a_client_that_disappears_frees_its_place(server):

@@ -5,7 +5,6 @@ import base64
 import io
 import json
 import socket
-import time
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,6 +20,7 @@ from openai.types import (
 )
 from PIL import Image
 from replaying import encode, from_base64, load_recorded, model_of_one_size, recorded, replay
+from waiting import wait_until
 
 from ldmref import modes
 from ldmref.io.images.metadata import read_parameters
@@ -51,13 +51,6 @@ def client(server):
 
 def connect(server, key="none", kind=openai.OpenAI):
     return kind(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60.0)
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def validated(cls, value):
