@@ -44,10 +44,11 @@ def standardized(p: Precision, x: np.ndarray, eps: float) -> tuple[np.ndarray, n
     - The mean errs by m = u_acc (g mean|x| + |mean|) (Higham 2002, section 4.2), which shifts every
       z by m / s.
     - x - mean errs by u_acc |x - mean|. Fused kernels compute x a + b with a = weight / s and
-      b = bias - mean a, which errs by 3 u_acc (|x| + |mean|) / s and, after scaling, 2 u_acc |bias|.
+      b = bias - mean a, which errs by 3 u_acc (|x| + |mean|) / s and, after scaling, by
+      2 u_acc |bias|.
     - The variance of two passes errs by v = u_acc (g + 4) variance + m^2 (Chan, Golub and LeVeque
-      1983, The American Statistician 37:242, section 3), which changes z by the factor
-      1 / sqrt(1 - v / s^2) at most; square root and division add 3 u_acc |z|.
+      1983, The American Statistician 37:242), which changes z by the factor 1 / sqrt(1 - v / s^2)
+      at most; square root and division add 3 u_acc |z|.
 
     In float16 and bfloat16, sums are taken in float32, and kernels may use mean(x^2) - mean^2:
     the variance then errs by u_acc (g + 2) (variance + 2 mean^2). This is not allowed in float32

@@ -60,7 +60,7 @@ def quick_gelu(p: Precision, x: np.ndarray) -> np.ndarray:
 def gelu(p: Precision, x: np.ndarray) -> np.ndarray:
     """Bound x Phi(x) = (x + x erf(x / sqrt(2))) / 2.
 
-    erf errs by u (ELEMENTARY |erf|) and by 2 u |a| erf'(a) through its argument a = x / sqrt(2); the
+    erf errs by ELEMENTARY u |erf|, and by 2 u |a| erf'(a) through its argument a = x / sqrt(2). The
     sum has an absolute error because x and x erf cancel for negative x:
 
         E = u |x| ((ELEMENTARY |erf| + 2 |a| erf'(a)) / 2 + 1) + u |y| + tiny (1 + |x|).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from ldmref.backends.bounds.rounding import WINOGRAD, Precision, inner_product
@@ -97,7 +99,7 @@ def conv2d(
 def _blocks(length: int, count: int = BLOCKS) -> list[slice]:
     """Divide range(length) into at most `count` blocks."""
     ends = np.unique(np.linspace(0, length, count + 1).astype(int)).tolist()
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return list(itertools.starmap(slice, itertools.pairwise(ends)))
 
 
 def _rounded(

@@ -1,15 +1,15 @@
 """Unit roundoffs, underflow, and the constants of the bounds.
 
-All bounds start from the standard model (Higham 2002, Accuracy and Stability of Numerical Algorithms,
-equations 2.4 and 2.8): an operation in a type with unit roundoff u returns
+All bounds start from the standard model (Higham 2002, Accuracy and Stability of Numerical
+Algorithms, equations 2.4 and 2.8): an operation in a type with unit roundoff u returns
 
     fl(x op y) = (x op y)(1 + delta) + eta,   |delta| <= u,
 
 where eta is not zero only if the result underflows. A backend may store each intermediate array of
 an operation in the dtype of its argument (u), and accumulates sums in float32 at least (u_acc).
 
-The constants in capitals were calibrated: `scripts/calibrate_error_bounds.py` runs the operations of
-all backends on random inputs and prints the largest ratio of an error and its bound.
+The constants in capitals are calibrated: `scripts/calibrate_error_bounds.py` runs the operations
+of all backends on random inputs and prints the largest ratio of an error and its bound.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Precision:
     tiny_acc: float
 
 
-# float32 and float64 kernels may flush subnormal numbers to zero: tiny is the smallest normal number.
-# Conversions to float16 do not: tiny is half the spacing of the subnormal numbers.
+# Kernels may flush subnormal numbers to zero: tiny is the smallest normal number. Conversions to
+# float16 do not: tiny is half the spacing of the subnormal numbers.
 PRECISIONS = {
     "float64": Precision("float64", 2.0**-53, 2.0**-53, 2.0**-1022, 2.0**-1022),
     "float32": Precision("float32", 2.0**-24, 2.0**-24, 2.0**-126, 2.0**-126),
