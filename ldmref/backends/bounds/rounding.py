@@ -83,17 +83,23 @@ def precision(dtype: str) -> Precision:
     return PRECISIONS[dtype]
 
 
-def sum_units(n: int) -> float:
-    """Return the error of a sum of n numbers x in units of u_acc * sum(|x|).
+def sum_units(x: np.ndarray) -> np.ndarray:
+    """Return the errors of sums of n numbers along the last axis, in units of u_acc * sum(|x|).
 
     min(n, SUM_START + SUM_GROWTH sqrt(n)). n units are certain for every order of summation (Higham
-    2002, equation 4.4); the second is calibrated.
+    2002, equation 4.4), and used for equal numbers; the other expression is calibrated.
     """
-    return min(float(n), SUM_START + SUM_GROWTH * n**0.5)
+    n = x.shape[-1]
+    probable = min(float(n), SUM_START + SUM_GROWTH * n**0.5)
+    return np.where(all_equal(x, -1, keepdims=True), float(n), probable)
 
 
 def inner_product(
-    p: Precision, terms: int, largest_partial: np.ndarray, magnitude: np.ndarray
+    p: Precision,
+    terms: int,
+    largest_partial: np.ndarray,
+    magnitude: np.ndarray,
+    equal: np.ndarray | bool = False,
 ) -> np.ndarray:
     """Bound the rounding errors of sums of `terms` products, accumulated in u_acc.
 
@@ -105,12 +111,20 @@ def inner_product(
     3.1, applied to the partial sums), which is at most SEQUENTIAL u sqrt(n) max |s_j|. The maximum
     is known at the boundaries of blocks only; inside of a block the partial sums of terms with mean
     zero move by a part of A / sqrt(n), which gives the term CENTRED A (Higham and Mary 2020).
+    Roundings of equal terms are not independent, so that the first bound is used for those.
 
     Args:
         p: The precisions.
         terms: Number of products in a sum, n.
         largest_partial: max |s_j| over the boundaries of blocks.
         magnitude: A.
+        equal: Which sums have equal terms.
     """
+    certain = terms * magnitude
     probable = SEQUENTIAL * terms**0.5 * largest_partial + CENTRED * magnitude
-    return p.u_acc * np.minimum(terms * magnitude, probable)
+    return p.u_acc * np.where(equal, certain, np.minimum(certain, probable))
+
+
+def all_equal(x: np.ndarray, axis: int | tuple[int, ...], keepdims: bool = False) -> np.ndarray:
+    """Return whether all numbers along the axes are equal."""
+    return x.max(axis=axis, keepdims=keepdims) == x.min(axis=axis, keepdims=keepdims)
