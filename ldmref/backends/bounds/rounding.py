@@ -86,12 +86,14 @@ def precision(dtype: str) -> Precision:
 def sum_units(x: np.ndarray) -> np.ndarray:
     """Return the errors of sums of n numbers along the last axis, in units of u_acc * sum(|x|).
 
-    min(n, SUM_START + SUM_GROWTH sqrt(n)). n units are certain for every order of summation (Higham
-    2002, equation 4.4), and used for equal numbers; the other expression is calibrated.
+    min(n, SUM_START + SUM_GROWTH sqrt(n) + e), e = the number of x equal to the median, less 1. n
+    units are certain for every order of summation (Higham 2002, equation 4.4). The other expression
+    is calibrated; the roundings of equal numbers, such as zeros, are not independent.
     """
     n = x.shape[-1]
-    probable = min(float(n), SUM_START + SUM_GROWTH * n**0.5)
-    return np.where(all_equal(x, -1, keepdims=True), float(n), probable)
+    median = np.partition(x, n // 2, axis=-1)[..., n // 2, None]
+    equal = np.count_nonzero(x == median, axis=-1, keepdims=True) - 1.0
+    return np.minimum(n, SUM_START + SUM_GROWTH * n**0.5 + equal)
 
 
 def inner_product(
@@ -125,6 +127,6 @@ def inner_product(
     return p.u_acc * np.where(equal, certain, np.minimum(certain, probable))
 
 
-def all_equal(x: np.ndarray, axis: int | tuple[int, ...], keepdims: bool = False) -> np.ndarray:
+def all_equal(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """Return whether all numbers along the axes are equal."""
-    return x.max(axis=axis, keepdims=keepdims) == x.min(axis=axis, keepdims=keepdims)
+    return x.max(axis=axis) == x.min(axis=axis)
