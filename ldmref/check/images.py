@@ -14,10 +14,10 @@ from ldmref.backends import Backend, available, get_backend
 from ldmref.backends.base import DTYPES
 from ldmref.errors import LdmrefError, UsageError, did_you_mean
 from ldmref.loading import load
-from ldmref.samplers import SAMPLERS
+from ldmref.samplers import get_sampler
 
 SPEEDS = ("exact", "fast", "fastest")
-SAMPLERS_SHOWN = ("ddim", "euler", "euler_ancestral", "dpmpp_2m", "heun")
+SAMPLERS_SHOWN = ("ddim", "euler", "euler_a", "heun", "dpmpp_2m")
 # Combinations that take minutes, and are left out unless their dtype or speed is named.
 SLOW = {
     ("numpy", "float16", "exact"): "NumPy multiplies float16 matrices without BLAS",
@@ -87,12 +87,12 @@ def compare_images(
     Raises:
         UsageError: A name is not known.
     """
-    for names, known in ((dtypes, DTYPES), (speeds, SPEEDS), (samplers, SAMPLERS)):
+    for kind, names, known in (("dtype", dtypes, DTYPES), ("speed", speeds, SPEEDS)):
         for name in names:
             if name not in known:
-                hint = did_you_mean(name, list(known))
-                raise UsageError(f"unknown name {name!r}", code="E-USAGE", hint=hint)
-    samplers = samplers or SAMPLERS_SHOWN
+                hint = did_you_mean(name, known)
+                raise UsageError(f"unknown {kind} {name!r}", code=f"E-{kind.upper()}", hint=hint)
+    samplers = [get_sampler(name).name for name in samplers or SAMPLERS_SHOWN]
 
     def generate(ops: Backend) -> Iterator[np.ndarray]:
         loaded = load(model, backend=ops)
