@@ -75,10 +75,14 @@ class TraceWriter:
                 equal to.
         """
         shared = shared or {}
+        sources = {
+            name: value if isinstance(value, TensorSource) else source(value)
+            for name, value in tensors.items()
+        }
         path = self.folder / f"{call}.safetensors"
         with atomic_write(path, overwrite=self.overwrite) as file:
             hashing = _HashingFile(file)
-            write_call_to(hashing, call, tensors, shared)  # type: ignore[arg-type]
+            write_to(hashing, sources, call_metadata(call, shared))  # type: ignore[arg-type]
         self._digests[path.name] = hashing.digest.hexdigest()
         self._entries += (resolve_names(entry, shared) for entry in entries)
 
@@ -96,21 +100,12 @@ class TraceWriter:
         return path
 
 
-def write_call_to(
-    file: BinaryIO,
-    call: str,
-    tensors: Mapping[str, np.ndarray | TensorSource],
-    shared: Mapping[str, str],
-) -> None:
-    """Write the safetensors file of a call."""
-    sources = {
-        name: value if isinstance(value, TensorSource) else source(value)
-        for name, value in tensors.items()
-    }
+def call_metadata(call: str, shared: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata in the header of a call's file."""
     metadata = {"format": FORMAT, "version": str(VERSION), "call": call}
     if shared:
         metadata[SHARED] = json.dumps(shared, separators=(",", ":"))
-    write_to(file, sources, metadata)
+    return metadata
 
 
 def resolve_names(entry: TraceEntry, shared: Mapping[str, str]) -> TraceEntry:

@@ -138,10 +138,15 @@ class Recorder:
         self.paused = False
         self._counts: Counter[str] = Counter()
 
+    def count_call(self, kind: str) -> str:
+        """Return the name of the next call of a kind, and count it."""
+        name = self.next_name(kind)
+        self._counts[kind] += 1
+        return name
+
     def next_name(self, kind: str) -> str:
         """Return the name of the next call of a kind: `unet.000`, `vae.decode`, `vae.decode~1`."""
         count = self._counts[kind]
-        self._counts[kind] += 1
         if kind in NUMBERED:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
@@ -150,7 +155,7 @@ class Recorder:
         """Begin a call; None if it is not selected."""
         if self.paused:
             return None
-        name = self.next_name(kind)
+        name = self.count_call(kind)
         if not self.selection.takes_call(name, self.step):
             return None
         return Call(name, ops, self.new_store(), self.selection)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.controlnet import ControlNet
@@ -128,15 +127,20 @@ def describe_run(run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def traced_run(planned: AnyPlan, model: LatentDiffusion, recorder: Recorder) -> Iterator[Run]:
+def traced_run(
+    planned: AnyPlan,
+    model: LatentDiffusion,
+    recorder: Recorder,
+    backend: type[RecordingBackend] = RecordingBackend,
+) -> Iterator[Run]:
     """Prepare a plan with a model that records; its `generate` records the rest."""
     plan = require_sampling(planned)
-    ops = RecordingBackend(model.backend, recorder, model.config)
+    ops = backend(model.backend, recorder, model.config)
     watched = model.with_backend(ops)
     if watched.tiny_autoencoder is not None:
-        watched.tiny_autoencoder = on_backend(watched.tiny_autoencoder, ops)
+        watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(ops)
     controls = [
-        replace(control, net=on_backend(control.net, ops))
+        replace(control, net=control.net.with_backend(ops))
         if isinstance(control.net, ControlNet)
         else control
         for control in plan.job.control
@@ -149,13 +153,6 @@ def traced_run(planned: AnyPlan, model: LatentDiffusion, recorder: Recorder) -> 
         yield TracedRun(**values, recorder=recorder)
     finally:
         ops.abandon()
-
-
-def on_backend(network: Any, ops: Backend) -> Any:
-    """Return a copy of a ControlNet or a tiny autoencoder on a backend that wraps its own."""
-    other = copy.copy(network)
-    other.backend = ops
-    return other
 
 
 def record_tokens(run: Run, recorder: Recorder) -> None:

@@ -101,7 +101,9 @@ class FusedShapeBackend(ShapeBackend):
 def shapes_of(params: Mapping[str, Any], ops: Backend) -> Params:
     """Return a tree of parameters, or of their shapes, without values."""
     leaves = {name: getattr(leaf, "shape", leaf) for name, leaf in flatten(params).items()}
-    return unflatten({name: np.broadcast_to(np.zeros((), _dtype(ops)), s) for name, s in leaves.items()})
+    return unflatten(
+        {name: np.broadcast_to(np.zeros((), _dtype(ops)), s) for name, s in leaves.items()}
+    )
 
 
 def without_weights(spec: Mapping[str, Mapping[str, Any]], ops: Backend) -> LazyParams:

@@ -104,7 +104,8 @@ class SizeStore:
 
 def stored_form(ops: Backend, x: Any) -> tuple[str, np.ndarray]:
     """Return the type of an array in safetensors, and its values in C order; bfloat16 as bits."""
-    array = ops.to_numpy(x) if hasattr(x, "dtype") and hasattr(x, "shape") else np.asarray(x)
+    on_host = isinstance(x, np.ndarray | np.generic | float | int)
+    array = np.asarray(x) if on_host else ops.to_numpy(x)
     bfloat16 = str(getattr(x, "dtype", "")).rpartition(".")[2] == "bfloat16"
     shape = array.shape
     array = np.ascontiguousarray(array).reshape(shape)  # numbers would become (1,)
