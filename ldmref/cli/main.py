@@ -29,6 +29,7 @@ from ldmref.cli import (
     record,
     replay,
     serve,
+    trace,
     train,
     words,
 )
@@ -60,6 +61,7 @@ SECTIONS = {
     "Serve": ("serve", "mcp"),
     "Inspect": (
         "record",
+        "trace",
         "words",
         "info",
         "models",
@@ -187,6 +189,7 @@ MODULES = (
     serve,
     mcp,
     record,
+    trace,
 )
 for module in MODULES:
     for command in module.COMMANDS:
