@@ -234,5 +234,6 @@ def find_command(argv: Sequence[str]) -> click.Command:
     default = cli.commands[DEFAULT_COMMAND]
     command = cli.commands.get(argv[0], default) if argv else default
     if isinstance(command, click.Group) and len(argv) > 1:
-        return command.commands.get(argv[1], command)
+        implied = command.commands.get(getattr(command, "default", ""), command)
+        return command.commands.get(argv[1], implied)
     return command

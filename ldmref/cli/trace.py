@@ -29,13 +29,13 @@ from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:
     from ldmref.modes.generate import Progress
-    from ldmref.trace import Selection, TraceEstimate
+    from ldmref.trace import TraceEstimate
 
 DEFAULT_MODE = "txt2img"
 TRACED = tuple(mode for mode in MODES if mode != "invert")  # the modes that sample
 DEFAULT_DTYPE = "float64"
 DEFAULT_LIMIT = "10GB"
-SMALLER = "--layers GLOB or --steps 0,1 records a part, --dtype float32 takes half"
+SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
 LAYERS = option(
     "--layers",
     multiple=True,
@@ -85,10 +85,12 @@ RECORDING = (
 class TraceGroup(click.Group):
     """A group of modes; a prompt without a mode is traced with txt2img."""
 
+    default = DEFAULT_MODE
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert the default mode where none is named."""
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
-            args = [DEFAULT_MODE, *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

@@ -3,16 +3,16 @@
 `docs/traces.md` describes the format, for programs in other languages.
 """
 
-# modules are imported at their first use: readers of traces need no networks
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
+from ldmref.lazy import export_lazily
+
 if TYPE_CHECKING:
     from ldmref.trace.estimate import TraceEstimate, check_space, estimate_trace, show_bytes
     from ldmref.trace.files import TraceWriter, read_trace
     from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
     from ldmref.trace.run import record_trace
     from ldmref.trace.selection import Selection
-
-from ldmref.lazy import export_lazily
 
 __all__ = [
     "Selection",

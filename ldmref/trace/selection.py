@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, closest
 
 CODE = "E-TRACE-SELECTION"
 
@@ -66,11 +66,18 @@ class Selection:
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
                     message = f"no {what} of this run matches {pattern!r}"
-                    raise UsageError(message, code=CODE, hint=did_you_mean(pattern, sorted(names)))
+                    raise UsageError(message, code=CODE, hint=suggest(pattern, names))
         for step in self.steps:
             if step >= steps:
                 message = f"there is no step {step}: the run has steps 0 to {steps - 1}"
                 raise UsageError(message, code=CODE)
+
+
+def suggest(pattern: str, names: set[str]) -> str:
+    """Return the nearest name, or some names of the run."""
+    near = closest(pattern.replace("*", ""), names)
+    some = [near] if near else sorted(names)[:: max(1, len(names) // 6)][:6]
+    return f"for example {', '.join(some)}"
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
