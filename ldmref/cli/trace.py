@@ -198,7 +198,7 @@ def open_traced_backend(flags: Values) -> Backend:
     return open_backend(backend, device, dtype, flags["config"], speed)
 
 
-def read_steps(text: str | None) -> tuple[int, ...]:
+def read_steps(text: str | None, flag: str = "--only-steps") -> tuple[int, ...]:
     """Return the steps of a list such as `0,10-12`.
 
     Raises:
@@ -212,7 +212,7 @@ def read_steps(text: str | None) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) > 10**6:
             message = f"cannot read the steps {text!r}"
-            raise UsageError(message, code="E-USAGE", hint="--only-steps 0,10-12")
+            raise UsageError(message, code="E-USAGE", hint=f"{flag} 0,10-12")
         steps |= set(range(int(first), int(last or first) + 1))
     return tuple(sorted(steps))
 

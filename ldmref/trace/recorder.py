@@ -144,6 +144,10 @@ class Recorder:
         self._counts[kind] += 1
         return name
 
+    def count(self, kind: str) -> int:
+        """Return the number of calls of a kind so far."""
+        return self._counts[kind]
+
     def next_name(self, kind: str) -> str:
         """Return the name of the next call of a kind: `unet.000`, `vae.decode`, `vae.decode~1`."""
         count = self._counts[kind]
@@ -151,11 +155,11 @@ class Recorder:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
 
-    def begin(self, kind: str, ops: Backend) -> Call | None:
-        """Begin a call; None if it is not selected."""
+    def begin(self, kind: str, ops: Backend, number: int | None = None) -> Call | None:
+        """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         if self.paused:
             return None
-        name = self.count_call(kind)
+        name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None
         return Call(name, ops, self.new_store(), self.selection)
@@ -171,9 +175,9 @@ class Recorder:
             call.store.close()
 
     @contextmanager
-    def call(self, kind: str, ops: Backend) -> Iterator[Call | None]:
+    def call(self, kind: str, ops: Backend, number: int | None = None) -> Iterator[Call | None]:
         """Record a call; one that fails is not written."""
-        call = self.begin(kind, ops)
+        call = self.begin(kind, ops, number)
         try:
             yield call
         except BaseException:
@@ -183,7 +187,7 @@ class Recorder:
         self.end(call)
 
 
-class RecordingBackend(NamedBackend):
+class LayerRecordingBackend(NamedBackend):
     """A backend that records every layer of every network.
 
     Operations that the inner backend fuses are recorded as what they are, so that its results do

@@ -25,7 +25,7 @@ from ldmref.samplers.denoiser import Evaluation, Observer
 from ldmref.samplers.loop import Denoiser, History, Noise, Stepped
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.files import TraceWriter
-from ldmref.trace.recorder import Recorder, RecordingBackend
+from ldmref.trace.recorder import LayerRecordingBackend, Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import SpooledStore
 from ldmref.version import __version__
@@ -131,7 +131,7 @@ def traced_run(
     planned: AnyPlan,
     model: LatentDiffusion,
     recorder: Recorder,
-    backend: type[RecordingBackend] = RecordingBackend,
+    backend: type[LayerRecordingBackend] = LayerRecordingBackend,
 ) -> Iterator[Run]:
     """Prepare a plan with a model that records; its `generate` records the rest."""
     plan = require_sampling(planned)
