@@ -7,6 +7,7 @@ effect before training. The conditioning image is called the hint.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -151,6 +152,13 @@ class ControlNet:
         self.sha256 = sha256
         self.params = tree_map(backend.weight, params)
         self._compiled = CompiledNetworks()
+
+    def with_backend(self, ops: Backend) -> ControlNet:
+        """Return a copy that shares all parameters, on a backend that wraps this one."""
+        other = copy.copy(self)
+        other.backend = ops
+        other._compiled = CompiledNetworks()
+        return other
 
     def encode_hint(self, hint: Array) -> Array:
         """Encode hints, (n, 3, H, W) in [0, 1]; the features do not depend on the step."""
