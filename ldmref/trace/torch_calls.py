@@ -110,7 +110,7 @@ class RecordedCall:
         self.entries[layer] = entry
 
 
-class CallWriter:
+class TorchTraceWriter:
     """Write the calls of a program to the folder of a trace.
 
     The tensors of a call stay in memory until it ends. The last call stays open until the next one,

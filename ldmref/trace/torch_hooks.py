@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from ldmref.trace import torch_names as known
 from ldmref.trace.name_maps import Names, make_renamer
 from ldmref.trace.torch_calls import (
-    CallWriter,
     RecordedCall,
+    TorchTraceWriter,
     describe_parameters,
     find_tensors,
     first_tensor,
@@ -59,7 +59,7 @@ class LayerRecorder(TorchFunctionMode):
         noise: The normal noise drawn since it was set to an empty list; None: it is ignored.
     """
 
-    def __init__(self, writer: CallWriter):
+    def __init__(self, writer: TorchTraceWriter):
         super().__init__()
         self.writer = writer
         self.call: RecordedCall | None = None
@@ -233,7 +233,7 @@ def record_module(
     names: Names | None = None,
     only: Sequence[str] = (),
     overwrite: bool = False,
-) -> Iterator[CallWriter]:
+) -> Iterator[TorchTraceWriter]:
     """Record each forward pass of a module in a `with` block; its numbers do not change.
 
     Args:
@@ -254,7 +254,7 @@ def record_module(
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
     """
     rename = make_renamer(names)
-    writer = CallWriter(folder, only, overwrite)
+    writer = TorchTraceWriter(folder, only, overwrite)
     writer.manifest |= describe_parameters([module])
     recorder = LayerRecorder(writer)
 

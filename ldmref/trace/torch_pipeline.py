@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ldmref.trace.torch_calls import (
-    CallWriter,
+    TorchTraceWriter,
     describe_parameters,
     first_tensor,
 )
@@ -32,7 +32,7 @@ Method = Callable[..., Any]
 @contextmanager
 def record_pipeline(
     pipe: Any, folder: str | Path, *, only: Sequence[str] = (), overwrite: bool = False
-) -> Iterator[CallWriter]:
+) -> Iterator[TorchTraceWriter]:
     """Record what a diffusers pipeline computes in a `with` block; its numbers do not change.
 
     The trace has the layers of all networks (U-Net, ControlNets, text encoders, autoencoder) with
@@ -51,7 +51,7 @@ def record_pipeline(
     Raises:
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
     """
-    writer = CallWriter(folder, only, overwrite)
+    writer = TorchTraceWriter(folder, only, overwrite)
     recorder = _PipelineRecorder(pipe, writer)
     try:
         recorder.start()
@@ -66,7 +66,7 @@ def record_pipeline(
 class _PipelineRecorder:
     """The hooks of a pipeline, and the methods that it replaces."""
 
-    def __init__(self, pipe: Any, writer: CallWriter):
+    def __init__(self, pipe: Any, writer: TorchTraceWriter):
         self._pipe = pipe
         self._writer = writer
         self.layers = LayerRecorder(writer)
@@ -159,8 +159,8 @@ class _PipelineRecorder:
     def _make_begin_text(self, name: str) -> Callable:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             ids = args[0] if args else kwargs.get("input_ids")
-            tokens = self._writer.begin("tokens", numbered=False)
-            tokens.add("", "tokens", {}, {"output": ids})
+            tokens = self._writer.begin(name.replace("text_encoder", "tokens"), numbered=False)
+            tokens.add("", "tokens", {}, {"ids": ids})
             self._writer.end(tokens)
             self.layers.begin(module, name, False).add("", "text_encoder", {"input_ids": ids})
 
@@ -238,7 +238,7 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
 
 def _make_renamer(network: torch.nn.Module) -> Callable[[str], str]:
     """Return ldmref's names of a network's modules; transformers 5 omits "text_model."."""
-    if type(network).__name__ == "CLIPTextModel" and not hasattr(network, "text_model"):
+    if type(network).__name__ == "CLIPTextModel" and hasattr(network, "embeddings"):
         return lambda path: f"text_model.{path}"
     return lambda path: path
 

@@ -6,7 +6,9 @@ import numpy as np
 
 import ldmref
 from ldmref.backends.named import NamedBackend
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.autoencoder import decode, encode
+from ldmref.models.text import text_encoder, text_encoder_pooled
+from ldmref.models.unet import unet
 from ldmref.trace import read_trace
 
 
@@ -47,25 +49,28 @@ def record(pipe, folder, seed=0, **request):
     return recorded, read_trace(folder)
 
 
-def own_layers(pipe, folder, trace, dtype="float32"):
-    """Layers of ldmref on the inputs of a trace, by call: (kind, inputs, output) by layer."""
+def own_layers(pipe, folder, trace):
+    """ldmref's layers on the inputs of a trace, by call: (kind, inputs, output) by layer."""
     pipe.save_pretrained(folder)
-    model = ldmref.load(folder, dtype=dtype)
+    model = ldmref.load(folder)
+    config = model.config
     found = {}
 
-    def run(call, compute):
+    def run(call, network, function, *args):
+        entry = trace.find(call)
+        assert entry is not None, call
         backend = Layers(model.backend)
-        compute(model.with_backend(backend))
+        inputs = trace.read_inputs(entry)
+        given = (inputs.get(arg, arg) if isinstance(arg, str) else arg for arg in args)
+        backend.compile(function, model.params[network])(*given)
         found[call] = backend.found
 
-    def whole(call):
-        return trace.read_inputs(trace.find(call))
-
-    x = whole("unet.000")
-    conditioning = Conditioning(x["encoder_hidden_states"], x.get("text_embeds"), x.get("time_ids"))
-    run("unet.000", lambda m: m.unet(x["sample"], x["timestep"], conditioning))
-    run(
-        "vae.decode",
-        lambda m: m.decode(whole("vae.decode")["latents"] * m.config.vae.scaling_factor),
-    )
+    texts = [text_encoder, text_encoder_pooled]
+    for name, text in zip(("text_encoder", "text_encoder_2"), config.text_encoders, strict=False):
+        run(name, name, texts[bool(text.projection_dim)], text, "input_ids")
+    sdxl = ("text_embeds", "time_ids") if config.unet.addition_embed_type else ()
+    run("unet.000", "unet", unet, config.unet, "sample", "timestep", "encoder_hidden_states", *sdxl)
+    run("vae.decode", "vae", decode, config.vae, "latents")
+    if trace.find("vae.encode"):
+        run("vae.encode", "vae", encode, config.vae, "image")
     return found
