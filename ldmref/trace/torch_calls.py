@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,8 +71,10 @@ class RecordedCall:
         self.network = network
         self.entries: dict[str, TraceEntry] = {}
         self.tensors: dict[str, TensorSource] = {}
+        self.shared: dict[str, str] = {}
         self._only = only
         self._seen: Counter[str] = Counter()
+        self._stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def unique(self, layer: str) -> str:
         """Return a layer's name, with a number if it occurred before in this call."""
@@ -101,13 +104,26 @@ class RecordedCall:
             for role, value in (values or {}).items():
                 role = role.replace("/", ".")
                 name = tensor_name(self.name, layer, side, role)
-                self.tensors[name] = copy_tensor(value)
+                self._store(name, copy_tensor(value))
                 sides[side][role] = name
         described = {**before.attributes, **(attributes or {})}
         entry = TraceEntry(
             self.name, layer, sides["input"], sides["output"], kind or before.kind, described
         )
         self.entries[layer] = entry
+
+    def _store(self, name: str, tensor: TensorSource) -> None:
+        """Store a tensor, or only its name if its bytes are known: most are seen twice."""
+        data = np.ascontiguousarray(tensor.read()).data
+        key = tensor.kind, tensor.shape, hashlib.blake2b(data, digest_size=16).digest()
+        self.tensors.pop(name, None)
+        self.shared.pop(name, None)
+        first = self._stored.setdefault(key, name)
+        if first in self.tensors:
+            self.shared[name] = first
+        else:
+            self._stored[key] = name
+            self.tensors[name] = tensor
 
 
 class TorchTraceWriter:
@@ -147,7 +163,9 @@ class TorchTraceWriter:
     def flush(self) -> None:
         """Write the call that ended last."""
         if self.last is not None and self.last.tensors:
-            self._writer.write_call(self.last.name, self.last.entries.values(), self.last.tensors)
+            self._writer.write_call(
+                self.last.name, self.last.entries.values(), self.last.tensors, self.last.shared
+            )
         self.last = None
 
     def close(self) -> Path:
