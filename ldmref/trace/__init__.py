@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
     from ldmref.trace.run import record_trace
     from ldmref.trace.selection import Selection
+    from ldmref.trace.torch_hooks import record_module
+    from ldmref.trace.torch_pipeline import record_pipeline
 
 __all__ = [
     "Selection",
@@ -24,6 +26,8 @@ __all__ = [
     "check_space",
     "estimate_trace",
     "read_trace",
+    "record_module",
+    "record_pipeline",
     "record_trace",
     "show_bytes",
     "tensor_name",
@@ -40,6 +44,8 @@ __getattr__, __dir__ = export_lazily(
         "check_space": "estimate",
         "estimate_trace": "estimate",
         "read_trace": "files",
+        "record_module": "torch_hooks",
+        "record_pipeline": "torch_pipeline",
         "record_trace": "run",
         "show_bytes": "estimate",
         "tensor_name": "model",
