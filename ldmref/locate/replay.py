@@ -34,9 +34,9 @@ Change = Callable[[LayerCall, Mapping[str, np.ndarray]], np.ndarray]
 class _Reached(Exception):
     """Ends a repeated run at its target."""
 
-    def __init__(self, inputs: Mapping[str, np.ndarray]):
+    def __init__(self, array: np.ndarray):
         super().__init__()
-        self.inputs = inputs
+        self.array = array
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Trial:
-    """The conditions of a repeated run: operations exchanged, and where it ends."""
+    """The conditions of a repeated run: operations exchanged, and where it ends.
+
+    It ends at the input `role` of the layer `target`, or at its output if the role is "".
+    """
 
     target: str
+    role: str
     changes: Mapping[str, Change]
     low: bool
     free: bool
@@ -150,30 +154,31 @@ class Replay(NamedBackend):
         if self._trial is not None:
             return self._visit_again(call, self._trial)
         entry = find_entry(self.port, self.call, call)
+        inputs = dict(call.inputs)
+        closed = False  # whether it is computed from a recorded input
         if entry is not None:
             self.visited.add(entry.layer)
-        inputs = dict(call.inputs)
-        if entry is not None:
             inputs = self._observe_inputs(call, entry)
+            closed = bool(entry.inputs)
+        if closed:
+            self._pending = []
         if call.composite:
-            scope = self._scope[:]
-            frame = Frame(call.name, call.compute, inputs, self._seen.copy(), scope)
-            outside, self._pending = self._pending, []
-            self._frames.append(frame)
+            frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
+            if closed:
+                self._frames.append(frame)
             result = self._finish(call.compute(inputs))
-            self._frames.pop()
-            suspects = tuple(self._pending)
-            self._pending = outside + self._pending
+            if closed:
+                self._frames.pop()
         else:
             frame = Frame(call.name, call.compute, inputs, Counter(), [])
             result = self._operate_exactly(call, inputs)
-            suspects = (call,)
+            self._pending.append(call)
         recorded = None if entry is None else read_output(self.port, entry)
         if entry is None or recorded is None:
-            if not call.composite:
-                self._pending.append(call)
             return result
-        point = Point(call, "", result, recorded, inputs, frame, suspects, self._last())
+        suspects = tuple(self._pending)
+        start = frame if closed else self._frames[-1]
+        point = Point(call, "", result, recorded, inputs, start, suspects, self._last())
         forced = self.observer.observe(self, point)
         if forced is not recorded:
             self._corrected[entry.layer] = forced
@@ -242,41 +247,47 @@ class Replay(NamedBackend):
         """
         changes = changes or {}
         frame = point.frame
-        target = point.call.name if point.role else ""
+        itself = not point.role and point.call.name == frame.name
+        target = "" if itself else point.call.name
         saved = self._seen, self._scope, self.inner, self._trial
         self._seen, self._scope = frame.seen.copy(), list(frame.scope)
-        self._trial = Trial(target, changes, low, free)
+        self._trial = Trial(target, point.role, changes, low, free)
         self.inner = self.low if low else self.exact
         inputs = {**self._cast(frame.inputs), **(arguments or {})}
         try:
             with np.errstate(all="ignore"):
-                if point.role or point.call.composite:
+                if not itself or point.call.composite:
                     result = frame.compute(inputs)
                 else:
                     change = changes.get(point.call.name, _compute)
                     result = change(point.call, {**self._cast(self.parameters(point.call)), **inputs})
         except _Reached as reached:
-            result = reached.inputs[point.role]
+            result = reached.array
         finally:
             self._seen, self._scope, self.inner, self._trial = saved
         part = _parts(result)[0]
         return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
 
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
-        if call.name == trial.target:
-            raise _Reached(call.inputs)
+        target = call.name == trial.target
+        if target and trial.role:
+            raise _Reached(call.inputs[trial.role])
         entry = find_entry(self.port, self.call, call)
-        inputs = dict(call.inputs)
-        within = trial.target.startswith(call.name + ".")
+        within = target or trial.target.startswith(call.name + ".")
         if entry is not None and not trial.free and not within:
             forced = self._forced(entry)
             if forced is not None:
                 return self._cast({"": forced})[""]
+        inputs = dict(call.inputs)
         if call.composite:
-            return call.compute(inputs)
-        change = trial.changes.get(call.name, _compute)
-        result = change(call, {**self._cast(self.parameters(call)), **inputs})
-        return self._cast({"": result})[""]
+            result = call.compute(inputs)
+        else:
+            change = trial.changes.get(call.name, _compute)
+            result = change(call, {**self._cast(self.parameters(call)), **inputs})
+        result = self._cast({"": result})[""]
+        if target:
+            raise _Reached(result)
+        return result
 
     def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yield the layers beside one whose parameters have the same shapes."""
