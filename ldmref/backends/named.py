@@ -176,11 +176,10 @@ class NamedBackend(Backend):
         path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
         if path is None:
             path = ".".join([*self._scope[-1:], operation])
-        function = getattr(self.inner, operation)
 
         def compute(arrays: Mapping[str, Array]) -> Array:
             named = {first if key == "input" else key: x for key, x in arrays.items()}
-            return function(**{**arguments, **named})
+            return getattr(self.inner, operation)(**{**arguments, **named})
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
         name = self._unique(path)
