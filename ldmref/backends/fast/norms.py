@@ -32,7 +32,7 @@ def group_norm(
     # The step sets the rounding of the sums, so it must depend only on the shape.
     step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
-    images = n if blocks == 1 and rows.size <= BLOCK else 1  # of a block
+    images = n if rows.size < SMALL else 1  # of a block
     means = np.empty((n, blocks, c))
     squares = np.empty((n, blocks, c))
     y = np.empty_like(rows)
