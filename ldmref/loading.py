@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.adapters.textual_inversion import read_words
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
-from ldmref.io.native import check_weights
+from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.models.params import init, unflatten
+from ldmref.models.params import LazyParams, init, unflatten
 from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -81,7 +81,8 @@ def load(
         ema: The weights of a training checkpoint to read: True for the averages, False for the
             last weights, None for the family's published default (`ldmref.io.compvis.ema`), with
             a warning.
-        allow_nonfinite: Whether weights that are NaN or infinite only cause a warning.
+        allow_nonfinite: Whether weights that are NaN or infinite only cause a warning. Models above
+            256 MiB are checked network by network, when each is first used.
         embeddings: Textual-inversion files, whose words the prompts can then use.
 
     Returns:
@@ -120,7 +121,11 @@ def load(
     if replacement is not None:
         found, tensors = swap_vae(found, tensors, replacement)
     tensors = apply_loras(found, tensors, loras)
-    checked = replace(checkpoint, tensors=tensors).check_weights(allow_nonfinite)
+    small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
+    eager = small and limits["max_memory"] is None
+    checked = check_weights(tensors, allow_nonfinite) if eager else []
+    checkpoint.check_digests()
+    check = None if eager else partial(check_network, allow_nonfinite=allow_nonfinite)
     modifications: dict[str, Any] = {
         "ema": checkpoint.ema,
         "vae": replacement and replacement.record,
@@ -129,7 +134,7 @@ def load(
     model = LatentDiffusion(
         ops,
         found,
-        unflatten(tensors),
+        LazyParams(ops, unflatten(tensors), check),
         checkpoint.tokenizers[0],
         checkpoint.compute_sha256,
         *checkpoint.tokenizers[1:],
@@ -138,7 +143,7 @@ def load(
         **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )
-    if limits["max_memory"] is None and sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES:
+    if eager:
         model.params.read_all()
     return model.with_embeddings(words) if words else model
 

@@ -24,6 +24,7 @@ WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one im
                "train": f"one training step, batch {TRAINING_BATCH}"}  # fmt: skip
 PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO", "torch": "{library} on torch",
     "channels_last": "{library} eager, channels_last",
     "autocast": "{library} eager, autocast", "process": "{library} eager, a fresh process",
     "one_thread": "{library} on one thread",
@@ -100,7 +101,7 @@ class BenchmarkCase:
     @property
     def library(self) -> str:
         """The peer's library."""
-        if self.peer == "one_thread":
+        if self.peer in ("one_thread", "torch"):
             return "ldmref"
         return "transformers" if self.work == "text" else "diffusers"
 
@@ -150,13 +151,15 @@ class BenchmarkCase:
         return CaseInputs(latents, timesteps, context, np.asarray(token_ids, np.int64))
 
 
+_SD_32: dict[str, Any] = {"size": 256}
+_EMBEDDED: dict[str, Any] = {"model": "emoji-128", "size": 128}
 _UINT8 = 2 / 255 + 1e-6  # tolerance of images: two 8-bit steps
 _HALF = 0.1  # of bfloat16 and float16: both sides round after every layer
 _COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128, "steps": 20}
-_TRAIN: dict[str, Any] = {"model": "emoji-128", "size": 128, "speed": "exact"}
+_TRAIN: dict[str, Any] = _EMBEDDED | {"speed": "exact"}
 _THREADS: dict[str, Any] = {"peer": "one_thread", "tolerance": 1e-5}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
@@ -168,8 +171,17 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("unet-torch-compiled-32", "unet", 0.95, 0.85, "torch", {"size": 256, **_COMPILED}),
     ("unet-torch-bf16", "unet", 1.0, 0.85, "torch", _BF16),
     ("unet-numpy-64-onnx", "unet", None, 1.0, "numpy", {"peer": "onnx"}),
-    ("unet-numpy-32-onnx", "unet", None, 1.0, "numpy", {"peer": "onnx", "size": 256}),
-    ("unet-torch-32-onnx", "unet", None, 1.0, "torch", {"peer": "onnx", "size": 256}),
+    ("unet-numpy-32-onnx", "unet", None, 1.0, "numpy", _SD_32 | {"peer": "onnx"}),
+    ("unet-torch-32-onnx", "unet", None, 1.0, "torch", _SD_32 | {"peer": "onnx"}),
+    ("unet-numpy-64-openvino", "unet", None, 1.0, "numpy", {"peer": "openvino"}),
+    ("unet-numpy-32-openvino", "unet", None, 1.0, "numpy", _SD_32 | {"peer": "openvino"}),
+    ("unet-torch-32-openvino", "unet", None, 1.0, "torch", _SD_32 | {"peer": "openvino"}),
+    ("embedded-step-eager", "unet", 1.2, 0.8, "numpy", _EMBEDDED),
+    ("embedded-step-torch", "unet", 1.2, 1.0, "numpy", _EMBEDDED | {"peer": "torch"}),
+    ("embedded-step-openvino", "unet", 2.0, 1.3, "numpy", _EMBEDDED | {"peer": "openvino"}),
+    ("embedded-step-onnx", "unet", None, 1.0, "numpy", _EMBEDDED | {"peer": "onnx"}),
+    ("openvino-embedded", "unet", 1.05, 1.0, "openvino", _EMBEDDED | {"peer": "openvino"}),
+    ("openvino-32", "unet", 1.05, 1.0, "openvino", _SD_32 | {"peer": "openvino"}),
     ("vae-numpy", "vae", 1.0, 0.80, "numpy", {}),
     ("vae-torch", "vae", 0.83, 0.75, "torch", {}),
     ("clip-numpy", "text", 0.75, 0.65, "numpy", {}),
@@ -182,7 +194,7 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
         1.05,
         0.95,
         "numpy",
-        _THREADS | {"model": "emoji-128", "size": 128},
+        _THREADS | _EMBEDDED,
     ),
     ("threads-16", "unet", 1.05, 0.70, "numpy", _THREADS | {"size": 128}),
     ("threads-32", "unet", 1.05, 0.60, "numpy", _THREADS | {"size": 256}),

@@ -21,7 +21,7 @@ from ldmref.errors import BackendUnavailable
 from ldmref.version import __version__
 
 LIBRARIES = (
-    "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime",
+    "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino",
     "cupy-cuda12x",
 )  # fmt: skip
 OPENBLAS_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")

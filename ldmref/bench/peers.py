@@ -1,4 +1,4 @@
-"""The peer's side of a case: diffusers, transformers or ONNX Runtime with ldmref's weights.
+"""The peer's side of a case: diffusers, transformers or an engine with ldmref's weights.
 
 Their libraries are imported on first use (`import_peer`).
 """
@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import os
-import tempfile
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +24,7 @@ from ldmref.bench.cases import (
     ldmref_workload,
     pixels,
 )
-from ldmref.bench.machine import require_disk_space, thread_count
+from ldmref.bench.engines import ENGINES, engine_workload
 from ldmref.errors import BackendUnavailable
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.model import LatentDiffusion
@@ -39,12 +35,11 @@ QUIET = {
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
-ONNX_INPUTS = ("latents", "t", "context")
+PACKAGES = ("torch", "diffusers", "transformers")
 
 
-def import_peer(library: str) -> Any:
-    """Import a peer's library.
+def import_peer(library: str, packages: Sequence[str] = PACKAGES) -> Any:
+    """Import a peer's library; if it is missing, the hint says to install `packages`.
 
     Raises:
         BackendUnavailable: The library is not installed.
@@ -54,8 +49,6 @@ def import_peer(library: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        onnx = library in ONNX_LIBRARIES
-        packages = ONNX_LIBRARIES if onnx else ("torch", "diffusers", "transformers")
         message = f"the peer of this row needs {library}, which cannot be imported"
         hint = f"pip install {' '.join(packages)}"
         raise BackendUnavailable(message, code="E-PEER", hint=hint) from error
@@ -69,11 +62,16 @@ def require_peer(case: BenchmarkCase) -> None:
     """
     if case.peer == "one_thread":
         return
+    if case.peer in ENGINES:
+        for library in ENGINES[case.peer]:
+            import_peer(library, ENGINES[case.peer])
+        return
     torch = import_peer("torch")
+    if case.peer == "torch":
+        return
     image = ("diffusers", "transformers")
     libraries = {"text": image[1:], "image": image, "train": image}
-    libraries = libraries.get(case.work, image[:1])
-    for library in (*libraries, *(ONNX_LIBRARIES if case.peer == "onnx" else ())):
+    for library in libraries.get(case.work, image[:1]):
         import_peer(library)
     if case.device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(
@@ -91,8 +89,11 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
     """
     if case.peer == "one_thread":
         return _on_one_thread(ldmref_workload(case, model, inputs))
-    if case.peer == "onnx":
-        return Workload(onnx_unet(case, peer_network("unet", model), inputs), np.asarray)
+    if case.peer in ENGINES:
+        return engine_workload(case, model, inputs)
+    if case.peer == "torch":
+        other = replace(case, backend="torch", speed="")
+        return ldmref_workload(other, other.make_model(), inputs)
     torch = import_peer("torch")
     dtype = getattr(torch, case.dtype)
     channels_last = case.peer == "channels_last"
@@ -111,12 +112,14 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
             network.compile()
     latents, context, token_ids = map(tensor, (inputs.latents, inputs.context, inputs.token_ids))
     timesteps = tensor(inputs.timesteps).float()
+    # the embedded model adds the last token to the time embedding
+    labels = context[:, -1] if model.config.unet.class_embed_type else None
     scale = model.config.vae.scaling_factor
     if case.work == "image":
         run = pipeline(case, model.config, networks, latents, token_ids)
     else:
         run = {
-            "unet": lambda: networks["unet"](latents, timesteps, context).sample,
+            "unet": lambda: networks["unet"](latents, timesteps, context, labels).sample,
             "vae": lambda: networks["vae"].decode(latents / scale).sample,
             "text": lambda: networks["text_encoder"](token_ids[1:]).last_hidden_state,
         }[case.work]
@@ -218,44 +221,3 @@ def pipeline(
         ).images
 
     return run
-
-
-def onnx_unet(case: BenchmarkCase, unet: Any, inputs: CaseInputs) -> Callable[[], np.ndarray]:
-    """Return a function that runs a `UNet2DConditionModel` by ONNX Runtime with default options.
-
-    It runs on as many threads as ldmref on the case's backend. The exported file is deleted once
-    the session has read it.
-
-    Raises:
-        BackendUnavailable: A library is missing, or disk space for the file.
-    """
-    arrays = (inputs.latents, inputs.timesteps, inputs.context)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        file = Path(folder) / "unet.onnx"
-        size = sum(p.numel() * p.element_size() for p in unet.parameters())
-        require_disk_space(Path(folder), size)
-        export_onnx(unet, arrays, file)
-        runtime = import_peer("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = thread_count(case.backend)
-        session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    feed = dict(zip(ONNX_INPUTS, arrays, strict=True))
-    return lambda: session.run(None, feed)[0]
-
-
-def export_onnx(unet: Any, arrays: tuple[np.ndarray, ...], file: Path) -> None:
-    """Export the U-Net for inputs of these shapes; its weights are written next to `file`."""
-    torch = import_peer("torch")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of missing torchvision
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about torch's own code
-        torch.onnx.export(
-            unet,
-            tuple(map(torch.from_numpy, arrays)),
-            file,
-            kwargs={"return_dict": False},
-            input_names=ONNX_INPUTS,
-            dynamo=True,
-            external_data=True,
-            verbose=False,
-        )

@@ -51,7 +51,7 @@ def bench(
     list_rows: bool,
     quick: bool,
 ) -> None:
-    """Compare ldmref with diffusers, transformers, torch.compile and ONNX Runtime.
+    """Compare ldmref with diffusers, transformers, torch.compile, ONNX Runtime and OpenVINO.
 
     ROW is the name of a row or its first part, such as unet or memory; the default is every row
     that can run here. The two programs take turns, with the same weights; if their outputs differ,

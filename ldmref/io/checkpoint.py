@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.io.compvis.single_file import describe_ema, load_compvis, select_ema
+from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import configure_single_file, find_model, is_native, read_model_config
@@ -51,7 +51,7 @@ class Checkpoint:
         return self.compute_sha256()
 
     def check_weights(self, allow_nonfinite: bool = False) -> list[str]:
-        """Check the weights and, in a folder of ldmref, the recorded digests of its files.
+        """Check all weights and, in a folder of ldmref, the recorded digests of its files.
 
         Args:
             allow_nonfinite: Whether NaN and infinity are only warned about.
@@ -63,9 +63,17 @@ class Checkpoint:
             CorruptModelError: A weight is NaN or infinite, or a file has changed.
         """
         warnings = check_weights(self.tensors, allow_nonfinite)
+        self.check_digests()
+        return warnings
+
+    def check_digests(self) -> None:
+        """Check the recorded digests of the files in a folder of ldmref.
+
+        Raises:
+            CorruptModelError: A file has changed.
+        """
         if is_native(self.path):
             require_digests(self.path, self.sha256)
-        return warnings
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.config.name!r} of {len(self.tensors)} tensors in {self.path}>"
@@ -123,7 +131,7 @@ def open_checkpoint(
         return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
     averaged = select_ema(file, found, ema)
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
-    found, tensors = load_compvis(file, found, ema)
+    tensors = read_compvis(file, found, bool(averaged))
     return Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings)
 
 

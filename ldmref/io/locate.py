@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
 from ldmref.files import check_input_path, shown
@@ -22,6 +23,8 @@ NATIVE_WEIGHTS = "model.safetensors"
 MODEL_ENDINGS = (".safetensors", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MAX_NAMES = 10_000  # files of a folder that are compared with a misspelt name
+MOST_RECOGNISED = 64
+_recognised: dict[tuple[Any, ...], ModelConfig] = {}
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
@@ -123,9 +126,18 @@ def configure_single_file(
 ) -> ModelConfig:
     """Return the configuration of a single file: `config` by name or path, or the one that fits.
 
-    The arguments and errors are those of `ldmref.load`.
+    The answer is remembered as long as the file does not change: a command first plans a run with
+    the configuration and then loads the model. The arguments and errors are those of `ldmref.load`.
     """
-    return find_config(file, None if config is None else find_named_config(config), ema)
+    named = None if config is None else find_named_config(config)
+    question = (file.identity, named, ema)
+    found = _recognised.get(question)
+    if found is None:
+        found = find_config(file, named, ema)
+        if len(_recognised) >= MOST_RECOGNISED:
+            _recognised.clear()
+        _recognised[question] = found
+    return found
 
 
 def find_named_config(name: str | Path) -> ModelConfig:

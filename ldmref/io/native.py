@@ -12,6 +12,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -154,6 +155,11 @@ def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False)
         few = f"{', '.join(zero[:5])}{', ...' * (len(zero) > 5)}"
         warnings.append(f"{len(zero)} weights are all zero, as in an incomplete file: {few}")
     return warnings
+
+
+def check_network(name: str, tree: Mapping[str, Any], allow_nonfinite: bool = False) -> list[str]:
+    """Check the weights of one network, a tree of host arrays, as `check_weights` does."""
+    return check_weights(flatten(tree, f"{name}."), allow_nonfinite)
 
 
 def save_folder(

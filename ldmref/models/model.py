@@ -95,7 +95,7 @@ class LatentDiffusion(Networks):
         self.tiny_autoencoder = tiny_autoencoder
         self.max_seconds = max_seconds
         self.modifications = dict(modifications or {})
-        self.warnings = tuple(warnings)
+        self._warnings = tuple(warnings)
 
     @property
     def sha256(self) -> str:

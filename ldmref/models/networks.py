@@ -40,7 +40,7 @@ class Networks:
     Args:
         backend: The backend that the networks run on.
         config: The configuration of all networks.
-        params: A tree of arrays for each network of `model_spec`.
+        params: A tree of arrays for each network of `model_spec`, or `LazyParams`.
         max_memory: The number of bytes that a request may take; None: no limit.
 
     Attributes:
@@ -57,12 +57,18 @@ class Networks:
         self.backend = backend
         self.config = config
         self.max_memory = max_memory
-        self.params = LazyParams(backend, params)
+        self.params = params if isinstance(params, LazyParams) else LazyParams(backend, params)
+        self._warnings: tuple[str, ...] = ()
         self._offload = False  # keep only one network in memory
         self._compiled = CompiledNetworks()
         names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
         large = [name for name, text in names if count(text_spec(text)) >= RELEASED_PARAMETERS]
         self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the model's files, and about the weights that were used so far."""
+        return (*self._warnings, *self.params.warnings)
 
     def __copy__(self) -> Self:
         """Share everything except for the compiled networks."""

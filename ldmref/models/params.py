@@ -25,6 +25,7 @@ from ldmref.memmap import (
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]
+WeightCheck: TypeAlias = Callable[[str, Mapping[str, Any]], Iterable[str]]
 
 
 class Params(dict[str, Any]):
@@ -108,20 +109,32 @@ class LazyParams(Mapping[str, Params]):
 
     Host arrays in a memory-mapped file stay there until their network is used, and can be released
     again, since the file can bring them back. All others are brought to the backend at once.
+
+    Args:
+        backend: The backend.
+        networks: A tree of host arrays per network.
+        check: A function of a network's name and tree that raises an error or returns warnings. It
+            is called when the network is brought for the first time.
     """
 
-    def __init__(self, backend: Backend, networks: Mapping[str, Any]):
+    def __init__(
+        self, backend: Backend, networks: Mapping[str, Any], check: WeightCheck | None = None
+    ):
         self._backend = backend
+        self._check = check
+        self._warnings: dict[str, tuple[str, ...]] = {}  # of the networks that were checked
         self._names = tuple(networks)
         self._mapped = {name: tree for name, tree in networks.items() if _is_mapped(tree)}
         self._on_backend = {
-            name: self._bring(tree) for name, tree in networks.items() if name not in self._mapped
+            name: self._bring_first(name, tree)
+            for name, tree in networks.items()
+            if name not in self._mapped
         }
 
     def __getitem__(self, name: str) -> Params:
         params = self._on_backend.get(name)  # another thread may release it at any time
         if params is None:
-            params = self._on_backend[name] = self._bring(self._mapped[name])
+            params = self._on_backend[name] = self._bring_first(name, self._mapped[name])
         return params
 
     def __getattr__(self, name: str) -> Params:
@@ -136,6 +149,11 @@ class LazyParams(Mapping[str, Params]):
         return len(self._names)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the networks that were brought so far."""
+        return tuple(warning for name in self._names for warning in self._warnings.get(name, ()))
+
+    @property
     def releasable(self) -> tuple[str, ...]:
         """The networks that can be released."""
         return tuple(self._mapped)
@@ -143,7 +161,7 @@ class LazyParams(Mapping[str, Params]):
     def read_all(self) -> None:
         """Bring every network now, as copies that no longer depend on the file."""
         for name, tree in self._mapped.items():
-            self._on_backend[name] = self._bring(tree, copy=True)
+            self._on_backend[name] = self._bring_first(name, tree, copy=True)
 
     def release(self, *names: str) -> None:
         """Free the memory of the given networks, if the file can bring them back."""
@@ -161,6 +179,8 @@ class LazyParams(Mapping[str, Params]):
         other._names = tuple(dict.fromkeys((*self._names, *networks)))
         other._mapped = {k: tree for k, tree in self._mapped.items() if k not in networks}
         other._on_backend = self._on_backend | dict(networks)
+        other._check = self._check
+        other._warnings = self._warnings
         return other
 
     def __repr__(self) -> str:
@@ -174,7 +194,8 @@ class LazyParams(Mapping[str, Params]):
             for name, tree in self._on_backend.items()
             if name not in mapped
         }
-        return {"backend": self._backend, "names": self._names, "mapped": mapped, "host": host}
+        state = {"backend": self._backend, "names": self._names, "mapped": mapped, "host": host}
+        return state | {"check": self._check, "warnings": self._warnings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files: dict[str, np.memmap] = {}
@@ -184,8 +205,16 @@ class LazyParams(Mapping[str, Params]):
 
         self._backend = state["backend"]
         self._names = state["names"]
+        self._check = state["check"]
+        self._warnings = state["warnings"]
         self._mapped = {n: tree_map(opened, tree) for n, tree in state["mapped"].items()}
         self._on_backend = {n: self._bring(tree) for n, tree in state["host"].items()}
+
+    def _bring_first(self, name: str, tree: Mapping[str, Any], copy: bool = False) -> Params:
+        """Bring a network, and check its weights if this is the first time."""
+        if self._check is not None and name not in self._warnings:
+            self._warnings[name] = tuple(self._check(name, tree))
+        return self._bring(tree, copy)
 
     def _bring(self, tree: Mapping[str, Any], copy: bool = False) -> Params:
         def bring(leaf: Any) -> Any:

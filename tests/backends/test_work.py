@@ -65,7 +65,7 @@ LARGE = {  # much work: a call of it, and the most elements that may lie in a bl
         2**18 + 320,
     ),
     "group norm of four": (
-        lambda: OPS.group_norm(image(4, 32, 8, 8), *zeros(2, 32), 8, 1e-5),
+        lambda: OPS.group_norm(image(4, 32, 32, 32), *zeros(2, 32), 8, 1e-5),
         2**18,
     ),
     "attention": (lambda: OPS.attention(*zeros(3, 1, 8, 1024, 40)), 2**17),
@@ -111,7 +111,7 @@ SMALL = {
 def test_small_operations_wake_no_thread(recorded, name):
     calls, _ = recorded
     SMALL[name]()
-    assert set(calls) == {1}
+    assert set(calls) <= {1}
 
 
 @pytest.mark.parametrize("m,n,size", [(2, 1, 16), (2, 4, 8), (2, 1, 24), (4, 1, 32), (4, 5, 16)])
@@ -163,21 +163,26 @@ def test_heads_share_a_block_if_they_are_small(recorded):
 @pytest.mark.parametrize(
     ("shape", "m", "pays"),
     [
-        ((1, 16, 16, 64, 64), 2, True),
-        ((1, 15, 15, 64, 64), 2, True),
-        ((1, 14, 16, 64, 64), 2, False),
-        ((1, 16, 14, 64, 64), 2, False),
-        ((2, 8, 16, 64, 64), 2, True),
-        ((2, 8, 14, 64, 64), 2, False),
-        ((1, 99, 99, 63, 64), 2, False),
-        ((1, 99, 99, 64, 63), 2, False),
+        ((1, 16, 16, 1280, 1280), 2, True),
+        ((1, 15, 15, 1280, 1280), 2, True),
+        ((1, 14, 16, 1280, 1280), 2, False),
+        ((1, 16, 14, 1280, 1280), 2, False),
+        ((2, 8, 16, 1280, 1280), 2, True),
+        ((2, 8, 14, 1280, 1280), 2, False),
+        ((1, 14, 16, 364, 320), 2, True),
+        ((1, 14, 16, 365, 320), 2, False),
+        ((1, 4, 4, 16, 16), 2, True),
+        ((1, 99, 99, 15, 64), 2, False),
+        ((1, 99, 99, 64, 15), 2, False),
+        ((1, 99, 99, 63, 64), 4, False),
+        ((1, 99, 99, 64, 63), 4, False),
         ((1, 32, 32, 64, 64), 4, True),
         ((1, 29, 29, 64, 64), 4, True),
         ((1, 28, 32, 64, 64), 4, False),
         ((1, 32, 28, 64, 64), 4, False),
     ],
 )
-def test_winograd_takes_64_tiles_and_channels(shape, m, pays):
+def test_winograd_takes_many_tiles_or_light_weights(shape, m, pays):
     assert winograd_pays(*shape, m) == pays
     if m == 2:
         assert winograd_pays(*shape) == pays
@@ -186,19 +191,22 @@ def test_winograd_takes_64_tiles_and_channels(shape, m, pays):
 # (n, c, h, w), (outputs, kernel), stride, padding, algorithm
 ALGORITHMS = [
     ((1, 64, 16, 16), (64, 3), 1, 1, "winograd"),
-    ((1, 64, 16, 16), (64, 3), 1, 0, "_by_channels"),  # 14 x 14
-    ((1, 64, 14, 16), (64, 3), 1, 1, "_by_channels"),
-    ((1, 64, 19, 19), (64, 3), 1, 0, "_by_rows"),  # 17 x 17
-    ((1, 64, 32, 32), (64, 3), 2, 1, "_by_channels"),  # 16 x 16
-    ((1, 64, 32, 34), (64, 3), 2, 1, "_by_rows"),
-    ((2, 64, 32, 16), (64, 3), 2, 1, "_by_channels"),
-    ((2, 64, 32, 18), (64, 3), 2, 1, "_by_rows"),
+    ((1, 64, 14, 16), (64, 3), 1, 1, "winograd"),
+    ((1, 384, 14, 16), (384, 3), 1, 1, "_by_channels"),
+    ((1, 384, 16, 16), (384, 3), 1, 0, "_by_channels"),  # 14 x 14
+    ((1, 64, 16, 16), (64, 3), 1, 0, "_by_rows"),
+    ((1, 384, 19, 19), (384, 3), 1, 0, "_by_rows"),  # 17 x 17
+    ((1, 384, 32, 32), (384, 3), 2, 1, "_by_channels"),  # 16 x 16
+    ((1, 384, 32, 34), (384, 3), 2, 1, "_by_rows"),
+    ((2, 384, 32, 16), (384, 3), 2, 1, "_by_channels"),
+    ((2, 384, 32, 18), (384, 3), 2, 1, "_by_rows"),
+    ((1, 64, 32, 32), (64, 3), 2, 1, "_by_rows"),
     ((1, 64, 16, 16), (7, 3), 1, 1, "_by_shifts"),  # 63 columns of products for 64 channels
-    ((1, 64, 16, 16), (8, 3), 1, 1, "_by_channels"),
-    ((1, 64, 32, 32), (7, 3), 2, 1, "_by_channels"),
+    ((1, 64, 16, 16), (8, 3), 1, 1, "_by_rows"),
+    ((1, 64, 32, 32), (7, 3), 2, 1, "_by_rows"),
     ((1, 8, 16, 16), (4, 1), 1, 0, "linear"),
     ((1, 8, 16, 16), (8, 1), 1, 1, "_by_rows"),  # 18 x 18
-    ((1, 8, 16, 16), (4, 1), 2, 0, "_by_channels"),
+    ((1, 8, 16, 16), (4, 1), 2, 0, "_by_rows"),
 ]
 
 

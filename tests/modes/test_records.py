@@ -138,7 +138,7 @@ def test_what_is_alike_is_recorded_once(tiny, prompts, negatives, prompt, negati
 
 def test_what_changes_the_model_is_recorded_and_its_warnings_are_repeated(model):
     model.modifications = {"ema": True}
-    model.warnings = ("odd file",)
+    model._warnings = ("odd file",)
     r = modes.txt2img(model, "a zebra zebra", cfg_scale=60.0, **SMALL)
     assert r.params["model"]["ema"] is True
     assert r.warnings[0] == "odd file" and "cfg_scale" in r.warnings[1]

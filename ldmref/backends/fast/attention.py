@@ -13,6 +13,7 @@ QUERIES = 256
 KEYS = 512
 SCORES = 2**17  # elements of a block that holds several small heads
 SMALL = 2**18  # scores below which threads cost more than they save
+AT_ONCE = 2**17  # scores of all images and heads that are computed together
 SAFE_SCORE = 60.0  # up to here exp cannot overflow: 4096 exp(60) is 5e29
 
 
@@ -28,6 +29,9 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     keys = k.shape[2]
     width = v.shape[3]
     out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
+    if n * heads * length * keys <= AT_ONCE and not causal:
+        _attend_at_once(q, k, v, out)
+        return out
     queries = max(1, min(QUERIES, length))
     heads_per_block = max(1, min(SCORES // (min(keys, KEYS) * queries), -(-heads // 2)))
     if n * heads * length * keys <= SMALL:
@@ -84,6 +88,16 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     parallel(prepare, n * head_blocks, (k.shape, v.shape))
     parallel(attend, n * head_blocks * query_blocks, (q.shape, k.shape, v.shape))
     return out
+
+
+def _attend_at_once(q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray) -> None:
+    """Write the attention of few queries to few keys into `out`, in as few calls as possible."""
+    scores = scratch("scores", (*q.shape[:3], k.shape[2]), q.dtype)
+    np.matmul(q * np.float32(1.0 / math.sqrt(q.shape[3])), k.swapaxes(2, 3), out=scores)
+    scores -= np.maximum.reduce(scores, axis=3, keepdims=True)
+    np.exp(scores, out=scores)
+    np.matmul(scores, v, out=out)
+    out /= np.add.reduce(scores, axis=3, keepdims=True)
 
 
 def _largest_norm(rows: np.ndarray) -> float:

@@ -3,9 +3,9 @@
 | kernel | condition | algorithm |
 |---|---|---|
 | 1 x 1 | | one matrix product |
-| 3 x 3, stride 1 | at least `WINOGRAD_MIN` tiles and channels | Winograd (`winograd.py`) |
+| 3 x 3, stride 1 | at least 16 channels; many tiles or a light weight | Winograd (`winograd.py`) |
 | other, stride 1 | few output channels | one product, then k * k shifted sums |
-| other | at most `FEW_PIXELS` outputs | im2col by channels: reads the weight once, in order |
+| other | at most `FEW_PIXELS` outputs, a heavy weight | im2col by channels: reads the weight once |
 | other | | im2col by bands of rows |
 """
 
@@ -18,7 +18,12 @@ import numpy as np
 from ldmref.backends.fast.matmul import linear
 from ldmref.backends.fast.threads import block_length, parallel, scratch
 
-WINOGRAD_MIN = 64  # with fewer tiles or channels Winograd is slower, or takes more memory
+# Winograd: channels below which it is slower; tiles below which only light weights (elements) are
+# transformed, because a transformed weight takes 16/9 of its memory; channels of F(4x4)
+WINOGRAD_CHANNELS = 16
+WINOGRAD_TILES = 64
+LIGHT_WEIGHT = 2**20
+WINOGRAD_4_CHANNELS = 64
 # output pixels of all images; output channels of a block
 FEW_PIXELS = 256
 OUTPUTS = 1024
@@ -29,8 +34,11 @@ OutputShape = tuple[int, int, int]  # (n, h', w') of the output
 
 def winograd_pays(n: int, h: int, w: int, c_in: int, c_out: int, m: int = 2) -> bool:
     """Return whether Winograd's F(m x m) is the faster 3 x 3 convolution at stride 1."""
-    tiles = n * -(-h // m) * -(-w // m)
-    return min(tiles, c_in, c_out) >= WINOGRAD_MIN
+    channels = min(c_in, c_out)
+    many = n * -(-h // m) * -(-w // m) >= WINOGRAD_TILES
+    if m > 2:
+        return many and channels >= WINOGRAD_4_CHANNELS
+    return channels >= WINOGRAD_CHANNELS and (many or 9 * c_in * c_out <= LIGHT_WEIGHT)
 
 
 def im2col(
@@ -46,19 +54,32 @@ def im2col(
     `cache(make)` returns `make()`, the weight as a matrix, or an earlier result of it.
     """
     if padding:
-        x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        x = _pad(x, padding)
     k = weight.shape[2]
     if stride == 1 and k * k * weight.shape[0] < weight.shape[1]:
         return _by_shifts(x, weight, bias)
     n = x.shape[0]
     h = (x.shape[1] - k) // stride + 1
     w = (x.shape[2] - k) // stride + 1
-    if n * h * w <= FEW_PIXELS:
+    if n * h * w <= FEW_PIXELS and weight.size > LIGHT_WEIGHT:
         return _by_channels(x, weight, bias, stride, (n, h, w))
     c = weight.shape[1]
     out = weight.shape[0]
     matrix = cache(lambda: weight.transpose(2, 3, 1, 0).reshape(k * k * c, out))
     return _by_rows(x, matrix, bias, stride, (n, h, w), k)
+
+
+def _pad(x: np.ndarray, padding: int) -> np.ndarray:
+    """Surround images with zeros, as `np.pad` does more slowly."""
+    (n, h, w, c) = x.shape
+    y = np.empty((n, h + 2 * padding, w + 2 * padding, c), x.dtype)
+    y[:, :padding] = 0.0
+    y[:, h + padding :] = 0.0
+    inside = y[:, padding : h + padding]
+    inside[:, :, :padding] = 0.0
+    inside[:, :, w + padding :] = 0.0
+    inside[:, :, padding : w + padding] = x
+    return y
 
 
 def _by_rows(
@@ -74,19 +95,22 @@ def _by_rows(
     c = x.shape[3]
     out = matrix.shape[1]
     y = np.empty((n, h, w, out), x.dtype)
-    rows = max(1, min(h, BLOCK // (k * k * c * w), -(-h // 2)))
+    rows = max(1, min(h, BLOCK // (k * k * c * w), h if n > 1 else -(-h // 2)))
     bands = -(-h // rows)
+    (per_image, per_row, per_pixel, per_channel) = x.strides
+    windows = np.lib.stride_tricks.as_strided(
+        x,
+        (n, h, w, k, k, c),
+        (per_image, stride * per_row, stride * per_pixel, per_row, per_pixel, per_channel),
+        writeable=False,
+    )
 
     def band(i: int) -> None:
         image = i // bands
         top = (i % bands) * rows
         height = min(rows, h - top)
         columns = scratch("columns", (height, w, k, k, c))
-        for dy in range(k):
-            for dx in range(k):
-                first = stride * top + dy
-                lines = x[image, first : first + stride * (height - 1) + 1 : stride]
-                columns[:, :, dy, dx] = lines[:, dx : dx + stride * (w - 1) + 1 : stride]
+        np.copyto(columns, windows[image, top : top + height])
         product = y[image, top : top + height].reshape(-1, out)
         np.matmul(columns.reshape(-1, k * k * c), matrix, out=product)
         if bias is not None:

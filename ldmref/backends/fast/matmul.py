@@ -20,10 +20,14 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
     rows = x.reshape(-1, x.shape[-1])
     out = weight.shape[0]
     y = np.empty((rows.shape[0], out), x.dtype)
+    if y.size * rows.shape[1] < SMALL and weight.size < LIGHT:
+        np.matmul(rows, weight.T, out=y)
+        if bias is not None:
+            y += bias
+        return y.reshape(*x.shape[:-1], out)
     by_rows = rows.shape[0] >= min(512, out)
     length = rows.shape[0] if by_rows else out
-    alone = y.size * rows.shape[1] < SMALL and weight.size < LIGHT
-    step = length if alone else block_length(length, ROWS)
+    step = block_length(length, ROWS)
 
     def block(i: int) -> None:
         part = slice(i * step, (i + 1) * step)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from ldmref.backends.fast.pointwise import double_swish_
 from ldmref.backends.fast.threads import block_length, parallel, scratch
 
 BLOCK = 2**18  # elements of a block: as large as the cache allows, since short calls contend
@@ -18,13 +17,13 @@ def group_norm(
     bias: np.ndarray,
     groups: int,
     eps: float,
-    activation_: Callable[[np.ndarray], None] | None = None,
+    silu: bool = False,
 ) -> np.ndarray:
     """Normalise each group of channels to mean 0 and variance 1; x: (n, h, w, c), contiguous.
 
     Each block of pixels gives channel means and sums of squares about them, merged in float64
-    (Chan, Golub and LeVeque 1983, The American Statistician 37:242, equation 2.1). The in-place
-    `activation_` is applied to the result.
+    (Chan, Golub and LeVeque 1983, The American Statistician 37:242, equation 2.1). With `silu`,
+    SiLU is applied to the result.
     """
     n = x.shape[0]
     c = x.shape[-1]
@@ -33,46 +32,57 @@ def group_norm(
     # The step sets the rounding of the sums, so it must depend only on the shape.
     step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
+    images = n if rows.size < SMALL else 1  # of a block
     means = np.empty((n, blocks, c))
     squares = np.empty((n, blocks, c))
     y = np.empty_like(rows)
 
-    def locate(i: int) -> tuple[int, int, slice]:
+    def locate(i: int) -> tuple[slice, int, slice]:
         image, block = divmod(i, blocks)
-        return image, block, slice(block * step, (block + 1) * step)
+        batch = slice(image * images, (image + 1) * images)
+        return batch, block, slice(block * step, (block + 1) * step)
 
     def measure(i: int) -> None:
-        image, block, at = locate(i)
-        part = rows[image, at]
+        batch, block, at = locate(i)
+        part = rows[batch, at]
         centred = scratch("centred", part.shape, x.dtype)
-        mean = np.full(len(part), 1.0 / len(part), x.dtype) @ part
+        mean = np.full((1, part.shape[1]), 1.0 / part.shape[1], x.dtype) @ part
         np.subtract(part, mean, out=centred)
-        means[image, block] = mean
-        squares[image, block] = np.einsum("ij,ij->j", centred, centred)
+        means[batch, block] = mean[:, 0]
+        squares[batch, block] = np.einsum("nij,nij->nj", centred, centred)
 
-    parallel(measure, n * blocks, (rows.shape,))
-    sizes = np.full((blocks, 1, 1), float(step))
-    sizes[-1] = pixels - (blocks - 1) * step
+    parallel(measure, -(-n // images) * blocks if n else 0, (rows.shape,))
     per_group = (n, blocks, groups, c // groups)
-    means = means.reshape(per_group)
-    squares = squares.reshape(per_group)
-    mean = np.mean(np.sum(means * sizes, axis=1), axis=-1) / pixels
-    offsets = means - mean[:, None, :, None]
-    variance = np.mean(np.sum(squares + sizes * offsets * offsets, axis=1), axis=-1) / pixels
+    mean, variance = _merge(means.reshape(per_group), squares.reshape(per_group), step, pixels)
     scale = (weight.reshape(groups, -1) / np.sqrt(variance + eps)[..., None]).reshape(n, c)
-    shift = (bias - np.repeat(mean, c // groups, axis=1) * scale).astype(x.dtype)
-    scale = scale.astype(x.dtype)
+    shift = bias - np.repeat(mean, c // groups, axis=1) * scale
+    half = 0.5 if silu else 1.0
+    scale = (half * scale).astype(x.dtype)[:, None]
+    shift = (half * shift).astype(x.dtype)[:, None]
 
     def normalize(i: int) -> None:
-        image, _, at = locate(i)
-        part = y[image, at]
-        np.multiply(rows[image, at], scale[image], out=part)
-        part += shift[image]
-        if activation_ is not None:
-            activation_(part)
+        batch, _, at = locate(i)
+        part = y[batch, at]
+        np.multiply(rows[batch, at], scale[batch], out=part)
+        part += shift[batch]
+        if silu:
+            double_swish_(part)
 
-    parallel(normalize, n * blocks, (rows.shape,))
+    parallel(normalize, -(-n // images) * blocks if n else 0, (rows.shape,))
     return y.reshape(x.shape)
+
+
+def _merge(
+    means: np.ndarray, squares: np.ndarray, step: int, pixels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merge blocks of `step` pixels, (n, blocks, groups, c), to mean and variance (n, groups)."""
+    (blocks, _, c) = means.shape[1:]
+    shares = np.full((blocks, 1, 1), step / (pixels * c))
+    shares[-1] = (pixels - (blocks - 1) * step) / (pixels * c)
+    mean = np.add.reduce(means * shares, axis=(1, 3))
+    offsets = means - mean[:, None, :, None]
+    sums = squares / (pixels * c) + shares * offsets * offsets
+    return mean, np.add.reduce(sums, axis=(1, 3))
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:

@@ -42,7 +42,9 @@ class FastNumpyBackend(NumpyBackend):
         if x.ndim == 4 and x.shape[2] > 1 and x.dtype in (np.float16, np.float32):
             return x.view()  # a new object: `_derived` keeps arrays as long as it lives
         x = self.asarray(x)
-        return np.ascontiguousarray(x.T).T if x.ndim == 2 else x
+        if x.ndim == 2 or (x.ndim == 4 and x.shape[2:] == (1, 1)):
+            return np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
+        return x
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
         size = super().weight_bytes(shape, pixels)
@@ -97,7 +99,7 @@ class FastNumpyBackend(NumpyBackend):
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
     ) -> Array:
-        y = norms.group_norm(_channels_last(x), weight, bias, groups, eps, pointwise.swish_)
+        y = norms.group_norm(_channels_last(x), weight, bias, groups, eps, silu=True)
         return _channels_first(y)
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:

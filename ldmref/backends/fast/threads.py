@@ -173,7 +173,7 @@ def parallel(
         shapes: Shapes of the operands: together with the code of `function` and `blocks`, they
             identify the operations that take equally long.
     """
-    if min(count(), blocks) < 2 or getattr(_local, "inside", False):
+    if blocks < 2 or count() < 2 or getattr(_local, "inside", False):
         _run_here(function, blocks)
         return
     choice = choice_for((getattr(function, "__code__", function), blocks, shapes))

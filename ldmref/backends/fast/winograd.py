@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldmref.backends.fast.threads import parallel, scratch
+from ldmref.backends.fast.threads import block_length, parallel, scratch
 
 TILES = 512  # of a block
 WORKSPACE = 4 * 2**20  # elements in the transformed tiles of a block
 CHUNK = 2**16  # elements transformed at a time
+ENTRIES = 8  # tile entries that are multiplied at a time
 
 # (B^T, G, A^T) of F(m x m, 3 x 3): Lavin and Gray, section 4.1 for m = 2, equation 17 f. for m = 4
 _MATRICES = {
@@ -37,6 +38,15 @@ _MATRICES = {
         [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
     ),
 }  # fmt: skip
+
+
+def _list_terms(matrix: Sequence[Sequence[float]]) -> list[list[tuple[float, int]]]:
+    """Return (factor, column) of the nonzero entries of each row, a positive one first."""
+    rows = [[(factor, i) for i, factor in enumerate(row) if factor] for row in matrix]
+    return [sorted(row, key=lambda term: term[0] < 0) for row in rows]
+
+
+_SUMS = {m: (_list_terms(bt), _list_terms(at)) for m, (bt, _, at) in _MATRICES.items()}
 
 
 def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
@@ -62,11 +72,14 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     Args:
         x: Images, (n, h, w, i).
         u: Result of `transform_weight` for the same m.
+        bias: (o,) or None.
+        m: Side of the output tiles.
     """
     n, h, w, c = x.shape
     tile_rows = -(-h // m)
     tile_columns = -(-w // m)
     out = u.shape[2]
+    size = m + 2
     y = np.empty((n, m * tile_rows, m * tile_columns, out), np.float32)
     tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)))
     if n * tile_rows * tile_columns <= TILES:  # one block, whose products the threads share
@@ -78,7 +91,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         images = tiles // (tile_rows * tile_columns)
         rows = tile_rows
     bands = -(-tile_rows // rows)
-    rows_per_chunk = max(1, CHUNK // (tile_columns * max(c, out)))
+    entries = block_length(size * size, ENTRIES)
 
     def block(i: int) -> None:
         first = (i // bands) * images
@@ -86,40 +99,48 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         batch = slice(first, min(first + images, n))
         height = min(rows, tile_rows - top)
         phases = _phases(x[batch], m * top, height, tile_columns, m)
-        batch_size = phases.shape[1]
-        size = m + 2
-        v = scratch("tiles", (size, size, batch_size, height, tile_columns, c))
-        chunks = [
-            (image, slice(start, min(start + rows_per_chunk, height)))
-            for image in range(batch_size)
-            for start in range(0, height, rows_per_chunk)
-        ]
-        products = scratch("products", (size, size, batch_size, height, tile_columns, out))
+        grid = (phases.shape[1], height, tile_columns)
+        v = scratch("tiles", (size, size, *grid, c))
+        products = scratch("products", (size, size, *grid, out))
         target = y[batch, m * top : m * (top + height)]
-        target = target.reshape(batch_size, height, m, tile_columns, m, out)
+        target = target.reshape(*grid[:2], m, tile_columns, m, out)
+        chunks = _chunks(grid, max(c, out))
+        factors = v.reshape(size * size, -1, c)
+        flat_products = products.reshape(size * size, -1, out)
 
         def transform(chunk: int) -> None:
-            image, r = chunks[chunk]
+            batch, r = chunks[chunk]
             lines = slice(m * r.start, m * r.stop + 2)
-            _transform_tiles(phases[:, image, lines], v[:, :, image, r], m)
+            _transform_tiles(phases[:, batch, lines], v[:, :, batch, r], m)
 
-        def multiply(entry: int) -> None:
-            ij = divmod(entry, size)
-            product = products[ij].reshape(-1, out)
-            np.matmul(v[ij].reshape(-1, c), u[entry], out=product)
-            if bias is not None and ij == (1, 1):  # A^T M A takes M[1, 1] once into every output
-                product += bias
+        def multiply(group: int) -> None:
+            part = slice(group * entries, (group + 1) * entries)
+            np.matmul(factors[part], u[part], out=flat_products[part])
+            if bias is not None and part.start <= size + 1 < part.stop:
+                flat_products[size + 1] += bias  # A^T M A takes M[1, 1] once into every output
 
         def gather(chunk: int) -> None:
-            image, r = chunks[chunk]
-            _transform_products(products[:, :, image, r], target[image, r], m)
+            batch, r = chunks[chunk]
+            _transform_products(products[:, :, batch, r], target[batch, r], m)
 
         parallel(transform, len(chunks), (v.shape,))
-        parallel(multiply, size * size, (v.shape, u.shape))
+        parallel(multiply, -(-size * size // entries), (v.shape, u.shape))
         parallel(gather, len(chunks), (products.shape,))
 
     parallel(block, -(-n // images) * bands, (x.shape, u.shape))
     return y[:, :h, :w]
+
+
+def _chunks(grid: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:
+    """Divide tiles, (images, rows, columns), into images and rows of at most `CHUNK` elements."""
+    (n, height, columns) = grid
+    rows = min(height, max(1, CHUNK // (columns * channels)))
+    images = max(1, CHUNK // (height * columns * channels))
+    return [
+        (slice(image, min(image + images, n)), slice(row, min(row + rows, height)))
+        for image in range(0, n, images)
+        for row in range(0, height, rows)
+    ]
 
 
 def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> np.ndarray:
@@ -146,42 +167,56 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
 
 
 def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
-    """Write B^T d B, d: (m, lines, columns + 1, c), into v, (m + 2, m + 2, rows, columns, c)."""
-    matrix = _MATRICES[m][0]
+    """Write B^T d B into v, (m + 2, m + 2, images, rows, columns, c).
+
+    `phases` are the pixels d, (m, images, lines, columns + 1, c).
+    """
+    sums = _SUMS[m][0]
     size = m + 2
-    (height, columns) = v.shape[2:4]
-    rows = [phases[:, r : r + m * (height - 1) + 1 : m] for r in range(size)]
-    half = scratch("half", (size, m, height, *phases.shape[2:]))
+    (n, height, columns, c) = v.shape[2:]
+    rows = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
+    half = scratch("half", (size, m, n, height, columns + 1, c))
     for a in range(size):
-        _linear_combination(matrix[a], rows, half[a])
-    shifted = [half[:, j % m, :, j // m : j // m + columns] for j in range(size)]
+        _add_terms(sums[a], rows, half[a])
+    shifted = [half[:, j % m, :, :, j // m : j // m + columns] for j in range(size)]
     for b in range(size):
-        _linear_combination(matrix[b], shifted, v[:, b])
+        _add_terms(sums[b], shifted, v[:, b])
 
 
 def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
-    """Write A^T M A, M: (m + 2, m + 2, rows, columns, o), into y, (rows, m, columns, m, o)."""
-    matrix = _MATRICES[m][2]
-    half = scratch("halves", products.shape[1:])
+    """Write A^T M A into y, (images, rows, m, columns, m, o).
+
+    `products` are M, (m + 2, m + 2, images, rows, columns, o).
+    """
+    sums = _SUMS[m][1]
+    half = scratch("halves", (m, *products.shape[1:]))
     for a in range(m):
-        _linear_combination(matrix[a], products, half)
-        for b in range(m):
-            _linear_combination(matrix[b], half, y[:, a, :, b])
+        _add_terms(sums[a], products, half[a])
+    outputs = y.transpose(4, 2, 0, 1, 3, 5)
+    columns = half.swapaxes(0, 1)
+    for b in range(m):
+        _add_terms(sums[b], columns, outputs[b])
 
 
-def _linear_combination(
-    factors: Sequence[float], arrays: Sequence[np.ndarray] | np.ndarray, out: np.ndarray
+def _add_terms(
+    terms: Sequence[tuple[float, int]],
+    arrays: Sequence[np.ndarray] | np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """Write the sum of factors[i] arrays[i] into `out`; most factors are 0, 1 or -1."""
-    terms = [(f, a) for f, a in zip(factors, arrays, strict=True) if f]
-    (first, array), *rest = sorted(terms, key=lambda term: term[0] < 0)
-    total = scratch("sum", out.shape) if rest[1:] else out  # partial sums are contiguous
-    if first != 1:
-        array = np.multiply(array, first, out=total)
-    for i, (factor, term) in enumerate(rest, 1):
-        if abs(factor) != 1:
-            term = np.multiply(term, abs(factor), out=scratch("term", out.shape))
-        target = out if i == len(rest) else total
-        array = (np.add if factor > 0 else np.subtract)(array, term, out=target)
+    """Write the sum of factor * arrays[i] over the terms (factor, i) into `out`."""
+    (factor, i), *rest = terms
+    array = arrays[i]
     if not rest:
-        np.copyto(out, array)
+        np.multiply(array, factor, out=out)
+        return
+    total = scratch("sum", out.shape) if rest[1:] else out  # partial sums are contiguous
+    if factor != 1:
+        array = np.multiply(array, factor, out=total)
+    last = rest[-1]
+    for term in rest:
+        (factor, i) = term
+        other = arrays[i]
+        if abs(factor) != 1:
+            other = np.multiply(other, abs(factor), out=scratch("term", out.shape))
+        combine = np.add if factor > 0 else np.subtract
+        array = combine(array, other, out=out if term is last else total)

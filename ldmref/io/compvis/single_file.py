@@ -249,7 +249,16 @@ def load_compvis(
     The arguments and errors are those of `find_config`.
     """
     config = find_config(file, config, ema)
+    return config, read_compvis(file, config, bool(select_ema(file, config, ema)))
+
+
+def read_compvis(file: TensorFile, config: ModelConfig, averaged: bool) -> dict[str, np.ndarray]:
+    """Return the tensors (our names) of a single file that fits `config`.
+
+    Args:
+        file: The file.
+        config: Its configuration, from `find_config`.
+        averaged: Whether to read the averaged weights, from `select_ema`.
+    """
     table = compvis_table(config)
-    if select_ema(file, config, ema):
-        table = ema_table(table)
-    return config, to_native(view_canonical(file), table)
+    return to_native(view_canonical(file), ema_table(table) if averaged else table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -59,6 +60,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         shapes: Shapes.
         offsets: The first byte of each tensor in the file.
         metadata: The metadata of the header.
+        identity: Device, inode, size and time of change, which differ between contents.
 
     Raises:
         UnsafeFileError: The file is a pickle or a zip.
@@ -70,6 +72,8 @@ class TensorFile(Mapping[str, np.ndarray]):
         self.path = path = check_input_path(path)
         with open_file(path) as file:
             start = file.read(64)
+            status = os.fstat(file.fileno())
+            self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             _refuse_other_formats(path, start)
             if len(start) < 10:
                 raise _damaged(path, "no header")

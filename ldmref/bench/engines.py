@@ -1,0 +1,81 @@
+"""Engines as peers: ONNX Runtime and OpenVINO run a network as they read it from a file.
+
+The graph is the one that `ldmref export onnx` writes, with sizes fixed to those of the case.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.bench.cases import BenchmarkCase, CaseInputs, Workload
+from ldmref.bench.machine import require_disk_space, thread_count
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import flatten, tree_map
+from ldmref.models.unet import unet
+
+ENGINES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}  # their packages
+
+Feed = dict[str, np.ndarray]
+
+
+def engine_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
+    """Return the U-Net in an engine, on as many threads as ldmref has on the case's backend.
+
+    Raises:
+        BackendUnavailable: The disk has no room for the graph, which is deleted afterwards.
+    """
+    open_engine = {"onnx": _open_onnxruntime, "openvino": _open_openvino}[case.peer]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "unet.onnx"
+        feed = write_unet(model, inputs, file)
+        run = open_engine(file, thread_count(case.backend))
+    return Workload(lambda: run(feed), np.asarray)
+
+
+def write_unet(model: LatentDiffusion, inputs: CaseInputs, file: Path) -> Feed:
+    """Write the U-Net for inputs of these shapes; return the inputs by their names in the graph."""
+    from ldmref.backends.arguments import split_arrays
+    from ldmref.backends.graph.compiled import describe_inputs
+    from ldmref.backends.graph.onnx import write_model
+    from ldmref.backends.graph.tracer import trace
+
+    params = tree_map(model.backend.to_numpy, model.params["unet"])
+    require_disk_space(file.parent, sum(array.nbytes for array in flatten(params).values()))
+    arguments = (model.config.unet, inputs.latents, inputs.timesteps, inputs.context)
+    arrays, template = split_arrays(arguments)
+    described = describe_inputs(arrays)
+    write_model(trace(unet, params, template, described), file)
+    return {spec.name: array for spec, array in zip(described, arrays, strict=True)}
+
+
+def _open_onnxruntime(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
+    """Open a graph in ONNX Runtime with its default options."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(None, feed)[0]
+
+
+def _open_openvino(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
+    """Open a graph in OpenVINO in float32 with its default options, which minimise latency."""
+    import openvino
+
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    compiled = openvino.Core().compile_model(file, "CPU", options)
+    request = compiled.create_infer_request()
+
+    def run(feed: Feed) -> np.ndarray:
+        request.infer(feed, share_inputs=True)
+        return np.array(request.get_output_tensor(0).data)
+
+    return run
