@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 
+from ldmref.backends.arguments import fill, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
 from ldmref.plugins import describe_origin, find_plugin, suggest_names, summarize_error
 
-__all__ = ["Backend", "available", "get_backend"]
+__all__ = ["Backend", "available", "fill", "get_backend", "split_arrays"]
 
 GROUP = "ldmref.backends"
 BUILT_IN = {

@@ -6,6 +6,7 @@ import inspect
 
 import numpy as np
 import pytest
+from ldmref_sa import SA_SOLVER, SA_SOLVER_3, sa_solver
 from scipy.integrate import solve_ivp
 from scipy.stats import chi2
 
@@ -14,7 +15,6 @@ from ldmref import modes
 from ldmref.math import exponential_sigmas, karras_sigmas
 from ldmref.samplers import SAMPLERS, sample, unipc
 from ldmref.testing import three_modes
-from ldmref_sa import SA_SOLVER, SA_SOLVER_3, sa_solver
 
 LOW = 0.1
 HIGH = 1.0

@@ -5,7 +5,7 @@ coordinates x = x0 + sigma * eps, with lambda = -log sigma, h = lambda' - lambda
 a step, its exact solution is (proposition 4.2)
 
 .. math:: x' = e^{-ah} x + \int_\lambda^{\lambda'} a\, e^{-a(\lambda' - l)}\, x_0(l)\, dl
-               + \sigma'\sqrt{1 - e^{-2\tau^2 h}}\,\xi, \qquad a = 1 + \tau^2, \quad \xi \sim N(0, I)
+               + \sigma'\sqrt{1 - e^{-2\tau^2 h}}\,\xi, \quad a = 1 + \tau^2, \quad \xi \sim N(0, I)
 
 tau = 0 is the probability flow, tau = 1 the reverse process of DDPM. An Adams method replaces x0(l)
 by the polynomial through known predictions. With r_k the positions of their noise levels in units
