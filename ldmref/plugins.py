@@ -2,8 +2,9 @@
 
 A plug-in runs with all rights of the program, so it is loaded only on request; listing plug-ins
 imports none of them. A plug-in that cannot be imported is an error only for those who ask for it,
-and so is a package whose list of entry points is damaged. Built-in names cannot be replaced:
-`list_hidden` lists the plug-ins that cannot be reached. Names are compared in lower case.
+and so is a package whose list of entry points is damaged. Built-in names cannot be replaced, and a
+name that two packages offer cannot be used: `list_unusable` lists both. Names are compared in lower
+case.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
 
 
 def list_plugins(group: str) -> dict[str, str]:
-    """List what installed packages offer in a group: the package of each name, sorted by name."""
+    """List what installed packages offer in a group: the packages of each name, sorted by name."""
     points, _ = list_entry_points(group)
-    return {point.name: describe_package(point) for point in sorted(points, key=lambda p: p.name)}
+    packages: dict[str, set[str]] = {}
+    for point in points:
+        packages.setdefault(point.name, set()).add(describe_package(point))
+    return {name: " and ".join(sorted(packages[name])) for name in sorted(packages)}
 
 
 def suggest_names(group: str, built_in: Iterable[str], name: str) -> str:
@@ -51,14 +55,18 @@ def suggest_names(group: str, built_in: Iterable[str], name: str) -> str:
     return hint
 
 
-def list_hidden(group: str, built_in: Collection[str]) -> dict[str, str]:
-    """List the plug-ins with the name of a built-in, which they do not replace, with the reason."""
+def list_unusable(group: str, built_in: Collection[str]) -> dict[str, str]:
+    """List the plug-ins whose name is a built-in's or another plug-in's, with the reason."""
     points, _ = list_entry_points(group)
-    return {
-        point.name: f"{describe_origin(point)} has the name of a built-in, which stays in use"
-        for point in points
-        if point.name.lower() in built_in
-    }
+    reasons = {}
+    for point in points:
+        others = _find_all(points, point.name)
+        if point.name.lower() in built_in:
+            taken = "has the name of a built-in, which stays in use"
+            reasons[point.name] = f"{describe_origin(point)} {taken}"
+        elif len(others) > 1:
+            reasons[point.name] = f"{_describe_conflict(point.name, others)}: uninstall one of them"
+    return reasons
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:
@@ -68,13 +76,21 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
         UsageError: Two packages offer it.
     """
     points, _ = list_entry_points(group)
-    plugins = {point.value: point for point in points if point.name.lower() == name.lower()}
-    if not plugins:
-        return None
-    if len(plugins) > 1:
-        message = f"two plug-ins are called {name!r}: {describe_origin(*plugins.values())}"
+    found = _find_all(points, name)
+    if len(found) > 1:
+        message = _describe_conflict(name, found)
         raise UsageError(message, code="E-PLUGIN", hint="uninstall one of them")
-    return next(iter(plugins.values()))
+    return found[0] if found else None
+
+
+def _find_all(points: Iterable[EntryPoint], name: str) -> list[EntryPoint]:
+    """Return the entry points of a name that name different objects."""
+    by_value = {point.value: point for point in points if point.name.lower() == name.lower()}
+    return list(by_value.values())
+
+
+def _describe_conflict(name: str, points: Iterable[EntryPoint]) -> str:
+    return f"two plug-ins are called {name!r}: {describe_origin(*points)}"
 
 
 def load_plugin(point: EntryPoint) -> Any:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 
+from ldmref.backends.arguments import fill, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
 from ldmref.plugins import describe_origin, find_plugin, suggest_names, summarize_error
 
-__all__ = ["Backend", "available", "get_backend"]
+__all__ = ["Backend", "available", "fill", "get_backend", "split_arrays"]
 
 GROUP = "ldmref.backends"
 BUILT_IN = {
@@ -67,23 +68,39 @@ def get_backend(
         return name
     point = _entry_point(str(name).lower())
     kind = f"the {point.name} backend" if point.name in BUILT_IN else describe_origin(point)
-    try:
-        options = {} if speed is None else {"speed": speed}  # optional in plug-ins
-        backend = point.load()(device=device, dtype=dtype, **options)
-    except (LdmrefError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a plug-in may fail in any way
-        message = f"{kind} cannot be loaded: {summarize_error(error)}"
-        raise BackendUnavailable(message, code="E-BACKEND") from error
-    if not isinstance(backend, Backend):
-        message = f"{kind} gave a {type(backend).__name__}, not a Backend"
-        raise UsageError(message, code="E-PLUGIN")
+    options = {} if speed is None else {"speed": speed}  # optional in plug-ins
+    backend = _make_backend(point, kind, device=device, dtype=dtype, **options)
     missing = backend.missing_operations()
     if missing:
         message = f"{kind} lacks {', '.join(missing)}"
         hint = "ldmref.backends.Backend says what each does"
         raise UsageError(message, code="E-PLUGIN", hint=hint)
     return backend
+
+
+def _make_backend(point: EntryPoint, kind: str, **options: str | None) -> Backend:
+    """Return the backend that an entry point makes; `kind` describes it in messages.
+
+    Raises:
+        UsageError: It is not a class or function that makes a `Backend`.
+        BackendUnavailable: Its import or construction fails, for any reason.
+    """
+    try:
+        make = point.load()
+        made = make(**options) if callable(make) else None
+    except (LdmrefError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a plug-in may fail in any way
+        message = f"{kind} cannot be loaded: {summarize_error(error)}"
+        hint = "" if point.name in BUILT_IN else "update or uninstall it, or choose another backend"
+        raise BackendUnavailable(message, code="E-BACKEND", hint=hint) from error
+    if isinstance(made, Backend):
+        return made
+    message = f"{kind} gave a {type(made).__name__}, not a Backend"
+    if not callable(make):
+        message = f"{kind} is of type {type(make).__name__}, not a Backend class"
+    hint = "an entry point names a Backend class, or a function of device and dtype"
+    raise UsageError(message, code="E-PLUGIN", hint=hint)
 
 
 def available() -> dict[str, str]:

@@ -48,6 +48,7 @@ def doctor(as_json: bool) -> None:
         *check_versions(),
         *report_blas(),
         *check_backends(),
+        *list_plugins(),
         check_embedded_model(),
         *run_self_test(),
     ]
@@ -148,19 +149,33 @@ def has_avx512() -> bool:
 
 
 def check_backends() -> list[Diagnosis]:
-    """Report which backends run here; only NumPy is required. Plug-ins are not imported."""
-    from ldmref.backends import GROUP, available
-    from ldmref.plugins import list_plugins
+    """Report which built-in backends run here; only NumPy is required."""
+    from ldmref.backends import available
 
-    built_in = [
+    return [
         Diagnosis(f"backend {name}", reason or "runs", not reason if name == "numpy" else None)
         for name, reason in available().items()
     ]
-    plugins = list_plugins(GROUP).items()
-    return [
-        *built_in,
-        *(Diagnosis(f"plug-in {name}", f"of {package}") for name, package in plugins),
-    ]
+
+
+def list_plugins() -> list[Diagnosis]:
+    """Report backends, samplers and guidances of other packages, which are not imported."""
+    from ldmref import backends, plugins
+    from ldmref.samplers import ALIASES, GUIDANCES, SAMPLERS, guidances, registry
+
+    kinds = {
+        "backend": (backends.GROUP, backends.BUILT_IN),
+        "sampler": (registry.GROUP, {*SAMPLERS, *ALIASES}),
+        "guidance": (guidances.GROUP, GUIDANCES),
+    }
+    findings = []
+    for kind, (group, built_in) in kinds.items():
+        reasons = plugins.list_unusable(group, built_in)
+        for name, package in plugins.list_plugins(group).items():
+            usable = False if name in reasons else None
+            value = f"{kind} of {package}"
+            findings.append(Diagnosis(f"plug-in {name}", value, usable, reasons.get(name, "")))
+    return findings
 
 
 def check_embedded_model() -> Diagnosis:

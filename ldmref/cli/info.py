@@ -23,7 +23,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
-from ldmref.plugins import list_hidden, list_plugins
+from ldmref.plugins import list_plugins, list_unusable
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler
 from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
 
@@ -68,8 +68,8 @@ def backends(as_json: bool) -> None:
 
 
 def make_plugin_rows(group: str, built_in: Collection[str]) -> list[TableRow]:
-    """Return name, package and, if it is list_hidden, the reason, of each plug-in; import none."""
-    reasons = list_hidden(group, built_in)
+    """Return name, package and, if it cannot be used, the reason of each plug-in; import none."""
+    reasons = list_unusable(group, built_in)
     return [
         {"name": name, "package": package, "reason": reasons.get(name, "")}
         for name, package in list_plugins(group).items()

@@ -49,14 +49,22 @@ from ldmref.samplers.loop import (
     Stepped,
     sample,
 )
-from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
+from ldmref.samplers.multistep import (
+    deis,
+    exponential_moment,
+    gradient_estimation,
+    ipndm,
+    lms,
+    moment_weights,
+    pndm,
+)
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
 from ldmref.samplers.schedule import SPACINGS, Schedule, make_schedule, sigma_grid
 from ldmref.samplers.singlestep import dpmpp_singlestep
-from ldmref.samplers.steps import ancestral, with_noise
+from ldmref.samplers.steps import ancestral, euler_step, with_noise
 from ldmref.samplers.unipc import unipc
 
 __all__ = [
@@ -66,10 +74,10 @@ __all__ = [
     "Sampler", "Schedule", "SchedulerConfig", "State", "Step", "Stepped", "Streams",
     "Threshold", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
     "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "euler_churn", "get_guidance", "get_sampler", "gradient_estimation", "guided_denoiser",
-    "heun", "heun_churn", "implicit", "invert", "ipndm", "lcm", "lms", "make_schedule",
-    "midpoint", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid",
-    "unipc", "with_noise",
+    "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
+    "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "implicit", "invert", "ipndm",
+    "lcm", "lms", "make_schedule", "midpoint", "moment_weights", "pndm", "repaint_visits", "rk4",
+    "rk45", "runge_kutta", "sample", "sigma_grid", "unipc", "with_noise",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ldmref.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.modes import plan
-from ldmref.plugins import list_hidden
+from ldmref.plugins import list_unusable
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler, heun
 
 MODULE = "theirs_of_test_plugins"
@@ -88,7 +88,7 @@ def test_a_built_in_name_cannot_be_taken(install, name):
     for built_in in {*SAMPLERS, *ALIASES, name}:
         assert get_sampler(built_in) in SAMPLERS.values()
     assert MODULE not in sys.modules
-    assert "their-package 1.2" in list_hidden("ldmref.samplers", {*SAMPLERS, *ALIASES})[name]
+    assert "their-package 1.2" in list_unusable("ldmref.samplers", {*SAMPLERS, *ALIASES})[name]
 
 
 def test_two_packages_with_one_name(install):
