@@ -54,6 +54,7 @@ class ImageComparison:
         values = asdict(self)
         if self.reason:
             return {key: values[key] for key in ("backend", "dtype", "speed", "reason")}
+        del values["reason"]
         return values | {"psnr": self.psnr if math.isfinite(self.psnr) else None}
 
 
@@ -100,24 +101,25 @@ def compare_images(
             result = modes.txt2img(loaded, prompt, sampler=sampler, steps=steps, seed=seed)
             yield np.asarray(result.images[0], float)
 
+    opened = [
+        ops for name in backends or available() for ops in _combinations(str(name), dtypes, speeds)
+    ]
     references = list(generate(get_backend("numpy", dtype="float64")))
-    reasons = available()
-    for name in backends or reasons:
-        if reasons.get(name):
-            yield ImageComparison(name, "", "", reason=reasons[name])
+    for ops in opened:
+        if isinstance(ops, ImageComparison):
+            yield ops
             continue
-        for ops in _combinations(name, dtypes, speeds):
-            if isinstance(ops, ImageComparison):
-                yield ops
-                continue
-            for sampler, image, reference in zip(samplers, generate(ops), references, strict=True):
-                yield _compared(ops, sampler, image, reference)
+        for sampler, image, reference in zip(samplers, generate(ops), references, strict=True):
+            yield _compared(ops, sampler, image, reference)
 
 
 def _combinations(
     name: str, dtypes: Sequence[str], speeds: Sequence[str]
 ) -> Iterator[Backend | ImageComparison]:
-    """Yield a backend in every dtype and speed that it has."""
+    """Yield a backend in every dtype and speed that it has, or the reasons why it cannot run."""
+    if reason := available().get(name):
+        yield ImageComparison(name, "", "", reason=reason)
+        return
     for dtype in dtypes or DTYPES:
         for speed in speeds or SPEEDS:
             try:

@@ -197,7 +197,8 @@ def _format_result(result: CheckResult) -> str:
     law = result.identity.removeprefix(f"{result.function}: ")
     line = (
         f"  {law:<52} {result.oracle:<38} {result.cases:>5} cases  "
-        f"worst {result.worst:8.3g} of {result.allowed:<7g} {result.verdict}"
+        f"worst {result.worst:8.3g} of {result.allowed:<5g} ({result.basis}), "
+        f"ratio {result.ratio:<7.2g} {result.verdict}"
     )
     more = ["..."] if len(result.calls) > MAX_CALLS else []
     calls = [*result.calls[:MAX_CALLS], *more]

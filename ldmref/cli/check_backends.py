@@ -141,7 +141,7 @@ def _format_image(row: ImageComparison) -> str:
     psnr = f"{row.psnr:.1f} dB" if math.isfinite(row.psnr) else "equal"
     return (
         f"{row.backend:10} {row.dtype:9} {row.speed:8} {row.sampler:20} "
-        f"{row.largest:7} {row.mean:8.4f}  {psnr}"
+        f"{row.largest:7} {row.mean:8.2g}  {psnr}"
     )
 
 

@@ -35,8 +35,9 @@ SUM_GROWTH = 1.0 / 3.0
 # vectorised libraries guarantee 4 ulp.
 ELEMENTARY = 8.0
 # Winograd's F(m x m, 3 x 3): rounding errors of a transformed tile, in units of the largest input
-# of the tile times the largest entry of the kernel.
-WINOGRAD = {2: 12.0, 4: 60.0}
+# of the tile times the largest entry of the kernel. 1.1 and 38 were seen in tiles with one large
+# pixel, whose errors reach all outputs of the tile.
+WINOGRAD = {2: 3.0, 4: 60.0}
 
 
 @dataclass(frozen=True)
