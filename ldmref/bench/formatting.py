@@ -14,8 +14,8 @@ from ldmref.io.atomic import atomic_write
 CaseResult = Mapping[str, Any]
 VERDICTS = {"aim": "aim reached", "target": "target reached", "above": "not reached"}
 TABLE_HEADER = (
-    "| row | what | peer | target | aim | measured | rounds | ldmref | peer | verdict |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "| row | what | peer | target | aim | measured | rounds | ldmref | peer | verdict | date |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -57,6 +57,7 @@ def format_result(result: CaseResult) -> list[str]:
     lines = [
         f"{result['name']}: {result['title']}",
         f"  ratio    {ratio['median']:.2f} ({spread}), {goals}",
+        f"  least    {ratio['least']:.2f}, the ratio of the least measurements of both sides",
     ]
     names = {"ours": f"ldmref {result['backend']}", "theirs": result["peer_title"]}
     for side, name in names.items():
@@ -109,20 +110,24 @@ def format_scaling_point(point: CaseResult) -> str:
 
 
 def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, CaseResult]) -> str:
-    """Return the table of docs/performance.md: every case, measured or not."""
+    """Return the table of docs/performance.md: every case, measured or not.
+
+    `results` may hold the `time` of their measurement.
+    """
     lines: list[str] = [*TABLE_HEADER]
     for case in cases:
         target = "" if case.target is None else f"{case.target:.2f}"
         cells = [f"`{case.name}`", case.title, case.peer_title, target, f"{case.aim:.2f}"]
         result = results.get(case.name)
         if result is None:
-            cells += ["not measured", "", "", "", ""]
+            cells += ["not measured", "", "", "", "", ""]
         else:
             ratio = result["ratio"]
             measured = f"**{ratio['median']:.2f}** ({ratio['min']:.2f} to {ratio['max']:.2f})"
             medians = [result[side]["median"] for side in ("ours", "theirs")]
             quantities = [format_quantity(median, result["unit"]) for median in medians]
             cells += [measured, str(result["rounds"]), *quantities, verdict(result)]
+            cells.append(result.get("time", "")[:10])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

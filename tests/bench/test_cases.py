@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ldmref.bench.cases import CASES, PEER_TITLES, WORK_TITLES, resized, select_cases
+from ldmref.bench.engines import ENGINES
 from ldmref.bench.formatting import (
     format_profile,
     format_quantity,
@@ -30,9 +31,9 @@ def test_cases_are_sound(case):
     if case.dtype == "float32":
         assert case.tolerance <= (0.008 if case.work == "image" else 1e-3)
     assert (case.speed == "fastest") == (case.peer == "compiled")
-    if case.peer == "onnx":
-        assert (case.work, case.dtype, case.device, case.target) == ("unet", "float32", "cpu", None)
-        assert case.peer_title == "ONNX Runtime"
+    if case.peer in ENGINES:
+        assert (case.work, case.dtype, case.device) == ("unet", "float32", "cpu")
+        assert case.peer_title == {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[case.peer]
     else:
         assert case.peer_title.startswith(case.library)
 
@@ -76,12 +77,13 @@ def test_verdicts_and_lines(result_of):
 
 def test_the_table_has_every_case_measured_or_not(result_of):
     case = CASES["clip-torch"]
-    table = markdown_table(CASES.values(), {case.name: result_of(case)}).splitlines()
+    result = result_of(case) | {"time": "2030-01-02T03:04"}
+    table = markdown_table(CASES.values(), {case.name: result}).splitlines()
     assert len(table) == 2 + len(CASES)
     (line,) = [line for line in table if "`clip-torch`" in line]
-    assert "**0.50** (0.50 to 1.00)" in line and line.rstrip(" |").endswith("aim")
+    assert "**0.50** (0.50 to 1.00)" in line and line.endswith("| aim | 2030-01-02 |")
     assert sum("not measured" in line for line in table) == len(CASES) - 1
-    assert {line.count("|") for line in table} == {11}
+    assert {line.count("|") for line in table} == {12}
     (line,) = [line for line in table if "`unet-numpy-64-onnx`" in line]
     assert "| ONNX Runtime |  | 1.00 | not measured |" in line
 

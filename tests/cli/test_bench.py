@@ -35,7 +35,7 @@ def test_list(ldm):
         assert case.peer_title in first and second.strip() == case.title
         assert f", aim {case.aim:.2f}" in first
         assert (f", target {case.target or 0:.2f}" in first) == (case.target is not None)
-    assert len(ldm("bench", "unet", "--list", "--backend", "numpy").out.splitlines()) == 2 * 4
+    assert len(ldm("bench", "unet", "--list", "--backend", "numpy").out.splitlines()) == 2 * 6
 
 
 def test_rows_json_and_plot(ldm, work, peers):
