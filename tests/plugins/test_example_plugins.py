@@ -21,6 +21,7 @@ PROJECTS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 TESTS = {  # the modules that the tests of a project need beyond ldmref's own
     "ldmref-jax": ("jax",),
     "ldmref-sa-sampler": (),
+    "ldmref-tangential": (),
 }
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is missing")
 
@@ -71,6 +72,12 @@ def test_a_sampler_by_its_name(site, tmp_path):
     assert '"sampler": "sa_solver"' in run_ldmref(site, tmp_path, "info", "a.png")
     run_ldmref(site, tmp_path, "run", "--from", "a.png", "-o", "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_guidance_by_its_name(site, tmp_path):
+    prompt = ["-p", "cat", "--seed", "1", "--steps", "1"]
+    run_ldmref(site, tmp_path, "txt2img", *prompt, "--guidance", "tcfg", "-o", "a.png")
+    assert '"guidance": {"name": "tcfg"}' in run_ldmref(site, tmp_path, "info", "a.png")
 
 
 @needs_jax
