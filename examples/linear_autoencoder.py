@@ -21,8 +21,8 @@ except ImportError:
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import LdmrefError
 from ldmref.math import autoencoder_loss, principal_components, subspace_distance
-from ldmref.models.layers import linear_spec
 from ldmref.models.params import Params, init
+from ldmref.models.specs import linear_spec
 from ldmref.training.batches import Part
 from ldmref.training.loss import Loss
 from ldmref.training.recipes.schema import OptimizerConfig

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_numpy_namespace
 
+from ldmref.backends.operations import Operations
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.math.arrays import Array
 
@@ -29,7 +29,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 
 
-class Backend:
+class Backend(Operations):
     """One array library on one device in one floating-point type: the class to subclass.
 
     A subclass sets `name`, `dtypes` and `xp` and implements the thirteen abstract operations:
@@ -37,10 +37,8 @@ class Backend:
     `silu`, `gelu`, `quick_gelu`, `upsample2x` and `pad_bottom_right`. All other methods have
     defaults that it may override with something faster.
 
-    Images are arrays (n, c, h, w) and tokens (n, l, d), whatever their order in memory. Every
-    operation takes and returns arrays of this backend on its device, returns the dtype of its first
-    argument, does not modify its arguments and accepts non-contiguous views. Sums should be
-    accumulated in float32 at least. Parameters are in `dtype`; sampler states are in `state_dtype`.
+    `Operations` says what all of them share. Parameters are in `dtype`; sampler states are in
+    `state_dtype`.
 
     `ldmref.testing.assert_conforms` compares each operation with the float64 NumPy reference.
 
@@ -54,8 +52,9 @@ class Backend:
         BackendUnavailable: The library or the device is missing (raised by `set_up`).
 
     Attributes:
-        xp: The array-API namespace of the arrays, such as `array_api_compat.numpy`.
         compiles: Whether `compile` traces the network.
+        observes_layers: Whether `call_layer` looks at every layer. Keys and values of the text are
+            then computed in each step, as other programs do.
     """
 
     name: str = "base"
@@ -83,92 +82,9 @@ class Backend:
         """Open the device; called by the constructor after it has checked the arguments."""
 
     compiles = False
-    xp: Any
+    observes_layers = False
 
-    # -- required -------------------------------------------------------------------------------
-
-    @abstractmethod
-    def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """Convert an array or list: floats to `dtype` (None: the backend's), integers to int64."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def to_numpy(self, x: Array) -> np.ndarray:
-        """Convert to a NumPy array on the host (bfloat16 to float32)."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """Compute x @ weight.T + bias; x: (..., i), weight: (o, i), bias: (o,) -> (..., o)."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def conv2d(
-        self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
-    ) -> Array:
-        """Cross-correlate x (n, i, h, w) with weight (o, i, k, k), add bias (o,).
-
-        Returns (n, o, h', w') with h' = (h + 2 padding - k) // stride + 1; padding adds zeros.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
-        """Normalise each group of channels to mean 0 and (biased) variance 1; x: (n, c, h, w).
-
-        The result is multiplied by weight (c,), and bias (c,) is added; `eps` is added to the
-        variance.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
-        """Normalise the last axis to mean 0 and (biased) variance 1; x: (..., d).
-
-        The result is multiplied by weight (d,), and bias (d,) is added; `eps` is added to the
-        variance.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        """Compute softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
-
-        With `causal`, query i only attends to keys 0 to i.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def embedding(self, table: Array, ids: Array) -> Array:
-        """Look up the rows of `table` (v, d) at integer `ids` (n, l) -> (n, l, d)."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def silu(self, x: Array) -> Array:
-        """Compute x * sigmoid(x)."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def gelu(self, x: Array) -> Array:
-        """Compute x * Phi(x), GELU with the error function (not the tanh approximation)."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def quick_gelu(self, x: Array) -> Array:
-        """Compute x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def upsample2x(self, x: Array) -> Array:
-        """Repeat every pixel in both directions; (n, c, h, w) -> (n, c, 2h, 2w)."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def pad_bottom_right(self, x: Array) -> Array:
-        """Append one row and one column of zeros; (n, c, h, w) -> (n, c, h+1, w+1)."""
-        raise NotImplementedError
-
-    # -- optional: compositions to fuse, weights to prepare ---------------------------------------
+    # -- arrays ------------------------------------------------------------------------------------
 
     def weight(self, x: Array) -> Array:
         """Convert a parameter as `asarray` does, in the memory format of this backend's kernels."""
@@ -182,18 +98,6 @@ class Backend:
             pixels: Number of pixels in a batch at the parameter's layer.
         """
         return math.prod(shape) * ITEM_SIZES[self.dtype]
-
-    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """Compute a * gelu(gate), [a, gate] = linear(x); weight: (2 o, i) -> (..., o)."""
-        halves = self.xp.reshape(self.linear(x, weight, bias), (*x.shape[:-1], 2, -1))
-        a, gate = self.xp.unstack(halves, axis=-2)  # a slice's gradient is padded
-        return a * self.gelu(gate)
-
-    def group_norm_silu(
-        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
-    ) -> Array:
-        """Compute silu(group_norm(x))."""
-        return self.silu(self.group_norm(x, weight, bias, groups, eps))
 
     def cast(self, x: Array, dtype: str) -> Array:
         """Convert one of this backend's arrays to another floating-point dtype."""
@@ -240,6 +144,30 @@ class Backend:
         return missing if hasattr(self, "xp") else ["xp", *missing]
 
     # -- execution --------------------------------------------------------------------------------
+
+    def call_layer(
+        self, function: Callable, p: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+    ) -> Array:
+        """Call `function(ops, p, *args, **kwargs)`, a layer made of several operations.
+
+        Backends that observe layers override it (`ldmref.backends.named`).
+
+        Args:
+            function: One of the functions of `ldmref.models` that are marked with `@layer`.
+            p: The layer's parameters, a part of a network's tree.
+            args: Positional arguments, the first of which is the layer's input.
+            kwargs: Arguments by name.
+        """
+        return function(self, p, *args, **kwargs)
+
+    def call_function(self, name: str, function: Callable, *args: Any) -> Array:
+        """Call `function(*args)`, a part of a network without operations, which gets a name.
+
+        >>> from ldmref.backends import get_backend
+        >>> get_backend("numpy").call_function("time_proj", lambda t: t / 1000.0, 500.0)
+        0.5
+        """
+        return function(*args)
 
     def inference(self) -> AbstractContextManager:
         """Return a context in which gradients are not recorded."""

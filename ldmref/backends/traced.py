@@ -90,7 +90,8 @@ class TracedBackend(Backend):
         self.layer_of = layer_of or {}
         for attribute in dir(inner):  # delegate everything that is not recorded
             derived = isinstance(getattr(Backend, attribute, None), property)
-            if not (attribute.startswith("_") or attribute in OPERATIONS or derived):
+            own = attribute in (*OPERATIONS, "call_layer", "call_function") or derived
+            if not (attribute.startswith("_") or own):
                 setattr(self, attribute, getattr(inner, attribute))
         self.compile = super().compile  # a compiled function would bypass the records
         self.compiles = False

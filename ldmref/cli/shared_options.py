@@ -37,7 +37,7 @@ BACKEND = (
     option(
         "--backend",
         metavar="NAME",
-        help="Library that computes: numpy, torch, cupy or a plug-in; see ldmref backends. "
+        help="Library that computes: numpy, torch, onnx, openvino, cupy or a plug-in; see ldmref backends. "
         "Default: numpy.",
     ),
     option("--device", metavar="NAME", help="Device: cpu, cuda:0, ... Default: the backend's."),

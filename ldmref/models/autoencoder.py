@@ -17,6 +17,7 @@ from ldmref.math.activations import sigmoid
 from ldmref.math.arrays import Array
 from ldmref.math.quantize import nearest_code
 from ldmref.models import layers as nn
+from ldmref.models import specs
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, Spec, numbered
 
@@ -35,41 +36,42 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
 
     def block(c_in: int, c_out: int, n: int, attention: bool, resample: str | None) -> Spec:
         widths = pairwise([c_in] + [c_out] * n)
-        spec: Spec = {"resnets": numbered(nn.resnet_block_spec(*width, None) for width in widths)}
+        resnets = [specs.resnet_block_spec(*width, None) for width in widths]
+        spec: Spec = {"resnets": numbered(resnets)}
         if attention:
-            spec["attentions"] = numbered([nn.attention_block_spec(c_out)] * n)
+            spec["attentions"] = numbered([specs.attention_block_spec(c_out)] * n)
         if resample:
-            spec[resample] = {"0": {"conv": nn.conv_spec(c_out, c_out)}}
+            spec[resample] = {"0": {"conv": specs.conv_spec(c_out, c_out)}}
         return spec
 
-    mid: Spec = {"resnets": numbered([nn.resnet_block_spec(c, c, None)] * 2)}
+    mid: Spec = {"resnets": numbered([specs.resnet_block_spec(c, c, None)] * 2)}
     if config.mid_block_add_attention:
-        mid["attentions"] = {"0": nn.attention_block_spec(c)}
+        mid["attentions"] = {"0": specs.attention_block_spec(c)}
     spec: Spec = {}
     if config.codebook_size:
         spec["quantize"] = {"embedding": {"weight": (config.codebook_size, z)}}
     return spec | {
         "encoder": {
-            "conv_in": nn.conv_spec(config.in_channels, channels[0]),
+            "conv_in": specs.conv_spec(config.in_channels, channels[0]),
             "down_blocks": numbered(
                 block(*width, layers, attention[i], "downsamplers" if i < last else None)
                 for i, width in enumerate(pairwise((channels[0], *channels)))
             ),
             "mid_block": mid,
-            "conv_norm_out": nn.norm_spec(c),
-            "conv_out": nn.conv_spec(c, moments),
+            "conv_norm_out": specs.norm_spec(c),
+            "conv_out": specs.conv_spec(c, moments),
         },
-        "quant_conv": nn.conv_spec(moments, moments, 1),
-        "post_quant_conv": nn.conv_spec(z, z, 1),
+        "quant_conv": specs.conv_spec(moments, moments, 1),
+        "post_quant_conv": specs.conv_spec(z, z, 1),
         "decoder": {
-            "conv_in": nn.conv_spec(z, c),
+            "conv_in": specs.conv_spec(z, c),
             "mid_block": mid,
             "up_blocks": numbered(
                 block(*width, layers + 1, attention[last - i], "upsamplers" if i < last else None)
                 for i, width in enumerate(pairwise((c, *channels[::-1])))
             ),
-            "conv_norm_out": nn.norm_spec(channels[0]),
-            "conv_out": nn.conv_spec(channels[0], config.out_channels),
+            "conv_norm_out": specs.norm_spec(channels[0]),
+            "conv_out": specs.conv_spec(channels[0], config.out_channels),
         },
     }
 

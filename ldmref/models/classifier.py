@@ -12,6 +12,7 @@ from ldmref.backends.base import Backend
 from ldmref.declare import Length
 from ldmref.math.arrays import Array
 from ldmref.models import layers as nn
+from ldmref.models import specs
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.params import Params, Spec
 from ldmref.models.unet import embed_timestep, run_encoder, unet_spec
@@ -51,8 +52,8 @@ def classifier_spec(config: ClassifierConfig) -> Spec:
     """Return the shapes of every parameter of the classifier."""
     spec = unet_spec(config.unet)
     width = config.block_out_channels[-1]
-    head: Spec = {"norm": nn.norm_spec(width)}
-    head["linear"] = nn.linear_spec(width, len(config.class_names))
+    head: Spec = {"norm": specs.norm_spec(width)}
+    head["linear"] = specs.linear_spec(width, len(config.class_names))
     return {name: spec[name] for name in HALF} | {"head": head}
 
 

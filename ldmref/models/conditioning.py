@@ -68,9 +68,10 @@ def convert_conditioning(
 def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
     """Return a conditioning for many steps, with a `CachedContext`.
 
-    Compiled networks do not accept one, so their conditioning is returned unchanged.
+    Compiled networks do not accept one, and a backend that observes layers would see only the first
+    step, so their conditioning is returned unchanged.
     """
-    if conditioning.context is None or ops.compiles:
+    if conditioning.context is None or ops.compiles or ops.observes_layers:
         return conditioning
     return conditioning._replace(context=CachedContext(get_hidden_states(conditioning.context)))
 

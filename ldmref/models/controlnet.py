@@ -17,8 +17,9 @@ from ldmref.math.arrays import Array
 from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.conditioning import CachedContext, Conditioning, convert_conditioning
 from ldmref.models.config import UNetConfig, Width, Widths
-from ldmref.models.layers import conv2d, conv_spec
+from ldmref.models.layers import conv2d
 from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
+from ldmref.models.specs import conv_spec
 from ldmref.models.unet import Residuals, embed_timestep, run_encoder, unet_spec
 
 DECODER_HALF = ("up_blocks", "conv_norm_out", "conv_out")

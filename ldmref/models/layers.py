@@ -1,4 +1,4 @@
-"""The layers shared by the networks, and the shapes of their parameters.
+"""The layers shared by the networks; `specs.py` has the shapes of their parameters.
 
 Every layer is a plain function of `(ops, p, ...)`: the backend, its own parameters, its input.
 Parameter names are those of diffusers. Shapes: n batch, c channels, h and w latent height and
@@ -8,89 +8,30 @@ width, l tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext
-from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.params import Params
 
-# -- shapes ---------------------------------------------------------------------------------------
-
-
-def linear_spec(d_in: int, d_out: int, bias: bool = True) -> Spec:
-    """Return the shapes: weight (d_out, d_in), bias (d_out,)."""
-    spec: Spec = {"weight": (d_out, d_in)}
-    return spec | {"bias": (d_out,)} if bias else spec
+P = ParamSpec("P")
 
 
-def conv_spec(c_in: int, c_out: int, kernel: int = 3) -> Spec:
-    """Return the shapes: weight (c_out, c_in, k, k), bias (c_out,)."""
-    return {"weight": (c_out, c_in, kernel, kernel), "bias": (c_out,)}
+def layer(
+    function: Callable[Concatenate[Backend, Params, P], Array],
+) -> Callable[Concatenate[Backend, Params, P], Array]:
+    """Mark a function `(ops, p, x, ...) -> y` as a layer, called through `Backend.call_layer`.
 
-
-def norm_spec(c: int) -> Spec:
-    """Return the shapes: weight (c,), bias (c,)."""
-    return {"weight": (c,), "bias": (c,)}
-
-
-def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None, scale_shift: bool = False) -> Spec:
-    """Return the shapes of norm1, conv1, norm2, conv2 and, if needed, two more layers.
-
-    These are time_emb_proj with `d_emb` and conv_shortcut if c_in != c_out. With `scale_shift`,
-    time_emb_proj returns the scale and then the shift of norm2.
+    Its name is the path of `p` in the tree of parameters, which is the module's path in diffusers.
     """
-    spec: Spec = {
-        "norm1": norm_spec(c_in),
-        "conv1": conv_spec(c_in, c_out),
-        "norm2": norm_spec(c_out),
-        "conv2": conv_spec(c_out, c_out),
-    }
-    if d_emb is not None:
-        spec["time_emb_proj"] = linear_spec(d_emb, 2 * c_out if scale_shift else c_out)
-    if c_in != c_out:
-        spec["conv_shortcut"] = conv_spec(c_in, c_out, 1)
-    return spec
 
+    @wraps(function)
+    def call(ops: Backend, p: Params, *args: Any, **kwargs: Any) -> Array:
+        return ops.call_layer(function, p, args, kwargs)
 
-def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> Spec:
-    """Return the shapes of to_q, to_k, to_v and to_out.0."""
-    d_context = d_context or d
-    return {
-        "to_q": linear_spec(d, d, bias),
-        "to_k": linear_spec(d_context, d, bias),
-        "to_v": linear_spec(d_context, d, bias),
-        "to_out": {"0": linear_spec(d, d)},
-    }
-
-
-def attention_block_spec(c: int) -> Spec:
-    """Return the shapes of group_norm, to_q, to_k, to_v and to_out.0, with biases."""
-    return {"group_norm": norm_spec(c)} | attention_spec(c, bias=True)
-
-
-def transformer_spec(c: int, d_context: int, layers: int, linear_projection: bool) -> Spec:
-    """Return the shapes of a spatial transformer.
-
-    Its parts are norm, proj_in, transformer_blocks and proj_out.
-    """
-    projection = linear_spec(c, c) if linear_projection else conv_spec(c, c, 1)
-    block = {
-        "norm1": norm_spec(c),
-        "attn1": attention_spec(c),
-        "norm2": norm_spec(c),
-        "attn2": attention_spec(c, d_context),
-        "norm3": norm_spec(c),
-        "ff": {"net": {"0": {"proj": linear_spec(c, 8 * c)}, "2": linear_spec(4 * c, c)}},
-    }
-    return {
-        "norm": norm_spec(c),
-        "proj_in": projection,
-        "transformer_blocks": numbered([block] * layers),
-        "proj_out": projection,
-    }
-
-
-# -- layers ---------------------------------------------------------------------------------------
+    return call
 
 
 def linear(ops: Backend, p: Params, x: Array) -> Array:
@@ -118,6 +59,7 @@ def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
     return ops.layer_norm(x, p.weight, p.bias, eps)
 
 
+@layer
 def resnet_block(
     ops: Backend,
     p: Params,
@@ -147,7 +89,7 @@ def resnet_block(
             h = group_norm(ops, p.norm2, h, groups, eps)
             h = ops.silu(h * (1.0 + time[:, :c]) + time[:, c:])
     h = conv2d(ops, p.conv2, h)
-    return h + (conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x)
+    return ops.add(conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x, h)
 
 
 def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
@@ -170,6 +112,7 @@ def merge_heads(ops: Backend, x: Array) -> Array:
     return ops.xp.reshape(ops.xp.permute_dims(x, (0, 2, 1, 3)), (n, length, heads * d))
 
 
+@layer
 def attention(
     ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
 ) -> Array:
@@ -189,6 +132,7 @@ def attention(
     return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
 
 
+@layer
 def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
     """Apply self-attention to x, (n, l, d), with the identity as its map: tokens see themselves.
 
@@ -197,6 +141,7 @@ def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
     return linear(ops, p.to_out["0"], linear(ops, p.to_v, x))
 
 
+@layer
 def self_attention(
     ops: Backend, p: Params, x: Array, num_heads: int, causal: bool = False
 ) -> Array:
@@ -206,6 +151,7 @@ def self_attention(
     return linear(ops, p.out_proj, merge_heads(ops, ops.attention(q, k, v, causal=causal)))
 
 
+@layer
 def attention_block(
     ops: Backend,
     p: Params,
@@ -226,14 +172,28 @@ def attention_block(
         tokens = identity_attention(ops, p, tokens)
     else:
         tokens = attention(ops, p, tokens, tokens, num_heads)
-    return x + ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w))
+    return ops.add(x, ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w)))
 
 
+@layer
+def geglu(ops: Backend, p: Params, x: Array) -> Array:
+    """Compute a * gelu(gate) with [a, gate] = W x + b; x: (n, l, d) -> (n, l, d_mlp)."""
+    return ops.geglu(x, p.proj.weight, p.proj.bias)
+
+
+@layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
-    """Apply GEGLU: a * gelu(gate) with [a, gate] = W x; x: (n, l, d) -> (n, l, d)."""
-    return linear(ops, p.net["2"], ops.geglu(x, p.net["0"].proj.weight, p.net["0"].proj.bias))
+    """Apply GEGLU and a linear layer; x: (n, l, d) -> (n, l, d)."""
+    return linear(ops, p.net["2"], geglu(ops, p.net["0"], x))
 
 
+@layer
+def mlp(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply linear_1, SiLU and linear_2; x: (n, d_in) -> (n, d_out)."""
+    return linear(ops, p.linear_2, ops.silu(linear(ops, p.linear_1, x)))
+
+
+@layer
 def transformer_block(
     ops: Backend,
     p: Params,
@@ -249,13 +209,14 @@ def transformer_block(
     """
     h = layer_norm(ops, p.norm1, x)
     if identity:
-        x = x + identity_attention(ops, p.attn1, h)
+        x = ops.add(x, identity_attention(ops, p.attn1, h))
     else:
-        x = x + attention(ops, p.attn1, h, h, num_heads)
-    x = x + attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads)
-    return x + feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x))
+        x = ops.add(x, attention(ops, p.attn1, h, h, num_heads))
+    x = ops.add(x, attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads))
+    return ops.add(x, feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x)))
 
 
+@layer
 def spatial_transformer(
     ops: Backend,
     p: Params,
@@ -283,4 +244,4 @@ def spatial_transformer(
     if as_linear:
         y = linear(ops, p.proj_out, y)
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1)), (n, c, h, w))
-    return x + (y if as_linear else conv2d(ops, p.proj_out, y))
+    return ops.add(x, y if as_linear else conv2d(ops, p.proj_out, y))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
-from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
+from ldmref.models.layers import layer, layer_norm, linear, self_attention
 from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.specs import linear_spec, norm_spec
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:
@@ -21,7 +22,7 @@ def ldmbert_spec(config: TextConfig) -> Spec:
     d = config.hidden_size
     heads = config.num_attention_heads
     inner = heads * (config.head_dim or d // heads)
-    layer = {
+    block = {
         "self_attn": {name: linear_spec(d, inner, False) for name in ("q_proj", "k_proj", "v_proj")}
         | {"out_proj": linear_spec(inner, d)},
         "self_attn_layer_norm": norm_spec(d),
@@ -33,7 +34,7 @@ def ldmbert_spec(config: TextConfig) -> Spec:
         "model": {
             "embed_tokens": {"weight": (config.vocab_size, d)},
             "embed_positions": {"weight": (config.max_position_embeddings, d)},
-            "layers": numbered([layer] * config.num_hidden_layers),
+            "layers": numbered([block] * config.num_hidden_layers),
             "layer_norm": norm_spec(d),
         }
     }
@@ -45,12 +46,17 @@ def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int =
     Padding is not masked. `skip` is the number of final layers to leave out.
     """
     m = p.model
-    eps = config.layer_norm_eps
     x = ops.embedding(m.embed_tokens.weight, ids) + m.embed_positions.weight[: ids.shape[1]]
     layers = m.layers.items_in_order()
-    for layer in layers[: len(layers) - skip]:
-        h = layer_norm(ops, layer.self_attn_layer_norm, x, eps)
-        x = x + self_attention(ops, layer.self_attn, h, config.num_attention_heads)
-        h = layer_norm(ops, layer.final_layer_norm, x, eps)
-        x = x + linear(ops, layer.fc2, ops.gelu(linear(ops, layer.fc1, h)))
-    return layer_norm(ops, m.layer_norm, x, eps)
+    for block in layers[: len(layers) - skip]:
+        x = ldmbert_layer(ops, block, x, config)
+    return layer_norm(ops, m.layer_norm, x, config.layer_norm_eps)
+
+
+@layer
+def ldmbert_layer(ops: Backend, p: Params, x: Array, config: TextConfig) -> Array:
+    """Apply self-attention and an MLP, both pre-norm and residual; x: (n, l, d) -> the same."""
+    h = layer_norm(ops, p.self_attn_layer_norm, x, config.layer_norm_eps)
+    x = ops.add(x, self_attention(ops, p.self_attn, h, config.num_attention_heads))
+    h = layer_norm(ops, p.final_layer_norm, x, config.layer_norm_eps)
+    return ops.add(x, linear(ops, p.fc2, ops.gelu(linear(ops, p.fc1, h))))

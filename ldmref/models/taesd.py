@@ -18,8 +18,9 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import LayersPerLevel, Width
-from ldmref.models.layers import conv2d, conv_spec
+from ldmref.models.layers import conv2d
 from ldmref.models.params import Params, Spec, tree_map
+from ldmref.models.specs import conv_spec
 from ldmref.models.tiling import decode_tiled
 
 LATENT_BOUND = 3.0  # the decoder soft-clips latents to (-3, 3)

@@ -13,9 +13,15 @@ from array_api_compat import device
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TEXT_ENCODERS, TextConfig
-from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
+from ldmref.models.layers import (
+    layer,
+    layer_norm,
+    linear,
+    self_attention,
+)
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.specs import linear_spec, norm_spec
 from ldmref.prompts.tokenizer import Tokens
 from ldmref.prompts.weights import emphasize
 
@@ -45,7 +51,7 @@ def text_spec(config: TextConfig) -> Spec:
         return ldmbert_spec(config)
     d_mlp = config.intermediate_size
     projections = ("q_proj", "k_proj", "v_proj", "out_proj")
-    layer: Spec = {
+    block: Spec = {
         "self_attn": {name: linear_spec(d, d) for name in projections},
         "layer_norm1": norm_spec(d),
         "mlp": {"fc1": linear_spec(d, d_mlp), "fc2": linear_spec(d_mlp, d)},
@@ -59,7 +65,7 @@ def text_spec(config: TextConfig) -> Spec:
             "token_embedding": {"weight": (config.vocab_size, d)},
             "position_embedding": {"weight": (config.max_position_embeddings, d)},
         },
-        "encoder": {"layers": numbered([layer] * config.num_hidden_layers)},
+        "encoder": {"layers": numbered([block] * config.num_hidden_layers)},
         "final_layer_norm": norm_spec(d),
     }
     return spec
@@ -136,25 +142,43 @@ def encode_tokens(
     return EncodedText(joined, pooled, tokens[0])
 
 
+@layer
+def embed_tokens(ops: Backend, p: Params, ids: Array) -> Array:
+    """Add the embeddings of tokens and positions; ids: (n, l) -> (n, l, d)."""
+    x = ops.embedding(p.token_embedding.weight, ids)
+    return x + p.position_embedding.weight[: ids.shape[1]]
+
+
+@layer
+def encoder_layer(ops: Backend, p: Params, x: Array, config: TextConfig) -> Array:
+    """Apply causal self-attention and an MLP, both pre-norm and residual; x: (n, l, d) -> same."""
+    h = layer_norm(ops, p.layer_norm1, x, config.layer_norm_eps)
+    x = ops.add(x, self_attention(ops, p.self_attn, h, config.num_attention_heads, causal=True))
+    h = layer_norm(ops, p.layer_norm2, x, config.layer_norm_eps)
+    return ops.add(x, clip_mlp(ops, p.mlp, h, config.hidden_act))
+
+
+@layer
+def clip_mlp(ops: Backend, p: Params, x: Array, activation: str) -> Array:
+    """Apply fc1, the activation ("gelu" or "quick_gelu") and fc2; x: (n, l, d) -> the same."""
+    h = linear(ops, p.fc1, x)
+    return linear(ops, p.fc2, ops.gelu(h) if activation == "gelu" else ops.quick_gelu(h))
+
+
 def _hidden_and_last(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int, pool: bool
 ) -> tuple[Array, Array]:
     """Compute the U-Net's context and, with `pool`, the states after all layers and the norm."""
     m = p.text_model
     eps = config.layer_norm_eps
-    act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu
-    x = ops.embedding(m.embeddings.token_embedding.weight, ids)
-    x = x + m.embeddings.position_embedding.weight[: ids.shape[1]]
+    x = embed_tokens(ops, m.embeddings, ids)
     layers = m.encoder.layers.items_in_order()
     used = len(layers) - skip
     hidden = None
-    for i, layer in enumerate(layers if pool else layers[:used]):
+    for i, p_layer in enumerate(layers if pool else layers[:used]):
         if i == used:
             hidden = x
-        h = layer_norm(ops, layer.layer_norm1, x, eps)
-        x = x + self_attention(ops, layer.self_attn, h, config.num_attention_heads, causal=True)
-        h = layer_norm(ops, layer.layer_norm2, x, eps)
-        x = x + linear(ops, layer.mlp.fc2, act(linear(ops, layer.mlp.fc1, h)))
+        x = encoder_layer(ops, p_layer, x, config)
     hidden = x if hidden is None else hidden
     if config.final_norm:
         hidden = layer_norm(ops, m.final_layer_norm, hidden, eps)

@@ -12,6 +12,7 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models import layers as nn
+from ldmref.models import specs
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.config import UNetConfig
 from ldmref.models.params import Params, Spec, numbered
@@ -26,15 +27,15 @@ def unet_spec(config: UNetConfig) -> Spec:
     scale_shift = config.resnet_time_scale_shift == "scale_shift"
 
     def res(c_in: int, c_out: int) -> Spec:
-        return nn.resnet_block_spec(c_in, c_out, d_emb, scale_shift)
+        return specs.resnet_block_spec(c_in, c_out, d_emb, scale_shift)
 
     def attention(level: int) -> Spec:
         if config.attention == "self":
-            return nn.attention_block_spec(channels[level])
+            return specs.attention_block_spec(channels[level])
         depth = config.transformer_layers_per_block[level]
         width = config.cross_attention_dim
         linear_projection = config.use_linear_projection
-        return nn.transformer_spec(channels[level], width, depth, linear_projection)
+        return specs.transformer_spec(channels[level], width, depth, linear_projection)
 
     def block(widths: list[tuple[int, int]], level: int, resample: str | None) -> Spec:
         c = channels[level]
@@ -42,13 +43,13 @@ def unet_spec(config: UNetConfig) -> Spec:
         if config.attention_levels[level]:
             spec["attentions"] = numbered([attention(level)] * len(widths))
         if resample:
-            layer: Spec = res(c, c) if config.resnet_updown else {"conv": nn.conv_spec(c, c)}
+            layer: Spec = res(c, c) if config.resnet_updown else {"conv": specs.conv_spec(c, c)}
             spec[resample] = {"0": layer}
         return spec
 
     def mlp(d_in: int) -> Spec:
-        linear_1 = nn.linear_spec(d_in, d_emb)
-        linear_2 = nn.linear_spec(d_emb, d_emb)
+        linear_1 = specs.linear_spec(d_in, d_emb)
+        linear_2 = specs.linear_spec(d_emb, d_emb)
         return {"linear_1": linear_1, "linear_2": linear_2}
 
     down = []
@@ -66,11 +67,11 @@ def unet_spec(config: UNetConfig) -> Spec:
     c = channels[-1]
     spec: Spec = {}
     if config.class_embed_type:
-        spec["class_embedding"] = nn.linear_spec(config.cross_attention_dim, d_emb)
+        spec["class_embedding"] = specs.linear_spec(config.cross_attention_dim, d_emb)
     if config.addition_embed_type:
         spec["add_embedding"] = mlp(config.projection_class_embeddings_input_dim)
     return spec | {
-        "conv_in": nn.conv_spec(config.in_channels, channels[0]),
+        "conv_in": specs.conv_spec(config.in_channels, channels[0]),
         "time_embedding": mlp(channels[0]),
         "down_blocks": numbered(down),
         "mid_block": {
@@ -78,8 +79,8 @@ def unet_spec(config: UNetConfig) -> Spec:
             "attentions": {"0": attention(-1)},
         },
         "up_blocks": numbered(up),
-        "conv_norm_out": nn.norm_spec(channels[0]),
-        "conv_out": nn.conv_spec(channels[0], config.out_channels),
+        "conv_norm_out": specs.norm_spec(channels[0]),
+        "conv_out": specs.conv_spec(channels[0], config.out_channels),
     }
 
 
@@ -170,19 +171,19 @@ def embed_timestep(
     """Embed timesteps, pooled text and sizes for the residual blocks; (n, d), dtype of x."""
     if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
         t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
-    emb = timestep_embedding(t, config.block_out_channels[0])
-    emb = nn.linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
-    emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))
+    emb = ops.call_function("time_proj", timestep_embedding, t, config.block_out_channels[0])
+    emb = nn.mlp(ops, p.time_embedding, ops.xp.astype(emb, x.dtype))
     if config.class_embed_type and context is not None:
         # the last token of a causal encoder attends to the whole prompt
-        emb = emb + nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1])
+        emb = ops.add(emb, nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1]))
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
-        size_emb = timestep_embedding(flat, config.addition_time_embed_dim)
+        width = config.addition_time_embed_dim
+        size_emb = ops.call_function("add_time_proj", timestep_embedding, flat, width)
         size_emb = ops.xp.astype(ops.xp.reshape(size_emb, (x.shape[0], -1)), x.dtype)
-        extra = nn.linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, size_emb], axis=1))
-        emb = emb + nn.linear(ops, p.add_embedding.linear_2, ops.silu(extra))
+        extra = ops.xp.concat([pooled, size_emb], axis=1)
+        emb = ops.add(emb, nn.mlp(ops, p.add_embedding, extra))
     return emb
 
 

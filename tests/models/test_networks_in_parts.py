@@ -11,7 +11,7 @@ import pytest
 import ldmref
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
-from ldmref.models import autoencoder, layers, rescaler, taesd
+from ldmref.models import autoencoder, layers, rescaler, specs, taesd
 from ldmref.models.conditioning import CachedContext, Conditioning, add_cache, join
 from ldmref.models.config import AutoencoderConfig, UNetConfig
 from ldmref.models.controlnet import (
@@ -149,7 +149,7 @@ def test_compiled_networks_take_arrays(monkeypatch):
 
 def test_scale_and_shift_of_a_residual_block():
     """Time scales by one plus its first half of channels and shifts by the second."""
-    spec = layers.resnet_block_spec(4, 6, 8, scale_shift=True)
+    spec = specs.resnet_block_spec(4, 6, 8, scale_shift=True)
     assert spec["time_emb_proj"] == {"weight": (12, 8), "bias": (12,)}
     assert spec["conv_shortcut"]["weight"] == (6, 4, 1, 1)
     p = random_params(spec)
@@ -164,17 +164,17 @@ def test_scale_and_shift_of_a_residual_block():
 
 
 def test_shapes_of_layers():
-    assert layers.linear_spec(3, 5) == {"weight": (5, 3), "bias": (5,)}
-    assert layers.linear_spec(3, 5, bias=False) == {"weight": (5, 3)}
-    assert layers.conv_spec(3, 5)["weight"] == (5, 3, 3, 3)
-    plain = layers.attention_spec(8, 6)
+    assert specs.linear_spec(3, 5) == {"weight": (5, 3), "bias": (5,)}
+    assert specs.linear_spec(3, 5, bias=False) == {"weight": (5, 3)}
+    assert specs.conv_spec(3, 5)["weight"] == (5, 3, 3, 3)
+    plain = specs.attention_spec(8, 6)
     assert plain["to_k"] == plain["to_v"] == {"weight": (8, 6)} and plain["to_q"] == {
         "weight": (8, 8)
     }
     assert plain["to_out"] == {"0": {"weight": (8, 8), "bias": (8,)}}
-    assert layers.attention_block_spec(8)["to_k"] == {"weight": (8, 8), "bias": (8,)}
-    assert "conv_shortcut" not in layers.resnet_block_spec(4, 4, None)
-    assert "time_emb_proj" not in layers.resnet_block_spec(4, 4, None)
+    assert specs.attention_block_spec(8)["to_k"] == {"weight": (8, 8), "bias": (8,)}
+    assert "conv_shortcut" not in specs.resnet_block_spec(4, 4, None)
+    assert "time_emb_proj" not in specs.resnet_block_spec(4, 4, None)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -373,9 +373,9 @@ def test_self_attention_in_place_of_prompts():
         resnet_updown=True,
     )
     spec = unet_spec(config)
-    assert spec["mid_block"]["attentions"]["0"] == layers.attention_block_spec(16)
+    assert spec["mid_block"]["attentions"]["0"] == specs.attention_block_spec(16)
     assert "attentions" not in spec["down_blocks"]["0"] and "class_embedding" not in spec
-    assert spec["down_blocks"]["0"]["downsamplers"]["0"] == layers.resnet_block_spec(8, 8, 32)
+    assert spec["down_blocks"]["0"]["downsamplers"]["0"] == specs.resnet_block_spec(8, 8, 32)
     y = unet(OPS, random_params(spec), config, normal(1, 4, 4, 6), np.array([3.0]), None)
     assert y.shape == (1, 4, 4, 6)
 

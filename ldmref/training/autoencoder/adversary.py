@@ -22,6 +22,7 @@ from ldmref.math.adversarial import (
 )
 from ldmref.math.quantize import stop_gradient
 from ldmref.models import layers as nn
+from ldmref.models import specs
 from ldmref.models.params import Params, Spec, numbered, tree_map
 from ldmref.training.autoencoder.forward import Forward
 
@@ -44,12 +45,12 @@ class AdversarialTerms(NamedTuple):
 
 def discriminator_spec() -> Spec:
     """Return the shapes of 4x4 convolutions with stride 2 and norms, and of a 3x3 one to logits."""
-    convolutions = [nn.conv_spec(*width, kernel=4) for width in pairwise(WIDTHS)]
-    norms = [nn.norm_spec(c) for c in WIDTHS[1:]]
+    convolutions = [specs.conv_spec(*width, kernel=4) for width in pairwise(WIDTHS)]
+    norms = [specs.norm_spec(c) for c in WIDTHS[1:]]
     return {
         "convs": numbered(convolutions),
         "norms": numbered(norms),
-        "conv_out": nn.conv_spec(WIDTHS[-1], 1),
+        "conv_out": specs.conv_spec(WIDTHS[-1], 1),
     }
 
 

@@ -18,6 +18,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.datasets import Dataset
 from ldmref.math.variational import bernoulli_log_likelihood
 from ldmref.models import layers as nn
+from ldmref.models import specs
 from ldmref.models.params import Params, Spec, init, numbered
 from ldmref.training.batches import FULL_BATCH, Part, image_batch, step_generator
 from ldmref.training.loss import Loss
@@ -33,9 +34,9 @@ MOST_WORDS = 256  # that are predicted
 def features_spec(words: int) -> Spec:
     """Return the shapes of convolutions with norms, and of a linear layer to a logit per word."""
     return {
-        "convs": numbered([nn.conv_spec(*width) for width in pairwise(WIDTHS)]),
-        "norms": numbered([nn.norm_spec(c) for c in WIDTHS[1:]]),
-        "words": nn.linear_spec(WIDTHS[-1], words),
+        "convs": numbered([specs.conv_spec(*width) for width in pairwise(WIDTHS)]),
+        "norms": numbered([specs.norm_spec(c) for c in WIDTHS[1:]]),
+        "words": specs.linear_spec(WIDTHS[-1], words),
     }
 
 

@@ -1,0 +1,231 @@
+"""A backend that sees every layer of a network by name, and may replace what it computes.
+
+The names are the module paths of diffusers and transformers, which are the paths of parameters in
+ldmref: `down_blocks.0.resnets.0.conv1`. Operations without parameters are named after the layer
+around them and the operation: `down_blocks.0.resnets.0.silu`. A name that occurs again in one call
+of a network gets a number: `down_blocks.0.resnets.0.silu~1`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from ldmref.backends.base import Backend
+from ldmref.backends.traced import OPERATIONS
+from ldmref.math.arrays import Array
+
+NAMED_OPERATIONS = (*OPERATIONS, "add")
+PARAMETER_ARGUMENTS = ("weight", "bias", "table")
+AGAIN = "~"  # between a name and the number of its earlier occurrences in a call
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One layer, about to be computed.
+
+    Attributes:
+        name: Its name, unique in one call of a network.
+        kind: The operation ("conv2d") or the function of `ldmref.models` ("resnet_block").
+        inputs: The arrays that it takes, except for parameters. The first is called "input", the
+            others by their argument ("k", "v", "emb", "context").
+        parameters: Its parameters by name ("weight", "bias"); {} for layers of several operations.
+        attributes: All other arguments, JSON-able or not ("eps", "stride", "num_heads").
+        compute: A function that computes the layer from such inputs.
+        composite: Whether it consists of layers that are themselves visited by `compute`.
+    """
+
+    name: str
+    kind: str
+    inputs: Mapping[str, Array]
+    parameters: Mapping[str, Array] = field(repr=False)
+    attributes: Mapping[str, Any]
+    compute: Callable[[Mapping[str, Array]], Any] = field(repr=False)
+    composite: bool = False
+
+
+class NamedBackend(Backend):
+    """A backend that passes every layer to `visit`; the base class of recorders and comparisons.
+
+    Subclasses override `visit`, and `begin` and `end` if they need the boundaries of a network.
+
+    Args:
+        inner: Backend that computes.
+        decompose: Whether fused operations (`group_norm_silu`, `geglu`) are computed and seen as
+            their parts.
+    """
+
+    def __init__(self, inner: Backend, decompose: bool = True):
+        self.inner = inner
+        self.decompose = decompose
+        for attribute in dir(inner):  # delegate everything that is not observed
+            if not (attribute.startswith("_") or attribute in _OWN):
+                setattr(self, attribute, getattr(inner, attribute))
+        self.compiles = False
+        self._names: dict[int, str] = {}  # by the id of a parameter or of a part of the tree
+        self._trees: list[Mapping[str, Any]] = []  # keeps these ids alive
+        self._scope: list[str] = []
+        self._seen: Counter[str] = Counter()
+
+    observes_layers = True
+
+    def visit(self, call: LayerCall) -> Any:
+        """Compute a layer; `call.compute(call.inputs)` does it as the inner backend would."""
+        return call.compute(call.inputs)
+
+    def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Begin one run of a network, with its arguments by name; return those to use."""
+        return arrays
+
+    def end(self, network: str, output: Any) -> Any:
+        """End one run of a network; return the output to use."""
+        return output
+
+    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
+        """Return the network as a function of the remaining arguments, observed layer by layer."""
+        self.name_parameters(params)
+        signature = inspect.signature(network)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            arguments = signature.bind(self, params, *args, **kwargs).arguments
+            rest = {name: value for name, value in arguments.items() if name not in ("ops", "p")}
+            with self.observed(network.__name__):
+                rest = self.begin(network.__name__, rest)
+                return self.end(network.__name__, network(self, params, **rest))
+
+        return run
+
+    def name_parameters(self, params: Mapping[str, Any], prefix: str = "") -> None:
+        """Give the parts of a network's tree of parameters their names."""
+        self._trees.append(params)
+        _collect_names(params, prefix, self._names)
+
+    @contextmanager
+    def observed(self, network: str):
+        """Observe one call of a network: numbers of repeated names start anew."""
+        outside = self._scope, self._seen
+        self._scope, self._seen = [], Counter()
+        try:
+            yield
+        finally:
+            self._scope, self._seen = outside
+
+    def call_layer(
+        self, function: Callable, p: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Visit a layer that consists of several operations."""
+        path = self._names.get(id(p))
+        if path is None:
+            return function(self, p, *args, **kwargs)
+        names = _parameter_names(function)[2:]
+        arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
+        inputs, attributes = _split(arguments)
+        first = next(iter(inputs), "")
+        name = self._unique(path)
+
+        def compute(arrays: Mapping[str, Array]) -> Any:
+            named = {first if key == "input" else key: x for key, x in arrays.items()}
+            self._scope.append(name)
+            try:
+                return function(self, p, **{**arguments, **named})
+            finally:
+                self._scope.pop()
+
+        by_role = {"input" if key == first else key: value for key, value in inputs.items()}
+        return self.visit(
+            LayerCall(name, function.__name__, by_role, {}, attributes, compute, composite=True)
+        )
+
+    def call_function(self, name: str, function: Callable, *args: Any) -> Any:
+        """Visit a part of a network without operations."""
+        x, *rest = args
+        attributes = dict(zip(_parameter_names(function)[1:], rest, strict=False))
+
+        def compute(arrays: Mapping[str, Array]) -> Any:
+            return function(arrays["input"], *rest)
+
+        full = self._unique(".".join([*self._scope[-1:], name]))
+        return self.visit(LayerCall(full, function.__name__, {"input": x}, {}, attributes, compute))
+
+    def group_norm_silu(
+        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
+    ) -> Array:
+        """Compute silu(group_norm(x))."""
+        if self.decompose:
+            return self.silu(self.group_norm(x, weight, bias, groups, eps))
+        return self._operate("group_norm_silu", (x, weight, bias, groups, eps), {})
+
+    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """Compute a * gelu(gate), [a, gate] = linear(x)."""
+        if self.decompose:
+            return Backend.geglu(self, x, weight, bias)
+        return self._operate("geglu", (x, weight, bias), {})
+
+    def _operate(self, operation: str, args: tuple, kwargs: Mapping[str, Any]) -> Array:
+        names = _parameter_names(getattr(Backend, operation))[1:]
+        arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
+        all_arrays, attributes = _split(arguments)
+        parameters = {k: v for k, v in all_arrays.items() if k in PARAMETER_ARGUMENTS}
+        inputs = {k: v for k, v in all_arrays.items() if k not in PARAMETER_ARGUMENTS}
+        first = next(iter(inputs))
+        path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
+        if path is None:
+            path = ".".join([*self._scope[-1:], operation])
+        function = getattr(self.inner, operation)
+
+        def compute(arrays: Mapping[str, Array]) -> Array:
+            named = {first if key == "input" else key: x for key, x in arrays.items()}
+            return function(**{**arguments, **named})
+
+        by_role = {"input" if key == first else key: value for key, value in inputs.items()}
+        name = self._unique(path)
+        return self.visit(LayerCall(name, operation, by_role, parameters, attributes, compute))
+
+    def _unique(self, name: str) -> str:
+        count = self._seen[name]
+        self._seen[name] += 1
+        return f"{name}{AGAIN}{count}" if count else name
+
+
+def _observed(operation: str) -> Callable:
+    def run(self: NamedBackend, *args: Any, **kwargs: Any) -> Array:
+        return self._operate(operation, args, kwargs)
+
+    run.__name__ = operation
+    run.__doc__ = getattr(Backend, operation).__doc__
+    return run
+
+
+for _operation in NAMED_OPERATIONS:
+    if _operation not in ("group_norm_silu", "geglu"):
+        setattr(NamedBackend, _operation, _observed(_operation))
+_OWN = {
+    *(name for name in vars(NamedBackend) if not name.startswith("_")),
+    *(name for name in dir(Backend) if isinstance(getattr(Backend, name), property)),
+}
+
+
+@cache
+def _parameter_names(function: Callable) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the arrays among the arguments, and the others that are not None."""
+    arrays = {k: v for k, v in arguments.items() if hasattr(v, "shape")}
+    others = {k: v for k, v in arguments.items() if k not in arrays and v is not None}
+    return arrays, others
+
+
+def _collect_names(tree: Mapping[str, Any], name: str, names: dict[int, str]) -> None:
+    names[id(tree)] = name
+    for key, child in tree.items():
+        if isinstance(child, Mapping):
+            _collect_names(child, f"{name}.{key}" if name else key, names)
+        else:
+            names[id(child)] = name

@@ -1,0 +1,148 @@
+"""A trace in memory: entries of layers, and the tensors that they name.
+
+The name of a tensor is `CALL/LAYER/ROLE`:
+
+- CALL: one run of a network or one computation on the host, such as `unet.003` or `sampler.003`.
+- LAYER: the module path, `down_blocks.0.resnets.0.conv1`; empty for the whole call.
+- ROLE: `input`, `input.NAME`, `output` or `output.NAME`.
+
+These names are all that a trace needs; the manifest adds what they cannot say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+NAME = re.compile(r"(?P<call>[^/]+)/(?P<layer>[^/]*)/(?P<side>input|output)(\.(?P<role>[^/]+))?")
+
+
+def tensor_name(call: str, layer: str, side: str, role: str = "") -> str:
+    """Return the name of a tensor; `side` is "input" or "output".
+
+    >>> tensor_name("unet.000", "conv_in", "input", "input")
+    'unet.000/conv_in/input'
+    >>> tensor_name("unet.000", "", "input", "timestep")
+    'unet.000//input.timestep'
+    """
+    suffix = "" if role in ("", side) else f".{role}"
+    return f"{call}/{layer}/{side}{suffix}"
+
+
+@dataclass(frozen=True)
+class TraceEntry:
+    """One layer of one call.
+
+    Attributes:
+        call: The call, "unet.003".
+        layer: The layer's module path; "" for the whole call.
+        inputs: Tensor names by role: "input" for the only or first input, others by argument.
+        outputs: Tensor names by role: "output" for the only output.
+        kind: The operation or function, "conv2d" or "resnet_block"; "" if it is not known.
+        attributes: Arguments that are not arrays: "stride", "eps", "num_heads".
+    """
+
+    call: str
+    layer: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return `CALL/LAYER`."""
+        return f"{self.call}/{self.layer}"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A recorded run of some program.
+
+    Attributes:
+        tensors: Arrays by tensor name, usually read when they are used. bfloat16 is read as
+            float32.
+        entries: The layers in the order in which they were recorded.
+        manifest: Program, model, backend, dtype, request, seeds; {} if it was not recorded.
+        kinds: Stored types by tensor name as safetensors names them ("BF16", "F32"); those that are
+            missing are the arrays' own.
+        source: The file or folder, for messages.
+    """
+
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
+    entries: tuple[TraceEntry, ...] = field(repr=False)
+    manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
+    source: str = ""
+
+    @cached_property
+    def by_name(self) -> dict[tuple[str, str], TraceEntry]:
+        """Entries by call and layer."""
+        return {(entry.call, entry.layer): entry for entry in self.entries}
+
+    @property
+    def calls(self) -> list[str]:
+        """The calls, in the order of the entries."""
+        return list(dict.fromkeys(entry.call for entry in self.entries))
+
+    def of_call(self, call: str) -> Iterator[TraceEntry]:
+        """Yield the entries of a call."""
+        return (entry for entry in self.entries if entry.call == call)
+
+    def find(self, call: str, layer: str = "") -> TraceEntry | None:
+        """Return an entry, None if it was not recorded."""
+        return self.by_name.get((call, layer))
+
+    def read_inputs(self, entry: TraceEntry) -> dict[str, np.ndarray]:
+        """Return the inputs of a layer by role."""
+        return {role: self.tensors[name] for role, name in entry.inputs.items()}
+
+    def read_outputs(self, entry: TraceEntry) -> dict[str, np.ndarray]:
+        """Return the outputs of a layer by role."""
+        return {role: self.tensors[name] for role, name in entry.outputs.items()}
+
+
+def build_trace(
+    tensors: Mapping[str, np.ndarray],
+    manifest: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    source: str = "",
+) -> Trace:
+    """Build a trace from named tensors; the manifest's entries give order, kind and attributes.
+
+    Tensors with other names than `CALL/LAYER/ROLE` are left out.
+
+    >>> trace = build_trace({"unet.000/conv_in/input": np.ones(3), "unet.000/conv_in/output": 1.0})
+    >>> trace.entries[0].name, trace.entries[0].inputs
+    ('unet.000/conv_in', {'input': 'unet.000/conv_in/input'})
+    """
+    manifest = manifest or {}
+    sides: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    described = {(e["call"], e["layer"]): e for e in manifest.get("entries", ())}
+    for key in described:
+        sides[key] = {"input": {}, "output": {}}
+    for name in tensors:
+        match = NAME.fullmatch(name)
+        if match is None:
+            continue
+        key = match["call"], match["layer"]
+        roles = sides.setdefault(key, {"input": {}, "output": {}})[match["side"]]
+        roles[match["role"] or match["side"]] = name
+    entries = tuple(
+        TraceEntry(
+            *key,
+            side["input"],
+            side["output"],
+            described.get(key, {}).get("kind", ""),
+            described.get(key, {}).get("attributes", {}),
+        )
+        for key, side in sides.items()
+        if side["input"] or side["output"]
+    )
+    rest = {key: value for key, value in manifest.items() if key != "entries"}
+    return Trace(tensors, entries, rest, dict(kinds or {}), source)

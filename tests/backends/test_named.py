@@ -1,0 +1,78 @@
+"""The names of layers, and a backend that sees every one of them."""
+
+import numpy as np
+import pytest
+
+from ldmref import random_model
+from ldmref.backends.named import NamedBackend
+from ldmref.models.params import flatten
+
+
+class Collector(NamedBackend):
+    """Collects the calls of layers; `replace` gives a layer another output."""
+
+    def __init__(self, inner, replace=None, **options):
+        super().__init__(inner, **options)
+        self.calls = []
+        self.replace = replace or {}
+
+    def visit(self, call):
+        y = super().visit(call)
+        self.calls.append(call)
+        return self.replace.get(call.name, lambda value: value)(y)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model("tiny")
+
+
+def run(model, backend):
+    x = np.linspace(-1, 1, 2 * 4 * 8 * 8, dtype=np.float32).reshape(2, 4, 8, 8)
+    context = np.linspace(-1, 1, 2 * 16 * 32, dtype=np.float32).reshape(2, 16, 32)
+    return model.with_backend(backend).unet(x, np.array([5, 5]), context)
+
+
+@pytest.mark.parametrize("decompose", [True, False])
+def test_observing_changes_nothing(model, decompose):
+    y = run(model, Collector(model.backend, decompose=decompose))
+    assert np.allclose(y, run(model, model.backend), rtol=0, atol=1e-6)
+
+
+def test_every_layer_with_parameters_is_seen_once(model):
+    backend = Collector(model.backend)
+    run(model, backend)
+    names = [call.name for call in backend.calls]
+    assert len(set(names)) == len(names)
+    leaves = {name.rpartition(".")[0] for name in flatten(model.params["unet"])}
+    assert leaves <= set(names)
+    assert {"time_proj", "mid_block.resnets.0.silu~2", "mid_block.resnets.0.add"} <= set(names)
+
+
+def test_a_layer_computes_from_other_inputs(model):
+    backend = Collector(model.backend)
+    run(model, backend)
+    call = next(c for c in backend.calls if c.name == "mid_block.resnets.0")
+    assert call.composite and set(call.inputs) == {"input", "emb"}
+    x = call.inputs["input"]
+    halves = {"input": 0.5 * x, "emb": call.inputs["emb"]}
+    assert not np.allclose(call.compute(halves), call.compute(call.inputs))
+
+
+def test_what_visit_returns_is_used(model):
+    silent = Collector(model.backend, {"conv_out": lambda y: 0.0 * y})
+    assert np.all(run(model, silent) == 0.0)
+
+
+def test_text_and_autoencoder_are_named():
+    model = random_model("tiny")
+    backend = Collector(model.backend)
+    for name in ("text_encoder", "vae"):
+        backend.name_parameters(model.params[name])
+    other = model.with_backend(backend)
+    other.encode_text(["a cat"])
+    other.decode(other.encode_image(np.zeros((1, 3, 16, 16), np.float32)))
+    names = {call.name for call in backend.calls}
+    assert "text_model.encoder.layers.0.self_attn" in names
+    assert "text_model.encoder.layers.0.mlp" in names
+    assert "decoder.mid_block.attentions.0" in names
