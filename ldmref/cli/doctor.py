@@ -58,7 +58,7 @@ def doctor(as_json: bool) -> None:
         for f in findings:
             mark = {True: "ok", False: "BAD", None: "-"}[f.ok]
             advice = f"  ({f.advice})" if f.advice else ""
-            click.echo(one_line(f"{mark:4}{f.topic:18}{f.value}{advice}"))
+            click.echo(one_line(f"{mark:4}{f.topic:17} {f.value}{advice}"))
     failed = [
         f.topic for f in findings if f.topic.startswith(("self-test", "model")) and f.ok is False
     ]

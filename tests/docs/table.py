@@ -40,6 +40,9 @@ def elsewhere(test: str) -> Reason:
     return Reason("elsewhere", test)
 
 
+PLUGIN = {"": elsewhere("tests/plugins/test_example_plugins.py")}
+
+
 PAGES = {
     "README.md": Page(("examples",), torch_is_slow=True),
     "docs/backends.md": Page(settings="settings"),
@@ -198,7 +201,12 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/explore.md": {"--truth": SLOW, "explore.converged_image(": SLOW},
     "docs/grids.md": {"ldmref grid": SLOW, "make_grid": SLOW},
     "docs/mcp.md": {'"mcpServers"': elsewhere("tests/mcp/test_mcp_client.py")},
+    "docs/write-a-backend.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
+    "docs/write-a-sampler.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
     "docs/weights.md": {"model.ckpt": TORCH, "ldmref convert model.safetensors": TORCH},
+    "examples/plugins/ldmref-jax/README.md": PLUGIN,
+    "examples/plugins/ldmref-sa-sampler/README.md": PLUGIN,
+    "examples/plugins/ldmref-tangential/README.md": PLUGIN,
     "ldmref/assets/emoji/README.md": {
         "ldmref train emoji-128": HOURS,
         "ldmref finetune emoji-128": HOURS,
