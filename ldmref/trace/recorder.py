@@ -19,7 +19,7 @@ from ldmref.trace.selection import Selection
 from ldmref.trace.store import TensorStore
 
 # The function of a network -> the name of its calls, and of its arguments if they differ.
-NUMBERED = ("unet", "controlnet", "guidance", "sampler", "train")
+NUMBERED = ("unet", "controlnet", "guidance", "sampler", "jump", "train")
 CALLS: Mapping[str, str] = {
     "text_encoder_pooled": "text_encoder",
     "decode": "vae.decode",
