@@ -190,11 +190,12 @@ class Backend(Operations):
         )
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
-        """Return `network(ops, params, config, ...)` as a function of the remaining arguments.
+        """Return `network(ops, params, ...)` as a function of the remaining arguments.
 
-        It is compiled if `compiles` is set; later changes of the parameters may have no effect. The
-        function is called with `config`, a frozen dataclass, as the first argument. All other
-        arguments are arrays, tuples of arrays, or None, and may be given by name.
+        The model calls all its networks through the result, with arrays of this backend and static
+        arguments. `ldmref/backends/arguments.py` documents them and both sides' obligations, and
+        separates arrays from static arguments. The default does not compile. A backend that does
+        also sets `compiles`; its operations still work on their own.
         """
         return partial(network, self, params)
 

@@ -29,6 +29,7 @@ from ldmref.cli import (
     record,
     replay,
     serve,
+    trace,
     train,
     words,
 )
@@ -60,6 +61,7 @@ SECTIONS = {
     "Serve": ("serve", "mcp"),
     "Inspect": (
         "record",
+        "trace",
         "words",
         "info",
         "models",
@@ -187,6 +189,7 @@ MODULES = (
     serve,
     mcp,
     record,
+    trace,
 )
 for module in MODULES:
     for command in module.COMMANDS:
@@ -231,5 +234,6 @@ def find_command(argv: Sequence[str]) -> click.Command:
     default = cli.commands[DEFAULT_COMMAND]
     command = cli.commands.get(argv[0], default) if argv else default
     if isinstance(command, click.Group) and len(argv) > 1:
-        return command.commands.get(argv[1], command)
+        implied = command.commands.get(getattr(command, "default", ""), command)
+        return command.commands.get(argv[1], implied)
     return command

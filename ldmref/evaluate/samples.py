@@ -21,13 +21,13 @@ def latent_features(
 ) -> np.ndarray:
     """Return the classifier's features (n, d) float64 of clean, scaled latents (n, c, h, w)."""
     config = classifier[0]
-    params = tree_map(ops.asarray, classifier[1])
+    compute = ops.compile(classifier_features, tree_map(ops.weight, classifier[1]))
     rows = []
     with ops.inference():
         for start in range(0, len(latents), batch):
             x = ops.asarray(np.ascontiguousarray(latents[start : start + batch]))
             t = ops.asarray(np.zeros(len(x)), ops.state_dtype)
-            rows.append(ops.to_numpy(classifier_features(ops, params, config, x, t)))
+            rows.append(ops.to_numpy(compute(config, x, t)))
     return np.concatenate(rows).astype(np.float64)
 
 

@@ -131,17 +131,21 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 
 
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
-    """Replace each pixel's vector by the nearest one of the codebook; z: (n, z, h, w) -> same."""
+    """Replace each pixel's vector by the nearest one of the codebook; z: (n, z, h, w) -> same.
+
+    A graph with open sizes, where the number of pixels is not an integer, compares all at once.
+    """
     n, c, h, w = z.shape
     xp = ops.xp
     pixels = n * h * w
     rows = xp.reshape(xp.permute_dims(z, (0, 2, 3, 1)), (pixels, c))
     rows = ops.cast(rows, ops.state_dtype)
     table = ops.cast(codebook, ops.state_dtype)
-    blocks = [
-        nearest_code(rows[i : i + CODEBOOK_ROWS], table)[1] for i in range(0, pixels, CODEBOOK_ROWS)
-    ]
-    nearest = xp.astype(xp.concat(blocks, axis=0), z.dtype)
+    blocks = [rows]
+    if isinstance(pixels, int):
+        blocks = [rows[i : i + CODEBOOK_ROWS] for i in range(0, pixels, CODEBOOK_ROWS)]
+    nearest = xp.concat([nearest_code(block, table)[1] for block in blocks], axis=0)
+    nearest = xp.astype(nearest, z.dtype)
     return xp.permute_dims(xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))
 
 

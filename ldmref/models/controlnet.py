@@ -7,6 +7,7 @@ effect before training. The conditioning image is called the hint.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +15,7 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.conditioning import CachedContext, Conditioning, convert_conditioning
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.layers import conv2d
@@ -149,11 +151,20 @@ class ControlNet:
         self.name = name
         self.sha256 = sha256
         self.params = tree_map(backend.weight, params)
+        self._compiled = CompiledNetworks()
+
+    def with_backend(self, ops: Backend) -> ControlNet:
+        """Return a copy that shares all parameters, on a backend that wraps this one."""
+        other = copy.copy(self)
+        other.backend = ops
+        other._compiled = CompiledNetworks()
+        return other
 
     def encode_hint(self, hint: Array) -> Array:
         """Encode hints, (n, 3, H, W) in [0, 1]; the features do not depend on the step."""
         with self.backend.inference():
-            return encode_hint(self.backend, self.params, self.backend.own("hint", hint))
+            network = self._compiled.get(self.backend, encode_hint, self.params)
+            return network(self.backend.own("hint", hint))
 
     def residuals(
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
@@ -172,7 +183,8 @@ class ControlNet:
         hint = ops.own("hint", hint)
         states, pooled, sizes = convert_conditioning(ops, context)
         with ops.inference():
-            return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
+            network = self._compiled.get(ops, controlnet, self.params)
+            return network(self.config, x, t, states, hint, pooled, sizes)
 
     def __repr__(self) -> str:
         return f"<ControlNet {self.name!r} on {self.backend!r}>"

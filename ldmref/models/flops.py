@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.memory import find_level
-from ldmref.models.params import Spec, flatten
+from ldmref.models.params import Params, Spec, flatten
 
 PROBE_SECONDS = 0.01
 PROBE_CHANNELS = (64, 128, 256, 512, 1024)
@@ -80,17 +81,22 @@ def measure_flops_per_second(ops: Backend) -> float:
         for channels in PROBE_CHANNELS:
             x = ops.asarray(np.ones((1, channels, 32, 32), np.float32))
             weight = ops.weight(np.full((channels, channels, 3, 3), 1e-3, np.float32))
-            seconds = min(_seconds(ops, x, weight) for _ in range(3))
+            convolve = ops.compile(_convolve, Params(weight=weight))
+            seconds = min(_seconds(ops, convolve, x) for _ in range(3))
             if seconds > PROBE_SECONDS:
                 break
         _measured[ops] = 2 * 9 * channels**2 * 32 * 32 / seconds
     return _measured[ops]
 
 
-def _seconds(ops: Backend, x: np.ndarray, weight: np.ndarray) -> float:
+def _convolve(ops: Backend, p: Params, x: Array) -> Array:
+    return ops.conv2d(x, p.weight, padding=1)
+
+
+def _seconds(ops: Backend, convolve: Callable[[Array], Array], x: Array) -> float:
     with ops.inference():
         ops.synchronize()
         start = time.perf_counter()
-        ops.conv2d(x, weight, padding=1)
+        convolve(x)
         ops.synchronize()
         return max(time.perf_counter() - start, 1e-9)

@@ -45,7 +45,7 @@ class MemoryEstimate:
         return PROGRAM + fixed + max([*sizes, kept])
 
 
-def parse_bytes(size: int | str | None) -> int | None:
+def parse_bytes(size: int | str | None, name: str = "max_memory") -> int | None:
     """Parse a number of bytes, given as a number or as text such as "6GB", "512 MB" or "1.5G".
 
     Units are powers of 1000; units with an i are powers of 1024: "6GiB".
@@ -63,8 +63,9 @@ def parse_bytes(size: int | str | None) -> int | None:
     power = " kmgt".index(match[2] or " ") if match else 0
     total = int(float(match[1]) * (1024 if match[3] else 1000) ** power) if match else 0
     if total < 1:
-        message = f"max_memory must be a size such as 6GB or 6GiB, not {short_repr(size)}"
-        raise UsageError(message, code="E-MAX-MEMORY")
+        message = f"{name} must be a size such as 6GB or 6GiB, not {short_repr(size)}"
+        code = f"E-{name.upper().replace('_', '-')}"
+        raise UsageError(message, code=code)
     return total
 
 

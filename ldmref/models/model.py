@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -105,7 +104,7 @@ class LatentDiffusion(Networks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
-        return super().__getstate__() | {"_sha256": self.sha256}
+        return vars(self) | {"_sha256": self.sha256}
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.
@@ -136,8 +135,7 @@ class LatentDiffusion(Networks):
         """
         other = self.with_params({}, self.backend.differentiable())
         if self.tiny_autoencoder is not None:
-            other.tiny_autoencoder = copy.copy(self.tiny_autoencoder)
-            other.tiny_autoencoder.backend = other.backend
+            other.tiny_autoencoder = self.tiny_autoencoder.with_backend(other.backend)
         return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
@@ -178,7 +176,7 @@ class LatentDiffusion(Networks):
         weighted = options.prompt_weights != "none"
         ops = self.backend
         with ops.inference():
-            return encode_tokens(ops, configs, tokens, self._load, clip_skip, weighted)
+            return encode_tokens(ops, configs, tokens, self._compile, clip_skip, weighted)
 
     def encode_image(self, images: Array, noise: Array | None = None) -> Array:
         """Encode images as scaled latents.
@@ -213,7 +211,7 @@ class LatentDiffusion(Networks):
             return mean * scale, ops.xp.exp(0.5 * logvar) * scale
 
     def _encode(self, images: Array) -> tuple[Array, Array]:
-        return encode(self.backend, self._load("vae"), self.config.vae, images)
+        return self._compile(encode, "vae")(self.config.vae, images)
 
     def encode_segmentation(self, labels: Array) -> Array:
         """Encode segmentation maps, (n, H, W) integers, as input channels (n, k, h, w)."""
@@ -222,7 +220,7 @@ class LatentDiffusion(Networks):
         labels = ops.to_numpy(ops.own("labels", labels))
         onehot = ops.asarray((labels[:, None] == classes[:, None, None]).astype(np.float32))
         with ops.inference():
-            return rescaler(ops, self.params.cond_stage, onehot, self.config.vae.factor)
+            return self._compile(rescaler, "cond_stage")(onehot, self.config.vae.factor)
 
     def decode(self, latents: Array, tile: int | None = None) -> Array:
         """Decode scaled latents to images.
@@ -288,9 +286,10 @@ class LatentDiffusion(Networks):
         t = ops.own("t", t)
         conditioning = convert_conditioning(ops, context)
         with ops.inference():
-            network = self._compile(unet, "unet", identity_attention=identity_attention)
             control = convert_residuals(ops, control)
-            return network(self.config.unet, latents, t, *conditioning, control=control)
+            parts = tuple(identity_attention)
+            network = self._compile(unet, "unet")
+            return network(self.config.unet, latents, t, *conditioning, control, parts)
 
     def __repr__(self) -> str:
         return f"<LatentDiffusion {self.config.name!r} on {self.backend!r}>"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Self
 
 from ldmref.backends.base import Backend
 from ldmref.errors import ResourceError
 from ldmref.models.autoencoder import autoencoder_spec
+from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.memory import MemoryEstimate, estimate_memory
 from ldmref.models.params import LazyParams, Params, Spec, count
@@ -59,7 +59,7 @@ class Networks:
         self.max_memory = max_memory
         self.params = LazyParams(backend, params)
         self._offload = False  # keep only one network in memory
-        self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
+        self._compiled = CompiledNetworks()
         names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
         large = [name for name, text in names if count(text_spec(text)) >= RELEASED_PARAMETERS]
         self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
@@ -67,12 +67,8 @@ class Networks:
     def __copy__(self) -> Self:
         """Share everything except for the compiled networks."""
         other = object.__new__(type(self))
-        other.__dict__.update(vars(self), _compiled={})
+        other.__dict__.update(vars(self), _compiled=CompiledNetworks())
         return other
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled networks, which are compiled again after unpickling."""
-        return vars(self) | {"_compiled": {}}
 
     def estimate_memory(
         self, width: int, height: int, n: int = 1, tile: int | None = None
@@ -129,20 +125,9 @@ class Networks:
             leaving = self._large_text_encoders
         self.params.release(*leaving)
         for name in leaving:
-            self._compiled.pop(name, None)
+            self._compiled.forget(name)
         return self.params[network]
 
-    def _compile(self, function: Callable, network: str, **options: Any) -> Callable:
-        """Return a network with its parameters, compiled if the backend's speed asks for it.
-
-        `options` are arguments that are not arrays, which a compiled network does not take: with
-        any of them set, the network is not compiled.
-        """
-        params = self._load(network)
-        if any(options.values()):
-            return partial(function, self.backend, params, **options)
-        compiled = self._compiled.get(network)
-        if compiled is None or compiled[0] is not params or compiled[1] is not self.backend:
-            compiled = params, self.backend, self.backend.compile(function, params)
-            self._compiled[network] = compiled
-        return compiled[2]
+    def _compile(self, function: Callable, network: str) -> Callable:
+        """Return a network as a function of all arguments after its parameters."""
+        return self._compiled.get(self.backend, function, self._load(network), network)

@@ -9,13 +9,14 @@ count layers without parameters (activations, upsampling).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import LayersPerLevel, Width
 from ldmref.models.layers import conv2d
 from ldmref.models.params import Params, Spec, tree_map
@@ -128,11 +129,20 @@ class TinyAutoencoder:
         self.backend = backend
         self.config = config
         self.params = tree_map(backend.weight, params)
+        self._compiled = CompiledNetworks()
+
+    def with_backend(self, ops: Backend) -> TinyAutoencoder:
+        """Return a copy that shares all parameters, on a backend that wraps this one."""
+        other = copy.copy(self)
+        other.backend = ops
+        other._compiled = CompiledNetworks()
+        return other
 
     def encode(self, images: Array) -> Array:
         """Encode images, (n, 3, H, W) in [-1, 1], as scaled latents (n, z, h, w)."""
         with self.backend.inference():
-            return tiny_encode(self.backend, self.params, self.backend.own("images", images))
+            network = self._compiled.get(self.backend, tiny_encode, self.params)
+            return network(self.backend.own("images", images))
 
     def decode(self, latents: Array, tile: int | None = None) -> Array:
         """Decode scaled latents (n, z, h, w) to images (n, 3, H, W), approximately in [-1, 1].
@@ -141,7 +151,7 @@ class TinyAutoencoder:
         """
         ops = self.backend
         with ops.inference():
-            decode = partial(tiny_decode, ops, self.params)
+            decode = self._compiled.get(ops, tiny_decode, self.params)
             latents = ops.own("latents", latents)
             return decode_tiled(ops, decode, latents, self.config.factor, tile)
 

@@ -109,7 +109,7 @@ def encode_tokens(
     ops: Backend,
     configs: Sequence[TextConfig],
     tokens: Sequence[Tokens],
-    load: Callable[[str], Params],
+    compile_network: Callable[[Callable, str], Callable],
     clip_skip: int = 0,
     weighted: bool = False,
 ) -> EncodedText:
@@ -119,7 +119,8 @@ def encode_tokens(
         ops: The backend.
         configs: One configuration per text encoder.
         tokens: The prompts as each encoder's tokenizer splits them, in equally many chunks.
-        load: A function that returns the parameters of a network by its name.
+        compile_network: A function of a network's definition and name that returns it with its
+            parameters, as `Backend.compile` does.
         clip_skip: The number of final layers to leave out.
         weighted: Whether to scale the hidden states by the prompt weights.
     """
@@ -128,12 +129,12 @@ def encode_tokens(
     for config, part, name in zip(configs, tokens, TEXT_ENCODERS, strict=False):
         n, chunks, length = part.ids.shape
         ids = ops.asarray(part.ids.reshape(n * chunks, length))
-        params = load(name)
         if config.projection_dim:
-            hidden, pooled = text_encoder_pooled(ops, params, config, ids, clip_skip)
+            encode = compile_network(text_encoder_pooled, name)
+            hidden, pooled = encode(config, ids, clip_skip)
             pooled = pooled[::chunks]  # the first chunk's, as A1111 does
         else:
-            hidden = text_encoder(ops, params, config, ids, clip_skip)
+            hidden = compile_network(text_encoder, name)(config, ids, clip_skip)
         if weighted:
             hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
         states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))

@@ -8,9 +8,9 @@ image fits into one tile.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
-from array_api_compat import device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -58,15 +58,39 @@ def decode_tiled(
     if h <= cells and w <= cells:
         return decode(latents)
     overlap = max(1, cells // OVERLAP) * factor
-    out = None
-    for top, down in compute_ramps(h * factor, cells * factor, overlap):
-        for left, across in compute_ramps(w * factor, cells * factor, overlap):
+    vertical = compute_ramps(h * factor, cells * factor, overlap)
+    horizontal = compute_ramps(w * factor, cells * factor, overlap)
+    tiles = []
+    for top, down in vertical:
+        for left, across in horizontal:
             y = top // factor
             x = left // factor
             image = decode(latents[:, :, y : y + cells, x : x + cells])
-            image = image * ops.asarray(down[:, None] * across)
-            if out is None:
-                shape = (*image.shape[:2], h * factor, w * factor)
-                out = ops.xp.zeros(shape, dtype=image.dtype, device=device(image))
-            out[:, :, top : top + len(down), left : left + len(across)] += image
-    return out
+            tiles.append((top, left, image * ops.asarray(down[:, None] * across)))
+    rows = []
+    for top, bottom in pairwise(_find_edges(vertical)):
+        columns = [
+            _sum_tiles(tiles, top, bottom, left, right)
+            for left, right in pairwise(_find_edges(horizontal))
+        ]
+        rows.append(ops.xp.concat(columns, axis=3))
+    return ops.xp.concat(rows, axis=2)
+
+
+def _find_edges(ramps: list[tuple[int, np.ndarray]]) -> list[int]:
+    """Return the positions along an axis where a tile begins or ends."""
+    return sorted({edge for start, ramp in ramps for edge in (start, start + len(ramp))})
+
+
+def _sum_tiles(
+    tiles: list[tuple[int, int, Array]], top: int, bottom: int, left: int, right: int
+) -> Array:
+    """Sum the weighted tiles on a rectangle that no tile covers in part."""
+    total = None
+    for y, x, image in tiles:
+        height, width = image.shape[2:]
+        if y <= top and bottom <= y + height and x <= left and right <= x + width:
+            part = image[:, :, top - y : bottom - y, left - x : right - x]
+            total = part if total is None else total + part
+    assert total is not None  # tiles cover every pixel
+    return total

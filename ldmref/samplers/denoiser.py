@@ -44,6 +44,9 @@ class Evaluation(NamedTuple):
         predictions: The predicted x0 of each condition by name, in the order of the network's
             batch.
         x0: The guided prediction.
+        outputs: What the guidance combined, by name: the network's outputs, or the predicted x0 of
+            a guidance with `on_x0`.
+        guided: The result of the guidance, of the same kind.
     """
 
     x: Array
@@ -51,6 +54,8 @@ class Evaluation(NamedTuple):
     interval: Interval | None
     predictions: Mapping[str, Array]
     x0: Array
+    outputs: Mapping[str, Array]
+    guided: Array
 
 
 Observer = Callable[[Evaluation], None]
@@ -93,7 +98,7 @@ def guided_denoiser(
             clean = predictions
             if not on_x0:
                 clean = {name: to_x0(xt, y, alpha_bar) for name, y in predictions.items()}
-            observe(Evaluation(x, sigma, interval, clean, x0))
+            observe(Evaluation(x, sigma, interval, clean, x0, predictions, y))
         if not unconditional:
             return Guided(x0, None, memory)
         uncond = predictions["uncond"]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, OutputError
+from ldmref.errors import CorruptModelError, LdmrefError, OutputError
 from ldmref.files import check_input_path, parse_json, read_file, shown
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.io.tensors.writer import TensorSource, source, write_tensors
+from ldmref.io.tensors.writer import TensorSource, source, write_to
 from ldmref.trace.model import Trace, TraceEntry, build_trace
 
 FORMAT = "ldmref-trace"
 VERSION = 1
 MANIFEST = "trace.json"
+SHARED = "shared"  # the key of the names of tensors that are stored under another name
 MAX_MANIFEST = 2**28  # bytes
 CODE = "E-TRACE-FILE"
 
@@ -31,8 +35,8 @@ class TraceWriter:
 
     Args:
         folder: The folder to write; it is created.
-        manifest: The manifest, except for format, version and entries.
-        overwrite: Whether an existing trace is replaced.
+        manifest: The manifest, except for what `close` adds.
+        overwrite: Whether an existing trace is replaced. Its files are deleted, others are not.
 
     Raises:
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
@@ -43,6 +47,7 @@ class TraceWriter:
         self.manifest = dict(manifest)
         self.overwrite = overwrite
         self._entries: list[TraceEntry] = []
+        self._digests: dict[str, str] = {}
         if folder.exists():
             check_writable(folder / MANIFEST, overwrite)
         try:
@@ -50,26 +55,72 @@ class TraceWriter:
         except OSError as error:
             message = f"cannot create {shown(folder)!r}: {error.strerror}"
             raise OutputError(message, code="E-OUTPUT") from error
+        if overwrite:
+            _delete_trace(folder)
 
     def write_call(
         self,
         call: str,
         entries: Iterable[TraceEntry],
         tensors: Mapping[str, np.ndarray | TensorSource],
+        shared: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the tensors of one call to `CALL.safetensors`."""
+        """Write the tensors of one call to `CALL.safetensors`.
+
+        Args:
+            call: The call.
+            entries: Its layers.
+            tensors: Arrays or sources by tensor name.
+            shared: Names of further tensors, each with the name of the stored tensor that it is
+                equal to.
+        """
+        shared = shared or {}
         sources = {
             name: value if isinstance(value, TensorSource) else source(value)
             for name, value in tensors.items()
         }
-        metadata = {"format": FORMAT, "version": str(VERSION), "call": call}
         path = self.folder / f"{call}.safetensors"
-        write_tensors(path, sources, metadata, overwrite=self.overwrite)
-        self._entries += entries
+        with atomic_write(path, overwrite=self.overwrite) as file:
+            hashing = _HashingFile(file)
+            write_to(hashing, sources, call_metadata(call, shared))  # type: ignore[arg-type]
+        self._digests[path.name] = hashing.digest.hexdigest()
+        self._entries += (resolve_names(entry, shared) for entry in entries)
 
-    def close(self) -> Path:
-        """Write the manifest, which completes the trace; returns its path."""
-        entries = [
+    def close(self, complete: bool = True) -> Path:
+        """Write the manifest; returns its path.
+
+        Args:
+            complete: Whether the run was traced to its end.
+        """
+        more = {"complete": complete, "digests": self._digests}
+        text = manifest_text(self.manifest | more, self._entries)
+        path = self.folder / MANIFEST
+        with atomic_write(path, overwrite=self.overwrite) as file:
+            file.write(text.encode())
+        return path
+
+
+def call_metadata(call: str, shared: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata in the header of a call's file."""
+    metadata = {"format": FORMAT, "version": str(VERSION), "call": call}
+    if shared:
+        metadata[SHARED] = json.dumps(shared, separators=(",", ":"))
+    return metadata
+
+
+def resolve_names(entry: TraceEntry, shared: Mapping[str, str]) -> TraceEntry:
+    """Return an entry with the names of stored tensors."""
+    inputs = {role: shared.get(name, name) for role, name in entry.inputs.items()}
+    outputs = {role: shared.get(name, name) for role, name in entry.outputs.items()}
+    return replace(entry, inputs=inputs, outputs=outputs)
+
+
+def manifest_text(manifest: Mapping[str, Any], entries: Iterable[TraceEntry]) -> str:
+    """Return the text of a manifest, with one line per entry."""
+    head = {"format": FORMAT, "version": VERSION} | dict(manifest)
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    rows = [
+        json.dumps(
             {
                 "call": entry.call,
                 "layer": entry.layer,
@@ -78,14 +129,55 @@ class TraceWriter:
                 "outputs": dict(entry.outputs),
                 "attributes": dict(entry.attributes),
             }
-            for entry in self._entries
-        ]
-        head = {"format": FORMAT, "version": VERSION}
-        text = json.dumps(head | self.manifest | {"entries": entries}, indent=1)
-        path = self.folder / MANIFEST
-        with atomic_write(path, overwrite=self.overwrite) as file:
-            file.write(text.encode())
-        return path
+        )
+        for entry in entries
+    ]
+    lines.append('"entries": [\n' + ",\n".join(rows) + "\n]")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+class _HashingFile:
+    """A file that computes the SHA-256 of what is written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+
+def _delete_trace(folder: Path) -> None:
+    """Delete the files that the manifest of an earlier trace lists, and the manifest."""
+    path = folder / MANIFEST
+    with suppress(LdmrefError, OSError):
+        old = parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE)
+        if isinstance(old, dict) and old.get("format") == FORMAT:
+            for name in dict(old.get("digests", {})):
+                if Path(name).name == name:
+                    (folder / name).unlink(missing_ok=True)
+            path.unlink()
+
+
+class _CallTensors(Mapping[str, np.ndarray]):
+    """The tensors of one file, those that are stored once under two names included."""
+
+    def __init__(self, file: TensorFile):
+        self.file = file
+        shared = parse_json(file.metadata.get(SHARED, "{}"), file.path.name, CODE)
+        self.stored = {name: name for name in file}
+        if isinstance(shared, dict):
+            self.stored |= {name: old for name, old in shared.items() if old in self.stored}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.file[self.stored[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
 
 
 def read_trace(folder: Path) -> Trace:
@@ -95,7 +187,7 @@ def read_trace(folder: Path) -> Trace:
         CorruptModelError: A file is damaged, or the folder has none.
     """
     folder = check_input_path(folder, "the path of a trace", CODE)
-    files = [TensorFile(path) for path in sorted(folder.glob("*.safetensors"))]
+    files = [_CallTensors(TensorFile(path)) for path in sorted(folder.glob("*.safetensors"))]
     if not files:
         message = f"{shown(folder)}: no safetensors file"
         raise CorruptModelError(message, code=CODE, hint="a trace is a folder")
@@ -104,5 +196,5 @@ def read_trace(folder: Path) -> Trace:
     if manifest.exists():
         meta = parse_json(read_file(manifest, MAX_MANIFEST, CODE), MANIFEST, CODE)
     tensors: ChainMap[str, Any] = ChainMap(*files)  # type: ignore[arg-type]
-    kinds = {name: kind for file in files for name, kind in file.kinds.items()}
+    kinds = {name: f.file.kinds[old] for f in files for name, old in f.stored.items()}
     return build_trace(tensors, meta, kinds, str(folder))

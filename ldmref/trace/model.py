@@ -115,7 +115,8 @@ def build_trace(
 ) -> Trace:
     """Build a trace from named tensors; the manifest's entries give order, kind and attributes.
 
-    Tensors with other names than `CALL/LAYER/ROLE` are left out.
+    An entry of the manifest may name a tensor of another layer, which is stored once. Tensors with
+    other names than `CALL/LAYER/ROLE` are left out.
 
     >>> trace = build_trace({"unet.000/conv_in/input": np.ones(3), "unet.000/conv_in/output": 1.0})
     >>> trace.entries[0].name, trace.entries[0].inputs
@@ -124,15 +125,18 @@ def build_trace(
     manifest = manifest or {}
     sides: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     described = {(e["call"], e["layer"]): e for e in manifest.get("entries", ())}
-    for key in described:
-        sides[key] = {"input": {}, "output": {}}
+    for key, entry in described.items():
+        sides[key] = {
+            side: {role: name for role, name in entry.get(names, {}).items() if name in tensors}
+            for side, names in (("input", "inputs"), ("output", "outputs"))
+        }
     for name in tensors:
         match = NAME.fullmatch(name)
         if match is None:
             continue
         key = match["call"], match["layer"]
         roles = sides.setdefault(key, {"input": {}, "output": {}})[match["side"]]
-        roles[match["role"] or match["side"]] = name
+        roles.setdefault(match["role"] or match["side"], name)
     entries = tuple(
         TraceEntry(
             *key,

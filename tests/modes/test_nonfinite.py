@@ -30,7 +30,6 @@ def with_value(model, network, name, value):
     flat = {key: np.array(leaf, order="C") for key, leaf in flatten(model.params[network]).items()}
     flat[name].reshape(-1)[0] = value
     changed.params = model.params.replaced({network: unflatten(flat)})
-    changed._compiled = {}
     return changed
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from ldmref.backends.arguments import map_arrays
 from ldmref.backends.base import Backend
 
 
@@ -24,13 +25,13 @@ def compile_network(
     mode = "reduce-overhead" if cuda else None
     compiled = torch.compile(_Network(network, ops, params), dynamic=False, mode=mode)
 
-    def run(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def run(*args: Any, **kwargs: Any) -> Any:
         # Freezing packs the weights for oneDNN; torch.compile ignores it among its own options.
         with warnings.catch_warnings(), config.patch(freezing=not cuda):
             # caches in array-api-compat
             warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru")
             y = compiled(*args, **kwargs)
-        return y.clone() if cuda else y  # the next replay overwrites the graph's output
+        return map_arrays(torch.clone, y) if cuda else y  # the next replay overwrites the outputs
 
     return run
 
@@ -44,7 +45,7 @@ class _Network(torch.nn.Module):
         self._ops = ops
         self._params = _ParamsModule(params)
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._network(self._ops, self._params, *args, **kwargs)
 
 
@@ -67,6 +68,9 @@ class _ParamsModule(torch.nn.Module):
 
     def __len__(self) -> int:
         return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._modules, *self._buffers])
 
     def get(self, name: str) -> Any:
         return getattr(self, name) if name in self else None

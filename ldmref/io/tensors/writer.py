@@ -59,19 +59,31 @@ def write_to(
 
     They are sorted by decreasing item size, then by name, which aligns each of them.
     """
-    order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].kind].itemsize, name))
+    order = sort_tensors(tensors)
+    file.write(make_header(tensors, metadata))
+    for name in order:
+        kind, shape, read = tensors[name]
+        array = np.asarray(read(), DTYPES[kind], order="C")
+        assert array.shape == tuple(shape)
+        file.write(array.data if array.size else b"")
+
+
+def make_header(
+    tensors: Mapping[str, TensorSource], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return what a file has before the tensors' bytes: the length of the header, and it."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name in order:
+    for name in sort_tensors(tensors):
         kind, shape, _ = tensors[name]
         begin = end
         end = end + math.prod(shape) * DTYPES[kind].itemsize
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
-        kind, shape, read = tensors[name]
-        array = np.asarray(read(), DTYPES[kind], order="C")
-        assert array.shape == tuple(shape)
-        file.write(array.data if array.size else b"")
+    return len(text).to_bytes(8, "little") + text
+
+
+def sort_tensors(tensors: Mapping[str, TensorSource]) -> list[str]:
+    """Return the names of tensors in the order in which a file has them."""
+    return sorted(tensors, key=lambda name: (-DTYPES[tensors[name].kind].itemsize, name))

@@ -1,0 +1,308 @@
+"""`ldmref trace`: every named intermediate of a run, as a folder of safetensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldmref.backends import Backend
+from ldmref.cli.images import OWN_OPTIONS, load_with_flags
+from ldmref.cli.messages import rewrite_as_flags
+from ldmref.cli.options import PATH, ImageCommand, option, parameter_options, with_options
+from ldmref.cli.progress import ProgressBar, one_line, say, stopping
+from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.shared_options import INTERPOLATING, MODEL, PROMPT
+from ldmref.cli.sources import read_prompts
+from ldmref.cli.tables import print_rows
+from ldmref.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
+from ldmref.config import settings
+from ldmref.errors import Cancelled, UsageError
+from ldmref.io.atomic import check_writable
+from ldmref.io.locate import find_model, read_model_config
+from ldmref.loading import open_backend
+from ldmref.models.memory import parse_bytes
+from ldmref.modes.registry import MODES
+
+if TYPE_CHECKING:
+    from ldmref.modes.generate import Progress
+    from ldmref.trace import TraceEstimate
+
+DEFAULT_MODE = "txt2img"
+TRACED = tuple(mode for mode in MODES if mode != "invert")  # the modes that sample
+DEFAULT_DTYPE = "float64"
+DEFAULT_LIMIT = "10GB"
+SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
+LAYERS = option(
+    "--layers",
+    multiple=True,
+    metavar="GLOB",
+    help="Only layers whose names match, such as 'mid_block.*'; * also matches dots. The inputs "
+    "and outputs of whole networks are always recorded. May be repeated.",
+)
+CALLS = option(
+    "--calls",
+    multiple=True,
+    metavar="GLOB",
+    help="Only calls whose names match, such as 'unet.*' or vae.decode. May be repeated.",
+)
+JSON = option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+RECORDING = (
+    LAYERS,
+    CALLS,
+    option(
+        "--only-steps",
+        metavar="N,N-N,...",
+        help="Only these steps of the sampler, from 0: 0,10-12. Calls outside of steps are "
+        "always recorded.",
+    ),
+    option(
+        "--max-size",
+        metavar="SIZE",
+        default=DEFAULT_LIMIT,
+        show_default=True,
+        help="Refuse a trace that would be larger.",
+    ),
+    option("--dry-run", is_flag=True, help="Only print the size that the trace would have."),
+    option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="FOLDER",
+        required=True,
+        help="The folder to write; it is created.",
+    ),
+    option("--overwrite", is_flag=True, help="Replace an existing trace."),
+    JSON,
+    option("-q", "--quiet", is_flag=True, help="Print only errors."),
+    option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors."),
+)
+
+
+class TraceGroup(click.Group):
+    """A group of modes; a prompt without a mode is traced with txt2img."""
+
+    default = DEFAULT_MODE
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the default mode where none is named."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=TraceGroup)
+def trace() -> None:
+    """Record every named intermediate of a run: inputs and outputs of each layer.
+
+    Computed by NumPy in float64, unless --backend, --device, --dtype or --speed is given.
+
+    Example: ldmref trace "red heart" --seed 1 --steps 4 -o heart-trace
+    """
+
+
+def command(mode: str) -> click.Command:
+    """Return the command that traces a mode."""
+    prompt = () if mode in WITHOUT_PROMPT else PROMPT
+    flags = parameter_options(MODES[mode].parameters.values())
+    own = ()
+    if mode == "interpolate":
+        own = (*INTERPOLATING[:2], OWN_OPTIONS[mode][-1])
+
+    @with_options(prompt, flags, own, MODEL, RECORDING)
+    def run(
+        words: tuple[str, ...] = (),
+        prompt: tuple[str, ...] = (),
+        prompts: str | None = None,
+        **flags: Any,
+    ) -> None:
+        bare = not words and not prompt and prompts is None
+        embedded = bare and flags.get("prompt_embeds") is not None
+        texts = [""]
+        if not embedded and mode not in WITHOUT_PROMPT:
+            texts = read_prompts(words, prompt, prompts, f"trace {mode}")
+        record_mode(mode, flags | {"prompt": texts})
+
+    name = f"Trace a run of {mode}."
+    return click.command(name=mode, help=name, cls=ImageCommand)(run)
+
+
+for _mode in TRACED:
+    trace.add_command(command(_mode))
+
+
+def record_mode(mode: str, flags: Values) -> None:
+    """Check everything, estimate the size, load the model and record the run."""
+    from ldmref.trace import Selection, check_space, estimate_trace, record_trace
+
+    configured = settings(flags["config"])
+    folder = Path(flags["output"])
+    selection = Selection(flags["layers"], flags["calls"], read_steps(flags["only_steps"]))
+    limit = parse_bytes(flags["max_size"], "max_size")
+    with naming_settings(configured, flags):
+        name = flags["model"] or configured.defaults.get("model", "emoji")
+        path = find_model(name, flags["fetch"], flags["variant"])
+        config = read_model_config(path, flags["model_config"], flags["ema"])
+        tasks = plan_tasks(mode, config, with_settings(mode, flags, configured))
+        backend = open_traced_backend(flags)
+    if len(tasks) > 1:
+        message = f"a trace holds one run, not those of {len(tasks)} input images"
+        raise UsageError(message, code="E-USAGE", hint="give one input image")
+    plan = tasks[0].plan
+    if folder.exists():
+        check_writable(folder / "trace.json", flags["overwrite"])
+    with stopping() as stop:
+        with naming_settings(configured, flags):
+            model = load_with_flags(path, backend, flags, configured)
+        estimate = estimate_trace(plan, model, selection)
+        if not flags["quiet"]:
+            say(one_line(describe_estimate(estimate)))
+        if not flags["dry_run"]:
+            check_space(estimate, folder, limit, SMALLER)
+            bar = ProgressBar("none" if flags["quiet"] else "auto")
+
+            def show(progress: Progress) -> None:
+                done = min(progress.step + 1, progress.steps)
+                bar.update(done, progress.steps, progress.first, progress.count)
+
+            try:
+                result = record_trace(
+                    plan,
+                    model,
+                    folder,
+                    selection=selection,
+                    overwrite=flags["overwrite"],
+                    callback=show,
+                    cancel=stop,
+                )
+            except Cancelled as error:
+                error.exit_code = stop.exit_code
+                raise
+            finally:
+                bar.clear()
+            report(folder, result.warnings, result.params, estimate, flags)
+            return
+    if flags["as_json"]:
+        click.echo(json.dumps(estimate_row(estimate)))
+
+
+def open_traced_backend(flags: Values) -> Backend:
+    """Open the backend of the flags; NumPy in float64 without any of them."""
+    names = ("backend", "device", "dtype", "speed")
+    backend, device, dtype, speed = (flags[name] for name in names)
+    if backend is device is dtype is speed is None:
+        return open_backend("numpy", "cpu", DEFAULT_DTYPE, flags["config"], "exact")
+    return open_backend(backend, device, dtype, flags["config"], speed)
+
+
+def read_steps(text: str | None) -> tuple[int, ...]:
+    """Return the steps of a list such as `0,10-12`.
+
+    Raises:
+        UsageError: It is not such a list.
+
+    >>> read_steps("0,10-12")
+    (0, 10, 11, 12)
+    """
+    steps: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) > 10**6:
+            message = f"cannot read the steps {text!r}"
+            raise UsageError(message, code="E-USAGE", hint="--only-steps 0,10-12")
+        steps |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(steps))
+
+
+def describe_estimate(estimate: TraceEstimate) -> str:
+    """Return one line about the size of a trace."""
+    from ldmref.trace import show_bytes
+
+    parts = sorted(estimate.by_kind.items(), key=lambda part: -part[1])[:3]
+    most = ", ".join(f"{kind} {show_bytes(size)}" for kind, size in parts)
+    size = show_bytes(estimate.bytes)
+    return f"about {size}: {len(estimate.calls)} calls, {estimate.tensors} tensors ({most})"
+
+
+def estimate_row(estimate: TraceEstimate) -> Values:
+    """Return an estimate as JSON-able values."""
+    counts = {"calls": len(estimate.calls), "layers": len(estimate.layers)}
+    counts |= {"tensors": estimate.tensors, "bytes_by_kind": dict(estimate.by_kind)}
+    return {"estimated_bytes": estimate.bytes} | counts
+
+
+def report(
+    folder: Path, warnings: list[str], params: Values, estimate: TraceEstimate, flags: Values
+) -> None:
+    """Print warnings, one line about the trace, and JSON."""
+    from ldmref.trace import show_bytes
+
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    command = click.get_current_context().command
+    if not flags["quiet"]:
+        for line in warnings:
+            say(one_line(f"ldmref: warning: {rewrite_as_flags(line, command)}"))
+        calls = f"{len(estimate.calls)} calls"
+        say(one_line(f"{folder}  seed {params['seed']}  {calls}  {show_bytes(size)}"))
+    if flags["as_json"]:
+        row = {"path": str(folder), "bytes": size} | estimate_row(estimate)
+        click.echo(json.dumps(row | {"params": params, "warnings": warnings}))
+
+
+@trace.command()
+@click.argument("folder", type=PATH)
+@with_options((LAYERS, CALLS, JSON))
+def show(folder: str, layers: tuple[str, ...], calls: tuple[str, ...], as_json: bool) -> None:
+    """List the calls of a trace; with --layers or --calls, every tensor and its values.
+
+    Any folder of safetensors files with a trace's names can be shown.
+    """
+    from ldmref.trace import Selection, read_trace, show_bytes
+    from ldmref.trace.summary import summarize_calls, summarize_tensors
+
+    found = read_trace(Path(folder))
+    selection = Selection(layers, calls)
+    if not layers and not calls:
+        rows = [asdict(row) for row in summarize_calls(found)]
+        print_rows(
+            rows,
+            as_json,
+            lambda row: (
+                row["call"],
+                f"{row['layers']} layers",
+                f"{row['tensors']} tensors",
+                show_bytes(row["bytes"]),
+            ),
+        )
+        return
+    names = [entry.layer for entry in found.entries]
+    selection.require_matches(found.calls, names, 0)
+    print_rows(
+        [asdict(row) for row in summarize_tensors(found, selection)],
+        as_json,
+        lambda row: (
+            f"{row['call']}/{row['layer']}",
+            row["role"],
+            row["dtype"],
+            "x".join(map(str, row["shape"])) or "number",
+            *(format_number(row[key]) for key in ("least", "greatest", "mean")),
+            describe_bad(row),
+        ),
+    )
+
+
+def format_number(value: float | None) -> str:
+    """Return a number with four digits, "-" for None."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def describe_bad(row: Values) -> str:
+    """Return how many values are NaN or infinite, "" if none is."""
+    counts = [f"{row[key]} {key}" for key in ("nan", "infinite") if row[key]]
+    return ", ".join(counts)
+
+
+COMMANDS = (trace,)

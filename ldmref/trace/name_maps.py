@@ -1,0 +1,78 @@
+"""Maps from the names of another program to those of ldmref."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from ldmref.errors import UsageError, short_repr
+
+Names: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
+
+
+def make_renamer(names: Names | None) -> Callable[[str], str | None]:
+    """Return a function from a name to the name in ldmref; None if it is not known.
+
+    Args:
+        names: A function; or a mapping of names, which may be globs. A `*` stands for any text, and
+            the `*` of the new name stand for the same texts in order; `{1}`, `{2}` for the first
+            and second one in another order. Exact names are tried first, then globs in order.
+            None keeps every name.
+
+    Raises:
+        UsageError: A pattern or its new name is not valid.
+
+    >>> rename = make_renamer({"blk.*.conv": "down_blocks.*.resnets.0.conv1", "stem": "conv_in"})
+    >>> rename("blk.1.conv"), rename("stem"), rename("head")
+    ('down_blocks.1.resnets.0.conv1', 'conv_in', None)
+    """
+    if names is None:
+        return lambda name: name
+    if callable(names):
+        return names
+    exact: dict[str, str] = {}
+    globs: list[tuple[re.Pattern[str], str]] = []
+    for old, new in names.items():
+        if not (isinstance(old, str) and isinstance(new, str)):
+            message = f"names map text to text, not {short_repr(old)} to {short_repr(new)}"
+            raise UsageError(message, code="E-NAMES")
+        if "*" in old:
+            globs.append(_compile(old, new))
+        else:
+            exact[old] = new
+
+    def rename(name: str) -> str | None:
+        if name in exact:
+            return exact[name]
+        for pattern, template in globs:
+            match = pattern.fullmatch(name)
+            if match is not None:
+                return template.format("", *match.groups())
+        return None
+
+    return rename
+
+
+def _compile(old: str, new: str) -> tuple[re.Pattern[str], str]:
+    """Return the pattern of a glob and the template of its new name."""
+    count = old.count("*")
+    pieces = new.split("*")
+    places = re.findall(r"\{(.*?)\}", new)
+    problem = ""
+    if len(pieces) - 1 > count:
+        problem = f"has more `*` than {short_repr(old)}"
+    elif places and len(pieces) > 1:
+        problem = "uses both `*` and `{1}`"
+    elif any(not place.isdigit() or not 1 <= int(place) <= count for place in places):
+        problem = f"may use {{1}} to {{{count}}}"
+    elif new.count("{") != len(places) or new.count("}") != len(places):
+        problem = "has a brace without its pair"
+    if problem:
+        message = f"the new name {short_repr(new)} {problem}"
+        raise UsageError(message, code="E-NAMES")
+    template = pieces[0]
+    for i, piece in enumerate(pieces[1:], 1):
+        template += f"{{{i}}}{piece}"
+    pattern = "(.*?)".join(re.escape(piece) for piece in old.split("*"))
+    return re.compile(pattern), template

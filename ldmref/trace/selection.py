@@ -1,0 +1,84 @@
+"""The part of a run that is traced: calls, layers and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ldmref.errors import UsageError, closest
+
+CODE = "E-TRACE-SELECTION"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The calls, layers and steps to record; an empty tuple selects all of them.
+
+    In a pattern `*` stands for any characters, dots included, and `?` for one.
+
+    Attributes:
+        layers: Patterns of layer names, `mid_block.*`. The inputs and outputs of whole calls are
+            recorded whatever the patterns.
+        calls: Patterns of calls, `unet.*`.
+        steps: Indices of steps of the sampler, from 0. Calls outside of steps, such as text
+            encoders and the decoder, are recorded whatever the steps.
+
+    >>> Selection(layers=("mid_block.*",)).takes_layer("mid_block.resnets.0.conv1")
+    True
+    """
+
+    layers: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    def takes_layer(self, layer: str) -> bool:
+        """Return whether a layer is recorded; "" is the whole call."""
+        return not layer or not self.layers or _matches(layer, self.layers)
+
+    def takes_call(self, call: str, step: int | None) -> bool:
+        """Return whether a call is recorded; `step` is None outside of steps."""
+        if self.steps and step is not None and step not in self.steps:
+            return False
+        return not self.calls or _matches(call, self.calls)
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the manifest says about it; {} if everything is recorded."""
+        return {name: list(value) for name, value in vars(self).items() if value}
+
+    def require_matches(self, calls: Iterable[str], layers: Iterable[str], steps: int) -> None:
+        """Refuse patterns and steps that select nothing of a run.
+
+        Args:
+            calls: All calls of the run.
+            layers: All layers of the run.
+            steps: The number of steps.
+
+        Raises:
+            UsageError: A pattern matches no name, or there is no such step.
+        """
+        for what, patterns, names in (
+            ("call", self.calls, set(calls)),
+            ("layer", self.layers, set(layers)),
+        ):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    message = f"no {what} of this run matches {pattern!r}"
+                    raise UsageError(message, code=CODE, hint=suggest(pattern, names))
+        for step in self.steps:
+            if step >= steps:
+                message = f"there is no step {step}: the run has steps 0 to {steps - 1}"
+                raise UsageError(message, code=CODE)
+
+
+def suggest(pattern: str, names: set[str]) -> str:
+    """Return the nearest name, or some names of the run."""
+    near = closest(pattern.replace("*", ""), names)
+    some = [near] if near else sorted(names)[:: max(1, len(names) // 6)][:6]
+    return f"for example {', '.join(some)}"
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,125 @@
+"""The tensors of a call while it is recorded: on disk, or only their sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Protocol
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.io.tensors.safetensors import DTYPES
+from ldmref.io.tensors.writer import KINDS, TensorSource
+
+
+class TensorStore(Protocol):
+    """The tensors of one call.
+
+    Attributes:
+        sources: Stored tensors by name.
+        shared: Names of tensors that are equal to an earlier one -> the name of that one.
+    """
+
+    sources: dict[str, TensorSource]
+    shared: dict[str, str]
+
+    def add(self, ops: Backend, name: str, x: Any) -> None:
+        """Store an array of a backend, or a number, under a name."""
+        ...
+
+    def close(self) -> None:
+        """Free the space that the tensors take until they are written."""
+        ...
+
+
+class SpooledStore:
+    """Tensors in a temporary file in `folder`, so a call may be larger than memory.
+
+    Tensors of equal bytes are stored once: the output of one layer is the input of the next.
+    """
+
+    def __init__(self, folder: Path):
+        self.sources: dict[str, TensorSource] = {}
+        self.shared: dict[str, str] = {}
+        self._seen: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._file = TemporaryFile(dir=folder, prefix=".trace-")
+        self._end = 0
+
+    def add(self, ops: Backend, name: str, x: Any) -> None:
+        """Store an array of a backend, or a number, under a name."""
+        kind, array = stored_form(ops, x)
+        digest = hashlib.blake2b(array.data, digest_size=16).digest()
+        first = self._seen.setdefault((kind, array.shape, digest), name)
+        if first != name:
+            self.shared[name] = first
+            return
+        begin = self._end
+        self._file.seek(begin)
+        self._file.write(array.data)
+        self._end += array.nbytes
+
+        def read() -> np.ndarray:
+            self._file.seek(begin)
+            data = self._file.read(array_bytes)
+            return np.frombuffer(data, DTYPES[kind]).reshape(shape)
+
+        array_bytes = array.nbytes
+        shape = array.shape
+        self.sources[name] = TensorSource(kind, shape, read)
+
+    def close(self) -> None:
+        """Delete the temporary file."""
+        self._file.close()
+
+
+class SizeStore:
+    """Types and shapes of tensors without their values, for an estimate.
+
+    The same array object is stored once.
+    """
+
+    def __init__(self) -> None:
+        self.sources: dict[str, TensorSource] = {}
+        self.shared: dict[str, str] = {}
+        self._seen: dict[int, str] = {}
+        self._alive: list[Any] = []  # an id is unique as long as its object lives
+
+    def add(self, ops: Backend, name: str, x: Any) -> None:
+        """Remember the size of an array."""
+        first = self._seen.setdefault(id(x), name)
+        self._alive.append(x)
+        if first != name:
+            self.shared[name] = first
+            return
+        array = np.asarray(x)
+        self.sources[name] = TensorSource(KINDS[array.dtype], array.shape, _no_values)
+
+    def close(self) -> None:
+        """Forget the arrays."""
+        self._alive.clear()
+
+
+def stored_form(ops: Backend, x: Any) -> tuple[str, np.ndarray]:
+    """Return the type of an array in safetensors, and its values in C order; bfloat16 as bits."""
+    on_host = isinstance(x, np.ndarray | np.generic | float | int)
+    array = np.asarray(x) if on_host else ops.to_numpy(x)
+    bfloat16 = str(getattr(x, "dtype", "")).rpartition(".")[2] == "bfloat16"
+    shape = array.shape
+    array = np.ascontiguousarray(array).reshape(shape)  # numbers would become (1,)
+    if bfloat16:
+        bits = array.astype(np.float32, copy=False).view(np.uint32) >> 16
+        return "BF16", bits.astype(np.uint16)
+    kind = KINDS[array.dtype.newbyteorder("<")]
+    return kind, array.astype(DTYPES[kind], copy=False)
+
+
+def count_bytes(source: TensorSource) -> int:
+    """Return the size of a stored tensor in bytes."""
+    return math.prod(source.shape) * DTYPES[source.kind].itemsize
+
+
+def _no_values() -> np.ndarray:
+    raise AssertionError("an estimate has no values")

@@ -1,0 +1,278 @@
+"""Record every layer of PyTorch modules by hooks, which change no number.
+
+Modules are seen by forward hooks. Operations without a module (attention, activations, residual
+sums, resampling) are seen as calls of functions of torch, which `LayerRecorder` observes as a
+`TorchFunctionMode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ldmref.trace import torch_names as known
+from ldmref.trace.name_maps import Names, make_renamer
+from ldmref.trace.torch_calls import (
+    RecordedCall,
+    TorchTraceWriter,
+    describe_parameters,
+    find_tensors,
+    first_tensor,
+)
+from ldmref.trace.torch_operations import NOISE, SUMS, identify_operation, named_inputs
+
+SILENT = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.Dropout, torch.nn.Identity)
+
+
+@dataclass
+class Scope:
+    """A layer that is being computed.
+
+    Attributes:
+        name: Its name.
+        inner: The name in front of its attention; another one in attention blocks, which are two
+            layers of ldmref of the same name.
+        module: The module.
+        image: The shape of its input if it is an attention block, otherwise ().
+        last_sum: The operands and the result of its last sum.
+    """
+
+    name: str
+    inner: str
+    module: torch.nn.Module
+    image: tuple[int, ...] = ()
+    last_sum: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+
+class LayerRecorder(TorchFunctionMode):
+    """Records the layers of networks while it is entered.
+
+    Attributes:
+        writer: Where calls are written.
+        call: The call of a network being recorded, None between them.
+        noise: The normal noise drawn since it was set to an empty list; None: it is ignored.
+    """
+
+    def __init__(self, writer: TorchTraceWriter):
+        super().__init__()
+        self.writer = writer
+        self.call: RecordedCall | None = None
+        self.noise: list[torch.Tensor] | None = None
+        self._scopes: list[Scope] = []
+        self._handles: list[Any] = []
+
+    def begin(self, network: torch.nn.Module, name: str, numbered: bool) -> RecordedCall:
+        """Begin the call of a network."""
+        self.call = self.writer.begin(name, numbered, network)
+        self._scopes = []
+        return self.call
+
+    def end(self) -> None:
+        """End the call of the network."""
+        if self.call is not None:
+            self.writer.end(self.call)
+        self.call = None
+
+    def attach(self, network: torch.nn.Module, rename: Callable[[str], str | None]) -> None:
+        """Observe the modules of a network whose name `rename` knows."""
+        for path, module in network.named_modules():
+            if not path or isinstance(module, SILENT):
+                continue
+            operation = known.ACTIVATIONS.get(type(module).__name__)
+            name = rename(path)
+            if operation is not None:
+                self.hook(module, None, self._make_activation(operation))
+            elif name and known.is_layer(name, module):
+                self._observe(network, module, name)
+
+    def hook(self, module: torch.nn.Module, before: Callable | None, after: Callable) -> None:
+        """Call `before(module, args, kwargs)` and `after(module, args, kwargs, output)`."""
+        if before is not None:
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    # -- modules
+
+    def _observe(self, network: torch.nn.Module, module: torch.nn.Module, name: str) -> None:
+        kind = known.kind_of(module)
+
+        def enter(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+            call = self._call_of(network)
+            if call is None:
+                return
+            inside = self.call is not None
+            unique = call.unique(name) if inside else name
+            inputs = named_inputs(module, kind, args, kwargs)
+            scope = Scope(unique, unique, module)
+            if kind == "attention_block":
+                scope.inner = call.unique(name)
+                scope.image = tuple(inputs["input"].shape)
+            call.add(unique, kind, self._as_image(kind, inputs))
+            self._scopes.append(scope)
+
+        def leave(
+            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+        ) -> None:
+            call = self._call_of(network)
+            if call is None or not self._scopes or self._scopes[-1].module is not module:
+                return
+            if kind == "resnet_block":
+                self._record_sum(self._scopes[-1])
+            scope = self._scopes.pop()
+            outputs = dict(find_tensors(output, "output"))
+            tensor = first_tensor(output)
+            if tensor is not None and (kind or len(outputs) == 1):
+                outputs = {"output": tensor}
+            outputs = self._as_image(kind, outputs)
+            call.add(scope.name, kind, {}, outputs, known.attributes_of(module, kind))
+            if self.call is None:  # the program went on with the network: this is its output
+                call.add("", outputs=outputs)
+
+        self.hook(module, enter, leave)
+
+    def _call_of(self, network: torch.nn.Module) -> RecordedCall | None:
+        """Return the call that runs, or the last one if the program goes on with its network."""
+        if self.call is not None:
+            return self.call
+        last = self.writer.last
+        return last if last is not None and last.network is network else None
+
+    def _as_image(
+        self, kind: str, tensors: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
+        """Return the tensors of a group norm in an attention block as images, (n, c, h, w)."""
+        if kind != "group_norm" or not self._scopes or not self._scopes[-1].image:
+            return tensors
+        shape = self._scopes[-1].image
+        return {role: x.reshape(shape) if x.ndim == 3 else x for role, x in tensors.items()}
+
+    # -- operations
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in NOISE and self.noise is not None:
+            self.noise.append(result)
+        if self.call is None:
+            return result
+        if func in SUMS:
+            self._see_sum(args, result)
+        else:
+            found = identify_operation(func, args, kwargs, result)
+            if found is not None:
+                operation, inputs, attributes = found
+                self._record(operation, inputs, result, attributes)
+        return result
+
+    def _make_activation(self, operation: str) -> Callable:
+        def record(
+            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+        ) -> None:
+            if self.call is not None:
+                self._record(operation, {"input": args[0]}, output)
+
+        return record
+
+    def _record(
+        self,
+        operation: str,
+        inputs: Mapping[str, torch.Tensor],
+        result: torch.Tensor,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert self.call is not None
+        scope = self._scopes[-1] if self._scopes else None
+        prefix = "" if scope is None else scope.inner if operation == "attention" else scope.name
+        layer = self.call.unique(f"{prefix}.{operation}" if prefix else operation)
+        self.call.add(layer, operation, inputs, {"output": result}, attributes)
+
+    def _see_sum(self, args: tuple, result: torch.Tensor) -> None:
+        """Record a sum of two equal shapes, which may be a residual connection."""
+        shapes = {getattr(x, "shape", None) for x in args[:2]}
+        if len(shapes) > 1 or len(args) < 2:
+            return
+        if not self._scopes:  # embeddings of time, text and sizes
+            if result.ndim == 2:
+                self._record("add", {"input": args[0], "b": args[1]}, result)
+            return
+        scope = self._scopes[-1]
+        scope.last_sum = (args[0], args[1], result)
+        if known.kind_of(scope.module) != "resnet_block":  # whose first sum adds the timestep
+            self._record_sum(scope)
+
+    def _record_sum(self, scope: Scope) -> None:
+        kind = known.class_in(scope.module, known.RESIDUALS)
+        if scope.last_sum is None or not kind:
+            return
+        a, b, result = scope.last_sum
+        if known.RESIDUALS[kind]:
+            a, b = b, a
+        self._record("add", {"input": a, "b": b}, result)
+
+
+@contextmanager
+def record_module(
+    module: torch.nn.Module,
+    folder: str | Path,
+    *,
+    call: str = "unet",
+    names: Names | None = None,
+    only: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Iterator[TorchTraceWriter]:
+    """Record each forward pass of a module in a `with` block; its numbers do not change.
+
+    Args:
+        module: The module, in any dtype and on any device.
+        folder: The folder of the trace.
+        call: The name of its calls, which are numbered: `unet.000`, `unet.001`.
+        names: The layer of ldmref for each of the module's submodules, by their path: a mapping of
+            names or globs, or a function (`ldmref.trace.name_maps.make_renamer`). Modules without a
+            name are left out. None: the paths are ldmref's.
+        only: Globs of `CALL/LAYER` to record; (): all.
+        overwrite: Whether an existing trace is replaced.
+
+    Yields:
+        The writer, whose `manifest` may be extended.
+
+    Raises:
+        UsageError: A pattern of `names` is not valid.
+        OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+    """
+    rename = make_renamer(names)
+    writer = TorchTraceWriter(folder, only, overwrite)
+    writer.manifest |= describe_parameters([module])
+    recorder = LayerRecorder(writer)
+
+    def before(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        recorder.begin(module, call, True).add("", "", named_inputs(module, "", args, kwargs))
+
+    def after(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+        outputs = dict(find_tensors(output, "output"))
+        if recorder.call is not None:
+            single = {"output": first_tensor(output)} if len(outputs) == 1 else outputs
+            recorder.call.add("", outputs=single)
+        recorder.end()
+
+    try:
+        recorder.hook(module, before, after)
+        recorder.attach(module, rename)
+        with recorder:
+            yield writer
+    finally:
+        recorder.detach()
+    writer.close()

@@ -1,0 +1,97 @@
+"""The names and kinds that ldmref gives to the modules of diffusers and transformers.
+
+Classes are known by name, so torch is imported only to record. `ldmref.backends.named` describes
+the names of operations.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+KINDS = {
+    "Linear": "linear",
+    "Conv2d": "conv2d",
+    "GroupNorm": "group_norm",
+    "LayerNorm": "layer_norm",
+    "Embedding": "embedding",
+    "Timesteps": "timestep_embedding",
+    "ResnetBlock2D": "resnet_block",
+    "ResnetBlockCondNorm2D": "resnet_block",
+    "Transformer2DModel": "spatial_transformer",
+    "BasicTransformerBlock": "transformer_block",
+    "Attention": "attention",
+    "FeedForward": "feed_forward",
+    "GEGLU": "geglu",
+    "TimestepEmbedding": "mlp",
+    "CLIPTextEmbeddings": "embed_tokens",
+    "CLIPEncoderLayer": "encoder_layer",
+    "CLIPAttention": "self_attention",
+    "CLIPMLP": "clip_mlp",
+}
+# Inputs other than the first, which is called "input". Masks are left out: ldmref has none.
+ROLES = {"temb": "emb", "encoder_hidden_states": "context"}
+# Classes whose residual sums ldmref names `add`: whether diffusers writes the residual second.
+RESIDUALS = {
+    "ResnetBlock2D": False,
+    "BasicTransformerBlock": True,
+    "Transformer2DModel": True,
+    "Attention": True,
+    "CLIPEncoderLayer": False,
+}
+# Activations that are modules; those that call functions of torch are seen as these functions.
+ACTIVATIONS = {
+    "QuickGELUActivation": "quick_gelu",
+    "NewGELUActivation": "gelu",
+    "FastGELUActivation": "gelu",
+    "AccurateGELUActivation": "gelu",
+}
+ACTIVATION_MODULES = ("nn.modules.activation", ".activations")
+# Modules that only hold others: ldmref has no layer of that name.
+CONTAINER = re.compile(
+    r"|((encoder|decoder)\.)?((down|up)_blocks\.\d+|mid_block)|encoder|decoder"
+    r"|text_model(\.encoder)?|controlnet_cond_embedding|(.*\.)?(down|up)sample"
+)
+RESAMPLER = re.compile(r"(.*\.)?(down|up)samplers\.0")
+
+
+def class_in(module: object, table: dict[str, Any]) -> str:
+    """Return the name of the module's class, or of its nearest base class, that is in a table."""
+    names = (c.__name__ for c in type(module).__mro__)
+    return next((name for name in names if name in table), "")
+
+
+def kind_of(module: Any) -> str:
+    """Return the kind of layer that a module is, "" if it is not known."""
+    kind = KINDS.get(class_in(module, KINDS), "")
+    if kind == "attention" and getattr(module, "group_norm", None) is not None:
+        return "attention_block"
+    return kind
+
+
+def is_layer(name: str, module: Any) -> bool:
+    """Return whether a module is a layer, and not an activation or a holder of layers."""
+    if type(module).__module__.endswith(ACTIVATION_MODULES) and not kind_of(module):
+        return False  # seen as the function of torch that it calls
+    if RESAMPLER.fullmatch(name):  # a convolution, or a residual block that resamples
+        return hasattr(module, "norm1")
+    return CONTAINER.fullmatch(name) is None
+
+
+def attributes_of(module: Any, kind: str) -> dict[str, Any]:
+    """Return the arguments of a layer that are not arrays, as ldmref calls them."""
+    if kind == "conv2d":
+        return {"stride": module.stride[0], "padding": _padding(module.padding)}
+    if kind == "group_norm":
+        return {"groups": module.num_groups, "eps": module.eps}
+    if kind == "layer_norm":
+        return {"eps": module.eps}
+    if kind in ("attention", "attention_block"):
+        return {"num_heads": module.heads}
+    if kind == "self_attention":
+        return {"num_heads": module.num_heads}
+    return {}
+
+
+def _padding(padding: Any) -> Any:
+    return padding if isinstance(padding, str) else padding[0]

@@ -1,0 +1,98 @@
+"""Functions of torch that are operations of ldmref, and the arguments of modules by role."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ldmref.trace import torch_names as known
+from ldmref.trace.torch_calls import find_tensors
+
+Found = tuple[str, dict[str, torch.Tensor], dict[str, Any]]  # operation, inputs, attributes
+
+SUMS = (torch.Tensor.add, torch.Tensor.__add__, torch.add)
+NOISE = (torch.randn, torch.randn_like, torch.Tensor.normal_)
+
+
+def identify_operation(
+    func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any
+) -> Found | None:
+    """Return the operation of ldmref that a call of a function of torch is, or None."""
+    find = _OPERATIONS.get(func)
+    return None if find is None else find(args, kwargs, result)
+
+
+def _activation(name: str) -> Callable[[tuple, Mapping[str, Any], Any], Found | None]:
+    def find(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+        x = args[0] if args else kwargs["input"]
+        approximate = kwargs.get("approximate", "none")
+        return name, {"input": x}, {} if approximate == "none" else {"approximate": approximate}
+
+    return find
+
+
+def _attention(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    masked = given.get("attn_mask") is not None
+    attributes = {"causal": True} if given.get("is_causal") else {}
+    attributes |= {"masked": True} if masked else {}
+    q, k, v = (given[name] for name in names[:3])
+    return "attention", {"input": q, "k": k, "v": v}, attributes
+
+
+def _upsampling(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+    x = args[0] if args else kwargs["input"]
+    doubled = tuple(result.shape[2:]) == tuple(2 * size for size in x.shape[2:])
+    nearest = kwargs.get("mode", "nearest") == "nearest"
+    return ("upsample2x", {"input": x}, {}) if doubled and nearest and x.ndim == 4 else None
+
+
+def _padding(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
+    given = dict(zip(("input", "pad"), args, strict=False)) | dict(kwargs)
+    right_and_bottom = list(given["pad"]) == [0, 1, 0, 1] and not given.get("value")
+    return ("pad_bottom_right", {"input": given["input"]}, {}) if right_and_bottom else None
+
+
+_OPERATIONS: dict[Any, Callable[[tuple, Mapping[str, Any], Any], Found | None]] = {
+    F.silu: _activation("silu"),
+    F.gelu: _activation("gelu"),
+    F.scaled_dot_product_attention: _attention,
+    F.interpolate: _upsampling,
+    F.pad: _padding,
+}
+
+
+def named_inputs(
+    module: torch.nn.Module, kind: str, args: tuple, kwargs: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors that a module was given by role.
+
+    Layers of a known kind have the roles of ldmref: "input" for the first tensor, "emb" and
+    "context". Others keep the names of their arguments.
+    """
+    names = _argument_names(type(module))
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    arguments = {name: given[name] for name in names if name in given} | given
+    extra = {f"input.{i}": x for i, x in enumerate(args[len(names) :], len(names))}
+    found = [pair for name, x in (arguments | extra).items() for pair in find_tensors(x, name)]
+    if not kind:
+        only = len(found) == 1 and bool(found[0][0] in names[:1])
+        return {"input": found[0][1]} if only else dict(found)
+    inputs = {"input": found[0][1]} if found else {}
+    inputs |= {known.ROLES[name]: x for name, x in found[1:] if name in known.ROLES}
+    if kind == "attention":  # self-attention attends to its own input
+        inputs.setdefault("context", inputs["input"])
+    return inputs
+
+
+@cache
+def _argument_names(kind: type[torch.nn.Module]) -> list[str]:
+    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in positional]

@@ -1,0 +1,267 @@
+"""Record a live pipeline of diffusers: its networks, its scheduler and its guidance."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldmref.trace.torch_calls import (
+    TorchTraceWriter,
+    describe_parameters,
+    first_tensor,
+)
+from ldmref.trace.torch_hooks import LayerRecorder
+from ldmref.trace.torch_operations import named_inputs
+from ldmref.trace.torch_scheduler import SchedulerRecorder
+
+SKIPPED = ("safety_checker", "image_encoder")
+RESIDUALS = {
+    "down_block_additional_residuals": "control.down",
+    "mid_block_additional_residual": "control.mid",
+}
+PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip")
+Method = Callable[..., Any]
+
+
+@contextmanager
+def record_pipeline(
+    pipe: Any, folder: str | Path, *, only: Sequence[str] = (), overwrite: bool = False
+) -> Iterator[TorchTraceWriter]:
+    """Record what a diffusers pipeline computes in a `with` block; its numbers do not change.
+
+    The trace has the layers of all networks (U-Net, ControlNets, text encoders, autoencoder) with
+    inputs and outputs, tokens, the schedule, the guidance, and each step of the scheduler with the
+    noise that it drew.
+
+    Args:
+        pipe: A pipeline of diffusers for Stable Diffusion or SDXL, in any dtype, on any device.
+        folder: The folder of the trace.
+        only: Globs of `CALL/LAYER` to record, such as "unet.000/*"; (): all.
+        overwrite: Whether an existing trace is replaced.
+
+    Yields:
+        The writer, whose `manifest` may be extended.
+
+    Raises:
+        OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+    """
+    writer = TorchTraceWriter(folder, only, overwrite)
+    recorder = _PipelineRecorder(pipe, writer)
+    try:
+        recorder.start()
+        with recorder.layers:
+            yield writer
+    finally:
+        recorder.stop()
+    writer.manifest |= recorder.describe()
+    writer.close()
+
+
+class _PipelineRecorder:
+    """The hooks of a pipeline, and the methods that it replaces."""
+
+    def __init__(self, pipe: Any, writer: TorchTraceWriter):
+        self._pipe = pipe
+        self._writer = writer
+        self.layers = LayerRecorder(writer)
+        self._networks = _find_networks(pipe)
+        self._scheduler: SchedulerRecorder | None = None
+        self._replaced: list[tuple[Any, str]] = []
+        self._params: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Attach all hooks."""
+        for name, network in self._networks.items():
+            self.layers.attach(network, _make_renamer(network))
+            if name == "vae":
+                self._replace(network, "encode", self._wrap_encode)
+                self._replace(network, "decode", self._wrap_decode)
+            elif name.startswith("text_encoder"):
+                self.layers.hook(network, self._make_begin_text(name), self._end_text)
+            else:
+                self.layers.hook(network, self._make_begin(name), self._end)
+        scheduler = getattr(self._pipe, "scheduler", None)
+        if scheduler is not None:
+            self._scheduler = SchedulerRecorder(self._pipe, scheduler, self.layers)
+            for method, wrap in self._scheduler.wrappers().items():
+                self._replace(scheduler, method, wrap)
+        self._replace(self._pipe, "encode_prompt", self._wrap_prompt)
+
+    def stop(self) -> None:
+        """Remove all hooks."""
+        self.layers.detach()
+        for owner, name in self._replaced:
+            delattr(owner, name)
+        self._replaced = []
+
+    def describe(self) -> dict[str, Any]:
+        """Return the manifest: program, model, dtype, scheduler, request."""
+        pipe = self._pipe
+        networks = self._networks
+        params = dict(self._params)
+        for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
+            value = getattr(pipe, f"_{name}", None)
+            if isinstance(value, int | float):
+                params[name] = value
+        config = {name: _configuration(network) for name, network in networks.items()}
+        model = {"name": str(getattr(pipe, "name_or_path", "") or ""), "config": config}
+        manifest = describe_parameters(networks.values())
+        manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
+        manifest |= {"model": model, "params": params}
+        if self._scheduler is not None:
+            manifest["scheduler"] = self._scheduler.describe()
+        return manifest
+
+    def _replace(self, owner: Any, name: str, wrap: Callable[[Method], Method]) -> None:
+        method = getattr(owner, name, None)
+        if method is not None and name not in vars(owner):
+            setattr(owner, name, wrap(method))
+            self._replaced.append((owner, name))
+
+    # -- networks
+
+    def _make_begin(self, name: str) -> Callable:
+        def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+            call = self.layers.begin(module, name, True)
+            inputs = {_role(role): x for role, x in named_inputs(module, "", args, kwargs).items()}
+            sample = inputs.pop("input", None)
+            inputs = inputs if sample is None else {"sample": sample} | inputs
+            timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+            if timestep is not None:
+                inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
+            scale = kwargs.get("conditioning_scale")
+            call.add("", "", inputs, {}, {} if scale is None else {"conditioning_scale": scale})
+
+        return begin
+
+    def _end(
+        self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        call = self.layers.call
+        if call is None:
+            return
+        if call.name.startswith("controlnet"):
+            down, mid = output if isinstance(output, tuple) else output.values()
+            found = {f"down.{i}": x for i, x in enumerate(down)} | {"mid": mid}
+        else:
+            found = {"output": first_tensor(output)}
+            if self._scheduler is not None:
+                self._scheduler.prediction = found["output"]
+        call.add("", outputs=found)
+        self.layers.end()
+
+    def _make_begin_text(self, name: str) -> Callable:
+        def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
+            ids = args[0] if args else kwargs.get("input_ids")
+            tokens = self._writer.begin(name.replace("text_encoder", "tokens"), numbered=False)
+            tokens.add("", "tokens", {}, {"ids": ids})
+            self._writer.end(tokens)
+            self.layers.begin(module, name, False).add("", "text_encoder", {"input_ids": ids})
+
+        return begin
+
+    def _end_text(
+        self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        call = self.layers.call
+        if call is None:
+            return
+        skip = getattr(self._pipe, "_clip_skip", None) or 0
+        if hasattr(self._pipe, "text_encoder_2"):  # SDXL leaves out the last layer and the norm
+            states = output.hidden_states[-(skip + 2)]
+        elif skip:  # the pipeline applies the norm itself, which replaces this output
+            states = output.hidden_states[-(skip + 1)]
+        else:
+            states = output.last_hidden_state
+        pooled = getattr(output, "text_embeds", None)
+        call.add("", outputs={"output": states} | ({} if pooled is None else {"pooled": pooled}))
+        self.layers.end()
+
+    def _wrap_encode(self, method: Method) -> Method:
+        @wraps(method)
+        def encode(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            call = self.layers.begin(self._networks["vae"], "vae.encode", False)
+            call.add("", "encode", {"image": x})
+            result = method(x, *args, **kwargs)
+            first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
+            if isinstance(first, torch.Tensor):
+                outputs = {"mean": first}
+            else:
+                outputs = {"mean": first.mean, "logvar": first.logvar}
+            call.add("", outputs=outputs)
+            self.layers.end()
+            return result
+
+        return encode
+
+    def _wrap_decode(self, method: Method) -> Method:
+        @wraps(method)
+        def decode(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            call = self.layers.begin(self._networks["vae"], "vae.decode", False)
+            call.add("", "decode", {"latents": z})
+            result = method(z, *args, **kwargs)
+            call.add("", outputs={"output": first_tensor(result)})
+            self.layers.end()
+            return result
+
+        return decode
+
+    def _wrap_prompt(self, method: Method) -> Method:
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            self._params |= {k: given[k] for k in PROMPTS if given.get(k) is not None}
+            return method(*args, **kwargs)
+
+        return encode_prompt
+
+
+def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
+    """Return the networks of a pipeline by name; several ControlNets are numbered."""
+    networks: dict[str, torch.nn.Module] = {}
+    for name, part in pipe.components.items():
+        if name == "controlnet" and hasattr(part, "nets"):
+            nets = {f"controlnet_{i}" if i > 1 else name: net for i, net in enumerate(part.nets, 1)}
+            networks |= nets
+        elif isinstance(part, torch.nn.Module) and name not in SKIPPED:
+            networks[name] = part
+    return networks
+
+
+def _make_renamer(network: torch.nn.Module) -> Callable[[str], str]:
+    """Return ldmref's names of a network's modules; transformers 5 omits "text_model."."""
+    if type(network).__name__ == "CLIPTextModel" and hasattr(network, "embeddings"):
+        return lambda path: f"text_model.{path}"
+    return lambda path: path
+
+
+def _role(role: str) -> str:
+    for old, new in RESIDUALS.items():
+        if role.startswith(old):
+            return role.replace(old, new)
+    return role
+
+
+def _one_per_example(timestep: Any, n: int) -> torch.Tensor:
+    """Return a timestep once per example, (n,)."""
+    return torch.as_tensor(timestep).reshape(-1).expand(n)
+
+
+def _configuration(network: Any) -> dict[str, Any]:
+    """Return the configuration of a network of diffusers or transformers."""
+    config = getattr(network, "config", {})
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def _version() -> str:
+    import diffusers
+
+    return diffusers.__version__

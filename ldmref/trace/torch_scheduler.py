@@ -1,0 +1,152 @@
+"""Record the scheduler and the guidance of a diffusers pipeline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldmref.trace.torch_calls import first_tensor
+from ldmref.trace.torch_hooks import LayerRecorder
+
+DRAWN = "noise"
+Method = Callable[..., Any]
+
+
+class SchedulerRecorder:
+    """Records what a scheduler of diffusers computes, and the guidance before each step.
+
+    Attributes:
+        prediction: The last output of the U-Net, which guidance combines.
+    """
+
+    def __init__(self, pipe: Any, scheduler: Any, layers: LayerRecorder):
+        self.prediction: torch.Tensor | None = None
+        self._pipe = pipe
+        self._scheduler = scheduler
+        self._layers = layers
+        self._writer = layers.writer
+
+    def wrappers(self) -> dict[str, Callable[[Method], Method]]:
+        """Return a function that wraps each recorded method, by the method's name."""
+        return {
+            "set_timesteps": self._wrap_set_timesteps,
+            "step": self._wrap_step,
+            "scale_model_input": self._wrap_other("scale_input"),
+            "add_noise": self._wrap_other("add_noise"),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the manifest's description: class and configuration."""
+        config = dict(self._scheduler.config)
+        return {"class": type(self._scheduler).__name__, "config": config}
+
+    def _wrap_set_timesteps(self, method: Method) -> Method:
+        @wraps(method)
+        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            found = {
+                name: getattr(self._scheduler, name, None)
+                for name in ("timesteps", "sigmas", "alphas_cumprod")
+            }
+            outputs = {name: x for name, x in found.items() if x is not None}
+            call = self._writer.begin("schedule", numbered=False)
+            call.add("", "schedule", {}, outputs)
+            self._writer.end(call)
+            return result
+
+        return set_timesteps
+
+    def _wrap_step(self, method: Method) -> Method:
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            call = self._writer.begin("sampler")
+            self._record_guidance(given["model_output"])
+            inputs, attributes = _split(given)
+            call.add("", type(self._scheduler).__name__, inputs)  # before a step works in place
+            self._layers.noise = []
+            try:
+                result = method(*args, **kwargs)
+            finally:
+                drawn, self._layers.noise = self._layers.noise, None
+            x0 = _predicted(result)
+            outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
+            noise = {DRAWN: torch.cat(drawn)} if drawn else {}
+            call.add("", "", noise | self._levels(), outputs, attributes)
+            self._writer.end(call)
+            return result
+
+        return step
+
+    def _levels(self) -> dict[str, Any]:
+        """Return the noise levels of the step that was taken, if the scheduler has them."""
+        scheduler = self._scheduler
+        index = getattr(scheduler, "step_index", None)
+        sigmas = getattr(scheduler, "sigmas", None)
+        if index is None or sigmas is None or getattr(scheduler, "order", 1) != 1:
+            return {}
+        if not 1 <= index < len(sigmas):
+            return {}
+        return {"sigma": sigmas[index - 1], "sigma_next": sigmas[index]}
+
+    def _record_guidance(self, guided: torch.Tensor) -> None:
+        """Record the halves of the U-Net's output and what guidance made of them."""
+        raw = self.prediction
+        if raw is None or raw.shape[1:] != guided.shape[1:] or len(raw) != 2 * len(guided):
+            return
+        call = self._writer.begin("guidance")
+        uncond, cond = raw.chunk(2)
+        inputs: dict[str, Any] = {"uncond": uncond, "cond": cond}
+        inputs |= {
+            role: np.float64(value)
+            for role, name in (("scale", "_guidance_scale"), ("rescale", "_guidance_rescale"))
+            if isinstance(value := getattr(self._pipe, name, None), int | float)
+        }
+        call.add("", "guidance", inputs, {"output": guided})
+        self._writer.end(call)
+
+    def _wrap_other(self, name: str) -> Callable[[Method], Method]:
+        def wrap(method: Method) -> Method:
+            signature = inspect.signature(method)
+
+            @wraps(method)
+            def run(*args: Any, **kwargs: Any) -> Any:
+                inputs, _ = _split(signature.bind(*args, **kwargs).arguments)
+                call = self._writer.begin(name)
+                call.add("", name, inputs)
+                result = method(*args, **kwargs)
+                call.add("", outputs={"output": first_tensor(result)})
+                self._writer.end(call)
+                return result
+
+            return run
+
+        return wrap
+
+
+def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensors among a method's arguments, and numbers and flags that are not."""
+    flat = {**arguments, **arguments.get("kwargs", {})}
+    if arguments.get("args"):  # of `scale_model_input(sample, timestep)`
+        flat["timestep"] = arguments["args"][0]
+    names = {"variance_noise": DRAWN, "timesteps": "timestep"}
+    inputs = {names.get(k, k): v for k, v in flat.items() if isinstance(v, torch.Tensor)}
+    if "timestep" in flat:
+        inputs["timestep"] = flat["timestep"]
+    numbers = {k: v for k, v in flat.items() if isinstance(v, bool | int | float)}
+    dropped = ("timestep", "return_dict")
+    return inputs, {k: v for k, v in numbers.items() if k not in dropped}
+
+
+def _predicted(result: Any) -> torch.Tensor | None:
+    """Return the prediction of x0, if a step returned it."""
+    if isinstance(result, tuple):
+        return result[1] if len(result) == 2 and isinstance(result[1], torch.Tensor) else None
+    return getattr(result, "pred_original_sample", None)
