@@ -24,6 +24,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.locate.names import find_entry, read_output, read_role
 from ldmref.locate.precision import Rounding, exact_backend, round_to
+from ldmref.math.arrays import Array
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
@@ -149,6 +150,24 @@ class Replay(NamedBackend):
                 self.observer.observe(self, point)
         return result
 
+    def group_norm_silu(
+        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
+    ) -> Array:
+        """Compute silu(group_norm(x)), as one layer if the port recorded it as one."""
+        if self._is_fused(weight, "group_norm_silu"):
+            return self._operate("group_norm_silu", (x, weight, bias, groups, eps), {})
+        return super().group_norm_silu(x, weight, bias, groups, eps)
+
+    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """Compute a * gelu(gate), as one layer if the port recorded it as one."""
+        if self._is_fused(weight, "geglu"):
+            return self._operate("geglu", (x, weight, bias), {})
+        return super().geglu(x, weight, bias)
+
+    def _is_fused(self, weight: Array, operation: str) -> bool:
+        entry = self.port.find(self.call, self._names.get(id(weight), ""))
+        return entry is not None and entry.kind == operation
+
     def visit(self, call: LayerCall) -> Any:
         """Observe a layer, and return its recorded output if there is one."""
         if self._trial is not None:
@@ -197,7 +216,8 @@ class Replay(NamedBackend):
             suspects = tuple(self._pending)
             frame = self._frames[-1]
             point = Point(call, role, computed, recorded, {}, frame, suspects, self._last())
-            inputs[role] = self.observer.observe(self, point)
+            used = self.observer.observe(self, point)
+            inputs[role] = used.astype(np.float64) if computed.dtype.kind == "f" else used
         return inputs
 
     def _last(self) -> tuple[str, ...]:

@@ -1,2 +1,0 @@
-def judge_host(port, model, form, notes):
-    return []
