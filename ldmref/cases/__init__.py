@@ -1,0 +1,23 @@
+"""Golden cases: layers, networks, samplers, schedules, guidance, tokenizers and formulas as data.
+
+`docs/cases.md` describes the files, which programs in any language can read.
+"""
+
+from ldmref.cases.make import make_suite, temporary_suite
+from ldmref.cases.model import PARTS, VERSION, CaseTensor, GoldenCase, Suite, read_suite
+from ldmref.cases.run import run_cases
+from ldmref.cases.verdicts import CaseResult, summary
+
+__all__ = [
+    "PARTS",
+    "VERSION",
+    "CaseResult",
+    "CaseTensor",
+    "GoldenCase",
+    "Suite",
+    "make_suite",
+    "read_suite",
+    "run_cases",
+    "summary",
+    "temporary_suite",
+]

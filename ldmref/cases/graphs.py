@@ -1,0 +1,116 @@
+"""The ONNX graphs of a network and of each of its layers, by one run on symbolic arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ldmref.backends.arguments import split_arrays
+from ldmref.backends.base import Backend
+from ldmref.backends.graph.arrays import SymbolicArray
+from ldmref.backends.graph.graph import Graph, GraphInput, Node
+from ldmref.backends.graph.onnx import make_model
+from ldmref.backends.graph.tracer import trace
+from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
+from ldmref.cases.families import NetworkCase
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """One layer as a graph of its own.
+
+    Attributes:
+        name: The layer's name in its network.
+        kind: The operation or function.
+        graph: Its graph; parameters are named within the layer ("to_q.weight").
+        same: Inputs that are the same array as another input, by role.
+    """
+
+    name: str
+    kind: str
+    graph: Graph
+    same: dict[str, str]
+
+    @property
+    def signature(self) -> tuple[str, bytes]:
+        """Kind, operators, attributes, constants and shapes: equal for layers that are alike."""
+        model = make_model(self.graph, "inputs")
+        return self.kind, model.SerializeToString(deterministic=True)
+
+
+class LayerTracer(NamedBackend):
+    """Remember the symbolic inputs and the result of every layer."""
+
+    def __init__(self, inner: Backend):
+        super().__init__(inner)
+        self.layers: list[tuple[LayerCall, SymbolicArray]] = []
+
+    def visit(self, call: LayerCall) -> Any:
+        """Compute a layer and remember it."""
+        y = call.compute(call.inputs)
+        self.layers.append((call, y))
+        return y
+
+
+def trace_network(net: NetworkCase) -> tuple[Graph, list[LayerGraph]]:
+    """Return the graph of a network, and those of its layers in the order of execution."""
+    layers: list[tuple[LayerCall, SymbolicArray]] = []
+
+    def observed(ops: Backend, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        tracer = LayerTracer(ops)
+        y = tracer.compile(net.function, params)(*args, **kwargs)
+        layers.extend(tracer.layers)
+        return y
+
+    arrays, template = split_arrays(net.args, net.inputs)
+    names = [net.roles.get(name, name) for name in sorted(net.inputs) if present(net, name)]
+    specs = [GraphInput(name, x.shape, x.dtype) for name, x in zip(names, arrays, strict=True)]
+    graph = trace(observed, net.params, template, specs, net.outputs)
+    produced = {node.output for node in graph.nodes}
+    used = [pair for pair in layers if pair[1].name in produced]
+    return graph, [_cut(graph, call, y) for call, y in used]
+
+
+def present(net: NetworkCase, name: str) -> bool:
+    """Return whether a network has this input, not None."""
+    return net.inputs[name] is not None
+
+
+def _cut(graph: Graph, call: LayerCall, output: SymbolicArray) -> LayerGraph:
+    """Cut the nodes between the inputs of a layer and its result out of a network's graph."""
+    part = Graph()
+    names: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for role, x in call.inputs.items():
+        if x.name in names:
+            same[role] = names[x.name]
+            continue
+        names[x.name] = role
+        part.inputs.append(SymbolicArray(part, role, x.shape, x.dtype))
+    prefix = call.name.partition(AGAIN)[0] + "."
+    for node in _needed(graph, output.name, set(names)):
+        for name in node.inputs:
+            if name in graph.parameters:
+                names[name] = name.removeprefix(prefix)
+                part.parameters[names[name]] = graph.parameters[name]
+            elif name in graph.constants and name not in names:
+                names[name] = f"c{len(part.constants)}"
+                part.constants[names[name]] = graph.constants[name]
+        names[node.output] = f"v{len(part.nodes)}"
+        inputs = tuple(names[name] if name else "" for name in node.inputs)
+        part.nodes.append(Node(node.operator, inputs, names[node.output], node.attributes))
+    result = SymbolicArray(part, names[output.name], output.shape, output.dtype)
+    part.name_outputs([result], ["output"])
+    return LayerGraph(call.name, call.kind, part, same)
+
+
+def _needed(graph: Graph, output: str, inputs: set[str]) -> list[Node]:
+    """Return the nodes from which an output is computed, without those before the inputs."""
+    used = {output} - inputs
+    kept = []
+    for node in reversed(graph.nodes):
+        if node.output in used:
+            used.update(set(node.inputs) - inputs)
+            kept.append(node)
+    return kept[::-1]

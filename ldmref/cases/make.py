@@ -1,0 +1,149 @@
+"""Make a suite: all files of a folder, and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ldmref.cases.formula_cases import formula_cases
+from ldmref.cases.model import (
+    FORMAT,
+    MANIFEST,
+    ONNX_PARTS,
+    PARTS,
+    VALUE_PARTS,
+    VERSION,
+    GoldenCase,
+    Suite,
+    manifest_text,
+    read_suite,
+)
+from ldmref.cases.sampler_cases import guidance_cases, sampler_cases
+from ldmref.cases.schedule_cases import schedule_cases
+from ldmref.cases.tokenizer_cases import tokenizer_cases
+from ldmref.cases.values import ValueCase, to_json
+from ldmref.errors import OutputError
+from ldmref.files import shown
+from ldmref.io.atomic import atomic_folder
+from ldmref.version import __version__
+
+DESCRIPTIONS = {
+    "schedules": "betas, alpha-bars, sigmas and timesteps; attributes that are missing are neutral",
+    "samplers": "the k-th evaluation returns predictions[k], the k-th draw of noise noise[k]; "
+    "states[i] is x after step i",
+    "guidance": "predictions of step s are named PREDICTION.s; memory goes from step 0 to step 1",
+    "tokenizers": "ids (chunks, length); vocabularies are files of the suite",
+    "formulas": "functions of the same name in ldmref.math",
+}
+
+WriteFile = Callable[[str, bytes], None]
+
+
+def make_suite(
+    folder: Path, parts: Iterable[str] = PARTS, *, overwrite: bool = False
+) -> Suite:
+    """Write the golden cases to a folder.
+
+    Two runs on one machine write the same bytes. Inputs and parameters are the same bytes on every
+    machine; results are computed in float64, whose last bits depend on the processor's libraries,
+    and are rounded to float32 in ONNX cases.
+
+    Args:
+        folder: The folder to write.
+        parts: The parts to make, names in `PARTS`.
+        overwrite: Whether to replace a folder that holds a suite.
+
+    Raises:
+        OutputError: The folder exists (unless it is empty, or a suite and `overwrite`).
+        BackendUnavailable: Layers or networks are asked for, and the package onnx is not installed.
+    """
+    _check_folder(folder, overwrite)
+    parts = tuple(parts)
+    with atomic_folder(folder) as temporary:
+        suite = _write(temporary, parts)
+    return Suite(folder, suite.version, suite.cases, suite.digests)
+
+
+@contextmanager
+def temporary_suite(parts: Iterable[str] = PARTS) -> Iterator[Suite]:
+    """Make a suite in a temporary folder, which is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="ldmref-cases-") as name:
+        yield make_suite(Path(name) / "cases", parts)
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{shown(folder)!r} is a file", code="E-EXISTS", hint="choose a folder")
+    if any(folder.iterdir()):
+        if not (folder / MANIFEST).is_file():
+            message = f"the folder {shown(folder)!r} is not empty and holds no suite"
+            raise OutputError(message, code="E-EXISTS", hint="choose another folder")
+        if not overwrite:
+            message = f"{shown(folder)!r} holds a suite"
+            raise OutputError(message, code="E-EXISTS", hint="--overwrite replaces it")
+        read_suite(folder)
+
+
+def _write(folder: Path, parts: tuple[str, ...]) -> Suite:
+    digests: dict[str, str] = {}
+
+    def write(path: str, data: bytes) -> None:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        digests[path] = hashlib.sha256(data).hexdigest()
+
+    cases: list[GoldenCase] = []
+    if set(parts) & set(ONNX_PARTS):
+        from ldmref.cases.onnx_cases import write_onnx_cases
+
+        cases += write_onnx_cases(write, [part for part in parts if part in ONNX_PARTS])
+    for part in VALUE_PARTS:
+        if part in parts:
+            cases += _write_values(write, part)
+    cases.sort(key=lambda case: PARTS.index(case.part))
+    digests = dict(sorted(digests.items()))
+    suite = Suite(folder, VERSION, {case.name: case for case in cases}, digests)
+    (folder / MANIFEST).write_text(manifest_text(suite, f"ldmref {__version__}"), encoding="utf-8")
+    return suite
+
+
+def value_cases(part: str, write: WriteFile = lambda path, data: None) -> Iterator[ValueCase]:
+    """Yield the cases of a part that runs on the host; `write` writes further files."""
+    makers: dict[str, Callable[[], Iterator[ValueCase]]] = {
+        "schedules": schedule_cases,
+        "samplers": sampler_cases,
+        "guidance": guidance_cases,
+        "tokenizers": lambda: tokenizer_cases(write),
+        "formulas": formula_cases,
+    }
+    with np.errstate(all="ignore"):
+        yield from makers[part]()
+
+
+def _write_values(write: WriteFile, part: str) -> list[GoldenCase]:
+    rows = []
+    cases = []
+    for value in value_cases(part, write):
+        case, outputs = value.solve()
+        cases.append(case)
+        row = {
+            "kind": case.kind,
+            "attributes": dict(case.attributes),
+            "inputs": {name: to_json(x) for name, x in value.inputs.items()},
+            "outputs": {name: to_json(y) for name, y in outputs.items()},
+        }
+        rows.append(f"{json.dumps(case.name)}: {json.dumps(row, ensure_ascii=False)}")
+    head = {"format": FORMAT, "version": VERSION, "part": part, "description": DESCRIPTIONS[part]}
+    lines = ",\n".join(rows)
+    text = json.dumps(head)[:-1] + ', "cases": {\n' + lines + "\n}}\n"
+    write(f"values/{part}.json", text.encode())
+    return cases

@@ -1,0 +1,228 @@
+"""The manifest of a suite: `cases.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ldmref.errors import CorruptModelError, InputError, UsageError, counted, did_you_mean
+from ldmref.files import check_input_path, parse_json, read_file, shown
+
+FORMAT = "ldmref-cases"
+VERSION = "1.0"
+MANIFEST = "cases.json"
+DATA = "test_data_set_0"  # as in ONNX's own backend tests
+ONNX_PARTS = ("layers", "networks")
+VALUE_PARTS = ("schedules", "samplers", "guidance", "tokenizers", "formulas")
+PARTS = (*ONNX_PARTS, *VALUE_PARTS)
+CODE = "E-CASES"
+MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class CaseTensor:
+    """An array of a case.
+
+    Args:
+        name: Its name.
+        dtype: "float32", "float64", "int64" or "string".
+        shape: Its shape.
+        tolerance: For outputs, (atol, rtol) by the dtype in which a program computes: an element
+            passes if |got - expected| <= atol + rtol |expected|. {}: equal.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One case of a suite.
+
+    Args:
+        name: Its name, unique in the suite.
+        part: One of `PARTS`.
+        kind: The operation, the function of ldmref, the sampler, the tokenizer.
+        path: The folder of an ONNX case, the JSON file of the others; relative to the suite.
+        inputs: Its inputs, in order.
+        outputs: Its outputs, in order.
+        attributes: Arguments that are not arrays.
+        parameters: Names of the initializers that are parameters.
+        basis: The basis of the tolerances: "derived", "calibrated", "propagated" or "exact".
+    """
+
+    name: str
+    part: str
+    kind: str
+    path: str
+    inputs: tuple[CaseTensor, ...]
+    outputs: tuple[CaseTensor, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
+    basis: str = "exact"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The cases of a folder.
+
+    Args:
+        folder: The folder.
+        version: Version of the suite.
+        cases: All cases by name.
+        digests: SHA-256 of each file, by path.
+    """
+
+    folder: Path
+    version: str
+    cases: Mapping[str, GoldenCase] = field(repr=False)
+    digests: Mapping[str, str] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the list of all files with their digests."""
+        return digest_of(self.digests)
+
+    def select(self, patterns: Iterable[str] = (), parts: Iterable[str] = PARTS) -> list[GoldenCase]:
+        """Return the cases whose name matches one of the patterns (all without patterns).
+
+        Raises:
+            UsageError: No case has such a name.
+        """
+        patterns = tuple(patterns)
+        found = [
+            case
+            for case in self.cases.values()
+            if not patterns or any(fnmatchcase(case.name, pattern) for pattern in patterns)
+        ]
+        if not found:
+            hint = did_you_mean(patterns[0], self.cases) if len(self.cases) < 20 else ""
+            hint = hint or "ldmref cases run --list prints all names; * matches any text"
+            raise UsageError(f"no case matches {' or '.join(patterns)!r}", code=CODE, hint=hint)
+        parts = tuple(parts)
+        return [case for case in found if case.part in parts]
+
+    def check_files(self, cases: Iterable[GoldenCase]) -> None:
+        """Compare the digests of the files of these cases with the manifest.
+
+        Raises:
+            CorruptModelError: A file is missing or was changed.
+        """
+        paths = {case.path for case in cases}
+        for path, digest in self.digests.items():
+            if path in paths or path.rpartition("/")[0].removesuffix(f"/{DATA}") in paths:
+                data = read_file(self.folder / path, MAX_BYTES, CODE)
+                if hashlib.sha256(data).hexdigest() != digest:
+                    message = f"{path} is not the file that {MANIFEST} describes"
+                    raise CorruptModelError(message, code=CODE, hint="make the suite again")
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Return the SHA-256 of lines "digest  path", sorted by path, as sha256sum prints them."""
+    lines = "".join(f"{digests[path]}  {path}\n" for path in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def manifest_text(suite: Suite, program: str) -> str:
+    """Return the manifest of a suite as JSON."""
+    counts = {
+        part: sum(case.part == part for case in suite.cases.values())
+        for part in PARTS
+        if any(case.part == part for case in suite.cases.values())
+    }
+    cases = [
+        json.dumps(_without_empty(asdict(case)), ensure_ascii=False)
+        for case in suite.cases.values()
+    ]
+    head = {
+        "format": FORMAT,
+        "version": suite.version,
+        "program": program,
+        "count": len(suite.cases),
+        "counts": counts,
+        "digest": suite.digest,
+        "digests": dict(suite.digests),
+    }
+    lines = ",\n  ".join(cases)
+    return json.dumps(head, indent=1)[:-2] + f',\n "cases": [\n  {lines}\n ]\n}}\n'
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {k: _without_empty(v) for k, v in value.items()}
+        return {k: v for k, v in kept.items() if k == "shape" or v not in ({}, (), [], "")}
+    if isinstance(value, tuple | list):
+        return [_without_empty(v) for v in value]
+    return value
+
+
+def read_suite(folder: Path) -> Suite:
+    """Read the manifest of a folder that `ldmref cases make` wrote.
+
+    Raises:
+        InputError: The folder has no manifest.
+        CorruptModelError: The manifest is damaged, or has another version.
+    """
+    folder = check_input_path(folder, "the folder of a suite", CODE)
+    path = folder / MANIFEST
+    if not path.is_file():
+        message = f"{shown(folder)!r} has no {MANIFEST}"
+        raise InputError(message, code=CODE, hint=f"ldmref cases make -o {folder.name}")
+    data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CorruptModelError(f"{shown(path)!r} is not a manifest of {FORMAT}", code=CODE)
+    version = str(data.get("version"))
+    if version.partition(".")[0] != VERSION.partition(".")[0]:
+        message = f"the suite has version {version}, and this program reads {VERSION}"
+        raise CorruptModelError(message, code=CODE, hint="make the suite again, or update ldmref")
+    try:
+        cases = {row["name"]: _read_case(row) for row in data["cases"]}
+        digests = {str(k): str(v) for k, v in data["digests"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"{MANIFEST} is damaged: {type(error).__name__}: {error}"
+        raise CorruptModelError(message, code=CODE, hint="make the suite again") from error
+    return Suite(folder, version, cases, digests)
+
+
+def _read_case(row: Mapping[str, Any]) -> GoldenCase:
+    if row["part"] not in PARTS or _escapes(row["path"]):
+        raise ValueError(f"part {row['part']!r}, path {row['path']!r}")
+    return GoldenCase(
+        row["name"],
+        row["part"],
+        row["kind"],
+        row["path"],
+        tuple(_read_tensor(x) for x in row.get("inputs", ())),
+        tuple(_read_tensor(x) for x in row["outputs"]),
+        row.get("attributes", {}),
+        tuple(row.get("parameters", ())),
+        row.get("basis", "exact"),
+    )
+
+
+def _escapes(path: str) -> bool:
+    """Return whether a path leads out of the suite's folder."""
+    return path.startswith(("/", "\\")) or ".." in path.replace("\\", "/").split("/") or ":" in path
+
+
+def _read_tensor(row: Mapping[str, Any]) -> CaseTensor:
+    tolerance = {
+        dtype: (float(pair[0]), float(pair[1])) for dtype, pair in row.get("tolerance", {}).items()
+    }
+    return CaseTensor(row["name"], row["dtype"], tuple(row["shape"]), tolerance)
+
+
+def describe_counts(cases: Iterable[GoldenCase]) -> str:
+    """Return the number of cases of each part, "266 layers, 36 networks"."""
+    cases = tuple(cases)
+    counts = {part: sum(case.part == part for case in cases) for part in PARTS}
+    return ", ".join(
+        f"{n} {part}" if n != 1 else counted(1, part.rstrip("s")) for part, n in counts.items() if n
+    )

@@ -1,0 +1,133 @@
+"""Write layers and networks as ONNX backend test cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.graph.graph import Graph
+from ldmref.backends.graph.onnx import import_onnx, make_model
+from ldmref.cases.families import NetworkCase, networks
+from ldmref.cases.graphs import LayerGraph, present, trace_network
+from ldmref.cases.model import DATA, CaseTensor, GoldenCase
+from ldmref.cases.recorder import RecordedLayer, compute_network, stored
+
+WriteFile = Callable[[str, bytes], None]
+
+
+def write_onnx_cases(write: WriteFile, parts: Sequence[str]) -> Iterator[GoldenCase]:
+    """Write every network and every layer that differs from earlier ones; yield their cases.
+
+    Args:
+        write: Function `write(path, data)` that writes a file of the suite.
+        parts: "layers", "networks" or both.
+    """
+    seen: set[tuple[str, bytes]] = set()
+    for net in networks():
+        graph, layers = trace_network(net)
+        new = {}
+        for layer in layers:
+            if "layers" in parts and layer.signature not in seen:
+                seen.add(layer.signature)
+                new[layer.name] = layer
+        exact, tolerances, recorded = compute_network(
+            net.function, net.params, net.args, net.inputs, new
+        )
+        for record in recorded:
+            yield _write_layer(write, net, new[record.name], record)
+        if "networks" in parts:
+            yield _write_network(write, net, graph, exact, tolerances)
+
+
+def _write_layer(
+    write: WriteFile, net: NetworkCase, layer: LayerGraph, record: RecordedLayer
+) -> GoldenCase:
+    name = f"{net.name}.{record.name}"
+    inputs = {x.name: record.inputs[x.name] for x in layer.graph.inputs}
+    attributes = {key: plain(value) for key, value in record.attributes.items()}
+    return _write_case(
+        write, "layers", name, record.kind, layer.graph, inputs, record.outputs, record.tolerances,
+        attributes | layer.same, record.basis,
+    )  # fmt: skip
+
+
+def _write_network(
+    write: WriteFile,
+    net: NetworkCase,
+    graph: Graph,
+    exact: Sequence[np.ndarray],
+    tolerances: Sequence[float],
+) -> GoldenCase:
+    given = {net.roles.get(k, k): stored(x) for k, x in net.inputs.items() if present(net, k)}
+    inputs = {x.name: given[x.name] for x in graph.inputs}
+    attributes = {"config": plain(arg) for arg in net.args if is_dataclass(arg)}
+    attributes |= {"factor": arg for arg in net.args if isinstance(arg, int)}
+    kind = net.description
+    return _write_case(
+        write, "networks", net.name, kind, graph, inputs, exact, tolerances, attributes,
+        "propagated",
+    )  # fmt: skip
+
+
+def _write_case(
+    write: WriteFile,
+    part: str,
+    name: str,
+    kind: str,
+    graph: Graph,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[np.ndarray],
+    tolerances: Sequence[float],
+    attributes: Mapping[str, Any],
+    basis: str,
+) -> GoldenCase:
+    folder = f"{part}/{name}"
+    model = make_model(graph, "embedded")
+    model.graph.name = name
+    write(f"{folder}/model.onnx", model.SerializeToString(deterministic=True))
+    for i, (role, x) in enumerate(inputs.items()):
+        write(f"{folder}/{DATA}/input_{i}.pb", tensor_bytes(role, x))
+    results = []
+    for i, (declared, y) in enumerate(zip(graph.outputs, outputs, strict=True)):
+        write(f"{folder}/{DATA}/output_{i}.pb", tensor_bytes(declared.name, stored(y)))
+        tolerance = {"float32": (_rounded_up(tolerances[i]), 0.0)}
+        results.append(CaseTensor(declared.name, "float32", y.shape, tolerance))
+    described = tuple(CaseTensor(role, str(x.dtype), x.shape) for role, x in inputs.items())
+    parameters = tuple(graph.parameters)
+    return GoldenCase(
+        name, part, kind, folder, described, tuple(results), attributes, parameters, basis
+    )
+
+
+def tensor_bytes(name: str, x: np.ndarray) -> bytes:
+    """Return an array as a serialized TensorProto."""
+    helper = import_onnx().helper
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+    tensor = helper.make_tensor(name, kind, x.shape, np.ascontiguousarray(x).tobytes(), raw=True)
+    return tensor.SerializeToString(deterministic=True)
+
+
+def plain(value: Any) -> Any:
+    """Return an argument as JSON."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _rounded_up(x: float) -> float:
+    """Return a tolerance with three digits, never smaller: the last bits do not matter.
+
+    >>> _rounded_up(1.23456e-6)
+    1.24e-06
+    """
+    if x == 0.0:
+        return 0.0
+    text = f"{x:.2e}"
+    return float(text) if float(text) >= x else float(f"{x * 1.005:.2e}")

@@ -1,0 +1,112 @@
+"""Run the cases of a suite in a runtime, or judge the results of another program."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ldmref.cases.files import SuiteReader
+from ldmref.cases.model import CODE, GoldenCase, Suite
+from ldmref.cases.programs import check_names, read_results, read_values, run_command, select_outputs
+from ldmref.cases.runtimes import RUNTIMES, Answer, LdmrefRuntime
+from ldmref.cases.verdicts import CaseResult, compare_case
+from ldmref.errors import UsageError, did_you_mean
+
+TIMEOUT = 600.0  # seconds for a command
+
+
+class CaseRuntime(Protocol):
+    """A runtime: which parts of a suite it computes, and in which dtypes."""
+
+    name: str
+    parts: tuple[str, ...]
+    dtypes: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return name and version."""
+        ...
+
+    def run(self, cases: list[GoldenCase], reader: SuiteReader) -> Iterator[Answer]:
+        """Compute cases."""
+        ...
+
+
+def open_runtime(name: str, backend: str | None = None, dtype: str | None = None) -> CaseRuntime:
+    """Return a runtime by name.
+
+    Args:
+        name: `onnxruntime`, `openvino`, `onnx-reference` or `ldmref`.
+        backend: For `ldmref`: the backend; None: that of the configuration.
+        dtype: For `ldmref`: the backend's dtype; None: float32.
+
+    Raises:
+        UsageError: There is no such runtime.
+        BackendUnavailable: It is not installed.
+    """
+    if name == "ldmref":
+        from ldmref.loading import open_backend
+
+        return LdmrefRuntime(open_backend(backend, None, dtype or "float32"))
+    if name not in RUNTIMES:
+        hint = did_you_mean(name, [*RUNTIMES, "ldmref"])
+        raise UsageError(f"unknown runtime {name!r}", code=CODE, hint=hint)
+    RUNTIMES[name].open()
+    return RUNTIMES[name]
+
+
+def run_cases(
+    suite: Suite, runtime: CaseRuntime, cases: Sequence[GoldenCase], dtype: str = "float32"
+) -> Iterator[CaseResult]:
+    """Compute cases in a runtime and compare each with the suite.
+
+    Args:
+        suite: The suite.
+        runtime: A runtime, from `open_runtime`.
+        cases: The cases; those that the runtime does not compute are left out.
+        dtype: The dtype in which the runtime computes layers and networks. What runs on the host is
+            compared in float64.
+    """
+    chosen = [case for case in cases if case.part in runtime.parts]
+    suite.check_files(chosen)
+    reader = SuiteReader(suite)
+    for case, got, note in runtime.run(chosen, reader):
+        yield compare_case(case, reader.outputs(case), got, dtype_of_case(case, dtype), note)
+
+
+def judge_command(
+    suite: Suite,
+    command: str,
+    cases: Sequence[GoldenCase],
+    dtype: str,
+    output: Path | None = None,
+    timeout: float = TIMEOUT,
+) -> Iterator[CaseResult]:
+    """Run a program that writes its outputs, and compare them with the suite."""
+    suite.check_files(cases)
+    reader = SuiteReader(suite)
+    with tempfile.TemporaryDirectory(prefix="ldmref-results-") as name:
+        folder = Path(name) if output is None else output
+        notes = run_command(command, suite, cases, folder, timeout)
+        for case, got, note in read_results(folder, cases, notes):
+            yield compare_case(case, reader.outputs(case), got, dtype, note)
+
+
+def judge_values(
+    suite: Suite, path: Path, cases: Sequence[GoldenCase], dtype: str
+) -> Iterator[CaseResult]:
+    """Compare a file of results with the cases that it names."""
+    values = read_values(path)
+    check_names(values, suite)
+    chosen = [case for case in cases if case.name in values]
+    suite.check_files(chosen)
+    reader = SuiteReader(suite)
+    for case in chosen:
+        got = select_outputs(values[case.name], case)
+        yield compare_case(case, reader.outputs(case), got, dtype)
+
+
+def dtype_of_case(case: GoldenCase, dtype: str) -> str:
+    """Return the dtype whose tolerance holds: what runs on the host has float64."""
+    return "float64" if case.path.startswith("values/") else dtype

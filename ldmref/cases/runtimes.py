@@ -1,0 +1,215 @@
+"""Runtimes that compute cases here: ONNX Runtime, OpenVINO, onnx.reference, and ldmref itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.backends.named import LayerCall, NamedBackend
+from ldmref.cases.families import NetworkCase, networks
+from ldmref.cases.files import SuiteReader
+from ldmref.cases.make import value_cases
+from ldmref.cases.model import ONNX_PARTS, PARTS, GoldenCase
+from ldmref.cases.recorder import flat
+from ldmref.errors import BackendUnavailable
+
+Outputs = dict[str, np.ndarray]
+Answer = tuple[GoldenCase, Outputs | None, str]  # the outputs, or why there are none
+ERRORS_ONLY = 3
+
+
+class OnnxRuntime:
+    """A runtime that reads ONNX models.
+
+    Args:
+        name: Its name on the command line.
+        module: The module that it needs.
+        package: What to install.
+        load: `load(module, path)` -> function of the inputs by name.
+    """
+
+    parts = ONNX_PARTS
+    dtypes = ("float32",)
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        package: str,
+        load: Callable[[Any, str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]],
+    ):
+        self.name = name
+        self._module = module
+        self._package = package
+        self._load = load
+
+    def open(self) -> Any:
+        """Import the runtime.
+
+        Raises:
+            BackendUnavailable: It is not installed.
+        """
+        try:
+            return import_module(self._module)
+        except ImportError as error:
+            message = f"the runtime {self.name} needs {self._module}, which is not installed"
+            hint = f"pip install {self._package}"
+            raise BackendUnavailable(message, code="E-BACKEND", hint=hint) from error
+
+    def describe(self) -> str:
+        """Return name and version."""
+        module = self.open()
+        version = getattr(module, "__version__", "")
+        if not version:
+            version = getattr(import_module(self._module.partition(".")[0]), "__version__", "")
+        return f"{self.name} {version.partition('-')[0]}"
+
+    def run(self, cases: list[GoldenCase], reader: SuiteReader) -> Iterator[Answer]:
+        """Compute each case; what a runtime raises is the note of that case."""
+        module = self.open()
+        for case in cases:
+            try:
+                inputs = reader.inputs(case)
+                values = self._load(module, str(reader.model(case)))(inputs)
+            except Exception as error:  # a runtime raises any class
+                first = (str(error).strip().splitlines() or [""])[0]
+                yield case, None, f"{type(error).__name__}: {first[:200]}"
+                continue
+            names = [x.name for x in case.outputs]
+            yield case, dict(zip(names, map(np.asarray, values), strict=True)), ""
+
+
+def _load_onnxruntime(module: Any, path: str) -> Callable:
+    options = module.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    session = module.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(inputs))
+
+
+def _load_openvino(module: Any, path: str) -> Callable:
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = module.Core().compile_model(path, "CPU", options)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        results = compiled(dict(inputs))
+        return [np.array(results[i]) for i in range(len(compiled.outputs))]
+
+    return run
+
+
+def _load_reference(module: Any, path: str) -> Callable:
+    evaluator = module.ReferenceEvaluator(path)
+    return lambda inputs: evaluator.run(None, dict(inputs))
+
+
+class LdmrefRuntime:
+    """ldmref's own definitions on one of its backends.
+
+    Args:
+        backend: The backend.
+    """
+
+    name = "ldmref"
+    parts = PARTS
+    dtypes = ("float32", "float64")
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+
+    def describe(self) -> str:
+        """Return the backend's name, version and dtype."""
+        ops = self.backend
+        return " ".join(filter(None, ("ldmref,", ops.name, ops.version(), ops.dtype)))
+
+    def run(self, cases: list[GoldenCase], reader: SuiteReader) -> Iterator[Answer]:
+        """Compute each case: layers and networks on the backend, all others on the host."""
+        wanted = {case.name: case for case in cases}
+        if any(case.part in ONNX_PARTS for case in cases):
+            for net in networks():
+                yield from self._run_network(net, wanted, reader)
+        for part in dict.fromkeys(case.part for case in cases if case.part not in ONNX_PARTS):
+            for value in value_cases(part):
+                if value.name in wanted:
+                    case = wanted[value.name]
+                    outputs = value.compute(reader.inputs(case))
+                    yield case, {k: np.asarray(v) for k, v in outputs.items()}, ""
+
+    def _run_network(
+        self, net: NetworkCase, wanted: Mapping[str, GoldenCase], reader: SuiteReader
+    ) -> Iterator[Answer]:
+        prefix = f"{net.name}."
+        layers = {
+            name.removeprefix(prefix): case
+            for name, case in wanted.items()
+            if name.startswith(prefix) and case.part == "layers"
+        }
+        whole = wanted.get(net.name)
+        if not layers and whole is None:
+            return
+        ops = self.backend
+        params = _on_backend(ops, net.params)
+        if whole is not None:
+            by_role = reader.inputs(whole)
+            given = {k: by_role.get(net.roles.get(k, k)) for k in net.inputs}
+            arrays = {k: None if x is None else ops.asarray(x) for k, x in given.items()}
+            with ops.inference():
+                network = ops.compile(net.function, params)
+                results = flat(network(*net.args, **arrays))
+            names = [x.name for x in whole.outputs]
+            outputs = [ops.to_numpy(y) for y in results]
+            yield whole, dict(zip(names, outputs, strict=True)), ""
+        if layers:
+            answers = LayerAnswers(ops, layers, reader)
+            arrays = {k: None if x is None else ops.asarray(x) for k, x in net.inputs.items()}
+            with ops.inference():
+                answers.compile(net.function, params)(*net.args, **arrays)
+            yield from answers.found
+
+
+class LayerAnswers(NamedBackend):
+    """Run a network and, at each layer of a case, compute the layer from the case's inputs."""
+
+    def __init__(self, inner: Backend, cases: Mapping[str, GoldenCase], reader: SuiteReader):
+        super().__init__(inner)
+        self.cases = cases
+        self.reader = reader
+        self.found: list[Answer] = []
+        self._alone = False
+
+    def visit(self, call: LayerCall) -> Any:
+        """Compute a layer of the network and, from other inputs, that of the case."""
+        y = call.compute(call.inputs)
+        case = self.cases.get(call.name)
+        if case is None or self._alone:
+            return y
+        given = {name: self.inner.asarray(x) for name, x in self.reader.inputs(case).items()}
+        given |= {role: given[str(case.attributes[role])] for role in call.inputs if role not in given}
+        self._alone = True
+        try:
+            with self.observed(call.name):
+                output = self.inner.to_numpy(call.compute(given))
+        finally:
+            self._alone = False
+        self.found.append((case, {case.outputs[0].name: output}, ""))
+        return y
+
+
+def _on_backend(ops: Backend, params: Any) -> Any:
+    from ldmref.models.params import tree_map
+
+    return tree_map(ops.weight, params)
+
+
+RUNTIMES: dict[str, OnnxRuntime] = {
+    runtime.name: runtime
+    for runtime in (
+        OnnxRuntime("onnxruntime", "onnxruntime", "'ldmref[onnx]'", _load_onnxruntime),
+        OnnxRuntime("openvino", "openvino", "'ldmref[openvino]'", _load_openvino),
+        OnnxRuntime("onnx-reference", "onnx.reference", "onnx", _load_reference),
+    )
+}

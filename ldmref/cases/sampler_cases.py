@@ -1,0 +1,180 @@
+"""Cases of samplers: all states of a run, for a given sequence of predictions and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldmref.cases.parameters import random_array
+from ldmref.cases.values import Arrays, ValueCase
+from ldmref.math.sigmas import karras_sigmas
+from ldmref.models.presets import PRESETS
+from ldmref.samplers.configure import configured_step
+from ldmref.samplers.guidances import BUILT_IN
+from ldmref.samplers.loop import Guided, GuidedDenoiser, History, Interval, Step, sample
+from ldmref.samplers.registry import SAMPLERS, Sampler
+from ldmref.samplers.schedule import make_schedule
+
+SHAPE = (2, 3)
+STEPS = 6
+SIGMA_MIN = 0.0292
+SIGMA_MAX = 14.6146
+
+
+def sampler_cases() -> Iterator[ValueCase]:
+    """Yield a run of every sampler on Karras' noise levels, and one in diffusers' convention."""
+    sigmas = np.append(karras_sigmas(STEPS, SIGMA_MIN, SIGMA_MAX, 7.0), 0.0)
+    scheduler = PRESETS["sd15"].scheduler
+    for name, sampler in SAMPLERS.items():
+        if not sampler.adaptive:  # an adaptive method has as many predictions as its roundings say
+            yield _case(f"samplers.{name}", sampler, sampler.make(), sigmas, range(STEPS + 1))
+    for name, sampler in SAMPLERS.items():
+        schedule = make_schedule(scheduler, sampler, None, STEPS)
+        if sampler.adaptive or schedule.convention != "diffusers" or sampler.block:
+            continue
+        step, visits = configured_step(scheduler, sampler, schedule)
+        label = f"samplers.diffusers.{name}"
+        yield _case(label, sampler, step, schedule.sigmas, visits, convention="diffusers")
+
+
+def _case(
+    name: str,
+    sampler: Sampler,
+    step: Step,
+    sigmas: np.ndarray,
+    visits: Sequence[int],
+    convention: str = "",
+) -> ValueCase:
+    data = Recorded(name, sigmas)
+    run_sampler(step, data.x, data.sigmas, visits, data.predict, data.draw)
+    inputs = {"sigmas": data.sigmas, "x": data.x, "predictions": np.stack(data.predictions)}
+    if sampler.unconditional:
+        inputs["unconditional"] = np.stack(data.unconditional)
+    if data.noise:
+        inputs["noise"] = np.stack(data.noise)
+
+    def compute(given: Arrays) -> Arrays:
+        replay = Replayed(given)
+        states = run_sampler(
+            step, given["x"], given["sigmas"], visits, replay.predict, replay.draw
+        )
+        return {
+            "states": states,
+            "evaluated_sigmas": np.asarray(replay.sigmas),
+            "evaluated_x": np.stack(replay.x),
+        }
+
+    attributes: dict[str, Any] = {"sampler": sampler.name, "source": sampler.source}
+    if sampler.eta is not None:
+        attributes["eta"] = sampler.eta
+    if convention:
+        attributes["convention"] = convention
+    if list(visits) != list(range(len(sigmas))):
+        attributes["visits"] = list(visits)
+    return ValueCase(name, "samplers", sampler.name, attributes, inputs, compute, 16.0 * STEPS)
+
+
+def run_sampler(
+    step: Step, x: np.ndarray, sigmas: np.ndarray, visits: Sequence[int], predict: Any, draw: Any
+) -> np.ndarray:
+    """Return the states after every step, (steps, ...)."""
+
+    def guided(
+        x: np.ndarray, sigma: float, memory: History, unconditional: bool, _: Interval | None
+    ) -> Guided:
+        x0, uncond = predict(x, sigma)
+        return Guided(x0, uncond if unconditional else None, memory)
+
+    run = sample(GuidedDenoiser(guided), x, sigmas, step, noise=draw, visits=visits)
+    return np.stack([state.x for state in run])
+
+
+class Recorded:
+    """The exact denoiser of normal data, whose predictions and noise are kept."""
+
+    def __init__(self, name: str, sigmas: np.ndarray):
+        self.name = name
+        self.sigmas = np.asarray(sigmas, np.float64)
+        self.x = self.sigmas[0] * random_array("samplers/x", SHAPE).astype(np.float64)
+        self.mean = random_array("samplers/mean", SHAPE).astype(np.float64)
+        self.uncond = random_array("samplers/uncond", SHAPE).astype(np.float64)
+        self.variance = 0.25 + random_array("samplers/variance", SHAPE).astype(np.float64) ** 2
+        self.predictions: list[np.ndarray] = []
+        self.unconditional: list[np.ndarray] = []
+        self.noise: list[np.ndarray] = []
+
+    def predict(self, x: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return E[x0 | x] for two means, with and without a prompt."""
+        weight = self.variance / (self.variance + sigma**2)
+        pair = tuple(m + weight * (x - m) for m in (self.mean, self.uncond))
+        self.predictions.append(pair[0])
+        self.unconditional.append(pair[1])
+        return pair
+
+    def draw(self) -> np.ndarray:
+        """Return the next noise."""
+        noise = random_array(f"samplers/noise/{len(self.noise)}", SHAPE)
+        self.noise.append(noise.astype(np.float64))
+        return self.noise[-1]
+
+
+class Replayed:
+    """A denoiser that returns given predictions one after the other, and notes where."""
+
+    def __init__(self, inputs: Arrays):
+        self.inputs = inputs
+        self.sigmas: list[float] = []
+        self.x: list[np.ndarray] = []
+        self.drawn = 0
+
+    def predict(self, x: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the next prediction, with and without the prompt."""
+        i = len(self.sigmas)
+        self.sigmas.append(sigma)
+        self.x.append(x)
+        given = self.inputs["predictions"]
+        return given[i], self.inputs.get("unconditional", given)[i]
+
+    def draw(self) -> np.ndarray:
+        """Return the next noise."""
+        self.drawn += 1
+        return self.inputs["noise"][self.drawn - 1]
+
+
+def guidance_cases() -> Iterator[ValueCase]:
+    """Yield every guidance at two scales; those with a memory make two steps."""
+    shape = (2, 4, 3, 3)
+    sigma = 2.0
+    for cls in BUILT_IN:
+        guidance = cls()
+        for scale in (1.0, 7.5):
+            names = guidance.needs(sigma, scale)
+            steps = 2 if guidance.remembers else 1
+            inputs = {
+                f"{name}.{step}": random_array(f"guidance/{name}/{step}", shape).astype(float)
+                for step in range(steps)
+                for name in names
+            }
+
+            def compute(
+                given: Arrays, guidance=guidance, scale=scale, names=names, steps=steps
+            ) -> Arrays:
+                memory: History = ()
+                outputs = {}
+                for step in range(steps):
+                    predictions = {name: given[f"{name}.{step}"] for name in names}
+                    y, memory = guidance(predictions, sigma, scale, memory)
+                    outputs[f"guided.{step}"] = y
+                return outputs
+
+            record = dict(guidance.record)
+            attributes = record | {"sigma": sigma, "cfg_scale": scale, "on": on(guidance)}
+            name = f"guidance.{cls.name}.{scale:g}"
+            yield ValueCase(name, "guidance", cls.name, attributes, inputs, compute, 64.0)
+
+
+def on(guidance: Any) -> str:
+    """Return what a guidance combines: "x0" or the network's "prediction"."""
+    return "x0" if guidance.on_x0 else "prediction"
