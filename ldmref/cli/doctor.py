@@ -49,6 +49,7 @@ def doctor(as_json: bool) -> None:
         *report_blas(),
         *check_backends(),
         *list_plugins(),
+        *report_graph_cache(),
         check_embedded_model(),
         *run_self_test(),
     ]
@@ -176,6 +177,16 @@ def list_plugins() -> list[Diagnosis]:
             value = f"{kind} of {package}"
             findings.append(Diagnosis(f"plug-in {name}", value, usable, reasons.get(name, "")))
     return findings
+
+
+def report_graph_cache() -> list[Diagnosis]:
+    """Report the folder of compiled networks and its size, if there is one."""
+    from ldmref.backends.graph.disk_cache import find_folder, measure
+
+    count, size = measure()
+    if not count:
+        return []
+    return [Diagnosis("graph cache", f"{find_folder()}, {count} files, {size / 1e6:.0f} MB")]
 
 
 def check_embedded_model() -> Diagnosis:
