@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ldmref.backends.bounds import norms, products
-from ldmref.backends.bounds.rounding import ELEMENTARY, Precision
+from ldmref.backends.bounds.rounding import ELEMENTARY, ERF, Precision
 
 QUICK = 1.702  # factor of quick GELU
 
@@ -61,17 +61,20 @@ def quick_gelu(p: Precision, x: np.ndarray) -> np.ndarray:
 def gelu(p: Precision, x: np.ndarray) -> np.ndarray:
     """Bound x Phi(x) = (x + x erf(x / sqrt(2))) / 2.
 
-    erf errs by ELEMENTARY u, an absolute error in many libraries (Abramowitz and Stegun 1964,
-    equation 7.1.26: 1.5e-7), and by 2 u |a| erf'(a) through its argument a = x / sqrt(2). The error
-    of the sum is absolute because x and x erf cancel for negative x:
+    erf errs by ERF u, an absolute error in many libraries (Abramowitz and Stegun 1964, equation
+    7.1.26: 1.5e-7), and by 2 u |a| erf'(a) through its argument a = x / sqrt(2). The error of the
+    sum is absolute because x and x erf cancel for negative x:
 
-        E = u |x| ((ELEMENTARY + 2 |a| erf'(a)) / 2 + 1) + u |y| + tiny (1 + |x|).
+        E = u |x| ((ERF + 2 |a| erf'(a)) / 2 + 1) + u |y| + tiny (1 + |x|).
+
+    In 16 bits ERF applies to u_acc: erf is computed in float32, and rounded once.
     """
     from scipy.special import erf
 
     a = x / math.sqrt(2.0)
     slope = 2.0 / math.sqrt(math.pi) * np.exp(-np.minimum(a * a, 700.0))
-    factor = 0.5 * (ELEMENTARY + 2.0 * np.abs(a) * slope) + 1.0
+    errors_of_erf = ERF if p.u == p.u_acc else 1.0 + ERF * p.u_acc / p.u
+    factor = 0.5 * (errors_of_erf + 2.0 * np.abs(a) * slope) + 1.0
     y = 0.5 * x * (1.0 + erf(a))
     return p.u * (np.abs(x) * factor + np.abs(y)) + p.tiny * (1.0 + np.abs(x))
 
