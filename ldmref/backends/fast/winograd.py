@@ -25,7 +25,7 @@ CHUNK = 2**16  # elements transformed at a time
 ENTRIES = 8  # tile entries that are multiplied at a time
 
 # A function of two operands, and the array that it writes; None: an array that is given later
-Step: TypeAlias = tuple[Callable[..., Any], np.ndarray, Any, np.ndarray | None]
+ArrayStep: TypeAlias = tuple[Callable[..., Any], np.ndarray, Any, np.ndarray | None]
 
 # (B^T, G, A^T) of F(m x m, 3 x 3): Lavin and Gray, section 4.1 for m = 2, equation 17 f. for m = 4
 _MATRICES = {
@@ -116,7 +116,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
             batch, r = chunks[chunk]
             lines = slice(m * r.start, m * r.stop + 2)
 
-            def make() -> list[Step]:
+            def make() -> list[ArrayStep]:
                 return _list_tile_steps(phases[:, batch, lines], v[:, :, batch, r], m)
 
             _run(make() if chunks[1:] else remember_views(("tiles", v.shape), make))
@@ -130,7 +130,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         def gather(chunk: int) -> None:
             batch, r = chunks[chunk]
 
-            def make() -> list[list[Step]]:
+            def make() -> list[list[ArrayStep]]:
                 return _list_product_steps(products[:, :, batch, r], m)
 
             columns = make() if chunks[1:] else remember_views(("products", products.shape), make)
@@ -181,7 +181,7 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
     return phases
 
 
-def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int) -> list[Step]:
+def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int) -> list[ArrayStep]:
     """List the steps that write B^T d B into v, (m + 2, m + 2, images, rows, columns, c).
 
     `phases` are the pixels d, (m, images, lines, columns + 1, c).
@@ -196,7 +196,7 @@ def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int) -> list[Step]:
     return steps + [step for b in range(size) for step in _list_steps(sums[b], shifted, v[:, b])]
 
 
-def _list_product_steps(products: np.ndarray, m: int) -> list[list[Step]]:
+def _list_product_steps(products: np.ndarray, m: int) -> list[list[ArrayStep]]:
     """List the steps that compute A^T M A for each column of an output tile.
 
     The results are (m, images, rows, columns, o): for the rows of the tile. `products` are M,
@@ -214,13 +214,13 @@ def _list_steps(
     terms: Sequence[tuple[float, int]],
     arrays: Sequence[np.ndarray] | np.ndarray,
     out: np.ndarray | None,
-) -> list[Step]:
+) -> list[ArrayStep]:
     """List the steps that write the sum of factor * arrays[i] over the terms (factor, i)."""
     (factor, i), *rest = terms
     array = arrays[i]
     if not rest:
         return [(np.multiply, array, factor, out)]
-    steps: list[Step] = []
+    steps: list[ArrayStep] = []
     partial = scratch("sum", array.shape) if rest[1:] or out is None else out  # contiguous
     if factor != 1:
         steps.append((np.multiply, array, factor, partial))
@@ -236,7 +236,7 @@ def _list_steps(
     return steps
 
 
-def _run(steps: Sequence[Step], output: np.ndarray | None = None) -> None:
+def _run(steps: Sequence[ArrayStep], output: np.ndarray | None = None) -> None:
     """Run steps; `output` is where those without a target write."""
     for function, a, b, target in steps:
         function(a, b, output if target is None else target)
