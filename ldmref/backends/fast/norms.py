@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from ldmref.backends.fast.pointwise import double_swish_
@@ -46,7 +48,7 @@ def group_norm(
         batch, block, at = locate(i)
         part = rows[batch, at]
         centred = scratch("centred", part.shape, x.dtype)
-        mean = np.full((1, part.shape[1]), 1.0 / part.shape[1], x.dtype) @ part
+        mean = _averages(part.shape[1]) @ part
         np.subtract(part, mean, out=centred)
         means[batch, block] = mean[:, 0]
         squares[batch, block] = np.einsum("nij,nij->nj", centred, centred)
@@ -54,11 +56,11 @@ def group_norm(
     parallel(measure, -(-n // images) * blocks if n else 0, (rows.shape,))
     per_group = (n, blocks, groups, c // groups)
     mean, variance = _merge(means.reshape(per_group), squares.reshape(per_group), step, pixels)
-    scale = (weight.reshape(groups, -1) / np.sqrt(variance + eps)[..., None]).reshape(n, c)
-    shift = bias - np.repeat(mean, c // groups, axis=1) * scale
     half = 0.5 if silu else 1.0
-    scale = (half * scale).astype(x.dtype)[:, None]
-    shift = (half * shift).astype(x.dtype)[:, None]
+    factor = weight.reshape(groups, -1) * (half / np.sqrt(variance + eps))[..., None]
+    offset = half * bias.reshape(groups, -1) - mean[..., None] * factor
+    scale = factor.reshape(n, 1, c).astype(x.dtype)
+    shift = offset.reshape(n, 1, c).astype(x.dtype)
 
     def normalize(i: int) -> None:
         batch, _, at = locate(i)
@@ -77,12 +79,22 @@ def _merge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Merge blocks of `step` pixels, (n, blocks, groups, c), to mean and variance (n, groups)."""
     (blocks, _, c) = means.shape[1:]
-    shares = np.full((blocks, 1, 1), step / (pixels * c))
-    shares[-1] = (pixels - (blocks - 1) * step) / (pixels * c)
+    if blocks == 1:
+        shares: np.ndarray | float = 1.0 / c
+    else:
+        shares = np.full((blocks, 1, 1), step / (pixels * c))
+        shares[-1] = (pixels - (blocks - 1) * step) / (pixels * c)
     mean = np.add.reduce(means * shares, axis=(1, 3))
     offsets = means - mean[:, None, :, None]
-    sums = squares / (pixels * c) + shares * offsets * offsets
+    offsets *= offsets
+    sums = squares / (pixels * c) + shares * offsets
     return mean, np.add.reduce(sums, axis=(1, 3))
+
+
+@lru_cache(maxsize=64)
+def _averages(count: int) -> np.ndarray:
+    """Return a row of 1 / count: a product with it is a mean."""
+    return np.full((1, count), 1.0 / count, np.float32)
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
@@ -91,7 +103,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     rows = x.reshape(-1, d)
     y = np.empty_like(rows)
     step = len(rows) if x.size < SMALL else block_length(len(rows), max(1, 2 * BLOCK // d))
-    average = np.full(d, 1.0 / d, x.dtype)
+    average = _averages(d)[0]
 
     def block(i: int) -> None:
         part = rows[i * step : (i + 1) * step]

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,8 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ldmref.backends.fast.choice import choice_for
+
+MOST_VIEWS = 256  # operations of a thread whose views are remembered
 
 _local = threading.local()
 
@@ -236,4 +238,20 @@ def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.nd
     flat = buffers.get((name, dtype))
     if flat is None or flat.size < size:
         buffers[name, dtype] = flat = np.empty(size, dtype)
+        _local.__dict__.setdefault("views", {}).clear()
     return flat[:size].reshape(shape)
+
+
+def remember_views(key: Hashable, make: Callable[[], Any]) -> Any:
+    """Return `make()`, views of this thread's scratch memory, or those of an earlier call.
+
+    They are forgotten when any scratch memory of the thread grows.
+    """
+    views = _local.__dict__.setdefault("views", {})
+    found = views.get(key)
+    if found is None:
+        found = make()
+        if len(views) >= MOST_VIEWS:
+            views.clear()
+        views[key] = found
+    return found

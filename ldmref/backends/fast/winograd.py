@@ -12,16 +12,20 @@ entries up to 8 and loses about a digit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ldmref.backends.fast.threads import block_length, parallel, scratch
+from ldmref.backends.fast.threads import block_length, parallel, remember_views, scratch
 
 TILES = 512  # of a block
 WORKSPACE = 4 * 2**20  # elements in the transformed tiles of a block
 CHUNK = 2**16  # elements transformed at a time
 ENTRIES = 8  # tile entries that are multiplied at a time
+
+# A function of two operands, and the array that it writes; None: an array that is given later
+ArrayStep: TypeAlias = tuple[Callable[..., Any], np.ndarray, Any, np.ndarray | None]
 
 # (B^T, G, A^T) of F(m x m, 3 x 3): Lavin and Gray, section 4.1 for m = 2, equation 17 f. for m = 4
 _MATRICES = {
@@ -111,7 +115,11 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         def transform(chunk: int) -> None:
             batch, r = chunks[chunk]
             lines = slice(m * r.start, m * r.stop + 2)
-            _transform_tiles(phases[:, batch, lines], v[:, :, batch, r], m)
+
+            def make() -> list[ArrayStep]:
+                return _list_tile_steps(phases[:, batch, lines], v[:, :, batch, r], m)
+
+            _run(make() if chunks[1:] else remember_views(("tiles", v.shape), make))
 
         def multiply(group: int) -> None:
             part = slice(group * entries, (group + 1) * entries)
@@ -121,7 +129,14 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
 
         def gather(chunk: int) -> None:
             batch, r = chunks[chunk]
-            _transform_products(products[:, :, batch, r], target[batch, r], m)
+
+            def make() -> list[list[ArrayStep]]:
+                return _list_product_steps(products[:, :, batch, r], m)
+
+            columns = make() if chunks[1:] else remember_views(("products", products.shape), make)
+            outputs = target[batch, r].transpose(4, 2, 0, 1, 3, 5)
+            for steps, output in zip(columns, outputs, strict=True):
+                _run(steps, output)
 
         parallel(transform, len(chunks), (v.shape,))
         parallel(multiply, -(-size * size // entries), (v.shape, u.shape))
@@ -166,8 +181,8 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
     return phases
 
 
-def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
-    """Write B^T d B into v, (m + 2, m + 2, images, rows, columns, c).
+def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int) -> list[ArrayStep]:
+    """List the steps that write B^T d B into v, (m + 2, m + 2, images, rows, columns, c).
 
     `phases` are the pixels d, (m, images, lines, columns + 1, c).
     """
@@ -176,47 +191,52 @@ def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
     (n, height, columns, c) = v.shape[2:]
     rows = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
     half = scratch("half", (size, m, n, height, columns + 1, c))
-    for a in range(size):
-        _add_terms(sums[a], rows, half[a])
+    steps = [step for a in range(size) for step in _list_steps(sums[a], rows, half[a])]
     shifted = [half[:, j % m, :, :, j // m : j // m + columns] for j in range(size)]
-    for b in range(size):
-        _add_terms(sums[b], shifted, v[:, b])
+    return steps + [step for b in range(size) for step in _list_steps(sums[b], shifted, v[:, b])]
 
 
-def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
-    """Write A^T M A into y, (images, rows, m, columns, m, o).
+def _list_product_steps(products: np.ndarray, m: int) -> list[list[ArrayStep]]:
+    """List the steps that compute A^T M A for each column of an output tile.
 
-    `products` are M, (m + 2, m + 2, images, rows, columns, o).
+    The results are (m, images, rows, columns, o): for the rows of the tile. `products` are M,
+    (m + 2, m + 2, images, rows, columns, o).
     """
     sums = _SUMS[m][1]
     half = scratch("halves", (m, *products.shape[1:]))
-    for a in range(m):
-        _add_terms(sums[a], products, half[a])
-    outputs = y.transpose(4, 2, 0, 1, 3, 5)
+    first = [step for a in range(m) for step in _list_steps(sums[a], products, half[a])]
     columns = half.swapaxes(0, 1)
-    for b in range(m):
-        _add_terms(sums[b], columns, outputs[b])
+    steps = [_list_steps(sums[b], columns, None) for b in range(m)]
+    return [first + steps[0], *steps[1:]]
 
 
-def _add_terms(
+def _list_steps(
     terms: Sequence[tuple[float, int]],
     arrays: Sequence[np.ndarray] | np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """Write the sum of factor * arrays[i] over the terms (factor, i) into `out`."""
+    out: np.ndarray | None,
+) -> list[ArrayStep]:
+    """List the steps that write the sum of factor * arrays[i] over the terms (factor, i)."""
     (factor, i), *rest = terms
     array = arrays[i]
     if not rest:
-        np.multiply(array, factor, out=out)
-        return
-    total = scratch("sum", out.shape) if rest[1:] else out  # partial sums are contiguous
+        return [(np.multiply, array, factor, out)]
+    steps: list[ArrayStep] = []
+    partial = scratch("sum", array.shape) if rest[1:] or out is None else out  # contiguous
     if factor != 1:
-        array = np.multiply(array, factor, out=total)
-    last = rest[-1]
-    for term in rest:
-        (factor, i) = term
-        other = arrays[i]
+        steps.append((np.multiply, array, factor, partial))
+        array = partial
+    for position, (factor, i) in enumerate(rest, 1):
+        term = arrays[i]
         if abs(factor) != 1:
-            other = np.multiply(other, abs(factor), out=scratch("term", out.shape))
-        combine = np.add if factor > 0 else np.subtract
-        array = combine(array, other, out=out if term is last else total)
+            term = scratch("term", array.shape)
+            steps.append((np.multiply, arrays[i], abs(factor), term))
+        target = out if position == len(rest) else partial
+        steps.append((np.add if factor > 0 else np.subtract, array, term, target))
+        array = partial
+    return steps
+
+
+def _run(steps: Sequence[ArrayStep], output: np.ndarray | None = None) -> None:
+    """Run steps; `output` is where those without a target write."""
+    for function, a, b, target in steps:
+        function(a, b, output if target is None else target)
