@@ -48,7 +48,7 @@ def test_the_image_of_a_seed(models, sampler):
 
 
 def test_other_modes(models):
-    """img2img, inpaint, several images at once, an image decoded in tiles."""
+    """img2img, inpaint, several images, tiles, and guidance that changes the U-Net."""
     image = modes.txt2img(models[0], "blue cat", seed=2, steps=8).images[0]
     mask = np.zeros((128, 128), np.uint8)
     mask[:, 64:] = 255
@@ -57,6 +57,7 @@ def test_other_modes(models):
         lambda model: modes.inpaint(model, "red heart", image, mask, seed=3, steps=8),
         lambda model: modes.txt2img(model, "red heart", seed=5, count=2, steps=4),
         lambda model: modes.txt2img(model, "red heart", seed=1, steps=4, tile=64),
+        lambda model: modes.txt2img(model, "red heart", seed=1, steps=4, guidance="pag"),
     ]
     for call in calls:
         assert difference(*map(call, models)) <= 1

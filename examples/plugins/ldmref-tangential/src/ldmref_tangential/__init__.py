@@ -1,7 +1,7 @@
 r"""Tangential damping: classifier-free guidance without the part of u that c does not share.
 
-The predictions with and without the prompt, c and u, span a plane. Of its two principal directions,
-the right singular vectors of the matrix with the rows c and u, the method keeps the first one in u:
+The predictions with and without the prompt, c and u, span a plane, whose principal directions are
+the right singular vectors of the matrix with the rows c and u. The method keeps the first one in u:
 
 .. math:: u' = (u \cdot v)\, v = \sin\theta\,(\cos\theta\, c + \sin\theta\, u), \qquad
           \tan 2\theta = \frac{2\, c \cdot u}{\lVert c\rVert^2 - \lVert u\rVert^2}
