@@ -75,12 +75,12 @@ def estimate_trace(
     >>> len([call for call in estimate.calls if call.startswith("unet.")])
     3
     """
-    chosen = selection or Selection()
+    selected = selection or Selection()
     everything = _measure(planned, model, Selection())
-    if chosen != Selection():
+    if selected != Selection():
         whole = everything.estimate()
-        chosen.require_matches(whole.calls, whole.layers, whole.steps)
-        return _measure(planned, model, chosen).estimate()
+        selected.require_matches(whole.calls, whole.layers, whole.steps)
+        return _measure(planned, model, selected).estimate()
     return everything.estimate()
 
 

@@ -61,7 +61,7 @@ class CallWriter(Protocol):
     ) -> None: ...
 
 
-class Call:
+class CallRecord:
     """One call while it is recorded.
 
     Args:
@@ -155,16 +155,16 @@ class Recorder:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
 
-    def begin(self, kind: str, ops: Backend, number: int | None = None) -> Call | None:
+    def begin(self, kind: str, ops: Backend, number: int | None = None) -> CallRecord | None:
         """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         if self.paused:
             return None
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None
-        return Call(name, ops, self.new_store(), self.selection)
+        return CallRecord(name, ops, self.new_store(), self.selection)
 
-    def end(self, call: Call | None) -> None:
+    def end(self, call: CallRecord | None) -> None:
         """End a call: write it."""
         if call is None:
             return
@@ -175,7 +175,9 @@ class Recorder:
             call.store.close()
 
     @contextmanager
-    def call(self, kind: str, ops: Backend, number: int | None = None) -> Iterator[Call | None]:
+    def call(
+        self, kind: str, ops: Backend, number: int | None = None
+    ) -> Iterator[CallRecord | None]:
         """Record a call; one that fails is not written."""
         call = self.begin(kind, ops, number)
         try:
@@ -196,7 +198,7 @@ class LayerRecordingBackend(NamedBackend):
     Args:
         inner: Backend that computes.
         recorder: Where calls are recorded.
-        config: The model's configuration, by which its text encoders are told apart.
+        config: The model's configuration, which distinguishes its text encoders.
     """
 
     def __init__(self, inner: Backend, recorder: Recorder, config: ModelConfig):
@@ -204,7 +206,7 @@ class LayerRecordingBackend(NamedBackend):
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
         self.config = config
-        self._open: list[tuple[Call | None, int | None]] = []
+        self._open: list[tuple[CallRecord | None, int | None]] = []
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""
