@@ -20,6 +20,7 @@ from ldmref.cli import (
     differences,
     doctor,
     evaluate,
+    export,
     finetune,
     grid,
     guidance,
@@ -72,7 +73,7 @@ SECTIONS = {
         "completion",
     ),
     "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
-    "Convert and train": ("convert", "train", "finetune"),
+    "Convert and train": ("convert", "export", "train", "finetune"),
 }
 
 
@@ -176,6 +177,7 @@ MODULES = (
     train,
     finetune,
     convert,
+    export,
     info,
     guidance,
     configuration,
