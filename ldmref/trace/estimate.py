@@ -36,7 +36,7 @@ REPEATED = ("unet", "controlnet")  # networks that a run calls again and again
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """What a trace would hold.
+    """The size and the content of a trace before it is recorded.
 
     Attributes:
         bytes: Size of all files.
@@ -75,12 +75,12 @@ def estimate_trace(
     >>> len([call for call in estimate.calls if call.startswith("unet.")])
     3
     """
-    chosen = selection or Selection()
+    selected = selection or Selection()
     everything = _measure(planned, model, Selection())
-    if chosen != Selection():
+    if selected != Selection():
         whole = everything.estimate()
-        chosen.require_matches(whole.calls, whole.layers, whole.steps)
-        return _measure(planned, model, chosen).estimate()
+        selected.require_matches(whole.calls, whole.layers, whole.steps)
+        return _measure(planned, model, selected).estimate()
     return everything.estimate()
 
 
@@ -233,7 +233,7 @@ def _measure(planned: AnyPlan, model: LatentDiffusion, selection: Selection) -> 
     sizes.manifest = describe_program(model, selection)
     recorder = Recorder(sizes, SizeStore, selection)
     plan = _with_hollow_controls(require_sampling(planned), model, ops)
-    with traced_run(plan, hollow, recorder, _MeasuringBackend) as run:
+    with traced_run(plan, hollow, recorder, _MeasuringBackend, inner.compiles) as run:
         sizes.manifest |= describe_run(run)
         sizes.steps = run.job.steps
         for _ in run.generate():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections import Counter
@@ -61,7 +62,7 @@ class CallWriter(Protocol):
     ) -> None: ...
 
 
-class Call:
+class CallRecord:
     """One call while it is recorded.
 
     Args:
@@ -155,16 +156,16 @@ class Recorder:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
 
-    def begin(self, kind: str, ops: Backend, number: int | None = None) -> Call | None:
+    def begin(self, kind: str, ops: Backend, number: int | None = None) -> CallRecord | None:
         """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         if self.paused:
             return None
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None
-        return Call(name, ops, self.new_store(), self.selection)
+        return CallRecord(name, ops, self.new_store(), self.selection)
 
-    def end(self, call: Call | None) -> None:
+    def end(self, call: CallRecord | None) -> None:
         """End a call: write it."""
         if call is None:
             return
@@ -175,7 +176,9 @@ class Recorder:
             call.store.close()
 
     @contextmanager
-    def call(self, kind: str, ops: Backend, number: int | None = None) -> Iterator[Call | None]:
+    def call(
+        self, kind: str, ops: Backend, number: int | None = None
+    ) -> Iterator[CallRecord | None]:
         """Record a call; one that fails is not written."""
         call = self.begin(kind, ops, number)
         try:
@@ -190,21 +193,39 @@ class Recorder:
 class LayerRecordingBackend(NamedBackend):
     """A backend that records every layer of every network.
 
-    Operations that the inner backend fuses are recorded as what they are, so that its results do
-    not change.
+    Its results do not change: operations that the inner backend fuses are recorded as what they
+    are. Only inputs and outputs are recorded if it compiles networks.
 
     Args:
         inner: Backend that computes.
         recorder: Where calls are recorded.
-        config: The model's configuration, by which its text encoders are told apart.
+        config: The model's configuration, which distinguishes its text encoders.
+        whole: Whether to record only inputs and outputs of networks; None: if `inner` compiles.
     """
 
-    def __init__(self, inner: Backend, recorder: Recorder, config: ModelConfig):
+    def __init__(
+        self, inner: Backend, recorder: Recorder, config: ModelConfig, whole: bool | None = None
+    ):
         fused = [name for name in ("group_norm_silu", "geglu") if is_overridden(inner, name)]
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
         self.config = config
-        self._open: list[tuple[Call | None, int | None]] = []
+        self.whole = inner.compiles if whole is None else whole
+        self._open: list[tuple[CallRecord | None, int | None]] = []
+
+    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
+        """Return a network whose calls are recorded."""
+        if not self.inner.compiles:
+            return super().compile(network, params)
+        compiled = self.inner.compile(network, params)
+        names = list(inspect.signature(network).parameters)[2:]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            self.begin(network.__name__, arguments)
+            return self.end(network.__name__, compiled(*args, **kwargs))
+
+        return run
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""
@@ -238,7 +259,7 @@ class LayerRecordingBackend(NamedBackend):
     def visit(self, call: LayerCall) -> Any:
         """Record a layer with its inputs and its output."""
         current = self._open[-1][0] if self._open else None
-        if current is None:
+        if current is None or self.whole:
             return call.compute(call.inputs)
         index = current.add(call.name, call.kind, call.inputs, call.attributes)
         output = call.compute(call.inputs)

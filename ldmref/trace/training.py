@@ -64,16 +64,16 @@ class TrainingTrace:
         self.config = config
         self.steps = frozenset(steps)
         self.recorded: list[int] = []
-        chosen = selection or Selection()
+        selected = selection or Selection()
         manifest = {
             "program": {"name": "ldmref", "version": __version__},
             "model": {"name": config.name, "config": config.to_dict()},
             "params": dict(params or {}),
             "seeds": list(seeds),
-            "selection": dict(chosen.record),
+            "selection": dict(selected.record),
         }
         self.writer = TraceWriter(path, manifest, overwrite=overwrite)
-        self.recorder = Recorder(self.writer, partial(SpooledStore, path), chosen)
+        self.recorder = Recorder(self.writer, partial(SpooledStore, path), selected)
         self._step: int | None = None
         self._watch: LayerRecordingBackend | None = None
         self._batches: list[ObservedBatch] = []

@@ -141,8 +141,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/traces.md": {
         "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
-        "./write_trace port": elsewhere("tests/trace/test_trace_from_c.py"),
-        "ldmref trace show port": elsewhere("tests/trace/test_trace_from_c.py"),
         "ldmref train --data": TORCH,
         "ldmref trace show step": TORCH,
     },
