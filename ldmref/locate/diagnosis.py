@@ -145,6 +145,9 @@ def _safely(replay: Replay, point: Point, changes: Any = None, **more: Any) -> n
 
 def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the arrays around a point, with their names in words."""
+    for name, x in reversed(replay.recent):
+        if _usable(x):
+            yield f"the output of {name}", x
     for call in point.suspects:
         for role, x in call.inputs.items():
             if _usable(x):
@@ -158,9 +161,6 @@ def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
             name = point.frame.name or "the network"
             if _usable(x):
                 yield f"the input of {name}" + ("" if role == "input" else f" ({role})"), x
-    for name, x in replay.recent:
-        if _usable(x):
-            yield f"the output of {name}", x
 
 
 def _usable(x: Any) -> bool:

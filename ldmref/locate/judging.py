@@ -19,7 +19,14 @@ import numpy as np
 
 from ldmref.locate.diagnosis import Diagnosis, diagnose
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
-from ldmref.locate.layouts import first_nonfinite, recognise, relative_error, restore_order
+from ldmref.locate.layouts import (
+    Layout,
+    first_nonfinite,
+    recognise,
+    relative_error,
+    resplit_heads,
+    restore_order,
+)
 from ldmref.locate.limits import bound_of
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.replay import Point, Replay
@@ -99,14 +106,17 @@ class Judge:
             )
         return self._blame(point, judged, found)
 
-    def _judge_shape(self, replay: Replay, point: Point, row: Row, layout) -> np.ndarray:
-        """Judge an array of a wrong shape; the replay goes on with the expected one."""
-        found = diagnose(replay, point, point.recorded, row.error, self.epsilon)
+    def _judge_shape(
+        self, replay: Replay, point: Point, row: Row, layout: Layout | None
+    ) -> np.ndarray:
+        """Judge an array of a wrong shape; the replay goes on with the expected array."""
+        resplit = resplit_heads(point.recorded, np.shape(point.computed))
+        recorded = point.recorded if resplit is None else resplit
+        found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
         shapes = f"shape {point.recorded.shape} instead of {np.shape(point.computed)}"
         note = shapes if layout is None else f"{layout.text}; {shapes}"
         self._add(point, self._blame(point, self._row(point, error=row.error, note=note), found))
-        # An input is used as it is: the layer is judged by what it makes of it.
-        return point.recorded if point.role else point.computed
+        return np.asarray(point.computed) if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
         """Report the first array that is not finite; the replay goes on with finite numbers."""

@@ -57,10 +57,9 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
 
 
 def _projected_twice(call: LayerCall, x: Inputs) -> np.ndarray:
-    """Embed every value of the embedding, and keep the first of each."""
+    """Embed the first value of the embedding."""
     once = call.compute(x)
-    n, dim = once.shape
-    return timestep_embedding(once.reshape(-1), dim).reshape(n, dim, dim)[:, :, 0]
+    return timestep_embedding(once[:, 0], once.shape[1])
 
 
 def shifted_ids(call: LayerCall) -> Iterator[Variant]:

@@ -283,7 +283,6 @@ def _faults(right: Settings) -> Iterator[tuple[str, Settings]]:
             config = replace(right.config, lower_order_final=lower)
             yield text, replace(right, config=config)
     for name, sampler in SAMPLERS.items():
-        if sampler is not right.sampler and not sampler.stochastic:
-            yield f"a step of {name} instead of {right.sampler.name}", replace(
-                right, sampler=sampler
-            )
+        if sampler is not right.sampler and not sampler.stochastic and not sampler.adaptive:
+            text = f"a step of {name} instead of {right.sampler.name}"
+            yield text, replace(right, sampler=sampler, eta=None)
