@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from ldmref.errors import UsageError, short_repr
 
-Names: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
+NameMap: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
 
 
-def make_renamer(names: Names | None) -> Callable[[str], str | None]:
+def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
     """Return a function from a name to the name in ldmref; None if it is not known.
 
     Args:
@@ -58,15 +58,15 @@ def _compile(old: str, new: str) -> tuple[re.Pattern[str], str]:
     """Return the pattern of a glob and the template of its new name."""
     count = old.count("*")
     pieces = new.split("*")
-    places = re.findall(r"\{(.*?)\}", new)
+    numbers = re.findall(r"\{(.*?)\}", new)
     problem = ""
     if len(pieces) - 1 > count:
         problem = f"has more `*` than {short_repr(old)}"
-    elif places and len(pieces) > 1:
+    elif numbers and len(pieces) > 1:
         problem = "uses both `*` and `{1}`"
-    elif any(not place.isdigit() or not 1 <= int(place) <= count for place in places):
+    elif any(not number.isdigit() or not 1 <= int(number) <= count for number in numbers):
         problem = f"may use {{1}} to {{{count}}}"
-    elif new.count("{") != len(places) or new.count("}") != len(places):
+    elif new.count("{") != len(numbers) or new.count("}") != len(numbers):
         problem = "has a brace without its pair"
     if problem:
         message = f"the new name {short_repr(new)} {problem}"

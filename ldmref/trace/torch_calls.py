@@ -18,6 +18,8 @@ from ldmref.io.tensors.writer import KINDS, TensorSource, source
 from ldmref.trace.files import TraceWriter
 from ldmref.trace.model import TraceEntry, tensor_name
 
+TensorContent = tuple[str, tuple[int, ...], bytes]  # type, shape and digest of a tensor
+
 
 def copy_tensor(x: Any) -> TensorSource:
     """Copy a tensor or number, which the program may overwrite, to the host in its own type.
@@ -70,11 +72,10 @@ class RecordedCall:
         self.name = name
         self.network = network
         self.entries: dict[str, TraceEntry] = {}
-        self.tensors: dict[str, TensorSource] = {}
-        self.shared: dict[str, str] = {}
+        self._contents: dict[str, TensorContent] = {}
+        self._tensors: dict[TensorContent, TensorSource] = {}
         self._only = only
         self._seen: Counter[str] = Counter()
-        self._stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def unique(self, layer: str) -> str:
         """Return a layer's name, with a number if it occurred before in this call."""
@@ -104,7 +105,7 @@ class RecordedCall:
             for role, value in (values or {}).items():
                 role = role.replace("/", ".")
                 name = tensor_name(self.name, layer, side, role)
-                self._store(name, copy_tensor(value))
+                self._store(name, value)
                 sides[side][role] = name
         described = {**before.attributes, **(attributes or {})}
         entry = TraceEntry(
@@ -112,18 +113,22 @@ class RecordedCall:
         )
         self.entries[layer] = entry
 
-    def _store(self, name: str, tensor: TensorSource) -> None:
-        """Store a tensor, or only its name if its bytes are known: most are seen twice."""
+    def resolve(self) -> tuple[dict[str, TensorSource], dict[str, str]]:
+        """Return the tensors to store by name, and other names of the same bytes."""
+        first: dict[TensorContent, str] = {}
+        for name, content in self._contents.items():
+            first.setdefault(content, name)
+        tensors = {name: self._tensors[content] for content, name in first.items()}
+        others = {name: first[content] for name, content in self._contents.items()}
+        return tensors, {name: stored for name, stored in others.items() if name != stored}
+
+    def _store(self, name: str, value: Any) -> None:
+        """Keep a tensor under a name; equal tensors are kept once, because most are seen twice."""
+        tensor = copy_tensor(value)
         data = np.ascontiguousarray(tensor.read()).data
-        key = tensor.kind, tensor.shape, hashlib.blake2b(data, digest_size=16).digest()
-        self.tensors.pop(name, None)
-        self.shared.pop(name, None)
-        first = self._stored.setdefault(key, name)
-        if first in self.tensors:
-            self.shared[name] = first
-        else:
-            self._stored[key] = name
-            self.tensors[name] = tensor
+        content = tensor.kind, tensor.shape, hashlib.blake2b(data, digest_size=16).digest()
+        self._contents[name] = content
+        self._tensors.setdefault(content, tensor)
 
 
 class TorchTraceWriter:
@@ -162,10 +167,10 @@ class TorchTraceWriter:
 
     def flush(self) -> None:
         """Write the call that ended last."""
-        if self.last is not None and self.last.tensors:
-            self._writer.write_call(
-                self.last.name, self.last.entries.values(), self.last.tensors, self.last.shared
-            )
+        if self.last is not None and self.last.entries:
+            tensors, shared = self.last.resolve()
+            entries = self.last.entries.values()
+            self._writer.write_call(self.last.name, entries, tensors, shared)
         self.last = None
 
     def close(self) -> Path:

@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ldmref.trace import torch_names as known
-from ldmref.trace.name_maps import Names, make_renamer
+from ldmref.trace.name_maps import NameMap, make_renamer
 from ldmref.trace.torch_calls import (
     RecordedCall,
     TorchTraceWriter,
@@ -230,7 +230,7 @@ def record_module(
     folder: str | Path,
     *,
     call: str = "unet",
-    names: Names | None = None,
+    names: NameMap | None = None,
     only: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Iterator[TorchTraceWriter]:

@@ -38,11 +38,11 @@ def _activation(name: str) -> Callable[[tuple, Mapping[str, Any], Any], Found | 
 
 def _attention(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    masked = given.get("attn_mask") is not None
-    attributes = {"causal": True} if given.get("is_causal") else {}
+    named = dict(zip(names, args, strict=False)) | dict(kwargs)
+    masked = named.get("attn_mask") is not None
+    attributes = {"causal": True} if named.get("is_causal") else {}
     attributes |= {"masked": True} if masked else {}
-    q, k, v = (given[name] for name in names[:3])
+    q, k, v = (named[name] for name in names[:3])
     return "attention", {"input": q, "k": k, "v": v}, attributes
 
 
@@ -54,9 +54,9 @@ def _upsampling(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | 
 
 
 def _padding(args: tuple, kwargs: Mapping[str, Any], result: Any) -> Found | None:
-    given = dict(zip(("input", "pad"), args, strict=False)) | dict(kwargs)
-    right_and_bottom = list(given["pad"]) == [0, 1, 0, 1] and not given.get("value")
-    return ("pad_bottom_right", {"input": given["input"]}, {}) if right_and_bottom else None
+    named = dict(zip(("input", "pad"), args, strict=False)) | dict(kwargs)
+    right_and_bottom = list(named["pad"]) == [0, 1, 0, 1] and not named.get("value")
+    return ("pad_bottom_right", {"input": named["input"]}, {}) if right_and_bottom else None
 
 
 _OPERATIONS: dict[Any, Callable[[tuple, Mapping[str, Any], Any], Found | None]] = {
@@ -71,14 +71,14 @@ _OPERATIONS: dict[Any, Callable[[tuple, Mapping[str, Any], Any], Found | None]] 
 def named_inputs(
     module: torch.nn.Module, kind: str, args: tuple, kwargs: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors that a module was given by role.
+    """Return the tensors that a module was named by role.
 
     Layers of a known kind have the roles of ldmref: "input" for the first tensor, "emb" and
     "context". Others keep the names of their arguments.
     """
     names = _argument_names(type(module))
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    arguments = {name: given[name] for name in names if name in given} | given
+    named = dict(zip(names, args, strict=False)) | dict(kwargs)
+    arguments = {name: named[name] for name in names if name in named} | named
     extra = {f"input.{i}": x for i, x in enumerate(args[len(names) :], len(names))}
     found = [pair for name, x in (arguments | extra).items() for pair in find_tensors(x, name)]
     if not kind:

@@ -18,7 +18,7 @@ from ldmref.trace.torch_calls import (
 )
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_operations import named_inputs
-from ldmref.trace.torch_scheduler import SchedulerRecorder
+from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
 SKIPPED = ("safety_checker", "image_encoder")
 RESIDUALS = {
@@ -26,7 +26,6 @@ RESIDUALS = {
     "mid_block_additional_residual": "control.mid",
 }
 PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip")
-Method = Callable[..., Any]
 
 
 @contextmanager
@@ -36,8 +35,8 @@ def record_pipeline(
     """Record what a diffusers pipeline computes in a `with` block; its numbers do not change.
 
     The trace has the layers of all networks (U-Net, ControlNets, text encoders, autoencoder) with
-    inputs and outputs, tokens, the schedule, the guidance, and each step of the scheduler with the
-    noise that it drew.
+    inputs and outputs, tokens, the schedule, the guidance, and each step of the scheduler with its
+    random noise.
 
     Args:
         pipe: A pipeline of diffusers for Stable Diffusion or SDXL, in any dtype, on any device.
@@ -118,7 +117,7 @@ class _PipelineRecorder:
             manifest["scheduler"] = self._scheduler.describe()
         return manifest
 
-    def _replace(self, owner: Any, name: str, wrap: Callable[[Method], Method]) -> None:
+    def _replace(self, owner: Any, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
         method = getattr(owner, name, None)
         if method is not None and name not in vars(owner):
             setattr(owner, name, wrap(method))
@@ -183,7 +182,7 @@ class _PipelineRecorder:
         call.add("", outputs={"output": states} | ({} if pooled is None else {"pooled": pooled}))
         self.layers.end()
 
-    def _wrap_encode(self, method: Method) -> Method:
+    def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
         @wraps(method)
         def encode(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             call = self.layers.begin(self._networks["vae"], "vae.encode", False)
@@ -200,7 +199,7 @@ class _PipelineRecorder:
 
         return encode
 
-    def _wrap_decode(self, method: Method) -> Method:
+    def _wrap_decode(self, method: AnyMethod) -> AnyMethod:
         @wraps(method)
         def decode(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             call = self.layers.begin(self._networks["vae"], "vae.decode", False)
@@ -212,13 +211,13 @@ class _PipelineRecorder:
 
         return decode
 
-    def _wrap_prompt(self, method: Method) -> Method:
+    def _wrap_prompt(self, method: AnyMethod) -> AnyMethod:
         signature = inspect.signature(method)
 
         @wraps(method)
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            self._params |= {k: given[k] for k in PROMPTS if given.get(k) is not None}
+            arguments = signature.bind(*args, **kwargs).arguments
+            self._params |= {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
             return method(*args, **kwargs)
 
         return encode_prompt
@@ -257,7 +256,7 @@ def _one_per_example(timestep: Any, n: int) -> torch.Tensor:
 
 def _configuration(network: Any) -> dict[str, Any]:
     """Return the configuration of a network of diffusers or transformers."""
-    config = getattr(network, "config", {})
+    config: Any = getattr(network, "config", {})
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 

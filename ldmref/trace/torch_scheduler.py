@@ -13,8 +13,8 @@ import torch
 from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
 
-DRAWN = "noise"
-Method = Callable[..., Any]
+NOISE = "noise"
+AnyMethod = Callable[..., Any]
 
 
 class SchedulerRecorder:
@@ -31,7 +31,7 @@ class SchedulerRecorder:
         self._layers = layers
         self._writer = layers.writer
 
-    def wrappers(self) -> dict[str, Callable[[Method], Method]]:
+    def wrappers(self) -> dict[str, Callable[[AnyMethod], AnyMethod]]:
         """Return a function that wraps each recorded method, by the method's name."""
         return {
             "set_timesteps": self._wrap_set_timesteps,
@@ -45,7 +45,7 @@ class SchedulerRecorder:
         config = dict(self._scheduler.config)
         return {"class": type(self._scheduler).__name__, "config": config}
 
-    def _wrap_set_timesteps(self, method: Method) -> Method:
+    def _wrap_set_timesteps(self, method: AnyMethod) -> AnyMethod:
         @wraps(method)
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
@@ -61,24 +61,24 @@ class SchedulerRecorder:
 
         return set_timesteps
 
-    def _wrap_step(self, method: Method) -> Method:
+    def _wrap_step(self, method: AnyMethod) -> AnyMethod:
         signature = inspect.signature(method)
 
         @wraps(method)
         def step(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
+            arguments = signature.bind(*args, **kwargs).arguments
             call = self._writer.begin("sampler")
-            self._record_guidance(given["model_output"])
-            inputs, attributes = _split(given)
+            self._record_guidance(arguments["model_output"])
+            inputs, attributes = _split(arguments)
             call.add("", type(self._scheduler).__name__, inputs)  # before a step works in place
             self._layers.noise = []
             try:
                 result = method(*args, **kwargs)
             finally:
-                drawn, self._layers.noise = self._layers.noise, None
+                noise_parts, self._layers.noise = self._layers.noise, None
             x0 = _predicted(result)
             outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
-            noise = {DRAWN: torch.cat(drawn)} if drawn else {}
+            noise = {NOISE: torch.cat(noise_parts)} if noise_parts else {}
             call.add("", "", noise | self._levels(), outputs, attributes)
             self._writer.end(call)
             return result
@@ -112,8 +112,8 @@ class SchedulerRecorder:
         call.add("", "guidance", inputs, {"output": guided})
         self._writer.end(call)
 
-    def _wrap_other(self, name: str) -> Callable[[Method], Method]:
-        def wrap(method: Method) -> Method:
+    def _wrap_other(self, name: str) -> Callable[[AnyMethod], AnyMethod]:
+        def wrap(method: AnyMethod) -> AnyMethod:
             signature = inspect.signature(method)
 
             @wraps(method)
@@ -136,8 +136,9 @@ def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     flat = {**arguments, **arguments.get("kwargs", {})}
     if arguments.get("args"):  # of `scale_model_input(sample, timestep)`
         flat["timestep"] = arguments["args"][0]
-    names = {"variance_noise": DRAWN, "timesteps": "timestep"}
-    inputs = {names.get(k, k): v for k, v in flat.items() if isinstance(v, torch.Tensor)}
+    names = {"variance_noise": NOISE, "timesteps": "timestep"}
+    tensors = {name: x for name, x in flat.items() if isinstance(x, torch.Tensor)}
+    inputs: dict[str, Any] = {names.get(name) or name: x for name, x in tensors.items()}
     if "timestep" in flat:
         inputs["timestep"] = flat["timestep"]
     numbers = {k: v for k, v in flat.items() if isinstance(v, bool | int | float)}
