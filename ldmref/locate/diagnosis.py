@@ -83,7 +83,7 @@ def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float)
 def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
     computed = np.asarray(point.computed, np.float64)
     layout = recognise(recorded, computed, max(limit, 1e-6))
-    if layout is None:
+    if layout is None or relative_error(recorded, computed) <= limit:
         return Diagnosis()
     return Diagnosis(layout.text, relative_error(layout.array, computed))
 

@@ -114,8 +114,9 @@ class Judge:
         recorded = point.recorded if resplit is None else resplit
         found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
         shapes = f"shape {point.recorded.shape} instead of {np.shape(point.computed)}"
-        note = shapes if layout is None else f"{layout.text}; {shapes}"
-        self._add(point, self._blame(point, self._row(point, error=row.error, note=note), found))
+        if layout is not None and not found.cause:
+            found = Diagnosis(layout.text, relative_error(layout.array, point.computed))
+        self._add(point, self._blame(point, self._row(point, error=row.error, note=shapes), found))
         return np.asarray(point.computed) if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:

@@ -173,7 +173,8 @@ def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
 def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape == expected.shape:
         constant = float(np.mean(got - expected))
-        yield Layout(f"shifted by {constant:.6g}", got - constant)
+        if constant:
+            yield Layout(f"shifted by {constant:.6g}", got - constant)
 
 
 def _constant(factor: float) -> str:
