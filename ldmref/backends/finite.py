@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldmref.backends.base import Backend
+from ldmref.backends.named import LayerCall
 from ldmref.backends.traced import TracedBackend, layer_names
 from ldmref.math.arrays import Array
 
@@ -17,23 +18,23 @@ class NonFinite(Exception):
 class FiniteBackend(TracedBackend):
     """A backend that stops at the first operation whose input or output is not finite."""
 
-    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
+    _previous = "the input"
+
+    def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
+        """Compute an operation between two checks."""
         ops = self.inner
-        arguments = (*args, *kwargs.values())
-        arrays = [x for x in arguments if hasattr(x, "shape")]
-        layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
-        where = f"{name} of {layer}" if layer else f"{name} after {self._previous}"
+        name = call.kind
+        where = f"{name} of {call.layer}" if call.layer else f"{name} after {self._previous}"
+        parameters = [id(x) for x in call.parameters.values()]
         for x in arrays:
             if ops.xp.isdtype(x.dtype, "real floating") and not ops.is_finite(x):
-                what = "the parameters of" if id(x) in self.layer_of else "the input of"
-                raise NonFinite(f"{what} {where}")
-        y = getattr(ops, name)(*args, **kwargs)
+                part = "the parameters of" if id(x) in parameters else "the input of"
+                raise NonFinite(f"{part} {where}")
+        y = call.compute(call.inputs)
         if not ops.is_finite(y):
             raise NonFinite(where)
-        self._previous = layer or self._previous
+        self._previous = call.layer or self._previous
         return y
-
-    _previous = "the input"
 
 
 def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any], Any]) -> str:

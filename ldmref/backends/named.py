@@ -17,9 +17,12 @@ from functools import cache
 from typing import Any
 
 from ldmref.backends.base import Backend
-from ldmref.backends.traced import OPERATIONS
 from ldmref.math.arrays import Array
 
+OPERATIONS = (
+    "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding", "silu", "gelu",
+    "quick_gelu", "upsample2x", "pad_bottom_right", "group_norm_silu", "geglu",
+)  # fmt: skip
 NAMED_OPERATIONS = (*OPERATIONS, "add")
 PARAMETER_ARGUMENTS = ("weight", "bias", "table")
 AGAIN = "~"  # between a name and the number of its earlier occurrences in a call
@@ -38,6 +41,8 @@ class LayerCall:
         attributes: All other arguments, JSON-able or not ("eps", "stride", "num_heads").
         compute: A function that computes the layer from such inputs.
         composite: Whether it consists of layers that are themselves visited by `compute`.
+        layer: The module's path without number; of an operation without parameters, the path of
+            the layer around it.
     """
 
     name: str
@@ -47,6 +52,7 @@ class LayerCall:
     attributes: Mapping[str, Any]
     compute: Callable[[Mapping[str, Array]], Any] = field(repr=False)
     composite: bool = False
+    layer: str = ""
 
 
 class NamedBackend(Backend):
@@ -63,8 +69,9 @@ class NamedBackend(Backend):
     def __init__(self, inner: Backend, decompose: bool = True):
         self.inner = inner
         self.decompose = decompose
+        own = {n for cls in type(self).__mro__ if issubclass(cls, NamedBackend) for n in vars(cls)}
         for attribute in dir(inner):  # delegate everything that is not observed
-            if not (attribute.startswith("_") or attribute in _OWN):
+            if not (attribute.startswith("_") or attribute in own | _DERIVED):
                 setattr(self, attribute, getattr(inner, attribute))
         self.compiles = False
         self._names: dict[int, str] = {}  # by the id of a parameter or of a part of the tree
@@ -93,7 +100,7 @@ class NamedBackend(Backend):
 
         def run(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(self, params, *args, **kwargs).arguments
-            rest = {name: value for name, value in arguments.items() if name not in ("ops", "p")}
+            rest = dict(list(arguments.items())[2:])
             with self.observed(network.__name__):
                 rest = self.begin(network.__name__, rest)
                 return self.end(network.__name__, network(self, params, **rest))
@@ -103,7 +110,7 @@ class NamedBackend(Backend):
     def name_parameters(self, params: Mapping[str, Any], prefix: str = "") -> None:
         """Give the parts of a network's tree of parameters their names."""
         self._trees.append(params)
-        _collect_names(params, prefix, self._names)
+        collect_names(params, prefix, self._names)
 
     @contextmanager
     def observed(self, network: str):
@@ -138,7 +145,7 @@ class NamedBackend(Backend):
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
         return self.visit(
-            LayerCall(name, function.__name__, by_role, {}, attributes, compute, composite=True)
+            LayerCall(name, function.__name__, by_role, {}, attributes, compute, True, path)
         )
 
     def call_function(self, name: str, function: Callable, *args: Any) -> Any:
@@ -149,8 +156,11 @@ class NamedBackend(Backend):
         def compute(arrays: Mapping[str, Array]) -> Any:
             return function(arrays["input"], *rest)
 
-        full = self._unique(".".join([*self._scope[-1:], name]))
-        return self.visit(LayerCall(full, function.__name__, {"input": x}, {}, attributes, compute))
+        path = self._within(name)
+        full = self._unique(path)
+        return self.visit(
+            LayerCall(full, function.__name__, {"input": x}, {}, attributes, compute, layer=path)
+        )
 
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
@@ -174,8 +184,7 @@ class NamedBackend(Backend):
         inputs = {k: v for k, v in all_arrays.items() if k not in PARAMETER_ARGUMENTS}
         first = next(iter(inputs))
         path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
-        if path is None:
-            path = ".".join([*self._scope[-1:], operation])
+        layer = self._scope[-1].partition(AGAIN)[0] if path is None and self._scope else path or ""
         function = getattr(self.inner, operation)
 
         def compute(arrays: Mapping[str, Array]) -> Array:
@@ -183,8 +192,14 @@ class NamedBackend(Backend):
             return function(**{**arguments, **named})
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
-        name = self._unique(path)
-        return self.visit(LayerCall(name, operation, by_role, parameters, attributes, compute))
+        name = self._unique(path or self._within(operation))
+        return self.visit(
+            LayerCall(name, operation, by_role, parameters, attributes, compute, layer=layer)
+        )
+
+    def _within(self, name: str) -> str:
+        """Return the name of a part of the layer that is being computed."""
+        return ".".join([*self._scope[-1:], name])
 
     def _unique(self, name: str) -> str:
         count = self._seen[name]
@@ -204,10 +219,7 @@ def _observed(operation: str) -> Callable:
 for _operation in NAMED_OPERATIONS:
     if _operation not in ("group_norm_silu", "geglu"):
         setattr(NamedBackend, _operation, _observed(_operation))
-_OWN = {
-    *(name for name in vars(NamedBackend) if not name.startswith("_")),
-    *(name for name in dir(Backend) if isinstance(getattr(Backend, name), property)),
-}
+_DERIVED = {name for name in dir(Backend) if isinstance(getattr(Backend, name), property)}
 
 
 @cache
@@ -222,10 +234,11 @@ def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, An
     return arrays, others
 
 
-def _collect_names(tree: Mapping[str, Any], name: str, names: dict[int, str]) -> None:
+def collect_names(tree: Mapping[str, Any], name: str, names: dict[int, str]) -> None:
+    """Add the path of each part of a tree of parameters, by its id; a leaf has its part's path."""
     names[id(tree)] = name
     for key, child in tree.items():
         if isinstance(child, Mapping):
-            _collect_names(child, f"{name}.{key}" if name else key, names)
+            collect_names(child, f"{name}.{key}" if name else key, names)
         else:
             names[id(child)] = name

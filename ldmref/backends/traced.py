@@ -10,23 +10,27 @@ which they differ.
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.backends.named import (
+    OPERATIONS,
+    PARAMETER_ARGUMENTS,
+    LayerCall,
+    NamedBackend,
+    collect_names,
+)
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-
-OPERATIONS = (
-    "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding", "silu", "gelu",
-    "quick_gelu", "upsample2x", "pad_bottom_right", "group_norm_silu", "geglu",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Record:
         seconds: Time that it took.
         flops: Two per multiply-add in linear, geglu, conv2d and attention; 0 for the others.
         array: The result, with `keep`.
-        layer: Name of the layer whose parameters it used, with `layer_of`.
+        layer: Name of the layer whose parameters it used, or of the one around an operation without
+            parameters; "" if it is not known.
     """
 
     index: int
@@ -63,7 +68,7 @@ class Difference:
         name: Name of the operation.
         error: Largest difference, relative to the largest value of the second trace; infinite for
             different shapes and for values that are not finite.
-        layer: Name of the layer whose parameters it used, if either trace has `layer_of`.
+        layer: Name of the layer, if either trace knows it.
     """
 
     index: int
@@ -72,8 +77,11 @@ class Difference:
     layer: str = ""
 
 
-class TracedBackend(Backend):
+class TracedBackend(NamedBackend):
     """A backend that times each operation of `inner` and records it in `records`.
+
+    Networks that are called through `compile`, such as those of a model, name their layers
+    themselves; `layer_of` names those of other functions.
 
     Args:
         inner: Backend that computes.
@@ -82,57 +90,74 @@ class TracedBackend(Backend):
             outlive the trace.
     """
 
+    observes_layers = False  # keys and values of the text may be cached
+
     def __init__(
         self, inner: Backend, keep: bool = False, layer_of: Mapping[int, str] | None = None
     ):
-        self.inner = inner
+        super().__init__(inner, decompose=False)
         self.keep = keep
         self.layer_of = layer_of or {}
-        for attribute in dir(inner):  # delegate everything that is not recorded
-            derived = isinstance(getattr(Backend, attribute, None), property)
-            own = attribute in (*OPERATIONS, "call_layer", "call_function") or derived
-            if not (attribute.startswith("_") or own):
-                setattr(self, attribute, getattr(inner, attribute))
-        self.compile = super().compile  # a compiled function would bypass the records
-        self.compiles = False
-        self.differentiable = self._differentiable
         self.records: list[Record] = []
 
-    def _differentiable(self) -> TracedBackend:
+    @property
+    def layer_of(self) -> Mapping[int, str]:
+        """Layer names by the `id` of their parameters."""
+        return self._names
+
+    @layer_of.setter
+    def layer_of(self, names: Mapping[int, str]) -> None:
+        self._names = dict(names)
+
+    def differentiable(self) -> TracedBackend:
         """Return a traced backend that records gradients and shares these records."""
         other = TracedBackend(self.inner.differentiable(), self.keep, self.layer_of)
         other.records = self.records
         return other
 
-    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
+    def name_parameters(self, params: Mapping[str, Any], prefix: str = "") -> None:
+        """Name the layers of a network, unless `layer_of` names some of them."""
+        if self._names.keys().isdisjoint(layer_names(params)):
+            super().name_parameters(params, prefix)
+
+    def visit(self, call: LayerCall) -> Any:
+        """Record an operation; layers of several operations are only called."""
+        if call.composite or call.kind not in OPERATIONS:
+            return call.compute(call.inputs)
+        return self.operate(call, arrays_of(call))
+
+    def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
+        """Compute one operation and record it; `arrays` are all its arguments that are arrays."""
         self.synchronize()
         start = time.perf_counter()
-        y = getattr(self.inner, name)(*args, **kwargs)
+        y = call.compute(call.inputs)
         self.synchronize()
         seconds = time.perf_counter() - start
-        arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
         shapes = tuple(tuple(x.shape) for x in arrays)
         out = tuple(y.shape)
         # a copy, safe from in-place changes
         array = np.array(self.to_numpy(y)) if self.keep else None
-        flops = _flops(name, shapes, out)
-        layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
-        record = Record(len(self.records), name, shapes, out, seconds, flops, array, layer)
+        flops = _flops(call.kind, shapes, out)
+        record = Record(
+            len(self.records), call.kind, shapes, out, seconds, flops, array, call.layer
+        )
         self.records.append(record)
         return y
 
 
-def _recorded(name: str) -> Callable:
-    def operation(self: TracedBackend, *args: Any, **kwargs: Any) -> Array:
-        return self._run(name, *args, **kwargs)
+def arrays_of(call: LayerCall) -> list[Array]:
+    """Return inputs and parameters of an operation in the order of its arguments."""
+    first, names = _arguments(call.kind)
+    arrays = {**call.inputs, **call.parameters}
+    roles = ["input" if name == first else name for name in names]
+    return [arrays[role] for role in roles if role in arrays]
 
-    operation.__name__ = name
-    operation.__doc__ = getattr(Backend, name).__doc__
-    return operation
 
-
-for _name in OPERATIONS:
-    setattr(TracedBackend, _name, _recorded(_name))
+@cache
+def _arguments(operation: str) -> tuple[str, list[str]]:
+    """Return the name of the first input of an operation, and those of all arguments."""
+    names = list(inspect.signature(getattr(Backend, operation)).parameters)[1:]
+    return next(name for name in names if name not in PARAMETER_ARGUMENTS), names
 
 
 def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...]) -> int:
@@ -148,7 +173,9 @@ def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...])
 
 
 def layer_names(params: Mapping[str, Any], name: str = "") -> dict[int, str]:
-    """Return the layer of each parameter by the parameter's `id`, for `layer_of`.
+    """Return the names of layers by the `id` of their parameters, for `layer_of`.
+
+    Parts of the tree have an entry, which names operations without parameters within them.
 
     Args:
         params: Tree of a network, `model.params["unet"]`, or of all, `model.params`. It must live
@@ -156,11 +183,7 @@ def layer_names(params: Mapping[str, Any], name: str = "") -> dict[int, str]:
         name: Name of the tree, put before the names of its parts.
     """
     layers: dict[int, str] = {}
-    for key, child in params.items():
-        if isinstance(child, Mapping):
-            layers |= layer_names(child, f"{name}.{key}" if name else key)
-        else:
-            layers[id(child)] = name
+    collect_names(params, name, layers)
     return layers
 
 

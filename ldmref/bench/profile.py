@@ -6,10 +6,9 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any
 
-from ldmref.backends.traced import Record, TracedBackend
+from ldmref.backends.traced import Record, TracedBackend, layer_names
 from ldmref.bench.cases import (
     TRAINING_BATCH,
     BenchmarkCase,
@@ -19,7 +18,6 @@ from ldmref.bench.cases import (
 )
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.params import flatten
 
 OTHER = "other"
 SCALING_VALUES = {"resolution": (128, 256, 384, 512), "batch": (1, 2, 4, 8), "steps": (1, 2, 4, 8)}
@@ -48,12 +46,11 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
         synchronized after each operation, so a GPU takes longer than without a profile.
     """
     model = case.make_model()
-    traced, records = trace(model, layer_names(model, case.networks))
+    traced, records = trace(model, name_layers(model, case.networks))
     workload = ldmref_workload(case, traced, case.make_inputs(traced))
     workload.run()
     records.clear()
     seconds = workload.seconds_per_call()
-    records = assign_layers(records)
     tables = {
         "kinds": group_records(records, seconds, lambda r: (r.name, "")),
         "shapes": group_records(records, seconds, lambda r: (r.name, format_shapes(r))),
@@ -89,39 +86,15 @@ def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs)
     return sum(record.flops for record in records)
 
 
-def layer_names(model: LatentDiffusion, networks: Sequence[str]) -> dict[int, str]:
+def name_layers(model: LatentDiffusion, networks: Sequence[str]) -> dict[int, str]:
     """Return layer names of the checkpoint (`down_blocks.0.resnets.0.conv1`) by a parameter's `id`.
 
     The network's name is prepended if there are several networks.
     """
-    return {
-        id(leaf): key.rpartition(".")[0]
-        for name in networks
-        for key, leaf in flatten(model.params[name], f"{name}." if networks[1:] else "").items()
-    }
-
-
-def assign_layers(records: Sequence[Record]) -> list[Record]:
-    """Assign operations without parameters to the innermost module around them.
-
-    That module contains the layers before and after: attention runs between `attn1.to_v` and
-    `attn1.to_out.0`, so it belongs to `attn1`.
-    """
-    previous = [""]  # the last named layer before each record
-    for record in records:
-        previous.append(record.layer or previous[-1])
-    assigned = []
-    following = ""
-    for record, before in zip(reversed(records), reversed(previous[:-1]), strict=True):
-        layer = record.layer or _common_module(before, following)
-        assigned.append(replace(record, layer=layer))
-        following = record.layer or following
-    return assigned[::-1]
-
-
-def _common_module(a: str, b: str) -> str:
-    pairs = zip(a.split("."), b.split("."), strict=False)
-    return ".".join(x for x, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    names: dict[int, str] = {}
+    for network in networks:
+        names |= layer_names(model.params[network], network if networks[1:] else "")
+    return names
 
 
 def group_records(

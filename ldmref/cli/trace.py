@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from ldmref.cli.progress import ProgressBar, one_line, say, stopping
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.shared_options import INTERPOLATING, MODEL, PROMPT
 from ldmref.cli.sources import read_prompts
-from ldmref.cli.tables import print_rows
 from ldmref.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
+from ldmref.cli.trace_show import CALLS, JSON, LAYERS, show
 from ldmref.config import settings
 from ldmref.errors import Cancelled, UsageError
 from ldmref.io.atomic import check_writable
@@ -36,20 +35,6 @@ TRACED = tuple(mode for mode in MODES if mode != "invert")  # the modes that sam
 DEFAULT_DTYPE = "float64"
 DEFAULT_LIMIT = "10GB"
 SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
-LAYERS = option(
-    "--layers",
-    multiple=True,
-    metavar="GLOB",
-    help="Only layers whose names match, such as 'mid_block.*'; * also matches dots. The inputs "
-    "and outputs of whole networks are always recorded. May be repeated.",
-)
-CALLS = option(
-    "--calls",
-    multiple=True,
-    metavar="GLOB",
-    help="Only calls whose names match, such as 'unet.*' or vae.decode. May be repeated.",
-)
-JSON = option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 RECORDING = (
     LAYERS,
     CALLS,
@@ -164,7 +149,7 @@ def record_mode(mode: str, flags: Values) -> None:
             check_space(estimate, folder, limit, SMALLER)
             bar = ProgressBar("none" if flags["quiet"] else "auto")
 
-            def show(progress: Progress) -> None:
+            def advance(progress: Progress) -> None:
                 done = min(progress.step + 1, progress.steps)
                 bar.update(done, progress.steps, progress.first, progress.count)
 
@@ -175,7 +160,7 @@ def record_mode(mode: str, flags: Values) -> None:
                     folder,
                     selection=selection,
                     overwrite=flags["overwrite"],
-                    callback=show,
+                    callback=advance,
                     cancel=stop,
                 )
             except Cancelled as error:
@@ -198,7 +183,7 @@ def open_traced_backend(flags: Values) -> Backend:
     return open_backend(backend, device, dtype, flags["config"], speed)
 
 
-def read_steps(text: str | None) -> tuple[int, ...]:
+def read_steps(text: str | None, flag: str = "--only-steps") -> tuple[int, ...]:
     """Return the steps of a list such as `0,10-12`.
 
     Raises:
@@ -212,7 +197,7 @@ def read_steps(text: str | None) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) > 10**6:
             message = f"cannot read the steps {text!r}"
-            raise UsageError(message, code="E-USAGE", hint="--only-steps 0,10-12")
+            raise UsageError(message, code="E-USAGE", hint=f"{flag} 0,10-12")
         steps |= set(range(int(first), int(last or first) + 1))
     return tuple(sorted(steps))
 
@@ -252,57 +237,5 @@ def report(
         click.echo(json.dumps(row | {"params": params, "warnings": warnings}))
 
 
-@trace.command()
-@click.argument("folder", type=PATH)
-@with_options((LAYERS, CALLS, JSON))
-def show(folder: str, layers: tuple[str, ...], calls: tuple[str, ...], as_json: bool) -> None:
-    """List the calls of a trace; with --layers or --calls, every tensor and its values.
-
-    Any folder of safetensors files with a trace's names can be shown.
-    """
-    from ldmref.trace import Selection, read_trace, show_bytes
-    from ldmref.trace.summary import summarize_calls, summarize_tensors
-
-    found = read_trace(Path(folder))
-    selection = Selection(layers, calls)
-    if not layers and not calls:
-        rows = [asdict(row) for row in summarize_calls(found)]
-        print_rows(
-            rows,
-            as_json,
-            lambda row: (
-                row["call"],
-                f"{row['layers']} layers",
-                f"{row['tensors']} tensors",
-                show_bytes(row["bytes"]),
-            ),
-        )
-        return
-    names = [entry.layer for entry in found.entries]
-    selection.require_matches(found.calls, names, 0)
-    print_rows(
-        [asdict(row) for row in summarize_tensors(found, selection)],
-        as_json,
-        lambda row: (
-            f"{row['call']}/{row['layer']}",
-            row["role"],
-            row["dtype"],
-            "x".join(map(str, row["shape"])) or "number",
-            *(format_number(row[key]) for key in ("least", "greatest", "mean")),
-            describe_bad(row),
-        ),
-    )
-
-
-def format_number(value: float | None) -> str:
-    """Return a number with four digits, "-" for None."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def describe_bad(row: Values) -> str:
-    """Return how many values are NaN or infinite, "" if none is."""
-    counts = [f"{row[key]} {key}" for key in ("nan", "infinite") if row[key]]
-    return ", ".join(counts)
-
-
+trace.add_command(show)
 COMMANDS = (trace,)

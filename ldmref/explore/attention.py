@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.backends.named import LayerCall
 from ldmref.backends.traced import TracedBackend, layer_names
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.prompts.prompt_words import PromptWord
 
-CROSS_ATTENTION = ".attn2."  # in the names of the layers, as in diffusers
+CROSS_ATTENTION = ".attn2"  # the end of the names of the layers, as in diffusers
 AVERAGE = "sum over the tokens of a word, mean over heads and layers, conditional half"
 
 
@@ -42,23 +43,19 @@ class AttentionCall(NamedTuple):
 class AttentionBackend(TracedBackend):
     """A backend that keeps the queries and keys of cross-attention while `watching` is set.
 
-    Operations are those of the inner backend, so results do not change. Keys are cached from step
-    to step, so a layer is known by the parameters that were used last before its attention.
+    Operations are those of the inner backend, so results do not change.
     """
 
     def __init__(self, model: LatentDiffusion):
         super().__init__(model.backend, layer_of=layer_names(model.params["unet"]))
         self.watching = False
         self.calls: list[AttentionCall] = []
-        self._layer = ""
 
-    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
-        if name == "linear":
-            self._layer = self.layer_of.get(id(args[1]), self._layer)
-        if name == "attention" and self.watching and CROSS_ATTENTION in self._layer:
-            layer = self._layer.rpartition(".")[0]
-            self.calls.append(AttentionCall(layer, args[0], args[1]))
-        return getattr(self.inner, name)(*args, **kwargs)
+    def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
+        """Compute an operation; keep what attention compares."""
+        if self.watching and call.kind == "attention" and call.layer.endswith(CROSS_ATTENTION):
+            self.calls.append(AttentionCall(call.layer, *arrays[:2]))
+        return call.compute(call.inputs)
 
     def take(self) -> list[AttentionCall]:
         """Return the first call of every layer since the last time, and forget all."""

@@ -23,7 +23,7 @@ from ldmref.modes.plan import AnyPlan
 from ldmref.modes.run import Plan
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
-from ldmref.trace.recorder import Recorder, RecordingBackend, is_overridden
+from ldmref.trace.recorder import LayerRecordingBackend, Recorder, is_overridden
 from ldmref.trace.run import describe_program, describe_run, require_sampling, traced_run
 from ldmref.trace.selection import Selection
 from ldmref.trace.shapes import FusedShapeBackend, ShapeBackend, shapes_of, without_weights
@@ -75,12 +75,12 @@ def estimate_trace(
     >>> len([call for call in estimate.calls if call.startswith("unet.")])
     3
     """
-    chosen = selection or Selection()
+    selected = selection or Selection()
     everything = _measure(planned, model, Selection())
-    if chosen != Selection():
+    if selected != Selection():
         whole = everything.estimate()
-        chosen.require_matches(whole.calls, whole.layers, whole.steps)
-        return _measure(planned, model, chosen).estimate()
+        selected.require_matches(whole.calls, whole.layers, whole.steps)
+        return _measure(planned, model, selected).estimate()
     return everything.estimate()
 
 
@@ -178,7 +178,7 @@ class _Sizes:
         )
 
 
-class _MeasuringBackend(RecordingBackend):
+class _MeasuringBackend(LayerRecordingBackend):
     """A recording backend that looks at networks of each shape once."""
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:

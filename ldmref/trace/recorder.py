@@ -19,7 +19,7 @@ from ldmref.trace.selection import Selection
 from ldmref.trace.store import TensorStore
 
 # The function of a network -> the name of its calls, and of its arguments if they differ.
-NUMBERED = ("unet", "controlnet", "guidance", "sampler", "train")
+NUMBERED = ("unet", "controlnet", "guidance", "sampler", "jump", "train")
 CALLS: Mapping[str, str] = {
     "text_encoder_pooled": "text_encoder",
     "decode": "vae.decode",
@@ -61,7 +61,7 @@ class CallWriter(Protocol):
     ) -> None: ...
 
 
-class Call:
+class CallRecord:
     """One call while it is recorded.
 
     Args:
@@ -144,6 +144,10 @@ class Recorder:
         self._counts[kind] += 1
         return name
 
+    def count(self, kind: str) -> int:
+        """Return the number of calls of a kind so far."""
+        return self._counts[kind]
+
     def next_name(self, kind: str) -> str:
         """Return the name of the next call of a kind: `unet.000`, `vae.decode`, `vae.decode~1`."""
         count = self._counts[kind]
@@ -151,16 +155,16 @@ class Recorder:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
 
-    def begin(self, kind: str, ops: Backend) -> Call | None:
-        """Begin a call; None if it is not selected."""
+    def begin(self, kind: str, ops: Backend, number: int | None = None) -> CallRecord | None:
+        """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         if self.paused:
             return None
-        name = self.count_call(kind)
+        name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None
-        return Call(name, ops, self.new_store(), self.selection)
+        return CallRecord(name, ops, self.new_store(), self.selection)
 
-    def end(self, call: Call | None) -> None:
+    def end(self, call: CallRecord | None) -> None:
         """End a call: write it."""
         if call is None:
             return
@@ -171,9 +175,11 @@ class Recorder:
             call.store.close()
 
     @contextmanager
-    def call(self, kind: str, ops: Backend) -> Iterator[Call | None]:
+    def call(
+        self, kind: str, ops: Backend, number: int | None = None
+    ) -> Iterator[CallRecord | None]:
         """Record a call; one that fails is not written."""
-        call = self.begin(kind, ops)
+        call = self.begin(kind, ops, number)
         try:
             yield call
         except BaseException:
@@ -183,7 +189,7 @@ class Recorder:
         self.end(call)
 
 
-class RecordingBackend(NamedBackend):
+class LayerRecordingBackend(NamedBackend):
     """A backend that records every layer of every network.
 
     Operations that the inner backend fuses are recorded as what they are, so that its results do
@@ -192,7 +198,7 @@ class RecordingBackend(NamedBackend):
     Args:
         inner: Backend that computes.
         recorder: Where calls are recorded.
-        config: The model's configuration, by which its text encoders are told apart.
+        config: The model's configuration, which distinguishes its text encoders.
     """
 
     def __init__(self, inner: Backend, recorder: Recorder, config: ModelConfig):
@@ -200,7 +206,7 @@ class RecordingBackend(NamedBackend):
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
         self.config = config
-        self._open: list[tuple[Call | None, int | None]] = []
+        self._open: list[tuple[CallRecord | None, int | None]] = []
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import UsageError
-from ldmref.math.arrays import Array
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
@@ -20,13 +19,10 @@ from ldmref.modes.plan import AnyPlan
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
-from ldmref.samplers import GuidedDenoiser, Interval
-from ldmref.samplers.denoiser import Evaluation, Observer
-from ldmref.samplers.loop import Denoiser, History, Noise, Stepped
-from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.files import TraceWriter
-from ldmref.trace.recorder import Recorder, RecordingBackend
+from ldmref.trace.recorder import LayerRecordingBackend, Recorder
 from ldmref.trace.selection import Selection
+from ldmref.trace.steps import StepWatch, TracedTrajectory
 from ldmref.trace.store import SpooledStore
 from ldmref.version import __version__
 
@@ -76,9 +72,9 @@ def record_trace(
     check_callbacks(callback, cancel)
     require_sampling(planned)
     path = Path(folder)
-    chosen = selection or Selection()
-    writer = TraceWriter(path, describe_program(model, chosen), overwrite=overwrite)
-    recorder = Recorder(writer, partial(SpooledStore, path), chosen)
+    selected = selection or Selection()
+    writer = TraceWriter(path, describe_program(model, selected), overwrite=overwrite)
+    recorder = Recorder(writer, partial(SpooledStore, path), selected)
     complete = False
     try:
         with traced_run(planned, model, recorder) as run:
@@ -131,7 +127,7 @@ def traced_run(
     planned: AnyPlan,
     model: LatentDiffusion,
     recorder: Recorder,
-    backend: type[RecordingBackend] = RecordingBackend,
+    backend: type[LayerRecordingBackend] = LayerRecordingBackend,
 ) -> Iterator[Run]:
     """Prepare a plan with a model that records; its `generate` records the rest."""
     plan = require_sampling(planned)
@@ -182,134 +178,3 @@ class TracedRun(Run):
         """Decode the final latents, outside of the steps."""
         self.recorder.step = None
         return super().decode(latents)
-
-
-@dataclass(frozen=True, eq=False)
-class TracedTrajectory(Trajectory):
-    """A trajectory whose evaluations are recorded."""
-
-    watch: StepWatch = field(kw_only=True, repr=False)
-
-    def denoiser(
-        self, model: LatentDiffusion | None = None, observe: Observer | None = None
-    ) -> GuidedDenoiser:
-        """Return the guided model, observed by the trace and by `observe`.
-
-        Another model is given only to repeat a step and find the origin of NaN, before the run
-        fails.
-        """
-        if model is not None and model is not self.model:
-            self.watch.recorder.paused = True
-
-        def both(evaluation: Evaluation) -> None:
-            self.watch.observe(evaluation)
-            if observe is not None:
-                observe(evaluation)
-
-        return super().denoiser(model, both)
-
-
-class StepWatch:
-    """Records the schedule, the guidance and the steps of a trajectory."""
-
-    def __init__(self, run: Run, trajectory: Trajectory, recorder: Recorder):
-        self.ops = run.model.backend
-        self.job = run.job
-        self.trajectory = trajectory
-        self.recorder = recorder
-        self.evaluations: list[tuple[Evaluation, str]] = []
-        self.draws: list[Array] = []
-        self.kind = run.model.config.scheduler.prediction_type
-        self._record_schedule(run)
-
-    def _record_schedule(self, run: Run) -> None:
-        schedule = self.trajectory.schedule
-        config = run.model.config.scheduler
-        attributes = {
-            "name": self.job.schedule,
-            "sampler": self.job.sampler.name,
-            "steps": self.job.steps,
-            "visits": [int(i) for i in self.trajectory.visits],
-            "init_noise_sigma": float(schedule.init_noise_sigma),
-        }
-        outputs = {
-            "sigmas": schedule.sigmas,
-            "timesteps": schedule.timesteps,
-            "alphas_cumprod": training_alphas_cumprod(config),
-        }
-        self.recorder.step = None
-        with self.recorder.call("schedule", self.ops) as call:
-            if call is not None:
-                call.add("", "schedule", {}, attributes, outputs)
-
-    def draw_noise(self) -> Array:
-        """Return fresh noise, and remember it."""
-        noise = self.trajectory.noise()
-        self.draws.append(noise)
-        return noise
-
-    def observe(self, evaluation: Evaluation) -> None:
-        """Record one evaluation of the guided denoiser."""
-        name = ""
-        guidance = self.job.guidance
-        attributes = {**guidance.record, "prediction_type": self._kind_of_outputs()}
-        scale = {"scale": float(self.job.cfg_scale), "sigma": float(evaluation.sigma)}
-        with self.recorder.call("guidance", self.ops) as call:
-            if call is not None:
-                name = call.name
-                inputs = {**evaluation.outputs, **scale}
-                call.add("", "guidance", inputs, attributes, {"": evaluation.guided})
-        self.evaluations.append((evaluation, name))
-
-    def take_step(
-        self, denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        """Take a step of the sampler and record it."""
-        self._record_jump(x, interval)
-        self.recorder.step = interval.i
-        self.evaluations = []
-        x_next, x0, history = self.trajectory.step(denoise, x, interval, history, noise)
-        attributes = {
-            "sampler": self.job.sampler.name,
-            "eta": self.job.eta,
-            "i": interval.i,
-            "i_next": interval.i_next,
-            "n": interval.n,
-            "prediction_type": self._kind_of_outputs(),
-            "evaluations": [name for _, name in self.evaluations],
-        }
-        with self.recorder.call("sampler", self.ops) as call:
-            if call is not None:
-                call.add("", "step", self._inputs(x, interval), attributes, {"": x_next})
-                if self.trajectory.constrain is not None:
-                    known = self.trajectory.constrain(x_next, interval)
-                    call.add("constrain", "constrain", {"input": x_next}, {}, {"": known})
-        self.draws = []
-        return x_next, x0, history
-
-    def _inputs(self, x: Array, interval: Interval) -> dict[str, Any]:
-        """Return the inputs of a step; those of evaluations after the first have a number."""
-        inputs: dict[str, Any] = {"x": x}
-        inputs |= {"sigma": float(interval.sigma), "sigma_next": float(interval.sigma_next)}
-        for i, (evaluation, _) in enumerate(self.evaluations):
-            suffix = f".{i}" if i else ""
-            inputs[f"prediction{suffix}"] = evaluation.guided
-            inputs[f"x0{suffix}"] = evaluation.x0
-            if evaluation.x is not x:
-                inputs[f"x_at{suffix}"] = evaluation.x
-                inputs[f"sigma_at{suffix}"] = float(evaluation.sigma)
-        for i, noise in enumerate(self.draws):
-            inputs[f"noise.{i}" if i else "noise"] = noise
-        return inputs
-
-    def _record_jump(self, x: Array, interval: Interval) -> None:
-        """Record the noise that took x back up before a step (RePaint)."""
-        for noise in self.draws:
-            with self.recorder.call("jump", self.ops) as call:
-                if call is not None:
-                    inputs = {"noise": noise, "sigma": float(interval.sigma)}
-                    call.add("", "jump", inputs, {}, {"": x})
-        self.draws = []
-
-    def _kind_of_outputs(self) -> str:
-        return "x0" if self.job.guidance.on_x0 else self.kind

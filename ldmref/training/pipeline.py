@@ -67,6 +67,7 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
         recipe.seed,
         context.ops,
         held_out=context.data.held_out,
+        observer=context.observer,
     )
     folder = context.folder / "model"
 

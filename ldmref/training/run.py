@@ -17,6 +17,7 @@ from threading import Event
 
 from ldmref.training.classes import class_names, summarize_for, uses_classes
 from ldmref.training.monitor.progress import TrainingProgress, warn_only
+from ldmref.training.observe import StepObserver
 from ldmref.training.recipes.schema import Recipe
 from ldmref.training.setup import activation_dtype, check_early, prepared_folder, read_images
 
@@ -29,6 +30,7 @@ def train(
     log: Callable[[str], None] = warn_only,
     cancel: Event | None = None,
     accept_changes: bool = False,
+    observer: StepObserver | None = None,
 ) -> Path:
     """Train the stages of a recipe and export the model.
 
@@ -45,6 +47,8 @@ def train(
             lines are dropped.
         cancel: Set this event to stop after the current step; a checkpoint is saved.
         accept_changes: Resume although the recipe or the images have changed.
+        observer: Sees every step of the denoiser's training in a single process, such as
+            `ldmref.trace.training.TrainingTrace`.
 
     Returns:
         The folder of the model, for `ldmref.load`; of a recipe that trains the autoencoder only,
@@ -85,6 +89,6 @@ def train(
             log(f"{len(class_names(data))} classes")
         with prepared_folder(recipe, folder, summary, log, accept_changes) as changed:
             context = TrainingContext(
-                recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
+                recipe, folder, data, summary, ops, on_progress, log, cancel, changed, observer
             )
             return train_stages(context)

@@ -29,6 +29,7 @@ from ldmref.training.distributed import any_rank, on_first_rank, rank, ranks
 from ldmref.training.monitor.previews import TrainingPreview
 from ldmref.training.monitor.progress import TrainingProgress
 from ldmref.training.monitor.stage import StageMonitor
+from ldmref.training.observe import StepObserver
 from ldmref.training.optimizers import learning_rate_factor
 from ldmref.training.recipes.file import AnyRecipe
 from ldmref.training.trainer import Trainer
@@ -43,6 +44,7 @@ class TrainingContext(Generic[R]):
 
     `on_progress` is called with the progress now and then, `log` with a line for the user.
     `rewrite`: settings were changed, and complete stages record that in their checkpoints.
+    `observer`: sees the steps of the denoiser.
     """
 
     recipe: R
@@ -54,6 +56,7 @@ class TrainingContext(Generic[R]):
     log: Callable[[str], None]
     cancel: Event | None
     rewrite: bool
+    observer: StepObserver | None = None
     logged_once: set[str] = field(default_factory=set)
 
     def log_once(self, line: str) -> None:

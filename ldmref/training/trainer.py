@@ -33,6 +33,7 @@ from ldmref.training.distributed import (
     sharded_like,
 )
 from ldmref.training.loss import Loss, mean_loss, nonfinite_error
+from ldmref.training.observe import StepObserver
 from ldmref.training.optimizers import (
     learning_rate_factor,
     make_optimizers,
@@ -93,6 +94,7 @@ class Trainer:
         self.step = 0
         self.updating = False  # between the first and the last tensor that a step changes
         self.held_out_loss: Callable[[Params], float] | None = None  # of averaged parameters
+        self.observer: StepObserver | None = None
         require_shared(config)
         self.shapes = {}
         parameters = {}
@@ -161,11 +163,12 @@ class Trainer:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
         losses = []
+        ops = self.ops if self.observer is None else self.observer.begin(self.step, self.ops)
         parts = self._parts()
         clip = self.config.clip_norm
         for part in parts:
             with averaging(self.module, now=part is parts[-1]):
-                loss = self.module(self.ops, self.step, part)
+                loss = self.module(ops, self.step, part)
                 (loss.total / len(parts)).backward()
             losses.append(loss)
         loss = mean_loss(losses)
@@ -173,6 +176,10 @@ class Trainer:
         norms = [full_tensor(get_total_norm(group)) for group in gradients]
         if not all(map(math.isfinite, (loss.total.item(), *map(float, norms)))):
             raise self._not_finite(loss, [norm.item() for norm in norms])
+        grad_norm = math.hypot(*map(float, norms))
+        if self.observer is not None:
+            known = {n: p.grad for n, p in self.parameters.items() if p.grad is not None}
+            self.observer.end(known, grad_norm, loss.total.item(), factor)
         for group, norm in zip(self.clipped, norms, strict=True):
             clip_grads_with_norm_(group, clip, norm)
         self.updating = True
@@ -188,7 +195,6 @@ class Trainer:
         self.updating = False
         metrics = {name: float(value) for name, value in loss.metrics.items()}
         sums = None if loss.by_timestep is None else loss.by_timestep.cpu().numpy()
-        grad_norm = math.hypot(*map(float, norms))
         return StepLoss(self.step, loss.total.item(), grad_norm, metrics, sums)
 
     def _change(self, change: Callable[[Params], None]) -> None:

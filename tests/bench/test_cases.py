@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import ldmref
 from ldmref.bench.cases import CASES, PEER_TITLES, WORK_TITLES, resized, select_cases
 from ldmref.bench.formatting import (
     format_profile,
@@ -15,7 +17,7 @@ from ldmref.bench.formatting import (
     plot_scaling,
     verdict,
 )
-from ldmref.bench.profile import OTHER, assign_layers, group_records
+from ldmref.bench.profile import OTHER, group_records, name_layers, trace
 from ldmref.errors import UsageError
 from ldmref.models.presets import PRESETS
 
@@ -147,33 +149,14 @@ def test_profile_lines_are_grouped_sorted_and_complete():
 
 
 def test_operations_without_parameters_belong_to_the_module_around_them():
-    from ldmref.backends.traced import Record
-
-    layers = [
-        "",
-        "mid.attn1.to_v",
-        "",
-        "",
-        "mid.attn1.to_out.0",
-        "",
-        "mid.attn10.to_q",
-        "",
-        "out.attn10.to_q",
-        "",
-    ]
-    records = [Record(i, "op", (), (), 0.0, 0, layer=name) for i, name in enumerate(layers)]
-    assigned = assign_layers(records)
-    assert [r.index for r in assigned] == list(range(len(layers)))
-    assert [r.layer for r in assigned] == [
-        "",
-        "mid.attn1.to_v",
-        "mid.attn1",
-        "mid.attn1",
-        "mid.attn1.to_out.0",
-        "mid",
-        "mid.attn10.to_q",
-        "",
-        "out.attn10.to_q",
-        "",
-    ]
-    assert assign_layers([]) == []
+    model = ldmref.random_model("tiny", backend="numpy")
+    traced, records = trace(model, name_layers(model, ["unet", "vae"]))
+    traced.unet(np.ones((1, 4, 8, 8)), np.ones(1), np.ones((1, 3, 32)))
+    layers = {(record.name, record.layer) for record in records}
+    block = "unet.down_blocks.0.attentions.0.transformer_blocks.0"
+    assert ("attention", f"{block}.attn1") in layers and ("attention", f"{block}.attn2") in layers
+    assert ("silu", "unet.time_embedding") in layers
+    assert ("linear", f"{block}.attn1.to_q") in layers
+    plain, unnamed = trace(model)
+    plain.unet(np.ones((1, 4, 8, 8)), np.ones(1), np.ones((1, 3, 32)))
+    assert [f"unet.{r.layer}" for r in unnamed if r.layer] == [r.layer for r in records if r.layer]

@@ -84,6 +84,7 @@ PAGES = {
         ),
         settings="recipe",
     ),
+    "docs/traces.md": Page(("images as my-images",)),
     "docs/weights.md": Page(
         (
             "single_file as v1-5.safetensors",
@@ -132,6 +133,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "-from diffusers import": Reason("not run", "a change of a file"),
         "torch.Generator": TORCH,
         "torch_dtype": TORCH,
+    },
+    "docs/traces.md": {
+        "cc -O2": elsewhere("tests/trace/test_trace_from_c.py"),
+        "ldmref train --data": TORCH,
+        "ldmref trace show step": TORCH,
     },
     "docs/notebooks.md": {
         "plot_schedule, plot_trajectory\n": PLOT,

@@ -69,14 +69,20 @@ class DiffusionLoss:
         v = output[:, z:] if scheduler.variance_type == LEARNED else None
         if objective.loss == "bound":
             return self.bound(TO_X0[kind](xt, prediction, alpha_bar), v, x0, t)
-        target = {"v": v_from_x0_eps(x0, eps, alpha_bar), "eps": eps, "x0": x0}[kind]
-        simple = simple_loss(prediction, target)
+        simple = simple_loss(prediction, self.target(x0, eps, t))
         if objective.loss == "simple":
             return simple
         if objective.loss == "min_snr":
             return min_snr_weight(alpha_bar, kind, objective.snr_gamma).to(simple.dtype) * simple
         bound = self.bound(TO_X0[kind](xt, prediction.detach(), alpha_bar), v, x0, t)
         return hybrid_loss(simple, bound, objective.bound_weight)
+
+    def target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return what the network predicts: v, eps or x0, of x0's shape."""
+        kind = self.config.scheduler.prediction_type
+        if kind == "v":
+            return v_from_x0_eps(x0, eps, self.alphas_cumprod[t])
+        return eps if kind == "eps" else x0
 
     def by_timestep(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return sums of the losses (n,) and numbers of examples in bins of t / T, (2, bins)."""

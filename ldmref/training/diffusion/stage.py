@@ -25,6 +25,7 @@ from ldmref.training.batches import FULL_BATCH, Part, step_generator
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss
 from ldmref.training.loss import Loss
+from ldmref.training.observe import ObservedBatch, StepObserver
 from ldmref.training.recipes.schema import DiffusionStage
 from ldmref.training.trainer import Trainer
 
@@ -91,6 +92,7 @@ class DiffusionBatches:
         self.seed = seed
         self.conditional = bool(config.text_encoders)
         self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
+        self.observer: StepObserver | None = None
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
         n = self.stage.optimizer.batch_size
@@ -130,7 +132,18 @@ class DiffusionBatches:
         output = output.to(batch.x0.dtype)
         losses = self.diffusion_loss(output, batch.x0, batch.eps, batch.xt, batch.t)
         by_timestep = self.diffusion_loss.by_timestep(losses, batch.t)
+        if self.observer is not None:
+            self.observer.batch(self._observed(batch, output, losses))
         return Loss(losses.mean(), batch=batch.indices, by_timestep=by_timestep)
+
+    def _observed(
+        self, batch: DiffusionBatch, output: torch.Tensor, losses: torch.Tensor
+    ) -> ObservedBatch:
+        """Return what an observer sees of a batch."""
+        indices, prompts, t, x0, eps, xt = batch
+        bound = self.stage.objective.loss == "bound"
+        target = None if bound else self.diffusion_loss.target(x0, eps, t)
+        return ObservedBatch(indices, prompts, t, x0, eps, xt, output, target, losses)
 
 
 def diffusion_trainer(
@@ -142,6 +155,7 @@ def diffusion_trainer(
     ops: TorchBackend,
     params: Params | None = None,
     held_out: np.ndarray | None = None,
+    observer: StepObserver | None = None,
 ) -> Trainer:
     """Return a trainer of the U-Net and its text encoder or class embedding.
 
@@ -154,8 +168,10 @@ def diffusion_trainer(
         ops: The backend that trains.
         params: Initial parameters; random by default.
         held_out: Indices of the images for the loss that is reported but never minimised.
+        observer: Sees every step.
     """
     batches = DiffusionBatches(latents, condition.prompt, config, stage, seed, ops)
+    batches.observer = observer
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         return batch_loss(ops, params, batches(step, part))
@@ -164,22 +180,27 @@ def diffusion_trainer(
         context = None
         if config.text_encoders:
             token_ids = ops.asarray(condition.tokenizer.encode(batch.prompts)[0])
-            states = text_encoder(ops, params.text_encoder, config.text_encoder, token_ids)
-            context = ops.asarray(states)
+            encode = ops.compile(text_encoder, params.text_encoder)
+            context = ops.asarray(encode(config.text_encoder, token_ids))
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), context
-        return batches.loss(batch, unet(ops, params.unet, config.unet, *inputs))
+        return batches.loss(batch, ops.compile(unet, params.unet)(config.unet, *inputs))
 
     if params is None:
         params = initial_params(config, seed)
     trainer = Trainer(
         stage.optimizer, stage.budget.steps, params, loss, ops, unused=has_unused_layers(config)
     )
+    trainer.observer = observer
     if held_out is not None and len(held_out):
         fixed = batches.held_out(held_out[:MAX_HELD_OUT])
 
         def held_out_loss(params: Params) -> float:
-            with torch.no_grad():
-                return float(batch_loss(ops, tree_map(ops.asarray, params), fixed).total)
+            batches.observer = None
+            try:
+                with torch.no_grad():
+                    return float(batch_loss(ops, tree_map(ops.asarray, params), fixed).total)
+            finally:
+                batches.observer = observer
 
         trainer.held_out_loss = held_out_loss
     return trainer

@@ -1,0 +1,70 @@
+"""Steps of a training as a trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldmref.trace import read_trace
+
+pytest.importorskip("torch")
+
+from ldmref.math.objective import simple_loss
+from ldmref.trace.training import TrainingTrace
+from ldmref.training import train
+from ldmref.training.recipes.file import recipe_from_dict
+
+SMALL = {
+    "preset": "tiny",
+    "unet": {"block_out_channels": [8, 8], "norm_num_groups": 2, "cross_attention_dim": 8},
+    "vae": {"block_out_channels": [4, 4], "norm_num_groups": 2},
+    "text_encoder": {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for colour in ("red", "blue", "green"):
+        Image.new("RGB", (20, 16), colour).save(folder / f"{colour}.png")
+    optimizer = {"batch_size": 4, "warmup": 1, "accumulation": 2}
+    stage = {"optimizer": optimizer, "budget": {"steps": 3}}
+    tables = {"data": {"source": str(folder)}, "model": SMALL, "progress": {"seconds": 0}}
+    return recipe_from_dict(tables | {"autoencoder": stage, "diffusion": stage})
+
+
+def test_steps_are_recorded_and_the_training_is_the_same(recipe, tmp_path):
+    train(recipe, tmp_path / "plain")
+    with TrainingTrace(tmp_path / "t", recipe.model, (0, 2)) as watch:
+        train(recipe, tmp_path / "watched", observer=watch)
+    plain, watched = (
+        (tmp_path / name / "diffusion.safetensors").read_bytes() for name in ("plain", "watched")
+    )
+    assert plain == watched
+    trace = read_trace(tmp_path / "t")
+    assert trace.manifest["complete"] and trace.manifest["steps"] == [0, 2]
+    assert [call for call in trace.calls if call.startswith("train")] == ["train.000", "train.002"]
+    entry = trace.find("train.002")
+    given = trace.read_inputs(entry)
+    found = trace.read_outputs(entry)
+    assert given["indices"].shape == given["timesteps"].shape == found["losses"].shape == (4,)
+    assert np.allclose(simple_loss(given["prediction"], given["target"]), found["losses"])
+    assert np.allclose(found["losses"].mean(), found["loss"], rtol=1e-6)
+    norms = [
+        float(trace.read_outputs(part)["grad_norm"])
+        for part in trace.of_call("train.002")
+        if part.layer
+    ]
+    assert np.isclose(np.sqrt(np.sum(np.square(norms))), found["grad_norm"], rtol=1e-5)
+    evaluations = entry.attributes["evaluations"]
+    outputs = [trace.read_outputs(trace.find(call))["output"] for call in evaluations]
+    assert np.array_equal(np.concatenate(outputs), given["prediction"])
+
+
+def test_a_step_that_was_not_reached_is_missing(recipe, tmp_path):
+    with TrainingTrace(tmp_path / "t", recipe.model, (1, 7)) as watch:
+        train(recipe, tmp_path / "run", observer=watch)
+    manifest = read_trace(tmp_path / "t").manifest
+    assert manifest["complete"] is False and manifest["steps"] == [1]
