@@ -185,11 +185,10 @@ class NamedBackend(Backend):
         first = next(iter(inputs))
         path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
         layer = self._scope[-1].partition(AGAIN)[0] if path is None and self._scope else path or ""
-        function = getattr(self.inner, operation)
 
         def compute(arrays: Mapping[str, Array]) -> Array:
             named = {first if key == "input" else key: x for key, x in arrays.items()}
-            return function(**{**arguments, **named})
+            return getattr(self.inner, operation)(**{**arguments, **named})
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
         name = self._unique(path or self._within(operation))

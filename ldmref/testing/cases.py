@@ -21,8 +21,6 @@ class Case:
         name: Description of the input.
         arrays: Positional arguments, float64 NumPy arrays or arrays of integers.
         options: Keyword arguments.
-        terms: Length of the longest sum; 0 for an operation that only moves numbers.
-        condition: Factor by which the operation amplifies rounding errors of its input.
     """
 
     operation: str

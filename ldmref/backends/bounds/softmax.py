@@ -1,0 +1,95 @@
+"""Bounds for attention: softmax(q k^T / sqrt(d)) v."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ldmref.backends.bounds.rounding import CENTRED, ELEMENTARY, SEQUENTIAL, Precision
+
+SCORES = 2**21  # of a block
+
+
+def attention(
+    p: Precision, q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False
+) -> np.ndarray:
+    r"""Bound softmax(q k^T / sqrt(d)) v for m keys.
+
+    A score s_j = q k_j / sqrt(d) errs by
+
+        e_j = u_acc (SEQUENTIAL sqrt(d) |s_j| + CENTRED a_j) + 3 u |s_j| + u a_j,
+        a_j = |q| |k_j| / sqrt(d)
+
+    (the sum of `rounding.inner_product`; the factor 1 / sqrt(d), its product with q, k or s, and
+    storing s). The weight exp(s_j - max s) then has the relative error
+
+        h_j = exp(e_j + u |s_j - max s| + (ELEMENTARY + 2) u) - 1
+
+    (Blanchard, Higham and Higham 2021, Accurately Computing the Log-Sum-Exp and Softmax Functions,
+    IMA J. Numer. Anal. 41:2311, section 4: the shift costs no accuracy). With softmax weights w and
+    y = sum w_j v_j, the error of the average is at most sum w_j h_j (\|v_j\| + \|y\|) to first
+    order, and at most the distance of y to the farthest v_j, since every average lies between them.
+    Sums over the keys add u_acc (2 SEQUENTIAL sqrt(m) \|y\| + CENTRED sum w_j \|v_j\|); storing the
+    weights' sum, quotient and result adds 3 u \|y\|.
+
+    Weights that underflow err by tiny, and the result by 2 tiny sum \|v_j\|.
+    """
+    n, heads, length = q.shape[:3]
+    keys = k.shape[2]
+    bound = np.empty((n, heads, length, v.shape[3]))
+    rows = max(1, SCORES // max(keys, 1))
+    for image in range(n):
+        for head in range(heads):
+            at = image, head
+            for start in range(0, length, rows):
+                block = slice(start, min(start + rows, length))
+                visible = np.arange(start, block.stop) + 1 if causal else None
+                bound[at][block] = _head(p, q[at][block], k[at], v[at], visible)
+    return bound
+
+
+def _head(
+    p: Precision, q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray | None
+) -> np.ndarray:
+    """Bound one head, q: (l, d), k: (m, d), v: (m, c); query i attends to `visible[i]` keys."""
+    d = q.shape[-1]
+    keys = len(k)
+    scores = q @ k.T / math.sqrt(d)
+    magnitude = np.abs(q) @ np.abs(k).T / math.sqrt(d)
+    hidden = None if visible is None else np.arange(keys) >= visible[:, None]
+    if hidden is not None:
+        scores = np.where(hidden, -np.inf, scores)
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    weights = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    finite = np.where(np.isfinite(scores), scores, 0.0)
+    size = np.abs(finite)
+    error = np.minimum(d * magnitude, SEQUENTIAL * d**0.5 * size + CENTRED * magnitude) * p.u_acc
+    error += p.u * (3.0 * size + magnitude + ELEMENTARY + 2.0)
+    error += p.u * np.where(weights > 0.0, -shifted, 0.0) + d * p.tiny
+    relative = np.expm1(np.minimum(error, 50.0))
+    blurred = weights * relative
+    magnitudes = np.abs(v)
+    y = weights @ v
+    averaged = weights @ magnitudes
+    from_weights = blurred @ magnitudes + blurred.sum(axis=-1, keepdims=True) * np.abs(y)
+    farthest = _farthest(y, v, visible)
+    from_sums = p.u_acc * (
+        np.minimum(2.0 * keys, 2.0 * SEQUENTIAL * keys**0.5) * np.abs(y) + CENTRED * averaged
+    )
+    underflow = p.tiny * (1.0 + 2.0 * magnitudes.sum(axis=0))
+    stored = p.u * (2.0 * averaged + np.abs(y))
+    return np.minimum(from_weights, farthest) + from_sums + stored + underflow
+
+
+def _farthest(y: np.ndarray, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+    """Return the distance of y (l, c) to the farthest visible value (m, c)."""
+    if visible is None:
+        high = v.max(axis=0)
+        low = v.min(axis=0)
+    else:
+        last = np.minimum(visible, len(v)) - 1
+        high = np.maximum.accumulate(v, axis=0)[last]
+        low = np.minimum.accumulate(v, axis=0)[last]
+    return np.maximum(high - y, y - low)

@@ -1,0 +1,9 @@
+"""The fault locator: which layers and steps of a port compute something else than ldmref.
+
+`docs/find-where-my-port-differs.md` shows how to use it.
+"""
+
+from ldmref.locate.findings import Report, Row
+from ldmref.locate.run import diff_traces
+
+__all__ = ["Report", "Row", "diff_traces"]

@@ -1,0 +1,173 @@
+"""The cause of an error: a layout, a missing operation, another weight, or a known fault.
+
+Only the part that is wrong is computed again, with one change at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults import faults_of
+from ldmref.locate.faults.variants import Variant
+from ldmref.locate.faults.whole import argument_changes
+from ldmref.locate.layouts import recognise, relative_error
+from ldmref.locate.replay import Change, Point, Replay
+
+MAX_RERUNS = 400  # of a part that is wrong
+LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
+CLEAR = 16.0  # floors up to which an error is explained
+GAIN = 4.0  # factor by which a fault must reduce the error
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A cause with the error that it leaves; "" and None if none was found."""
+
+    cause: str = ""
+    explained: float | None = None
+    note: str = ""
+
+
+def diagnose(
+    replay: Replay, point: Point, recorded: np.ndarray, error: float, floor: float
+) -> Diagnosis:
+    """Return the cause of an error.
+
+    Args:
+        replay: The replay that computed the point.
+        point: The array that is wrong.
+        recorded: The port's array, in the expected order in memory.
+        error: Its relative error.
+        floor: The noise floor of the part, relative.
+    """
+    recorded = np.asarray(recorded, np.float64)
+    limit = min(CLEAR * floor, error / GAIN)
+    for find in (_find_identity, _find_term, _find_known_fault, _find_layout):
+        found = find(replay, point, recorded, limit)
+        if found.cause:
+            return found
+    return Diagnosis()
+
+
+def _find_identity(
+    replay: Replay, point: Point, recorded: np.ndarray, limit: float
+) -> Diagnosis:
+    """Find an array nearby that the recorded one equals: what should follow is missing."""
+    for text, array in _nearby(replay, point):
+        if array is not point.computed and relative_error(recorded, array) <= limit:
+            return Diagnosis(f"equals {text}", relative_error(recorded, array))
+    return Diagnosis()
+
+
+def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
+    """Find an array nearby that was not added, or was added twice."""
+    computed = np.asarray(point.computed, np.float64)
+    if recorded.shape != computed.shape:
+        return Diagnosis()
+    for text, array in _nearby(replay, point):
+        term = array[:, :, None, None] if array.ndim == 2 and computed.ndim == 4 else array
+        if term.ndim != computed.ndim or not _broadcasts(term.shape, computed.shape):
+            continue
+        for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
+            left = relative_error(recorded, computed + factor * term)
+            if left <= limit:
+                return Diagnosis(f"{text} {words}", left)
+    return Diagnosis()
+
+
+def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
+    computed = np.asarray(point.computed, np.float64)
+    layout = recognise(recorded, computed, max(limit, 1e-6))
+    if layout is None or relative_error(recorded, computed) <= limit:
+        return Diagnosis()
+    return Diagnosis(layout.text, relative_error(layout.array, computed))
+
+
+def _find_known_fault(
+    replay: Replay, point: Point, recorded: np.ndarray, limit: float
+) -> Diagnosis:
+    """Find the known fault that explains the array best."""
+    best = Diagnosis(explained=limit)
+    for count, (text, result) in enumerate(_trials(replay, point)):
+        if count >= MAX_RERUNS:
+            break
+        left = float("inf") if result is None else relative_error(recorded, result)
+        assert best.explained is not None
+        if left <= best.explained and left < float("inf"):
+            best = Diagnosis(text, left)
+    return best if best.cause else Diagnosis()
+
+
+def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Yield every fault in words, with the array that it would give."""
+    if point.frame.name == "":
+        for text, arguments, free in argument_changes(point):
+            yield text, _safely(replay, point, arguments=arguments, free=free)
+    for text, changes in _changes(replay, point):
+        yield text, _safely(replay, point, changes)
+
+
+def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, Change]]]:
+    """Yield changes of one operation, or of all operations of a kind in a large part."""
+    groups: dict[tuple[str, str], list[LayerCall]] = {}
+    for call in point.suspects:
+        alone = len(point.suspects) <= LARGE
+        groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
+    for (kind, name), calls in groups.items():
+        first = calls[0]
+        for variant in _variants(replay, first):
+            where = f" in {name}" if name not in ("", point.call.name) else ""
+            where = f" in all {kind}" if not name and len(calls) > 1 else where
+            yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
+
+
+def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
+    for fault in faults_of(call.kind):
+        yield from fault.variants(call)
+    for name, parameters in replay.similar_layers(call):
+        yield Variant(
+            f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})
+        )
+
+
+def _safely(replay: Replay, point: Point, changes: Any = None, **more: Any) -> np.ndarray | None:
+    """Compute a point with a fault; None if the fault does not fit the shapes."""
+    try:
+        return replay.rerun(point, changes, **more)
+    except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays around a point, with their names in words."""
+    for name, x in reversed(replay.recent):
+        if _usable(x):
+            yield f"the output of {name}", x
+    for call in point.suspects:
+        for role, x in call.inputs.items():
+            if _usable(x):
+                which = "its input" if call.name == point.call.name else f"the input of {call.name}"
+                yield (which if role == "input" else f"{which} ({role})"), x
+    for role, x in point.call.inputs.items():
+        if _usable(x) and role != point.role:
+            yield f"its input {role!r}", x
+    if not point.role or point.frame.name:
+        for role, x in point.frame.inputs.items():
+            name = point.frame.name or "the network"
+            if _usable(x):
+                yield f"the input of {name}" + ("" if role == "input" else f" ({role})"), x
+
+
+def _usable(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f" and bool(np.isfinite(x).all())
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return all(a in (1, b) for a, b in zip(shape, to, strict=True))
+
+

@@ -1,0 +1,152 @@
+"""Known faults of attention, softmax(q k^T / sqrt(d)) v of arrays (n, heads, l, d)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.variants import Inputs, Variant, with_changes
+
+
+def attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool = False, axis: int = -1
+) -> np.ndarray:
+    """Compute softmax(scale q k^T) v, with the softmax along an axis of the scores."""
+    scores = scale * (q @ k.swapaxes(-1, -2))
+    if causal:
+        future = np.triu(np.ones(scores.shape[-2:], bool), 1)
+        scores = np.where(future, -np.inf, scores)
+    weights = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    return (weights / weights.sum(axis=axis, keepdims=True)) @ v
+
+
+def swapped_inputs(call: LayerCall) -> Iterator[Variant]:
+    """Yield attention with two of q, k and v exchanged."""
+    if call.inputs["input"].shape == call.inputs["k"].shape:
+        yield Variant(
+            "q and k are swapped",
+            lambda c, x: c.compute({**x, "input": x["k"], "k": x["input"]}),
+        )
+        yield Variant(
+            "q and v are swapped",
+            lambda c, x: c.compute({**x, "input": x["v"], "v": x["input"]}),
+        )
+    yield Variant("k and v are swapped", lambda c, x: c.compute({**x, "k": x["v"], "v": x["k"]}))
+
+
+def other_scale(call: LayerCall) -> Iterator[Variant]:
+    """Yield other scales of the scores."""
+    _, heads, _, d = call.inputs["input"].shape
+    scales = {
+        "the scale 1/sqrt(d) is missing": 1.0,
+        f"scale 1/d = {1 / d:g} instead of 1/sqrt(d)": 1.0 / d,
+        "scale 1/sqrt(heads d) instead of 1/sqrt(d)": 1.0 / math.sqrt(heads * d),
+        "scale 1/sqrt(heads) instead of 1/sqrt(d)": 1.0 / math.sqrt(heads),
+        "the scale is applied twice (1/d)": 1.0 / d,
+        "scale sqrt(d) instead of 1/sqrt(d)": math.sqrt(d),
+    }
+    for text, scale in scales.items():
+        yield Variant(text, lambda c, x, s=scale: attend(x["input"], x["k"], x["v"], s, _causal(c)))
+
+
+def other_mask(call: LayerCall) -> Iterator[Variant]:
+    """Yield attention without its causal mask, or with one."""
+    causal = _causal(call)
+    same = call.inputs["input"].shape[2] == call.inputs["k"].shape[2]
+    if causal:
+        yield with_changes("the causal mask is missing", causal=False)
+    elif same:
+        yield with_changes("a causal mask that should not be there", causal=True)
+
+
+def other_softmax(call: LayerCall) -> Iterator[Variant]:
+    """Yield the softmax over queries, over heads, and none."""
+
+    def change(call: LayerCall, x: Inputs, axis: int) -> np.ndarray:
+        q = x["input"]
+        return attend(q, x["k"], x["v"], 1.0 / math.sqrt(q.shape[-1]), _causal(call), axis)
+
+    yield Variant("softmax over the queries", lambda c, x: change(c, x, -2))
+    yield Variant("softmax over the heads", lambda c, x: change(c, x, 1))
+
+
+def other_heads(call: LayerCall) -> Iterator[Variant]:
+    """Yield attention with another number of heads (`attention_head_dim`)."""
+    n, heads, length, d = call.inputs["input"].shape
+    width = heads * d
+    numbers = [h for h in range(1, min(width, 64) + 1) if width % h == 0 and h != heads]
+    numbers.sort(key=lambda h: (h != d, h))
+    for count in numbers:
+        yield Variant(
+            f"{count} heads of width {width // count} instead of {heads} of {d}",
+            lambda c, x, count=count: _with_heads(c, x, count),
+        )
+
+
+def permuted_heads(call: LayerCall) -> Iterator[Variant]:
+    """Yield heads split or merged in another order of the axes."""
+
+    def interleaved(x: np.ndarray) -> np.ndarray:
+        """Split (d, heads) instead of (heads, d)."""
+        n, heads, length, d = x.shape
+        flat = x.transpose(0, 2, 1, 3).reshape(n, length, d, heads)
+        return flat.transpose(0, 3, 1, 2)
+
+    def unsplit(x: np.ndarray) -> np.ndarray:
+        """Split without transposition, (heads, l) instead of (l, heads)."""
+        n, heads, length, d = x.shape
+        return x.transpose(0, 2, 1, 3).reshape(n, heads, length, d)
+
+    def merged(y: np.ndarray) -> np.ndarray:
+        """Merge without transposition, as the array that a correct merge would turn into it."""
+        n, heads, length, d = y.shape
+        return y.reshape(n, length, heads, d).transpose(0, 2, 1, 3)
+
+    def on_all(x: Inputs, f) -> dict:
+        return {**x, "input": f(x["input"]), "k": f(x["k"]), "v": f(x["v"])}
+
+    yield Variant(
+        "heads permuted: split as (d, heads)",
+        lambda c, x: _undo_interleaving(c.compute(on_all(x, interleaved))),
+    )
+    yield Variant(
+        "heads permuted: split as (d, heads), merged as (heads, d)",
+        lambda c, x: c.compute(on_all(x, interleaved)),
+    )
+    yield Variant(
+        "heads permuted: split as (heads, l) instead of (l, heads)",
+        lambda c, x: c.compute(on_all(x, unsplit)),
+    )
+    yield Variant(
+        "heads permuted: merged as (heads, l) instead of (l, heads)",
+        lambda c, x: merged(c.compute(x)),
+    )
+    yield Variant(
+        "heads permuted: split and merged as (heads, l) instead of (l, heads)",
+        lambda c, x: merged(c.compute(on_all(x, unsplit))),
+    )
+
+
+def _undo_interleaving(y: np.ndarray) -> np.ndarray:
+    n, heads, length, d = y.shape
+    flat = y.transpose(0, 2, 3, 1).reshape(n, length, heads, d)
+    return flat.transpose(0, 2, 1, 3)
+
+
+def _with_heads(call: LayerCall, x: Inputs, count: int) -> np.ndarray:
+    def split(y: np.ndarray) -> np.ndarray:
+        n, heads, length, d = y.shape
+        flat = y.transpose(0, 2, 1, 3).reshape(n, length, count, heads * d // count)
+        return flat.transpose(0, 2, 1, 3)
+
+    n, heads, length, d = x["input"].shape
+    q, k, v = split(x["input"]), split(x["k"]), split(x["v"])
+    y = attend(q, k, v, 1.0 / math.sqrt(q.shape[-1]), _causal(call))
+    return y.transpose(0, 2, 1, 3).reshape(n, length, heads, d).transpose(0, 2, 1, 3)
+
+
+def _causal(call: LayerCall) -> bool:
+    return bool(call.attributes.get("causal", False))

@@ -1,0 +1,77 @@
+"""Known faults of embeddings: of timesteps, and of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.variants import Inputs, Variant
+from ldmref.math.embedding import timestep_embedding
+
+
+def sine_first(call: LayerCall) -> Iterator[Variant]:
+    """Yield [sin, cos] instead of [cos, sin]."""
+    yield Variant(
+        "[sin, cos] instead of [cos, sin]",
+        lambda c, x: timestep_embedding(x["input"], _dim(c), flip_sin_to_cos=False),
+    )
+
+
+def frequency_shift(call: LayerCall) -> Iterator[Variant]:
+    """Yield frequencies with exponents k / (d/2 - 1), also with [sin, cos]."""
+    text = "frequency shift 1 instead of 0 (exponents k / (d/2 - 1))"
+    yield Variant(text, lambda c, x: timestep_embedding(x["input"], _dim(c), freq_shift=1))
+    yield Variant(
+        f"{text}, and [sin, cos]",
+        lambda c, x: timestep_embedding(
+            x["input"], _dim(c), flip_sin_to_cos=False, freq_shift=1
+        ),
+    )
+
+
+def other_period(call: LayerCall) -> Iterator[Variant]:
+    """Yield other lowest frequencies."""
+    for period in (1000.0, 100.0, 100000.0):
+        text = f"max_period {period:g} instead of 10000"
+        yield Variant(text, lambda c, x, p=period: timestep_embedding(x["input"], _dim(c), p))
+
+
+def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
+    """Yield the embedding of scaled, shifted and projected timesteps."""
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "the timestep is scaled by 1000": lambda t: 1000.0 * t,
+        "the timestep is scaled by 1/1000": lambda t: t / 1000.0,
+        "the timestep is scaled by 1e6": lambda t: 1e6 * t,
+        "the sign of the timestep is reversed": lambda t: -t,
+        "the timestep is larger by 1": lambda t: t + 1.0,
+        "the timestep is smaller by 1": lambda t: t - 1.0,
+        "the timestep t is 999 - t": lambda t: 999.0 - t,
+        "the timestep t is 1000 - t": lambda t: 1000.0 - t,
+        "the timestep is 0": lambda t: 0.0 * t,
+    }
+    for text, change in changes.items():
+        yield Variant(text, lambda c, x, f=change: c.compute({**x, "input": f(x["input"])}))
+    yield Variant("the timestep is projected twice", _projected_twice)
+
+
+def _projected_twice(call: LayerCall, x: Inputs) -> np.ndarray:
+    """Embed the first value of the embedding."""
+    once = call.compute(x)
+    return timestep_embedding(once[:, 0], once.shape[1])
+
+
+def shifted_ids(call: LayerCall) -> Iterator[Variant]:
+    """Yield rows of other ids: off by one, or one token earlier or later."""
+    rows = call.parameters["table"].shape[0]
+
+    def change(call: LayerCall, x: Inputs, offset: int) -> np.ndarray:
+        return call.compute({**x, "input": (x["input"] + offset) % rows})
+
+    yield Variant("ids are larger by one", lambda c, x: change(c, x, 1))
+    yield Variant("ids are smaller by one", lambda c, x: change(c, x, -1))
+
+
+def _dim(call: LayerCall) -> int:
+    return int(next(v for v in call.attributes.values() if isinstance(v, int)))

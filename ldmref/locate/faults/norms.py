@@ -1,0 +1,106 @@
+"""Known faults of group and layer normalization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.variants import Inputs, Variant, with_changes
+
+EPSILONS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12, 0.0, 1e-2, 1e-1)
+
+
+def other_eps(call: LayerCall) -> Iterator[Variant]:
+    """Yield the usual values of eps."""
+    right = call.attributes["eps"]
+    for eps in EPSILONS:
+        if eps != right:
+            yield with_changes(f"eps {eps:g} instead of {right:g}", eps=eps)
+
+
+def eps_outside(call: LayerCall) -> Iterator[Variant]:
+    """Yield eps added to the standard deviation instead of the variance."""
+    eps = call.attributes["eps"]
+
+    def change(call: LayerCall, x: Inputs) -> np.ndarray:
+        centred, variance = _moments(call, x)
+        return _affine(call, x, centred / (np.sqrt(variance) + eps))
+
+    yield Variant("eps is added to the standard deviation instead of the variance", change)
+
+
+def unbiased_variance(call: LayerCall) -> Iterator[Variant]:
+    """Yield the variance divided by n - 1."""
+    eps = call.attributes["eps"]
+
+    def change(call: LayerCall, x: Inputs) -> np.ndarray:
+        centred, variance = _moments(call, x)
+        n = centred.shape[-1]
+        return _affine(call, x, centred / np.sqrt(variance * (n / (n - 1)) + eps))
+
+    if _length(call) > 1:
+        yield Variant("unbiased variance (divided by n - 1)", change)
+
+
+def missing_affine(call: LayerCall) -> Iterator[Variant]:
+    """Yield the norm without its weight, without its bias, and without both."""
+    yield Variant("weight is missing", lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1}))
+    yield Variant("bias is missing", lambda c, x: c.compute({**x, "bias": 0 * x["bias"]}))
+    yield Variant(
+        "weight and bias are missing",
+        lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1, "bias": 0 * x["bias"]}),
+    )
+    yield Variant(
+        "weight + 1 instead of weight", lambda c, x: c.compute({**x, "weight": x["weight"] + 1})
+    )
+
+
+def root_mean_square(call: LayerCall) -> Iterator[Variant]:
+    """Yield the norm without subtraction of the mean."""
+    eps = call.attributes["eps"]
+
+    def change(call: LayerCall, x: Inputs) -> np.ndarray:
+        flat = _flat(call, x["input"])
+        return _affine(call, x, flat / np.sqrt(np.mean(flat * flat, -1, keepdims=True) + eps))
+
+    yield Variant("the mean is not subtracted (RMS norm)", change)
+
+
+def other_groups(call: LayerCall) -> Iterator[Variant]:
+    """Yield other numbers of groups."""
+    right = call.attributes.get("groups")
+    if right is None:
+        return
+    channels = call.inputs["input"].shape[1]
+    for groups in (1, 2, 4, 8, 16, 32, 64, channels):
+        if groups != right and channels % groups == 0:
+            yield with_changes(f"{groups} groups instead of {right}", groups=groups)
+
+
+def _flat(call: LayerCall, x: np.ndarray) -> np.ndarray:
+    """Return an array whose last axis is normalized."""
+    groups = call.attributes.get("groups")
+    return x if groups is None else x.reshape(x.shape[0], groups, -1)
+
+
+def _length(call: LayerCall) -> int:
+    shape = call.inputs["input"].shape
+    groups = call.attributes.get("groups")
+    return shape[-1] if groups is None else math.prod(shape[1:]) // groups
+
+
+def _moments(call: LayerCall, x: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    flat = _flat(call, x["input"])
+    centred = flat - flat.mean(axis=-1, keepdims=True)
+    return centred, np.mean(centred * centred, axis=-1, keepdims=True)
+
+
+def _affine(call: LayerCall, x: Inputs, flat: np.ndarray) -> np.ndarray:
+    y = flat.reshape(x["input"].shape)
+    if "groups" not in call.attributes:
+        return y * x["weight"] + x["bias"]
+    shape = (-1, *[1] * (y.ndim - 2))
+    return y * x["weight"].reshape(shape) + x["bias"].reshape(shape)

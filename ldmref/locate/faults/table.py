@@ -1,0 +1,70 @@
+"""The table of known faults of layers: operation, function, source.
+
+Each function takes the `LayerCall` of an operation and yields variants of it. The locator computes
+the part of the network that is wrong with each variant, and reports the one that explains the
+port's numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults import activations, attention, embedding, norms, products
+from ldmref.locate.faults.variants import Variant
+
+NORMS = ("group_norm", "layer_norm")
+ACTIVATIONS = ("silu", "gelu", "quick_gelu")
+
+
+class Fault(NamedTuple):
+    """A kind of fault.
+
+    Attributes:
+        operations: The operations that it concerns.
+        variants: Yields the variants of an operation.
+        source: Where it happened, or why it happens.
+    """
+
+    operations: tuple[str, ...]
+    variants: Callable[[LayerCall], Iterator[Variant]]
+    source: str
+
+
+FAULTS = (
+    Fault(NORMS, norms.other_eps, "CompVis uses 1e-6 and diffusers 1e-5 in one U-Net"),
+    Fault(NORMS, norms.unbiased_variance, "torch.var divides by n - 1"),
+    Fault(NORMS, norms.missing_affine, "norms without parameters in other networks"),
+    Fault(NORMS, norms.eps_outside, "norms of other libraries"),
+    Fault(NORMS, norms.root_mean_square, "RMS norms of newer networks"),
+    Fault(("group_norm",), norms.other_groups, "norm_num_groups of small networks"),
+    Fault(ACTIVATIONS, activations.other_activation, "gelu_new: stable-diffusion-webui-forge#1817"),
+    Fault(ACTIVATIONS, activations.activation_twice, "an activation in the norm and after it"),
+    Fault(("add",), activations.missing_term, "residual connections"),
+    Fault(("linear", "conv2d"), products.missing_bias, "bias=False in a port"),
+    Fault(("linear", "conv2d"), products.transposed_weight, "(in, out) weights of JAX and Keras"),
+    Fault(("linear",), products.swapped_halves, "order of value and gate in GEGLU"),
+    Fault(("conv2d",), products.other_edges, "downsamplers: pad (0, 1, 0, 1), or 'SAME' of JAX"),
+    Fault(("conv2d",), products.other_padding, "padding modes for tiled images"),
+    Fault(("conv2d",), products.flipped_kernel, "convolution in the mathematical sense"),
+    Fault(("conv2d",), products.other_stride, "resampling in another place"),
+    Fault(("upsample2x",), products.bilinear_upsampling, "defaults of interpolation"),
+    Fault(("pad_bottom_right",), products.other_corner, "'SAME' padding of JAX and TensorFlow"),
+    Fault(("attention",), attention.swapped_inputs, "FastVideo#1321, fused projections"),
+    Fault(("attention",), attention.other_scale, "kernels that scale, and callers that scale too"),
+    Fault(("attention",), attention.other_mask, "causal masks of text encoders"),
+    Fault(("attention",), attention.permuted_heads, "FastVideo#1321"),
+    Fault(("attention",), attention.other_heads, "attention_head_dim: diffusers#2011"),
+    Fault(("attention",), attention.other_softmax, "axis of the softmax"),
+    Fault(("timestep_embedding",), embedding.sine_first, "flip_sin_to_cos"),
+    Fault(("timestep_embedding",), embedding.frequency_shift, "downscale_freq_shift"),
+    Fault(("timestep_embedding",), embedding.scaled_timestep, "maxdiffusion#482"),
+    Fault(("timestep_embedding",), embedding.other_period, "max_period"),
+    Fault(("embedding",), embedding.shifted_ids, "vocabularies with another padding token"),
+)
+
+
+def faults_of(operation: str) -> Iterator[Fault]:
+    """Yield the known faults of an operation."""
+    return (fault for fault in FAULTS if operation in fault.operations)

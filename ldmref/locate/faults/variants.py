@@ -1,0 +1,30 @@
+"""A variant of an operation: what a fault would make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+
+Inputs = Mapping[str, Any]
+
+
+class Variant(NamedTuple):
+    """A fault with its constants.
+
+    Attributes:
+        text: The fault in words: "eps 1e-06 instead of 1e-05".
+        change: `change(call, inputs)` computes the operation with this fault; `inputs` are the
+            arrays and the parameters by role.
+    """
+
+    text: str
+    change: Callable[[LayerCall, Inputs], np.ndarray]
+
+
+def with_changes(text: str, **changes: Any) -> Variant:
+    """Return a variant that replaces arguments of the operation by constants."""
+    return Variant(text, lambda call, x: call.compute({**x, **changes}))

@@ -1,0 +1,76 @@
+"""Known faults of the arguments of a whole network: conditioning, clip skip, final norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ldmref.locate.replay import Point
+from ldmref.models.config import TextConfig
+
+Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
+
+
+def argument_changes(point: Point) -> Iterator[Changed]:
+    """Yield other arguments of the network: in words, by name, and whether they change layers.
+
+    Arguments that change which layers run need a run that ignores what was recorded.
+    """
+    inputs = point.frame.inputs
+    if "sizes" in inputs:
+        yield from _micro_conditioning(inputs["sizes"])
+    if "pooled" in inputs:
+        yield "the pooled text is zero", {"pooled": 0 * inputs["pooled"]}, False
+    if isinstance(inputs.get("context"), np.ndarray):
+        yield from _context(inputs["context"])
+    if "ids" in inputs and not point.role:
+        yield from _text(inputs.get("config"))
+    if "z" in inputs:
+        yield from ()
+
+
+def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:
+    yield "the micro-conditioning (sizes) is zero", {"sizes": 0 * sizes}, False
+    exchanged = sizes[:, [1, 0, 3, 2, 5, 4]]
+    yield "width and height are exchanged in the micro-conditioning", {"sizes": exchanged}, False
+    for order in ([2, 3, 0, 1, 4, 5], [4, 5, 2, 3, 0, 1], [0, 1, 4, 5, 2, 3]):
+        text = f"the micro-conditioning is in the order {order}"
+        yield text, {"sizes": sizes[:, order]}, False
+
+
+def _context(context: np.ndarray) -> Iterator[Changed]:
+    yield "the text is zero", {"context": 0 * context}, False
+    n = context.shape[0]
+    if n % 2 == 0:
+        swapped = np.roll(context, n // 2, axis=0)
+        yield "the halves of the batch of texts are swapped", {"context": swapped}, False
+
+
+def _text(config: TextConfig | None) -> Iterator[Changed]:
+    if config is None:
+        return
+    most = config.num_hidden_layers - config.skipped_layers
+    for skip in range(-config.skipped_layers, min(most, 4)):
+        if skip:
+            layers = f"{abs(skip)} layer{'s' if abs(skip) > 1 else ''}"
+            text = f"clip skip: {layers} {'fewer' if skip > 0 else 'more'}"
+            yield text, {"skip": skip}, True
+            other = replace(config, final_norm=not config.final_norm)
+            norm = "without" if config.final_norm else "with"
+            yield f"{text}, {norm} the final norm", {"skip": skip, "config": other}, True
+    other = replace(config, final_norm=not config.final_norm)
+    norm = "the final norm is missing" if config.final_norm else "a final norm is applied"
+    yield norm, {"config": other}, True
+    if config.model_type == "clip":
+        names = ("gelu", "quick_gelu")
+        name = names[config.hidden_act == "gelu"]
+        yield f"activation {name} in all layers", {"config": replace(config, hidden_act=name)}, True
+    if config.projection_dim:
+        ends = {2: "the largest id", 0: "id 0"}
+        for end, words in ends.items():
+            if end != config.eos_token_id:
+                text = f"pooled at {words} instead of the end token"
+                yield text, {"config": replace(config, eos_token_id=end)}, True

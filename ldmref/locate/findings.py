@@ -1,0 +1,125 @@
+"""The result of a diff: one row for every recorded array that was judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+EQUAL = "equal"
+NOISY = "noisy"  # above the noise of the format, below the bound; no known fault explains it
+DIFFERS = "differs"
+UNKNOWN = "not judged"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judged layer, wiring or host computation.
+
+    Attributes:
+        call: The call, "unet.000".
+        layer: The layer's module path; "" for the whole call.
+        kind: "own" for the layer itself, "wiring" for what leads to its input, or the name of a
+            computation on the host ("step", "guidance").
+        error: The largest difference relative to the largest value; infinite for other shapes.
+        allowed: The largest error that counts as rounding.
+        floor: The error of ldmref in the port's number format, None if it was not needed.
+        bound: The error bound of the operation, relative; None if it has none.
+        inherited: The difference of the output from the reference trace, None without one.
+        verdict: "equal", "noisy", "differs" or "not judged".
+        cause: The known fault that explains the error.
+        explained: The error that remains with that fault.
+        note: Layout, first NaN, wrong shape, or the reason why it was not judged.
+        segment: For wiring, the part that is wrong: the layer before it and the operations since.
+    """
+
+    call: str
+    layer: str
+    kind: str = "own"
+    error: float = 0.0
+    allowed: float = 0.0
+    floor: float | None = None
+    bound: float | None = None
+    inherited: float | None = None
+    verdict: str = EQUAL
+    cause: str = ""
+    explained: float | None = None
+    note: str = ""
+    segment: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return `CALL/LAYER`, or the call."""
+        return f"{self.call}/{self.layer}" if self.layer else self.call
+
+    @property
+    def excess(self) -> float:
+        """Return error / allowed, infinite where nothing is allowed."""
+        if self.verdict == UNKNOWN:
+            return 0.0
+        return self.error / self.allowed if self.allowed else math.inf * (self.error > 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary; infinity becomes None."""
+        values = asdict(self)
+        return {
+            key: None if isinstance(x, float) and not math.isfinite(x) else x
+            for key, x in values.items()
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows of a diff.
+
+    Attributes:
+        rows: In the order of the port's run.
+        port: The file or folder of the port's trace.
+        dtype: The number format by which it was judged.
+        notes: Remarks on the whole comparison.
+    """
+
+    rows: tuple[Row, ...]
+    port: str = ""
+    dtype: str = "float32"
+    notes: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def faults(self) -> list[Row]:
+        """The rows that differ."""
+        return [row for row in self.rows if row.verdict == DIFFERS]
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not self.faults
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows by verdict."""
+        found = [row.verdict for row in self.rows]
+        return {verdict: found.count(verdict) for verdict in (EQUAL, NOISY, DIFFERS, UNKNOWN)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary of everything."""
+        return {
+            "port": self.port,
+            "dtype": self.dtype,
+            "equal": self.equal,
+            "counts": self.counts(),
+            "notes": list(self.notes),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def with_inherited(rows: Iterable[Row], differences: Mapping[tuple[str, str], float]) -> list[Row]:
+    """Return the rows with their differences from the reference trace."""
+    return [
+        row if row.kind == "wiring" else _inherit(row, differences.get((row.call, row.layer)))
+        for row in rows
+    ]
+
+
+def _inherit(row: Row, difference: float | None) -> Row:
+    return row if difference is None else replace(row, inherited=difference)

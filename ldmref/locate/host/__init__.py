@@ -1,0 +1,40 @@
+"""The computations of the host, each recomputed from its recorded state.
+
+| module     | what is judged                                                         |
+|------------|------------------------------------------------------------------------|
+| `tokens`   | token ids of the prompts                                               |
+| `inputs`   | what the U-Net is given: latents, timestep, text, micro-conditioning   |
+| `schedule` | sigmas, timesteps and alphas_cumprod; noise added to an image          |
+| `guidance` | the combination of predictions                                         |
+| `steps`    | the sampler's steps, with the history of recorded earlier steps        |
+| `latents`  | the scale of the initial noise, and of the latents before the decoder  |
+"""
+
+from __future__ import annotations
+
+from ldmref.locate.findings import Row
+from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.guidance import judge_guidance
+from ldmref.locate.host.inputs import judge_inputs
+from ldmref.locate.host.latents import judge_latents
+from ldmref.locate.host.schedule import judge_added_noise, judge_schedule
+from ldmref.locate.host.steps import judge_steps
+from ldmref.locate.host.tokens import judge_tokens
+from ldmref.models.model import LatentDiffusion
+from ldmref.trace.model import Trace
+
+JUDGES = (
+    judge_tokens,
+    judge_schedule,
+    judge_added_noise,
+    judge_inputs,
+    judge_guidance,
+    judge_steps,
+    judge_latents,
+)
+
+
+def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]) -> list[Row]:
+    """Return the rows of all computations of the host that were recorded."""
+    context = HostContext(port, model, dtype, notes)
+    return [row for judge in JUDGES for row in judge(context)]

@@ -1,0 +1,199 @@
+"""What the computations of the host share: recorded arrays, the schedule, and how to judge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import LdmrefError
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
+from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
+from ldmref.locate.names import read_array
+from ldmref.locate.precision import EPSILONS
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.resolve import choose_sampler
+from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
+from ldmref.trace.model import Trace, TraceEntry
+
+NOISE = 16.0  # floors up to which a difference is rounding, as for layers
+STATES = ("float64", "float32")  # types in which samplers keep their states
+OF_THE_CHECKPOINT = (
+    "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
+    "prediction_type",
+)  # fmt: skip
+Expected = np.ndarray | Callable[[], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class HostContext:
+    """A port's trace and the model, for the computations of the host."""
+
+    port: Trace
+    model: LatentDiffusion
+    dtype: str
+    notes: list[str]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The request of the run, as far as it was recorded."""
+        return dict(self.port.manifest.get("params") or {})
+
+    @property
+    def epsilon(self) -> float:
+        """The unit of rounding of arrays in the port's number format."""
+        return EPSILONS[self.dtype]
+
+    def calls(self, kind: str) -> list[TraceEntry]:
+        """Return the whole-call entries of a kind of call, in order."""
+        pattern = re.compile(rf"{re.escape(kind)}((~|\.)\d+)*")
+        return [e for e in self.port.entries if not e.layer and pattern.fullmatch(e.call)]
+
+    def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
+        """Return the first recorded input of these roles."""
+        return self._read(entry and entry.inputs, roles)
+
+    def read_output(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
+        """Return the first recorded output of these roles."""
+        return self._read(entry and entry.outputs, roles or ("output",))
+
+    def _read(self, names: Any, roles: Iterable[str]) -> np.ndarray | None:
+        found = next((names[role] for role in roles if role in names), None) if names else None
+        return None if found is None else read_array(self.port, found)
+
+    def number(self, entry: TraceEntry | None, *roles: str) -> float | None:
+        """Return a recorded number: an array of equal values."""
+        x = self.read(entry, *roles)
+        return None if x is None or not x.size else float(np.ravel(x)[0])
+
+    # -- the schedule -----------------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> SchedulerConfig:
+        """The scheduler: the port's choice of it, on the checkpoint's forward process."""
+        own = self.model.config.scheduler
+        described = self.port.manifest.get("scheduler")
+        if not described or "class" not in described:
+            return own
+        try:
+            chosen = convert_scheduler_config(described.get("config", {}), described["class"])
+        except LdmrefError as error:
+            self.notes.append(f"the port's scheduler is not supported: {error}")
+            return own
+        return replace(chosen, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
+
+    @property
+    def is_diffusers(self) -> bool:
+        """Whether the steps are those of a scheduler of diffusers."""
+        steps = self.calls("sampler")
+        return bool(steps) and "model_output" in steps[0].inputs
+
+    @cached_property
+    def schedule_entry(self) -> TraceEntry | None:
+        """The recorded schedule."""
+        return next(iter(self.calls("schedule")), None)
+
+    def choose_sampler(self, config: SchedulerConfig) -> tuple[Sampler, str]:
+        """Return the sampler of the run and its spacing."""
+        attributes = {} if self.schedule_entry is None else self.schedule_entry.attributes
+        name = attributes.get("sampler", self.params.get("sampler"))
+        spacing = attributes.get("name", self.params.get("schedule"))
+        if self.is_diffusers:
+            name = spacing = None
+        return choose_sampler(name, spacing, config)
+
+    @cached_property
+    def steps(self) -> int | None:
+        """The number of steps of the whole schedule; None if it is not known."""
+        attributes = {} if self.schedule_entry is None else self.schedule_entry.attributes
+        for value in (
+            attributes.get("steps"),
+            self.params.get("num_inference_steps"),
+            self.params.get("steps"),
+        ):
+            if isinstance(value, int) and value > 0:
+                return value
+        return len(self.recorded_timesteps) or len(self.calls("sampler")) or None
+
+    @cached_property
+    def recorded_timesteps(self) -> list[float]:
+        """The timesteps at the ends of steps, from the recorded schedule, otherwise the steps."""
+        recorded = self.read_output(self.schedule_entry, "timesteps")
+        if recorded is None:
+            found = [self.number(step, "timestep") for step in self.calls("sampler")]
+            recorded = np.array([t for t in found if t is not None])
+        timesteps = np.ravel(recorded).astype(np.float64).tolist()
+        if self.is_diffusers and self.choose_sampler(self.config)[0].nfe == 2:
+            timesteps = timesteps[::2]  # the others are those of second evaluations
+        return list(dict.fromkeys(timesteps))
+
+    def make_schedule(
+        self, config: SchedulerConfig | None = None, spacing: str | None = None
+    ) -> Schedule | None:
+        """Return the schedule of the run; None if it is not known."""
+        config = config or self.config
+        if self.steps is None:
+            return None
+        try:
+            sampler, own = self.choose_sampler(config)
+            return make_schedule(config, sampler, spacing or own, self.steps)
+        except (LdmrefError, ValueError) as error:
+            self.notes.append(f"the schedule cannot be computed: {error}")
+            return None
+
+    # -- judging ----------------------------------------------------------------------------------
+
+    def judge(
+        self,
+        entry: TraceEntry,
+        kind: str,
+        got: np.ndarray,
+        expected: np.ndarray,
+        *,
+        floor: float = 0.0,
+        least: float | None = None,
+        variants: Iterable[tuple[str, Expected]] = (),
+        segment: str = "",
+    ) -> Row:
+        """Compare a recorded array with the expected one, and look for the cause.
+
+        Args:
+            entry: The call.
+            kind: The computation.
+            got, expected: The arrays.
+            floor: The noise of the computation in the port's format, relative.
+            least: The error that is allowed at least; None: 16 units of rounding.
+            variants: Known faults: words, and what they would give.
+            segment: What leads to an input.
+        """
+        floor = max(floor, self.epsilon / 2.0)
+        allowed = max(NOISE * floor, NOISE * self.epsilon if least is None else least)
+        bad = first_nonfinite(got)
+        error = float("inf") if bad else relative_error(got, expected)
+        values: dict[str, Any] = {"error": error, "allowed": allowed, "floor": floor}
+        row = Row(entry.call, "", kind, **values, note=bad, segment=segment)
+        if error <= allowed:
+            return replace(row, verdict=EQUAL)
+        best = ("", min(allowed, error / 4.0))
+        for text, variant in variants:
+            array = variant() if callable(variant) else variant
+            left = float("inf") if array is None else relative_error(got, array)
+            if left <= best[1]:
+                best = (text, left)
+        cause, explained = best
+        if not cause:
+            layout = recognise(got, expected, max(allowed, 1e-6))
+            cause = layout.text if layout else ""
+            explained = relative_error(layout.array, expected) if layout else None
+            if layout is not None and layout.harmless:
+                return replace(row, verdict=EQUAL, error=explained or 0.0, note=layout.text)
+        return replace(row, verdict=DIFFERS, cause=cause, explained=explained)
+
+    def not_judged(self, entry: TraceEntry, kind: str, why: str) -> Row:
+        """Return the row of a computation that cannot be recomputed."""
+        return Row(entry.call, "", kind, verdict=UNKNOWN, note=why)

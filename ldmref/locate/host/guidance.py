@@ -1,0 +1,105 @@
+"""Judge the combination of predictions by guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.host.context import HostContext
+from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
+from ldmref.trace.model import TraceEntry
+
+PLAIN = (None, "", "cfg", "classifier_free", "none")
+SAME = 1e-4  # relative difference of two guidance scales that counts as equal
+
+
+def judge_guidance(context: HostContext) -> Iterator[Row]:
+    """Yield a row for every recorded guidance; without any, for what each step was given."""
+    recorded = context.calls("guidance")
+    for entry in recorded:
+        row = _judge(context, entry)
+        if row is not None:
+            yield row
+    if not recorded and context.is_diffusers:
+        yield from _judge_steps(context)
+
+
+def _judge(context: HostContext, entry: TraceEntry) -> Row | None:
+    uncond = context.read(entry, "uncond")
+    cond = context.read(entry, "cond", "text")
+    output = context.read_output(entry)
+    name = entry.attributes.get("name", entry.attributes.get("guidance"))
+    if name not in PLAIN:
+        return context.not_judged(entry, "guidance", f"guidance {name!r} is not recomputed")
+    if output is None or cond is None or uncond is None:
+        return None
+    scale = _requested_scale(context)
+    given = context.number(entry, "scale")
+    scale = given if scale is None else scale
+    if scale is None:
+        return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
+    return compare(context, entry, uncond, cond, scale, output)
+
+
+def _judge_steps(context: HostContext) -> Iterator[Row]:
+    """Yield rows from the halves of the U-Net's output, and what the steps were given."""
+    scale = _requested_scale(context)
+    networks = context.calls("unet")
+    steps = context.calls("sampler")
+    if scale is None or len(networks) != len(steps):
+        return
+    for network, step in zip(networks, steps, strict=True):
+        raw = context.read_output(network)
+        given = context.read(step, "model_output")
+        if raw is None or given is None or raw.shape[0] != 2 * given.shape[0]:
+            continue
+        uncond, cond = np.split(raw, 2)
+        yield compare(context, step, uncond, cond, scale, given)
+
+
+def _requested_scale(context: HostContext) -> float | None:
+    for name in ("guidance_scale", "cfg_scale"):
+        value = context.params.get(name)
+        if isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def compare(
+    context: HostContext,
+    entry: TraceEntry,
+    uncond: np.ndarray,
+    cond: np.ndarray,
+    scale: float,
+    output: np.ndarray,
+) -> Row:
+    """Return the row of one guidance."""
+    phi = context.number(entry, "rescale") or float(context.params.get("guidance_rescale") or 0.0)
+    guided = classifier_free_guidance(uncond, cond, scale)
+    expected = rescale_guidance(guided, cond, phi) if phi else guided
+    # the difference of two predictions is multiplied by the scale, with its rounding
+    largest = float(np.max(np.abs(expected), initial=1e-30))
+    size = float(np.max(np.abs([uncond, cond]), initial=0.0)) * (1.0 + 2.0 * abs(scale))
+    floor = context.epsilon * size / largest
+    changes = {
+        "guidance is dropped: the conditional prediction alone": cond,
+        "guidance is dropped: the unconditional prediction alone": uncond,
+        "cond and uncond are swapped": classifier_free_guidance(cond, uncond, scale),
+        f"guidance rescale {phi:g} is missing": guided,
+        "the sum uncond + scale cond": uncond + scale * cond,
+        "cond + scale (cond - uncond), which is a scale larger by 1": cond + scale * (cond - uncond),
+    }
+    row = context.judge(
+        entry, "guidance", output, expected, floor=floor, variants=changes.items()
+    )
+    if row.verdict != DIFFERS or row.cause.startswith(("guidance", "cond", "the sum")):
+        return row
+    difference = cond - uncond
+    fitted = float(np.vdot(difference, output - uncond) / max(np.vdot(difference, difference), 1e-300))
+    text = f"guidance scale {fitted:.5g} instead of {scale:g}"
+    if scale and abs(fitted / scale - 1000.0) < 1.0:
+        text = f"guidance scale times 1000: {fitted:.5g} instead of {scale:g}"
+    fit = classifier_free_guidance(uncond, cond, fitted)
+    return context.judge(entry, "guidance", output, expected, floor=floor, variants=[(text, fit)])

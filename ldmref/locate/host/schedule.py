@@ -1,0 +1,178 @@
+"""Judge sigmas, timesteps and alphas_cumprod, and the noise that is added to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.host.context import HostContext
+from ldmref.locate.precision import round_to
+from ldmref.math.forward import q_sample
+from ldmref.samplers import SchedulerConfig
+from ldmref.samplers.schedule import training_alphas_cumprod
+
+TABLE = 1e-5  # relative error of a float32 table of alphas_cumprod
+SPACINGS = ("leading", "linspace", "trailing", "karras", "exponential", "beta_sigma")
+
+
+def in_format(config: SchedulerConfig, dtype: str) -> SchedulerConfig:
+    """Return a configuration whose alphas_cumprod are those of a table in a number format.
+
+    The product is computed in float32, as other programs do, and then rounded.
+    """
+    alphas = training_alphas_cumprod(config)
+    steps = np.divide(alphas, np.append(1.0, alphas[:-1])).astype(np.float32)
+    table = round_to(np.cumprod(steps, dtype=np.float32).astype(np.float64), dtype)
+    table = np.maximum(table, 2.0**-24)
+    betas = 1.0 - table / np.append(1.0, table[:-1])
+    return replace(
+        config, trained_betas=tuple(np.clip(betas, 0.0, 1.0)), rescale_betas_zero_snr=False
+    )
+
+
+def config_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig]]:
+    """Yield other forward processes and grids: words and configuration."""
+    yield "alphas_cumprod in float16", in_format(config, "float16")
+    yield "alphas_cumprod in bfloat16", in_format(config, "bfloat16")
+    for name in ("linear", "scaled_linear", "cosine"):
+        if name != config.beta_schedule or config.trained_betas:
+            other = replace(config, beta_schedule=name, trained_betas=())
+            yield f"betas {name} instead of {config.beta_schedule}", other
+    zero = not config.rescale_betas_zero_snr
+    words = "with" if zero else "without"
+    yield f"{words} zero terminal SNR", replace(config, rescale_betas_zero_snr=zero)
+    for offset in (0, 1):
+        if offset != config.steps_offset:
+            text = f"steps_offset {offset} instead of {config.steps_offset}"
+            yield text, replace(config, steps_offset=offset)
+    end = "zero" if config.final_sigma != "zero" else "sigma_min"
+    words = "0" if end == "zero" else "the smallest of the table"
+    yield f"the last sigma is {words}", replace(config, final_sigma=end)
+    end = "zero" if config.final_alpha != "zero" else "sigma_min"
+    words = "1" if end == "zero" else "that of timestep 0"
+    yield f"the last alpha_bar is {words} (set_alpha_to_one)", replace(config, final_alpha=end)
+
+
+def judge_schedule(context: HostContext) -> Iterator[Row]:
+    """Yield a row for alphas_cumprod, timesteps and sigmas, as far as they were recorded."""
+    entry = context.schedule_entry
+    if entry is None:
+        return
+    alphas = context.read_output(entry, "alphas_cumprod")
+    config = context.config
+    if alphas is not None:
+        expected = training_alphas_cumprod(config)
+        faults = [(text, training_alphas_cumprod(c)) for text, c in config_faults(config)]
+        row = context.judge(
+            entry, "alphas_cumprod", alphas, expected, least=TABLE, variants=_alphas(faults, alphas)
+        )
+        yield row if row.verdict == DIFFERS else _judge_small(context, alphas, expected, row)
+    schedule = context.make_schedule()
+    if schedule is None:
+        return
+    others = []
+    for text, changed in config_faults(config):
+        other = context.make_schedule(changed)
+        if other is not None:
+            others.append((text, other))
+    for spacing in SPACINGS:
+        other = _other_spacing(context, spacing)
+        if other is not None:
+            others.append((f"spacing {spacing}", other))
+    timesteps = context.read_output(entry, "timesteps")
+    if timesteps is not None and timesteps.size:
+        got = np.array(context.recorded_timesteps)
+        variants = [(text, other.timesteps) for text, other in others]
+        variants += [("the timesteps are in increasing order", schedule.timesteps[::-1])]
+        yield context.judge(
+            entry, "timesteps", got, schedule.timesteps, least=1e-4, variants=variants
+        )
+    sigmas = context.read_output(entry, "sigmas")
+    if sigmas is not None and sigmas.ndim == 1 and len(sigmas) <= len(schedule.sigmas):
+        shift = _fit_shift(sigmas, schedule.sigmas)
+        variants = [(text, other.sigmas) for text, other in others]
+        variants += [(f"sigma shift {shift:.5g}", _shifted(schedule.sigmas, shift))]
+        variants += [("the last sigma is missing", schedule.sigmas[:-1])]
+        yield context.judge(
+            entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants
+        )
+
+
+def _alphas(faults: list, got: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield faults of the table; betas instead of their products are one more."""
+    yield from faults
+    yield "1 - alphas_cumprod", 1.0 - got
+
+
+def _judge_small(context: HostContext, got: np.ndarray, expected: np.ndarray, row: Row) -> Row:
+    """Judge the smallest values, which an error relative to the largest does not show."""
+    entry = context.schedule_entry
+    assert entry is not None
+    ratio = got / expected
+    rounded = training_alphas_cumprod(in_format(context.config, "float16")) / expected
+    return context.judge(
+        entry,
+        "alphas_cumprod",
+        ratio,
+        np.ones_like(ratio),
+        least=10 * TABLE,
+        variants=[("alphas_cumprod in float16", rounded)],
+    )
+
+
+def _other_spacing(context: HostContext, spacing: str):
+    config = replace(context.config, timestep_spacing=spacing, spacing=spacing)
+    kept = len(context.notes)
+    schedule = context.make_schedule(config, spacing)
+    del context.notes[kept:]
+    return schedule
+
+
+def _shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
+    return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
+
+
+def _fit_shift(got: np.ndarray, sigmas: np.ndarray) -> float:
+    """Return s of s sigma / (1 + (s - 1) sigma) at the first sigma; 1 if there is none."""
+    if got.shape != sigmas.shape or not sigmas[0]:
+        return 1.0
+    a, b = float(got[0]), float(sigmas[0])
+    below = b * (1.0 - a)
+    return a * (1.0 - b) / below if below else 1.0
+
+
+def judge_added_noise(context: HostContext) -> Iterator[Row]:
+    """Yield a row for noise that was added to the latents of an image (img2img)."""
+    table = training_alphas_cumprod(context.config)
+    exploding = context.choose_sampler(context.config)[0].family == "euler"
+    for entry in context.calls("add_noise"):
+        x0 = context.read(entry, "original_samples", "x0", "input")
+        noise = context.read(entry, "noise")
+        t = context.number(entry, "timestep", "timesteps")
+        output = context.read_output(entry)
+        if x0 is None or noise is None or t is None or output is None:
+            continue
+        index = min(max(int(t), 0), len(table) - 1)
+        alpha_bar = float(table[index])
+        sigma = ((1.0 - alpha_bar) / alpha_bar) ** 0.5
+        preserving = q_sample(x0, np.float64(alpha_bar), noise)
+        exploded = x0 + sigma * noise
+        expected = exploded if exploding else preserving
+        changes = {
+            "added as x0 + sigma noise, not variance-preserving": exploded,
+            "added variance-preserving, not as x0 + sigma noise": preserving,
+            "the noise is not added": x0,
+            "only the noise": noise,
+            "image and noise are exchanged": q_sample(noise, np.float64(alpha_bar), x0),
+        }
+        for name, step in (("next", 1), ("previous", -1)):
+            other = float(table[min(max(index + step, 0), len(table) - 1)])
+            changes[f"noise of the {name} training timestep"] = (
+                q_sample(x0, np.float64(other), noise)
+            )
+        yield context.judge(
+            entry, "add_noise", output, expected, least=1e-4, variants=changes.items()
+        )

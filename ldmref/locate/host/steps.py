@@ -1,0 +1,288 @@
+"""Judge the steps of a sampler, each recomputed from its recorded state.
+
+The history of a multistep method is rebuilt from the recorded earlier steps. Coordinates are
+x = x0 + sigma eps; states of diffusers' schedulers are converted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ldmref.errors import LdmrefError
+from ldmref.locate.findings import Row
+from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.schedule import config_faults, in_format
+from ldmref.locate.layouts import relative_error
+from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig, configured_step
+from ldmref.samplers.denoiser import TO_X0
+from ldmref.samplers.loop import Interval
+from ldmref.trace.model import TraceEntry
+
+LEAST = 2e-6  # relative error of a step that is rounding in any float32 program
+
+
+class _NotRecorded(Exception):
+    """Something that a step needs was not recorded."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the network: the state that it saw, and what it predicted.
+
+    Attributes:
+        state: The recorded state, in the port's coordinates.
+        prediction: eps, v or x0, guided.
+        noise: The noise that the step drew.
+    """
+
+    entry: TraceEntry
+    state: np.ndarray
+    prediction: np.ndarray
+    noise: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the steps are taken; a known fault changes one of them."""
+
+    config: SchedulerConfig
+    sampler: Sampler
+    compatible: bool
+    sign: float = 1.0
+    forgets: bool = False
+    eta: float | None = None
+    prediction_type: str = ""
+
+
+class Stepped(NamedTuple):
+    """What should have come out of an evaluation's call."""
+
+    evaluation: Evaluation
+    state: np.ndarray
+
+
+def judge_steps(context: HostContext) -> Iterator[Row]:
+    """Yield a row for every recorded step."""
+    entries = context.calls("sampler")
+    if not entries:
+        return
+    evaluations = [_read(context, entry) for entry in entries]
+    known = [e for e in evaluations if e is not None]
+    if len(known) < len(entries):
+        missing = [e for e, found in zip(entries, evaluations, strict=True) if found is None]
+        yield from (context.not_judged(e, "step", "its state was not recorded") for e in missing)
+    if not known or len(known) < len(entries):
+        return
+    right = _settings(context)
+    try:
+        expected = dict(_follow(context, known, right))
+    except (_NotRecorded, LdmrefError, ValueError) as error:
+        yield context.not_judged(entries[0], "step", str(error))
+        return
+    low = dict(_follow(context, known, replace(right, config=in_format(right.config, "float32"))))
+    others: dict[str, dict[int, np.ndarray]] | None = None
+    for i, evaluation in enumerate(known):
+        output = context.read_output(evaluation.entry)
+        if output is None or i not in expected:
+            continue
+        floor = relative_error(low[i], expected[i]) if i in low else 0.0
+        if others is None and relative_error(output, expected[i]) > max(16 * floor, LEAST):
+            others = _all_faults(context, known, right)
+        variants = [(text, arrays.get(i)) for text, arrays in (others or {}).items()]
+        yield context.judge(
+            evaluation.entry,
+            "step",
+            output,
+            expected[i],
+            floor=floor,
+            variants=[(text, x) for text, x in variants if x is not None],
+        )
+
+
+def _read(context: HostContext, entry: TraceEntry) -> Evaluation | None:
+    state = context.read(entry, "sample", "x")
+    prediction = context.read(entry, "model_output", "prediction", "x0")
+    if state is None or prediction is None:
+        return None
+    noises = [context.read(entry, f"noise.{i}" if i else "noise") for i in range(4)]
+    return Evaluation(entry, state, prediction, [x for x in noises if x is not None])
+
+
+def _settings(context: HostContext) -> Settings:
+    """Return how the steps should have been taken."""
+    config = context.config
+    sampler = context.choose_sampler(config)[0]
+    first = context.calls("sampler")[0]
+    eta = first.attributes.get("eta", context.params.get("eta"))
+    kind = first.attributes.get("prediction_type", "")
+    if "prediction" not in first.inputs and "model_output" not in first.inputs:
+        kind = "x0"
+    compatible = context.is_diffusers or context.params.get("rng") == "torch"
+    takes_eta = sampler.eta is not None and isinstance(eta, int | float)
+    chosen = float(eta) if takes_eta else None
+    return Settings(config, sampler, compatible, eta=chosen, prediction_type=kind)
+
+
+def _follow(
+    context: HostContext, evaluations: Sequence[Evaluation], settings: Settings
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the state that each evaluation's call should have returned, by its index.
+
+    Raises:
+        _NotRecorded: The steps need noise that was not recorded, or the schedule is not known.
+    """
+    schedule = context.make_schedule(settings.config)
+    if schedule is None:
+        raise _NotRecorded("the number of steps was not recorded")
+    first = _first_step(context, evaluations[0].entry, schedule.timesteps, schedule.sigmas)
+    step, visits = configured_step(
+        settings.config,
+        settings.sampler,
+        schedule,
+        eta=settings.eta,
+        first_step=first,
+        bug_compatible=settings.compatible,
+    )
+    own = not context.is_diffusers
+    exploding = own or settings.sampler.family == "euler"
+    sigmas = schedule.sigmas.tolist()
+    history: tuple = ()
+    k = 0
+    for i, i_next in pairwise(visits):
+        if k >= len(evaluations):
+            return
+        interval = Interval(i, i_next, len(sigmas) - 1, sigmas[i], sigmas[i_next])
+        seen: list[tuple[np.ndarray, float]] = []
+        start = k
+
+        def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
+            j = start + len(seen)
+            seen.append((x, sigma))
+            if own and len(seen) > 1:
+                return _own_evaluation(context, evaluations[start], len(seen) - 1)
+            if j >= len(evaluations):
+                raise _NotRecorded("the last evaluations were not recorded")
+            return _to_x0(evaluations[j], sigma, settings, exploding)
+
+        drawn = iter(_noise(evaluations[start:]))
+
+        def noise() -> np.ndarray:
+            found = next(drawn, None)
+            if found is None:
+                raise _NotRecorded("the noise of the steps was not recorded")
+            return found
+
+        x = _to_exploding(evaluations[k].state, interval.sigma, exploding)
+        try:
+            x_next, _, history = step(denoise, x, interval, history, noise)
+        except _NotRecorded:
+            if start:
+                return
+            raise
+        history = () if settings.forgets else history
+        k = start + (1 if own else len(seen))
+        for j, (state, sigma) in enumerate(seen[1:] if not own else ()):
+            yield start + j, _from_exploding(state, sigma, exploding)
+        yield k - 1, _from_exploding(x_next, interval.sigma_next, exploding)
+
+
+def _first_step(
+    context: HostContext, entry: TraceEntry, timesteps: np.ndarray, sigmas: np.ndarray
+) -> int:
+    """Return the index in the schedule of the first recorded step."""
+    sigma = context.number(entry, "sigma")
+    if "i" in entry.attributes:
+        return int(entry.attributes["i"])
+    if context.is_diffusers:
+        t = context.number(entry, "timestep")
+        return 0 if t is None else int(np.argmin(np.abs(timesteps - t)))
+    return 0 if sigma is None else int(np.argmin(np.abs(sigmas[:-1] - sigma)))
+
+
+def _noise(evaluations: Sequence[Evaluation]) -> list[np.ndarray]:
+    return [x for evaluation in evaluations[:2] for x in evaluation.noise]
+
+
+def _own_evaluation(context: HostContext, evaluation: Evaluation, number: int) -> np.ndarray:
+    """Return x0 of a later evaluation in a step of ldmref."""
+    x0 = context.read(evaluation.entry, f"x0.{number}")
+    if x0 is None:
+        raise _NotRecorded("the later evaluations of a step were not recorded")
+    return x0
+
+
+def _to_x0(
+    evaluation: Evaluation, sigma: float, settings: Settings, exploding: bool
+) -> np.ndarray:
+    alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
+    xt = evaluation.state * alpha_bar**0.5 if exploding else evaluation.state
+    kind = settings.prediction_type or settings.config.prediction_type
+    return TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(alpha_bar))
+
+
+def _to_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
+    return x if exploding else x * math.hypot(1.0, sigma)
+
+
+def _from_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
+    return x if exploding else x / math.hypot(1.0, sigma)
+
+
+# -- known faults ---------------------------------------------------------------------------------
+
+
+def _all_faults(
+    context: HostContext, evaluations: Sequence[Evaluation], right: Settings
+) -> dict[str, dict[int, np.ndarray]]:
+    """Return the states that each known fault would give, by its words."""
+    found = {}
+    kept = len(context.notes)
+    for text, settings in _faults(right):
+        try:
+            with np.errstate(all="ignore"):
+                found[text] = dict(_follow(context, evaluations, settings))
+        except (_NotRecorded, LdmrefError, ValueError, IndexError, ZeroDivisionError):
+            continue
+    del context.notes[kept:]
+    found["the step is not taken"] = {i: e.state for i, e in enumerate(evaluations)}
+    return found
+
+
+def _faults(right: Settings) -> Iterator[tuple[str, Settings]]:
+    """Yield the known faults of steps: words and settings."""
+    kind = right.prediction_type or right.config.prediction_type
+    yield f"the sign of the prediction ({kind}) is reversed", replace(right, sign=-1.0)
+    for other in ("eps", "v", "x0"):
+        if other != kind:
+            text = f"the prediction is read as {other} instead of {kind}"
+            yield text, replace(right, prediction_type=other)
+            yield f"{text}, with the sign reversed", replace(
+                right, prediction_type=other, sign=-1.0
+            )
+    for text, config in config_faults(right.config):
+        yield text, replace(right, config=config)
+    previous = "the previous timestep is the next of the schedule instead of t - T // n"
+    if not right.compatible:
+        previous = "the previous timestep is t - T // n instead of the next of the schedule"
+    yield previous, replace(right, compatible=not right.compatible)
+    for limit in (1.0, 0.0):
+        if limit != right.config.clip_sample_range:
+            words = f"x0 is clipped to +-{limit:g}" if limit else "x0 is not clipped"
+            yield words, replace(right, config=replace(right.config, clip_sample_range=limit))
+    yield "the history of the multistep method is lost", replace(right, forgets=True)
+    for lower in (True, False):
+        if lower != right.config.lower_order_final:
+            text = f"lower_order_final {lower}"
+            config = replace(right.config, lower_order_final=lower)
+            yield text, replace(right, config=config)
+    for name, sampler in SAMPLERS.items():
+        if sampler is not right.sampler and not sampler.stochastic and not sampler.adaptive:
+            text = f"a step of {name} instead of {right.sampler.name}"
+            yield text, replace(right, sampler=sampler, eta=None)

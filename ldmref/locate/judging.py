@@ -1,0 +1,182 @@
+"""The judge of a replay: which differences are rounding, and which are faults.
+
+An error is relative to the largest value of the expected array. It is compared with
+
+- the noise floor: the same part computed by ldmref in the port's number format, from the same
+  recorded arrays (a three-way comparison: float64, the same format, the port);
+- for single operations, the bound of the format (`ldmref.backends.bounds`).
+
+An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error that
+one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
+`LOUD` floors where there is no bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ldmref.locate.diagnosis import Diagnosis, diagnose
+from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
+from ldmref.locate.layouts import (
+    Layout,
+    first_nonfinite,
+    recognise,
+    relative_error,
+    resplit_heads,
+    restore_order,
+)
+from ldmref.locate.limits import bound_of
+from ldmref.locate.precision import EPSILONS
+from ldmref.locate.replay import Point, Replay
+
+NOISE = 16.0  # floors: rounding in another order, or by another kernel
+LOUD = 100.0  # floors: more than any order of summation explains
+QUIET = 4.0  # units of rounding of an array that is only stored or copied
+SILENT = 1e-3  # share of the limit up to which the noise floor need not be computed
+
+
+class Judge:
+    """Collects a row for every recorded array of one call.
+
+    Args:
+        call: The call.
+        dtype: The port's number format.
+    """
+
+    def __init__(self, call: str, dtype: str):
+        self.call = call
+        self.dtype = dtype
+        self.epsilon = EPSILONS[dtype]
+        self.rows: list[Row] = []
+        self.nonfinite = False  # the port has NaN upstream
+
+    def observe(self, replay: Replay, point: Point) -> np.ndarray:
+        """Judge one array, and return the one with which the replay goes on."""
+        computed = np.asarray(point.computed)
+        recorded = np.asarray(point.recorded)
+        bad = first_nonfinite(recorded) if recorded.dtype.kind == "f" else ""
+        if bad:
+            return self._judge_nonfinite(point, bad)
+        if not _is_known(computed):
+            return self._accept_unknown(point)
+        error = relative_error(recorded, computed)
+        row = self._row(point, error=error, allowed=QUIET * self.epsilon)
+        if error <= row.allowed:
+            self._add(point, row)
+            return recorded
+        layout = recognise(recorded, computed)
+        if layout is not None and layout.harmless:
+            recorded = layout.array
+            error = relative_error(recorded, computed)
+            row = self._row(point, error=error, allowed=row.allowed, note=layout.text)
+        elif recorded.shape != computed.shape:
+            return self._judge_shape(replay, point, row, layout)
+        if error > row.allowed:
+            row = self._judge_error(replay, point, recorded, row)
+        self._add(point, row)
+        return recorded
+
+    # -- the cases --------------------------------------------------------------------------------
+
+    def _judge_error(self, replay: Replay, point: Point, recorded: np.ndarray, row: Row) -> Row:
+        """Judge an array of the right shape by floor, bound and known faults."""
+        low = replay.rerun(point, low=True)
+        floor = 0.0 if low is None else relative_error(low, point.computed)
+        floor = max(floor, self.epsilon / 2.0)
+        limit = NOISE * floor
+        bound = bound_of(point, replay.parameters(point.call), self.dtype)
+        judged = self._row(
+            point, error=row.error, allowed=limit, floor=floor, bound=bound, note=row.note
+        )
+        if row.error <= limit:
+            return judged
+        found = diagnose(replay, point, recorded, row.error, floor)
+        loudest = max(limit, bound if bound is not None else LOUD * floor)
+        if not found.cause and row.error <= loudest:
+            return self._row(
+                point,
+                error=row.error,
+                allowed=loudest,
+                floor=floor,
+                bound=bound,
+                note=row.note,
+                verdict=NOISY,
+            )
+        return self._blame(point, judged, found)
+
+    def _judge_shape(
+        self, replay: Replay, point: Point, row: Row, layout: Layout | None
+    ) -> np.ndarray:
+        """Judge an array of a wrong shape; the replay goes on with the expected array."""
+        resplit = resplit_heads(point.recorded, np.shape(point.computed))
+        recorded = point.recorded if resplit is None else resplit
+        found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
+        shapes = f"shape {point.recorded.shape} instead of {np.shape(point.computed)}"
+        if layout is not None and not found.cause:
+            found = Diagnosis(layout.text, relative_error(layout.array, point.computed))
+        self._add(point, self._blame(point, self._row(point, error=row.error, note=shapes), found))
+        return np.asarray(point.computed) if resplit is None else resplit
+
+    def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
+        """Report the first array that is not finite; the replay goes on with finite numbers."""
+        computed = np.asarray(point.computed)
+        first = not self.nonfinite
+        if first and _is_known(computed):
+            row = self._row(point, error=float("inf"), note=bad, verdict=DIFFERS)
+            self._add(point, row)
+        else:
+            note = f"{bad}, as upstream" if not first else bad
+            self._add(point, self._row(point, note=note, verdict=UNKNOWN))
+        self.nonfinite = True
+        return computed
+
+    def _accept_unknown(self, point: Point) -> np.ndarray:
+        """Accept an array that cannot be computed, in the order in memory that is expected."""
+        recorded = point.recorded
+        shape = np.shape(point.computed)
+        if not point.role:
+            note = "an input was not recorded"
+            self._add(point, self._row(point, verdict=UNKNOWN, note=note))
+        if recorded.shape != shape:
+            layout = next(restore_order(recorded, shape), None)
+            return recorded if layout is None else layout.array
+        return recorded
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def _row(self, point: Point, **values) -> Row:
+        kind = "wiring" if point.role else "own"
+        layer = point.call.name
+        segment = _describe_segment(point) if point.role or point.call.composite else ""
+        return Row(self.call, layer, kind, segment=segment, **values)
+
+    def _blame(self, point: Point, row: Row, found: Diagnosis) -> Row:
+        values = {**vars(row), "verdict": DIFFERS, "cause": found.cause}
+        notes = [note for note in (row.note, found.note) if note]
+        return Row(**{**values, "explained": found.explained, "note": "; ".join(notes)})
+
+    def _add(self, point: Point, row: Row) -> None:
+        if point.role and row.verdict == EQUAL and not row.note:
+            return  # a wire that is right is not worth a line
+        self.rows.append(row)
+
+
+def _is_known(x: np.ndarray) -> bool:
+    return x.dtype.kind != "f" or not x.size or not bool(np.isnan(x).any())
+
+
+def _describe_segment(point: Point) -> str:
+    """Return the part that leads to a point: the recorded layer before it, and the operations."""
+    after = point.after[-1] if point.after else "the start"
+    names = [call.name.rpartition(".")[2] for call in point.suspects]
+    between = f", {_shorten(names)}" if names else ""
+    target = point.call.name or "the output"
+    role = f" ({point.role})" if point.role not in ("", "input") else ""
+    return f"from {after}{between} to {target}{role}"
+
+
+def _shorten(names: Iterable[str]) -> str:
+    listed = list(dict.fromkeys(names))
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")

@@ -1,0 +1,210 @@
+"""Arrays that hold the right numbers in another order or scale, and dumps that hold none.
+
+`recognise` compares an array with the one that was expected and says in words how they are related.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+CLOSE = 1e-3  # largest relative error of an array that counts as the same numbers
+HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are tried
+
+
+class Layout(NamedTuple):
+    """How an array is related to the expected one.
+
+    Attributes:
+        text: The relation in words.
+        array: The array in the expected order.
+        harmless: Whether it is only another order in memory, which a port may choose.
+    """
+
+    text: str
+    array: np.ndarray
+    harmless: bool = False
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return max |got - expected| / max |expected|; infinite for other shapes, NaN and infinity.
+
+    >>> relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0]))
+    0.25
+    """
+    got = np.asarray(got)
+    if got.shape != expected.shape:
+        return float("inf")
+    if not got.size:
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        scale = max(float(np.max(np.abs(expected))), float(np.finfo(np.float64).tiny))
+        error = float(np.max(np.abs(np.subtract(got, expected, dtype=np.float64)))) / scale
+    return error if np.isfinite(error) else float("inf")
+
+
+def recognise(got: np.ndarray, expected: np.ndarray, close: float = CLOSE) -> Layout | None:
+    """Return how `got` is related to `expected`, None if it is not recognised.
+
+    Args:
+        got: The recorded array.
+        expected: The array that it should equal, of any shape.
+        close: Largest relative error that counts as equal.
+    """
+    got = np.asarray(got, np.float64)
+    if not got.size or not np.isfinite(got).all():
+        return None
+    if not np.any(got) and np.any(expected):
+        return Layout("all zeros", np.zeros_like(expected))
+    for relation in RELATIONS:
+        for layout in relation(got, expected):
+            if relative_error(layout.array, expected) <= close:
+                return layout
+    return None
+
+
+def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
+    """Yield the ways to bring an array of another order in memory to a shape."""
+    if got.ndim == len(shape):
+        for axes in permutations(range(got.ndim)):
+            moved = got.transpose(np.argsort(axes))
+            if axes != tuple(range(got.ndim)) and moved.shape == shape:
+                text = ",".join(map(str, axes))
+                yield Layout(f"equal after transpose {text}", moved, True)
+    if prod(shape) == got.size and got.shape != shape:
+        yield Layout(f"equal after reshape from {got.shape}", got.reshape(shape), True)
+        if len(shape) == 4:
+            n, c, h, w = shape
+            if got.shape in ((n, h * w, c), (n * h * w, c), (h * w, c)):
+                moved = got.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+                yield Layout("equal after transpose 0,2,3,1 and flattening", moved, True)
+
+
+def _orders(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    yield from restore_order(got, expected.shape)
+
+
+def _swapped_halves(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    if got.shape != expected.shape or got.ndim < 2:
+        return
+    n = got.shape[0]
+    if n > 1 and n % 2 == 0:
+        yield Layout("batch halves swapped", np.roll(got, n // 2, axis=0))
+
+
+def _swapped_channels(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield [b, a] for [a, b]: find where the first channel of `got` comes from."""
+    if got.shape != expected.shape or got.ndim < 2:
+        return
+    axis = 1 if got.ndim == 4 else got.ndim - 1
+    first = np.moveaxis(got, axis, 0)[0]
+    channels = np.moveaxis(expected, axis, 0)
+    apart = np.abs(channels - first).reshape(len(channels), -1).max(axis=1)
+    k = int(np.argmin(apart))
+    if k:
+        order = f"channels in the order [{k}:, :{k}]"
+        yield Layout(f"parts concatenated in the other order: {order}", np.roll(got, k, axis=axis))
+
+
+def resplit_heads(got: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return (n, heads, l, d) split into other heads; None if the shapes do not allow it."""
+    if got.ndim != 4 or len(shape) != 4 or got.shape == shape:
+        return None
+    n, heads, length, d = got.shape
+    if (n, length, heads * d) != (shape[0], shape[2], shape[1] * shape[3]):
+        return None
+    return got.transpose(0, 2, 1, 3).reshape(n, length, shape[1], shape[3]).transpose(0, 2, 1, 3)
+
+
+def _split_heads(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield (n, heads, l, d) arrays that were split into other heads, or not transposed."""
+    resplit = resplit_heads(got, expected.shape)
+    if resplit is not None:
+        heads, width = got.shape[1], got.shape[3]
+        right = f"{expected.shape[1]} of {expected.shape[3]}"
+        yield Layout(f"{heads} heads of width {width} instead of {right}", resplit)
+    if got.ndim == 4 and got.shape == expected.shape:
+        n, heads, length, d = got.shape
+        split = got.reshape(n, length, heads, d).transpose(0, 2, 1, 3)
+        yield Layout("heads permuted: split as (heads, l) instead of (l, heads)", split)
+
+
+def _heads(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    if got.shape != expected.shape or got.ndim != 3:
+        return
+    n, length, d = got.shape
+    for heads in HEADS:
+        if d % heads or heads == d:
+            continue
+        interleaved = got.reshape(n, length, d // heads, heads).swapaxes(2, 3)
+        yield Layout(
+            f"heads permuted: (d/heads, heads) for {heads} heads", interleaved.reshape(got.shape)
+        )
+        mixed = got.reshape(n, heads, length, d // heads).swapaxes(1, 2)
+        yield Layout(
+            f"heads permuted: (heads, l) instead of (l, heads) for {heads} heads",
+            mixed.reshape(got.shape),
+        )
+
+
+def _flipped(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    if got.shape != expected.shape:
+        return
+    for axis in range(got.ndim):
+        if got.shape[axis] > 1:
+            yield Layout(f"axis {axis} reversed", np.flip(got, axis))
+
+
+def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    power = float(np.vdot(expected, expected)) if got.shape == expected.shape else 0.0
+    if power == 0.0:
+        return
+    factor = float(np.vdot(expected, got)) / power
+    if factor == 0.0 or abs(factor - 1.0) < 1e-9:
+        return
+    text = "sign reversed" if abs(factor + 1.0) < 1e-4 else f"scaled by {_constant(factor)}"
+    yield Layout(text, got / factor)
+
+
+def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    if got.shape == expected.shape:
+        constant = float(np.mean(got - expected))
+        if constant:
+            yield Layout(f"shifted by {constant:.6g}", got - constant)
+
+
+def _constant(factor: float) -> str:
+    """Return a factor as a number, with 1/factor where that is the rounder one."""
+    inverse = 1.0 / factor
+    rounder = len(f"{inverse:.5g}") < len(f"{factor:.5g}")
+    return f"{factor:.5g} = 1/{inverse:.5g}" if rounder else f"{factor:.5g}"
+
+
+RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], Iterator[Layout]], ...] = (
+    _orders,
+    _swapped_halves,
+    _swapped_channels,
+    _heads,
+    _split_heads,
+    _flipped,
+    _scaled,
+    _shifted,
+)
+
+
+def first_nonfinite(x: np.ndarray) -> str:
+    """Return the first place that is NaN or infinite, in words; "" if all values are finite.
+
+    >>> first_nonfinite(np.array([[1.0, np.nan]]))
+    'NaN at [0, 1], 1 of 2 values'
+    """
+    finite = np.isfinite(x)
+    if finite.all():
+        return ""
+    place = [int(i) for i in np.argwhere(~finite)[0]]
+    kind = "NaN" if np.isnan(x[tuple(place)]) else "infinity"
+    return f"{kind} at {place}, {int(np.count_nonzero(~finite))} of {x.size} values"

@@ -1,0 +1,111 @@
+"""The names of a port's layers and arrays, as ldmref's definition knows them.
+
+Names are the module paths of diffusers and transformers. Some modules of theirs are operations
+without parameters in ldmref, and older versions prefix the text encoder; `ALIASES` lists these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.trace.model import Trace, TraceEntry
+
+ALIASES = {  # the last part of ldmref's name -> those of other programs
+    "silu": ("nonlinearity", "act", "conv_act", "activation"),
+    "gelu": ("activation_fn", "act_fn"),
+    "quick_gelu": ("activation_fn", "act_fn"),
+}
+PREFIXES = ("text_model.", "vae.", "unet.", "model.")
+ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
+    "emb": ("temb",),
+    "context": ("encoder_hidden_states",),
+    "ids": ("input_ids",),
+    "input": ("hidden_states", "sample", "x", "0"),
+}
+WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
+
+
+def find_entry(port: Trace, call: str, layer: LayerCall) -> TraceEntry | None:
+    """Return the recorded entry of a layer; None if the port did not record it."""
+    for name in _possible_names(layer.name):
+        entry = port.find(call, name)
+        if entry is not None:
+            return entry
+    return None
+
+
+def _possible_names(name: str) -> list[str]:
+    names = [name]
+    base, again, count = name.partition(AGAIN)
+    parent, _, last = base.rpartition(".")
+    number = again + count
+    for alias in ALIASES.get(last, ()):
+        names.append(f"{parent}.{alias}{number}" if parent else alias + number)
+    for prefix in PREFIXES:
+        if name.startswith(prefix):
+            names.append(name.removeprefix(prefix))
+        elif prefix == "text_model.":
+            names.append(prefix + name)
+    return names
+
+
+def read_role(
+    port: Trace, roles: Mapping[str, str], role: str, order: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Return a recorded array by ldmref's name of its role; floats in float64.
+
+    Args:
+        port: The trace.
+        roles: Tensor names by role.
+        role: ldmref's role: "input", "emb", "output".
+        order: All roles in the order of the arguments, for ports that number them.
+    """
+    position = str(order.index(role)) if role in order else ""
+    others = (*ROLES.get(role, ()), *WHOLE.get(role, ()), position)
+    for name in (role, *others):
+        if name and name in roles:
+            return read_array(port, roles[name])
+    return None
+
+
+def read_output(port: Trace, entry: TraceEntry) -> np.ndarray | None:
+    """Return the only, or first, output of a layer."""
+    return read_role(port, entry.outputs, "output")
+
+
+def read_array(port: Trace, name: str) -> np.ndarray:
+    """Return a recorded array; floats in float64."""
+    x = np.asarray(port.tensors[name])
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
+
+
+def latent_scale(layer: str, levels: int) -> float | None:
+    """Return how many latent pixels a pixel of a layer's input spans; None if it has no pixels.
+
+    >>> latent_scale("down_blocks.1.resnets.0.conv1", 3), latent_scale("decoder.conv_in", 3)
+    (2.0, 1.0)
+    """
+    if re.match(r"time_|add_|class_|text_", layer) or ".time_emb_proj" in layer:
+        return None
+    encoder = layer.startswith("encoder.")
+    decoder = layer.startswith("decoder.")
+    rest = layer.removeprefix("encoder.").removeprefix("decoder.")
+    found = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)", rest)
+    whole = 2.0 ** (levels - 1)
+    if found is None:
+        if rest.startswith("mid_block"):
+            return 1.0 if decoder or encoder else whole
+        if encoder and not rest.startswith("conv_in"):
+            return 1.0
+        if decoder:
+            return 1.0 if rest.startswith("conv_in") else 1.0 / whole
+        return 1.0 / whole if encoder else 1.0
+    level = int(found[2])
+    if found[1] == "down":
+        return 2.0**level / (whole if encoder else 1.0)
+    level += found[3] == "upsamplers"
+    return 2.0**-level if decoder else whole / 2.0**level

@@ -1,0 +1,192 @@
+"""The networks of a recorded call: ldmref's function, its parameters, and the recorded arguments."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.locate.names import latent_scale, read_array, read_role
+from ldmref.models.autoencoder import decode, encode
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.text import text_encoder, text_encoder_pooled
+from ldmref.models.unet import unet
+from ldmref.trace.model import Trace
+
+NETWORKS = ("unet", "vae.decode", "vae.encode", "text_encoder", "text_encoder_2")
+HOST = ("tokens", "schedule", "guidance", "sampler", "train")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with the arguments of one call.
+
+    Attributes:
+        function: `function(ops, params, **arguments)`.
+        params: Its parameters.
+        arguments: Configurations, and arrays: recorded, or NaN where they were not recorded.
+        complete: Whether all arrays were recorded.
+    """
+
+    function: Callable[..., Any]
+    params: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    complete: bool
+
+
+def network_of(call: str) -> str:
+    """Return the network of a call, "" for computations on the host.
+
+    >>> network_of("unet.003"), network_of("text_encoder_2.001"), network_of("sampler.000")
+    ('unet', 'text_encoder_2', '')
+    """
+    name = re.sub(r"(~\d+|\.\d+)+$", "", call)
+    if name in ("vae", "vae.decoder"):
+        return "vae.decode"
+    return name if name in NETWORKS else ""
+
+
+def open_network(model: LatentDiffusion, port: Trace, call: str) -> Network:
+    """Return the network of a recorded call.
+
+    Raises:
+        UsageError: The model does not have such a network.
+    """
+    kind = network_of(call)
+    arguments = _Arguments(port, call, model)
+    name = kind.partition(".")[0]
+    if name not in model.params:
+        message = f"the trace has the call {call!r}, and {model.config.name!r} has no {name}"
+        raise UsageError(message, code="E-TRACE-MODEL", hint="choose the port's model: --model")
+    functions = {
+        "unet": _unet,
+        "vae.decode": _decode,
+        "vae.encode": _encode,
+        "text_encoder": _text_encoder,
+        "text_encoder_2": _text_encoder,
+    }
+    function, values = functions[kind](model, arguments, kind)
+    return Network(function, model.params[name], values, arguments.complete)
+
+
+class _Arguments:
+    """The recorded whole-call inputs of a call, with shapes for those that were not recorded."""
+
+    def __init__(self, port: Trace, call: str, model: LatentDiffusion):
+        self.port = port
+        self.call = call
+        self.model = model
+        self.complete = True
+        entry = port.find(call)
+        self.roles = {} if entry is None else entry.inputs
+
+    def read(self, *names: str) -> np.ndarray | None:
+        for name in names:
+            if name in self.roles:
+                return read_array(self.port, self.roles[name])
+        return None
+
+    def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
+        """Return the recorded input of the first layer whose name has an ending."""
+        for entry in self.port.of_call(self.call):
+            if entry.layer.endswith(ending):
+                found = read_role(self.port, entry.inputs, role)
+                if found is not None:
+                    return found
+        return None
+
+    def missing(self, shape: tuple[int, ...]) -> np.ndarray:
+        self.complete = False
+        return np.full(shape, np.nan)
+
+    def batch_and_size(self, levels: int) -> tuple[int, int, int]:
+        """Return n, h and w of the latents, from any recorded layer."""
+        n = 1
+        for entry in self.port.of_call(self.call):
+            for name in [*entry.inputs.values()][:1]:
+                shape = np.shape(self.port.tensors[name])
+                scale = latent_scale(entry.layer, levels)
+                if len(shape) > 1:
+                    n = shape[0]
+                if scale and len(shape) == 4:
+                    return n, round(shape[2] * scale), round(shape[3] * scale)
+                side = math.isqrt(shape[1]) if scale and len(shape) == 3 else 0
+                if scale and side and side * side == shape[1]:
+                    return n, round(side * scale), round(side * scale)
+        smallest = 2**levels
+        return n, smallest, smallest
+
+
+def _unet(model: LatentDiffusion, found: _Arguments, kind: str) -> tuple[Callable, dict[str, Any]]:
+    config = model.config.unet
+    x = found.read("sample", "input", "0", "x")
+    if x is None:
+        n, h, w = found.batch_and_size(len(config.block_out_channels))
+        x = found.missing((n, config.in_channels, h, w))
+    if x.ndim == 4 and x.shape[1] != config.in_channels == x.shape[3]:
+        x = x.transpose(0, 3, 1, 2)
+    n = x.shape[0]
+    t = found.read("timestep", "1", "t", "timesteps")
+    t = found.missing((n,)) if t is None else np.broadcast_to(np.asarray(t, np.float64).ravel(), n)
+    values: dict[str, Any] = {"config": config, "x": x, "t": np.array(t), "context": None}
+    if config.cross_attention_dim and (config.attention == "cross" or config.class_embed_type):
+        context = found.read("encoder_hidden_states", "2", "context")
+        if context is None:
+            context = found.layer_input("attn2.to_k")
+        if context is None:
+            context = found.missing((n, 1, config.cross_attention_dim))
+        values["context"] = context
+    if config.addition_embed_type:
+        width = config.addition_time_embed_dim
+        pooled = found.read("text_embeds", "added_cond_kwargs.text_embeds")
+        sizes = found.read("time_ids", "added_cond_kwargs.time_ids")
+        d = config.projection_class_embeddings_input_dim - 6 * width
+        values["pooled"] = found.missing((n, d)) if pooled is None else pooled
+        values["sizes"] = found.missing((n, 6)) if sizes is None else np.asarray(sizes, np.float64)
+    return unet, values
+
+
+def _decode(
+    model: LatentDiffusion, found: _Arguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
+    config = model.config.vae
+    z = found.read("latents", "input", "z", "0", "sample")
+    if z is None:
+        n, h, w = found.batch_and_size(len(config.block_out_channels))
+        z = found.missing((n, config.latent_channels, h, w))
+    return decode, {"config": config, "z": z}
+
+
+def _encode(
+    model: LatentDiffusion, found: _Arguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
+    config = model.config.vae
+    image = found.read("image", "input", "x", "0", "sample")
+    if image is None:
+        n, h, w = found.batch_and_size(len(config.block_out_channels))
+        f = config.factor
+        image = found.missing((n, config.in_channels, h * f, w * f))
+    return encode, {"config": config, "image": image}
+
+
+def _text_encoder(
+    model: LatentDiffusion, found: _Arguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
+    index = int(kind == "text_encoder_2")
+    config = model.config.text_encoders[index]
+    ids = found.read("input_ids", "input", "0", "ids")
+    if ids is None:
+        ids = found.layer_input("embeddings", "ids")
+    if ids is None:
+        ids = found.layer_input("token_embedding", "ids")
+    if ids is None:
+        found.complete = False
+        x = found.layer_input("layer_norm1")
+        ids = np.zeros(x.shape[:2] if x is not None else (1, config.max_position_embeddings))
+    function = text_encoder_pooled if config.projection_dim else text_encoder
+    return function, {"config": config, "ids": np.asarray(ids, np.int64), "skip": 0}

@@ -1,0 +1,82 @@
+"""Number formats of a port: rounding to them in NumPy, and a backend that computes in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends import get_backend
+from ldmref.backends.base import DTYPES, Backend
+from ldmref.backends.named import NamedBackend
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.trace.model import Trace
+
+EPSILONS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def round_to(x: Any, dtype: str) -> np.ndarray:
+    """Return the nearest values of a number format, in the dtype that `x` has.
+
+    >>> round_to(np.array([1.005, 1.006]), "bfloat16")
+    array([1.0078125, 1.0078125])
+    """
+    x = np.asarray(x)
+    if x.dtype.kind != "f" or dtype == "float64":
+        return x
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+        even = (bits >> np.uint32(16)) & np.uint32(1)
+        kept = (bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)
+        return np.where(np.isfinite(x), kept.view(np.float32), x).astype(x.dtype)
+    with np.errstate(over="ignore"):
+        return x.astype(dtype).astype(x.dtype)
+
+
+class Rounding(NamedBackend):
+    """float32 NumPy whose operations return values of a narrower format, as fused kernels do.
+
+    Args:
+        dtype: The format of every result; sums are accumulated in float32, or in float64 for
+            float64.
+    """
+
+    def __init__(self, dtype: str):
+        self.rounded = dtype
+        super().__init__(get_backend("numpy", dtype="float64" if dtype == "float64" else "float32"))
+
+    def visit(self, call: Any) -> Any:
+        return round_to(call.compute(call.inputs), self.rounded)
+
+
+def exact_backend() -> Backend:
+    """Return the backend of the recomputed layers: NumPy in float64."""
+    return get_backend("numpy", dtype="float64", speed="exact")
+
+
+def port_dtype(port: Trace, dtype: str | None = None) -> str:
+    """Return the number format in which a port computed.
+
+    Args:
+        port: The trace of the port.
+        dtype: The user's own word; None: the manifest's `dtype`, otherwise the stored type of most
+            tensors.
+
+    Raises:
+        UsageError: No such format.
+    """
+    named = dtype or port.manifest.get("dtype")
+    if named is None:
+        named = (port.manifest.get("backend") or {}).get("dtype")
+    if named is not None:
+        if named not in DTYPES:
+            message = f"dtype {named!r} is not a number format"
+            raise UsageError(message, code="E-DTYPE", hint=did_you_mean(str(named), DTYPES))
+        return str(named)
+    stored = [STORED.get(kind) for kind in port.kinds.values()]
+    if not any(stored):
+        names = (name for entry in port.entries for name in entry.outputs.values())
+        stored = [str(np.asarray(port.tensors[name]).dtype) for name in list(names)[:50]]
+    counts = {name: stored.count(name) for name in DTYPES}
+    return max(counts, key=counts.__getitem__) if any(counts.values()) else "float32"

@@ -1,0 +1,137 @@
+"""`diff_traces`: judge every layer and every computation on the host of a port."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.locate.dumps import identical_dumps
+from ldmref.locate.findings import DIFFERS, Report, Row, with_inherited
+from ldmref.locate.host import judge_host
+from ldmref.locate.judging import Judge
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.names import read_output
+from ldmref.locate.networks import network_of, open_network
+from ldmref.locate.precision import port_dtype
+from ldmref.locate.replay import Replay
+from ldmref.models.model import LatentDiffusion
+from ldmref.trace.model import Trace
+
+CODE = "E-TRACE"
+MAX_LISTED = 5
+# Parts of text encoders that are no layers of ldmref, or that the text is taken before.
+UNUSED = re.compile(
+    r"(text_model\.)?(embeddings\.position_embedding|encoder\.layers\..*|final_layer_norm)"
+)
+
+
+def diff_traces(
+    port: Trace,
+    model: LatentDiffusion,
+    reference: Trace | None = None,
+    *,
+    dtype: str | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Find the layers and computations of a port that compute something else than ldmref.
+
+    Each recorded layer is computed again in float64 from the port's own recorded input and the
+    checkpoint's weights, so several faults are found in one run, and neither the same seed nor a
+    reference trace is needed. Memory is bounded by one network, in float32, and a few arrays.
+
+    Args:
+        port: The trace of the port.
+        model: The model that the port ran, with parameters in float32.
+        reference: A trace of the same run, for the inherited differences.
+        dtype: The port's number format; None: as recorded.
+        progress: Called as `progress(calls done, calls, call)`.
+
+    Raises:
+        UsageError: The trace has no call of a network of the model, or of the host.
+
+    >>> import numpy as np
+    >>> import ldmref
+    >>> from ldmref.trace import build_trace
+    >>> model = ldmref.random_model("tiny")
+    >>> x = np.ones((1, 4, 8, 8))
+    >>> port = build_trace({"unet.000/conv_in/input": x, "unet.000/conv_in/output": x})
+    >>> report = diff_traces(port, model)
+    >>> [(row.name, row.verdict) for row in report.rows]
+    [('unet.000/conv_in', 'differs')]
+    """
+    start = time.perf_counter()
+    form = port_dtype(port, dtype)
+    calls = port.calls
+    if not calls:
+        raise UsageError(
+            f"{port.source or 'the trace'} has no tensor named CALL/LAYER/input or /output",
+            code=CODE,
+            hint="docs/traces.md has the names",
+        )
+    rows: list[Row] = []
+    notes: list[str] = []
+    for done, call in enumerate(calls):
+        if progress is not None:
+            progress(done, len(calls), call)
+        if network_of(call):
+            rows += judge_call(port, model, call, form, notes)
+    rows += judge_host(port, model, form, notes)
+    rows = identical_dumps(port, rows)
+    if reference is not None:
+        rows = with_inherited(rows, _inherited(port, reference))
+    if progress is not None:
+        progress(len(calls), len(calls), "")
+    order = {call: i for i, call in enumerate(calls)}
+    rows.sort(key=lambda row: order.get(row.call, len(order)))
+    seconds = time.perf_counter() - start
+    return Report(tuple(rows), port.source, form, tuple(dict.fromkeys(notes)), seconds)
+
+
+def judge_call(
+    port: Trace, model: LatentDiffusion, call: str, dtype: str, notes: list[str]
+) -> list[Row]:
+    """Return the rows of one call of a network."""
+    network = open_network(model, port, call)
+    judge = Judge(call, dtype)
+    replay = Replay(port, call, dtype, judge)
+    try:
+        with np.errstate(all="ignore"):
+            replay.run(network.function, network.params, network.arguments)
+    except (ValueError, IndexError) as error:
+        text = str(error).splitlines()[0]
+        row = Row(call, "", verdict=DIFFERS, error=float("inf"), note=f"cannot be replayed: {text}")
+        judge.rows.append(row)
+    known = {entry.layer for entry in port.of_call(call) if entry.layer}
+    unknown = sorted(known - replay.visited)
+    if any(UNUSED.fullmatch(layer) is None for layer in unknown):
+        listed = ", ".join(unknown[:MAX_LISTED]) + (", ..." if len(unknown) > MAX_LISTED else "")
+        kind = network_of(call)
+        notes.append(f"{len(unknown)} layers are not in ldmref's definition of {kind}: {listed}")
+    if known and len(unknown) == len(known):
+        judge.rows.append(_no_layer(call))
+    return judge.rows
+
+
+def _no_layer(call: str) -> Row:
+    return Row(call, "", verdict="not judged", note="none of its layers has a name of this network")
+
+
+def _inherited(port: Trace, reference: Trace) -> Mapping[tuple[str, str], float]:
+    """Return the differences of the outputs from those of the reference trace."""
+    return dict(_differences(port, reference))
+
+
+def _differences(port: Trace, reference: Trace) -> Iterator[tuple[tuple[str, str], Any]]:
+    for entry in port.entries:
+        other = reference.find(entry.call, entry.layer)
+        if other is None or not entry.outputs or not other.outputs:
+            continue
+        got = read_output(port, entry)
+        expected = read_output(reference, other)
+        if got is not None and expected is not None and got.shape == expected.shape:
+            yield (entry.call, entry.layer), relative_error(got, expected)
