@@ -118,7 +118,7 @@ def _load_model(name: str | None, port: Trace, reference: Trace | None) -> Laten
     Raises:
         UsageError: No trace names a model that is here.
     """
-    from ldmref.io.locate import EMBEDDED
+    from ldmref.io.locate import EMBEDDED, read_model_config
     from ldmref.loading import load
 
     if name is not None:
@@ -126,8 +126,9 @@ def _load_model(name: str | None, port: Trace, reference: Trace | None) -> Laten
     for trace in (port, reference):
         described = {} if trace is None else trace.manifest.get("model") or {}
         found = described.get("name", "") if isinstance(described, dict) else ""
-        if found and (found in EMBEDDED or Path(found).exists()):
-            return load(found, backend="numpy", dtype="float32")
+        embedded = [n for n in EMBEDDED if found in (n, read_model_config(n).name)]
+        if embedded or (found and Path(found).exists()):
+            return load(*embedded[:1] or [found], backend="numpy", dtype="float32")
     message = "the traces do not name a model that is here"
     raise UsageError(message, code="E-TRACE-MODEL", hint="add --model NAME|FILE|FOLDER")
 

@@ -141,7 +141,8 @@ class HostContext:
             return None
         try:
             sampler, own = self.choose_sampler(config)
-            return make_schedule(config, sampler, spacing or own, self.steps)
+            with np.errstate(all="ignore"):
+                return make_schedule(config, sampler, spacing or own, self.steps)
         except (LdmrefError, ValueError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
