@@ -14,7 +14,7 @@ from ldmref.cli.progress import ProgressBar, one_line, say
 from ldmref.errors import InputError, OutputError, UsageError, VerifyError
 
 if TYPE_CHECKING:
-    from ldmref.locate import Report
+    from ldmref.locate import DiffReport
     from ldmref.models.model import LatentDiffusion
     from ldmref.trace import Trace
 
@@ -151,7 +151,7 @@ def _check_plot(name: str | None, overwrite: bool) -> Path | None:
     return path
 
 
-def _write_plot(path: Path, report: Report, overwrite: bool) -> None:
+def _write_plot(path: Path, report: DiffReport, overwrite: bool) -> None:
     from ldmref.io.atomic import atomic_write
     from ldmref.plots.diff import plot_diff
 
@@ -161,7 +161,7 @@ def _write_plot(path: Path, report: Report, overwrite: bool) -> None:
     say(f"note: wrote {path}")
 
 
-def _print(report: Report, everything: bool, worst_first: bool) -> None:
+def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
     """Print the table, remarks and the summary."""
     from ldmref.locate.report import summary, table
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.locate.replay import Point
+from ldmref.locate.points import Point
 
 
 def bound_of(point: Point, parameters: Mapping[str, np.ndarray], dtype: str) -> float | None:

@@ -23,7 +23,7 @@ HOST = ("tokens", "schedule", "guidance", "sampler", "train")
 
 
 @dataclass(frozen=True)
-class Network:
+class RecordedNetwork:
     """A network with the arguments of one call.
 
     Attributes:
@@ -51,7 +51,7 @@ def network_of(call: str) -> str:
     return name if name in NETWORKS else ""
 
 
-def open_network(model: LatentDiffusion, port: Trace, call: str) -> Network:
+def open_network(model: LatentDiffusion, port: Trace, call: str) -> RecordedNetwork:
     """Return the network of a recorded call.
 
     Raises:
@@ -71,7 +71,7 @@ def open_network(model: LatentDiffusion, port: Trace, call: str) -> Network:
         "text_encoder_2": _text_encoder,
     }
     function, values = functions[kind](model, arguments, kind)
-    return Network(function, model.params[name], values, arguments.complete)
+    return RecordedNetwork(function, model.params[name], values, arguments.complete)
 
 
 class _Arguments:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.locate.findings import DIFFERS, UNKNOWN, Report, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.plots.axes import require_matplotlib
 
 LABELLED = 12  # faults with a name in the plot
@@ -15,7 +15,7 @@ LARGEST = 1e1  # infinite errors are shown here
 SMALLEST = 1e-17  # below it, an array equals the expected one
 
 
-def plot_diff(report: Report, ax: Any = None) -> Any:
+def plot_diff(report: DiffReport, ax: Any = None) -> Any:
     """Plot the errors of a report in the order of the run, on a logarithmic axis.
 
     Args:
@@ -44,7 +44,9 @@ def plot_diff(report: Report, ax: Any = None) -> Any:
     inherited = [(i, row.inherited) for i, row in enumerate(rows) if row.inherited]
     if inherited:
         x, y = zip(*inherited, strict=True)
-        ax.semilogy(x, np.clip(y, SMALLEST, LARGEST), "-", lw=1, color="tab:orange", label="inherited")
+        ax.semilogy(
+            x, np.clip(y, SMALLEST, LARGEST), "-", lw=1, color="tab:orange", label="inherited"
+        )
     if wrong.any():
         ax.semilogy(place[wrong], error[wrong], "v", ms=7, color="tab:red", label="differs")
     for i, name in list(_first_places(rows).items())[:LABELLED]:

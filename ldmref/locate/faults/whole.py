@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.replay import Point
+from ldmref.locate.points import Point
 from ldmref.models.config import TextConfig
 
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded

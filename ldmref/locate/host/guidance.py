@@ -83,21 +83,22 @@ def compare(
     largest = float(np.max(np.abs(expected), initial=1e-30))
     size = float(np.max(np.abs([uncond, cond]), initial=0.0)) * (1.0 + 2.0 * abs(scale))
     floor = context.epsilon * size / largest
+    larger = cond + scale * (cond - uncond)
     changes = {
         "guidance is dropped: the conditional prediction alone": cond,
         "guidance is dropped: the unconditional prediction alone": uncond,
         "cond and uncond are swapped": classifier_free_guidance(cond, uncond, scale),
         f"guidance rescale {phi:g} is missing": guided,
         "the sum uncond + scale cond": uncond + scale * cond,
-        "cond + scale (cond - uncond), which is a scale larger by 1": cond + scale * (cond - uncond),
+        "cond + scale (cond - uncond), which is a scale larger by 1": larger,
     }
-    row = context.judge(
-        entry, "guidance", output, expected, floor=floor, variants=changes.items()
-    )
+    row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
     if row.verdict != DIFFERS or row.cause.startswith(("guidance", "cond", "the sum")):
         return row
     difference = cond - uncond
-    fitted = float(np.vdot(difference, output - uncond) / max(np.vdot(difference, difference), 1e-300))
+    fitted = float(
+        np.vdot(difference, output - uncond) / max(np.vdot(difference, difference), 1e-300)
+    )
     text = f"guidance scale {fitted:.5g} instead of {scale:g}"
     if scale and abs(fitted / scale - 1000.0) < 1.0:
         text = f"guidance scale times 1000: {fitted:.5g} instead of {scale:g}"
