@@ -6,9 +6,9 @@ An error is relative to the largest value of the expected array. It is compared 
   recorded arrays (a three-way comparison: float64, the same format, the port);
 - for single operations, the bound of the format (`ldmref.backends.bounds`).
 
-An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error that
-one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
-`LOUD` floors where there is no bound.
+An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error
+that one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
+`LOUD` floors if it has no bound.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The networks of a recorded call: ldmref's function, its parameters, and the recorded arguments."""
+"""The network of a recorded call: ldmref's function, its parameters, the recorded arguments."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class _Arguments:
         n = 1
         for entry in self.port.of_call(self.call):
             for name in [*entry.inputs.values()][:1]:
-                shape = np.shape(self.port.tensors[name])
+                shape = tuple(np.shape(self.port.tensors[name]))
                 scale = latent_scale(entry.layer, levels)
                 if len(shape) > 1:
                     n = shape[0]

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-
-if TYPE_CHECKING:
-    from ldmref.locate.replay import Replay
 
 OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], np.ndarray]
 
@@ -71,4 +68,4 @@ class Point:
 class PointObserver(Protocol):
     """The judge of a replay; it returns the array with which the replay goes on."""
 
-    def observe(self, replay: Replay, point: Point) -> np.ndarray: ...
+    def observe(self, replay: Any, point: Point) -> np.ndarray: ...

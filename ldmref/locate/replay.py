@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.names import find_entry, read_output, read_role
+from ldmref.locate.names import find_entry, layers_of, read_output, read_role
 from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.math.arrays import Array
@@ -263,7 +263,7 @@ class Replay(NamedBackend):
             around.pop()
         prefix = ".".join(around[:-1] if around[-1:] == ["to_out"] else around)
         for tree in self._trees:
-            for name, leaves in _layers_of(tree, ""):
+            for name, leaves in layers_of(tree, ""):
                 beside = name.startswith(prefix) and name != call.name
                 if beside and shapes and {k: x.shape for k, x in leaves.items()} == shapes:
                     rounded = {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
@@ -293,13 +293,3 @@ def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 def _parts(result: Any) -> tuple[Any, ...]:
     """Return the arrays of a network's result."""
     return result if isinstance(result, tuple) else (result,)
-
-
-def _layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yield the layers with parameters of a tree."""
-    leaves = {key: x for key, x in tree.items() if not isinstance(x, Mapping)}
-    if leaves:
-        yield name, leaves
-    for key, child in tree.items():
-        if isinstance(child, Mapping):
-            yield from _layers_of(child, f"{name}.{key}" if name else key)

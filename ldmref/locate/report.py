@@ -70,7 +70,7 @@ def table(
     if not groups:
         return []
     inherited = any(group.worst.inherited is not None for group in groups)
-    lines = [list(HEADINGS)] + [_cells(group) for group in groups]
+    lines: list[list[str]] = [[*HEADINGS], *map(_cells, groups)]
     return lines if inherited else [line[:4] + line[5:] for line in lines]
 
 

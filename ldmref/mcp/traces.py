@@ -42,12 +42,8 @@ def resolve_inside(folder: Path, name: str) -> Path:
         UsageError: The name leads out of the folder, also by a link, or does not exist.
     """
     root = folder.resolve()
-    try:
-        path = (root / name).resolve()
-        inside = path.is_relative_to(root) and path.exists()
-    except (OSError, ValueError, RuntimeError):
-        inside = False
-    if not inside:
+    path = _resolve(root / name)
+    if path is None or not path.is_relative_to(root):
         message = f"no trace {short_repr(name)} in the folder of traces"
         found = sorted(p.name for p in root.iterdir())[:10]
         raise UsageError(message, code="E-TRACE", hint=f"there are: {', '.join(found) or 'none'}")
@@ -56,6 +52,14 @@ def resolve_inside(folder: Path, name: str) -> Path:
             message = f"{short_repr(name)} holds a link out of the folder of traces"
             raise UsageError(message, code="E-TRACE")
     return path
+
+
+def _resolve(path: Path) -> Path | None:
+    """Return an existing path without links, None if there is none."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def answer_diff(

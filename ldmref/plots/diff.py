@@ -67,9 +67,9 @@ def plot_diff(report: DiffReport, ax: Any = None) -> Any:
 
 def _first_places(rows: list[Row]) -> dict[int, str]:
     """Return the names of faults by the index of their first row."""
-    places: dict[str, int] = {}
+    found: dict[str, int] = {}
     for i, row in enumerate(rows):
         if row.verdict == DIFFERS:
             name = row.layer or f"{row.call.split('.')[0]} {row.kind}"
-            places.setdefault(name, i)
-    return {i: name for name, i in places.items()}
+            found.setdefault(name, i)
+    return {i: name for name, i in found.items()}

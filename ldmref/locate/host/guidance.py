@@ -36,8 +36,8 @@ def _judge(context: HostContext, entry: TraceEntry) -> Row | None:
     if output is None or cond is None or uncond is None:
         return None
     scale = _requested_scale(context)
-    given = context.number(entry, "scale")
-    scale = given if scale is None else scale
+    recorded = context.number(entry, "scale")
+    scale = recorded if scale is None else scale
     if scale is None:
         return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
     return compare(context, entry, uncond, cond, scale, output)
@@ -52,11 +52,11 @@ def _judge_steps(context: HostContext) -> Iterator[Row]:
         return
     for network, step in zip(networks, steps, strict=True):
         raw = context.read_output(network)
-        given = context.read(step, "model_output")
-        if raw is None or given is None or raw.shape[0] != 2 * given.shape[0]:
+        recorded = context.read(step, "model_output")
+        if raw is None or recorded is None or raw.shape[0] != 2 * recorded.shape[0]:
             continue
         uncond, cond = np.split(raw, 2)
-        yield compare(context, step, uncond, cond, scale, given)
+        yield compare(context, step, uncond, cond, scale, recorded)
 
 
 def _requested_scale(context: HostContext) -> float | None:

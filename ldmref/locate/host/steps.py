@@ -16,10 +16,11 @@ import numpy as np
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import Row
 from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.schedule import config_faults, in_format
+from ldmref.locate.host.schedule import in_format
+from ldmref.locate.host.step_faults import StepSettings, step_faults
 from ldmref.locate.layouts import relative_error
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig, configured_step
+from ldmref.samplers import configured_step
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.loop import Interval
 from ldmref.trace.model import TraceEntry
@@ -45,19 +46,6 @@ class RecordedEvaluation:
     state: np.ndarray
     prediction: np.ndarray
     noise: Sequence[np.ndarray]
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """How the steps are taken; a known fault changes one of them."""
-
-    config: SchedulerConfig
-    sampler: Sampler
-    compatible: bool
-    sign: float = 1.0
-    forgets: bool = False
-    eta: float | None = None
-    prediction_type: str = ""
 
 
 def judge_steps(context: HostContext) -> Iterator[Row]:
@@ -118,8 +106,8 @@ def _settings(context: HostContext) -> StepSettings:
         kind = "x0"
     compatible = context.is_diffusers or context.params.get("rng") == "torch"
     takes_eta = sampler.eta is not None and isinstance(eta, int | float)
-    chosen = float(eta) if takes_eta else None
-    return StepSettings(config, sampler, compatible, eta=chosen, prediction_type=kind)
+    value = float(eta) if takes_eta else None
+    return StepSettings(config, sampler, compatible, eta=value, prediction_type=kind)
 
 
 def _follow(
@@ -249,16 +237,13 @@ def _from_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
     return x if exploding else x / math.hypot(1.0, sigma)
 
 
-# -- known faults ---------------------------------------------------------------------------------
-
-
 def _all_faults(
     context: HostContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
 ) -> dict[str, dict[int, np.ndarray]]:
     """Return the states that each known fault would give, by its words."""
     found = {}
     kept = len(context.notes)
-    for text, settings in _faults(right):
+    for text, settings in step_faults(right):
         try:
             with np.errstate(all="ignore"):
                 found[text] = dict(_follow(context, evaluations, settings))
@@ -267,37 +252,3 @@ def _all_faults(
     del context.notes[kept:]
     found["the step is not taken"] = {i: e.state for i, e in enumerate(evaluations)}
     return found
-
-
-def _faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:
-    """Yield the known faults of steps: words and settings."""
-    kind = right.prediction_type or right.config.prediction_type
-    yield f"the sign of the prediction ({kind}) is reversed", replace(right, sign=-1.0)
-    for other in ("eps", "v", "x0"):
-        if other != kind:
-            text = f"the prediction is read as {other} instead of {kind}"
-            yield text, replace(right, prediction_type=other)
-            yield (
-                f"{text}, with the sign reversed",
-                replace(right, prediction_type=other, sign=-1.0),
-            )
-    for text, config in config_faults(right.config):
-        yield text, replace(right, config=config)
-    previous = "the previous timestep is the next of the schedule instead of t - T // n"
-    if not right.compatible:
-        previous = "the previous timestep is t - T // n instead of the next of the schedule"
-    yield previous, replace(right, compatible=not right.compatible)
-    for limit in (1.0, 0.0):
-        if limit != right.config.clip_sample_range:
-            words = f"x0 is clipped to +-{limit:g}" if limit else "x0 is not clipped"
-            yield words, replace(right, config=replace(right.config, clip_sample_range=limit))
-    yield "the history of the multistep method is lost", replace(right, forgets=True)
-    for lower in (True, False):
-        if lower != right.config.lower_order_final:
-            text = f"lower_order_final {lower}"
-            config = replace(right.config, lower_order_final=lower)
-            yield text, replace(right, config=config)
-    for name, sampler in SAMPLERS.items():
-        if sampler is not right.sampler and not sampler.stochastic and not sampler.adaptive:
-            text = f"a step of {name} instead of {right.sampler.name}"
-            yield text, replace(right, sampler=sampler, eta=None)
