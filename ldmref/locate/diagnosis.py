@@ -104,7 +104,7 @@ def _find_known_fault(replay: Replay, point: Point, recorded: np.ndarray, limit:
             break
         left = float("inf") if result is None else relative_error(recorded, result)
         assert best.explained is not None
-        if left <= best.explained and left < float("inf"):
+        if (left < best.explained if best.cause else left <= best.explained) and np.isfinite(left):
             best = Cause(text, left)
     return best if best.cause else Cause()
 

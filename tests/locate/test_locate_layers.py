@@ -162,9 +162,7 @@ def test_each_known_fault_is_named(model, operation, fault):
         apart = np.shape(wrong) != np.shape(right) or np.abs(wrong - right).max() > 1e-3
         if not apart or np.shape(wrong) != np.shape(right):
             continue  # the fault changes nothing here, or no network could go on with it
-        report = diff_traces(
-            build_trace(run_port(model, {name: variant.change}, network)), model
-        )
+        report = diff_traces(build_trace(run_port(model, {name: variant.change}, network)), model)
         named = {row.layer: row for row in report.faults}
         assert list(named) == [name], (variant.text, list(named))
         assert named[name].cause, variant.text
