@@ -17,6 +17,7 @@ from ldmref.cli import (
     completion,
     configuration,
     convert,
+    diff,
     differences,
     doctor,
     evaluate,
@@ -72,7 +73,7 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
+    "Verify": ("check", "diff", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "export", "train", "finetune"),
 }
 
@@ -183,6 +184,7 @@ MODULES = (
     configuration,
     completion,
     check,
+    diff,
     differences,
     bench,
     doctor,

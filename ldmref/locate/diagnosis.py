@@ -16,16 +16,18 @@ from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes
 from ldmref.locate.layouts import recognise, relative_error
-from ldmref.locate.replay import Change, Point, Replay
+from ldmref.locate.points import OperationChange, Point
+from ldmref.locate.replay import Replay
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 CLEAR = 16.0  # floors up to which an error is explained
 GAIN = 4.0  # factor by which a fault must reduce the error
+LARGE_GAIN = 50.0  # the same for an error that is a fault anyway; its noise may be larger
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Cause:
     """A cause with the error that it leaves; "" and None if none was found."""
 
     cause: str = ""
@@ -34,8 +36,13 @@ class Diagnosis:
 
 
 def diagnose(
-    replay: Replay, point: Point, recorded: np.ndarray, error: float, floor: float
-) -> Diagnosis:
+    replay: Replay,
+    point: Point,
+    recorded: np.ndarray,
+    error: float,
+    floor: float,
+    loud: bool = False,
+) -> Cause:
     """Return the cause of an error.
 
     Args:
@@ -44,31 +51,32 @@ def diagnose(
         recorded: The port's array, in the expected order in memory.
         error: Its relative error.
         floor: The noise floor of the part, relative.
+        loud: Whether the error is a fault even if no cause is found.
     """
     recorded = np.asarray(recorded, np.float64)
     limit = min(CLEAR * floor, error / GAIN)
+    if loud and np.isfinite(error):
+        limit = max(limit, error / LARGE_GAIN)
     for find in (_find_identity, _find_term, _find_known_fault, _find_layout):
         found = find(replay, point, recorded, limit)
         if found.cause:
             return found
-    return Diagnosis()
+    return Cause()
 
 
-def _find_identity(
-    replay: Replay, point: Point, recorded: np.ndarray, limit: float
-) -> Diagnosis:
+def _find_identity(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find an array nearby that the recorded one equals: what should follow is missing."""
     for text, array in _nearby(replay, point):
         if array is not point.computed and relative_error(recorded, array) <= limit:
-            return Diagnosis(f"equals {text}", relative_error(recorded, array))
-    return Diagnosis()
+            return Cause(f"equals {text}", relative_error(recorded, array))
+    return Cause()
 
 
-def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
+def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find an array nearby that was not added, or was added twice."""
     computed = np.asarray(point.computed, np.float64)
     if recorded.shape != computed.shape:
-        return Diagnosis()
+        return Cause()
     for text, array in _nearby(replay, point):
         term = array[:, :, None, None] if array.ndim == 2 and computed.ndim == 4 else array
         if term.ndim != computed.ndim or not _broadcasts(term.shape, computed.shape):
@@ -76,31 +84,29 @@ def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float)
         for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
             left = relative_error(recorded, computed + factor * term)
             if left <= limit:
-                return Diagnosis(f"{text} {words}", left)
-    return Diagnosis()
+                return Cause(f"{text} {words}", left)
+    return Cause()
 
 
-def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
+def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     computed = np.asarray(point.computed, np.float64)
     layout = recognise(recorded, computed, max(limit, 1e-6))
-    if layout is None:
-        return Diagnosis()
-    return Diagnosis(layout.text, relative_error(layout.array, computed))
+    if layout is None or relative_error(recorded, computed) <= limit:
+        return Cause()
+    return Cause(layout.text, relative_error(layout.array, computed))
 
 
-def _find_known_fault(
-    replay: Replay, point: Point, recorded: np.ndarray, limit: float
-) -> Diagnosis:
+def _find_known_fault(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find the known fault that explains the array best."""
-    best = Diagnosis(explained=limit)
+    best = Cause(explained=limit)
     for count, (text, result) in enumerate(_trials(replay, point)):
         if count >= MAX_RERUNS:
             break
         left = float("inf") if result is None else relative_error(recorded, result)
         assert best.explained is not None
-        if left <= best.explained and left < float("inf"):
-            best = Diagnosis(text, left)
-    return best if best.cause else Diagnosis()
+        if (left < best.explained if best.cause else left <= best.explained) and np.isfinite(left):
+            best = Cause(text, left)
+    return best if best.cause else Cause()
 
 
 def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:
@@ -112,7 +118,7 @@ def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | No
         yield text, _safely(replay, point, changes)
 
 
-def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, Change]]]:
+def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
     """Yield changes of one operation, or of all operations of a kind in a large part."""
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.suspects:
@@ -145,6 +151,9 @@ def _safely(replay: Replay, point: Point, changes: Any = None, **more: Any) -> n
 
 def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the arrays around a point, with their names in words."""
+    for name, x in reversed(replay.recent):
+        if _usable(x):
+            yield f"the output of {name}", x
     for call in point.suspects:
         for role, x in call.inputs.items():
             if _usable(x):
@@ -158,9 +167,6 @@ def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:
             name = point.frame.name or "the network"
             if _usable(x):
                 yield f"the input of {name}" + ("" if role == "input" else f" ({role})"), x
-    for name, x in replay.recent:
-        if _usable(x):
-            yield f"the output of {name}", x
 
 
 def _usable(x: Any) -> bool:
@@ -169,5 +175,3 @@ def _usable(x: Any) -> bool:
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return all(a in (1, b) for a, b in zip(shape, to, strict=True))
-
-

@@ -27,7 +27,7 @@ def identical_dumps(port: Trace, rows: list[Row]) -> list[Row]:
             for name in list(entry.outputs.values())[:1]:
                 twins[call, _digest(port.tensors[name])].append((call, entry.layer))
     shared = {
-        member: [layer for _, layer in members if layer != member[1]]
+        member: [layer for _, layer in members if not _is_within(layer, member[1])]
         for members in twins.values()
         if len(members) > 1
         for member in members
@@ -36,11 +36,16 @@ def identical_dumps(port: Trace, rows: list[Row]) -> list[Row]:
 
 
 def _with_twins(row: Row, layers: list[str]) -> Row:
-    if row.verdict != DIFFERS or row.cause or not layers:
+    if row.verdict != DIFFERS or row.kind != "own" or row.cause or not layers:
         return row
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-    cause = f"identical dumps: the same numbers as {layers[0] or 'the whole call'}{more}"
+    cause = f"identical dumps: the same numbers as {layers[0]}{more}"
     return replace(row, cause=cause)
+
+
+def _is_within(a: str, b: str) -> bool:
+    """Return whether a layer is, contains or is a part of another: these may end alike."""
+    return a == b or a.startswith(b + ".") or b.startswith(a + ".") or not a or not b
 
 
 def _digest(x: np.ndarray) -> bytes:

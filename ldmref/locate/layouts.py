@@ -110,6 +110,29 @@ def _swapped_channels(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]
         yield Layout(f"parts concatenated in the other order: {order}", np.roll(got, k, axis=axis))
 
 
+def resplit_heads(got: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return (n, heads, l, d) split into other heads; None if the shapes do not allow it."""
+    if got.ndim != 4 or len(shape) != 4 or got.shape == shape:
+        return None
+    n, heads, length, d = got.shape
+    if (n, length, heads * d) != (shape[0], shape[2], shape[1] * shape[3]):
+        return None
+    return got.transpose(0, 2, 1, 3).reshape(n, length, shape[1], shape[3]).transpose(0, 2, 1, 3)
+
+
+def _split_heads(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield (n, heads, l, d) arrays that were split into other heads, or not transposed."""
+    resplit = resplit_heads(got, expected.shape)
+    if resplit is not None:
+        heads, width = got.shape[1], got.shape[3]
+        right = f"{expected.shape[1]} of {expected.shape[3]}"
+        yield Layout(f"{heads} heads of width {width} instead of {right}", resplit)
+    if got.ndim == 4 and got.shape == expected.shape:
+        n, heads, length, d = got.shape
+        split = got.reshape(n, length, heads, d).transpose(0, 2, 1, 3)
+        yield Layout("heads permuted: split as (heads, l) instead of (l, heads)", split)
+
+
 def _heads(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape != expected.shape or got.ndim != 3:
         return
@@ -150,13 +173,14 @@ def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
 def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape == expected.shape:
         constant = float(np.mean(got - expected))
-        yield Layout(f"shifted by {constant:.6g}", got - constant)
+        if constant:
+            yield Layout(f"shifted by {constant:.6g}", got - constant)
 
 
 def _constant(factor: float) -> str:
     """Return a factor as a number, with 1/factor where that is the rounder one."""
     inverse = 1.0 / factor
-    rounder = len(f"{inverse:.5g}") < len(f"{factor:.5g}")
+    rounder = len(f"{inverse:.5g}") + 2 < len(f"{factor:.5g}")
     return f"{factor:.5g} = 1/{inverse:.5g}" if rounder else f"{factor:.5g}"
 
 
@@ -165,6 +189,7 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], Iterator[Layout]], ...] = (
     _swapped_halves,
     _swapped_channels,
     _heads,
+    _split_heads,
     _flipped,
     _scaled,
     _shifted,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ldmref.trace.estimate import TraceEstimate, check_space, estimate_trace, show_bytes
     from ldmref.trace.files import TraceWriter, read_trace
     from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
+    from ldmref.trace.readers.load import load_trace
     from ldmref.trace.run import record_trace
     from ldmref.trace.selection import Selection
     from ldmref.trace.torch_hooks import record_module
@@ -25,6 +26,7 @@ __all__ = [
     "build_trace",
     "check_space",
     "estimate_trace",
+    "load_trace",
     "read_trace",
     "record_module",
     "record_pipeline",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = export_lazily(
         "build_trace": "model",
         "check_space": "estimate",
         "estimate_trace": "estimate",
+        "load_trace": "readers.load",
         "read_trace": "files",
         "record_module": "torch_hooks",
         "record_pipeline": "torch_pipeline",

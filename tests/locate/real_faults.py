@@ -109,7 +109,9 @@ def negative_v(pipe: Any) -> None:
     base = type(pipe.scheduler).step
     change_class(
         pipe.scheduler,
-        step=lambda self, model_output, *args, **kwargs: base(self, -model_output, *args, **kwargs),
+        step=lambda self, model_output, timestep, sample, **kwargs: base(
+            self, -model_output, timestep, sample, **kwargs
+        ),
     )
 
 
@@ -216,7 +218,8 @@ def missing_bias(pipe: Any) -> None:
 def swapped_gate(pipe: Any) -> None:
     proj = pipe.unet.get_submodule(f"{MID}.ff.net.0.proj")
     with torch.no_grad():
-        proj.weight.copy_(torch.roll(proj.weight, len(proj.weight) // 2, 0))
+        for part in (proj.weight, proj.bias):
+            part.copy_(torch.roll(part, len(part) // 2, 0))
 
 
 PAD_TOKEN = Fault(pad_token, ("text_encoder_2 tokens",), "padded with id")
@@ -227,9 +230,7 @@ HEADS = Fault(head_layout, (f"unet/{MID}.attn1",), "heads permuted")
 NO_SIZES = Fault(no_sizes, ("unet micro-conditioning",), "micro-conditioning")
 SIGN = Fault(negative_v, ("sampler step",), "sign of the prediction")
 PADDING = Fault(one_sided_padding, ("unet/down_blocks.0.downsamplers.0",), "asymmetric padding")
-HALF = Fault(
-    half_table, ("schedule alphas_cumprod", "sampler step"), "alphas_cumprod in float16"
-)
+HALF = Fault(half_table, ("schedule alphas_cumprod", "sampler step"), "alphas_cumprod in float16")
 EPS = Fault(group_norm_eps, ("unet/down_blocks.0.resnets.0.norm2",), "eps 1e-06 instead of 1e-05")
 SHIFT = Fault(shift_factor, ("vae.decode latents",), "shift factor 0.1159")
 SCALE = Fault(scaling_factor, ("vae.decode latents",), "scaling factor 0.13025")
@@ -254,7 +255,7 @@ NORM3 = Fault(layer_norm_eps, (f"unet/{MID}.norm3",), "eps 0.01 instead of 1e-05
 DECODER = Fault(decoder_norm_eps, ("vae.decode/decoder.conv_norm_out",), "eps 0.0001")
 GATE = Fault(swapped_gate, (f"unet/{MID}.ff.net.0.proj",), "halves of the output are swapped")
 
-LINSPACE = {"timestep_spacing": "linspace"}
+LINSPACE = {"timestep_spacing": "linspace", "clip_sample": False}
 CASES = (
     Case("pad token of CLIP-G", "sdxl", (PAD_TOKEN,), "ComfyUI#9849"),
     Case("timestep projected twice", "sd1", (TWICE,), "maxdiffusion#482"),

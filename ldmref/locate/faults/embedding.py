@@ -25,9 +25,7 @@ def frequency_shift(call: LayerCall) -> Iterator[Variant]:
     yield Variant(text, lambda c, x: timestep_embedding(x["input"], _dim(c), freq_shift=1))
     yield Variant(
         f"{text}, and [sin, cos]",
-        lambda c, x: timestep_embedding(
-            x["input"], _dim(c), flip_sin_to_cos=False, freq_shift=1
-        ),
+        lambda c, x: timestep_embedding(x["input"], _dim(c), flip_sin_to_cos=False, freq_shift=1),
     )
 
 
@@ -57,10 +55,9 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
 
 
 def _projected_twice(call: LayerCall, x: Inputs) -> np.ndarray:
-    """Embed every value of the embedding, and keep the first of each."""
+    """Embed the first value of the embedding."""
     once = call.compute(x)
-    n, dim = once.shape
-    return timestep_embedding(once.reshape(-1), dim).reshape(n, dim, dim)[:, :, 0]
+    return timestep_embedding(once[:, 0], once.shape[1])
 
 
 def shifted_ids(call: LayerCall) -> Iterator[Variant]:

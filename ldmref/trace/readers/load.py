@@ -1,0 +1,122 @@
+"""Recognise what kind of trace a path is, and open it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ldmref.errors import CorruptModelError, InputError
+from ldmref.files import check_input_path, open_file, shown
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.trace.files import MANIFEST, read_trace
+from ldmref.trace.model import Trace, build_trace
+from ldmref.trace.name_maps import NameMap
+from ldmref.trace.readers.gguf import GGUFFile
+from ldmref.trace.readers.names import rename_all
+from ldmref.trace.readers.npy import NpyFolder, NpzFile
+
+CODE = "E-TRACE-FILE"
+UNKNOWN = "unknown_names"  # the key in the manifest
+READABLE = "a folder of ldmref trace, .safetensors, .npz, a folder of .npy, .gguf"
+
+
+def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> Trace:
+    """Open the intermediates that a program wrote; tensors are read when they are used.
+
+    Args:
+        path: A folder of `ldmref trace` or of safetensors or .npy files (also in folders, or with
+            `__` for `/` in their names), or a safetensors, .npz or GGUF file. The kind is
+            recognised by content. Nothing is unpickled.
+        names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a mapping
+            of names or globs, a function (see `make_renamer`), or a JSON or TOML file of such a
+            mapping. Tensors that it does not name keep their name if that is a trace's.
+
+    Returns:
+        The trace. Its manifest has "unknown_names": tensors with other names, which are left out.
+
+    Raises:
+        InputError: The file is missing, damaged or hostile, or no tensor has a known name.
+        UsageError: The name map is not valid.
+        BackendUnavailable: A quantised type needs the package `gguf`.
+    """
+    path = check_input_path(path, "the path of a trace", CODE)
+    if path.name == MANIFEST and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return _load_folder(path, names)
+    with open_file(path, CODE) as file:
+        start = file.read(8)
+    tensors: Mapping[str, np.ndarray]
+    if start.startswith(b"GGUF"):
+        tensors = GGUFFile(path)
+    elif start.startswith(b"PK"):
+        tensors = NpzFile(path)
+    elif start.startswith(b"\x93NUMPY"):
+        message = f"{shown(path)} is one array, which has no name"
+        raise InputError(message, code=CODE, hint="name the folder of .npy files")
+    else:
+        tensors = TensorFile(path)
+    return _build(tensors, names, path)
+
+
+def _load_folder(folder: Path, names: NameMap | str | Path | None) -> Trace:
+    if any(folder.glob("*.safetensors")):
+        require_inside(folder, folder.glob("*.safetensors"))
+        require_inside(folder, folder.glob(MANIFEST))
+        trace = read_trace(folder)
+        if names is None and trace.manifest:
+            return trace
+        return _build(trace.tensors, names, folder, trace.kinds, trace.manifest)
+    arrays = NpyFolder(folder)
+    require_inside(folder, arrays.paths.values())
+    if arrays.paths:
+        return _build(arrays, names, folder)
+    raise CorruptModelError(
+        f"{shown(folder)} holds no trace", code=CODE, hint=f"readable are {READABLE}"
+    )
+
+
+def require_inside(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse files that are links to somewhere outside of their folder.
+
+    Raises:
+        InputError: One of them is.
+    """
+    real = folder.resolve()
+    for path in files:
+        if not path.resolve().is_relative_to(real):
+            message = f"{shown(path)} is a link out of the folder {shown(folder)!r}"
+            raise InputError(message, code=CODE, hint="copy the file into the folder")
+
+
+class _Renamed(Mapping[str, np.ndarray]):
+    """Tensors under other names."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], stored: Mapping[str, str]):
+        self._tensors = tensors
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[self._stored[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def _build(
+    tensors: Mapping[str, np.ndarray],
+    names: NameMap | str | Path | None,
+    path: Path,
+    kinds: Mapping[str, str] | None = None,
+    manifest: Mapping[str, object] | None = None,
+) -> Trace:
+    stored, unknown = rename_all(tensors, names, path)
+    known: Mapping[str, str] = getattr(tensors, "kinds", {}) if kinds is None else kinds
+    new_kinds = {new: known[old] for new, old in stored.items() if old in known}
+    more = {UNKNOWN: unknown} if unknown else {}
+    return build_trace(_Renamed(tensors, stored), dict(manifest or {}) | more, new_kinds, str(path))
