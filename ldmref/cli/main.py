@@ -17,6 +17,7 @@ from ldmref.cli import (
     completion,
     configuration,
     convert,
+    diff,
     differences,
     doctor,
     evaluate,
@@ -71,7 +72,7 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
+    "Verify": ("check", "diff", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "train", "finetune"),
 }
 
@@ -181,6 +182,7 @@ MODULES = (
     configuration,
     completion,
     check,
+    diff,
     differences,
     bench,
     doctor,

@@ -1,0 +1,180 @@
+"""`ldmref diff`: find the layers and steps of a port that compute something else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldmref.cli.options import PATH
+from ldmref.cli.progress import ProgressBar, one_line, say
+from ldmref.errors import InputError, OutputError, UsageError, VerifyError
+
+if TYPE_CHECKING:
+    from ldmref.locate import Report
+    from ldmref.models.model import LatentDiffusion
+    from ldmref.trace import Trace
+
+PLOTS = (".png", ".svg", ".pdf")
+option = click.option
+
+
+@click.command()
+@click.argument("traces", nargs=-1, type=PATH, metavar="[REFERENCE] PORT")
+@option(
+    "-m",
+    "--model",
+    type=PATH,
+    metavar="NAME|FILE|FOLDER",
+    help="Model that the port ran. Default: the one that the traces name.",
+)
+@option(
+    "--dtype",
+    metavar="NAME",
+    help="Number format of the port: float64, float32, float16 or bfloat16. Default: as recorded.",
+)
+@option(
+    "--names",
+    type=PATH,
+    metavar="FILE",
+    help="JSON or TOML file with the trace's name for each name of the port.",
+)
+@option("--all", "everything", is_flag=True, help="List every layer, not only those that differ.")
+@option("--worst", is_flag=True, help="List the largest error first, not in the order of the run.")
+@option("--plot", "plot_file", metavar="FILE", help="Write a plot: .png, .svg, .pdf.")
+@option("--overwrite", is_flag=True, help="Replace the file given with --plot.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option("-q", "--quiet", is_flag=True, help="Do not show progress.")
+def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags: Any) -> None:
+    """Find the layers and steps of a port that compute something else than ldmref.
+
+    PORT is what your program recorded: a folder of ldmref trace, a .safetensors or .npz file, a
+    folder of .npy files, or a GGUF file. ldmref computes each layer again in float64 from the
+    port's own input and the model's weights, so one run names several faults, and neither the same
+    seed nor a reference is needed. REFERENCE, a trace of the same run, adds the difference that
+    each layer has inherited; it may also be a model.
+
+    The exit code is 4 if something differs.
+
+    \b
+    ldmref diff port.safetensors --model v1-5.safetensors
+    ldmref diff reference-trace port-trace --plot diff.png
+    """
+    from ldmref.locate import diff_traces
+
+    plot = _check_plot(plot_file, flags["overwrite"])
+    reference, port, name = _read(traces, flags["names"], flags["model"])
+    model = _load_model(name, port, reference)
+    bar = ProgressBar("none" if flags["quiet"] or as_json else "auto")
+
+    def progress(done: int, calls: int, call: str) -> None:
+        bar.update(max(done, 1), calls, 0, 1, call, "calls")
+
+    try:
+        report = diff_traces(port, model, reference, dtype=flags["dtype"], progress=progress)
+    finally:
+        bar.clear()
+    if plot is not None:
+        _write_plot(plot, report, flags["overwrite"])
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        _print(report, flags["everything"], flags["worst"])
+    if not report.equal:
+        from ldmref.locate.report import group_rows, summary
+
+        names = [group.name for group in group_rows(report.faults)]
+        more = ", ..." if len(names) > 3 else ""
+        message = f"{summary(report)}: {', '.join(names[:3])}{more}"
+        raise VerifyError(message, code="E-DIFF")
+
+
+def _read(
+    traces: tuple[str, ...], names: str | None, model: str | None
+) -> tuple[Trace | None, Trace, str | None]:
+    """Return the reference trace, the port's trace, and the model's name."""
+    from ldmref.trace.readers import load_trace
+
+    if not 1 <= len(traces) <= 2:
+        hint = "ldmref diff [REFERENCE] PORT"
+        raise UsageError("diff needs one or two traces", code="E-USAGE", hint=hint)
+    port = load_trace(traces[-1], names)
+    if len(traces) == 1:
+        return None, port, model
+    try:
+        return load_trace(traces[0]), port, model
+    except InputError:
+        if model is not None:
+            raise
+    return None, port, traces[0]  # the reference is a model
+
+
+def _load_model(name: str | None, port: Trace, reference: Trace | None) -> LatentDiffusion:
+    """Load the model of the traces, in float32 on NumPy.
+
+    Raises:
+        UsageError: No trace names a model that is here.
+    """
+    from ldmref.io.locate import EMBEDDED
+    from ldmref.loading import load
+
+    if name is not None:
+        return load(name, backend="numpy", dtype="float32")
+    for trace in (port, reference):
+        described = {} if trace is None else trace.manifest.get("model") or {}
+        found = described.get("name", "") if isinstance(described, dict) else ""
+        if found and (found in EMBEDDED or Path(found).exists()):
+            return load(found, backend="numpy", dtype="float32")
+    message = "the traces do not name a model that is here"
+    raise UsageError(message, code="E-TRACE-MODEL", hint="add --model NAME|FILE|FOLDER")
+
+
+def _check_plot(name: str | None, overwrite: bool) -> Path | None:
+    """Check the file of --plot before anything is computed, and return its path."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.suffix.lower() not in PLOTS:
+        hint = f"a plot's name ends in {', '.join(PLOTS)}"
+        raise UsageError(f"cannot plot into {name!r}", code="E-FORMAT", hint=hint)
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{name!r} exists", code="E-EXISTS", hint="add --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"no folder {str(path.parent)!r}", code="E-FOLDER")
+    from ldmref.plots.axes import require_matplotlib
+
+    require_matplotlib()
+    return path
+
+
+def _write_plot(path: Path, report: Report, overwrite: bool) -> None:
+    from ldmref.io.atomic import atomic_write
+    from ldmref.plots.diff import plot_diff
+
+    figure = plot_diff(report).figure
+    with atomic_write(path, overwrite=overwrite) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
+    say(f"note: wrote {path}")
+
+
+def _print(report: Report, everything: bool, worst_first: bool) -> None:
+    """Print the table, remarks and the summary."""
+    from ldmref.locate.report import summary, table
+
+    lines = table(report, everything=everything, worst_first=worst_first)
+    if lines:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for i, line in enumerate(lines):
+            cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+            text = one_line("  ".join(cells).rstrip())
+            click.echo(click.style(text, bold=True) if i == 0 else text)
+    for note in report.notes:
+        say(one_line(f"note: {note}"))
+    if report.equal:
+        click.echo(summary(report))
+
+
+COMMANDS = (diff,)

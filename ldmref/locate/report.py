@@ -1,0 +1,121 @@
+"""A report as text: one line for each fault, however many calls repeat it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, Report, Row
+
+HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one layer in several calls that have the same finding.
+
+    Attributes:
+        worst: The row with the largest excess.
+        calls: All calls.
+    """
+
+    worst: Row
+    calls: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The layer, with its calls in short: `unet.000 to unet.049/conv_in`."""
+        first, last = self.calls[0], self.calls[-1]
+        calls = first if len(self.calls) == 1 else f"{first} to {last}"
+        return f"{calls}/{self.worst.layer}" if self.worst.layer else calls
+
+
+def group_rows(rows: Sequence[Row], worst_first: bool = False) -> list[Group]:
+    """Return rows in groups, in the order of their first row or by excess."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        kind = re.sub(r"(~\d+|\.\d+)+$", "", row.call)
+        key = (kind, row.layer, row.kind, row.verdict, _without_numbers(row.cause), row.segment)
+        groups.setdefault(key, []).append(row)
+    found = [
+        Group(max(rows, key=lambda row: row.excess), tuple(dict.fromkeys(r.call for r in rows)))
+        for rows in groups.values()
+    ]
+    return sorted(found, key=lambda group: -group.worst.excess) if worst_first else found
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+\.\d+", "#", text)
+
+
+def table(report: Report, *, everything: bool = False, worst_first: bool = False) -> list[list[str]]:
+    """Return the cells of a table with headings; [] if there is nothing to show.
+
+    Args:
+        report: The report.
+        everything: Whether layers that are equal are also listed, each call by itself.
+        worst_first: Whether the largest excess comes first.
+    """
+    shown = [row for row in report.rows if row.verdict in (DIFFERS, NOISY, UNKNOWN)]
+    if everything:
+        groups = [Group(row, (row.call,)) for row in report.rows]
+        if worst_first:
+            groups.sort(key=lambda group: -group.worst.excess)
+    else:
+        groups = group_rows(shown, worst_first)
+    if not groups:
+        return []
+    inherited = any(group.worst.inherited is not None for group in groups)
+    lines = [list(HEADINGS)] + [_cells(group) for group in groups]
+    return lines if inherited else [line[:4] + line[5:] for line in lines]
+
+
+def _cells(group: Group) -> list[str]:
+    row = group.worst
+    kind = "" if row.kind == "own" else f" ({row.kind})"
+    numbers = [row.error, row.allowed, row.bound, row.inherited]
+    if row.verdict == UNKNOWN:
+        numbers[:3] = [None, None, None]
+    return [group.name + kind, *map(show_number, numbers), describe(row)]
+
+
+def describe(row: Row) -> str:
+    """Return the finding of a row in words."""
+    parts = [row.verdict]
+    if row.cause:
+        left = "" if row.explained is None else f" (leaves {show_number(row.explained)})"
+        parts.append(f"{row.cause}{left}")
+    if row.note:
+        parts.append(row.note)
+    if row.kind == "wiring" or (row.verdict == DIFFERS and row.segment and not row.cause):
+        parts.append(row.segment)
+    return ": ".join([parts[0], "; ".join(parts[1:])]) if parts[1:] else parts[0]
+
+
+def show_number(x: float | None) -> str:
+    """Return a number with two digits; "" for None.
+
+    >>> show_number(1.234e-7), show_number(None), show_number(float("inf"))
+    ('1.2e-07', '', 'infinite')
+    """
+    if x is None:
+        return ""
+    return f"{x:.2g}" if math.isfinite(x) else "infinite"
+
+
+def summary(report: Report) -> str:
+    """Return the report in one sentence."""
+    counts = report.counts()
+    judged = sum(counts.values()) - counts[UNKNOWN]
+    faults = group_rows(report.faults)
+    if not faults:
+        text = f"{judged} layers and computations agree within the rounding of {report.dtype}"
+    else:
+        named = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        explained = sum(bool(group.worst.cause) for group in faults)
+        text = f"{named} in {judged} layers and computations, {explained} explained"
+    if counts[UNKNOWN]:
+        text += f"; {counts[UNKNOWN]} not judged"
+    return text
