@@ -68,7 +68,7 @@ PAGES = {
         ),
         settings="recipe",
     ),
-    "docs/port-a-layer.md": Page(("examples", "diffusers as pipeline")),
+    "docs/port-a-layer.md": Page(("examples",)),
     "docs/prompts.md": Page(
         (
             "single_file as sd15.safetensors",
@@ -185,7 +185,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "golden wrong -m": Reason("exits", "", 4),
         "layer or computation ": elsewhere("tests/trace/test_port_a_layer.py"),
         "from diffusers": TORCH,
-        "ldmref diff diffusers-trace": TORCH,
+        "port-of-diffusers": TORCH,
         "torch.nn.Sequential": TORCH,
     },
     "docs/random.md": {"pipe(prompt": elsewhere("tests/parity/test_random_order.py")},
