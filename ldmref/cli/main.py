@@ -21,6 +21,7 @@ from ldmref.cli import (
     differences,
     doctor,
     evaluate,
+    export,
     finetune,
     grid,
     guidance,
@@ -72,8 +73,13 @@ SECTIONS = {
         "config",
         "completion",
     ),
+<<<<<<< HEAD
     "Verify": ("check", "diff", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "train", "finetune"),
+=======
+    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
+    "Convert and train": ("convert", "export", "train", "finetune"),
+>>>>>>> trace
 }
 
 
@@ -177,6 +183,7 @@ MODULES = (
     train,
     finetune,
     convert,
+    export,
     info,
     guidance,
     configuration,

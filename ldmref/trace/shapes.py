@@ -16,7 +16,7 @@ SAME_SIZE = {"bfloat16": "float16"}  # NumPy has no bfloat16
 
 
 class ShapeBackend(Backend):
-    """A stand-in for another backend, whose operations return zeros of the right shape.
+    """A backend whose operations return zeros of the right shape.
 
     The zeros are views of a single number. Everything that is not an operation, such as the steps
     of a sampler, is computed by NumPy.
