@@ -14,7 +14,7 @@ from ldmref.cli.progress import ProgressBar, one_line, say
 from ldmref.errors import InputError, OutputError, UsageError, VerifyError
 
 if TYPE_CHECKING:
-    from ldmref.locate import Report
+    from ldmref.locate import DiffReport
     from ldmref.models.model import LatentDiffusion
     from ldmref.trace import Trace
 
@@ -118,7 +118,7 @@ def _load_model(name: str | None, port: Trace, reference: Trace | None) -> Laten
     Raises:
         UsageError: No trace names a model that is here.
     """
-    from ldmref.io.locate import EMBEDDED
+    from ldmref.io.locate import EMBEDDED, read_model_config
     from ldmref.loading import load
 
     if name is not None:
@@ -126,8 +126,9 @@ def _load_model(name: str | None, port: Trace, reference: Trace | None) -> Laten
     for trace in (port, reference):
         described = {} if trace is None else trace.manifest.get("model") or {}
         found = described.get("name", "") if isinstance(described, dict) else ""
-        if found and (found in EMBEDDED or Path(found).exists()):
-            return load(found, backend="numpy", dtype="float32")
+        embedded = [n for n in EMBEDDED if found in (n, read_model_config(n).name)]
+        if embedded or (found and Path(found).exists()):
+            return load(*embedded[:1] or [found], backend="numpy", dtype="float32")
     message = "the traces do not name a model that is here"
     raise UsageError(message, code="E-TRACE-MODEL", hint="add --model NAME|FILE|FOLDER")
 
@@ -150,7 +151,7 @@ def _check_plot(name: str | None, overwrite: bool) -> Path | None:
     return path
 
 
-def _write_plot(path: Path, report: Report, overwrite: bool) -> None:
+def _write_plot(path: Path, report: DiffReport, overwrite: bool) -> None:
     from ldmref.io.atomic import atomic_write
     from ldmref.plots.diff import plot_diff
 
@@ -160,7 +161,7 @@ def _write_plot(path: Path, report: Report, overwrite: bool) -> None:
     say(f"note: wrote {path}")
 
 
-def _print(report: Report, everything: bool, worst_first: bool) -> None:
+def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
     """Print the table, remarks and the summary."""
     from ldmref.locate.report import summary, table
 

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.cli.options import with_options
+from ldmref.cli.options import PATH, option, with_options
 from ldmref.cli.progress import say
 from ldmref.cli.shared_options import BACKEND, CONFIG, MODEL_NAME
 from ldmref.config import settings
+from ldmref.errors import UsageError
+
+if TYPE_CHECKING:
+    from ldmref.mcp.protocol import ToolCall
+    from ldmref.mcp.traces import DiffRequest
+
+
+TRACES = option(
+    "--traces",
+    type=PATH,
+    metavar="FOLDER",
+    help="Folder of traces that the tool diff_trace may read. Default: none, without that tool.",
+)
 
 
 @click.command()
-@with_options((MODEL_NAME,), BACKEND, (CONFIG,))
+@with_options((MODEL_NAME,), BACKEND, (CONFIG, TRACES))
 def mcp(**flags: Any) -> None:
     """Serve tools for coding agents by the Model Context Protocol, on standard input and output.
 
-    The tools are generate_image, check_formula and where_implementations_differ. An agent starts
-    the command itself; its configuration names the command:
+    The tools are generate_image, check_formula and where_implementations_differ; with --traces
+    also diff_trace, which reads no other folder. An agent starts the command itself; its
+    configuration names the command:
 
     \b
     {"mcpServers": {"ldmref": {"command": "ldmref", "args": ["mcp"]}}}
@@ -49,10 +64,34 @@ def mcp(**flags: Any) -> None:
     def generate(arguments: Mapping[str, Any], call: Any) -> Any:
         return generate_images(config, model, arguments, call)
 
-    tools = make_tools(generate, image_schema(), describe_model(config), run_code=True)
+    about = describe_model(config)
+    traces = _open_traces(flags["traces"], path)
+    tools = make_tools(generate, image_schema(), about, run_code=True, traces=traces)
     if sys.stdin.isatty():
         say("ldmref mcp waits for messages of an agent; Ctrl-C ends it")
     serve_stdio(Protocol(tools), sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _open_traces(name: str | None, model: Path) -> Callable[[DiffRequest, ToolCall], Any] | None:
+    """Return the tool `diff_trace` for a folder; None without one.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    from ldmref.loading import load
+    from ldmref.mcp.traces import answer_diff
+
+    if name is None:
+        return None
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UsageError(f"no folder {name!r}", code="E-FOLDER", hint="--traces FOLDER")
+
+    @cache
+    def reference_model() -> Any:
+        return load(model, backend="numpy", dtype="float32")
+
+    return lambda request, call: answer_diff(folder, reference_model, request, call)
 
 
 COMMANDS = (mcp,)

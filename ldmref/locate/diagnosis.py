@@ -16,7 +16,8 @@ from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes
 from ldmref.locate.layouts import recognise, relative_error
-from ldmref.locate.replay import Change, Point, Replay
+from ldmref.locate.points import OperationChange, Point
+from ldmref.locate.replay import Replay
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
@@ -25,7 +26,7 @@ GAIN = 4.0  # factor by which a fault must reduce the error
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Cause:
     """A cause with the error that it leaves; "" and None if none was found."""
 
     cause: str = ""
@@ -35,7 +36,7 @@ class Diagnosis:
 
 def diagnose(
     replay: Replay, point: Point, recorded: np.ndarray, error: float, floor: float
-) -> Diagnosis:
+) -> Cause:
     """Return the cause of an error.
 
     Args:
@@ -51,24 +52,22 @@ def diagnose(
         found = find(replay, point, recorded, limit)
         if found.cause:
             return found
-    return Diagnosis()
+    return Cause()
 
 
-def _find_identity(
-    replay: Replay, point: Point, recorded: np.ndarray, limit: float
-) -> Diagnosis:
+def _find_identity(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find an array nearby that the recorded one equals: what should follow is missing."""
     for text, array in _nearby(replay, point):
         if array is not point.computed and relative_error(recorded, array) <= limit:
-            return Diagnosis(f"equals {text}", relative_error(recorded, array))
-    return Diagnosis()
+            return Cause(f"equals {text}", relative_error(recorded, array))
+    return Cause()
 
 
-def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
+def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find an array nearby that was not added, or was added twice."""
     computed = np.asarray(point.computed, np.float64)
     if recorded.shape != computed.shape:
-        return Diagnosis()
+        return Cause()
     for text, array in _nearby(replay, point):
         term = array[:, :, None, None] if array.ndim == 2 and computed.ndim == 4 else array
         if term.ndim != computed.ndim or not _broadcasts(term.shape, computed.shape):
@@ -76,31 +75,29 @@ def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float)
         for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
             left = relative_error(recorded, computed + factor * term)
             if left <= limit:
-                return Diagnosis(f"{text} {words}", left)
-    return Diagnosis()
+                return Cause(f"{text} {words}", left)
+    return Cause()
 
 
-def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Diagnosis:
+def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     computed = np.asarray(point.computed, np.float64)
     layout = recognise(recorded, computed, max(limit, 1e-6))
     if layout is None or relative_error(recorded, computed) <= limit:
-        return Diagnosis()
-    return Diagnosis(layout.text, relative_error(layout.array, computed))
+        return Cause()
+    return Cause(layout.text, relative_error(layout.array, computed))
 
 
-def _find_known_fault(
-    replay: Replay, point: Point, recorded: np.ndarray, limit: float
-) -> Diagnosis:
+def _find_known_fault(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find the known fault that explains the array best."""
-    best = Diagnosis(explained=limit)
+    best = Cause(explained=limit)
     for count, (text, result) in enumerate(_trials(replay, point)):
         if count >= MAX_RERUNS:
             break
         left = float("inf") if result is None else relative_error(recorded, result)
         assert best.explained is not None
         if left <= best.explained and left < float("inf"):
-            best = Diagnosis(text, left)
-    return best if best.cause else Diagnosis()
+            best = Cause(text, left)
+    return best if best.cause else Cause()
 
 
 def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:
@@ -112,7 +109,7 @@ def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | No
         yield text, _safely(replay, point, changes)
 
 
-def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, Change]]]:
+def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
     """Yield changes of one operation, or of all operations of a kind in a large part."""
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.suspects:
@@ -169,5 +166,3 @@ def _usable(x: Any) -> bool:
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return all(a in (1, b) for a, b in zip(shape, to, strict=True))
-
-

@@ -70,7 +70,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class DiffReport:
     """All rows of a diff.
 
     Attributes:

@@ -6,9 +6,9 @@ An error is relative to the largest value of the expected array. It is compared 
   recorded arrays (a three-way comparison: float64, the same format, the port);
 - for single operations, the bound of the format (`ldmref.backends.bounds`).
 
-An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error that
-one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
-`LOUD` floors where there is no bound.
+An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error
+that one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
+`LOUD` floors if it has no bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ldmref.locate.diagnosis import Diagnosis, diagnose
+from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
 from ldmref.locate.layouts import (
     Layout,
@@ -28,8 +28,9 @@ from ldmref.locate.layouts import (
     restore_order,
 )
 from ldmref.locate.limits import bound_of
+from ldmref.locate.points import Point
 from ldmref.locate.precision import EPSILONS
-from ldmref.locate.replay import Point, Replay
+from ldmref.locate.replay import Replay
 
 NOISE = 16.0  # floors: rounding in another order, or by another kernel
 LOUD = 100.0  # floors: more than any order of summation explains
@@ -115,12 +116,12 @@ class Judge:
         found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
         shapes = f"shape {point.recorded.shape} instead of {np.shape(point.computed)}"
         if layout is not None and not found.cause:
-            found = Diagnosis(layout.text, relative_error(layout.array, point.computed))
+            found = Cause(layout.text, relative_error(layout.array, point.computed))
         self._add(point, self._blame(point, self._row(point, error=row.error, note=shapes), found))
         return np.asarray(point.computed) if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
-        """Report the first array that is not finite; the replay goes on with finite numbers."""
+        """DiffReport the first array that is not finite; the replay goes on with finite numbers."""
         computed = np.asarray(point.computed)
         first = not self.nonfinite
         if first and _is_known(computed):
@@ -152,7 +153,7 @@ class Judge:
         segment = _describe_segment(point) if point.role or point.call.composite else ""
         return Row(self.call, layer, kind, segment=segment, **values)
 
-    def _blame(self, point: Point, row: Row, found: Diagnosis) -> Row:
+    def _blame(self, point: Point, row: Row, found: Cause) -> Row:
         values = {**vars(row), "verdict": DIFFERS, "cause": found.cause}
         notes = [note for note in (row.note, found.note) if note]
         return Row(**{**values, "explained": found.explained, "note": "; ".join(notes)})

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.locate.replay import Point
+from ldmref.locate.points import Point
 
 
 def bound_of(point: Point, parameters: Mapping[str, np.ndarray], dtype: str) -> float | None:
-    """Return the bound on a layer's own error, None where there is none.
+    """Return the bound on a layer's own error, None if there is no bound.
 
     Args:
         point: The output of a layer.
@@ -27,10 +26,10 @@ def bound_of(point: Point, parameters: Mapping[str, np.ndarray], dtype: str) -> 
     if point.call.kind not in OPERATIONS:
         return None
     names = list(inspect.signature(getattr(Backend, point.call.kind)).parameters)[1:]
-    given = {**point.call.attributes, **parameters, **point.inputs}
-    given[names[0]] = point.inputs["input"]
-    given.pop("input", None)
-    arguments = {name: given[name] for name in names if name in given}
+    values = {**point.call.attributes, **parameters, **point.inputs}
+    values[names[0]] = point.inputs["input"]
+    values.pop("input", None)
+    arguments = {name: values[name] for name in names if name in values}
     bound = error_bound(point.call.kind, (), arguments, dtype, point.computed)
     scale = float(np.max(np.abs(point.computed), initial=0.0))
     return float(np.max(bound, initial=0.0)) / scale if scale else None

@@ -7,7 +7,8 @@ without parameters in ldmref, and older versions prefix the text encoder; `ALIAS
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -109,3 +110,13 @@ def latent_scale(layer: str, levels: int) -> float | None:
         return 2.0**level / (whole if encoder else 1.0)
     level += found[3] == "upsamplers"
     return 2.0**-level if decoder else whole / 2.0**level
+
+
+def layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the layers with parameters of a tree."""
+    leaves = {key: x for key, x in tree.items() if not isinstance(x, Mapping)}
+    if leaves:
+        yield name, leaves
+    for key, child in tree.items():
+        if isinstance(child, Mapping):
+            yield from layers_of(child, f"{name}.{key}" if name else key)

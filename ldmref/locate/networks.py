@@ -1,4 +1,4 @@
-"""The networks of a recorded call: ldmref's function, its parameters, and the recorded arguments."""
+"""The network of a recorded call: ldmref's function, its parameters, the recorded arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOST = ("tokens", "schedule", "guidance", "sampler", "train")
 
 
 @dataclass(frozen=True)
-class Network:
+class RecordedNetwork:
     """A network with the arguments of one call.
 
     Attributes:
@@ -51,7 +51,7 @@ def network_of(call: str) -> str:
     return name if name in NETWORKS else ""
 
 
-def open_network(model: LatentDiffusion, port: Trace, call: str) -> Network:
+def open_network(model: LatentDiffusion, port: Trace, call: str) -> RecordedNetwork:
     """Return the network of a recorded call.
 
     Raises:
@@ -71,7 +71,7 @@ def open_network(model: LatentDiffusion, port: Trace, call: str) -> Network:
         "text_encoder_2": _text_encoder,
     }
     function, values = functions[kind](model, arguments, kind)
-    return Network(function, model.params[name], values, arguments.complete)
+    return RecordedNetwork(function, model.params[name], values, arguments.complete)
 
 
 class _Arguments:
@@ -109,7 +109,7 @@ class _Arguments:
         n = 1
         for entry in self.port.of_call(self.call):
             for name in [*entry.inputs.values()][:1]:
-                shape = np.shape(self.port.tensors[name])
+                shape = tuple(np.shape(self.port.tensors[name]))
                 scale = latent_scale(entry.layer, levels)
                 if len(shape) > 1:
                     n = shape[0]

@@ -16,20 +16,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.names import find_entry, read_output, read_role
+from ldmref.locate.names import find_entry, layers_of, read_output, read_role
+from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.math.arrays import Array
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
 RESULTS = {"encode": ("mean", "logvar"), "text_encoder_pooled": ("output", "pooled")}
-Change = Callable[[LayerCall, Mapping[str, np.ndarray]], np.ndarray]
 
 
 class _Reached(Exception):
@@ -38,63 +37,6 @@ class _Reached(Exception):
     def __init__(self, array: np.ndarray):
         super().__init__()
         self.array = array
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A layer of several operations, or the whole network, that can be run again."""
-
-    name: str
-    compute: Callable[[Mapping[str, np.ndarray]], Any] = field(repr=False)
-    inputs: Mapping[str, np.ndarray] = field(repr=False)
-    seen: Counter[str] = field(repr=False)
-    scope: list[str] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The conditions of a repeated run: operations exchanged, and where it ends.
-
-    It ends at the input `role` of the layer `target`, or at its output if the role is "".
-    """
-
-    target: str
-    role: str
-    changes: Mapping[str, Change]
-    low: bool
-    free: bool
-
-
-@dataclass(frozen=True)
-class Point:
-    """A recorded array, and what the replay computed in its place.
-
-    Attributes:
-        call: The layer.
-        role: The input's role; "" for the output.
-        computed: The computed array; NaN where it is not known.
-        recorded: The port's.
-        inputs: The inputs from which an output was computed.
-        frame: What has to be run again to compute it again.
-        suspects: Operations in the part between the recorded layers and this array that were not
-            recorded; for an operation's own output, the operation.
-        after: The layers that were recorded last before it.
-    """
-
-    call: LayerCall
-    role: str
-    computed: np.ndarray
-    recorded: np.ndarray
-    inputs: Mapping[str, np.ndarray]
-    frame: Frame
-    suspects: tuple[LayerCall, ...]
-    after: tuple[str, ...]
-
-
-class Observer(Protocol):
-    """The judge of a replay; it returns the array with which the replay goes on."""
-
-    def observe(self, replay: Replay, point: Point) -> np.ndarray: ...
 
 
 class Replay(NamedBackend):
@@ -107,7 +49,7 @@ class Replay(NamedBackend):
         observer: The judge.
     """
 
-    def __init__(self, port: Trace, call: str, dtype: str, observer: Observer):
+    def __init__(self, port: Trace, call: str, dtype: str, observer: PointObserver):
         super().__init__(exact_backend())
         self.port = port
         self.call = call
@@ -125,7 +67,9 @@ class Replay(NamedBackend):
 
     # -- the run ----------------------------------------------------------------------------------
 
-    def run(self, network: Callable, params: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+    def run(
+        self, network: Callable, params: Mapping[str, Any], arguments: Mapping[str, Any]
+    ) -> Any:
         """Run a network, `network(ops, params, **arguments)`, and observe its recorded output."""
         self.name_parameters(params)
         arrays = dict(arguments)
@@ -247,7 +191,7 @@ class Replay(NamedBackend):
     def rerun(
         self,
         point: Point,
-        changes: Mapping[str, Change] | None = None,
+        changes: Mapping[str, OperationChange] | None = None,
         *,
         arguments: Mapping[str, Any] | None = None,
         low: bool = False,
@@ -280,7 +224,9 @@ class Replay(NamedBackend):
                     result = frame.compute(inputs)
                 else:
                     change = changes.get(point.call.name, _compute)
-                    result = change(point.call, {**self._cast(self.parameters(point.call)), **inputs})
+                    result = change(
+                        point.call, {**self._cast(self.parameters(point.call)), **inputs}
+                    )
         except _Reached as reached:
             result = reached.array
         finally:
@@ -317,7 +263,7 @@ class Replay(NamedBackend):
             around.pop()
         prefix = ".".join(around[:-1] if around[-1:] == ["to_out"] else around)
         for tree in self._trees:
-            for name, leaves in _layers_of(tree, ""):
+            for name, leaves in layers_of(tree, ""):
                 beside = name.startswith(prefix) and name != call.name
                 if beside and shapes and {k: x.shape for k, x in leaves.items()} == shapes:
                     rounded = {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
@@ -347,13 +293,3 @@ def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 def _parts(result: Any) -> tuple[Any, ...]:
     """Return the arrays of a network's result."""
     return result if isinstance(result, tuple) else (result,)
-
-
-def _layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Yield the layers with parameters of a tree."""
-    leaves = {key: x for key, x in tree.items() if not isinstance(x, Mapping)}
-    if leaves:
-        yield name, leaves
-    for key, child in tree.items():
-        if isinstance(child, Mapping):
-            yield from _layers_of(child, f"{name}.{key}" if name else key)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, Report, Row
+from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, DiffReport, Row
 
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
 
@@ -50,7 +50,9 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"\d+\.\d+", "#", text)
 
 
-def table(report: Report, *, everything: bool = False, worst_first: bool = False) -> list[list[str]]:
+def table(
+    report: DiffReport, *, everything: bool = False, worst_first: bool = False
+) -> list[list[str]]:
     """Return the cells of a table with headings; [] if there is nothing to show.
 
     Args:
@@ -68,7 +70,7 @@ def table(report: Report, *, everything: bool = False, worst_first: bool = False
     if not groups:
         return []
     inherited = any(group.worst.inherited is not None for group in groups)
-    lines = [list(HEADINGS)] + [_cells(group) for group in groups]
+    lines: list[list[str]] = [[*HEADINGS], *map(_cells, groups)]
     return lines if inherited else [line[:4] + line[5:] for line in lines]
 
 
@@ -105,7 +107,7 @@ def show_number(x: float | None) -> str:
     return f"{x:.2g}" if math.isfinite(x) else "infinite"
 
 
-def summary(report: Report) -> str:
+def summary(report: DiffReport) -> str:
     """Return the report in one sentence."""
     counts = report.counts()
     judged = sum(counts.values()) - counts[UNKNOWN]

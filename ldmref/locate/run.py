@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.locate.dumps import identical_dumps
-from ldmref.locate.findings import DIFFERS, Report, Row, with_inherited
+from ldmref.locate.findings import DIFFERS, DiffReport, Row, with_inherited
 from ldmref.locate.host import judge_host
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
@@ -37,7 +37,7 @@ def diff_traces(
     *,
     dtype: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Report:
+) -> DiffReport:
     """Find the layers and computations of a port that compute something else than ldmref.
 
     Each recorded layer is computed again in float64 from the port's own recorded input and the
@@ -89,7 +89,7 @@ def diff_traces(
     order = {call: i for i, call in enumerate(calls)}
     rows.sort(key=lambda row: order.get(row.call, len(order)))
     seconds = time.perf_counter() - start
-    return Report(tuple(rows), port.source, form, tuple(dict.fromkeys(notes)), seconds)
+    return DiffReport(tuple(rows), port.source, form, tuple(dict.fromkeys(notes)), seconds)
 
 
 def judge_call(

@@ -1,4 +1,4 @@
-"""The tools: `generate_image`, `check_formula` and `where_implementations_differ`."""
+"""The tools: `generate_image`, `check_formula`, `where_implementations_differ`, `diff_trace`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ldmref.mcp.formulas import (
     check_formula,
 )
 from ldmref.mcp.protocol import Content, Tool, ToolCall, make_text
+from ldmref.mcp.traces import DESCRIPTION as DIFF_DESCRIPTION
+from ldmref.mcp.traces import DiffRequest
 
 __all__ = ["Generated", "make_tools"]
 
@@ -36,7 +38,12 @@ Generate = Callable[[Mapping[str, Any], ToolCall], list[Generated]]
 
 
 def make_tools(
-    generate: Generate, schema: Mapping[str, Any], about: str = "", *, run_code: bool
+    generate: Generate,
+    schema: Mapping[str, Any],
+    about: str = "",
+    *,
+    run_code: bool,
+    traces: Callable[[DiffRequest, ToolCall], Content] | None = None,
 ) -> list[Tool]:
     """Return the tools.
 
@@ -45,9 +52,11 @@ def make_tools(
         schema: JSON schema of the parameters that `generate` takes.
         about: A sentence about the model and the prompts that it understands.
         run_code: Whether `check_formula` may run code that the client sends.
+        traces: `traces(request, call)` answers `diff_trace`; None: there is no such tool, because
+            the user did not allow a folder of traces.
     """
     formula = FormulaOrCodeRequest if run_code else FormulaRequest
-    return [
+    tools = [
         Tool(
             "generate_image",
             f"Generate images from a text with latent diffusion. {about}".strip(),
@@ -71,6 +80,15 @@ def make_tools(
             ),
         ),
     ]
+    if traces is None:
+        return tools
+    diff = Tool(
+        "diff_trace",
+        DIFF_DESCRIPTION,
+        declare.schema(DiffRequest),
+        lambda arguments, call: traces(read_arguments(DiffRequest, arguments), call),
+    )
+    return [*tools, diff]
 
 
 @dataclass(frozen=True)

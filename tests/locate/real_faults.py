@@ -230,9 +230,7 @@ HEADS = Fault(head_layout, (f"unet/{MID}.attn1",), "heads permuted")
 NO_SIZES = Fault(no_sizes, ("unet micro-conditioning",), "micro-conditioning")
 SIGN = Fault(negative_v, ("sampler step",), "sign of the prediction")
 PADDING = Fault(one_sided_padding, ("unet/down_blocks.0.downsamplers.0",), "asymmetric padding")
-HALF = Fault(
-    half_table, ("schedule alphas_cumprod", "sampler step"), "alphas_cumprod in float16"
-)
+HALF = Fault(half_table, ("schedule alphas_cumprod", "sampler step"), "alphas_cumprod in float16")
 EPS = Fault(group_norm_eps, ("unet/down_blocks.0.resnets.0.norm2",), "eps 1e-06 instead of 1e-05")
 SHIFT = Fault(shift_factor, ("vae.decode latents",), "shift factor 0.1159")
 SCALE = Fault(scaling_factor, ("vae.decode latents",), "scaling factor 0.13025")

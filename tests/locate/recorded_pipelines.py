@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_pipelines import pipeline
 
 import ldmref
-from ldmref.locate import Report, diff_traces
+from ldmref.locate import DiffReport, diff_traces
 from ldmref.trace import read_trace
 from ldmref.trace.torch_pipeline import record_pipeline
-from small_pipelines import pipeline
 
 
 def build(family: str, folder: Path, prepare: Callable[[Any], None] | None = None):
@@ -42,13 +42,13 @@ def record(pipe: Any, folder: Path, steps: int = 2, **arguments: Any) -> None:
         )
 
 
-def diff(pipe: Any, model: Any, folder: Path, **arguments: Any) -> Report:
+def diff(pipe: Any, model: Any, folder: Path, **arguments: Any) -> DiffReport:
     """Record a pipeline and compare it with ldmref's model."""
     record(pipe, folder, **arguments)
     return diff_traces(read_trace(folder), model)
 
 
-def names_of(report: Report) -> dict[str, set[str]]:
+def names_of(report: DiffReport) -> dict[str, set[str]]:
     """Return the causes of all faults by name, without the numbers of calls.
 
     Layers are `unet/LAYER`, computations of the host `CALL KIND`.

@@ -45,9 +45,7 @@ def other_activation(call: LayerCall) -> Iterator[Variant]:
     right = FUNCTIONS[call.kind][0]
     for name, (text, function) in FUNCTIONS.items():
         if name != call.kind:
-            yield Variant(
-                f"{text} instead of {right}", lambda call, x, f=function: f(x["input"])
-            )
+            yield Variant(f"{text} instead of {right}", lambda call, x, f=function: f(x["input"]))
 
 
 def activation_twice(call: LayerCall) -> Iterator[Variant]:

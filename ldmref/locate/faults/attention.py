@@ -75,7 +75,7 @@ def other_softmax(call: LayerCall) -> Iterator[Variant]:
 
 def other_heads(call: LayerCall) -> Iterator[Variant]:
     """Yield attention with another number of heads (`attention_head_dim`)."""
-    n, heads, length, d = call.inputs["input"].shape
+    _, heads, _, d = call.inputs["input"].shape
     width = heads * d
     numbers = [h for h in range(1, min(width, 64) + 1) if width % h == 0 and h != heads]
     numbers.sort(key=lambda h: (h != d, h))

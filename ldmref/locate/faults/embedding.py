@@ -25,9 +25,7 @@ def frequency_shift(call: LayerCall) -> Iterator[Variant]:
     yield Variant(text, lambda c, x: timestep_embedding(x["input"], _dim(c), freq_shift=1))
     yield Variant(
         f"{text}, and [sin, cos]",
-        lambda c, x: timestep_embedding(
-            x["input"], _dim(c), flip_sin_to_cos=False, freq_shift=1
-        ),
+        lambda c, x: timestep_embedding(x["input"], _dim(c), flip_sin_to_cos=False, freq_shift=1),
     )
 
 

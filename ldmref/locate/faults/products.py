@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant, with_changes
 
-PADDINGS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # torch -> NumPy
+# torch -> NumPy
+PADDINGS: dict[str, Any] = {
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
 def missing_bias(call: LayerCall) -> Iterator[Variant]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.replay import Point
+from ldmref.locate.points import Point
 from ldmref.models.config import TextConfig
 
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
@@ -19,7 +19,7 @@ def argument_changes(point: Point) -> Iterator[Changed]:
 
     Arguments that change which layers run need a run that ignores what was recorded.
     """
-    inputs = point.frame.inputs
+    inputs: Mapping[str, Any] = point.frame.inputs
     if "sizes" in inputs:
         yield from _micro_conditioning(inputs["sizes"])
     if "pooled" in inputs:
@@ -28,8 +28,6 @@ def argument_changes(point: Point) -> Iterator[Changed]:
         yield from _context(inputs["context"])
     if "ids" in inputs and not point.role:
         yield from _text(inputs.get("config"))
-    if "z" in inputs:
-        yield from ()
 
 
 def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:

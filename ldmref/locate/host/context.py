@@ -81,11 +81,11 @@ class HostContext:
         if not described or "class" not in described:
             return own
         try:
-            chosen = convert_scheduler_config(described.get("config", {}), described["class"])
+            theirs = convert_scheduler_config(described.get("config", {}), described["class"])
         except LdmrefError as error:
             self.notes.append(f"the port's scheduler is not supported: {error}")
             return own
-        return replace(chosen, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
+        return replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
 
     @property
     def is_diffusers(self) -> bool:
@@ -141,7 +141,8 @@ class HostContext:
             return None
         try:
             sampler, own = self.choose_sampler(config)
-            return make_schedule(config, sampler, spacing or own, self.steps)
+            with np.errstate(all="ignore"):
+                return make_schedule(config, sampler, spacing or own, self.steps)
         except (LdmrefError, ValueError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None

@@ -36,8 +36,8 @@ def _judge(context: HostContext, entry: TraceEntry) -> Row | None:
     if output is None or cond is None or uncond is None:
         return None
     scale = _requested_scale(context)
-    given = context.number(entry, "scale")
-    scale = given if scale is None else scale
+    recorded = context.number(entry, "scale")
+    scale = recorded if scale is None else scale
     if scale is None:
         return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
     return compare(context, entry, uncond, cond, scale, output)
@@ -52,11 +52,11 @@ def _judge_steps(context: HostContext) -> Iterator[Row]:
         return
     for network, step in zip(networks, steps, strict=True):
         raw = context.read_output(network)
-        given = context.read(step, "model_output")
-        if raw is None or given is None or raw.shape[0] != 2 * given.shape[0]:
+        recorded = context.read(step, "model_output")
+        if raw is None or recorded is None or raw.shape[0] != 2 * recorded.shape[0]:
             continue
         uncond, cond = np.split(raw, 2)
-        yield compare(context, step, uncond, cond, scale, given)
+        yield compare(context, step, uncond, cond, scale, recorded)
 
 
 def _requested_scale(context: HostContext) -> float | None:
@@ -83,21 +83,22 @@ def compare(
     largest = float(np.max(np.abs(expected), initial=1e-30))
     size = float(np.max(np.abs([uncond, cond]), initial=0.0)) * (1.0 + 2.0 * abs(scale))
     floor = context.epsilon * size / largest
+    larger = cond + scale * (cond - uncond)
     changes = {
         "guidance is dropped: the conditional prediction alone": cond,
         "guidance is dropped: the unconditional prediction alone": uncond,
         "cond and uncond are swapped": classifier_free_guidance(cond, uncond, scale),
         f"guidance rescale {phi:g} is missing": guided,
         "the sum uncond + scale cond": uncond + scale * cond,
-        "cond + scale (cond - uncond), which is a scale larger by 1": cond + scale * (cond - uncond),
+        "cond + scale (cond - uncond), which is a scale larger by 1": larger,
     }
-    row = context.judge(
-        entry, "guidance", output, expected, floor=floor, variants=changes.items()
-    )
+    row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
     if row.verdict != DIFFERS or row.cause.startswith(("guidance", "cond", "the sum")):
         return row
     difference = cond - uncond
-    fitted = float(np.vdot(difference, output - uncond) / max(np.vdot(difference, difference), 1e-300))
+    fitted = float(
+        np.vdot(difference, output - uncond) / max(np.vdot(difference, difference), 1e-300)
+    )
     text = f"guidance scale {fitted:.5g} instead of {scale:g}"
     if scale and abs(fitted / scale - 1000.0) < 1.0:
         text = f"guidance scale times 1000: {fitted:.5g} instead of {scale:g}"

@@ -85,9 +85,7 @@ def _judge_states(
         if relative_error(swapped, ordered) > 1e-3 and relative_error(states, swapped) < 1e-3:
             expected = ordered
     variants = [("the text is zero", np.zeros_like(expected))]
-    return context.judge(
-        network, "text", states, expected, variants=variants, segment=segment
-    )
+    return context.judge(network, "text", states, expected, variants=variants, segment=segment)
 
 
 def _right_order(context: HostContext, texts: list[np.ndarray]) -> np.ndarray | None:
@@ -143,9 +141,7 @@ def _judge_sizes(context: HostContext, networks: list[TraceEntry]) -> Iterator[R
 # -- timestep and latents -------------------------------------------------------------------------
 
 
-def _judge_timestep(
-    context: HostContext, network: TraceEntry, step: TraceEntry
-) -> Iterator[Row]:
+def _judge_timestep(context: HostContext, network: TraceEntry, step: TraceEntry) -> Iterator[Row]:
     got = context.read(network, "timestep", "t")
     if got is None:
         return

@@ -96,9 +96,7 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
         variants = [(text, other.sigmas) for text, other in others]
         variants += [(f"sigma shift {shift:.5g}", _shifted(schedule.sigmas, shift))]
         variants += [("the last sigma is missing", schedule.sigmas[:-1])]
-        yield context.judge(
-            entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants
-        )
+        yield context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
 
 
 def _alphas(faults: list, got: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -170,8 +168,8 @@ def judge_added_noise(context: HostContext) -> Iterator[Row]:
         }
         for name, step in (("next", 1), ("previous", -1)):
             other = float(table[min(max(index + step, 0), len(table) - 1)])
-            changes[f"noise of the {name} training timestep"] = (
-                q_sample(x0, np.float64(other), noise)
+            changes[f"noise of the {name} training timestep"] = q_sample(
+                x0, np.float64(other), noise
             )
         yield context.judge(
             entry, "add_noise", output, expected, least=1e-4, variants=changes.items()

@@ -10,17 +10,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import Row
 from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.schedule import config_faults, in_format
+from ldmref.locate.host.schedule import in_format
+from ldmref.locate.host.step_faults import StepSettings, step_faults
 from ldmref.locate.layouts import relative_error
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig, configured_step
+from ldmref.samplers import configured_step
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.loop import Interval
 from ldmref.trace.model import TraceEntry
@@ -33,7 +33,7 @@ class _NotRecorded(Exception):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RecordedEvaluation:
     """One evaluation of the network: the state that it saw, and what it predicted.
 
     Attributes:
@@ -46,26 +46,6 @@ class Evaluation:
     state: np.ndarray
     prediction: np.ndarray
     noise: Sequence[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the steps are taken; a known fault changes one of them."""
-
-    config: SchedulerConfig
-    sampler: Sampler
-    compatible: bool
-    sign: float = 1.0
-    forgets: bool = False
-    eta: float | None = None
-    prediction_type: str = ""
-
-
-class Stepped(NamedTuple):
-    """What should have come out of an evaluation's call."""
-
-    evaluation: Evaluation
-    state: np.ndarray
 
 
 def judge_steps(context: HostContext) -> Iterator[Row]:
@@ -106,16 +86,16 @@ def judge_steps(context: HostContext) -> Iterator[Row]:
         )
 
 
-def _read(context: HostContext, entry: TraceEntry) -> Evaluation | None:
+def _read(context: HostContext, entry: TraceEntry) -> RecordedEvaluation | None:
     state = context.read(entry, "sample", "x")
     prediction = context.read(entry, "model_output", "prediction", "x0")
     if state is None or prediction is None:
         return None
     noises = [context.read(entry, f"noise.{i}" if i else "noise") for i in range(4)]
-    return Evaluation(entry, state, prediction, [x for x in noises if x is not None])
+    return RecordedEvaluation(entry, state, prediction, [x for x in noises if x is not None])
 
 
-def _settings(context: HostContext) -> Settings:
+def _settings(context: HostContext) -> StepSettings:
     """Return how the steps should have been taken."""
     config = context.config
     sampler = context.choose_sampler(config)[0]
@@ -126,12 +106,12 @@ def _settings(context: HostContext) -> Settings:
         kind = "x0"
     compatible = context.is_diffusers or context.params.get("rng") == "torch"
     takes_eta = sampler.eta is not None and isinstance(eta, int | float)
-    chosen = float(eta) if takes_eta else None
-    return Settings(config, sampler, compatible, eta=chosen, prediction_type=kind)
+    value = float(eta) if takes_eta else None
+    return StepSettings(config, sampler, compatible, eta=value, prediction_type=kind)
 
 
 def _follow(
-    context: HostContext, evaluations: Sequence[Evaluation], settings: Settings
+    context: HostContext, evaluations: Sequence[RecordedEvaluation], settings: StepSettings
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the state that each evaluation's call should have returned, by its index.
 
@@ -159,38 +139,62 @@ def _follow(
         if k >= len(evaluations):
             return
         interval = Interval(i, i_next, len(sigmas) - 1, sigmas[i], sigmas[i_next])
-        seen: list[tuple[np.ndarray, float]] = []
         start = k
-
-        def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
-            j = start + len(seen)
-            seen.append((x, sigma))
-            if own and len(seen) > 1:
-                return _own_evaluation(context, evaluations[start], len(seen) - 1)
-            if j >= len(evaluations):
-                raise _NotRecorded("the last evaluations were not recorded")
-            return _to_x0(evaluations[j], sigma, settings, exploding)
-
-        drawn = iter(_noise(evaluations[start:]))
-
-        def noise() -> np.ndarray:
-            found = next(drawn, None)
-            if found is None:
-                raise _NotRecorded("the noise of the steps was not recorded")
-            return found
-
+        replayed = _Replayed(context, evaluations[start:], settings, exploding, own)
         x = _to_exploding(evaluations[k].state, interval.sigma, exploding)
         try:
-            x_next, _, history = step(denoise, x, interval, history, noise)
+            x_next, _, history = step(replayed.denoise, x, interval, history, replayed.draw_noise)
         except _NotRecorded:
             if start:
                 return
             raise
         history = () if settings.forgets else history
-        k = start + (1 if own else len(seen))
-        for j, (state, sigma) in enumerate(seen[1:] if not own else ()):
+        k = start + (1 if own else len(replayed.seen))
+        for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
             yield start + j, _from_exploding(state, sigma, exploding)
         yield k - 1, _from_exploding(x_next, interval.sigma_next, exploding)
+
+
+class _Replayed:
+    """The network and the noise of one step, as they were recorded.
+
+    Args:
+        evaluations: Those from the first of the step on.
+        own: Whether one recorded call holds a whole step, as in ldmref.
+    """
+
+    def __init__(
+        self,
+        context: HostContext,
+        evaluations: Sequence[RecordedEvaluation],
+        settings: StepSettings,
+        exploding: bool,
+        own: bool,
+    ):
+        self.seen: list[tuple[np.ndarray, float]] = []
+        self._context = context
+        self._evaluations = evaluations
+        self._settings = settings
+        self._exploding = exploding
+        self._own = own
+        self._drawn = iter([x for evaluation in evaluations[:2] for x in evaluation.noise])
+
+    def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        """Return x0 of the next recorded evaluation."""
+        number = len(self.seen)
+        self.seen.append((x, sigma))
+        if self._own and number:
+            return _own_evaluation(self._context, self._evaluations[0], number)
+        if number >= len(self._evaluations):
+            raise _NotRecorded("the last evaluations were not recorded")
+        return _to_x0(self._evaluations[number], sigma, self._settings, self._exploding)
+
+    def draw_noise(self) -> np.ndarray:
+        """Return the next recorded noise."""
+        found = next(self._drawn, None)
+        if found is None:
+            raise _NotRecorded("the noise of the steps was not recorded")
+        return found
 
 
 def _first_step(
@@ -206,11 +210,9 @@ def _first_step(
     return 0 if sigma is None else int(np.argmin(np.abs(sigmas[:-1] - sigma)))
 
 
-def _noise(evaluations: Sequence[Evaluation]) -> list[np.ndarray]:
-    return [x for evaluation in evaluations[:2] for x in evaluation.noise]
-
-
-def _own_evaluation(context: HostContext, evaluation: Evaluation, number: int) -> np.ndarray:
+def _own_evaluation(
+    context: HostContext, evaluation: RecordedEvaluation, number: int
+) -> np.ndarray:
     """Return x0 of a later evaluation in a step of ldmref."""
     x0 = context.read(evaluation.entry, f"x0.{number}")
     if x0 is None:
@@ -219,7 +221,7 @@ def _own_evaluation(context: HostContext, evaluation: Evaluation, number: int) -
 
 
 def _to_x0(
-    evaluation: Evaluation, sigma: float, settings: Settings, exploding: bool
+    evaluation: RecordedEvaluation, sigma: float, settings: StepSettings, exploding: bool
 ) -> np.ndarray:
     alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
     xt = evaluation.state * alpha_bar**0.5 if exploding else evaluation.state
@@ -235,16 +237,13 @@ def _from_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
     return x if exploding else x / math.hypot(1.0, sigma)
 
 
-# -- known faults ---------------------------------------------------------------------------------
-
-
 def _all_faults(
-    context: HostContext, evaluations: Sequence[Evaluation], right: Settings
+    context: HostContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
 ) -> dict[str, dict[int, np.ndarray]]:
     """Return the states that each known fault would give, by its words."""
     found = {}
     kept = len(context.notes)
-    for text, settings in _faults(right):
+    for text, settings in step_faults(right):
         try:
             with np.errstate(all="ignore"):
                 found[text] = dict(_follow(context, evaluations, settings))
@@ -253,36 +252,3 @@ def _all_faults(
     del context.notes[kept:]
     found["the step is not taken"] = {i: e.state for i, e in enumerate(evaluations)}
     return found
-
-
-def _faults(right: Settings) -> Iterator[tuple[str, Settings]]:
-    """Yield the known faults of steps: words and settings."""
-    kind = right.prediction_type or right.config.prediction_type
-    yield f"the sign of the prediction ({kind}) is reversed", replace(right, sign=-1.0)
-    for other in ("eps", "v", "x0"):
-        if other != kind:
-            text = f"the prediction is read as {other} instead of {kind}"
-            yield text, replace(right, prediction_type=other)
-            yield f"{text}, with the sign reversed", replace(
-                right, prediction_type=other, sign=-1.0
-            )
-    for text, config in config_faults(right.config):
-        yield text, replace(right, config=config)
-    previous = "the previous timestep is the next of the schedule instead of t - T // n"
-    if not right.compatible:
-        previous = "the previous timestep is t - T // n instead of the next of the schedule"
-    yield previous, replace(right, compatible=not right.compatible)
-    for limit in (1.0, 0.0):
-        if limit != right.config.clip_sample_range:
-            words = f"x0 is clipped to +-{limit:g}" if limit else "x0 is not clipped"
-            yield words, replace(right, config=replace(right.config, clip_sample_range=limit))
-    yield "the history of the multistep method is lost", replace(right, forgets=True)
-    for lower in (True, False):
-        if lower != right.config.lower_order_final:
-            text = f"lower_order_final {lower}"
-            config = replace(right.config, lower_order_final=lower)
-            yield text, replace(right, config=config)
-    for name, sampler in SAMPLERS.items():
-        if sampler is not right.sampler and not sampler.stochastic and not sampler.adaptive:
-            text = f"a step of {name} instead of {right.sampler.name}"
-            yield text, replace(right, sampler=sampler, eta=None)

@@ -33,8 +33,8 @@ def known_prompts(context: HostContext) -> list[str]:
     for entry in context.calls("tokens"):
         prompt = entry.attributes.get("prompt")
         found += [prompt] if isinstance(prompt, str) else []
-    given = [context.params.get(name) for name in PROMPTS]
-    for value in given:
+    texts = [context.params.get(name) for name in PROMPTS]
+    for value in texts:
         found += [value] if isinstance(value, str) else []
         found += [v for v in value if isinstance(v, str)] if isinstance(value, list | tuple) else []
     return list(dict.fromkeys([*found, ""])) if found else []
