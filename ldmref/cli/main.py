@@ -73,13 +73,8 @@ SECTIONS = {
         "config",
         "completion",
     ),
-<<<<<<< HEAD
     "Verify": ("check", "diff", "differences", "doctor", "bench", "evaluate"),
-    "Convert and train": ("convert", "train", "finetune"),
-=======
-    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "export", "train", "finetune"),
->>>>>>> trace
 }
 
 
