@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -32,12 +31,13 @@ JSON = option("--json", "as_json", is_flag=True, help="Print JSON on standard ou
 def show(folder: str, layers: tuple[str, ...], calls: tuple[str, ...], as_json: bool) -> None:
     """List the calls of a trace; with --layers or --calls, every tensor and its values.
 
-    Any folder of safetensors files with a trace's names can be shown.
+    FOLDER may also be what another program recorded: a .safetensors or .npz file, a folder of
+    .npy files, or a GGUF file, whose tensors have a trace's names.
     """
-    from ldmref.trace import Selection, read_trace, show_bytes
+    from ldmref.trace import Selection, load_trace, show_bytes
     from ldmref.trace.summary import summarize_calls, summarize_tensors
 
-    found = read_trace(Path(folder))
+    found = load_trace(folder)
     selection = Selection(layers, calls)
     if not layers and not calls:
         rows = [asdict(row) for row in summarize_calls(found)]

@@ -24,6 +24,8 @@ KINDS = {
     "FeedForward": "feed_forward",
     "GEGLU": "geglu",
     "TimestepEmbedding": "mlp",
+    "Downsample2D": "downsample",
+    "Upsample2D": "upsample",
     "CLIPTextEmbeddings": "embed_tokens",
     "CLIPEncoderLayer": "encoder_layer",
     "CLIPAttention": "self_attention",
@@ -52,7 +54,6 @@ CONTAINER = re.compile(
     r"|((encoder|decoder)\.)?((down|up)_blocks\.\d+|mid_block)|encoder|decoder"
     r"|text_model(\.encoder)?|controlnet_cond_embedding|(.*\.)?(down|up)sample"
 )
-RESAMPLER = re.compile(r"(.*\.)?(down|up)samplers\.0")
 
 
 def class_in(module: object, table: dict[str, Any]) -> str:
@@ -66,6 +67,8 @@ def kind_of(module: Any) -> str:
     kind = KINDS.get(class_in(module, KINDS), "")
     if kind == "attention" and getattr(module, "group_norm", None) is not None:
         return "attention_block"
+    if kind == "downsample" and module.padding == 0:
+        return "downsample_padded"
     return kind
 
 
@@ -73,8 +76,6 @@ def is_layer(name: str, module: Any) -> bool:
     """Return whether a module is a layer, and not an activation or a holder of layers."""
     if type(module).__module__.endswith(ACTIVATION_MODULES) and not kind_of(module):
         return False  # seen as the function of torch that it calls
-    if RESAMPLER.fullmatch(name):  # a convolution, or a residual block that resamples
-        return hasattr(module, "norm1")
     return CONTAINER.fullmatch(name) is None
 
 

@@ -82,7 +82,8 @@ def named_inputs(
     extra = {f"input.{i}": x for i, x in enumerate(args[len(names) :], len(names))}
     found = [pair for name, x in (arguments | extra).items() for pair in find_tensors(x, name)]
     if not kind:
-        only = len(found) == 1 and bool(found[0][0] in names[:1])
+        first = names[0] if names else "input.0"
+        only = len(found) == 1 and found[0][0] == first
         return {"input": found[0][1]} if only else dict(found)
     inputs = {"input": found[0][1]} if found else {}
     inputs |= {known.ROLES[name]: x for name, x in found[1:] if name in known.ROLES}

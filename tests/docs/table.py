@@ -72,6 +72,7 @@ PAGES = {
         ),
         settings="recipe",
     ),
+    "docs/port-a-layer.md": Page(("examples",)),
     "docs/prompts.md": Page(
         (
             "single_file as sd15.safetensors",
@@ -203,6 +204,14 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/math/samplers.md": {"step(denoise": Reason("not run", "a signature")},
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
+    "docs/port-a-layer.md": {
+        "6 layers and computations": elsewhere("tests/trace/test_port_a_layer.py"),
+        "golden wrong -m": Reason("exits", "", 4),
+        "layer or computation ": elsewhere("tests/trace/test_port_a_layer.py"),
+        "from diffusers": TORCH,
+        "port-of-diffusers": TORCH,
+        "torch.nn.Sequential": TORCH,
+    },
     "docs/random.md": {"pipe(prompt": elsewhere("tests/parity/test_random_order.py")},
     "docs/server-clients.md": {"": elsewhere("tests/server/test_openai_page.py")},
     "docs/server.md": {"": elsewhere("tests/server/test_server_page.py")},

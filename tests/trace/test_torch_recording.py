@@ -157,7 +157,8 @@ def test_image_to_image_and_inpainting(tmp_path):
     assert set(given) == {"original_samples", "noise", "timestep"}
     encoded = trace.read_outputs(trace.find("vae.encode"))
     assert set(encoded) == {"mean", "logvar"}
-    assert trace.find("vae.encode", "pad_bottom_right") is not None
+    layer = "encoder.down_blocks.0.downsamplers.0.pad_bottom_right"
+    assert trace.find("vae.encode", layer) is not None
 
     pipe = pipeline("sd1-inpainting")
     mask = np.ones((1, 16, 16, 1))
