@@ -7,12 +7,15 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ldmref.cases.families import FAMILIES
 from ldmref.cases.formula_cases import formula_cases
 from ldmref.cases.model import (
+    CODE,
     FORMAT,
     MANIFEST,
     ONNX_PARTS,
@@ -28,7 +31,7 @@ from ldmref.cases.sampler_cases import guidance_cases, sampler_cases
 from ldmref.cases.schedule_cases import schedule_cases
 from ldmref.cases.tokenizer_cases import tokenizer_cases
 from ldmref.cases.values import ValueCase, to_json
-from ldmref.errors import OutputError
+from ldmref.errors import OutputError, UsageError, did_you_mean
 from ldmref.files import shown
 from ldmref.io.atomic import atomic_folder
 from ldmref.version import __version__
@@ -46,7 +49,11 @@ WriteFile = Callable[[str, bytes], None]
 
 
 def make_suite(
-    folder: Path, parts: Iterable[str] = PARTS, *, overwrite: bool = False
+    folder: Path,
+    parts: Iterable[str] = PARTS,
+    families: Iterable[str] = (),
+    *,
+    overwrite: bool = False,
 ) -> Suite:
     """Write the golden cases to a folder.
 
@@ -57,17 +64,22 @@ def make_suite(
     Args:
         folder: The folder to write.
         parts: The parts to make, names in `PARTS`.
+        families: The families whose networks and layers to write, names in `FAMILIES`; (): all.
         overwrite: Whether to replace a folder that holds a suite.
 
     Raises:
+        UsageError: A family is unknown.
         OutputError: The folder exists (unless it is empty, or a suite and `overwrite`).
         BackendUnavailable: Layers or networks are asked for, and the package onnx is not installed.
     """
     _check_folder(folder, overwrite)
-    parts = tuple(parts)
+    families = tuple(families)
+    for family in set(families) - set(FAMILIES):
+        hint = did_you_mean(family, FAMILIES)
+        raise UsageError(f"unknown family {family!r}", code=CODE, hint=hint)
     with atomic_folder(folder) as temporary:
-        suite = _write(temporary, parts)
-    return Suite(folder, suite.version, suite.cases, suite.digests)
+        suite = _write(temporary, tuple(parts), families)
+    return replace(suite, folder=folder)
 
 
 @contextmanager
@@ -92,7 +104,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         read_suite(folder)
 
 
-def _write(folder: Path, parts: tuple[str, ...]) -> Suite:
+def _write(folder: Path, parts: tuple[str, ...], families: tuple[str, ...]) -> Suite:
     digests: dict[str, str] = {}
 
     def write(path: str, data: bytes) -> None:
@@ -105,13 +117,13 @@ def _write(folder: Path, parts: tuple[str, ...]) -> Suite:
     if set(parts) & set(ONNX_PARTS):
         from ldmref.cases.onnx_cases import write_onnx_cases
 
-        cases += write_onnx_cases(write, [part for part in parts if part in ONNX_PARTS])
+        cases += write_onnx_cases(write, [part for part in parts if part in ONNX_PARTS], families)
     for part in VALUE_PARTS:
         if part in parts:
             cases += _write_values(write, part)
     cases.sort(key=lambda case: PARTS.index(case.part))
     digests = dict(sorted(digests.items()))
-    suite = Suite(folder, VERSION, {case.name: case for case in cases}, digests)
+    suite = Suite(folder, VERSION, {case.name: case for case in cases}, digests, families)
     (folder / MANIFEST).write_text(manifest_text(suite, f"ldmref {__version__}"), encoding="utf-8")
     return suite
 

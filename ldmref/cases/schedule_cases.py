@@ -47,7 +47,9 @@ def schedule_cases() -> Iterator[ValueCase]:
     sd = SchedulerConfig()
     for spacing in SPACINGS:
         for steps in STEPS:
-            yield _grid(f"{spacing}.{steps}", replace(sd, final_sigma="zero"), "euler", spacing, steps)
+            yield _grid(
+                f"{spacing}.{steps}", replace(sd, final_sigma="zero"), "euler", spacing, steps
+            )
     yield _grid("leading.sigma_min.20", sd, "ddim", "leading", 20)
     published = PRESETS["sd15"].scheduler
     for names in _samplers_by_grid(published):

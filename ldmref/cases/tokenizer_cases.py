@@ -28,8 +28,10 @@ TEXTS = (
 )
 WEIGHTED = ("a (red:1.3) heart", "((smile)) [table]", "a \\(red\\) heart", "a heart BREAK a table")
 WORDS = ("heart", "red", "table", "smile", "stop", "it", "on", "in", "an")
-PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "heart", "##s", "on", "table", "don", "'",
-          "t", "stop", "it", "s", "19", "##84", "naive", "cafe", "in", "smile", "!", ",", ":")  # fmt: skip
+PIECES = (
+    "[PAD] [UNK] [CLS] [SEP] a red heart ##s on table don ' t stop it s 19 ##84 naive cafe in "
+    "smile ! , :"
+).split()
 VOCABULARIES = "values/vocabularies"
 
 

@@ -135,10 +135,10 @@ def _compare(
     return passed, float(error[at]), float(allowed[at]), detail
 
 
-def summary(results: Iterable[CaseResult], version: str, program: str) -> str:
-    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 412 of 412 (layers)"."""
+def summary(results: Iterable[CaseResult], suite: str, program: str) -> str:
+    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 270 of 270 (layers)"."""
     results = tuple(results)
     passed = sum(result.passed for result in results)
     parts = ", ".join(dict.fromkeys(result.part for result in results))
     verb = "passes" if passed == len(results) else "fails"
-    return f"{program} {verb} ldmref-cases {version}, {passed} of {len(results)} ({parts})"
+    return f"{program} {verb} {suite}, {passed} of {len(results)} ({parts})"

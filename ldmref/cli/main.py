@@ -13,6 +13,7 @@ import ldmref
 from ldmref.cli import (
     batch,
     bench,
+    cases,
     check,
     completion,
     configuration,
@@ -69,7 +70,7 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
+    "Verify": ("check", "cases", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "train", "finetune"),
 }
 
@@ -179,6 +180,7 @@ MODULES = (
     configuration,
     completion,
     check,
+    cases,
     differences,
     bench,
     doctor,
