@@ -18,7 +18,7 @@ from ldmref.cases.families import NetworkCase
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """One layer as a graph of its own.
+    """One layer as its own graph.
 
     Attributes:
         name: The layer's name in its network.
@@ -34,7 +34,7 @@ class LayerGraph:
 
     @property
     def signature(self) -> tuple[str, bytes]:
-        """Kind, operators, attributes, constants and shapes: equal for layers that are alike."""
+        """Kind, operators, attributes, constants and shapes; equal if layers compute the same."""
         model = make_model(self.graph, "inputs")
         return self.kind, model.SerializeToString(deterministic=True)
 
@@ -67,6 +67,8 @@ def trace_network(net: NetworkCase) -> tuple[Graph, list[LayerGraph]]:
     names = [net.roles.get(name, name) for name in sorted(net.inputs) if present(net, name)]
     specs = [GraphInput(name, x.shape, x.dtype) for name, x in zip(names, arrays, strict=True)]
     graph = trace(observed, net.params, template, specs, net.outputs)
+    order = [net.roles.get(name, name) for name in net.inputs]  # the template's is alphabetical
+    graph.inputs.sort(key=lambda x: order.index(x.name))
     produced = {node.output for node in graph.nodes}
     used = [pair for pair in layers if pair[1].name in produced]
     return graph, [_cut(graph, call, y) for call, y in used]

@@ -38,7 +38,7 @@ from ldmref.version import __version__
 
 DESCRIPTIONS = {
     "schedules": "betas, alpha-bars, sigmas and timesteps; attributes that are missing are neutral",
-    "samplers": "the k-th evaluation returns predictions[k], the k-th draw of noise noise[k]; "
+    "samplers": "the k-th evaluation returns predictions[k], the k-th request for noise noise[k]; "
     "states[i] is x after step i",
     "guidance": "predictions of step s are named PREDICTION.s; memory goes from step 0 to step 1",
     "tokenizers": "ids (chunks, length); vocabularies are files of the suite",

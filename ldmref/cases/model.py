@@ -158,10 +158,7 @@ def manifest_text(suite: Suite, program: str) -> str:
         for part in PARTS
         if any(case.part == part for case in suite.cases.values())
     }
-    cases = [
-        json.dumps(_without_empty(asdict(case)), ensure_ascii=False)
-        for case in suite.cases.values()
-    ]
+    cases = [json.dumps(_to_row(case), ensure_ascii=False) for case in suite.cases.values()]
     head = {
         "format": FORMAT,
         "version": suite.version,
@@ -176,13 +173,15 @@ def manifest_text(suite: Suite, program: str) -> str:
     return json.dumps(head, indent=1)[:-2] + f',\n "cases": [\n  {lines}\n ]\n}}\n'
 
 
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        kept = {k: _without_empty(v) for k, v in value.items()}
-        return {k: v for k, v in kept.items() if k == "shape" or v not in ({}, (), [], "")}
-    if isinstance(value, tuple | list):
-        return [_without_empty(v) for v in value]
-    return value
+def _to_row(case: GoldenCase) -> dict[str, Any]:
+    """Return a case as JSON, without fields that are empty."""
+    row = asdict(case)
+    for side in ("inputs", "outputs"):
+        row[side] = [
+            {key: value for key, value in tensor.items() if key != "tolerance" or value}
+            for tensor in row[side]
+        ]
+    return {key: value for key, value in row.items() if value or key == "inputs"}
 
 
 def read_suite(folder: Path) -> Suite:

@@ -20,7 +20,7 @@ from ldmref.cases.verdicts import MISSING
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.files import check_input_path, parse_json, read_file, shown
 
-RESULTS = "results"  # .json or .safetensors, beside the folders of outputs
+RESULTS = "results"  # .json or .safetensors, next to the folders of outputs
 TAIL = 300  # characters of what a failing command printed
 
 

@@ -94,7 +94,7 @@ def judge_command(
     `dtype` is the number format of all results; None: float32, and float64 of what runs on the
     host.
     """
-    if "{case}" in command:  # these have a folder of their own
+    if "{case}" in command:  # these have their own folders
         cases = [case for case in cases if not case.path.startswith(VALUES)]
     suite.check_files(cases)
     reader = SuiteReader(suite)

@@ -33,7 +33,8 @@ class ValueCase:
         inputs: Arrays of float64, int64 or text.
         compute: `compute(inputs)` -> outputs by name.
         roundings: Number of roundings of results of the size of the largest one (`relative`: of
-            each one), which the tolerance allows besides the perturbed inputs.
+            each one), which the tolerance allows in addition to
+            the perturbed inputs.
         relative: Whether the elements of an output are of very different size and each has a
             relative tolerance.
         perturb: Whether the inputs of floats are perturbed.

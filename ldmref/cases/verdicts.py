@@ -25,7 +25,7 @@ class CaseResult:
         passed: Whether it passed.
         error: Largest |got - expected|.
         tolerance: What the tolerance allows at that element.
-        detail: The output and element of a failure, or why there is no result.
+        detail: The output and element of a failure, or the reason for a missing result.
         basis: Basis of the tolerance.
     """
 

@@ -168,7 +168,7 @@ COMMANDS = (cases,)
 
 
 class Judge:
-    """What computes the cases: a runtime, a command, or a file of results."""
+    """The source of results: a runtime, a command, or a file."""
 
     def __init__(
         self,

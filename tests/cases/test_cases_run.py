@@ -275,7 +275,7 @@ def test_the_values_agree_with_diffusers(values, tmp_path):
     assert np.array_equal(ddim.timesteps.numpy(), sigmas)
     euler = diffusers.EulerDiscreteScheduler(**sd, timestep_spacing="leading")
     euler.set_timesteps(7)
-    rows["schedules.diffusers.euler"] = {
+    rows["schedules.diffusers.euler.leading"] = {
         "sigmas": euler.sigmas.numpy(),
         "timesteps": euler.timesteps.numpy(),
         "init_noise_sigma": np.asarray(euler.init_noise_sigma),
