@@ -32,7 +32,7 @@ class OpenVinoBackend(CompiledBackend):
 
     def set_up(self) -> None:
         super().set_up()
-        import_onnx()
+        import_onnx(self.name)
         self._core = _open_core()
         if self.speed == "fastest" and not supports_bfloat16(self._core):
             message = "speed 'fastest' of the openvino backend computes in bfloat16"

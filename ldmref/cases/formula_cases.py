@@ -12,7 +12,7 @@ import numpy as np
 
 import ldmref.math
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.check.calls import Call, RecordedFunctions, named_parts
 from ldmref.check.identity import Functions
 from ldmref.check.runner import identities, random_inputs
@@ -48,7 +48,7 @@ def formula_cases() -> Iterator[ValueCase]:
                 yield case
 
 
-def shapes(arrays: Arrays) -> dict[str, list[int]]:
+def shapes(arrays: NamedArrays) -> dict[str, list[int]]:
     """Return the shape of each array."""
     return {name: list(x.shape) for name, x in arrays.items()}
 
@@ -75,7 +75,7 @@ def _case(call: Call, number: int, ulps: float) -> ValueCase | None:
     scalars = {key for key, value in call.arguments.items() if isinstance(value, float)}
     plain = {key: value for key, value in call.arguments.items() if key in attributes}
 
-    def compute(arrays: Arrays) -> Arrays:
+    def compute(arrays: NamedArrays) -> NamedArrays:
         numbers = {key: float(x) if key in scalars else x for key, x in arrays.items()}
         parts = named_parts(name, function(**numbers, **plain))
         return {part: np.asarray(value) for part, value in parts.items()}

@@ -24,6 +24,7 @@ from ldmref.cases.model import (
     VERSION,
     GoldenCase,
     Suite,
+    WriteFile,
     manifest_text,
     read_suite,
 )
@@ -44,8 +45,6 @@ DESCRIPTIONS = {
     "tokenizers": "ids (chunks, length); vocabularies are files of the suite",
     "formulas": "functions of the same name in ldmref.math",
 }
-
-WriteFile = Callable[[str, bytes], None]
 
 
 def make_suite(

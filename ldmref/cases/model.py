@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +22,7 @@ VALUE_PARTS = ("schedules", "samplers", "guidance", "tokenizers", "formulas")
 PARTS = (*ONNX_PARTS, *VALUE_PARTS)
 CODE = "E-CASES"
 MAX_BYTES = 2**28
+WriteFile = Callable[[str, bytes], None]  # write(path, data): a file of a suite
 
 
 @dataclass(frozen=True)

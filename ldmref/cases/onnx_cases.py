@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -13,10 +13,8 @@ from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import import_onnx, make_model
 from ldmref.cases.families import NetworkCase, networks
 from ldmref.cases.graphs import LayerGraph, present, trace_network
-from ldmref.cases.model import DATA, CaseTensor, GoldenCase
+from ldmref.cases.model import DATA, CaseTensor, GoldenCase, WriteFile
 from ldmref.cases.recorder import RecordedLayer, compute_network, stored
-
-WriteFile = Callable[[str, bytes], None]
 
 
 def write_onnx_cases(

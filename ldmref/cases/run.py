@@ -17,7 +17,7 @@ from ldmref.cases.programs import (
     select_outputs,
 )
 from ldmref.cases.runtimes import RUNTIMES, Answer, LdmrefRuntime
-from ldmref.cases.verdicts import CaseResult, compare_case
+from ldmref.cases.verdicts import CaseVerdict, compare_case
 from ldmref.errors import UsageError, did_you_mean
 
 TIMEOUT = 600.0  # seconds for a command
@@ -64,7 +64,7 @@ def open_runtime(name: str, backend: str | None = None, dtype: str | None = None
 
 def run_cases(
     suite: Suite, runtime: CaseRuntime, cases: Sequence[GoldenCase]
-) -> Iterator[CaseResult]:
+) -> Iterator[CaseVerdict]:
     """Compute cases in a runtime and compare each with the suite.
 
     Args:
@@ -88,7 +88,7 @@ def judge_command(
     dtype: str | None = None,
     output: Path | None = None,
     timeout: float = TIMEOUT,
-) -> Iterator[CaseResult]:
+) -> Iterator[CaseVerdict]:
     """Run a program that writes its outputs, and compare them with the suite.
 
     `dtype` is the number format of all results; None: float32, and float64 of what runs on the
@@ -107,7 +107,7 @@ def judge_command(
 
 def judge_values(
     suite: Suite, path: Path, cases: Sequence[GoldenCase], dtype: str | None = None
-) -> Iterator[CaseResult]:
+) -> Iterator[CaseVerdict]:
     """Compare a file of results with the cases that it names; `dtype` as for `judge_command`."""
     values = read_values(path)
     check_names(values, suite)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.cases.parameters import random_array
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.math.sigmas import karras_sigmas
 from ldmref.models.presets import PRESETS
 from ldmref.samplers.configure import configured_step
@@ -55,7 +55,7 @@ def _case(
     if data.noise:
         inputs["noise"] = np.stack(data.noise)
 
-    def compute(arrays: Arrays) -> Arrays:
+    def compute(arrays: NamedArrays) -> NamedArrays:
         replay = Replayed(arrays)
         states = run_sampler(
             step, arrays["x"], arrays["sigmas"], visits, replay.predict, replay.draw
@@ -123,7 +123,7 @@ class Recorded:
 class Replayed:
     """A denoiser that returns given predictions one after the other, and notes where."""
 
-    def __init__(self, inputs: Arrays):
+    def __init__(self, inputs: NamedArrays):
         self.inputs = inputs
         self.sigmas: list[float] = []
         self.x: list[np.ndarray] = []
@@ -159,8 +159,8 @@ def guidance_cases() -> Iterator[ValueCase]:
             }
 
             def compute(
-                arrays: Arrays, guidance=guidance, scale=scale, names=names, steps=steps
-            ) -> Arrays:
+                arrays: NamedArrays, guidance=guidance, scale=scale, names=names, steps=steps
+            ) -> NamedArrays:
                 memory: History = ()
                 outputs = {}
                 for step in range(steps):

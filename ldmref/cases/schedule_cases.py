@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.math.schedules import (
     alphas_cumprod,
     cosine_betas,
@@ -102,7 +102,7 @@ def _grid(
 ) -> ValueCase:
     table = sampling_sigmas(config)
 
-    def compute(_: Arrays) -> Arrays:
+    def compute(_: NamedArrays) -> NamedArrays:
         schedule = make_schedule(config, SAMPLERS[sampler], spacing, steps)
         return {
             "sigmas": schedule.sigmas,

@@ -18,7 +18,7 @@ PERTURBED = 2.0  # units by which each input is changed at most
 SAFETY = 4.0  # factor on the largest deviation
 NAMES = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
-Arrays = Mapping[str, np.ndarray]
+NamedArrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ValueCase:
         part: Part of the suite.
         kind: The function, sampler, schedule or tokenizer.
         attributes: Arguments that are not arrays, as JSON.
-        inputs: Arrays of float64, int64 or text.
+        inputs: NamedArrays of float64, int64 or text.
         compute: `compute(inputs)` -> outputs by name.
         roundings: Number of roundings of results of the size of the largest one (`relative`: of
             each one), which the tolerance allows in addition to
@@ -45,8 +45,8 @@ class ValueCase:
     part: str
     kind: str
     attributes: Mapping[str, Any]
-    inputs: Arrays = field(repr=False)
-    compute: Callable[[Arrays], Arrays] = field(repr=False)
+    inputs: NamedArrays = field(repr=False)
+    compute: Callable[[NamedArrays], NamedArrays] = field(repr=False)
     roundings: float = 16.0
     relative: bool = False
     perturb: bool = True
@@ -68,7 +68,7 @@ class ValueCase:
         )
         return case, outputs
 
-    def _changes(self, outputs: Arrays) -> dict[str, tuple[float, float]]:
+    def _changes(self, outputs: NamedArrays) -> dict[str, tuple[float, float]]:
         """Return the largest change of each output, absolute and relative, per unit roundoff."""
         unit = 2.0**-40  # far above the roundings of float64, and small enough to be linear
         largest = {name: [0.0, 0.0] for name in outputs}

@@ -14,7 +14,7 @@ from ldmref.cli.progress import say
 from ldmref.errors import UsageError, VerifyError
 
 if TYPE_CHECKING:
-    from ldmref.cases import CaseResult, GoldenCase, Suite
+    from ldmref.cases import CaseVerdict, GoldenCase, Suite
 
 PART_NAMES = ("layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas")
 RUNTIME_NAMES = ("onnxruntime", "openvino", "onnx-reference", "ldmref")
@@ -209,7 +209,7 @@ class Judge:
             return self.runtime.describe()
         return str(self.values) if self.values is not None else str(self.command).split()[0]
 
-    def results(self, suite: Suite, selected: list[GoldenCase]) -> Iterator[CaseResult]:
+    def results(self, suite: Suite, selected: list[GoldenCase]) -> Iterator[CaseVerdict]:
         """Compute cases, and compare them."""
         from ldmref.cases.run import judge_command, judge_values, run_cases
 
@@ -269,7 +269,7 @@ def _print_cases(selected: list[GoldenCase], as_json: bool) -> None:
             click.echo(case.name)
 
 
-def _print_worst(results: list[CaseResult]) -> None:
+def _print_worst(results: list[CaseVerdict]) -> None:
     """Print the case that is nearest to its tolerance."""
     worst = max(results, key=lambda result: result.ratio)
     click.echo(

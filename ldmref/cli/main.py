@@ -21,6 +21,7 @@ from ldmref.cli import (
     differences,
     doctor,
     evaluate,
+    export,
     finetune,
     grid,
     guidance,
@@ -71,7 +72,7 @@ SECTIONS = {
         "completion",
     ),
     "Verify": ("check", "cases", "differences", "doctor", "bench", "evaluate"),
-    "Convert and train": ("convert", "train", "finetune"),
+    "Convert and train": ("convert", "export", "train", "finetune"),
 }
 
 
@@ -175,6 +176,7 @@ MODULES = (
     train,
     finetune,
     convert,
+    export,
     info,
     guidance,
     configuration,

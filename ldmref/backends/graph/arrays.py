@@ -139,8 +139,8 @@ def elementwise(operator: str, *args: Array, dtype: Any = None) -> SymbolicArray
 
 
 def multiply_matrices(a: SymbolicArray, b: Array) -> SymbolicArray:
-    """Add a product of matrices, or of stacks of them."""
-    shape = (*broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    """Add a product of matrices, or of stacks of them; `a` may be a vector."""
+    shape = (*broadcast_shapes(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], b.shape[-1])
     return a.graph.add("MatMul", [a, b], shape, a.dtype)
 
 

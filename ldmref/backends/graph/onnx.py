@@ -24,8 +24,11 @@ PAGE = 4096  # weights begin at a multiple of this, so readers can map them
 Parameters = Literal["external", "inputs", "embedded"]
 
 
-def import_onnx() -> Any:
+def import_onnx(extra: str = "onnx") -> Any:
     """Return the module `onnx`.
+
+    Args:
+        extra: The extra of ldmref that installs it with everything else that the caller needs.
 
     Raises:
         BackendUnavailable: It is not installed.
@@ -35,7 +38,7 @@ def import_onnx() -> Any:
         import onnx.helper
     except ImportError as error:
         message = "ONNX models need the package onnx, which is not installed"
-        hint = "pip install 'ldmref[onnx]'"
+        hint = f"pip install 'ldmref[{extra}]'"
         raise BackendUnavailable(message, code="E-BACKEND", hint=hint) from error
     return onnx
 
