@@ -39,7 +39,7 @@ def layer_norm(
 def standardized(p: Precision, x: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """Return z = (x - mean) / s, s = sqrt(variance + eps), along the last axis, and its bound.
 
-    With g = sum_units(n) for n numbers:
+    With g = sum_units(x):
 
     - The mean errs by m = u_acc (g mean|x| + |mean|) (Higham 2002, section 4.2), which shifts every
       z by m / s.
@@ -54,12 +54,11 @@ def standardized(p: Precision, x: np.ndarray, eps: float) -> tuple[np.ndarray, n
     the variance then errs by u_acc (g + 2) (variance + 2 mean^2). This is not allowed in float32
     and float64, in which it would lose digits that two passes keep.
     """
-    n = x.shape[-1]
     mean = x.mean(axis=-1, keepdims=True)
     centred = x - mean
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
     s = np.sqrt(variance + eps)
-    units = sum_units(n)
+    units = sum_units(x)
     mean_error = units * np.mean(np.abs(x), axis=-1, keepdims=True) + np.abs(mean)
     mean_error = p.u_acc * mean_error + p.tiny_acc
     variance_error = p.u_acc * (units + 4.0) * variance + mean_error**2 + p.tiny_acc

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from ldmref.backends.bounds.rounding import WINOGRAD, Precision, inner_product
+from ldmref.backends.bounds.rounding import WINOGRAD, Precision, all_equal, inner_product
 
 BLOCKS = 8  # of the summed axis, at whose ends partial sums are known
 
@@ -21,8 +21,9 @@ def linear(
 
         E = inner_product(n, max |s_j|, |x| @ |weight|.T) + u (|x @ weight.T| + |y|) + underflow
 
-    with n the number of inputs. The first term is the sum (`rounding.inner_product`), u |x @
-    weight.T| stores the product before the bias is added, and u |y| is the last rounding.
+    with n the number of inputs. The first term is the sum (`rounding.inner_product`), of which the
+    bias may be the first or the last term. u |x @ weight.T| stores the product before the bias is
+    added, and u |y| is the last rounding.
     """
     terms = x.shape[-1]
     partial = np.zeros((*x.shape[:-1], weight.shape[0]))
@@ -31,7 +32,9 @@ def linear(
         partial += x[..., block] @ weight[:, block].T
         np.maximum(largest, np.abs(partial), out=largest)
     magnitude = np.abs(x) @ np.abs(weight).T
-    return _rounded(p, terms, partial, largest, magnitude, bias, _underflow(p, terms, x, weight))
+    equal = all_equal(x, -1)[..., None] & all_equal(weight, -1)
+    underflow = _underflow(p, terms, x, weight)
+    return _rounded(p, terms, partial, largest, magnitude, equal, bias) + underflow
 
 
 def conv2d(
@@ -63,6 +66,7 @@ def conv2d(
         winograd: Largest m that is allowed; 0 for direct convolution.
     """
     (out, c, k, _) = weight.shape
+    equal = (all_equal(x, (1, 2, 3))[:, None] & all_equal(weight, (1, 2, 3)))[..., None]
     if padding:
         x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     n, _, height, width = x.shape
@@ -87,10 +91,9 @@ def conv2d(
     for partial_sum in np.cumsum(by_channels, axis=0):
         np.maximum(largest, np.abs(partial_sum), out=largest)
     terms = c * k * k
-    underflow = _underflow(p, terms, x, weight)
     column = None if bias is None else bias[:, None]
-    bound = _rounded(p, terms, partial, largest, magnitude, column, underflow)
-    bound = bound.reshape(n, out, h, w)
+    bound = _rounded(p, terms, partial, largest, magnitude, equal, column)
+    bound = bound.reshape(n, out, h, w) + _underflow(p, terms, x, weight)
     if winograd and k == 3 and stride == 1:
         bound += p.u_acc * WINOGRAD[winograd] * _tile_magnitude(x, weight, winograd + 1)
     return bound
@@ -108,14 +111,15 @@ def _rounded(
     product: np.ndarray,
     largest: np.ndarray,
     magnitude: np.ndarray,
+    equal: np.ndarray,
     bias: np.ndarray | None,
-    underflow: float,
 ) -> np.ndarray:
     """Add the roundings of the product, of the sum with the bias, and of the result."""
-    bound = inner_product(p, terms, largest, magnitude) + p.u * np.abs(product) + underflow
-    if bias is not None:
-        bound += p.u * np.abs(product + bias) + p.tiny
-    return bound
+    if bias is None:
+        return inner_product(p, terms, largest, magnitude, equal) + p.u * np.abs(product)
+    size = np.abs(bias)
+    stored = p.u * (np.abs(product) + np.abs(product + bias)) + p.tiny
+    return inner_product(p, terms + 1, largest + size, magnitude + size, equal) + stored
 
 
 def _underflow(p: Precision, terms: int, x: np.ndarray, weight: np.ndarray) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from ldmref.backends.bounds.rounding import CENTRED, ELEMENTARY, SEQUENTIAL, Precision
 
 SCORES = 2**21  # of a block
+UNSHIFTED = 60.0  # largest |score| of which a kernel takes the exponential without a shift
 
 
 def attention(
@@ -33,7 +34,8 @@ def attention(
     Sums over the keys add u_acc (2 SEQUENTIAL sqrt(m) \|y\| + CENTRED sum w_j \|v_j\|); storing the
     weights' sum, quotient and result adds 3 u \|y\|.
 
-    Weights that underflow err by tiny, and the result by 2 tiny sum \|v_j\|.
+    Weights that underflow err by tiny, and the result by 2 tiny sum \|v_j\|. A kernel may skip the
+    shift for scores below UNSHIFTED; its products underflow by tiny_acc / exp(max s).
     """
     n, heads, length = q.shape[:3]
     keys = k.shape[2]
@@ -60,7 +62,8 @@ def _head(
     hidden = None if visible is None else np.arange(keys) >= visible[:, None]
     if hidden is not None:
         scores = np.where(hidden, -np.inf, scores)
-    shifted = scores - scores.max(axis=-1, keepdims=True)
+    highest = scores.max(axis=-1, keepdims=True)
+    shifted = scores - highest
     exponentials = np.exp(shifted)
     weights = exponentials / exponentials.sum(axis=-1, keepdims=True)
     finite = np.where(np.isfinite(scores), scores, 0.0)
@@ -78,7 +81,8 @@ def _head(
     from_sums = p.u_acc * (
         np.minimum(2.0 * keys, 2.0 * SEQUENTIAL * keys**0.5) * np.abs(y) + CENTRED * averaged
     )
-    underflow = p.tiny * (1.0 + 2.0 * magnitudes.sum(axis=0))
+    unshifted = np.exp(np.clip(-highest, 0.0, UNSHIFTED))
+    underflow = p.tiny * (1.0 + 2.0 * magnitudes.sum(axis=0)) + keys * p.tiny_acc * unshifted
     stored = p.u * (2.0 * averaged + np.abs(y))
     return np.minimum(from_weights, farthest) + from_sums + stored + underflow
 
