@@ -35,7 +35,7 @@ class NetworkCase:
         function: `function(ops, params, *args, **inputs)`.
         params: Parameters, float32.
         args: Configurations and options, before the inputs.
-        inputs: NamedArrays by the name of the argument.
+        inputs: Arrays by the name of the argument.
         roles: The name of each input in the case, where it differs from the argument's.
         outputs: Names of the results, in their order.
     """

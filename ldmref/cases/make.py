@@ -37,6 +37,18 @@ from ldmref.files import shown
 from ldmref.io.atomic import atomic_folder
 from ldmref.version import __version__
 
+README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
+
+cases.json        every case: part, kind, path, inputs, outputs with tolerances; SHA-256 of files
+layers/NAME/      ONNX backend test cases: model.onnx, data.json, test_data_set_0/input_0.pb, ...
+networks/NAME/    the same, of whole networks
+values/PART.json  all others: cases.NAME.inputs and .outputs; arrays as dtype, shape, data
+
+An element passes if |got - expected| <= atol + rtol |expected|, with [atol, rtol] of the dtype in
+which the program computes. `ldmref cases run . --command "./runner {{folder}} {{output}}"` judges a
+program that writes PART/NAME/output_0.pb or .npy, and results.json, {{CASE: {{OUTPUT: array}}}}.
+docs/cases.md of ldmref describes the format. License of the data: Apache-2.0.
+"""
 DESCRIPTIONS = {
     "schedules": "betas, alpha-bars, sigmas and timesteps; attributes that are missing are neutral",
     "samplers": "the k-th evaluation returns predictions[k], the k-th request for noise noise[k]; "
@@ -112,6 +124,7 @@ def _write(folder: Path, parts: tuple[str, ...], families: tuple[str, ...]) -> S
         target.write_bytes(data)
         digests[path] = hashlib.sha256(data).hexdigest()
 
+    write("README.txt", README.encode())
     cases: list[GoldenCase] = []
     if set(parts) & set(ONNX_PARTS):
         from ldmref.cases.onnx_cases import write_onnx_cases

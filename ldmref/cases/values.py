@@ -30,7 +30,7 @@ class ValueCase:
         part: Part of the suite.
         kind: The function, sampler, schedule or tokenizer.
         attributes: Arguments that are not arrays, as JSON.
-        inputs: NamedArrays of float64, int64 or text.
+        inputs: Arrays of float64, int64 or text.
         compute: `compute(inputs)` -> outputs by name.
         roundings: Number of roundings of results of the size of the largest one (`relative`: of
             each one), which the tolerance allows in addition to
@@ -100,13 +100,14 @@ class ValueCase:
             return {}
         finite = np.abs(y[np.isfinite(y)])
         scale = float(np.max(finite, initial=0.0))
+        atol = self.absolute.get(name, 0.0)
+        rtol = 0.0
         if self.relative:
-            units = (0.0, self.roundings + SAFETY * ratio)
+            rtol = self.roundings + SAFETY * ratio
         else:
-            units = (self.roundings * scale + SAFETY * absolute, 0.0)
-        units = (units[0] + self.absolute.get(name, 0.0), units[1])
+            atol += self.roundings * scale + SAFETY * absolute
         return {
-            dtype: (float(f"{units[0] * u:.2e}"), float(f"{units[1] * u:.2e}"))
+            dtype: (float(f"{atol * u:.2e}"), float(f"{rtol * u:.2e}"))
             for dtype, u in UNITS.items()
         }
 

@@ -53,8 +53,9 @@ def make(
     families: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write the suite: ONNX backend test cases, values in JSON, and the manifest cases.json.
+    """Write the golden cases to a folder.
 
+    Layers and networks are ONNX backend test cases, all others JSON; cases.json lists everything.
     Two runs on one machine write the same bytes. docs/cases.md describes the files.
 
     Example: ldmref cases make -o cases
@@ -91,8 +92,8 @@ def make(
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
-    help="Number format of the results, which selects the tolerance. Default: float32; float64 for "
-    "the values of ldmref and of --values.",
+    help="For --runtime ldmref: the backend's number format. Default: float32. For --command and "
+    "--values: the number format of the values, which selects their tolerance. Default: float64.",
 )
 @click.option("--match", "patterns", multiple=True, metavar="GLOB", help="Only cases of this name.")
 @click.option("--kind", "kinds", multiple=True, metavar="NAME", help="Only cases of this kind.")
@@ -118,9 +119,9 @@ def run(
     show_all: bool,
     as_json: bool,
 ) -> None:
-    """Run the cases of FOLDER; without FOLDER, of a suite that is made for this run.
+    """Run golden cases and print the verdict.
 
-    The exit code is 4 if a case fails.
+    Without FOLDER, the cases are made for this run. The exit code is 4 if a case fails.
 
     Example: ldmref cases run cases --runtime onnxruntime
     """
