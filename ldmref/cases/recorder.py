@@ -17,7 +17,7 @@ from ldmref.cases.parameters import random_stream
 from ldmref.models.params import tree_map
 
 RUNS = 3  # with random errors
-SAFETY = 3.0  # factor on the largest deviation of these runs
+SAFETY = 2.0  # factor on the largest deviation of these runs
 U = 2.0**-24  # unit roundoff of float32
 DTYPE = "float32"
 
