@@ -9,7 +9,7 @@ from typing import Any
 from ldmref.backends.arguments import split_arrays
 from ldmref.backends.base import Backend
 from ldmref.backends.graph.arrays import SymbolicArray
-from ldmref.backends.graph.graph import Graph, GraphInput, Node
+from ldmref.backends.graph.graph import Graph, GraphInput, GraphNode
 from ldmref.backends.graph.onnx import make_model
 from ldmref.backends.graph.tracer import trace
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
@@ -101,13 +101,13 @@ def _cut(graph: Graph, call: LayerCall, output: SymbolicArray) -> LayerGraph:
                 part.constants[names[name]] = graph.constants[name]
         names[node.output] = f"v{len(part.nodes)}"
         inputs = tuple(names[name] if name else "" for name in node.inputs)
-        part.nodes.append(Node(node.operator, inputs, names[node.output], node.attributes))
+        part.nodes.append(GraphNode(node.operator, inputs, names[node.output], node.attributes))
     result = SymbolicArray(part, names[output.name], output.shape, output.dtype)
     part.name_outputs([result], ["output"])
     return LayerGraph(call.name, call.kind, part, same)
 
 
-def _needed(graph: Graph, output: str, inputs: set[str]) -> list[Node]:
+def _needed(graph: Graph, output: str, inputs: set[str]) -> list[GraphNode]:
     """Return the nodes from which an output is computed, without those before the inputs."""
     used = {output} - inputs
     kept = []
