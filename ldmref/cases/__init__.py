@@ -6,13 +6,13 @@
 from ldmref.cases.make import make_suite, temporary_suite
 from ldmref.cases.model import PARTS, VERSION, CaseTensor, GoldenCase, Suite, read_suite
 from ldmref.cases.run import run_cases
-from ldmref.cases.verdicts import CaseResult, summary
+from ldmref.cases.verdicts import CaseVerdict, summary
 
 __all__ = [
     "PARTS",
     "VERSION",
-    "CaseResult",
     "CaseTensor",
+    "CaseVerdict",
     "GoldenCase",
     "Suite",
     "make_suite",

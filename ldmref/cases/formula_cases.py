@@ -12,14 +12,16 @@ import numpy as np
 
 import ldmref.math
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.check.calls import Call, RecordedFunctions, named_parts
 from ldmref.check.identity import Functions
 from ldmref.check.runner import identities, random_inputs
 
 CALLS = 2  # cases of a function at most
 LARGEST = 600  # numbers of an input or output
-FUNCTIONS = [name for name in ldmref.math.__all__ if not isinstance(getattr(ldmref.math, name), type)]
+FUNCTIONS = [
+    name for name in ldmref.math.__all__ if not isinstance(getattr(ldmref.math, name), type)
+]
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -46,7 +48,7 @@ def formula_cases() -> Iterator[ValueCase]:
                 yield case
 
 
-def shapes(arrays: Arrays) -> dict[str, list[int]]:
+def shapes(arrays: NamedArrays) -> dict[str, list[int]]:
     """Return the shape of each array."""
     return {name: list(x.shape) for name, x in arrays.items()}
 
@@ -73,9 +75,9 @@ def _case(call: Call, number: int, ulps: float) -> ValueCase | None:
     scalars = {key for key, value in call.arguments.items() if isinstance(value, float)}
     plain = {key: value for key, value in call.arguments.items() if key in attributes}
 
-    def compute(given: Arrays) -> Arrays:
-        arrays = {key: float(x) if key in scalars else x for key, x in given.items()}
-        parts = named_parts(name, function(**arrays, **plain))
+    def compute(arrays: NamedArrays) -> NamedArrays:
+        numbers = {key: float(x) if key in scalars else x for key, x in arrays.items()}
+        parts = named_parts(name, function(**numbers, **plain))
         return {part: np.asarray(value) for part, value in parts.items()}
 
     try:
@@ -84,7 +86,7 @@ def _case(call: Call, number: int, ulps: float) -> ValueCase | None:
         return None
     sizes = [x.size for x in (*inputs.values(), *outputs.values())]
     kinds = {x.dtype.kind for x in outputs.values()}
-    if max(sizes) > LARGEST or not kinds <= set("fi") or not inputs and not attributes:
+    if max(sizes) > LARGEST or not kinds <= set("fi") or (not inputs and not attributes):
         return None
     return ValueCase(
         f"formulas.{name}.{number}", "formulas", name, attributes, inputs, compute, 2.0 * ulps

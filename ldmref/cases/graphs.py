@@ -9,7 +9,7 @@ from typing import Any
 from ldmref.backends.arguments import split_arrays
 from ldmref.backends.base import Backend
 from ldmref.backends.graph.arrays import SymbolicArray
-from ldmref.backends.graph.graph import Graph, GraphInput, Node
+from ldmref.backends.graph.graph import Graph, GraphInput, GraphNode
 from ldmref.backends.graph.onnx import make_model
 from ldmref.backends.graph.tracer import trace
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
@@ -18,7 +18,7 @@ from ldmref.cases.families import NetworkCase
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """One layer as a graph of its own.
+    """One layer as its own graph.
 
     Attributes:
         name: The layer's name in its network.
@@ -34,7 +34,7 @@ class LayerGraph:
 
     @property
     def signature(self) -> tuple[str, bytes]:
-        """Kind, operators, attributes, constants and shapes: equal for layers that are alike."""
+        """Kind, operators, attributes, constants and shapes; equal if layers compute the same."""
         model = make_model(self.graph, "inputs")
         return self.kind, model.SerializeToString(deterministic=True)
 
@@ -67,6 +67,8 @@ def trace_network(net: NetworkCase) -> tuple[Graph, list[LayerGraph]]:
     names = [net.roles.get(name, name) for name in sorted(net.inputs) if present(net, name)]
     specs = [GraphInput(name, x.shape, x.dtype) for name, x in zip(names, arrays, strict=True)]
     graph = trace(observed, net.params, template, specs, net.outputs)
+    order = [net.roles.get(name, name) for name in net.inputs]  # the template's is alphabetical
+    graph.inputs.sort(key=lambda x: order.index(x.name))
     produced = {node.output for node in graph.nodes}
     used = [pair for pair in layers if pair[1].name in produced]
     return graph, [_cut(graph, call, y) for call, y in used]
@@ -99,13 +101,13 @@ def _cut(graph: Graph, call: LayerCall, output: SymbolicArray) -> LayerGraph:
                 part.constants[names[name]] = graph.constants[name]
         names[node.output] = f"v{len(part.nodes)}"
         inputs = tuple(names[name] if name else "" for name in node.inputs)
-        part.nodes.append(Node(node.operator, inputs, names[node.output], node.attributes))
+        part.nodes.append(GraphNode(node.operator, inputs, names[node.output], node.attributes))
     result = SymbolicArray(part, names[output.name], output.shape, output.dtype)
     part.name_outputs([result], ["output"])
     return LayerGraph(call.name, call.kind, part, same)
 
 
-def _needed(graph: Graph, output: str, inputs: set[str]) -> list[Node]:
+def _needed(graph: Graph, output: str, inputs: set[str]) -> list[GraphNode]:
     """Return the nodes from which an output is computed, without those before the inputs."""
     used = {output} - inputs
     kept = []

@@ -7,12 +7,15 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ldmref.cases.families import FAMILIES
 from ldmref.cases.formula_cases import formula_cases
 from ldmref.cases.model import (
+    CODE,
     FORMAT,
     MANIFEST,
     ONNX_PARTS,
@@ -21,6 +24,7 @@ from ldmref.cases.model import (
     VERSION,
     GoldenCase,
     Suite,
+    WriteFile,
     manifest_text,
     read_suite,
 )
@@ -28,25 +32,39 @@ from ldmref.cases.sampler_cases import guidance_cases, sampler_cases
 from ldmref.cases.schedule_cases import schedule_cases
 from ldmref.cases.tokenizer_cases import tokenizer_cases
 from ldmref.cases.values import ValueCase, to_json
-from ldmref.errors import OutputError
+from ldmref.errors import OutputError, UsageError, did_you_mean
 from ldmref.files import shown
 from ldmref.io.atomic import atomic_folder
 from ldmref.version import __version__
 
+README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
+
+cases.json        every case: part, kind, path, inputs, outputs with tolerances; SHA-256 of files
+layers/NAME/      ONNX backend test cases: model.onnx, data.json, test_data_set_0/input_0.pb, ...
+networks/NAME/    the same, of whole networks
+values/PART.json  all others: cases.NAME.inputs and .outputs; arrays as dtype, shape, data
+
+An element passes if |got - expected| <= atol + rtol |expected|, with [atol, rtol] of the dtype in
+which the program computes. `ldmref cases run . --command "./runner {{folder}} {{output}}"` judges a
+program that writes PART/NAME/output_0.pb or .npy, and results.json, {{CASE: {{OUTPUT: array}}}}.
+docs/cases.md of ldmref describes the format. License of the data: Apache-2.0.
+"""
 DESCRIPTIONS = {
     "schedules": "betas, alpha-bars, sigmas and timesteps; attributes that are missing are neutral",
-    "samplers": "the k-th evaluation returns predictions[k], the k-th draw of noise noise[k]; "
+    "samplers": "the k-th evaluation returns predictions[k], the k-th request for noise noise[k]; "
     "states[i] is x after step i",
     "guidance": "predictions of step s are named PREDICTION.s; memory goes from step 0 to step 1",
     "tokenizers": "ids (chunks, length); vocabularies are files of the suite",
     "formulas": "functions of the same name in ldmref.math",
 }
 
-WriteFile = Callable[[str, bytes], None]
-
 
 def make_suite(
-    folder: Path, parts: Iterable[str] = PARTS, *, overwrite: bool = False
+    folder: Path,
+    parts: Iterable[str] = PARTS,
+    families: Iterable[str] = (),
+    *,
+    overwrite: bool = False,
 ) -> Suite:
     """Write the golden cases to a folder.
 
@@ -57,17 +75,22 @@ def make_suite(
     Args:
         folder: The folder to write.
         parts: The parts to make, names in `PARTS`.
+        families: The families whose networks and layers to write, names in `FAMILIES`; (): all.
         overwrite: Whether to replace a folder that holds a suite.
 
     Raises:
+        UsageError: A family is unknown.
         OutputError: The folder exists (unless it is empty, or a suite and `overwrite`).
         BackendUnavailable: Layers or networks are asked for, and the package onnx is not installed.
     """
     _check_folder(folder, overwrite)
-    parts = tuple(parts)
+    families = tuple(families)
+    for family in set(families) - set(FAMILIES):
+        hint = did_you_mean(family, FAMILIES)
+        raise UsageError(f"unknown family {family!r}", code=CODE, hint=hint)
     with atomic_folder(folder) as temporary:
-        suite = _write(temporary, parts)
-    return Suite(folder, suite.version, suite.cases, suite.digests)
+        suite = _write(temporary, tuple(parts), families)
+    return replace(suite, folder=folder)
 
 
 @contextmanager
@@ -92,7 +115,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         read_suite(folder)
 
 
-def _write(folder: Path, parts: tuple[str, ...]) -> Suite:
+def _write(folder: Path, parts: tuple[str, ...], families: tuple[str, ...]) -> Suite:
     digests: dict[str, str] = {}
 
     def write(path: str, data: bytes) -> None:
@@ -101,17 +124,18 @@ def _write(folder: Path, parts: tuple[str, ...]) -> Suite:
         target.write_bytes(data)
         digests[path] = hashlib.sha256(data).hexdigest()
 
+    write("README.txt", README.encode())
     cases: list[GoldenCase] = []
     if set(parts) & set(ONNX_PARTS):
         from ldmref.cases.onnx_cases import write_onnx_cases
 
-        cases += write_onnx_cases(write, [part for part in parts if part in ONNX_PARTS])
+        cases += write_onnx_cases(write, [part for part in parts if part in ONNX_PARTS], families)
     for part in VALUE_PARTS:
         if part in parts:
             cases += _write_values(write, part)
     cases.sort(key=lambda case: PARTS.index(case.part))
     digests = dict(sorted(digests.items()))
-    suite = Suite(folder, VERSION, {case.name: case for case in cases}, digests)
+    suite = Suite(folder, VERSION, {case.name: case for case in cases}, digests, families)
     (folder / MANIFEST).write_text(manifest_text(suite, f"ldmref {__version__}"), encoding="utf-8")
     return suite
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +22,7 @@ VALUE_PARTS = ("schedules", "samplers", "guidance", "tokenizers", "formulas")
 PARTS = (*ONNX_PARTS, *VALUE_PARTS)
 CODE = "E-CASES"
 MAX_BYTES = 2**28
+WriteFile = Callable[[str, bytes], None]  # write(path, data): a file of a suite
 
 
 @dataclass(frozen=True)
@@ -78,36 +79,57 @@ class Suite:
         version: Version of the suite.
         cases: All cases by name.
         digests: SHA-256 of each file, by path.
+        families: The families whose networks it has; (): all.
     """
 
     folder: Path
     version: str
     cases: Mapping[str, GoldenCase] = field(repr=False)
     digests: Mapping[str, str] = field(repr=False)
+    families: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Return "ldmref-cases 1.0", with the families unless the suite has all."""
+        some = f" of {', '.join(self.families)}" if self.families else ""
+        return f"{FORMAT} {self.version}{some}"
 
     @property
     def digest(self) -> str:
         """SHA-256 of the list of all files with their digests."""
         return digest_of(self.digests)
 
-    def select(self, patterns: Iterable[str] = (), parts: Iterable[str] = PARTS) -> list[GoldenCase]:
-        """Return the cases whose name matches one of the patterns (all without patterns).
+    def select(
+        self, patterns: Iterable[str] = (), parts: Iterable[str] = PARTS, kinds: Iterable[str] = ()
+    ) -> list[GoldenCase]:
+        """Return the cases of these parts and kinds whose name matches one of the patterns.
+
+        Args:
+            patterns: Names, in which * matches any text; (): all.
+            parts: Names in `PARTS`.
+            kinds: Kinds ("conv2d"); (): all.
 
         Raises:
-            UsageError: No case has such a name.
+            UsageError: There is none.
         """
         patterns = tuple(patterns)
+        parts = tuple(parts)
+        kinds = tuple(kinds)
+        for kind in set(kinds) - {case.kind for case in self.cases.values()}:
+            hint = did_you_mean(kind, {case.kind for case in self.cases.values()})
+            raise UsageError(f"no case is of kind {kind!r}", code=CODE, hint=hint)
         found = [
             case
             for case in self.cases.values()
-            if not patterns or any(fnmatchcase(case.name, pattern) for pattern in patterns)
+            if (not patterns or any(fnmatchcase(case.name, pattern) for pattern in patterns))
+            and (not kinds or case.kind in kinds)
+            and case.part in parts
         ]
         if not found:
-            hint = did_you_mean(patterns[0], self.cases) if len(self.cases) < 20 else ""
-            hint = hint or "ldmref cases run --list prints all names; * matches any text"
-            raise UsageError(f"no case matches {' or '.join(patterns)!r}", code=CODE, hint=hint)
-        parts = tuple(parts)
-        return [case for case in found if case.part in parts]
+            named = " or ".join(map(repr, patterns)) or f"{', '.join(kinds or parts)}"
+            hint = "ldmref cases run --list prints all names; * matches any text"
+            raise UsageError(f"no case matches {named}", code=CODE, hint=hint)
+        return found
 
     def check_files(self, cases: Iterable[GoldenCase]) -> None:
         """Compare the digests of the files of these cases with the manifest.
@@ -137,14 +159,12 @@ def manifest_text(suite: Suite, program: str) -> str:
         for part in PARTS
         if any(case.part == part for case in suite.cases.values())
     }
-    cases = [
-        json.dumps(_without_empty(asdict(case)), ensure_ascii=False)
-        for case in suite.cases.values()
-    ]
+    cases = [json.dumps(_to_row(case), ensure_ascii=False) for case in suite.cases.values()]
     head = {
         "format": FORMAT,
         "version": suite.version,
         "program": program,
+        "families": list(suite.families),
         "count": len(suite.cases),
         "counts": counts,
         "digest": suite.digest,
@@ -154,13 +174,15 @@ def manifest_text(suite: Suite, program: str) -> str:
     return json.dumps(head, indent=1)[:-2] + f',\n "cases": [\n  {lines}\n ]\n}}\n'
 
 
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        kept = {k: _without_empty(v) for k, v in value.items()}
-        return {k: v for k, v in kept.items() if k == "shape" or v not in ({}, (), [], "")}
-    if isinstance(value, tuple | list):
-        return [_without_empty(v) for v in value]
-    return value
+def _to_row(case: GoldenCase) -> dict[str, Any]:
+    """Return a case as JSON, without fields that are empty."""
+    row = asdict(case)
+    for side in ("inputs", "outputs"):
+        row[side] = [
+            {key: value for key, value in tensor.items() if key != "tolerance" or value}
+            for tensor in row[side]
+        ]
+    return {key: value for key, value in row.items() if value or key == "inputs"}
 
 
 def read_suite(folder: Path) -> Suite:
@@ -173,7 +195,8 @@ def read_suite(folder: Path) -> Suite:
     folder = check_input_path(folder, "the folder of a suite", CODE)
     path = folder / MANIFEST
     if not path.is_file():
-        message = f"{shown(folder)!r} has no {MANIFEST}"
+        reason = f"has no {MANIFEST}" if folder.is_dir() else "is not a folder"
+        message = f"{shown(folder)!r} {reason}"
         raise InputError(message, code=CODE, hint=f"ldmref cases make -o {folder.name}")
     data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -188,7 +211,7 @@ def read_suite(folder: Path) -> Suite:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"{MANIFEST} is damaged: {type(error).__name__}: {error}"
         raise CorruptModelError(message, code=CODE, hint="make the suite again") from error
-    return Suite(folder, version, cases, digests)
+    return Suite(folder, version, cases, digests, tuple(data.get("families", ())))
 
 
 def _read_case(row: Mapping[str, Any]) -> GoldenCase:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -12,21 +13,22 @@ from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import import_onnx, make_model
 from ldmref.cases.families import NetworkCase, networks
 from ldmref.cases.graphs import LayerGraph, present, trace_network
-from ldmref.cases.model import DATA, CaseTensor, GoldenCase
+from ldmref.cases.model import DATA, CaseTensor, GoldenCase, WriteFile
 from ldmref.cases.recorder import RecordedLayer, compute_network, stored
 
-WriteFile = Callable[[str, bytes], None]
 
-
-def write_onnx_cases(write: WriteFile, parts: Sequence[str]) -> Iterator[GoldenCase]:
+def write_onnx_cases(
+    write: WriteFile, parts: Sequence[str], families: Collection[str] = ()
+) -> Iterator[GoldenCase]:
     """Write every network and every layer that differs from earlier ones; yield their cases.
 
     Args:
         write: Function `write(path, data)` that writes a file of the suite.
         parts: "layers", "networks" or both.
+        families: Names in `ldmref.cases.families.FAMILIES`; (): all.
     """
     seen: set[tuple[str, bytes]] = set()
-    for net in networks():
+    for net in networks(families):
         graph, layers = trace_network(net)
         new = {}
         for layer in layers:
@@ -61,10 +63,9 @@ def _write_network(
     exact: Sequence[np.ndarray],
     tolerances: Sequence[float],
 ) -> GoldenCase:
-    given = {net.roles.get(k, k): stored(x) for k, x in net.inputs.items() if present(net, k)}
-    inputs = {x.name: given[x.name] for x in graph.inputs}
-    attributes = {"config": plain(arg) for arg in net.args if is_dataclass(arg)}
-    attributes |= {"factor": arg for arg in net.args if isinstance(arg, int)}
+    by_role = {net.roles.get(k, k): stored(x) for k, x in net.inputs.items() if present(net, k)}
+    inputs = {x.name: by_role[x.name] for x in graph.inputs}
+    attributes = {"config" if is_dataclass(value) else "factor": plain(value) for value in net.args}
     kind = net.description
     return _write_case(
         write, "networks", net.name, kind, graph, inputs, exact, tolerances, attributes,
@@ -95,6 +96,9 @@ def _write_case(
         write(f"{folder}/{DATA}/output_{i}.pb", tensor_bytes(declared.name, stored(y)))
         tolerance = {"float32": (_rounded_up(tolerances[i]), 0.0)}
         results.append(CaseTensor(declared.name, "float32", y.shape, tolerance))
+    largest = max(x.tolerance["float32"][0] for x in results)
+    data = json.dumps({"rtol": 0.0, "atol": largest})  # read by onnx.backend.test
+    write(f"{folder}/data.json", f"{data}\n".encode())
     described = tuple(CaseTensor(role, str(x.dtype), x.shape) for role, x in inputs.items())
     parameters = tuple(graph.parameters)
     return GoldenCase(

@@ -20,9 +20,8 @@ from ldmref.cases.verdicts import MISSING
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.files import check_input_path, parse_json, read_file, shown
 
-RESULTS = "results"  # .json or .safetensors, beside the folders of outputs
+RESULTS = "results"  # .json or .safetensors, next to the folders of outputs
 TAIL = 300  # characters of what a failing command printed
-PLACES = ("{folder}", "{output}", "{list}", "{case}")
 
 
 def split_command(command: str) -> list[str]:
@@ -48,7 +47,8 @@ def run_command(
     """Run a program, once for the suite or, with {case}, once for each ONNX case.
 
     Args:
-        command: Command line with {folder}, {output}, {list} and {case}.
+        command: Command line with {folder}, {output} and {list}; or {case}, {output}, {kind} and
+            {name}.
         suite: The suite.
         cases: The cases to run; {list} is a file with their names, one a line.
         output: The folder for its results.
@@ -64,9 +64,9 @@ def run_command(
     output.mkdir(parents=True, exist_ok=True)
     names = output / "cases.txt"
     names.write_text("".join(f"{case.name}\n" for case in cases), encoding="utf-8")
-    places = {"{folder}": str(suite.folder), "{output}": str(output), "{list}": str(names)}
+    fills = {"{folder}": str(suite.folder), "{output}": str(output), "{list}": str(names)}
     if not any("{case}" in word for word in words):
-        note = _run(words, places, timeout)
+        note = _run(words, fills, timeout)
         if note:
             raise InputError(f"the command {note}", code=CODE, hint="run it by hand")
         return {}
@@ -75,18 +75,23 @@ def run_command(
         if case.part in ONNX_PARTS:
             folder = output / case.path
             folder.mkdir(parents=True, exist_ok=True)
-            here = {"{case}": str(suite.folder / case.path), "{output}": str(folder)}
-            note = _run(words, places | here, timeout)
+            here = {
+                "{case}": str(suite.folder / case.path),
+                "{output}": str(folder),
+                "{name}": case.name,
+                "{kind}": case.kind,
+            }
+            note = _run(words, fills | here, timeout)
             if note:
                 notes[case.name] = f"the command {note}"
     return notes
 
 
-def _run(words: Sequence[str], places: Mapping[str, str], timeout: float) -> str:
+def _run(words: Sequence[str], fills: Mapping[str, str], timeout: float) -> str:
     """Run a program; return what went wrong, or ""."""
     filled = []
     for word in words:
-        for place, value in places.items():
+        for place, value in fills.items():
             word = word.replace(place, value)
         filled.append(word)
     try:
@@ -99,7 +104,8 @@ def _run(words: Sequence[str], places: Mapping[str, str], timeout: float) -> str
         )
     except OSError as error:
         message = f"cannot run {filled[0]!r}: {error.strerror}"
-        raise InputError(message, code=CODE, hint="--command takes a program and its arguments")
+        hint = "--command takes a program and its arguments"
+        raise InputError(message, code=CODE, hint=hint) from error
     except subprocess.TimeoutExpired:
         return f"took longer than {timeout:g} s"
     if run.returncode == 0:

@@ -17,7 +17,7 @@ from ldmref.cases.parameters import random_stream
 from ldmref.models.params import tree_map
 
 RUNS = 3  # with random errors
-SAFETY = 3.0  # factor on the largest deviation of these runs
+SAFETY = 2.0  # factor on the largest deviation of these runs
 U = 2.0**-24  # unit roundoff of float32
 DTYPE = "float32"
 
@@ -75,18 +75,18 @@ class LayerRecorder(NamedBackend):
 
     def _record(self, call: LayerCall) -> RecordedLayer:
         inputs = {role: stored(x) for role, x in call.inputs.items()}
-        given = {role: widened(x) for role, x in inputs.items()}
+        wide = {role: widened(x) for role, x in inputs.items()}
 
         def compute() -> np.ndarray:
-            return call.compute(given)
+            return call.compute(wide)
 
         (y,) = self.compute_alone(call.name, compute)
         if call.composite:
             (tolerance,) = self.propagate(call.name, compute, (y,))
             reason = "propagated"
         else:
-            tolerance = float(np.max(bound_of(call, y, given), initial=0.0)) + largest_rounding(y)
-            reason = basis(call.kind) if call.kind in OPERATIONS else "derived"
+            tolerance = float(np.max(bound_of(call, y, wide), initial=0.0)) + largest_rounding(y)
+            reason = basis(call.kind) if call.kind in OPERATIONS else "propagated"
         attributes = {k: v for k, v in call.attributes.items() if not callable(v)}
         return RecordedLayer(call.name, call.kind, inputs, attributes, (y,), (tolerance,), reason)
 
@@ -130,12 +130,12 @@ def compute_network(
 ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...], list[RecordedLayer]]:
     """Return the results of a network in float64, their tolerances, and its recorded layers."""
     recorder = LayerRecorder(wanted)
-    wide = tree_map(widened, params)
-    given = {name: None if x is None else widened(x) for name, x in inputs.items()}
-    network = recorder.compile(function, wide)
+    wide_params = tree_map(widened, params)
+    wide = {name: None if x is None else widened(x) for name, x in inputs.items()}
+    network = recorder.compile(function, wide_params)
 
     def compute() -> Any:
-        return network(*args, **given)
+        return network(*args, **wide)
 
     exact = flat(compute())
     tolerances = recorder.propagate(function.__name__, compute, exact)

@@ -9,20 +9,26 @@ from typing import Protocol
 
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.model import CODE, GoldenCase, Suite
-from ldmref.cases.programs import check_names, read_results, read_values, run_command, select_outputs
+from ldmref.cases.programs import (
+    check_names,
+    read_results,
+    read_values,
+    run_command,
+    select_outputs,
+)
 from ldmref.cases.runtimes import RUNTIMES, Answer, LdmrefRuntime
-from ldmref.cases.verdicts import CaseResult, compare_case
+from ldmref.cases.verdicts import CaseVerdict, compare_case
 from ldmref.errors import UsageError, did_you_mean
 
 TIMEOUT = 600.0  # seconds for a command
+VALUES = "values/"  # the paths of what runs on the host
 
 
 class CaseRuntime(Protocol):
-    """A runtime: which parts of a suite it computes, and in which dtypes."""
+    """A runtime: which parts of a suite it computes."""
 
     name: str
     parts: tuple[str, ...]
-    dtypes: tuple[str, ...]
 
     def describe(self) -> str:
         """Return name and version."""
@@ -57,56 +63,64 @@ def open_runtime(name: str, backend: str | None = None, dtype: str | None = None
 
 
 def run_cases(
-    suite: Suite, runtime: CaseRuntime, cases: Sequence[GoldenCase], dtype: str = "float32"
-) -> Iterator[CaseResult]:
+    suite: Suite, runtime: CaseRuntime, cases: Sequence[GoldenCase]
+) -> Iterator[CaseVerdict]:
     """Compute cases in a runtime and compare each with the suite.
 
     Args:
         suite: The suite.
         runtime: A runtime, from `open_runtime`.
-        cases: The cases; those that the runtime does not compute are left out.
-        dtype: The dtype in which the runtime computes layers and networks. What runs on the host is
-            compared in float64.
+        cases: The cases; those that the runtime does not compute are left out. Layers and networks
+            have the tolerance of float32, and what runs on the host that of float64.
     """
-    chosen = [case for case in cases if case.part in runtime.parts]
-    suite.check_files(chosen)
+    selected = [case for case in cases if case.part in runtime.parts]
+    suite.check_files(selected)
     reader = SuiteReader(suite)
-    for case, got, note in runtime.run(chosen, reader):
-        yield compare_case(case, reader.outputs(case), got, dtype_of_case(case, dtype), note)
+    for case, got, note in runtime.run(selected, reader):
+        allowed = "float64" if case.path.startswith(VALUES) else "float32"
+        yield compare_case(case, reader.outputs(case), got, allowed, note)
 
 
 def judge_command(
     suite: Suite,
     command: str,
     cases: Sequence[GoldenCase],
-    dtype: str,
+    dtype: str | None = None,
     output: Path | None = None,
     timeout: float = TIMEOUT,
-) -> Iterator[CaseResult]:
-    """Run a program that writes its outputs, and compare them with the suite."""
+) -> Iterator[CaseVerdict]:
+    """Run a program that writes its outputs, and compare them with the suite.
+
+    `dtype` is the number format of all results; None: float32, and float64 of what runs on the
+    host.
+    """
+    if "{case}" in command:  # these have their own folders
+        cases = [case for case in cases if not case.path.startswith(VALUES)]
     suite.check_files(cases)
     reader = SuiteReader(suite)
     with tempfile.TemporaryDirectory(prefix="ldmref-results-") as name:
         folder = Path(name) if output is None else output
         notes = run_command(command, suite, cases, folder, timeout)
         for case, got, note in read_results(folder, cases, notes):
-            yield compare_case(case, reader.outputs(case), got, dtype, note)
+            yield compare_case(case, reader.outputs(case), got, dtype_of_case(case, dtype), note)
 
 
 def judge_values(
-    suite: Suite, path: Path, cases: Sequence[GoldenCase], dtype: str
-) -> Iterator[CaseResult]:
-    """Compare a file of results with the cases that it names."""
+    suite: Suite, path: Path, cases: Sequence[GoldenCase], dtype: str | None = None
+) -> Iterator[CaseVerdict]:
+    """Compare a file of results with the cases that it names; `dtype` as for `judge_command`."""
     values = read_values(path)
     check_names(values, suite)
-    chosen = [case for case in cases if case.name in values]
-    suite.check_files(chosen)
+    selected = [case for case in cases if case.name in values]
+    suite.check_files(selected)
     reader = SuiteReader(suite)
-    for case in chosen:
+    for case in selected:
         got = select_outputs(values[case.name], case)
-        yield compare_case(case, reader.outputs(case), got, dtype)
+        yield compare_case(case, reader.outputs(case), got, dtype_of_case(case, dtype))
 
 
-def dtype_of_case(case: GoldenCase, dtype: str) -> str:
-    """Return the dtype whose tolerance holds: what runs on the host has float64."""
-    return "float64" if case.path.startswith("values/") else dtype
+def dtype_of_case(case: GoldenCase, dtype: str | None) -> str:
+    """Return the dtype whose tolerance holds; layers and networks have that of float32 only."""
+    if not case.path.startswith(VALUES):
+        return "float32"
+    return dtype or "float64"

@@ -32,8 +32,7 @@ class OnnxRuntime:
         load: `load(module, path)` -> function of the inputs by name.
     """
 
-    parts = ONNX_PARTS
-    dtypes = ("float32",)
+    parts: tuple[str, ...] = ONNX_PARTS
 
     def __init__(
         self,
@@ -115,8 +114,7 @@ class LdmrefRuntime:
     """
 
     name = "ldmref"
-    parts = PARTS
-    dtypes = ("float32", "float64")
+    parts: tuple[str, ...] = PARTS
 
     def __init__(self, backend: Backend):
         self.backend = backend
@@ -130,7 +128,7 @@ class LdmrefRuntime:
         """Compute each case: layers and networks on the backend, all others on the host."""
         wanted = {case.name: case for case in cases}
         if any(case.part in ONNX_PARTS for case in cases):
-            for net in networks():
+            for net in networks(reader.suite.families):
                 yield from self._run_network(net, wanted, reader)
         for part in dict.fromkeys(case.part for case in cases if case.part not in ONNX_PARTS):
             for value in value_cases(part):
@@ -155,8 +153,8 @@ class LdmrefRuntime:
         params = _on_backend(ops, net.params)
         if whole is not None:
             by_role = reader.inputs(whole)
-            given = {k: by_role.get(net.roles.get(k, k)) for k in net.inputs}
-            arrays = {k: None if x is None else ops.asarray(x) for k, x in given.items()}
+            inputs = {k: by_role.get(net.roles.get(k, k)) for k in net.inputs}
+            arrays = {k: None if x is None else ops.asarray(x) for k, x in inputs.items()}
             with ops.inference():
                 network = ops.compile(net.function, params)
                 results = flat(network(*net.args, **arrays))
@@ -187,12 +185,13 @@ class LayerAnswers(NamedBackend):
         case = self.cases.get(call.name)
         if case is None or self._alone:
             return y
-        given = {name: self.inner.asarray(x) for name, x in self.reader.inputs(case).items()}
-        given |= {role: given[str(case.attributes[role])] for role in call.inputs if role not in given}
+        inputs = {name: self.inner.asarray(x) for name, x in self.reader.inputs(case).items()}
+        same = {role: str(case.attributes[role]) for role in call.inputs if role not in inputs}
+        inputs |= {role: inputs[other] for role, other in same.items()}
         self._alone = True
         try:
             with self.observed(call.name):
-                output = self.inner.to_numpy(call.compute(given))
+                output = self.inner.to_numpy(call.compute(inputs))
         finally:
             self._alone = False
         self.found.append((case, {case.outputs[0].name: output}, ""))

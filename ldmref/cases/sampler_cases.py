@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.cases.parameters import random_array
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.math.sigmas import karras_sigmas
 from ldmref.models.presets import PRESETS
 from ldmref.samplers.configure import configured_step
@@ -55,10 +55,10 @@ def _case(
     if data.noise:
         inputs["noise"] = np.stack(data.noise)
 
-    def compute(given: Arrays) -> Arrays:
-        replay = Replayed(given)
+    def compute(arrays: NamedArrays) -> NamedArrays:
+        replay = Replayed(arrays)
         states = run_sampler(
-            step, given["x"], given["sigmas"], visits, replay.predict, replay.draw
+            step, arrays["x"], arrays["sigmas"], visits, replay.predict, replay.draw
         )
         return {
             "states": states,
@@ -108,10 +108,10 @@ class Recorded:
     def predict(self, x: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
         """Return E[x0 | x] for two means, with and without a prompt."""
         weight = self.variance / (self.variance + sigma**2)
-        pair = tuple(m + weight * (x - m) for m in (self.mean, self.uncond))
-        self.predictions.append(pair[0])
-        self.unconditional.append(pair[1])
-        return pair
+        cond, uncond = (m + weight * (x - m) for m in (self.mean, self.uncond))
+        self.predictions.append(cond)
+        self.unconditional.append(uncond)
+        return cond, uncond
 
     def draw(self) -> np.ndarray:
         """Return the next noise."""
@@ -123,24 +123,24 @@ class Recorded:
 class Replayed:
     """A denoiser that returns given predictions one after the other, and notes where."""
 
-    def __init__(self, inputs: Arrays):
+    def __init__(self, inputs: NamedArrays):
         self.inputs = inputs
         self.sigmas: list[float] = []
         self.x: list[np.ndarray] = []
-        self.drawn = 0
+        self.draws = 0
 
     def predict(self, x: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the next prediction, with and without the prompt."""
         i = len(self.sigmas)
         self.sigmas.append(sigma)
         self.x.append(x)
-        given = self.inputs["predictions"]
-        return given[i], self.inputs.get("unconditional", given)[i]
+        arrays = self.inputs["predictions"]
+        return arrays[i], self.inputs.get("unconditional", arrays)[i]
 
     def draw(self) -> np.ndarray:
         """Return the next noise."""
-        self.drawn += 1
-        return self.inputs["noise"][self.drawn - 1]
+        self.draws += 1
+        return self.inputs["noise"][self.draws - 1]
 
 
 def guidance_cases() -> Iterator[ValueCase]:
@@ -159,12 +159,12 @@ def guidance_cases() -> Iterator[ValueCase]:
             }
 
             def compute(
-                given: Arrays, guidance=guidance, scale=scale, names=names, steps=steps
-            ) -> Arrays:
+                arrays: NamedArrays, guidance=guidance, scale=scale, names=names, steps=steps
+            ) -> NamedArrays:
                 memory: History = ()
                 outputs = {}
                 for step in range(steps):
-                    predictions = {name: given[f"{name}.{step}"] for name in names}
+                    predictions = {name: arrays[f"{name}.{step}"] for name in names}
                     y, memory = guidance(predictions, sigma, scale, memory)
                     outputs[f"guided.{step}"] = y
                 return outputs

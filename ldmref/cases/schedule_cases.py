@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.math.schedules import (
     alphas_cumprod,
     cosine_betas,
@@ -47,7 +47,9 @@ def schedule_cases() -> Iterator[ValueCase]:
     sd = SchedulerConfig()
     for spacing in SPACINGS:
         for steps in STEPS:
-            yield _grid(f"{spacing}.{steps}", replace(sd, final_sigma="zero"), "euler", spacing, steps)
+            yield _grid(
+                f"{spacing}.{steps}", replace(sd, final_sigma="zero"), "euler", spacing, steps
+            )
     yield _grid("leading.sigma_min.20", sd, "ddim", "leading", 20)
     published = PRESETS["sd15"].scheduler
     for names in _samplers_by_grid(published):
@@ -100,7 +102,7 @@ def _grid(
 ) -> ValueCase:
     table = sampling_sigmas(config)
 
-    def compute(_: Arrays) -> Arrays:
+    def compute(_: NamedArrays) -> NamedArrays:
         schedule = make_schedule(config, SAMPLERS[sampler], spacing, steps)
         return {
             "sigmas": schedule.sigmas,

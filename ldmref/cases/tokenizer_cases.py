@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ldmref.cases.values import Arrays, ValueCase
+from ldmref.cases.model import WriteFile
+from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.prompts.clip import END, START, WORD_END
 from ldmref.prompts.clip_vocabulary import byte_letters, load_tokenizer
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
@@ -28,12 +29,14 @@ TEXTS = (
 )
 WEIGHTED = ("a (red:1.3) heart", "((smile)) [table]", "a \\(red\\) heart", "a heart BREAK a table")
 WORDS = ("heart", "red", "table", "smile", "stop", "it", "on", "in", "an")
-PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "heart", "##s", "on", "table", "don", "'",
-          "t", "stop", "it", "s", "19", "##84", "naive", "cafe", "in", "smile", "!", ",", ":")  # fmt: skip
+PIECES = (
+    "[PAD] [UNK] [CLS] [SEP] a red heart ##s on table don ' t stop it s 19 ##84 naive cafe in "
+    "smile ! , :"
+).split()
 VOCABULARIES = "values/vocabularies"
 
 
-def tokenizer_cases(write: Callable[[str, bytes], None]) -> Iterator[ValueCase]:
+def tokenizer_cases(write: WriteFile) -> Iterator[ValueCase]:
     """Write the vocabularies, and yield cases of CLIP's, BERT's and ldmref's tokenizer.
 
     Args:
@@ -69,7 +72,7 @@ def tokenizer_cases(write: Callable[[str, bytes], None]) -> Iterator[ValueCase]:
 def _case(
     label: str, tokenizer: PromptTokenizer, vocabulary: str, text: str, options: PromptOptions
 ) -> ValueCase:
-    def compute(inputs: Arrays) -> Arrays:
+    def compute(inputs: NamedArrays) -> NamedArrays:
         tokens = tokenizer.tokenize([str(inputs["text"])], options)
         outputs = {"ids": tokens.ids[0]}
         if options.prompt_weights != "none":

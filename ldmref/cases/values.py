@@ -18,7 +18,7 @@ PERTURBED = 2.0  # units by which each input is changed at most
 SAFETY = 4.0  # factor on the largest deviation
 NAMES = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
-Arrays = Mapping[str, np.ndarray]
+NamedArrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class ValueCase:
         inputs: Arrays of float64, int64 or text.
         compute: `compute(inputs)` -> outputs by name.
         roundings: Number of roundings of results of the size of the largest one (`relative`: of
-            each one), which the tolerance allows besides the perturbed inputs.
+            each one), which the tolerance allows in addition to
+            the perturbed inputs.
         relative: Whether the elements of an output are of very different size and each has a
             relative tolerance.
         perturb: Whether the inputs of floats are perturbed.
@@ -44,8 +45,8 @@ class ValueCase:
     part: str
     kind: str
     attributes: Mapping[str, Any]
-    inputs: Arrays = field(repr=False)
-    compute: Callable[[Arrays], Arrays] = field(repr=False)
+    inputs: NamedArrays = field(repr=False)
+    compute: Callable[[NamedArrays], NamedArrays] = field(repr=False)
     roundings: float = 16.0
     relative: bool = False
     perturb: bool = True
@@ -67,7 +68,7 @@ class ValueCase:
         )
         return case, outputs
 
-    def _changes(self, outputs: Arrays) -> dict[str, tuple[float, float]]:
+    def _changes(self, outputs: NamedArrays) -> dict[str, tuple[float, float]]:
         """Return the largest change of each output, absolute and relative, per unit roundoff."""
         unit = 2.0**-40  # far above the roundings of float64, and small enough to be linear
         largest = {name: [0.0, 0.0] for name in outputs}
@@ -99,13 +100,14 @@ class ValueCase:
             return {}
         finite = np.abs(y[np.isfinite(y)])
         scale = float(np.max(finite, initial=0.0))
+        atol = self.absolute.get(name, 0.0)
+        rtol = 0.0
         if self.relative:
-            units = (0.0, self.roundings + SAFETY * ratio)
+            rtol = self.roundings + SAFETY * ratio
         else:
-            units = (self.roundings * scale + SAFETY * absolute, 0.0)
-        units = (units[0] + self.absolute.get(name, 0.0), units[1])
+            atol += self.roundings * scale + SAFETY * absolute
         return {
-            dtype: (float(f"{units[0] * u:.2e}"), float(f"{units[1] * u:.2e}"))
+            dtype: (float(f"{atol * u:.2e}"), float(f"{rtol * u:.2e}"))
             for dtype, u in UNITS.items()
         }
 

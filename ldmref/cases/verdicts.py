@@ -15,7 +15,7 @@ MISSING = "no result"
 
 
 @dataclass(frozen=True)
-class CaseResult:
+class CaseVerdict:
     """The outcome of one case.
 
     Args:
@@ -25,7 +25,7 @@ class CaseResult:
         passed: Whether it passed.
         error: Largest |got - expected|.
         tolerance: What the tolerance allows at that element.
-        detail: The output and element of a failure, or why there is no result.
+        detail: The output and element of a failure, or the reason for a missing result.
         basis: Basis of the tolerance.
     """
 
@@ -73,7 +73,7 @@ def compare_case(
     got: Mapping[str, np.ndarray] | None,
     dtype: str,
     note: str = MISSING,
-) -> CaseResult:
+) -> CaseVerdict:
     """Compare the outputs of a program with those of a case.
 
     Args:
@@ -85,18 +85,18 @@ def compare_case(
     """
     head = case.name, case.part, case.kind
     if got is None:
-        return CaseResult(*head, False, math.inf, 0.0, note, case.basis)
-    worst = CaseResult(*head, True, basis=case.basis)
+        return CaseVerdict(*head, False, math.inf, 0.0, note, case.basis)
+    worst = CaseVerdict(*head, True, basis=case.basis)
     for tensor in case.outputs:
         if tensor.name not in got:
             detail = f"no output {tensor.name!r}"
-            return CaseResult(*head, False, math.inf, 0.0, detail, case.basis)
+            return CaseVerdict(*head, False, math.inf, 0.0, detail, case.basis)
         passed, error, tolerance, detail = _compare(
             tensor, expected[tensor.name], np.asarray(got[tensor.name]), dtype
         )
         if len(case.outputs) > 1 and detail:
             detail = f"{tensor.name}: {detail}"
-        result = CaseResult(*head, passed, error, tolerance, detail, case.basis)
+        result = CaseVerdict(*head, passed, error, tolerance, detail, case.basis)
         if (not passed, result.ratio) > (not worst.passed, worst.ratio):
             worst = result
     return worst
@@ -135,10 +135,10 @@ def _compare(
     return passed, float(error[at]), float(allowed[at]), detail
 
 
-def summary(results: Iterable[CaseResult], version: str, program: str) -> str:
-    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 412 of 412 (layers)"."""
+def summary(results: Iterable[CaseVerdict], suite: str, program: str) -> str:
+    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 270 of 270 (layers)"."""
     results = tuple(results)
     passed = sum(result.passed for result in results)
     parts = ", ".join(dict.fromkeys(result.part for result in results))
     verb = "passes" if passed == len(results) else "fails"
-    return f"{program} {verb} ldmref-cases {version}, {passed} of {len(results)} ({parts})"
+    return f"{program} {verb} {suite}, {passed} of {len(results)} ({parts})"

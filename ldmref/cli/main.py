@@ -13,6 +13,7 @@ import ldmref
 from ldmref.cli import (
     batch,
     bench,
+    cases,
     check,
     completion,
     configuration,
@@ -73,7 +74,7 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "diff", "differences", "doctor", "bench", "evaluate"),
+    "Verify": ("check", "cases", "diff", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "export", "train", "finetune"),
 }
 
@@ -184,6 +185,7 @@ MODULES = (
     configuration,
     completion,
     check,
+    cases,
     diff,
     differences,
     bench,

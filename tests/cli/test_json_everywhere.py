@@ -8,6 +8,7 @@ import pytest
 from ldmref.cli.main import cli
 
 WITHOUT = {
+    "cases": "a group, whose commands `make` and `run` have it",
     "config": "a group, whose command `show` has it",
     "export": "a group, whose command `onnx` has it",
     "mcp": "its output is JSON",

@@ -163,6 +163,16 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "--executor ray": elsewhere("tests/batch/test_batch_ray.py"),
         "srun": elsewhere("tests/batch/test_batch_run.py"),
     },
+    "docs/cases.md": {
+        "./my_runner": elsewhere("tests/cases/test_cases_run.py"),
+        "cc -O2": elsewhere("tests/cases/test_cases_run.py"),
+        "./run_case": elsewhere("tests/cases/test_cases_run.py"),
+        "ldmref cases make -o cases": TORCH,
+        "sd15-cases": TORCH,
+        "ldmref cases run cases": TORCH,
+        "load_model_tests": TORCH,
+        "read_suite": TORCH,
+    },
     "docs/checking.md": {
         "--dtype float64   # some do not": Reason("exits", "torch", 4),
         "--backend torch": TORCH,

@@ -249,6 +249,7 @@ def test_languages(page):
             program = command.split()[0]
             programs = (
                 ".",
+                "cc",
                 "curl",
                 "ldmref",
                 "make",
