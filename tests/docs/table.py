@@ -157,6 +157,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'device="cuda:0"': GPU,
         "--backend torch": TORCH,
         "LDMREF_BACKEND=torch": TORCH,
+        "--backend openvino": ONNX,
+        "--backend onnx": ONNX,
+        "scripts/measure_backends.py": elsewhere("tests/backends/test_measure_backends.py"),
         'get_backend("torch")': TORCH,
     },
     "docs/batch.md": {
