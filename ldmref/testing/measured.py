@@ -1,4 +1,4 @@
-"""Measured errors beside their bounds: the worst of many calls of each operation."""
+"""Measured errors and their bounds: the worst of many calls of each operation."""
 
 from __future__ import annotations
 
