@@ -124,7 +124,12 @@ def compare(ops: Backend, case: Case, layout: str = "contiguous") -> WorstElemen
     with np.errstate(all="ignore"):
         expected = np.asarray(call(reference, case, [reference.asarray(x) for x in wide]))
     bound = error_bound(
-        case.operation, tuple(wide), case.options, ops.dtype, expected, winograd=WINOGRAD.get(ops.speed, 2)
+        case.operation,
+        tuple(wide),
+        case.options,
+        ops.dtype,
+        expected,
+        winograd=WINOGRAD.get(ops.speed, 2),
     )
     if exact:
         bound = bound * (1.0 + EXTENDED_UNITS)
