@@ -1,4 +1,4 @@
-"""`ldmref check operations` and `ldmref check images`: errors of backends beside their bounds."""
+"""`ldmref check operations` and `ldmref check images`: errors of backends and their bounds."""
 
 from __future__ import annotations
 

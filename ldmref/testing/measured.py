@@ -1,4 +1,4 @@
-"""Measured errors beside their bounds: the worst of many calls of each operation."""
+"""Measured errors and their bounds: the worst of many calls of each operation."""
 
 from __future__ import annotations
 
@@ -124,7 +124,12 @@ def compare(ops: Backend, case: Case, layout: str = "contiguous") -> WorstElemen
     with np.errstate(all="ignore"):
         expected = np.asarray(call(reference, case, [reference.asarray(x) for x in wide]))
     bound = error_bound(
-        case.operation, tuple(wide), case.options, ops.dtype, expected, winograd=WINOGRAD[ops.speed]
+        case.operation,
+        tuple(wide),
+        case.options,
+        ops.dtype,
+        expected,
+        winograd=WINOGRAD.get(ops.speed, 2),
     )
     if exact:
         bound = bound * (1.0 + EXTENDED_UNITS)

@@ -27,8 +27,8 @@ SEQUENTIAL = 4.0
 # Higham and Mary 2020 (Sharper Probabilistic Backward Error Analysis ..., SIAM J. Sci. Comput.
 # 42:A3427): if the terms also have mean zero, the factor sqrt(n) disappears.
 CENTRED = 3.0
-# Sums of a norm are pairwise, blocked or at least eight interleaved sums in every library, so that
-# they err by SUM_START + SUM_GROWTH sqrt(n) units and not by SEQUENTIAL sqrt(n).
+# Sums of a norm are pairwise, blocked or at least eight interleaved sums in every library. They err
+# by SUM_START + SUM_GROWTH sqrt(n) units and not by SEQUENTIAL sqrt(n).
 SUM_START = 4.0
 SUM_GROWTH = 0.5
 # Errors of exp and tanh in units u of the type in which they are evaluated (u is half an ulp);
@@ -116,7 +116,7 @@ def inner_product(
     3.1, applied to the partial sums), which is at most SEQUENTIAL u sqrt(n) max |s_j|. The maximum
     is known at the boundaries of blocks only; inside of a block the partial sums of terms with mean
     zero move by a part of A / sqrt(n), which gives the term CENTRED A (Higham and Mary 2020).
-    Roundings of equal terms are not independent, so that the first bound is used for those.
+    Roundings of equal terms are not independent: for those the first bound is used.
 
     Args:
         p: The precisions.

@@ -30,7 +30,7 @@ def attention(
     (Blanchard, Higham and Higham 2021, Accurately Computing the Log-Sum-Exp and Softmax Functions,
     IMA J. Numer. Anal. 41:2311, section 4: the shift costs no accuracy). With softmax weights w and
     y = sum w_j v_j, the error of the average is at most sum w_j h_j (\|v_j\| + \|y\|) to first
-    order, and at most the distance of y to the farthest v_j, since every average lies between them.
+    order, and at most the distance of y to the farthest v_j, because every average is between them.
     Sums over the keys add u_acc (2 SEQUENTIAL sqrt(m) \|y\| + CENTRED sum w_j \|v_j\|); storing the
     weights' sum, quotient and result adds 3 u \|y\|.
 
