@@ -60,7 +60,7 @@ def _open_onnxruntime(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda feed: session.run(None, feed)[0]
+    return lambda feed: np.asarray(session.run(None, feed)[0])
 
 
 def _open_openvino(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
