@@ -123,6 +123,22 @@ def test_arrays_of_the_host():
     assert ops.to_numpy(ops.asarray(wide, "float64"))[0] == wide[0]
 
 
+@pytest.mark.parametrize("speed", JaxBackend.speeds)
+def test_integers_are_64_bits_wide_within_a_network(speed):
+    """Without 64-bit types JAX's argmax of an int64 array fails."""
+    ops = JaxBackend(speed=speed)
+    ids = np.asarray([[2**40, 1], [2**40, 2**40 + 1]])
+
+    def network(ops, p, ids):
+        return ops.xp.argmax(ids, axis=1), ids + p["one"]
+
+    run = ops.compile(network, {"one": ops.asarray([1, 1])})
+    with ops.inference():
+        ends, more = run(ops.asarray(ids))
+    np.testing.assert_array_equal(ops.to_numpy(ends), [0, 1])
+    np.testing.assert_array_equal(ops.to_numpy(more), ids + 1)
+
+
 CODE = """
 import jax.numpy as jnp
 from ldmref_jax import JaxBackend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,9 @@ class JaxBackend(Backend):
     `fast` compiles each network with `jax.jit`, once for each shape of its inputs; the parameters
     are arguments of the compiled function. `exact` runs one operation after the other.
 
-    Token ids are int64, so the backend sets JAX's process-wide `jax_explicit_x64_dtypes`: arrays
-    that are asked for in 64 bits are made in 64 bits, and JAX's default types stay 32 bits wide. In
-    float64 it sets `jax_enable_x64`, which makes JAX's default types 64 bits wide.
+    Token ids are int64, which JAX only has while 64-bit types are enabled. The backend enables them
+    where it converts arrays and, in its own thread, while a network runs. Only for float64 it
+    enables them in the whole process.
     """
 
     name = "jax"
@@ -35,10 +36,8 @@ class JaxBackend(Backend):
     xp = jnp
 
     def set_up(self) -> None:
-        if self.dtype == "float64":  # otherwise JAX takes Python's numbers for float32
+        if self.dtype == "float64":  # samplers multiply states by Python's numbers
             jax.config.update("jax_enable_x64", True)
-        else:
-            jax.config.update("jax_explicit_x64_dtypes", "allow")
         self._device = find_device(self.device)
         self.compiles = self.speed == "fast"
 
@@ -49,7 +48,7 @@ class JaxBackend(Backend):
         x = x if isinstance(x, jax.Array) else np.asarray(x)
         floating = jnp.issubdtype(x.dtype, jnp.floating)  # bfloat16 is not a NumPy type
         wanted = (dtype or self.dtype) if floating else "int64"
-        with jax.enable_x64(True):  # otherwise NumPy's float64 is rounded to float32 first
+        with jax.enable_x64(True):
             return jnp.asarray(x, wanted, device=self._device)
 
     def to_numpy(self, x: jax.Array) -> np.ndarray:
@@ -118,6 +117,10 @@ class JaxBackend(Backend):
 
     # -- execution --------------------------------------------------------------------------------
 
+    def inference(self) -> AbstractContextManager:
+        """Return a context with 64-bit types; networks run in it."""
+        return jax.enable_x64(True)
+
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         if not self.compiles:
             return super().compile(network, params)
@@ -130,7 +133,8 @@ class JaxBackend(Backend):
 
         def run(*args: Any, **kwargs: Any) -> Any:
             arrays, template = split_arrays(args, kwargs)
-            return compiled(leaves, arrays, template)
+            with self.inference():
+                return compiled(leaves, arrays, template)
 
         return run
 
