@@ -21,9 +21,10 @@ from ldmref.models.networks import model_spec
 from ldmref.models.taesd import tiny_spec
 from ldmref.modes.plan import AnyPlan
 from ldmref.modes.run import Plan
+from ldmref.trace.backend import LayerRecordingBackend, is_overridden
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
-from ldmref.trace.recorder import LayerRecordingBackend, Recorder, is_overridden
+from ldmref.trace.recorder import Recorder
 from ldmref.trace.run import describe_program, describe_run, require_sampling, traced_run
 from ldmref.trace.selection import Selection
 from ldmref.trace.shapes import FusedShapeBackend, ShapeBackend, shapes_of, without_weights
