@@ -19,8 +19,9 @@ from ldmref.modes.plan import AnyPlan
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
+from ldmref.trace.backend import LayerRecordingBackend
 from ldmref.trace.files import TraceWriter
-from ldmref.trace.recorder import LayerRecordingBackend, Recorder
+from ldmref.trace.recorder import Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.steps import StepWatch, TracedTrajectory
 from ldmref.trace.store import SpooledStore

@@ -13,8 +13,9 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.models.config import ModelConfig
+from ldmref.trace.backend import LayerRecordingBackend
 from ldmref.trace.files import TraceWriter
-from ldmref.trace.recorder import LayerRecordingBackend, Recorder
+from ldmref.trace.recorder import Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import SpooledStore
 from ldmref.training.observe import ObservedBatch

@@ -69,6 +69,9 @@ def test_a_selection_that_matches_nothing_is_refused():
         with pytest.raises(UsageError, match=word) as caught:
             estimate_trace(plan, model, selection)
         assert caught.value.code == "E-TRACE-SELECTION"
+    later = modes.plan("img2img", model, prompt="a cat", image=TEAL, steps=4, strength=0.5)
+    with pytest.raises(UsageError, match="steps 2 to 3"):
+        estimate_trace(later, model, Selection(steps=(1,)))
 
 
 def test_too_large_traces_are_refused(tmp_path):
