@@ -1,4 +1,4 @@
-"""Backends by name: `numpy`, `torch`, `cupy`, and plug-ins.
+"""Backends by name: `numpy`, `torch`, `onnx`, `openvino`, `cupy`, and plug-ins.
 
 A package adds a backend with an entry point that names a `Backend` class, or any function of
 `(device, dtype)` that returns a `Backend`:
@@ -23,6 +23,8 @@ GROUP = "ldmref.backends"
 BUILT_IN = {
     "numpy": "ldmref.backends.fast:numpy_backend",
     "torch": "ldmref.backends.fast:torch_backend",
+    "onnx": "ldmref.backends.onnx:OnnxBackend",
+    "openvino": "ldmref.backends.openvino:OpenVinoBackend",
     "cupy": "ldmref.backends.fast:cupy_backend",
 }
 
@@ -36,7 +38,8 @@ def get_backend(
     """Return the backend called `name`, on a device and in a dtype.
 
     Args:
-        name: `numpy`, `torch`, `cupy` or the name of a plug-in. A `Backend` is returned unchanged.
+        name: `numpy`, `torch`, `onnx`, `openvino`, `cupy` or the name of a plug-in. A `Backend`
+            is returned unchanged.
         device: Device on which it computes, such as "cpu" or "cuda:0"; None: the backend's default.
         dtype: Floating-point type of parameters and activations, such as "float32" (the default).
         speed: `exact`, `fast` or `fastest` (`ldmref.backends.base`); None: the backend's default.

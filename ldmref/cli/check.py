@@ -26,7 +26,8 @@ MAX_CALLS = 4  # shown for a failing case
 @option(
     "--backend",
     metavar="NAME",
-    help="Library to check: numpy, torch, cupy or a plug-in; see ldmref backends. Default: numpy.",
+    help="Library to check: numpy, torch, onnx, openvino, cupy or a plug-in; see ldmref backends. "
+    "Default: numpy.",
 )
 @option("--device", metavar="NAME", help="Device: cpu, cuda:0, ... Default: the backend's.")
 @option(

@@ -21,6 +21,7 @@ from ldmref.cli import (
     differences,
     doctor,
     evaluate,
+    export,
     finetune,
     grid,
     guidance,
@@ -73,7 +74,7 @@ SECTIONS = {
         "completion",
     ),
     "Verify": ("check", "diff", "differences", "doctor", "bench", "evaluate"),
-    "Convert and train": ("convert", "train", "finetune"),
+    "Convert and train": ("convert", "export", "train", "finetune"),
 }
 
 
@@ -177,6 +178,7 @@ MODULES = (
     train,
     finetune,
     convert,
+    export,
     info,
     guidance,
     configuration,

@@ -37,8 +37,8 @@ BACKEND = (
     option(
         "--backend",
         metavar="NAME",
-        help="Library that computes: numpy, torch, cupy or a plug-in; see ldmref backends. "
-        "Default: numpy.",
+        help="Library that computes: numpy, torch, onnx, openvino, cupy or a plug-in; see ldmref "
+        "backends. Default: numpy.",
     ),
     option("--device", metavar="NAME", help="Device: cpu, cuda:0, ... Default: the backend's."),
     option(
@@ -69,8 +69,7 @@ LIMITS = (
 CONFIG = option(
     "--config", type=PATH, metavar="FILE", help="Configuration file. Default: ./ldmref.toml."
 )
-MODEL = (
-    MODEL_NAME,
+LOADING = (  # how a model is read from its file
     option(
         "--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if it is not cached."
     ),
@@ -116,10 +115,8 @@ MODEL = (
         metavar="FILE",
         help="Textual inversion file, which adds a word to use in prompts. May be repeated.",
     ),
-    *BACKEND,
-    *LIMITS,
-    CONFIG,
 )
+MODEL = (MODEL_NAME, *LOADING, *BACKEND, *LIMITS, CONFIG)
 OUTPUT = option(
     "-o",
     "--output",

@@ -145,6 +145,8 @@ def record_mode(mode: str, flags: Values) -> None:
         estimate = estimate_trace(plan, model, selection)
         if not flags["quiet"]:
             say(one_line(describe_estimate(estimate)))
+            if backend.compiles:
+                say(f"{backend.name} compiles networks: only their inputs and outputs are recorded")
         if not flags["dry_run"]:
             check_space(estimate, folder, limit, SMALLER)
             bar = ProgressBar("none" if flags["quiet"] else "auto")

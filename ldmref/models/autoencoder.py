@@ -98,8 +98,7 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     for block in e.down_blocks.items_in_order():
         x = _layers(ops, block, x, groups, eps)
         if "downsamplers" in block:
-            conv = block.downsamplers["0"].conv
-            x = ops.conv2d(ops.pad_bottom_right(x), conv.weight, conv.bias, stride=2)
+            x = nn.downsample_padded(ops, block.downsamplers["0"], x)
     x = _mid_block(ops, e.mid_block, x, groups, eps)
     x = nn.conv2d(ops, e.conv_out, nn.norm_silu(ops, e.conv_norm_out, x, groups, eps))
     moments = nn.conv2d(ops, p.quant_conv, x)
@@ -126,7 +125,7 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
     for block in d.up_blocks.items_in_order():
         x = _layers(ops, block, x, groups, eps)
         if "upsamplers" in block:
-            x = nn.conv2d(ops, block.upsamplers["0"].conv, ops.upsample2x(x))
+            x = nn.upsample(ops, block.upsamplers["0"], x)
     return nn.conv2d(ops, d.conv_out, nn.norm_silu(ops, d.conv_norm_out, x, groups, eps))
 
 

@@ -113,6 +113,30 @@ def merge_heads(ops: Backend, x: Array) -> Array:
 
 
 @layer
+def downsample(ops: Backend, p: Params, x: Array) -> Array:
+    """Convolve with stride 2; x: (n, c, h, w) -> (n, c, h/2, w/2), rounded up."""
+    return conv2d(ops, p.conv, x, stride=2)
+
+
+@layer
+def downsample_padded(ops: Backend, p: Params, x: Array) -> Array:
+    """Convolve with stride 2 and zeros on the right and at the bottom; (n, c, h, w), halved."""
+    return ops.conv2d(ops.pad_bottom_right(x), p.conv.weight, p.conv.bias, stride=2)
+
+
+@layer
+def upsample(ops: Backend, p: Params, x: Array, size: tuple[int, int] | None = None) -> Array:
+    """Double each pixel, crop to `size` (h', w') if it is smaller, and convolve; x: (n, c, h, w).
+
+    Nearest-neighbour upsampling to one less is the doubled image without the last row or column.
+    """
+    x = ops.upsample2x(x)
+    if size is not None and x.shape[2:] != size:
+        x = x[:, :, : size[0], : size[1]]
+    return conv2d(ops, p.conv, x)
+
+
+@layer
 def attention(
     ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
 ) -> Array:

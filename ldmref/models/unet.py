@@ -252,7 +252,7 @@ def _attend(
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
     """Downsample (n, c, h, w) to (n, c, h/2, w/2), rounded up by convolutions."""
     if "conv" in p:
-        return nn.conv2d(ops, p.conv, x, stride=2)
+        return nn.downsample(ops, p, x)
     groups = config.norm_num_groups
     eps = config.norm_eps
     return nn.resnet_block(ops, p, x, emb, groups, eps, lambda y: nn.mean_pool(ops, y))
@@ -261,11 +261,7 @@ def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Arra
 def _upsample(
     ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, size: tuple[int, int]
 ) -> Array:
-    """Upsample (n, c, h, w) to the size of the next skip connection: doubled, or one less.
-
-    Nearest-neighbour upsampling to one less is the doubled image without the last row or column.
-    """
+    """Upsample (n, c, h, w) to the size of the next skip connection: doubled, or one less."""
     if "conv" in p:
-        x = ops.upsample2x(x)
-        return nn.conv2d(ops, p.conv, x if x.shape[2:] == size else x[:, :, : size[0], : size[1]])
+        return nn.upsample(ops, p, x, size)
     return nn.resnet_block(ops, p, x, emb, config.norm_num_groups, config.norm_eps, ops.upsample2x)

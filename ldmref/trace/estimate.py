@@ -36,7 +36,7 @@ REPEATED = ("unet", "controlnet")  # networks that a run calls again and again
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """What a trace would hold.
+    """The size and the content of a trace before it is recorded.
 
     Attributes:
         bytes: Size of all files.
@@ -233,7 +233,7 @@ def _measure(planned: AnyPlan, model: LatentDiffusion, selection: Selection) -> 
     sizes.manifest = describe_program(model, selection)
     recorder = Recorder(sizes, SizeStore, selection)
     plan = _with_hollow_controls(require_sampling(planned), model, ops)
-    with traced_run(plan, hollow, recorder, _MeasuringBackend) as run:
+    with traced_run(plan, hollow, recorder, _MeasuringBackend, inner.compiles) as run:
         sizes.manifest |= describe_run(run)
         sizes.steps = run.job.steps
         for _ in run.generate():

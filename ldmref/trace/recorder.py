@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections import Counter
@@ -192,21 +193,39 @@ class Recorder:
 class LayerRecordingBackend(NamedBackend):
     """A backend that records every layer of every network.
 
-    Operations that the inner backend fuses are recorded as what they are, so that its results do
-    not change.
+    Its results do not change: operations that the inner backend fuses are recorded as what they
+    are. Only inputs and outputs are recorded if it compiles networks.
 
     Args:
         inner: Backend that computes.
         recorder: Where calls are recorded.
         config: The model's configuration, which distinguishes its text encoders.
+        whole: Whether to record only inputs and outputs of networks; None: if `inner` compiles.
     """
 
-    def __init__(self, inner: Backend, recorder: Recorder, config: ModelConfig):
+    def __init__(
+        self, inner: Backend, recorder: Recorder, config: ModelConfig, whole: bool | None = None
+    ):
         fused = [name for name in ("group_norm_silu", "geglu") if is_overridden(inner, name)]
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
         self.config = config
+        self.whole = inner.compiles if whole is None else whole
         self._open: list[tuple[CallRecord | None, int | None]] = []
+
+    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
+        """Return a network whose calls are recorded."""
+        if not self.inner.compiles:
+            return super().compile(network, params)
+        compiled = self.inner.compile(network, params)
+        names = list(inspect.signature(network).parameters)[2:]
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            self.begin(network.__name__, arguments)
+            return self.end(network.__name__, compiled(*args, **kwargs))
+
+        return run
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""
@@ -240,7 +259,7 @@ class LayerRecordingBackend(NamedBackend):
     def visit(self, call: LayerCall) -> Any:
         """Record a layer with its inputs and its output."""
         current = self._open[-1][0] if self._open else None
-        if current is None:
+        if current is None or self.whole:
             return call.compute(call.inputs)
         index = current.add(call.name, call.kind, call.inputs, call.attributes)
         output = call.compute(call.inputs)

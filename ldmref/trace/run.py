@@ -112,6 +112,7 @@ def describe_program(model: LatentDiffusion, selection: Selection) -> dict[str, 
         "model": described,
         "backend": model.backend.describe(),
         "dtype": model.backend.dtype,
+        "layers": not model.backend.compiles,
         "selection": dict(selection.record),
     }
 
@@ -128,10 +129,11 @@ def traced_run(
     model: LatentDiffusion,
     recorder: Recorder,
     backend: type[LayerRecordingBackend] = LayerRecordingBackend,
+    whole: bool | None = None,
 ) -> Iterator[Run]:
     """Prepare a plan with a model that records; its `generate` records the rest."""
     plan = require_sampling(planned)
-    ops = backend(model.backend, recorder, model.config)
+    ops = backend(model.backend, recorder, model.config, whole)
     watched = model.with_backend(ops)
     if watched.tiny_autoencoder is not None:
         watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(ops)

@@ -45,7 +45,7 @@ class Selection:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What the manifest says about it; {} if everything is recorded."""
+        """Return the entry of the manifest; {} if everything is recorded."""
         return {name: list(value) for name, value in vars(self).items() if value}
 
     def require_matches(self, calls: Iterable[str], layers: Iterable[str], steps: int) -> None:
@@ -69,7 +69,7 @@ class Selection:
                     raise UsageError(message, code=CODE, hint=suggest(pattern, names))
         for step in self.steps:
             if step >= steps:
-                message = f"there is no step {step}: the run has steps 0 to {steps - 1}"
+                message = f"step {step} does not exist: the run has steps 0 to {steps - 1}"
                 raise UsageError(message, code=CODE)
 
 

@@ -77,7 +77,7 @@ def names_of(entry: TraceEntry) -> dict[str, str]:
 def _summarize(trace: Trace, entry: TraceEntry, role: str, name: str) -> TensorSummary:
     values = np.asarray(trace.tensors[name])
     stored = trace.kinds.get(name) or KINDS.get(values.dtype, str(values.dtype))
-    numbers: list[float | None] = [None, None, None]
+    least = greatest = mean = None
     nan = 0
     infinite = 0
     if values.dtype.kind == "f":
@@ -85,9 +85,19 @@ def _summarize(trace: Trace, entry: TraceEntry, role: str, name: str) -> TensorS
         infinite = int(np.isinf(values).sum())
     finite = values if not nan + infinite else values[np.isfinite(values)]
     if finite.size:
+        least = float(finite.min())
+        greatest = float(finite.max())
         mean = float(np.mean(finite, dtype=np.float64))
-        numbers = [float(finite.min()), float(finite.max()), mean]
-    shape = tuple(values.shape)
     return TensorSummary(
-        entry.call, entry.layer, entry.kind, role, stored, shape, *numbers, nan, infinite
+        entry.call,
+        entry.layer,
+        entry.kind,
+        role,
+        stored,
+        tuple(values.shape),
+        least,
+        greatest,
+        mean,
+        nan,
+        infinite,
     )

@@ -1,4 +1,4 @@
-"""What an observer of a training sees of a step, without changing it."""
+"""The interface of an observer of training steps, which changes nothing."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_unknown_names(name, hint):
     with pytest.raises(UsageError) as caught:
         get_backend(name)
     assert caught.value.code == "E-BACKEND-NAME" and caught.value.exit_code == 2
-    assert hint in caught.value.hint and "cupy, numpy, torch" in caught.value.hint
+    assert hint in caught.value.hint and "cupy, numpy, onnx, openvino, torch" in caught.value.hint
 
 
 def test_unknown_dtype():
@@ -95,7 +95,7 @@ def test_unknown_device(name, device):
 
 
 def test_available_lists_the_built_ins_in_order(plug_ins):
-    assert list(available()) == ["numpy", "torch", "cupy"]
+    assert list(available()) == ["numpy", "torch", "onnx", "openvino", "cupy"]
     assert available()["numpy"] == ""
 
 
@@ -111,7 +111,10 @@ def test_a_plug_in(plug_ins):
 def test_a_plug_in_may_not_take_a_built_in_name(plug_ins):
     plug_ins(numpy="their_package:MyBackend")
     assert type(get_backend("numpy")) is not MyBackend
-    assert list(available()) == ["numpy", "torch", "cupy"] and not available()["numpy"]
+    assert (
+        list(available()) == ["numpy", "torch", "onnx", "openvino", "cupy"]
+        and not available()["numpy"]
+    )
 
 
 def test_two_plug_ins_of_one_name(plug_ins):
@@ -138,7 +141,10 @@ def test_a_broken_plug_in_is_named_and_harms_nobody(plug_ins, value):
         get_backend("broken")
     assert caught.value.exit_code == 5 and value in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list(available()) == ["numpy", "torch", "cupy"] and not available()["numpy"]
+    assert (
+        list(available()) == ["numpy", "torch", "onnx", "openvino", "cupy"]
+        and not available()["numpy"]
+    )
     assert type(get_backend("mine")) is MyBackend
 
 
@@ -159,7 +165,8 @@ def test_the_registry_imports_no_array_library_that_was_not_named():
         import ldmref.backends
         print("ldmref.backends.numpy" in sys.modules)
         ldmref.backends.get_backend("numpy")
-        print([m for m in ("torch", "cupy", "scipy.special") if m in sys.modules])"""
+        others = ("torch", "onnx", "openvino", "cupy", "scipy.special")
+        print([m for m in others if m in sys.modules])"""
     assert run_python(code).split("\n") == ["False", "[]"]
 
 

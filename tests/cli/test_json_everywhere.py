@@ -10,6 +10,7 @@ from ldmref.cli.main import cli
 WITHOUT = {
     "config": "a group, whose command `show` has it",
     "mcp": "its output is JSON",
+    "trace": "a group, whose commands have it",
 }
 
 

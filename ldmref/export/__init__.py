@@ -1,0 +1,18 @@
+"""Models as files that other programs run, without Python and without ldmref.
+
+Public and stable are the names that this package exports; import them from here. Its modules are
+internal and may change in any version.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ldmref.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from ldmref.export.folder import ExportedFile, export_onnx
+
+__all__ = ["ExportedFile", "export_onnx"]
+
+__getattr__, __dir__ = export_lazily(__name__, {"ExportedFile": "folder", "export_onnx": "folder"})

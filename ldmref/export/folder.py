@@ -1,0 +1,226 @@
+"""A model as a folder of ONNX files, laid out and named as diffusers does.
+
+FOLDER/ldmref.json                 what the files are, the schedule, and how to tokenize
+FOLDER/text_encoder/model.onnx     and model.onnx_data, its weights
+FOLDER/unet/model.onnx
+FOLDER/vae_decoder/model.onnx
+FOLDER/vae_encoder/model.onnx
+FOLDER/tokenizer/tokenizer.json    for the library `tokenizers`
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.graph.graph import Graph
+from ldmref.backends.graph.onnx import OPSET, import_onnx, write_model
+from ldmref.backends.graph.sizes import OpenSize
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.errors import OutputError, UsageError
+from ldmref.export.networks import list_networks
+from ldmref.io.atomic import atomic_folder, check_writable
+from ldmref.loading import load
+from ldmref.math.arrays import Array
+from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.memmap import release_pages
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import tree_map
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.version import __version__
+
+MANIFEST = "ldmref.json"
+FORMAT = "ldmref-onnx"
+VERSION = 1
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx_data"
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One network of an exported model.
+
+    Args:
+        network: Its name: text_encoder, unet, vae_decoder, ...
+        file: The ONNX file, relative to the folder.
+        bytes: Size of the file and of its weights.
+        inputs: Shape of each input by name; open sizes are names.
+        outputs: Shape of each output by name; open sizes are names, or None.
+    """
+
+    network: str
+    file: str
+    bytes: int
+    inputs: dict[str, list[int | str | None]]
+    outputs: dict[str, list[int | str | None]]
+
+
+class _FileBackend(NumpyBackend):
+    """NumPy with parameters as they are in their file."""
+
+    def weight(self, x: Array) -> Array:
+        return np.asarray(x).view()
+
+
+def export_onnx(
+    model: LatentDiffusion | str | Path,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> list[ExportedFile]:
+    """Write the networks of a model as ONNX files.
+
+    Batch, height, width and the number of tokens are open. Names of inputs and outputs are those
+    of diffusers. Weights keep the data type of the model's file and are read and written one after
+    the other, so the memory needed does not grow with the model. The networks compute in float32.
+
+    Args:
+        model: A name, file or folder as for `ldmref.load`, or a loaded model, whose parameters are
+            then exported as they are on its backend.
+        folder: The folder to write; it appears complete or not at all.
+        overwrite: Whether to replace a folder that an export has written.
+        **options: Arguments of `ldmref.load` for a model that is not loaded, such as `lora`.
+
+    Returns:
+        The files, in the order in which a program needs them.
+
+    Raises:
+        OutputError: The folder exists, is not an export, or cannot be written.
+        InputError: There is no such model, or it is damaged.
+        UsageError: `options` for a loaded model.
+        BackendUnavailable: The package onnx is not installed.
+
+    >>> import ldmref, tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     files = export_onnx(ldmref.random_model("tiny"), f"{parent}/tiny")
+    >>> [file.network for file in files]
+    ['text_encoder', 'unet', 'vae_decoder', 'vae_encoder']
+    >>> files[1].inputs["encoder_hidden_states"]
+    ['batch', 'sequence_length', 32]
+    """
+    target = Path(folder)
+    import_onnx()
+    require_target(target, overwrite)
+    if not isinstance(model, LatentDiffusion):
+        model = load(model, backend=_FileBackend(), **options)
+    elif options:
+        message = f"{', '.join(options)} cannot change a model that is loaded"
+        raise UsageError(message, code="E-EXPORT", hint="give the model's name or file")
+    with atomic_folder(target) as temporary:
+        files = _write_networks(model, temporary)
+        tokens = _write_tokenizers(model, temporary)
+        manifest = _describe(model, files) | {"tokens": tokens}
+        text = json.dumps(manifest, indent=1) + "\n"
+        (temporary / MANIFEST).write_text(text, "utf-8")
+    return files
+
+
+def require_target(folder: Path, overwrite: bool = False) -> None:
+    """Refuse a folder that cannot be written or that holds something else than an export.
+
+    Raises:
+        OutputError: It exists and `overwrite` is not set, it is not an export, or its parent does
+            not exist.
+    """
+    check_writable(folder, overwrite)
+    if not folder.exists():
+        return
+    hint = "give another name"
+    if not folder.is_dir():
+        raise OutputError(f"{str(folder)!r} is a file", code="E-EXISTS", hint=hint)
+    if any(folder.iterdir()) and not _is_export(folder):
+        message = f"{str(folder)!r} is not an exported model, so it is not replaced"
+        raise OutputError(message, code="E-EXISTS", hint=hint)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return json.loads((folder / MANIFEST).read_text("utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _write_networks(model: LatentDiffusion, folder: Path) -> list[ExportedFile]:
+    tiny = model.tiny_autoencoder
+    files = []
+    for network in list_networks(model.config, tiny.config if tiny else None):
+        replaced = tiny if network.params == "tiny" else None
+        params = replaced.params if replaced else model.params[network.params]
+        graph = network.trace(tree_map(_to_host(model), params))
+        path = folder / network.name / MODEL_FILE
+        path.parent.mkdir()
+        write_model(graph, path, WEIGHTS_FILE)
+        for array in graph.parameters.values():
+            release_pages(array)
+        size = sum(part.stat().st_size for part in path.parent.iterdir())
+        name = f"{network.name}/{MODEL_FILE}"
+        shapes = [
+            {x.name: _shape(graph, x) for x in part} for part in (graph.inputs, graph.outputs)
+        ]
+        files.append(ExportedFile(network.name, name, size, *shapes))
+    return files
+
+
+def _to_host(model: LatentDiffusion) -> Any:
+    if isinstance(model.backend, NumpyBackend):
+        return np.asarray  # also of float16, and without a copy
+    return model.backend.to_numpy
+
+
+def _shape(graph: Graph, x: Any) -> list[int | str | None]:
+    return [graph.labels.get(d) if isinstance(d, OpenSize) else d for d in x.shape]
+
+
+def _write_tokenizers(model: LatentDiffusion, folder: Path) -> list[dict[str, Any]]:
+    """Write a tokenizer for each text encoder, and return how their tokens become `input_ids`."""
+    written = []
+    names = ("tokenizer", "tokenizer_2")
+    for name, _ in zip(names, model.config.text_encoders, strict=False):
+        tokenizer: PromptTokenizer = getattr(model, name) or model.tokenizer
+        (folder / name).mkdir()
+        text = tokenizer.tokenizer.to_str()
+        (folder / name / "tokenizer.json").write_text(text, "utf-8")
+        numbers = {key: getattr(tokenizer, key) for key in ("length", "start", "end", "pad")}
+        written.append({"file": f"{name}/tokenizer.json"} | numbers)
+    return written
+
+
+def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, Any]:
+    """Return the manifest: the model, its files and what a sampler needs to know."""
+    config = model.config
+    tiny = model.tiny_autoencoder
+    scheduler = config.scheduler
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "program": f"ldmref {__version__}",
+        "opset": OPSET,
+        "model": {
+            "name": config.name,
+            "sha256": model.sha256,
+            "modifications": model.modifications,
+        },
+        "networks": {
+            file.network: {"file": file.file, "inputs": file.inputs, "outputs": file.outputs}
+            for file in files
+        },
+        "latents": {
+            "channels": config.vae.latent_channels,
+            "factor": config.vae.factor,
+            "scaling_factor": 1.0 if tiny else config.vae.scaling_factor,
+            "size_multiple": config.size_multiple,
+        },
+        "schedule": {
+            "prediction_type": scheduler.prediction_type,
+            "alphas_cumprod": alpha_bar_from_sigma(sampling_sigmas(scheduler)).tolist(),
+        },
+        "defaults": {
+            key: getattr(config.defaults, key) for key in ("width", "height", "steps", "cfg_scale")
+        },
+    }
