@@ -17,7 +17,7 @@ HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are 
 
 
 class Layout(NamedTuple):
-    """How an array is related to the expected one.
+    """The relation of an array to the expected one.
 
     Attributes:
         text: The relation in words.

@@ -12,7 +12,7 @@ from ldmref.locate.points import Point
 
 
 def bound_of(point: Point, parameters: Mapping[str, np.ndarray], dtype: str) -> float | None:
-    """Return the bound on a layer's own error, None if there is no bound.
+    """Return the bound on a layer's own error, None for layers without one.
 
     Args:
         point: The output of a layer.

@@ -25,8 +25,9 @@ def folder(tmp_path_factory):
     model = ldmref.load("emoji", backend="numpy")
     p = model.params["unet"].conv_in
     x = np.random.default_rng(0).standard_normal((1, p.weight.shape[1], 8, 8)).astype(np.float32)
-    y = model.backend.conv2d(x, p.weight, p.bias, 1, 1)
-    for name, output in {"right": y, "wrong": y - p.bias[:, None, None]}.items():
+    y = np.ascontiguousarray(model.backend.conv2d(x, p.weight, p.bias, 1, 1))
+    outputs = {"right": y, "wrong": y - p.bias[:, None, None]}
+    for name, output in outputs.items():
         save_file({f"{LAYER}/input": x, f"{LAYER}/output": output}, path / f"{name}.safetensors")
     return path
 

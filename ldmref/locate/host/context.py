@@ -1,4 +1,4 @@
-"""What the computations of the host share: recorded arrays, the schedule, and how to judge."""
+"""The base of all judges of the host: recorded arrays, the schedule, and the comparison."""
 
 from __future__ import annotations
 
