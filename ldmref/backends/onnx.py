@@ -48,8 +48,8 @@ class OnnxBackend(CompiledBackend):
         used = {x.name for x in session.get_inputs()}
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
-            given = {name: x for name, x in zip(names, inputs, strict=True) if name in used}
-            return session.run(None, given)
+            feed = {name: x for name, x in zip(names, inputs, strict=True) if name in used}
+            return session.run(None, feed)
 
         return run
 

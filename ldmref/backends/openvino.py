@@ -143,9 +143,9 @@ def _make_executable(compiled: Any, graph: Graph, kept: list[np.ndarray]) -> Exe
     alone = threading.Lock()
 
     def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
-        given = {name: x for name, x in zip(names, inputs, strict=True) if name in used}
+        feed = {name: x for name, x in zip(names, inputs, strict=True) if name in used}
         with alone:
-            request.infer(given, share_inputs=True)
+            request.infer(feed, share_inputs=True)
             return [np.array(request.get_output_tensor(i).data) for i in range(count)]
 
     run.parameters = kept  # pyright: ignore[reportFunctionMemberAccess]

@@ -48,6 +48,7 @@ def doctor(as_json: bool) -> None:
         *check_versions(),
         *report_blas(),
         *check_backends(),
+        *report_graph_cache(),
         check_embedded_model(),
         *run_self_test(),
     ]
@@ -161,6 +162,16 @@ def check_backends() -> list[Diagnosis]:
         *built_in,
         *(Diagnosis(f"plug-in {name}", f"of {package}") for name, package in plugins),
     ]
+
+
+def report_graph_cache() -> list[Diagnosis]:
+    """Report the folder of compiled networks and its size, if there is one."""
+    from ldmref.backends.graph.disk_cache import find_folder, measure
+
+    count, size = measure()
+    if not count:
+        return []
+    return [Diagnosis("graph cache", f"{find_folder()}, {count} files, {size / 1e6:.0f} MB")]
 
 
 def check_embedded_model() -> Diagnosis:

@@ -49,8 +49,8 @@ class ExportedFile:
         network: Its name: text_encoder, unet, vae_decoder, ...
         file: The ONNX file, relative to the folder.
         bytes: Size of the file and of its weights.
-        inputs: Shape of each input by name; open sizes are names.
-        outputs: Shape of each output by name; open sizes are names, or None.
+        inputs: AnyShape of each input by name; open sizes are names.
+        outputs: AnyShape of each output by name; open sizes are names, or None.
     """
 
     network: str

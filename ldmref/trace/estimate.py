@@ -45,7 +45,7 @@ class TraceEstimate:
         calls: The calls, in order.
         layers: All names of layers.
         by_kind: Bytes by the kind of call: `unet`, `vae.decode`.
-        steps: The number of steps of a trajectory.
+        steps: Indices of the sampler's steps; img2img begins above 0.
     """
 
     bytes: int
@@ -54,7 +54,7 @@ class TraceEstimate:
     calls: tuple[str, ...]
     layers: tuple[str, ...] = field(repr=False)
     by_kind: Mapping[str, int] = field(repr=False)
-    steps: int
+    steps: tuple[int, ...]
 
 
 def estimate_trace(
@@ -143,7 +143,7 @@ class _Sizes:
         self.by_kind: Counter[str] = Counter()
         self.layers: set[str] = set()
         self.known: dict[Any, tuple[Any, _Size | None]] = {}
-        self.steps = 0
+        self.steps: tuple[int, ...] = ()
 
     def write_call(
         self,
@@ -235,9 +235,9 @@ def _measure(planned: AnyPlan, model: LatentDiffusion, selection: Selection) -> 
     plan = _with_hollow_controls(require_sampling(planned), model, ops)
     with traced_run(plan, hollow, recorder, _MeasuringBackend, inner.compiles) as run:
         sizes.manifest |= describe_run(run)
-        sizes.steps = run.job.steps
         for _ in run.generate():
             pass
+    sizes.steps = tuple(sorted(recorder.visited))
     return sizes
 
 

@@ -123,6 +123,7 @@ class Recorder:
 
     Attributes:
         step: Index of the sampler's step that is being taken; None outside of steps.
+        visited: Indices of the steps so far.
         paused: Whether nothing is recorded, not even counted.
     """
 
@@ -136,6 +137,7 @@ class Recorder:
         self.new_store = new_store
         self.selection = selection or Selection()
         self.step: int | None = None
+        self.visited: set[int] = set()
         self.paused = False
         self._counts: Counter[str] = Counter()
 

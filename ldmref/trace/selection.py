@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -48,13 +48,15 @@ class Selection:
         """Return the entry of the manifest; {} if everything is recorded."""
         return {name: list(value) for name, value in vars(self).items() if value}
 
-    def require_matches(self, calls: Iterable[str], layers: Iterable[str], steps: int) -> None:
+    def require_matches(
+        self, calls: Iterable[str], layers: Iterable[str], steps: Sequence[int]
+    ) -> None:
         """Refuse patterns and steps that select nothing of a run.
 
         Args:
             calls: All calls of the run.
             layers: All layers of the run.
-            steps: The number of steps.
+            steps: Indices of its steps, in increasing order.
 
         Raises:
             UsageError: A pattern matches no name, or there is no such step.
@@ -68,8 +70,9 @@ class Selection:
                     message = f"no {what} of this run matches {pattern!r}"
                     raise UsageError(message, code=CODE, hint=suggest(pattern, names))
         for step in self.steps:
-            if step >= steps:
-                message = f"step {step} does not exist: the run has steps 0 to {steps - 1}"
+            if step not in steps:
+                ends = f"steps {steps[0]} to {steps[-1]}" if steps else "no steps"
+                message = f"step {step} does not exist: the run has {ends}"
                 raise UsageError(message, code=CODE)
 
 

@@ -99,6 +99,7 @@ class StepWatch:
         """Take a step of the sampler and record it."""
         self._record_jump(x, interval)
         self.recorder.step = interval.i
+        self.recorder.visited.add(interval.i)
         self.evaluations = []
         x_next, x0, history = self.trajectory.step(denoise, x, interval, history, noise)
         attributes = {

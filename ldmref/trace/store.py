@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -84,22 +85,21 @@ class SizeStore:
     def __init__(self) -> None:
         self.sources: dict[str, TensorSource] = {}
         self.shared: dict[str, str] = {}
-        self._seen: dict[int, str] = {}
-        self._alive: list[Any] = []  # an id is unique as long as its object lives
+        self._seen: dict[int, tuple[Any, str]] = {}  # by id: the object or a reference, its name
 
     def add(self, ops: Backend, name: str, x: Any) -> None:
         """Remember the size of an array."""
-        first = self._seen.setdefault(id(x), name)
-        self._alive.append(x)
-        if first != name:
+        known, first = self._seen.get(id(x), (None, name))
+        if known is not None and (known() if isinstance(known, ReferenceType) else known) is x:
             self.shared[name] = first
             return
+        self._seen[id(x)] = (ref(x) if isinstance(x, np.ndarray) else x, name)
         array = np.asarray(x)
         self.sources[name] = TensorSource(KINDS[array.dtype], array.shape, _no_values)
 
     def close(self) -> None:
         """Forget the arrays."""
-        self._alive.clear()
+        self._seen.clear()
 
 
 def stored_form(ops: Backend, x: Any) -> tuple[str, np.ndarray]:

@@ -388,6 +388,15 @@ def test_the_cache_has_a_capacity(cache, monkeypatch):
     assert disk_cache.read("e") is None and disk_cache.read("b") is None
 
 
+def test_doctor_reports_the_cache(cache):
+    from ldmref.cli.doctor import report_graph_cache
+
+    assert report_graph_cache() == []
+    disk_cache.write("a", bytes(2_000_000))
+    (finding,) = report_graph_cache()
+    assert finding.value == f"{cache}, 1 files, 2 MB" and finding.ok is None
+
+
 def test_large_networks_are_not_written(cache, monkeypatch):
     monkeypatch.setattr(disk_cache, "LARGEST", 10)
     run_once()

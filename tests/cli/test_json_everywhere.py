@@ -9,7 +9,9 @@ from ldmref.cli.main import cli
 
 WITHOUT = {
     "config": "a group, whose command `show` has it",
+    "export": "a group, whose command `onnx` has it",
     "mcp": "its output is JSON",
+    "trace": "a group, whose commands have it",
 }
 
 

@@ -28,6 +28,7 @@ class Reason(NamedTuple):
 
 TORCH = Reason("torch")  # left out where there is no torch
 PLOT = Reason("torch")  # or no matplotlib
+ONNX = Reason("torch")  # or no onnx, onnxruntime and openvino
 GPU = Reason("gpu")
 SLOW = Reason("slow")
 BEGINS = Reason("begins")  # a long training, slow too: stopped when its first step is saved
@@ -170,6 +171,17 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/evaluate.md": {
         "ldmref evaluate emoji": HOURS,
         "decoder, E[": Reason("not run", "the output of a command that needs the font"),
+    },
+    "docs/export.md": {
+        "pip install": NETWORK,
+        "ldmref export onnx -o": ONNX,
+        "heart-model/ldmref.json   ": Reason("not run", "a listing of files"),
+        "import onnxruntime": ONNX,
+        "tokenizer =": ONNX,
+        "for i, t in enumerate": ONNX,
+        "latents = x /": ONNX,
+        "difference = np.abs": ONNX,
+        "export_onnx(": ONNX,
     },
     "docs/explorer.md": {"ldmref serve": elsewhere("tests/server/test_server_page.py")},
     "docs/fine-tuning.md": {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +16,7 @@ from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_sp
 from ldmref.models.params import init
 from ldmref.models.presets import preset
 from ldmref.trace import Selection, check_space, estimate_trace, read_trace, record_trace
-from ldmref.trace.shapes import ShapeBackend, without_weights
+from ldmref.trace.shapes import ShapeBackend, constant_array, without_weights
 
 TEAL = Image.new("RGB", (16, 16), "teal")
 
@@ -46,7 +49,7 @@ def test_the_estimate_is_near_the_size(options, mode, given, selection, tmp_path
 
 
 def test_nothing_is_computed(monkeypatch):
-    """SDXL at its own size: petaflops, estimated in seconds and without weights."""
+    """An estimate of 50 steps calls no operation of the backend."""
     model = ldmref.random_model("tiny", dtype="float64", backend="numpy")
     for name in ("linear", "conv2d", "attention"):
         monkeypatch.setattr(type(model.backend), name, None)
@@ -66,6 +69,9 @@ def test_a_selection_that_matches_nothing_is_refused():
         with pytest.raises(UsageError, match=word) as caught:
             estimate_trace(plan, model, selection)
         assert caught.value.code == "E-TRACE-SELECTION"
+    later = modes.plan("img2img", model, prompt="a cat", image=TEAL, steps=4, strength=0.5)
+    with pytest.raises(UsageError, match="steps 2 to 3"):
+        estimate_trace(later, model, Selection(steps=(1,)))
 
 
 def test_too_large_traces_are_refused(tmp_path):
@@ -75,6 +81,34 @@ def test_too_large_traces_are_refused(tmp_path):
     with pytest.raises(ResourceError, match="more than") as caught:
         check_space(estimate, tmp_path, estimate.bytes - 1, "take less")
     assert caught.value.code == "E-TRACE-SIZE" and caught.value.hint == "take less"
+
+
+def test_a_full_disk_is_noticed_before_the_run(tmp_path, monkeypatch):
+    model = ldmref.random_model("tiny", backend="numpy")
+    estimate = estimate_trace(modes.plan("txt2img", model, prompt="", steps=2), model)
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**28 + estimate.bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ResourceError, match="are free"):
+        check_space(estimate, tmp_path / "new")
+
+
+def test_constant_arrays_take_no_memory():
+    x = constant_array(np.full((), 2.0, np.float32), (3, 1, 5))
+    y = constant_array(np.full((), 4.0, np.float32), (3, 4, 5))
+    for z, value in (
+        (x + y, 6.0),
+        (x * 2.5, 5.0),
+        (np.exp(x) - np.exp(x), 0.0),
+        (np.concatenate([x, y], axis=1), 2.0),
+        ((x - y)[:, :, ::2], -2.0),
+    ):
+        assert z.dtype == np.float32 and not any(z.strides)
+        assert float(z[(0,) * z.ndim]) == value
+    assert (x + y).shape == (3, 4, 5) and np.concatenate([x, y], axis=1).shape == (3, 5, 5)
+    assert np.isfinite(x).all() and float(np.sum(y)) == 240.0
+    real = np.arange(5.0)
+    assert np.array_equal(real + x, real + np.full((3, 1, 5), 2.0))
+    assert type(real + x) is np.ndarray
 
 
 def test_the_backend_of_shapes_has_every_operation():

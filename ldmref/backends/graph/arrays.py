@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ldmref.backends.graph.sizes import (
+    GraphShape,
+    GraphSize,
     OpenSize,
-    Shape,
-    Size,
     broadcast_shapes,
     is_known,
     multiply,
 )
 from ldmref.math.arrays import Array
-
-if TYPE_CHECKING:
-    from ldmref.backends.graph.graph import Graph
 
 END = 2**62  # beyond the end of every axis, for Slice
 
@@ -32,17 +29,16 @@ class SymbolicArray:
 
     __array_ufunc__ = None  # NumPy arrays leave operators to this class
     device = "cpu"
+    namespace: ClassVar[Any] = None  # the module of that name, which sets it
 
-    def __init__(self, graph: Graph, name: str, shape: Iterable[Size], dtype: Any):
+    def __init__(self, graph: Any, name: str, shape: Iterable[GraphSize], dtype: Any):
         self.graph = graph
         self.name = name
-        self.shape: Shape = tuple(shape)
+        self.shape: GraphShape = tuple(shape)
         self.dtype = np.dtype(dtype)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
-        from ldmref.backends.graph import namespace
-
-        return namespace
+        return self.namespace
 
     @property
     def ndim(self) -> int:
@@ -150,16 +146,16 @@ def permute(x: SymbolicArray, axes: Sequence[int]) -> SymbolicArray:
     return x.graph.add("Transpose", [x], shape, x.dtype, perm=list(axes))
 
 
-def change_shape(x: SymbolicArray, shape: Sequence[Size]) -> SymbolicArray:
+def change_shape(x: SymbolicArray, shape: Sequence[GraphSize]) -> SymbolicArray:
     """Add a reshape; one size may be -1. Without any change of the shape, add nothing."""
-    sizes: list[Size] = [d if isinstance(d, OpenSize) else int(d) for d in shape]
+    sizes: list[GraphSize] = [d if isinstance(d, OpenSize) else int(d) for d in shape]
     if -1 in sizes:
         rest = multiply(d for d in sizes if d != -1)
         sizes[sizes.index(-1)] = multiply(x.shape) // rest
     if tuple(sizes) == x.shape:
         return x
     # 0 copies a size, and a single open size can be inferred as -1: both need no nodes
-    written: list[Size] = [
+    written: list[GraphSize] = [
         0 if isinstance(d, OpenSize) and i < x.ndim and d == x.shape[i] else d
         for i, d in enumerate(sizes)
     ]
@@ -171,8 +167,8 @@ def change_shape(x: SymbolicArray, shape: Sequence[Size]) -> SymbolicArray:
 def index(x: SymbolicArray, key: tuple[Any, ...]) -> SymbolicArray:
     """Add what indexing with integers, slices of step 1, `...` and None takes."""
     keys = _expand(key, x.ndim)
-    starts: list[Size] = []
-    stops: list[Size] = []
+    starts: list[GraphSize] = []
+    stops: list[GraphSize] = []
     axes = []
     shape = list(x.shape)
     for axis, k in enumerate(k for k in keys if k is not None):
@@ -201,7 +197,7 @@ def _expand(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
     return (*key[:at], *[slice(None)] * rest, *key[at + 1 :])
 
 
-def _bounds(k: int | slice, size: Size) -> tuple[Size, Size, Size]:
+def _bounds(k: int | slice, size: GraphSize) -> tuple[GraphSize, GraphSize, GraphSize]:
     """Return start, stop and length of an index or a slice of an axis."""
     if isinstance(k, int):
         return k, k + 1 or END, 1

@@ -21,7 +21,7 @@ from ldmref.errors import BackendUnavailable
 from ldmref.math.arrays import Array
 from ldmref.memmap import release_pages
 
-FIXED_SHAPES = 2  # combinations of shapes of a network that get a graph of their own
+FIXED_SHAPES = 2  # combinations of shapes of a network that get their own graph
 KEPT = 4  # compiled graphs of a network
 LARGE = 2**28  # bytes of parameters, from which every graph has open sizes
 

@@ -1,4 +1,4 @@
-"""Compiled graphs on disk, in the user's cache folder, so that a program starts sooner.
+"""Compiled graphs on disk, in the user's cache folder: the next program starts sooner.
 
 The folder is `ldmref/graphs` in `$XDG_CACHE_HOME` (by default `~/.cache`; on Windows
 `%LOCALAPPDATA%`). It may be deleted at any time. A file is named after a digest of everything that
@@ -81,15 +81,28 @@ def write(key: str, data: bytes) -> None:
         _make_room(folder)
 
 
-def _make_room(folder: Path) -> None:
-    """Delete the files that were not used for longest, beyond the capacity."""
+def measure() -> tuple[int, int]:
+    """Return the number of files in the cache, and their size in bytes."""
+    with suppress(OSError, RuntimeError):
+        sizes = [size for _, size, _ in _list_files(find_folder())]
+        return len(sizes), sum(sizes)
+    return 0, 0
+
+
+def _list_files(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return time of the last use, size and path of every file."""
     files = []
     for path in folder.glob(f"*{SUFFIX}"):
         with suppress(OSError):  # another process has deleted it
             status = path.stat()
             files.append((status.st_mtime, status.st_size, path))
+    return files
+
+
+def _make_room(folder: Path) -> None:
+    """Delete the files that were not used for longest, beyond the capacity."""
     total = 0
-    for _, size, path in sorted(files, reverse=True):
+    for _, size, path in sorted(_list_files(folder), reverse=True):
         total += size
         if total > CAPACITY:
             with suppress(OSError):

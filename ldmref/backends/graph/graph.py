@@ -15,12 +15,12 @@ import numpy as np
 
 from ldmref.backends.arguments import Template
 from ldmref.backends.graph.arrays import SymbolicArray
-from ldmref.backends.graph.sizes import AxisSize, Factor, OpenSize, Size, is_known
+from ldmref.backends.graph.sizes import AxisSize, Factor, GraphSize, OpenSize, is_known
 from ldmref.math.arrays import Array
 
 
 @dataclass(frozen=True)
-class Node:
+class GraphNode:
     """One operation; an input without a name ("") is left out.
 
     Args:
@@ -68,7 +68,7 @@ class Graph:
     """
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
+        self.nodes: list[GraphNode] = []
         self.inputs: list[SymbolicArray] = []
         self.outputs: list[SymbolicArray] = []
         self.constants: dict[str, np.ndarray] = {}
@@ -80,14 +80,14 @@ class Graph:
         self._count = 0
 
     def add(
-        self, operator: str, inputs: Iterable[Array | None], shape: Iterable[Size], dtype: Any,
+        self, operator: str, inputs: Iterable[Array | None], shape: Iterable[GraphSize], dtype: Any,
         **attributes: Any,
     ) -> SymbolicArray:  # fmt: skip
         """Add a node and return its output, whose shape and dtype the caller states."""
         names = tuple("" if x is None else self.lift(x).name for x in inputs)
         name = f"v{self._count}"
         self._count += 1
-        self.nodes.append(Node(operator, names, name, attributes))
+        self.nodes.append(GraphNode(operator, names, name, attributes))
         return SymbolicArray(self, name, shape, dtype)
 
     def lift(self, value: Array) -> SymbolicArray:
@@ -104,7 +104,7 @@ class Graph:
     def add_input(self, spec: GraphInput) -> SymbolicArray:
         """Add an input; an open axis takes the size of the first axis with its label."""
         by_label = {label: size for size, label in self.labels.items()}
-        shape: list[Size] = list(spec.shape)
+        shape: list[GraphSize] = list(spec.shape)
         for axis, label in spec.open_axes.items():
             size = by_label.get(label) or OpenSize.of_axis(spec.name, axis)
             self.labels[size] = label
@@ -112,7 +112,7 @@ class Graph:
         self.inputs.append(SymbolicArray(self, spec.name, shape, spec.dtype))
         return self.inputs[-1]
 
-    def shape_vector(self, shape: Iterable[Size]) -> Array:
+    def shape_vector(self, shape: Iterable[GraphSize]) -> Array:
         """Return a shape as a vector of int64: a constant if all of it is known."""
         shape = tuple(shape)
         if is_known(shape):
@@ -122,7 +122,7 @@ class Graph:
             return parts[0]
         return self.add("Concat", parts, (len(parts),), np.int64, axis=0)
 
-    def _size_vector(self, size: Size) -> Array:
+    def _size_vector(self, size: GraphSize) -> Array:
         """Return a size as a vector of one int64."""
         if not isinstance(size, OpenSize):
             return np.asarray([size], np.int64)
@@ -149,12 +149,12 @@ class Graph:
         return self._sizes[factor]
 
     def name_outputs(self, results: Iterable[Array], names: Iterable[str]) -> None:
-        """Make results the outputs, each with a name of its own."""
+        """Make results the outputs, each with its own name."""
         names = iter(names)
         for i, result in enumerate(results):
             source = self.lift(result)
             name = next(names, f"output{i}")
-            self.nodes.append(Node("Identity", (source.name,), name))
+            self.nodes.append(GraphNode("Identity", (source.name,), name))
             self.outputs.append(SymbolicArray(self, name, source.shape, source.dtype))
 
     def remove_unused(self) -> None:

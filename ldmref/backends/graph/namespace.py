@@ -6,6 +6,7 @@ timestep embedding are computed once, while the graph is made.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
@@ -19,7 +20,7 @@ from ldmref.backends.graph.arrays import (
     multiply_matrices,
     permute,
 )
-from ldmref.backends.graph.sizes import Size, broadcast_shapes, is_known
+from ldmref.backends.graph.sizes import GraphSize, broadcast_shapes, is_known
 from ldmref.math.arrays import Array
 
 float32 = np.dtype("float32")
@@ -52,7 +53,7 @@ def arange(*args: Any, dtype: Any = None, device: Any = None) -> np.ndarray:
 
 
 @_symbolic
-def reshape(x: SymbolicArray, shape: Sequence[Size]) -> SymbolicArray:
+def reshape(x: SymbolicArray, shape: Sequence[GraphSize]) -> SymbolicArray:
     """Reshape; one size may be -1."""
     return change_shape(x, shape)
 
@@ -188,3 +189,6 @@ def zeros_like(x: Array) -> Array:
 def ones_like(x: Array) -> Array:
     """Return ones of that shape."""
     return full_like(x, 1.0)
+
+
+SymbolicArray.namespace = sys.modules[__name__]

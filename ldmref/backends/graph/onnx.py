@@ -1,4 +1,4 @@
-"""Graphs as ONNX models, in memory or as a file with its weights beside it."""
+"""Graphs as ONNX models, in memory or as a file next to a file of weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 
 from ldmref.backends.graph.arrays import SymbolicArray
-from ldmref.backends.graph.graph import Graph, Node
-from ldmref.backends.graph.sizes import OpenSize, Size
+from ldmref.backends.graph.graph import Graph, GraphNode
+from ldmref.backends.graph.sizes import GraphSize, OpenSize
 from ldmref.errors import BackendUnavailable
-from ldmref.version import __version__
 
 if TYPE_CHECKING:
     import onnx
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 OPSET = 21
 IR_VERSION = 10
 PAGE = 4096  # weights begin at a multiple of this, so readers can map them
-Parameters = Literal["external", "inputs", "embedded"]
+ParameterPlacement = Literal["external", "inputs", "embedded"]
 
 
 def import_onnx(extra: str = "onnx") -> Any:
@@ -45,7 +44,7 @@ def import_onnx(extra: str = "onnx") -> Any:
 
 def make_model(
     graph: Graph,
-    parameters: Parameters = "external",
+    parameters: ParameterPlacement = "external",
     location: str = "weights",
     offsets: Mapping[str, int] | None = None,
 ) -> onnx.ModelProto:
@@ -81,12 +80,11 @@ def make_model(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="ldmref",
-        producer_version=__version__,
     )
 
 
 def write_model(graph: Graph, path: Path, weights: str | None = None) -> None:
-    """Write a graph to `path` and its parameters, one after the other, to a file beside it.
+    """Write a graph to `path` and its parameters, one after the other, to a file next to it.
 
     Args:
         graph: The graph.
@@ -151,14 +149,14 @@ def _reference(onnx: Any, name: str, array: np.ndarray, location: str, offset: i
 
 
 def _value_info(onnx: Any, graph: Graph, x: SymbolicArray) -> Any:
-    def described(size: Size) -> int | str | None:
+    def described(size: GraphSize) -> int | str | None:
         return graph.labels.get(size) if isinstance(size, OpenSize) else size
 
     shape = [described(size) for size in x.shape]
     return onnx.helper.make_tensor_value_info(x.name, _kind(onnx, x), shape)
 
 
-def _node(onnx: Any, node: Node) -> Any:
+def _node(onnx: Any, node: GraphNode) -> Any:
     kind = onnx.helper.np_dtype_to_tensor_dtype
     attributes = {
         name: kind(value) if isinstance(value, np.dtype) else value

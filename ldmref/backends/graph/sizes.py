@@ -23,8 +23,8 @@ class Combination(NamedTuple):
     """The sum or the quotient (rounded down) of two sizes; `operator` is "Add" or "Div"."""
 
     operator: str
-    left: Size
-    right: Size
+    left: GraphSize
+    right: GraphSize
 
 
 Factor: TypeAlias = AxisSize | Combination
@@ -42,24 +42,24 @@ class OpenSize:
         """Return the size of an axis of the input called `name`."""
         return cls(1, (AxisSize(name, axis),))
 
-    def __mul__(self, other: Size) -> OpenSize:
+    def __mul__(self, other: GraphSize) -> OpenSize:
         coefficient, factors = _parts(other)
         return _product(self.coefficient * coefficient, (*self.factors, *factors))
 
     __rmul__ = __mul__
 
-    def __add__(self, other: Size) -> Size:
+    def __add__(self, other: GraphSize) -> GraphSize:
         return self if other == 0 else _product(1, [Combination("Add", self, other)])
 
     __radd__ = __add__
 
-    def __sub__(self, other: Size) -> Size:
+    def __sub__(self, other: GraphSize) -> GraphSize:
         return self + -1 * other
 
-    def __rsub__(self, other: int) -> Size:
+    def __rsub__(self, other: int) -> GraphSize:
         return -1 * self + other
 
-    def __floordiv__(self, other: Size) -> Size:
+    def __floordiv__(self, other: GraphSize) -> GraphSize:
         coefficient, factors = _parts(other)
         remaining = list(self.factors)
         uncancelled = []
@@ -77,11 +77,11 @@ class OpenSize:
         return _product(1, [Combination("Div", other, self)])
 
 
-Size: TypeAlias = int | OpenSize
-Shape: TypeAlias = tuple[Size, ...]
+GraphSize: TypeAlias = int | OpenSize
+GraphShape: TypeAlias = tuple[GraphSize, ...]
 
 
-def _parts(size: Size) -> tuple[int, tuple[Factor, ...]]:
+def _parts(size: GraphSize) -> tuple[int, tuple[Factor, ...]]:
     if isinstance(size, OpenSize):
         return size.coefficient, size.factors
     return int(size), ()
@@ -91,20 +91,20 @@ def _product(coefficient: int, factors: Iterable[Factor]) -> OpenSize:
     return OpenSize(coefficient, tuple(sorted(factors, key=repr)))
 
 
-def is_known(shape: Iterable[Size]) -> bool:
+def is_known(shape: Iterable[GraphSize]) -> bool:
     """Return whether no size of a shape is open."""
     return not any(isinstance(size, OpenSize) for size in shape)
 
 
-def multiply(sizes: Iterable[Size]) -> Size:
+def multiply(sizes: Iterable[GraphSize]) -> GraphSize:
     """Return the product of sizes, 1 for none."""
-    product: Size = 1
+    product: GraphSize = 1
     for size in sizes:
         product = product * size
     return product
 
 
-def broadcast_shapes(*shapes: Sequence[Size]) -> Shape:
+def broadcast_shapes(*shapes: Sequence[GraphSize]) -> GraphShape:
     """Return the shape of an elementwise result; open sizes that meet are taken to be equal.
 
     Raises:
@@ -112,7 +112,7 @@ def broadcast_shapes(*shapes: Sequence[Size]) -> Shape:
     """
     rank = max(len(shape) for shape in shapes)
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
-    result: list[Size] = []
+    result: list[GraphSize] = []
     for column in zip(*padded, strict=True):
         wide = [size for size in column if size != 1]
         known = [size for size in wide if not isinstance(size, OpenSize)]
