@@ -83,7 +83,8 @@ class NumpyBackend(Backend):
 
     def _standardize(self, x: Array, eps: float) -> Array:
         """Normalise the last axis to mean 0 and variance 1; statistics in float32 or better."""
-        promoted = x.astype(self.lib.promote_types(x.dtype, "float32"), copy=False)
+        # Means along a contiguous axis are pairwise sums.
+        promoted = self.lib.ascontiguousarray(x, self.lib.promote_types(x.dtype, "float32"))
         centred = promoted - promoted.mean(axis=-1, keepdims=True)
         variance = self.lib.mean(centred * centred, axis=-1, keepdims=True)
         return (centred / self.lib.sqrt(variance + eps)).astype(x.dtype, copy=False)

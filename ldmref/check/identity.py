@@ -76,6 +76,11 @@ class Identity:
         """The error allowed, in units of eps * max(|expected|, scale)."""
         return allowed_error(self.roundings, self.amplified)
 
+    @property
+    def basis(self) -> str:
+        """ "derived" if the error allowed is n / 2 units, otherwise "probable": 2 sqrt(n a)."""
+        return "derived" if self.roundings <= 16.0 * self.amplified else "probable"
+
 
 def allowed_error(roundings: float, amplified: float = 1.0) -> float:
     """Return the error allowed for a number of roundings, in units, rounded up to halves.

@@ -37,6 +37,8 @@ class CheckResult:
         detail: For failures, the worst case: both values and their index.
         calls: For failures, the calls of the function in the worst case.
         notes: For failures, the part of the result that differs from ldmref's, and a hint.
+        basis: "derived" if `allowed` is the sum of all roundings, which holds for certain;
+            "probable" if it is seven standard deviations of that sum (`ldmref.check.identity`).
     """
 
     identity: str
@@ -52,6 +54,7 @@ class CheckResult:
     detail: str = ""
     calls: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    basis: str = "derived"
 
     def __repr__(self) -> str:
         return (
@@ -63,9 +66,17 @@ class CheckResult:
         """Whether the identity holds."""
         return self.verdict == "ok"
 
+    @property
+    def ratio(self) -> float:
+        """The largest error as a part of the error allowed."""
+        if self.allowed:
+            return self.worst / self.allowed
+        return float("inf") if self.worst else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; an infinite error becomes None."""
-        return asdict(self) | {"worst": self.worst if np.isfinite(self.worst) else None}
+        numbers = {"worst": self.worst, "ratio": self.ratio}
+        return asdict(self) | {k: v if np.isfinite(v) else None for k, v in numbers.items()}
 
 
 def identities() -> list[Identity]:
@@ -175,6 +186,7 @@ def check_identity(
         detail,
         calls,
         notes,
+        identity.basis,
     )
 
 

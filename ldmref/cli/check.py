@@ -8,7 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from ldmref.cli import check_backends
 from ldmref.cli.progress import say
 from ldmref.errors import OutputError, UsageError, VerifyError, closest
 
@@ -20,7 +22,7 @@ option = click.option
 MAX_CALLS = 4  # shown for a failing case
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @option(
     "--backend",
     metavar="NAME",
@@ -58,7 +60,10 @@ MAX_CALLS = 4  # shown for a failing case
 @option("--only", metavar="TEXT", default="", help="Check only identities with TEXT in the name.")
 @option("--formulas", is_flag=True, help="Also print the formulas, as LaTeX.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object per identity.")
-def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> None:
+@click.pass_context
+def check(
+    ctx: click.Context, against: str | None, formulas: bool, as_json: bool, **flags: Any
+) -> None:
     """Check the mathematics of ldmref, or of your implementation, on this machine.
 
     Each identity computes a quantity twice: with the function, and with an oracle that does not
@@ -67,7 +72,12 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
 
     With --against my_package.module or --against ./file.py, the functions of that module replace
     the functions with the same names in ldmref.math and ldmref.samplers.
+
+    The commands below check backends instead of formulas.
     """
+    if ctx.invoked_subcommand:
+        _refuse_flags(ctx)
+        return
     from ldmref.check import load_implementation, run
     from ldmref.loading import open_backend
 
@@ -119,6 +129,14 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
     if not as_json:
         cases = f"case {flags['case']}" if flags["case"] is not None else f"{flags['cases']} cases"
         click.echo(f"all {count} identities hold on {backend!r}, {cases} each")
+
+
+def _refuse_flags(ctx: click.Context) -> None:
+    """Refuse flags before the name of a command, which would have no effect."""
+    for param in ctx.command.params:
+        if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+            message = f"{param.opts[0]} must come after {ctx.invoked_subcommand}"
+            raise UsageError(message, code="E-USAGE")
 
 
 def _check_file(name: str | None, overwrite: bool) -> Path | None:
@@ -180,7 +198,8 @@ def _format_result(result: CheckResult) -> str:
     law = result.identity.removeprefix(f"{result.function}: ")
     line = (
         f"  {law:<52} {result.oracle:<38} {result.cases:>5} cases  "
-        f"worst {result.worst:8.3g} of {result.allowed:<7g} {result.verdict}"
+        f"worst {result.worst:8.3g} of {result.allowed:<5g} ({result.basis}), "
+        f"ratio {result.ratio:<7.2g} {result.verdict}"
     )
     more = ["..."] if len(result.calls) > MAX_CALLS else []
     calls = [*result.calls[:MAX_CALLS], *more]
@@ -212,4 +231,6 @@ def _no_identity_error(against: str | None, only: str) -> UsageError:
     return UsageError(f"no identity{which} applies to {against!r}", code="E-CHECK", hint=hint)
 
 
+for command in check_backends.COMMANDS:
+    check.add_command(command)
 COMMANDS = (check,)

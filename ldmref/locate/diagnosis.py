@@ -23,6 +23,7 @@ MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 CLEAR = 16.0  # floors up to which an error is explained
 GAIN = 4.0  # factor by which a fault must reduce the error
+LARGE_GAIN = 50.0  # the same for an error that is a fault anyway; its noise may be larger
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,12 @@ class Cause:
 
 
 def diagnose(
-    replay: Replay, point: Point, recorded: np.ndarray, error: float, floor: float
+    replay: Replay,
+    point: Point,
+    recorded: np.ndarray,
+    error: float,
+    floor: float,
+    loud: bool = False,
 ) -> Cause:
     """Return the cause of an error.
 
@@ -45,9 +51,12 @@ def diagnose(
         recorded: The port's array, in the expected order in memory.
         error: Its relative error.
         floor: The noise floor of the part, relative.
+        loud: Whether the error is a fault even if no cause is found.
     """
     recorded = np.asarray(recorded, np.float64)
     limit = min(CLEAR * floor, error / GAIN)
+    if loud and np.isfinite(error):
+        limit = max(limit, error / LARGE_GAIN)
     for find in (_find_identity, _find_term, _find_known_fault, _find_layout):
         found = find(replay, point, recorded, limit)
         if found.cause:
@@ -95,7 +104,7 @@ def _find_known_fault(replay: Replay, point: Point, recorded: np.ndarray, limit:
             break
         left = float("inf") if result is None else relative_error(recorded, result)
         assert best.explained is not None
-        if left <= best.explained and left < float("inf"):
+        if (left < best.explained if best.cause else left <= best.explained) and np.isfinite(left):
             best = Cause(text, left)
     return best if best.cause else Cause()
 

@@ -44,7 +44,7 @@ def _with_twins(row: Row, layers: list[str]) -> Row:
 
 
 def _is_within(a: str, b: str) -> bool:
-    """Return whether a layer is, contains or is a part of another: these may end alike."""
+    """Return whether one layer contains the other, so both may end with the same array."""
     return a == b or a.startswith(b + ".") or b.startswith(a + ".") or not a or not b
 
 

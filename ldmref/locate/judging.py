@@ -93,9 +93,10 @@ class Judge:
         )
         if row.error <= limit:
             return judged
-        found = diagnose(replay, point, recorded, row.error, floor)
         loudest = max(limit, bound if bound is not None else LOUD * floor)
-        if not found.cause and row.error <= loudest:
+        loud = row.error > loudest
+        found = diagnose(replay, point, recorded, row.error, floor, loud)
+        if not found.cause and not loud:
             return self._row(
                 point,
                 error=row.error,

@@ -17,7 +17,7 @@ HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are 
 
 
 class Layout(NamedTuple):
-    """How an array is related to the expected one.
+    """The relation of an array to the expected one.
 
     Attributes:
         text: The relation in words.
@@ -180,7 +180,7 @@ def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
 def _constant(factor: float) -> str:
     """Return a factor as a number, with 1/factor where that is the rounder one."""
     inverse = 1.0 / factor
-    rounder = len(f"{inverse:.5g}") < len(f"{factor:.5g}")
+    rounder = len(f"{inverse:.5g}") + 2 < len(f"{factor:.5g}")
     return f"{factor:.5g} = 1/{inverse:.5g}" if rounder else f"{factor:.5g}"
 
 

@@ -12,7 +12,7 @@ from ldmref.locate.points import Point
 
 
 def bound_of(point: Point, parameters: Mapping[str, np.ndarray], dtype: str) -> float | None:
-    """Return the bound on a layer's own error, None if there is no bound.
+    """Return the bound on a layer's own error, None for layers without one.
 
     Args:
         point: The output of a layer.
@@ -29,7 +29,8 @@ def bound_of(point: Point, parameters: Mapping[str, np.ndarray], dtype: str) -> 
     values = {**point.call.attributes, **parameters, **point.inputs}
     values[names[0]] = point.inputs["input"]
     values.pop("input", None)
-    arguments = {name: values[name] for name in names if name in values}
-    bound = error_bound(point.call.kind, (), arguments, dtype, point.computed)
+    first = tuple(values.pop(name) for name in names[:2] if name in values)
+    rest = {name: values[name] for name in names if name in values}
+    bound = error_bound(point.call.kind, first, rest, dtype, point.computed)
     scale = float(np.max(np.abs(point.computed), initial=0.0))
     return float(np.max(bound, initial=0.0)) / scale if scale else None

@@ -256,10 +256,10 @@ class Replay(NamedBackend):
         return result
 
     def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """Yield the layers beside one whose parameters have the same shapes."""
+        """Yield the neighbours of a layer whose parameters have the same shapes."""
         shapes = {name: x.shape for name, x in call.parameters.items()}
         around = call.name.split(".")[:-1]
-        while around and around[-1].isdigit():  # `to_out.0` is beside `to_q`
+        while around and around[-1].isdigit():  # `to_out.0` is a neighbour of `to_q`
             around.pop()
         prefix = ".".join(around[:-1] if around[-1:] == ["to_out"] else around)
         for tree in self._trees:

@@ -24,7 +24,7 @@ from ldmref.trace.model import Trace
 
 CODE = "E-TRACE"
 MAX_LISTED = 5
-# Parts of text encoders that are no layers of ldmref, or that the text is taken before.
+# Parts of text encoders that ldmref does not compute: the hidden states come from before them.
 UNUSED = re.compile(
     r"(text_model\.)?(embeddings\.position_embedding|encoder\.layers\..*|final_layer_norm)"
 )

@@ -11,14 +11,15 @@ Every operation runs on seeded inputs, contiguous and strided, and is compared w
 the same inputs, which are first rounded to the backend's dtype. A result passes if it has the right
 shape and dtype, its inputs are unchanged, it is finite, and
 
-    max |y - reference| <= eps * (4 + sqrt(terms)) * condition * max |reference|
+    |y - reference| <= bound
 
-with `eps` the spacing of the dtype at 1 and `terms` the length of the longest sum (1 for
-elementwise operations). One rounding errs by at most eps / 2. An operation makes a handful of
-roundings in a row, and the roundings of a sum add up like a random walk, to about
-sqrt(terms) * eps / 2. `condition` is 1 except for norms of inputs whose mean exceeds their spread
-sqrt(variance + eps); for those it is that ratio. Operations that only move numbers must be exact.
-A GPU that silently computes in TF32 misses the float32 bound by a factor of several hundred.
+for every element, with the bounds of `ldmref.backends.bounds.error_bound` for the backend's dtype
+and, for the rounding of the reference, for float64. They follow from the numbers: a sum that
+cancels or a norm of numbers with a large mean may err more than others. Operations that only move
+numbers must be exact. With `speed="fastest"`, 3 x 3 convolutions may use Winograd's F(4x4).
+
+A check shows the element whose error is the largest part of its bound. A GPU that silently computes
+in TF32 exceeds the float32 bound of a linear layer many times.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.backends.bounds import PRECISIONS, error_bound
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import VerifyError
 from ldmref.math.arrays import Array
 from ldmref.testing.cases import Case, cases
+from ldmref.testing.measured import WINOGRAD, to_backend, worst_element
 
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+EPS = {dtype: 2.0 * p.u for dtype, p in PRECISIONS.items()}  # spacing of the numbers at 1
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class OperationCheck:
     Args:
         operation: Name of the operation.
         case: Description of the input: shapes, options and memory layout.
-        error: Largest error, relative to the largest value of the reference.
-        bound: Largest error allowed.
+        error: Error of the element that comes closest to its bound or exceeds it most, relative
+            to the largest value of the reference.
+        bound: Error allowed there, in the same unit.
         note: Other defects: an exception, a wrong shape or dtype, a modified input.
     """
 
@@ -58,8 +62,15 @@ class OperationCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is within its bound and there is no other defect."""
+        """Whether every error is within its bound and there is no other defect."""
         return not self.note and self.error <= self.bound
+
+    @property
+    def ratio(self) -> float:
+        """The error as a part of its bound; infinite for an error where none is allowed."""
+        if self.bound:
+            return self.error / self.bound
+        return math.inf if self.error else 0.0
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "FAILED"
@@ -128,9 +139,8 @@ def _comparisons(ops: Backend) -> Iterator[OperationCheck]:
 
 def _check(ops: Backend, case: Case, layout: str) -> OperationCheck:
     name = f"{case.name}, {layout}"
-    bound = EPS[ops.dtype] * (4 + math.sqrt(case.terms)) * case.condition if case.terms else 0.0
     try:
-        args = [_to_backend(ops, x, layout) for x in case.arrays]
+        args = [to_backend(ops, x, layout) for x in case.arrays]
         before = [np.array(ops.to_numpy(x)) for x in args]
         with ops.inference():
             y = getattr(ops, case.operation)(*args, **case.options)
@@ -140,43 +150,40 @@ def _check(ops: Backend, case: Case, layout: str) -> OperationCheck:
         if not all(np.array_equal(x, x2) for x, x2 in zip(before, after, strict=True)):
             note += "changed its input; "
     except Exception as error:  # any exception of a backend is a failed check
-        return _exception(case.operation, name, bound, error)
+        return _exception(case.operation, name, error)
     reference = NumpyBackend(dtype="float64")
-    expected = getattr(reference, case.operation)(*map(reference.asarray, before), **case.options)
+    args = tuple(map(reference.asarray, before))
+    expected = getattr(reference, case.operation)(*args, **case.options)
+    options = {"winograd": WINOGRAD[ops.speed]}
+    bound = error_bound(case.operation, args, case.options, ops.dtype, expected, **options)
+    bound *= 1.0 + EPS["float64"] / EPS[ops.dtype]  # the reference rounds as well
     return _compare(case.operation, name, got, expected, bound, note)
 
 
 def _compare(
-    operation: str, name: str, got: np.ndarray, expected: np.ndarray, bound: float, note: str = ""
+    operation: str,
+    name: str,
+    got: np.ndarray,
+    expected: np.ndarray,
+    bound: np.ndarray,
+    note: str = "",
 ) -> OperationCheck:
     if got.shape != expected.shape:
         note += f"shape {got.shape}, expected {expected.shape}"
-        return OperationCheck(operation, name, math.inf, bound, note)
-    with np.errstate(invalid="ignore"):
-        scale = np.max(np.abs(expected), initial=np.finfo(float).tiny)
-        error = float(np.max(np.abs(got.astype(float) - expected), initial=0.0) / scale)
-    if not math.isfinite(error):
+        return OperationCheck(operation, name, math.inf, 0.0, note)
+    worst = worst_element(got, expected, bound)
+    if not np.all(np.isfinite(got)):
         note += "NaN or infinity; "
-    return OperationCheck(operation, name, error, bound, note.rstrip("; "))
+    return OperationCheck(operation, name, worst.error, worst.bound, note.rstrip("; "))
 
 
-def _exception(operation: str, name: str, bound: float, error: Exception) -> OperationCheck:
-    return OperationCheck(
-        operation, name, math.inf, bound, f"raised {type(error).__name__}: {error}"
-    )
+def _exception(operation: str, name: str, error: Exception) -> OperationCheck:
+    return OperationCheck(operation, name, math.inf, 0.0, f"raised {type(error).__name__}: {error}")
 
 
 def _dtype_note(x: Array, expected: str) -> str:
     dtype = str(x.dtype).rsplit(".", 1)[-1]  # "torch.float32" -> "float32"
     return "" if dtype == expected else f"dtype {dtype}, expected {expected}; "
-
-
-def _to_backend(ops: Backend, x: np.ndarray, layout: str) -> Array:
-    """Copy `x` to the backend; "strided" gives a view whose axes are reversed in memory."""
-    if layout == "contiguous" or x.ndim < 2:
-        return ops.asarray(x)
-    axes = tuple(range(x.ndim))[::-1]
-    return ops.xp.permute_dims(ops.asarray(np.ascontiguousarray(x.transpose(axes))), axes)
 
 
 def _conversions(ops: Backend) -> Iterator[OperationCheck]:
@@ -202,10 +209,12 @@ def _conversions(ops: Backend) -> Iterator[OperationCheck]:
         "uint8": ids.astype("u1"),
         "list of ids": ids.tolist(),
     }
-    conversions = [(name, value, None, ops.dtype, EPS[ops.dtype]) for name, value in floats.items()]
-    conversions += [(name, value, None, "int64", 0.0) for name, value in integers.items()]
-    conversions += [("as float32", x, "float32", "float32", EPS["float32"])]
-    for name, value, dtype, expected, bound in conversions:
+    conversions = [(name, value, None, ops.dtype) for name, value in floats.items()]
+    conversions += [(name, value, None, "int64") for name, value in integers.items()]
+    conversions += [("as float32", x, "float32", "float32")]
+    for name, value, dtype, expected in conversions:
+        host = np.asarray(value, float)
+        bound = EPS.get(expected, 0.0) / 2 * np.abs(host)
         try:
             y = ops.asarray(value) if dtype is None else ops.asarray(value, dtype)
             note = _dtype_note(y, expected)
@@ -215,6 +224,6 @@ def _conversions(ops: Backend) -> Iterator[OperationCheck]:
                 note += "a second conversion differs; "
             if expected == ops.dtype:
                 note += _dtype_note(ops.cast(y, "float32"), "float32")
-            yield _compare("asarray", name, got, np.asarray(value, float), bound, note)
+            yield _compare("asarray", name, got, host, bound, note)
         except Exception as error:
-            yield _exception("asarray", name, bound, error)
+            yield _exception("asarray", name, error)

@@ -1,4 +1,4 @@
-"""Measured errors beside their bounds: the worst of many calls of each operation."""
+"""Measured errors and their bounds: the worst of many calls of each operation."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class MeasuredOperation:
         ratio: Largest error, as a part of its bound.
         error, bound: The error and the bound at that element, relative to the largest value.
         case: The input.
+        note: The exception that the operation raised.
     """
 
     operation: str
@@ -60,17 +61,20 @@ class MeasuredOperation:
     error: float
     bound: float
     case: str
+    note: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether every error is within its bound."""
-        return self.ratio <= 1.0
+        return not self.note and self.ratio <= 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON; infinite numbers become None."""
-        values = asdict(self)
-        return {k: v if not isinstance(v, float) or math.isfinite(v) else None
-                for k, v in values.items()}  # fmt: skip
+
+        def plain(value: Any) -> Any:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        return {name: plain(value) for name, value in asdict(self).items()} | {"ok": self.ok}
 
 
 def worst_element(got: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> WorstElement:
@@ -95,12 +99,20 @@ def call(ops: Backend, case: Case, args: Iterable[Array]) -> Array:
     return getattr(ops, case.operation)(*args, **case.options)
 
 
-def compare(ops: Backend, case: Case) -> WorstElement:
-    """Run one case, and return its worst element."""
+def to_backend(ops: Backend, x: np.ndarray, layout: str = "contiguous") -> Array:
+    """Copy `x` to the backend; "strided" gives a view whose axes are reversed in memory."""
+    if layout == "contiguous" or x.ndim < 2:
+        return ops.asarray(x)
+    axes = tuple(range(x.ndim))[::-1]
+    return ops.xp.permute_dims(ops.asarray(np.ascontiguousarray(x.transpose(axes))), axes)
+
+
+def compare(ops: Backend, case: Case, layout: str = "contiguous") -> WorstElement:
+    """Run one case with arrays in a layout of `to_backend`, and return its worst element."""
     if case.operation == "asarray":
         args = hosts = [np.asarray(x) for x in case.arrays]
     else:
-        args = [ops.asarray(x) for x in case.arrays]
+        args = [to_backend(ops, x, layout) for x in case.arrays]
         hosts = [np.array(ops.to_numpy(x)) for x in args]
     if case.operation in WITH_WEIGHTS:
         args[1] = ops.weight(hosts[1].astype(np.float32 if ops.dtype == "bfloat16" else ops.dtype))
@@ -133,13 +145,18 @@ def measure_errors(
         seed: Seed of the inputs.
 
     Returns:
-        An iterator with the worst case of each operation.
+        An iterator with the worst case of each operation. An operation ends at its first exception.
     """
     for operation in operations:
         rng = np.random.default_rng([seed, *operation.encode()])
-        worst = MeasuredOperation(operation, ops.dtype, basis(operation), cases, 0.0, 0.0, 0.0, "")
-        for case in RandomCases(ops.dtype, rng).cases(operation, cases):
-            element = compare(ops, case)
-            if element.ratio > worst.ratio or not worst.case:
+        worst = MeasuredOperation(operation, ops.dtype, basis(operation), cases, -1.0, 0.0, 0.0, "")
+        for i, case in enumerate(RandomCases(ops.dtype, rng).cases(operation, cases)):
+            try:
+                element = compare(ops, case, ("contiguous", "strided")[i % 2])
+            except Exception as error:  # a backend may fail in any way
+                note = f"raised {type(error).__name__}: {error}"
+                worst = replace(worst, ratio=math.inf, error=math.inf, case=case.name, note=note)
+                break
+            if element.ratio > worst.ratio:
                 worst = replace(worst, **vars(element), case=case.name)
         yield worst

@@ -28,10 +28,10 @@ def _terms(record: Record) -> float:
 def rounding_bound():
     """How far a network may be off by rounding, relative to the largest value.
 
-    Each operation errs by at most eps (4 + sqrt(terms)) (`ldmref.testing`), and the errors of
-    successive operations are independent, so that they add up in quadrature. float16 and bfloat16
-    sum in float32: an operation rounds a product and its bias, a norm, its scale and its shift, or
-    the factors of an activation, at most three times by eps / 2.
+    Each operation errs by at most eps (4 + sqrt(terms)) on the inputs of these tests, and the
+    errors of successive operations are independent, so that they add up in quadrature. float16 and
+    bfloat16 sum in float32: an operation rounds a product and its bias, a norm, its scale and its
+    shift, or the factors of an activation, at most three times by eps / 2.
     """
 
     def bound(records: Iterable[Record], dtype: str) -> float:

@@ -36,11 +36,16 @@ def test_numpy_at_full_speed_conforms():
     assert_conforms(get_backend("numpy", speed="fast"))
 
 
-def test_the_fastest_numpy_loses_a_digit_in_convolutions_and_nothing_else():
+def test_the_fastest_numpy_conforms_and_loses_a_digit_in_convolutions():
     findings = check_backend(get_backend("numpy", speed="fastest"))
-    assert all(f.ok for f in findings if f.operation != "conv2d")
-    errors = [f.error / f.bound for f in findings if f.operation == "conv2d"]
-    assert 1.0 < max(errors) < 10.0  # F(4x4) amplifies rounding by 10.8: test_fast.py
+    assert all(f.ok for f in findings)
+    fast = check_backend(get_backend("numpy", speed="fast"))
+    loss = [
+        a.error / b.error
+        for a, b in zip(findings, fast, strict=True)
+        if a.operation == "conv2d" and b.error
+    ]
+    assert 3.0 < max(loss) < 30.0  # F(4x4) amplifies rounding by 10.8: test_fast.py
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])

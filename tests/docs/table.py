@@ -112,6 +112,9 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "mine = ": FRAGMENT,
         "assert_conforms(MyBackend())": FRAGMENT,
     },
+    "docs/find-where-my-port-differs.md": {
+        "ldmref diff port.safetensors --model emoji": Reason("exits", "", 4),
+    },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),
         "pip install": NETWORK,
@@ -167,6 +170,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "$ ldmref check": elsewhere("tests/check/test_checking_page.py"),
     },
     "docs/checkpoints.md": {"--fetch": NETWORK, 'device="cuda"': GPU},
+    "docs/error-bounds.md": {
+        "--backend torch": TORCH,
+        "--backend numpy,torch": TORCH,
+        "# everything that runs here": elsewhere("tests/cli/test_check_backends.py"),
+    },
     "docs/design.md": {"ldmref/\n": Reason("not run", "a listing of folders")},
     "docs/evaluate.md": {
         "ldmref evaluate emoji": HOURS,

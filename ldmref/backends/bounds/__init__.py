@@ -80,7 +80,7 @@ def error_bound(
         Bounds of the absolute error, float64, in the shape of the result.
 
     Raises:
-        UsageError: There is no bound for `operation` or `dtype`.
+        UsageError: `operation` or `dtype` is unknown.
 
     >>> error_bound("mul", (np.asarray([1.0, 3.0]), np.asarray([1.0, 2.0])), {}, "float16")
     array([0.00048831, 0.00292972])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ldmref.backends.bounds import norms, products
-from ldmref.backends.bounds.rounding import ELEMENTARY, Precision
+from ldmref.backends.bounds.rounding import ELEMENTARY, ERF, Precision
 
 QUICK = 1.702  # factor of quick GELU
 
@@ -38,11 +38,12 @@ def asarray(p: Precision, x: np.ndarray) -> np.ndarray:
 def silu(p: Precision, x: np.ndarray) -> np.ndarray:
     """Bound x sigmoid(x).
 
-    sigmoid(x) = (1 + tanh(x / 2)) / 2 errs by at most u (ELEMENTARY |tanh| / 2 + 1): a kernel may
-    add 1 to the tanh, so its error is absolute and not relative to a small sigmoid. The product
-    with x and its rounding give
+    A kernel computes s = sigmoid(x) as 1 / (1 + exp(-x)), which errs by
+    u (ELEMENTARY s (1 - s) + 2 s), or as (1 + t) / 2 with t = tanh(x / 2), which errs by
+    u (ELEMENTARY |t| / 2 + 1): an absolute error, not relative to a small s. Both are at most
+    u (ELEMENTARY (1 + |t|) / 4 + 1). The product with x and its rounding give
 
-        E = u |x| (ELEMENTARY |tanh(x / 2)| / 2 + 1) + u |y| + tiny (1 + |x|).
+        E = u |x| (ELEMENTARY (1 + |t|) / 4 + 1) + u |y| + tiny (1 + |x|).
     """
     return _gated(p, x, x)
 
@@ -60,18 +61,21 @@ def quick_gelu(p: Precision, x: np.ndarray) -> np.ndarray:
 def gelu(p: Precision, x: np.ndarray) -> np.ndarray:
     """Bound x Phi(x) = (x + x erf(x / sqrt(2))) / 2.
 
-    erf errs by ELEMENTARY u |erf|, and by 2 u |a| erf'(a) through its argument a = x / sqrt(2). The
-    sum has an absolute error because x and x erf cancel for negative x:
+    erf errs by ERF u, an absolute error in many libraries (Abramowitz and Stegun 1964, equation
+    7.1.26: 1.5e-7), and by 2 u |a| erf'(a) through its argument a = x / sqrt(2). The error of the
+    sum is absolute because x and x erf cancel for negative x:
 
-        E = u |x| ((ELEMENTARY |erf| + 2 |a| erf'(a)) / 2 + 1) + u |y| + tiny (1 + |x|).
+        E = u |x| ((ERF + 2 |a| erf'(a)) / 2 + 1) + u |y| + tiny (1 + |x|).
+
+    In 16 bits ERF applies to u_acc: erf is computed in float32, and rounded once.
     """
     from scipy.special import erf
 
     a = x / math.sqrt(2.0)
     slope = 2.0 / math.sqrt(math.pi) * np.exp(-np.minimum(a * a, 700.0))
-    value = erf(a)
-    factor = 0.5 * (ELEMENTARY * np.abs(value) + 2.0 * np.abs(a) * slope) + 1.0
-    y = 0.5 * x * (1.0 + value)
+    errors_of_erf = ERF if p.u == p.u_acc else 1.0 + ERF * p.u_acc / p.u
+    factor = 0.5 * (errors_of_erf + 2.0 * np.abs(a) * slope) + 1.0
+    y = 0.5 * x * (1.0 + erf(a))
     return p.u * (np.abs(x) * factor + np.abs(y)) + p.tiny * (1.0 + np.abs(x))
 
 
@@ -79,7 +83,7 @@ def _gated(p: Precision, x: np.ndarray, a: np.ndarray) -> np.ndarray:
     """Bound x sigmoid(a) for an exact `a`."""
     tanh = np.tanh(0.5 * a)
     y = x * 0.5 * (1.0 + tanh)
-    factor = 0.5 * ELEMENTARY * np.abs(tanh) + 1.0
+    factor = 0.25 * ELEMENTARY * (1.0 + np.abs(tanh)) + 1.0
     return p.u * (np.abs(x) * factor + np.abs(y)) + p.tiny * (1.0 + np.abs(x))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ldmref.backends.bounds.rounding import CENTRED, ELEMENTARY, SEQUENTIAL, Precision
 
 SCORES = 2**21  # of a block
+UNSHIFTED = 60.0  # largest |score| of which a kernel takes the exponential without a shift
 
 
 def attention(
@@ -29,11 +30,12 @@ def attention(
     (Blanchard, Higham and Higham 2021, Accurately Computing the Log-Sum-Exp and Softmax Functions,
     IMA J. Numer. Anal. 41:2311, section 4: the shift costs no accuracy). With softmax weights w and
     y = sum w_j v_j, the error of the average is at most sum w_j h_j (\|v_j\| + \|y\|) to first
-    order, and at most the distance of y to the farthest v_j, since every average lies between them.
+    order, and at most the distance of y to the farthest v_j, because every average is between them.
     Sums over the keys add u_acc (2 SEQUENTIAL sqrt(m) \|y\| + CENTRED sum w_j \|v_j\|); storing the
     weights' sum, quotient and result adds 3 u \|y\|.
 
-    Weights that underflow err by tiny, and the result by 2 tiny sum \|v_j\|.
+    Weights that underflow err by tiny, and the result by 2 tiny sum \|v_j\|. A kernel may skip the
+    shift for scores below UNSHIFTED; its products underflow by tiny_acc / exp(max s).
     """
     n, heads, length = q.shape[:3]
     keys = k.shape[2]
@@ -60,7 +62,8 @@ def _head(
     hidden = None if visible is None else np.arange(keys) >= visible[:, None]
     if hidden is not None:
         scores = np.where(hidden, -np.inf, scores)
-    shifted = scores - scores.max(axis=-1, keepdims=True)
+    highest = scores.max(axis=-1, keepdims=True)
+    shifted = scores - highest
     exponentials = np.exp(shifted)
     weights = exponentials / exponentials.sum(axis=-1, keepdims=True)
     finite = np.where(np.isfinite(scores), scores, 0.0)
@@ -78,7 +81,8 @@ def _head(
     from_sums = p.u_acc * (
         np.minimum(2.0 * keys, 2.0 * SEQUENTIAL * keys**0.5) * np.abs(y) + CENTRED * averaged
     )
-    underflow = p.tiny * (1.0 + 2.0 * magnitudes.sum(axis=0))
+    unshifted = np.exp(np.clip(-highest, 0.0, UNSHIFTED))
+    underflow = p.tiny * (1.0 + 2.0 * magnitudes.sum(axis=0)) + keys * p.tiny_acc * unshifted
     stored = p.u * (2.0 * averaged + np.abs(y))
     return np.minimum(from_weights, farthest) + from_sums + stored + underflow
 

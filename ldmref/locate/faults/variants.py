@@ -1,4 +1,4 @@
-"""A variant of an operation: what a fault would make of it."""
+"""A variant of an operation: the operation with a fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the computations of the host share: recorded arrays, the schedule, and how to judge."""
+"""The base of all judges of the host: recorded arrays, the schedule, and the comparison."""
 
 from __future__ import annotations
 
@@ -184,7 +184,8 @@ class HostContext:
         for text, variant in variants:
             array = variant() if callable(variant) else variant
             left = float("inf") if array is None else relative_error(got, array)
-            if left <= best[1]:
+            clearly = left < best[1] / 2.0 if best[0] else left <= best[1]
+            if clearly:  # the usual faults come first
                 best = (text, left)
         cause, explained = best
         if not cause:

@@ -87,6 +87,8 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
             note = "decoded in another batch than the last step"
             yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
             continue
+        end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
+        last = last / math.hypot(1.0, end or 0.0)  # in variance-preserving scale
         scale = context.model.config.vae.scaling_factor
         shift = _shift_of(context)
         expected = last / scale + shift

@@ -65,9 +65,8 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
     config = context.config
     if alphas is not None:
         expected = training_alphas_cumprod(config)
-        faults = [(text, training_alphas_cumprod(c)) for text, c in config_faults(config)]
         row = context.judge(
-            entry, "alphas_cumprod", alphas, expected, least=TABLE, variants=_alphas(faults, alphas)
+            entry, "alphas_cumprod", alphas, expected, least=TABLE, variants=_alphas(config)
         )
         yield row if row.verdict == DIFFERS else _judge_small(context, alphas, expected, row)
     schedule = context.make_schedule()
@@ -99,10 +98,15 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
         yield context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
 
 
-def _alphas(faults: list, got: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield faults of the table; betas instead of their products are one more."""
-    yield from faults
-    yield "1 - alphas_cumprod", 1.0 - got
+def _alphas(config: SchedulerConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield other tables of alphas_cumprod."""
+    exact = training_alphas_cumprod(config)
+    for dtype in ("float16", "bfloat16"):
+        yield f"alphas_cumprod in {dtype}", round_to(exact, dtype)
+    for text, changed in config_faults(config):
+        yield text, training_alphas_cumprod(changed)
+    yield "1 - alphas_cumprod instead of alphas_cumprod", 1.0 - exact
+    yield "the square root of alphas_cumprod", np.sqrt(exact)
 
 
 def _judge_small(context: HostContext, got: np.ndarray, expected: np.ndarray, row: Row) -> Row:
@@ -110,14 +114,14 @@ def _judge_small(context: HostContext, got: np.ndarray, expected: np.ndarray, ro
     entry = context.schedule_entry
     assert entry is not None
     ratio = got / expected
-    rounded = training_alphas_cumprod(in_format(context.config, "float16")) / expected
+    variants = [(text, table / expected) for text, table in _alphas(context.config)]
     return context.judge(
         entry,
         "alphas_cumprod",
         ratio,
         np.ones_like(ratio),
         least=10 * TABLE,
-        variants=[("alphas_cumprod in float16", rounded)],
+        variants=variants,
     )
 
 

@@ -11,7 +11,7 @@ from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig
 
 @dataclass(frozen=True)
 class StepSettings:
-    """How the steps are taken; a known fault changes one of them."""
+    """The settings of all steps; a known fault changes one of them."""
 
     config: SchedulerConfig
     sampler: Sampler

@@ -39,7 +39,7 @@ class RecordedEvaluation:
     Attributes:
         state: The recorded state, in the port's coordinates.
         prediction: eps, v or x0, guided.
-        noise: The noise that the step drew.
+        noise: The fresh noise of the step.
     """
 
     entry: TraceEntry
