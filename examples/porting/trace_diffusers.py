@@ -3,7 +3,7 @@
     python trace_diffusers.py pipeline port
     ldmref trace show port
 
-With weights of your own, replace `random_pipeline()` by `StableDiffusionPipeline.from_pretrained`.
+For other weights, replace `random_pipeline()` by `StableDiffusionPipeline.from_pretrained`.
 """
 
 import sys

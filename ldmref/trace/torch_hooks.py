@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
 from ldmref.trace.name_maps import NameMap, make_renamer
 from ldmref.trace.torch_calls import (
@@ -56,7 +57,7 @@ class LayerRecorder(TorchFunctionMode):
     Attributes:
         writer: Where calls are written.
         call: The call of a network being recorded, None between them.
-        noise: The normal noise drawn since it was set to an empty list; None: it is ignored.
+        noise: The tensors of normal noise since it was set to an empty list; None: ignored.
     """
 
     def __init__(self, writer: TorchTraceWriter):
@@ -224,6 +225,20 @@ class LayerRecorder(TorchFunctionMode):
         self._record("add", {"input": a, "b": b}, result)
 
 
+def refuse_compiled(name: str, module: Any) -> None:
+    """Refuse what is not a module, or was compiled: hooks do not see the layers of either.
+
+    Raises:
+        UsageError: It is one of these.
+    """
+    if not isinstance(module, torch.nn.Module):
+        message = f"{name} must be a torch.nn.Module, not {type(module).__name__}"
+        raise UsageError(message, code="E-TRACE")
+    if hasattr(module, "_orig_mod"):
+        message = f"{name} was compiled with torch.compile, which hides its layers"
+        raise UsageError(message, code="E-TRACE", hint="record it without torch.compile")
+
+
 @contextmanager
 def record_module(
     module: torch.nn.Module,
@@ -250,10 +265,11 @@ def record_module(
         The writer, whose `manifest` may be extended.
 
     Raises:
-        UsageError: A pattern of `names` is not valid.
+        UsageError: A pattern of `names` is not valid, or the module is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
     """
     rename = make_renamer(names)
+    refuse_compiled("the module", module)
     writer = TorchTraceWriter(folder, only, overwrite)
     writer.manifest |= describe_parameters([module])
     recorder = LayerRecorder(writer)

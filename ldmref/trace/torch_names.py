@@ -73,7 +73,7 @@ def kind_of(module: Any) -> str:
 
 
 def is_layer(name: str, module: Any) -> bool:
-    """Return whether a module is a layer, and not an activation or a holder of layers."""
+    """Return whether a module is a layer; activations and holders of layers are none."""
     if type(module).__module__.endswith(ACTIVATION_MODULES) and not kind_of(module):
         return False  # seen as the function of torch that it calls
     return CONTAINER.fullmatch(name) is None

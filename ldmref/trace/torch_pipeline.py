@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from ldmref.errors import UsageError
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
     describe_parameters,
     first_tensor,
 )
-from ldmref.trace.torch_hooks import LayerRecorder
+from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
@@ -48,10 +49,12 @@ def record_pipeline(
         The writer, whose `manifest` may be extended.
 
     Raises:
+        UsageError: It is not a pipeline, or a network is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
     """
+    networks = _find_networks(pipe)
     writer = TorchTraceWriter(folder, only, overwrite)
-    recorder = _PipelineRecorder(pipe, writer)
+    recorder = _PipelineRecorder(pipe, networks, writer)
     try:
         recorder.start()
         with recorder.layers:
@@ -65,11 +68,11 @@ def record_pipeline(
 class _PipelineRecorder:
     """The hooks of a pipeline, and the methods that it replaces."""
 
-    def __init__(self, pipe: Any, writer: TorchTraceWriter):
+    def __init__(self, pipe: Any, networks: dict[str, torch.nn.Module], writer: TorchTraceWriter):
         self._pipe = pipe
         self._writer = writer
         self.layers = LayerRecorder(writer)
-        self._networks = _find_networks(pipe)
+        self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
         self._replaced: list[tuple[Any, str]] = []
         self._params: dict[str, Any] = {}
@@ -225,6 +228,9 @@ class _PipelineRecorder:
 
 def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
     """Return the networks of a pipeline by name; several ControlNets are numbered."""
+    if not hasattr(pipe, "components"):
+        message = f"a pipeline of diffusers is needed, not {type(pipe).__name__}"
+        raise UsageError(message, code="E-TRACE", hint="ldmref.trace.record_module takes modules")
     networks: dict[str, torch.nn.Module] = {}
     for name, part in pipe.components.items():
         if name == "controlnet" and hasattr(part, "nets"):
@@ -232,6 +238,8 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
             networks |= nets
         elif isinstance(part, torch.nn.Module) and name not in SKIPPED:
             networks[name] = part
+    for name, network in networks.items():
+        refuse_compiled(name, network)
     return networks
 
 

@@ -282,3 +282,17 @@ def test_wrong_names_are_refused_before_anything_is_written(tmp_path):
         with record_module(net, tmp_path / "t", names=wrong):
             pass
     assert not (tmp_path / "t").exists()
+
+
+def test_compiled_modules_and_other_things_are_refused(tmp_path):
+    compiled = torch.compile(torch.nn.Linear(2, 2))
+    with pytest.raises(UsageError, match=r"compiled with torch\.compile"):
+        with record_module(compiled, tmp_path / "t"):
+            pass
+    with pytest.raises(UsageError, match="a pipeline of diffusers is needed, not Linear"):
+        with record_pipeline(torch.nn.Linear(2, 2), tmp_path / "t"):
+            pass
+    with pytest.raises(UsageError, match=r"must be a torch\.nn\.Module, not int"):
+        with record_module(3, tmp_path / "t"):
+            pass
+    assert not (tmp_path / "t").exists()
