@@ -159,7 +159,6 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "LDMREF_BACKEND=torch": TORCH,
         "--backend openvino": ONNX,
         "--backend onnx": ONNX,
-        "scripts/measure_backends.py": elsewhere("tests/backends/test_measure_backends.py"),
         'get_backend("torch")': TORCH,
     },
     "docs/batch.md": {
