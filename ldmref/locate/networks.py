@@ -109,7 +109,7 @@ class _Arguments:
         n = 1
         for entry in self.port.of_call(self.call):
             for name in [*entry.inputs.values()][:1]:
-                shape = tuple(np.shape(self.port.tensors[name]))
+                shape = list(np.shape(self.port.tensors[name]))
                 scale = latent_scale(entry.layer, levels)
                 if len(shape) > 1:
                     n = shape[0]
