@@ -45,7 +45,7 @@ class RecordedLayer:
     basis: str
 
 
-class LayerRecorder(NamedBackend):
+class LayerCollector(NamedBackend):
     """Compute a network in float64 and record the layers in `wanted`.
 
     Args:
@@ -129,7 +129,7 @@ def compute_network(
     wanted: Collection[str] | None = None,
 ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...], list[RecordedLayer]]:
     """Return the results of a network in float64, their tolerances, and its recorded layers."""
-    recorder = LayerRecorder(wanted)
+    recorder = LayerCollector(wanted)
     wide_params = tree_map(widened, params)
     wide = {name: None if x is None else widened(x) for name, x in inputs.items()}
     network = recorder.compile(function, wide_params)

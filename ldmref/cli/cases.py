@@ -128,7 +128,7 @@ def run(
     from ldmref.cases import summary
 
     _check_flags(runtime, backend, command, values, dtype, output)
-    judge = Judge(runtime or "ldmref", backend, command, values, dtype, output, timeout)
+    judge = SuiteJudge(runtime or "ldmref", backend, command, values, dtype, output, timeout)
     with _open_suite(folder, parts or judge.parts()) as suite:
         selected = suite.select(patterns, parts or PART_NAMES, kinds)
         if as_list:
@@ -168,7 +168,7 @@ def run(
 COMMANDS = (cases,)
 
 
-class Judge:
+class SuiteJudge:
     """The source of results: a runtime, a command, or a file."""
 
     def __init__(
