@@ -32,6 +32,14 @@ option = click.option
     help="Model that the port ran. Default: the one that the traces name.",
 )
 @option(
+    "--controlnet",
+    "controlnets",
+    type=PATH,
+    multiple=True,
+    metavar="FILE|FOLDER",
+    help="ControlNet that the port ran; may be repeated.",
+)
+@option(
     "--dtype",
     metavar="NAME",
     help="Number format of the port: float64, float32, float16 or bfloat16. Default: as recorded.",
@@ -63,6 +71,7 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     ldmref diff port.safetensors --model v1-5.safetensors
     ldmref diff reference-trace port-trace --plot diff.png
     """
+    from ldmref.loading import load_controlnet
     from ldmref.locate import diff_traces
 
     plot = _check_plot(plot_file, flags["overwrite"])
@@ -73,8 +82,14 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     def progress(done: int, calls: int, call: str) -> None:
         bar.update(max(done, 1), calls, 0, 1, call, "calls")
 
+    nets = [
+        load_controlnet(path, "numpy", dtype="float32", unet=model.config.unet)
+        for path in flags["controlnets"]
+    ]
     try:
-        report = diff_traces(port, model, reference, dtype=flags["dtype"], progress=progress)
+        report = diff_traces(
+            port, model, reference, controlnets=nets, dtype=flags["dtype"], progress=progress
+        )
     finally:
         bar.clear()
     if plot is not None:

@@ -122,7 +122,7 @@ class Judge:
         return np.asarray(point.computed) if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
-        """DiffReport the first array that is not finite; the replay goes on with finite numbers."""
+        """Report the first array that is not finite; the replay goes on with finite numbers."""
         computed = np.asarray(point.computed)
         first = not self.nonfinite
         if first and _is_known(computed):

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.locate.names import latent_scale, read_array, read_role
+from ldmref.locate.names import latent_scale, read_array, read_output, read_role
 from ldmref.models.autoencoder import decode, encode
+from ldmref.models.controlnet import ControlNet, controlnet, encode_hint
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.rescaler import rescaler
+from ldmref.models.taesd import tiny_decode, tiny_encode
 from ldmref.models.text import text_encoder, text_encoder_pooled
-from ldmref.models.unet import unet
+from ldmref.models.unet import Residuals, unet
 from ldmref.trace.model import Trace
 
-NETWORKS = ("unet", "vae.decode", "vae.encode", "text_encoder", "text_encoder_2")
+NETWORKS = (
+    "unet",
+    "vae.decode",
+    "vae.encode",
+    "text_encoder",
+    "text_encoder_2",
+    "taesd.decode",
+    "taesd.encode",
+    "cond_stage",
+    "controlnet",
+    "controlnet.hint",
+)
 HOST = ("tokens", "schedule", "guidance", "sampler", "train")
 
 
@@ -51,7 +65,9 @@ def network_of(call: str) -> str:
     return name if name in NETWORKS else ""
 
 
-def open_network(model: LatentDiffusion, port: Trace, call: str) -> RecordedNetwork:
+def open_network(
+    model: LatentDiffusion, port: Trace, call: str, controlnets: Sequence[ControlNet] = ()
+) -> RecordedNetwork:
     """Return the network of a recorded call.
 
     Raises:
@@ -59,8 +75,11 @@ def open_network(model: LatentDiffusion, port: Trace, call: str) -> RecordedNetw
     """
     kind = network_of(call)
     arguments = _Arguments(port, call, model)
+    if kind.startswith("controlnet"):
+        return _open_controlnet(controlnets, arguments, kind)
     name = kind.partition(".")[0]
-    if name not in model.params:
+    params = find_parameters(model, name)
+    if params is None:
         message = f"the trace has the call {call!r}, and {model.config.name!r} has no {name}"
         raise UsageError(message, code="E-TRACE-MODEL", hint="choose the port's model: --model")
     functions = {
@@ -69,9 +88,20 @@ def open_network(model: LatentDiffusion, port: Trace, call: str) -> RecordedNetw
         "vae.encode": _encode,
         "text_encoder": _text_encoder,
         "text_encoder_2": _text_encoder,
+        "taesd.decode": _tiny_decode,
+        "taesd.encode": _tiny_encode,
+        "cond_stage": _cond_stage,
     }
     function, values = functions[kind](model, arguments, kind)
-    return RecordedNetwork(function, model.params[name], values, arguments.complete)
+    return RecordedNetwork(function, params, values, arguments.complete)
+
+
+def find_parameters(model: LatentDiffusion, network: str) -> Mapping[str, Any] | None:
+    """Return the parameters of a network, None if the model does not have it."""
+    if network == "taesd":
+        tiny = model.tiny_autoencoder
+        return None if tiny is None else tiny.params
+    return model.params[network] if network in model.params else None
 
 
 class _Arguments:
@@ -99,6 +129,19 @@ class _Arguments:
                 if found is not None:
                     return found
         return None
+
+    def layer_output(self, layer: str) -> np.ndarray | None:
+        """Return the recorded output of a layer."""
+        entry = self.port.find(self.call, layer)
+        return None if entry is None else read_output(self.port, entry)
+
+    def residuals(self) -> Residuals | None:
+        """Return the residuals of ControlNets, None if there were none."""
+        mid = self.read("control.mid")
+        down = []
+        while (part := self.read(f"control.down.{len(down)}")) is not None:
+            down.append(part)
+        return Residuals(tuple(down), mid) if down and mid is not None else None
 
     def missing(self, shape: tuple[int, ...]) -> np.ndarray:
         self.complete = False
@@ -148,7 +191,33 @@ def _unet(model: LatentDiffusion, found: _Arguments, kind: str) -> tuple[Callabl
         d = config.projection_class_embeddings_input_dim - 6 * width
         values["pooled"] = found.missing((n, d)) if pooled is None else pooled
         values["sizes"] = found.missing((n, 6)) if sizes is None else np.asarray(sizes, np.float64)
+    values["control"] = found.residuals()
     return unet, values
+
+
+def _open_controlnet(
+    controlnets: Sequence[ControlNet], found: _Arguments, kind: str
+) -> RecordedNetwork:
+    """Return a ControlNet or its hint encoder; several ControlNets are called in turn."""
+    numbers = re.findall(r"\d+", found.call)
+    net = controlnets[int(numbers[-1]) % len(controlnets) if numbers else 0]
+    factor = net.config.factor
+    if kind == "controlnet.hint":
+        hint = found.read("hint", "input", "0")
+        if hint is None:
+            hint = found.missing((1, net.config.conditioning_channels, factor, factor))
+        return RecordedNetwork(encode_hint, net.params, {"hint": hint}, found.complete)
+    _, values = _unet(found.model, found, kind)
+    del values["control"]
+    values["config"] = net.config
+    x = values["x"]
+    hint = found.read("hint")
+    if hint is None:
+        hint = found.layer_output("controlnet_cond_embedding")
+    if hint is None:
+        width = net.config.unet.block_out_channels[0]
+        hint = found.missing((x.shape[0], width, *x.shape[2:]))
+    return RecordedNetwork(controlnet, net.params, values | {"hint": hint}, found.complete)
 
 
 def _decode(
@@ -172,6 +241,35 @@ def _encode(
         f = config.factor
         image = found.missing((n, config.in_channels, h * f, w * f))
     return encode, {"config": config, "image": image}
+
+
+def _tiny_decode(
+    model: LatentDiffusion, found: _Arguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
+    z = found.read("latents", "input", "x", "0")
+    if z is None:
+        z = found.missing((1, model.config.vae.latent_channels, 1, 1))
+    return tiny_decode, {"latents": z}
+
+
+def _tiny_encode(
+    model: LatentDiffusion, found: _Arguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
+    factor = model.config.vae.factor
+    image = found.read("image", "input", "x", "0")
+    if image is None:
+        image = found.missing((1, model.config.vae.in_channels, factor, factor))
+    return tiny_encode, {"image": image}
+
+
+def _cond_stage(
+    model: LatentDiffusion, found: _Arguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
+    factor = model.config.vae.factor
+    onehot = found.read("onehot", "input", "x", "0")
+    if onehot is None:
+        onehot = found.missing((1, model.config.segmentation_classes, factor, factor))
+    return rescaler, {"onehot": onehot, "factor": factor}
 
 
 def _text_encoder(

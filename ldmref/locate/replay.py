@@ -25,6 +25,7 @@ from ldmref.locate.names import find_entry, layers_of, read_output, read_role
 from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.math.arrays import Array
+from ldmref.models.unet import Residuals
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
@@ -83,8 +84,7 @@ class Replay(NamedBackend):
         with self.observed(network.__name__):
             result = compute(arrays)
         self._frames.pop()
-        names = RESULTS.get(network.__name__, ("output",))
-        results = dict(zip(names, _parts(result), strict=False))
+        results = _name_results(network.__name__, result)
         entry = self.port.find(self.call)
         for role, array in results.items():
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
@@ -288,6 +288,13 @@ class Replay(NamedBackend):
 
 def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return call.compute(inputs)
+
+
+def _name_results(network: str, result: Any) -> dict[str, np.ndarray]:
+    """Return the outputs of a network by role: those of a ControlNet as `down.0`, ..., `mid`."""
+    if isinstance(result, Residuals):
+        return {f"down.{i}": part for i, part in enumerate(result.down)} | {"mid": result.mid}
+    return dict(zip(RESULTS.get(network, ("output",)), _parts(result), strict=False))
 
 
 def _parts(result: Any) -> tuple[Any, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.locate.dumps import identical_dumps
-from ldmref.locate.findings import DIFFERS, DiffReport, Row, with_inherited
+from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row, with_inherited
 from ldmref.locate.host import judge_host
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
@@ -19,6 +19,7 @@ from ldmref.locate.names import read_output
 from ldmref.locate.networks import network_of, open_network
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.replay import Replay
+from ldmref.models.controlnet import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -35,6 +36,7 @@ def diff_traces(
     model: LatentDiffusion,
     reference: Trace | None = None,
     *,
+    controlnets: Sequence[ControlNet] = (),
     dtype: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> DiffReport:
@@ -48,6 +50,8 @@ def diff_traces(
         port: The trace of the port.
         model: The model that the port ran, with parameters in float32.
         reference: A trace of the same run, for the inherited differences.
+        controlnets: The ControlNets of the run, in their order; without them, their calls are not
+            judged.
         dtype: The port's number format; None: as recorded.
         progress: Called as `progress(calls done, calls, call)`.
 
@@ -78,8 +82,10 @@ def diff_traces(
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)
-        if network_of(call):
-            rows += judge_call(port, model, call, form, notes)
+        if network_of(call).startswith("controlnet") and not controlnets:
+            rows.append(Row(call, "", verdict=UNKNOWN, note="no ControlNet was given"))
+        elif network_of(call):
+            rows += judge_call(port, model, call, form, notes, controlnets)
     rows += judge_host(port, model, form, notes)
     rows = identical_dumps(port, rows)
     if reference is not None:
@@ -93,10 +99,15 @@ def diff_traces(
 
 
 def judge_call(
-    port: Trace, model: LatentDiffusion, call: str, dtype: str, notes: list[str]
+    port: Trace,
+    model: LatentDiffusion,
+    call: str,
+    dtype: str,
+    notes: list[str],
+    controlnets: Sequence[ControlNet] = (),
 ) -> list[Row]:
     """Return the rows of one call of a network."""
-    network = open_network(model, port, call)
+    network = open_network(model, port, call, controlnets)
     judge = Judge(call, dtype)
     replay = Replay(port, call, dtype, judge)
     try:

@@ -123,6 +123,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "pip install": NETWORK,
         "ldmref serve": elsewhere("tests/server/test_server_page.py"),
         "ldmref grid": SLOW,
+        "ldmref cases make": ONNX,
+        "ldmref export onnx": ONNX,
         "make demo": elsewhere(".ci/run"),
         "make test": elsewhere(".ci/run"),
         'backend="torch"': TORCH,

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmref.trace import read_trace
+import ldmref
+from ldmref.locate import diff_traces
+from ldmref.trace import build_trace, read_trace
 
 pytest.importorskip("torch")
 
@@ -58,6 +60,11 @@ def test_steps_are_recorded_and_the_training_is_the_same(recipe, tmp_path):
         if part.layer
     ]
     assert np.isclose(np.sqrt(np.sum(np.square(norms))), found["grad_norm"], rtol=1e-5)
+    steps = {name: x for name, x in trace.tensors.items() if name.startswith("train.")}
+    model = ldmref.load(tmp_path / "watched" / "model")
+    report = diff_traces(build_trace(steps), model)
+    judged = {row.kind for row in report.rows if row.verdict == "equal"}
+    assert report.equal and {"noising", "target", "losses", "loss"} <= judged
     evaluations = entry.attributes["evaluations"]
     outputs = [trace.read_outputs(trace.find(call))["output"] for call in evaluations]
     assert np.array_equal(np.concatenate(outputs), given["prediction"])

@@ -8,6 +8,7 @@
 | `guidance` | the combination of predictions                                         |
 | `steps`    | the sampler's steps, with the history of recorded earlier steps        |
 | `latents`  | the scale of the initial noise, and of the latents before the decoder  |
+| `training` | a training step: noising, target and losses                            |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ldmref.locate.host.latents import judge_latents
 from ldmref.locate.host.schedule import judge_added_noise, judge_schedule
 from ldmref.locate.host.steps import judge_steps
 from ldmref.locate.host.tokens import judge_tokens
+from ldmref.locate.host.training import judge_training
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -31,6 +33,7 @@ JUDGES = (
     judge_guidance,
     judge_steps,
     judge_latents,
+    judge_training,
 )
 
 

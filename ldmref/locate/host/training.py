@@ -1,0 +1,114 @@
+"""Judge a training step: the noising, the target, and the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.locate.findings import Row
+from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.schedule import config_faults
+from ldmref.math.forward import q_sample
+from ldmref.math.objective import min_snr_weight
+from ldmref.math.prediction import v_from_x0_eps
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.trace.model import TraceEntry
+
+STEP = 1e-5  # relative error of alphas_cumprod from a float32 table, in the noised latents
+GAMMA = 5.0  # the usual bound of min-SNR
+
+
+def judge_training(context: HostContext) -> Iterator[Row]:
+    """Yield rows for every recorded training step, as far as its arrays were recorded."""
+    for entry in context.calls("train"):
+        timesteps = context.read(entry, "timesteps")
+        if timesteps is None:
+            yield context.not_judged(entry, "noising", "the timesteps were not recorded")
+            continue
+        yield from _judge_step(context, entry, np.ravel(timesteps).astype(np.int64))
+
+
+def _judge_step(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
+    alphas = training_alphas_cumprod(context.config)
+    x0 = context.read(entry, "x0")
+    noise = context.read(entry, "noise")
+    if x0 is not None and noise is not None:
+        alpha_bar = alphas[t]
+        x_t = context.read(entry, "x_t")
+        if x_t is not None:
+            expected = q_sample(x0, alpha_bar, noise)
+            others = list(_noisings(context, t, x0, noise))
+            yield context.judge(entry, "noising", x_t, expected, least=STEP, variants=others)
+        target = context.read(entry, "target")
+        if target is not None:
+            targets = _targets(x0, noise, alpha_bar)
+            kind = context.config.prediction_type
+            expected = targets.pop(kind)
+            others = [(f"{name} instead of {kind}", array) for name, array in targets.items()]
+            yield context.judge(entry, "target", target, expected, least=STEP, variants=others)
+    yield from _judge_losses(context, entry, alphas[t])
+
+
+def _noisings(
+    context: HostContext, t: np.ndarray, x0: np.ndarray, noise: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what known faults give as noisy latents."""
+    alphas = training_alphas_cumprod(context.config)
+    last = len(alphas) - 1
+    alpha_bar = alphas[t]
+    column = alpha_bar.reshape(-1, *[1] * (x0.ndim - 1))
+    yield "x0 and noise swapped", q_sample(noise, alpha_bar, x0)
+    yield "alpha_bar instead of its square root", column * x0 + (1.0 - column) * noise
+    for offset in (-1, 1):
+        moved = alphas[np.clip(t + offset, 0, last)]
+        yield f"alpha_bar of timestep t {offset:+d}", q_sample(x0, moved, noise)
+    for text, changed in config_faults(context.config):
+        yield text, q_sample(x0, training_alphas_cumprod(changed)[t], noise)
+    scale = context.model.config.vae.scaling_factor
+    yield "latents without the scaling factor", q_sample(x0 / scale, alpha_bar, noise)
+
+
+def _targets(x0: np.ndarray, noise: np.ndarray, alpha_bar: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the targets of each prediction type, and the negative ones."""
+    targets = {"eps": noise, "x0": x0, "v": v_from_x0_eps(x0, noise, alpha_bar)}
+    return targets | {f"-{name}": -array for name, array in targets.items()}
+
+
+def _judge_losses(context: HostContext, entry: TraceEntry, alpha_bar: np.ndarray) -> Iterator[Row]:
+    """Yield rows for the loss of each example, and for their mean."""
+    losses = context.read_output(entry, "losses")
+    prediction = context.read(entry, "prediction")
+    target = context.read(entry, "target")
+    if losses is not None and prediction is not None and target is not None:
+        kind, gamma = _objective(context)
+        if kind not in ("simple", "min_snr"):
+            yield context.not_judged(entry, "losses", f"the loss {kind!r} is not recomputed")
+        else:
+            error = prediction[:, : target.shape[1]] - target
+            axes = tuple(range(1, error.ndim))
+            squares = np.mean(error**2, axis=axes)
+            prediction_type = context.config.prediction_type
+            weighted = min_snr_weight(alpha_bar, prediction_type, gamma) * squares
+            both = {"the plain squared error": squares, f"min-SNR with gamma {gamma:g}": weighted}
+            expected = weighted if kind == "min_snr" else squares
+            others = [(text, array) for text, array in both.items() if array is not expected]
+            others += [("the sum instead of the mean", np.sum(error**2, axis=axes))]
+            others += [("the absolute error", np.mean(np.abs(error), axis=axes))]
+            row = context.judge(entry, "losses", losses, expected, least=STEP, variants=others)
+            yield row
+    loss = context.read_output(entry, "loss")
+    if loss is not None and losses is not None:
+        got = np.ravel(loss)
+        others = [("the sum instead of the mean", np.sum(losses, keepdims=True))]
+        mean = np.mean(losses, keepdims=True)
+        row = context.judge(entry, "loss", got, mean, least=STEP, variants=others)
+        yield replace(row, segment="the mean over the examples")
+
+
+def _objective(context: HostContext) -> tuple[str, float]:
+    """Return the loss and the gamma of min-SNR of a recorded recipe of ldmref."""
+    stage = context.params.get("diffusion") or {}
+    objective = stage.get("objective") or {} if isinstance(stage, dict) else {}
+    return objective.get("loss", "simple"), float(objective.get("snr_gamma", GAMMA))
