@@ -66,6 +66,21 @@ def test_steps_of_right_schedulers_have_no_fault(name, tmp_path):
     assert all(row.verdict == "equal" for row in steps)
 
 
+@pytest.mark.parametrize("strength", [0.6, 0.8])
+def test_pndm_that_begins_later_has_no_fault(strength, tmp_path):
+    """diffusers lists the second timestep of PNDM twice, and img2img cuts that list."""
+    import diffusers
+    import numpy as np
+
+    pipe, model = build("sd1", tmp_path / "model", lambda pipe: new_scheduler(pipe, "PNDMScheduler", {}))
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(
+        **pipe.components, requires_safety_checker=False
+    )
+    image = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    report = diff(pipe, model, tmp_path / "trace", steps=5, image=image, strength=strength)
+    assert report.equal, names_of(report)
+
+
 @pytest.mark.parametrize("fault", [None, "symmetric", "noise"])
 def test_an_image_that_is_encoded_and_noised_is_judged(fault, tmp_path):
     """img2img: the encoder's asymmetric padding, and the noise that is added to its latents."""

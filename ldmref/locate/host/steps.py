@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ldmref.locate.layouts import relative_error
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers import configured_step
 from ldmref.samplers.denoiser import TO_X0
+from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.loop import Interval
 from ldmref.trace.model import TraceEntry
 
@@ -122,6 +123,8 @@ def _follow(
     if schedule is None:
         raise _NotRecorded("the number of steps was not recorded")
     first = _first_step(context, evaluations[0].entry, schedule.timesteps, schedule.sigmas)
+    if context.is_diffusers and settings.sampler.name == "pndm":
+        first = _first_of_pndm(context, evaluations, schedule.timesteps)
     step, visits = configured_step(
         settings.config,
         settings.sampler,
@@ -208,6 +211,20 @@ def _first_step(
         t = context.number(entry, "timestep")
         return 0 if t is None else int(np.argmin(np.abs(timesteps - t)))
     return 0 if sigma is None else int(np.argmin(np.abs(sigmas[:-1] - sigma)))
+
+
+def _first_of_pndm(
+    context: HostContext, evaluations: Sequence[RecordedEvaluation], timesteps: np.ndarray
+) -> int:
+    """Return where img2img cut diffusers' list of timesteps, which has the second one twice."""
+    found = [context.number(evaluation.entry, "timestep") for evaluation in evaluations]
+    indices = [int(np.argmin(np.abs(timesteps - t))) for t in found if t is not None]
+    n = len(timesteps)
+
+    def mismatches(first: int) -> int:
+        return sum(a != b for a, b in zip_longest(plms_calls(n, first), indices))
+
+    return min(range(n + 1), key=mismatches)
 
 
 def _own_evaluation(
