@@ -44,7 +44,7 @@ ARROWS = {
     "plugins": ("errors",),
     "config": ("declare", "errors", "files", "server.settings"),
     "declare": ("errors",),
-    "backends": ("errors", "memmap", "math.arrays", "plugins"),
+    "backends": ("errors", "files", "memmap", "math.arrays", "plugins"),
     "samplers": ("math", "declare", "errors", "plugins"),
     "prompts": ("math.arrays", "errors", "files", "lazy"),
     "models": (

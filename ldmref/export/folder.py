@@ -21,8 +21,9 @@ from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import OPSET, import_onnx, write_model
 from ldmref.backends.graph.sizes import OpenSize
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.errors import OutputError, UsageError
+from ldmref.errors import LdmrefError, OutputError, UsageError
 from ldmref.export.networks import list_networks
+from ldmref.files import read_json
 from ldmref.io.atomic import atomic_folder, check_writable
 from ldmref.loading import load
 from ldmref.math.arrays import Array
@@ -141,8 +142,8 @@ def require_target(folder: Path, overwrite: bool = False) -> None:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return json.loads((folder / MANIFEST).read_text("utf-8"))["format"] == FORMAT
-    except (OSError, ValueError, LookupError, TypeError):
+        return read_json(folder / MANIFEST)["format"] == FORMAT
+    except (LdmrefError, LookupError, TypeError):
         return False
 
 

@@ -21,15 +21,20 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.names import find_entry, layers_of, read_output, read_role
+from ldmref.locate.names import (
+    find_entry,
+    layers_of,
+    name_results,
+    parts_of,
+    read_output,
+    read_role,
+)
 from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
 from ldmref.math.arrays import Array
-from ldmref.models.unet import Residuals
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
-RESULTS = {"encode": ("mean", "logvar"), "text_encoder_pooled": ("output", "pooled")}
 
 
 class _Reached(Exception):
@@ -84,7 +89,7 @@ class Replay(NamedBackend):
         with self.observed(network.__name__):
             result = compute(arrays)
         self._frames.pop()
-        results = _name_results(network.__name__, result)
+        results = name_results(network.__name__, result)
         entry = self.port.find(self.call)
         for role, array in results.items():
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
@@ -231,7 +236,7 @@ class Replay(NamedBackend):
             result = reached.array
         finally:
             self._seen, self._scope, self.inner, self._trial = saved
-        part = _parts(result)[0]
+        part = parts_of(result)[0]
         return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
 
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
@@ -288,15 +293,3 @@ class Replay(NamedBackend):
 
 def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return call.compute(inputs)
-
-
-def _name_results(network: str, result: Any) -> dict[str, np.ndarray]:
-    """Return the outputs of a network by role: those of a ControlNet as `down.0`, ..., `mid`."""
-    if isinstance(result, Residuals):
-        return {f"down.{i}": part for i, part in enumerate(result.down)} | {"mid": result.mid}
-    return dict(zip(RESULTS.get(network, ("output",)), _parts(result), strict=False))
-
-
-def _parts(result: Any) -> tuple[Any, ...]:
-    """Return the arrays of a network's result."""
-    return result if isinstance(result, tuple) else (result,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -344,13 +345,13 @@ def test_damaged_files_are_replaced(cache, damage):
     elif damage == "empty":
         content = bytearray()
     else:
-        import hashlib
-
         data = b"compiled by another build"
         content = bytearray(hashlib.sha256(data).digest() + data)
     file.write_bytes(content)
     assert (run_once() == 4.0).all()
-    assert len(file.read_bytes()) == len(intact)
+    replaced = file.read_bytes()  # compiled graphs differ in a few bytes from run to run
+    assert hashlib.sha256(replaced[32:]).digest() == replaced[:32]
+    assert len(replaced) > len(intact) // 2 + 32
 
 
 @pytest.mark.parametrize("place", ["a file", "read-only", "nowhere"])

@@ -95,7 +95,7 @@ CHANGES = [
     {"negative_prompt": "cat"},
     {"cfg_scale": 7.0},
     {"cfg_scale": 1.0},
-    {"guidance": "perp_neg"},
+    {"guidance": "perp_neg", "negative_prompt": "cat"},
     {"guidance": {"name": "apg", "momentum": -0.3}},
     {"sampler": "euler_a"},
     {"sampler": "dpmpp_3m"},

@@ -72,7 +72,9 @@ def test_pndm_that_begins_later_has_no_fault(strength, tmp_path):
     import diffusers
     import numpy as np
 
-    pipe, model = build("sd1", tmp_path / "model", lambda pipe: new_scheduler(pipe, "PNDMScheduler", {}))
+    pipe, model = build(
+        "sd1", tmp_path / "model", lambda pipe: new_scheduler(pipe, "PNDMScheduler", {})
+    )
     pipe = diffusers.StableDiffusionImg2ImgPipeline(
         **pipe.components, requires_safety_checker=False
     )

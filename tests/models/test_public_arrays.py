@@ -69,7 +69,7 @@ WITHOUT_ARRAYS = {
         "with_backend",
         "with_params",
     )
-} | {(TinyAutoencoder, "with_backend")}
+} | {(TinyAutoencoder, "with_backend"), (ControlNet, "with_backend")}
 
 
 def subject(kind, ops):

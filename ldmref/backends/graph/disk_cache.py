@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.backends.graph.graph import Graph
+from ldmref.errors import InputError
+from ldmref.files import read_file
 
 LARGEST = 2**28  # bytes of parameters; larger networks take as long to read as to compile
 CAPACITY = 2**30  # bytes of all files; those that were not used for longest are deleted
@@ -53,9 +55,9 @@ def make_key(parts: Iterable[str | bytes], graph: Graph) -> str:
 
 def read(key: str) -> bytes | None:
     """Return a compiled graph; None if the cache does not have it, or not intact."""
-    with suppress(OSError, RuntimeError):
+    with suppress(InputError, OSError, RuntimeError):
         path = find_folder() / f"{key}{SUFFIX}"
-        content = path.read_bytes()
+        content = read_file(path, DIGEST + CAPACITY)
         data = content[DIGEST:]
         if hashlib.sha256(data).digest() == content[:DIGEST]:
             os.utime(path)  # the latest used
