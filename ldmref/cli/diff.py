@@ -32,7 +32,7 @@ option = click.option
     help="Model that the port ran. Default: the one that the traces name.",
 )
 @option(
-    "--controlnet",
+    "--control",
     "controlnets",
     type=PATH,
     multiple=True,

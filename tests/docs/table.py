@@ -72,7 +72,8 @@ PAGES = {
         ),
         settings="recipe",
     ),
-    "docs/port-a-layer.md": Page(("examples",)),
+    "docs/error-bounds.md": Page(torch_is_slow=True),
+    "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
     "docs/prompts.md": Page(
         (
             "single_file as sd15.safetensors",
@@ -89,7 +90,7 @@ PAGES = {
         ),
         settings="recipe",
     ),
-    "docs/traces.md": Page(("images as my-images",)),
+    "docs/traces.md": Page(("images as my-images",), torch_is_slow=True),
     "docs/weights.md": Page(
         (
             "single_file as v1-5.safetensors",

@@ -173,7 +173,11 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "muon_rate"), [*((kind, 0.0) for kind in EVERYTHING), (next(iter(EVERYTHING)), 2e-3)]
+    ("kind", "muon_rate"),
+    [
+        *(pytest.param(kind, 0.0, marks=pytest.mark.slow) for kind in EVERYTHING),
+        (next(iter(EVERYTHING)), 2e-3),
+    ],
 )
 def test_10_and_10_steps_equal_20(make, tmp_path, kind, muon_rate):
     objective, vae = EVERYTHING[kind]

@@ -18,7 +18,7 @@ from ldmref.training.recipes.file import to_toml
 pytest.importorskip("torch", reason="training runs on the torch backend")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 SCRIPT = Path(__file__).with_name("killing.py")
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS = int(os.environ.get("KILLS", "4"))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def refused(recipe, out, **arguments):
 # -- exact ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("autoencoder", marks=pytest.mark.slow), "diffusion"]
+)
 def test_10_and_10_steps_equal_20(recipe, tmp_path, stage):
     """Weights, averages and optimizers of a whole training, stopped in either stage."""
     once = tmp_path / "once"
