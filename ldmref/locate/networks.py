@@ -121,6 +121,11 @@ class _Arguments:
                 return read_array(self.port, self.roles[name])
         return None
 
+    def read_or_missing(self, shape: tuple[int, ...], *names: str) -> np.ndarray:
+        """Return the first recorded input of these roles, otherwise an unknown array."""
+        found = self.read(*names)
+        return self.missing(shape) if found is None else found
+
     def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
         """Return the recorded input of the first layer whose name has an ending."""
         for entry in self.port.of_call(self.call):
@@ -203,9 +208,8 @@ def _open_controlnet(
     net = controlnets[int(numbers[-1]) % len(controlnets) if numbers else 0]
     factor = net.config.factor
     if kind == "controlnet.hint":
-        hint = found.read("hint", "input", "0")
-        if hint is None:
-            hint = found.missing((1, net.config.conditioning_channels, factor, factor))
+        shape = (1, net.config.conditioning_channels, factor, factor)
+        hint = found.read_or_missing(shape, "hint", "input", "0")
         return RecordedNetwork(encode_hint, net.params, {"hint": hint}, found.complete)
     _, values = _unet(found.model, found, kind)
     del values["control"]
@@ -246,29 +250,24 @@ def _encode(
 def _tiny_decode(
     model: LatentDiffusion, found: _Arguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
-    z = found.read("latents", "input", "x", "0")
-    if z is None:
-        z = found.missing((1, model.config.vae.latent_channels, 1, 1))
-    return tiny_decode, {"latents": z}
+    shape = (1, model.config.vae.latent_channels, 1, 1)
+    return tiny_decode, {"latents": found.read_or_missing(shape, "latents", "input", "x", "0")}
 
 
 def _tiny_encode(
     model: LatentDiffusion, found: _Arguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     factor = model.config.vae.factor
-    image = found.read("image", "input", "x", "0")
-    if image is None:
-        image = found.missing((1, model.config.vae.in_channels, factor, factor))
-    return tiny_encode, {"image": image}
+    shape = (1, model.config.vae.in_channels, factor, factor)
+    return tiny_encode, {"image": found.read_or_missing(shape, "image", "input", "x", "0")}
 
 
 def _cond_stage(
     model: LatentDiffusion, found: _Arguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     factor = model.config.vae.factor
-    onehot = found.read("onehot", "input", "x", "0")
-    if onehot is None:
-        onehot = found.missing((1, model.config.segmentation_classes, factor, factor))
+    shape = (1, model.config.segmentation_classes, factor, factor)
+    onehot = found.read_or_missing(shape, "onehot", "input", "x", "0")
     return rescaler, {"onehot": onehot, "factor": factor}
 
 

@@ -39,7 +39,7 @@ def _judge_step(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Itera
         x_t = context.read(entry, "x_t")
         if x_t is not None:
             expected = q_sample(x0, alpha_bar, noise)
-            others = list(_noisings(context, t, x0, noise))
+            others = _noisings(context, t, x0, noise)
             yield context.judge(entry, "noising", x_t, expected, least=STEP, variants=others)
         target = context.read(entry, "target")
         if target is not None:
