@@ -25,7 +25,7 @@ from ldmref.cli.progress import Stop, stopping
 from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
 from ldmref.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
 from ldmref.cli.sheet import Sheet
-from ldmref.cli.sources import read_prompts
+from ldmref.cli.sources import is_embedded, read_prompts
 from ldmref.cli.standard_streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
 from ldmref.config import Settings, settings
@@ -63,10 +63,8 @@ def command(mode: str) -> click.Command:
         prompts: str | None = None,
         **flags: Any,
     ) -> None:
-        bare = not words and not prompt and prompts is None
-        embedded = bare and flags.get("prompt_embeds") is not None
         texts = [""]
-        if not embedded and mode not in WITHOUT_PROMPT:
+        if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):
             texts = read_prompts(words, prompt, prompts, mode)
         generate(mode, flags | {"prompt": texts})
 

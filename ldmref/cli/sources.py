@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +20,14 @@ from ldmref.prompts.emoji import with_emoji_names
 STDIN = "-"
 MAX_STDIN = 256_000_000  # bytes
 ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def is_embedded(
+    words: Sequence[str], flags: Sequence[str], file: str | None, values: Mapping[str, Any]
+) -> bool:
+    """Return whether a command has embeddings (--prompt-embeds) instead of a prompt."""
+    bare = not words and not flags and file is None
+    return bare and values.get("prompt_embeds") is not None
 
 
 def read_prompts(

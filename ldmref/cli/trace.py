@@ -15,7 +15,7 @@ from ldmref.cli.options import PATH, ImageCommand, option, parameter_options, wi
 from ldmref.cli.progress import ProgressBar, one_line, say, stopping
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.shared_options import INTERPOLATING, MODEL, PROMPT
-from ldmref.cli.sources import read_prompts
+from ldmref.cli.sources import is_embedded, read_prompts
 from ldmref.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
 from ldmref.cli.trace_show import CALLS, JSON, LAYERS, show
 from ldmref.config import settings
@@ -104,10 +104,8 @@ def command(mode: str) -> click.Command:
         prompts: str | None = None,
         **flags: Any,
     ) -> None:
-        bare = not words and not prompt and prompts is None
-        embedded = bare and flags.get("prompt_embeds") is not None
         texts = [""]
-        if not embedded and mode not in WITHOUT_PROMPT:
+        if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):
             texts = read_prompts(words, prompt, prompts, f"trace {mode}")
         record_mode(mode, flags | {"prompt": texts})
 
