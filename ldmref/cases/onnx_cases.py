@@ -51,9 +51,17 @@ def _write_layer(
     inputs = {x.name: record.inputs[x.name] for x in layer.graph.inputs}
     attributes = {key: plain(value) for key, value in record.attributes.items()}
     return _write_case(
-        write, "layers", name, record.kind, layer.graph, inputs, record.outputs, record.tolerances,
-        attributes | layer.same, record.basis,
-    )  # fmt: skip
+        write,
+        "layers",
+        name,
+        record.kind,
+        layer.graph,
+        inputs,
+        record.outputs,
+        record.tolerances,
+        attributes | layer.same,
+        record.basis,
+    )
 
 
 def _write_network(
@@ -68,9 +76,17 @@ def _write_network(
     attributes = {"config" if is_dataclass(value) else "factor": plain(value) for value in net.args}
     kind = net.description
     return _write_case(
-        write, "networks", net.name, kind, graph, inputs, exact, tolerances, attributes,
+        write,
+        "networks",
+        net.name,
+        kind,
+        graph,
+        inputs,
+        exact,
+        tolerances,
+        attributes,
         "propagated",
-    )  # fmt: skip
+    )
 
 
 def _write_case(

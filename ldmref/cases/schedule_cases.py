@@ -41,9 +41,14 @@ def schedule_cases() -> Iterator[ValueCase]:
         yield from _training(name, make(**arguments), arguments, make)
     betas = scaled_linear_betas(T, 0.00085, 0.012)
     yield ValueCase(
-        "schedules.rescale_zero_terminal_snr", "schedules", "rescale_zero_terminal_snr", {},
-        {"betas": betas}, lambda x: {"betas": rescale_zero_terminal_snr(x["betas"])}, T,
-    )  # fmt: skip
+        "schedules.rescale_zero_terminal_snr",
+        "schedules",
+        "rescale_zero_terminal_snr",
+        {},
+        {"betas": betas},
+        lambda x: {"betas": rescale_zero_terminal_snr(x["betas"])},
+        T,
+    )
     sd = SchedulerConfig()
     for spacing in SPACINGS:
         for steps in STEPS:
@@ -65,21 +70,35 @@ def schedule_cases() -> Iterator[ValueCase]:
 
 def _training(name: str, betas: np.ndarray, arguments: Mapping, make) -> Iterator[ValueCase]:
     yield ValueCase(
-        f"schedules.betas.{name}", "schedules", f"{name}_betas", arguments, {},
-        lambda _: {"betas": make(**arguments)}, 2000.0 if name == "cosine" else 16.0,
+        f"schedules.betas.{name}",
+        "schedules",
+        f"{name}_betas",
+        arguments,
+        {},
+        lambda _: {"betas": make(**arguments)},
+        2000.0 if name == "cosine" else 16.0,
         relative=name != "cosine",
-    )  # fmt: skip
+    )
     product = 3.0 * math.sqrt(2.0 * T)  # Higham and Mary 2019: 2 T independent roundings
     yield ValueCase(
-        f"schedules.alphas_cumprod.{name}", "schedules", "alphas_cumprod", {}, {"betas": betas},
-        lambda x: {"alphas_cumprod": alphas_cumprod(x["betas"])}, product,
-    )  # fmt: skip
+        f"schedules.alphas_cumprod.{name}",
+        "schedules",
+        "alphas_cumprod",
+        {},
+        {"betas": betas},
+        lambda x: {"alphas_cumprod": alphas_cumprod(x["betas"])},
+        product,
+    )
     table = alphas_cumprod(betas)
     yield ValueCase(
-        f"schedules.sigmas.{name}", "schedules", "sigma_from_alpha_bar", {},
+        f"schedules.sigmas.{name}",
+        "schedules",
+        "sigma_from_alpha_bar",
+        {},
         {"alphas_cumprod": table},
-        lambda x: {"sigmas": sigma_from_alpha_bar(x["alphas_cumprod"])}, relative=True,
-    )  # fmt: skip
+        lambda x: {"sigmas": sigma_from_alpha_bar(x["alphas_cumprod"])},
+        relative=True,
+    )
 
 
 def _samplers_by_grid(config: SchedulerConfig) -> list[list[str]]:
@@ -122,9 +141,17 @@ def _grid(
         attributes["samplers"] = list(also)
     units = table_roundings(table)
     return ValueCase(
-        f"schedules.{label}", "schedules", "make_schedule", attributes, {}, compute,
-        units, relative=True, perturb=False, absolute={"timesteps": 4.0 * units},
-    )  # fmt: skip
+        f"schedules.{label}",
+        "schedules",
+        "make_schedule",
+        attributes,
+        {},
+        compute,
+        units,
+        relative=True,
+        perturb=False,
+        absolute={"timesteps": 4.0 * units},
+    )
 
 
 def table_roundings(table: np.ndarray) -> float:

@@ -87,9 +87,15 @@ def _case(
         "prompt_weights": options.prompt_weights,
     }
     return ValueCase(
-        f"tokenizers.{label}", "tokenizers", vocabulary, attributes, {"text": np.asarray(text)},
-        compute, 2.0**30, perturb=False,
-    )  # fmt: skip
+        f"tokenizers.{label}",
+        "tokenizers",
+        vocabulary,
+        attributes,
+        {"text": np.asarray(text)},
+        compute,
+        2.0**30,
+        perturb=False,
+    )
 
 
 def vocabulary_files() -> dict[str, str]:

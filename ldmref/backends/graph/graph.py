@@ -80,9 +80,13 @@ class Graph:
         self._count = 0
 
     def add(
-        self, operator: str, inputs: Iterable[Array | None], shape: Iterable[GraphSize], dtype: Any,
+        self,
+        operator: str,
+        inputs: Iterable[Array | None],
+        shape: Iterable[GraphSize],
+        dtype: Any,
         **attributes: Any,
-    ) -> SymbolicArray:  # fmt: skip
+    ) -> SymbolicArray:
         """Add a node and return its output, whose shape and dtype the caller states."""
         names = tuple("" if x is None else self.lift(x).name for x in inputs)
         name = f"v{self._count}"

@@ -88,9 +88,14 @@ class GraphBackend(Backend):
         n, c, h, w = x.shape
         factors = np.asarray([1, 1, 2, 2], np.float32)
         return x.graph.add(
-            "Resize", [x, None, factors], (n, c, 2 * h, 2 * w), x.dtype,
-            mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor",
-        )  # fmt: skip
+            "Resize",
+            [x, None, factors],
+            (n, c, 2 * h, 2 * w),
+            x.dtype,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
 
     def pad_bottom_right(self, x: Array) -> Array:
         n, c, h, w = x.shape
