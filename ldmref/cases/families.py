@@ -20,6 +20,7 @@ from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNe
 from ldmref.models.params import Params
 from ldmref.models.presets import PRESETS
 from ldmref.models.presets_ldm import FIRST_STAGES
+from ldmref.trace.backend import UNET_ROLES
 
 LENGTH = 7  # tokens
 TIMESTEPS = (741.0, 3.0)  # of the two examples of a batch
@@ -48,15 +49,6 @@ class NetworkCase:
     inputs: dict[str, Any] = field(repr=False)
     roles: dict[str, str]
     outputs: tuple[str, ...] = ("output",)
-
-
-UNET_ROLES = {
-    "x": "sample",
-    "t": "timestep",
-    "context": "encoder_hidden_states",
-    "pooled": "text_embeds",
-    "sizes": "time_ids",
-}
 
 
 FAMILIES = (*(name for name in PRESETS if name != "tiny"), "vq-f8", "kl-f16", "taesd", "classifier")
