@@ -201,6 +201,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "plt.": PLOT,
         "--against answers.py": elsewhere("tests/course/test_solutions.py"),
     },
+    "docs/course/02-compressing-images.md": {
+        "plt.": PLOT,
+        "--against answers.py": elsewhere("tests/course/test_solutions.py"),
+    },
     "docs/course/03-the-vae.md": {
         "plt.": PLOT,
         "--against answers.py": elsewhere("tests/course/test_solutions.py"),
