@@ -4,9 +4,9 @@
     python scripts/build_site.py --only start modes        # a few pages, to look at them quickly
     python -m http.server -d build/site                    # read it
 
-Sphinx reads the pages from `build/site-pages`: README.md is called index.md there, pages from outside
-of docs/ have a place, and the API, the commands and the settings have pages. Every warning is an
-error. Then every link and every anchor is followed.
+Sphinx reads the pages from `build/site-pages`: README.md is called index.md there, pages from
+outside of docs/ have a place, and the API, the commands and the settings have pages. Every warning
+is an error. Then every link and every anchor is followed.
 """
 
 from __future__ import annotations

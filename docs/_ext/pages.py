@@ -81,7 +81,7 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
 class Site:
     """The places of all pages, and the links between them.
 
-    `used` collects the files that pages link to, and `images` those that they show, by their places.
+    `used` collects the files that pages link to, and `images` those that they show, by place.
     """
 
     def __init__(self, allow_missing: bool = False):
