@@ -20,13 +20,15 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 6
 myst_url_schemes = ["http", "https", "mailto", "source"]
-# A block without a language holds commands; comments of shells are not highlighted in prompts.
-highlight_language = "console"
-suppress_warnings = ["misc.highlighting_failure"]
+# Flags such as --seed and quoted prompts are printed as they are typed.
+smartquotes = False
+# A block without a language holds commands.
+highlight_language = "sh"
 
 html_theme = "furo"
 html_title = f"ldmref {release}"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False

@@ -46,27 +46,27 @@ def write_pages(folder: Path, only: list[str] | None = None, allow_missing: bool
         pages.MissingTarget: A page links to a file that does not exist.
     """
     site = pages.Site(allow_missing)
-    texts = {
-        place: site.text_of(page) for page, place in site.places.items() if page != "README.md"
-    }
-    texts["index.md"] = with_references(texts["index.md"])
-    texts |= commands.make_page() | configuration.make_page() | api.make_pages()
-    notebooks = make_notebooks.make_notebooks(site.places, texts)
+    made = commands.make_page() | configuration.make_page() | api.make_pages()
+    written = {place: page for page, place in site.places.items() if page != "README.md"}
+    kept = {*made, *written}
     if only is not None:
-        kept = {p for p in texts if p == "index.md" or p.startswith(tuple(only))}
-        texts = {p: links.without_targets(t, p, kept) for p, t in texts.items() if p in kept}
+        kept = {p for p in kept if p == "index.md" or p.startswith(tuple(only))}
+    texts = {p: site.text_of(written[p]) if p in written else made[p] for p in sorted(kept)}
+    texts["index.md"] = with_references(texts["index.md"])
+    if only is not None:
+        texts = {p: links.without_targets(text, p, kept) for p, text in texts.items()}
+    notebooks = make_notebooks.make_notebooks(site.places, texts)
     for place, text in navigation.with_sidebar(texts).items():
         write_if_changed(folder / place, text.encode())
     for place, file in site.images.items():
         write_if_changed(folder / place, (ROOT / file).read_bytes())
     for place, notebook in notebooks.items():
-        if place.replace(".ipynb", ".md") in texts:
-            write_if_changed(folder / place, notebook.encode())
+        write_if_changed(folder / place, notebook.encode())
     linked = site.used.union(*map(sources.linked_files, texts.values()))
     write_if_changed(folder / sources.LIST, "\n".join(sorted(linked)).encode())
-    written = {sources.LIST, *texts, *site.images, *notebooks}
+    current = {sources.LIST, *texts, *site.images, *notebooks}
     for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in written:
+        if path.is_file() and path.relative_to(folder).as_posix() not in current:
             path.unlink()
 
 

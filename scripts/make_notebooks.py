@@ -79,7 +79,7 @@ def make_notebooks(places: dict[str, str], texts: dict[str, str]) -> dict[str, s
     return {
         str(PurePosixPath(place).with_suffix(".ipynb")): to_json(texts[place], (ROOT / page).parent)
         for page, place in places.items()
-        if page.startswith("docs/") and BLOCK.search(texts[place])
+        if page.startswith("docs/") and BLOCK.search(texts.get(place, ""))
     }
 
 

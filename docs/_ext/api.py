@@ -172,6 +172,15 @@ def signature_of(value: Any, bound: bool = False) -> str:
         found = signature(value, bound_method=bound)
     except (TypeError, ValueError):
         return "()" if inspect.isfunction(value) else ""
+    # `Array` is Any: the docstrings say more about arrays.
+    parameters = [
+        p.replace(annotation=inspect.Parameter.empty) if p.annotation is Any else p
+        for p in found.parameters.values()
+    ]
+    returns = found.return_annotation
+    if returns is Any or inspect.isclass(value):
+        returns = inspect.Signature.empty
+    found = found.replace(parameters=parameters, return_annotation=returns)
     return stringify_signature(found, unqualified_typehints=True)
 
 

@@ -63,7 +63,8 @@ def with_sidebar(texts: dict[str, str]) -> dict[str, str]:
         texts[place] += toctree([PurePosixPath(p).name for p in own]) if own else ""
         done |= {*own}
     for place in texts:
-        if place not in done and not place.startswith("api/"):
+        in_api = place.startswith("api/") and "api/index.md" in texts
+        if place not in done and not in_api:
             texts[place] = f"---\norphan: true\n---\n{texts[place]}"
     return texts
 
