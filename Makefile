@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint mutation mutation-sample pages lowest processors audit kills soak clean
+.PHONY: demo test slow lint mutation mutation-sample docs pages lowest processors audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -61,6 +61,10 @@ mutation-sample: $(TEST)/.ready
 	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$package || exit 1; \
 	done
 
+# The site, in build/site; `python3 -m http.server -d build/site` serves it.
+docs: $(TEST)/.ready
+	$(TEST)/bin/python scripts/build_site.py
+
 # The tables and plots of docs/math.
 pages: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet -e ".[docs]"
@@ -79,4 +83,4 @@ $(TEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) .venv-lowest mutants demo.png .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(DEMO) $(TEST) .venv-lowest build dist mutants demo.png .pytest_cache .hypothesis .ruff_cache

@@ -39,9 +39,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ldmref.declare import Invalid, get_fields, read, write
+from ldmref.declare import Doc, Invalid, get_fields, read, write
 from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.files import not_a_file, read_file
 from ldmref.server.settings import ServerSettings
@@ -53,10 +53,16 @@ MAX_FILE_SIZE = 1_000_000
 class BackendTable:
     """The keys of `[backend]`."""
 
-    name: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    speed: str | None = None
+    name: Annotated[
+        str | None, Doc("Backend: numpy, torch, onnx, openvino, cupy or a plug-in's name.", "numpy")
+    ] = None
+    device: Annotated[str | None, Doc("Device, such as cuda:0.", "the backend's default")] = None
+    dtype: Annotated[
+        str | None, Doc("Floating-point type: float64, float32, float16 or bfloat16.", "float32")
+    ] = None
+    speed: Annotated[
+        str | None, Doc("exact, fast or fastest (`ldmref backends`).", "the backend's default")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,15 @@ class DefaultsTable:
     cfg_scale: float | None = None
     sampler: str | None = None
     schedule: str | None = None
-    model: str | None = None
+    model: Annotated[
+        str | None, Doc("File, folder or name of the model.", "the embedded model")
+    ] = None
     width: int | None = None
     height: int | None = None
     negative_prompt: str | None = None
-    output: str | None = None
+    output: Annotated[
+        str | None, Doc("File or folder for the images.", "a name made from prompt and seed")
+    ] = None
     seed: int | None = None
     count: int | None = None
     rng: str | None = None
@@ -81,8 +91,12 @@ class DefaultsTable:
 class LimitsTable:
     """The keys of `[limits]`."""
 
-    max_memory: str | None = None
-    max_seconds: float | None = None
+    max_memory: Annotated[
+        str | None, Doc("Memory that a request may take, such as 6GB.", "no limit")
+    ] = None
+    max_seconds: Annotated[
+        float | None, Doc("Estimated seconds that a request may take.", "no limit")
+    ] = None
 
 
 TABLES: dict[str, type] = {

@@ -35,6 +35,7 @@ BEGINS = Reason("begins")  # a long training, slow too: stopped when its first s
 NETWORK = Reason("not run", "needs the network")
 HOURS = Reason("not run", "takes hours")
 FRAGMENT = Reason("elsewhere", "tests/docs/test_contributing.py")
+OUTPUT = Reason("elsewhere", "tests/docs/test_shown_outputs.py")
 
 
 def elsewhere(test: str) -> Reason:
@@ -111,7 +112,6 @@ PAGES = {
 EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "CONTRIBUTING.md": {
         "-m venv .venv-test": elsewhere(".ci/run"),
-        "@chapter.identity": FRAGMENT,
         "def my_method": FRAGMENT,
         '"my_method": Sampler(': FRAGMENT,
         "my_method = ": FRAGMENT,
@@ -159,6 +159,20 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "plot_schedule, plot_trajectory\n": PLOT,
         "plot_trajectory(": PLOT,
         "measure_trajectory": PLOT,
+    },
+    "docs/add-a-formula.md": {"": elsewhere("tests/docs/test_add_a_formula.py")},
+    "docs/start.md": {
+        "-m venv .venv": elsewhere(".ci/run"),
+        ". .venv/bin/activate": elsewhere(".ci/run"),
+        "pip install": NETWORK,
+        "--against answer.py": Reason("exits", "", 4),
+        "--backend torch": TORCH,
+        "heart-torch.png": TORCH,
+        "<Result of txt2img": OUTPUT,
+    },
+    "docs/formats.md": {
+        "{'mode'": OUTPUT,
+        "['prompt'] 26": OUTPUT,
     },
     "docs/backends.md": {
         'device="cuda:0"': GPU,

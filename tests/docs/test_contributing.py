@@ -7,7 +7,6 @@ import sys
 import tomllib
 import types
 from dataclasses import make_dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import array_api_compat.numpy
@@ -15,11 +14,8 @@ import numpy as np
 import pytest
 from blocks import ROOT, blocks
 
-import ldmref.math
 from ldmref.backends import Backend, get_backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
-from ldmref.check.runner import check_identity
 from ldmref.declare import Doc, Flag, Range, describe, get_fields
 from ldmref.errors import VerifyError
 from ldmref.samplers import Sampler, get_sampler, sample
@@ -45,29 +41,6 @@ def test_files_and_folders_that_a_page_names_exist(page):
 def run(text: str, **names: Any) -> dict[str, Any]:
     exec(compile(fragment(text), "CONTRIBUTING.md", "exec"), names)
     return names
-
-
-def test_a_formula_s_identity(monkeypatch):
-    chapter = Chapter("forward")
-    run(
-        "@chapter.identity",
-        chapter=chapter,
-        Functions=Functions,
-        RandomInputs=RandomInputs,
-        Comparison=Comparison,
-        to_host=to_host,
-    )
-    (identity,) = chapter.identities
-    assert identity.name == "my_formula: my law in words" and identity.ulps == 4
-    for power, verdict in ((0.5, "ok"), (1.0, "FAILED")):
-        formula = partial(scaled, power)
-        monkeypatch.setattr(ldmref.math, "my_formula", formula, raising=False)
-        result = check_identity(identity, Functions(), NumpyBackend(dtype="float64"), 20)
-        assert result.verdict == verdict
-
-
-def scaled(power, x, alpha_bar):
-    return x * alpha_bar**power
 
 
 def my_step() -> dict[str, Any]:

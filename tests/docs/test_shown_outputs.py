@@ -1,0 +1,26 @@
+"""The outputs that pages show are those that their Python blocks print."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+from blocks import ROOT
+
+BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["docs/start.md", "docs/formats.md"])
+def test_a_page_shows_what_its_blocks_print(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = list(BLOCK.finditer(Path(ROOT / page).read_text("utf-8")))
+    last = max(i for i, block in enumerate(found) if block["output"])
+    names: dict[str, object] = {}
+    for block in found[: last + 1]:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(block["code"], page, "exec"), names)
+        assert printed.getvalue() == (block["output"] or "")
