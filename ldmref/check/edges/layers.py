@@ -131,8 +131,8 @@ def a_large_mean_is_subtracted_first(f: Functions, rng: RandomInputs, edge: floa
     )
     values = exacts(x)
     with localcontext(prec=DIGITS):
-        mean = sum(values) / 8
-        variance = sum((value - mean) ** 2 for value in values) / 8
+        mean = sum(values, Decimal(0)) / 8
+        variance = sum(((value - mean) ** 2 for value in values), Decimal(0)) / 8
         deviation = (variance + Decimal("1e-6")).sqrt()
         expected = [float((value - mean) / deviation) for value in values]
     got = f.group_norm(x, None, None, 1, 1e-6)
