@@ -128,8 +128,8 @@ def run(
             identities that involve one of them are run.
         cases: Number of random inputs per identity.
         seed: Seed of the random inputs.
-        only: Text that the name of an identity must contain. If none does: the beginning of the name
-            of a function that the identities call.
+        only: Text that the name of an identity must contain. If none does, it is the name of a
+            function that the identities call.
         case: Number of the only case to run, whatever `cases` is.
         hard: Whether to also run the identities at the edges of the functions' ranges: alpha-bar
             near 0 and 1, nearly equal Gaussians, tails, nearly parallel vectors, ...
