@@ -552,7 +552,10 @@ def test_combinations_of_slopes_lose_the_data_in_float32():
 # -- autoencoders.md ------------------------------------------------------------------------------
 
 
-@states("autoencoders.md", r"$`s^2 = \tfrac12`$, its mean over $`d`$ elements to $`s^2 = d/2`$")
+@states(
+    "autoencoders.md",
+    r"$`\sigma_x^2 = \tfrac12`$, its mean over $`d`$ elements to $`\sigma_x^2 = d/2`$",
+)
 @pytest.mark.parametrize(("variance", "divisor"), [(0.5, 1), (2.5, 5)])
 def test_squared_errors_are_gaussian_log_likelihoods_up_to_a_constant(variance, divisor):
     x, a, b = np.random.default_rng(4).standard_normal((3, 2, 5))
@@ -571,7 +574,7 @@ def test_the_sum_of_the_bernoulli_likelihood_is_over_both_terms():
     assert abs(got - (np.sum(x * logits) - np.log1p(np.exp(logits[0, 0])))) > 0.1
 
 
-@states("autoencoders.md", r"\lambda_{\max}\right)", r"$`\lambda_{\max} = 10^4`$")
+@states("autoencoders.md", r"\omega_{\max}\right)", r"$`\omega_{\max} = 10^4`$")
 def test_the_adaptive_weight_is_limited_where_the_discriminator_is_flat():
     flat = np.zeros(2)
     gradient = np.asarray([3.0, 4.0])
@@ -654,7 +657,7 @@ def test_the_frechet_distance_of_equal_distributions_falls_with_the_size_of_the_
     assert means[0] > 5 * means[1] > 0
 
 
-@states("evaluation.md", "whose density is that of $`z`$ over $`s^D`$")
+@states("evaluation.md", "whose density is that of $`z`$ over $`\\kappa^d`$")
 def test_the_density_of_scaled_latents():
     z = np.asarray([[0.3, -1.0, 2.0]])
     of_scaled = stats.norm.logpdf(4.0 * z, 0, 4.0).sum()
