@@ -129,7 +129,7 @@ def require_supported(model: ldmref.LatentDiffusion) -> None:
         if not fine
     ]
     if missing:
-        message = f"the browser pages run models with {missing[0]}, which {config.name!r} is not"
+        message = f"{config.name!r} does not have {missing[0]}, which the browser pages need"
         raise UsageError(message, code="E-EXPORT", hint="ldmref export onnx exports every model")
 
 

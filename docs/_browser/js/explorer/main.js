@@ -81,7 +81,10 @@ function createExplorer(manifest) {
       current.receive(event);
       if (event.kind === "start") showNotes(current);
       else if (event.kind === "step") followStep(current);
-      else if (event.kind === "image") result.show(current);
+      else if (event.kind === "image") {
+        result.show(current);
+        view.showDecoded(current, `x ${current.steps}`);
+      }
     });
     run = current;
     running = call;

@@ -18,7 +18,7 @@ export function createView(onMove) {
   let run = null;
   let position = 0;
   const scrubber = createScrubber(onMove);
-  const film = h("div", { class: "br-film", role: "group", "aria-label": "Steps" });
+  const film = h("div", { class: "br-film", role: "group", "aria-label": "Film of the steps" });
   const panels = Object.fromEntries(IMAGES.map((name) => [name, createPanel(name, ...TITLES[name])]));
   const difference = createPanel("difference", "Difference", "x̂₀(c) − x̂₀(∅)");
   const all = [...Object.values(panels), difference];
