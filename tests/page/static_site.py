@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -45,16 +46,26 @@ def run_node(module: str, script: str, given: Any) -> Any:
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """`python -m http.server` without its log."""
+    """`python -m http.server` without its log, and with further headers."""
+
+    def __init__(self, *arguments: Any, headers_to_add: Mapping[str, str], **options: Any):
+        self.headers_to_add = headers_to_add
+        super().__init__(*arguments, **options)
+
+    def end_headers(self) -> None:
+        """Add the further headers."""
+        for name, value in self.headers_to_add.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Print nothing."""
 
 
 @contextlib.contextmanager
-def serve_folder(folder: Path) -> Iterator[str]:
+def serve_folder(folder: Path, headers: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
     """Serve a folder as `python -m http.server` does, and yield the address."""
-    handler = functools.partial(QuietHandler, directory=str(folder))
+    handler = functools.partial(QuietHandler, directory=str(folder), headers_to_add=headers)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

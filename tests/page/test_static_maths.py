@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 
@@ -21,6 +22,7 @@ from ldmref.samplers.noise import PhiloxStream
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.testing.mixture import three_modes
 
+TABLES = "6db8f113e2b4e3372c64491072528d3a5df08003e8c66bf5b0b3decf98aa1ede"
 EDGE = 3.6541528853610088  # where the ziggurat's tail begins
 STEPS = """
   const levels = {sigmas: given.sigmas, timesteps: given.timesteps};
@@ -48,6 +50,14 @@ def test_noise_is_that_of_numpy():
     assert tail.any()
     assert (got[~tail] == want[~tail]).all()
     assert (np.abs(got - want)[tail] <= np.spacing(np.abs(want[tail]))).all()
+
+
+def test_the_tables_of_the_ziggurat_are_those_of_numpy():
+    """Computed in JavaScript; the digest is that of the tables in ziggurat_constants.h of NumPy."""
+    got = run_node("random", "return m.zigguratTables();", None)
+    types = {"limits": "<u4", "widths": "<f4", "heights": "<f4"}
+    data = b"".join(np.asarray(got[name], kind).tobytes() for name, kind in types.items())
+    assert hashlib.sha256(data).hexdigest() == TABLES
 
 
 def test_philox_of_random123():

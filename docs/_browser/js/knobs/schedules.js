@@ -30,8 +30,6 @@ export function create(place) {
     ];
     chart.setSeries(lines);
     chart.setCursor(lines[0].x.length - 1);
-    const ends = [linearSchedule(T, 1e-4, linear.value), scaledLinearSchedule(T, 0.00085, scaled.value), cosineSchedule(T, offset.value)];
-    knob.say(`share of the signal that is left at T: linear ${ends.map((a) => formatNumber(a.at(-1))).join(", ").replace(", ", ", scaled linear ").replace(/, ([^,]*)$/, ", cosine $1")}`);
   }
 
   function describe(i) {
