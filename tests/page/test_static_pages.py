@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,8 +136,58 @@ def test_files_are_short_and_name_no_other_host():
 # -- the extension of Sphinx and the export -----------------------------------------------------
 
 
+CONFIGURATION = """
+import sys
+sys.path.insert(0, {extensions!r})
+extensions = ["myst_parser", "browser"]
+html_theme = "furo"
+"""
+PAGE = """\
+# A chapter
+
+<div class="ldmref-knob" data-knob="kl"></div>
+
+Text.
+
+<div class="ldmref-knob" data-knob="explorer" data-prompt="a cat"></div>
+"""
+
+
+def test_widgets_on_a_page_of_sphinx(tmp_path, new_context, watch):
+    """In the theme of the site, light and dark; the explorer is one link away."""
+    for library in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(library)
+    source = tmp_path / "source"
+    source.mkdir()
+    text = CONFIGURATION.format(extensions=str(PAGES.parent / "_ext"))
+    (source / "conf.py").write_text(text, "utf-8")
+    (source / "index.md").write_text(PAGE, "utf-8")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", str(source), str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    watch.allow(r"status of 404.*(manifest\.json|favicon\.ico)")
+    with serve_folder(tmp_path / "site") as address:
+        colours = set()
+        for scheme in ("light", "dark"):
+            page = new_context(color_scheme=scheme).new_page()
+            page.goto(address)
+            page.get_by_text("0.684 nats").wait_for()
+            style = "element => getComputedStyle(element).color"
+            colours.add(widget(page, "kl").locator(".knob-title").evaluate(style))
+            assert find_serious(page) == []
+        assert len(colours) == 2
+        page.get_by_role("link", name="Open the explorer").click()
+        page.get_by_text("built without the model").wait_for()
+        assert "p.prompt=a+cat" in page.url
+        page.get_by_role("link", name="Documentation").click()
+        page.get_by_role("heading", name="A chapter").wait_for()
+        page.close()
+
+
 def test_the_site_gets_pages_and_the_model_if_there_is_one(tmp_path):
     import browser
+
+    pytest.importorskip("sphinx")
 
     def build(built):
         config = SimpleNamespace(ldmref_browser_folder=str(built))
