@@ -126,7 +126,7 @@ function createExplorer(manifest) {
 function createResult() {
   const canvas = h("canvas", { class: "br-image", role: "img", width: 128, height: 128 });
   const command = h("code", {});
-  const copy = h("button", { type: "button", onclick: () => navigator.clipboard?.writeText(command.textContent) }, "Copy the command");
+  const copy = h("button", { type: "button", onclick: () => copyText(command, copy) }, "Copy the command");
   let shown = null;
   const save = h("button", { type: "button", onclick: () => canvas.toBlob((blob) => download(blob, fileName(shown.prompt, shown.seed))) }, "Save the image");
   const element = h(
@@ -145,6 +145,18 @@ function createResult() {
       element.hidden = false;
     },
   };
+}
+
+// Pages without https cannot write to the clipboard; there the text is selected.
+async function copyText(element, button) {
+  const { textContent: label } = button;
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = label; }, 2000);
+  } catch {
+    getSelection().selectAllChildren(element);
+  }
 }
 
 function commandOf({ prompt, negative_prompt: negative, seed, steps, cfg_scale: w, sampler }) {
