@@ -47,6 +47,8 @@ def copy_model(built: Path, folder: Path) -> bool:
 
 def add_to_site(app: Any, error: Exception | None) -> None:
     """Copy everything into a site of HTML pages that was built without an error."""
+    from sphinx.util import logging  # scripts use this module without Sphinx
+
     if error is not None or app.builder.format != "html":
         return
     folder = Path(app.outdir) / "_static" / "browser"
@@ -54,7 +56,7 @@ def add_to_site(app: Any, error: Exception | None) -> None:
     built = Path(app.confdir) / app.config.ldmref_browser_folder
     found = copy_model(built, folder)
     text = f"with the model of {built}" if found else "without the model"
-    print(f"browser pages: {text}")
+    logging.getLogger(__name__).info("browser pages: %s", text)
 
 
 def setup(app: Any) -> dict[str, Any]:

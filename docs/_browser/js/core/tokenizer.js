@@ -5,6 +5,7 @@
 
 const WORD = /[\p{L}\p{N}]+|[#*!&]/gu;
 const SELECTOR = /\ufe0f/gu;
+const SPACE = /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]$/u; // str.isspace
 
 /** A tokenizer from the model's `tokenizer.json`: {length, start, end, pad, unknown, words, emoji}. */
 export class Tokenizer {
@@ -45,7 +46,7 @@ export class Tokenizer {
       const [name, size] = this.emojiAt(text, i);
       if (name === undefined) {
         pieces.push(text[i]);
-        afterEmoji = afterEmoji && /\s/u.test(text[i]);
+        afterEmoji = afterEmoji && SPACE.test(text[i]);
         i += 1;
       } else {
         pieces.push(afterEmoji ? ` and ${name} ` : ` ${name} `);

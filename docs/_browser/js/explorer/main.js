@@ -81,7 +81,10 @@ function createExplorer(manifest) {
       current.receive(event);
       if (event.kind === "start") showNotes(current);
       else if (event.kind === "step") followStep(current);
-      else if (event.kind === "image") result.show(current);
+      else if (event.kind === "image") {
+        result.show(current);
+        view.showDecoded(current, `x ${current.steps}`);
+      }
     });
     run = current;
     running = call;
@@ -123,7 +126,7 @@ function createExplorer(manifest) {
 function createResult() {
   const canvas = h("canvas", { class: "br-image", role: "img", width: 128, height: 128 });
   const command = h("code", {});
-  const copy = h("button", { type: "button", onclick: () => navigator.clipboard?.writeText(command.textContent) }, "Copy the command");
+  const copy = h("button", { type: "button", onclick: () => copyText(command, copy) }, "Copy the command");
   let shown = null;
   const save = h("button", { type: "button", onclick: () => canvas.toBlob((blob) => download(blob, fileName(shown.prompt, shown.seed))) }, "Save the image");
   const element = h(
@@ -142,6 +145,18 @@ function createResult() {
       element.hidden = false;
     },
   };
+}
+
+// Pages without https cannot write to the clipboard; there the text is selected.
+async function copyText(element, button) {
+  const { textContent: label } = button;
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = label; }, 2000);
+  } catch {
+    getSelection().selectAllChildren(element);
+  }
 }
 
 function commandOf({ prompt, negative_prompt: negative, seed, steps, cfg_scale: w, sampler }) {

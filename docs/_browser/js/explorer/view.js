@@ -18,7 +18,7 @@ export function createView(onMove) {
   let run = null;
   let position = 0;
   const scrubber = createScrubber(onMove);
-  const film = h("div", { class: "br-film", role: "group", "aria-label": "Steps" });
+  const film = h("div", { class: "br-film", role: "group", "aria-label": "Film of the steps" });
   const panels = Object.fromEntries(IMAGES.map((name) => [name, createPanel(name, ...TITLES[name])]));
   const difference = createPanel("difference", "Difference", "x̂₀(c) − x̂₀(∅)");
   const all = [...Object.values(panels), difference];
@@ -65,7 +65,7 @@ export function createView(onMove) {
     position = k;
     element.hidden = false;
     for (let i = film.children.length; i <= run.last; i += 1) if (i < run.predictions.length || i === run.steps) drawFrame(i);
-    [...film.children].forEach((frame, i) => frame.setAttribute("aria-current", String(i === k)));
+    moveInFilm(k);
     scrubber.set(k, run.last, `step ${k} of ${run.steps}`);
     for (const name of IMAGES) showPanel(panels[name], name, k);
     showDifference(k);
@@ -75,6 +75,16 @@ export function createView(onMove) {
     change.setSeries([{ x: values.map((_, i) => i), y: values, style: "tone-1", points: true }]);
     noise.setCursor(k);
     change.setCursor(Math.min(k, Math.max(values.length - 1, 0)));
+  }
+
+  // One stop of the Tab key; the arrow keys move on.
+  function moveInFilm(k) {
+    const focused = film.contains(document.activeElement);
+    [...film.children].forEach((frame, i) => {
+      frame.setAttribute("aria-current", String(i === k));
+      frame.tabIndex = i === k ? 0 : -1;
+    });
+    if (focused) film.children[k]?.focus();
   }
 
   function showPanel(panel, name, k) {
