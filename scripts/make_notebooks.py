@@ -25,7 +25,7 @@ BLOCK = re.compile(
 )
 MATH = re.compile(r"^( *)```math\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"\$`([^`]+)`\$")
-COMMENT = re.compile(r"<!--.*?-->\n*", re.DOTALL)
+COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 IMAGE = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^)\s:]+\.(?:png|webp))\)")
 
 
