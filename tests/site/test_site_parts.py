@@ -194,6 +194,14 @@ def test_a_docstring_as_markdown():
     assert docstrings.to_markdown(None) == "\n"
 
 
+def test_code_and_columns_in_a_docstring_are_blocks():
+    text = "Do.\n\nimport a\nb = a.c(1)\n\nrun.py    the run\nb.py      more\n\nA text."
+    assert docstrings.to_markdown(text) == (
+        "Do.\n\n```python\nimport a\nb = a.c(1)\n```\n\n"
+        "```text\nrun.py    the run\nb.py      more\n```\n\nA text.\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def reference():
     return api.make_pages()
