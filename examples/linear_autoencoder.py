@@ -4,7 +4,11 @@
 
 prints, while training, the reconstruction error and the distance of the trained subspace from the
 subspace of the principal components, which is the optimum (Baldi and Hornik 1989). It needs
-PyTorch and the Debian packages fonts-noto-color-emoji and unicode-data.
+PyTorch. The images are the 156 emoji that come with ldmref; with the font Noto Color Emoji
+
+    python examples/linear_autoencoder.py NotoColorEmoji.ttf
+
+trains on all 1,870 emoji without skin tones.
 """
 
 import sys
@@ -12,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 try:
     import torch
@@ -62,18 +67,29 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
             yield State(step, value, float(subspace_distance(subspace, components)))
 
 
-def render_emoji_pixels(size: int = 8) -> np.ndarray:
+def small_emoji_pixels(size: int = 8) -> np.ndarray:
+    """Return the emoji that come with ldmref as rows of numbers in [-1, 1]."""
+    from ldmref.datasets.emoji import small_emoji
+
+    return rows([image.resize((size, size), Image.Resampling.BOX) for _, image in small_emoji()])
+
+
+def render_emoji_pixels(font_file: str, size: int = 8) -> np.ndarray:
     """Render every emoji without skin tones; return rows of numbers in [-1, 1]."""
     from ldmref.datasets.emoji.font import emoji_list, render
 
-    images = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
-    return np.stack([np.asarray(p).ravel() for p in images]) / 127.5 - 1.0
+    return rows([render(e, size, font_file) for e in emoji_list() if not e.has_skin_tone])
+
+
+def rows(images: list[Image.Image]) -> np.ndarray:
+    """Return images as rows of numbers in [-1, 1]."""
+    return np.stack([np.asarray(image).ravel() for image in images]) / 127.5 - 1.0
 
 
 if __name__ == "__main__":
     try:
-        pixels = render_emoji_pixels()
+        pixels = render_emoji_pixels(sys.argv[1]) if sys.argv[1:] else small_emoji_pixels()
     except LdmrefError as error:
         sys.exit(f"{error}; {error.hint}")
-    for state in train_linear(pixels, width=8, steps=1000):
+    for state in train_linear(pixels, width=6, steps=1000):
         print(f"step {state.step:4}  error {state.loss:.5f}  distance {state.distance:.1e}")

@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=100,
         help="Random inputs per identity; default: 100.",
     )
+    option(
+        "--ldmref-hard", action="store_true", help="Also check the edges of each function's range."
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m select
@@ -68,7 +71,7 @@ class Identities(pytest.Collector):
                 warning = f"{function} is not checked: did you mean {close}?"
                 self.warn(pytest.PytestWarning(warning))
         functions = Functions(module)
-        checked = [i for i in identities() if functions.replaced(i)]
+        checked = [i for i in identities(option.ldmref_hard) if functions.replaced(i)]
         if not checked:
             raise pytest.UsageError(f"{name}: no function has a name of ldmref.math or samplers")
         for i in checked:

@@ -21,7 +21,7 @@ import inspect
 import math
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -32,12 +32,14 @@ import ldmref.math
 import ldmref.samplers
 from ldmref.check.comparison import Comparison, spread, to_host
 from ldmref.check.gradients import complex_step
-from ldmref.check.random_inputs import RandomInputs
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
 __all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "spread", "to_host"]
 
 CaseFunction = Callable[["Functions", RandomInputs], Comparison]
+EdgeFunction = Callable[["Functions", RandomInputs, Any], Comparison]
 GradientFunction = Callable[["Functions", RandomInputs], tuple[Any, ...]]
+Edges = Callable[[FormatLimits], Mapping[str, Any]]
 Bounds = tuple[float, float]
 
 
@@ -55,6 +57,8 @@ class Identity:
         uses: Further functions that the case calls.
         gradients: Whether it compares gradients, which needs a library that records them.
         amplified: Largest number as which a single rounding counts in `roundings`.
+        edges: Of an identity of `ldmref check --hard`, the inputs at the ends of the function's
+            range, by name; its cases visit them in turn. None: the inputs are random.
     """
 
     function: str
@@ -65,6 +69,12 @@ class Identity:
     uses: tuple[str, ...] = ()
     gradients: bool = False
     amplified: float = 1.0
+    edges: Edges | None = None
+
+    def edge(self, inputs: RandomInputs) -> str:
+        """Return the name of the edge that a case visits, such as "alpha_bar = 1 - eps"."""
+        names = [*self.edges(inputs.limits)] if self.edges else [""]
+        return names[inputs.case % len(names)]
 
     @property
     def name(self) -> str:
@@ -140,6 +150,33 @@ class Chapter:
             return getattr(f, function)(x), [expected(v) for v in to_host(x).tolist()]
 
         self.add(function, law, oracle, roundings, case)
+
+    def hard(
+        self,
+        function: str,
+        oracle: str,
+        roundings: float,
+        edges: Edges,
+        uses: tuple[str, ...] = (),
+    ) -> Callable[[EdgeFunction], EdgeFunction]:
+        """Register an identity of `ldmref check --hard`: the decorated `at_edge(f, rng, edge)`.
+
+        `edges(limits)` returns the inputs at the edges by name, for the number format with these
+        limits; each case gets one of them as `edge`.
+        """
+
+        def register(at_edge: EdgeFunction) -> EdgeFunction:
+            def case(f: Functions, rng: RandomInputs) -> Comparison:
+                visited = [*edges(rng.limits).values()]
+                return at_edge(f, rng, visited[rng.case % len(visited)])
+
+            functools.update_wrapper(case, at_edge)
+            law = at_edge.__name__.replace("_", " ")
+            identity = Identity(function, law, oracle, case, roundings, uses, edges=edges)
+            self.identities.append(identity)
+            return at_edge
+
+        return register
 
     def gradient(
         self, function: str, roundings: float, uses: tuple[str, ...] = ()

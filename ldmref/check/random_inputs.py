@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.check.gradients import recorded_gradients
 from ldmref.math.arrays import Array
+
+
+class FormatLimits(NamedTuple):
+    """The limits of a number format: the unit of rounding, and the smallest normal number."""
+
+    eps: float
+    tiny: float
 
 
 @dataclass
@@ -20,6 +27,13 @@ class RandomInputs:
     dtype: Any
     device: Any
     numpy: np.random.Generator = field(repr=False)
+    case: int = 0
+
+    @property
+    def limits(self) -> FormatLimits:
+        """The limits of the dtype."""
+        info = self.xp.finfo(self.dtype)
+        return FormatLimits(float(info.eps), float(info.smallest_normal))
 
     def array(self, values: Any) -> Array:
         """Convert host values to an array of the library under test."""

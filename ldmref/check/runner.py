@@ -14,6 +14,7 @@ from ldmref.backends import Backend
 from ldmref.check.calls import Call, RecordedFunctions, difference_from_ours, shape_hint
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Comparison, Deviation, deviation
+from ldmref.check.edges import EDGE_CHAPTERS
 from ldmref.check.gradients import records_gradients
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
@@ -37,6 +38,7 @@ class CheckResult:
         detail: For failures, the worst case: both values and their index.
         calls: For failures, the calls of the function in the worst case.
         notes: For failures, the part of the result that differs from ldmref's, and a hint.
+        edge: For an identity of `hard`, the edge of the worst case, such as "d = 1e-9".
         basis: "derived" if `allowed` is the sum of all roundings, which holds for certain;
             "probable" if it is seven standard deviations of that sum (`ldmref.check.identity`).
     """
@@ -55,6 +57,7 @@ class CheckResult:
     calls: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     basis: str = "derived"
+    edge: str = ""
 
     def __repr__(self) -> str:
         return (
@@ -79,15 +82,25 @@ class CheckResult:
         return asdict(self) | {k: v if np.isfinite(v) else None for k, v in numbers.items()}
 
 
-def identities() -> list[Identity]:
-    """Return all identities, chapter by chapter."""
-    return [identity for chapter in CHAPTERS for identity in chapter.identities]
+def identities(hard: bool = False) -> list[Identity]:
+    """Return all identities, chapter by chapter; with `hard`, those at edges also."""
+    chapters = (*CHAPTERS, *EDGE_CHAPTERS) if hard else CHAPTERS
+    return [identity for chapter in chapters for identity in chapter.identities]
 
 
-def selected(functions: Functions, only: str = "", *, all_of_them: bool) -> list[Identity]:
-    """Return the identities with `only` in their name, all or those of replaced functions."""
-    named = [identity for identity in identities() if only in identity.name]
-    return [i for i in named if all_of_them or functions.replaced(i)]
+def selected(
+    functions: Functions, only: str = "", *, all_of_them: bool, hard: bool = False
+) -> list[Identity]:
+    """Return the identities with `only` in their name, all or those of replaced functions.
+
+    If none of them compares values, those that call a function of that name are added:
+    "commitment_loss: " also selects those of `vq_loss`.
+    """
+    known = identities(hard)
+    named = [identity for identity in known if only in identity.name]
+    if all(identity.gradients for identity in named):
+        named += [i for i in known if any(only in f"{name}: " for name in i.uses)]
+    return [i for i in dict.fromkeys(named) if all_of_them or functions.replaced(i)]
 
 
 def can_run(identity: Identity, backend: Backend) -> bool:
@@ -103,6 +116,7 @@ def run(
     seed: int = 0,
     only: str = "",
     case: int | None = None,
+    hard: bool = False,
 ) -> Iterator[CheckResult]:
     """Check the identities in the backend's library, device and dtype.
 
@@ -114,8 +128,11 @@ def run(
             identities that involve one of them are run.
         cases: Number of random inputs per identity.
         seed: Seed of the random inputs.
-        only: Text that the name of an identity must contain.
+        only: Text that the name of an identity must contain. If none of these compares values, the
+            identities that call a function of that name are run as well.
         case: Number of the only case to run, whatever `cases` is.
+        hard: Whether to also run the identities at the edges of the functions' ranges: alpha-bar
+            near 0 and 1, nearly equal Gaussians, tails, nearly parallel vectors, ...
 
     Returns:
         An iterator of `CheckResult`; each identity is checked when its result is requested.
@@ -126,7 +143,7 @@ def run(
     if cases < 1:
         raise UsageError(f"cases must be at least 1, not {cases}", code="E-USAGE")
     functions = Functions(against)
-    for identity in selected(functions, only, all_of_them=against is None):
+    for identity in selected(functions, only, all_of_them=against is None, hard=hard):
         if can_run(identity, backend):
             yield check_identity(identity, functions, backend, cases, seed, case)
 
@@ -140,8 +157,10 @@ def check_identity(
     case: int | None = None,
 ) -> CheckResult:
     """Compare a function and its oracle on `cases` random inputs, or on case number `case`."""
-    numbers = range(cases) if case is None else range(case, case + 1)
     eps = _eps(backend)
+    if identity.edges:
+        cases = max(cases, len(identity.edges(random_inputs(identity, backend, seed, 0).limits)))
+    numbers = range(cases) if case is None else range(case, case + 1)
     worst = Deviation(-1.0)
     worst_case = numbers[0]
     error = None
@@ -157,17 +176,19 @@ def check_identity(
             worst = current
             worst_case = number
     verdict = "ok"
+    edge = identity.edge(random_inputs(identity, backend, seed, worst_case))
+    at_edge = f", {edge}" if edge else ""
     detail = ""
     calls = ()
     notes = ()
     if error is not None or worst.ulps > identity.ulps:
         recorded = repeat_case(identity, functions, backend, seed, worst_case)[0]
         verdict = "FAILED"
-        detail = f"case {worst_case}: {worst}"
+        detail = f"case {worst_case}{at_edge}: {worst}"
         if error is not None:
             message = (str(error).strip().splitlines() or [""])[0]
             verdict = f"ERROR: {type(error).__name__}: {message}"
-            detail = f"in case {worst_case}{line_of(error, functions.file)}"
+            detail = f"in case {worst_case}{at_edge}{line_of(error, functions.file)}"
         calls = tuple(str(call) for call in recorded)
         failed_by_shape = error is not None or bool(worst.shapes)
         notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape))
@@ -187,6 +208,7 @@ def check_identity(
         calls,
         notes,
         identity.basis,
+        edge,
     )
 
 
@@ -222,7 +244,7 @@ def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) ->
     dtype = getattr(backend.xp, backend.dtype)
     device = getattr(backend.asarray(np.zeros(1)), "device", None)
     generator = np.random.Generator(np.random.Philox(key))
-    return RandomInputs(backend.xp, dtype, device, generator)
+    return RandomInputs(backend.xp, dtype, device, generator, case)
 
 
 def _eps(backend: Backend) -> float:

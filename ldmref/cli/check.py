@@ -58,6 +58,11 @@ MAX_CALLS = 4  # shown for a failing case
 @option("--save", metavar="FILE.npz", help="Save the worst case of the first identity that fails.")
 @option("--overwrite", is_flag=True, help="Replace the file given with --save.")
 @option("--only", metavar="TEXT", default="", help="Check only identities with TEXT in the name.")
+@option(
+    "--hard",
+    is_flag=True,
+    help="Also check the edges of each range: alpha-bar near 0 and 1, equal Gaussians, tails, ...",
+)
 @option("--formulas", is_flag=True, help="Also print the formulas, as LaTeX.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object per identity.")
 @click.pass_context
@@ -95,6 +100,7 @@ def check(
         seed=flags["seed"],
         only=flags["only"],
         case=flags["case"],
+        hard=flags["hard"],
     )
     count = 0
     failed = []
@@ -172,7 +178,7 @@ def _save_case(
     from ldmref.check.identity import Functions
     from ldmref.check.saving import case_arrays, save_case
 
-    (identity,) = (i for i in identities() if i.name == result.identity)
+    (identity,) = (i for i in identities(hard=True) if i.name == result.identity)
     arrays = case_arrays(identity, Functions(module), backend, flags["seed"], result.case)
     save_case(path, arrays, flags["overwrite"])
     say(f"note: saved case {result.case} of {result.identity} to {path}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from ldmref.cli.progress import one_line, say
-from ldmref.cli.train import DATA_HELP, source
+from ldmref.cli.train import DATA_HELP, font_option, source
 
 option = click.option
 
@@ -16,6 +17,7 @@ option = click.option
 @click.command()
 @click.argument("model")
 @option("--data", default="emoji", metavar="NAME|FOLDER", help=f"{DATA_HELP} Default: emoji.")
+@font_option
 @option(
     "--images",
     type=click.IntRange(2, 100_000),
@@ -62,6 +64,7 @@ option = click.option
 def evaluate(
     model: str,
     data: str,
+    font: str | None,
     backend: str | None,
     device: str | None,
     dtype: str | None,
@@ -86,10 +89,11 @@ def evaluate(
     from ldmref.io.locate import find_model
 
     path = find_model(model)
-    check_data(DataConfig(source(data) or data))
+    config = DataConfig(source(data) or data, font=font or "")
+    check_data(config)
     with naming_settings(read_settings(), {"backend": backend, "device": device, "dtype": dtype}):
         loaded = load(model, backend=backend, device=device, dtype=dtype)
-    images = load_dataset(DataConfig(source(data) or data, loaded.config.defaults.width))
+    images = load_dataset(replace(config, size=loaded.config.defaults.width))
     sections = evaluate(
         loaded, images, EvaluationSettings(**settings), path, lambda s: say(one_line(s))
     )

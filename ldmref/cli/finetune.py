@@ -9,6 +9,8 @@ import click
 
 from ldmref.cli.train import (
     DATA_HELP,
+    absolute_path,
+    font_option,
     print_once,
     require_images,
     run_stoppable,
@@ -25,6 +27,7 @@ option = click.option
 @click.argument("recipe", required=False, default="lora")
 @option("--base", metavar="MODEL", help="The model to fine-tune. Default: emoji.")
 @option("--data", metavar="NAME|FOLDER", help=DATA_HELP)
+@font_option
 @option(
     "-o",
     "--output",
@@ -127,7 +130,11 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     alpha = flags["alpha"] or flags["rank"]
     tables = {
         **{name: flags[name] for name in ("base", "seed", "device", "dtype")},
-        "data": {"source": source(flags["data"]), "size": flags["size"]},
+        "data": {
+            "source": source(flags["data"]),
+            "font": absolute_path(flags["font"]),
+            "size": flags["size"],
+        },
         "lora": {
             "rank": flags["rank"],
             "alpha": None if alpha is None else float(alpha),

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from ldmref.training.monitor.progress import TrainingProgress
 
 option = click.option
-DATA_HELP = "emoji, scenes, another installed data set, or a folder of captioned images."
+DATA_HELP = (
+    "small-emoji, emoji, scenes, another installed data set, or a folder of captioned images."
+)
+
+
+font_option = option(
+    "--font",
+    type=PATH,
+    metavar="FILE",
+    help="NotoColorEmoji.ttf, for the data sets emoji and scenes. Default: Debian's.",
+)
 
 
 @click.command()
@@ -33,6 +43,7 @@ DATA_HELP = "emoji, scenes, another installed data set, or a folder of captioned
     metavar="NAME|FOLDER",
     help=DATA_HELP,
 )
+@font_option
 @option(
     "-o",
     "--output",
@@ -203,7 +214,11 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     rate = {"learning_rate": flags["lr"]}
     tables = {
         **{name: flags[name] for name in ("seed", "device", "dtype")},
-        "data": {"source": source(flags["data"]), "size": flags["size"]},
+        "data": {
+            "source": source(flags["data"]),
+            "font": absolute_path(flags["font"]),
+            "size": flags["size"],
+        },
         "model": {"preset": flags["preset"]},
         "autoencoder": {
             "optimizer": {"batch_size": flags["autoencoder_batch"]} | rate,
@@ -226,6 +241,11 @@ def source(data: str | None) -> str | None:
     from ldmref.datasets.registry import is_dataset
 
     return data if data is None or is_dataset(data) else str(Path(data).absolute())
+
+
+def absolute_path(file: str | None) -> str | None:
+    """Return the absolute path of a flag's file; None without the flag."""
+    return None if file is None else str(Path(file).absolute())
 
 
 def require_trained(stages: tuple[str, ...], flags: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from ldmref.declare import Formerly, Range
 
-EMOJI = "emoji"  # the embedded model's data sets, by name
+EMOJI = "emoji"  # data sets that come with ldmref, by name
 SCENES = "scenes"
+SMALL_EMOJI = "small-emoji"
 MAX_SIZE = 1024  # pixels
 
 
@@ -16,16 +17,20 @@ MAX_SIZE = 1024  # pixels
 class DataConfig:
     """The images of a training.
 
-    `source`: the name of a data set ("emoji", "scenes", or a plug-in's), or a folder. `size`: width
-    and height in pixels; 0: the model's. `images`: the number of images in "scenes", emoji
-    included. `flips`: the autoencoder sees half of the batches mirrored. `crop`: it sees random
-    squares of that many pixels; 0: whole images. `held_out`: the number of images that no stage
-    trains on; the denoiser's loss on them is in metrics.jsonl.
+    `source`: the name of a data set ("small-emoji", "emoji", "scenes", or a plug-in's), or a
+    folder. `size`: width and height in pixels; 0: the model's. `images`: the number of images in
+    "scenes", emoji included. `font`: the file of the emoji font for "emoji" and "scenes", and
+    `keywords`: CLDR's file annotations/en.xml with further words for their captions; "": where
+    Debian installs them. `flips`: the autoencoder sees half of the batches mirrored. `crop`: it
+    sees random squares of that many pixels; 0: whole images. `held_out`: the number of images that
+    no stage trains on; the denoiser's loss on them is in metrics.jsonl.
     """
 
     source: str = EMOJI
     size: Annotated[int, Range(0, MAX_SIZE)] = 0
     images: Annotated[int, Range(5000, 10_000_000), Formerly("pictures")] = 60_000
+    font: str = ""
+    keywords: str = ""
     flips: bool = True
     crop: Annotated[int, Range(0, MAX_SIZE)] = 0
     held_out: Annotated[int, Range(0, 100_000)] = 0

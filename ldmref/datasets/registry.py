@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from ldmref.datasets.base import DatasetSource
-from ldmref.datasets.config import EMOJI, SCENES
+from ldmref.datasets.config import EMOJI, SCENES, SMALL_EMOJI
 from ldmref.errors import UsageError
 from ldmref.plugins import (
     describe_origin,
@@ -25,13 +25,14 @@ GROUP = "ldmref.datasets"
 BUILT_IN = {
     EMOJI: EntryPoint(EMOJI, "ldmref.datasets.emoji:emoji", GROUP),
     SCENES: EntryPoint(SCENES, "ldmref.datasets.emoji:scenes", GROUP),
+    SMALL_EMOJI: EntryPoint(SMALL_EMOJI, "ldmref.datasets.emoji:small", GROUP),
 }
 
 
 def dataset_names() -> list[str]:
     """Return the names of all installed data sets, sorted; none of them is imported.
 
-    >>> {"emoji", "scenes"} <= set(dataset_names())
+    >>> {"emoji", "scenes", "small-emoji"} <= set(dataset_names())
     True
     """
     return sorted({*BUILT_IN, *list_plugins(GROUP)})

@@ -72,6 +72,13 @@ class FormulaRequest:
         ),
     ] = None
     cases: Annotated[int, Range(1, MAX_CASES), Doc("Random inputs for each identity.")] = 20
+    hard: Annotated[
+        bool,
+        Doc(
+            "Also check the edges of the function's range (alpha-bar near 0 and 1, equal "
+            "Gaussians, tails, ...), where naive code loses its digits."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def check_formula(
     result: Any = None,
     cases: int = 20,
     code: str | None = None,
+    hard: bool = False,
 ) -> dict[str, Any]:
     """Return the definition of a formula, its identities and, on request, values of it.
 
@@ -103,6 +111,7 @@ def check_formula(
         result: Value of another implementation for the arguments.
         cases: Number of random inputs per identity.
         code: Source of another implementation, which is run.
+        hard: Whether to also check the edges of the function's range.
 
     Raises:
         UsageError: The name is unknown, or arguments do not fit the function.
@@ -133,20 +142,21 @@ def check_formula(
             raise UsageError(f"the code does not define a function {name}", code="E-USAGE")
     answer["identities"] = [
         show_identity(result)
-        for identity in find_identities(name)
-        for result in run(backend, against=against, cases=cases, only=identity.name)
+        for identity in find_identities(name, hard)
+        for result in run(backend, against=against, cases=cases, only=identity.name, hard=hard)
         if result.identity == identity.name
     ]
     answer["holds"] = all(row["verdict"] == "ok" for row in answer["identities"])
     return answer
 
 
-def find_identities(name: str) -> list[Identity]:
+def find_identities(name: str, hard: bool = False) -> list[Identity]:
     """Return the identities about a function, or those that use it if none is about it alone."""
     from ldmref.check import identities
 
-    about = [identity for identity in identities() if identity.function == name]
-    return about or [identity for identity in identities() if name in identity.uses]
+    known = identities(hard)
+    about = [identity for identity in known if identity.function == name]
+    return about or [identity for identity in known if name in identity.uses]
 
 
 def show_identity(result: CheckResult) -> dict[str, Any]:

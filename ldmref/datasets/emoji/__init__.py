@@ -1,5 +1,6 @@
 """The embedded model's data set: the emoji font, and scenes composed of it.
 
+small.py          "small-emoji": 156 rendered emoji that come with ldmref, without the font
 font.py           the emoji of Unicode, and their bitmaps in the font
 emoji_dataset.py  "emoji": every emoji, with captions made of its name and keywords
 scene_dataset.py  "scenes": every emoji, then composed scenes
@@ -8,7 +9,8 @@ composing.py      random scenes
 rendering.py      the image of a scene; colours.py: recoloured emoji and backgrounds
 captions.py       the captions of a scene; nouns.py, articles.py: their words
 
-The data sets are the entry points `emoji` and `scenes` of the group `ldmref.datasets`.
+The data sets are the entry points `emoji`, `scenes` and `small-emoji` of the group
+`ldmref.datasets`.
 """
 
 from __future__ import annotations
@@ -17,25 +19,33 @@ from threading import Event
 
 from ldmref.datasets.base import Dataset, DatasetSource
 from ldmref.datasets.config import DataConfig
+from ldmref.datasets.emoji.small import load_small, small_emoji
 
 
 def _check(config: DataConfig) -> None:
+    from ldmref.datasets.emoji.emoji_dataset import check_keywords
     from ldmref.datasets.emoji.font import check_font
 
-    check_font()
+    check_font(config.font)
+    check_keywords(config.keywords)
 
 
 def _load_emoji(config: DataConfig, cancel: Event | None) -> Dataset:
     from ldmref.datasets.emoji.emoji_dataset import EmojiDataset
 
-    return EmojiDataset(config.size)
+    return EmojiDataset(config.size, config.font, config.keywords)
 
 
 def _load_scenes(config: DataConfig, cancel: Event | None) -> Dataset:
     from ldmref.datasets.emoji.scene_dataset import SceneDataset
 
-    return SceneDataset(config.size, config.images)
+    return SceneDataset(
+        config.size, config.images, font_file=config.font, keywords_file=config.keywords
+    )
 
 
 emoji = DatasetSource(_load_emoji, _check)
 scenes = DatasetSource(_load_scenes, _check)
+small = DatasetSource(load_small)
+
+__all__ = ["emoji", "scenes", "small", "small_emoji"]

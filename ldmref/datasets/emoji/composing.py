@@ -25,11 +25,11 @@ ATTEMPTS = 10_000
 T = TypeVar("T")
 
 
-def training_scene(seed: int, index: int) -> Scene:
+def training_scene(seed: int, index: int, font_file: str = "") -> Scene:
     """Return the scene of an index, in which no combination is held out."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
     kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
-    return _first(lambda: random_scene(kind, rng), lambda scene: not held_out_kinds(scene))
+    return _first(lambda: random_scene(kind, rng, font_file), lambda s: not held_out_kinds(s))
 
 
 def held_out_scene(kind: str, seed: int, index: int) -> Scene:
@@ -40,29 +40,31 @@ def held_out_scene(kind: str, seed: int, index: int) -> Scene:
     return _first(lambda: random_scene(kind, rng), lambda s: held_out_kinds(s) == tested)
 
 
-def random_scene(kind: str, rng: np.random.Generator) -> Scene:
+def random_scene(kind: str, rng: np.random.Generator, font_file: str = "") -> Scene:
     """Return a scene of a kind, held out or not."""
     if kind in ("pair", "place", "bound") or (kind == "size" and rng.random() >= 0.5):
-        return _pair(kind, rng)
+        return _pair(kind, rng, font_file)
     attributes = ATTRIBUTES.get(kind, {kind})
     if kind in ("many", "small"):
         attributes = attributes | {name for name, odds in EXTRAS.items() if rng.random() < odds}
-    return _single(kind, attributes, rng)
+    return _single(kind, attributes, rng, font_file)
 
 
-def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
+def _single(kind: str, attributes: set[str], rng: np.random.Generator, font_file: str) -> Scene:
     counted = "count" in attributes
     coloured = "colour" in attributes
     noun = _noun(rng, lambda n: (n.plural or not counted) and (n.recoloured or not coloured))
     colour = _colour(rng) if coloured else ""
-    background = _background(noun, colour, rng) if "background" in attributes else ""
+    background = ""
+    if "background" in attributes:
+        background = _background(noun, colour, rng, font_file)
     size = "small" if "size" in attributes else ""
     fewest, most = (5, 9) if kind == "many" else (2, 4)
     count = int(rng.integers(fewest, most, endpoint=True)) if counted else 1
     return Scene(kind, (Thing(noun.singular, colour, size, count),), background=background)
 
 
-def _pair(kind: str, rng: np.random.Generator) -> Scene:
+def _pair(kind: str, rng: np.random.Generator, font_file: str) -> Scene:
     """Return a scene of two things: "bound", each with a colour; "size", one big, one small."""
     coloured = kind == "bound"
     sized = kind == "size"
@@ -78,8 +80,8 @@ def _pair(kind: str, rng: np.random.Generator) -> Scene:
     relation = relations[int(rng.integers(len(relations)))]
     background = ""
     if coloured and rng.random() < 0.3:
-        background = _background(first, colours[0], rng)
-        if background and not _visible(second, colours[1], background):
+        background = _background(first, colours[0], rng, font_file)
+        if background and not _visible(second, colours[1], background, font_file):
             background = ""
     things = [
         Thing(noun.singular, colour if noun.recoloured else "", size)
@@ -97,13 +99,13 @@ def _colour(rng: np.random.Generator) -> str:
     return str(rng.choice(list(COLOURS)))
 
 
-def _background(noun: Noun, colour: str, rng: np.random.Generator) -> str:
-    names = [name for name in BACKGROUNDS if _visible(noun, colour, name)]
+def _background(noun: Noun, colour: str, rng: np.random.Generator, font_file: str) -> str:
+    names = [name for name in BACKGROUNDS if _visible(noun, colour, name, font_file)]
     return str(rng.choice(names)) if names else ""
 
 
-def _visible(noun: Noun, colour: str, background: str) -> bool:
-    rgb = np.asarray(COLOURS[colour]) if colour else mean_colour(noun.emoji)
+def _visible(noun: Noun, colour: str, background: str, font_file: str) -> bool:
+    rgb = np.asarray(COLOURS[colour]) if colour else mean_colour(noun.emoji, font_file)
     return colour != background and stands_out(rgb, background)
 
 

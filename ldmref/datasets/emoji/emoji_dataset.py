@@ -1,6 +1,7 @@
 """The emoji font as a data set, captioned by Unicode names and keywords.
 
-The keywords are those of Debian's package `unicode-cldr-core`, which is optional.
+The keywords are those of CLDR's `annotations/en.xml`, which is optional. It is in Debian's package
+`unicode-cldr-core`; elsewhere its file is given (`data.keywords` of a recipe).
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import numpy as np
 from ldmref.datasets.base import Augmentation
 from ldmref.datasets.emoji.articles import article
 from ldmref.datasets.emoji.font import Emoji, emoji_list, render, split_words
+from ldmref.datasets.memory import data_error
 
-KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
-NO_KEYWORDS = "captions have no keywords: for them, apt-get install unicode-cldr-core"
+KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")  # where Debian installs it
+NO_KEYWORDS = (
+    "captions have no keywords: for them, give CLDR's annotations/en.xml as data.keywords, or "
+    "apt-get install unicode-cldr-core"
+)
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
 SKIN_TONE_WEIGHT = 0.1
 # probability of each kind of caption: the name, the name with an article, one of its words, ...
@@ -33,15 +38,16 @@ class EmojiDataset:
     augmentation = Augmentation()
     held_out = np.empty(0, np.int64)
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, font_file: str = "", keywords_file: str = ""):
         self.emoji = emoji_list()
-        self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
+        rendered = (render(e, size, font_file) for e in self.emoji)
+        self.images = np.stack([np.asarray(image).transpose(2, 0, 1) for image in rendered])
         self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
         weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}
         self.names = {" ".join(e.words) for e in self.emoji}
-        keywords = _keywords()
+        keywords = _keywords(keywords_file)
         self.keywords = []
         self.warnings = [] if keywords else [NO_KEYWORDS]
         for e in self.emoji:
@@ -81,12 +87,34 @@ def _is_useful_keyword(keyword: str, emoji: Emoji, name_words: set[str]) -> bool
     return 0 < len(words) <= 3 and not all(w in name_words and w not in emoji.words for w in words)
 
 
-def _keywords() -> dict[str, list[str]]:
-    """Return the keywords by emoji characters; empty without the optional package."""
-    if not KEYWORDS.exists():
+def check_keywords(keywords_file: str) -> None:
+    """Refuse a file of keywords that cannot be read; "" is Debian's, which is optional.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    if keywords_file and not Path(keywords_file).is_file():
+        message = f"data.keywords {keywords_file!r} is not a file"
+        raise data_error(message, "the file annotations/en.xml of CLDR")
+
+
+def _keywords(keywords_file: str) -> dict[str, list[str]]:
+    """Return the keywords by emoji characters; empty without the optional package.
+
+    Raises:
+        InputError: The given file cannot be read, or is not XML.
+    """
+    check_keywords(keywords_file)
+    path = Path(keywords_file) if keywords_file else KEYWORDS
+    if not path.exists():
         return {}
     annotations: dict[str, list[str]] = {}
-    for node in ET.parse(KEYWORDS).iter("annotation"):
+    try:
+        nodes = [*ET.parse(path).iter("annotation")]
+    except (OSError, ET.ParseError) as error:
+        message = f"the keywords {str(path)!r} cannot be read: {error}"
+        raise data_error(message, "the file annotations/en.xml of CLDR") from error
+    for node in nodes:
         if node.get("type") != "tts" and node.text:
             annotations[node.get("cp", "")] = [k.strip() for k in node.text.split("|")]
     # the file omits the variation selector of fully qualified emoji

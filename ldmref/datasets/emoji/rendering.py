@@ -5,24 +5,24 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ldmref.datasets.emoji.colours import BACKGROUNDS, recolour
-from ldmref.datasets.emoji.font import CELL, Emoji, font
+from ldmref.datasets.emoji.font import CELL, Emoji, write_emoji
 from ldmref.datasets.emoji.nouns import noun_by_name
 from ldmref.datasets.emoji.scene import FRAME, Scene, slots
 
 WHITE = (255, 255, 255)
 
 
-def render_scene(scene: Scene, size: int = FRAME) -> np.ndarray:
+def render_scene(scene: Scene, size: int = FRAME, font_file: str = "") -> np.ndarray:
     """Return the image of a scene, (size, size, 3) uint8."""
     image = np.empty((size, size, 3), np.uint8)
     image[:] = BACKGROUNDS[scene.background] if scene.background else WHITE
     for slot in slots(scene):
         thing = scene.things[slot.thing]
         x, y, side = (round(length * size / FRAME) for length in (slot.x, slot.y, slot.side))
-        sprite = coloured_sprite(thing.noun, thing.colour, side)
+        sprite = coloured_sprite(thing.noun, thing.colour, side, font_file)
         area = image[y : y + side, x : x + side]
         area[:] = composite(sprite, area)
     return image
@@ -35,16 +35,16 @@ def composite(sprite: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def coloured_sprite(noun: str, colour: str, side: int) -> np.ndarray:
+def coloured_sprite(noun: str, colour: str, side: int, font_file: str = "") -> np.ndarray:
     """Return the sprite of a noun in a colour ("": its own), premultiplied (s, s, 4) uint8."""
-    sprite = noun_sprite(noun, side)
+    sprite = noun_sprite(noun, side, font_file)
     return recolour(sprite, colour) if colour else sprite
 
 
 @lru_cache(maxsize=8192)
-def noun_sprite(noun: str, side: int) -> np.ndarray:
+def noun_sprite(noun: str, side: int, font_file: str = "") -> np.ndarray:
     """Return the sprite of a noun as it is in the font, premultiplied (side, side, 4) uint8."""
-    data = font_sprite(noun_by_name(noun).emoji).tobytes()
+    data = font_sprite(noun_by_name(noun).emoji, font_file).tobytes()
     image = Image.frombytes("RGBa", (CELL, CELL), data)
     image = image.resize((side, side), Image.Resampling.LANCZOS)
     sprite = np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, 4)
@@ -52,11 +52,10 @@ def noun_sprite(noun: str, side: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def font_sprite(emoji: Emoji) -> np.ndarray:
+def font_sprite(emoji: Emoji, font_file: str = "") -> np.ndarray:
     """Return the font's bitmap, premultiplied (136, 136, 4) uint8."""
     image = Image.new("RGBA", (CELL, CELL), (*WHITE, 0))
-    centre = (CELL // 2, CELL // 2)
-    ImageDraw.Draw(image).text(centre, emoji.text, font=font(), anchor="mm", embedded_color=True)
+    write_emoji(image, emoji, font_file)
     on_white = np.asarray(image).astype(np.int16)
     alpha = on_white[..., 3:]
     rgb = np.clip(on_white[..., :3] - (255 - alpha), 0, alpha)
@@ -64,7 +63,7 @@ def font_sprite(emoji: Emoji) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def mean_colour(emoji: Emoji) -> np.ndarray:
+def mean_colour(emoji: Emoji, font_file: str = "") -> np.ndarray:
     """Return the mean RGB of the visible part of an emoji, 0 to 255."""
-    sprite = font_sprite(emoji).astype(np.float64)
+    sprite = font_sprite(emoji, font_file).astype(np.float64)
     return sprite[..., :3].sum((0, 1)) / sprite[..., 3].sum() * 255

@@ -11,7 +11,7 @@ from ldmref.datasets.base import Augmentation
 from ldmref.datasets.emoji.captions import scene_caption, scene_vocabulary
 from ldmref.datasets.emoji.composing import training_scene
 from ldmref.datasets.emoji.emoji_dataset import EmojiDataset
-from ldmref.datasets.emoji.font import FONT
+from ldmref.datasets.emoji.font import font_path
 from ldmref.datasets.emoji.rendering import render_scene
 from ldmref.datasets.emoji.scene import Scene
 from ldmref.prompts.emoji import named_emoji
@@ -26,10 +26,13 @@ class SceneDataset:
     augmentation = Augmentation()
     held_out = np.empty(0, np.int64)
 
-    def __init__(self, size: int, images: int, seed: int = 0):
-        self.names = EmojiDataset(size)
+    def __init__(
+        self, size: int, images: int, seed: int = 0, font_file: str = "", keywords_file: str = ""
+    ):
+        self.names = EmojiDataset(size, font_file, keywords_file)
+        self.font_file = font_file
         self.seed = seed
-        self.images = SceneImages(self.names.images, size, images, seed)
+        self.images = SceneImages(self.names.images, size, images, seed, font_file)
         self.warnings = self.names.warnings
         named = self.names.weights
         scenes = images - len(named)
@@ -40,14 +43,16 @@ class SceneDataset:
     def classes(self) -> list[str]:
         """The subgroups of the emoji, and the kinds of the scenes."""
         scenes = len(self.images) - len(self.names.images)
-        return self.names.classes + [cached_scene(self.seed, i).kind for i in range(scenes)]
+        return self.names.classes + [
+            cached_scene(self.seed, i, self.font_file).kind for i in range(scenes)
+        ]
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         """Return a random caption of image `i`."""
         count = len(self.names.images)
         if i < count:
             return self.names.caption(i, rng)
-        return scene_caption(cached_scene(self.seed, i - count), rng)
+        return scene_caption(cached_scene(self.seed, i - count, self.font_file), rng)
 
     def vocabulary(self) -> list[str]:
         """Return texts with every word of the captions."""
@@ -55,7 +60,8 @@ class SceneDataset:
 
     def digest(self) -> str:
         """Return the digest of the font, the names, and a sample of the images."""
-        digest = hashlib.sha256(FONT.read_bytes() + repr(named_emoji()).encode())
+        digest = hashlib.sha256(font_path(self.font_file).read_bytes())
+        digest.update(repr(named_emoji()).encode())
         sample = np.linspace(0, len(self.images) - 1, DIGEST_SAMPLES).astype(int)
         digest.update(repr((self.images.shape, self.seed)).encode())
         digest.update(self.images[sample].tobytes())
@@ -65,10 +71,11 @@ class SceneDataset:
 class SceneImages:
     """uint8 images (n, 3, size, size): `first`, then scenes, which are rendered when indexed."""
 
-    def __init__(self, first: np.ndarray, size: int, count: int, seed: int):
+    def __init__(self, first: np.ndarray, size: int, count: int, seed: int, font_file: str = ""):
         self.first = first
         self.size = size
         self.seed = seed
+        self.font_file = font_file
         self.shape = (count, 3, size, size)
 
     def __len__(self) -> int:
@@ -80,11 +87,11 @@ class SceneImages:
     def _image(self, i: int) -> np.ndarray:
         if i < len(self.first):
             return self.first[i]
-        scene = cached_scene(self.seed, i - len(self.first))
-        return render_scene(scene, self.size).transpose(2, 0, 1)
+        scene = cached_scene(self.seed, i - len(self.first), self.font_file)
+        return render_scene(scene, self.size, self.font_file).transpose(2, 0, 1)
 
 
 @lru_cache(maxsize=200_000)
-def cached_scene(seed: int, index: int) -> Scene:
+def cached_scene(seed: int, index: int, font_file: str = "") -> Scene:
     """Return the training scene of an index."""
-    return training_scene(seed, index)
+    return training_scene(seed, index, font_file)

@@ -1,0 +1,58 @@
+"""Edges of interpolation: nearly parallel and opposite vectors, ends of lines."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+
+import numpy as np
+
+from ldmref.check.comparison import Comparison, to_host
+from ldmref.check.edges.exact import DIGITS, exacts
+from ldmref.check.identity import Chapter, Functions
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
+
+chapter = Chapter("autoencoders")
+
+
+def angles(limits: FormatLimits) -> dict[str, float]:
+    """Return angles near 0 and near pi."""
+    double = limits.eps < 1e-10
+    opposite = (1e-2, 1e-4) if double else (1e-1, 2e-2)
+    small = (0.03, 1e-3, 1e-6) if double else (0.03, 1e-2)
+    return {
+        "parallel vectors": 0.0,
+        **{f"angle = {angle:g}": angle for angle in small},
+        **{f"angle = pi - {rest:g}": math.pi - rest for rest in opposite},
+    }
+
+
+# Roundings: 8, in units of 1 / sin(omega) for obtuse angles: 5 of the vectors, 3 of the weights.
+@chapter.hard("slerp", "rotation by a fraction of the angle", 16, angles)
+def rotation_by_a_small_or_obtuse_angle(f: Functions, rng: RandomInputs, edge: float) -> Comparison:
+    u, v = rng.orthonormal(4, 2).T
+    t = rng.number(0.2, 0.8)
+
+    def rotated(angle: float) -> np.ndarray:
+        return (2.0 * (np.cos(angle) * u + np.sin(angle) * v)).reshape(1, 2, 2)
+
+    obtuse = math.sin(edge) if edge > 1.5 else 1.0
+    got = f.slerp(rng.array(rotated(0.0)), rng.array(rotated(edge)), t)
+    return got, rotated(t * edge), 8.0 / obtuse
+
+
+def line_ends(limits: FormatLimits) -> dict[str, tuple[float, float]]:
+    """Return pairs (t, size of a) for which b is returned, or nearly."""
+    large = 1e12 if limits.eps < 1e-10 else 1e6
+    return {"t = 1, |a| = 1": (1.0, 1.0), f"t = 1, |a| = {large:g} |b|": (1.0, large)}
+
+
+# Roundings: 1 of each product and 1 of the sum; at t = 1 the first product is 0.
+@chapter.hard("lerp", "the sum with 60 digits", 4, line_ends)
+def the_end_is_reached(f: Functions, rng: RandomInputs, edge: tuple[float, float]) -> Comparison:
+    t, size = edge
+    a, b = rng.array(size * rng.numpy.standard_normal((1, 3))), rng.normal(1, 3)
+    with localcontext(prec=DIGITS):
+        pairs = zip(exacts(a), exacts(b), strict=True)
+        expected = [[float((1 - Decimal(t)) * x + Decimal(t) * y) for x, y in pairs]]
+    return f.lerp(a, b, t), expected, np.abs(to_host(b))
