@@ -212,6 +212,20 @@ def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs)
     return got, model.evidence() - kl, 100.0
 
 
+# Roundings: 8 of a divergence and 6 of the sums on each side, of terms up to the scale.
+@chapter.identity("elbo", "entropies and cross-entropies", 28)
+def divergences_of_all_latents_add_up(f: Functions, rng: RandomInputs) -> Comparison:
+    """Average over samples of z, add up over the latents of each example, and weigh the sum."""
+    log_likelihood, mean = rng.normal(3, 4), rng.normal(4, 2, 3)
+    logvar = rng.uniform(-2, 1, 4, 2, 3)
+    weight = rng.number(0, 2)
+    m, l = (to_host(x).reshape(4, 6) for x in (mean, logvar))
+    cross = HALF_LOG_2PI + 0.5 * (m * m + np.exp(l))
+    divergence = (cross - (HALF_LOG_2PI + 0.5 * (1 + l))).sum(axis=1)
+    expected = to_host(log_likelihood).mean(axis=0) - weight * divergence
+    return f.elbo(log_likelihood, mean, logvar, weight), expected, 100.0
+
+
 # Roundings: 6 on each side, of squares up to the scale.
 @chapter.identity("elbo_estimate", "two-point noise", 12)
 def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
