@@ -43,6 +43,10 @@ def elsewhere(test: str) -> Reason:
 
 
 PLUGIN = {"": elsewhere("tests/plugins/test_example_plugins.py")}
+COURSE = {
+    "--against answers.py": elsewhere("tests/course/test_solutions.py"),
+    "": elsewhere("tests/course/test_chapters.py"),
+}
 
 
 PAGES = {
@@ -277,6 +281,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'read_recipe("tiny", {"seed": 1})': SLOW,
         '"ldmref.datasets"': elsewhere("tests/datasets/test_dataset_plugins.py"),
     },
+    "docs/course/05-destroying-data.md": COURSE,
+    "docs/course/06-undoing-it.md": COURSE,
+    "docs/course/07-the-network.md": COURSE,
+    "docs/course/08-guidance.md": COURSE,
     "docs/explore.md": {"--truth": SLOW, "explore.converged_image(": SLOW},
     "docs/grids.md": {"ldmref grid": SLOW, "make_grid": SLOW},
     "docs/mcp.md": {'"mcpServers"': elsewhere("tests/mcp/test_mcp_client.py")},
