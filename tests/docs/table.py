@@ -263,6 +263,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/random.md": {"pipe(prompt": elsewhere("tests/parity/test_random_order.py")},
     "docs/server-clients.md": {"": elsewhere("tests/server/test_openai_page.py")},
     "docs/server.md": {"": elsewhere("tests/server/test_server_page.py")},
+    "docs/course/09-samplers.md": {"": elsewhere("tests/course/test_chapters.py")},
+    "docs/course/10-the-score.md": {"": elsewhere("tests/course/test_chapters.py")},
+    "docs/course/11-editing.md": {"": elsewhere("tests/course/test_chapters.py")},
+    "docs/course/12-how-good-is-it.md": {"": elsewhere("tests/course/test_chapters.py")},
     "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
     "docs/training.md": {
         "ldmref train tiny": SLOW,
