@@ -232,6 +232,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref evaluate emoji": HOURS,
         "decoder, E[": Reason("not run", "the output of a command that needs the font"),
     },
+    "docs/browser.md": {
+        "make_browser_model.py": elsewhere("tests/page/test_static_model.py"),
+        "http.server": elsewhere("tests/page/test_static_model.py"),
+    },
     "docs/export.md": {
         "pip install": NETWORK,
         "ldmref export onnx -o": ONNX,
