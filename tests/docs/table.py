@@ -227,6 +227,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "plt.": PLOT,
         "--against answers.py": elsewhere("tests/course/test_solutions.py"),
     },
+    "docs/course/04-first-stages.md": {
+        "plt.": PLOT,
+        "--against answers.py": elsewhere("tests/course/test_solutions.py"),
+    },
     "docs/design.md": {"ldmref/\n": Reason("not run", "a listing of folders")},
     "docs/evaluate.md": {
         "ldmref evaluate emoji": HOURS,

@@ -58,6 +58,16 @@ def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -
     return got, [weight * square for weight in (1, 1, 1 + beta, 1.25, 1 + beta)]
 
 
+# Roundings: 6 of a distance up to twice the scale, 8 in the oracle.
+@chapter.identity("commitment_loss", "dot products", 20)
+def distance_of_each_vector_from_its_entry(f: Functions, rng: RandomInputs) -> Comparison:
+    """|z - e|^2 = |z|^2 + |e|^2 - 2 z.e, for a grid of vectors."""
+    z, code = rng.normals(2, 2, 3, 4)
+    a, b = to_host(z), to_host(code)
+    lengths = (a * a).sum(axis=-1) + (b * b).sum(axis=-1)
+    return f.commitment_loss(z, code), lengths - 2.0 * (a * b).sum(axis=-1), lengths
+
+
 # Roundings: two sums of 10 terms below 3, of a scale of 10.
 @chapter.identity("codebook_moving_average", "a loop over the vectors", 8)
 def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) -> Comparison:
@@ -102,6 +112,19 @@ def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Compar
     outer = [np.einsum("ki,kj->kij", w, w) for w in (to_host(components), v)]  # sign-free
     got = {"mean": mean, "variances": variances, "components": outer[0]}
     return got, [centre, s**2 / 5, outer[1]], 16.0
+
+
+# Roundings: a product and a sum of 3, with the mean, on each side.
+@chapter.identity("pca_reconstruct", "a walk along the components", 12)
+def mean_plus_steps_along_the_components(f: Functions, rng: RandomInputs) -> Comparison:
+    """Start at the mean, which is not in the subspace, and add each step separately."""
+    z, mean = rng.normal(4, 2), rng.normal(5)
+    basis = rng.orthonormal(5, 2).T
+    expected = np.stack([to_host(mean)] * 4)
+    for row, coordinates in zip(expected, to_host(z), strict=True):
+        for coordinate, direction in zip(coordinates, basis, strict=True):
+            row += coordinate * direction
+    return f.pca_reconstruct(z, mean, rng.array(basis)), expected, 10.0
 
 
 # Roundings: sums of 4 on each side.

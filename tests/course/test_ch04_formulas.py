@@ -1,0 +1,45 @@
+"""The formulas and counts of chapter 4, computed in two ways."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ldmref.models import model_spec, preset
+from ldmref.models.flops import count_unet_flops
+
+
+def test_costs_of_layers():
+    """Count the multiplications of small layers one by one."""
+    channels, side = 3, 4
+    n = side**2
+    convolution = sum(1 for _ in np.ndindex(channels, channels, 3, 3, side, side))
+    assert convolution == 9 * channels**2 * n
+    projections = 4 * sum(1 for _ in np.ndindex(n, channels, channels))
+    products = 2 * sum(1 for _ in np.ndindex(n, n, channels))
+    assert projections + products == 4 * channels**2 * n + 2 * channels * n**2
+
+
+@pytest.mark.parametrize(("attention", "saved"), [(True, 681), (False, 64)])
+def test_savings_of_the_table(attention, saved):
+    """Of f = 8 against pixels, for the U-Net of Stable Diffusion 1.5."""
+    sd15 = preset("sd15")
+    unet = sd15.unet if attention else replace(sd15.unet, attention_levels=(False,) * 4)
+    costs = []
+    for levels in (1, 4):
+        vae = replace(sd15.vae, block_out_channels=(128,) * levels)
+        config = replace(sd15, vae=vae, unet=unet)
+        costs.append(count_unet_flops(model_spec(config), config, 512, 512))
+    assert round(costs[0] / costs[1]) == saved
+
+
+def test_change_of_variables_of_a_flow():
+    """log p(x) = log p(z) + log |det dz/dx|, for a linear map and its Gaussian."""
+    rng = np.random.default_rng(0)
+    x, matrix = rng.standard_normal(3), rng.standard_normal((3, 3))
+    z = matrix @ x
+    log_pz = -0.5 * (z @ z + 3 * np.log(2 * np.pi))
+    covariance = np.linalg.inv(matrix.T @ matrix)
+    square = x @ np.linalg.inv(covariance) @ x
+    log_px = -0.5 * (square + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    assert np.isclose(log_px, log_pz + np.linalg.slogdet(matrix)[1])
