@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         package = options.runtime or fetch_runtime(cache_folder())
         manifest = write_site(ldmref.load(backend="numpy"), options.output, package)
     except LdmrefError as error:
-        print(f"error: {error}", file=sys.stderr)
+        notes = [f"error: {error}", *getattr(error, "__notes__", ())]
+        print("\n".join(notes), file=sys.stderr)
         return 1
     print(f"{options.output}: {manifest['download_bytes'] / 1e6:.1f} MB for the first image")
     print(f"try it: python -m http.server --directory {options.output}")

@@ -72,3 +72,20 @@ def test_repaints_jump_is_the_forward_step():
     jump = sp.sqrt(after) * (x0 + s * eps + sp.sqrt(t**2 - s**2) * fresh)
     values = {s: 0.7, t: 1.9, x0: 0.3, eps: 1.1, fresh: 0.4}
     assert abs((step - jump).subs(values).evalf()) < 1e-12
+
+
+def test_great_circle():
+    r, angle = sp.symbols("r varpi", positive=True)
+    first = sp.cos(r * angle) - sp.sin(r * angle) * sp.cos(angle) / sp.sin(angle)
+    assert sp.simplify(first - sp.sin((1 - r) * angle) / sp.sin(angle)) == 0
+    a = np.array([3.0, 4.0, 0.0])
+    b = np.array([0.0, 3.0, 4.0])
+    omega = math.acos(12 / 25)
+    perpendicular = (b - math.cos(omega) * a) / math.sin(omega)
+    assert abs(perpendicular @ a) < 1e-12 and math.isclose(np.linalg.norm(perpendicular), 5.0)
+    for share in (0.2, 0.5):
+        left, right = (math.sin(u * omega) / math.sin(omega) for u in (1 - share, share))
+        mixed = left * a + right * b
+        circle = math.cos(share * omega) * a + math.sin(share * omega) * perpendicular
+        np.testing.assert_allclose(mixed, circle, rtol=1e-12)
+        assert math.isclose(np.linalg.norm(mixed), 5.0)

@@ -265,7 +265,9 @@ def test_a_folder_of_something_else_is_kept(tmp_path, capsys):
     with pytest.raises(OutputError, match="not an export of this script"):
         require_target(tmp_path)
     assert main(["-o", str(tmp_path)]) == 1
-    assert "error: " in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert lines[1] == "hint: name an empty or a new folder"
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
