@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint mutation mutation-sample docs pages lowest processors audit kills soak clean
+.PHONY: demo test slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -64,6 +64,10 @@ mutation-sample: $(TEST)/.ready
 # The site, in build/site; `python3 -m http.server -d build/site` serves it.
 docs: $(TEST)/.ready
 	$(TEST)/bin/python scripts/build_site.py
+
+# The embedded model for the site's explorer and widgets; needs npm and the network. Before `docs`.
+browser: $(TEST)/.ready
+	$(TEST)/bin/python scripts/make_browser_model.py -o build/browser
 
 # The tables and plots of docs/math.
 pages: $(TEST)/.ready

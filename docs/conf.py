@@ -11,7 +11,7 @@ import ldmref  # noqa: E402
 project = "ldmref"
 author = "The ldmref authors"
 release = version = ldmref.__version__
-extensions = ["myst_parser", "mathml", "names", "sources", "formats"]
+extensions = ["myst_parser", "mathml", "names", "sources", "formats", "browser"]
 
 # Pages are Markdown as GitHub reads it.
 root_doc = "index"

@@ -19,13 +19,15 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
+# Pages whose blocks are parts of files: they do not run one after the other.
+FRAGMENTS = {f"docs/{name}.md" for name in ("add-a-formula", "write-a-backend", "write-a-sampler")}
 BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
 MATH = re.compile(r"^( *)```math\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"\$`([^`]+)`\$")
-COMMENT = re.compile(r"<!--.*?-->\n*", re.DOTALL)
+COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 IMAGE = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^)\s:]+\.(?:png|webp))\)")
 
 
@@ -79,7 +81,7 @@ def make_notebooks(places: dict[str, str], texts: dict[str, str]) -> dict[str, s
     return {
         str(PurePosixPath(place).with_suffix(".ipynb")): to_json(texts[place], (ROOT / page).parent)
         for page, place in places.items()
-        if page.startswith("docs/") and BLOCK.search(texts.get(place, ""))
+        if page.startswith("docs/") and page not in FRAGMENTS and BLOCK.search(texts.get(place, ""))
     }
 
 

@@ -17,7 +17,9 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(?P<image>!?)(?P<text>\[[^\]]*\])\((?!#|[a-z]+:)(?P<path>[^)\s]+)\)")
+PATH = r"\]\((?!#|[a-z]+:)(?P<path>[^)\s]+)\)"
+IMAGE = re.compile(rf"(?P<text>!\[[^\[\]]*){PATH}")
+LINK = re.compile(PATH)
 
 
 def absolute_links(text: str, repository: str, version: str) -> str:
@@ -29,13 +31,10 @@ def absolute_links(text: str, repository: str, version: str) -> str:
         version: The version, whose tag is `v` and the version.
     """
 
-    def replace(match: re.Match[str]) -> str:
-        kind = "raw" if match["image"] else "blob"
-        address = f"{repository}/{kind}/v{version}/{match['path']}"
-        return f"{match['image']}{match['text']}({address})"
-
+    raw = rf"\g<text>]({repository}/raw/v{version}/\g<path>)"
+    blob = rf"]({repository}/blob/v{version}/\g<path>)"
     parts = FENCE.split(text)
-    parts[::2] = [LINK.sub(replace, part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(blob, IMAGE.sub(raw, part)) for part in parts[::2]]
     return "".join(parts)
 
 

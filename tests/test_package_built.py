@@ -89,7 +89,7 @@ def test_the_source_distribution_holds_the_legal_and_the_policy_files(packages):
 def test_the_wheel_holds_the_package_alone(packages):
     names = zipfile.ZipFile(packages[1]).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert {re.sub(r"-[\d.]+", "", top) for top in tops} == {"ldmref", "ldmref.dist-info"}
+    assert {re.sub(r"-[\d.]+\.", ".", top) for top in tops} == {"ldmref", "ldmref.dist-info"}
     assert "ldmref/py.typed" in names and "ldmref/assets/emoji/model.safetensors" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert packages[1].stat().st_size < 40e6

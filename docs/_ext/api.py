@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ ROOT = Path(ldmref.__file__).parents[1]
 MANY = 40  # names: a package with more of them has a page for each of its modules
 # Packages whose names are exported for other packages of ldmref, not for users.
 INTERNAL = {"ldmref.locate.faults"}
+MADE = re.compile(r" = <.*?>+(?=[,)])")  # defaults without a literal: factories, functions
 MODULES = ("ldmref.errors", "ldmref.modes.record", "ldmref.math.checked")  # public modules
 
 
@@ -181,7 +183,7 @@ def signature_of(value: Any, bound: bool = False) -> str:
     if returns is Any or inspect.isclass(value):
         returns = inspect.Signature.empty
     found = found.replace(parameters=parameters, return_annotation=returns)
-    return stringify_signature(found, unqualified_typehints=True)
+    return MADE.sub(" = ...", stringify_signature(found, unqualified_typehints=True))
 
 
 def describe_value(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +45,7 @@ def settings_table(table: str, cls: type) -> str:
         prefix = "SERVER_" if table == "server" else ""
         variable = "BACKEND" if (table, key) == ("backend", "name") else prefix + key.upper()
         text = describe(field) or describe(parameters[key])
-        rows.append(row(f"`{key}`", f"`LDMREF_{variable}`", type_of(field), text))
+        rows.append(row(f"`{key}`", f"`LDMREF_{variable}`", type_of(field), in_files(text)))
     return "| key | variable | type | meaning |\n|---|---|---|---|\n" + "".join(rows)
 
 
@@ -57,7 +58,7 @@ def recipe_tables(recipe: type, prefix: str = "") -> Iterator[tuple[str, str]]:
             inner.append((f"{prefix}{key}", field.kind))
         else:
             meaning = f"{describe(field)} Required." if field.required else describe(field)
-            rows.append(row(f"`{key}`", type_of(field), meaning.strip()))
+            rows.append(row(f"`{key}`", type_of(field), in_files(meaning)))
     if rows:
         title = f"\\[{prefix.rstrip('.')}\\]" if prefix else "Top level"
         made = (recipe.__doc__ or "").startswith(f"{recipe.__name__}(")
@@ -66,6 +67,11 @@ def recipe_tables(recipe: type, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield title, f"{text}\n{header}{''.join(rows)}"
     for name, kind in inner:
         yield from recipe_tables(kind, f"{name}.")
+
+
+def in_files(text: str) -> str:
+    """Return the description of a field for a file: a key that is left out stands for None."""
+    return re.sub(r"\bNone: ", "Default: ", text).strip()
 
 
 def type_of(field: Field) -> str:

@@ -77,6 +77,9 @@ def _blocks(lines: list[str]) -> list[str]:
         elif line.startswith("    ") and (not out or not out[-1].strip()):
             body, i = _indented(lines, i)
             out += ["", *_literal(body), ""]
+        elif (not out or not out[-1].strip()) and (verbatim := _verbatim(lines[i:])):
+            out += ["", *verbatim, ""]
+            i += len(verbatim) - 2
         else:
             follows = bool(out and out[-1].strip())
             out.append(_plain(line, follows))
@@ -119,6 +122,21 @@ def _entries(body: list[str]) -> list[str]:
         else:
             entries.append([line])
     return ["\n".join(entry).rstrip() for entry in entries]
+
+
+def _verbatim(lines: list[str]) -> list[str]:
+    """Return a first paragraph that is code or aligned in columns as a block; [] for text."""
+    end = next((i for i, line in enumerate(lines) if not line.strip()), len(lines))
+    body = lines[:end]
+    if end > 1 and all(re.search(r"\S {2,}\S", line) for line in body):
+        return ["```text", *body, "```"]
+    try:
+        tree = ast.parse("\n".join(body))
+    except SyntaxError:
+        return []
+    code = any(isinstance(n, ast.Import | ast.ImportFrom | ast.Assign) for n in tree.body)
+    code = code and len(tree.body) > 1  # "f = 0." is a sentence
+    return ["```python", *body, "```"] if code else []
 
 
 def _literal(body: list[str]) -> list[str]:

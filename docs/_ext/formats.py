@@ -11,6 +11,7 @@ from navigation import read_sections
 from sphinx.application import Sphinx
 
 SOURCE = re.compile(r"\]\(source:([^)#]+)(?:#[^)]*)?\)")
+SIGNATURE = re.compile(r"^:::+\{py:\w+\}.*$", re.MULTILINE)  # its types are ~package.Name
 TOCTREE = re.compile(r"\n```\{toctree\}\n.*?\n```\n", re.DOTALL)
 
 
@@ -35,6 +36,7 @@ def plain_text(text: str, place: str) -> str:
     def to_file(match: re.Match[str]) -> str:
         return f"]({os.path.relpath(PurePosixPath('source', match[1]), folder)})"
 
+    text = SIGNATURE.sub(lambda m: re.sub(r"~[\w.]*?(\w+\b)(?![.\w])", r"\1", m[0]), text)
     return SOURCE.sub(to_file, TOCTREE.sub("", text))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
+
+MISSING = re.compile(r"\\(arg)\b\s*")  # functions that the converter does not have
+UNKNOWN = re.compile(r">(\\[a-zA-Z]+)")  # it prints a command that it does not know
 
 
 def to_mathml(tex: str, display: str) -> str:
@@ -17,9 +21,12 @@ def to_mathml(tex: str, display: str) -> str:
         SphinxError: The formula cannot be converted.
     """
     try:
-        return convert(tex, display=display)
+        made = convert(MISSING.sub(r"\\mathrm{\1}\\,", tex), display=display)
     except Exception as error:  # the converter raises many classes
         raise SphinxError(f"not a formula: {tex!r}: {error!r}") from error
+    if unknown := UNKNOWN.search(made):
+        raise SphinxError(f"the formula {tex!r} has an unknown command {unknown[1]}")
+    return made
 
 
 def visit_inline(translator: Any, node: nodes.math) -> None:

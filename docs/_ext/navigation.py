@@ -70,9 +70,10 @@ def with_sidebar(texts: dict[str, str]) -> dict[str, str]:
 
 
 def own_pages(index: str, texts: dict[str, str], done: set[str]) -> list[str]:
-    """Return the other pages of an index's folder: those that it links to, in this order, first."""
+    """Return the other pages of an index's folder: those of its tables, then those of its text."""
     folder = PurePosixPath(index).parent
     inside = [p for p in sorted(texts) if PurePosixPath(p).parent == folder and p != index]
-    linked = [str(folder / link) for link in LINK.findall(texts[index])]
+    lines = sorted(texts[index].splitlines(), key=lambda line: not line.startswith("|"))
+    linked = [str(folder / link) for link in LINK.findall("\n".join(lines))]
     order = dict.fromkeys([*(p for p in linked if p in inside), *inside])
     return [p for p in order if p not in done]
