@@ -66,9 +66,8 @@ def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
 
     >>> from ldmref.io import compvis_table
     >>> from ldmref.models import preset
-    >>> compvis_table(preset("sd15"))["unet.conv_in.weight"]
-    KeyEntry(name='model.diffusion_model.input_blocks.0.0.weight', shape=(320, 4, 3, 3), third=None,
-    form='', heads=1)
+    >>> compvis_table(preset("sd15"))["unet.conv_in.weight"].name
+    'model.diffusion_model.input_blocks.0.0.weight'
     """
     table = add_prefixes("unet.", "model.diffusion_model.", unet_table(config.unet))
     table |= add_prefixes("vae.", "first_stage_model.", autoencoder_table(config.vae))

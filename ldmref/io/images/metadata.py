@@ -44,7 +44,8 @@ def write_image(
     Args:
         path: The file to write; its ending says the format: .png, .webp or .jpg.
         image: The image.
-        params: The parameters to record, JSON-able. None: nothing is recorded.
+        params: The resolved parameters of the image, such as `result.params_of(0)`. None: nothing
+            is recorded.
         overwrite: Whether an existing file is replaced.
 
     Raises:
@@ -52,10 +53,11 @@ def write_image(
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from PIL import Image
+    >>> import ldmref
     >>> from ldmref.io import read_parameters, write_image
-    >>> path = Path(tempfile.mkdtemp()) / "red.png"
-    >>> write_image(path, Image.new("RGB", (16, 16), "red"), {"mode": "txt2img", "seed": 7})
+    >>> result = ldmref.modes.txt2img(ldmref.random_model("tiny"), "a cat", seed=7, steps=2)
+    >>> path = Path(tempfile.mkdtemp()) / "cat.png"
+    >>> write_image(path, result[0], result.params_of(0))
     >>> read_parameters(path)["ldmref"]["seed"]
     7
     """
@@ -138,10 +140,11 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from PIL import Image
+    >>> import ldmref
     >>> from ldmref.io import read_parameters, write_image
-    >>> path = Path(tempfile.mkdtemp()) / "red.png"
-    >>> write_image(path, Image.new("RGB", (16, 16), "red"), {"mode": "txt2img", "seed": 7})
+    >>> result = ldmref.modes.txt2img(ldmref.random_model("tiny"), "a cat", seed=7, steps=2)
+    >>> path = Path(tempfile.mkdtemp()) / "cat.png"
+    >>> write_image(path, result[0], result.params_of(0))
     >>> read_parameters(path)["ldmref"]["seed"]
     7
     """
