@@ -1,4 +1,18 @@
-"""The docstrings of public names: their sections, and the entries that a reader misses in them."""
+"""The docstrings of public names: their sections, and the entries that a reader misses in them.
+
+A complete docstring says
+
+- in one sentence what is computed, with the formula where there is one, and its source;
+- every parameter with its meaning, unit and range: an entry of "Args:" (or of "Attributes:" for the
+  fields of a record); methods may name their parameters in a sentence;
+- what None means for a parameter whose default is None;
+- the shape of an array, for parameters and results: `(n, c, h, w)`, "shape of `x`", "any shape";
+- what is returned ("Returns:" or "Yields:"; methods may say it in the first sentence);
+- the errors of ldmref that the function itself raises ("Raises:"), by class;
+- an example for doctest, short, and the same on every processor.
+
+A constant has a docstring below its assignment.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def is_made_at_run_time(public: PublicName) -> bool:
     return public.kind == "class" and getattr(module, public.value.__name__, None) is None
 
 
-@pytest.mark.parametrize("public", filter(is_made_at_run_time, NAMES), ids=str)
+@pytest.mark.parametrize("public", [*filter(is_made_at_run_time, NAMES)], ids=str)
 def test_the_examples_of_made_classes_run(public):
     runner = doctest.DocTestRunner(verbose=False)
     for test in doctest.DocTestFinder(recurse=False).find(public.value, public.name):
