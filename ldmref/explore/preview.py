@@ -80,7 +80,7 @@ def preview_matrix(model: LatentDiffusion | ModelConfig) -> PreviewMatrix | None
 
     Returns:
         The matrix (3, c) and bias (3,) from latents to red, green and blue in [0, 1]; None if none
-            is known.
+        is known.
 
     >>> import ldmref
     >>> from ldmref.explore import preview_matrix

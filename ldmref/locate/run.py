@@ -57,7 +57,7 @@ def diff_traces(
 
     Returns:
         A row for each recorded layer, for what leads to its input, and for each computation of the
-            host.
+        host.
 
     Raises:
         UsageError: The trace has no call of a network of the model, or of the host.

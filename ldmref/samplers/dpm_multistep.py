@@ -36,9 +36,8 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
         solver: Solver of the second-order steps, `midpoint` or `heun`.
 
     Returns:
-        A step for `sample`: order min(`order`, 2), one evaluation per step. Its history are the
-            last predictions. It
-        needs `noise` if `eta` is not 0.
+        A step for `sample`: order min(`order`, 2), one evaluation per step. Its history holds the
+        last predictions. It needs `noise` if `eta` is not 0.
 
     Raises:
         ValueError: `order` or `solver` is not one of these.

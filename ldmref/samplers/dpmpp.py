@@ -66,8 +66,7 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
 
     Returns:
         A step for `sample`: order 2, one evaluation per step. Its history is the last prediction x0
-            with the length
-        of its step. It needs `noise` if `eta` is not 0.
+        with the length of its step. It needs `noise` if `eta` is not 0.
 
     Raises:
         ValueError: `solver` is not one of these.
@@ -125,9 +124,8 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
         solver: Solver of the second-order steps, `midpoint` or `heun`, as in `dpmpp_2m`.
 
     Returns:
-        A step for `sample`: order 2, one evaluation per step. Its history are the last two
-            predictions x0 with the
-        lengths of their steps. It needs `noise` unless `eta` is 0.
+        A step for `sample`: order 2, one evaluation per step. Its history holds the last two
+        predictions x0 with the lengths of their steps. It needs `noise` unless `eta` is 0.
 
     Raises:
         ValueError: `solver` is not one of these.

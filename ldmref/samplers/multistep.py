@@ -145,8 +145,8 @@ def lms(order: int = 4, start: str = "runge_kutta") -> Step:
             and diffusers do; it converges at order 2 because the first step's error remains.
 
     Returns:
-        A step for `sample`: one evaluation per step after the start. Its history are the last
-            `order` slopes.
+        A step for `sample`: one evaluation per step after the start. Its history holds the last
+        `order` slopes.
 
     Raises:
         ValueError: `order` or `start` is not one of these.
@@ -177,8 +177,8 @@ def deis(order: int = 2, start: str = "euler") -> Step:
             `order`.
 
     Returns:
-        A step for `sample`: one evaluation per step after the start. Its history are the last
-            `order` slopes.
+        A step for `sample`: one evaluation per step after the start. Its history holds the last
+        `order` slopes.
 
     Raises:
         ValueError: `order` or `start` is not one of these.
@@ -206,8 +206,8 @@ def pndm() -> Step:
     Weights that ignore the sizes of the steps make it of order 2, not 4.
 
     Returns:
-        A step for `sample`: order 2, one evaluation per step (two in the first). Its history are
-            the last four slopes.
+        A step for `sample`: order 2, one evaluation per step (two in the first). Its history holds
+        the last four slopes.
 
     Source: Liu et al. 2022, arXiv:2202.09778, eq. 12 and algorithm 2 (PLMS), without its
     Runge-Kutta start, as CompVis' `PLMSSampler`.
@@ -227,7 +227,7 @@ def ipndm() -> Step:
     """Improved PNDM: `pndm` with a start of orders 1, 2, 3 and one evaluation in every step.
 
     Returns:
-        A step for `sample`: order 2, one evaluation per step. Its history are the last four slopes.
+        A step for `sample`: order 2, one evaluation per step. Its history holds the last four slopes.
 
     Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (iPNDM); ComfyUI, `sample_ipndm`.
 

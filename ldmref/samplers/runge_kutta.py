@@ -237,8 +237,7 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
 
     Returns:
         A step for `sample`: order 5, at least seven evaluations per step (one in the step to 0).
-            Its
-        history is (length of the next substep, evaluations so far).
+        Its history is (length of the next substep, evaluations so far).
 
     Raises:
         ValueError: A tolerance is not positive.

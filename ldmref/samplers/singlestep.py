@@ -48,8 +48,7 @@ def dpmpp_singlestep(
 
     Returns:
         A step for `sample`: order `order`, one evaluation per step. Its history is the start of the
-            block and the
-        predictions since.
+        block and the predictions since.
 
     Raises:
         ValueError: `order` or `solver` is not one of these.

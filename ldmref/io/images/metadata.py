@@ -132,8 +132,7 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
 
     Returns:
         `ldmref`, the exact parameters as a dictionary, and `parameters`, A1111's text, each if it
-            is
-        present; {} for other images.
+        is present; {} for other images.
 
     Raises:
         ImageError: There is no such file, or it is not an image.
