@@ -16,15 +16,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ldmref.loading import load, load_controlnet, load_taesd, random_model
+    from ldmref.loading import load, random_model
+    from ldmref.loading_networks import load_controlnet, load_taesd
     from ldmref.modes.denoiser import denoiser
     from ldmref.version import __version__
 
 _MODULES = {
     "__version__": "ldmref.version",
     "load": "ldmref.loading",
-    "load_controlnet": "ldmref.loading",
-    "load_taesd": "ldmref.loading",
+    "load_controlnet": "ldmref.loading_networks",
+    "load_taesd": "ldmref.loading_networks",
     "random_model": "ldmref.loading",
     "denoiser": "ldmref.modes.denoiser",
 }

@@ -20,7 +20,7 @@ import ldmref
 from ldmref.io.images.pil import to_images
 from ldmref.modes.classifier import LatentClassifier, classifier_denoiser
 from ldmref.samplers import get_sampler, make_schedule, sample
-from ldmref.samplers.loop import Denoiser
+from ldmref.samplers.interfaces import Denoiser
 from ldmref.training.recipes.file import recipe_from_dict
 from ldmref.training.run import train
 

@@ -29,7 +29,7 @@ from ldmref.math.sigmas import exponential_sigmas, karras_sigmas
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.schedule import CONTINUOUS, WHOLE, diffusers_sigmas
 from ldmref.samplers.registry import SAMPLERS
-from ldmref.samplers.schedule import check_name, check_steps, sigmas_at, timesteps_at
+from ldmref.samplers.spacings import check_name, check_steps, sigmas_at, timesteps_at
 
 CONVENTIONS = ("compvis", "diffusers", "kdiffusion", "course")
 FAMILIES = {"ddim": "ddim", "euler": "euler", "multistep": "dpmpp_2m"}  # with a sampler of each

@@ -71,6 +71,7 @@ ARROWS = {
     "testing": ("backends", "math", "models", "prompts", "errors"),
     "modes": ("not", "cli", "testing", "explore", *INTERFACES, *LABORATORY),
     "loading": ("not", "cli", "testing", "modes", "explore", *INTERFACES, *LABORATORY),
+    "loading_networks": ("loading", "backends", "errors", "io", "models"),
     "check": ("not", "cli", *INTERFACES, *LABORATORY),
     "explore": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "trace": ("not", "cli", "testing", "locate", *INTERFACES, "evaluate", "bench"),

@@ -41,15 +41,21 @@ def get_backend(
     Args:
         name: `numpy`, `torch`, `onnx`, `openvino`, `cupy` or the name of a plug-in. A `Backend`
             is returned unchanged.
-        device: Device on which it computes, such as "cpu" or "cuda:0"; None: the backend's default.
-        dtype: Floating-point type of parameters and activations, such as "float32" (the default).
-        speed: `exact`, `fast` or `fastest` (`ldmref.backends.base`); None: the backend's default.
+        device: Device on which it computes, such as "cpu" or "cuda:0". None: the backend's
+            default.
+        dtype: Floating-point type of parameters and activations. None: float32.
+        speed: `exact`, `fast` or `fastest` (`ldmref.backends.base`). None: the backend's
+            default.
+
+    Returns:
+        The backend, whose operations are those of `Backend`.
 
     Raises:
         UsageError: No backend has this name, an argument has the wrong type or value, or a
             plug-in's `Backend` lacks operations.
         BackendUnavailable: The backend exists but cannot run here.
 
+    >>> from ldmref.backends import get_backend
     >>> ops = get_backend("numpy", dtype="float64")
     >>> ops.silu(ops.asarray([0.0, 1.0])).round(3)
     array([0.   , 0.731])
@@ -107,6 +113,13 @@ def available() -> dict[str, str]:
     """Return why each built-in backend cannot run on its default device, "" for those that can.
 
     Plug-ins are not imported; `ldmref.plugins.list_plugins` lists them.
+
+    Returns:
+        A dictionary from the names of the built-in backends to reasons, one line each.
+
+    >>> from ldmref.backends import available
+    >>> available()["numpy"]  # it runs here
+    ''
     """
     reasons = dict.fromkeys(BUILT_IN, "")
     for name in reasons:

@@ -66,11 +66,19 @@ def split_arrays(
 ) -> tuple[list[Array], Template]:
     """Return all arrays of a call in order, and the template that remains.
 
+    Args:
+        args: Positional arguments: arrays of any shape, None, static values, and tuples of these.
+        kwargs: Arguments by name. None: there are none.
+
+    Returns:
+        (the arrays, the template); templates of calls that differ only in their arrays are equal.
+
     Raises:
         TypeError: An argument is neither an array, nor None, nor a static value (a number, a
             string, a frozen dataclass), nor a tuple of these.
 
     >>> import numpy as np
+    >>> from ldmref.backends import split_arrays
     >>> arrays, template = split_arrays((3, np.zeros(2)), {"control": (np.ones(1), None)})
     >>> len(arrays), template == split_arrays((3, np.ones(5)), {"control": (np.zeros(1), None)})[1]
     (2, True)
@@ -92,6 +100,15 @@ def split_arrays(
 def fill(template: Template, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return `(args, kwargs)` of a template, with its slots filled in order.
 
+    Args:
+        template: The template of a call, from `split_arrays`.
+        arrays: The arrays, or other values, in the order of `split_arrays`.
+
+    Returns:
+        (args, kwargs) of the call.
+
+    >>> from ldmref.backends import fill
+    >>> from ldmref.backends.arguments import ArraySlot, Template
     >>> fill(Template((2, ArraySlot.ARRAY), (("t", ArraySlot.ARRAY),)), ["x", "y"])
     ((2, 'x'), {'t': 'y'})
     """

@@ -43,18 +43,32 @@ class Backend(Operations):
     `ldmref.testing.assert_conforms` compares each operation with the float64 NumPy reference.
 
     Args:
-        device: Device on which it computes; None: `default_device`.
-        dtype: Floating-point type of parameters and activations, one of `dtypes`; None: float32.
-        speed: One of `speeds`; None: the first.
+        device: Device on which it computes. None: `default_device`.
+        dtype: Floating-point type of parameters and activations, one of `dtypes`. None:
+            float32.
+        speed: One of `speeds`. None: the first.
 
     Raises:
         UsageError: `dtype` or `speed` does not exist for this backend.
         BackendUnavailable: The library or the device is missing (raised by `set_up`).
 
     Attributes:
+        name: Name of the backend, which images record.
+        default_device: The device without `device`.
+        dtypes: The floating-point types that exist.
+        speeds: The speeds that exist, some of `exact`, `fast` and `fastest`; the first is the
+            default.
         compiles: Whether `compile` traces the network.
         observes_layers: Whether `call_layer` looks at every layer. Keys and values of the text are
             then computed in each step, as other programs do.
+
+    >>> import numpy as np
+    >>> from ldmref.backends import get_backend
+    >>> ops = get_backend("numpy", dtype="float64")
+    >>> x = ops.asarray(np.arange(8.0).reshape(1, 2, 2, 2))
+    >>> ops.group_norm(x, ops.asarray([1.0, 1.0]), ops.asarray([0.0, 0.0]), 1, 1e-5)[0, 0].round(2)
+    array([[-1.53, -1.09],
+           [-0.65, -0.22]])
     """
 
     name: str = "base"
@@ -87,7 +101,14 @@ class Backend(Operations):
     # -- arrays ------------------------------------------------------------------------------------
 
     def weight(self, x: Array) -> Array:
-        """Convert a parameter as `asarray` does, in the memory format of this backend's kernels."""
+        """Return a parameter as `asarray` does, in the memory format of this backend's kernels.
+
+        Args:
+            x: The parameter, NumPy's or this backend's, of any shape.
+
+        Returns:
+            Shape of `x`, in `dtype` if it holds floats.
+        """
         return self.asarray(x)
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
@@ -100,7 +121,7 @@ class Backend(Operations):
         return math.prod(shape) * ITEM_SIZES[self.dtype]
 
     def cast(self, x: Array, dtype: str) -> Array:
-        """Convert one of this backend's arrays to another floating-point dtype."""
+        """Return `x`, an array of this backend, in the floating-point type `dtype`, same shape."""
         return self.asarray(x, dtype)
 
     def own(self, name: str, x: Array, dtype: str | None = None) -> Array:
@@ -108,8 +129,12 @@ class Backend(Operations):
 
         Args:
             name: Name of the argument, for the message.
-            x: An array of this backend or of NumPy.
-            dtype: Floating-point type to which NumPy arrays are converted.
+            x: An array of this backend or of NumPy, of any shape.
+            dtype: Floating-point type to which NumPy arrays are converted. None: `dtype` of the
+                backend.
+
+        Returns:
+            Shape of `x`.
 
         Raises:
             UsageError: `x` is not an array.
@@ -123,7 +148,7 @@ class Backend(Operations):
         return self.asarray(x, dtype) if foreign else x
 
     def is_finite(self, x: Array) -> bool:
-        """Return whether an array of floats holds neither NaN nor infinity."""
+        """Return whether `x`, an array of floats of any shape, holds neither NaN nor infinity."""
         return bool(self.xp.all(self.xp.isfinite(x)))
 
     @property
@@ -157,11 +182,22 @@ class Backend(Operations):
             p: The layer's parameters, a part of a network's tree.
             args: Positional arguments, the first of which is the layer's input.
             kwargs: Arguments by name.
+
+        Returns:
+            What the function returns.
         """
         return function(self, p, *args, **kwargs)
 
     def call_function(self, name: str, function: Callable, *args: Any) -> Array:
         """Call `function(*args)`, a part of a network without operations, which gets a name.
+
+        Args:
+            name: Name of the part, such as "time_proj".
+            function: A function of arrays.
+            args: Its arguments.
+
+        Returns:
+            What the function returns, an array of any shape.
 
         >>> from ldmref.backends import get_backend
         >>> get_backend("numpy").call_function("time_proj", lambda t: t / 1000.0, 500.0)
@@ -196,6 +232,10 @@ class Backend(Operations):
         arguments. `ldmref/backends/arguments.py` documents them and both sides' obligations, and
         separates arrays from static arguments. The default does not compile. A backend that does
         also sets `compiles`; its operations still work on their own.
+
+        Args:
+            network: A function of a backend, parameters, and the arguments of the network.
+            params: The network's parameters, a tree of arrays of this backend.
         """
         return partial(network, self, params)
 

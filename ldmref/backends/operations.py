@@ -28,93 +28,223 @@ class Operations:
 
     @abstractmethod
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """Convert an array or list: floats to `dtype` (None: the backend's), integers to int64."""
+        """Return an array or list as an array of this backend, on its device.
+
+        Args:
+            x: NumPy array, array of this backend, number or nested list, of any shape.
+            dtype: Floating-point type of the result if `x` holds floats. None: the backend's
+                `dtype`. Integers become int64, whatever `dtype` is.
+
+        Returns:
+            An array in the shape of `x`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Convert to a NumPy array on the host (bfloat16 to float32)."""
+        """Return a NumPy array on the host with the values of an array of this backend.
+
+        Args:
+            x: Array of this backend, of any shape.
+
+        Returns:
+            Shape and dtype of `x`; bfloat16, which NumPy lacks, becomes float32.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """Compute x @ weight.T + bias; x: (..., i), weight: (o, i), bias: (o,) -> (..., o)."""
+        r"""Return the product with a matrix, plus a bias.
+
+        .. math:: y = x\,W^T + b
+
+        Args:
+            x: (..., i).
+            weight: W, (o, i).
+            bias: b, (o,). None: 0.
+
+        Returns:
+            (..., o), dtype of `x`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
-        """Cross-correlate x (n, i, h, w) with weight (o, i, k, k), add bias (o,).
+        r"""Return the cross-correlation with square kernels, plus a bias.
 
-        Returns (n, o, h', w') with h' = (h + 2 padding - k) // stride + 1; padding adds zeros.
+        .. math:: y_{nors} = b_o
+                  + \sum_{i, u, v} W_{oiuv}\, x_{n,\, i,\, r t + u - p,\, s t + v - p}
+
+        with stride t and padding p; x is zero outside of the image.
+
+        Args:
+            x: (n, i, h, w).
+            weight: W, (o, i, k, k).
+            bias: b, (o,). None: 0.
+            stride: t, >= 1, in both directions.
+            padding: p, >= 0, rows and columns of zeros on every side.
+
+        Returns:
+            (n, o, h', w') with h' = (h + 2 p - k) // t + 1, and w' likewise; dtype of `x`.
         """
         raise NotImplementedError
 
     @abstractmethod
     def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
-        """Normalise each group of channels to mean 0 and (biased) variance 1; x: (n, c, h, w).
+        r"""Return each group of channels with mean 0 and variance 1, scaled and shifted by channel.
 
-        The result is multiplied by weight (c,), and bias (c,) is added; `eps` is added to the
-        variance.
+        .. math:: y = \frac{x - \mu}{\sqrt{v + \varepsilon}}\, w + b
+
+        with the mean and the (biased) variance of all pixels of a group of c / groups channels.
+
+        Args:
+            x: (n, c, h, w).
+            weight: w, (c,).
+            bias: b, (c,).
+            groups: Number of groups, a divisor of c.
+            eps: Number added to the variance, > 0.
+
+        Returns:
+            Shape and dtype of `x`.
         """
         raise NotImplementedError
 
     @abstractmethod
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
-        """Normalise the last axis to mean 0 and (biased) variance 1; x: (..., d).
+        r"""Return the last axis with mean 0 and variance 1, scaled and shifted by element.
 
-        The result is multiplied by weight (d,), and bias (d,) is added; `eps` is added to the
-        variance.
+        .. math:: y = \frac{x - \mu}{\sqrt{v + \varepsilon}}\, w + b
+
+        Args:
+            x: (..., d).
+            weight: w, (d,).
+            bias: b, (d,).
+            eps: Number added to the (biased) variance, > 0.
+
+        Returns:
+            Shape and dtype of `x`.
         """
         raise NotImplementedError
 
     @abstractmethod
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        """Compute softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
+        r"""Return the values, weighted by the softmax of scaled dot products.
 
-        With `causal`, query i only attends to keys 0 to i.
+        .. math:: y = \operatorname{softmax}\left(\frac{q\,k^T}{\sqrt d}\right) v
+
+        Args:
+            q: Queries, (n, heads, l, d).
+            k: Keys, (n, heads, m, d).
+            v: Values, (n, heads, m, d).
+            causal: Whether query i only attends to keys 0 to i.
+
+        Returns:
+            (n, heads, l, d), dtype of `q`.
         """
         raise NotImplementedError
 
     @abstractmethod
     def embedding(self, table: Array, ids: Array) -> Array:
-        """Look up the rows of `table` (v, d) at integer `ids` (n, l) -> (n, l, d)."""
+        """Return the rows of a table at integer indices.
+
+        Args:
+            table: (v, d).
+            ids: Indices, (n, l), integers from 0 to v - 1.
+
+        Returns:
+            (n, l, d), dtype of `table`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def silu(self, x: Array) -> Array:
-        """Compute x * sigmoid(x)."""
+        """Return x * sigmoid(x).
+
+        Args:
+            x: Array of any shape, floating.
+
+        Returns:
+            Shape and dtype of `x`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def gelu(self, x: Array) -> Array:
-        """Compute x * Phi(x), GELU with the error function (not the tanh approximation)."""
+        """Return x * Phi(x), GELU with the error function (not the tanh approximation).
+
+        Args:
+            x: Array of any shape, floating.
+
+        Returns:
+            Shape and dtype of `x`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def quick_gelu(self, x: Array) -> Array:
-        """Compute x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+        """Return x * sigmoid(1.702 x), the activation of OpenAI's CLIP.
+
+        Args:
+            x: Array of any shape, floating.
+
+        Returns:
+            Shape and dtype of `x`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def upsample2x(self, x: Array) -> Array:
-        """Repeat every pixel in both directions; (n, c, h, w) -> (n, c, 2h, 2w)."""
+        """Return the image with every pixel repeated in both directions.
+
+        Args:
+            x: (n, c, h, w).
+
+        Returns:
+            (n, c, 2h, 2w), dtype of `x`.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def pad_bottom_right(self, x: Array) -> Array:
-        """Append one row and one column of zeros; (n, c, h, w) -> (n, c, h+1, w+1)."""
+        """Return the image with a row and a column of zeros appended.
+
+        Args:
+            x: (n, c, h, w).
+
+        Returns:
+            (n, c, h+1, w+1), dtype of `x`.
+        """
         raise NotImplementedError
 
     # -- optional: compositions to fuse -----------------------------------------------------------
 
     def add(self, a: Array, b: Array) -> Array:
-        """Compute a + b, the sum of a residual connection; (...), (...) -> (...)."""
+        """Return a + b, the sum of a residual connection.
+
+        Args:
+            a: Array of any shape.
+            b: Shape and dtype of `a`.
+
+        Returns:
+            Shape and dtype of `a`.
+        """
         return a + b
 
     def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """Compute a * gelu(gate), [a, gate] = linear(x); weight: (2 o, i) -> (..., o)."""
+        r"""Return the gated activation of a transformer's feed-forward layer.
+
+        .. math:: y = a \cdot \mathrm{gelu}(g), \qquad [a, g] = x\,W^T + b
+
+        Args:
+            x: (..., i).
+            weight: W, (2 o, i).
+            bias: b, (2 o,). None: 0.
+
+        Returns:
+            (..., o), dtype of `x`.
+        """
         halves = self.xp.reshape(self.linear(x, weight, bias), (*x.shape[:-1], 2, -1))
         a, gate = self.xp.unstack(halves, axis=-2)  # a slice's gradient is padded
         return a * self.gelu(gate)
@@ -122,5 +252,16 @@ class Operations:
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
     ) -> Array:
-        """Compute silu(group_norm(x))."""
+        """Return silu(group_norm(x)).
+
+        Args:
+            x: (n, c, h, w).
+            weight: Scale, (c,).
+            bias: Shift, (c,).
+            groups: Number of groups, a divisor of c.
+            eps: Number added to the variance, > 0.
+
+        Returns:
+            Shape and dtype of `x`.
+        """
         return self.silu(self.group_norm(x, weight, bias, groups, eps))

@@ -36,6 +36,10 @@ class BatchRow:
         custom_id: The user's name of the row, which no other row has; None without one.
         mode: The name of the mode.
         values: The parameters of the mode.
+
+    >>> from ldmref.batch import read_rows
+    >>> read_rows([{"prompt": "a cat", "custom_id": "one"}])[0]
+    BatchRow(line=1, custom_id='one', mode='txt2img', values={'prompt': 'a cat'})
     """
 
     line: int
@@ -49,9 +53,17 @@ class RowFailure:
     """A row that cannot be generated, and why.
 
     Args:
-        line, custom_id: Of the row.
-        code, message, hint: Of the error.
+        line: The number of the row in the file, from 1.
+        custom_id: The user's name of the row; None without one.
+        code: The code of the error, such as "E-STEPS".
+        message: The message of the error.
+        hint: The hint of the error; "" without one.
         key: The key of the row if its generation failed; None if the row itself is wrong.
+
+    >>> from ldmref.batch import read_rows
+    >>> failure = read_rows([{"prompt": "a cat", "custom_id": 1}])[0]
+    >>> failure.code
+    'E-CUSTOM-ID'
     """
 
     line: int
@@ -79,8 +91,16 @@ def read_rows(rows: RowSource) -> list[BatchRow | RowFailure]:
     Args:
         rows: A file of JSON lines (blank lines are skipped), "-" for standard input, or mappings.
 
+    Returns:
+        A `BatchRow`, or the failure, for each row in the order of the file.
+
     Raises:
         InputError: The file does not exist or cannot be read.
+
+    >>> from ldmref.batch import read_rows
+    >>> row = read_rows([{"prompt": "a cat", "steps": 2}])[0]
+    >>> row.mode, row.values["steps"]
+    ('txt2img', 2)
     """
     seen: dict[str, int] = {}
     return [_keep_unique(row, seen) for row in _read(rows)]

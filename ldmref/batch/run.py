@@ -63,20 +63,23 @@ def run_batch(
         rows: A file of JSON lines, "-" for standard input, or mappings.
         out: The folder for images and manifest, which is created if needed.
         executor: `serial`, `process` or `ray`. The images do not depend on it.
-        workers: The number of workers of `process` and `ray`; None: as many as there are cores.
+        workers: The number of workers of `process` and `ray`. None: as many as there are cores.
         threads: The number of threads of each worker.
-        shard: (i, n): only part i of n, from 1 to n. Equal rows are in the same part.
+        shard: (i, n): only part i of n, from 1 to n. Equal rows are in the same part. None: all
+            rows.
         retry_errors: Whether rows that failed in an earlier run are tried again.
-        limit: The largest number of rows to generate in this run.
-        address: The address of a Ray cluster; None starts Ray on this machine.
+        limit: The largest number of rows to generate in this run. None: all.
+        address: The address of a Ray cluster. None: Ray is started on this machine.
         gpus: The number of GPUs of each worker of `ray`; may be a fraction.
-        folder: The folder to which paths in rows are relative; None: that of the file.
-        config: The model's configuration, to check the rows before `model` loads it.
+        folder: The folder to which paths in rows are relative. None: that of the file.
+        config: The model's configuration, to check the rows before `model` loads it. None: the
+            model is loaded first.
         complete: `complete(mode, values)` returns the values of a row with those that a
-            configuration adds.
+            configuration adds. None: the values of the row alone.
         report: Called with a `RowEvent` after every row; and before the first one, if rows are
-            wrong or have failed in an earlier run.
-        cancel: A `threading.Event`; once it is set, `Cancelled` is raised. Finished rows are kept.
+            wrong or have failed in an earlier run. None: nothing is called.
+        cancel: A `threading.Event`; once it is set, `Cancelled` is raised. Finished rows are
+            kept. None: the batch cannot be cancelled.
 
     Returns:
         The numbers of rows.
@@ -155,7 +158,35 @@ def check_batch(
 ) -> BatchCheck:
     """Check all rows and existing files, and estimate the time, without writing or generating.
 
-    The arguments and errors are those of `run_batch`.
+    Nothing in the folder changes; `run_batch` with the same arguments generates the rows.
+
+    Args:
+        model: A model, or a function that loads it.
+        rows: A file of JSON lines, "-" for standard input, or mappings.
+        out: The folder of images and manifest; it does not have to exist.
+        shard: (i, n): only part i of n, from 1 to n. None: all rows.
+        retry_errors: Whether rows that failed in an earlier run count as rows to generate.
+        limit: The largest number of rows to generate. None: all.
+        folder: The folder to which paths in rows are relative. None: that of the file.
+        config: The model's configuration, to check the rows without the model. None: the model's.
+        complete: `complete(mode, values)` returns the values of a row with those that a
+            configuration adds. None: the values of the row alone.
+
+    Returns:
+        The numbers of rows, the failures and a lower bound of the time.
+
+    Raises:
+        UsageError: An argument is wrong.
+        InputError: The file of rows cannot be read, or the model cannot be loaded.
+        OutputError: The folder cannot be read.
+
+    >>> import tempfile
+    >>> import ldmref
+    >>> from ldmref.batch import check_batch
+    >>> model = ldmref.random_model("tiny")
+    >>> rows = [{"prompt": "a red heart", "steps": 2}, {"prompt": "a cat", "steps": -1}]
+    >>> check_batch(model, rows, tempfile.mkdtemp()).images
+    1
     """
     part = check_shard(shard)
     check_number("limit", limit)

@@ -17,8 +17,19 @@ class RowEvent:
     Args:
         lines: Its lines of the manifest, one per image; those of all rows that are equal.
         failures: Why it failed; empty if it did not.
-        seconds: The time that it took.
-        done, total: The number of rows that have finished in this run, and that it generates.
+        seconds: The time that it took, in seconds.
+        done: The number of rows that have finished in this run.
+        total: The number of rows that this run generates.
+
+    >>> import tempfile
+    >>> import ldmref
+    >>> from ldmref.batch import run_batch
+    >>> model = ldmref.random_model("tiny")
+    >>> rows = [{"prompt": "a red heart", "steps": 2}, {"prompt": "a cat", "steps": -1}]
+    >>> done = []
+    >>> summary = run_batch(model, rows, tempfile.mkdtemp(), report=lambda e: done.append(e.done))
+    >>> done
+    [0, 1]
     """
 
     lines: Sequence[ManifestLine]
@@ -41,7 +52,16 @@ class BatchSummary:
         left: The rows that a limit or a stop has left for the next run.
         seconds: The time of the run.
         manifest: The manifest.
-        errors: The failures; None if there are none.
+        errors: The file of the failures; None if there are none.
+
+    >>> import tempfile
+    >>> import ldmref
+    >>> from ldmref.batch import run_batch
+    >>> model = ldmref.random_model("tiny")
+    >>> rows = [{"prompt": "a red heart", "steps": 2}, {"prompt": "a cat", "steps": -1}]
+    >>> summary = run_batch(model, rows, tempfile.mkdtemp())
+    >>> summary.generated, summary.failed, summary.errors.name
+    (1, 1, 'errors.jsonl')
     """
 
     rows: int
@@ -66,6 +86,15 @@ class BatchCheck:
         images: The images of these.
         failures: The rows that are wrong or have failed before.
         seconds: A lower bound of the time that one worker takes.
+
+    >>> import tempfile
+    >>> import ldmref
+    >>> from ldmref.batch import check_batch
+    >>> model = ldmref.random_model("tiny")
+    >>> rows = [{"prompt": "a red heart", "steps": 2}, {"prompt": "a cat", "steps": -1}]
+    >>> check = check_batch(model, rows, tempfile.mkdtemp())
+    >>> check.rows, check.left, check.failures[0].code
+    (2, 1, 'E-STEPS')
     """
 
     rows: int

@@ -78,10 +78,20 @@ def make_suite(
         families: The families whose networks and layers to write, names in `FAMILIES`; (): all.
         overwrite: Whether to replace a folder that holds a suite.
 
+    Returns:
+        The suite that was written.
+
     Raises:
         UsageError: A family is unknown.
         OutputError: The folder exists (unless it is empty, or a suite and `overwrite`).
         BackendUnavailable: Layers or networks are asked for, and the package onnx is not installed.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from ldmref.cases import make_suite
+    >>> suite = make_suite(Path(tempfile.mkdtemp()) / "cases", ["schedules"])
+    >>> {case.part for case in suite.cases.values()}
+    {'schedules'}
     """
     _check_folder(folder, overwrite)
     families = tuple(families)
@@ -95,7 +105,19 @@ def make_suite(
 
 @contextmanager
 def temporary_suite(parts: Iterable[str] = PARTS) -> Iterator[Suite]:
-    """Make a suite in a temporary folder, which is removed at the end."""
+    """Make a suite in a temporary folder, which is removed at the end.
+
+    Args:
+        parts: The parts to make, names in `PARTS`.
+
+    Yields:
+        The suite.
+
+    >>> from ldmref.cases import temporary_suite
+    >>> with temporary_suite(["schedules"]) as suite:
+    ...     len(suite.cases) > 10
+    True
+    """
     with tempfile.TemporaryDirectory(prefix="ldmref-cases-") as name:
         yield make_suite(Path(name) / "cases", parts)
 

@@ -15,11 +15,13 @@ from ldmref.files import check_input_path, parse_json, read_file, shown
 
 FORMAT = "ldmref-cases"
 VERSION = "1.0"
+"""The version of the suites that `make_suite` writes."""
 MANIFEST = "cases.json"
 DATA = "test_data_set_0"  # as in ONNX's own backend tests
 ONNX_PARTS = ("layers", "networks")
 VALUE_PARTS = ("schedules", "samplers", "guidance", "tokenizers", "formulas")
 PARTS = (*ONNX_PARTS, *VALUE_PARTS)
+"""The names of the parts of a suite."""
 CODE = "E-CASES"
 MAX_BYTES = 2**28
 WriteFile = Callable[[str, bytes], None]  # write(path, data): a file of a suite
@@ -35,6 +37,10 @@ class CaseTensor:
         shape: Its shape.
         tolerance: For outputs, (atol, rtol) by the dtype in which a program computes: an element
             passes if |got - expected| <= atol + rtol |expected|. {}: equal.
+
+    >>> from ldmref.cases import CaseTensor
+    >>> CaseTensor("sigmas", "float64", (11,), {"float32": (1e-6, 1e-6)}).shape
+    (11,)
     """
 
     name: str
@@ -57,6 +63,12 @@ class GoldenCase:
         attributes: Arguments that are not arrays.
         parameters: Names of the initializers that are parameters.
         basis: The basis of the tolerances: "derived", "calibrated", "propagated" or "exact".
+
+    >>> from ldmref.cases import temporary_suite
+    >>> with temporary_suite(["schedules"]) as suite:
+    ...     case = suite.select()[0]
+    >>> case.part, [output.name for output in case.outputs]
+    ('schedules', ['betas'])
     """
 
     name: str
@@ -80,6 +92,11 @@ class Suite:
         cases: All cases by name.
         digests: SHA-256 of each file, by path.
         families: The families whose networks it has; (): all.
+
+    >>> from ldmref.cases import temporary_suite
+    >>> with temporary_suite(["schedules"]) as suite:
+    ...     suite.label, len(suite.select(["*karras*"])) > 0
+    ('ldmref-cases 1.0', True)
     """
 
     folder: Path
@@ -133,6 +150,9 @@ class Suite:
 
     def check_files(self, cases: Iterable[GoldenCase]) -> None:
         """Compare the digests of the files of these cases with the manifest.
+
+        Args:
+            cases: The cases whose files are compared.
 
         Raises:
             CorruptModelError: A file is missing or was changed.
@@ -188,9 +208,20 @@ def _to_row(case: GoldenCase) -> dict[str, Any]:
 def read_suite(folder: Path) -> Suite:
     """Read the manifest of a folder that `ldmref cases make` wrote.
 
+    Args:
+        folder: The folder.
+
+    Returns:
+        The suite; its files are read when they are used.
+
     Raises:
         InputError: The folder has no manifest.
         CorruptModelError: The manifest is damaged, or has another version.
+
+    >>> from ldmref.cases import read_suite, temporary_suite
+    >>> with temporary_suite(["schedules"]) as suite:
+    ...     read_suite(suite.folder).version
+    '1.0'
     """
     folder = check_input_path(folder, "the folder of a suite", CODE)
     path = folder / MANIFEST

@@ -72,6 +72,16 @@ def run_cases(
         runtime: A runtime, from `open_runtime`.
         cases: The cases; those that the runtime does not compute are left out. Layers and networks
             have the tolerance of float32, and what runs on the host that of float64.
+
+    Returns:
+        An iterator of verdicts, in the order of the cases.
+
+    >>> from ldmref.cases import run_cases, temporary_suite
+    >>> from ldmref.cases.run import open_runtime
+    >>> with temporary_suite(["schedules"]) as suite:
+    ...     verdicts = list(run_cases(suite, open_runtime("ldmref", "numpy"), suite.select()[:3]))
+    >>> all(verdict.passed for verdict in verdicts)
+    True
     """
     selected = [case for case in cases if case.part in runtime.parts]
     suite.check_files(selected)

@@ -12,8 +12,9 @@ from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.math.sigmas import karras_sigmas
 from ldmref.models.presets import PRESETS
 from ldmref.samplers.configure import configured_step
-from ldmref.samplers.guidances import BUILT_IN
-from ldmref.samplers.loop import Guided, GuidedDenoiser, History, Interval, Step, sample
+from ldmref.samplers.guidance_registry import BUILT_IN
+from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval, Step
+from ldmref.samplers.loop import sample
 from ldmref.samplers.registry import SAMPLERS, Sampler
 from ldmref.samplers.schedule import make_schedule
 

@@ -22,7 +22,8 @@ from ldmref.math.schedules import (
 from ldmref.models.presets import PRESETS
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.registry import SAMPLERS
-from ldmref.samplers.schedule import SPACINGS, make_schedule, sampling_sigmas
+from ldmref.samplers.schedule import make_schedule, sampling_sigmas
+from ldmref.samplers.spacings import SPACINGS
 
 T = 1000
 BETAS = {

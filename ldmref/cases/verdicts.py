@@ -27,6 +27,10 @@ class CaseVerdict:
         tolerance: What the tolerance allows at that element.
         detail: The output and element of a failure, or the reason for a missing result.
         basis: Basis of the tolerance.
+
+    >>> from ldmref.cases import CaseVerdict
+    >>> CaseVerdict("silu-1", "layers", "silu", True, error=1e-8, tolerance=1e-6).ratio
+    0.01
     """
 
     case: str
@@ -136,7 +140,20 @@ def _compare(
 
 
 def summary(results: Iterable[CaseVerdict], suite: str, program: str) -> str:
-    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 270 of 270 (layers)"."""
+    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 270 of 270 (layers)".
+
+    Args:
+        results: The verdicts.
+        suite: The label of the suite.
+        program: The name of the program that computed them.
+
+    Returns:
+        One line of text.
+
+    >>> from ldmref.cases import CaseVerdict, summary
+    >>> summary([CaseVerdict("silu-1", "layers", "silu", True)], "ldmref-cases 1.0", "my port")
+    'my port passes ldmref-cases 1.0, 1 of 1 (layers)'
+    """
     results = tuple(results)
     passed = sum(result.passed for result in results)
     parts = ", ".join(dict.fromkeys(result.part for result in results))

@@ -15,7 +15,8 @@ from ldmref.modes.run import Run
 from ldmref.prompts.weights import parse_prompt_weights
 from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
 from ldmref.samplers.a1111 import COMPVIS, UNIPC, Levels, Options, a1111_levels
-from ldmref.samplers.schedule import check_steps, sampling_sigmas
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import check_steps
 
 OWN_LEVELS = ("schedule", "sigmas")  # flags that replace A1111's noise levels
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")

@@ -71,7 +71,7 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     ldmref diff port.safetensors --model v1-5.safetensors
     ldmref diff reference-trace port-trace --plot diff.png
     """
-    from ldmref.loading import load_controlnet
+    from ldmref.loading_networks import load_controlnet
     from ldmref.locate import diff_traces
 
     plot = _check_plot(plot_file, flags["overwrite"])

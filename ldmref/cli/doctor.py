@@ -162,12 +162,12 @@ def check_backends() -> list[Diagnosis]:
 def list_plugins() -> list[Diagnosis]:
     """Report backends, samplers and guidances of other packages, which are not imported."""
     from ldmref import backends, plugins
-    from ldmref.samplers import ALIASES, GUIDANCES, SAMPLERS, guidances, registry
+    from ldmref.samplers import ALIASES, GUIDANCES, SAMPLERS, guidance_registry, registry
 
     kinds = {
         "backend": (backends.GROUP, backends.BUILT_IN),
         "sampler": (registry.GROUP, {*SAMPLERS, *ALIASES}),
-        "guidance": (guidances.GROUP, GUIDANCES),
+        "guidance": (guidance_registry.GROUP, GUIDANCES),
     }
     findings = []
     for kind, (group, built_in) in kinds.items():

@@ -8,7 +8,7 @@ from ldmref.cli.info import as_json, describe_plugin, make_plugin_rows
 from ldmref.cli.tables import TableRow, print_rows
 from ldmref.declare import get_fields, schema
 from ldmref.samplers.guidance import Guidance
-from ldmref.samplers.guidances import GROUP, GUIDANCES
+from ldmref.samplers.guidance_registry import GROUP, GUIDANCES
 
 
 @click.command()

@@ -13,15 +13,29 @@ from ldmref.datasets.config import DataConfig
 
 
 class Augmentation(NamedTuple):
-    """Changes of a batch that the autoencoder sees: half of the batches mirrored, random crops."""
+    """Changes of a batch that the autoencoder sees.
+
+    Args:
+        flips: Whether half of the batches are mirrored.
+        crop: Side of the random squares in pixels; 0: whole images.
+
+    >>> from ldmref.datasets import Augmentation
+    >>> Augmentation(crop=64)
+    Augmentation(flips=True, crop=64)
+    """
 
     flips: bool = True
     crop: int = 0
-    """Side of the random squares in pixels; 0: whole images."""
 
 
 class ImageArray(Protocol):
-    """uint8 images (n, 3, H, W): an array, or an object that makes images when it is indexed."""
+    """uint8 images (n, 3, H, W): an array, or an object that makes images when it is indexed.
+
+    >>> import numpy as np
+    >>> images = np.zeros((10, 3, 32, 32), np.uint8)  # an array is one
+    >>> images[2:4].shape
+    (2, 3, 32, 32)
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -39,6 +53,16 @@ class Dataset(Protocol):
     A data set whose images are made when they are indexed should also have a method
     `digest() -> str`, which identifies all of them without making them. Otherwise every image is
     read once to compute the digest that a resumed training is compared with.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ldmref.datasets import FolderDataset
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("RGB", (40, 32), "red").save(folder / "a_red_square.png")
+    >>> data = FolderDataset(folder, size=16)  # a data set of one image
+    >>> data.images.shape, data.vocabulary()
+    ((1, 3, 16, 16), ['a red square'])
     """
 
     weights: np.ndarray
@@ -78,8 +102,11 @@ class DatasetSource:
             `Dataset`. `cancel` is None or an event; once it is set, a long loading should raise
             `ldmref.errors.Cancelled`. Raises `ldmref.errors.InputError` if the images cannot be
             read.
-        check: `check(config)` raises the errors of `load` that can be found within milliseconds,
-            before anything is loaded. By default there are none.
+        check: `check(config)` raises the errors of `load` that can be found within
+            milliseconds, before anything is loaded. Without it there are none.
+
+    >>> from ldmref.datasets import DatasetSource, FolderDataset
+    >>> photos = DatasetSource(lambda config, cancel: FolderDataset("photos", config.size, cancel))
     """
 
     load: Callable[[DataConfig, Event | None], Dataset]

@@ -15,15 +15,23 @@ MAX_SIZE = 1024  # pixels
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The images of a training.
+    """The images of a training: a recipe's table `[data]`.
 
-    `source`: the name of a data set ("small-emoji", "emoji", "scenes", or a plug-in's), or a
-    folder. `size`: width and height in pixels; 0: the model's. `images`: the number of images in
-    "scenes", emoji included. `font`: the file of the emoji font for "emoji" and "scenes", and
-    `keywords`: CLDR's file annotations/en.xml with further words for their captions; "": where
-    Debian installs them. `flips`: the autoencoder sees half of the batches mirrored. `crop`: it
-    sees random squares of that many pixels; 0: whole images. `held_out`: the number of images that
-    no stage trains on; the denoiser's loss on them is in metrics.jsonl.
+    Args:
+        source: The name of a data set (`dataset_names()`), or a folder of images or tar files.
+        size: Width and height in pixels; 0: the model's.
+        images: The number of images in "scenes", emoji included.
+        font: The file of the emoji font for "emoji" and "scenes"; "": where Debian installs it.
+        keywords: CLDR's file annotations/en.xml with further words for the captions of "emoji" and
+            "scenes"; "": where Debian installs it.
+        flips: Whether the autoencoder sees half of the batches mirrored.
+        crop: Side in pixels of the random squares that the autoencoder sees; 0: whole images.
+        held_out: The number of images that no stage trains on; the denoiser's loss on them is in
+            metrics.jsonl.
+
+    >>> from ldmref.datasets import DataConfig
+    >>> DataConfig("photos", size=128).held_out
+    0
     """
 
     source: str = EMOJI
@@ -40,9 +48,15 @@ class DataConfig:
 class DataSummary:
     """The data of a training, as its checkpoints identify them.
 
-    `images`: how many there are. `sha256`: the digest of images and captions. `base`: the digest of
-    the model that is fine-tuned, or "". `classes`: the digest of the classes if a stage learns
-    them, or "".
+    Args:
+        images: The number of images.
+        sha256: The digest of images and captions.
+        base: The digest of the model that is fine-tuned, or "".
+        classes: The digest of the classes if a stage learns them, or "".
+
+    >>> from ldmref.datasets import DataSummary
+    >>> DataSummary(3655, "0a" * 32).images
+    3655
     """
 
     images: Annotated[int, Range(1), Formerly("pictures")]

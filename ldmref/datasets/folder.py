@@ -20,7 +20,7 @@ MAX_CAPTIONS = 1_000_000
 
 
 class FolderDataset(ImagesInMemory):
-    """A folder of images with captions.
+    """A folder of images with captions, as a `Dataset` in memory.
 
     The caption of `cat.png` comes from the first of these sources that has one:
 
@@ -33,9 +33,23 @@ class FolderDataset(ImagesInMemory):
     The class of an image is its sub-folder, directly below the folder. The output of a training,
     recognised by its `metrics.jsonl`, is not read.
 
+    Args:
+        folder: The folder; images in folders below it are also read.
+        size: Width and height of the images in pixels.
+        cancel: If this event is set, reading stops. None: it cannot be stopped.
+
     Raises:
         InputError: There is no such folder, no image in it can be read, or captions cannot be read.
         Cancelled: `cancel` was set before all of them were read.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ldmref.datasets import FolderDataset
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("RGB", (40, 32), "red").save(folder / "a_red_square.png")
+    >>> FolderDataset(folder, size=16).vocabulary()
+    ['a red square']
     """
 
     def __init__(self, folder: str | Path, size: int, cancel: Event | None = None):

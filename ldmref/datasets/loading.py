@@ -25,7 +25,7 @@ def load_dataset(config: DataConfig, cancel: Event | None = None) -> Dataset:
     Args:
         config: `source` is the name of a data set (`dataset_names()`), a folder of images, or a tar
             file or a folder of tar files; `size` is the width and height of the images in pixels.
-        cancel: If this event is set, reading stops.
+        cancel: If this event is set, reading stops. None: it cannot be stopped.
 
     Returns:
         The data set: images (n, 3, size, size) uint8, with `config.held_out` of them held out
@@ -69,9 +69,20 @@ def hold_out(data: Dataset, count: int) -> np.ndarray:
 def check_data(config: DataConfig) -> None:
     """Refuse early what `load_dataset` would refuse, without reading any image.
 
+    Args:
+        config: The table `[data]` of a recipe, as for `load_dataset`.
+
     Raises:
         UsageError: The data set is a plug-in that cannot be imported.
         InputError: Captions cannot be read, or there is no such data set or folder.
+
+    >>> from ldmref.datasets import DataConfig, check_data
+    >>> from ldmref.errors import InputError
+    >>> try:
+    ...     check_data(DataConfig("no-such-folder", size=16))
+    ... except InputError as error:
+    ...     print(error.code)
+    E-DATA
     """
     named = find_source(config.source)
     if named is not None:
@@ -84,6 +95,20 @@ def summarize(data: Dataset) -> DataSummary:
     """Return the number of images, and the digest of everything that is sampled from.
 
     If the data set has a method `digest`, its result represents the images.
+
+    Args:
+        data: A data set.
+
+    Returns:
+        The summary, equal for equal data.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from ldmref.datasets import FolderDataset, summarize
+    >>> folder = tempfile.mkdtemp()
+    >>> Image.new("RGB", (32, 32), "red").save(folder + "/a_red_square.png")
+    >>> summarize(FolderDataset(folder, size=16)).images
+    1
     """
     digest = hashlib.sha256()
     known = getattr(data, "digest", None)

@@ -87,7 +87,7 @@ class ImagesInMemory:
         self.weights = np.ones(len(images))
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
-        """Return a random caption of image `i`."""
+        """Return a caption of image `i`, chosen by the generator `rng` if there are several."""
         return self.captions[i][rng.integers(len(self.captions[i]))]
 
     def vocabulary(self) -> list[str]:

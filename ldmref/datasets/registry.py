@@ -32,6 +32,10 @@ BUILT_IN = {
 def dataset_names() -> list[str]:
     """Return the names of all installed data sets, sorted; none of them is imported.
 
+    Returns:
+        The names, each allowed as `source` of a `DataConfig`.
+
+    >>> from ldmref.datasets import dataset_names
     >>> {"emoji", "scenes", "small-emoji"} <= set(dataset_names())
     True
     """

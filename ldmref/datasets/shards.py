@@ -61,12 +61,32 @@ def unread_beside_shards(root: Path) -> list[str]:
 
 
 class ShardDataset(ImagesInMemory):
-    """The images of tar files.
+    """The images of tar files, as a `Dataset` in memory.
+
+    Args:
+        root: A tar file, or a folder of tar files, in the layout of webdataset.
+        size: Width and height of the images in pixels.
+        cancel: If this event is set, reading stops. None: it cannot be stopped.
 
     Raises:
         InputError: A file is not a tar file, captions are not UTF-8 or JSON, or no image can be
             read.
         Cancelled: `cancel` was set before all images were read.
+
+    >>> import io, tarfile, tempfile
+    >>> from PIL import Image
+    >>> from ldmref.datasets import ShardDataset
+    >>> png = io.BytesIO()
+    >>> Image.new("RGB", (32, 32), "red").save(png, "PNG")
+    >>> path = tempfile.mkdtemp() + "/000000.tar"
+    >>> with tarfile.open(path, "w") as tar:
+    ...     for name, data in (("0.png", png.getvalue()), ("0.txt", b"a red square")):
+    ...         member = tarfile.TarInfo(name)
+    ...         member.size = len(data)
+    ...         tar.addfile(member, io.BytesIO(data))
+    >>> data = ShardDataset(path, size=16)
+    >>> data.images.shape, data.vocabulary()
+    ((1, 3, 16, 16), ['a red square'])
     """
 
     def __init__(self, root: str | Path, size: int, cancel: Event | None = None):

@@ -18,13 +18,13 @@ types, such as arrays, have a function that checks them:
 
     latents: Annotated[np.ndarray | None, Check(check_noise, json={"type": "array"})] = None
 
-`describe` and `arguments_section` write the documentation of fields, and the mark `Flag` holds what
-the command line needs to know.
+`describe`, `arguments_section` and `document_fields` write the documentation of fields; the mark
+`Flag` holds what the command line needs to know.
 """
 
 from __future__ import annotations
 
-from ldmref.declare.documentation import arguments_section, describe
+from ldmref.declare.documentation import arguments_section, describe, document_fields
 from ldmref.declare.fields import (
     Check,
     Doc,
@@ -53,6 +53,7 @@ __all__ = [
     "Range",
     "arguments_section",
     "describe",
+    "document_fields",
     "flag_names",
     "get_fields",
     "long_flag",

@@ -18,9 +18,21 @@ T = TypeVar("T")
 class Invalid(ValueError):
     """A key or value that is not as declared.
 
-    Attributes:
+    Args:
+        message: The problem.
         path: The field, such as "unet.in_channels".
         hint: The closest known name, or "".
+
+    >>> from dataclasses import make_dataclass
+    >>> from typing import Annotated
+    >>> from ldmref.declare import Doc, Invalid, Range, read
+    >>> steps = Annotated[int, Range(1, 1000), Doc("Sampler steps.")]
+    >>> Settings = make_dataclass("Settings", [("steps", steps, 20)])
+    >>> try:
+    ...     read(Settings, {"step": 30})
+    ... except Invalid as error:
+    ...     print(error, "|", error.hint)
+    unknown key step | did you mean 'steps'? Known: steps
     """
 
     def __init__(self, message: str, path: str, hint: str = "") -> None:
@@ -36,12 +48,23 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         cls: The dataclass.
         data: Keys and values; nested dataclasses are nested mappings.
         path: Prefix of the fields' names in messages.
-        base: Supplies the values that `data` does not have, also in nested mappings. By default,
-            the defaults of the fields do. None stands for the default of an optional field.
+        base: Supplies the values that `data` does not have, also in nested mappings; its None
+            stands for the default of an optional field. None: the defaults of the fields do.
+
+    Returns:
+        The instance, with every value checked.
 
     Raises:
         Invalid: An unknown or missing key, or a value that is not as declared. Keys are checked
             before values.
+
+    >>> from dataclasses import make_dataclass
+    >>> from typing import Annotated
+    >>> from ldmref.declare import Doc, Range, read
+    >>> steps = Annotated[int, Range(1, 1000), Doc("Sampler steps.")]
+    >>> Settings = make_dataclass("Settings", [("steps", steps, 20)])
+    >>> read(Settings, {"steps": 30})
+    Settings(steps=30)
     """
     if not isinstance(data, Mapping):
         raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
@@ -83,8 +106,23 @@ def _current_names(
 def verify(instance: Any, path: str = "") -> None:
     """Check an instance of a dataclass that was built without `read`.
 
+    Args:
+        instance: An instance of a dataclass.
+        path: Prefix of the fields' names in messages.
+
     Raises:
         Invalid: A value is not as declared.
+
+    >>> from dataclasses import make_dataclass
+    >>> from typing import Annotated
+    >>> from ldmref.declare import Doc, Invalid, Range, verify
+    >>> steps = Annotated[int, Range(1, 1000), Doc("Sampler steps.")]
+    >>> Settings = make_dataclass("Settings", [("steps", steps, 20)])
+    >>> try:
+    ...     verify(Settings(steps=0))
+    ... except Invalid as error:
+    ...     print(error)
+    steps must be a whole number from 1 to 1000, not 0
     """
     prefix = f"{path}." if path else ""
     for name, field in get_fields(type(instance)).items():
@@ -155,7 +193,22 @@ def _check_tuple(field: Field, value: Any, path: str) -> tuple[Any, ...]:
 
 
 def write(instance: Any) -> Any:
-    """Return an instance as nested dictionaries that JSON and TOML can hold, without None."""
+    """Return an instance as nested dictionaries that JSON and TOML can hold, without None.
+
+    Args:
+        instance: An instance of a dataclass, or the value of a field.
+
+    Returns:
+        Nested dictionaries, lists, numbers and texts, from which `read` makes the instance.
+
+    >>> from dataclasses import make_dataclass
+    >>> from typing import Annotated
+    >>> from ldmref.declare import Doc, Range, write
+    >>> steps = Annotated[int, Range(1, 1000), Doc("Sampler steps.")]
+    >>> Settings = make_dataclass("Settings", [("steps", steps, 20)])
+    >>> write(Settings(steps=30))
+    {'steps': 30}
+    """
     if dataclasses.is_dataclass(instance):
         values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
         return {name: write(value) for name, value in values.items() if value is not None}

@@ -13,7 +13,22 @@ JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def schema(cls: type) -> dict[str, Any]:
-    """Return the JSON schema (draft 2020-12) of a dataclass: an object without further keys."""
+    """Return the JSON schema (draft 2020-12) of a dataclass: an object without further keys.
+
+    Args:
+        cls: The dataclass.
+
+    Returns:
+        The schema, JSON-able.
+
+    >>> from dataclasses import make_dataclass
+    >>> from typing import Annotated
+    >>> from ldmref.declare import Doc, Range, schema
+    >>> steps = Annotated[int, Range(1, 1000), Doc("Sampler steps.")]
+    >>> Settings = make_dataclass("Settings", [("steps", steps, 20)])
+    >>> schema(Settings)["properties"]["steps"]["maximum"]
+    1000
+    """
     fields = get_fields(cls)
     result: dict[str, Any] = {
         "type": "object",

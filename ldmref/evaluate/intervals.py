@@ -11,7 +11,18 @@ Z95 = 1.959963984540054  # P(|x| < Z95) = 0.95 for a standard normal variable
 
 
 class IntervalEstimate(NamedTuple):
-    """An estimate from a value per image, and the ends of its 95 % confidence interval."""
+    """An estimate from a value per image, and the ends of its 95 % confidence interval.
+
+    Args:
+        mean: The estimate.
+        low: The lower end of the interval; NaN without one.
+        high: The upper end of the interval; NaN without one.
+        images: The number of images.
+
+    >>> from ldmref.evaluate import IntervalEstimate
+    >>> IntervalEstimate(0.5, 0.25, 0.75, images=16).half_width
+    0.25
+    """
 
     mean: float
     low: float
@@ -36,8 +47,14 @@ def estimate(values: np.ndarray) -> IntervalEstimate:
     Args:
         values: One number per image, (n,), n >= 1.
 
-    >>> estimate(np.asarray([1.0, 3.0])).mean
-    2.0
+    Returns:
+        The mean and its interval, in the unit of the values.
+
+    >>> import numpy as np
+    >>> from ldmref.evaluate import estimate
+    >>> result = estimate(np.asarray([1.0, 3.0]))
+    >>> result.mean, round(result.half_width, 1)
+    (2.0, 12.7)
     """
     from scipy.special import stdtrit
 
@@ -61,8 +78,14 @@ def proportion(successes: np.ndarray) -> IntervalEstimate:
     Args:
         successes: One truth value per image, (n,), n >= 1.
 
-    >>> proportion(np.asarray([True] * 10)).low < 0.8
-    True
+    Returns:
+        The share, from 0 to 1, and its interval.
+
+    >>> import numpy as np
+    >>> from ldmref.evaluate import proportion
+    >>> result = proportion(np.asarray([True] * 10))
+    >>> result.mean, round(result.low, 2), result.high
+    (1.0, 0.72, 1.0)
     """
     n = len(successes)
     p = float(np.mean(successes))

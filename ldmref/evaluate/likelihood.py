@@ -17,7 +17,7 @@ from ldmref.math.likelihood import Derivative, flow_log_likelihood, hutchinson_d
 from ldmref.math.reverse import sigma_flow
 from ldmref.math.snr import log_snr
 from ldmref.math.variational import normal_log_density
-from ldmref.samplers.loop import Denoiser
+from ldmref.samplers.interfaces import Denoiser
 
 # (xt, t) -> the prediction of x0 and, if the variance is learned, v of `learned_range_logvar`
 Predict = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
@@ -42,7 +42,8 @@ def chain_bound(
     Args:
         x0: Clean data, (n, ...).
         alphas_cumprod: Products of alphas by timestep, (T,) float64.
-        predict: `predict(xt, t)` with x_t in variance-preserving scale and timesteps (n,) counted
+        predict: `predict(xt, t)` returns the prediction of x0, shape of `x0`, and None or v of
+            a learned variance; xt is in variance-preserving scale and t, (n,), counts timesteps
             from 0.
         variance_type: Variance of the reverse steps, see `bound_term`.
         timesteps: Number of terms, >= 1; with T - 1 or more each term is computed once.
@@ -50,6 +51,18 @@ def chain_bound(
 
     Returns:
         Nats for each example, (n,): "prior" L_T, "denoising", "first step" L_0.
+
+    >>> import numpy as np
+    >>> from ldmref.evaluate import chain_bound
+    >>> from ldmref.math import alphas_cumprod, linear_betas
+    >>> alpha_bar = alphas_cumprod(linear_betas(50))
+    >>> def predict(xt, t):  # the exact denoiser of standard normal data
+    ...     return np.sqrt(alpha_bar[t])[:, None] * xt, None
+    >>> rng = np.random.default_rng(0)
+    >>> x0 = rng.standard_normal((4, 2))
+    >>> terms = chain_bound(x0, alpha_bar, predict, "fixed_small", 49, rng)
+    >>> sorted(terms), terms["prior"].shape
+    (['denoising', 'first step', 'prior'], (4,))
     """
     n = len(x0)
     total = len(alphas_cumprod) - 1
@@ -85,7 +98,7 @@ def flow_nats(
     rng: np.random.Generator,
     derivative: Derivative,
 ) -> np.ndarray:
-    r"""Return -log p(x0) under the probability flow of a denoiser, nats per example.
+    """Return -log p(x0) under the probability flow of a denoiser, nats per example.
 
     The flow is integrated by RK4 in even steps of log sigma, from the lowest to the highest sigma,
     at which x is assumed to be N(0, 1 + sigma^2). p is the density of data with noise of the lowest
@@ -94,14 +107,25 @@ def flow_nats(
     Args:
         x0: Clean data, (n, ...), in float32 for networks in float32.
         denoise: `denoise(x, sigma) -> x0` with x = x0 + sigma eps.
-        sigmas: The lowest and the highest sigma.
-        steps: Integration steps; each takes 4 (1 + 2 probes) evaluations.
+        sigmas: The lowest and the highest sigma, > 0.
+        steps: Number of integration steps, >= 1; each takes 4 (1 + 2 probes) evaluations.
         probes: Random sign vectors of the Skilling-Hutchinson estimate, the same at all times.
         rng: Generator of the probes.
         derivative: The product J v, such as `ldmref.math.directional_derivative`.
 
     Returns:
         (n,) float64; unbiased except for the errors of integration and of `derivative`.
+
+    >>> import numpy as np
+    >>> from ldmref.evaluate import flow_nats
+    >>> from ldmref.math import directional_derivative
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> x0 = np.asarray([[0.0], [2.0]])
+    >>> rng = np.random.default_rng(0)
+    >>> nats = flow_nats(x0, denoise, (0.01, 10.0), 20, 1, rng, directional_derivative)
+    >>> nats.round(2)  # x^2 / 2 + log(2 pi) / 2
+    array([0.92, 2.92])
     """
     velocity = sigma_flow(denoise)
     signs = (2.0 * rng.integers(0, 2, (probes, *x0.shape)) - 1.0).astype(x0.dtype)

@@ -11,8 +11,9 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.denoiser import model_denoiser
 from ldmref.samplers.config import LEARNED
 from ldmref.samplers.denoiser import TO_X0
-from ldmref.samplers.loop import Denoiser
-from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
+from ldmref.samplers.interfaces import Denoiser
+from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
+from ldmref.samplers.spacings import timesteps_at
 
 
 def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:

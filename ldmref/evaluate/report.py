@@ -13,10 +13,18 @@ SAME = 1e-9  # relative difference below which the two sides of an interval are 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured number.
+    """One measured number, as `evaluate` reports it.
 
-    `interval`: the ends of its 95 % confidence interval, or None. `count`: the number of images on
-    which it was measured.
+    Args:
+        name: Name of the quantity, such as "PSNR".
+        value: The number.
+        interval: The ends of its 95 % confidence interval; None without one.
+        unit: Its unit, such as "dB"; "" for a number without one.
+        count: The number of images on which it was measured.
+
+    >>> from ldmref.evaluate import Measurement
+    >>> Measurement("PSNR", 28.5, (28.0, 29.0), "dB", 64).unit
+    'dB'
     """
 
     name: str
@@ -28,7 +36,20 @@ class Measurement:
 
 @dataclass
 class Section:
-    """A group of measurements of `count` images, with a title and a note."""
+    """A group of measurements, with a title and a note.
+
+    Args:
+        title: The title.
+        note: A sentence about all measurements; "" for none.
+        count: The number of images that are measured.
+        rows: The measurements.
+
+    >>> from ldmref.evaluate import Section, to_lines
+    >>> section = Section("Reconstruction", "", 64)
+    >>> section.add("PSNR", 28.5, "dB")
+    >>> to_lines([section])
+    ['Reconstruction, 64 images', '  PSNR                                       28.5 dB']
+    """
 
     title: str
     note: str
@@ -36,7 +57,13 @@ class Section:
     rows: list[Measurement] = field(default_factory=list)
 
     def add(self, name: str, value: IntervalEstimate | float, unit: str = "") -> None:
-        """Append a measurement."""
+        """Append a measurement.
+
+        Args:
+            name: Name of the quantity.
+            value: A number, or an estimate with its interval and its own number of images.
+            unit: Its unit; "" for a number without one.
+        """
         if isinstance(value, IntervalEstimate):
             interval = None if math.isnan(value.low) else (value.low, value.high)
             self.rows.append(Measurement(name, value.mean, interval, unit, value.images))
@@ -45,7 +72,20 @@ class Section:
 
 
 def to_lines(sections: list[Section]) -> list[str]:
-    """Return lines of text; a measurement on fewer images than its section says so."""
+    """Return the measurements as text; one on fewer images than its section says so.
+
+    Args:
+        sections: The sections, from `evaluate`.
+
+    Returns:
+        Lines without line ends.
+
+    >>> from ldmref.evaluate import Section, to_lines
+    >>> section = Section("Reconstruction", "", 64)
+    >>> section.add("PSNR", 28.5, "dB")
+    >>> to_lines([section])
+    ['Reconstruction, 64 images', '  PSNR                                       28.5 dB']
+    """
     lines = []
     for section in sections:
         images = f"{section.count} images"
@@ -72,7 +112,20 @@ def _interval(row: Measurement) -> str:
 
 
 def to_dict(sections: list[Section]) -> dict[str, Any]:
-    """Return the measurements for JSON, by title and name; values that are not finite are None."""
+    """Return the measurements for JSON, by title and name.
+
+    Args:
+        sections: The sections, from `evaluate`.
+
+    Returns:
+        Nested dictionaries; values that are not finite, and missing intervals, are None.
+
+    >>> from ldmref.evaluate import Section, to_dict
+    >>> section = Section("Reconstruction", "", 64)
+    >>> section.add("PSNR", 28.5, "dB")
+    >>> to_dict([section])
+    {'Reconstruction': {'PSNR': {'value': 28.5, 'interval': None, 'unit': 'dB', 'images': 64}}}
+    """
     return {
         section.title: {
             row.name: {

@@ -26,14 +26,18 @@ class EvaluationSettings:
     """The amount of computation of `evaluate`.
 
     Args:
-        images: Random images of the data that are measured.
+        images: Number of random images of the data that are measured, >= 2.
         timesteps: Timesteps per image at which terms of the bound are computed.
         flow_images: Images whose exact likelihood is computed; 0: none.
         flow_steps: Integration steps of the exact likelihood.
         samples: Images that the model generates; 0 or 1: no distances and no retrieval.
         conditional: Whether the likelihood is conditional on the captions.
         seed: Seed of the choice of images and of all random numbers.
-        batch: Images that are computed at once.
+        batch: Number of images that are computed at once.
+
+    >>> from ldmref.evaluate import EvaluationSettings
+    >>> EvaluationSettings(images=16, flow_images=0).timesteps
+    50
     """
 
     images: int = 64
@@ -53,14 +57,15 @@ def evaluate(
     folder: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Section]:
-    """Measure a model on images: reconstruction, likelihood, distances of samples, retrieval.
+    r"""Measure a model on images: reconstruction, likelihood, distances of samples, retrieval.
 
     Args:
         model: The model, such as `ldmref.load(path)` returns.
-        data: Images of the model's size, such as `ldmref.training.load_dataset` returns.
+        data: Images of the model's size, (n, 3, size, size) uint8, such as
+            `ldmref.training.load_dataset` returns.
         settings: How much is measured.
         folder: The model's folder. If it contains a classifier, distances are measured in the
-            classifier's features; without one they are left out.
+            classifier's features; without one they are left out. None: there is none.
         log: Called with a line about what is measured next, or is left out.
 
     Returns:
@@ -75,7 +80,7 @@ def evaluate(
     >>> from ldmref.training import DataConfig, load_dataset
     >>> data = load_dataset(DataConfig("photos", size=128))  # doctest: +SKIP
     >>> sections = evaluate(ldmref.load(), data, EvaluationSettings(16))  # doctest: +SKIP
-    >>> print(*to_lines(sections), sep="\\n")  # doctest: +SKIP
+    >>> print(*to_lines(sections), sep="\n")  # doctest: +SKIP
     """
     if model.config.image_channels:
         message = f"{model.config.name!r} needs an image as input and cannot be evaluated"

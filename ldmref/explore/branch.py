@@ -69,8 +69,9 @@ def branch_run(
             the description of a branch (`meta["branch"]`).
         step: The number of steps that the branch keeps, from 0 to n - 1.
         attention: Whether to record attention.
-        callback: Called after every step, those of the trunk included.
+        callback: Called after every step, those of the trunk included. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+            None: the run cannot be cancelled.
         changes: The parameters to change: prompt, negative_prompt, cfg_scale, guidance, sampler,
             eta, schedule, steps, sigmas, clip_skip, prompt_weights, long_prompts.
 

@@ -44,6 +44,14 @@ class ConvergedImage:
         change: The largest change of the end of an interval by its last refinement.
         converged: Whether it is within the tolerance.
         evaluations: Evaluations of the denoiser.
+
+    >>> import ldmref
+    >>> from ldmref.explore import converged_image
+    >>> model = ldmref.random_model("tiny")
+    >>> params = {"prompt": "a cat", "seed": 1, "steps": 4}
+    >>> goal = converged_image(model, "txt2img", params)
+    >>> goal.latents.shape, goal.distance(goal.latents)
+    ((1, 4, 8, 8), 0.0)
     """
 
     image: Image.Image = field(repr=False)
@@ -54,7 +62,11 @@ class ConvergedImage:
     evaluations: int
 
     def distance(self, latents: np.ndarray) -> float:
-        """Return the root-mean-square distance of other final latents, (1, c, h, w)."""
+        """Return the root-mean-square distance of other final latents.
+
+        Args:
+            latents: (1, c, h, w), in variance-preserving scale, as `Result.latents`.
+        """
         return vp_distance(latents, self.latents, 0.0)
 
 
@@ -85,16 +97,22 @@ def converged_image(
         tolerance: The largest change of the end of one of 16 intervals by the last doubling of
             its substeps, rms in variance-preserving scale, > 0.
         refine: The largest number of substeps of an interval, from 2 on.
-        cache: Images that were computed before, by what they depend on; it gets this one. One for
-            each model.
-        callback: Called with `step` and `steps`, the evaluations done and planned.
-        cancel: A `threading.Event`; once it is set, `Cancelled` is raised.
+        cache: Images that were computed before, by what they depend on; it gets this one. One
+            for each model. None: nothing is kept.
+        callback: Called with `step` and `steps`, the evaluations done and planned. None:
+            nothing is called.
+        cancel: A `threading.Event`; once it is set, `Cancelled` is raised. None: the run cannot
+            be cancelled.
+
+    Returns:
+        The image, its latents, and whether it has converged.
 
     Raises:
         UsageError: A parameter is wrong, there are several images, or the run jumps (`resample`).
         Cancelled, NumericError, ResourceError: See `ldmref.errors`.
 
     >>> import ldmref
+    >>> from ldmref.explore import converged_image
     >>> model = ldmref.random_model("tiny")
     >>> converged_image(model, "txt2img", {"prompt": "a cat", "seed": 1}).image.size
     (16, 16)

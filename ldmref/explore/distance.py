@@ -21,6 +21,14 @@ class Truth:
             an interval by its last refinement), `total_change` (the sum over all intervals),
             `tolerance`, `converged`, `substeps` (of each interval), `evaluations` of the denoiser,
             `stochastic` (whether the sampler adds noise).
+
+    >>> import ldmref
+    >>> from ldmref import explore
+    >>> model = ldmref.random_model("tiny")
+    >>> record = explore.record_run(model, prompt="a red cat", seed=1, steps=3)
+    >>> truth = explore.truth_line(model, record, tolerance=0.5)
+    >>> truth.states.shape, truth.description["stochastic"]
+    ((4, 4, 8, 8), False)
     """
 
     states: np.ndarray = field(repr=False)
@@ -45,7 +53,7 @@ class Truth:
     def from_tensors(
         cls, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> Truth | None:
-        """Return the truth of a record's tensors; None if it has none."""
+        """Return the truth of the `tensors` and `meta` of a record; None if it has none."""
         if not {"truth", "truth_distance", "local_error"} <= {*tensors}:
             return None
         described = meta.get("truth")

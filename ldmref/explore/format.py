@@ -43,17 +43,24 @@ class RunRecord:
     Args:
         x: The states x = x0 + sigma eps before each step and at the end, (n + 1, c, h, w) float32.
         x0: The guided prediction of the first evaluation of each step, (n, c, h, w) float32.
-        x0_uncond, x0_cond: The predictions without and with the prompt; None if the guidance never
-            computed one, NaN in steps in which it did not.
+        x0_uncond: The predictions without the prompt, (n, c, h, w) float32, NaN in steps in which
+            the guidance did not compute one; None if it never did.
+        x0_cond: The predictions with the prompt, as `x0_uncond`, (n, c, h, w) float32 or None.
         sigmas: The noise levels of `x`, (n + 1,) float64.
         attention: The map of each word at each step, (n, words, h', w') float16; None without
             words. `ldmref.explore.attention` has the formula.
         image: The finished image.
-        preview: The linear preview of the model's latents, if one is known.
+        preview: The linear preview of the model's latents; None if none is known.
         training_alpha_bar: alpha-bar of every training timestep, (T,) float64.
         meta: Parameters and descriptions, JSON-able.
         inputs: What the run was given and its parameters do not hold: images and arrays by name.
-        truth: The converged trajectory and the errors of the run, if they were computed.
+        truth: The converged trajectory and the errors of the run. None: they were not computed.
+
+    >>> import ldmref
+    >>> from ldmref.explore import record_run
+    >>> record = record_run(ldmref.random_model("tiny"), prompt="a red cat", seed=1, steps=3)
+    >>> record.x.shape, record.sigmas.shape, [word.text for word in record.words]
+    ((4, 4, 8, 8), (4,), ['a', 'red', 'cat'])
     """
 
     x: np.ndarray = field(repr=False)
@@ -85,7 +92,7 @@ class RunRecord:
         return [PromptWord(word["text"], tuple(word["tokens"])) for word in self.meta["words"]]
 
     def with_truth(self, truth: Truth) -> RunRecord:
-        """Return the record with the result of `truth_line`, which it saves."""
+        """Return the record with `truth`, the result of `truth_line`, which it saves."""
         return replace(self, truth=truth, meta=self.meta | {"truth": truth.description})
 
     def word_map(self, text: str) -> np.ndarray:
@@ -93,6 +100,9 @@ class RunRecord:
 
         Case is ignored; a word that occurs several times has the sum of its maps. The map of a word
         that is not in the prompt is 0 everywhere: it has no tokens that a pixel could attend to.
+
+        Args:
+            text: The word, as in the prompt.
 
         Raises:
             UsageError: The run was recorded without attention.
@@ -109,7 +119,7 @@ class RunRecord:
         return buffer.getvalue()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the record; the file appears complete or not at all.
+        """Write the record, and return its path; the file appears complete or not at all.
 
         Args:
             path: A name, usually with the ending .safetensors.
@@ -180,6 +190,12 @@ def load_record(source: str | Path | bytes) -> RunRecord:
 
     Raises:
         InputError: There is no such file, it is damaged, or it is not a run record.
+
+    >>> import ldmref
+    >>> from ldmref.explore import load_record, record_run
+    >>> record = record_run(ldmref.random_model("tiny"), prompt="a red cat", seed=1, steps=3)
+    >>> load_record(record.to_bytes())
+    <RunRecord of txt2img: 'a red cat', 3 steps>
     """
     if isinstance(source, bytes):
         content = source

@@ -55,7 +55,22 @@ class GridCell:
 
 @dataclass(frozen=True, eq=False)
 class ImageGrid:
-    """A finished grid: rows of cells, one row for each value of `y`."""
+    """A finished grid: rows of cells, one row for each value of `y`.
+
+    Args:
+        mode: The mode of the images.
+        x: Name and values of the parameter that differs between columns.
+        y: Name and values of the parameter that differs between rows; None for a single row.
+        cells: The images with their parameters, by row and column.
+
+    >>> import ldmref
+    >>> from ldmref.explore import make_grid
+    >>> grid = make_grid(
+    ...     ldmref.random_model("tiny"), ("steps", [2, 4]), prompt="a cat", seed=1, distance=False
+    ... )
+    >>> len(grid.cells), len(grid.cells[0]), grid.cells[0][1].image.size
+    (1, 2, (16, 16))
+    """
 
     mode: str
     x: Axis

@@ -117,8 +117,18 @@ def plan_grid(
         parameters: The parameters that all cells share. Without a seed, all cells have the same
             random one.
 
+    Returns:
+        The plan; `count` is the number of its images, which `make_grid` generates.
+
     Raises:
         UsageError: An axis is not a parameter of the mode, or the values of a cell are wrong.
+
+    >>> from ldmref.explore import plan_grid
+    >>> from ldmref.models import preset
+    >>> scales = ("cfg_scale", [1, 5, 9])
+    >>> plan = plan_grid(preset("sd15"), ("steps", [10, 20]), scales, prompt="a cat")
+    >>> plan.count
+    6
     """
     axes = [read_axis(mode, axis) for axis in (x, y) if axis is not None]
     check_axes(axes, parameters)
@@ -157,16 +167,21 @@ def make_grid(
         y: Name and values of the parameter that differs between rows. None: a single row.
         mode: Mode of the images.
         distance: Whether to compute the distance of each image from the converged one.
-        callback: Called after every step with a `Progress`.
+        callback: Called after every step with a `Progress`. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+            None: the run cannot be cancelled.
         parameters: The parameters that all cells share. Without a seed, all cells have the same
             random one.
+
+    Returns:
+        The images with their parameters and distances.
 
     Raises:
         UsageError: An axis is not a parameter of the mode, or the values of a cell are wrong.
         Cancelled, NumericError, ResourceError: See `ldmref.errors`.
 
     >>> import ldmref
+    >>> from ldmref.explore import make_grid
     >>> model = ldmref.random_model("tiny")
     >>> make_grid(model, ("steps", [2, 4]), ("sampler", ["euler", "heun"]), prompt="a cat", seed=1)
     <Grid of txt2img: steps and sampler, 2 x 2 images>

@@ -56,7 +56,19 @@ def find_preview(vae: AutoencoderConfig) -> PreviewMatrix | None:
 
 
 def has_preview(model: LatentDiffusion | ModelConfig) -> bool:
-    """Return whether a linear preview of the model's latents is known."""
+    """Return whether a linear preview of the model's latents is known.
+
+    Args:
+        model: A model, or its configuration.
+
+    Returns:
+        True or False.
+
+    >>> from ldmref.explore import has_preview
+    >>> from ldmref.models import preset
+    >>> has_preview(preset("sd15")), has_preview(preset("tiny"))
+    (True, False)
+    """
     return preview_matrix(model) is not None
 
 
@@ -66,7 +78,12 @@ def preview_matrix(model: LatentDiffusion | ModelConfig) -> PreviewMatrix | None
     Args:
         model: A model, or its configuration.
 
+    Returns:
+        The matrix (3, c) and bias (3,) from latents to red, green and blue in [0, 1]; None if none
+        is known.
+
     >>> import ldmref
+    >>> from ldmref.explore import preview_matrix
     >>> preview_matrix(ldmref.load()).matrix.shape
     (3, 16)
     """
@@ -92,10 +109,15 @@ def preview_images(model: LatentDiffusion, latents: np.ndarray) -> list[Image.Im
         model: The model; its networks are not used.
         latents: Scaled clean latents on the host, (n, c, h, w), such as `Progress.x0`.
 
+    Returns:
+        n images (RGB) of w x h pixels.
+
     Raises:
         UsageError: No linear preview of the model's latents is known.
 
     >>> import ldmref
+    >>> import numpy as np
+    >>> from ldmref.explore import preview_images
     >>> [image.size for image in preview_images(ldmref.load(), np.zeros((2, 16, 16, 16)))]
     [(16, 16), (16, 16)]
     """

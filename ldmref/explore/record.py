@@ -39,8 +39,9 @@ def record_run(
         mode: A mode that samples: any except for `invert`.
         attention: Whether to record a map of cross-attention for each word. On a backend that
             compiles networks this takes a second evaluation per step, which is not compiled.
-        callback: Called after every step with a `Progress`.
+        callback: Called after every step with a `Progress`. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+            None: the run cannot be cancelled.
         parameters: Those of the mode, all by name; one image.
 
     Returns:

@@ -65,8 +65,13 @@ def truth_line(
             variance-preserving scale, > 0.
         refine: The largest number of substeps of an interval, from 2 on; `Truth.converged` says
             whether it was enough.
-        callback: Called with `step` and `steps`, the evaluations done and planned.
-        cancel: A `threading.Event`; once it is set, `Cancelled` is raised.
+        callback: Called with `step` and `steps`, the evaluations done and planned. None:
+            nothing is called.
+        cancel: A `threading.Event`; once it is set, `Cancelled` is raised. None: the run cannot
+            be cancelled.
+
+    Returns:
+        The converged states, the distances and the errors of the steps.
 
     Raises:
         UsageError: An argument is wrong, the run jumps (`resample`), or the record lacks what the
@@ -78,7 +83,7 @@ def truth_line(
     >>> model = ldmref.random_model("tiny")
     >>> record = explore.record_run(model, prompt="a red cat", seed=1, steps=3)
     >>> truth = explore.truth_line(model, record, tolerance=0.5)
-    >>> truth.distance.shape, truth.local_error.shape, truth.distance[0]
+    >>> truth.distance.shape, truth.local_error.shape, float(truth.distance[0])
     ((4,), (3,), 0.0)
     """
     check_callbacks(callback, cancel)  # type: ignore[arg-type]

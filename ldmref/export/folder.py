@@ -50,8 +50,13 @@ class ExportedFile:
         network: Its name: text_encoder, unet, vae_decoder, ...
         file: The ONNX file, relative to the folder.
         bytes: Size of the file and of its weights.
-        inputs: AnyShape of each input by name; open sizes are names.
-        outputs: AnyShape of each output by name; open sizes are names, or None.
+        inputs: Shape of each input by name; open sizes are names.
+        outputs: Shape of each output by name; open sizes are names, or None.
+
+    >>> from ldmref.export import ExportedFile
+    >>> size = ["batch", 4, "height", "width"]
+    >>> ExportedFile("unet", "unet/model.onnx", 1000, {"sample": size}, {"out_sample": size}).file
+    'unet/model.onnx'
     """
 
     network: str
@@ -98,6 +103,7 @@ def export_onnx(
         BackendUnavailable: The package onnx is not installed.
 
     >>> import ldmref, tempfile
+    >>> from ldmref.export import export_onnx
     >>> with tempfile.TemporaryDirectory() as parent:
     ...     files = export_onnx(ldmref.random_model("tiny"), f"{parent}/tiny")
     >>> [file.network for file in files]

@@ -35,6 +35,11 @@ class Checkpoint:
         compute_sha256: A function that computes `sha256`.
         ema: Whether the averaged weights of a training checkpoint are read; None if it has none.
         warnings: Warnings about the choice of the weights.
+
+    >>> from ldmref.io import open_checkpoint
+    >>> checkpoint = open_checkpoint("emoji")
+    >>> checkpoint.config.name, checkpoint.tensors["unet.conv_in.weight"].shape
+    ('emoji-128', (96, 16, 3, 3))
     """
 
     path: Path
@@ -90,16 +95,27 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a model and check that its tensors fit its configuration, without reading them.
 
-    The arguments and errors are those of `ldmref.load`.
-
     Args:
-        name: The model's name, file or folder.
-        config: A configuration for a single file.
-        tokenizer: The location of CLIP's vocabulary.
+        name: The model's name, file or folder, as for `ldmref.load`.
+        config: A configuration for a single file, as for `ldmref.load`. None: the family is
+            recognised.
+        tokenizer: The location of CLIP's vocabulary, as for `ldmref.load`. None: the model's
+            own folder, then the usual places.
         with_tokenizers: Whether to search for the tokenizers of layouts other than ldmref's own.
-        variant: The variant of the weights in a diffusers folder, such as `fp16`.
-        ema: Whether to read the averaged weights; None: the family's published default.
+        variant: The variant of the weights in a diffusers folder, such as `fp16`. None: the
+            files without a variant.
+        ema: Whether to read the averaged weights. None: the family's published default.
 
+    Returns:
+        The checkpoint; its tensors are read when they are used.
+
+    Raises:
+        InputError: There is no such model, or it is damaged.
+        UnsafeFileError: It is a pickle.
+        KeyMismatchError: Its tensors do not fit its configuration.
+        UsageError: A configuration, tokenizer, variant or average that the model does not take.
+
+    >>> from ldmref.io import open_checkpoint
     >>> open_checkpoint("emoji").config.unet.in_channels
     16
     """

@@ -34,10 +34,24 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
     `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in the local cache
     of Hugging Face (`ldmref.io.hub`) and, with `fetch`, downloaded into it.
 
+    Args:
+        name: The name of an embedded model, a path, or the name of a model in the cache of Hugging
+            Face.
+        fetch: Whether to download a model that the cache lacks.
+        variant: The variant of the weights to download, such as `fp16`. None: the files without a
+            variant.
+
+    Returns:
+        The path of a file or folder that exists.
+
     Raises:
         InputError: There is no such model, or it cannot be downloaded.
         UnsafeFileError: It is a pickle.
         BackendUnavailable: Downloading needs a package that is not installed.
+
+    >>> from ldmref.io import find_model
+    >>> find_model("emoji").name
+    'emoji'
     """
     if name in EMBEDDED:
         return embedded_folder(str(name))
@@ -107,7 +121,24 @@ def read_model_config(
 ) -> ModelConfig:
     """Return the configuration of a model, without reading its weights.
 
-    The arguments and errors are those of `ldmref.load`.
+    It takes milliseconds, and is what `modes.plan` needs.
+
+    Args:
+        name: The model's name, file or folder.
+        config: A configuration for a single file. None: the family is recognised.
+        ema: Whether the averaged weights must fit. None: the family's published default.
+
+    Returns:
+        The configuration of all networks.
+
+    Raises:
+        InputError: There is no such model, or it is damaged.
+        UsageError: A configuration for a model that has its own, or `ema=True` without averages.
+        KeyMismatchError: A single file fits no configuration.
+
+    >>> from ldmref.io import read_model_config
+    >>> read_model_config("emoji").defaults.width
+    128
     """
     path = find_model(name)
     if config is not None and path.is_dir():

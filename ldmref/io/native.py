@@ -174,12 +174,22 @@ def save_folder(
     Args:
         folder: The folder to write.
         config: The configuration.
-        params: A tree of arrays for each network.
+        params: A tree of arrays for each network of `model_spec`.
         tokenizers: One tokenizer per text encoder, or one for both.
-        dtype: The data type to store the weights in.
+        dtype: The data type to store the weights in, such as `numpy.float16`.
 
     Raises:
         OutputError: It cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import ldmref
+    >>> from ldmref.io import save_folder
+    >>> model = ldmref.random_model("tiny")
+    >>> folder = Path(tempfile.mkdtemp()) / "tiny"
+    >>> save_folder(folder, model.config, model.params, [model.tokenizer])
+    >>> ldmref.load(folder).config.name
+    'tiny'
     """
     flat = flatten(params)
     _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)

@@ -24,14 +24,20 @@ class Row:
             computation on the host ("step", "guidance").
         error: The largest difference relative to the largest value; infinite for other shapes.
         allowed: The largest error that counts as rounding.
-        floor: The error of ldmref in the port's number format, None if it was not needed.
-        bound: The error bound of the operation, relative; None if it has none.
-        inherited: The difference of the output from the reference trace, None without one.
+        floor: The error of ldmref in the port's number format. None: it was not needed.
+        bound: The error bound of the operation, relative. None: it has none.
+        inherited: The difference of the output from the reference trace. None: there is no such
+            trace.
         verdict: "equal", "noisy", "differs" or "not judged".
         cause: The known fault that explains the error.
-        explained: The error that remains with that fault.
+        explained: The error that remains with that fault. None: no known fault explains it.
         note: Layout, first NaN, wrong shape, or the reason why it was not judged.
         segment: For wiring, the part that is wrong: the layer before it and the operations since.
+
+    >>> from ldmref.locate import Row
+    >>> row = Row("unet.000", "conv_in", error=2e-3, allowed=1e-6, verdict="differs")
+    >>> row.name, round(row.excess)
+    ('unet.000/conv_in', 2000)
     """
 
     call: str
@@ -78,6 +84,12 @@ class DiffReport:
         port: The file or folder of the port's trace.
         dtype: The number format by which it was judged.
         notes: Remarks on the whole comparison.
+        seconds: The time that the comparison took.
+
+    >>> from ldmref.locate import DiffReport, Row
+    >>> report = DiffReport((Row("unet.000", "conv_in"), Row("unet.000", "mid", verdict="differs")))
+    >>> report.counts(), [row.name for row in report.faults]
+    ({'equal': 1, 'noisy': 0, 'differs': 1, 'not judged': 0}, ['unet.000/mid'])
     """
 
     rows: tuple[Row, ...]

@@ -49,17 +49,22 @@ def diff_traces(
     Args:
         port: The trace of the port.
         model: The model that the port ran, with parameters in float32.
-        reference: A trace of the same run, for the inherited differences.
+        reference: A trace of the same run, for the inherited differences. None: there are none.
         controlnets: The ControlNets of the run, in their order; without them, their calls are not
             judged.
-        dtype: The port's number format; None: as recorded.
-        progress: Called as `progress(calls done, calls, call)`.
+        dtype: The port's number format. None: as recorded.
+        progress: Called as `progress(calls done, calls, call)`. None: nothing is called.
+
+    Returns:
+        A row for each recorded layer, for what leads to its input, and for each computation of the
+        host.
 
     Raises:
         UsageError: The trace has no call of a network of the model, or of the host.
 
     >>> import numpy as np
     >>> import ldmref
+    >>> from ldmref.locate import diff_traces
     >>> from ldmref.trace import build_trace
     >>> model = ldmref.random_model("tiny")
     >>> x = np.ones((1, 4, 8, 8))

@@ -51,6 +51,10 @@ class Tool:
         schema: JSON schema of its arguments.
         call: `call(arguments, call)` returns the content of the answer; it raises `LdmrefError` for
             arguments that are not valid.
+
+    >>> from ldmref.mcp import Tool
+    >>> Tool("hello", "Greets.", {"type": "object"}, lambda arguments, call: []).describe()["name"]
+    'hello'
     """
 
     name: str
@@ -76,7 +80,18 @@ class RpcError(Exception):
 
 
 class Protocol:
-    """Answers messages with the given tools; safe to use from several threads."""
+    """Answers messages with the given tools; safe to use from several threads.
+
+    Args:
+        tools: The tools, with different names.
+
+    >>> from ldmref.mcp import Protocol, Tool
+    >>> hello = Tool("hello", "Greets.", {"type": "object"}, lambda arguments, call: [])
+    >>> protocol = Protocol([hello])
+    >>> answer = protocol.answer({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    >>> [tool["name"] for tool in answer["result"]["tools"]]
+    ['hello']
+    """
 
     def __init__(self, tools: Iterable[Tool]):
         self.tools = {tool.name: tool for tool in tools}
@@ -92,7 +107,8 @@ class Protocol:
 
         Args:
             message: A JSON-RPC message.
-            notify: Sends notifications to the client while the request is answered.
+            notify: Sends notifications to the client while the request is answered. None: they are
+                not sent.
         """
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
             return make_error(None, INVALID_REQUEST, "a message is an object with jsonrpc 2.0")

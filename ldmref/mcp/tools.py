@@ -52,8 +52,17 @@ def make_tools(
         schema: JSON schema of the parameters that `generate` takes.
         about: A sentence about the model and the prompts that it understands.
         run_code: Whether `check_formula` may run code that the client sends.
-        traces: `traces(request, call)` answers `diff_trace`; None: there is no such tool, because
-            the user did not allow a folder of traces.
+        traces: `traces(request, call)` answers `diff_trace`. None: there is no such tool,
+            because the user did not allow a folder of traces.
+
+    Returns:
+        The tools, for `Protocol`.
+
+    >>> from ldmref import modes
+    >>> from ldmref.mcp import make_tools
+    >>> tools = make_tools(lambda arguments, call: [], modes.schema("txt2img"), run_code=False)
+    >>> [tool.name for tool in tools]
+    ['generate_image', 'check_formula', 'where_implementations_differ']
     """
     formula = FormulaOrCodeRequest if run_code else FormulaRequest
     tools = [

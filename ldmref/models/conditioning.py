@@ -42,9 +42,16 @@ class Conditioning(NamedTuple):
     """The conditioning arrays of one batch; the first axis is the batch.
 
     Attributes:
-        context: Hidden states for cross-attention, (n, l, cross_attention_dim); None without it.
+        context: Hidden states for cross-attention, (n, l, cross_attention_dim); None for a U-Net
+            without cross-attention.
         pooled: Pooled text, (n, d), for `addition_embed_type` "text_time"; None otherwise.
         sizes: The six image sizes, (n, 6), for "text_time"; None otherwise.
+
+    >>> import numpy as np
+    >>> from ldmref.models import Conditioning
+    >>> conditioning = Conditioning(np.zeros((1, 77, 768)))
+    >>> conditioning.pooled is None
+    True
     """
 
     context: Array | CachedContext | None

@@ -25,37 +25,56 @@ Eps = Annotated[float, Range(0, 1)]
 class UNetConfig:
     """The denoising U-Net, which predicts eps, v or x0 of latents (n, z, h, w).
 
-    `out_channels` is z, or 2 z if the variance is also learned.
+    Args:
+        in_channels: Number of input channels: z, and those of an image that is joined to the
+            latents.
+        out_channels: Number of output channels: z, or 2 z if the variance is also learned.
+        sample_size: Height and width of the latents in training.
+        block_out_channels: Width of each level, from the highest resolution to the lowest; each
+            level halves height and width.
+        layers_per_block: Number of residual blocks per level; the decoder has one more.
+        attention_levels: Whether each level has attention.
+        attention: `cross`, transformers with self- and cross-attention, or `self`, attention blocks
+            without cross-attention.
+        num_heads: Number of attention heads of each level; the mid block uses the last.
+        transformer_layers_per_block: Number of transformer layers of each level; the mid block uses
+            the last.
+        cross_attention_dim: Width d of the hidden states of the text (n, l, d); 0 without text.
+        class_embed_type: `simple_projection` adds the last token of the text to the time embedding;
+            "" does not.
+        addition_embed_type: `text_time` adds pooled text and image sizes to the time embedding
+            (SDXL); "" does not.
+        addition_time_embed_dim: Width of the embedding of each of the six sizes.
+        projection_class_embeddings_input_dim: Width of pooled text and embedded sizes together.
+        use_linear_projection: Whether transformers project with a matrix instead of a 1 x 1
+            convolution.
+        resnet_time_scale_shift: `default` adds the time embedding; `scale_shift` scales and shifts
+            the second norm with it.
+        resnet_updown: Whether levels resample with residual blocks instead of convolutions.
+        norm_num_groups: Number of groups of every GroupNorm; it divides every width.
+        norm_eps: Number added to the variance in GroupNorm, in [0, 1].
+
+    >>> from ldmref.models import UNetConfig
+    >>> UNetConfig().block_out_channels  # Stable Diffusion 1
+    (320, 640, 1280, 1280)
     """
 
     in_channels: Width = 4
     out_channels: Width = 4
-    # latent height and width in training
     sample_size: Width = 64
-    # per level
     block_out_channels: Widths = (320, 640, 1280, 1280)
     layers_per_block: Layers = 2
-    # per level, whether it has attention
     attention_levels: Flags = (True, True, True, False)
-    # "self": attention blocks without cross-attention
     attention: Literal["cross", "self"] = "cross"
-    # per level; the mid block uses the last
     num_heads: Widths = (8, 8, 8, 8)
-    # per level; the mid block uses the last
     transformer_layers_per_block: Depths = (1, 1, 1, 1)
     cross_attention_dim: WidthOrZero = 768
-    # "simple_projection": the last token is added to the time embedding
     class_embed_type: Literal["", "simple_projection"] = ""
-    # "text_time": pooled text and image sizes are added to the time embedding (SDXL)
     addition_embed_type: Literal["", "text_time"] = ""
-    # width of the embedding of each of the six sizes
     addition_time_embed_dim: Width = 256
-    # pooled text and six sizes
     projection_class_embeddings_input_dim: Annotated[int, Range(1, 1048576)] = 2816
     use_linear_projection: bool = False
-    # "scale_shift": the time embedding scales and shifts norm2
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
-    # resample with residual blocks instead of convolutions
     resnet_updown: bool = False
     norm_num_groups: Width = 32
     norm_eps: Eps = 1e-5
@@ -65,8 +84,25 @@ class UNetConfig:
 class AutoencoderConfig:
     """The autoencoder between images (n, 3, H, W) and latents (n, latent_channels, h, w).
 
-    KL (`codebook_size` 0), or VQ with `codebook_size` vectors. `latent_activation`: "sigmoid" for
-    latents in (0, 1), as in sparse autoencoders.
+    Args:
+        in_channels: Number of channels of the images that are encoded.
+        out_channels: Number of channels of the decoded images.
+        latent_channels: Number of channels z of the latents.
+        block_out_channels: Width of each level; between two levels, height and width are halved.
+        layers_per_block: Number of residual blocks per level; the decoder has one more.
+        attention_levels: Whether each level has attention; () for the mid block only.
+        mid_block_add_attention: Whether the mid block has attention.
+        codebook_size: Number of vectors of a VQ autoencoder; 0 for a KL autoencoder.
+        latent_activation: `sigmoid` for latents in (0, 1), as in sparse autoencoders, or "".
+        norm_num_groups: Number of groups of every GroupNorm; it divides every width.
+        norm_eps: Number added to the variance in GroupNorm, in [0, 1].
+        scaling_factor: Factor of the latents that the U-Net sees: latents = scaling_factor * z.
+        preview: Linear map from latents to red, green and blue in [0, 1]: for each colour a weight
+            per channel and a bias, 3 (z + 1) numbers; () for none.
+
+    >>> from ldmref.models import AutoencoderConfig
+    >>> AutoencoderConfig().factor  # pixels per latent cell
+    8
     """
 
     in_channels: Width = 3
@@ -74,16 +110,13 @@ class AutoencoderConfig:
     latent_channels: Width = 4
     block_out_channels: Widths = (128, 256, 512, 512)
     layers_per_block: Layers = 2
-    # per level, whether it has attention; (): the mid block only
     attention_levels: Annotated[tuple[bool, ...], Length(0, 10)] = ()
     mid_block_add_attention: bool = True
     codebook_size: Annotated[int, Range(0, 10_000_000)] = 0
     latent_activation: Literal["", "sigmoid"] = ""
     norm_num_groups: Width = 32
     norm_eps: Eps = 1e-6
-    # latents = scaling_factor * z
     scaling_factor: Annotated[float, Range(1e-9, 1e9)] = 0.18215
-    # linear preview of latents, for red, green and blue in [0, 1]: a weight per channel, and a bias
     preview: Annotated[tuple[float, ...], Length(0, 100_000), Range(-1e9, 1e9)] = ()
 
     @property
@@ -96,12 +129,28 @@ class AutoencoderConfig:
 class TextConfig:
     """The text encoder: token ids (n, l) to hidden states (n, l, hidden_size).
 
-    Possible values of `model_type`:
+    Args:
+        model_type: `clip`, CLIP's text transformer; `ldmbert`, the transformer encoder of the
+            latent diffusion paper; `class`, an embedding table with a row per class, whose last row
+            is the null class; or `none`, an unconditional model.
+        vocab_size: Number of tokens, or of classes with the null class.
+        hidden_size: Width of the hidden states.
+        intermediate_size: Width of the feed-forward layers.
+        num_hidden_layers: Number of transformer layers.
+        num_attention_heads: Number of attention heads.
+        head_dim: Width of a head of `ldmbert`; 0: hidden_size / num_attention_heads.
+        max_position_embeddings: Number of tokens l that the encoder reads at once.
+        class_names: The prompts that name the classes of `class`; their numbers also work.
+        hidden_act: Activation of the feed-forward layers, `gelu` or `quick_gelu`.
+        layer_norm_eps: Number added to the variance in LayerNorm, in [0, 1].
+        projection_dim: Width of the pooled output; 0: no pooled output.
+        eos_token_id: The token to pool; 2: the token with the largest id (old files).
+        skipped_layers: Number of final layers left out of the hidden states: 1 in SDXL.
+        final_norm: Whether the final norm is applied to the hidden states: not in SDXL.
 
-    - "clip": CLIP's text transformer.
-    - "ldmbert": the transformer encoder of the latent diffusion paper.
-    - "class": an embedding table with a row per class; the last row is the null class.
-    - "none": an unconditional model.
+    >>> from ldmref.models import TextConfig
+    >>> TextConfig().max_position_embeddings
+    77
     """
 
     model_type: Literal["clip", "ldmbert", "class", "none"] = "clip"
@@ -110,57 +159,81 @@ class TextConfig:
     intermediate_size: Width = 3072
     num_hidden_layers: Annotated[int, Range(1, 256)] = 12
     num_attention_heads: Width = 12
-    # for "ldmbert"; 0: hidden_size / num_attention_heads
     head_dim: WidthOrZero = 0
     max_position_embeddings: Width = 77
-    # for "class": the prompts that name the classes; their numbers also work
     class_names: tuple[str, ...] = ()
     hidden_act: Literal["gelu", "quick_gelu"] = "quick_gelu"
     layer_norm_eps: Eps = 1e-5
-    # width of the pooled output; 0: no pooled output
     projection_dim: WidthOrZero = 0
-    # the token to pool; 2: the token with the largest id (old files)
     eos_token_id: Annotated[int, Range(0, 10_000_000)] = 49407
-    # final layers left out of the hidden states: 1 in SDXL
     skipped_layers: Annotated[int, Range(0, 255)] = 0
-    # apply the final norm to the hidden states: not in SDXL
     final_norm: bool = True
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """The values that None stands for in `ldmref.modes`."""
+    """The values that None stands for in `ldmref.modes`.
+
+    Args:
+        steps: Number of sampler steps.
+        cfg_scale: Guidance scale.
+        inpaint_cfg_scale: Guidance scale of inpainting; 0: `cfg_scale`.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        one_size: Whether images of other sizes are incoherent because the model has few latent
+            cells.
+
+    >>> from ldmref.models import Defaults
+    >>> Defaults(width=512, height=512).is_near(768, 512)
+    True
+    """
 
     steps: Annotated[int, Range(1, 100_000)] = 50
     cfg_scale: Annotated[float, Range(-1e6, 1e6)] = 7.5
-    # for inpainting; 0: `cfg_scale`
     inpaint_cfg_scale: Annotated[float, Range(-1e6, 1e6)] = 0.0
     width: Width = 512
     height: Width = 512
-    # images of other sizes are incoherent, because the model has few latent cells
     one_size: bool = False
 
     def is_near(self, width: int, height: int) -> bool:
-        """Return whether each side is within a factor of 2 of training; 1.4 with `one_size`."""
+        """Return whether `width` and `height` are near those of training.
+
+        Each is within a factor of 2, or 1.4 with `one_size`.
+        """
         most = 1.4 if self.one_size else 2.0
         return all(1 / most <= r <= most for r in (width / self.width, height / self.height))
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A latent diffusion model: three networks, their forward process and defaults."""
+    """A latent diffusion model: its networks, their forward process and defaults.
+
+    Args:
+        name: Name of the model, which images record.
+        unet: The denoising network.
+        vae: The autoencoder.
+        text_encoder: The text encoder, or that of classes.
+        text_encoder_2: SDXL's second text encoder, which also computes the pooled output. None: the
+            model has one.
+        concat: The image that is joined to the noisy latents: see `image_channels`.
+        segmentation_classes: Number of classes, for `concat` "segmentation".
+        zero_empty_negative: Whether an empty negative prompt is embedded as zeros.
+        scheduler: The forward process of the training, and the sampler's defaults.
+        defaults: The values that None stands for in `ldmref.modes`.
+
+    >>> from ldmref.models import preset
+    >>> config = preset("sd15")
+    >>> config.size_multiple, config.max_clip_skip, config.image_channels
+    (8, 11, 0)
+    """
 
     name: str = "model"
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
-    # SDXL's second text encoder, which also computes the pooled output
     text_encoder_2: TextConfig | None = None
-    # the image concatenated to the noisy latents: see `image_channels`
     concat: Literal["", "masked_image", "low_resolution", "segmentation"] = ""
-    # for concat "segmentation"
     segmentation_classes: WidthOrZero = 0
-    # embed an empty negative prompt as zeros
     zero_empty_negative: bool = False
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     defaults: Defaults = field(default_factory=Defaults)

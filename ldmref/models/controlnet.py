@@ -30,9 +30,17 @@ ZERO = ("controlnet_down_blocks", "controlnet_mid_block", f"{HINT}.conv_out")
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """The U-Net whose encoder is copied, and the hint encoder's channels and widths.
+    """The configuration of a ControlNet.
 
-    The hint encoder downsamples by 2 between two widths.
+    Args:
+        unet: The U-Net whose encoder is copied.
+        conditioning_channels: Number of channels of the hint, an image.
+        conditioning_embedding_out_channels: Widths of the hint encoder, which downsamples by 2
+            between two of them.
+
+    >>> from ldmref.models import ControlNetConfig
+    >>> ControlNetConfig().factor  # from pixels to latents
+    8
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -136,6 +144,26 @@ class ControlNet:
     """A ControlNet on one backend; `ldmref.load_controlnet` returns one.
 
     Its methods return arrays of the backend and accept these or NumPy's.
+
+    Args:
+        backend: The backend on which it computes.
+        config: Its configuration.
+        params: A tree of arrays, by the names of diffusers' ControlNetModel.
+        name: Its name, for messages and records.
+        sha256: SHA-256 of its file; "" without one.
+
+    >>> import numpy as np
+    >>> import ldmref
+    >>> from ldmref.models import ControlNet, ControlNetConfig
+    >>> from ldmref.models.controlnet import init_from_unet
+    >>> model = ldmref.random_model("tiny")
+    >>> config = ControlNetConfig(model.config.unet, 3, (4, 8))
+    >>> net = ControlNet(model.backend, config, init_from_unet(model.params["unet"], config))
+    >>> hint = net.encode_hint(np.zeros((1, 3, 16, 16), np.float32))
+    >>> context = model.encode_text(["a red cat"])
+    >>> residuals = net.residuals(np.zeros((1, 4, 8, 8), np.float32), np.array([10]), context, hint)
+    >>> residuals.mid.shape
+    (1, 32, 4, 4)
     """
 
     def __init__(
@@ -154,14 +182,21 @@ class ControlNet:
         self._compiled = CompiledNetworks()
 
     def with_backend(self, ops: Backend) -> ControlNet:
-        """Return a copy that shares all parameters, on a backend that wraps this one."""
+        """Return a copy that shares all parameters, on `ops`, a backend that wraps this one."""
         other = copy.copy(self)
         other.backend = ops
         other._compiled = CompiledNetworks()
         return other
 
     def encode_hint(self, hint: Array) -> Array:
-        """Encode hints, (n, 3, H, W) in [0, 1]; the features do not depend on the step."""
+        """Return the features of the hints, which do not depend on the step.
+
+        Args:
+            hint: Images, (n, 3, H, W) in [0, 1].
+
+        Returns:
+            (n, c, H/f, W/f), with c the width of the U-Net's first level.
+        """
         with self.backend.inference():
             network = self._compiled.get(self.backend, encode_hint, self.params)
             return network(self.backend.own("hint", hint))
@@ -169,13 +204,13 @@ class ControlNet:
     def residuals(
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
     ) -> Residuals:
-        """Compute the residuals for one step.
+        """Return the residuals of one step, which the U-Net adds to its skip connections.
 
         Args:
             x: Noisy latents, (n, c, h, w).
             t: Training timesteps, (n,).
-            context: As for `LatentDiffusion.unet`.
-            hint: Features from `encode_hint`.
+            context: Hidden states (n, l, d), or a `Conditioning`, as for `LatentDiffusion.unet`.
+            hint: Features from `encode_hint`, (n, c, h, w).
         """
         ops = self.backend
         x = ops.own("x", x)

@@ -6,31 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.math.divergence import reparameterize
-from ldmref.models.autoencoder import decode, encode
 from ldmref.models.conditioning import Conditioning, convert_conditioning
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.image_networks import ImageNetworks
 from ldmref.models.learned_words import add_learned_words
-from ldmref.models.networks import Networks, model_spec
-from ldmref.models.rescaler import rescaler
+from ldmref.models.networks import model_spec
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.text import EncodedText, encode_tokens
-from ldmref.models.tiling import decode_tiled
 from ldmref.models.unet import Residuals, convert_residuals, unet
 from ldmref.prompts.textual_inversion import Embedding
-from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens, tokenize_for_encoders
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
+from ldmref.prompts.tokens import Tokens
 
 __all__ = ["TEXT_ENCODERS", "LatentDiffusion", "model_spec"]
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
-class LatentDiffusion(Networks):
+class LatentDiffusion(ImageNetworks):
     """A latent diffusion model on one backend; `ldmref.load` returns one.
 
     Its methods return arrays of the backend and accept these or NumPy's:
@@ -49,19 +45,21 @@ class LatentDiffusion(Networks):
     Args:
         backend: The backend that the networks run on.
         config: The configuration of all networks.
-        params: A tree of arrays for each network of `model_spec`.
+        params: A tree of arrays for each network of `model_spec`, NumPy's or of the backend.
         tokenizer: The tokenizer of the first text encoder.
         sha256: SHA-256 of the file that the parameters come from, or a function that computes it
             at the first use.
         tokenizer_2: The tokenizer of the second text encoder; None: the same as the first.
-        tiny_autoencoder: An autoencoder that replaces the model's own (TAESD).
+        tiny_autoencoder: An autoencoder that replaces the model's own (TAESD). None: the model
+            keeps its own.
         max_memory: The number of bytes that a request may take; None: no limit.
         max_seconds: The estimated time that a request may take; None: no limit.
-        modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`), which
-            every image records.
+        modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`),
+            which every image records. None: none.
         warnings: Warnings about the model's files, which every result repeats.
 
     >>> import ldmref
+    >>> import numpy as np
     >>> model = ldmref.random_model("tiny")
     >>> model
     <LatentDiffusion 'tiny' on <numpy backend, cpu, float32>>
@@ -88,11 +86,10 @@ class LatentDiffusion(Networks):
         modifications: Mapping[str, Any] | None = None,
         warnings: Sequence[str] = (),
     ):
-        super().__init__(backend, config, params, max_memory)
+        super().__init__(backend, config, params, max_memory, tiny_autoencoder)
         self._sha256 = sha256 if isinstance(sha256, str) else cache(sha256)  # shared by copies
         self.tokenizer = tokenizer
         self.tokenizer_2 = tokenizer_2
-        self.tiny_autoencoder = tiny_autoencoder
         self.max_seconds = max_seconds
         self.modifications = dict(modifications or {})
         self._warnings = tuple(warnings)
@@ -108,6 +105,9 @@ class LatentDiffusion(Networks):
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.
+
+        Args:
+            embeddings: Learned words, from `ldmref.io.read_embeddings`.
 
         Raises:
             UsageError: A word is already known or was made for other text encoders.
@@ -139,18 +139,28 @@ class LatentDiffusion(Networks):
         return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Return token ids (n, chunks, l), and warnings about words that were cut or not known."""
+        """Return the tokens of prompts, and warnings about words that were cut or not known.
+
+        Args:
+            prompts: A list of prompts.
+            options: How to treat long prompts and prompt weights. None: they are cut, without
+                weights.
+
+        Returns:
+            `Tokens`, whose `ids` are (n, chunks, l) int64.
+        """
         return self.tokenizer.tokenize(prompts, options)
 
     def encode_text(
         self, prompts: Sequence[str], clip_skip: int = 0, options: PromptOptions | None = None
     ) -> Array:
-        """Encode prompts as hidden states, the context of the U-Net.
+        """Return the hidden states of prompts, the context of the U-Net.
 
         Args:
             prompts: A list of prompts.
             clip_skip: The number of final layers of the text encoder to leave out.
-            options: How to treat long prompts and prompt weights.
+            options: How to treat long prompts and prompt weights. None: they are cut, without
+                weights.
 
         Returns:
             Hidden states, (n, l, d); l counts the tokens of all chunks.
@@ -165,7 +175,16 @@ class LatentDiffusion(Networks):
     def encode_prompts(
         self, prompts: Sequence[str], clip_skip: int, options: PromptOptions
     ) -> EncodedText:
-        """Encode prompts with every text encoder: hidden states, pooled output and tokens."""
+        """Return hidden states (n, l, d), pooled output (n, d) and tokens of all text encoders.
+
+        Args:
+            prompts: A list of prompts.
+            clip_skip: The number of final layers of the text encoders to leave out.
+            options: How to treat long prompts and prompt weights.
+
+        Raises:
+            UsageError: `clip_skip` leaves no layer, or a prompt is too long.
+        """
         configs = self.config.text_encoders
         most = self.config.max_clip_skip
         if not 0 <= clip_skip <= most:
@@ -178,75 +197,6 @@ class LatentDiffusion(Networks):
         with ops.inference():
             return encode_tokens(ops, configs, tokens, self._compile, clip_skip, weighted)
 
-    def encode_image(self, images: Array, noise: Array | None = None) -> Array:
-        """Encode images as scaled latents.
-
-        Args:
-            images: (n, 3, H, W) in [-1, 1]; H and W are multiples of `config.size_multiple`.
-            noise: Standard normal noise of the latents' shape, to sample from the posterior; None:
-                the posterior's mean. VQ autoencoders have no posterior, and `decode` rounds their
-                latents to the codebook.
-
-        Returns:
-            Scaled latents, (n, c, h, w).
-        """
-        if self.tiny_autoencoder is not None:
-            return self.tiny_autoencoder.encode(images)
-        ops = self.backend
-        noise = None if noise is None else ops.own("noise", noise)
-        with ops.inference():
-            mean, logvar = self._encode(ops.own("images", images))
-            z = mean if noise is None else reparameterize(mean, logvar, noise)
-            return z * self.config.vae.scaling_factor
-
-    def encode_posterior(self, images: Array) -> tuple[Array, Array]:
-        """Return mean and standard deviation of the scaled latents of images (n, 3, H, W)."""
-        ops = self.backend
-        if self.tiny_autoencoder is not None:
-            latents = self.tiny_autoencoder.encode(images)
-            return latents, ops.xp.zeros_like(latents)
-        with ops.inference():
-            mean, logvar = self._encode(ops.own("images", images))
-            scale = self.config.vae.scaling_factor
-            return mean * scale, ops.xp.exp(0.5 * logvar) * scale
-
-    def _encode(self, images: Array) -> tuple[Array, Array]:
-        return self._compile(encode, "vae")(self.config.vae, images)
-
-    def encode_segmentation(self, labels: Array) -> Array:
-        """Encode segmentation maps, (n, H, W) integers, as input channels (n, k, h, w)."""
-        ops = self.backend
-        classes = np.arange(self.config.segmentation_classes)
-        labels = ops.to_numpy(ops.own("labels", labels))
-        onehot = ops.asarray((labels[:, None] == classes[:, None, None]).astype(np.float32))
-        with ops.inference():
-            return self._compile(rescaler, "cond_stage")(onehot, self.config.vae.factor)
-
-    def decode(self, latents: Array, tile: int | None = None) -> Array:
-        """Decode scaled latents to images.
-
-        Args:
-            latents: Scaled latents, (n, c, h, w).
-            tile: The side in pixels of the overlapping tiles to decode one by one, which bounds
-                memory (`ldmref.models.tiling`); None: decode all at once.
-
-        Returns:
-            Images, (n, 3, H, W), approximately in [-1, 1].
-        """
-        if self.tiny_autoencoder is not None:
-            return self.tiny_autoencoder.decode(latents, tile)
-        ops = self.backend
-        config = self.config.vae
-        latents = ops.own("latents", latents)
-
-        def decoder(z: Array) -> Array:
-            return self._compile(decode, "vae")(config, z / config.scaling_factor)
-
-        with ops.inference():
-            if tile is None:
-                return decoder(latents)
-            return decode_tiled(ops, decoder, latents, config.factor, tile)
-
     def unet(
         self,
         latents: Array,
@@ -255,16 +205,17 @@ class LatentDiffusion(Networks):
         control: Residuals | None = None,
         identity_attention: Sequence[str] = (),
     ) -> Array:
-        """Predict eps, v or x0, as `config.scheduler.prediction_type` says.
+        """Return the prediction of eps, v or x0, as `config.scheduler.prediction_type` says.
 
         Args:
             latents: Noisy latents in variance-preserving scale, (n, c, h, w); for models that read
                 an image, with its channels after the latents'.
             t: Training timesteps, (n,), integers or floats.
             context: Hidden states from `encode_text`, (n, l, d), or a `Conditioning`, which SDXL
-                needs; None without cross-attention.
-            control: The output of ControlNets (`ldmref.models.controlnet`).
-            identity_attention: See `ldmref.models.unet.unet`.
+                needs. None: the U-Net has no cross-attention.
+            control: The output of ControlNets (`ControlNet.residuals`). None: none.
+            identity_attention: Parts of the U-Net, `down`, `mid` or `up`, whose self-attention maps
+                are replaced by the identity.
 
         Returns:
             The prediction, (n, c, h, w); `unet_output` also returns the learned variance.
@@ -280,7 +231,19 @@ class LatentDiffusion(Networks):
         control: Residuals | None = None,
         identity_attention: Sequence[str] = (),
     ) -> Array:
-        """Return the prediction and, with a learned variance, v of `learned_range_logvar`."""
+        """Return the whole output of the U-Net: with a learned variance, also v of
+        `learned_range_logvar`.
+
+        Args:
+            latents: As for `unet`, (n, c, h, w).
+            t: As for `unet`, (n,).
+            context: As for `unet`, (n, l, d). None: the U-Net has no cross-attention.
+            control: The output of ControlNets. None: none.
+            identity_attention: As for `unet`.
+
+        Returns:
+            (n, c, h, w), or (n, 2 c, h, w) with a learned variance.
+        """
         ops = self.backend
         latents = ops.own("latents", latents)
         t = ops.own("t", t)

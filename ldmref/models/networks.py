@@ -25,6 +25,17 @@ def model_spec(config: ModelConfig) -> dict[str, Spec]:
 
     The networks are `unet`, `vae`, `text_encoder` and, in SDXL, `text_encoder_2`. Models without
     prompts have no text encoder; models of segmentation maps also have `cond_stage`.
+
+    Args:
+        config: The configuration of the model.
+
+    Returns:
+        A tree of shapes, tuples of int, for each network.
+
+    >>> from ldmref.models import model_spec, preset
+    >>> spec = model_spec(preset("sd15"))
+    >>> list(spec), spec["unet"]["conv_in"]["weight"]
+    (['unet', 'vae', 'text_encoder'], (320, 4, 3, 3))
     """
     spec: dict[str, Spec] = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
     encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
@@ -79,12 +90,27 @@ class Networks:
     def estimate_memory(
         self, width: int, height: int, n: int = 1, tile: int | None = None
     ) -> MemoryEstimate:
-        """Estimate the memory that `n` images of that size take together."""
+        """Return an estimate of the memory that images take together, with the networks.
+
+        Args:
+            width: Width of an image in pixels.
+            height: Height of an image in pixels.
+            n: Number of images that are generated together.
+            tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
+                once.
+        """
         spec = model_spec(self.config)
         return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
 
     def limit_memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
         """Keep one network in memory at a time if all of them together exceed `max_memory`.
+
+        Args:
+            width: Width of an image in pixels.
+            height: Height of an image in pixels.
+            n: Number of images that are generated together.
+            tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
+                once.
 
         Raises:
             ResourceError: One network at a time also exceeds `max_memory`.
@@ -103,13 +129,13 @@ class Networks:
         self._offload = needs.peak_resident > self.max_memory
 
     def with_params(self, networks: Mapping[str, Params], ops: Backend) -> Self:
-        """Return a copy with other parameters of some networks, on an equivalent backend."""
+        """Return a copy with other parameters of some `networks`, on `ops`, an equal backend."""
         other = self.with_backend(ops)
         other.params = self.params.replaced(networks)
         return other
 
     def with_backend(self, ops: Backend) -> Self:
-        """Return a copy that shares all parameters, on a backend that wraps this one.
+        """Return a copy that shares all parameters, on `ops`, a backend that wraps this one.
 
         Such a backend records or checks each operation of the original one.
         """
@@ -118,7 +144,7 @@ class Networks:
         return other
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """Return (c, h, w), the shape of the latents of an image."""
+        """Return (c, h, w), the shape of the latents of an image of `width` x `height` pixels."""
         f = self.config.vae.factor
         return self.config.vae.latent_channels, height // f, width // f
 

@@ -32,6 +32,11 @@ class Params(dict[str, Any]):
     """A tree of parameters, or a part of it, whose keys are also attributes: `p.conv1.weight`.
 
     Networks only read it; it is an ordinary mutable dictionary.
+
+    >>> from ldmref.models import unflatten
+    >>> params = unflatten({"mid.resnets.0.bias": 1.0, "mid.resnets.1.bias": 2.0})
+    >>> params.mid.resnets["0"].bias, len(params.mid.resnets.items_in_order())
+    (1.0, 2)
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +56,18 @@ def numbered(children: Iterable[Spec]) -> Spec:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:
-    """Split the names of `flat` at the dots to build a nested tree."""
+    """Return the tree of parameters with these dotted names.
+
+    Args:
+        flat: Arrays, or anything else, by dotted name.
+
+    Returns:
+        A tree of `Params`, whose keys are also attributes; keys are strings, also those of lists.
+
+    >>> from ldmref.models import unflatten
+    >>> unflatten({"mid.weight": 1.0}).mid.weight
+    1.0
+    """
     tree = Params()
     for name, leaf in flat.items():
         *parents, last = name.split(".")
@@ -63,7 +79,19 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves by dotted name, the inverse of `unflatten`."""
+    """Return the leaves of a tree by dotted name, the inverse of `unflatten`.
+
+    Args:
+        tree: Nested dictionaries, such as `model.params["unet"]`.
+        prefix: Text before each name.
+
+    Returns:
+        A flat dictionary in the order of the tree.
+
+    >>> from ldmref.models import flatten
+    >>> flatten({"mid": {"weight": 1.0, "bias": 0.0}})
+    {'mid.weight': 1.0, 'mid.bias': 0.0}
+    """
     flat: dict[str, Any] = {}
     for name, child in tree.items():
         if isinstance(child, Mapping):

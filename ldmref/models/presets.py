@@ -169,14 +169,22 @@ _MODELS = (
     _SD2, _SD2_V, _inpainting(_SD2, "sd2-inpainting"), _SDXL,
 )  # fmt: skip
 PRESETS: dict[str, ModelConfig] = {config.name: config for config in _MODELS} | LDM_PRESETS
+"""The configuration of each model family by name, without weights: `PRESETS["sd15"]`."""
 
 
 def preset(name: str) -> ModelConfig:
     """Return the configuration with that name.
 
+    Args:
+        name: A name in `PRESETS`, such as "sd15".
+
+    Returns:
+        The configuration; `random_model(name)` builds a model with it.
+
     Raises:
         UsageError: There is none; the hint suggests the nearest name.
 
+    >>> from ldmref.models import preset
     >>> preset("sd15").unet.cross_attention_dim
     768
     """

@@ -28,9 +28,22 @@ LATENT_BOUND = 3.0  # the decoder soft-clips latents to (-3, 3)
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """The widths, and the number of residual blocks per level.
+    """The configuration of TAESD.
 
     Between two levels, the encoder downsamples and the decoder upsamples by 2.
+
+    Args:
+        in_channels: Number of channels of the images that are encoded.
+        out_channels: Number of channels of the decoded images.
+        latent_channels: Number of channels of the latents.
+        encoder_channels: Width of the encoder.
+        decoder_channels: Width of the decoder.
+        num_encoder_blocks: Number of residual blocks of each level of the encoder.
+        num_decoder_blocks: Number of residual blocks of each level of the decoder.
+
+    >>> from ldmref.models import TinyConfig
+    >>> TinyConfig().factor  # pixels per latent cell
+    8
     """
 
     in_channels: Width = 3
@@ -123,6 +136,21 @@ class TinyAutoencoder:
     """TAESD's encoder and decoder on one backend; `ldmref.load_taesd` returns one.
 
     Its methods return arrays of the backend and accept these or NumPy's.
+
+    Args:
+        backend: The backend on which it computes.
+        config: Its configuration.
+        params: A tree of arrays, by the names of diffusers' AutoencoderTiny.
+
+    >>> import numpy as np
+    >>> from ldmref.backends import get_backend
+    >>> from ldmref.models import TinyAutoencoder, TinyConfig
+    >>> from ldmref.models.params import init
+    >>> from ldmref.models.taesd import tiny_spec
+    >>> config = TinyConfig(encoder_channels=8, decoder_channels=8)
+    >>> taesd = TinyAutoencoder(get_backend("numpy"), config, init(tiny_spec(config)))
+    >>> taesd.decode(np.zeros((1, 4, 8, 8), np.float32)).shape
+    (1, 3, 64, 64)
     """
 
     def __init__(self, backend: Backend, config: TinyConfig, params: Mapping[str, Any]):
@@ -132,22 +160,25 @@ class TinyAutoencoder:
         self._compiled = CompiledNetworks()
 
     def with_backend(self, ops: Backend) -> TinyAutoencoder:
-        """Return a copy that shares all parameters, on a backend that wraps this one."""
+        """Return a copy that shares all parameters, on `ops`, a backend that wraps this one."""
         other = copy.copy(self)
         other.backend = ops
         other._compiled = CompiledNetworks()
         return other
 
     def encode(self, images: Array) -> Array:
-        """Encode images, (n, 3, H, W) in [-1, 1], as scaled latents (n, z, h, w)."""
+        """Return the scaled latents (n, z, h, w) of `images`, (n, 3, H, W) in [-1, 1]."""
         with self.backend.inference():
             network = self._compiled.get(self.backend, tiny_encode, self.params)
             return network(self.backend.own("images", images))
 
     def decode(self, latents: Array, tile: int | None = None) -> Array:
-        """Decode scaled latents (n, z, h, w) to images (n, 3, H, W), approximately in [-1, 1].
+        """Return the images of scaled latents, (n, 3, H, W), approximately in [-1, 1].
 
-        With `tile`, decode in overlapping tiles of that many pixels a side.
+        Args:
+            latents: Scaled latents, (n, z, h, w).
+            tile: The side in pixels of the overlapping tiles to decode one by one. None: all at
+                once.
         """
         ops = self.backend
         with ops.inference():

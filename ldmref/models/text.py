@@ -22,7 +22,7 @@ from ldmref.models.layers import (
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
-from ldmref.prompts.tokenizer import Tokens
+from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 
 

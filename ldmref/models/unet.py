@@ -91,6 +91,12 @@ class Residuals(NamedTuple):
         down: For the skip connections, (n, c_i, h_i, w_i); the first is for the output of
             `conv_in`.
         mid: For the output of the mid block, (n, c, h, w).
+
+    >>> import numpy as np
+    >>> from ldmref.models import Residuals
+    >>> residuals = Residuals((np.zeros((1, 16, 8, 8)),), np.zeros((1, 32, 4, 4)))
+    >>> len(residuals.down)
+    1
     """
 
     down: tuple[Array, ...]

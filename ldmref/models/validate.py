@@ -13,10 +13,21 @@ from ldmref.samplers.config import LEARNED
 
 
 def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
-    """Build a configuration from the dictionary of `ModelConfig.to_dict`, with every field checked.
+    """Return the configuration of the dictionary of `ModelConfig.to_dict`; it is checked.
+
+    Args:
+        data: Nested dictionaries, such as those of `config.to_dict()`; fields that are left out
+            have their defaults.
+
+    Returns:
+        The configuration, whose networks fit together.
 
     Raises:
         CorruptModelError: A field is unknown, or a value has the wrong type or range.
+
+    >>> from ldmref.models import config_from_dict, preset
+    >>> config_from_dict(preset("sd15").to_dict()) == preset("sd15")
+    True
     """
     with _naming_the_problem():
         config = read(ModelConfig, data)

@@ -16,8 +16,9 @@ from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.classifier import ClassifierConfig, classifier
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Params, tree_map
-from ldmref.samplers.loop import Denoiser
-from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
+from ldmref.samplers.interfaces import Denoiser
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import timesteps_at
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.images.pil import Source, read_image, to_array
-from ldmref.loading import load_controlnet
+from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
@@ -26,7 +26,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.unet import Residuals
 from ldmref.modes import validation
 from ldmref.modes.sizing import resize_image
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 
 MAX_CONTROLS = 16
 # A colon, except for that of a drive on Windows, which follows one letter and precedes a slash.
@@ -38,16 +38,19 @@ class Control:
     """A ControlNet, the image that it reads, its weight, and the steps in which it acts.
 
     Args:
-        net: From `ldmref.loading.load_controlnet`, or a folder or file to load for this call.
+        net: From `ldmref.load_controlnet`, or a folder or file to load for this call.
         image: Path, open file or Pillow image of the kind on which the net was trained (edges,
             depth, poses, ...). It is scaled and cropped to the size of the generated image. With
             `only_masked` it belongs to the whole image, and the net reads the region's part.
         weight: Factor of the net's outputs, from -10 to 10.
-        start, end: The fraction of the steps in which it acts, 0 <= start < end <= 1. It acts in
-            step i of n (from 0) if start <= i/n and (i + 1)/n <= end, as in diffusers.
+        start: The fraction of the steps at which it begins, 0 <= start < end.
+        end: The fraction of the steps at which it ends, start < end <= 1. It acts in step i of n
+            (from 0) if start <= i/n and (i + 1)/n <= end, as in diffusers.
 
-    Example:
-        `modes.txt2img(model, "a house", control=[modes.Control("canny", "edges.png", 0.8)])`
+    >>> from ldmref.modes import Control
+    >>> control = Control("canny", "edges.png", weight=0.8, end=0.5)  # the first half of the steps
+    >>> control.weight, control.start, control.end
+    (0.8, 0.0, 0.5)
     """
 
     net: ControlNet | str | Path

@@ -19,7 +19,7 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate of what a request takes.
+    """An estimate of what a request takes, made without computing it: `plan.estimate(model)`.
 
     Args:
         evaluations: Evaluations of the U-Net, summed over the images: per step and stage as many as
@@ -29,6 +29,12 @@ class Cost:
         memory: Peak memory in bytes, with all networks in memory.
         seconds: A lower bound: `flops` at the speed of a large convolution on the model's backend.
             Small images, reading weights, compiling and a busy machine take a multiple of it.
+
+    >>> import ldmref
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = ldmref.modes.plan("txt2img", model, prompt="a cat", steps=10, cfg_scale=5.0)
+    >>> plan.estimate(model).evaluations  # ten steps of two predictions
+    20
     """
 
     evaluations: int

@@ -32,7 +32,8 @@ from ldmref.samplers import (
 )
 from ldmref.samplers.denoiser import Observer
 from ldmref.samplers.guidance import PERTURBED
-from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import timesteps_at
 
 
 def model_denoiser(
@@ -137,21 +138,36 @@ def denoiser(
 
     Args:
         model: From `ldmref.load` or `ldmref.random_model`.
-        prompt, negative_prompt: One text for all n images, or a list with an entry per image.
-        cfg_scale: Guidance scale; None: the model's setting.
+        prompt: One text for all n images, or a list with an entry per image. None: allowed with
+            `prompt_embeds` only.
+        negative_prompt: Content to avoid: one text for all images, or one for each.
+        cfg_scale: Guidance scale s in u + s (c - u), from -1000 to 1000. None: the model's setting.
         guidance: The rule that combines the predictions, as in `modes.txt2img`. A guidance with
             momentum (`apg`) remembers earlier steps within `samplers.sample`; `denoise(x, sigma)`
-            starts without memory.
-        clip_skip, long_prompts, prompt_weights, prompt_embeds, negative_prompt_embeds,
-            pooled_prompt_embeds, negative_pooled_prompt_embeds: As in `modes.txt2img`.
+            starts without memory. None: classifier-free guidance.
+        clip_skip: Number of last layers of the text encoder to leave out. None: 0.
+        long_prompts: `truncate` cuts prompts that the text encoder cannot read at once; `chunk`
+            reads them in chunks.
+        prompt_weights: `none`, or `a1111` for (word:1.3) and [word].
+        prompt_embeds: Hidden states (n, l, d), instead of prompts. None: the prompts are encoded.
+        negative_prompt_embeds: Hidden states (n, l, d) of the negative prompts. None: the negative
+            prompts are encoded.
+        pooled_prompt_embeds: Pooled output (n, d) of the prompts (SDXL). None: not given.
+        negative_pooled_prompt_embeds: Pooled output (n, d) of the negative prompts (SDXL). None:
+            not given.
         grad: Let gradients flow from x0 to x, on a backend that differentiates (torch); the
             parameters of the model are constants.
+
+    Returns:
+        The denoiser. `denoise(x, sigma)` returns x0 in the shape of x and `backend.state_dtype`,
+        float32 at least; `denoise.guided(...)` also returns the prediction without the prompt.
 
     Raises:
         UsageError: An argument is wrong, or the backend does not differentiate. `denoise` raises it
             for a wrong x or sigma.
 
     >>> import ldmref
+    >>> import numpy as np
     >>> denoise = ldmref.denoiser(ldmref.random_model("tiny"), "a red heart", cfg_scale=2.0)
     >>> denoise(np.ones((1, 4, 8, 8), np.float32), 1.5).shape
     (1, 4, 8, 8)

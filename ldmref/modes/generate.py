@@ -21,7 +21,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.nonfinite import decoder_error, step_error
 from ldmref.samplers import State
-from ldmref.samplers.loop import Constraint, Interval
+from ldmref.samplers.interfaces import Constraint, Interval
 
 
 class CancelFlag(Protocol):
@@ -40,13 +40,25 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """The state after a step.
+    """The state after a step, as a `callback` receives it.
 
     Args:
         model: The model that generates.
-        step, steps: Index of the step just taken, and number of steps of the batch.
-        first, count: Index of the batch's first image, and number of images of the run.
-        state: The sampler's state, with arrays on the backend; `latents` and `x0` are on the host.
+        step: Index of the step just taken, from 0.
+        steps: Number of steps of the batch.
+        first: Index of the batch's first image in the run.
+        count: Number of images of the run.
+        state: The sampler's `State`, with arrays on the backend; `latents` and `x0` are copies of
+            them on the host.
+
+    >>> import ldmref
+    >>> sigmas = []
+    >>> result = ldmref.modes.txt2img(
+    ...     ldmref.random_model("tiny"), "a cat", seed=7, steps=3,
+    ...     callback=lambda progress: sigmas.append(round(progress.sigma, 2)),
+    ... )
+    >>> sigmas
+    [0.94, 0.04, 0.03]
     """
 
     model: LatentDiffusion = field(repr=False)
@@ -72,18 +84,35 @@ class Progress:
         return np.array(self.model.backend.to_numpy(self.state.x0), np.float32)
 
     def preview(self, decoder: Decoder | None = None) -> list[Image.Image]:
-        """Return the predicted images, decoded; this takes about as long as a step.
+        """Return the predicted images of the batch, decoded; this takes about as long as a step.
 
         Args:
             decoder: A faster decoder for the model's latents, such as TAESD
                 (`ldmref.load_taesd`), which gives rougher images. None: the model's own.
+
+        Raises:
+            NumericError: The decoder's output holds NaN or infinity.
         """
         return decode_images(decoder or self.model, self.x0)
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """A finished image, its index in the run, and its latents (c, h, w) float32."""
+    """A finished image, as the last events of `Run.generate` hold it.
+
+    Args:
+        index: Its index in the run, from 0.
+        image: The image, 8-bit RGB.
+        latents: Its latents (c, h, w) float32, in variance-preserving scale.
+
+    >>> import ldmref
+    >>> from ldmref.modes import GeneratedImage, plan
+    >>> model = ldmref.random_model("tiny")
+    >>> run = plan("txt2img", model, prompt="a cat", seed=7, steps=2).prepare(model)
+    >>> events = [event for event in run.generate() if isinstance(event, GeneratedImage)]
+    >>> events[0].index, events[0].image.size, events[0].latents.shape
+    (0, (16, 16), (4, 8, 8))
+    """
 
     index: int
     image: Image.Image

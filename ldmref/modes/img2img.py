@@ -58,7 +58,8 @@ def img2img(
     the embedded model. `warnings` mention every change of the size.
 
     Returns:
-        The images, their latents and seeds, the resolved parameters, and warnings.
+        A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved
+        parameters, and warnings.
 
     Raises:
         UsageError, ResourceError, ImageError: An argument or the image is wrong; nothing was

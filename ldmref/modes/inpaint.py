@@ -170,7 +170,8 @@ def inpaint(
     different one. At strength 1 the white part starts from pure noise, below that from the image.
 
     Returns:
-        The images, their latents and seeds, the resolved parameters, and warnings.
+        A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved
+        parameters, and warnings.
 
     Raises:
         UsageError, ResourceError: An argument is wrong; nothing was computed.

@@ -69,7 +69,8 @@ def interpolate(
     must not add noise.
 
     Returns:
-        The images, their latents and seeds, the resolved parameters, and warnings.
+        A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved
+        parameters, and warnings.
 
     Raises:
         UsageError, ResourceError: An argument is wrong; nothing was computed.

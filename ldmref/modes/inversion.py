@@ -55,11 +55,20 @@ class Inversion:
     `txt2img(model, prompt, latents=inversion.latents, **inversion.settings)` returns the image.
 
     Args:
-        latents: Initial noise, (1, c, h, w) float32.
+        latents: Initial noise of unit variance, (1, c, h, w) float32.
         settings: The other arguments of txt2img.
         prompt: The prompt with which the image was inverted.
         warnings: Warnings, one line each.
         params: The resolved parameters of the inversion, JSON-able.
+
+    >>> import ldmref
+    >>> from ldmref import modes
+    >>> model = ldmref.random_model("tiny")
+    >>> image = modes.txt2img(model, "a cat", seed=7, steps=4)[0]
+    >>> inversion = modes.invert(model, "a cat", image, steps=4)
+    >>> again = modes.txt2img(model, "a cat", latents=inversion.latents, **inversion.settings)
+    >>> inversion.latents.shape, again[0].size
+    ((1, 4, 8, 8), (16, 16))
     """
 
     latents: np.ndarray
@@ -85,6 +94,14 @@ class InversionPlan:
         job: The same with all defaults filled in, as for the image from its noise.
         image: The image to invert, at its size.
         warnings: Warnings about the image, one line each.
+
+    >>> import ldmref
+    >>> import numpy as np
+    >>> model = ldmref.random_model("tiny")
+    >>> image = np.zeros((16, 16, 3), np.uint8)
+    >>> plan = ldmref.modes.plan("invert", model, image=image, prompt="a cat", steps=3)
+    >>> plan.calls, plan.run(model).latents.shape
+    (18, (1, 4, 8, 8))
     """
 
     request: Invert
@@ -110,11 +127,14 @@ class InversionPlan:
         return (self.job.steps - self.job.first_step) * (1 + self.request.iterations)
 
     def estimate(self, model: LatentDiffusion) -> Cost:
-        """Estimate the memory (bytes) and time (seconds) that the inversion takes."""
+        """Return an estimate of what the inversion takes on `model`, without computing it."""
         return estimate_cost(model, self.job, self.calls)
 
     def prepare(self, model: LatentDiffusion) -> InversionRun:
-        """Do everything up to the first step: encode the prompt and the image.
+        """Return a run: everything up to the first step, with the prompt and the image encoded.
+
+        Args:
+            model: A model with the configuration of the plan.
 
         Raises:
             ResourceError: It takes more memory or time than the model may use.
@@ -140,7 +160,19 @@ class InversionPlan:
         callback: Callback | None = None,
         cancel: CancelFlag | None = None,
     ) -> Inversion:
-        """Find the noise; arguments and errors are those of `Plan.run`."""
+        """Return the noise of the image.
+
+        Args:
+            model: A model with the configuration of the plan.
+            callback: Called after every step with a `Progress`. None: nothing is called.
+            cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+                None: the run cannot be cancelled.
+
+        Raises:
+            Cancelled: `cancel` was set.
+            UsageError: `callback` or `cancel` has the wrong type.
+            NumericError, ResourceError: See `ldmref.errors`.
+        """
         check_callbacks(callback, cancel)
         return run_to_end(self.prepare(model), callback, cancel)
 

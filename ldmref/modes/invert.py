@@ -50,7 +50,8 @@ def invert(
     arXiv:2211.09794, section 3). Edit with more: `settings | {"cfg_scale": 3.0}`.
 
     Returns:
-        The noise, and the settings with which `txt2img` generates the image from it.
+        An `Inversion`: the noise, (1, c, h, w) float32, and the settings with which `txt2img`
+        generates the image from it.
 
     Raises:
         UsageError, ResourceError, ImageError: An argument or the image is wrong; nothing was

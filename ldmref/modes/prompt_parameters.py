@@ -15,6 +15,13 @@ from ldmref.modes.notation import read_noise
 from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
 from ldmref.samplers import Guidance
 
+SinglePrompt = Annotated[
+    str,
+    Check(validation.check_single_text, {"type": "string"}),
+    Flag((), "TEXT"),
+    Doc("Description of an image: one text."),
+]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NegativePromptParameter:

@@ -38,6 +38,7 @@ from ldmref.modes.prompt_parameters import (
     GuidanceParameters,
     NegativePromptParameter,
     PromptParameters,
+    SinglePrompt,
 )
 from ldmref.modes.validation import MAX_SIDE
 
@@ -54,9 +55,6 @@ Prompt = Annotated[
         "Description of the image: one text, or a list of texts with an image for each.",
         "allowed with prompt_embeds only",
     ),
-]
-SinglePrompt = Annotated[
-    str, Check(validation.check_single_text, {"type": "string"}), Flag((), "TEXT"), Doc("One text.")
 ]
 ImageInput = Annotated[
     Source | np.ndarray,

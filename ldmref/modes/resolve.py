@@ -25,13 +25,8 @@ from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
 from ldmref.samplers import SPACINGS, Sampler, get_sampler, make_schedule
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.schedule import (
-    check_name,
-    check_steps,
-    default_spacing,
-    sampling_sigmas,
-    spacing_name,
-)
+from ldmref.samplers.schedule import default_spacing, sampling_sigmas
+from ldmref.samplers.spacings import check_name, check_steps, spacing_name
 
 MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
 MIN_TILE = 4  # latent cells

@@ -65,7 +65,7 @@ class Result:
         return iter(self.images)
 
     def params_of(self, i: int) -> dict[str, Any]:
-        """Return the parameters that generate image `i` alone."""
+        """Return the parameters that generate image `i` (from 0) alone, JSON-able."""
         return select_image(self.params, self.seeds[i], i)
 
     def infotext(self, i: int = 0) -> str:
@@ -75,7 +75,7 @@ class Result:
     def save(
         self, path: str | Path, *, overwrite: bool = False, metadata: bool = True
     ) -> list[Path]:
-        """Write the images and return their paths.
+        """Write the images and return their paths, one per image.
 
         Args:
             path: A file name that ends in .png, .webp or .jpg; several images get `-0`, `-1`, ...

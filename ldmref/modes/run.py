@@ -39,9 +39,16 @@ class Plan:
     Args:
         request: The parameters as they were given.
         job: The same with all defaults filled in.
-        start: From a model to the initial state of the mode.
+        start: `start(model)` returns the initial state of the mode: latents, masks and images that
+            the networks read.
         recorded: Values of `params` that differ from the request's; None leaves one out.
         warnings: Warnings about the inputs, one line each.
+
+    >>> import ldmref
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = ldmref.modes.plan("txt2img", model, prompt="a cat", seed=7, steps=2)
+    >>> plan.params["sampler"], plan.run(model)
+    ('ddim', <Result of txt2img: 1 image of 16 x 16, seed 7>)
     """
 
     request: Request
@@ -56,15 +63,18 @@ class Plan:
         return self.params_of_first(len(self.job.seeds))
 
     def params_of_first(self, n: int) -> dict[str, Any]:
-        """Return the resolved parameters of the first n images alone."""
+        """Return the resolved parameters of the first `n` images alone, JSON-able."""
         return record_job(self.job, self.request, self.recorded, n)
 
     def estimate(self, model: LatentDiffusion) -> Cost:
-        """Estimate the memory (bytes) and time (seconds) that the request takes."""
+        """Return an estimate of what the request takes on `model`, without computing it."""
         return estimate_cost(model, self.job)
 
     def prepare(self, model: LatentDiffusion) -> Run:
-        """Do everything up to the first step: encode prompts and images, load ControlNets.
+        """Return a run: everything up to the first step, with prompts, images and ControlNets read.
+
+        Args:
+            model: A model with the configuration of the plan.
 
         Raises:
             ResourceError: The images take more memory or time than the model may use.
@@ -99,8 +109,12 @@ class Plan:
 
         Args:
             model: A model with the configuration of the plan.
-            callback: Called after every step with a `Progress`.
-            cancel: A `threading.Event`; once it is set, `Cancelled` is raised.
+            callback: Called after every step with a `Progress`. None: nothing is called.
+            cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+                None: the run cannot be cancelled.
+
+        Returns:
+            The images, their latents and seeds, the resolved parameters, and warnings.
 
         Raises:
             Cancelled: `cancel` was set; its `partial` is the `Result` of the finished images.
@@ -116,7 +130,23 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A plan prepared with a model: everything that the steps need."""
+    """A plan prepared with a model: everything that the steps need.
+
+    `plan.prepare(model)` returns it.
+
+    Args:
+        plan: The checked request.
+        model: The model that generates.
+        initial: The initial state of the mode.
+        text: The encoded prompts.
+        controls: The ControlNets with their encoded images.
+
+    >>> import ldmref
+    >>> model = ldmref.random_model("tiny")
+    >>> run = ldmref.modes.plan("txt2img", model, prompt="a cat", seed=7, steps=2).prepare(model)
+    >>> [type(event).__name__ for event in run.generate()]
+    ['Progress', 'Progress', 'GeneratedImage']
+    """
 
     plan: Plan
     model: LatentDiffusion
@@ -131,6 +161,10 @@ class Run:
 
     def generate(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
         """Generate the images, `batch_size` at a time.
+
+        Args:
+            cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+                None: the run cannot be cancelled.
 
         Yields:
             A `Progress` after each step of a batch, then a `GeneratedImage` for each image of it.
@@ -150,20 +184,32 @@ class Run:
                 yield GeneratedImage(batch.start + i, image, latents[i])
 
     def trajectory(self, batch: slice) -> Trajectory:
-        """Prepare the sampling of a batch of images up to its first step."""
+        """Return the sampling of a batch of images, prepared up to its first step.
+
+        Args:
+            batch: The images of the run, such as `slice(0, 4)`.
+        """
         conditionings = self.text.conditionings(batch)
         return start_trajectory(
             self.model, self.job, self.initial, conditionings, self.controls, batch
         )
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
-        """Decode the final latents, (n, c, h, w), and finish the images as the mode does."""
+        """Return the images of the final `latents`, (n, c, h, w), finished as the mode does.
+
+        Raises:
+            NumericError: The decoder's output holds NaN or infinity.
+        """
         images = decode_images(self.model, latents, self.job.tile)
         finish = self.initial.finish
         return images if finish is None else [finish(image) for image in images]
 
     def result(self, generated: Sequence[GeneratedImage]) -> Result:
-        """Return the images so far, with everything that generates them again."""
+        """Return the images so far as a `Result`, with everything that generates them again.
+
+        Args:
+            generated: The `GeneratedImage` events so far, in order.
+        """
         n = len(generated)
         latents = np.zeros((n, *self.model.latent_shape(*self.job.size)), np.float32)
         for i, image in enumerate(generated):
@@ -180,12 +226,12 @@ class Run:
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
 
     def params_of(self, i: int) -> dict[str, Any]:
-        """Return the parameters that generate image `i` alone."""
+        """Return the parameters that generate image `i` (from 0) alone."""
         seeds = self.job.seeds
         return select_image(self.params(len(seeds)), seeds[i], i)
 
     def params(self, n: int) -> dict[str, Any]:
-        """Return the parameters of the first n images, with the model, backend and version."""
+        """Return the parameters of the first `n` images, with the model, backend and version."""
         planned = self.plan.params_of_first(n or len(self.job.seeds))
         return record_run(planned, self.model, self.job, self.text, self.controls, n)
 

@@ -55,7 +55,8 @@ def seg2img(
     `concat` "segmentation", such as the preset `ldm-semantic`.
 
     Returns:
-        The images, their latents and seeds, the resolved parameters, and warnings.
+        A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved
+        parameters, and warnings.
 
     Raises:
         UsageError, ResourceError: An argument is wrong; nothing was computed.
@@ -64,7 +65,13 @@ def seg2img(
         Cancelled, NumericError: See `ldmref.errors`.
 
     Example:
-        `modes.seg2img(model, np.zeros((256, 256), int), seed=7)[0].save("sea.png")`
+        >>> import numpy as np
+        >>> from ldmref.models import PRESETS
+        >>> from ldmref.modes import plan
+        >>> sea = np.full((256, 256), 154)
+        >>> plan("seg2img", PRESETS["ldm-semantic"], segmentation=sea).params["width"]
+        256
+        >>> seg2img(model, sea, seed=7)[0].save("sea.png")  # doctest: +SKIP
     """
     return plan.run(model, callback, cancel)
 

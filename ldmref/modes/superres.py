@@ -53,7 +53,8 @@ def superres(
     `ldm-superres`; the image is not resized.
 
     Returns:
-        The images, their latents and seeds, the resolved parameters, and warnings.
+        A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved
+        parameters, and warnings.
 
     Raises:
         UsageError, ResourceError: An argument is wrong; nothing was computed.
@@ -61,6 +62,13 @@ def superres(
         Cancelled, NumericError: See `ldmref.errors`.
 
     Example:
-        `modes.superres(model, "small.png", seed=7)[0].save("large.png")`
+        >>> import numpy as np
+        >>> from ldmref.models import PRESETS
+        >>> from ldmref.modes import plan
+        >>> small = np.zeros((64, 64, 3), np.uint8)
+        >>> params = plan("superres", PRESETS["ldm-superres"], image=small).params
+        >>> params["width"], params["height"]
+        (256, 256)
+        >>> superres(model, "small.png", seed=7)[0].save("large.png")  # doctest: +SKIP
     """
     return plan.run(model, callback, cancel)

@@ -30,7 +30,7 @@ from ldmref.samplers import (
     sample,
 )
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.loop import Constraint, History, Noise
+from ldmref.samplers.interfaces import Constraint, History, Noise
 from ldmref.samplers.noise import Streams
 
 

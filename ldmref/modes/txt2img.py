@@ -33,7 +33,8 @@ def txt2img(
     """Generate images from prompts.
 
     Returns:
-        The images, their latents and seeds, the resolved parameters, and warnings, for example
+        A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved
+        parameters, and warnings, for example
         about words of the prompt that were truncated.
 
     Raises:

@@ -13,7 +13,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.plots.axes import choose_parts, finish, make_axes, one_or_all
 from ldmref.samplers import SPACINGS, Sampler, Schedule, SchedulerConfig, make_schedule
-from ldmref.samplers.schedule import spacing_name
+from ldmref.samplers.spacings import spacing_name
 
 STEPS = 20
 X_LABEL = "steps taken"
@@ -56,11 +56,11 @@ def plot_schedule(
         schedules: A model, whose own sampler and schedule are plotted; a `Schedule`; the name of a
             schedule (`karras`), of a sampler (`dpmpp_2m`), or of both (`DPM++ 2M Karras`); or
             several of these, in a list or by the label of their line.
-        model: The model whose forward process names refer to; None: the one among the schedules,
-            otherwise Stable Diffusion's.
-        steps: The number of steps of models and names; None: the model's, otherwise 20.
-        quantity: `sigma`, `alpha_bar`, `snr` or `timestep`, or several; None: the first three.
-        ax: Axes of matplotlib, as many as quantities; None: new ones.
+        model: The model whose forward process names refer to. None: the one among the
+            schedules, otherwise Stable Diffusion's.
+        steps: The number of steps of models and names. None: the model's, otherwise 20.
+        quantity: `sigma`, `alpha_bar`, `snr` or `timestep`, or several. None: the first three.
+        ax: Axes of matplotlib, as many as quantities. None: new ones.
 
     Returns:
         The axes: one, or an array of as many as quantities.
@@ -70,6 +70,10 @@ def plot_schedule(
         BackendUnavailable: matplotlib is not installed.
 
     Source: Karras et al. 2022, arXiv:2206.00364, for the coordinates; docs/math/schedules.md.
+
+    >>> from ldmref.plots import plot_schedule
+    >>> axes = plot_schedule(["karras", "trailing"], quantity="sigma", steps=10)  # doctest: +SKIP
+    >>> axes.figure.savefig("schedules.png")  # doctest: +SKIP
     """
     parts = choose_parts("quantity", quantity, list(QUANTITIES), DEFAULT)
     found = find_schedules(schedules, model, steps)

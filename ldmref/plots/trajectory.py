@@ -28,6 +28,14 @@ class TrajectoryNumbers(NamedTuple):
         change: Distance of each prediction from the one before, (n,); NaN at the first step.
         truth: Distance of the states from the converged trajectory, (n + 1,); None if the record
             does not hold it.
+
+    >>> import ldmref
+    >>> from ldmref.explore import record_run
+    >>> from ldmref.plots import measure_trajectory
+    >>> record = record_run(ldmref.random_model("tiny"), prompt="a red cat", seed=1, steps=3)
+    >>> numbers = measure_trajectory(record)
+    >>> numbers.sigmas.shape, float(numbers.to_last[-1])
+    ((3,), 0.0)
     """
 
     sigmas: np.ndarray
@@ -62,11 +70,11 @@ def plot_trajectory(
         run: A record of `ldmref.explore.record_run`, or the list of `Progress` that a callback
             collected: `states = []; modes.txt2img(..., callback=states.append)`.
         image: The index of the image among those of the run, for a list of `Progress`.
-        parts: `images`, `norms` or `distances`, or several; None: all three. Images are linear
+        parts: `images`, `norms` or `distances`, or several. None: all three. Images are linear
             previews of the predicted x0, one RGB pixel for each latent cell; for latents whose
             preview is not known, the mean of their channels.
         images: The largest number of previews, which are spread evenly over the steps.
-        ax: Axes of matplotlib, as many as parts; None: new ones.
+        ax: Axes of matplotlib, as many as parts. None: new ones.
 
     Returns:
         The axes: one, or an array of as many as parts. `measure_trajectory` returns the numbers.
@@ -74,6 +82,13 @@ def plot_trajectory(
     Raises:
         UsageError: Something else than a run, an unknown part, or another number of axes.
         BackendUnavailable: matplotlib is not installed.
+
+    >>> import ldmref
+    >>> from ldmref.explore import record_run
+    >>> from ldmref.plots import plot_trajectory
+    >>> record = record_run(ldmref.random_model("tiny"), prompt="a red cat", seed=1, steps=3)
+    >>> axes = plot_trajectory(record, parts="distances")  # doctest: +SKIP
+    >>> axes.figure.savefig("distances.png")  # doctest: +SKIP
     """
     names = choose_parts("part", parts, PARTS, PARTS)
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
@@ -94,10 +109,27 @@ def plot_trajectory(
 
 
 def measure_trajectory(run: RunRecord | Sequence[Progress], image: int = 0) -> TrajectoryNumbers:
-    """Return the numbers that `plot_trajectory` plots; the arguments are the same.
+    """Return the numbers that `plot_trajectory` plots.
+
+    Args:
+        run: A record of `ldmref.explore.record_run`, or the list of `Progress` that a callback
+            collected.
+        image: The index of the image among those of the run, for a list of `Progress`.
+
+    Returns:
+        Norms and distances of the states and predictions, by step.
 
     Raises:
         UsageError: Something else than a run.
+
+    >>> import ldmref
+    >>> from ldmref import modes
+    >>> from ldmref.plots import measure_trajectory
+    >>> states = []
+    >>> model = ldmref.random_model("tiny")
+    >>> result = modes.txt2img(model, "a red cat", seed=1, steps=3, callback=states.append)
+    >>> measure_trajectory(states).x0.shape
+    (3,)
     """
     return measure(read_states(run, image))
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ldmref.prompts.clip import Vocabulary, clip_tokenizer
     from ldmref.prompts.clip_vocabulary import load_tokenizer, read_vocabulary
     from ldmref.prompts.textual_inversion import Embedding
-    from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, SpecialTokens, Tokens
+    from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
+    from ldmref.prompts.tokens import SpecialTokens, Tokens
     from ldmref.prompts.weights import WeightedText, emphasize, parse_prompt_weights
     from ldmref.prompts.wordpiece import wordpiece_tokenizer
     from ldmref.prompts.words import load_word_tokenizer, word_tokenizer
@@ -43,8 +44,8 @@ __getattr__, __dir__ = export_lazily(
         "Embedding": "textual_inversion",
         "PromptOptions": "tokenizer",
         "PromptTokenizer": "tokenizer",
-        "SpecialTokens": "tokenizer",
-        "Tokens": "tokenizer",
+        "SpecialTokens": "tokens",
+        "Tokens": "tokens",
         "Vocabulary": "clip",
         "WeightedText": "weights",
         "clip_tokenizer": "clip",

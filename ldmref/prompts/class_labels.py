@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from ldmref.errors import UsageError, did_you_mean
-from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, SpecialTokens, Tokens
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
+from ldmref.prompts.tokens import SpecialTokens, Tokens
 
 
 def find_class(prompt: str, classes: int, names: Sequence[str] = ()) -> int:

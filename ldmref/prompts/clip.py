@@ -15,7 +15,8 @@ from tokenizers.models import BPE
 from tokenizers.processors import RobertaProcessing
 
 from ldmref.errors import BackendUnavailable, CorruptModelError, UsageError, did_you_mean
-from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt, token_id
+from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, token_id
+from ldmref.prompts.tokens import SpecialTokens
 
 START = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -32,7 +33,12 @@ class Vocabulary:
         vocab: The id of each token.
         merges: Pairs of tokens to merge, by priority.
         added: The ids of words that later training added to the vocabulary.
-        pad: The padding token, if the files name one.
+        pad: The padding token. None: the files name none.
+
+    >>> from ldmref.prompts import Vocabulary
+    >>> vocab = {"c": 0, "a</w>": 1, "ca</w>": 2, "<|startoftext|>": 3, "<|endoftext|>": 4}
+    >>> len(Vocabulary(vocab, [("c", "a</w>")]).vocab)
+    5
     """
 
     vocab: Mapping[str, int] = field(repr=False)
@@ -59,18 +65,26 @@ def clip_tokenizer(
     Args:
         vocabulary: The vocabulary, from `read_vocabulary`.
         length: The sequence length of the text encoder.
-        pad: The id of the padding token; None: the token that the vocabulary's files name,
-            otherwise the end token (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP pad
-            with 0.
+        pad: The id of the padding token. None: the token that the vocabulary's files name,
+            otherwise the end token (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP
+            pad with 0.
         text_clean: `none` normalizes text as transformers does: NFC, runs of white space collapsed
             to one space, lower case. `openai` first cleans it as openai/CLIP does: mojibake
             repaired by ftfy, HTML entities unescaped twice, white space trimmed; and padding tokens
             in a prompt are ordinary text.
 
+    Returns:
+        The tokenizer; `tokenize(prompts)` returns ids and weights.
+
     Raises:
         CorruptModelError: The vocabulary is inconsistent.
         UsageError: `text_clean` is unknown, or no token has the id `pad`.
         BackendUnavailable: `openai` needs ftfy, which is not installed.
+
+    >>> from ldmref.prompts import clip_tokenizer, read_vocabulary
+    >>> tokenizer = clip_tokenizer(read_vocabulary("sd15/tokenizer"))  # doctest: +SKIP
+    >>> tokenizer.tokenize(["a cat"]).ids.shape  # doctest: +SKIP
+    (1, 1, 77)
     """
     clean = _text_cleaner(text_clean)
     tokenizer = _build(vocabulary)

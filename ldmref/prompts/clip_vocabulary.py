@@ -41,9 +41,10 @@ def load_tokenizer(
 
     Args:
         source: As for `read_vocabulary`; a `tokenizer.json` may also hold a tokenizer of whole
-            words, as in folders of ldmref.
+            words, as in folders of ldmref. None: as for `read_vocabulary`.
         length: The sequence length of the text encoder.
-        pad: As for `clip_tokenizer`.
+        pad: As for `clip_tokenizer`. None: the token that the files name, otherwise the end
+            token.
         text_clean: As for `clip_tokenizer`.
 
     Returns:
@@ -55,7 +56,11 @@ def load_tokenizer(
         UsageError: `text_clean` is unknown, or no token has the id `pad`.
         BackendUnavailable: `text_clean="openai"` needs ftfy, which is not installed.
 
-    Example: `load_tokenizer("sd15/tokenizer").tokenize(["a cat"]).ids` has shape (1, 1, 77).
+    >>> from ldmref.io import find_model
+    >>> from ldmref.prompts import load_tokenizer
+    >>> tokenizer = load_tokenizer(find_model("emoji") / "tokenizer.json", length=16)
+    >>> tokenizer.tokenize(["a red heart"]).ids.shape
+    (1, 1, 16)
     """
     if source is not None:
         source = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
@@ -74,9 +79,16 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
             open_clip and clip, then the Hugging Face cache (HF_HUB_CACHE, HF_HOME) for
             openai/clip-vit-large-patch14; nothing is imported or downloaded.
 
+    Returns:
+        The vocabulary, for `clip_tokenizer`.
+
     Raises:
         InputError: No vocabulary was found; the hint names sources.
         CorruptModelError: A file is damaged.
+
+    >>> from ldmref.prompts import read_vocabulary
+    >>> len(read_vocabulary("sd15/tokenizer").vocab)  # doctest: +SKIP
+    49408
     """
     if source is None:
         source = next((path for path in _installed() if path.exists()), None)

@@ -29,6 +29,14 @@ class Embedding:
         word: The word, as prompts write it.
         vectors: (k, d) float32.
         encoder: "clip_l" or "clip_g" for SDXL's two text encoders; "" otherwise.
+
+    Raises:
+        CorruptModelError: The vectors are not (k, d) finite floats, or there is no vector.
+
+    >>> import numpy as np
+    >>> from ldmref.prompts import Embedding
+    >>> Embedding("<toy>", np.ones((2, 768), np.float32)).tokens
+    ['<toy>', '<toy>_1']
     """
 
     word: str

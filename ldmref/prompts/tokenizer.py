@@ -26,6 +26,7 @@ from ldmref.prompts.chunks import (
 )
 from ldmref.prompts.emoji import find_unnamed_symbols, with_emoji_names
 from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notation
+from ldmref.prompts.tokens import SpecialTokens, Tokens
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START = "<start>"
@@ -37,32 +38,27 @@ LONG_PROMPTS = ("truncate", "chunk")
 PROMPT_WEIGHTS = ("none", "a1111")
 
 
-class SpecialTokens(NamedTuple):
-    """Tokens that do not come from text; `unknown` replaces words outside the vocabulary."""
-
-    start: str
-    end: str
-    pad: str
-    unknown: str
-
-
 WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Options of the tokenization of prompts.
+    r"""Options of the tokenization of prompts.
 
     Args:
         long_prompts: `truncate` keeps the tokens that fit between one start and one end token;
             `chunk` keeps all, in as many chunks as needed, each with its own start and end token.
         prompt_weights: `none` treats brackets as text; `a1111` parses (word), (word:1.3), [word],
-            BREAK and the escapes \\( \\) \\[ \\] \\\\ as described in `parse_prompt_weights`.
+            BREAK and the escapes \( \) \[ \] \\ as described in `parse_prompt_weights`.
         strict: Whether a prompt that would be truncated is an error.
         chunks: The minimum number of chunks; shorter prompts are padded with empty chunks.
 
     Raises:
         UsageError: A value is unknown.
+
+    >>> from ldmref.prompts import PromptOptions
+    >>> PromptOptions(long_prompts="chunk", prompt_weights="a1111").chunks
+    1
     """
 
     long_prompts: str = "truncate"
@@ -79,25 +75,6 @@ class PromptOptions:
                 raise UsageError(f"unknown {name} {value!r}", code=code, hint=hint)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenized prompts, in chunks of the text encoder's length.
-
-    Attributes:
-        ids: (n, chunks, length) int64.
-        weights: (n, chunks, length) float32, 1 by default.
-        counts: The number of chunks that each prompt needs.
-        truncated: The number of tokens of each prompt that were left out.
-        warnings: Warnings, one line each.
-    """
-
-    ids: np.ndarray
-    weights: np.ndarray
-    counts: list[int]
-    truncated: list[int]
-    warnings: list[str]
-
-
 class TokenizedPrompt(NamedTuple):
     """One prompt as parsed text, and its chunks with the number of tokens that were left out."""
 
@@ -108,21 +85,21 @@ class TokenizedPrompt(NamedTuple):
 
 
 class PromptTokenizer:
-    """Tokenizes prompts, truncated or in chunks, with warnings.
+    """The tokenizer of a text encoder: prompts, truncated or in chunks, with warnings.
 
     Args:
         tokenizer: A tokenizer, whose truncation and padding are switched off and whose
             post-processor is not used.
         length: The number of tokens per chunk, including the start and end token.
         special_tokens: The special tokens of the vocabulary.
-        clean: A function applied to the text before tokenization; by default, tokenizers of whole
-            words replace emoji by their names.
+        clean: A function applied to the text before tokenization. None: tokenizers of whole
+            words replace emoji by their names, others change nothing.
 
     Raises:
         CorruptModelError: The vocabulary lacks a special token, or an added word has more vectors
             than a chunk has tokens.
 
-    >>> from ldmref.prompts.words import word_tokenizer
+    >>> from ldmref.prompts import PromptTokenizer, word_tokenizer
     >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=6)
     >>> tokenizer.tokenize(["a red cat"]).ids.tolist()
     [[[1, 4, 6, 5, 2, 0]]]
@@ -147,12 +124,27 @@ class PromptTokenizer:
         self._multi_vector_ids = find_multi_vector_ids(tokenizer, length - 2)
 
     def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Return truncated ids (n, length) int64, and warnings about dropped and unknown words."""
+        """Return the ids of truncated prompts, and warnings about dropped and unknown words.
+
+        Args:
+            prompts: A list of prompts.
+
+        Returns:
+            (ids, (n, length) int64; warnings, one line each).
+        """
         tokens = self.tokenize(prompts)
         return tokens.ids[:, 0], tokens.warnings
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
         """Return ids and weights of prompts, padded to the number of chunks of the longest.
+
+        Args:
+            prompts: A list of prompts.
+            options: How to treat long prompts and prompt weights. None: they are cut, without
+                weights.
+
+        Returns:
+            The ids and weights, each (n, chunks, length), and warnings.
 
         Raises:
             UsageError: A prompt has more than `MAX_TEXT` characters or is not valid Unicode.
@@ -177,7 +169,12 @@ class PromptTokenizer:
         return Tokens(ids, weights, counts, truncated, warnings)
 
     def tokenize_one(self, prompt: str, options: PromptOptions) -> TokenizedPrompt:
-        """Tokenize a prompt into chunks, and truncate it if the options say so."""
+        """Return `prompt` in chunks, truncated if the `options` say so.
+
+        Raises:
+            UsageError: A weight is out of range, or the prompt would be cut and `options.strict` is
+                set.
+        """
         warnings = []
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:

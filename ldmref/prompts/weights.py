@@ -25,7 +25,16 @@ _BREAK = re.compile(r"\bBREAK\b")
 
 
 class WeightedText(NamedTuple):
-    """A span of text with one weight for all its tokens."""
+    """A span of text with one weight for all its tokens.
+
+    Args:
+        text: The text.
+        weight: The weight, from -1000 to 1000; 1 without brackets.
+
+    >>> from ldmref.prompts import parse_prompt_weights
+    >>> parse_prompt_weights("a (red) cat")[0][1]
+    WeightedText(text='red', weight=1.1)
+    """
 
     text: str
     weight: float
@@ -39,12 +48,19 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
     \( \) \[ \] \\ are the literal characters; any other backslash is dropped. Adjacent spans of
     equal weight are joined.
 
+    Args:
+        prompt: A prompt in the notation of A1111.
+
+    Returns:
+        For each section, its spans in order.
+
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/prompt_parser.py, `parse_prompt_attention`
     (version 1.10). Differs in one respect: BREAK within brackets is still a break.
 
     Raises:
         UsageError: A weight is above 1000 or below -1000.
 
+    >>> from ldmref.prompts import parse_prompt_weights
     >>> parse_prompt_weights(r"a (red:1.3) [hat] \(x\)")[0][1]
     WeightedText(text='red', weight=1.3)
     """
@@ -97,13 +113,27 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
 
 
 def emphasize(hidden: Array, weights: Array) -> Array:
-    """Scale hidden states by the weights of their tokens, and restore the mean of each chunk.
+    r"""Return hidden states scaled by the weights of their tokens, with the mean of each chunk
+    restored.
 
-    y = w z mean(z) / mean(w z), means over all elements of a chunk (y = w z if mean(w z) = 0).
-    hidden: (n, l, d); weights: (n, l). Weights of 1 return `hidden` bit for bit. The means are
-    computed in at least float32. Restoring the mean is purely empirical: images look better.
+    .. math:: y = w\,z\,\frac{\operatorname{mean}(z)}{\operatorname{mean}(w z)}
+
+    with means over all elements of a chunk, and y = w z if mean(w z) = 0. The means are computed in
+    at least float32. Restoring the mean is purely empirical: images look better.
+
+    Args:
+        hidden: Hidden states z, (n, l, d).
+        weights: Weights w, (n, l).
+
+    Returns:
+        Shape and dtype of `hidden`; weights of 1 return `hidden` bit for bit.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py, "Original".
+
+    >>> import numpy as np
+    >>> from ldmref.prompts import emphasize
+    >>> emphasize(np.asarray([[[1.0], [3.0]]]), np.asarray([[1.0, 2.0]])).ravel().round(3)
+    array([0.571, 3.429])
     """
     xp = array_namespace(hidden, weights)
     dtype = xp.float64 if hidden.dtype == xp.float64 else xp.float32

@@ -12,7 +12,8 @@ from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
 from ldmref.files import check_input_path, read_json, require_size
-from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt
+from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
+from ldmref.prompts.tokens import SpecialTokens
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 LENGTH = 77
@@ -26,13 +27,22 @@ def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prom
     they are split like other text.
 
     Args:
-        source: A vocab.txt (one token per line), a tokenizer.json, a folder with one of them, or a
-            checkpoint folder that contains it as `tokenizer`.
+        source: A vocab.txt (one token per line), a tokenizer.json, a folder with one of them,
+            or a checkpoint folder that contains it as `tokenizer`. None: no vocabulary is
+            found.
         length: The sequence length of the text encoder, including [CLS] and [SEP].
+
+    Returns:
+        The tokenizer; `tokenize(prompts)` returns ids and weights.
 
     Raises:
         InputError: No vocabulary was found.
         CorruptModelError: The vocabulary is damaged.
+
+    >>> from ldmref.prompts import wordpiece_tokenizer
+    >>> tokenizer = wordpiece_tokenizer("bert/vocab.txt")  # doctest: +SKIP
+    >>> tokenizer.tokenize(["a cat"]).ids.shape  # doctest: +SKIP
+    (1, 1, 77)
     """
     vocabulary = _read_vocabulary(_vocabulary_file(source))
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=BERT_SPECIAL_TOKENS.unknown))

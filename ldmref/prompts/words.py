@@ -20,14 +20,7 @@ from ldmref.files import parse_json, read_json
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.emoji import with_emoji_names
 from ldmref.prompts.text_checks import check_id_table
-from ldmref.prompts.tokenizer import (
-    END,
-    PAD,
-    START,
-    UNKNOWN,
-    PromptTokenizer,
-    errors_as_corrupt,
-)
+from ldmref.prompts.tokenizer import END, PAD, START, UNKNOWN, PromptTokenizer, errors_as_corrupt
 
 PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # run on text
 
@@ -37,6 +30,18 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
 
     Text is lower-cased and stripped of accents. A word is a run of letters or digits, or one of
     the characters # * ! &; everything else separates words.
+
+    Args:
+        captions: Texts, in which frequent words occur more often.
+        max_words: The largest size of the vocabulary, with the special tokens.
+
+    Returns:
+        A tokenizer of the package tokenizers, for `PromptTokenizer`.
+
+    >>> from ldmref.prompts import word_tokenizer
+    >>> tokenizer = word_tokenizer(["a red cat", "a red hat"], 6)
+    >>> sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+    ['<pad>', '<start>', '<end>', '<unknown>', 'a', 'red']
     """
     tokenizer = _build_tokenizer({UNKNOWN: 0})
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
@@ -60,11 +65,24 @@ def _build_tokenizer(ids: Mapping[str, int]) -> Tokenizer:
 
 
 def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
-    """Read the `tokenizer.json` of a word tokenizer; `length` is the number of tokens per chunk.
+    """Read the `tokenizer.json` of a tokenizer of whole words.
+
+    Args:
+        path: The file `tokenizer.json`.
+        length: The number of tokens per chunk, including the start and end token.
+
+    Returns:
+        The tokenizer.
 
     Raises:
         InputError: It cannot be read.
         CorruptModelError: It is damaged, as for `build_from_json`, or lacks a special token.
+
+    >>> from ldmref.io import find_model
+    >>> from ldmref.prompts import load_word_tokenizer
+    >>> tokenizer = load_word_tokenizer(find_model("emoji") / "tokenizer.json", 16)
+    >>> tokenizer.encode(["a red heart"])[0].shape
+    (1, 16)
     """
     tokenizer = build_from_json(read_json(path, "E-TOKENIZER"), path.name)
     return PromptTokenizer(tokenizer, length)

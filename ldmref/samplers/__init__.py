@@ -2,14 +2,16 @@
 
 | file             | content                                                                    |
 |------------------|----------------------------------------------------------------------------|
-| `loop.py`        | `sample`, and the protocols of steps, denoisers, noise and constraints     |
+| `loop.py`        | `sample`                                                                   |
+| `interfaces.py`  | steps, denoisers, noise and constraints                                    |
 | `schedule.py`    | `make_schedule`: sigmas, timesteps, initial noise scale                    |
+| `spacings.py`    | `sigma_grid`: the names in `SPACINGS`                                      |
 | `registry.py`    | `SAMPLERS`: every sampler with its order, cost and source                  |
 | `configure.py`   | the step as configured by a checkpoint's scheduler                         |
 | `steps.py` ...   | the methods                                                                |
 | `lower_order.py` | lower orders in the last steps                                             |
 | `denoiser.py`    | from a network to `denoise(x, sigma) -> x0`, with guidance                 |
-| `guidance.py`    | the interface of a guidance; `guidances.py`: `GUIDANCES`, all by name      |
+| `guidance.py`    | the interface of a guidance; `guidance_registry.py`: `GUIDANCES`          |
 | `noise.py` ...   | noise that depends only on the seed                                        |
 | `diffusers/`     | conventions of diffusers' schedulers                                       |
 """
@@ -23,20 +25,14 @@ from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ldmref.samplers.guidance import Guidance
-from ldmref.samplers.guidances import (
-    GUIDANCES,
+from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
-    ClassifierFree,
-    LimitedInterval,
     PerpendicularNegative,
     PerturbedAttention,
-    Rescale,
-    Threshold,
-    get_guidance,
 )
-from ldmref.samplers.inversion import implicit, invert
-from ldmref.samplers.lcm import lcm
-from ldmref.samplers.loop import (
+from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance
+from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
+from ldmref.samplers.interfaces import (
     Constraint,
     Denoiser,
     Guided,
@@ -47,23 +43,19 @@ from ldmref.samplers.loop import (
     State,
     Step,
     Stepped,
-    sample,
 )
-from ldmref.samplers.multistep import (
-    deis,
-    exponential_moment,
-    gradient_estimation,
-    ipndm,
-    lms,
-    moment_weights,
-    pndm,
-)
+from ldmref.samplers.inversion import implicit, invert
+from ldmref.samplers.lcm import lcm
+from ldmref.samplers.loop import sample
+from ldmref.samplers.moments import exponential_moment, moment_weights
+from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
-from ldmref.samplers.schedule import SPACINGS, Schedule, make_schedule, sigma_grid
+from ldmref.samplers.schedule import Schedule, make_schedule
 from ldmref.samplers.singlestep import dpmpp_singlestep
+from ldmref.samplers.spacings import SPACINGS, sigma_grid
 from ldmref.samplers.steps import ancestral, euler_step, with_noise
 from ldmref.samplers.unipc import unipc
 

@@ -37,7 +37,7 @@ from ldmref.math.sigmas import (
     karras_sigmas,
     log_linear_sigmas,
 )
-from ldmref.samplers.schedule import sigmas_at
+from ldmref.samplers.spacings import sigmas_at
 
 ALIGN_YOUR_STEPS = {
     "sd": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, GuidedDenoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import (
+    Denoiser,
+    GuidedDenoiser,
+    History,
+    Interval,
+    Noise,
+    Step,
+    Stepped,
+)
 from ldmref.samplers.steps import ancestral_sigmas
 
 
@@ -22,8 +30,22 @@ def cfgpp(eta: float = 0.0) -> Step:
     Args:
         eta: Strength of the fresh noise, from 0 (none) to 1 (the posterior's).
 
+    Returns:
+        A step for `sample`: order 1, one evaluation per step, no history.
+
+    Raises:
+        ValueError: `eta` is outside [0, 1] (raised by the step).
+
     Source: Chung et al. 2024, arXiv:2406.08070, algorithm 2, and published code (`ddim_cfg++`,
     `euler_cfg++`).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import cfgpp, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], cfgpp())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.949])
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.runge_kutta import heun
 from ldmref.samplers.steps import ancestral
 
@@ -24,7 +24,7 @@ def churn(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
 ) -> Step:
-    r"""Add EDM's churn to a deterministic singlestep method.
+    """Add EDM's churn to a deterministic singlestep method.
 
     gamma = min(s_churn / n, sqrt(2) - 1) in a run of n steps if s_tmin <= sigma <= s_tmax, and 0
     otherwise.
@@ -34,14 +34,30 @@ def churn(
     Args:
         inner: Step of a deterministic singlestep method, such as `heun()`.
         s_churn: Total amount of churn, >= 0.
-        s_tmin, s_tmax: Range of the noise levels that are raised, 0 <= s_tmin <= s_tmax.
+        s_tmin: Smallest noise level that is raised, >= 0.
+        s_tmax: Largest noise level that is raised, >= s_tmin.
         s_noise: Scale of the fresh noise, > 0. Only 1 keeps the distribution; slightly more
             compensates for detail that a network removes.
+
+    Returns:
+        A step for `sample` that needs `noise`: order, evaluations and history are those of `inner`,
+        whose step starts at the raised noise level.
 
     Raises:
         ValueError: A number is outside its range.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2; NVlabs/edm, `generate.py`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import Streams, churn, heun, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> noise = Streams([7], (1,))
+    >>> step = churn(heun(), s_churn=1.0)
+    >>> *_, last = sample(denoise, np.asarray([[2.0]]), levels, step, noise=noise)
+    >>> last.x.round(3)
+    array([[2.337]])
     """
     if not (s_churn >= 0.0 and s_noise > 0.0 and 0.0 <= s_tmin <= s_tmax):
         raise ValueError(
@@ -64,17 +80,57 @@ def churn(
 
 
 def euler_churn(**options: float) -> Step:
-    """Make Euler's method with churn; the options are the arguments of `churn`.
+    """Return Euler's method with churn.
+
+    Args:
+        options: Arguments of `churn` by name: `s_churn`, `s_tmin`, `s_tmax` and `s_noise`.
+
+    Returns:
+        A step for `sample` that needs `noise`: order 1, one evaluation per step, no history.
+
+    Raises:
+        ValueError: A number is outside its range.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2, without its lines 9 to 11;
     k-diffusion, `sample_euler`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import Streams, euler_churn, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> noise = Streams([7], (1,))
+    >>> step = euler_churn(s_churn=1.0)
+    >>> *_, last = sample(denoise, np.asarray([[2.0]]), levels, step, noise=noise)
+    >>> last.x.round(3)
+    array([[2.072]])
     """
     return churn(ancestral(0.0), **options)
 
 
 def heun_churn(**options: float) -> Step:
-    """Make EDM's stochastic sampler, Heun's method with churn; options: arguments of `churn`.
+    """Return EDM's stochastic sampler: Heun's method with churn.
+
+    Args:
+        options: Arguments of `churn` by name: `s_churn`, `s_tmin`, `s_tmax` and `s_noise`.
+
+    Returns:
+        A step for `sample` that needs `noise`: order 2, two evaluations per step, no history.
+
+    Raises:
+        ValueError: A number is outside its range.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import Streams, heun_churn, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> noise = Streams([7], (1,))
+    >>> step = heun_churn(s_churn=1.0)
+    >>> *_, last = sample(denoise, np.asarray([[2.0]]), levels, step, noise=noise)
+    >>> last.x.round(3)
+    array([[2.337]])
     """
     return churn(heun(), **options)

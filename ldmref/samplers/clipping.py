@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from ldmref.math.arrays import Array
 from ldmref.math.guidance import dynamic_threshold
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.loop import Denoiser, Guided, GuidedDenoiser, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, Guided, GuidedDenoiser, Step, Stepped
 
 Clip: TypeAlias = Callable[[Array], Array]
 

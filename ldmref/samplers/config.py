@@ -14,7 +14,49 @@ UnitFloat = Annotated[float, Range(0, 1)]
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """The forward process on which the U-Net was trained, and the sampler's defaults."""
+    """The forward process on which the U-Net was trained, and the sampler's defaults.
+
+    Args:
+        num_train_timesteps: Number of training timesteps T, from 2 to 100,000.
+        beta_schedule: Betas of the timesteps: `linear`, `scaled_linear` (linear in their root) or
+            `cosine`.
+        beta_start: Beta of the first timestep, in [0, 1]; not used by `cosine`.
+        beta_end: Beta of the last timestep, in [0, 1]; not used by `cosine`.
+        prediction_type: Output of the U-Net: `eps`, `v` or `x0`.
+        sampler: Default sampler, a name in `SAMPLERS`.
+        spacing: Default spacing, a name in `SPACINGS`.
+        final_sigma: Last sigma of a schedule: `zero`, or `sigma_min`, the smallest of training.
+        steps_offset: Number added to every timestep of the spacing `leading`, from 0 to 100,000.
+        convention: "diffusers" if spacings are made as its scheduler for the sampler does,
+            otherwise "".
+        timestep_spacing: The spacing below Karras' and other continuous spacings of diffusers.
+        final_alpha: The end of diffusers' DDIM and PNDM, `zero` or `sigma_min`; other samplers have
+            `final_sigma`.
+        rescale_betas_zero_snr: Whether the betas are rescaled to a last alpha-bar of (nearly) 0.
+        trained_betas: Beta of every training timestep, (T,); () for those of `beta_schedule`.
+        lower_order_final: Whether UniPC and third-order methods use lower orders at the end.
+        euler_at_final: Whether the last step of DPM-Solver is of order 1.
+        solver_type: Variant of DPM-Solver (`midpoint`, `heun`) or UniPC (`bh1`, `bh2`); "": the
+            sampler's own.
+        noise_prediction: Whether UniPC interpolates eps: diffusers' `predict_x0=False`.
+        disable_corrector: Indices of the steps after which UniPC does not correct.
+        timestep_rounding: Timesteps of continuous spacings: `round`, `cut`, or "" for the spacing's
+            own rule.
+        clip_sample_range: Predictions x0 are clipped to +- this number; 0: not at all.
+        thresholding_ratio: Quantile of the dynamic thresholding of x0, in [0, 1]; 0: none.
+        sample_max_value: The largest value that dynamic thresholding lets pass, >= 0.
+        variance_type: Variance of DDPM's steps: `fixed_small` (the posterior's), `fixed_large`
+            (beta) or `learned_range`, which the network predicts.
+        sigma_max: Samplers start no higher than this sigma, however far the training table goes.
+        original_inference_steps: Number of timesteps on which an LCM was distilled, for the spacing
+            `lcm`.
+        full_range: Whether Karras' and other continuous spacings span the whole table.
+
+    >>> from ldmref.samplers import SchedulerConfig
+    >>> config = SchedulerConfig(prediction_type="v", rescale_betas_zero_snr=True)
+    >>> config.sampler, config.spacing, config.beta_end
+    ('ddim', 'leading', 0.012)
+    """
 
     num_train_timesteps: Annotated[int, Range(2, 100_000)] = 1000
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear"
@@ -25,38 +67,21 @@ class SchedulerConfig:
     spacing: str = "leading"
     final_sigma: str = "sigma_min"
     steps_offset: Annotated[int, Range(0, 100_000)] = 1
-    # "diffusers": spacings are made as its scheduler for the sampler does
     convention: str = ""
-    # the spacing below Karras' and other continuous spacings of diffusers
     timestep_spacing: str = "leading"
-    # the end of diffusers' DDIM and PNDM; other samplers have `final_sigma`
     final_alpha: str = "sigma_min"
     rescale_betas_zero_snr: bool = False
-    # beta of every training timestep; (): those of `beta_schedule`
     trained_betas: Annotated[tuple[float, ...], Range(0, 1)] = ()
-    # UniPC and third-order methods use lower orders at the end
     lower_order_final: bool = True
-    # the last step of DPM-Solver is of order 1
     euler_at_final: bool = False
-    # "": the sampler's own
     solver_type: Literal["", "midpoint", "heun", "bh1", "bh2"] = ""
-    # UniPC through eps: diffusers' `predict_x0=False`
     noise_prediction: bool = False
-    # steps after which UniPC does not correct
     disable_corrector: Annotated[tuple[int, ...], Range(-100_000, 100_000)] = ()
-    # timesteps of continuous spacings; "": the spacing's own rule
     timestep_rounding: Literal["", "round", "cut"] = ""
-    # predictions x0 are clipped to +- this; 0: not at all
     clip_sample_range: Annotated[float, Range(0)] = 0.0
-    # dynamic thresholding of x0 at this quantile; 0: none
     thresholding_ratio: UnitFloat = 0.0
-    # the largest value that dynamic thresholding lets pass
     sample_max_value: Annotated[float, Range(0)] = 1.0
-    # the variance of DDPM's steps
     variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_small"
-    # samplers start no higher, however far the training table goes
     sigma_max: Annotated[float, Range(1)] = 1000.0
-    # timesteps on which an LCM was distilled, for the spacing `lcm`
     original_inference_steps: Annotated[int, Range(1, 100_000)] = 50
-    # Karras' and other continuous spacings span the whole table
     full_range: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ldmref.samplers.clipping import clip_predictions, configured_clip
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import diffusers_step
-from ldmref.samplers.loop import Constraint, Step
+from ldmref.samplers.interfaces import Constraint, Step
 from ldmref.samplers.lower_order import lower_at_the_end
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule
@@ -31,12 +31,19 @@ def configured_step(
         schedule: Schedule from `make_schedule`.
         eta: Strength of the fresh noise, for samplers with `eta`; None: the sampler's default.
         first_step: Number of steps that are skipped, as in img2img.
-        constrain: The constraint that `sample` applies after every step.
+        constrain: The constraint that `sample` applies after every step. None: none.
         bug_compatible: Whether to reproduce errors of diffusers' schedulers for a schedule of
             diffusers; the same seed then gives diffusers' image.
 
     Returns:
         (step, visits), both for `sample`.
+
+    >>> from ldmref.samplers import SAMPLERS, SchedulerConfig, configured_step, make_schedule
+    >>> config, sampler = SchedulerConfig(), SAMPLERS["dpmpp_2m"]
+    >>> schedule = make_schedule(config, sampler, "karras", 10)
+    >>> step, visits = configured_step(config, sampler, schedule, first_step=4)
+    >>> visits
+    range(4, 11)
     """
     visits = range(first_step, len(schedule.sigmas))
     options = {} if eta is None else {"eta": eta}

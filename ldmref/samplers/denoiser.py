@@ -10,7 +10,7 @@ from ldmref.math.arrays import Array
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance
-from ldmref.samplers.loop import Guided, GuidedDenoiser, History, Interval
+from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
 
 TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {  # (xt, prediction, alpha_bar)
     "eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y,
@@ -71,11 +71,29 @@ def guided_denoiser(
     """Return a network as a denoiser, its predictions combined by a guidance.
 
     Args:
-        network: The network, with what it is conditioned on.
+        network: `network(xt, sigma, names, interval)` returns the named predictions, each (n,
+            ...), of x in variance-preserving scale, xt = x / sqrt(1 + sigma^2).
         prediction_type: `eps`, `v` or `x0`.
         guidance: From `get_guidance`.
-        cfg_scale: The guidance scale.
-        observe: Called with every `Evaluation`, which it must not change.
+        cfg_scale: The guidance scale s, dimensionless; 1 is no guidance.
+        observe: Called with every `Evaluation`, which it must not change. None: nothing is
+            called.
+
+    Returns:
+        The denoiser: `denoise(x, sigma)` returns x0 in the shape of x, (n, ...), and
+        `denoise.guided(...)` also the prediction without the prompt.
+
+    Raises:
+        KeyError: `prediction_type` is not one of these.
+        UsageError: The guidance asks for a prediction that does not exist (raised by the denoiser).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import get_guidance, guided_denoiser
+    >>> def network(xt, sigma, names, interval):  # predicts x0: 0, or 1 with the prompt
+    ...     return [np.full_like(xt, float(name == "cond")) for name in names]
+    >>> denoise = guided_denoiser(network, "x0", get_guidance("cfg"), 3.0)
+    >>> denoise(np.zeros((1, 2)), 1.0)
+    array([[3., 3.]])
     """
     to_x0 = TO_X0[prediction_type]
     on_x0 = guidance.on_x0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.steps import euler_step
 
 
@@ -35,11 +35,24 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
         eta: Strength of the fresh noise; 0 is deterministic, 1 the SDE form.
         solver: Solver of the second-order steps, `midpoint` or `heun`.
 
+    Returns:
+        A step for `sample`: order min(`order`, 2), one evaluation per step. Its history holds the
+        last predictions. It needs `noise` if `eta` is not 0.
+
     Raises:
         ValueError: `order` or `solver` is not one of these.
 
     Source: Lu et al. 2022, arXiv:2206.00927, published code; diffusers 0.42.1,
     `algorithm_type="dpmsolver"` and `"sde-dpmsolver"`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import dpm_solver_multistep, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> *_, last = sample(denoise, np.asarray([2.0]), levels, dpm_solver_multistep())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.986])
     """
     if order not in (1, 2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 1 to 3, solver midpoint or heun; not {order}, {solver!r}")

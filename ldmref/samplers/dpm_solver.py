@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.steps import ancestral, ancestral_sigmas, euler_step
 
 
@@ -30,10 +30,22 @@ def dpm_solver(order: int = 2) -> Step:
     Args:
         order: Number of evaluations per step: 1, 2 or 3.
 
+    Returns:
+        A step for `sample`: order `order`, `order` evaluations per step (one in the step to 0), no
+        history.
+
     Raises:
         ValueError: `order` is not 1, 2 or 3.
 
     Source: Lu et al. 2022, arXiv:2206.00927, algorithms 1 (DPM-Solver-2) and 2 (DPM-Solver-3).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import dpm_solver, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], dpm_solver())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.005])
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
@@ -74,7 +86,18 @@ def dpmpp_2s() -> Step:
     .. math:: u = \mathrm{euler}(\sigma e^{-h/2}), \qquad
               x' = \mathrm{euler}(\sigma') + (1 - e^{-h}) (x_0(u) - x_0)
 
+    Returns:
+        A step for `sample`: order 2, two evaluations per step (one in the step to 0), no history.
+
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2 and alpha = 1.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import dpmpp_2s, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], dpmpp_2s())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.996])
     """
     return dpmpp_sde(0.0)
 
@@ -97,7 +120,21 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> Step:
         eta: Strength of the fresh noise; 0 is DPM-Solver++(2S), 1 the usual sampler.
         r: Position of the intermediate node in units of h, in (0, 1].
 
+    Returns:
+        A step for `sample` that needs `noise`, two arrays of it per step: two evaluations per step
+        (one in the step to 0), no history.
+
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1; k-diffusion, `sample_dpmpp_sde`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import Streams, dpmpp_sde, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> noise = Streams([7], (1,))
+    >>> *_, last = sample(denoise, np.asarray([[2.0]]), levels, dpmpp_sde(), noise=noise)
+    >>> last.x.round(3)
+    array([[1.337]])
     """
 
     def step(

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 from ldmref.declare import Invalid, get_fields, read, verify, write
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import History
+from ldmref.samplers.interfaces import History
 
 CODE = "E-GUIDANCE"
 # Predictions with self-attention maps replaced by the identity -> the parts of the U-Net.
@@ -47,12 +47,31 @@ PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED)
 class Guidance:
     """A rule that combines predictions; the base class of all guidances.
 
-    Class attributes:
+    A guidance is a frozen dataclass whose fields are its parameters, declared with
+    `ldmref.declare`. It overrides `__call__`, and `needs` for other predictions than two.
 
-    name: Recorded in images, and the name of the entry point.
-    source: The paper or code, with equation or algorithm.
-    on_x0: Whether predictions are converted to x0 first; otherwise they are the network's own
-        output (eps, v or x0).
+    Attributes:
+        name: Name that images record, and the name of the entry point.
+        source: The paper or code, with equation or algorithm.
+        on_x0: Whether predictions are converted to x0 first; otherwise they are the network's own
+            output (eps, v or x0).
+
+    Raises:
+        UsageError: A parameter is not as declared.
+
+    >>> from dataclasses import dataclass
+    >>> from ldmref.samplers import Guidance
+    >>> @dataclass(frozen=True)
+    ... class Unguided(Guidance):
+    ...     name = "unguided"
+    ...
+    ...     def needs(self, sigma, cfg_scale):
+    ...         return ("cond",)
+    ...
+    ...     def __call__(self, predictions, sigma, cfg_scale, memory):
+    ...         return predictions["cond"], ()
+    >>> Unguided()({"cond": 2.0}, 1.0, 7.5, ())
+    (2.0, ())
     """
 
     name: ClassVar[str] = "custom"
@@ -77,6 +96,10 @@ class Guidance:
         `empty` always with the empty prompt, and `perturbed_mid` (`_down`, `_up`, `_all`) with the
         prompt and perturbed self-attention. By default `uncond` and `cond`, or only one of them
         where the scale makes that the result.
+
+        Args:
+            sigma: The noise level.
+            cfg_scale: The guidance scale of the request.
         """
         if cfg_scale == 0.0:
             return ("uncond",)
@@ -92,6 +115,9 @@ class Guidance:
             sigma: The noise level.
             cfg_scale: The guidance scale of the request.
             memory: What the step before returned; () in the first step.
+
+        Returns:
+            (the guided prediction, in the shape of the predictions; a tuple).
         """
         raise NotImplementedError
 
@@ -102,7 +128,7 @@ class Guidance:
         return {"name": self.name} | values
 
     def evaluations(self, cfg_scale: float) -> int:
-        """Return the largest number of predictions at any noise level."""
+        """Return the largest number of predictions at any noise level, at the scale `cfg_scale`."""
         return len(self.needs(1.0, cfg_scale))
 
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, State, Step, Stepped, sample
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, State, Step, Stepped
+from ldmref.samplers.loop import sample
 from ldmref.samplers.steps import ancestral, euler_step
 
 
@@ -69,9 +70,22 @@ def implicit(iterations: int = 5) -> Step:
     Args:
         iterations: Number of iterations of each step.
 
+    Returns:
+        A step for `invert`: order 1, `iterations` + 1 evaluations per step (the first is DDIM
+        inversion's, without one at sigma = 0), no history.
+
     Source: Pan et al. 2023, arXiv:2309.04907 (AIDI; the plain iteration, without its
     acceleration); Garibi et al. 2024, arXiv:2403.14602 (ReNoise, which also averages the last
     predictions and keeps them editable; not implemented).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import ancestral, implicit, invert, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, up = invert(denoise, np.asarray([1.0]), [0.5, 0.7, 1.0], implicit(20))
+    >>> *_, down = sample(denoise, up.x, [1.0, 0.7, 0.5], ancestral())
+    >>> down.x.round(6)  # DDIM undoes it
+    array([1.])
     """
 
     def step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 
 
 def lcm() -> Step:
@@ -19,8 +19,21 @@ def lcm() -> Step:
     s = 1/2 and tau = 10 t, which diffusers applies outside the network, are 0 and 1 to within 2e-5
     for every timestep t >= 19 on which these networks are run, and are left out.
 
+    Returns:
+        A step for `sample` that needs `noise`: one evaluation per step, no history.
+
     Source: Luo et al. 2023, arXiv:2310.04378, algorithm 3; Song et al. 2023, arXiv:2303.01469,
     algorithm 1.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import Streams, lcm, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> noise = Streams([7], (1,))
+    >>> *_, last = sample(denoise, np.asarray([[2.0]]), levels, lcm(), noise=noise)
+    >>> last.x.round(3)
+    array([[1.612]])
     """
 
     def step(

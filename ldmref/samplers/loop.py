@@ -12,130 +12,25 @@ passes it to the next step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
-
-History: TypeAlias = tuple[Any, ...]  # the memory of a multistep method; () at the start
-Stepped: TypeAlias = tuple[Array, Array, History]  # (x_next, x0, history)
-
-
-class Denoiser(Protocol):
-    """The expected clean data x0 given x = x0 + sigma * eps, as an array of x's shape."""
-
-    def __call__(self, x: Array, sigma: float, /) -> Array: ...
-
-
-class Noise(Protocol):
-    """Standard normal noise of x's shape, fresh at every call."""
-
-    def __call__(self) -> Array: ...
-
-
-class Interval(NamedTuple):
-    """The interval of a step: from `sigmas[i]` to `sigmas[i_next]`, of n steps in all.
-
-    `i` counts from 0 and `i_next` is `i + 1` except where a run skips noise levels; `sigma` and
-    `sigma_next` are the two noise levels.
-    """
-
-    i: int
-    i_next: int
-    n: int
-    sigma: float
-    sigma_next: float
-
-    def index_of(self, sigma: float) -> int | None:
-        """Return `i` or `i_next` if the step evaluates at an end, None at a level in between.
-
-        >>> interval = Interval(3, 4, 10, 2.0, 1.0)
-        >>> interval.index_of(2.0), interval.index_of(1.0), interval.index_of(1.5)
-        (3, 4, None)
-        """
-        if sigma == self.sigma:
-            return self.i
-        return self.i_next if sigma == self.sigma_next else None
-
-    def reversed(self) -> Interval:
-        """Return the interval with its indices counted from the other end of the sigmas."""
-        return self._replace(i=self.n - self.i, i_next=self.n - self.i_next)
-
-
-class Constraint(Protocol):
-    """Put known values into x, which a step has taken to `interval.sigma_next` (inpainting)."""
-
-    def __call__(self, x: Array, interval: Interval, /) -> Array: ...
-
-
-class Guided(NamedTuple):
-    """A guided prediction of x0, and what the guidance remembers for the next step.
-
-    `uncond` is the prediction without the prompt, or None if it was not asked for.
-    """
-
-    x0: Array
-    uncond: Array | None
-    memory: History
-
-
-@dataclass(frozen=True, eq=False)
-class GuidedDenoiser:
-    """A denoiser that combines several predictions; `denoise(x, sigma)` is `guided(...).x0`.
-
-    `sample` recognises it: it passes the interval of the step, and the memory of the guidance from
-    step to step.
-
-    Args:
-        predict: `predict(x, sigma, memory, unconditional, interval)`; see `guided`.
-        remembers: Whether a prediction depends on those of earlier steps.
-    """
-
-    predict: Callable[[Array, float, History, bool, Interval | None], Guided]
-    remembers: bool = False
-
-    def __call__(self, x: Array, sigma: float, /) -> Array:
-        return self.guided(x, sigma).x0
-
-    def guided(
-        self,
-        x: Array,
-        sigma: float,
-        memory: History = (),
-        unconditional: bool = False,
-        interval: Interval | None = None,
-    ) -> Guided:
-        """Predict x0, also without the prompt if `unconditional`.
-
-        `interval` is the interval of the step, None outside of `sample`.
-        """
-        return self.predict(x, sigma, memory, unconditional, interval)
-
-
-class Step(Protocol):
-    """One step of a sampler, from x at `interval.sigma` to x_next at `interval.sigma_next`."""
-
-    def __call__(
-        self, denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise, /
-    ) -> Stepped: ...
-
-
-class State(NamedTuple):
-    """The state after step `i`: x at noise level `sigma`, and the prediction x0 of the step."""
-
-    i: int
-    sigma: float
-    x: Array
-    x0: Array
-    history: History
-
-    def __repr__(self) -> str:
-        return f"<State after step {self.i}: sigma {self.sigma:.6g}, x {tuple(self.x.shape)}>"
+from ldmref.samplers.interfaces import (
+    Constraint,
+    Denoiser,
+    Guided,
+    GuidedDenoiser,
+    History,
+    Interval,
+    Noise,
+    State,
+    Step,
+    Stepped,
+)
+from ldmref.samplers.levels import noise_levels
 
 
 def sample(
@@ -149,7 +44,7 @@ def sample(
     visits: Sequence[int] | None = None,
     history: History = (),
 ) -> Iterator[State]:
-    r"""Take `x` through the noise levels `sigmas`, and yield a `State` after every step.
+    """Take `x` through the noise levels `sigmas`, and yield a `State` after every step.
 
     Args:
         denoise: The model, `denoise(x, sigma) -> x0`. A `GuidedDenoiser` also gets the interval of
@@ -159,8 +54,10 @@ def sample(
         sigmas: Noise levels, (n + 1,): decreasing to sample (the last may be 0), increasing to
             invert.
         step: Sampling method, made by an entry of `SAMPLERS`.
-        noise: Source of fresh noise, needed for stochastic steps and for jumps.
-        constrain: Function applied to x after every step, `constrain(x, interval)` (inpainting).
+        noise: Source of fresh noise, needed for stochastic steps and for jumps. None: a step
+            that asks for noise fails.
+        constrain: Function applied to x after every step, `constrain(x, interval)`
+            (inpainting). None: x is not changed.
         visits: Indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
             img2img starts at a later index. An index smaller than the one before makes x jump back
             up by the forward process (RePaint), x' = x + sqrt(sigma'^2 - sigma^2) eps, and
@@ -214,6 +111,10 @@ def _steps(
         yield State(i, sigmas[j], x, x0, history)
 
 
+def _no_noise() -> Array:
+    raise ValueError("this run needs noise: give sample(..., noise=...)")
+
+
 def guided_step(step: Step) -> Step:
     """Return `step` for a `GuidedDenoiser`, which gets the interval and remembers earlier steps.
 
@@ -244,37 +145,3 @@ def guided_step(step: Step) -> Step:
         return x_next, x0, (own, memories[0] if memories else before)
 
     return step_within
-
-
-def noise_levels(sigmas: Sequence[float] | np.ndarray) -> list[float]:
-    """Return numbers, or a one-dimensional array of them, as a list of Python floats.
-
-    Raises:
-        UsageError: `sigmas` is not a list of finite numbers of at least 0.
-    """
-    try:
-        if isinstance(sigmas, str | bytes):
-            raise TypeError("text")
-        levels = [_number(sigma) for sigma in sigmas]
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise UsageError(
-            f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"
-        ) from None
-    for sigma in levels:
-        if not 0.0 <= sigma < math.inf:
-            raise UsageError(
-                f"sigmas must be finite numbers of at least 0, not {short_repr(sigma)}",
-                code="E-SIGMAS",
-            )
-    return levels
-
-
-def _number(value: Any) -> float:
-    """Return a number, or an array of one number, as a float; refuse text and truth values."""
-    if isinstance(value, str | bytes | bool):
-        raise TypeError("not a number")
-    return float(value)
-
-
-def _no_noise() -> Array:
-    raise ValueError("this run needs noise: give sample(..., noise=...)")

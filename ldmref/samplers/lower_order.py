@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.multistep import MultistepHistory
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.singlestep import singlestep_orders

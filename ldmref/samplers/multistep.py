@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.moments import moment_weights, quadrature
 from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_correction
 from ldmref.samplers.steps import euler_step
 
@@ -104,40 +104,6 @@ def linear_multistep(
     return step
 
 
-def moment_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    r"""Return weights w with sum_j w_j r_j^i = m_i for i = 1, 2, ...: exact for polynomials.
-
-    >>> moment_weights([-1.0], [0.5])  # the second-order Adams-Bashforth method
-    [-0.5]
-    """
-    if not nodes:
-        return []
-    powers = np.asarray(nodes)[None, :] ** np.arange(1, len(nodes) + 1)[:, None]
-    return np.linalg.solve(powers, np.asarray(moments)).tolist()
-
-
-@cache
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Return nodes and weights on [0, 1], exact to rounding for exponentials up to e^40."""
-    nodes, weights = np.polynomial.legendre.leggauss(40)
-    return 0.5 * (nodes + 1.0), 0.5 * weights
-
-
-def exponential_moment(power: int, h: float) -> float:
-    r"""Return the integral over [0, 1] of h e^(-h (1 - u)) u^k du; 1 - e^-h for k = 0.
-
-    These are the weights of the predictions x0 in exponential integrators in lambda = -log sigma.
-    In terms of the phi functions, the integral is k! h phi_{k+1}(-h).
-
-    Source: Hochbruck and Ostermann 2010, "Exponential integrators", eq. 2.10.
-
-    >>> round(exponential_moment(1, 1.0), 12) == round(math.exp(-1.0), 12)
-    True
-    """
-    u, w = _quadrature()
-    return float(h * np.sum(w * np.exp(-h * (1.0 - u)) * u**power))
-
-
 def adams_bashforth_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
     """Return weights for polynomials in sigma, of moments (sigma' - sigma) / (i + 1)."""
     h = sigma_next - sigma
@@ -157,7 +123,7 @@ def log_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[flo
     With h = log(sigma / sigma'), d sigma = -sigma h e^(-h r) dr.
     """
     h = math.log(sigma / sigma_next)
-    u, w = _quadrature()
+    u, w = quadrature()
     density = -sigma * h * np.exp(-h * u) * w
     moments = [float(np.sum(density * u ** (i + 1))) for i in range(len(past))]
     return moment_weights([math.log(sigma / s) / h for s in past], moments)
@@ -178,11 +144,23 @@ def lms(order: int = 4, start: str = "runge_kutta") -> Step:
             starts with orders 1, 2, 3 and integrates the polynomial to sigma = 0, as k-diffusion
             and diffusers do; it converges at order 2 because the first step's error remains.
 
+    Returns:
+        A step for `sample`: one evaluation per step after the start. Its history holds the last
+        `order` slopes.
+
     Raises:
         ValueError: `order` or `start` is not one of these.
 
     Source: k-diffusion, `sample_lms`; Hairer, Norsett, Wanner 1993, Solving ODEs I, section III.5
     (variable steps).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import lms, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], lms())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.])
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order must be from 1 to 4, not {order}")
@@ -198,10 +176,22 @@ def deis(order: int = 2, start: str = "euler") -> Step:
             min(order, 2). `runge_kutta` takes order - 1 steps of RK4 first and converges at
             `order`.
 
+    Returns:
+        A step for `sample`: one evaluation per step after the start. Its history holds the last
+        `order` slopes.
+
     Raises:
         ValueError: `order` or `start` is not one of these.
 
     Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (tAB-DEIS) in the variable log rho.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import deis, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], deis())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.984])
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order must be from 1 to 4, not {order}")
@@ -215,8 +205,20 @@ def pndm() -> Step:
     with the second timestep repeated: 951, 901, 901, 851, ... is this grid's 951, 901, 851, ...
     Weights that ignore the sizes of the steps make it of order 2, not 4.
 
+    Returns:
+        A step for `sample`: order 2, one evaluation per step (two in the first). Its history holds
+        the last four slopes.
+
     Source: Liu et al. 2022, arXiv:2202.09778, eq. 12 and algorithm 2 (PLMS), without its
     Runge-Kutta start, as CompVis' `PLMSSampler`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import pndm, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], pndm())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.005])
     """
     return linear_multistep(4, index_rule, HEUN, 1)
 
@@ -224,7 +226,18 @@ def pndm() -> Step:
 def ipndm() -> Step:
     """Improved PNDM: `pndm` with a start of orders 1, 2, 3 and one evaluation in every step.
 
+    Returns:
+        A step for `sample`: order 2, one evaluation per step. Its history holds the last four slopes.
+
     Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (iPNDM); ComfyUI, `sample_ipndm`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import ipndm, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], ipndm())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.991])
     """
     return linear_multistep(4, index_rule)
 
@@ -239,8 +252,20 @@ def gradient_estimation(gamma: float = 2.0) -> Step:
         gamma: Weight of the newest slope: 1 is Euler's method, 1.5 second-order Adams-Bashforth
             with equal steps.
 
+    Returns:
+        A step for `sample`: order 1, one evaluation per step. Its history is the last slope.
+
     Source: Permenter and Yuan 2023, arXiv:2306.04848, algorithm 2; ComfyUI,
     `sample_gradient_estimation`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import gradient_estimation, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> *_, last = sample(denoise, np.asarray([2.0]), levels, gradient_estimation())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.021])
     """
 
     def rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:

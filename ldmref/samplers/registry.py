@@ -22,8 +22,8 @@ from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from ldmref.samplers.interfaces import Step
 from ldmref.samplers.lcm import lcm
-from ldmref.samplers.loop import Step
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45
 from ldmref.samplers.singlestep import dpmpp_singlestep
@@ -54,6 +54,11 @@ class Sampler:
         configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
         family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
         name: Name recorded in images; `SAMPLERS` sets it.
+
+    >>> from ldmref.samplers import SAMPLERS
+    >>> sampler = SAMPLERS["dpmpp_2m_sde"]
+    >>> sampler.order, sampler.nfe, sampler.stochastic, sampler.eta
+    (2, 1, True, 1.0)
     """
 
     make: Callable[..., Step]
@@ -196,6 +201,7 @@ _SAMPLERS: dict[str, Sampler] = {
 }
 # fmt: on
 SAMPLERS = {name: replace(sampler, name=name) for name, sampler in _SAMPLERS.items()}
+"""Every built-in `Sampler` by its name; `SAMPLERS["euler"].make()` returns its step."""
 
 ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "euler a": "euler_a",
@@ -223,6 +229,7 @@ ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "plms": "pndm",
     "uni_pc": "unipc",
 }
+"""The names of other programs, in lower case, each with the name in `SAMPLERS`."""
 
 
 GROUP = "ldmref.samplers"
@@ -235,9 +242,13 @@ def get_sampler(name: str) -> Sampler:
     Args:
         name: Name in `SAMPLERS` or `ALIASES`, or of an entry point, in any case.
 
+    Returns:
+        The sampler; `sampler.make()` returns its step for `sample`.
+
     Raises:
         UsageError: No sampler has this name, or a plug-in cannot be imported or is not a `Sampler`.
 
+    >>> from ldmref.samplers import get_sampler
     >>> get_sampler("DPM++ 2M")
     <Sampler 'dpmpp_2m': order 2, 1 evaluations per step>
     """

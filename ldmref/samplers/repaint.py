@@ -17,9 +17,13 @@ def repaint_visits(steps: int, jump_length: int, jump_n_sample: int, first: int 
 
     Args:
         steps: Number of steps of the sampler.
-        jump_length: Length j of a jump, from 1; there are no jumps if it is `steps` or more.
+        jump_length: Length j of a jump in steps, from 1; there are no jumps if it is `steps` or
+            more.
         jump_n_sample: How often each block of steps is denoised, r, from 1 (no jumps).
         first: Index of the first sigma; the index of the last is `first` + `steps`.
+
+    Returns:
+        The indices, from `first` to `first` + `steps`; an index below the one before is a jump up.
 
     >>> repaint_visits(4, 2, 2)
     [0, 1, 2, 3, 1, 2, 3, 4]

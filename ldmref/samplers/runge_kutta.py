@@ -20,7 +20,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.steps import euler_step
 
 
@@ -117,13 +117,23 @@ def runge_kutta(tableau: Tableau) -> Step:
     The step to sigma = 0 is Euler's step to x0 because the slope at 0 does not exist.
 
     Args:
-        tableau: `MIDPOINT`, `HEUN`, `RK4`, `DORMAND_PRINCE` or another `Tableau`.
+        tableau: `MIDPOINT`, `HEUN`, `RK4`, `DORMAND_PRINCE` (`ldmref.samplers.runge_kutta`) or
+            another `Tableau`.
 
     Returns:
         A step for `sample`, without history. It works for x of any shape and for increasing sigmas.
 
     Source: Butcher 2016, Numerical Methods for Ordinary Differential Equations, section 232; Karras
     et al. 2022, arXiv:2206.00364, algorithm 1 (Heun, without churn).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import runge_kutta, sample
+    >>> from ldmref.samplers.runge_kutta import RK4
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], runge_kutta(RK4))
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.])
     """
 
     def step(
@@ -146,7 +156,18 @@ def midpoint() -> Step:
     .. math:: u = \mathrm{euler}\left(\tfrac12(\sigma + \sigma')\right), \qquad
               x' = x + h\, e(u), \qquad h = \sigma' - \sigma
 
+    Returns:
+        A step for `sample`: order 2, two evaluations per step (one in the step to 0), no history.
+
     Source: Hairer, Norsett, Wanner 1993, Solving ODEs I, section II.1 (Runge 1895).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import midpoint, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], midpoint())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.])
     """
     return runge_kutta(MIDPOINT)
 
@@ -163,6 +184,14 @@ def heun() -> Step:
         A step for `sample`: order 2, two evaluations per step (one in the step to 0), no history.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1 (without churn).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import heun, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], heun())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.01])
     """
     return runge_kutta(HEUN)
 
@@ -178,12 +207,20 @@ def rk4() -> Step:
         A step for `sample`: order 4, four evaluations per step (one in the step to 0), no history.
 
     Source: Hairer, Norsett, Wanner 1993, Solving ODEs I, table II.1.2 (Kutta 1901).
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import rk4, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], rk4())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.])
     """
     return runge_kutta(RK4)
 
 
 def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
-    r"""Return Dormand-Prince 5(4) with adaptive substeps within each interval.
+    """Return Dormand-Prince 5(4) with adaptive substeps within each interval.
 
     A substep is accepted if the two embedded methods differ by at most atol + rtol max(|x|, |x'|)
     in every element of the batch; the next one is 0.9 error^(-1/5) times as long, limited to the
@@ -195,12 +232,26 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
     those of score_sde, keep that error far below half a grey level of an image (2 / 255 / 2).
 
     Args:
-        rtol, atol: accepted error, relative and absolute (data are of order 1), > 0.
+        rtol: Accepted error relative to the state, > 0.
+        atol: Accepted absolute error, > 0; data are of order 1.
 
-    `history` is (length of the next substep, evaluations so far).
+    Returns:
+        A step for `sample`: order 5, at least seven evaluations per step (one in the step to 0).
+        Its history is (length of the next substep, evaluations so far).
+
+    Raises:
+        ValueError: A tolerance is not positive.
 
     Source: Dormand and Prince 1980, "A family of embedded Runge-Kutta formulae", table 2; step
     control as in Hairer, Norsett, Wanner 1993, Solving ODEs I, section II.4.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import rk45, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], rk45())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.])
     """
     if not (rtol > 0.0 and atol > 0.0):
         raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")

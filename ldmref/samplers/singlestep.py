@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
-from ldmref.samplers.multistep import exponential_moment
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.moments import exponential_moment
 from ldmref.samplers.steps import euler_step
 
 
@@ -32,7 +32,7 @@ class Block(NamedTuple):
 def dpmpp_singlestep(
     order: int = 2, solver: str = "midpoint", orders: Sequence[int] | None = None
 ) -> Step:
-    r"""DPM-Solver++, singlestep, of order 2 or 3 in blocks of as many steps.
+    """DPM-Solver++, singlestep, of order 2 or 3 in blocks of as many steps.
 
     Step k of a block is of order k. Order 2 takes c_1 = (1 - e^-h) / 2 (`midpoint`) or the exact
     1 - (1 - e^-h) / h (`heun`). Order 3 takes the exact c_1 for the difference to the newest
@@ -46,11 +46,23 @@ def dpmpp_singlestep(
         orders: Order of every step of the schedule, by index (`singlestep_orders`); None: 1, 2
             (, 3) in turn, without an end.
 
+    Returns:
+        A step for `sample`: order `order`, one evaluation per step. Its history is the start of the
+        block and the predictions since.
+
     Raises:
         ValueError: `order` or `solver` is not one of these.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1, and published code; diffusers 0.42.1,
     `DPMSolverSinglestepScheduler`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import dpmpp_singlestep, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], dpmpp_singlestep())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.984])
     """
     if order not in (2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 2 or 3, solver midpoint or heun; not {order}, {solver!r}")

@@ -27,11 +27,24 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 
 
 def euler_step(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
-    """Take Euler's step from x at `sigma` to `sigma_next`, along the noise x - x0.
+    r"""Take Euler's step along the noise x - x0: DDIM.
+
+    .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0)
+
+    Args:
+        x: State at `sigma`, (n, ...) or any other shape.
+        x0: Prediction of the clean data at x, shape of `x`.
+        sigma: Noise level of x, > 0.
+        sigma_next: Noise level to step to, >= 0; at 0 the result is x0.
+
+    Returns:
+        The state at `sigma_next`, shape and dtype of `x`.
+
+    Source: Song, Meng, Ermon 2020, arXiv:2010.02502, eq. 13, divided by the root of alpha-bar.
 
     >>> euler_step(5.0, 1.0, 2.0, 1.0)
     3.0
@@ -86,6 +99,14 @@ def ancestral(eta: float = 0.0) -> Step:
 
     Source: Song, Meng, Ermon 2020, arXiv:2010.02502, eq. 12 and 16; Ho, Jain, Abbeel 2020,
     arXiv:2006.11239, eq. 7; Karras et al. 2022, arXiv:2206.00364, algorithm 1 with Euler steps.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import ancestral, sample
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], ancestral())
+    >>> last.x.round(3)  # the exact result is 1
+    array([0.949])
     """
 
     def step(
@@ -111,7 +132,23 @@ def with_noise(inner: Step, eta: float = 1.0) -> Step:
         inner: Step of a deterministic singlestep method.
         eta: Strength of the fresh noise, from 0 (none) to 1 (the posterior's).
 
+    Returns:
+        A step for `sample` that needs `noise`; order, evaluations and history are those of `inner`.
+
+    Raises:
+        ValueError: `eta` is outside [0, 1] (raised by the step).
+
     Source: k-diffusion, `sample_dpm_2_ancestral`, `sample_dpmpp_2s_ancestral`.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import Streams, heun, sample, with_noise
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> levels = [2.0, 1.4, 1.0, 0.7, 0.5]
+    >>> noise = Streams([7], (1,))
+    >>> *_, last = sample(denoise, np.asarray([[2.0]]), levels, with_noise(heun()), noise=noise)
+    >>> last.x.round(3)
+    array([[2.232]])
     """
 
     def step(

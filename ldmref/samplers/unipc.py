@@ -24,8 +24,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
-from ldmref.samplers.multistep import exponential_moment, moment_weights
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.moments import exponential_moment, moment_weights
 from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import euler_step
 
@@ -71,6 +71,14 @@ def unipc(
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP); published code,
     `uni_pc.py`, for both predictions.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import sample, unipc
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.asarray([2.0]), [2.0, 1.4, 1.0, 0.7, 0.5], unipc())
+    >>> last.x.round(3)  # the exact result is 1
+    array([1.001])
     """
     if order not in (1, 2, 3) or variant not in ("bh1", "bh2"):
         raise ValueError(f"order must be 1 to 3, variant bh1 or bh2; not {order}, {variant!r}")

@@ -21,6 +21,10 @@ class Case:
         name: Description of the input.
         arrays: Positional arguments, float64 NumPy arrays or arrays of integers.
         options: Keyword arguments.
+
+    >>> from ldmref.testing import cases
+    >>> next(iter(cases()))
+    <Case linear ((7,))>
     """
 
     operation: str
@@ -37,6 +41,16 @@ def cases(seed: int = 0) -> Iterator[Case]:
 
     Compositions come after their parts. The first failure of a report is then in the operation that
     is wrong.
+
+    Args:
+        seed: Seed of the inputs.
+
+    Returns:
+        An iterator of `Case`.
+
+    >>> from ldmref.testing import cases
+    >>> sorted({case.operation for case in cases()})[:3]
+    ['attention', 'conv2d', 'embedding']
     """
     rng = np.random.default_rng(seed)
 

@@ -52,6 +52,10 @@ class OperationCheck:
             to the largest value of the reference.
         bound: Error allowed there, in the same unit.
         note: Other defects: an exception, a wrong shape or dtype, a modified input.
+
+    >>> from ldmref.testing import OperationCheck
+    >>> print(OperationCheck("silu", "(3,)", error=1e-6, bound=1e-7))
+    FAILED: silu ((3,)): error 1e-06, bound 1e-07
     """
 
     operation: str
@@ -87,6 +91,11 @@ def check_backend(backend: Backend | Callable[[], Backend]) -> list[OperationChe
     Returns:
         One check for each operation, input and memory layout, whether it passes or not. Operations
         that are not implemented come first, each with an infinite error.
+
+    >>> from ldmref.backends import get_backend
+    >>> from ldmref.testing import check_backend
+    >>> all(check.ok for check in check_backend(get_backend("numpy", dtype="float64")))
+    True
     """
     return list(_comparisons(backend if isinstance(backend, Backend) else backend()))
 
@@ -102,6 +111,7 @@ def assert_conforms(backend: Backend | Callable[[], Backend]) -> None:
             the bound of this module's docstring; its `report` has a line for each.
 
     >>> from ldmref.backends import get_backend
+    >>> from ldmref.testing import assert_conforms
     >>> assert_conforms(get_backend("numpy", dtype="float32"))
     """
     ops = backend if isinstance(backend, Backend) else backend()

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""p(x0) = sum_k w_k N(m_k, s_k^2 I), and the distribution of x = x0 + sigma eps.
+    """p(x0) = sum_k w_k N(m_k, s_k^2 I), and the distribution of x = x0 + sigma eps.
 
     At sigma = 0, x is x0 itself. In the methods' formulas, N_k = N(x; m_k, v_k I) with
     v_k = s_k^2 + sigma^2, r_k is the posterior probability of component k,
@@ -19,6 +19,13 @@ class Mixture:
         weights: Probability w_k of each component, (k,), of sum 1.
         means: Mean m_k of each component, (k, d).
         stds: Standard deviation s_k of each component, (k,), > 0.
+
+    >>> import numpy as np
+    >>> from ldmref.testing import Mixture
+    >>> p = Mixture(np.asarray([0.5, 0.5]), np.asarray([[-1.0], [1.0]]), np.asarray([0.1, 0.1]))
+    >>> p.denoise(np.asarray([[0.0], [2.0]]), 1.0).round(2)  # halfway, and near the right mode
+    array([[0.  ],
+           [0.97]])
     """
 
     weights: np.ndarray
@@ -29,7 +36,7 @@ class Mixture:
         return f"<Mixture of {len(self.weights)} Gaussians in {self.means.shape[1]} dimensions>"
 
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        r"""Return E[x0 | x], the optimal denoiser, (n, d); x: (n, d).
+        r"""Return E[x0 | x], the optimal denoiser, (n, d), at points `x`, (n, d), of level `sigma`.
 
         .. math:: \sum_k r_k(x)\left(m_k + \frac{s_k^2}{s_k^2 + \sigma^2}(x - m_k)\right), \quad
                   r_k \propto w_k N(x; m_k, s_k^2 + \sigma^2)
@@ -49,42 +56,52 @@ class Mixture:
         return spread + np.sum(self.weights * self.stds**2) * np.eye(self.means.shape[1])
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return n samples of x0, (n, d)."""
+        """Return `n` samples of x0, (n, d), from the generator `rng`."""
         k = rng.choice(len(self.weights), size=n, p=self.weights)
         return self.means[k] + self.stds[k, None] * rng.standard_normal((n, self.means.shape[1]))
 
     def scaled(self, scale: float) -> Mixture:
-        """Return the mixture of scale * x0.
+        """Return the mixture of `scale` * x0.
 
         The marginal p(x(t)) of a diffusion is `scaled(m(t))` at sigma = s(t).
         """
         return Mixture(self.weights, scale * self.means, abs(scale) * self.stds)
 
     def log_density(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return log sum_k w_k N_k, (n,); x: (n, d)."""
+        """Return log sum_k w_k N_k, (n,), at points `x`, (n, d), of noise level `sigma`."""
         log = self._log_terms(x, sigma)
         top = log.max(axis=1)
         return top + np.log(np.exp(log - top[:, None]).sum(axis=1))
 
     def density(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return p(x; sigma), (n,); x: (n, d)."""
+        """Return the density of x0 + sigma eps, (n,), at points `x`, (n, d), of level `sigma`."""
         return np.exp(self.log_density(x, sigma))
 
     def posterior(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return r_k = P(component k | x), (n, k); x: (n, d)."""
+        """Return r_k = P(component k | x), (n, k), at points `x`, (n, d), of level `sigma`."""
         return np.exp(self._log_terms(x, sigma) - self.log_density(x, sigma)[:, None])
 
     def posterior_gradient(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return the gradients r_k (u_k - g) of the posteriors, (n, k, d); x: (n, d)."""
+        """Return the gradients r_k (u_k - g) of the posteriors, (n, k, d).
+
+        Args:
+            x: Points, (n, d).
+            sigma: Their noise level, >= 0.
+        """
         posterior = self.posterior(x, sigma)[..., None]
         return posterior * (self._scores(x, sigma) - self.score(x, sigma)[:, None, :])
 
     def score(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return g, the gradient of the log-density, (n, d); x: (n, d)."""
+        """Return g, the gradient of the log-density, (n, d), at `x`, (n, d), of level `sigma`."""
         return (self.posterior(x, sigma)[..., None] * self._scores(x, sigma)).sum(axis=1)
 
     def score_jacobian(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return sum_k r_k (u_k u_k^T - I / v_k) - g g^T, (n, d, d); x: (n, d)."""
+        """Return the Jacobian of the score, sum_k r_k (u_k u_k^T - I / v_k) - g g^T, (n, d, d).
+
+        Args:
+            x: Points, (n, d).
+            sigma: Their noise level, >= 0.
+        """
         r = self.posterior(x, sigma)
         u = self._scores(x, sigma)
         g = self.score(x, sigma)
@@ -93,21 +110,37 @@ class Mixture:
         return outer - precision[:, None, None] * np.eye(x.shape[1])
 
     def score_divergence(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """Return the Laplacian of the log-density, (n,); x: (n, d)."""
+        """Return the Laplacian of the log-density, (n,), at `x`, (n, d), of level `sigma`."""
         return np.trace(self.score_jacobian(x, sigma), axis1=1, axis2=2)
 
     def denoise_jacobian(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """Return I + sigma^2 * score_jacobian = Cov[x0 | x] / sigma^2, (n, d, d); x: (n, d)."""
+        """Return the Jacobian of the denoiser, I + sigma^2 score_jacobian = Cov[x0 | x] / sigma^2.
+
+        Args:
+            x: Points, (n, d).
+            sigma: Their noise level, > 0.
+
+        Returns:
+            (n, d, d).
+        """
         return np.eye(x.shape[1]) + sigma**2 * self.score_jacobian(x, sigma)
 
     def denoise_divergence(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """Return the trace of `denoise_jacobian`, (n,); x: (n, d)."""
+        """Return the trace of `denoise_jacobian`, (n,), at `x`, (n, d), of level `sigma`."""
         return x.shape[1] + sigma**2 * self.score_divergence(x, sigma)
 
     def flow(self, x: np.ndarray, sigma: float, sigma_next: float) -> np.ndarray:
-        r"""Take x, (n, d), along the exact probability flow of a single Gaussian to sigma_next.
+        r"""Return points moved along the exact probability flow of a single Gaussian.
 
         .. math:: x' = m + (x - m)\sqrt{\frac{s^2 + \sigma'^2}{s^2 + \sigma^2}}
+
+        Args:
+            x: Points, (n, d).
+            sigma: Their noise level, >= 0.
+            sigma_next: The noise level to go to, >= 0.
+
+        Returns:
+            (n, d).
 
         Raises:
             ValueError: The mixture has several components, whose flow has no closed form.
@@ -140,6 +173,8 @@ def three_modes() -> Mixture:
         A `Mixture` in d = 2 dimensions. Its `denoise(x, sigma) -> x0`, with x and x0 (n, 2), is
         the exact denoiser, ready for `samplers.sample`.
 
+    >>> import numpy as np
+    >>> from ldmref.testing import three_modes
     >>> problem = three_modes()
     >>> problem.denoise(np.zeros((1, 2)), 1.0).shape
     (1, 2)

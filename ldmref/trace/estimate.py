@@ -47,6 +47,15 @@ class TraceEstimate:
         layers: All names of layers.
         by_kind: Bytes by the kind of call: `unet`, `vae.decode`.
         steps: Indices of the sampler's steps; img2img begins above 0.
+
+    >>> import ldmref
+    >>> from ldmref import modes
+    >>> from ldmref.trace import estimate_trace
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = modes.plan("txt2img", model, prompt="a red cat", seed=1, steps=2)
+    >>> estimate = estimate_trace(plan, model)
+    >>> estimate.steps, sorted(estimate.by_kind)[:3]
+    ((0, 1), ['guidance', 'sampler', 'schedule'])
     """
 
     bytes: int
@@ -66,11 +75,20 @@ def estimate_trace(
     Each network is defined once per shape. Equal tensors of different origin, which a trace stores
     once, are counted twice, so the estimate is at least the size, and a few percent more at most.
 
+    Args:
+        planned: From `modes.plan`; any mode that samples.
+        model: The model, whose backend and dtype are those of the trace.
+        selection: Calls, layers and steps to record. None: all.
+
+    Returns:
+        The sizes in bytes, and the calls and layers.
+
     Raises:
         UsageError: The selection matches no call, layer or step of the run.
 
     >>> import ldmref
     >>> from ldmref import modes
+    >>> from ldmref.trace import estimate_trace
     >>> model = ldmref.random_model("tiny")
     >>> estimate = estimate_trace(modes.plan("txt2img", model, prompt="", steps=3), model)
     >>> len([call for call in estimate.calls if call.startswith("unet.")])
@@ -93,11 +111,19 @@ def check_space(
     Args:
         estimate: The estimate.
         folder: The folder to write, which does not have to exist.
-        max_bytes: The limit; None: only the disk's.
+        max_bytes: The limit in bytes. None: only the disk's.
         smaller: How to make the trace smaller, for the message.
 
     Raises:
         ResourceError: It is larger.
+
+    >>> import ldmref
+    >>> from ldmref import modes
+    >>> from ldmref.trace import check_space, estimate_trace
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = modes.plan("txt2img", model, prompt="a red cat", seed=1, steps=2)
+    >>> from pathlib import Path
+    >>> check_space(estimate_trace(plan, model), Path("trace"), max_bytes=100_000_000)
     """
     size = estimate.bytes
     if max_bytes is not None and size > max_bytes:
@@ -117,6 +143,13 @@ def check_space(
 def show_bytes(size: float) -> str:
     """Return a size for people.
 
+    Args:
+        size: The size in bytes, >= 0.
+
+    Returns:
+        The size in B, kB, MB, GB, ... with three digits.
+
+    >>> from ldmref.trace import show_bytes
     >>> show_bytes(1_250_000_000)
     '1.25 GB'
     """

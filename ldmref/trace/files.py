@@ -40,6 +40,19 @@ class TraceWriter:
 
     Raises:
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from ldmref.trace import TraceEntry, TraceWriter, read_trace
+    >>> folder = Path(tempfile.mkdtemp()) / "trace"
+    >>> writer = TraceWriter(folder, {"program": "my port"})
+    >>> name = "unet.000/conv_in/output"
+    >>> entry = TraceEntry("unet.000", "conv_in", outputs={"output": name})
+    >>> writer.write_call("unet.000", [entry], {name: np.ones((1, 4, 8, 8), np.float32)})
+    >>> path = writer.close()
+    >>> read_trace(folder).calls
+    ['unet.000']
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], *, overwrite: bool = False):
@@ -70,9 +83,9 @@ class TraceWriter:
         Args:
             call: The call.
             entries: Its layers.
-            tensors: Arrays or sources by tensor name.
+            tensors: Arrays of any shape, or sources of them, by tensor name.
             shared: Names of further tensors, each with the name of the stored tensor that it is
-                equal to.
+                equal to. None: there are none.
         """
         shared = shared or {}
         sources = {
@@ -87,7 +100,7 @@ class TraceWriter:
         self._entries += (resolve_names(entry, shared) for entry in entries)
 
     def close(self, complete: bool = True) -> Path:
-        """Write the manifest; returns its path.
+        """Write the manifest, and return its path.
 
         Args:
             complete: Whether the run was traced to its end.
@@ -183,8 +196,25 @@ class _CallTensors(Mapping[str, np.ndarray]):
 def read_trace(folder: Path) -> Trace:
     """Read a folder of `TraceWriter`, or any folder of safetensors files; tensors stay on disk.
 
+    Args:
+        folder: The folder.
+
+    Returns:
+        The trace.
+
     Raises:
         CorruptModelError: A file is damaged, or the folder has none.
+
+    >>> import tempfile
+    >>> import ldmref
+    >>> from ldmref import modes
+    >>> from ldmref.trace import read_trace, record_trace
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = modes.plan("txt2img", model, prompt="a red cat", seed=1, steps=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = record_trace(plan, model, folder)
+    ...     read_trace(folder).find("unet.000", "conv_in").kind
+    'conv2d'
     """
     folder = check_input_path(folder, "the path of a trace", CODE)
     files = [_CallTensors(TensorFile(path)) for path in sorted(folder.glob("*.safetensors"))]

@@ -23,8 +23,18 @@ NAME = re.compile(r"(?P<call>[^/]+)/(?P<layer>[^/]*)/(?P<side>input|output)(\.(?
 
 
 def tensor_name(call: str, layer: str, side: str, role: str = "") -> str:
-    """Return the name of a tensor; `side` is "input" or "output".
+    """Return the name of a tensor.
 
+    Args:
+        call: The call, such as "unet.000".
+        layer: The layer's module path; "" for the whole call.
+        side: "input" or "output".
+        role: The argument or output; "" for the only one.
+
+    Returns:
+        `CALL/LAYER/SIDE`, with `.ROLE` for a role other than the side itself.
+
+    >>> from ldmref.trace import tensor_name
     >>> tensor_name("unet.000", "conv_in", "input", "input")
     'unet.000/conv_in/input'
     >>> tensor_name("unet.000", "", "input", "timestep")
@@ -45,6 +55,13 @@ class TraceEntry:
         outputs: Tensor names by role: "output" for the only output.
         kind: The operation or function, "conv2d" or "resnet_block"; "" if it is not known.
         attributes: Arguments that are not arrays: "stride", "eps", "num_heads".
+
+    >>> import numpy as np
+    >>> from ldmref.trace import build_trace
+    >>> x = np.ones((1, 4, 8, 8))
+    >>> trace = build_trace({"unet.000/conv_in/input": x, "unet.000/conv_in/output": 2.0 * x})
+    >>> trace.entries[0].name, trace.entries[0].outputs
+    ('unet.000/conv_in', {'output': 'unet.000/conv_in/output'})
     """
 
     call: str
@@ -72,6 +89,14 @@ class Trace:
         kinds: Stored types by tensor name as safetensors names them ("BF16", "F32"); those that are
             missing are the arrays' own.
         source: The file or folder, for messages.
+
+    >>> import numpy as np
+    >>> from ldmref.trace import build_trace
+    >>> x = np.ones((1, 4, 8, 8))
+    >>> trace = build_trace({"unet.000/conv_in/input": x, "unet.000/conv_in/output": 2.0 * x})
+    >>> entry = trace.find("unet.000", "conv_in")
+    >>> trace.read_outputs(entry)["output"].shape
+    (1, 4, 8, 8)
     """
 
     tensors: Mapping[str, np.ndarray] = field(repr=False)
@@ -91,19 +116,19 @@ class Trace:
         return list(dict.fromkeys(entry.call for entry in self.entries))
 
     def of_call(self, call: str) -> Iterator[TraceEntry]:
-        """Yield the entries of a call."""
+        """Yield the entries of `call`, such as "unet.003", in their order."""
         return (entry for entry in self.entries if entry.call == call)
 
     def find(self, call: str, layer: str = "") -> TraceEntry | None:
-        """Return an entry, None if it was not recorded."""
+        """Return the entry of `layer` ("": the whole call) in `call`; None if there is none."""
         return self.by_name.get((call, layer))
 
     def read_inputs(self, entry: TraceEntry) -> dict[str, np.ndarray]:
-        """Return the inputs of a layer by role."""
+        """Return the inputs of `entry` by role, read from the file."""
         return {role: self.tensors[name] for role, name in entry.inputs.items()}
 
     def read_outputs(self, entry: TraceEntry) -> dict[str, np.ndarray]:
-        """Return the outputs of a layer by role."""
+        """Return the outputs of `entry` by role, read from the file."""
         return {role: self.tensors[name] for role, name in entry.outputs.items()}
 
 
@@ -118,6 +143,17 @@ def build_trace(
     An entry of the manifest may name a tensor of another layer, which is stored once. Tensors with
     other names than `CALL/LAYER/ROLE` are left out.
 
+    Args:
+        tensors: Arrays by tensor name, `CALL/LAYER/ROLE`.
+        manifest: The manifest of the trace. None: {}.
+        kinds: Stored types by tensor name, as safetensors names them. None: the arrays' own.
+        source: The file or folder, for messages.
+
+    Returns:
+        The trace.
+
+    >>> import numpy as np
+    >>> from ldmref.trace import build_trace
     >>> trace = build_trace({"unet.000/conv_in/input": np.ones(3), "unet.000/conv_in/output": 1.0})
     >>> trace.entries[0].name, trace.entries[0].inputs
     ('unet.000/conv_in', {'input': 'unet.000/conv_in/input'})

@@ -51,9 +51,12 @@ def record_trace(
         folder: The folder to write.
         selection: Calls, layers and steps to record; None: all.
         overwrite: Whether a trace in `folder` is replaced.
-        callback: Called after every step with a `Progress`.
-        cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step. The
-            calls until then stay.
+        callback: Called after every step with a `Progress`. None: nothing is called.
+        cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
+            The calls until then stay. None: the run cannot be cancelled.
+
+    Returns:
+        The images, as `planned.run(model)` returns them.
 
     Raises:
         UsageError: The mode does not sample.

@@ -11,7 +11,7 @@ from ldmref.modes.run import Run
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import GuidedDenoiser, Interval
 from ldmref.samplers.denoiser import Evaluation, Observer
-from ldmref.samplers.loop import Denoiser, History, Noise, Stepped
+from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.recorder import Recorder
 

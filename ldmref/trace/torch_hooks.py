@@ -267,6 +267,10 @@ def record_module(
     Raises:
         UsageError: A pattern of `names` is not valid, or the module is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+
+    >>> from ldmref.trace import record_module
+    >>> with record_module(network, "trace", names={"first": "conv_in"}):  # doctest: +SKIP
+    ...     network(torch.zeros(1, 4, 8, 8))
     """
     rename = make_renamer(names)
     refuse_compiled("the module", module)

@@ -51,6 +51,12 @@ def record_pipeline(
     Raises:
         UsageError: It is not a pipeline, or a network is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
+
+    >>> from ldmref.trace import read_trace, record_pipeline
+    >>> with record_pipeline(pipe, "trace", only=["unet.000/*"]):  # doctest: +SKIP
+    ...     pipe("a red heart", num_inference_steps=2)
+    >>> read_trace("trace").find("unet.000", "conv_in").name  # doctest: +SKIP
+    'unet.000/conv_in'
     """
     networks = _find_networks(pipe)
     writer = TorchTraceWriter(folder, only, overwrite)

@@ -45,10 +45,11 @@ def train(
         log: Called with lines about the images and about what is resumed, and with warnings, which
             begin with "warning: ". By default warnings are issued with `warnings.warn`, and other
             lines are dropped.
-        cancel: Set this event to stop after the current step; a checkpoint is saved.
+        cancel: Set this event to stop after the current step; a checkpoint is saved. None: it
+            cannot be stopped.
         accept_changes: Resume although the recipe or the images have changed.
         observer: Sees every step of the denoiser's training in a single process, such as
-            `ldmref.trace.training.TrainingTrace`.
+            `ldmref.trace.training.TrainingTrace`. None: nothing observes them.
 
     Returns:
         The folder of the model, for `ldmref.load`; of a recipe that trains the autoencoder only,

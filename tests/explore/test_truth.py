@@ -18,7 +18,8 @@ from ldmref.explore import converged
 from ldmref.explore.distance import vp_distance
 from ldmref.explore.flow import converge, solve_interval
 from ldmref.models.model import LatentDiffusion
-from ldmref.samplers.schedule import sampling_sigmas, sigmas_at
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import sigmas_at
 from ldmref.testing.mixture import Mixture, three_modes
 
 GAUSSIAN = Mixture(np.ones(1), np.array([[0.3, -0.2]]), np.array([0.5]))

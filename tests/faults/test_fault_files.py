@@ -33,7 +33,8 @@ from ldmref.datasets.folder import FolderDataset
 from ldmref.errors import Cancelled, CorruptModelError, InputError, LdmrefError, OutputError
 from ldmref.io import hub
 from ldmref.io.tensors.torch_checkpoint import MAX_GROWTH, read_checkpoint
-from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.tokens import SpecialTokens
 from ldmref.prompts.words import load_word_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from scipy import integrate, special, stats
 
 from ldmref import math as lm
 from ldmref.samplers import runge_kutta
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.runge_kutta import DORMAND_PRINCE
 from ldmref.testing.mixture import Mixture
 

@@ -17,7 +17,7 @@ from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_sp
 from ldmref.models.params import init
 from ldmref.modes import Control
 from ldmref.modes.control import ActiveControl, load_control
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 
 ASKED = dict(seed=1, steps=4, sampler="ddim")
 EDGES = Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8))

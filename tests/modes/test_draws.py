@@ -18,7 +18,8 @@ from ldmref import modes
 from ldmref.io.images.pil import to_array
 from ldmref.modes.channels import encode_image
 from ldmref.samplers.noise import STREAMS
-from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import sigma_grid
 
 SHAPE = (4, 8, 8)
 STEPS = 4

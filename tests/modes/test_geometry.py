@@ -26,7 +26,7 @@ from ldmref.modes.denoiser import repeat
 from ldmref.modes.initial import MaskedImage, Posterior
 from ldmref.modes.seg2img import read_labels
 from ldmref.modes.sizing import size_image
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.noise import Streams
 
 TINY = preset("tiny")

@@ -18,7 +18,8 @@ from ldmref.modes.channels import encode_image
 from ldmref.modes.masks import crop_region, fill_surroundings, find_region
 from ldmref.modes.requests import FILLS
 from ldmref.samplers.noise import Streams
-from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import sigma_grid
 
 
 def pixels(image):

@@ -19,7 +19,8 @@ from ldmref.models.presets import preset
 from ldmref.modes.channels import encode_image
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.noise import Streams
-from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import sigma_grid
 
 
 def pixels(image):

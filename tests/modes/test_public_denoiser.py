@@ -13,7 +13,7 @@ from test_junk import JUNK
 import ldmref
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.modes.registry import MODES
-from ldmref.samplers.schedule import timesteps_at
+from ldmref.samplers.spacings import timesteps_at
 
 
 def noise(n=1, seed=0, size=8):

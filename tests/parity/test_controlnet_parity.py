@@ -15,7 +15,7 @@ from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.config import convert_unet_config
 from ldmref.io.key_table import to_compvis
-from ldmref.loading import load_controlnet
+from ldmref.loading_networks import load_controlnet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS

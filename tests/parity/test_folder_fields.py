@@ -32,7 +32,7 @@ from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.diffusers.scheduler import FIELDS, convert_scheduler_config
 from ldmref.samplers import get_sampler, make_schedule
 from ldmref.samplers.clipping import threshold_at
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

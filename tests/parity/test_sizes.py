@@ -9,7 +9,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
-from ldmref.loading import load_controlnet
+from ldmref.loading_networks import load_controlnet
 from ldmref.models.presets import PRESETS
 from ldmref.modes import Control
 

@@ -16,7 +16,7 @@ from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, Usage
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.key_table import to_compvis
-from ldmref.loading import load_taesd
+from ldmref.loading_networks import load_taesd
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import flatten
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec

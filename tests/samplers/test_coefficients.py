@@ -15,13 +15,8 @@ from sampling import solve
 from scipy.integrate import quad
 
 from ldmref import samplers
-from ldmref.samplers.multistep import (
-    adams_bashforth_rule,
-    exponential_moment,
-    index_rule,
-    log_rule,
-    moment_weights,
-)
+from ldmref.samplers.moments import exponential_moment, moment_weights
+from ldmref.samplers.multistep import adams_bashforth_rule, index_rule, log_rule
 from ldmref.samplers.runge_kutta import (
     DORMAND_PRINCE,
     HEUN,

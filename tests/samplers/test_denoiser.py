@@ -10,7 +10,8 @@ from ldmref.math import alphas_cumprod, linear_betas, sigma_from_alpha_bar, x0_f
 from ldmref.samplers import AdaptiveProjected, ClassifierFree, GuidedDenoiser
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
+from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
+from ldmref.samplers.spacings import timesteps_at
 
 CONFIG = dict(
     num_train_timesteps=50,

@@ -12,13 +12,8 @@ from ldmref.math import sigma_from_alpha_bar
 from ldmref.samplers import ClassifierFree
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.samplers.schedule import (
-    SPACINGS,
-    sigma_grid,
-    spaced_timesteps,
-    timesteps_at,
-    training_alphas_cumprod,
-)
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.samplers.spacings import SPACINGS, sigma_grid, spaced_timesteps, timesteps_at
 
 SD = training_alphas_cumprod(SchedulerConfig())
 TABLE = sigma_from_alpha_bar(SD)

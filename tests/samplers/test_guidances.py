@@ -192,7 +192,7 @@ def test_momentum_is_passed_from_step_to_step():
     for i, sigma in enumerate(SIGMAS[:-1]):
         cond = COMPONENTS["cond"].denoise(expected, sigma)
         uncond = MIXTURE.denoise(expected, sigma)
-        x0, average = samplers.guidances.adaptive_projected_guidance(
+        x0, average = samplers.guidance_directions.adaptive_projected_guidance(
             uncond, cond, 3.0, 0.0, 1.0, -0.5, average
         )
         expected = x0 + SIGMAS[i + 1] / sigma * (expected - x0)

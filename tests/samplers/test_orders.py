@@ -9,7 +9,7 @@ from sampling import HIGH, LOW, solve, without_noise
 from ldmref import samplers
 from ldmref.math import exponential_sigmas
 from ldmref.samplers import SAMPLERS
-from ldmref.samplers.multistep import exponential_moment
+from ldmref.samplers.moments import exponential_moment
 from ldmref.samplers.runge_kutta import DORMAND_PRINCE, HEUN, MIDPOINT, RK4, Tableau, runge_kutta
 
 CONVERGES = [name for name in SAMPLERS if without_noise(name) is not None]

@@ -12,7 +12,8 @@ from other_programs import CONVENTIONS, FAMILIES, Grid, grid_of
 
 from ldmref.errors import UsageError
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.schedule import sigma_grid, training_alphas_cumprod
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.samplers.spacings import sigma_grid
 
 diffusers = pytest.importorskip("diffusers")
 SD = training_alphas_cumprod(SchedulerConfig())

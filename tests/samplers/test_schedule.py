@@ -24,7 +24,7 @@ from ldmref.samplers import (
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import make_options, order_limit
 from ldmref.samplers.diffusers.schedule import single_precision_sigmas
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 from ldmref.testing.mixture import three_modes
 

@@ -8,15 +8,8 @@ import pytest
 from ldmref import math as lm
 from ldmref.errors import UsageError
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.schedule import (
-    FINAL_SIGMAS,
-    SPACINGS,
-    sampling_sigmas,
-    sigma_grid,
-    sigmas_at,
-    spaced_timesteps,
-    training_alphas_cumprod,
-)
+from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
+from ldmref.samplers.spacings import FINAL_SIGMAS, SPACINGS, sigma_grid, sigmas_at, spaced_timesteps
 
 SD = training_alphas_cumprod(SchedulerConfig())
 TABLE = np.sqrt((1 - SD) / SD)

@@ -19,7 +19,7 @@ from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 from ldmref.trace import Selection, read_trace, record_trace
 
 OPERATIONS = ("linear", "conv2d", "group_norm", "layer_norm", "silu", "gelu", "attention", "add")

@@ -50,6 +50,7 @@ BOUNDS: dict[str, Callable[..., Any]] = {
     "upsample2x": _exact,
 }
 OPERATIONS = tuple(BOUNDS)
+"""The names of the operations that have an error bound."""
 # Operations whose bounds follow from the standard model alone, without calibrated factors.
 DERIVED = ("add", "asarray", "embedding", "mul", "pad_bottom_right", "upsample2x")
 
@@ -71,17 +72,19 @@ def error_bound(
             any type that holds them, and are converted to float64.
         kwargs: Keyword arguments of the operation.
         dtype: The type in which the backend computes: float64, float32, float16 or bfloat16.
-        result: The result, which gives the shape for operations that do not round; None: the
+        result: The result, which gives the shape for operations that do not round. None: the
             reference computes it if it is needed.
         winograd: Largest m of Winograd's F(m x m) that a 3 x 3 convolution may use: 0 (direct), 2,
             or 4, which only `speed="fastest"` uses.
 
     Returns:
-        Bounds of the absolute error, float64, in the shape of the result.
+        Bounds of the absolute error, float64, in the shape of the result, >= 0.
 
     Raises:
         UsageError: `operation` or `dtype` is unknown.
 
+    >>> import numpy as np
+    >>> from ldmref.backends.bounds import error_bound
     >>> error_bound("mul", (np.asarray([1.0, 3.0]), np.asarray([1.0, 2.0])), {}, "float16")
     array([0.00048831, 0.00292972])
     """
@@ -104,6 +107,16 @@ def basis(operation: str) -> Literal["derived", "calibrated"]:
 
     A derived bound holds for all numbers. A calibrated one rests on the model that roundings are
     independent, or on measured factors, and held on all random inputs of the calibration.
+
+    Args:
+        operation: A name in `OPERATIONS`.
+
+    Returns:
+        "derived" or "calibrated".
+
+    >>> from ldmref.backends.bounds import basis
+    >>> basis("upsample2x"), basis("conv2d")
+    ('derived', 'calibrated')
     """
     return "derived" if operation in DERIVED else "calibrated"
 

@@ -52,6 +52,10 @@ class Precision:
         u_acc: Unit roundoff of sums and of the arithmetic between loading and storing.
         tiny: Largest error of an underflow of a stored number.
         tiny_acc: Largest error of an underflow within the arithmetic.
+
+    >>> from ldmref.backends.bounds import PRECISIONS
+    >>> PRECISIONS["float16"].u, PRECISIONS["float16"].u_acc == 2.0**-24  # sums are in float32
+    (0.00048828125, True)
     """
 
     dtype: str
@@ -69,14 +73,22 @@ PRECISIONS = {
     "float16": Precision("float16", 2.0**-11, 2.0**-24, 2.0**-25, 2.0**-126),
     "bfloat16": Precision("bfloat16", 2.0**-8, 2.0**-24, 2.0**-126, 2.0**-126),
 }
+"""The `Precision` of each floating-point type by name."""
 
 
 def precision(dtype: str) -> Precision:
     """Return the precisions of operations in a floating-point type.
 
+    Args:
+        dtype: Name of the type: float64, float32, float16 or bfloat16.
+
+    Returns:
+        Its precisions.
+
     Raises:
         UsageError: The type has no bounds.
 
+    >>> from ldmref.backends.bounds import precision
     >>> precision("bfloat16").u
     0.00390625
     """

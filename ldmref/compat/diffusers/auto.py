@@ -14,6 +14,8 @@ from ldmref.compat.diffusers.pipelines import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+)
+from ldmref.compat.diffusers.pipelines_xl import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
@@ -37,24 +39,46 @@ class AutoPipeline:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Pipeline:
-        """Open a model with the pipeline that fits it; see `Pipeline.from_pretrained`."""
+        """Open a model and return the pipeline that fits it.
+
+        Args:
+            folder: As for `StableDiffusionPipeline.from_pretrained`.
+            options: As for `StableDiffusionPipeline.from_pretrained`.
+        """
         xl = bool(Weights(folder, options.get("variant")).config.unet.addition_embed_type)
         return cls.choices[xl].from_pretrained(folder, **options)
 
     @classmethod
     def from_pipe(cls, pipeline: Pipeline, **changes: Any) -> Pipeline:
-        """Return a pipeline of this task with the model and the scheduler of another one."""
+        """Return a pipeline of this task with the model and the scheduler of another one.
+
+        Args:
+            pipeline: The other pipeline; both share the weights.
+            changes: Components that replace those of the other pipeline, such as `scheduler`.
+        """
         return cls.choices[pipeline.xl].from_pipe(pipeline, **changes)
 
 
 class DiffusionPipeline(AutoPipeline):
-    """The pipeline that a folder names; text to image for other models."""
+    """The pipeline that a folder names; text to image for other models.
+
+    It is never constructed: `from_pretrained(folder)` and `from_pipe(pipe)` return a pipeline.
+
+    >>> from ldmref.compat.diffusers import DiffusionPipeline
+    >>> type(DiffusionPipeline.from_pretrained("emoji")).__name__
+    'StableDiffusionPipeline'
+    """
 
     choices = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Pipeline:
-        """Open a model with the pipeline that it names; see `Pipeline.from_pretrained`."""
+        """Open a model and return the pipeline that it names.
+
+        Args:
+            folder: As for `StableDiffusionPipeline.from_pretrained`.
+            options: As for `StableDiffusionPipeline.from_pretrained`.
+        """
         index = Weights(folder, options.get("variant")).path / "model_index.json"
         name = read_config(index).get("_class_name") if index.is_file() else None
         named = [kind for kind in PIPELINES if kind.__name__ == name]
@@ -64,18 +88,39 @@ class DiffusionPipeline(AutoPipeline):
 
 
 class AutoPipelineForText2Image(AutoPipeline):
-    """Text to image, for every supported model."""
+    """Text to image, for every supported model.
+
+    It is never constructed: `from_pretrained(folder)` and `from_pipe(pipe)` return a pipeline.
+
+    >>> from ldmref.compat.diffusers import AutoPipelineForText2Image
+    >>> type(AutoPipelineForText2Image.from_pretrained("emoji")).__name__
+    'StableDiffusionPipeline'
+    """
 
     choices = (StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 
 class AutoPipelineForImage2Image(AutoPipeline):
-    """Change an image, for every supported model."""
+    """Change an image, for every supported model.
+
+    It is never constructed: `from_pretrained(folder)` and `from_pipe(pipe)` return a pipeline.
+
+    >>> from ldmref.compat.diffusers import AutoPipelineForImage2Image
+    >>> type(AutoPipelineForImage2Image.from_pretrained("emoji")).__name__
+    'StableDiffusionImg2ImgPipeline'
+    """
 
     choices = (StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline)
 
 
 class AutoPipelineForInpainting(AutoPipeline):
-    """Repaint the white part of a mask, for every supported model."""
+    """Repaint the white part of a mask, for every supported model.
+
+    It is never constructed: `from_pretrained(folder)` and `from_pipe(pipe)` return a pipeline.
+
+    >>> from ldmref.compat.diffusers import AutoPipelineForInpainting
+    >>> type(AutoPipelineForInpainting.from_pretrained("emoji")).__name__
+    'StableDiffusionInpaintPipeline'
+    """
 
     choices = (StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline)

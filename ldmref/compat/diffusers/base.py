@@ -14,6 +14,7 @@ from ldmref.compat.diffusers.components import (
     make_components,
     targets_of,
 )
+from ldmref.compat.diffusers.descriptions import describe_call
 from ldmref.compat.diffusers.generators import GeneratorNoise
 from ldmref.compat.diffusers.loading import check_options, folder_scheduler, wrong_scheduler
 from ldmref.compat.diffusers.memory import MemoryCalls
@@ -52,7 +53,7 @@ class Pipeline(MemoryCalls):
             return self.generate(args, values)
 
         call.__name__ = "__call__"
-        call.__doc__ = cls.generate.__doc__
+        call.__doc__ = describe_call(cls.parameters)
         call.__signature__ = signature_of(cls.parameters)  # type: ignore[attr-defined]
         cls.__call__ = call
 
@@ -101,10 +102,15 @@ class Pipeline(MemoryCalls):
         Args:
             folder: The folder; the name of a model in the local cache of Hugging Face; or `emoji`,
                 the embedded model. Nothing is downloaded.
-            torch_dtype, dtype: A dtype of torch, which selects the torch backend, or a name.
-            variant: The variant of the weights, such as `fp16`.
-            scheduler: A scheduler instead of the folder's.
+            torch_dtype: A dtype of torch, which selects the torch backend, or a name. None:
+                `dtype`.
+            dtype: As `torch_dtype`, which it replaces. None: float32.
+            variant: The variant of the weights, such as `fp16`. None: the files without one.
+            scheduler: A scheduler instead of the folder's. None: the folder's.
             options: `safety_checker=None`, `use_safetensors` and others that change no image.
+
+        Returns:
+            The pipeline.
 
         Raises:
             UsageError: An option that is not supported.
@@ -119,7 +125,12 @@ class Pipeline(MemoryCalls):
 
     @classmethod
     def from_pipe(cls, pipeline: Pipeline, **changes: Any) -> Self:
-        """Return a pipeline of this class with the model and the scheduler of another one."""
+        """Return a pipeline of this class with the model and the scheduler of another one.
+
+        Args:
+            pipeline: The other pipeline; both share the weights.
+            changes: Components that replace those of the other pipeline, such as `scheduler`.
+        """
         return cls(**{**pipeline.components, **changes})
 
     @property
@@ -132,6 +143,10 @@ class Pipeline(MemoryCalls):
         """Move to a device, a dtype, or both, and return the pipeline.
 
         A device or dtype of torch, and every device except for "cpu", select the torch backend.
+
+        Args:
+            targets: A device, a dtype, or both.
+            named: `device` and `dtype` by name.
         """
         self._weights.move(*targets, *targets_of(named))
         return self
@@ -197,11 +212,15 @@ class Pipeline(MemoryCalls):
     # -- a call ------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **values: Any) -> Any:
-        """Generate images; subclasses have the arguments of diffusers."""
+        """Generate images and return them; subclasses have `args` and `values` of diffusers."""
         return self.generate(args, values)
 
     def generate(self, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
-        """Generate images; the arguments and their defaults are those of diffusers.
+        """Generate images and return them as `__call__` does.
+
+        Args:
+            args: The positional arguments of the call.
+            values: The arguments by name.
 
         Raises:
             UsageError, ImageError: An argument is wrong or not supported; the message names it.
@@ -221,11 +240,15 @@ class Pipeline(MemoryCalls):
         return StableDiffusionPipelineOutput(images)
 
     def encode_prompt(self, *args: Any, **values: Any) -> tuple[Any, ...]:
-        """Return hidden states for `prompt_embeds` and `negative_prompt_embeds`.
+        """Return hidden states for `prompt_embeds` and `negative_prompt_embeds`, each (n, l, d).
 
         The arguments are those of diffusers: prompt, device (which is not used),
         num_images_per_prompt, do_classifier_free_guidance, negative_prompt, clip_skip, ... SDXL has
-        prompt_2 after prompt, and returns the pooled outputs in addition.
+        prompt_2 after prompt, and returns the pooled outputs (n, d) in addition.
+
+        Args:
+            args: The positional arguments.
+            values: The arguments by name.
 
         Raises:
             UsageError: An argument is wrong or not supported.
@@ -241,7 +264,11 @@ class Pipeline(MemoryCalls):
         return tuple(None if row is None else to_caller(model, row) for row in rows)
 
     def run(self, call: PipelineCall) -> Any:
-        """Return the images of a call; each kind of pipeline has its own initial state."""
+        """Return the images of a `call`; each kind of pipeline has its own initial state.
+
+        Raises:
+            UsageError, ImageError: An argument is wrong.
+        """
         raise NotImplementedError
 
     def __repr__(self) -> str:

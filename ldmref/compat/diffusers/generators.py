@@ -33,7 +33,7 @@ class Generator:
         UsageError: Another device.
 
     >>> generator = Generator("cpu").manual_seed(3)
-    >>> generator.randn((1, 2)).round(4).tolist()
+    >>> generator.randn((1, 2)).astype(float).round(4).tolist()
     [[0.8033, 0.1748]]
     """
 
@@ -52,6 +52,9 @@ class Generator:
 
         Args:
             seed: An integer from -2^63 to 2^64 - 1.
+
+        Raises:
+            UsageError: `seed` is something else.
         """
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             message = f"a seed must be an integer, not {short_repr(seed)}"
@@ -70,7 +73,7 @@ class Generator:
         return self._seed
 
     def randn(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the next standard normal array, float32."""
+        """Return the next standard normal array of a `shape` such as (n, c, h, w), float32."""
         return self._stream.draw(shape)
 
     def __repr__(self) -> str:

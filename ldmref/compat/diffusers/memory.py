@@ -44,5 +44,5 @@ class MemoryCalls:
         """Accept the call: pipelines print no progress."""
 
     def to(self, *targets: Any, **named: Any) -> Any:
-        """Move the pipeline; see `Pipeline.to`."""
+        """Move the pipeline to `targets`, or `named` ones, and return it; see `Pipeline.to`."""
         raise NotImplementedError

@@ -22,7 +22,13 @@ class StableDiffusionPipelineOutput:
     Args:
         images: As `output_type` says: a list of Pillow images, an array (n, H, W, 3) or a tensor
             (n, 3, H, W) from 0 to 1, or latents (n, c, h, w).
-        nsfw_content_detected: None: nothing checks the images.
+        nsfw_content_detected: Always None: nothing checks the images.
+
+    >>> from PIL import Image
+    >>> from ldmref.compat.diffusers import StableDiffusionPipelineOutput
+    >>> output = StableDiffusionPipelineOutput([Image.new("RGB", (16, 16))])
+    >>> output.images[0].size, output.keys()
+    ((16, 16), ['images'])
     """
 
     images: Any

@@ -24,12 +24,29 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_array
 from ldmref.modes.initial import InitialState, MaskedImage, Posterior
 
-XL_TENSORS = ("latents", "prompt_embeds", "add_text_embeds", "add_time_ids")
 MASK_TENSORS = ("mask", "masked_image_latents")
 
 
 class StableDiffusionPipeline(Pipeline):
-    """Text to image."""
+    """Generate images from prompts, as diffusers' pipeline of this name.
+
+    Build one with `from_pretrained(folder)`; calling it generates images.
+
+    Args:
+        scheduler: A scheduler. None: the one of the model's folder.
+        components: The parts of another pipeline: `**pipe.components`.
+
+    Raises:
+        UsageError: The components are not those of one pipeline, or belong to another kind of
+            model.
+
+    >>> from ldmref.compat.diffusers import Generator, StableDiffusionPipeline
+    >>> pipe = StableDiffusionPipeline.from_pretrained("emoji")
+    >>> generator = Generator().manual_seed(7)
+    >>> images = pipe("a red heart", num_inference_steps=2, generator=generator).images
+    >>> images[0].size
+    (128, 128)
+    """
 
     parameters = table.TXT2IMG
     mode = "txt2img"
@@ -54,7 +71,26 @@ class StableDiffusionPipeline(Pipeline):
 
 
 class StableDiffusionImg2ImgPipeline(Pipeline):
-    """Change an image."""
+    """Change an image, as diffusers' pipeline of this name.
+
+    Build one with `from_pretrained(folder)`; calling it generates images.
+
+    Args:
+        scheduler: A scheduler. None: the one of the model's folder.
+        components: The parts of another pipeline: `**pipe.components`.
+
+    Raises:
+        UsageError: The components are not those of one pipeline, or belong to another kind of
+            model.
+
+    >>> from PIL import Image
+    >>> from ldmref.compat.diffusers import Generator, StableDiffusionImg2ImgPipeline
+    >>> pipe = StableDiffusionImg2ImgPipeline.from_pretrained("emoji")
+    >>> generator = Generator().manual_seed(7)
+    >>> images = pipe("a red heart", Image.new("RGB", (128, 128)), generator=generator).images
+    >>> images[0].size
+    (128, 128)
+    """
 
     parameters = table.IMG2IMG
     mode = "img2img"
@@ -80,7 +116,27 @@ class StableDiffusionImg2ImgPipeline(Pipeline):
 
 
 class StableDiffusionInpaintPipeline(Pipeline):
-    """Repaint the white part of a mask."""
+    """Repaint the white part of a mask, as diffusers' pipeline of this name.
+
+    Build one with `from_pretrained(folder)`; calling it generates images.
+
+    Args:
+        scheduler: A scheduler. None: the one of the model's folder.
+        components: The parts of another pipeline: `**pipe.components`.
+
+    Raises:
+        UsageError: The components are not those of one pipeline, or belong to another kind of
+            model.
+
+    >>> from PIL import Image
+    >>> image, mask = Image.new("RGB", (128, 128)), Image.new("L", (128, 128), 255)
+    >>> from ldmref.compat.diffusers import Generator, StableDiffusionInpaintPipeline
+    >>> pipe = StableDiffusionInpaintPipeline.from_pretrained("emoji")
+    >>> generator = Generator().manual_seed(7)
+    >>> images = pipe("a red heart", image, mask, num_inference_steps=2, generator=generator).images
+    >>> images[0].size
+    (128, 128)
+    """
 
     parameters = table.INPAINT
     mode = "inpaint"
@@ -200,32 +256,3 @@ def require_pillow(arguments: SimpleNamespace) -> None:
             f"with padding_mask_crop, output_type must be 'pil', not {arguments.output_type!r}"
         )
         raise UsageError(message, code="E-USAGE")
-
-
-class StableDiffusionXLPipeline(StableDiffusionPipeline):
-    """Text to image with SDXL."""
-
-    parameters = table.XL_TXT2IMG
-    xl = True
-    tensor_inputs = XL_TENSORS
-
-    def _size(self, model: LatentDiffusion, arguments: SimpleNamespace) -> tuple[int, int]:
-        """Return height and width."""
-        defaults = model.config.defaults
-        return arguments.height or defaults.height, arguments.width or defaults.width
-
-
-class StableDiffusionXLImg2ImgPipeline(StableDiffusionImg2ImgPipeline):
-    """Change an image with SDXL."""
-
-    parameters = table.XL_IMG2IMG
-    xl = True
-    tensor_inputs = XL_TENSORS
-
-
-class StableDiffusionXLInpaintPipeline(StableDiffusionInpaintPipeline):
-    """Repaint the white part of a mask with SDXL."""
-
-    parameters = table.XL_INPAINT
-    xl = True
-    tensor_inputs = (*XL_TENSORS, *MASK_TENSORS)

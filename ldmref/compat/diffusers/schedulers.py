@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ldmref.compat.diffusers.descriptions import SCHEDULER
 from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import InputError, UsageError, did_you_mean, short_path
 from ldmref.files import read_json
@@ -24,7 +25,7 @@ from ldmref.io.diffusers.scheduler_fields import CORRECTED, FIELDS
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import GuidedDenoiser, configured_step, make_schedule, sample
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.loop import Guided
+from ldmref.samplers.interfaces import Guided
 
 FILE = "scheduler_config.json"
 USED = "_use_default_values"
@@ -52,8 +53,8 @@ class Scheduler:
         config: The configuration, a read-only dictionary.
         timesteps: The timesteps of the network's evaluations, after `set_timesteps` or a call of
             the pipeline; None before.
-        sigmas, init_noise_sigma: The noise levels, (n + 1,), and the standard deviation of the
-            initial latents, at the same time.
+        sigmas: The noise levels, (n + 1,), at the same time; None before.
+        init_noise_sigma: The standard deviation of the initial latents, at the same time.
     """
 
     kind: ClassVar[str] = ""
@@ -115,6 +116,10 @@ class Scheduler:
     def from_pretrained(cls, folder: str | Path, subfolder: str | None = None, **_: Any) -> Any:
         """Return the scheduler of a folder: `from_pretrained(model, subfolder="scheduler")`.
 
+        Args:
+            folder: The folder of the scheduler, or of the model.
+            subfolder: The folder of the scheduler in that of the model. None: `folder` itself.
+
         Raises:
             InputError: The folder lacks a scheduler_config.json, or that holds something else.
         """
@@ -122,14 +127,19 @@ class Scheduler:
         return cls.from_config(read_config(path))
 
     def correct(self, pipeline: str) -> None:
-        """Set the fields that a pipeline of diffusers sets when it is built."""
+        """Set the fields that `pipeline`, a pipeline of diffusers, sets when it is built."""
         corrected = CORRECTED.get(pipeline, {})
         values = {name: value for name, value in corrected.items() if name in self.config}
         if any(self.config[name] != value for name, value in values.items()):
             self._set(FrozenConfig({**self.config, **values}))
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Compute `timesteps`, `sigmas` and `init_noise_sigma` for a number of steps."""
+        """Compute `timesteps`, `sigmas` and `init_noise_sigma` for a number of steps.
+
+        Args:
+            num_inference_steps: Number of steps.
+            device: Not used: arrays are NumPy's. None or any device.
+        """
         self.timesteps = self.evaluations(num_inference_steps)
         sampler, spacing = choose_sampler(None, None, self.native)
         schedule = make_schedule(self.native, sampler, spacing, num_inference_steps)
@@ -138,10 +148,14 @@ class Scheduler:
         self.init_noise_sigma = schedule.init_noise_sigma if self.explodes else 1.0
 
     def evaluations(self, steps: int, first_step: int = 0) -> np.ndarray:
-        """Return the timestep of every evaluation of the network.
+        """Return the timestep of every evaluation of the network, (k,).
 
         They are found by a run of the sampler on a single number. Methods of second order evaluate
         the network twice in a step.
+
+        Args:
+            steps: Number of steps of the schedule.
+            first_step: Number of steps that are skipped, as in image to image.
         """
         sampler, spacing = choose_sampler(None, None, self.native)
         schedule = make_schedule(self.native, sampler, spacing, steps)
@@ -191,6 +205,10 @@ class Scheduler:
         """Return how often diffusers samples noise in the evaluations at these timesteps.
 
         Some classes also sample noise where its factor is 0, which moves the generator on.
+
+        Args:
+            timesteps: Timesteps of the evaluations, (k,).
+            eta: The argument `eta` of the pipeline.
         """
         evaluated = len(timesteps)
         stochastic = str(self.config.get("algorithm_type")).startswith("sde-")
@@ -263,7 +281,7 @@ def native_scheduler(native: SchedulerConfig) -> Scheduler:
 
 
 def _define(kind: str) -> type[Scheduler]:
-    doc = f"diffusers' {kind}; see `Scheduler` for its methods."
+    doc = SCHEDULER.format(kind=kind)
     return type(kind, (Scheduler,), {"kind": kind, "__doc__": doc, "__module__": __name__})
 
 

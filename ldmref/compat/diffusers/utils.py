@@ -22,10 +22,18 @@ def load_image(
 
     Args:
         image: A path to a PNG, JPEG or WebP file, or a Pillow image.
-        convert_method: Applied to the image.
+        convert_method: Applied to the image. None: nothing.
+
+    Returns:
+        The image, mode RGB.
 
     Raises:
         ImageError: There is no such image, or it is a URL, which is not opened.
+
+    >>> from PIL import Image
+    >>> from ldmref.compat.diffusers.utils import load_image
+    >>> load_image(Image.new("L", (4, 4))).mode
+    'RGB'
     """
     if isinstance(image, str) and "://" in image:
         message = f"URLs are not opened: {short_repr(image)}"
@@ -41,11 +49,20 @@ def make_image_grid(
 
     Args:
         images: As many images as cells.
-        rows, cols: The size of the grid.
-        resize: The side in pixels to which each image is resized; None: unchanged.
+        rows: The number of rows.
+        cols: The number of columns.
+        resize: The side in pixels to which each image is resized. None: unchanged.
+
+    Returns:
+        One image, cols x rows times the size of the first.
 
     Raises:
         UsageError: Another number of images than cells.
+
+    >>> from PIL import Image
+    >>> from ldmref.compat.diffusers.utils import make_image_grid
+    >>> make_image_grid([Image.new("RGB", (4, 4))] * 6, rows=2, cols=3).size
+    (12, 8)
     """
     if len(images) != rows * cols:
         message = f"{len(images)} images for a grid of {rows} x {cols}"

@@ -24,7 +24,7 @@ from ldmref.modes.guidance import PLAIN
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Guidance, GuidedDenoiser, get_guidance
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.loop import Constraint, Guided, History, Interval
+from ldmref.samplers.interfaces import Constraint, Guided, History, Interval
 
 CODE = "E-CALLBACK"
 # Tensors that a callback may ask for by name and replace.

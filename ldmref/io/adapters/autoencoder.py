@@ -67,13 +67,20 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
             the names of CompVis (kl-f8, vq-f4, ...; also a whole model, whose autoencoder is below
             `first_stage_model.`) or of diffusers.
         model: The configuration to try for a single file, after the one of a config.json in the
-            same folder; None: Stable Diffusion's. The published first stages
-            (`presets_ldm.FIRST_STAGES`) are tried next.
+            same folder; the published first stages (`presets_ldm.FIRST_STAGES`) are tried next.
+            None: Stable Diffusion's.
+
+    Returns:
+        The configuration, and the tensors by our names.
 
     Raises:
         InputError, CorruptModelError, KeyMismatchError: The file is missing, damaged, not
             supported, or does not fit.
         UnsafeFileError: It is a pickle.
+
+    >>> from ldmref.io import read_vae
+    >>> read_vae("kl-f8.safetensors").config.factor  # doctest: +SKIP
+    8
     """
     path = check_input_path(path, "the path of an autoencoder", "E-VAE")
     if path.is_dir():

@@ -64,13 +64,20 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     Args:
         path: A diffusers folder (ControlNetModel), or one file with CompVis' names, with or without
             `control_model.`; other networks in the file are ignored.
-        unet: The U-Net that a single file must fit, since a file has no configuration; None tries
-            those of Stable Diffusion.
+        unet: The U-Net that a single file must fit, since a file has no configuration. None:
+            those of Stable Diffusion are tried.
+
+    Returns:
+        The configuration and the tensors, which are read when they are used.
 
     Raises:
         InputError, CorruptModelError, KeyMismatchError: The file is missing, damaged, not
             supported, or does not fit.
         UnsafeFileError: It is a pickle.
+
+    >>> from ldmref.io import open_controlnet
+    >>> open_controlnet("canny.safetensors").config.factor  # doctest: +SKIP
+    8
     """
     path = check_input_path(path, "the path of a ControlNet", "E-CONTROL")
     if path.is_dir():

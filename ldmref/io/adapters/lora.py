@@ -58,11 +58,28 @@ class Lora:
 
 
 def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[Lora]:
-    """Read LoRA files: paths, or (path, weight); a weight is in [-100, 100], by default 1.
+    """Read LoRA files, in the layouts of diffusers, PEFT, kohya and others.
+
+    Args:
+        loras: Paths of safetensors files, or (path, weight); a weight is in [-100, 100], by default
+            1.
+
+    Returns:
+        The tensors of each file under its own names, with its weight.
 
     Raises:
         UsageError: A weight is not a number in that range.
         InputError, CorruptModelError, UnsafeFileError: A file is missing, damaged, or a pickle.
+
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from ldmref.io import read_loras
+    >>> path = os.path.join(tempfile.mkdtemp(), "style.safetensors")
+    >>> save_file({"unet.conv_in.lora_A.weight": np.ones((4, 3), np.float32)}, path)
+    >>> read_loras([(path, 0.5)])[0].weight
+    0.5
     """
     result = []
     if isinstance(loras, str | os.PathLike):
@@ -95,13 +112,31 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
 def apply_loras(
     config: ModelConfig, flat: Mapping[str, np.ndarray], loras: Sequence[Lora]
 ) -> dict[str, np.ndarray]:
-    """Return the tensors of a model (our names) with the LoRAs merged in.
+    r"""Return the tensors of a model with the LoRAs merged in.
+
+    .. math:: W' = W + w\,\frac{\alpha}{r}\,\mathrm{up}\,\mathrm{down}
+
+    with w the weight of the LoRA, r its rank and alpha from the file, by default r.
 
     The inputs are not changed. Changed tensors are float32, or float64 if they were.
+
+    Args:
+        config: The configuration of the model.
+        flat: The tensors of the model by our names, such as those of `open_checkpoint`, each of its
+            shape (o, i) or (o, i, k, k).
+        loras: From `read_loras`; they are added in this order.
+
+    Returns:
+        All tensors of the model by name, in the shapes of `flat`.
 
     Raises:
         KeyMismatchError: A LoRA belongs to another model; the message lists what does not fit.
         CorruptModelError: It holds NaN or infinity, or needs something that is not supported.
+
+    >>> from ldmref.io import apply_loras, open_checkpoint, read_loras
+    >>> checkpoint = open_checkpoint("sd15")  # doctest: +SKIP
+    >>> loras = read_loras(["style.safetensors"])  # doctest: +SKIP
+    >>> tensors = apply_loras(checkpoint.config, checkpoint.tensors, loras)  # doctest: +SKIP
     """
     merged = dict(flat)
     for lora in loras:

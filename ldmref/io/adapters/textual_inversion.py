@@ -26,12 +26,26 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
 
     Args:
         path: A safetensors file.
-        word: The word to use instead of the file's.
+        word: The word to use instead of the file's. None: the file's.
+
+    Returns:
+        One `Embedding`, or one for each of SDXL's two text encoders.
 
     Raises:
         UnsafeFileError: It is a pickle, as most .pt and .bin files are.
         InputError: It cannot be read.
         CorruptModelError: It has none of these layouts.
+
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from ldmref.io import read_embeddings
+    >>> path = os.path.join(tempfile.mkdtemp(), "learned_embeds.safetensors")
+    >>> save_file({"<toy>": np.ones((2, 768), np.float32)}, path)
+    >>> embedding = read_embeddings(path)[0]
+    >>> embedding.word, embedding.vectors.shape, embedding.tokens
+    ('<toy>', (2, 768), ['<toy>', '<toy>_1'])
     """
     path = check_input_path(path, "the path of an embedding", "E-EMBEDDING")
     tensors = TensorFile(path)

@@ -45,7 +45,19 @@ def ema_name(name: str) -> str:
 
 
 def ema_table(table: Mapping[str, KeyEntry]) -> dict[str, KeyEntry]:
-    """Return a key table with the averages instead of the weights that have one."""
+    """Return a key table with the averages instead of the weights that have one.
+
+    Args:
+        table: A table from `compvis_table`.
+
+    Returns:
+        The table; networks without averages keep their weights.
+
+    >>> from ldmref.io import compvis_table, ema_table
+    >>> from ldmref.models import preset
+    >>> ema_table(compvis_table(preset("sd15")))["unet.conv_in.weight"].name
+    'model_ema.diffusion_modelinput_blocks00weight'
+    """
     return {
         ours: replace(entry, name=ema_name(entry.name)) if entry.name.startswith(WRAPPER) else entry
         for ours, entry in table.items()

@@ -56,7 +56,19 @@ THIRDS = {"to_q": 0, "to_k": 1, "to_v": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2
 
 @lru_cache(maxsize=32)  # identifying a file asks for the table of every family
 def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
-    """Return the key table of a single file, for every tensor of the model."""
+    """Return the key table of a single file, for every tensor of the model.
+
+    Args:
+        config: The configuration of the model.
+
+    Returns:
+        For each tensor by our name, its name and place in the file.
+
+    >>> from ldmref.io import compvis_table
+    >>> from ldmref.models import preset
+    >>> compvis_table(preset("sd15"))["unet.conv_in.weight"].name
+    'model.diffusion_model.input_blocks.0.0.weight'
+    """
     table = add_prefixes("unet.", "model.diffusion_model.", unet_table(config.unet))
     table |= add_prefixes("vae.", "first_stage_model.", autoencoder_table(config.vae))
     first = config.text_encoder

@@ -41,8 +41,25 @@ def write_image(
 ) -> None:
     """Write an image with its parameters; the file appears complete or not at all.
 
+    Args:
+        path: The file to write; its ending says the format: .png, .webp or .jpg.
+        image: The image.
+        params: The resolved parameters of the image, such as `result.params_of(0)`. None: nothing
+            is recorded.
+        overwrite: Whether an existing file is replaced.
+
     Raises:
         OutputError: The file exists, its folder does not, or it cannot be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import ldmref
+    >>> from ldmref.io import read_parameters, write_image
+    >>> result = ldmref.modes.txt2img(ldmref.random_model("tiny"), "a cat", seed=7, steps=2)
+    >>> path = Path(tempfile.mkdtemp()) / "cat.png"
+    >>> write_image(path, result[0], result.params_of(0))
+    >>> read_parameters(path)["ldmref"]["seed"]
+    7
     """
     kind = check_target(path, overwrite=overwrite)
     with atomic_write(path, overwrite=overwrite) as file:
@@ -108,7 +125,28 @@ def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FO
 
 
 def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
-    """Read what an image records: `ldmref` (exact) and `parameters` (A1111's text), if present."""
+    """Read the parameters that an image records.
+
+    Args:
+        source: The path of an image, or an open file.
+
+    Returns:
+        `ldmref`, the exact parameters as a dictionary, and `parameters`, A1111's text, each if it
+        is present; {} for other images.
+
+    Raises:
+        ImageError: There is no such file, or it is not an image.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import ldmref
+    >>> from ldmref.io import read_parameters, write_image
+    >>> result = ldmref.modes.txt2img(ldmref.random_model("tiny"), "a cat", seed=7, steps=2)
+    >>> path = Path(tempfile.mkdtemp()) / "cat.png"
+    >>> write_image(path, result[0], result.params_of(0))
+    >>> read_parameters(path)["ldmref"]["seed"]
+    7
+    """
     image = open_image(source)
     parameters = {}
     ifd = {}

@@ -92,7 +92,26 @@ def _too_large(name: str, pixels: str) -> ImageError:
 
 
 def read_image(source: Source) -> Image.Image:
-    """Read an image as 8-bit RGB; 16 bits are scaled, not clipped, transparency becomes white."""
+    """Read an image as 8-bit RGB.
+
+    Images of 16 bits are scaled, not clipped, and transparency becomes white.
+
+    Args:
+        source: A path or open file (PNG, JPEG or WebP; the first frame of an animation), a Pillow
+            image, or an array (H, W, 3) or (H, W) of uint8, or of floats from 0 to 1.
+
+    Returns:
+        A Pillow image of mode RGB, upright.
+
+    Raises:
+        ImageError: There is no such file, it is not PNG, JPEG or WebP, is damaged, or has more than
+            64 megapixels; or the array has another type or shape.
+
+    >>> import numpy as np
+    >>> from ldmref.io import read_image
+    >>> read_image(np.zeros((4, 6, 3), np.uint8)).size
+    (6, 4)
+    """
     return to_rgb(open_image(source))
 
 
@@ -124,7 +143,21 @@ def image_warnings(what: str, image: Image.Image) -> list[str]:
 def read_mask(source: Source) -> Image.Image:
     """Read a mask as 8-bit grey: its alpha channel if that varies, otherwise its luminance.
 
-    White (255) repaints, black (0) keeps.
+    Args:
+        source: A path or open file (PNG, JPEG or WebP; the first frame of an animation), a Pillow
+            image, or an array (H, W, 3) or (H, W) of uint8, or of floats from 0 to 1.
+
+    Returns:
+        A Pillow image of mode L: white (255) repaints, black (0) keeps.
+
+    Raises:
+        ImageError: There is no such file, it is not PNG, JPEG or WebP, is damaged, or has more than
+            64 megapixels; or the array has another type or shape.
+
+    >>> import numpy as np
+    >>> from ldmref.io import read_mask
+    >>> read_mask(np.ones((4, 6))).getextrema()
+    (255, 255)
     """
     image = open_image(source)
     if "transparency" in image.info:  # of a palette or of one colour

@@ -51,8 +51,11 @@ class HeaderEntry(NamedTuple):
 class TensorFile(Mapping[str, np.ndarray]):
     """The tensors of one file by name.
 
-    Floats keep their type, except that bfloat16 becomes float32. These attributes are known without
-    reading the tensors:
+    A read-only mapping from names to arrays, each read when it is used. Floats keep their type,
+    except that bfloat16 becomes float32. These attributes are known without reading the tensors:
+
+    Args:
+        path: A safetensors file.
 
     Attributes:
         path: The file.
@@ -66,6 +69,17 @@ class TensorFile(Mapping[str, np.ndarray]):
         UnsafeFileError: The file is a pickle or a zip.
         InputError: It cannot be read.
         CorruptModelError: It is not a safetensors file, or is damaged.
+
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from ldmref.io import TensorFile
+    >>> path = os.path.join(tempfile.mkdtemp(), "weights.safetensors")
+    >>> save_file({"weight": np.ones((2, 3), np.float16)}, path)
+    >>> tensors = TensorFile(path)
+    >>> tensors.shapes["weight"], tensors.kinds["weight"], tensors["weight"].dtype.name
+    ((2, 3), 'F16', 'float16')
     """
 
     def __init__(self, path: str | Path):

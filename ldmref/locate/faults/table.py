@@ -25,6 +25,10 @@ class Fault(NamedTuple):
         operations: The operations that it concerns.
         variants: Yields the variants of an operation.
         source: Where it happened, or why it happens.
+
+    >>> from ldmref.locate.faults import FAULTS
+    >>> FAULTS[0].operations
+    ('group_norm', 'layer_norm')
     """
 
     operations: tuple[str, ...]
@@ -63,8 +67,20 @@ FAULTS = (
     Fault(("timestep_embedding",), embedding.other_period, "max_period"),
     Fault(("embedding",), embedding.shifted_ids, "vocabularies with another padding token"),
 )
+"""Every known fault; a row that differs names those that explain its error."""
 
 
 def faults_of(operation: str) -> Iterator[Fault]:
-    """Yield the known faults of an operation."""
+    """Yield the known faults of an operation.
+
+    Args:
+        operation: The name of an operation of `Backend`.
+
+    Returns:
+        An iterator of the faults in the order of the table.
+
+    >>> from ldmref.locate.faults import faults_of
+    >>> next(faults_of("group_norm")).source
+    'CompVis uses 1e-6 and diffusers 1e-5 in one U-Net'
+    """
     return (fault for fault in FAULTS if operation in fault.operations)

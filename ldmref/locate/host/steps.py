@@ -23,7 +23,7 @@ from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers import configured_step
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.diffusers.steps import plms_calls
-from ldmref.samplers.loop import Interval
+from ldmref.samplers.interfaces import Interval
 from ldmref.trace.model import TraceEntry
 
 LEAST = 2e-6  # relative error of a step that is rounding in any float32 program

@@ -25,7 +25,7 @@ from ldmref.samplers.diffusers.steps import (
     step_to,
     wrong_second_difference,
 )
-from ldmref.samplers.loop import Constraint, Interval, Step
+from ldmref.samplers.interfaces import Constraint, Interval, Step
 from ldmref.samplers.lower_order import limit_order
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule

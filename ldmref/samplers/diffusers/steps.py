@@ -21,7 +21,7 @@ import numpy as np
 from ldmref.math.arrays import Array
 from ldmref.samplers.clipping import Clip
 from ldmref.samplers.dpmpp import second_difference
-from ldmref.samplers.loop import Constraint, Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import Constraint, Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.multistep import adams_bashforth_rule
 from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import euler_step

@@ -24,7 +24,8 @@ from ldmref.modes.sizing import resize_image
 from ldmref.modes.validation import MAX_COUNT, check_integer, check_number
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.a1111 import Options, a1111_levels
-from ldmref.samplers.schedule import check_steps, sampling_sigmas
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import check_steps
 from ldmref.server.a1111.fields import Fields
 from ldmref.server.a1111.names import Method, read_method
 from ldmref.server.client_sizes import choose_size

@@ -26,9 +26,24 @@ __all__ = ["Limits", "guard", "uvicorn_options"]
 def guard(app: ASGIApp, settings: ServerSettings, limits: Limits | None = None) -> ASGIApp:
     """Return an application that passes on what the settings allow, and refuses everything else.
 
+    Args:
+        app: The application.
+        settings: Address, token, hosts, origins and limits.
+        limits: Limits of connections. None: the defaults of `Limits`.
+
+    Returns:
+        The application, for an ASGI server such as uvicorn.
+
     Raises:
         UsageError: A name, an origin or the token of the settings is not valid, or other machines
             can reach the address and no token is set.
+
+    >>> from ldmref.server.guard import guard
+    >>> from ldmref.server.settings import ServerSettings
+    >>> async def app(scope, receive, send):
+    ...     pass
+    >>> callable(guard(app, ServerSettings()))
+    True
     """
     from ldmref.server.guard.app import Guard
 
@@ -40,6 +55,18 @@ def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> d
 
     Headers such as X-Forwarded-For are not read: any client can send them. uvicorn's warnings about
     clients, such as those that do not send HTTP, are left out: a client could fill the log.
+
+    Args:
+        settings: The settings of the server.
+        limits: Limits of connections. None: the defaults of `Limits`.
+
+    Returns:
+        Arguments of `uvicorn.Config` by name.
+
+    >>> from ldmref.server.guard import uvicorn_options
+    >>> from ldmref.server.settings import ServerSettings
+    >>> uvicorn_options(ServerSettings())["proxy_headers"]
+    False
     """
     from ldmref.server.guard.protocol import protocol
 

@@ -21,6 +21,10 @@ class Limits:
         keep_alive: Seconds for which an idle connection stays open between two requests.
         held: Bodies of the greatest size that all requests together may hold in memory.
         head_size: Bytes of the head of a request.
+
+    >>> from ldmref.server.guard import Limits
+    >>> Limits(head=5.0).head_size
+    65536
     """
 
     head: float = 10.0

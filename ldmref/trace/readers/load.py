@@ -29,9 +29,10 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
         path: A folder of `ldmref trace` or of safetensors or .npy files (also in folders, or with
             `__` for `/` in their names), or a safetensors, .npz or GGUF file. The kind is
             recognised by content. Nothing is unpickled.
-        names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a mapping
-            of names or globs, a function (see `make_renamer`), or a JSON or TOML file of such a
-            mapping. Tensors that it does not name keep their name if that is a trace's.
+        names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a
+            mapping of names or globs, a function (see `make_renamer`), or a JSON or TOML file
+            of such a mapping. Tensors that it does not name keep their name if that is a
+            trace's. None: they have a trace's names.
 
     Returns:
         The trace. Its manifest has "unknown_names": tensors with other names, which are left out.
@@ -40,6 +41,15 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
         InputError: The file is missing, damaged or hostile, or no tensor has a known name.
         UsageError: The name map is not valid.
         BackendUnavailable: A quantised type needs the package `gguf`.
+
+    >>> import os
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from ldmref.trace import load_trace
+    >>> path = os.path.join(tempfile.mkdtemp(), "port.npz")
+    >>> np.savez(path, first_conv=np.ones((1, 4, 8, 8), np.float32))
+    >>> load_trace(path, {"first_conv": "unet.000/conv_in/output"}).entries[0].name
+    'unet.000/conv_in'
     """
     path = check_input_path(path, "the path of a trace", CODE)
     if path.name == MANIFEST and path.is_file():

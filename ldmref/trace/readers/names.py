@@ -27,9 +27,24 @@ def read_names(path: str | Path) -> dict[str, str]:
 
     TOML keys without quotes may contain dots.
 
+    Args:
+        path: The file, whose name ends in .json or .toml.
+
+    Returns:
+        The name in a trace of each name of the port.
+
     Raises:
         InputError: The file cannot be read or holds anything but text.
         UsageError: It is named neither .json nor .toml.
+
+    >>> import os
+    >>> import tempfile
+    >>> from ldmref.trace.readers import read_names
+    >>> path = os.path.join(tempfile.mkdtemp(), "names.toml")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write('"input_blocks.0" = "unet.000/conv_in/output"')
+    >>> read_names(path)
+    {'input_blocks.0': 'unet.000/conv_in/output'}
     """
     path = check_input_path(path, "the path of a name map", CODE)
     if path.suffix not in (".json", ".toml"):

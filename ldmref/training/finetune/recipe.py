@@ -66,7 +66,26 @@ class TextualInversionConfig:
 
 @dataclass(frozen=True)
 class FineTuneRecipe:
-    """A complete fine-tuning. `read_recipe` fills in `data.size`."""
+    """The recipe of a fine-tuning; some defaults depend on method and base.
+
+    Args:
+        base: The model to fine-tune: any name, file or folder of `ldmref.load`.
+        method: `lora`, `textual_inversion`, or `full` for every parameter of the denoiser.
+        seed: Seed of new weights, noise and the order of images.
+        device: Device on which PyTorch trains, such as "cpu" or "cuda:0".
+        dtype: Floating-point type of activations: `float32`, `bfloat16` or `auto`.
+        data: The images.
+        lora: Rank, alpha and layers of a LoRA.
+        textual_inversion: The new word.
+        diffusion: Objective, optimizer and budget.
+        checkpoint: Intervals between checkpoints.
+        progress: Preview images of the running training.
+
+    >>> from ldmref.training import read_recipe
+    >>> recipe = read_recipe(None, {"base": "emoji", "method": "lora", "lora": {"rank": 4}})
+    >>> type(recipe).__name__, recipe.lora.alpha
+    ('FineTuneRecipe', 4.0)
+    """
 
     base: str = "emoji"
     method: Literal["lora", "textual_inversion", "full"] = "lora"

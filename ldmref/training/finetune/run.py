@@ -52,7 +52,8 @@ def fine_tune(
         log: Called with lines about the images and about what is resumed, and with warnings, which
             begin with "warning: ". By default warnings are issued with `warnings.warn`, and other
             lines are dropped.
-        cancel: Set this event to stop after the current step; a checkpoint is saved.
+        cancel: Set this event to stop after the current step; a checkpoint is saved. None: it
+            cannot be stopped.
         accept_changes: Resume although the recipe or the images have changed.
 
     Returns:

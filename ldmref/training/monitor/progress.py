@@ -20,9 +20,22 @@ MOST_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Progress within a stage; loss, rate and metrics are means since the last report.
+    """Progress within a stage, as `on_progress` receives it.
 
-    `metrics`: numbers that the stage reports in addition to its loss, such as PSNR in dB.
+    Loss, rate and metrics are means since the last report; `print` shows one line.
+
+    Args:
+        stage: Name of the stage.
+        step: Number of steps that are done.
+        steps: Number of steps of the stage.
+        loss: The stage's loss.
+        images_per_second: Images that are trained on per second.
+        seconds_left: Estimated time to the end of the stage.
+        metrics: Numbers that the stage reports in addition to its loss, such as PSNR in dB.
+
+    >>> from ldmref.training import TrainingProgress
+    >>> print(TrainingProgress("diffusion", 20, 400, 0.4312, 17.5, 87.0))
+    diffusion 20/400  loss 0.4312  17.5 images/s  1 min 27 s left
     """
 
     stage: str

@@ -40,9 +40,9 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
     """Return the recipe in a TOML file, or a recipe that ldmref ships.
 
     Args:
-        source: The path of a TOML file, or a name such as "emoji-128"; None: no file, every value
-            that `overrides` does not set is the default.
-        overrides: Nested tables whose values replace those of the file.
+        source: The path of a TOML file, or a name such as "emoji-128". None: no file, every
+            value that `overrides` does not set is the default.
+        overrides: Nested tables whose values replace those of the file. None: there are none.
 
     Returns:
         A `Recipe` for `train`, or a `FineTuneRecipe` for `fine_tune` if it has a `base`. Every
@@ -137,7 +137,18 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
 
 
 def to_toml(recipe: AnyRecipe) -> str:
-    """Return the recipe as TOML with every key, which `read_recipe` reads."""
+    """Return the recipe as TOML with every key, which `read_recipe` reads.
+
+    Args:
+        recipe: The recipe, of a training or a fine-tuning.
+
+    Returns:
+        The text of a TOML file.
+
+    >>> from ldmref.training import read_recipe, to_toml
+    >>> print(to_toml(read_recipe("tiny")).splitlines()[0])
+    stages = ["autoencoder", "diffusion"]
+    """
     return "\n".join(_toml_lines(recipe.to_dict(), "")) + "\n"
 
 

@@ -190,8 +190,25 @@ class ProgressConfig:
 class Recipe:
     """A complete training. `read_recipe` makes `data.size` and `model` agree about the size.
 
-    `stages` are the stages to train. The first alone ends with an autoencoder, and the training may
-    be continued with more stages.
+    Args:
+        stages: The stages to train, the first ones of "autoencoder", "diffusion" and "classifier".
+            The first alone ends with an autoencoder, and the training may be continued with more.
+        seed: Seed of weights, noise and the order of images.
+        device: Device on which PyTorch trains, such as "cpu" or "cuda:0".
+        dtype: Floating-point type of activations: `float32`, `bfloat16` or `auto`.
+        data: The images.
+        model: The configuration of the model.
+        features: Training of the network for the perceptual term.
+        autoencoder: Training of the autoencoder.
+        diffusion: Training of the denoiser.
+        classifier: Training of a classifier of noisy latents.
+        checkpoint: Intervals between checkpoints.
+        progress: Preview images of the running training.
+
+    >>> from ldmref.training import read_recipe
+    >>> recipe = read_recipe("tiny", {"diffusion": {"budget": {"steps": 100}}})
+    >>> recipe.stages, recipe.diffusion.budget.steps
+    (('autoencoder', 'diffusion'), 100)
     """
 
     stages: Stages = STAGES[:2]
