@@ -90,10 +90,23 @@ def to_usage_error(
     commands: Mapping[str, click.Command],
     aliases: Mapping[str, str],
 ) -> UsageError:
-    """Convert an error of click to ours, with a hint."""
+    """Convert an error of click to ours, with a hint.
+
+    Args:
+        error: The error; its context, if it has one, knows the command that was used.
+        command: That command otherwise.
+        commands: All commands, which may have a flag that is unknown here.
+        aliases: Other names of flags.
+    """
     message = " ".join(error.format_message().split()).rstrip(".")
-    hint = f"see ldmref {command.name} --help" if command.name != "ldmref" else "see ldmref --help"
-    if isinstance(error, click.NoSuchOption):
+    path = "ldmref" if command.name == "ldmref" else f"ldmref {command.name}"
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        command = error.ctx.command
+        path = error.ctx.command_path
+    hint = f"see {path} --help"
+    if isinstance(command, click.Group) and message.startswith("Usage: "):  # its whole help
+        message = f"{path} needs a command: {', '.join(sorted(command.commands))}"
+    elif isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
         hint = _suggest_option(error.option_name, command, commands, aliases) or hint
     elif OUT_OF_RANGE in message and isinstance(error, click.BadParameter) and error.param:

@@ -137,3 +137,36 @@ def test_one_thread_is_for_the_calling_thread_only():
         other.start()
         other.join()
     assert elsewhere == [threads._available()] == [threads.count()]
+
+
+@pytest.mark.parametrize("speed", ["fast", "fastest"])
+@pytest.mark.parametrize("shape", [(2, 16, 16, 96, 64), (2, 5, 3, 64, 96), (3, 40, 24, 64, 80)])
+def test_a_convolution_does_not_depend_on_the_number_of_threads(monkeypatch, shape, speed):
+    """Threads share its rows of tile entries or, if there are more of them, its stages."""
+    from ldmref.backends import get_backend
+
+    (n, h, w, c, out) = shape
+    backend = get_backend("numpy", dtype="float32", speed=speed)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((n, c, h, w), np.float32)
+    weight = backend.weight(rng.standard_normal((out, c, 3, 3), np.float32))
+    bias = rng.standard_normal(out, np.float32)
+    monkeypatch.setattr(Choice, "take_threads", lambda self: True)
+    results = []
+    for count in (1, 2, 3, 4, 8):
+        monkeypatch.setattr(threads, "_available", lambda count=count: count)
+        threads._forget_workers()
+        with threads.single_threaded_blas():
+            results.append(backend.conv2d(x, weight, bias, padding=1))
+            np.testing.assert_array_equal(backend.conv2d(x, weight, bias, padding=1), results[0])
+    threads._forget_workers()
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_blocks_inside_of_blocks_have_one_thread(monkeypatch):
+    monkeypatch.setattr(threads, "_available", lambda: 2)
+    monkeypatch.setattr(choice, "_choices", {})
+    counts = []
+    threads.parallel(lambda i: counts.append(threads.count()), 2)
+    assert counts == [1, 1] and threads.count() == 2

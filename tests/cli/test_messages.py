@@ -163,6 +163,25 @@ def test_suggested_flags_exist():
                 assert error.hint.split("'")[1] in own, (name, flag, error.hint)
 
 
+def test_usage_errors_name_the_help_of_the_command_that_was_used(ldm, work):
+    groups = {name: c for name, c in cli.commands.items() if isinstance(c, click.Group)}
+    assert {"export", "cases", "trace", "check", "config"} <= groups.keys()
+    paths = [(name,) for name in cli.commands if name != "trace"]  # it implies txt2img
+    paths += [(name, sub) for name, group in groups.items() for sub in group.commands]
+    for path in paths:
+        ran = ldm(*path, "--no-such-flag-at-all")
+        assert ran.code == 2 and "no such option: --no-such-flag-at-all" in ran.err
+        assert f"hint: see ldmref {' '.join(path)} --help" in ran.err, (path, ran.err)
+    assert "hint: see ldmref export onnx --help" in ldm("export", "onnx").err
+    assert "hint: see ldmref config show --help" in ldm("config", "show", "--frobn").err
+
+
+def test_a_group_without_a_command_lists_its_commands(ldm, work):
+    ran = ldm("cases")
+    assert ran.code == 2 and "ldmref cases needs a command: make, run" in ran.err
+    assert "hint: see ldmref cases --help" in ran.err
+
+
 def test_long_names_are_shortened(ldm, work):
     for argv in (
         ["txt2img", "x", "-o", "a" * 300 + ".png"],

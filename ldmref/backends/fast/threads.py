@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from ldmref.backends.fast.choice import choice_for
 
-MOST_VIEWS = 256  # operations of a thread whose views are remembered
+MOST_VIEWS = 1024  # shapes and operations of a thread whose views are remembered
 
 _local = threading.local()
 
@@ -41,7 +41,8 @@ def _available() -> int:
 
 def count() -> int:
     """Return the number of threads that operations of the calling thread may use."""
-    return 1 if getattr(_local, "alone", False) else _available()
+    alone = getattr(_local, "alone", False) or getattr(_local, "inside", False)
+    return 1 if alone else _available()
 
 
 @contextlib.contextmanager
@@ -232,14 +233,22 @@ def block_length(total: int, maximum: int) -> int:
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """Return an uninitialised array that reuses this thread's memory of the same name."""
+    return remember_views((name, shape, dtype), lambda: _reuse_memory(name, shape, np.dtype(dtype)))
+
+
+def _reuse_memory(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     buffers = _local.__dict__.setdefault("scratch", {})
-    dtype = np.dtype(dtype)
     size = math.prod(shape)
     flat = buffers.get((name, dtype))
     if flat is None or flat.size < size:
         buffers[name, dtype] = flat = np.empty(size, dtype)
-        _local.__dict__.setdefault("views", {}).clear()
+        _views().clear()
     return flat[:size].reshape(shape)
+
+
+def _views() -> dict[Hashable, Any]:
+    """Return the views of this thread's scratch memory."""
+    return _local.__dict__.setdefault("views", {})
 
 
 def remember_views(key: Hashable, make: Callable[[], Any]) -> Any:
@@ -247,7 +256,7 @@ def remember_views(key: Hashable, make: Callable[[], Any]) -> Any:
 
     They are forgotten when any scratch memory of the thread grows.
     """
-    views = _local.__dict__.setdefault("views", {})
+    views = _views()
     found = views.get(key)
     if found is None:
         found = make()

@@ -17,12 +17,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ldmref.backends.fast.threads import block_length, parallel, remember_views, scratch
+from ldmref.backends.fast.threads import block_length, count, parallel, remember_views, scratch
 
 TILES = 512  # of a block
 WORKSPACE = 4 * 2**20  # elements in the transformed tiles of a block
 CHUNK = 2**16  # elements transformed at a time
-ENTRIES = 8  # tile entries that are multiplied at a time
 
 # A function of two operands, and the array that it writes; None: an array that is given later
 ArrayStep: TypeAlias = tuple[Callable[..., Any], np.ndarray, Any, np.ndarray | None]
@@ -83,10 +82,9 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     tile_rows = -(-h // m)
     tile_columns = -(-w // m)
     out = u.shape[2]
-    size = m + 2
     y = np.empty((n, m * tile_rows, m * tile_columns, out), np.float32)
     tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)))
-    if n * tile_rows * tile_columns <= TILES:  # one block, whose products the threads share
+    if n * tile_rows * tile_columns <= TILES:  # one block, whose parts the threads share
         tiles = TILES
     if tile_rows * tile_columns > tiles:  # a block is a band of rows, otherwise several images
         images = 1
@@ -95,7 +93,6 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         images = tiles // (tile_rows * tile_columns)
         rows = tile_rows
     bands = -(-tile_rows // rows)
-    entries = block_length(size * size, ENTRIES)
 
     def block(i: int) -> None:
         first = (i // bands) * images
@@ -103,47 +100,87 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         batch = slice(first, min(first + images, n))
         height = min(rows, tile_rows - top)
         phases = _phases(x[batch], m * top, height, tile_columns, m)
-        grid = (phases.shape[1], height, tile_columns)
-        v = scratch("tiles", (size, size, *grid, c))
-        products = scratch("products", (size, size, *grid, out))
         target = y[batch, m * top : m * (top + height)]
-        target = target.reshape(*grid[:2], m, tile_columns, m, out)
-        chunks = _chunks(grid, max(c, out))
-        factors = v.reshape(size * size, -1, c)
-        flat_products = products.reshape(size * size, -1, out)
-
-        def transform(chunk: int) -> None:
-            batch, r = chunks[chunk]
-            lines = slice(m * r.start, m * r.stop + 2)
-
-            def make() -> list[ArrayStep]:
-                return _list_tile_steps(phases[:, batch, lines], v[:, :, batch, r], m)
-
-            _run(make() if chunks[1:] else remember_views(("tiles", v.shape), make))
-
-        def multiply(group: int) -> None:
-            part = slice(group * entries, (group + 1) * entries)
-            np.matmul(factors[part], u[part], out=flat_products[part])
-            if bias is not None and part.start <= size + 1 < part.stop:
-                flat_products[size + 1] += bias  # A^T M A takes M[1, 1] once into every output
-
-        def gather(chunk: int) -> None:
-            batch, r = chunks[chunk]
-
-            def make() -> list[list[ArrayStep]]:
-                return _list_product_steps(products[:, :, batch, r], m)
-
-            columns = make() if chunks[1:] else remember_views(("products", products.shape), make)
-            outputs = target[batch, r].transpose(4, 2, 0, 1, 3, 5)
-            for steps, output in zip(columns, outputs, strict=True):
-                _run(steps, output)
-
-        parallel(transform, len(chunks), (v.shape,))
-        parallel(multiply, -(-size * size // entries), (v.shape, u.shape))
-        parallel(gather, len(chunks), (products.shape,))
+        _convolve_tiles(phases, u, bias, target.reshape(-1, height, m, tile_columns, m, out))
 
     parallel(block, -(-n // images) * bands, (x.shape, u.shape))
     return y[:, :h, :w]
+
+
+def _convolve_tiles(
+    phases: np.ndarray, u: np.ndarray, bias: np.ndarray | None, target: np.ndarray
+) -> None:
+    """Convolve a block of tiles; `target` is its output, (images, rows, m, columns, m, o).
+
+    The rows of B^T d B need only the products of the same row, until A^T adds up the rows. So a
+    thread takes its rows from the pixels to the sums over their columns, and waits only once.
+    """
+    (images, height, m, columns, _, out) = target.shape
+    grid = (images, height, columns)
+    size = m + 2
+    v = scratch("tiles", (size, size, *grid, u.shape[1]))
+    products = scratch("products", (size, size, *grid, out))
+    sums = scratch("sums", (size, m, *grid, out))
+    factors = v.reshape(len(u), -1, u.shape[1])
+    by_entry = products.reshape(len(u), -1, out)
+    chunks = _chunks(grid, max(u.shape[1:]))
+    length = block_length(size, size)  # rows of a part
+    parts = [slice(a, a + length) for a in range(0, size, length)]
+
+    def list_tile_steps(part: slice, chunk: int) -> list[ArrayStep]:
+        batch, r = chunks[chunk]
+        lines = slice(m * r.start, m * r.stop + 2)
+        return _list_tile_steps(phases[:, batch, lines], v[part, :, batch, r], m, part)
+
+    def list_column_steps(part: slice, chunk: int) -> list[ArrayStep]:
+        at = (part, slice(None), *chunks[chunk])
+        return _list_column_steps(products[at], sums[at], part)
+
+    def list_row_steps(chunk: int) -> list[list[ArrayStep]]:
+        return _list_row_steps(sums[:, :, *chunks[chunk]])
+
+    def list_all_steps() -> tuple[Any, ...]:
+        tile_steps = [list_tile_steps(part, 0) for part in parts]
+        column_steps = [list_column_steps(part, 0) for part in parts]
+        return tile_steps, column_steps, list_row_steps(0)
+
+    # Views of scratch memory of this thread, also for the steps that others run
+    known = None if chunks[1:] else remember_views((v.shape, out, length), list_all_steps)
+
+    def transform(i: int) -> None:
+        part, chunk = divmod(i, len(chunks))
+        _run(known[0][part] if known else list_tile_steps(parts[part], chunk))
+
+    def multiply(entries: slice) -> None:
+        np.matmul(factors[entries], u[entries], out=by_entry[entries])
+        if bias is not None and entries.start <= size + 1 < entries.stop:
+            by_entry[size + 1] += bias  # A^T M A takes M[1, 1] once into every output
+
+    def add_columns(i: int) -> None:
+        part, chunk = divmod(i, len(chunks))
+        _run(known[1][part] if known else list_column_steps(parts[part], chunk))
+
+    def compute(part: int) -> None:
+        shares = range(part * len(chunks), (part + 1) * len(chunks))
+        for i in shares:
+            transform(i)
+        multiply(slice(size * parts[part].start, size * parts[part].stop))
+        for i in shares:
+            add_columns(i)
+
+    def add_rows(chunk: int) -> None:
+        outputs = target[chunks[chunk]].transpose(2, 4, 0, 1, 3, 5)
+        rows = known[2] if known else list_row_steps(chunk)
+        for steps, output in zip(rows, outputs, strict=True):
+            _run(steps, output)
+
+    if count() <= size:
+        parallel(compute, len(parts), (v.shape, u.shape))
+    else:  # more threads than rows
+        parallel(transform, len(parts) * len(chunks), (v.shape,))
+        parallel(lambda i: multiply(slice(i, i + 1)), len(u), (v.shape, u.shape))
+        parallel(add_columns, len(parts) * len(chunks), (products.shape,))
+    parallel(add_rows, len(chunks), (sums.shape,))
 
 
 def _chunks(grid: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:
@@ -181,54 +218,74 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
     return phases
 
 
-def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int) -> list[ArrayStep]:
-    """List the steps that write B^T d B into v, (m + 2, m + 2, images, rows, columns, c).
+def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int, part: slice) -> list[ArrayStep]:
+    """List the steps that write the rows `part` of B^T d B into v.
 
-    `phases` are the pixels d, (m, images, lines, columns + 1, c).
+    v is (rows, m + 2, images, rows of tiles, columns, c), and `phases` are the pixels d,
+    (m, images, lines, columns + 1, c).
     """
-    sums = _SUMS[m][0]
+    terms = _SUMS[m][0]
     size = m + 2
     (n, height, columns, c) = v.shape[2:]
-    rows = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
-    half = scratch("half", (size, m, n, height, columns + 1, c))
-    steps = [step for a in range(size) for step in _list_steps(sums[a], rows, half[a])]
+    lines = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
+    half = scratch(f"half {part.start}", (len(v), m, n, height, columns + 1, c))
     shifted = [half[:, j % m, :, :, j // m : j // m + columns] for j in range(size)]
-    return steps + [step for b in range(size) for step in _list_steps(sums[b], shifted, v[:, b])]
+    steps: list[ArrayStep] = []
+    for row, target in zip(terms[part], half, strict=True):
+        steps += _list_steps(row, lines, target, part)
+    for column in range(size):
+        steps += _list_steps(terms[column], shifted, v[:, column], part)
+    return steps
 
 
-def _list_product_steps(products: np.ndarray, m: int) -> list[list[ArrayStep]]:
-    """List the steps that compute A^T M A for each column of an output tile.
+def _list_column_steps(products: np.ndarray, sums: np.ndarray, part: slice) -> list[ArrayStep]:
+    """List the steps that write M A into `sums`, (rows, m, ...), for some rows of M.
 
-    The results are (m, images, rows, columns, o): for the rows of the tile. `products` are M,
-    (m + 2, m + 2, images, rows, columns, o).
+    `products` are these rows, (rows, m + 2, images, rows of tiles, columns, o).
     """
-    sums = _SUMS[m][1]
-    half = scratch("halves", (m, *products.shape[1:]))
-    first = [step for a in range(m) for step in _list_steps(sums[a], products, half[a])]
-    columns = half.swapaxes(0, 1)
-    steps = [_list_steps(sums[b], columns, None) for b in range(m)]
-    return [first + steps[0], *steps[1:]]
+    m = sums.shape[1]
+    columns = products.swapaxes(0, 1)
+    steps: list[ArrayStep] = []
+    for column in range(m):
+        steps += _list_steps(_SUMS[m][1][column], columns, sums[:, column], part)
+    return steps
+
+
+def _list_row_steps(sums: np.ndarray) -> list[list[ArrayStep]]:
+    """List the steps that compute A^T (M A), for each row of an output tile.
+
+    The results are (m, images, rows of tiles, columns, o). `sums` are M A, (m + 2, m, ...).
+    """
+    part = slice(0, len(sums))
+    return [_list_steps(terms, sums, None, part) for terms in _SUMS[sums.shape[1]][1]]
 
 
 def _list_steps(
     terms: Sequence[tuple[float, int]],
     arrays: Sequence[np.ndarray] | np.ndarray,
     out: np.ndarray | None,
+    part: slice,
 ) -> list[ArrayStep]:
-    """List the steps that write the sum of factor * arrays[i] over the terms (factor, i)."""
+    """List the steps that write the sum of factor * arrays[i] over the terms (factor, i).
+
+    Parts that run at the same time have memory of their own for intermediate results.
+    """
     (factor, i), *rest = terms
     array = arrays[i]
     if not rest:
         return [(np.multiply, array, factor, out)]
     steps: list[ArrayStep] = []
-    partial = scratch("sum", array.shape) if rest[1:] or out is None else out  # contiguous
+    if out is None or rest[1:]:
+        partial = scratch(f"sum {part.start}", array.shape)  # contiguous
+    else:
+        partial = out
     if factor != 1:
         steps.append((np.multiply, array, factor, partial))
         array = partial
     for position, (factor, i) in enumerate(rest, 1):
         term = arrays[i]
         if abs(factor) != 1:
-            term = scratch("term", array.shape)
+            term = scratch(f"term {part.start}", array.shape)
             steps.append((np.multiply, arrays[i], abs(factor), term))
         target = out if position == len(rest) else partial
         steps.append((np.add if factor > 0 else np.subtract, array, term, target))
