@@ -51,14 +51,12 @@ class LatentDiffusion(Networks):
         config: The configuration of all networks.
         params: A tree of arrays for each network of `model_spec`.
         tokenizer: The tokenizer of the first text encoder.
-        sha256: SHA-256 of the file that the parameters come from, or a function that computes it
-            at the first use.
+        sha256: SHA-256 of the parameters' file, or a function that computes it at the first use.
         tokenizer_2: The tokenizer of the second text encoder; None: the same as the first.
         tiny_autoencoder: An autoencoder that replaces the model's own (TAESD).
         max_memory: The number of bytes that a request may take; None: no limit.
         max_seconds: The estimated time that a request may take; None: no limit.
-        modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`), which
-            every image records.
+        modifications: Changes of the file (`embeddings`, `vae`, `loras`, `ema`), which images record.
         warnings: Warnings about the model's files, which every result repeats.
 
     >>> import ldmref
@@ -101,6 +99,12 @@ class LatentDiffusion(Networks):
     def sha256(self) -> str:
         """SHA-256 of the file of the parameters, computed at the first use; "" without a file."""
         return self._sha256 if isinstance(self._sha256, str) else self._sha256()
+
+    @property
+    def known_sha256(self) -> str | None:
+        """`sha256` if it has been computed, otherwise None."""
+        known = isinstance(self._sha256, str) or self._sha256.cache_info().currsize
+        return self.sha256 if known else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
