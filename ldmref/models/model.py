@@ -56,7 +56,7 @@ class LatentDiffusion(Networks):
         tiny_autoencoder: An autoencoder that replaces the model's own (TAESD).
         max_memory: The number of bytes that a request may take; None: no limit.
         max_seconds: The estimated time that a request may take; None: no limit.
-        modifications: Changes of the file (`embeddings`, `vae`, `loras`, `ema`), which images record.
+        modifications: Recorded changes of the file (`embeddings`, `vae`, `loras`, `ema`).
         warnings: Warnings about the model's files, which every result repeats.
 
     >>> import ldmref
