@@ -25,6 +25,7 @@ LABORATORY_COMMANDS = {
     "cli/evaluate.py": ("evaluate", "training", "datasets"),
     "cli/finetune.py": ("training", "datasets"),
     "cli/train.py": ("training", "datasets"),
+    "cli/training_trace.py": ("training",),
     "cli/words.py": ("datasets.emoji",),
 }
 

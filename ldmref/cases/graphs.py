@@ -13,7 +13,7 @@ from ldmref.backends.graph.graph import Graph, GraphInput, GraphNode
 from ldmref.backends.graph.onnx import make_model
 from ldmref.backends.graph.tracer import trace
 from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
-from ldmref.cases.families import NetworkCase
+from ldmref.cases.network_cases import NetworkCase
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import numpy as np
 
 from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import import_onnx, make_model
-from ldmref.cases.families import NetworkCase, networks
+from ldmref.cases.families import networks
 from ldmref.cases.graphs import LayerGraph, present, trace_network
 from ldmref.cases.model import DATA, CaseTensor, GoldenCase, WriteFile
+from ldmref.cases.network_cases import NetworkCase
 from ldmref.cases.recorder import RecordedLayer, compute_network, stored
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.cases.families import NetworkCase, networks
+from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.make import value_cases
 from ldmref.cases.model import ONNX_PARTS, PARTS, GoldenCase
+from ldmref.cases.network_cases import NetworkCase
 from ldmref.cases.recorder import flat
 from ldmref.errors import BackendUnavailable
 

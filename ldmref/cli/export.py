@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import with_options
+from ldmref.cli.options import PATH, with_options
 from ldmref.cli.progress import one_line, say
 from ldmref.cli.shared_options import LOADING
 from ldmref.errors import OutputError
@@ -25,14 +25,29 @@ def export() -> None:
 @click.option(
     "-o", "--output", required=True, metavar="FOLDER", help="Folder to write; it must be new."
 )
+@click.option(
+    "--controlnet",
+    "controlnets",
+    multiple=True,
+    type=PATH,
+    metavar="PATH",
+    help="Export a ControlNet as well, a folder or a file; the U-Net then takes its outputs. May "
+    "be repeated.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace FOLDER if an export has written it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 @with_options(LOADING)
 def onnx(
-    model: str, output: str, overwrite: bool, as_json: bool, verbose: bool, **flags: Any
+    model: str,
+    output: str,
+    controlnets: tuple[str, ...],
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    **flags: Any,
 ) -> None:
-    """Write text encoders, U-Net and autoencoder as ONNX files.
+    """Write text encoders, U-Net, autoencoder and ControlNets as ONNX files.
 
     MODEL is a name from ldmref models, a folder, a .safetensors file, or OWNER/MODEL from Hugging
     Face. Default: emoji, which comes with ldmref. Sizes stay open, and inputs and outputs have
@@ -52,6 +67,7 @@ def onnx(
     files = export_onnx(
         path,
         folder,
+        controlnets=controlnets,
         overwrite=overwrite,
         config=flags["model_config"],
         lora=flags["loras"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ldmref.cli.train import (
     source,
     without_none,
 )
+from ldmref.cli.training_trace import require_steps, trace_options, tracing
 from ldmref.errors import UsageError
 
 option = click.option
@@ -71,6 +73,7 @@ option = click.option
     help="Type of activations; auto: bfloat16 if the device computes in it. Default: float32.",
 )
 @option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
+@trace_options
 @option(
     "--json", "as_json", is_flag=True, help="Print a JSON object on standard output at the end."
 )
@@ -84,6 +87,7 @@ def finetune(
     default), textual-inversion or full. Flags replace its values. Ctrl-C saves a checkpoint; repeat
     the command to resume.
     """
+    from ldmref.io.locate import find_model, read_model_config
     from ldmref.training import FineTuneRecipe, fine_tune, read_recipe
 
     settings = read_recipe(recipe, overrides(flags))
@@ -93,7 +97,11 @@ def finetune(
     require_own_flags(settings.method, flags)
     require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe).stem))
-    file = run_stoppable(fine_tune, settings, folder, accept_changes)
+    steps = require_steps(flags["trace"], flags["trace_steps"], settings.diffusion.budget.steps)
+    base = read_model_config(find_model(settings.base))
+    with tracing(flags["trace"], steps, settings, base) as observer:
+        tuned = partial(fine_tune, observer=observer)
+        file = run_stoppable(tuned, settings, folder, accept_changes)
     flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}
     flag = flags.get(settings.method, f"-m {settings.base} --embedding")
     say_once(f"ready: ldmref txt2img {flag} {file} -p ...")

@@ -12,14 +12,14 @@ from ldmref.cli.file_names import expand_name, slugify
 from ldmref.cli.images import load_with_flags
 from ldmref.cli.messages import rewrite_as_flags
 from ldmref.cli.options import PATH, ImageCommand, option, parameter_options, with_options
+from ldmref.cli.parameter_text import find_field, read_value
 from ldmref.cli.progress import ProgressBar, one_line, say, stopping
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.shared_options import MODEL, PROMPT
 from ldmref.cli.sources import read_prompts
 from ldmref.cli.tasks import Values, plan_tasks
-from ldmref.config import read_number, settings
-from ldmref.declare import Flag
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.config import settings
+from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.loading import open_backend
@@ -117,7 +117,7 @@ def read_branches(branches: tuple[tuple[int, str], ...]) -> list[tuple[int, Valu
     """Return the changes of each step at which the run branches, in the order of the steps.
 
     Raises:
-        UsageError: A change is not a name and a value.
+        UsageError: A change is not a name and a value of a parameter.
     """
     changes: dict[int, Values] = {}
     for step, text in branches:
@@ -126,24 +126,9 @@ def read_branches(branches: tuple[tuple[int, str], ...]) -> list[tuple[int, Valu
             raise UsageError(
                 f"cannot read the change {text!r}", code="E-USAGE", hint="--branch 5 cfg_scale=6"
             )
-        changes.setdefault(step, {})[name.strip()] = read_change(name.strip(), value)
+        field = find_field(MODE, name.strip(), "E-USAGE")
+        changes.setdefault(step, {})[field.name] = read_value(field, value, "E-USAGE")
     return sorted(changes.items())
-
-
-def read_change(name: str, text: str) -> Any:
-    """Return the value of a parameter, written as its flag takes it."""
-    field = MODES[MODE].parameters.get(name)
-    if field is None:
-        hint = did_you_mean(name, MODES[MODE].parameters)
-        raise UsageError(f"{MODE} has no parameter {name!r}", code="E-USAGE", hint=hint)
-    flag = field.get(Flag)
-    if flag is not None and flag.parse is not None:
-        return flag.parse(text)
-    try:
-        return read_number(text, field.kind) if field.kind in (int, float) else text
-    except ValueError:
-        message = f"{name} must be a number, not {text!r}"
-        raise UsageError(message, code="E-USAGE", hint="write a number after the =") from None
 
 
 def find_target(output: str | None, prompt: str, seed: int) -> Path:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.cli.options import PATH
 from ldmref.cli.progress import one_line, say, stopping
-from ldmref.cli.trace import read_steps
+from ldmref.cli.training_trace import require_steps, trace_options, tracing
 from ldmref.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
-    from ldmref.training import Recipe
     from ldmref.training.monitor.progress import TrainingProgress
 
 option = click.option
@@ -79,18 +76,7 @@ font_option = option(
     help="Save every N steps; 0: not by step. Default: 0.",
 )
 @option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
-@option(
-    "--trace",
-    type=PATH,
-    metavar="FOLDER",
-    help="Record steps of the denoiser's training in a trace: batch, noise, prediction, loss, "
-    "and every layer with the norm of its gradient. See ldmref trace.",
-)
-@option(
-    "--trace-steps",
-    metavar="N,N-N,...",
-    help="The steps to record, from 0, such as 0,100-102. Default: 0.",
-)
+@trace_options
 @option(
     "--json", "as_json", is_flag=True, help="Print a JSON object on standard output at the end."
 )
@@ -125,7 +111,10 @@ def train(
     require_trained(settings.stages, flags)
     require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe or "").stem))
-    with tracing(settings, flags["trace"], flags["trace_steps"]) as observer:
+    if flags["trace"] is not None and "diffusion" not in settings.stages:
+        raise UsageError("--trace: the recipe trains no denoiser", code="E-USAGE")
+    steps = require_steps(flags["trace"], flags["trace_steps"], settings.diffusion.budget.steps)
+    with tracing(flags["trace"], steps, settings, settings.model) as observer:
         trained = partial(train_recipe, observer=observer)
         model = run_stoppable(trained, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
@@ -137,45 +126,6 @@ def train(
 
 
 COMMANDS = (train,)
-
-
-@contextmanager
-def tracing(settings: Recipe, folder: str | None, steps: str | None) -> Iterator[Any]:
-    """Yield the observer that traces steps of the training, None without a folder.
-
-    Raises:
-        UsageError: There are no such steps, or several processes.
-        OutputError: The folder has a trace.
-    """
-    if folder is None:
-        if steps is not None:
-            message = "--trace-steps has no effect without --trace"
-            raise UsageError(message, code="E-USAGE", hint="--trace FOLDER")
-        yield None
-        return
-    numbers = read_steps(steps or "0", "--trace-steps")
-    count = settings.diffusion.budget.steps
-    if "diffusion" not in settings.stages:
-        raise UsageError("--trace: the recipe trains no denoiser", code="E-USAGE")
-    if not numbers or numbers[-1] >= count:
-        message = f"--trace-steps {steps}: the denoiser is trained in steps 0 to {count - 1}"
-        raise UsageError(message, code="E-USAGE", hint="--trace-steps 0,10-12")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        message = "--trace records the training of one process"
-        raise UsageError(message, code="E-USAGE", hint="start it without torchrun")
-
-    from ldmref.trace.training import TrainingTrace
-    from ldmref.training.recipes.file import to_toml
-
-    recipe = {"recipe": to_toml(settings)}
-    with TrainingTrace(
-        folder, settings.model, numbers, params=recipe, seeds=[settings.seed]
-    ) as trace:
-        yield trace
-    missing = sorted(trace.steps.difference(trace.recorded))
-    if missing:
-        say(f"ldmref: warning: not traced, as they were trained before: steps {missing}")
-    say(one_line(f"{folder}  trace of {len(trace.recorded)} steps"))
 
 
 def run_stoppable(

@@ -2,6 +2,7 @@
 
 FOLDER/ldmref.json                 what the files are, the schedule, and how to tokenize
 FOLDER/text_encoder/model.onnx     and model.onnx_data, its weights
+FOLDER/controlnet/model.onnx       with ControlNets, further ones in controlnet_2, ...
 FOLDER/unet/model.onnx
 FOLDER/vae_decoder/model.onnx
 FOLDER/vae_encoder/model.onnx
@@ -11,26 +12,31 @@ FOLDER/tokenizer/tokenizer.json    for the library `tokenizers`
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ldmref.backends.base import Backend
 from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import OPSET, import_onnx, write_model
 from ldmref.backends.graph.sizes import OpenSize
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, OutputError, UsageError
-from ldmref.export.networks import list_networks
+from ldmref.export.networks import list_networks, name_controlnets
 from ldmref.files import read_json
 from ldmref.io.atomic import atomic_folder, check_writable
-from ldmref.loading import load
+from ldmref.loading import load, load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.memmap import release_pages
+from ldmref.models.config import UNetConfig
+from ldmref.models.controlnet import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
+from ldmref.models.taesd import TinyAutoencoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.version import __version__
@@ -77,6 +83,7 @@ def export_onnx(
     model: LatentDiffusion | str | Path,
     folder: str | Path,
     *,
+    controlnets: Sequence[ControlNet | str | Path] = (),
     overwrite: bool = False,
     **options: Any,
 ) -> list[ExportedFile]:
@@ -90,6 +97,8 @@ def export_onnx(
         model: A name, file or folder as for `ldmref.load`, or a loaded model, whose parameters are
             then exported as they are on its backend.
         folder: The folder to write; it appears complete or not at all.
+        controlnets: ControlNets to export beside the model, loaded or as for
+            `ldmref.load_controlnet`. The U-Net then takes their outputs, added up.
         overwrite: Whether to replace a folder that an export has written.
         **options: Arguments of `ldmref.load` for a model that is not loaded, such as `lora`.
 
@@ -98,8 +107,8 @@ def export_onnx(
 
     Raises:
         OutputError: The folder exists, is not an export, or cannot be written.
-        InputError: There is no such model, or it is damaged.
-        UsageError: `options` for a loaded model.
+        InputError: There is no such model or ControlNet, or it is damaged.
+        UsageError: `options` for a loaded model, or a ControlNet of another U-Net.
         BackendUnavailable: The package onnx is not installed.
 
     >>> import ldmref, tempfile
@@ -119,8 +128,9 @@ def export_onnx(
     elif options:
         message = f"{', '.join(options)} cannot change a model that is loaded"
         raise UsageError(message, code="E-EXPORT", hint="give the model's name or file")
+    nets = [_open_controlnet(net, model.config.unet) for net in controlnets]
     with atomic_folder(target) as temporary:
-        files = _write_networks(model, temporary)
+        files = _write_networks(model, nets, temporary)
         tokens = _write_tokenizers(model, temporary)
         manifest = _describe(model, files) | {"tokens": tokens}
         text = json.dumps(manifest, indent=1) + "\n"
@@ -153,13 +163,37 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _write_networks(model: LatentDiffusion, folder: Path) -> list[ExportedFile]:
+def _open_controlnet(net: ControlNet | str | Path, unet: UNetConfig) -> ControlNet:
+    """Load a ControlNet if necessary, and check that its outputs fit the U-Net.
+
+    Raises:
+        UsageError: They do not.
+    """
+    if not isinstance(net, ControlNet):
+        net = load_controlnet(net, _FileBackend(), unet=unet)
+    differing = [
+        name
+        for name in ("block_out_channels", "layers_per_block", "cross_attention_dim")
+        if getattr(net.config.unet, name) != getattr(unet, name)
+    ]
+    if differing:
+        message = f"the ControlNet {net.name!r} does not fit the U-Net: another {differing[0]}"
+        raise UsageError(message, code="E-CONTROL", hint="use a ControlNet of the same family")
+    return net
+
+
+def _write_networks(
+    model: LatentDiffusion, controlnets: Sequence[ControlNet], folder: Path
+) -> list[ExportedFile]:
     tiny = model.tiny_autoencoder
+    added: dict[str, TinyAutoencoder | ControlNet] = {"tiny": tiny} if tiny else {}
+    added |= zip(name_controlnets(len(controlnets)), controlnets, strict=True)
+    configs = [net.config for net in controlnets]
     files = []
-    for network in list_networks(model.config, tiny.config if tiny else None):
-        replaced = tiny if network.params == "tiny" else None
-        params = replaced.params if replaced else model.params[network.params]
-        graph = network.trace(tree_map(_to_host(model), params))
+    for network in list_networks(model.config, tiny.config if tiny else None, configs):
+        owner = added.get(network.params)
+        params = owner.params if owner else model.params[network.params]
+        graph = network.trace(tree_map(_to_host((owner or model).backend), params))
         path = folder / network.name / MODEL_FILE
         path.parent.mkdir()
         write_model(graph, path, WEIGHTS_FILE)
@@ -174,10 +208,10 @@ def _write_networks(model: LatentDiffusion, folder: Path) -> list[ExportedFile]:
     return files
 
 
-def _to_host(model: LatentDiffusion) -> Any:
-    if isinstance(model.backend, NumpyBackend):
+def _to_host(backend: Backend) -> Any:
+    if isinstance(backend, NumpyBackend):
         return np.asarray  # also of float16, and without a copy
-    return model.backend.to_numpy
+    return backend.to_numpy
 
 
 def _shape(graph: Graph, x: Any) -> list[int | str | None]:

@@ -99,6 +99,12 @@ class LatentDiffusion(ImageNetworks):
         """SHA-256 of the file of the parameters, computed at the first use; "" without a file."""
         return self._sha256 if isinstance(self._sha256, str) else self._sha256()
 
+    @property
+    def known_sha256(self) -> str | None:
+        """`sha256` if it has been computed, otherwise None."""
+        known = isinstance(self._sha256, str) or self._sha256.cache_info().currsize
+        return self.sha256 if known else None
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
         return vars(self) | {"_sha256": self.sha256}

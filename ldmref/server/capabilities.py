@@ -86,7 +86,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
     return {
         "name": name,
         "family": config.name,
-        "sha256": model.sha256,
+        "sha256": model.known_sha256,  # a large file takes seconds
         "native_size": size,
         "one_size": defaults.one_size,
         "size_multiple": config.size_multiple,

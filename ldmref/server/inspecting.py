@@ -9,6 +9,7 @@ from typing import Any
 from ldmref.errors import UsageError
 from ldmref.io.images.infotext import replay_parameters
 from ldmref.io.images.metadata import read_parameters
+from ldmref.models.model import LatentDiffusion
 from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
 from ldmref.modes.registry import MODES
 from ldmref.server.bodies import as_json
@@ -52,6 +53,24 @@ def inspect_image(data: bytes, max_pixels: int) -> dict[str, Any]:
         "model": record.get("model"),
         "notes": notes,
     }
+
+
+def find_served(record: Any, models: Mapping[str, LatentDiffusion]) -> list[str]:
+    """Return the names of the models whose weights made an image.
+
+    Args:
+        record: What the image records of its model; its digest may be shortened.
+        models: The models by name, whose digests are computed only if the image has one.
+    """
+    digest = record.get("sha256") if isinstance(record, Mapping) else None
+    if not digest or not isinstance(digest, str):
+        return []
+    served = {name: model.sha256 for name, model in models.items()}
+    return [
+        name
+        for name, own in served.items()
+        if own and (own.startswith(digest) or digest.startswith(own))
+    ]
 
 
 def find_record(recorded: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:

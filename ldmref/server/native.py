@@ -14,7 +14,7 @@ from ldmref.server.bodies import read_json, require_object
 from ldmref.server.capabilities import describe_server
 from ldmref.server.engine import Engine
 from ldmref.server.errors import UnknownJob
-from ldmref.server.inspecting import inspect_image
+from ldmref.server.inspecting import find_served, inspect_image
 from ldmref.server.jobs import ServedJob
 from ldmref.server.kinds import make_work
 from ldmref.server.streams import await_job, event_stream, read_event_number
@@ -67,7 +67,9 @@ def routes(engine: Engine) -> list[Route]:
         """Read from an image how it was made."""
         data = await request.body()
         most = engine.settings.max_pixels
-        return JSONResponse(await run_in_threadpool(inspect_image, data, most))
+        found = await run_in_threadpool(inspect_image, data, most)
+        models = await run_in_threadpool(find_served, found["model"], engine.models)
+        return JSONResponse(found | {"models": models})
 
     async def capabilities(request: Request) -> Response:
         """List models, modes with their parameters, samplers, schedules, guidances and limits."""

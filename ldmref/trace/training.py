@@ -28,7 +28,7 @@ ROLES = ("indices", "timesteps", "x0", "noise", "x_t", "prediction", "target")
 
 
 class TrainingTrace:
-    """Writes steps of the denoiser's training as a trace; the observer of `training.train`.
+    """Writes steps of a denoiser's training as a trace; an observer of `train` and `fine_tune`.
 
     A step is one call `train.NNN`, numbered by the step, in addition to the calls of the text
     encoder and the U-Net that it makes. The training is not changed by a bit.
@@ -154,9 +154,14 @@ class TrainingTrace:
 
 
 def gradient_norms(ops: Backend, gradients: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Return the norm of the gradient of each layer, over its weight and bias."""
+    """Return the norm of the gradient of each layer, over all of its parameters.
+
+    The parameters of a LoRA, `LAYER.weight.down` and `.up`, count as the layer's; a parameter
+    outside of layers, such as the vectors of a word, as a layer of its name.
+    """
     squares: dict[str, float] = defaultdict(float)
     for name, gradient in gradients.items():
         host = np.asarray(ops.to_numpy(gradient), np.float64)
-        squares[name.rpartition(".")[0]] += float(np.vdot(host, host))
+        layer = name.rpartition(".")[0].removesuffix(".weight") or name
+        squares[layer] += float(np.vdot(host, host))
     return {layer: math.sqrt(square) for layer, square in squares.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -150,3 +152,16 @@ def test_tiles_are_recorded_and_replayed(draw, sources):
     assert read_parameters("t.png")["ldmref"]["tile"] == 16
     draw("run", "--from", "t.png", "-o", "again.png")
     assert (pixels("again.png") == pixels("t.png")).all()
+
+
+def test_a_controlnet_is_exported_with_the_model(ldm, work, model_folder, net):
+    pytest.importorskip("onnx")
+    argv = ["export", "onnx", str(model_folder), "-o", "m", "--controlnet", str(net), "--json"]
+    ran = ldm(*argv)
+    assert ran.code == 0, ran.err
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert [row["network"] for row in rows][1:3] == ["controlnet", "unet"]
+    assert "mid_block_additional_residual" in rows[2]["inputs"]
+    assert (work / "m" / "controlnet" / "model.onnx").exists()
+    ran = ldm("export", "onnx", str(model_folder), "-o", "n", "--controlnet", "missing")
+    assert ran.code == 3 and "missing" in ran.err and not (work / "n").exists()

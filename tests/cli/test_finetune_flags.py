@@ -23,7 +23,9 @@ VALUES = {
     "initial": "cat", "vectors": "3", "size": "64", "steps": "7", "batch": "3", "lr": "3e-5",
     "seed": "9", "device": "meta", "dtype": "bfloat16",
 }  # fmt: skip
-NOT_SETTINGS = {"recipe", "output", "accept_changes", "as_json", "verbose"}
+NOT_SETTINGS = {
+    "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose",
+}  # fmt: skip
 OPTIONS = [p for p in command.finetune.params if isinstance(p, click.Option)]
 FLAGS = {p.name: (p.opts[0], p.help) for p in OPTIONS if p.name not in NOT_SETTINGS}
 

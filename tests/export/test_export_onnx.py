@@ -10,10 +10,17 @@ import pytest
 
 import ldmref
 from ldmref.backends.numpy import NumpyBackend
+from ldmref.cases.shrink import shrink
 from ldmref.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, OutputError, UsageError
 from ldmref.export import export_onnx
 from ldmref.export.networks import list_networks
+from ldmref.models.controlnet import (
+    ControlNet,
+    ControlNetConfig,
+    add_residuals,
+    controlnet_spec,
+)
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import PRESETS, preset
@@ -308,3 +315,59 @@ def test_the_command(tmp_path, capsys, model):
     assert main(["export", "onnx", str(source)]) == 2
     assert main(["export", "onnx", "emoij", "-o", str(tmp_path / "new")]) == 3
     assert not (tmp_path / "new").exists()
+
+
+def make_controlnet(model, seed=3, **changes):
+    """A ControlNet for the model's U-Net whose zero convolutions are not zero."""
+    config = ControlNetConfig(replace(model.config.unet, **changes), 3, (4, 8))
+    return ControlNet(model.backend, config, init(controlnet_spec(config), seed))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_controlnets_and_the_unet_that_takes_their_outputs(model, tmp_path, runtime):
+    nets = [make_controlnet(model, seed) for seed in (3, 4)]
+    files = export_onnx(model, tmp_path / "m", controlnets=nets)
+    names = ["text_encoder", "controlnet", "controlnet_2", "unet", "vae_decoder", "vae_encoder"]
+    assert [file.network for file in files] == names
+    channels = model.config.unet.in_channels
+    x = normal(2, channels, 8, 16)
+    t = np.array([500.0, 20.0], np.float32)
+    context = normal(2, 5, model.config.unet.cross_attention_dim)
+    arrays = {"sample": x, "timestep": t, "encoder_hidden_states": context}
+    totals = {}
+    wanted = None
+    for net, name in zip(nets, names[1:3], strict=True):
+        image = RNG.random((2, 3, 8 * net.config.factor, 16 * net.config.factor), np.float32)
+        want = net.residuals(x, t, context, net.encode_hint(image))
+        got = run(tmp_path / "m", name, runtime, controlnet_cond=image, **arrays)
+        for i, residual in enumerate(want.down):
+            assert_close(got[f"down_block_res_samples.{i}"], residual)
+        assert_close(got["mid_block_res_sample"], want.mid)
+        assert f"down_block_res_samples.{len(want.down)}" not in got
+        for output in [name for name in got if "_block_res_sample" in name]:
+            to = output.replace("res_samples", "additional_residuals")
+            to = to.replace("res_sample", "additional_residual")
+            totals[to] = totals.get(to, 0) + got[output]
+        terms = [(1.0, want)] if wanted is None else [(1.0, wanted), (1.0, want)]
+        wanted = add_residuals(terms)
+    got = run(tmp_path / "m", "unet", runtime, **arrays, **totals)
+    assert_close(got["out_sample"], model.unet(x, t, context, wanted))
+    assert np.abs(got["out_sample"] - model.unet(x, t, context)).max() > 1e-3
+
+
+def test_a_controlnet_of_sdxl_takes_sizes(tmp_path):
+    config = shrink(PRESETS["sdxl"])
+    net = ControlNetConfig(config.unet, 3, (4, 8))
+    exported, *_ = [x for x in list_networks(config, None, [net]) if x.name == "controlnet"]
+    graph = exported.trace(init(controlnet_spec(net), 0))
+    names = [x.name for x in graph.inputs]
+    assert names == [
+        "sample", "timestep", "encoder_hidden_states", "controlnet_cond", "text_embeds", "time_ids",
+    ]  # fmt: skip
+
+
+def test_a_controlnet_of_another_unet_is_refused(model, tmp_path):
+    net = make_controlnet(model, layers_per_block=model.config.unet.layers_per_block + 1)
+    with pytest.raises(UsageError, match="does not fit the U-Net: another layers_per_block"):
+        export_onnx(model, tmp_path / "m", controlnets=[net])
+    assert not (tmp_path / "m").exists()

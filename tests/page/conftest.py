@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from page_server import run_page_server
+from threaded_server import serve_in_thread
 
 import ldmref
 from ldmref.io.native import save_folder
@@ -107,7 +107,7 @@ def tiny(tiny_folder: Path) -> Any:
 def serve_page() -> Iterator[Any]:
     """`serve_page(models, sources, **settings)` starts a server, which ends with the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda *models, **changes: stack.enter_context(run_page_server(*models, **changes))
+        yield lambda *models, **changes: stack.enter_context(serve_in_thread(*models, **changes))
 
 
 @pytest.fixture

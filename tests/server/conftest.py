@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+from threaded_server import serve_in_thread
 
 import ldmref
 from ldmref.errors import Cancelled
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.engine import Engine
-from ldmref.server.running import address_of, make_server, open_socket, raise_file_limit
+from ldmref.server.running import raise_file_limit
 from ldmref.server.settings import ServerSettings
 
 
@@ -68,27 +68,10 @@ def run_server(
     """Serve models on a free port until the block ends; `changes` are settings."""
     settings = settings or ServerSettings(**{"port": 0, **changes})
     raise_file_limit(2 * settings.max_connections)  # the clients are in this process, too
-    listening = open_socket(settings)
-    engine = Engine(models, settings)
-    server = make_server(engine, settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    url = address_of(listening)
-    try:
-        end = time.monotonic() + 20.0
-        while not server.started and time.monotonic() < end:
-            time.sleep(0.01)
-        assert server.started, "the server did not start"
+    with serve_in_thread(models, settings=settings) as server:
         headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
-        with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
-            yield RunningServer(url, engine, client)
-    finally:
-        for job in engine.jobs():
-            job.cancel()
-        server.should_exit = True
-        thread.join(20.0)
-        engine.close(0.0)
-        listening.close()
+        with httpx.Client(base_url=server.url, headers=headers, timeout=60.0) as client:
+            yield RunningServer(server.url, server.engine, client)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from ldmref import modes
 from ldmref.cli.main import main
 from ldmref.declare import get_fields
 from ldmref.io.native import save_folder
+from ldmref.models.model import LatentDiffusion
 from ldmref.modes.registry import MODES
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
 from ldmref.server.errors import UnknownJob as AnyError
@@ -402,6 +403,31 @@ def test_an_image_of_the_server_can_be_inspected_and_repeated(server):
     assert found["infotext"].startswith("a cat\nSteps: 2")
     body = {"mode": found["mode"], "parameters": found["parameters"]}
     assert server.client.post("/v1/generate", json=body).content == png
+
+
+def test_the_digest_of_a_model_is_computed_when_an_image_needs_it(serve, tiny):
+    """A checkpoint of 2 GB takes seconds, for which the page must not wait."""
+    computed = []
+
+    def compute_digest():
+        computed.append(True)
+        return "ab" * 32
+
+    lazy = LatentDiffusion(tiny.backend, tiny.config, tiny.params, tiny.tokenizer, compute_digest)
+    server = serve({"lazy": lazy, "tiny": tiny})
+
+    def told():
+        models = server.client.get("/v1/capabilities").json()["models"]
+        return [model["sha256"] for model in models]
+
+    assert told() == [None, tiny.sha256] and not computed
+    png = server.client.post("/v1/generate", json={"parameters": CAT}).content
+    assert told() == ["ab" * 32, tiny.sha256] and len(computed) == 1
+    found = server.client.post("/v1/inspect", content=png).json()
+    assert found["model"]["sha256"] == "ab" * 32 and found["models"] == ["lazy"]
+    body = {"model": "tiny", "parameters": CAT}
+    png = server.client.post("/v1/generate", json=body).content
+    assert server.client.post("/v1/inspect", content=png).json()["models"] == []
 
 
 def test_an_image_of_a1111_is_inspected_with_notes(server):

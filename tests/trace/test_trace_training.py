@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +16,7 @@ pytest.importorskip("torch")
 
 from ldmref.math.objective import simple_loss
 from ldmref.trace.training import TrainingTrace
-from ldmref.training import train
+from ldmref.training import fine_tune, train
 from ldmref.training.recipes.file import recipe_from_dict
 
 SMALL = {
@@ -75,3 +77,41 @@ def test_a_step_that_was_not_reached_is_missing(recipe, tmp_path):
         train(recipe, tmp_path / "run", observer=watch)
     manifest = read_trace(tmp_path / "t").manifest
     assert manifest["complete"] is False and manifest["steps"] == [1]
+
+
+@pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
+def test_fine_tuning_is_traced_and_is_the_same(recipe, tmp_path, method):
+    train(replace(recipe, stages=("autoencoder", "diffusion")), tmp_path / "base")
+    base = tmp_path / "base" / "model"
+    settings = recipe_from_dict(
+        {
+            "base": str(base),
+            "method": method,
+            "data": {"source": recipe.data.source, "size": recipe.data.size},
+            "textual_inversion": {"word": "<new>", "initial": "red"},
+            "diffusion": {"optimizer": {"batch_size": 2}, "budget": {"steps": 2}},
+            "progress": {"seconds": 0},
+        }
+    )
+    plain = fine_tune(settings, tmp_path / "plain")
+    with TrainingTrace(tmp_path / "t", ldmref.load(base).config, (1,)) as watch:
+        watched = fine_tune(settings, tmp_path / "watched", observer=watch)
+    files = [path if path.is_file() else path / "unet.safetensors" for path in (plain, watched)]
+    if all(file.exists() for file in files):
+        assert files[0].read_bytes() == files[1].read_bytes()
+    trace = read_trace(tmp_path / "t")
+    entry = trace.find("train.001")
+    found = trace.read_outputs(entry)
+    parts = [part for part in trace.of_call("train.001") if part.layer]
+    norms = [float(trace.read_outputs(part)["grad_norm"]) for part in parts]
+    assert np.isclose(np.sqrt(np.sum(np.square(norms))), found["grad_norm"], rtol=1e-5)
+    layers = {part.layer for part in parts}
+    expected = {
+        "lora": "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+        "textual_inversion": "vectors",
+        "full": "unet.conv_in",
+    }
+    assert expected[method] in layers
+    evaluations = entry.attributes["evaluations"]
+    outputs = [trace.read_outputs(trace.find(call))["output"] for call in evaluations]
+    assert np.array_equal(np.concatenate(outputs), trace.read_inputs(entry)["prediction"])

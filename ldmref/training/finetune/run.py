@@ -22,6 +22,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.monitor.progress import TrainingProgress, warn_only
+from ldmref.training.observe import StepObserver
 from ldmref.training.setup import (
     activation_dtype,
     check_early,
@@ -39,6 +40,7 @@ def fine_tune(
     log: Callable[[str], None] = warn_only,
     cancel: Event | None = None,
     accept_changes: bool = False,
+    observer: StepObserver | None = None,
 ) -> Path:
     """Fine-tune a model as a recipe says, and write the result.
 
@@ -55,6 +57,8 @@ def fine_tune(
         cancel: Set this event to stop after the current step; a checkpoint is saved. None: it
             cannot be stopped.
         accept_changes: Resume although the recipe or the images have changed.
+        observer: Sees every step of a training in a single process, such as
+            `ldmref.trace.training.TrainingTrace`.
 
     Returns:
         The file of the LoRA or of the learned word, or the folder of the fully fine-tuned model.
@@ -113,7 +117,7 @@ def fine_tune(
             config = model.config.vae
             latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
             noisy = NoisyLatents(latents, data.weights, config.scaling_factor, ops)
-            trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops)
+            trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
             context = TrainingContext(
                 recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
             )

@@ -18,6 +18,7 @@ from ldmref.training.diffusion.stage import DiffusionBatches, has_unused_layers
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.loss import Loss
+from ldmref.training.observe import StepObserver
 from ldmref.training.trainer import Trainer
 
 
@@ -35,11 +36,13 @@ def fine_tune_trainer(
     adapter: Adapter,
     latents: NoisyLatents,
     ops: RecordingBackend,
+    observer: StepObserver | None = None,
 ) -> Trainer:
-    """Return a trainer of the adapter on encoded images."""
+    """Return a trainer of the adapter on encoded images; `observer` sees every step."""
     stage = recipe.diffusion
     size = (recipe.data.size, recipe.data.size)
     batches = DiffusionBatches(latents, adapter.caption, config, stage, recipe.seed, ops)
+    batches.observer = observer
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         adapted = adapter.adapted(ops, params)
@@ -49,7 +52,7 @@ def fine_tune_trainer(
         return batches.loss(batch, adapted.unet_output(*inputs))
 
     learned = any(name in TEXT_ENCODERS for name in adapter.initial)
-    return Trainer(
+    trainer = Trainer(
         stage.optimizer,
         stage.budget.steps,
         adapter.initial,
@@ -57,3 +60,5 @@ def fine_tune_trainer(
         ops,
         unused=learned and has_unused_layers(config),
     )
+    trainer.observer = observer
+    return trainer

@@ -32,13 +32,12 @@ export async function inspectFile(generate, file) {
     const names = found.missing.map((name) => INPUTS[name] ?? name).join(" and the ");
     lines.push(`The file does not contain the ${names}: add it again.`);
   }
-  lines.push(...describeModel(found.model, generate.model), ...found.notes.map(sentence));
+  lines.push(...describeModel(found, generate.model), ...found.notes.map(sentence));
   notify(lines.join(" "), { action: use });
 }
 
-function describeModel(recorded, model) {
-  if (!recorded?.sha256) return [];
-  const same = model.sha256 && (model.sha256.startsWith(recorded.sha256) || recorded.sha256.startsWith(model.sha256));
-  const name = recorded.name ?? "another model";
-  return same ? [] : [`It was made with ${name}, so the image will differ.`];
+function describeModel(found, model) {
+  if (!found.model?.sha256) return [];
+  const name = found.model.name ?? "another model";
+  return found.models.includes(model.name) ? [] : [`It was made with ${name}, so the image will differ.`];
 }

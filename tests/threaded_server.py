@@ -1,4 +1,4 @@
-"""A server of the page in a thread of the test's process, to stop and to start again."""
+"""A server in a thread of the test's process, on a free port, to stop and to start again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.engine import Engine
@@ -17,7 +18,7 @@ SECONDS = 20.0
 
 
 @dataclass
-class PageServer:
+class ThreadedServer:
     """A server on a port of this machine; `stop` and `start` keep the port."""
 
     models: Mapping[str, LatentDiffusion]
@@ -52,11 +53,22 @@ class PageServer:
 
 
 @contextlib.contextmanager
-def run_page_server(
-    models: Mapping[str, LatentDiffusion], sources: Mapping[str, str] | None = None, **changes
-) -> Iterator[PageServer]:
-    """Serve models until the block ends; `changes` are settings."""
-    server = PageServer(models, sources or {}, ServerSettings(**{"port": 0, **changes}))
+def serve_in_thread(
+    models: Mapping[str, LatentDiffusion],
+    sources: Mapping[str, str] | None = None,
+    settings: ServerSettings | None = None,
+    **changes: Any,
+) -> Iterator[ThreadedServer]:
+    """Serve models until the block ends.
+
+    Args:
+        models: The models by name.
+        sources: The names or files that they were loaded from.
+        settings: The settings; None: those of `changes`, on a free port.
+        **changes: Settings.
+    """
+    settings = settings or ServerSettings(**{"port": 0, **changes})
+    server = ThreadedServer(models, sources or {}, settings)
     server.start()
     try:
         yield server
