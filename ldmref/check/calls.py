@@ -174,12 +174,17 @@ def per_example(function: str) -> list[str]:
 def value_text(value: Any) -> str:
     """Return a number, the first numbers of an array with its shape, or a function's name.
 
+    The only number of an array has all its digits: an alpha-bar of 0.999999999 is not 1.
+
     >>> import numpy as np
     >>> value_text(0.1), value_text(np.asarray([0.5, 2.0])), value_text(np.ones((2, 3)))
     ('0.1', '[0.5, 2]', '[1, 1, 1, 1, ...] (2, 3)')
     """
     if hasattr(value, "shape") and value.shape != ():
         flat = to_host(value).ravel()
+        if flat.size == 1:
+            shape = "" if value.shape == (1,) else f" {tuple(value.shape)}"
+            return f"[{flat[0].item()!r}]{shape}"
         numbers = ", ".join(f"{x:.6g}" for x in flat[:4])
         if len(value.shape) == 1 and flat.size <= 4:
             return f"[{numbers}]"

@@ -32,14 +32,14 @@ import ldmref.math
 import ldmref.samplers
 from ldmref.check.comparison import Comparison, spread, to_host
 from ldmref.check.gradients import complex_step
-from ldmref.check.random_inputs import Limits, RandomInputs
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
 __all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "spread", "to_host"]
 
 CaseFunction = Callable[["Functions", RandomInputs], Comparison]
 EdgeFunction = Callable[["Functions", RandomInputs, Any], Comparison]
 GradientFunction = Callable[["Functions", RandomInputs], tuple[Any, ...]]
-Edges = Callable[[Limits], Mapping[str, Any]]
+Edges = Callable[[FormatLimits], Mapping[str, Any]]
 Bounds = tuple[float, float]
 
 

@@ -12,7 +12,7 @@ from ldmref.check.gradients import recorded_gradients
 from ldmref.math.arrays import Array
 
 
-class Limits(NamedTuple):
+class FormatLimits(NamedTuple):
     """The limits of a number format: the unit of rounding, and the smallest normal number."""
 
     eps: float
@@ -30,10 +30,10 @@ class RandomInputs:
     case: int = 0
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> FormatLimits:
         """The limits of the dtype."""
         info = self.xp.finfo(self.dtype)
-        return Limits(float(info.eps), float(info.smallest_normal))
+        return FormatLimits(float(info.eps), float(info.smallest_normal))
 
     def array(self, values: Any) -> Array:
         """Convert host values to an array of the library under test."""

@@ -91,9 +91,16 @@ def identities(hard: bool = False) -> list[Identity]:
 def selected(
     functions: Functions, only: str = "", *, all_of_them: bool, hard: bool = False
 ) -> list[Identity]:
-    """Return the identities with `only` in their name, all or those of replaced functions."""
-    named = [identity for identity in identities(hard) if only in identity.name]
-    return [i for i in named if all_of_them or functions.replaced(i)]
+    """Return the identities with `only` in their name, all or those of replaced functions.
+
+    If none of them compares values, those that call a function of that name are added:
+    "commitment_loss: " also selects those of `vq_loss`.
+    """
+    known = identities(hard)
+    named = [identity for identity in known if only in identity.name]
+    if all(identity.gradients for identity in named):
+        named += [i for i in known if any(only in f"{name}: " for name in i.uses)]
+    return [i for i in dict.fromkeys(named) if all_of_them or functions.replaced(i)]
 
 
 def can_run(identity: Identity, backend: Backend) -> bool:
@@ -121,7 +128,8 @@ def run(
             identities that involve one of them are run.
         cases: Number of random inputs per identity.
         seed: Seed of the random inputs.
-        only: Text that the name of an identity must contain.
+        only: Text that the name of an identity must contain. If none of these compares values, the
+            identities that call a function of that name are run as well.
         case: Number of the only case to run, whatever `cases` is.
         hard: Whether to also run the identities at the edges of the functions' ranges: alpha-bar
             near 0 and 1, nearly equal Gaussians, tails, nearly parallel vectors, ...

@@ -39,7 +39,7 @@ def plot(figure) -> None:
     curved.plot(s[::-1], (path * np.sqrt(lm.alpha_bar_from_sigma(sigmas))).T, "k", lw=0.8)
     straight.plot(s[::-1], (path * (1 - s[::-1])).T, "k", lw=0.8)
     for axes, title in ((curved, "variance preserving"), (straight, "flow matching")):
-        axes.set(title=title, xlabel="flow time $s$", ylim=(-3, 3))
+        axes.set(title=title, xlabel="flow time $t$", ylim=(-3, 3))
 
     sigma = np.geomspace(0.01, 100, 200)
     for name, value in lm.edm_preconditioning(sigma)._asdict().items():

@@ -25,4 +25,4 @@ def plot(figure) -> None:
         axes.quiver(*points.T, *arrow.T, scale=45, width=0.004)
         axes.plot(*data.means.T, "kx")
         axes.plot(*data.means[k], "r*", ms=11)
-        axes.set(title=f"$p(x)\\, p(y \\mid x)^s$, s = {scale:g}", aspect="equal")
+        axes.set(title=f"$p(x)\\, p(y \\mid x)^w$, w = {scale:g}", aspect="equal")

@@ -48,6 +48,15 @@ def test_selection_and_options(run, tmp_path):
     assert code == 4 and "numpy" in output
 
 
+def test_the_edges_are_tested_on_request(run, tmp_path):
+    naive = "def sigma_from_alpha_bar(alpha_bar):\n    return (1 / alpha_bar - 1) ** 0.5\n"
+    (tmp_path / "mine.py").write_text(naive)
+    options = ("--ldmref-against", "mine.py", "--ldmref-cases", "4", "-k", "sigma_from_alpha_bar:")
+    assert run(*options)[0] == 0
+    code, output = run(*options, "--ldmref-hard")
+    assert code == 1 and ", alpha_bar = 1 - " in output
+
+
 def test_it_runs_beside_other_tests_and_warns_of_misspelt_functions(run, tmp_path):
     (tmp_path / "mine.py").write_text(RIGHT + "def q_smaple(x0):\n    return x0\n")
     (tmp_path / "test_one.py").write_text("def test_one():\n    pass\n")

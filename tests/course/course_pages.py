@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
+
+from ldmref.check import identities
 
 ROOT = Path(__file__).parents[2]
 COURSE = ROOT / "docs" / "course"
 MISTAKES = Path(__file__).parent / "mistakes"
 EXERCISE = re.compile(r"^### Exercise (\d+)\b.*?$(.*?)(?=^#{1,3} |\Z)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (ldmref check .*--against answers\.py.*)$", re.MULTILINE)
-ONLY = re.compile(r'--only "(\w+): ?"')
 
 
 class Exercise(NamedTuple):
-    """An exercise of a page: its number, its text, the functions that its commands mark."""
+    """An exercise of a page: its number, its text, what its commands give to `--only`."""
 
     number: int
     text: str
-    functions: list[str]
+    marked: list[str]
 
 
 def pages() -> list[Path]:
@@ -39,16 +42,21 @@ def exercises(page: Path) -> list[Exercise]:
     """The exercises of a page."""
     found = []
     for match in EXERCISE.finditer(page.read_text("utf-8")):
-        functions = [
-            name for command in COMMAND.findall(match[2]) for name in ONLY.findall(command)
-        ]
-        found.append(Exercise(int(match[1]), match[2], list(dict.fromkeys(functions))))
+        commands = [shlex.split(command) for command in COMMAND.findall(match[2])]
+        marked = [words[words.index("--only") + 1] for words in commands]
+        found.append(Exercise(int(match[1]), match[2], marked))
     return found
 
 
 def solution(page: Path) -> Path:
     """The file with the answers to a page's exercises."""
     return COURSE / "solutions" / f"ch{page.name[:2]}.py"
+
+
+def answers(page: Path) -> dict[str, Callable[..., object]]:
+    """The functions of the solution that have a name of ldmref."""
+    known = {name for i in identities() for name in (i.function, *i.uses)}
+    return {name: value for name, value in vars(load(solution(page))).items() if name in known}
 
 
 def mistakes() -> list[Path]:

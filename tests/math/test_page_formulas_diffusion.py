@@ -272,10 +272,10 @@ def test_scale_of_cfgpp():
     def guided(w):
         return of_empty + w * (of_prompt - of_empty)
 
-    cfgpp = guided(scale) + after / sigma * (x - of_empty)
+    published = guided(scale) + after / sigma * (x - of_empty)
     w = scale * sigma / (sigma - after)
     euler = guided(w) + after / sigma * (x - guided(w))
-    assert is_zero(cfgpp - euler)
+    assert is_zero(published - euler)
 
 
 # -- score.md -------------------------------------------------------------------------------------

@@ -59,12 +59,12 @@ def test_importance_weighted_bounds_rise_to_the_evidence(seed):
     rng = np.random.default_rng(seed)
     prior, likelihood, q = distribution(rng, 5), rng.uniform(0.1, 1, 5), distribution(rng, 5)
     weights = prior * likelihood / q
-    elbo = (q * np.log(weights)).sum()
+    lower = (q * np.log(weights)).sum()
     bounds = []
     for k in (1, 2, 3):
         samples = [list(indices) for indices in itertools.product(range(5), repeat=k)]
         bounds.append(sum(q[i].prod() * np.log(weights[i].mean()) for i in samples))
-    assert bounds[0] == pytest.approx(elbo, rel=1e-12)
+    assert bounds[0] == pytest.approx(lower, rel=1e-12)
     assert bounds[0] < bounds[1] < bounds[2] < np.log((prior * likelihood).sum())
     exact = prior * likelihood / (prior * likelihood).sum()
     assert np.ptp(prior * likelihood / exact) < 1e-12  # every weight is p(x)
@@ -98,12 +98,12 @@ def test_softmax_ignores_a_shift():
     rng = np.random.default_rng(0)
     a, c = rng.standard_normal(7), 3.25
 
-    def softmax(x):
+    def normalised(x):
         return np.exp(x) / np.exp(x).sum()
 
     shifted = np.exp(a) * np.exp(c) / (np.exp(a) * np.exp(c)).sum()
-    assert softmax(a + c) == pytest.approx(shifted, rel=1e-12)
-    assert shifted == pytest.approx(softmax(a), rel=1e-12)
+    assert normalised(a + c) == pytest.approx(shifted, rel=1e-12)
+    assert shifted == pytest.approx(normalised(a), rel=1e-12)
 
 
 @pytest.mark.parametrize(("above", "below"), [(0, 2), (1, 1)])

@@ -102,7 +102,8 @@ def test_beta_is_above_the_mean_variance_of_unit_data(data, levels):
 
 @states(
     "objective.md",
-    r"the two points $`\pm 1`$ give 0.222 at $`x_t = 0`$, and $`N(0, 4)`$ gives 0.227 everywhere",
+    r"the two points $`\pm 1`$ give 0.222 at $`x_t = 0`$, and $`\mathcal{N}(0, 4)`$ gives 0.227 "
+    "everywhere",
     "this range does not always contain the best variance",
 )
 def test_beta_is_not_above_the_variance_at_every_state_nor_for_wider_data():
@@ -181,7 +182,7 @@ def test_the_gap_of_the_bound_closes_at_the_rate_of_the_image():
 
 
 @states("objective.md", "the simple losses of two targets are different objectives")
-@states("../train-it-yourself.md", r"$`w_t = \bar\alpha_t`$")
+@states("../train-it-yourself.md", r"$`\omega_t = \bar\alpha_t`$")
 def test_the_simple_loss_of_eps_is_that_of_v_with_another_weight():
     rng = np.random.default_rng(1)
     x0, eps, eps_hat = rng.standard_normal((3, 2, 5))
@@ -253,7 +254,7 @@ def test_ends_of_the_schedules():
 @states(
     "forward.md",
     r"$`\nabla_{x_t} \log q(x_t \mid x_0) = -\epsilon / \sqrt{1 - \bar\alpha}`$",
-    r"E\left[\nabla_{x_t} \log q(x_t | x_0) \,\middle|\, x_t\right] = \nabla \log p(x_t)",
+    r"\mathbb{E}\left[\nabla_{x_t} \log q(x_t | x_0) \,\middle|\, x_t\right] = \nabla \log p(x_t)",
 )
 def test_noise_gives_the_score_of_one_example_and_its_expectation_that_of_all():
     data = two_points()
@@ -341,8 +342,8 @@ def std_of(density: np.ndarray) -> float:
 
 @states(
     "guidance.md",
-    r"p_s(x | y) \propto p(x)\, p(y | x)^s",
-    "by Bayes' rule; other $`s`$ give other densities",
+    r"p_w(x | y) \propto p(x)\, p(y | x)^w",
+    "by Bayes' rule; other $`w`$ give other densities",
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_the_guided_score_is_that_of_the_conditional_density_only_at_scale_1(scale):
@@ -551,7 +552,10 @@ def test_combinations_of_slopes_lose_the_data_in_float32():
 # -- autoencoders.md ------------------------------------------------------------------------------
 
 
-@states("autoencoders.md", r"$`s^2 = \tfrac12`$, its mean over $`d`$ elements to $`s^2 = d/2`$")
+@states(
+    "autoencoders.md",
+    r"$`\sigma_x^2 = \tfrac12`$, its mean over $`d`$ elements to $`\sigma_x^2 = d/2`$",
+)
 @pytest.mark.parametrize(("variance", "divisor"), [(0.5, 1), (2.5, 5)])
 def test_squared_errors_are_gaussian_log_likelihoods_up_to_a_constant(variance, divisor):
     x, a, b = np.random.default_rng(4).standard_normal((3, 2, 5))
@@ -570,7 +574,7 @@ def test_the_sum_of_the_bernoulli_likelihood_is_over_both_terms():
     assert abs(got - (np.sum(x * logits) - np.log1p(np.exp(logits[0, 0])))) > 0.1
 
 
-@states("autoencoders.md", r"\lambda_{\max}\right)", r"$`\lambda_{\max} = 10^4`$")
+@states("autoencoders.md", r"\omega_{\max}\right)", r"$`\omega_{\max} = 10^4`$")
 def test_the_adaptive_weight_is_limited_where_the_discriminator_is_flat():
     flat = np.zeros(2)
     gradient = np.asarray([3.0, 4.0])
@@ -653,7 +657,7 @@ def test_the_frechet_distance_of_equal_distributions_falls_with_the_size_of_the_
     assert means[0] > 5 * means[1] > 0
 
 
-@states("evaluation.md", "whose density is that of $`z`$ over $`s^D`$")
+@states("evaluation.md", "whose density is that of $`z`$ over $`\\kappa^d`$")
 def test_the_density_of_scaled_latents():
     z = np.asarray([[0.3, -1.0, 2.0]])
     of_scaled = stats.norm.logpdf(4.0 * z, 0, 4.0).sum()

@@ -99,6 +99,15 @@ def test_code_is_checked_against_the_identities(protocol):
     assert right["identities"] and right["holds"] and not wrong["holds"]
 
 
+def test_code_is_checked_at_the_edges_on_request(protocol):
+    code = "def sigma_from_alpha_bar(alpha_bar):\n    return (1 / alpha_bar - 1) ** 0.5\n"
+    arguments = {"name": "sigma_from_alpha_bar", "code": code, "cases": 4}
+    assert call(protocol, "check_formula", **arguments)["holds"]
+    answer = call(protocol, "check_formula", **arguments, hard=True)
+    assert not answer["holds"]
+    assert any("alpha_bar = 1 - " in row["edge"] for row in answer["identities"])
+
+
 def test_code_cannot_be_sent_where_it_is_not_run():
     protocol = Protocol(make_tools(lambda arguments, call: [], {}, run_code=False))
     tool = protocol.tools["check_formula"]

@@ -7,12 +7,12 @@ from decimal import Decimal, localcontext
 from ldmref.check.comparison import Comparison
 from ldmref.check.edges.exact import DIGITS, exact, exacts
 from ldmref.check.identity import Chapter, Functions
-from ldmref.check.random_inputs import Limits, RandomInputs
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
 chapter = Chapter("autoencoders")
 
 
-def nearly_equal(limits: Limits) -> dict[str, tuple[float, float]]:
+def nearly_equal(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return differences of log-variance and mean between two Gaussians."""
     small = (1e-4, 1e-6, 1e-9) if limits.eps < 1e-10 else (1e-2, 1e-3, 1e-4)
     return {
@@ -48,7 +48,7 @@ def digits_near_the_prior(f: Functions, rng: RandomInputs, edge: tuple[float, fl
     return f.kl_standard_normal(mean, logvar), [float(expected)], float(abs(l) + m * m)
 
 
-def certain(limits: Limits) -> dict[str, tuple[float, float]]:
+def certain(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return pairs of probabilities of which the first is 0 or 1."""
     small = 1e-9 if limits.eps < 1e-10 else 1e-5
     return {
@@ -70,7 +70,7 @@ def certain_events_have_one_term(
     return f.kl_bernoulli(p, q), [float(expected)]
 
 
-def log_weights(limits: Limits) -> dict[str, float]:
+def log_weights(limits: FormatLimits) -> dict[str, float]:
     """Return logarithms of weights whose exponentials underflow or overflow."""
     return {f"log w near {value:g}": value for value in (-1000.0, 1000.0, -1e5)}
 

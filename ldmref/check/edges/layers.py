@@ -9,7 +9,7 @@ import numpy as np
 from ldmref.check.comparison import Comparison
 from ldmref.check.edges.exact import DIGITS, exact, exacts, logistic, normal_tail, pi
 from ldmref.check.identity import Chapter, Edges, Functions
-from ldmref.check.random_inputs import Limits, RandomInputs
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
 chapter = Chapter("layers")
 
@@ -17,7 +17,7 @@ chapter = Chapter("layers")
 def tail(*both: float, double: tuple[float, ...] = (), single: tuple[float, ...] = ()) -> Edges:
     """Return edges named by x: in both formats, and in float64 or float32 alone."""
 
-    def edges(limits: Limits) -> dict[str, float]:
+    def edges(limits: FormatLimits) -> dict[str, float]:
         more = double if limits.tiny < 1e-300 else single
         return {f"x = {x:g}": x for x in (*both, *more)}
 
@@ -93,7 +93,7 @@ def shifted_scores(f: Functions, rng: RandomInputs, edge: float) -> Comparison:
     return f.softmax(x), expected, 4.0 * np.array(expected)
 
 
-def sizes(limits: Limits) -> dict[str, float]:
+def sizes(limits: FormatLimits) -> dict[str, float]:
     """Return factors of queries and keys."""
     return {f"|q| |k| near {size**2:g}": size for size in (30.0, 100.0, 300.0)}
 
@@ -117,7 +117,7 @@ def large_scores(f: Functions, rng: RandomInputs, edge: float) -> Comparison:
     return f.scaled_dot_product_attention(q, k, v), expected, scale
 
 
-def means(limits: Limits) -> dict[str, float]:
+def means(limits: FormatLimits) -> dict[str, float]:
     """Return means that are large next to a deviation of 1."""
     values = (1e3, 1e5, 1e7) if limits.eps < 1e-10 else (1e2, 1e3)
     return {f"mean / deviation = {mean:g}": mean for mean in values}
@@ -126,14 +126,13 @@ def means(limits: Limits) -> dict[str, float]:
 # Roundings: 8 and the root of 8 elements, on each side, in units of 1 + |mean| / deviation.
 @chapter.hard("group_norm", "sums with 60 digits", 16, means)
 def a_large_mean_is_subtracted_first(f: Functions, rng: RandomInputs, edge: float) -> Comparison:
-    x = rng.array(
-        (edge + rng.numpy.permutation([-1.5, -1, -0.5, 0, 0, 0.5, 1, 1.5]))[None, :, None]
-    )
+    offsets = rng.numpy.permutation([-1.5, -1.0, -0.5, 0.0, 0.0, 0.5, 1.0, 1.5])
+    x = rng.array((edge + offsets).reshape(1, 4, 2, 1))
     values = exacts(x)
     with localcontext(prec=DIGITS):
-        mean = sum(values) / 8
-        variance = sum((value - mean) ** 2 for value in values) / 8
+        mean = sum(values, Decimal(0)) / 8
+        variance = sum(((value - mean) ** 2 for value in values), Decimal(0)) / 8
         deviation = (variance + Decimal("1e-6")).sqrt()
         expected = [float((value - mean) / deviation) for value in values]
-    got = f.group_norm(x, None, None, 1, 1e-6)
-    return got, np.reshape(expected, (1, 8, 1)), 1.0 + edge
+    got = f.group_norm(x, rng.array(np.ones(4)), rng.array(np.zeros(4)), 1, 1e-6)
+    return got, np.reshape(expected, (1, 4, 2, 1)), 1.0 + edge

@@ -10,17 +10,17 @@ import numpy as np
 from ldmref.check.comparison import Comparison, spread, to_host
 from ldmref.check.edges.exact import DIGITS, cosine, exact, exacts, logistic, pi
 from ldmref.check.identity import Chapter, Functions
-from ldmref.check.random_inputs import Limits, RandomInputs
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
 chapter = Chapter("schedules")
 
 
-def near(limits: Limits) -> float:
+def near(limits: FormatLimits) -> float:
     """Return a small number that next to 1 keeps a third to a half of the digits."""
     return 1e-9 if limits.eps < 1e-10 else 1e-5
 
 
-def ends(limits: Limits) -> dict[str, float]:
+def ends(limits: FormatLimits) -> dict[str, float]:
     """Return alpha-bars near 0 and 1."""
     small = near(limits)
     return {
@@ -31,7 +31,7 @@ def ends(limits: Limits) -> dict[str, float]:
     }
 
 
-def with_middle(limits: Limits) -> dict[str, float]:
+def with_middle(limits: FormatLimits) -> dict[str, float]:
     """Return alpha-bars near 0, 1/2 and 1; near 1/2 the logarithms of both sides cancel."""
     small = near(limits)
     middle = {
@@ -72,7 +72,7 @@ def digits_of_the_exact_root(f: Functions, rng: RandomInputs, edge: float) -> Co
     return f.sigma_from_alpha_bar(alpha_bar), [float(expected)], 0.0
 
 
-def log_ratios(limits: Limits) -> dict[str, float]:
+def log_ratios(limits: FormatLimits) -> dict[str, float]:
     """Return log-SNRs whose alpha-bar is near 0 or 1."""
     values = [-40.0, -80.0, 40.0, 80.0, *([-700.0, 800.0] if limits.tiny < 1e-300 else [])]
     return {f"log_snr = {value:g}": value for value in values}
@@ -86,7 +86,7 @@ def digits_of_the_exact_logistic(f: Functions, rng: RandomInputs, edge: float) -
     return f.alpha_bar_from_log_snr(log_snr), [expected], expected * (1 + max(-edge, 0.0) / 4)
 
 
-def levels(limits: Limits) -> dict[str, float]:
+def levels(limits: FormatLimits) -> dict[str, float]:
     """Return noise levels that are large or small."""
     return {f"sigma = {value:g}": value for value in (1e3, 1e6, 1e12, 1e-3)}
 
@@ -101,7 +101,7 @@ def digits_of_the_exact_fraction(f: Functions, rng: RandomInputs, edge: float) -
     return f.alpha_bar_from_sigma(sigma), [float(expected)], 0.0
 
 
-def cosine_schedules(limits: Limits) -> dict[str, tuple[int, float]]:
+def cosine_schedules(limits: FormatLimits) -> dict[str, tuple[int, float]]:
     """Return long cosine schedules, whose first betas are small."""
     return {
         "beta_1 of n = 1000, s = 0.008": (1000, 0.008),
@@ -126,7 +126,7 @@ def digits_of_small_betas(f: Functions, rng: RandomInputs, edge: tuple[int, floa
     return to_host(f.cosine_betas(n, s))[indices], expected, np.array(expected) * (1 + 1 / distance)
 
 
-def logistic_schedules(limits: Limits) -> dict[str, tuple[int, float]]:
+def logistic_schedules(limits: FormatLimits) -> dict[str, tuple[int, float]]:
     """Return logistic schedules that are saturated at their ends."""
     return {f"beta_1 of n = 1000, tau = {tau:g}": (1000, tau) for tau in (1.0, 0.3, 0.1)}
 
@@ -151,7 +151,7 @@ def digits_of_saturated_betas(
     return got, expected, np.array(expected) * (1 + 1.5 / tau)
 
 
-def neighbours(limits: Limits) -> dict[str, tuple[float, float]]:
+def neighbours(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return pairs (alpha_bar, alpha_bar_prev) of neighbouring timesteps, and of the first."""
     small = near(limits)
     return {
@@ -182,7 +182,7 @@ def digits_of_both_coefficients(
     return got, [[[float(value)]] for value in expected], 0.0
 
 
-def first_neighbours(limits: Limits) -> dict[str, tuple[float, float]]:
+def first_neighbours(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return pairs of neighbouring timesteps that are not at 1."""
     return {name: pair for name, pair in neighbours(limits).items() if pair[1] < 1.0}
 

@@ -10,12 +10,12 @@ import numpy as np
 from ldmref.check.comparison import Comparison, to_host
 from ldmref.check.edges.exact import DIGITS, exacts
 from ldmref.check.identity import Chapter, Functions
-from ldmref.check.random_inputs import Limits, RandomInputs
+from ldmref.check.random_inputs import FormatLimits, RandomInputs
 
 chapter = Chapter("autoencoders")
 
 
-def angles(limits: Limits) -> dict[str, float]:
+def angles(limits: FormatLimits) -> dict[str, float]:
     """Return angles near 0 and near pi."""
     double = limits.eps < 1e-10
     opposite = (1e-2, 1e-4) if double else (1e-1, 2e-2)
@@ -41,7 +41,7 @@ def rotation_by_a_small_or_obtuse_angle(f: Functions, rng: RandomInputs, edge: f
     return got, rotated(t * edge), 8.0 / obtuse
 
 
-def line_ends(limits: Limits) -> dict[str, tuple[float, float]]:
+def line_ends(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return pairs (t, size of a) for which b is returned, or nearly."""
     large = 1e12 if limits.eps < 1e-10 else 1e6
     return {"t = 1, |a| = 1": (1.0, 1.0), f"t = 1, |a| = {large:g} |b|": (1.0, large)}
