@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from ldmref.training import read_recipe, train
+from ldmref.training.recipes.schema import Recipe
 
 SIDE = 32  # pixels of an image
-WIDTHS = (16, 32, 64, 64, 64, 64)  # channels of the levels, for f = 1, 2, 4, ...
-SIZES = [(8, 4), (8, 8), (8, 16), (4, 4), (16, 4), (32, 4), (2, 4)]
+WIDTHS = (16, 32, 64, 64, 64, 64)  # channels of the levels, of which f = 2 has two, f = 4 three
+SIZES = [(2, 4), (4, 4), (8, 4), (16, 4), (32, 4), (8, 8), (8, 16)]
 
 
 def main() -> None:
@@ -36,8 +37,10 @@ def main() -> None:
             "autoencoder": {"optimizer": {"warmup": 20}, "budget": {"steps": args.steps}},
         }
         lines: list[str] = []
+        recipe = read_recipe("kl-f8", changes)
+        assert isinstance(recipe, Recipe)
         with tempfile.TemporaryDirectory() as folder:
-            train(read_recipe("kl-f8", changes), Path(folder), log=lines.append)
+            train(recipe, Path(folder), log=lines.append)
         reached = next(line for line in lines if line.startswith("autoencoder: "))
         psnr, kl = (re.search(rf"{name} ([\d.,]+)", reached) for name in ("psnr", "kl"))
         assert psnr and kl, reached

@@ -27,7 +27,7 @@ DATA_HELP = (
 
 font_option = option(
     "--font",
-    type=PATH,
+    type=click.Path(readable=False),
     metavar="FILE",
     help="NotoColorEmoji.ttf, for the data sets emoji and scenes. Default: Debian's.",
 )
