@@ -72,10 +72,9 @@ Attributes:
     init_noise_sigma: The standard deviation of the initial latents, at the same time.
 
 >>> from ldmref.compat.diffusers import {kind}
->>> scheduler = {kind}(num_train_timesteps=1000)
->>> scheduler.set_timesteps(10)
->>> scheduler.config.num_train_timesteps, len(scheduler.sigmas)
-(1000, 11)
+>>> scheduler = {kind}(beta_schedule="scaled_linear")
+>>> scheduler.config.beta_schedule, scheduler.config.num_train_timesteps
+('scaled_linear', 1000)
 """
 
 
