@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def module_of(path: Path) -> str:
 MODULES = [
     module_of(path)
     for path in sorted(PACKAGE.rglob("*.py"))
-    if ">>> " in path.read_text("utf-8")
+    if re.search(r"^ +>>> ", path.read_text("utf-8"), re.MULTILINE)
     and not any(f"{module_of(path)}.".startswith(f"{part}.") for part in ELSEWHERE)
 ]
 

@@ -227,8 +227,7 @@ def ipndm() -> Step:
     """Improved PNDM: `pndm` with a start of orders 1, 2, 3 and one evaluation in every step.
 
     Returns:
-        A step for `sample`: order 2, one evaluation per step. Its history holds the last four
-        slopes.
+        A step for `sample`: order 2, one evaluation per step; its history holds four slopes.
 
     Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (iPNDM); ComfyUI, `sample_ipndm`.
 

@@ -47,7 +47,7 @@ def dpmpp_singlestep(
             (, 3) in turn, without an end.
 
     Returns:
-        A step for `sample`: order `order`, one evaluation per step. Its history is the start of the
+        A step for `sample`: order 2, one evaluation per step. Its history is the start of the
         block and the predictions since.
 
     Raises:

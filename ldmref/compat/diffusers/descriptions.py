@@ -11,10 +11,10 @@ from ldmref.declare import arguments_section
 
 DESCRIPTIONS = {
     "prompt": "A text, or a list of texts. None: with prompt_embeds.",
-    "image": "Images of a kind that diffusers takes: a Pillow image, an array (n, H, W, 3) from 0 "
-    "to 1, a tensor (n, 3, H, W) from -1 to 1, or a list of them. None: refused.",
-    "mask_image": "Masks of the images' size, white (1) is repainted: a Pillow image, an array "
-    "(n, H, W) or a tensor (n, 1, H, W) from 0 to 1. None: refused.",
+    "image": "Pillow images, arrays (n, H, W, 3) or tensors (n, 3, H, W) from 0 to 1, or latents; "
+    "one or a list. None: refused.",
+    "mask_image": "Masks, whose white part (1) is repainted: Pillow images, arrays (n, H, W) or "
+    "tensors (n, 1, H, W) from 0 to 1; one or a list. None: refused.",
     "height": "Height in pixels. None: the model's.",
     "width": "Width in pixels. None: the model's.",
     "padding_mask_crop": "Margin in pixels around the white part, which alone is repainted. "
@@ -72,10 +72,9 @@ Attributes:
     init_noise_sigma: The standard deviation of the initial latents, at the same time.
 
 >>> from ldmref.compat.diffusers import {kind}
->>> scheduler = {kind}(num_train_timesteps=1000)
->>> scheduler.set_timesteps(10)
->>> scheduler.config.num_train_timesteps, len(scheduler.sigmas)
-(1000, 11)
+>>> scheduler = {kind}(beta_schedule="scaled_linear")
+>>> scheduler.config.beta_schedule, scheduler.config.num_train_timesteps
+('scaled_linear', 1000)
 """
 
 
