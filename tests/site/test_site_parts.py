@@ -64,6 +64,10 @@ def test_links_are_relative_to_the_place_on_the_site(site):
     )
 
 
+def test_every_link_of_every_page_has_a_target(site):
+    assert all(site.text_of(page) for page in site.places)
+
+
 def test_a_link_to_nothing_is_refused_or_left_out(site):
     with pytest.raises(pages.MissingTarget, match=r"docs/modes.md links to nowhere\.md"):
         site.resolve("nowhere.md", "docs/modes.md")
