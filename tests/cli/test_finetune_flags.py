@@ -21,7 +21,7 @@ METHODS = {"lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Fu
 VALUES = {
     "base": "BASE", "data": "DATA", "rank": "3", "alpha": "5", "targets": "text", "word": "<x>",
     "initial": "cat", "vectors": "3", "size": "64", "steps": "7", "batch": "3", "lr": "3e-5",
-    "seed": "9", "device": "meta", "dtype": "bfloat16",
+    "seed": "9", "device": "meta", "dtype": "bfloat16", "font": "font.ttf",
 }  # fmt: skip
 NOT_SETTINGS = {
     "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose",
