@@ -69,7 +69,7 @@ def test_flags_of_the_file(record):
         (("a", "--branch", "3", "cfg_scal=3"), "did you mean 'cfg_scale'"),
         (("a", "--branch", "3", "cfg_scale"), "cannot read the change 'cfg_scale'"),
         (("a", "--branch", "3", "cfg_scale=x"), "must be a number, not 'x'"),
-        (("a", "--branch", "3", "cfg=x"), "cfg_scale must be a number, not 'x'"),
+        (("a", "--branch", "3", "cfg=x"), "--cfg must be a number, not 'x'"),
         (("a", "--branch", "3", "width=32"), "a branch cannot change 'width'"),
         (("a", "--steps", "3", "--branch", "3", "cfg_scale=3"), "must be from 0 to 2, not 3"),
         (("a", "--branch", "x", "cfg_scale=3"), "'x' is not a valid integer"),
