@@ -28,7 +28,8 @@ from ldmref.errors import LdmrefError, OutputError, UsageError
 from ldmref.export.networks import list_networks, name_controlnets
 from ldmref.files import read_json
 from ldmref.io.atomic import atomic_folder, check_writable
-from ldmref.loading import load, load_controlnet
+from ldmref.loading import load
+from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.memmap import release_pages
