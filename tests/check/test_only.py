@@ -17,7 +17,7 @@ def names(only):
     ("only", "functions"),
     [
         ("q_sample: ", {"q_sample"}),
-        ("commitment_loss: ", {"vq_loss"}),
+        ("x0_from_v: ", {"x0_from_eps", "x0_from_v", "x0_from_velocity"}),
         ("no_such_function: ", set()),
     ],
 )
