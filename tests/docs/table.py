@@ -79,6 +79,7 @@ PAGES = {
     ),
     "docs/error-bounds.md": Page(torch_is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
+    "docs/start.md": Page(torch_is_slow=True),
     "docs/prompts.md": Page(
         (
             "single_file as sd15.safetensors",
@@ -144,7 +145,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
         "server {": Reason("not run", "the settings of nginx"),
     },
-    "docs/command-line.md": {"--frames 24": SLOW},
+    "docs/command-line.md": {"--frames 24": SLOW, "-c 9 --sheet": SLOW},
     "docs/compat.md": {
         "-from diffusers import": Reason("not run", "a change of a file"),
         "torch.Generator": TORCH,

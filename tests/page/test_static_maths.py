@@ -17,7 +17,7 @@ from ldmref.math import interpolation, schedules
 from ldmref.prompts.emoji import named_emoji
 from ldmref.samplers import SAMPLERS, make_schedule, sample
 from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.samplers.guidances import get_guidance
+from ldmref.samplers.guidance_registry import get_guidance
 from ldmref.samplers.noise import PhiloxStream
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.testing.mixture import three_modes

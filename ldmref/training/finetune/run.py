@@ -58,7 +58,7 @@ def fine_tune(
             cannot be stopped.
         accept_changes: Resume although the recipe or the images have changed.
         observer: Sees every step of a training in a single process, such as
-            `ldmref.trace.training.TrainingTrace`.
+            `ldmref.trace.training.TrainingTrace`. None: nothing observes them.
 
     Returns:
         The file of the LoRA or of the learned word, or the folder of the fully fine-tuned model.
