@@ -11,7 +11,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 
 MISSING = re.compile(r"\\(arg)\b\s*")  # functions that the converter does not have
-UNKNOWN = re.compile(r">(\\[a-zA-Z]+)")  # it prints a command that it does not know
+UNKNOWN = re.compile(r">(\\[a-zA-Z]+|&(?=<))")  # it prints what it does not know
+ALIGNED = re.compile(r"\\(begin|end)\{aligned\}")  # the converter knows only the outer form
 
 
 def to_mathml(tex: str, display: str) -> str:
@@ -21,11 +22,12 @@ def to_mathml(tex: str, display: str) -> str:
         SphinxError: The formula cannot be converted.
     """
     try:
-        made = convert(MISSING.sub(r"\\mathrm{\1}\\,", tex), display=display)
+        known = ALIGNED.sub(r"\\\1{align*}", MISSING.sub(r"\\mathrm{\1}\\,", tex))
+        made = convert(known, display=display)
     except Exception as error:  # the converter raises many classes
         raise SphinxError(f"not a formula: {tex!r}: {error!r}") from error
     if unknown := UNKNOWN.search(made):
-        raise SphinxError(f"the formula {tex!r} has an unknown command {unknown[1]}")
+        raise SphinxError(f"the formula {tex!r} has an unknown part {unknown[1]}")
     return made
 
 

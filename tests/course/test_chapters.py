@@ -12,7 +12,7 @@ from PIL import Image
 RUNNER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
 MOST_BYTES = 60_000  # of an image
 TORCH = re.compile(r"^\s*(import torch|from torch|from ldmref\.training import .*\btrain\b)", re.M)
-LONG = frozenset({"06", "08", "09", "11"})  # chapters that take more than ten seconds of processor time
+LONG = frozenset({"06", "08", "09", "11"})  # more than ten seconds of processor time
 
 
 CHAPTERS = [

@@ -258,7 +258,12 @@ def test_every_formula_becomes_mathml(reference):
         assert made.startswith("<math ") and "<merror" not in made
 
 
-@pytest.mark.parametrize("tex", [r"\nonsense x", r"\begin{aligned} x"])
+def test_aligned_lines_are_rows_of_a_table():
+    made = mathml.to_mathml(r"\begin{aligned} x &= 1 \\ &\le 2 && \text{so} \end{aligned}", "block")
+    assert made.count("<mtr>") == 2 and 'columnalign="right"' in made
+
+
+@pytest.mark.parametrize("tex", [r"\nonsense x", r"\begin{aligned} x", "a & b"])
 def test_what_is_no_formula_ends_the_build(tex):
     with pytest.raises(SphinxError, match="formula"):
         mathml.to_mathml(tex, "inline")
