@@ -21,6 +21,8 @@ def to_mathml(tex: str, display: str) -> str:
     Raises:
         SphinxError: The formula cannot be converted.
     """
+    if display == "block" and r"\begin" not in tex and ("&" in tex or r"\\" in tex):
+        tex = rf"\begin{{aligned}}{tex}\end{{aligned}}"  # as Sphinx writes such formulas for LaTeX
     try:
         known = ALIGNED.sub(r"\\\1{align*}", MISSING.sub(r"\\mathrm{\1}\\,", tex))
         made = convert(known, display=display)
