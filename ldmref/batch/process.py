@@ -11,9 +11,10 @@ import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -43,11 +44,29 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def blocked_sigint() -> Iterator[None]:
+    """Block SIGINT in this thread, and in the processes that it starts.
+
+    Ctrl-C goes to the whole group. A new process that inherits the blocked signal does not see it
+    before it can ignore it; this process sees it as soon as it is unblocked again.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # unblocks SIGINT when it starts the tracker
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def serve_tasks(
     connection: Connection, source: ModelSource, identity: ModelIdentity, threads: int
 ) -> None:
     """Run in a worker process: load the model, then answer tasks until the batch ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see `blocked_sigint`
     try:
         model = load_same(source, identity)
     except Exception as error:
@@ -131,7 +150,8 @@ class ProcessExecutor:
         ours, theirs = context.Pipe()
         arguments = (theirs, self.source, self.identity, self.threads)
         process = context.Process(target=serve_tasks, args=arguments, daemon=True)
-        process.start()
+        with blocked_sigint():
+            process.start()
         theirs.close()  # the end of the process then closes the connection
         return _WorkerProcess(process, ours)
 

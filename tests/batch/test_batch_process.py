@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from small_models import save_controlnet, save_wordless
 
 import ldmref
 from ldmref.batch import run_batch
+from ldmref.batch.keys import identify_model
+from ldmref.batch.process import READY, ProcessExecutor
 from ldmref.errors import Cancelled, InputError, ResourceError, UsageError
 
 ROWS = [{"prompt": p, "steps": 1} for p in ("red cat", "red hat", "blue cat", "dog", "green face")]
@@ -126,3 +129,19 @@ def test_a_stop_ends_the_workers(requests, tmp_path):
         )
     assert 3 <= caught.value.partial.generated < 18
     assert not find_children(os.getpid(), "spawn_main")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_ctrl_c_does_not_reach_a_worker_that_starts(capfd):
+    model = deadly.load_tiny()
+    executor = ProcessExecutor(deadly.load_tiny, identify_model(model), workers=1)
+    worker = executor._start()
+    try:
+        while not worker.connection.poll(0.002):  # during the whole start
+            assert worker.process.is_alive()
+            os.kill(worker.process.pid, signal.SIGINT)
+        assert worker.receive() == READY
+    finally:
+        worker.end()
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
