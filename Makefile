@@ -8,9 +8,10 @@ TEST   := .venv-test
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
 
-# One process per core, with one thread each: threads that wait for each other cost more.
+# One process per core, with one thread each: threads that wait for each other cost more. `worksteal`
+# keeps most modules in one process, which makes their fixtures only once.
 test: $(TEST)/.ready
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto --dist worksteal
 
 slow: $(TEST)/.ready
 	$(TEST)/bin/python -m pytest -q -m "slow or not slow"

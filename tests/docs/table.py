@@ -51,7 +51,7 @@ COURSE = {
 
 PAGES = {
     "README.md": Page(("examples",), torch_is_slow=True),
-    "docs/backends.md": Page(settings="settings"),
+    "docs/backends.md": Page(settings="settings", torch_is_slow=True),
     "docs/checking.md": Page(("examples", "module as my_package"), torch_is_slow=True),
     "docs/checkpoints.md": Page(
         (
@@ -95,6 +95,7 @@ PAGES = {
             "recipe as my-recipe.toml",
         ),
         settings="recipe",
+        torch_is_slow=True,
     ),
     "docs/traces.md": Page(("images as my-images",), torch_is_slow=True),
     "docs/weights.md": Page(

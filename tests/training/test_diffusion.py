@@ -290,6 +290,7 @@ def test_every_kind_of_model_trains_and_draws(
         assert caught.value.code == "E-CLASS" and "'green'" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_three_stages_resumed_equal_three_stages(class_recipe, tmp_path):
     recipe = class_recipe({"condition": "class", "loss": "hybrid"}, steps=4)
     once = tmp_path / "once"

@@ -137,10 +137,8 @@ def test_all_ranks_name_what_one_rank_cannot_compute(recipe_file, tmp_path):
     assert len(messages[0].rpartition(":")[2].split(",")) == 4
 
 
-@pytest.mark.parametrize(
-    "shard",
-    [pytest.param(False, id="DDP"), pytest.param(True, id="FSDP2", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
 def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
     recipe_file, tmp_path, shard
 ):

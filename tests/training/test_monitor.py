@@ -160,9 +160,8 @@ def test_images_do_not_change_the_weights(recipe, out, often, without_matplotlib
     assert untimed(out) == untimed(out.with_name("none"))
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param("autoencoder", marks=pytest.mark.slow), "diffusion"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_resumed_training_leaves_the_same_weights_and_lines(
     recipe, out, often, without_matplotlib, monkeypatch, stage
 ):
