@@ -17,14 +17,11 @@ from typing import Any
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from run_chapter import BLOCK
 
 ROOT = Path(__file__).resolve().parents[1]
 # Pages whose blocks are parts of files: they do not run one after the other.
 FRAGMENTS = {f"docs/{name}.md" for name in ("add-a-formula", "write-a-backend", "write-a-sampler")}
-BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
-    re.DOTALL | re.MULTILINE,
-)
 MATH = re.compile(r"^( *)```math\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"\$`([^`]+)`\$")
 COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)

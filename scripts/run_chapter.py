@@ -20,7 +20,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.DOTALL | re.MULTILINE,
+)
 IMAGE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)]+\.png)\)")
 
 
@@ -55,6 +58,12 @@ def with_outputs(text: str, outputs: list[str]) -> str:
         return f"```python\n{block['code']}```\n\n```text\n{output}```\n"
 
     return BLOCK.sub(filled, text)
+
+
+def hide_numbers(output: str) -> str:
+    """Return an output with `#` for each number, because a short run prints others."""
+    numbers = re.sub(r"[-+]?\d[\d,]*(\.\d*)?(e[-+]?\d+)?|nan|-?inf", "#", output)
+    return re.sub(r"\s+", " ", numbers).strip()
 
 
 def images(page: Path) -> list[Path]:

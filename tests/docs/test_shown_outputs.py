@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
+import runpy
 from pathlib import Path
 
 import pytest
 from blocks import ROOT
 
-BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+BLOCK = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))["BLOCK"]
 
 
 @pytest.mark.parametrize("page", ["docs/start.md", "docs/formats.md"])

@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
 from ldmref.math.arrays import Array
 from ldmref.samplers import sample
-from ldmref.samplers.loop import Denoiser, Step
+from ldmref.samplers.interfaces import Denoiser, Step
 from ldmref.samplers.runge_kutta import RK4
 
 chapter = Chapter("samplers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ldmref.check.chapters.samplers import decreasing_sigmas, final_state, vp_scales
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Guided, GuidedDenoiser
+from ldmref.samplers.interfaces import Guided, GuidedDenoiser
 
 chapter = Chapter("samplers")
 

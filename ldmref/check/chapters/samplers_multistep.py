@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.check.chapters.samplers import decreasing_sigmas, final_state, vp_scales
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoiser, Step
+from ldmref.samplers.interfaces import Denoiser, Step
 
 chapter = Chapter("samplers")
 QUADRATURE = "Gauss-Legendre quadrature"
