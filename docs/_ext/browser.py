@@ -45,6 +45,12 @@ def copy_model(built: Path, folder: Path) -> bool:
     return True
 
 
+def write_absence(folder: Path) -> None:
+    """Write the manifest `null`: pages learn that there is no model without a failing request."""
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "manifest.json").write_text("null\n", "utf-8")
+
+
 def add_to_site(app: Any, error: Exception | None) -> None:
     """Copy everything into a site of HTML pages that was built without an error."""
     from sphinx.util import logging  # scripts use this module without Sphinx
@@ -55,6 +61,8 @@ def add_to_site(app: Any, error: Exception | None) -> None:
     copy_pages(folder)
     built = Path(app.confdir) / app.config.ldmref_browser_folder
     found = copy_model(built, folder)
+    if not found:
+        write_absence(folder)
     text = f"with the model of {built}" if found else "without the model"
     logging.getLogger(__name__).info("browser pages: %s", text)
 

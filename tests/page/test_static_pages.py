@@ -83,10 +83,10 @@ def test_sliders_change_what_is_shown(open_widgets):
     assert guidance.locator(".knob-point").first.get_attribute("cx") != before
     samplers = widget(page, "samplers")
     errors = {}
-    for sampler in ("euler", "dpmpp_2m"):
+    for sampler, steps in (("euler", "39"), ("dpmpp_2m", "40")):
         samplers.get_by_label("sampler", exact=True).select_option(sampler)
-        samplers.get_by_label("steps", exact=True).fill("40" if sampler == "dpmpp_2m" else "39")
-        line = samplers.get_by_text(re.compile("^(40|39) evaluations"))
+        samplers.get_by_label("steps", exact=True).fill(steps)
+        line = samplers.get_by_text(re.compile(f"^{steps} evaluations"))
         line.wait_for()
         errors[sampler] = float(re.findall(r"are ([\d.e-]+) from", line.inner_text())[0])
     assert errors["dpmpp_2m"] < errors["euler"] / 2
@@ -208,7 +208,8 @@ def test_the_site_gets_pages_and_the_model_if_there_is_one(tmp_path):
     assert (site / "model/file").read_text() == "model"
     site = build(tmp_path / "nothing")
     assert (site / "js/knobs/main.js").is_file()
-    assert not (site / "model").exists()
+    assert (site / "model/manifest.json").read_text() == "null\n"
+    assert not (site / "runtime").exists()
 
 
 def test_the_shared_files_suffice():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from browser import copy_pages, write_absence
 
 KINDS = [
     "index.html", "start.html", "math/forward.html", "api/ldmref.math/forward.html",
@@ -78,3 +79,10 @@ def test_llms_txt_lists_pages_that_exist(small_site):
         line.partition("](")[2].partition(")")[0] for line in text.splitlines() if "](" in line
     ]
     assert "start.md" in places and all((small_site / place).is_file() for place in places)
+
+
+def test_a_site_without_the_model_says_so_without_a_failing_request(read, tmp_path):
+    copy_pages(tmp_path)
+    write_absence(tmp_path)
+    page = read(tmp_path).open("index.html")
+    page.get_by_role("alert").get_by_text("was built without the model").wait_for()

@@ -3,9 +3,10 @@
 /** Fetch the manifest of the model; an error says that this copy of the page does not have one. */
 export async function fetchManifest(folder) {
   const response = await fetch(new URL("manifest.json", folder));
-  if (response.status === 404) throw new Error("this copy of the page was built without the model");
-  if (!response.ok) throw new Error(`the model's manifest could not be fetched (status ${response.status})`);
-  const manifest = await response.json();
+  const missing = response.status === 404;
+  if (!response.ok && !missing) throw new Error(`the model's manifest could not be fetched (status ${response.status})`);
+  const manifest = missing ? null : await response.json();
+  if (manifest === null) throw new Error("this copy of the page was built without the model");
   if (manifest.format !== "ldmref-browser" || manifest.version !== 1) {
     throw new Error("the model was exported for another version of this page");
   }
