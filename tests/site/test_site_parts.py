@@ -263,6 +263,14 @@ def test_aligned_lines_are_rows_of_a_table():
     assert made.count("<mtr>") == 2 and 'columnalign="right"' in made
 
 
+def test_operators_are_operators_and_bars_have_a_side():
+    made = mathml.to_mathml(r"x \sim p,\; \lVert x \rVert^2 \le \frac12 \lvert y \rvert", "block")
+    assert "<mo>&#x0223C;</mo>" in made and "<mi>&#x0007E;</mi>" not in made
+    forms = re.findall(r'<mo stretchy="false" form="(\w+)">&#x(02016|0007C);</mo>', made)
+    assert forms == [(side, bar) for bar in ("02016", "0007C") for side in ("prefix", "postfix")]
+    assert 'stretchy="true"' in mathml.to_mathml(r"\left\lVert x \right\rVert", "block")
+
+
 @pytest.mark.parametrize("tex", [r"\nonsense x", r"\begin{aligned} x", "a & b"])
 def test_what_is_no_formula_ends_the_build(tex):
     with pytest.raises(SphinxError, match="formula"):
