@@ -43,6 +43,8 @@ def block_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(block_network)
+modules: dict[str, Any] = sys.modules
+modules["openvino_telemetry"] = None  # it reports that OpenVINO was imported, from another process
 
 NAMESPACES = {
     "numpy": "array_api_compat.numpy",

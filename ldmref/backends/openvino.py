@@ -7,6 +7,7 @@ networks of small models are kept on disk (`ldmref/backends/graph/disk_cache.py`
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from functools import cache
 from typing import Any
@@ -40,9 +41,7 @@ class OpenVinoBackend(CompiledBackend):
             raise UsageError(message, code="E-SPEED", hint=hint)
 
     def version(self) -> str:
-        import openvino
-
-        return str(openvino.__version__)
+        return str(import_openvino().__version__)
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
         size = super().weight_bytes(shape, 0)
@@ -80,10 +79,32 @@ class OpenVinoBackend(CompiledBackend):
 
 
 @cache
+def import_openvino() -> Any:
+    """Import OpenVINO without its usage statistics.
+
+    With the package openvino-telemetry, importing OpenVINO sends an event to a web service, from a
+    process of `multiprocessing`. Where such processes are not forked, as by default on Python 3.14,
+    this also runs the user's script again if it does not test `__name__`.
+    """
+    modules: dict[str, Any] = sys.modules
+    telemetry = "openvino_telemetry"
+    missing = object()
+    loaded = modules.get(telemetry, missing)
+    modules[telemetry] = None  # its import fails, so OpenVINO does without it
+    try:
+        import openvino
+    finally:
+        del modules[telemetry]
+        if loaded is not missing:
+            modules[telemetry] = loaded
+    return openvino
+
+
+@cache
 def _open_core() -> Any:
     """Return OpenVINO's core, one for all backends of the process."""
     try:
-        import openvino
+        openvino = import_openvino()
     except ImportError as error:
         message = "the openvino backend needs OpenVINO, which is not installed"
         hint = "pip install 'ldmref[openvino]'"
@@ -98,10 +119,9 @@ def supports_bfloat16(core: Any) -> bool:
 
 def _describe_device(core: Any) -> str:
     """Return everything about library and processor that a compiled network depends on."""
-    import openvino
-
     names = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-    return str([openvino.get_version(), *(core.get_property(DEVICE, name) for name in names)])
+    version = import_openvino().get_version()
+    return str([version, *(core.get_property(DEVICE, name) for name in names)])
 
 
 def _insert_parameters(network: Any, graph: Graph) -> list[np.ndarray]:
@@ -109,8 +129,7 @@ def _insert_parameters(network: Any, graph: Graph) -> list[np.ndarray]:
 
     Returns the arrays, which must live as long as the network.
     """
-    import openvino
-
+    openvino = import_openvino()
     inputs = {x.get_friendly_name(): x for x in network.get_parameters()}
     arrays = []
     for name, parameter in graph.parameters.items():

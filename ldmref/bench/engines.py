@@ -65,13 +65,13 @@ def _open_onnxruntime(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
 
 def _open_openvino(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
     """Open a graph in OpenVINO in float32 with its default options, which minimise latency."""
-    import openvino
+    from ldmref.backends.openvino import import_openvino
 
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
     }
-    compiled = openvino.Core().compile_model(file, "CPU", options)
+    compiled = import_openvino().Core().compile_model(file, "CPU", options)
     request = compiled.create_infer_request()
 
     def run(feed: Feed) -> np.ndarray:

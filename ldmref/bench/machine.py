@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.backends.fast import threads
 from ldmref.errors import BackendUnavailable
-from ldmref.version import __version__
+from ldmref.version import __version__, describe_python
 
 LIBRARIES = (
     "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino",
@@ -32,7 +32,7 @@ GEMM_SIZES = (1024, 2048)
 def machine_info() -> dict[str, Any]:
     """Return processor, threads of both sides, versions and environment variables, for JSON."""
     torch = sys.modules.get("torch")
-    versions = {"python": platform.python_version(), "ldmref": __version__}
+    versions = {"python": describe_python(), "ldmref": __version__}
     return {
         "cpu": cpu_model(),
         "processors": os.cpu_count(),

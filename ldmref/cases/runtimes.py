@@ -10,6 +10,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
+from ldmref.backends.openvino import import_openvino
 from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.make import value_cases
@@ -54,6 +55,8 @@ class OnnxRuntime:
             BackendUnavailable: It is not installed.
         """
         try:
+            if self._module == "openvino":
+                return import_openvino()
             return import_module(self._module)
         except ImportError as error:
             message = f"the runtime {self.name} needs {self._module}, which is not installed"

@@ -15,6 +15,7 @@ import click
 import ldmref
 from ldmref.cli.progress import one_line
 from ldmref.errors import LdmrefError, VerifyError
+from ldmref.version import describe_python
 
 MINIMUM = {
     "numpy": "2.0",
@@ -73,7 +74,7 @@ COMMANDS = (doctor,)
 def check_versions() -> list[Diagnosis]:
     """Report Python, ldmref and the machine, and check the version of each dependency."""
     findings = [
-        Diagnosis("python", platform.python_version()),
+        Diagnosis("python", describe_python()),
         Diagnosis("ldmref", ldmref.__version__),
         Diagnosis(
             "machine", f"{platform.machine()} {platform.system()}, {os.cpu_count()} processors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ class CompiledNetworks:
     """The networks that `Backend.compile` returned; copies and pickles start empty."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._entries: dict[tuple[str, Callable], tuple[Backend, Params, Callable]] = {}
 
     def get(self, ops: Backend, function: Callable, params: Params, name: str = "") -> Callable:
@@ -25,16 +27,18 @@ class CompiledNetworks:
             name: The name of the parameters, for `forget`.
         """
         key = name, function
-        entry = self._entries.get(key)
-        if entry is None or entry[0] is not ops or entry[1] is not params:
-            entry = ops, params, ops.compile(function, params)
-            self._entries[key] = entry
-        return entry[2]
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry[0] is not ops or entry[1] is not params:
+                entry = ops, params, ops.compile(function, params)
+                self._entries[key] = entry
+            return entry[2]
 
     def forget(self, name: str) -> None:
         """Release the compiled networks with the parameters of that name."""
-        for key in [key for key in self._entries if key[0] == name]:
-            self._entries.pop(key, None)
+        with self._lock:
+            for key in [key for key in self._entries if key[0] == name]:
+                del self._entries[key]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out the compiled networks, which are compiled again after unpickling."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -150,6 +151,7 @@ class LazyParams(Mapping[str, Params]):
     ):
         self._backend = backend
         self._check = check
+        self._bringing = threading.Lock()
         self._warnings: dict[str, tuple[str, ...]] = {}  # of the networks that were checked
         self._names = tuple(networks)
         self._mapped = {name: tree for name, tree in networks.items() if _is_mapped(tree)}
@@ -161,8 +163,13 @@ class LazyParams(Mapping[str, Params]):
 
     def __getitem__(self, name: str) -> Params:
         params = self._on_backend.get(name)  # another thread may release it at any time
-        if params is None:
-            params = self._on_backend[name] = self._bring_first(name, self._mapped[name])
+        if params is not None:
+            return params
+        with self._bringing:  # one thread brings it, and the others wait for it
+            params = self._on_backend.get(name)
+            if params is None:
+                params = self._bring_first(name, self._mapped[name])
+                self._on_backend[name] = params
         return params
 
     def __getattr__(self, name: str) -> Params:
@@ -219,7 +226,7 @@ class LazyParams(Mapping[str, Params]):
         mapped = {n: tree_map(_as_reference, tree) for n, tree in self._mapped.items()}
         host = {
             name: tree_map(self._backend.to_numpy, tree)
-            for name, tree in self._on_backend.items()
+            for name, tree in dict(self._on_backend).items()
             if name not in mapped
         }
         state = {"backend": self._backend, "names": self._names, "mapped": mapped, "host": host}
@@ -232,6 +239,7 @@ class LazyParams(Mapping[str, Params]):
             return leaf.open(files) if isinstance(leaf, ArrayReference) else leaf
 
         self._backend = state["backend"]
+        self._bringing = threading.Lock()
         self._names = state["names"]
         self._check = state["check"]
         self._warnings = state["warnings"]

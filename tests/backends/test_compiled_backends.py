@@ -295,6 +295,26 @@ def test_they_are_imported_only_when_named():
     assert done.stdout.strip() == "[]"
 
 
+def test_openvino_is_imported_without_its_usage_statistics(tmp_path):
+    """They would be sent by a process that, on some systems, runs this script again."""
+    open_backend("openvino")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "multiprocessing.set_start_method('spawn', force=True)\n"
+        "from ldmref.backends import get_backend\n"
+        "get_backend('openvino')\n"
+        "print('ran', 'openvino' in sys.modules, 'openvino_telemetry' in sys.modules)\n"
+    )
+    names = ("PATH", "SYSTEMROOT", "PYTHONPATH", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+    kept = {name: os.environ[name] for name in names if name in os.environ}  # without CI
+    home = {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=kept | home)
+    assert done.stdout == "ran True False\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.lower().startswith("intel")]
+
+
 # -- the cache on disk ----------------------------------------------------------------------------
 
 

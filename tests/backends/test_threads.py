@@ -68,6 +68,31 @@ def test_no_more_threads_than_blocks(monkeypatch):
         threads._forget_workers()
 
 
+def run_on_three_threads(monkeypatch, function):
+    """Call `function(0)`, `function(1)` and `function(2)`, each on its own thread of the pool."""
+    together = threading.Barrier(3)
+
+    def block(i):
+        together.wait(20)
+        function(i)
+
+    monkeypatch.setattr(threads, "count", lambda: 3)
+    threads._run_on_threads(block, 3)
+
+
+def test_blocks_have_the_context_of_their_caller(monkeypatch):
+    """And not that of the caller for whom the thread was started."""
+    threads._forget_workers()
+    found = {}
+    try:
+        for mode in ("raise", "ignore", "call"):
+            with np.errstate(over=mode):
+                run_on_three_threads(monkeypatch, lambda i: found.update({i: np.geterr()["over"]}))
+            assert found == {0: mode, 1: mode, 2: mode}
+    finally:
+        threads._forget_workers()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own(monkeypatch):
     """Those of its parent are not there; waiting for them would last for ever."""
@@ -159,3 +184,31 @@ def test_a_library_obeys_every_thread(blas):
     with threads.single_threaded_blas():
         assert own.set_to == [1]
     assert released == [True, True]
+
+
+def test_a_limited_library_is_not_taken_for_one_with_one_thread(blas, monkeypatch):
+    """One thread asks how many there are while another one limits the library."""
+    (own,) = blas(Blas("/lib/numpy.libs/libopenblas.so", 3))
+    reading, limited = threading.Event(), threading.Event()
+    slow = iter([True])
+
+    class Controller(threads.ThreadpoolController):
+        def select(self, user_api):
+            libraries = super().select(user_api)
+            if next(slow, False):
+                reading.set()
+                limited.wait(0.2)
+            return libraries
+
+    def set_num_threads(n):
+        own.num_threads = n
+        limited.set()
+
+    monkeypatch.setattr(threads, "ThreadpoolController", Controller)
+    own.set_num_threads = set_num_threads
+    asking = threading.Thread(target=threads.count)
+    asking.start()
+    reading.wait(20)
+    with threads.single_threaded_blas():
+        asking.join(20)
+    assert threads.count() == 3 and own.num_threads == 3

@@ -53,3 +53,18 @@ def test_the_command_leaves_the_choice_of_kernels_to_openblas():
     )
     environ = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("free_threaded", "gil", "words"),
+    [
+        (0, True, ""),
+        (1, False, " free-threaded, without the GIL"),
+        (1, True, " free-threaded, with the GIL"),
+    ],
+)
+def test_the_kind_of_python_is_shown(monkeypatch, free_threaded, gil, words):
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: free_threaded)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: gil, raising=False)
+    python = next(finding for finding in doctor.check_versions() if finding.topic == "python")
+    assert python.value == ".".join(map(str, sys.version_info[:3])) + words

@@ -11,7 +11,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +27,10 @@ class FastNumpyBackend(NumpyBackend):
 
     dtypes = ("float32",)
     speeds = ("fast", "fastest")
+
+    def set_up(self) -> None:
+        super().set_up()
+        self._cache: dict[tuple[int, str], tuple[weakref.ref, Array]] = {}
 
     def inference(self) -> AbstractContextManager:
         return single_threaded_blas()
@@ -79,10 +82,6 @@ class FastNumpyBackend(NumpyBackend):
                 x, weight, bias, stride, padding, lambda make: self._derived(weight, "matrix", make)
             )
         return _channels_first(y)
-
-    @cached_property
-    def _cache(self) -> dict[tuple[int, str], tuple[weakref.ref, Array]]:
-        return {}
 
     def _derived(self, weight: Array, kind: str, make: Callable[[], Array]) -> Array:
         """`make()`, computed from a weight once and kept as long as the weight lives."""

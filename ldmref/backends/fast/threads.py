@@ -7,12 +7,13 @@ alone does. So BLAS is limited to one thread while a network runs, and the pool 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,16 @@ from ldmref.backends.fast.choice import choice_for
 MOST_VIEWS = 1024  # shapes and operations of a thread whose views are remembered
 
 _local = threading.local()
+_limit_lock = threading.Lock()
+_limits = 0  # contexts of `single_threaded_blas` entered and not yet left
 
 
 @cache
 def _blas() -> list[tuple[Any, int]]:
-    """Return the libraries behind NumPy's matrix products with their numbers of threads."""
+    """Return the libraries behind NumPy's matrix products with their numbers of threads.
+
+    The caller holds `_limit_lock`: the numbers must be read before any thread limits them.
+    """
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     own = [lib for lib in libraries if "numpy" in lib.filepath] or libraries
     return [(lib, lib.num_threads or 1) for lib in own]
@@ -36,7 +42,8 @@ def _blas() -> list[tuple[Any, int]]:
 @cache
 def _available() -> int:
     """Return the number of threads that BLAS uses: OMP_NUM_THREADS, otherwise all cores."""
-    return max((threads for _, threads in _blas()), default=1)
+    with _limit_lock:
+        return max((threads for _, threads in _blas()), default=1)
 
 
 def count() -> int:
@@ -60,7 +67,8 @@ def one_thread() -> Iterator[None]:
 @cache
 def blas_kernels() -> str:
     """Return the processor that NumPy's OpenBLAS targets ("SkylakeX"); "" for other BLAS."""
-    return str(next((getattr(lib, "architecture", "") for lib, _ in _blas()), ""))
+    with _limit_lock:
+        return str(next((getattr(lib, "architecture", "") for lib, _ in _blas()), ""))
 
 
 class _Worker:
@@ -86,7 +94,8 @@ class _Worker:
             self._done.release()
 
     def start(self, job: Callable[[], None]) -> None:
-        self._job = job
+        """Run a job with the caller's context variables, such as those of `np.errstate`."""
+        self._job = partial(contextvars.copy_context().run, job)
         self._go.release()
 
     def wait(self) -> BaseException | None:
@@ -128,10 +137,6 @@ def _forget_workers() -> None:
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork
     os.register_at_fork(after_in_child=_forget_workers)
-
-
-_limit_lock = threading.Lock()
-_limits = 0  # contexts entered and not yet left
 
 
 @contextlib.contextmanager

@@ -18,6 +18,12 @@ from ldmref.prompts.emoji import named_emoji
 
 NAMES_SHARE = 0.5  # share of single emoji among the samples
 DIGEST_SAMPLES = 200  # images that represent all in the digest
+# characters of the emoji of Unicode 15.0 that Unicode 14.0 does not have
+NEW_CHARACTERS = (
+    "\U0001f6dc\U0001fa75\U0001fa76\U0001fa77\U0001fa87\U0001fa88\U0001faad\U0001faae\U0001faaf"
+    "\U0001fabb\U0001fabc\U0001fabd\U0001fabf\U0001face\U0001facf\U0001fada\U0001fadb\U0001fae8"
+    "\U0001faf7\U0001faf8"
+)
 
 
 class SceneDataset:
@@ -61,7 +67,7 @@ class SceneDataset:
     def digest(self) -> str:
         """Return the digest of the font, the names, and a sample of the images."""
         digest = hashlib.sha256(font_path(self.font_file).read_bytes())
-        digest.update(repr(named_emoji()).encode())
+        digest.update(_list_names().encode())
         sample = np.linspace(0, len(self.images) - 1, DIGEST_SAMPLES).astype(int)
         digest.update(repr((self.images.shape, self.seed)).encode())
         digest.update(self.images[sample].tobytes())
@@ -89,6 +95,15 @@ class SceneImages:
             return self.first[i]
         scene = cached_scene(self.seed, i - len(self.first), self.font_file)
         return render_scene(scene, self.size, self.font_file).transpose(2, 0, 1)
+
+
+def _list_names() -> str:
+    """Return the names of all emoji as Python 3.11 prints them, on every version of Python.
+
+    `repr` escapes the characters that the Unicode of its version does not have.
+    """
+    escapes = {ord(c): f"\\U{ord(c):08x}" for c in NEW_CHARACTERS}
+    return repr(named_emoji()).translate(escapes)
 
 
 @lru_cache(maxsize=200_000)
