@@ -17,7 +17,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ldmref.backends.fast.threads import block_length, count, parallel, remember_views, scratch
+from ldmref.backends.fast.threads import (
+    block_length,
+    count,
+    divisible,
+    parallel,
+    remember_views,
+    scratch,
+)
 
 TILES = 512  # of a block
 WORKSPACE = 4 * 2**20  # elements in the transformed tiles of a block
@@ -65,10 +72,11 @@ def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
         kernels = weight[:, inputs].transpose(2, 3, 1, 0).astype(np.float64, order="C")
         u[:, inputs] = (transform @ kernels.reshape(9, -1)).reshape(len(transform), -1, out)
 
-    parallel(block, -(-c // step), (weight.shape,))
+    parallel(block, -(-c // step))
     return u
 
 
+@divisible
 def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) -> np.ndarray:
     """Convolve with 3x3 kernels, stride 1 and padding 1; x: (n, h, w, i) -> (n, h, w, o).
 
@@ -103,7 +111,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         target = y[batch, m * top : m * (top + height)]
         _convolve_tiles(phases, u, bias, target.reshape(-1, height, m, tile_columns, m, out))
 
-    parallel(block, -(-n // images) * bands, (x.shape, u.shape))
+    parallel(block, -(-n // images) * bands)
     return y[:, :h, :w]
 
 
@@ -175,12 +183,12 @@ def _convolve_tiles(
             _run(steps, output)
 
     if count() <= size:
-        parallel(compute, len(parts), (v.shape, u.shape))
+        parallel(compute, len(parts))
     else:  # more threads than rows
-        parallel(transform, len(parts) * len(chunks), (v.shape,))
-        parallel(lambda i: multiply(slice(i, i + 1)), len(u), (v.shape, u.shape))
-        parallel(add_columns, len(parts) * len(chunks), (products.shape,))
-    parallel(add_rows, len(chunks), (sums.shape,))
+        parallel(transform, len(parts) * len(chunks))
+        parallel(lambda i: multiply(slice(i, i + 1)), len(u))
+        parallel(add_columns, len(parts) * len(chunks))
+    parallel(add_rows, len(chunks))
 
 
 def _chunks(grid: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:
