@@ -115,12 +115,15 @@ def test_operations_with_other_arguments_are_measured_apart(clock):
 @pytest.mark.parametrize("way", [True, False])
 def test_an_error_reaches_the_caller_and_leaves_no_trace(clock, monkeypatch, way):
     monkeypatch.setattr(Choice, "take_threads", lambda self: way)
+    caller = threading.current_thread()
+    both_run = threading.Barrier(2 if way else 1, timeout=20)
 
     def fail(i):
-        if i == 3:
+        both_run.wait()
+        if way == (threading.current_thread() is not caller):
             raise ZeroDivisionError
 
-    operation = threads.divisible(lambda x: threads.parallel(fail, 4))
+    operation = threads.divisible(lambda x: threads.parallel(fail, 2))
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             operation(np.zeros(2))
