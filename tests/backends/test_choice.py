@@ -60,10 +60,10 @@ def test_the_choices_are_kept_by_operation_and_bounded(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Two threads, no earlier choices, and a clock that blocks set: (thread, block) -> seconds."""
+    """Two threads, no earlier choices, and a clock that operations set."""
     now = [0.0]
     monkeypatch.setattr(choice, "_choices", {})
-    monkeypatch.setattr(threads, "count", lambda: 2)
+    monkeypatch.setattr(threads, "_available", lambda: 2)
     monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
     threads._forget_workers()
     yield now
@@ -71,35 +71,92 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("cost_of_handing_over", [1e-3, 0.0])
-def test_small_blocks_end_on_the_calling_thread(clock, cost_of_handing_over):
-    """Each block takes 0.1 ms; with two threads half of them, plus the cost of handing over."""
-    used = set()
+def test_short_operations_end_on_the_calling_thread(clock, cost_of_handing_over):
+    """The operation takes 0.4 ms; on two threads half of it, plus the cost of handing over."""
 
-    def block(i):
-        used.add(threading.current_thread().name)
+    @threads.divisible
+    def operation(x):
+        done = []
+        count = threads.count()
+        threads.parallel(lambda i: done.append(threading.current_thread()), 2 * count)
+        assert len(done) == 2 * count and (count == 2 or set(done) == {threading.current_thread()})
+        clock[0] += 4e-4 if count == 1 else 2e-4 + cost_of_handing_over
+        return x
 
-    def on_threads(function, blocks, run=threads._run_on_threads):
-        run(function, blocks)
-        clock[0] += blocks * 1e-4 / 2 + cost_of_handing_over
+    x = np.zeros((4, 4))
+    for _ in range(2 * TRIES):
+        assert operation(x) is x
+    start = clock[0]
+    operation(x)
+    assert clock[0] - start == pytest.approx(min(4e-4, 2e-4 + cost_of_handing_over))
+    # other shapes are another operation, whose first call runs on all threads
+    start = clock[0]
+    operation(np.zeros((5, 5)))
+    assert clock[0] - start == pytest.approx(2e-4 + cost_of_handing_over)
 
-    def here(function, blocks, run=threads._run_here):
-        run(function, blocks)
-        clock[0] += blocks * 1e-4
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "_run_on_threads", on_threads)
-        patch.setattr(threads, "_run_here", here)
+def test_operations_with_other_arguments_are_measured_apart(clock):
+    counts = []
+
+    @threads.divisible
+    def operation(x, size):
+        counts.append(threads.count())
+        clock[0] += size * (1e-4 if threads.count() == 1 else 1e-3 if size == 1 else 1e-5)
+
+    for size in (1, 2):
         for _ in range(2 * TRIES):
-            threads.parallel(block, 4, ((4, 4),))
-        start = clock[0]
-        threads.parallel(block, 4, ((4, 4),))
-        seconds = clock[0] - start
-        fastest = min(4e-4, 2e-4 + cost_of_handing_over)
-        assert seconds == pytest.approx(fastest)
-        # other shapes are another operation, whose first call runs on all threads
-        start = clock[0]
-        threads.parallel(block, 4, ((5, 5),))
-        assert clock[0] - start == pytest.approx(2e-4 + cost_of_handing_over)
+            operation(np.zeros(3), size)
+        counts.clear()
+        operation(np.ones(3), size)
+        assert counts == [size]  # one thread for size 1, two for size 2
+    assert len(choice._choices) == 2
+
+
+@pytest.mark.parametrize("way", [True, False])
+def test_an_error_reaches_the_caller_and_leaves_no_trace(clock, monkeypatch, way):
+    monkeypatch.setattr(Choice, "take_threads", lambda self: way)
+    caller = threading.current_thread()
+    both_run = threading.Barrier(2 if way else 1, timeout=20)
+
+    def fail(i):
+        both_run.wait()
+        if way == (threading.current_thread() is not caller):
+            raise ZeroDivisionError
+
+    operation = threads.divisible(lambda x: threads.parallel(fail, 2))
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            operation(np.zeros(2))
+        assert threads.count() == 2
+    assert not any(c.tries_together or c.tries_alone for c in choice._choices.values())
+
+
+@pytest.mark.parametrize("take_threads", [True, False])
+def test_two_models_run_at_once_on_threads_of_their_own(clock, monkeypatch, take_threads):
+    import ldmref
+
+    monkeypatch.setattr(Choice, "take_threads", lambda self: take_threads)
+    models = [ldmref.random_model("tiny", seed=seed) for seed in (0, 1)]
+    config = models[0].config.unet
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, config.in_channels, 32, 32), np.float32)
+    text = rng.standard_normal((2, 5, config.cross_attention_dim), np.float32)
+    t = np.array([10.0, 500.0], np.float32)
+    with threads.one_thread():
+        wanted = [model.unet(x, t, text) for model in models]
+    wrong = []
+
+    def work(model, want):
+        wrong.extend(1 for _ in range(4) if not np.array_equal(model.unet(x, t, text), want))
+
+    callers = [
+        threading.Thread(target=work, args=pair) for pair in zip(models, wanted, strict=True)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
 
 
 def test_the_result_does_not_depend_on_the_choice(clock, monkeypatch):

@@ -221,7 +221,7 @@ def test_geglu_on_any_number_of_threads(monkeypatch, half):
     x = rng.standard_normal((3, 8))
     weight = rng.standard_normal((2 * half, 8))
     want = REFERENCE.geglu(x, weight, None)
-    monkeypatch.setattr(matmul, "parallel", lambda block, n, shapes: [block(i) for i in range(n)])
+    monkeypatch.setattr(matmul, "parallel", lambda block, n: [block(i) for i in range(n)])
     for count in range(1, 65):
         monkeypatch.setattr(matmul, "count", lambda count=count: count)
         np.testing.assert_allclose(matmul.geglu(x, weight, None), want, atol=1e-6 * 8)

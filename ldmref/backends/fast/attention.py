@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ldmref.backends.fast.threads import parallel, scratch
+from ldmref.backends.fast.threads import divisible, parallel, scratch
 
 # of a block, at most
 QUERIES = 256
@@ -25,13 +25,23 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     Gimelshein 2018, arXiv:1805.02867, algorithm 3) only if a score could overflow: by
     Cauchy-Schwarz, none exceeds max \|q\| max \|k\| / sqrt(d).
     """
+    (n, heads, length, _) = q.shape
+    out = np.empty((n, length, heads, v.shape[3]), q.dtype).transpose(0, 2, 1, 3)
+    if n * heads * length * k.shape[2] <= AT_ONCE and not causal:
+        _attend_at_once(q, k, v, out)
+    else:
+        _attend_in_blocks(q, k, v, out, causal)
+    return out
+
+
+@divisible
+def _attend_in_blocks(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, causal: bool
+) -> None:
+    """Write the attention into `out`, by blocks of heads, queries and keys."""
     (n, heads, length, d) = q.shape
     keys = k.shape[2]
     width = v.shape[3]
-    out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
-    if n * heads * length * keys <= AT_ONCE and not causal:
-        _attend_at_once(q, k, v, out)
-        return out
     queries = max(1, min(QUERIES, length))
     heads_per_block = max(1, min(SCORES // (min(keys, KEYS) * queries), -(-heads // 2)))
     if n * heads * length * keys <= SMALL:
@@ -85,9 +95,8 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
         sums[:, :width] /= sums[:, width:]
         out[at][:, start:stop] = sums[:, :width].swapaxes(1, 2)
 
-    parallel(prepare, n * head_blocks, (k.shape, v.shape))
-    parallel(attend, n * head_blocks * query_blocks, (q.shape, k.shape, v.shape))
-    return out
+    parallel(prepare, n * head_blocks)
+    parallel(attend, n * head_blocks * query_blocks)
 
 
 def _attend_at_once(q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray) -> None:

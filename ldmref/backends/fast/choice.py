@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 TRIES = 3  # measurements of each alternative; the fastest counts, which disturbances cannot lower
 LONG = 4e-3  # seconds on all threads above which one thread alone is not tried
-GAIN = 0.9  # all threads must take at most this share of the time of one
+GAIN = 0.8  # all threads must take at most this share of the time of one
 MOST = 10_000  # operations to remember: a few hundred for each image size
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ldmref.backends.fast.matmul import linear
-from ldmref.backends.fast.threads import block_length, parallel, scratch
+from ldmref.backends.fast.threads import block_length, divisible, parallel, scratch
 
 # Winograd: channels below which it is slower; tiles below which only light weights (elements) are
 # transformed, because a transformed weight takes 16/9 of its memory; channels of F(4x4)
@@ -82,6 +82,7 @@ def _pad(x: np.ndarray, padding: int) -> np.ndarray:
     return y
 
 
+@divisible
 def _by_rows(
     x: np.ndarray,
     matrix: np.ndarray,
@@ -116,7 +117,7 @@ def _by_rows(
         if bias is not None:
             product += bias
 
-    parallel(band, n * bands, (x.shape, matrix.shape))
+    parallel(band, n * bands)
     return y
 
 
@@ -136,6 +137,7 @@ def _by_shifts(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
     return y
 
 
+@divisible
 def _by_channels(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, shape: OutputShape
 ) -> np.ndarray:
@@ -155,7 +157,7 @@ def _by_channels(
                 across = slice(dx, dx + stride * (w - 1) + 1, stride)
                 columns[inputs, dy, dx] = lines[inputs, :, rows, across]
 
-    parallel(gather, -(-c // channels), (columns.shape,))
+    parallel(gather, -(-c // channels))
     matrix = columns.reshape(c * k * k, -1)
     y = np.empty((n * h * w, out), x.dtype)
     step = block_length(out, OUTPUTS)
@@ -165,5 +167,5 @@ def _by_channels(
         product = weight[outputs].reshape(-1, c * k * k) @ matrix
         y[:, outputs] = product.T if bias is None else product.T + bias[outputs]
 
-    parallel(multiply, -(-out // step), (matrix.shape, weight.shape))
+    parallel(multiply, -(-out // step))
     return y.reshape(n, h, w, out)

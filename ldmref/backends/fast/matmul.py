@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
-from ldmref.backends.fast.threads import block_length, count, parallel, scratch
+from ldmref.backends.fast.threads import block_length, count, divisible, parallel, scratch
 
 # of a block, at most
 ROWS = 1024
@@ -19,12 +19,22 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
     """Compute x @ weight.T + bias; x: (..., i), weight: (o, i) -> (..., o)."""
     rows = x.reshape(-1, x.shape[-1])
     out = weight.shape[0]
-    y = np.empty((rows.shape[0], out), x.dtype)
-    if y.size * rows.shape[1] < SMALL and weight.size < LIGHT:
-        np.matmul(rows, weight.T, out=y)
+    if rows.shape[0] * weight.size < SMALL and weight.size < LIGHT:
+        y = np.matmul(rows, weight.T)
         if bias is not None:
             y += bias
-        return y.reshape(*x.shape[:-1], out)
+    else:
+        y = _multiply_in_blocks(rows, weight, bias)
+    return y.reshape(*x.shape[:-1], out)
+
+
+@divisible
+def _multiply_in_blocks(
+    rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+) -> np.ndarray:
+    """Compute rows @ weight.T + bias, divided by rows or by columns of the result."""
+    out = weight.shape[0]
+    y = np.empty((rows.shape[0], out), rows.dtype)
     by_rows = rows.shape[0] >= min(512, out)
     length = rows.shape[0] if by_rows else out
     step = block_length(length, ROWS)
@@ -37,10 +47,11 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
         if bias is not None:
             target += bias[column]
 
-    parallel(block, -(-length // step) if length else 0, (rows.shape, weight.shape))
-    return y.reshape(*x.shape[:-1], out)
+    parallel(block, -(-length // step) if length else 0)
+    return y
 
 
+@divisible
 def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """Compute a * gelu(gate), [a, gate] = x @ weight.T + bias; weight: (2 o, i) -> (..., o).
 
@@ -76,5 +87,5 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
             gelu_(b)
             np.multiply(a, b, out=target[top : top + step])
 
-    parallel(block, bands * columns if y.size else 0, (rows.shape, weight.shape))
+    parallel(block, bands * columns if y.size else 0)
     return y.reshape(*x.shape[:-1], half)

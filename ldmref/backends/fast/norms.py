@@ -7,12 +7,13 @@ from functools import lru_cache
 import numpy as np
 
 from ldmref.backends.fast.pointwise import double_swish_
-from ldmref.backends.fast.threads import block_length, parallel, scratch
+from ldmref.backends.fast.threads import block_length, divisible, parallel, scratch
 
 BLOCK = 2**18  # elements of a block: as large as the cache allows, since short calls contend
 SMALL = 2**17  # elements below which threads cost more than they save
 
 
+@divisible
 def group_norm(
     x: np.ndarray,
     weight: np.ndarray,
@@ -53,7 +54,7 @@ def group_norm(
         means[batch, block] = mean[:, 0]
         squares[batch, block] = np.einsum("nij,nij->nj", centred, centred)
 
-    parallel(measure, -(-n // images) * blocks if n else 0, (rows.shape,))
+    parallel(measure, -(-n // images) * blocks if n else 0)
     per_group = (n, blocks, groups, c // groups)
     mean, variance = _merge(means.reshape(per_group), squares.reshape(per_group), step, pixels)
     half = 0.5 if silu else 1.0
@@ -70,7 +71,7 @@ def group_norm(
         if silu:
             double_swish_(part)
 
-    parallel(normalize, -(-n // images) * blocks if n else 0, (rows.shape,))
+    parallel(normalize, -(-n // images) * blocks if n else 0)
     return y.reshape(x.shape)
 
 
@@ -97,6 +98,7 @@ def _averages(count: int) -> np.ndarray:
     return np.full((1, count), 1.0 / count, np.float32)
 
 
+@divisible
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
     """Normalise the last axis to mean 0 and variance 1; x: (..., d)."""
     d = x.shape[-1]
@@ -114,5 +116,5 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
         out *= weight
         out += bias
 
-    parallel(block, -(-len(rows) // step) if x.size else 0, (rows.shape,))
+    parallel(block, -(-len(rows) // step) if x.size else 0)
     return y.reshape(x.shape)

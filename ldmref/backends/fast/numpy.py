@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from ldmref.backends.fast import attention, convolution, matmul, norms, pointwise
-from ldmref.backends.fast.threads import parallel, single_threaded_blas
+from ldmref.backends.fast.threads import block_length, divisible, parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.math.arrays import Array
@@ -111,25 +111,31 @@ class FastNumpyBackend(NumpyBackend):
         return pointwise.apply(pointwise.swish_, x)
 
     def quick_gelu(self, x: Array) -> Array:
-        return pointwise.apply(lambda block: pointwise.swish_(block, 1.702), x)
+        return pointwise.apply(pointwise.quick_gelu_, x)
 
     def gelu(self, x: Array) -> Array:
         return pointwise.apply(pointwise.gelu_, x)
 
     def upsample2x(self, x: Array) -> Array:
-        x = _channels_last(x)
-        n, h, w, c = x.shape
-        y = np.empty((n, h, 2, w, 2, c), x.dtype)
-
-        def double(i: int) -> None:
-            image, row = divmod(i, h)
-            y[image, row] = x[image, row, None, :, None]
-
-        parallel(double, n * h, (x.shape,))
-        return _channels_first(y.reshape(n, 2 * h, 2 * w, c))
+        return _channels_first(_double_pixels(_channels_last(x)))
 
     def pad_bottom_right(self, x: Array) -> Array:
         return _channels_first(np.pad(_channels_last(x), ((0, 0), (0, 1), (0, 1), (0, 0))))
+
+
+@divisible
+def _double_pixels(x: np.ndarray) -> np.ndarray:
+    """Repeat every pixel in both directions; (n, h, w, c) -> (n, 2 h, 2 w, c)."""
+    (n, h, w, c) = x.shape
+    y = np.empty((n, h, 2, w, 2, c), x.dtype)
+    rows = block_length(h, h)
+
+    def double(i: int) -> None:
+        band = slice(i * rows, (i + 1) * rows)
+        y[:, band] = x[:, band, None, :, None]
+
+    parallel(double, -(-h // rows) if h else 0)
+    return y.reshape(n, 2 * h, 2 * w, c)
 
 
 def _channels_last(x: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.threads import parallel, scratch
+from ldmref.backends.fast.threads import divisible, parallel, scratch
 
 BLOCK = 2**17  # elements of a block: as large as the cache allows, since short calls contend
 SHARE = 2**18  # elements that a thread takes at a time
@@ -48,6 +48,11 @@ def swish_(x: np.ndarray, beta: float = 1.0) -> None:
     double_swish_(x, beta)
 
 
+def quick_gelu_(x: np.ndarray) -> None:
+    """Compute x * sigmoid(1.702 x) in place; x: contiguous."""
+    swish_(x, 1.702)
+
+
 def double_swish_(x: np.ndarray, beta: float = 1.0) -> None:
     """Compute 2 x sigmoid(2 beta x) = x (1 + tanh(beta x)) in place; x: contiguous.
 
@@ -62,6 +67,7 @@ def double_swish_(x: np.ndarray, beta: float = 1.0) -> None:
         block *= gate
 
 
+@divisible
 def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
     """Apply an in-place `function` to a copy of x, in x's memory order, on all threads."""
     y = np.array(x, order="K")
@@ -70,5 +76,5 @@ def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
     def block(i: int) -> None:
         function(flat[i * SHARE : (i + 1) * SHARE])
 
-    parallel(block, -(-flat.size // SHARE), (flat.shape,))
+    parallel(block, -(-flat.size // SHARE))
     return y

@@ -2,6 +2,7 @@
 
 Blocks of an entire operation (product, exponential, product) parallelise better than each product
 alone does. So BLAS is limited to one thread while a network runs, and the pool runs the blocks.
+Operations that are too short to gain from that run on the calling thread (`divisible`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from functools import cache, partial
-from typing import Any
+from functools import cache, partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -22,6 +23,9 @@ from threadpoolctl import ThreadpoolController
 from ldmref.backends.fast.choice import choice_for
 
 MOST_VIEWS = 1024  # shapes and operations of a thread whose views are remembered
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _local = threading.local()
 _limit_lock = threading.Lock()
@@ -166,36 +170,54 @@ def _set_blas_threads(lib: Any, threads: int) -> None:
     lib.set_num_threads(threads)
 
 
-def parallel(
-    function: Callable[[int], None], blocks: int, shapes: tuple[tuple[int, ...], ...] = ()
-) -> None:
-    """Call `function(i)` for every i below `blocks`; raise the first error.
+def divisible(operation: Callable[P, T]) -> Callable[P, T]:
+    """Run an operation on all threads or on the calling one, whichever was measured to be faster.
 
-    The blocks run on all threads or on the calling one, whichever was faster when this operation
-    was measured (`choice.py`). The result does not depend on it. Nested calls run on the thread of
-    the outer block.
+    The measurements (`choice.py`) are those of the operation with arrays of the same shapes. On
+    one thread, `count()` is 1, so the operation also makes fewer and larger blocks. The result does
+    not depend on the choice.
+
+    Args:
+        operation: A function of arrays and hashable arguments that calls `parallel`.
+    """
+
+    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+        _local.inside = True
+        try:
+            return operation(*args, **kwargs)
+        finally:
+            _local.inside = False
+
+    @wraps(operation)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if count() < 2:
+            return operation(*args, **kwargs)
+        choice = choice_for((operation, *[getattr(x, "shape", x) for x in args]))
+        threads = choice.take_threads()
+        call = operation if threads else alone
+        if choice.decided:
+            return call(*args, **kwargs)
+        start = time.perf_counter()
+        result = call(*args, **kwargs)
+        choice.record(threads, time.perf_counter() - start)
+        return result
+
+    return run
+
+
+def parallel(function: Callable[[int], None], blocks: int) -> None:
+    """Call `function(i)` for every i below `blocks`, on all threads; raise the first error.
+
+    Nested calls, and those inside of an operation that runs on one thread, run on the calling
+    thread.
 
     Args:
         function: Computes one block.
         blocks: Number of blocks.
-        shapes: Shapes of the operands: together with the code of `function` and `blocks`, they
-            identify the operations that take equally long.
     """
-    if blocks < 2 or count() < 2 or getattr(_local, "inside", False):
-        _run_here(function, blocks)
+    if blocks > 1 and count() > 1:
+        _run_on_threads(function, blocks)
         return
-    choice = choice_for((getattr(function, "__code__", function), blocks, shapes))
-    threads = choice.take_threads()
-    run = _run_on_threads if threads else _run_here
-    if choice.decided:
-        run(function, blocks)
-        return
-    start = time.perf_counter()
-    run(function, blocks)
-    choice.record(threads, time.perf_counter() - start)
-
-
-def _run_here(function: Callable[[int], None], blocks: int) -> None:
     for i in range(blocks):
         function(i)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ldmref.backends.fast.threads import block_length, count, parallel, remember_views, scratch
+from ldmref.backends.fast import threads
 
 TILES = 512  # of a block
 WORKSPACE = 4 * 2**20  # elements in the transformed tiles of a block
@@ -65,10 +65,11 @@ def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
         kernels = weight[:, inputs].transpose(2, 3, 1, 0).astype(np.float64, order="C")
         u[:, inputs] = (transform @ kernels.reshape(9, -1)).reshape(len(transform), -1, out)
 
-    parallel(block, -(-c // step), (weight.shape,))
+    threads.parallel(block, -(-c // step))
     return u
 
 
+@threads.divisible
 def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) -> np.ndarray:
     """Convolve with 3x3 kernels, stride 1 and padding 1; x: (n, h, w, i) -> (n, h, w, o).
 
@@ -103,7 +104,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         target = y[batch, m * top : m * (top + height)]
         _convolve_tiles(phases, u, bias, target.reshape(-1, height, m, tile_columns, m, out))
 
-    parallel(block, -(-n // images) * bands, (x.shape, u.shape))
+    threads.parallel(block, -(-n // images) * bands)
     return y[:, :h, :w]
 
 
@@ -118,13 +119,13 @@ def _convolve_tiles(
     (images, height, m, columns, _, out) = target.shape
     grid = (images, height, columns)
     size = m + 2
-    v = scratch("tiles", (size, size, *grid, u.shape[1]))
-    products = scratch("products", (size, size, *grid, out))
-    sums = scratch("sums", (size, m, *grid, out))
+    v = threads.scratch("tiles", (size, size, *grid, u.shape[1]))
+    products = threads.scratch("products", (size, size, *grid, out))
+    sums = threads.scratch("sums", (size, m, *grid, out))
     factors = v.reshape(len(u), -1, u.shape[1])
     by_entry = products.reshape(len(u), -1, out)
     chunks = _chunks(grid, max(u.shape[1:]))
-    length = block_length(size, size)  # rows of a part
+    length = threads.block_length(size, size)  # rows of a part
     parts = [slice(a, a + length) for a in range(0, size, length)]
 
     def list_tile_steps(part: slice, chunk: int) -> list[ArrayStep]:
@@ -145,7 +146,7 @@ def _convolve_tiles(
         return tile_steps, column_steps, list_row_steps(0)
 
     # Views of scratch memory of this thread, also for the steps that others run
-    known = None if chunks[1:] else remember_views((v.shape, out, length), list_all_steps)
+    known = None if chunks[1:] else threads.remember_views((v.shape, out, length), list_all_steps)
 
     def transform(i: int) -> None:
         part, chunk = divmod(i, len(chunks))
@@ -174,13 +175,13 @@ def _convolve_tiles(
         for steps, output in zip(rows, outputs, strict=True):
             _run(steps, output)
 
-    if count() <= size:
-        parallel(compute, len(parts), (v.shape, u.shape))
+    if threads.count() <= size:
+        threads.parallel(compute, len(parts))
     else:  # more threads than rows
-        parallel(transform, len(parts) * len(chunks), (v.shape,))
-        parallel(lambda i: multiply(slice(i, i + 1)), len(u), (v.shape, u.shape))
-        parallel(add_columns, len(parts) * len(chunks), (products.shape,))
-    parallel(add_rows, len(chunks), (sums.shape,))
+        threads.parallel(transform, len(parts) * len(chunks))
+        threads.parallel(lambda i: multiply(slice(i, i + 1)), len(u))
+        threads.parallel(add_columns, len(parts) * len(chunks))
+    threads.parallel(add_rows, len(chunks))
 
 
 def _chunks(grid: tuple[int, int, int], channels: int) -> list[tuple[slice, slice]]:
@@ -202,7 +203,7 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
     contiguous rows.
     """
     n, h, _, c = x.shape
-    phases = scratch("phases", (m, n, m * height + 2, tile_columns + 1, c))
+    phases = threads.scratch("phases", (m, n, m * height + 2, tile_columns + 1, c))
     first = max(top - 1, 0)
     last = min(top + m * height + 1, h)
     inside = slice(first - (top - 1), last - (top - 1))
@@ -225,15 +226,14 @@ def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int, part: slice) -> 
     (m, images, lines, columns + 1, c).
     """
     terms = _SUMS[m][0]
-    size = m + 2
     (n, height, columns, c) = v.shape[2:]
-    lines = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
-    half = scratch(f"half {part.start}", (len(v), m, n, height, columns + 1, c))
-    shifted = [half[:, j % m, :, :, j // m : j // m + columns] for j in range(size)]
+    lines = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(len(terms))]
+    half = threads.scratch(f"half {part.start}", (len(v), m, n, height, columns + 1, c))
+    shifted = [half[:, j % m, :, :, j // m : j // m + columns] for j in range(len(terms))]
     steps: list[ArrayStep] = []
     for row, target in zip(terms[part], half, strict=True):
         steps += _list_steps(row, lines, target, part)
-    for column in range(size):
+    for column in range(len(terms)):
         steps += _list_steps(terms[column], shifted, v[:, column], part)
     return steps
 
@@ -276,7 +276,7 @@ def _list_steps(
         return [(np.multiply, array, factor, out)]
     steps: list[ArrayStep] = []
     if out is None or rest[1:]:
-        partial = scratch(f"sum {part.start}", array.shape)  # contiguous
+        partial = threads.scratch(f"sum {part.start}", array.shape)  # contiguous
     else:
         partial = out
     if factor != 1:
@@ -285,7 +285,7 @@ def _list_steps(
     for position, (factor, i) in enumerate(rest, 1):
         term = arrays[i]
         if abs(factor) != 1:
-            term = scratch(f"term {part.start}", array.shape)
+            term = threads.scratch(f"term {part.start}", array.shape)
             steps.append((np.multiply, arrays[i], abs(factor), term))
         target = out if position == len(rest) else partial
         steps.append((np.add if factor > 0 else np.subtract, array, term, target))
