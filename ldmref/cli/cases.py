@@ -16,7 +16,9 @@ from ldmref.errors import UsageError, VerifyError
 if TYPE_CHECKING:
     from ldmref.cases import CaseVerdict, GoldenCase, Suite
 
-PART_NAMES = ("layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas")
+PART_NAMES = (
+    "layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas", "traces",
+)  # fmt: skip
 RUNTIME_NAMES = ("onnxruntime", "openvino", "onnx-reference", "ldmref")
 FAILURES = 50  # lines about failing cases
 
