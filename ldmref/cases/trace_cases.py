@@ -78,9 +78,9 @@ def _write_trace(write: WriteFile, trace: GoldenTrace) -> GoldenCase:
     inputs = {name: x for name, x in (recorded | plain).items() if name in given}
     path = f"{TRACES}/{trace.name}"
     shared = _write_tensors(write, f"{path}/{FILE}", recorded | plain)
+    model = exact.manifest["model"] | {"name": f"{PREFIX}{trace.family}"}
     stored_as = {"backend": {"name": "numpy"}, "dtype": "float32"}  # computed in float64
-    manifest = exact.manifest | {"complete": True} | stored_as
-    manifest["model"] = manifest["model"] | {"name": f"{PREFIX}{trace.family}"}
+    manifest = exact.manifest | stored_as | {"model": model, "complete": True}
     entries = [resolve_names(entry, shared) for entry in exact.entries]
     write(f"{path}/{MANIFEST}", manifest_text(manifest, entries).encode())
     outputs = tuple(
@@ -154,7 +154,7 @@ def _write_tensors(
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     shared: dict[str, str] = {}
     for name, x in tensors.items():
-        key = x.dtype.str, x.shape, hashlib.sha256(np.ascontiguousarray(x)).digest()
+        key = x.dtype.str, x.shape, hashlib.sha256(x.tobytes()).digest()
         if first.setdefault(key, name) != name:
             shared[name] = first[key]
     sources = {name: source(x) for name, x in tensors.items() if name not in shared}

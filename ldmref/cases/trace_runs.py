@@ -24,6 +24,7 @@ from ldmref.trace.model import TraceEntry
 from ldmref.trace.recorder import Recorder
 from ldmref.trace.run import TracedRun, describe_program, describe_run, traced_run
 from ldmref.trace.selection import Selection
+from ldmref.trace.steps import TracedTrajectory
 from ldmref.trace.store import SpooledStore
 
 PROMPT = "a red heart"
@@ -170,6 +171,7 @@ class GivenRun(TracedRun):
     def trajectory(self, batch: slice) -> Trajectory:
         """Prepare the sampling of a batch, with the given noise."""
         trajectory = super().trajectory(batch)
+        assert isinstance(trajectory, TracedTrajectory)
         names = (STEP_NOISE.format(i) for i in range(STEPS))
         noises = iter([self.inputs[name] for name in names if name in self.inputs])
         ops = self.model.backend
