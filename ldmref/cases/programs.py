@@ -128,8 +128,8 @@ def read_results(
 ) -> Iterator[Answer]:
     """Read what a program wrote, in `results.json`, `results.safetensors` and folders.
 
-    `PART/NAME` holds `output_0.pb` or `output_0.npy`, for a trace its tensors in any file that
-    `ldmref.trace.load_trace` reads.
+    `PART/NAME` holds `output_0.pb` or `output_0.npy`, for a trace its tensors in safetensors files
+    or .npy files, as `ldmref.trace.load_trace` reads a folder.
     """
     values: dict[str, Any] = {}
     for suffix in (".json", ".safetensors"):
@@ -160,8 +160,8 @@ def _read_outputs(folder: Path, case: GoldenCase) -> Outputs | None:
 
 
 def _read_trace(folder: Path, case: GoldenCase) -> Outputs | None:
-    """Return the outputs in the trace that a program wrote; None if the folder is empty."""
-    if not any(folder.iterdir()):
+    """Return the outputs in the trace that a program wrote; None if it wrote none."""
+    if not any(path.suffix in (".safetensors", ".npy") for path in folder.rglob("*")):
         return None
     tensors = load_trace(folder).tensors
     return {x.name: np.asarray(tensors[x.name]) for x in case.outputs if x.name in tensors}

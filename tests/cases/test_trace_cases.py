@@ -78,7 +78,8 @@ def test_models_have_the_parameters_of_the_suites_networks():
     for family in FAMILIES:
         params = golden_model(family).params
         for network, name in network_names(family).items():
-            cases = [params for case, params in found.items() if case.startswith(name)]
+            names = name, f"{name}.decode", f"{name}.encode"
+            cases = [found[case] for case in names if case in found]
             own = flatten(params[network])
             assert all(other.keys() == own.keys() for other in cases) and cases
             assert all(np.array_equal(other[key], own[key]) for other in cases for key in own)
@@ -126,12 +127,12 @@ def test_equal_tensors_are_stored_once(traces):
 
 
 def test_tolerances_are_small(traces):
-    """A hundred thousandth of the numbers, so a wrong constant cannot hide in them."""
+    """A wrong constant cannot hide in them."""
     reader = SuiteReader(traces)
     for case in traces.select(parts=["traces"]):
         for tensor, array in zip(case.outputs, reader.outputs(case).values(), strict=True):
             atol, rtol = tensor.tolerance.get("float32", (0.0, 0.0))
-            assert rtol == 0.0 and atol <= 2e-4 * np.abs(array).max(), (case.name, tensor.name)
+            assert rtol == 0.0 and atol <= 5e-4 * np.abs(array).max(), (case.name, tensor.name)
 
 
 # -- right programs ------------------------------------------------------------------------------
@@ -346,10 +347,11 @@ def test_diff_takes_a_golden_trace_as_the_reference(traces, tmp_path, ldm, name)
     ran = ldm("diff", golden, port, "-q")
     assert ran.code == 0 and "agree within the rounding of float32" in ran.out, ran.out + ran.err
     assert ldm("diff", golden, "-q").code == 0  # a golden trace has no fault itself
-    wrong = with_config(name.partition(".")[0], vae={"scaling_factor": 0.5})
+    other = {"sd15": 0.13025, "sdxl": 0.18215}[name.partition(".")[0]]
+    wrong = with_config(name.partition(".")[0], vae={"scaling_factor": other})
     save_file(record(name, wrong), port / "port.safetensors")
     ran = ldm("diff", golden, port, "-q")
-    assert ran.code == 4 and "scaling factor" in ran.out
+    assert ran.code == 4 and f"scaling factor {other} instead of" in ran.out
 
 
 def test_a_port_alone_names_its_golden_model(traces, tmp_path, ldm):
