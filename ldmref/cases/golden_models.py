@@ -17,7 +17,7 @@ from ldmref.cases.shrink import shrink
 from ldmref.cases.tokenizer_cases import byte_pair_files, word_piece_file
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.models.config import ModelConfig
-from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -73,6 +73,9 @@ def golden_model(family: str, backend: Backend | None = None) -> LatentDiffusion
 def golden_config(family: str) -> ModelConfig:
     """Return the configuration of `golden_model(family)`.
 
+    Its text encoders take as many tokens as the inputs of the suite's networks have, and do not
+    need the later positions of their parameters.
+
     Raises:
         UsageError: The family has no golden traces.
     """
@@ -81,7 +84,12 @@ def golden_config(family: str) -> ModelConfig:
         raise UsageError(f"no golden traces of {family!r}", code=CODE, hint=hint)
     preset = PRESETS[family]
     tiny = shrink(preset)
-    return replace(tiny, vae=replace(tiny.vae, scaling_factor=preset.vae.scaling_factor))
+    encoders = {
+        name: replace(encoder, max_position_embeddings=LENGTH)
+        for name, encoder in zip(TEXT_ENCODERS, tiny.text_encoders, strict=False)
+    }
+    vae = replace(tiny.vae, scaling_factor=preset.vae.scaling_factor)
+    return replace(tiny, vae=vae, **encoders)
 
 
 @cache
@@ -113,8 +121,7 @@ def network_cases(family: str, mode: str) -> dict[str, str]:
 def _parts(family: str) -> dict[str, Any]:
     """Return the configurations of the networks of a tiny model."""
     config = shrink(PRESETS[family])
-    names = ("text_encoder", "text_encoder_2")
-    encoders = dict(zip(names, config.text_encoders, strict=False))
+    encoders = dict(zip(TEXT_ENCODERS, config.text_encoders, strict=False))
     return {"unet": config.unet, "vae": config.vae} | encoders
 
 
@@ -152,7 +159,7 @@ def pad_of(config: ModelConfig, i: int) -> int | None:
 def vocabulary_files(kind: str) -> dict[str, str]:
     """Return the files of a vocabulary, by name.
 
-    Those of CLIP have as many tokens as the encoders, and the end token is the last.
+    CLIP's has as many tokens as the encoders, and the end token is the last.
     """
     if kind == "bert":
         return {"vocab.txt": word_piece_file()}

@@ -77,7 +77,7 @@ class GoldenTrace:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a run recorded.
+    """The recorded calls of a run.
 
     Attributes:
         tensors: The inputs and outputs of every call, by name.

@@ -82,7 +82,9 @@ def test_models_have_the_parameters_of_the_suites_networks():
             cases = [found[case] for case in names if case in found]
             own = flatten(params[network])
             assert all(other.keys() == own.keys() for other in cases) and cases
-            assert all(np.array_equal(other[key], own[key]) for other in cases for key in own)
+            for other in cases:
+                for key, x in own.items():  # the text has fewer positions than its encoder
+                    assert np.array_equal(other[key][: len(x)], x), (family, key)
 
 
 def test_a_suite_of_a_family_has_the_networks_that_its_traces_call(traces):
