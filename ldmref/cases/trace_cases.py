@@ -70,12 +70,12 @@ def write_traces(write: WriteFile, families: Collection[str] = ()) -> Iterator[G
 
 
 def _write_trace(write: WriteFile, trace: GoldenTrace) -> GoldenCase:
-    given = trace.inputs()
-    exact = record_exactly(trace, given)
-    allowed = tolerances(trace, given, exact)
+    start = trace.inputs()
+    exact = record_exactly(trace, start)
+    allowed = tolerances(trace, start, exact)
     recorded = {name: rounded(x) for name, x in exact.tensors.items()}
-    plain = {name: rounded(x) for name, x in given.items() if "//" not in name}
-    inputs = {name: x for name, x in (recorded | plain).items() if name in given}
+    plain = {name: rounded(x) for name, x in start.items() if "//" not in name}
+    inputs = {name: x for name, x in (recorded | plain).items() if name in start}
     path = f"{TRACES}/{trace.name}"
     shared = _write_tensors(write, f"{path}/{FILE}", recorded | plain)
     model = exact.manifest["model"] | {"name": f"{PREFIX}{trace.family}"}

@@ -14,7 +14,8 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.golden_models import golden_model
 from ldmref.cases.parameters import random_stream
 from ldmref.cases.recorder import RUNS, SAFETY, U, bound_of, largest_rounding
-from ldmref.cases.trace_runs import Arrays, GoldenTrace, RecordedRun, record_run
+from ldmref.cases.trace_runs import GoldenTrace, RecordedRun, record_run
+from ldmref.cases.values import NamedArrays
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -26,13 +27,13 @@ from ldmref.samplers.schedule import training_alphas_cumprod
 ROUNDINGS = 16.0  # of the largest operand, in a computation of the host
 
 
-def record_exactly(trace: GoldenTrace, inputs: Arrays) -> RecordedRun:
+def record_exactly(trace: GoldenTrace, inputs: NamedArrays) -> RecordedRun:
     """Return a golden trace, computed in float64."""
     model = golden_model(trace.family, NumpyBackend(dtype="float64"))
     return record_run(trace, model, inputs)
 
 
-def tolerances(trace: GoldenTrace, inputs: Arrays, exact: RecordedRun) -> dict[str, float]:
+def tolerances(trace: GoldenTrace, inputs: NamedArrays, exact: RecordedRun) -> dict[str, float]:
     """Return the largest absolute error that float32 arithmetic explains, by tensor.
 
     The bound of each operation of a network times a random number in [-1, 1] is added to its

@@ -14,6 +14,7 @@ import numpy as np
 from ldmref import modes
 from ldmref.cases.parameters import random_array
 from ldmref.cases.shrink import SIZE
+from ldmref.cases.values import NamedArrays
 from ldmref.io.tensors.writer import TensorSource
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, on_backend
@@ -36,7 +37,6 @@ NOISE = "noise"  # the names of tensors that are not a call's
 MASK = "mask"
 GIVEN = "vae.encode//input.image"
 STEP_NOISE = "sampler.{:03}//input.noise"
-Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _trace(family: str, mode: str, sampler: str, **changes: Any) -> GoldenTrace:
 def record_run(
     trace: GoldenTrace,
     model: LatentDiffusion,
-    inputs: Arrays,
+    inputs: NamedArrays,
     change: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory,
 ) -> RecordedRun:
     """Generate the image of a golden trace from the given noise, and record every call.
@@ -147,7 +147,7 @@ def record_run(
     return found
 
 
-def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: Arrays) -> Plan:
+def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: NamedArrays) -> Plan:
     """Return the plan of a run whose initial noise is given."""
     params = dict(trace.params)
     if trace.mode != "txt2img":
@@ -165,7 +165,7 @@ def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: Arrays) -> Plan:
 class GivenRun(TracedRun):
     """A recorded run whose noise is given."""
 
-    inputs: Arrays = field(kw_only=True, repr=False)
+    inputs: NamedArrays = field(kw_only=True, repr=False)
     change: Callable[[Trajectory], Trajectory] = field(kw_only=True, repr=False)
 
     def trajectory(self, batch: slice) -> Trajectory:

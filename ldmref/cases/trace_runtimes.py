@@ -45,7 +45,7 @@ def find_trace(name: str) -> GoldenTrace:
 
 def graph_backend(case: GoldenCase, suite: Suite, load: Load) -> Backend:
     """Return NumPy with the networks of a case computed by a runtime from the suite's graphs."""
-    backend = GraphBackend(dtype="float32")
+    backend = RuntimeBackend(dtype="float32")
     trace = find_trace(case.name)
     backend.encoders = golden_model(trace.family).config.text_encoders
     for call, name in case.attributes["networks"].items():
@@ -58,7 +58,7 @@ def graph_backend(case: GoldenCase, suite: Suite, load: Load) -> Backend:
     return backend
 
 
-class GraphBackend(NumpyBackend):
+class RuntimeBackend(NumpyBackend):
     """NumPy, with networks that are given as functions of their inputs."""
 
     compiles = True
