@@ -45,7 +45,8 @@ def cases() -> None:
     "families",
     multiple=True,
     metavar="NAME",
-    help="Only networks and layers of this family (sd15, sdxl, taesd, ...); may be repeated.",
+    help="Only networks, layers and traces of this family (sd15, sdxl, taesd, ...); may be "
+    "repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts and the digest as JSON.")
 def make(
@@ -57,8 +58,9 @@ def make(
 ) -> None:
     """Write the golden cases to a folder.
 
-    Layers and networks are ONNX backend test cases, all others JSON; cases.json lists everything.
-    Two runs on one machine write the same bytes. docs/cases.md describes the files.
+    Layers and networks are ONNX backend test cases, traces safetensors, all others JSON, and
+    cases.json lists everything. Two runs on one machine write the same bytes. docs/cases.md
+    describes the files.
 
     Example: ldmref cases make -o cases
     """
@@ -88,7 +90,7 @@ def make(
     "--command",
     metavar="COMMAND",
     help="Program that computes the cases and writes its results to {output}: "
-    "'./my_runner {folder} {output}', once for all, or with {case} once per ONNX case.",
+    "'./my_runner {folder} {output}', once for all, or with {case} once per ONNX case and trace.",
 )
 @click.option("--values", metavar="FILE", help="Results of another program: .json or .safetensors.")
 @click.option(
@@ -147,7 +149,7 @@ def run(
         raise UsageError(
             f"{judge.program()} computes none of these cases",
             code="E-CASES",
-            hint="runtimes of ONNX models compute layers and networks",
+            hint="runtimes of ONNX models compute layers, networks and traces",
         )
     failed = [result for result in results if not result.passed]
     verdict = summary(results, suite.label, judge.program())
