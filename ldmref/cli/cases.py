@@ -133,7 +133,7 @@ def run(
 
     _check_flags(runtime, backend, command, values, dtype, output)
     judge = SuiteJudge(runtime or "ldmref", backend, command, values, dtype, output, timeout)
-    with _open_suite(folder, parts or judge.parts()) as suite:
+    with _open_suite(folder, judge.needed_parts(parts)) as suite:
         selected = suite.select(patterns, parts or PART_NAMES, kinds)
         if as_list:
             _print_cases(selected, as_json)
@@ -207,6 +207,12 @@ class SuiteJudge:
             if all(name.startswith(tuple(f"{part}." for part in PART_NAMES)) for name in names):
                 return tuple(part for part in PART_NAMES if part not in ("layers", "networks"))
         return PART_NAMES
+
+    def needed_parts(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the parts to make for a run: also the networks that traces call."""
+        needed = parts or self.parts()
+        graphs = self.runtime is not None and self.runtime.name != "ldmref"
+        return (*needed, "networks") if graphs and "traces" in needed else needed
 
     def program(self) -> str:
         """Return what is judged, for the verdict."""
