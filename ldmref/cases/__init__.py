@@ -1,8 +1,9 @@
-"""Golden cases: layers, networks, samplers, schedules, guidance, tokenizers and formulas as data.
+"""Golden cases as data: layers, networks, whole runs, and everything that runs on the host.
 
 `docs/cases.md` describes the files, which programs in any language can read.
 """
 
+from ldmref.cases.golden_models import golden_model
 from ldmref.cases.make import make_suite, temporary_suite
 from ldmref.cases.model import PARTS, VERSION, CaseTensor, GoldenCase, Suite, read_suite
 from ldmref.cases.run import run_cases
@@ -15,6 +16,7 @@ __all__ = [
     "CaseVerdict",
     "GoldenCase",
     "Suite",
+    "golden_model",
     "make_suite",
     "read_suite",
     "run_cases",

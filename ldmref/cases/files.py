@@ -1,4 +1,4 @@
-"""Read the arrays of a suite: TensorProto, .npy and JSON."""
+"""Read the arrays of a suite: TensorProto, .npy, traces and JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.cases.model import CODE, DATA, MAX_BYTES, ONNX_PARTS, GoldenCase, Suite
+from ldmref.cases.model import CODE, DATA, MAX_BYTES, ONNX_PARTS, TRACES, GoldenCase, Suite
 from ldmref.cases.values import from_json
 from ldmref.errors import CorruptModelError
 from ldmref.files import parse_json, read_file, shown
+from ldmref.trace.files import read_trace
 
 
 class SuiteReader:
@@ -37,6 +38,9 @@ class SuiteReader:
         if case.part in ONNX_PARTS:
             folder = self.suite.folder / case.path / DATA
             return {name: read_tensor(folder / f"{side}_{i}.pb") for i, name in enumerate(names)}
+        if case.part == TRACES:
+            tensors = read_trace(self.suite.folder / case.path).tensors
+            return {name: np.asarray(tensors[name]) for name in names}
         if case.path not in self._values:
             data = read_file(self.suite.folder / case.path, MAX_BYTES, CODE)
             self._values[case.path] = parse_json(data, case.path, CODE)["cases"]

@@ -20,6 +20,7 @@ from ldmref.cases.model import (
     MANIFEST,
     ONNX_PARTS,
     PARTS,
+    TRACES,
     VALUE_PARTS,
     VERSION,
     GoldenCase,
@@ -31,6 +32,7 @@ from ldmref.cases.model import (
 from ldmref.cases.sampler_cases import guidance_cases, sampler_cases
 from ldmref.cases.schedule_cases import schedule_cases
 from ldmref.cases.tokenizer_cases import tokenizer_cases
+from ldmref.cases.trace_cases import networks_of_traces, write_traces
 from ldmref.cases.values import ValueCase, to_json
 from ldmref.errors import OutputError, UsageError, did_you_mean
 from ldmref.files import shown
@@ -42,6 +44,7 @@ README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
 cases.json        every case: part, kind, path, inputs, outputs with tolerances; SHA-256 of files
 layers/NAME/      ONNX backend test cases: model.onnx, data.json, test_data_set_0/input_0.pb, ...
 networks/NAME/    the same, of whole networks
+traces/NAME/      whole runs: trace.safetensors with tensors CALL/LAYER/ROLE, and trace.json
 values/PART.json  all others: cases.NAME.inputs and .outputs; arrays as dtype, shape, data
 
 An element passes if |got - expected| <= atol + rtol |expected|, with [atol, rtol] of the dtype in
@@ -74,8 +77,10 @@ def make_suite(
 
     Args:
         folder: The folder to write.
-        parts: The parts to make, names in `PARTS`.
-        families: The families whose networks and layers to write, names in `FAMILIES`; (): all.
+        parts: The parts to make, names in `PARTS`. With "traces", the networks that they call are
+            also written.
+        families: The families whose networks, layers and traces to write, names in `FAMILIES`; ():
+            all.
         overwrite: Whether to replace a folder that holds a suite.
 
     Returns:
@@ -84,7 +89,8 @@ def make_suite(
     Raises:
         UsageError: A family is unknown.
         OutputError: The folder exists (unless it is empty, or a suite and `overwrite`).
-        BackendUnavailable: Layers or networks are asked for, and the package onnx is not installed.
+        BackendUnavailable: Layers, networks or traces are asked for, and the package onnx is not
+            installed.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -99,7 +105,7 @@ def make_suite(
         hint = did_you_mean(family, FAMILIES)
         raise UsageError(f"unknown family {family!r}", code=CODE, hint=hint)
     with atomic_folder(folder) as temporary:
-        suite = _write(temporary, tuple(parts), families)
+        suite = _write(temporary, tuple(parts), families, with_networks=True)
     return replace(suite, folder=folder)
 
 
@@ -108,7 +114,8 @@ def temporary_suite(parts: Iterable[str] = PARTS) -> Iterator[Suite]:
     """Make a suite in a temporary folder, which is removed at the end.
 
     Args:
-        parts: The parts to make, names in `PARTS`.
+        parts: The parts to make, names in `PARTS`. Traces alone do not bring their networks, which
+            ldmref makes without the suite.
 
     Yields:
         The suite.
@@ -119,7 +126,7 @@ def temporary_suite(parts: Iterable[str] = PARTS) -> Iterator[Suite]:
     True
     """
     with tempfile.TemporaryDirectory(prefix="ldmref-cases-") as name:
-        yield make_suite(Path(name) / "cases", parts)
+        yield _write(Path(name), tuple(parts), (), with_networks=False)
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -137,7 +144,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         read_suite(folder)
 
 
-def _write(folder: Path, parts: tuple[str, ...], families: tuple[str, ...]) -> Suite:
+def _write(
+    folder: Path, parts: tuple[str, ...], families: tuple[str, ...], *, with_networks: bool
+) -> Suite:
     digests: dict[str, str] = {}
 
     def write(path: str, data: bytes) -> None:
@@ -148,10 +157,14 @@ def _write(folder: Path, parts: tuple[str, ...], families: tuple[str, ...]) -> S
 
     write("README.txt", README.encode())
     cases: list[GoldenCase] = []
-    if set(parts) & set(ONNX_PARTS):
+    called = networks_of_traces(families) if TRACES in parts and with_networks else ()
+    if called or set(parts) & set(ONNX_PARTS):
         from ldmref.cases.onnx_cases import write_onnx_cases
 
-        cases += write_onnx_cases(write, [part for part in parts if part in ONNX_PARTS], families)
+        wanted = [part for part in parts if part in ONNX_PARTS]
+        cases += write_onnx_cases(write, wanted, families, called)
+    if TRACES in parts:
+        cases += write_traces(write, families)
     for part in VALUE_PARTS:
         if part in parts:
             cases += _write_values(write, part)

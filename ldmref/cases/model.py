@@ -14,13 +14,14 @@ from ldmref.errors import CorruptModelError, InputError, UsageError, counted, di
 from ldmref.files import check_input_path, parse_json, read_file, shown
 
 FORMAT = "ldmref-cases"
-VERSION = "1.0"
+VERSION = "1.1"
 """The version of the suites that `make_suite` writes."""
 MANIFEST = "cases.json"
 DATA = "test_data_set_0"  # as in ONNX's own backend tests
 ONNX_PARTS = ("layers", "networks")
 VALUE_PARTS = ("schedules", "samplers", "guidance", "tokenizers", "formulas")
-PARTS = (*ONNX_PARTS, *VALUE_PARTS)
+TRACES = "traces"
+PARTS = (*ONNX_PARTS, *VALUE_PARTS, TRACES)
 """The names of the parts of a suite."""
 CODE = "E-CASES"
 MAX_BYTES = 2**28
@@ -56,8 +57,9 @@ class GoldenCase:
     Args:
         name: Its name, unique in the suite.
         part: One of `PARTS`.
-        kind: The operation, the function of ldmref, the sampler, the tokenizer.
-        path: The folder of an ONNX case, the JSON file of the others; relative to the suite.
+        kind: The operation, the function of ldmref, the sampler, the tokenizer, the mode.
+        path: The folder of an ONNX case or a trace, the JSON file of the others; relative to the
+            suite.
         inputs: Its inputs, in order.
         outputs: Its outputs, in order.
         attributes: Arguments that are not arrays.
@@ -96,7 +98,7 @@ class Suite:
     >>> from ldmref.cases import temporary_suite
     >>> with temporary_suite(["schedules"]) as suite:
     ...     suite.label, len(suite.select(["*karras*"])) > 0
-    ('ldmref-cases 1.0', True)
+    ('ldmref-cases 1.1', True)
     """
 
     folder: Path
@@ -107,7 +109,7 @@ class Suite:
 
     @property
     def label(self) -> str:
-        """Return "ldmref-cases 1.0", with the families unless the suite has all."""
+        """Return "ldmref-cases 1.1", with the families unless the suite has all."""
         some = f" of {', '.join(self.families)}" if self.families else ""
         return f"{FORMAT} {self.version}{some}"
 
@@ -221,7 +223,7 @@ def read_suite(folder: Path) -> Suite:
     >>> from ldmref.cases import read_suite, temporary_suite
     >>> with temporary_suite(["schedules"]) as suite:
     ...     read_suite(suite.folder).version
-    '1.0'
+    '1.1'
     """
     folder = check_input_path(folder, "the folder of a suite", CODE)
     path = folder / MANIFEST

@@ -19,7 +19,10 @@ from ldmref.cases.recorder import RecordedLayer, compute_network, stored
 
 
 def write_onnx_cases(
-    write: WriteFile, parts: Sequence[str], families: Collection[str] = ()
+    write: WriteFile,
+    parts: Sequence[str],
+    families: Collection[str] = (),
+    more: Collection[str] = (),
 ) -> Iterator[GoldenCase]:
     """Write every network and every layer that differs from earlier ones; yield their cases.
 
@@ -27,7 +30,25 @@ def write_onnx_cases(
         write: Function `write(path, data)` that writes a file of the suite.
         parts: "layers", "networks" or both.
         families: Names in `ldmref.cases.families.FAMILIES`; (): all.
+        more: Names of networks to write in any case.
     """
+    written: set[str] = set()
+    for case in _write_selected(write, parts, families) if parts else ():
+        if case.part == "networks":
+            written.add(case.name)
+        yield case
+    for net in networks() if set(more) - written else ():
+        if net.name in set(more) - written:
+            graph, _ = trace_network(net)
+            exact, tolerances, _ = compute_network(
+                net.function, net.params, net.args, net.inputs, ()
+            )
+            yield _write_network(write, net, graph, exact, tolerances)
+
+
+def _write_selected(
+    write: WriteFile, parts: Sequence[str], families: Collection[str]
+) -> Iterator[GoldenCase]:
     seen: set[tuple[str, bytes]] = set()
     for net in networks(families):
         graph, layers = trace_network(net)
@@ -111,7 +132,7 @@ def _write_case(
     results = []
     for i, (declared, y) in enumerate(zip(graph.outputs, outputs, strict=True)):
         write(f"{folder}/{DATA}/output_{i}.pb", tensor_bytes(declared.name, stored(y)))
-        tolerance = {"float32": (_rounded_up(tolerances[i]), 0.0)}
+        tolerance = {"float32": (rounded_up(tolerances[i]), 0.0)}
         results.append(CaseTensor(declared.name, "float32", y.shape, tolerance))
     largest = max(x.tolerance["float32"][0] for x in results)
     data = json.dumps({"rtol": 0.0, "atol": largest})  # read by onnx.backend.test
@@ -142,10 +163,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _rounded_up(x: float) -> float:
+def rounded_up(x: float) -> float:
     """Return a tolerance with three digits, never smaller: the last bits do not matter.
 
-    >>> _rounded_up(1.23456e-6)
+    >>> rounded_up(1.23456e-6)
     1.24e-06
     """
     if x == 0.0:

@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 
 from ldmref.cases.files import read_npy, read_tensor
-from ldmref.cases.model import CODE, MAX_BYTES, ONNX_PARTS, PARTS, GoldenCase, Suite
+from ldmref.cases.model import (
+    CODE,
+    MAX_BYTES,
+    ONNX_PARTS,
+    TRACES,
+    VALUE_PARTS,
+    GoldenCase,
+    Suite,
+)
 from ldmref.cases.runtimes import Answer, Outputs
 from ldmref.cases.values import from_json
 from ldmref.cases.verdicts import MISSING
 from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.files import check_input_path, parse_json, read_file, shown
+from ldmref.trace.readers import load_trace
 
 RESULTS = "results"  # .json or .safetensors, next to the folders of outputs
 TAIL = 300  # characters of what a failing command printed
@@ -44,7 +53,7 @@ def split_command(command: str) -> list[str]:
 def run_command(
     command: str, suite: Suite, cases: Sequence[GoldenCase], output: Path, timeout: float
 ) -> dict[str, str]:
-    """Run a program, once for the suite or, with {case}, once for each ONNX case.
+    """Run a program, once for the suite or, with {case}, once for each ONNX case and trace.
 
     Args:
         command: Command line with {folder}, {output} and {list}; or {case}, {output}, {kind} and
@@ -72,7 +81,7 @@ def run_command(
         return {}
     notes = {}
     for case in cases:
-        if case.part in ONNX_PARTS:
+        if case.part not in VALUE_PARTS:
             folder = output / case.path
             folder.mkdir(parents=True, exist_ok=True)
             here = {
@@ -117,14 +126,22 @@ def _run(words: Sequence[str], fills: Mapping[str, str], timeout: float) -> str:
 def read_results(
     folder: Path, cases: Sequence[GoldenCase], notes: Mapping[str, str]
 ) -> Iterator[Answer]:
-    """Read what a program wrote: `PART/NAME/output_0.pb` or `.npy`, `results.json` or both."""
+    """Read what a program wrote, in `results.json`, `results.safetensors` and folders.
+
+    `PART/NAME` holds `output_0.pb` or `output_0.npy`, for a trace its tensors in safetensors files
+    or .npy files, as `ldmref.trace.load_trace` reads a folder.
+    """
     values: dict[str, Any] = {}
     for suffix in (".json", ".safetensors"):
         path = folder / f"{RESULTS}{suffix}"
         if path.is_file():
             values |= read_values(path)
     for case in cases:
-        outputs = _read_outputs(folder / case.path, case) if case.part in ONNX_PARTS else None
+        outputs = None
+        if case.part in ONNX_PARTS:
+            outputs = _read_outputs(folder / case.path, case)
+        elif case.part == TRACES and (folder / case.path).is_dir():
+            outputs = _read_trace(folder / case.path, case)
         if outputs is None and case.name in values:
             outputs = select_outputs(values[case.name], case)
         yield case, outputs, notes.get(case.name, MISSING)
@@ -140,6 +157,14 @@ def _read_outputs(folder: Path, case: GoldenCase) -> Outputs | None:
                 if path.is_file():
                     found.setdefault(tensor.name, read(path))
     return found or None
+
+
+def _read_trace(folder: Path, case: GoldenCase) -> Outputs | None:
+    """Return the outputs in the trace that a program wrote; None if it wrote none."""
+    if not any(path.suffix in (".safetensors", ".npy") for path in folder.rglob("*")):
+        return None
+    tensors = load_trace(folder).tensors
+    return {x.name: np.asarray(tensors[x.name]) for x in case.outputs if x.name in tensors}
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -172,8 +197,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for name, array in TensorFile(path).items():
-        case, _, output = name.rpartition("/")
-        found.setdefault(case or name, {})[output if case else "output"] = np.asarray(array)
+        case, _, output = name.partition("/")  # outputs of traces have a / in their names
+        found.setdefault(case, {})[output or "output"] = np.asarray(array)
     return found
 
 
@@ -206,5 +231,5 @@ def check_names(values: Mapping[str, Any], suite: Suite) -> None:
     if not set(values) & set(suite.cases):
         some = ", ".join(repr(json.dumps(name)[1:-1]) for name in list(values)[:3])
         message = f"no case of the suite is called {some or 'anything'}"
-        hint = f"names begin with {', '.join(f'{part}.' for part in PARTS[2:])} or a family"
+        hint = f"names begin with {', '.join(f'{part}.' for part in VALUE_PARTS)} or a family"
         raise UsageError(message, code=CODE, hint=hint)

@@ -70,8 +70,8 @@ def run_cases(
     Args:
         suite: The suite.
         runtime: A runtime, from `open_runtime`.
-        cases: The cases; those that the runtime does not compute are left out. Layers and networks
-            have the tolerance of float32, and what runs on the host that of float64.
+        cases: The cases; those that the runtime does not compute are left out. Layers, networks
+            and traces have the tolerance of float32, and what runs on the host that of float64.
 
     Returns:
         An iterator of verdicts, in the order of the cases.
@@ -130,7 +130,7 @@ def judge_values(
 
 
 def dtype_of_case(case: GoldenCase, dtype: str | None) -> str:
-    """Return the dtype whose tolerance holds; layers and networks have that of float32 only."""
+    """Return the dtype whose tolerance holds; only what runs on the host has that of float64."""
     if not case.path.startswith(VALUES):
         return "float32"
     return dtype or "float64"

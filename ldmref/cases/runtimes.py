@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,9 +15,10 @@ from ldmref.backends.openvino import import_openvino
 from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.make import value_cases
-from ldmref.cases.model import ONNX_PARTS, PARTS, GoldenCase
+from ldmref.cases.model import ONNX_PARTS, PARTS, TRACES, VALUE_PARTS, GoldenCase
 from ldmref.cases.network_cases import NetworkCase
 from ldmref.cases.recorder import flat
+from ldmref.cases.trace_runtimes import compute_trace, graph_backend
 from ldmref.errors import BackendUnavailable
 
 Outputs = dict[str, np.ndarray]
@@ -34,7 +36,7 @@ class OnnxRuntime:
         load: `load(module, path)` -> function of the inputs by name.
     """
 
-    parts: tuple[str, ...] = ONNX_PARTS
+    parts: tuple[str, ...] = (*ONNX_PARTS, TRACES)
 
     def __init__(
         self,
@@ -76,14 +78,21 @@ class OnnxRuntime:
         module = self.open()
         for case in cases:
             try:
-                inputs = reader.inputs(case)
-                values = self._load(module, str(reader.model(case)))(inputs)
+                outputs = self._compute(module, case, reader)
             except Exception as error:  # a runtime raises any class
                 first = (str(error).strip().splitlines() or [""])[0]
                 yield case, None, f"{type(error).__name__}: {first[:200]}"
                 continue
-            names = [x.name for x in case.outputs]
-            yield case, dict(zip(names, map(np.asarray, values), strict=True)), ""
+            yield case, outputs, ""
+
+    def _compute(self, module: Any, case: GoldenCase, reader: SuiteReader) -> Outputs:
+        """Compute one case; of a trace, the networks."""
+        load = partial(self._load, module)
+        if case.part == TRACES:
+            return compute_trace(case, reader, graph_backend(case, reader.suite, load))
+        values = load(str(reader.model(case)))(reader.inputs(case))
+        names = [x.name for x in case.outputs]
+        return dict(zip(names, map(np.asarray, values), strict=True))
 
 
 def _load_onnxruntime(module: Any, path: str) -> Callable:
@@ -129,12 +138,15 @@ class LdmrefRuntime:
         return " ".join(filter(None, ("ldmref,", ops.name, ops.version(), ops.dtype)))
 
     def run(self, cases: list[GoldenCase], reader: SuiteReader) -> Iterator[Answer]:
-        """Compute each case: layers and networks on the backend, all others on the host."""
+        """Compute each case: layers, networks and traces on the backend, others on the host."""
         wanted = {case.name: case for case in cases}
         if any(case.part in ONNX_PARTS for case in cases):
             for net in networks(reader.suite.families):
                 yield from self._run_network(net, wanted, reader)
-        for part in dict.fromkeys(case.part for case in cases if case.part not in ONNX_PARTS):
+        for case in cases:
+            if case.part == TRACES:
+                yield case, compute_trace(case, reader, self.backend), ""
+        for part in dict.fromkeys(case.part for case in cases if case.part in VALUE_PARTS):
             for value in value_cases(part):
                 if value.name in wanted:
                     case = wanted[value.name]

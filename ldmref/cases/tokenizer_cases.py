@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,10 +100,18 @@ def _case(
 
 def vocabulary_files() -> dict[str, str]:
     """Return a vocabulary of CLIP's and one of BERT's kind, by path."""
-    letters = byte_letters()
+    clip = byte_pair_files(byte_letters(), WORDS)
+    return {f"clip/{name}": text for name, text in clip.items()} | {
+        "bert/vocab.txt": word_piece_file()
+    }
+
+
+def byte_pair_files(letters: Iterable[str], words: Iterable[str]) -> dict[str, str]:
+    """Return the files of a vocabulary of CLIP's kind, in which some words are one token."""
+    letters = list(letters)
     tokens = [*letters, *(letter + WORD_END for letter in letters)]
     merges = []
-    for word in WORDS:
+    for word in words:
         parts = [*word[:-1], word[-1] + WORD_END]
         while len(parts) > 1:
             merge = parts[0], parts[1]
@@ -114,7 +122,11 @@ def vocabulary_files() -> dict[str, str]:
     vocabulary = {token: i for i, token in enumerate([*tokens, START, END])}
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     return {
-        "clip/vocab.json": json.dumps(vocabulary, ensure_ascii=False, indent=0),
-        "clip/merges.txt": "\n".join(lines) + "\n",
-        "bert/vocab.txt": "\n".join(PIECES) + "\n",
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False, indent=0),
+        "merges.txt": "\n".join(lines) + "\n",
     }
+
+
+def word_piece_file() -> str:
+    """Return the file vocab.txt of a vocabulary of BERT's kind."""
+    return "\n".join(PIECES) + "\n"

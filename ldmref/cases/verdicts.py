@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.cases.model import CaseTensor, GoldenCase
+from ldmref.cases.model import TRACES, CaseTensor, GoldenCase
 
 MISSING = "no result"
 
@@ -80,6 +80,9 @@ def compare_case(
 ) -> CaseVerdict:
     """Compare the outputs of a program with those of a case.
 
+    The verdict is about the output with the largest error; of a trace that fails, about the first
+    one that is wrong.
+
     Args:
         case: The case.
         expected: Its outputs by name.
@@ -101,6 +104,8 @@ def compare_case(
         if len(case.outputs) > 1 and detail:
             detail = f"{tensor.name}: {detail}"
         result = CaseVerdict(*head, passed, error, tolerance, detail, case.basis)
+        if case.part == TRACES and not passed:
+            return result  # what comes later has inherited the error
         if (not passed, result.ratio) > (not worst.passed, worst.ratio):
             worst = result
     return worst
@@ -140,7 +145,7 @@ def _compare(
 
 
 def summary(results: Iterable[CaseVerdict], suite: str, program: str) -> str:
-    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.0, 270 of 270 (layers)".
+    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.1, 270 of 270 (layers)".
 
     Args:
         results: The verdicts.
@@ -151,8 +156,8 @@ def summary(results: Iterable[CaseVerdict], suite: str, program: str) -> str:
         One line of text.
 
     >>> from ldmref.cases import CaseVerdict, summary
-    >>> summary([CaseVerdict("silu-1", "layers", "silu", True)], "ldmref-cases 1.0", "my port")
-    'my port passes ldmref-cases 1.0, 1 of 1 (layers)'
+    >>> summary([CaseVerdict("silu-1", "layers", "silu", True)], "ldmref-cases 1.1", "my port")
+    'my port passes ldmref-cases 1.1, 1 of 1 (layers)'
     """
     results = tuple(results)
     passed = sum(result.passed for result in results)

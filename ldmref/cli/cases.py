@@ -16,7 +16,9 @@ from ldmref.errors import UsageError, VerifyError
 if TYPE_CHECKING:
     from ldmref.cases import CaseVerdict, GoldenCase, Suite
 
-PART_NAMES = ("layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas")
+PART_NAMES = (
+    "layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas", "traces",
+)  # fmt: skip
 RUNTIME_NAMES = ("onnxruntime", "openvino", "onnx-reference", "ldmref")
 FAILURES = 50  # lines about failing cases
 
@@ -43,7 +45,8 @@ def cases() -> None:
     "families",
     multiple=True,
     metavar="NAME",
-    help="Only networks and layers of this family (sd15, sdxl, taesd, ...); may be repeated.",
+    help="Only networks, layers and traces of this family (sd15, sdxl, taesd, ...); may be "
+    "repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts and the digest as JSON.")
 def make(
@@ -55,8 +58,9 @@ def make(
 ) -> None:
     """Write the golden cases to a folder.
 
-    Layers and networks are ONNX backend test cases, all others JSON; cases.json lists everything.
-    Two runs on one machine write the same bytes. docs/cases.md describes the files.
+    Layers and networks are ONNX backend test cases, traces safetensors, all others JSON, and
+    cases.json lists everything. Two runs on one machine write the same bytes. docs/cases.md
+    describes the files.
 
     Example: ldmref cases make -o cases
     """
@@ -86,7 +90,7 @@ def make(
     "--command",
     metavar="COMMAND",
     help="Program that computes the cases and writes its results to {output}: "
-    "'./my_runner {folder} {output}', once for all, or with {case} once per ONNX case.",
+    "'./my_runner {folder} {output}', once for all, or with {case} once per ONNX case and trace.",
 )
 @click.option("--values", metavar="FILE", help="Results of another program: .json or .safetensors.")
 @click.option(
@@ -129,7 +133,7 @@ def run(
 
     _check_flags(runtime, backend, command, values, dtype, output)
     judge = SuiteJudge(runtime or "ldmref", backend, command, values, dtype, output, timeout)
-    with _open_suite(folder, parts or judge.parts()) as suite:
+    with _open_suite(folder, judge.needed_parts(parts)) as suite:
         selected = suite.select(patterns, parts or PART_NAMES, kinds)
         if as_list:
             _print_cases(selected, as_json)
@@ -145,7 +149,7 @@ def run(
         raise UsageError(
             f"{judge.program()} computes none of these cases",
             code="E-CASES",
-            hint="runtimes of ONNX models compute layers and networks",
+            hint="runtimes of ONNX models compute layers, networks and traces",
         )
     failed = [result for result in results if not result.passed]
     verdict = summary(results, suite.label, judge.program())
@@ -203,6 +207,12 @@ class SuiteJudge:
             if all(name.startswith(tuple(f"{part}." for part in PART_NAMES)) for name in names):
                 return tuple(part for part in PART_NAMES if part not in ("layers", "networks"))
         return PART_NAMES
+
+    def needed_parts(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the parts to make for a run: also the networks that traces call."""
+        needed = parts or self.parts()
+        graphs = self.runtime is not None and self.runtime.name != "ldmref"
+        return (*needed, "networks") if graphs and "traces" in needed else needed
 
     def program(self) -> str:
         """Return what is judged, for the verdict."""

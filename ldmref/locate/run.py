@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def diff_traces(
     Args:
         port: The trace of the port.
         model: The model that the port ran, with parameters in float32.
-        reference: A trace of the same run, for the inherited differences. None: there are none.
+        reference: A trace of the same run, for the inherited differences, and for the request
+            if the port's trace does not name one. None: there is none.
         controlnets: The ControlNets of the run, in their order; without them, their calls are not
             judged.
         dtype: The port's number format. None: as recorded.
@@ -75,6 +77,8 @@ def diff_traces(
     """
     start = time.perf_counter()
     form = port_dtype(port, dtype)
+    if reference is not None:
+        port = _with_request(port, reference)
     calls = port.calls
     if not calls:
         raise UsageError(
@@ -131,6 +135,14 @@ def judge_call(
     if known and len(unknown) == len(known):
         judge.rows.append(_no_layer(call))
     return judge.rows
+
+
+def _with_request(port: Trace, reference: Trace) -> Trace:
+    """Return the port's trace with the request of the reference, if it does not have its own."""
+    request = reference.manifest.get("params")
+    if request is None or "params" in port.manifest or "scheduler" in port.manifest:
+        return port
+    return replace(port, manifest={**port.manifest, "params": request})
 
 
 def _no_layer(call: str) -> Row:

@@ -53,7 +53,7 @@ def test_the_manifest_describes_the_files(small):
     suite = read_suite(small.folder)
     assert suite == small
     manifest = json.loads((small.folder / "cases.json").read_text())
-    assert manifest["format"] == "ldmref-cases" and manifest["version"] == "1.0"
+    assert manifest["format"] == "ldmref-cases" and manifest["version"] == "1.1"
     assert manifest["count"] == len(suite.cases) == sum(manifest["counts"].values())
     for path, digest in manifest["digests"].items():
         assert hashlib.sha256((small.folder / path).read_bytes()).hexdigest() == digest
@@ -179,9 +179,9 @@ def test_the_whole_suite_is_made_twice_with_equal_bytes(tmp_path):
     assert first.digest == make_suite(tmp_path / "b").digest
     assert len(first.cases) > 600
     parts = Counter(case.part for case in first.cases.values())
-    assert parts.keys() == {"layers", "networks", *VALUE_PARTS}
+    assert parts.keys() == {"layers", "networks", "traces", *VALUE_PARTS}
     page = (Path(__file__).parents[2] / "docs/cases.md").read_text()
     for part, count in parts.items():
         assert f"| `{part}` | {count} |" in page, part
-    both = parts["layers"] + parts["networks"]
-    assert f"1.0, {both} of {both} (layers, networks)" in page
+    both = parts["layers"] + parts["networks"] + parts["traces"]
+    assert f"1.1, {both} of {both} (layers, networks, traces)" in page

@@ -196,6 +196,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref cases make -o cases": TORCH,
         "sd15-cases": TORCH,
         "ldmref cases run cases": TORCH,
+        "sd15.txt2img.ddim my-trace": elsewhere("tests/cases/test_trace_cases.py"),
         "load_model_tests": TORCH,
         "read_suite": TORCH,
     },

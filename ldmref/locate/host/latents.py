@@ -9,6 +9,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.host.context import HostContext
+from ldmref.trace.model import TraceEntry
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
 LEAST = 2e-6  # latents are handed over in float32
@@ -80,7 +81,7 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
     steps = context.calls("sampler")
     for entry in context.calls("vae.decode"):
         got = context.read(entry, "latents", "input", "z", "sample")
-        last = context.read_output(steps[-1]) if steps else None
+        last = _last_state(context, steps[-1]) if steps else None
         if got is None or last is None:
             continue
         if got.shape != last.shape:
@@ -118,6 +119,12 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
             variants=_first_that_fits(variants, got),
             segment="from the last step to the decoder",
         )
+
+
+def _last_state(context: HostContext, step: TraceEntry) -> np.ndarray | None:
+    """Return x after a step; of inpainting, with the known values put into it."""
+    constrained = context.read_output(context.port.find(step.call, "constrain"))
+    return context.read_output(step) if constrained is None else constrained
 
 
 def _first_that_fits(

@@ -1,0 +1,202 @@
+"""Golden traces: whole runs of tiny models, whose noise and images are data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref import modes
+from ldmref.cases.parameters import random_array
+from ldmref.cases.shrink import SIZE
+from ldmref.cases.values import NamedArrays
+from ldmref.io.tensors.writer import TensorSource
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.generate import GeneratedImage, on_backend
+from ldmref.modes.run import Plan
+from ldmref.modes.trajectory import Trajectory
+from ldmref.samplers.registry import SAMPLERS
+from ldmref.trace.model import TraceEntry
+from ldmref.trace.recorder import Recorder
+from ldmref.trace.run import TracedRun, describe_program, describe_run, traced_run
+from ldmref.trace.selection import Selection
+from ldmref.trace.steps import TracedTrajectory
+from ldmref.trace.store import SpooledStore
+
+PROMPT = "a red heart"
+NEGATIVE = "table"
+SIDE = 16  # of the images, in pixels
+LATENTS = (1, 4, SIZE, SIZE)
+STEPS = 3
+NOISE = "noise"  # the names of tensors that are not a call's
+MASK = "mask"
+GIVEN = "vae.encode//input.image"
+STEP_NOISE = "sampler.{:03}//input.noise"
+
+
+@dataclass(frozen=True)
+class GoldenTrace:
+    """One run.
+
+    Attributes:
+        name: `FAMILY.MODE.SAMPLER`.
+        family: Its model, a name in `golden_models.FAMILIES`.
+        mode: "txt2img", "img2img" or "inpaint".
+        params: Further parameters of the mode.
+        noisy: Whether the sampler adds noise.
+    """
+
+    name: str
+    family: str
+    mode: str
+    params: Mapping[str, Any]
+    noisy: bool = False
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """Return the arrays that the run is given, by the name of the tensor.
+
+        There is noise for the last step, which most samplers do not use.
+        """
+        found = {NOISE: random_array(f"traces/{self.name}/noise", LATENTS)}
+        for i in range(STEPS if self.noisy else 0):
+            found[STEP_NOISE.format(i)] = random_array(f"traces/{self.name}/noise/{i}", LATENTS)
+        if self.mode != "txt2img":
+            pixels = np.rint(63.5 * random_array("traces/image", (1, 3, SIDE, SIDE)) + 127.5)
+            found[GIVEN] = np.clip(pixels, 0.0, 255.0) / 127.5 - 1.0
+        if self.mode == "inpaint":
+            mask = np.zeros((1, 1, SIDE, SIDE))
+            mask[..., 4:12, 2:10] = 1.0
+            found[MASK] = mask
+        return {name: x.astype(np.float64) for name, x in found.items()}
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """The recorded calls of a run.
+
+    Attributes:
+        tensors: The inputs and outputs of every call, by name.
+        entries: The calls, in their order.
+        manifest: The request, the model and the backend.
+    """
+
+    tensors: dict[str, np.ndarray] = field(repr=False)
+    entries: list[TraceEntry] = field(repr=False)
+    manifest: dict[str, Any]
+
+
+def golden_traces() -> Iterator[GoldenTrace]:
+    """Yield all runs: each family with a deterministic sampler, and some with an ancestral one."""
+    deterministic = {
+        "sd15": "ddim",
+        "sd2-base": "pndm",
+        "sd2-v": "ddim",
+        "sdxl": "euler",
+        "ldm-text2img-large": "ddim",
+        "ldm-text2img256": "euler",
+        "emoji": "dpmpp_2m",
+        "emoji-128": "euler",
+    }
+    for family, sampler in deterministic.items():
+        negative = "" if family == "sdxl" else NEGATIVE  # its empty prompt is encoded as zeros
+        yield _trace(family, "txt2img", sampler, negative_prompt=negative)
+    for family in ("sd15", "sd2-v", "sdxl", "emoji"):
+        yield _trace(family, "txt2img", "euler_a")
+    yield _trace("sd15", "img2img", "ddim", steps=STEPS + 1, strength=0.75)
+    yield _trace("sd15", "inpaint", "ddim")
+
+
+def _trace(family: str, mode: str, sampler: str, **changes: Any) -> GoldenTrace:
+    params = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": STEPS, "sampler": sampler}
+    params |= {"cfg_scale": 5.0, "seed": 0} | changes
+    if mode == "txt2img":
+        params |= {"width": SIDE, "height": SIDE}
+    name = f"{family}.{mode}.{sampler}"
+    return GoldenTrace(name, family, mode, params, SAMPLERS[sampler].stochastic)
+
+
+def record_run(
+    trace: GoldenTrace,
+    model: LatentDiffusion,
+    inputs: NamedArrays,
+    change: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory,
+) -> RecordedRun:
+    """Generate the image of a golden trace from the given noise, and record every call.
+
+    Args:
+        trace: The run.
+        model: The model, `golden_model(trace.family)` on any backend.
+        inputs: The arrays of `GoldenTrace.inputs`.
+        change: Changes the sampling before its first step.
+    """
+    plan = _plan(trace, model, inputs)
+    found = RecordedRun({}, [], {})
+    selection = Selection()
+    store = partial(SpooledStore, Path(tempfile.gettempdir()))
+    recorder = Recorder(_Calls(found), store, selection)
+    with traced_run(plan, model, recorder, whole=True) as traced:
+        values = {f.name: getattr(traced, f.name) for f in fields(TracedRun)}
+        run = GivenRun(**values, inputs=inputs, change=change)
+        assert any(isinstance(event, GeneratedImage) for event in run.generate())
+        found.manifest.update(describe_program(model, selection) | describe_run(run))
+    return found
+
+
+def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: NamedArrays) -> Plan:
+    """Return the plan of a run whose initial noise is given."""
+    params = dict(trace.params)
+    if trace.mode != "txt2img":
+        pixels = np.rint(127.5 * (inputs[GIVEN][0].transpose(1, 2, 0) + 1.0))
+        params["image"] = pixels.astype(np.uint8)
+    if trace.mode == "inpaint":
+        params["mask"] = inputs[MASK][0, 0] > 0.5
+    plan = modes.plan(trace.mode, model, **params)
+    assert isinstance(plan, Plan)
+    start = plan.start
+    return replace(plan, start=lambda model: replace(start(model), noise=inputs[NOISE]))
+
+
+@dataclass(frozen=True, eq=False)
+class GivenRun(TracedRun):
+    """A recorded run whose noise is given."""
+
+    inputs: NamedArrays = field(kw_only=True, repr=False)
+    change: Callable[[Trajectory], Trajectory] = field(kw_only=True, repr=False)
+
+    def trajectory(self, batch: slice) -> Trajectory:
+        """Prepare the sampling of a batch, with the given noise."""
+        trajectory = super().trajectory(batch)
+        assert isinstance(trajectory, TracedTrajectory)
+        names = (STEP_NOISE.format(i) for i in range(STEPS))
+        noises = iter([self.inputs[name] for name in names if name in self.inputs])
+        ops = self.model.backend
+        watch = trajectory.watch
+        changed = self.change(
+            replace(watch.trajectory, noise=lambda: on_backend(ops, next(noises)))
+        )
+        watch.trajectory = changed
+        return replace(trajectory, x=changed.x, guidance=changed.guidance)
+
+
+class _Calls:
+    """Complete calls, kept in memory."""
+
+    def __init__(self, found: RecordedRun):
+        self.found = found
+
+    def write_call(
+        self,
+        call: str,
+        entries: list[TraceEntry],
+        tensors: Mapping[str, TensorSource],
+        shared: Mapping[str, str],
+    ) -> None:
+        """Keep the tensors of a call."""
+        arrays = {name: np.array(tensor.read()) for name, tensor in tensors.items()}
+        self.found.tensors.update(arrays | {name: arrays[old] for name, old in shared.items()})
+        self.found.entries.extend(entries)
