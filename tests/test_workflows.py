@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ldmref.version import __version__
+
 yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "workflows"
@@ -99,8 +101,7 @@ def test_a_release_needs_one_version_everywhere():
 
 
 def test_the_version_of_the_citation_is_that_of_the_package():
-    version = (ROOT / "ldmref" / "version.py").read_text("utf-8").split('"')[-2]
-    assert load(ROOT / "CITATION.cff")["version"] == version
+    assert load(ROOT / "CITATION.cff")["version"] == __version__
 
 
 def test_the_hooks_of_pre_commit_are_those_of_make_lint():

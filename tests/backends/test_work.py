@@ -13,7 +13,7 @@ from ldmref.backends.fast import winograd as winograd_module
 from ldmref.backends.fast.convolution import winograd_pays
 from ldmref.backends.fast.numpy import FastNumpyBackend
 
-MODULES = (attention, convolution, matmul, norms, pointwise, winograd_module, fast_numpy)
+MODULES = (attention, convolution, matmul, norms, pointwise, fast_numpy, threads)
 
 
 def zeros(*shape):
@@ -30,15 +30,16 @@ def recorded(monkeypatch):
     """On four threads: into how many blocks each call is divided, and the largest scratch array."""
     calls = []
     largest = [0]
+    allocate = threads.scratch
 
-    def parallel(function, blocks, shapes=()):
+    def parallel(function, blocks):
         calls.append(blocks)
         for i in range(blocks):
             function(i)
 
     def scratch(name, shape, dtype=np.float32):
         largest[0] = max(largest[0], math.prod(shape))
-        return threads.scratch(name, shape, dtype)
+        return allocate(name, shape, dtype)
 
     monkeypatch.setattr(threads, "count", lambda: 4)
     for module in MODULES:

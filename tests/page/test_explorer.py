@@ -12,16 +12,18 @@ from ldmref import explore
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3&p.steps=6"
 PIXELS = """
-([selector, position]) => {
+([selectors, position]) => {
   if (position !== null) {
     const slider = document.querySelector(".ex-scrubber input");
     slider.value = position;
     slider.dispatchEvent(new Event("input", {bubbles: true}));
   }
-  const canvas = document.querySelector(selector);
-  const {width, height} = canvas;
-  const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-  return {width, height, data: [...data], kind: canvas.dataset.kind};
+  return selectors.map((selector) => {
+    const canvas = document.querySelector(selector);
+    const {width, height} = canvas;
+    const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+    return {width, height, data: [...data], kind: canvas.dataset.kind};
+  });
 }
 """
 IMAGES = ("x", "x0_uncond", "x0_cond", "x0")
@@ -55,9 +57,17 @@ def saved(page, letter="A"):
 
 def pixels(page, panel, position=None, row=0):
     """Move the scrubber and read a canvas in one task: what is there before the next frame."""
-    selector = f".ex-panels[data-row='{row}'] [data-image='{panel}'] canvas"
-    found = page.evaluate(PIXELS, [selector, position])
-    return np.reshape(found["data"], (found["height"], found["width"], 4))[..., :3], found["kind"]
+    [found] = all_pixels(page, [panel], position, row)
+    return found
+
+
+def all_pixels(page, panels, position, row=0):
+    """Move the scrubber and read several canvases in one task, before an image is decoded."""
+    selectors = [f".ex-panels[data-row='{row}'] [data-image='{x}'] canvas" for x in panels]
+    return [
+        (np.reshape(x["data"], (x["height"], x["width"], 4))[..., :3], x["kind"])
+        for x in page.evaluate(PIXELS, [selectors, position])
+    ]
 
 
 def state_of(page):
@@ -79,8 +89,8 @@ def test_images_of_every_step_are_the_linear_preview(emoji_link):
     page = emoji_link()
     record = saved(page)
     for k in range(record.steps + 1):
-        for name in IMAGES:
-            found, kind = pixels(page, name, k)
+        images = all_pixels(page, IMAGES, k)
+        for name, (found, kind) in zip(IMAGES, images, strict=True):
             expected = linear(record, latents_of(record, name, k))
             assert kind == "linear"
             assert np.abs(found - expected).max() <= 1, (name, k)
