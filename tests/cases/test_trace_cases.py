@@ -140,7 +140,14 @@ def test_tolerances_are_small(traces):
 # -- right programs ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "onnx-reference", "numpy", "torch"])
+SLOW = pytest.mark.slow
+RUN_BY = [
+    "onnxruntime",
+    *(pytest.param(x, marks=SLOW) for x in ("openvino", "onnx-reference", "numpy", "torch")),
+]
+
+
+@pytest.mark.parametrize("name", RUN_BY)
 def test_runtimes_pass_the_traces(traces, name):
     pytest.importorskip(RUNTIMES[name]._module if name in RUNTIMES else name)
     runtime = open_runtime(name) if name in RUNTIMES else open_runtime("ldmref", name)

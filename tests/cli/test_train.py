@@ -30,7 +30,13 @@ def test_train_and_draw(ldm, data, work):
     assert ran.code == 0 and ran.err.startswith("red-heart-1.png  seed 1  16x16")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_and_resumed(ldm, data, work, monkeypatch, number, code):
     def report(progress):
         if progress.stage == "diffusion" and progress.step == 2:
@@ -84,10 +90,18 @@ def test_the_first_stage_alone(ldm, data, work):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--size", "32"], "data.size was 16, now 32"),
         (["--seed", "7"], "seed was 0, now 7"),
-        (["--lr", "0.5"], "diffusion.optimizer.learning_rate was 0.001, now 0.5"),
-        (["--batch", "3"], "diffusion.optimizer.batch_size was 2, now 3"),
+        pytest.param(["--size", "32"], "data.size was 16, now 32", marks=pytest.mark.slow),
+        pytest.param(
+            ["--lr", "0.5"],
+            "diffusion.optimizer.learning_rate was 0.001, now 0.5",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--batch", "3"],
+            "diffusion.optimizer.batch_size was 2, now 3",
+            marks=pytest.mark.slow,
+        ),
         (["--data", "other"], "other' with 1 image"),
     ],
 )

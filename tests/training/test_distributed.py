@@ -96,16 +96,10 @@ CASES = {
         "first": {"shard": True, "muon_rate": 0.01}, "autoencoder": {"objective": OF_A_BATCH},
     },
 }  # fmt: skip
-ALWAYS = ("FSDP2",)  # each case trains twice; the others are slow
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param(changes, id=name, marks=() if name in ALWAYS else pytest.mark.slow)
-        for name, changes in CASES.items()
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_two_ranks_of_4_equal_one_of_8(recipe_file, tmp_path, changes):
     (tmp_path / "program.py").write_text(PROGRAM)
     for number in (1, 2):

@@ -21,9 +21,8 @@ SCRIPT = Path(__file__).with_name("killing.py")
 KILLS = int(os.environ.get("KILLS", "4"))
 
 
-@pytest.mark.parametrize(
-    ("kills", "seed"), [(KILLS, 1), pytest.param(max(KILLS, 200), 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "seed"), [(KILLS, 1), (max(KILLS, 200), 2)])
 def test_killed_at_random_moments(recipe, tmp_path, kills, seed):
     file = tmp_path / "recipe.toml"
     file.write_text(to_toml(recipe(10, checkpoint={"seconds": 0, "steps": 1})))
