@@ -142,7 +142,7 @@ def xp(library):
 
 @pytest.fixture(scope="session", params=["float64", "float32"])
 def dtype(request):
-    """The name of a floating type, to draw arrays in and to look up on `xp`."""
+    """Return the name of a floating type, to sample arrays in and to look up on `xp`."""
     return request.param
 
 

@@ -5,12 +5,12 @@
 | `compvis`    | leading, quad                        | offset 1, timestep 0's sigma; n = 30   |
 |              |                                      | of 1000 makes 31 steps                 |
 | `diffusers`  | leading, linspace, trailing;         | offset 1; `ddim` ends at timestep 0's  |
-|              | but for `ddim`: karras, exponential, | sigma, the other families at 0         |
+|              | not `ddim`: karras, exponential,     | sigma, the other families at 0         |
 |              | beta_sigma                           |                                        |
 | `kdiffusion` | linspace, karras, exponential        | not rounded; 0                         |
 | `course`     | leading                              | offset 0; 0                            |
 
-Those of `diffusers` are its classes as configured for Stable Diffusion: `steps_offset=1`,
+The grids of `diffusers` are those of its classes for Stable Diffusion: `steps_offset=1`,
 `set_alpha_to_one=False`.
 
 Source: CompVis/latent-diffusion, `ldm/modules/diffusionmodules/util.py`; k-diffusion, `external.py`

@@ -21,7 +21,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rgl
 FENCE = re.compile(r" *(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)$")
 SPAN = re.compile(r"\$`(?P<formula>[^`]+)`\$|(?P<ticks>`+)(?!`).+?(?P=ticks)")  # math, or code
 LINK_WITH_FORMULA = re.compile(r"\[[^\]]*\$`[^`]+`\$[^\]]*\]\(")
-# what may touch an inline formula, besides the ends of a line
+# characters that may touch an inline formula, in addition to the ends of a line
 BEFORE = " (*"
 AFTER = " .,;:!?)*"
 

@@ -30,7 +30,7 @@ class Case:
         model: replaces the tiny model; a function makes it. `load`: further arguments of `load`.
         warns: whether a success has a warning.
         argv: a whole command line instead, for commands that Python does not have.
-        interfaces: those that can express the input, besides HTTP (`fault_http.can_express`).
+        interfaces: those that can express the input; for HTTP see `fault_http.can_express`.
         usage: the command line refuses it while reading its flags, with code E-USAGE.
     """
 

@@ -29,7 +29,7 @@ def failure(target: Target, data: bytes) -> tuple[str, str] | None:
     """
     try:
         check(target, data)
-    except BaseException as error:  # Rust's panics are no Exception
+    except BaseException as error:  # Rust's panics are not an Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         trace = error.__traceback__

@@ -1,4 +1,4 @@
-"""Where reading and writing stop: sizes, ranges, depths, and what a file looks like afterwards."""
+"""Limits of reading and writing: sizes, ranges and depths, and the files that are written."""
 
 from __future__ import annotations
 

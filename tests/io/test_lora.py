@@ -51,7 +51,7 @@ def change(shape, rank=2, seed=0):
 
 
 def kohya(flat, names=KOHYA, alpha=None, rank=2):
-    """A file in kohya's names."""
+    """Return tensors in kohya's names."""
     tensors = {}
     for seed, (ours, name) in enumerate(names.items()):
         down, up = change(flat[ours].shape, rank, seed)
@@ -353,7 +353,7 @@ def peft(flat, alone=True):
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_files_of_peft(flat, tmp_path, alone):
-    """The same as without its wrapper; alpha stands in the file beside."""
+    """The result is the same as without its wrapper; alpha is in adapter_config.json."""
     tensors = peft(flat, alone)
     path = tmp_path / "adapter_model.safetensors"
     assert tensors

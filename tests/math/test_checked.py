@@ -1,6 +1,7 @@
 """`ldmref.math.checked`: the docstrings' ranges, shapes and dtypes are checked, and nothing else.
 
-Valid calls are those of the identities of `ldmref check`; then one argument at a time is spoilt.
+Valid calls are those of the identities of `ldmref check`. Then one argument at a time is made
+invalid.
 """
 
 import inspect

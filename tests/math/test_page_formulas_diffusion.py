@@ -229,7 +229,7 @@ def test_noise_of_an_ancestral_step():
     beta_tilde = (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
     up = after * (1 - after / before)
     assert is_zero(beta_tilde / a_s - up)
-    # the mean of the posterior has sigma_down eps beside x_0
+    # the mean of the posterior has sigma_down eps in addition to x_0
     eps = sp.symbols("epsilon", real=True)
     mean = sp.sqrt(a_t / a_s) * (1 - a_s) / (1 - a_t) * sp.sqrt(1 - a_t) * eps
     assert is_zero(mean**2 / a_s - (after - up) * eps**2)

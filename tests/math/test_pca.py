@@ -24,7 +24,7 @@ def to(xp, dtype, *arrays):
 
 
 def spread(x):
-    """How far eps is magnified: the largest variance over the smallest gap of variances."""
+    """Return the factor on eps: the largest variance over the smallest gap of variances."""
     values = np.linalg.eigvalsh(np.cov(x.T))
     return float(values[-1] / np.diff(values, prepend=0.0).min())
 

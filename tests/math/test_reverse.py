@@ -194,7 +194,7 @@ def test_sde_score_is_the_score_of_the_marginal(name, t):
 @every_sde
 @given(data=st.data())
 def test_sde_score_takes_a_time_for_each(xp, dtype, xp_assert_close, to_numpy, name, data):
-    """Of data N(0, 4) the marginal at t is N(0, 4 m^2 + s^2)."""
+    """The marginal at t of data N(0, 4) is N(0, 4 m^2 + s^2)."""
     sde = SDES[name]
     (x,) = data.draw(strategies.paired(1, xp, dtype))
     t = xp.asarray([0.375, 0.75, 0.125][: x.shape[0]], dtype=x.dtype)

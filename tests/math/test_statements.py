@@ -1,7 +1,7 @@
-"""What the pages of docs/math state beyond the formulas of single functions, with its conditions.
+"""Statements of docs/math beyond the formulas of single functions, with their conditions.
 
 A test names its page and quotes the statement; the last test fails if the page no longer says so.
-Where a condition is easily dropped, the test shows that the statement without it is false.
+If a condition is easily dropped, the test shows that the statement without it is false.
 """
 
 import re
@@ -175,7 +175,7 @@ def test_the_bound_s_weight_of_eps_falls_from_the_first_step_to_the_middle(betas
 
 @states("objective.md", "closes at the rate $`2/T`$")
 def test_the_gap_of_the_bound_closes_at_the_rate_of_the_image():
-    """The entropy's own oracle is in test_bound.py; this is the number beside the image."""
+    """The entropy's own oracle is in test_bound.py; this is the number next to the image."""
     gap = runpy.run_path(str(ROOT / "scripts" / "math_plots" / "objective.py"))["gap"]
     for steps in (64, 256):
         assert 1.8 < steps * gap(steps, "fixed_large") < 2.3

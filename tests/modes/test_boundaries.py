@@ -1,4 +1,4 @@
-"""The ends of every range, and values beside them; what the docstrings and the schema promise."""
+"""The ends of every range and values next to them, by the docstrings and the schema."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_both_ends_of_a_range_are_allowed(mode):
             continue
         for value in (parameter.kind(limits.low), parameter.kind(limits.high)):
             if name == "eta" and mode == "interpolate" and value:
-                continue  # its sampler draws no noise
+                continue  # its sampler adds no noise
             asked = {name: value} | WITH.get(name, {})
             if name == "steps" and mode == "img2img":
                 asked |= {"strength": 1.0}  # a part of one step is none

@@ -1,4 +1,4 @@
-"""What Python's own numbers and paths do, NumPy's numbers and any path-like object do, too."""
+"""NumPy's numbers and path-like objects work like Python's own numbers and paths."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def labels(seed):
     return np.random.default_rng(seed).integers(0, 3, (16, 16))
 
 
-# Of every mode: its arguments, and the argument with another image (txt2img and interpolate have
+# For every mode: its arguments, and the argument with another image (txt2img and interpolate have
 # none: their latents or prompt).
 ARGUMENTS = {
     "txt2img": ({"prompt": "a cat", "seed": 1, "count": 2}, {"seed": 2}),

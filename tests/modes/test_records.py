@@ -1,4 +1,4 @@
-"""What a run says about itself: progress, parameters, warnings, files, estimates and signatures."""
+"""Information about a run: progress, parameters, warnings, files, estimates and signatures."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ def test_a_saved_record_is_opened_again(server, open_link, new_context, tmp_path
     other.get_by_label("Record file").set_input_files(file)
     other.locator(".ex-strips canvas").first.wait_for()
     other.wait_for_function("() => location.hash.includes('p.prompt=a+red+cat')")
-    # It was read from the file, and not made again.
+    # It was read from the file instead of made again.
     assert [job.kind for job in server.engine.jobs() if job.kind != "decode"] == ["record"]
 
 

@@ -1,4 +1,4 @@
-"""A small folder whose scheduler is written anew for every case, and what both sides draw of it."""
+"""A small folder whose scheduler is rewritten for every case, and the images of both sides."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(file):
-    """(facts, latents, pixels) of the image that a process of its own draws, by backend."""
+    """Return (facts, latents, pixels) of an image from a separate process, by backend."""
     found = {}
     for backend in ("numpy", "torch"):
         out = file.parent / f"{backend}.npz"

@@ -1,7 +1,7 @@
 """One seed gives diffusers' image: its own pipelines, on the same random weights.
 
-`rng="torch"` has to draw everything that the pipelines draw, in their order. The first test asks
-the pipelines themselves for their order, which is what docs/random.md says.
+`rng="torch"` has to sample everything that the pipelines sample, in their order. The first test
+asks the pipelines themselves for their order, which docs/random.md states.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps against diffusers' schedulers, call by call, with one analytic model.
 
-The scheduler gets this grid's sigmas in float64 in place of its own float32 ones. What then still
-differs is stated as the tolerance: `EXACT` where the scheduler computes in float64; `SINGLE` where
+The scheduler gets this grid's sigmas in float64 instead of its float32 ones. The difference that
+remains is stated as the tolerance: `EXACT` where the scheduler computes in float64; `SINGLE` where
 it casts the sample to float32 (Euler, Euler-ancestral, DPM-Solver multistep and LCM's table).
 """
 
@@ -45,7 +45,7 @@ def eps_of(x, sigma):
 
 @pytest.fixture
 def same_noise(monkeypatch):
-    """diffusers draws our noises, in order."""
+    """Return a function that makes diffusers use our noises, in order."""
 
     def use(name):
         noises = iter(NOISES)

@@ -210,7 +210,7 @@ def test_taesd_against_diffusers(tiny, backend):
 
 
 def test_taesd_file_of_the_published_sizes(tiny, tmp_path):
-    """Without a configuration beside it, as one that was fetched alone."""
+    """It has no configuration next to it, as if it was fetched alone."""
     theirs, folder = tiny
     shutil.copy(folder / WEIGHTS, tmp_path / WEIGHTS)
     folder = tmp_path

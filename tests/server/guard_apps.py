@@ -1,4 +1,4 @@
-"""What the tests of the guard share: an ASGI client in the process, and raw sockets."""
+"""Shared by the tests of the guard: an ASGI client in the process, and raw sockets."""
 
 from __future__ import annotations
 

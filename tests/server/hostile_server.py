@@ -21,7 +21,7 @@ from ldmref.server.guard import Limits, uvicorn_options
 from ldmref.server.settings import ServerSettings
 
 PACKAGE = str(Path(ldmref.__file__).parent)
-# What no answer may contain: lines of a traceback, and paths of this machine.
+# No answer may contain lines of a traceback, or paths of this machine.
 LEAKS = re.compile(
     rf"Traceback|File \"|\.py:\d|\.py\", line|site-packages|{re.escape(PACKAGE)}|\bline \d+, in "
 )

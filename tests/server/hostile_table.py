@@ -1,7 +1,7 @@
 """Hostile requests, one line each: what is sent, and the status that it must get.
 
 `HEADS` are wrong by their heads or by the way in which their bodies arrive: every interface refuses
-them alike. `BODIES` have wrong JSON, or wrong values in JSON.
+them in the same way. `BODIES` have wrong JSON, or wrong values in JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`ldmref serve` in a process of its own, as users start it."""
+"""`ldmref serve` in a separate process, as users start it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Got(NamedTuple):
-    """An answer over a connection of its own."""
+    """An answer over a separate connection."""
 
     status: int
     headers: dict[str, str]

@@ -69,13 +69,13 @@ def test_accepted_body_is_accepted(port, name, interface):
 @pytest.mark.parametrize("row", HEADS, ids=lambda row: row.title)
 @NAMES
 def test_head(port, name, row):
-    """The guard stands before all interfaces, those that this version lacks included."""
+    """The guard comes before all interfaces, also those that this version lacks."""
     data = build(
         INTERFACES[name], method=row.method, target=row.target, host=row.host, lines=row.lines,
         headers=row.headers, body=row.body,
     )  # fmt: skip
     reply = send(port, data)
-    # What h11 refuses has no path yet, and a wrong target has no interface.
+    # A request that h11 refuses has no path yet, and a wrong target has no interface.
     parsed = reply.status not in (400, 431, 501) or b"E-REQUEST" not in reply.body
     if row.target or (not parsed and name != "native"):
         name = "native"

@@ -26,7 +26,7 @@ from ldmref.training.monitor.metrics import read_metrics
 from ldmref.training.recipes.file import read_recipe
 from ldmref.training.run import train
 
-assert pipeline  # imported here, and not in every fork
+assert pipeline  # imported here instead of in every fork
 
 
 def fork_training(recipe, folder, modules=None):

@@ -66,7 +66,7 @@ OTHERS = (
 
 @pytest.fixture
 def others(images):
-    """Files of other kinds beside the three images."""
+    """Add files of other kinds next to the three images."""
     (images / "sub").mkdir()
     for name in OTHERS:
         (images / name).write_bytes(b"anything")

@@ -1,5 +1,5 @@
-"""LoRA, textual inversion and full fine-tuning of a small model: what they change, learn, write,
-and draw with."""
+"""LoRA, textual inversion and full fine-tuning of a small model: changed parameters, losses,
+files, and images."""
 
 from __future__ import annotations
 

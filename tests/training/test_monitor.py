@@ -1,4 +1,4 @@
-"""What a training leaves in its folder while it runs; nothing of it changes the training."""
+"""The files that a training writes while it runs; they do not change the training."""
 
 from __future__ import annotations
 
