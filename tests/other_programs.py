@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 def grid_of(
     alpha_bar: np.ndarray, steps: int, convention: str, spacing: str, family: str = "ddim"
 ) -> Grid:
-    """The grid that another program makes.
+    """Return the grid that another program makes.
 
     Args:
         alpha_bar: of every training timestep, (T,), decreasing.
@@ -103,7 +103,7 @@ def course(table: np.ndarray, steps: int, spacing: str, family: str) -> Grid:
 
 
 def _on_table(table: np.ndarray, t: np.ndarray, final: float) -> Grid:
-    """The sigmas of whole timesteps, which must exist."""
+    """Return the sigmas of whole timesteps, which must exist."""
     if t.min() < 0 or t.max() >= len(table):
         raise UsageError(
             f"timesteps {t.min():.0f} to {t.max():.0f} leave the table of {len(table)}",

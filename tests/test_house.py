@@ -294,7 +294,7 @@ def import_graph():
 
 
 def circle_in(graph):
-    """A circle of modules that import each other, or None."""
+    """Return a circle of modules that import each other, or None."""
     done = set()
     path = []
 

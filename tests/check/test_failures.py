@@ -18,7 +18,7 @@ NUMPY = get_backend("numpy", dtype="float64")
 
 
 def results_of_several_values():
-    """(identity, function, number of values) for every function that returns a plain tuple."""
+    """Return (identity, value) by name, for every function that returns a tuple."""
     found = {}
 
     for identity in identities():

@@ -62,7 +62,7 @@ def case(
     usage: bool = False,
     **parameters: Any,
 ) -> Case:
-    """A request: `parameters` are those of the mode."""
+    """Return the case of a request: `parameters` are those of the mode."""
     interfaces = (only,) if only else (PYTHON, COMMAND_LINE)
     return Case(
         row, title, error, code, mode, parameters, model, load or {}, warns, (), interfaces, usage
@@ -70,7 +70,7 @@ def case(
 
 
 def command(row: int, title: str, error: Error, code: str, *argv: Any) -> Case:
-    """A command line; a function in it is a file to make."""
+    """Return the case of a command line; a function in it is a file to make."""
     return Case(row, title, error, code, argv=argv, interfaces=(COMMAND_LINE,))
 
 

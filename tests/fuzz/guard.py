@@ -27,7 +27,7 @@ SCRATCH = Path(
     tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 )
 REPOSITORY = Path(__file__).parents[2]
-# Files that a reader may open in addition to its input: the code itself.
+# Paths that a reader may open in addition to its input: the code itself.
 READABLE = tuple(
     {
         *(os.path.realpath(path) for path in sysconfig.get_paths().values()),

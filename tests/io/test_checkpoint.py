@@ -199,7 +199,7 @@ def test_attributes_of_a_dictionary_are_dropped():
 
 
 def rebuild(offset, shape, strides, numel=4):
-    """The bytes of a zip file with one tensor that claims to lie so in 4 numbers."""
+    """Return the bytes of a zip file with one tensor that claims to lie so in 4 numbers."""
     out = io.BytesIO()
 
     class Reference(pickle.Pickler):

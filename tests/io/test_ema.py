@@ -49,7 +49,7 @@ NAME = "model_ema.diffusion_modelout2weight"
 
 
 def tensors(config=CONFIG, **changes):
-    """A training run's file: last weights, averages of the U-Net's, and their two numbers."""
+    """Return a training run's file: last weights, averages of the U-Net's, their two numbers."""
     table = compvis_table(config)
     last, mean = (LAST, MEAN) if config is CONFIG else (LDM_LAST, LDM_MEAN)
     found = to_compvis(last, table)

@@ -115,7 +115,7 @@ def test_shapes_of_images(shape, mode):
 
 
 def promising(width, height):
-    """A PNG whose header alone is true."""
+    """Return a PNG whose header alone is true."""
 
     def chunk(kind, data):
         size = len(data)

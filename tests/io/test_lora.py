@@ -329,7 +329,7 @@ def test_adapter_metadata_that_cannot_be_followed(flat, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A model folder of `tiny` in float32 and two LoRAs for it."""
+    """Return a model folder of `tiny` in float32 and two LoRAs for it."""
     from ldmref.io.native import save_folder
 
     model = ldmref.random_model("tiny", backend="numpy")
@@ -340,7 +340,7 @@ def saved(tmp_path_factory):
 
 
 def peft(flat, alone=True):
-    """A file of PEFT's own, for the U-Net or the text encoder alone."""
+    """Return a file of PEFT's own, for the U-Net or the text encoder alone."""
     tensors = {}
     for seed, ours in enumerate(KOHYA):
         part, _, layer = ours.removesuffix(".weight").partition(".")

@@ -30,7 +30,7 @@ POINTS = np.random.default_rng(0).normal(0, 1.5, (16, 2))
 
 
 def marginal(sde, t):
-    """p(x(t)) as (mixture, sigma)."""
+    """Return p(x(t)) as (mixture, sigma)."""
     return PROBLEM.scaled(sde.mean_coefficient(t)), sde.std(t)
 
 
@@ -43,7 +43,7 @@ def exact_score(sde):
 
 
 def change_of_log_density(sde, x, t, h=1e-4):
-    """The partial derivative in time, by a difference of order 4."""
+    """Return the partial derivative in time, by a difference of order 4."""
     values = [
         (lambda m: m[0].log_density(x, m[1]))(marginal(sde, t + k * h)) for k in (-2, -1, 1, 2)
     ]

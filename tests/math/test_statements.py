@@ -48,7 +48,7 @@ GRID = np.linspace(-9, 9, 6001)
 
 
 def noised_density(data: Mixture, alpha_bar: float) -> np.ndarray:
-    """The density of sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps on the grid."""
+    """Return the density of sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps on the grid."""
     return data.scaled(np.sqrt(alpha_bar)).density(GRID[:, None], np.sqrt(1 - alpha_bar))
 
 
@@ -323,14 +323,14 @@ def test_two_shifts_are_one_by_the_square():
 def class_score(
     data: Mixture, k: int, x: np.ndarray, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(grad log p(x), grad log p(k | x)) of a mixture whose components are the classes."""
+    """Return (grad log p(x), grad log p(k | x)) of a mixture with classes as components."""
     score = (data.denoise(x, sigma) - x) / sigma**2
     own = Mixture(np.ones(1), data.means[k : k + 1], data.stds[k : k + 1])
     return score, (own.denoise(x, sigma) - x) / sigma**2 - score
 
 
 def powered(data: Mixture, k: int, scale: float, sigma: float) -> np.ndarray:
-    """p(x) p(k | x)^scale on the grid, normalised."""
+    """Return p(x) p(k | x)^scale on the grid, normalised."""
     x = GRID[:, None]
     density = data.density(x, sigma) * data.posterior(x, sigma)[:, k] ** scale
     return density / density.sum()

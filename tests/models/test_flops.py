@@ -24,7 +24,7 @@ SMALL = ("time_emb", "class_embedding", "add_embedding")  # one row per image: l
 
 
 def counted(model, compute):
-    """The operations of the records, by the layer that they belong to."""
+    """Return the operations of the records, by the layer that they belong to."""
     layers = {id(x): name for tree in model.params.values() for name, x in flatten(tree).items()}
     traced = copy.copy(model)
     traced.backend = TracedBackend(model.backend, layer_of=layers)

@@ -142,7 +142,7 @@ def test_a_network_has_ten_levels_at_most():
 
 
 def changed(name, section="", **values):
-    """A preset with some fields of a section changed."""
+    """Return a preset with some fields of a section changed."""
     config = preset(name)
     if not section:
         return replace(config, **values)

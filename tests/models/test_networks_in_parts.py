@@ -37,7 +37,7 @@ def normal(*shape, seed=0):
 
 
 def random_params(spec, seed=1):
-    """Norms and biases that are not one and zero."""
+    """Return parameters with norms and biases that are not one and zero."""
     flat = flatten(spec)
     return unflatten(
         {name: 0.3 * normal(*flat[name], seed=[seed, i]) for i, name in enumerate(flat)}

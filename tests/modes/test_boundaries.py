@@ -36,7 +36,7 @@ WITH = {"eta": {"sampler": "ddim"}, "strength": {"steps": 4}, "padding": {"only_
 
 
 def code_of(mode, **values):
-    """The code with which a plan is refused; "" if it is made."""
+    """Return the code with which a plan is refused; "" if it is made."""
     try:
         modes.plan(mode, TINY, **REQUIRED[mode] | values)
     except LdmrefError as error:
@@ -127,7 +127,7 @@ def test_the_ends_of_lists_and_pairs(mode, values, code):
 
 
 def without_null(property):
-    """A property's schema, without the alternative of null."""
+    """Return a property's schema, without the alternative of null."""
     first, *null = property.get("anyOf", [{}])
     assert null in ([], [{"type": "null"}])
     return property | first

@@ -266,7 +266,7 @@ def test_the_network_is_shown_the_same_beside_every_image(mode, monkeypatch):
 
 @pytest.fixture(scope="module")
 def inpainting():
-    """A small model with channels for mask and masked image."""
+    """Return a small model with channels for mask and masked image."""
     unet = dataclasses.replace(TINY.unet, in_channels=9)
     config = dataclasses.replace(TINY, unet=unet)
     small = ldmref.random_model("tiny", backend="numpy", dtype="float64")

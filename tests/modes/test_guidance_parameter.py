@@ -28,7 +28,7 @@ def acting(name):
 
 @pytest.fixture
 def calls(tiny, monkeypatch):
-    """The batch sizes and perturbed parts of the U-Net's calls."""
+    """Return the batch sizes and perturbed parts of the U-Net's calls."""
     seen = []
     inner = tiny.unet
 

@@ -25,7 +25,7 @@ TYPES = (np.int64, np.int32, np.uint8, np.uint64)
 
 
 def params(mode, **values):
-    """The resolved request, or None if it is refused."""
+    """Return the resolved request, or None if it is refused."""
     inputs = INPUTS[mode] | ({"seed": 1} if "seed" in MODES[mode].parameters else {})
     try:
         return modes.plan(mode, TINY, **inputs | values).params

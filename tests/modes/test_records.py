@@ -374,7 +374,7 @@ def test_types_of_the_schema():
 
 
 def rows_seen(model, **values):
-    """The conditioning of every call of the U-Net."""
+    """Return the conditioning of every call of the U-Net."""
     seen = []
     unet = type(model).unet
     watched = copy.copy(model)

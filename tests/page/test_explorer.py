@@ -47,7 +47,7 @@ def open_link(server, new_context):
 
 
 def saved(page, letter="A"):
-    """The record of a run, as it is saved from the page."""
+    """Return the record of a run, as it is saved from the page."""
     with page.expect_download() as got:
         page.get_by_role("button", name=f"Save the record of run {letter}").click()
     return explore.load_record(got.value.path().read_bytes())

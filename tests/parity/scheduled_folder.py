@@ -36,7 +36,7 @@ CLOSE = 2e-4  # of the largest latent
 
 @pytest.fixture(scope="module")
 def opened(folder, family, tmp_path_factory):
-    """A copy of the folder to write to, and its model, on each backend that is asked for."""
+    """Return a copy of the folder to write to, and its model, on each backend that is asked for."""
     place = tmp_path_factory.mktemp("scheduled") / family
     shutil.copytree(folder, place)
     models = {}

@@ -36,13 +36,13 @@ DPM, UNIPC = SCHEDULERS[-2:]
 
 
 def defaults_of(cls):
-    """Return the arguments of a class that its configuration does not name."""
+    """Return the defaults of a class' arguments, for those that a configuration does not name."""
     arguments = inspect.signature(cls.__init__).parameters.values()
     return {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
 
 
 def another(value):
-    """A value that no field has by default."""
+    """Return a value that no field has by default."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

@@ -87,7 +87,7 @@ def test_open_clip_is_converted_as_diffusers_does(folder, theirs, family):
 
 @pytest.fixture(scope="session")
 def single_file(folder, tmp_path_factory):
-    """The same weights as one CompVis file, with what training leaves behind."""
+    """Return the same weights as one CompVis file, with what training leaves behind."""
     config, flat, _ = load_diffusers(folder)
     tensors = to_compvis(flat, compvis_table(config))
     tensors |= {

@@ -53,7 +53,7 @@ def run(step, sigmas, noise=None):
 
 
 def eps_at(x, t):
-    """The noise in the variance-preserving x, of a network that is told timestep t."""
+    """Return the noise in the variance-preserving x, of a network that is told timestep t."""
     scale = np.sqrt(1 + TABLE[t] ** 2)
     return torch.from_numpy((x * scale - MIXTURE.denoise(x * scale, TABLE[t])) / TABLE[t])
 

@@ -70,7 +70,7 @@ def unet_of(config, **changes):
 
 
 def pipeline(kind, model, scheduler, unet=None):
-    """A diffusers pipeline on the model's weights; prompts come in as embeddings."""
+    """Return a diffusers pipeline on the model's weights; prompts come in as embeddings."""
     v = model.config.vae
     s = model.config.scheduler
     vae = diffusers.AutoencoderKL(

@@ -38,7 +38,7 @@ def ours(step, grid=GRID, start=START):
 
 
 def eps_of(x, sigma):
-    """The noise in x = x0 + sigma eps, of the analytic model."""
+    """Return the noise in x = x0 + sigma eps, of the analytic model."""
     x = x.double().numpy()
     return torch.from_numpy((x - MIXTURE.denoise(x, float(sigma))) / float(sigma))
 
@@ -60,7 +60,7 @@ def same_noise(monkeypatch):
 
 
 def prepared(name, grid=GRID, **config):
-    """A scheduler that visits `grid`."""
+    """Return a scheduler that visits `grid`."""
     made = getattr(diffusers, name)(**(BETAS | config))
     made.set_timesteps(len(grid) - 1)
     made.sigmas = torch.from_numpy(np.asarray(grid, np.float64))
@@ -212,7 +212,7 @@ def test_deis(order):
 
 
 def on_table(name, steps, **config):
-    """A scheduler of whole timesteps, with the table in float64."""
+    """Return a scheduler of whole timesteps, with the table in float64."""
     made = getattr(diffusers, name)(**(BETAS | config))
     made.alphas_cumprod = torch.from_numpy(SD)
     made.final_alpha_cumprod = made.alphas_cumprod[0]

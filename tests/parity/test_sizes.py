@@ -46,7 +46,7 @@ def noise_image(width, height):
 
 @pytest.fixture(scope="module")
 def both(theirs, family, tmp_path_factory):
-    """The small pipeline with DDIM, and ours of its folder."""
+    """Return the small pipeline with DDIM, and ours of its folder."""
     made = type(theirs)(
         **theirs.components | {"scheduler": diffusers.DDIMScheduler(**DDIM)},
         **({} if family == "sdxl" else {"requires_safety_checker": False}),

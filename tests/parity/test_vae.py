@@ -46,7 +46,7 @@ def other(tmp_path_factory):
 
 
 def compvis_file(folder, path, prefix="", extra=()):
-    """The autoencoder of a folder under CompVis' names."""
+    """Return the autoencoder of a folder under CompVis' names."""
     config = read_vae(folder).config
     flat = {name: np.asarray(t) for name, t in read_vae(folder).tensors.items()}
     tensors = {prefix + n: t for n, t in to_compvis(flat, autoencoder_table(config)).items()}
@@ -56,7 +56,7 @@ def compvis_file(folder, path, prefix="", extra=()):
 
 @pytest.fixture(scope="module")
 def layouts(other, tmp_path_factory):
-    """The same autoencoder in every layout."""
+    """Return the same autoencoder in every layout."""
     folder = other[1]
     base = tmp_path_factory.mktemp("layouts")
     pipeline = base / "pipeline"

@@ -20,7 +20,7 @@ WEIGHTED = PromptOptions("chunk", "a1111")
 
 
 def rows(prompt, options, tokenizer=TOKENIZER):
-    """The tokens of each chunk between start and end, as text."""
+    """Return the tokens of each chunk between start and end, as text."""
     chunks = []
     for row in tokenizer.tokenize([prompt], options).ids[0].tolist():
         assert row[0] == tokenizer.start

@@ -41,7 +41,7 @@ CONFIGS = {
 
 @cache
 def truth(high: float, low: float) -> np.ndarray:
-    """The flow from `high` to `low`, or nearly to 0, by RK4 with 300 steps."""
+    """Return the flow from `high` to `low`, or nearly to 0, by RK4 with 300 steps."""
     sigmas = np.geomspace(high, max(low, 1e-3), 300)
     return list(sample(MIXTURE.denoise, high * NOISE, sigmas, SAMPLERS["rk4"].make()))[-1].x
 

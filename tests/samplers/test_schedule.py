@@ -53,7 +53,7 @@ def test_timesteps_at_and_between_the_sigmas(sampler, spacing):
 
 
 def timesteps_seen(schedule, step):
-    """The timestep of every evaluation in a run."""
+    """Return the timestep of every evaluation in a run."""
     seen = []
 
     def network(xt, sigma, names, interval):

@@ -163,7 +163,7 @@ def png(width: int = 16, height: int = 16) -> bytes:
 
 
 def promised_png(width: int, height: int) -> bytes:
-    """A PNG whose head promises a size, and whose data are a few bytes."""
+    """Return a PNG whose head promises a size, and whose data are a few bytes."""
 
     def part(name: bytes, data: bytes) -> bytes:
         return (

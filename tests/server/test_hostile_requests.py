@@ -48,7 +48,7 @@ def served(tiny):
 
 @pytest.fixture
 def port(served):
-    """The port; afterwards a normal request must still get its image."""
+    """Yield the port; afterwards a normal request must still get its image."""
     yield served[0]
     assert_works(served[0])
 
@@ -137,7 +137,7 @@ def test_wrong_body(port, path, title):
 
 @pytest.fixture(scope="module")
 def bait(tmp_path_factory):
-    """An image that exists, and a server that counts its visitors."""
+    """Yield an image that exists, and a server that counts its visitors."""
     path = tmp_path_factory.mktemp("bait") / "bait.png"
     path.write_bytes(png())
     visitors = []
@@ -163,7 +163,7 @@ def filled(value, path, url):
 
 
 def image_body(name: str, value, mask: bool):
-    """A request of an interface with an image, or with a mask."""
+    """Return a request of an interface with an image, or with a mask."""
     good = encoded(png())
     image, other = (good, value) if mask else (value, good)
     if name == "native":

@@ -80,7 +80,7 @@ def read_whole(folder):
 
 
 def untimed(folder):
-    """The lines of the metrics without the rate."""
+    """Return the lines of the metrics without the rate."""
     lines = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 

@@ -40,7 +40,7 @@ def test_many_broken_images_make_a_short_warning(images):
 
 
 def refused(folder):
-    """The error, which comes before any image is read."""
+    """Return the error, which comes before any image is read."""
     with pytest.raises(InputError) as caught:
         FolderDataset(folder, 16)
     with pytest.raises(InputError) as early:

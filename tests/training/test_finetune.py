@@ -206,7 +206,7 @@ def _host(model) -> Params:
 
 @pytest.fixture
 def base(model, tmp_path):
-    """The model as a folder."""
+    """Return the model as a folder."""
     save_folder(tmp_path / "base", model.config, _host(model), [model.tokenizer])
     return tmp_path / "base"
 

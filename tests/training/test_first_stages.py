@@ -282,7 +282,7 @@ def test_the_first_stage_alone_is_continued_by_the_second(make, out, noise_image
 
 
 def forward_in_numpy(recipe, trainer, step=0):
-    """The arrays of a step's forward pass, as NumPy in float64, and its parameters."""
+    """Return the arrays of a step's forward pass, as NumPy in float64, and its parameters."""
     data = FolderDataset(recipe.data.source, recipe.data.size)
     objective = recipe.autoencoder.objective
     config = recipe.model.vae

@@ -59,7 +59,7 @@ def bits(folder):
 
 
 def untimed(folder):
-    """The lines of the metrics without the rate."""
+    """Return the lines of the metrics without the rate."""
     lines = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 

@@ -27,7 +27,7 @@ def out(tmp_path):
 
 
 def stop_after(stage, step):
-    """An event, and a report that sets it."""
+    """Return an event, and a report that sets it."""
     cancel = threading.Event()
 
     def report(progress):
