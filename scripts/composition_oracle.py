@@ -15,7 +15,7 @@ and for the whole image
 - layout: whether everything outside the slots is background;
 - background: whether the colour of the frame is that of the scene, or white.
 
-Number, position and size need no check of their own: an image with another number of objects, or
+Number, position and size need no separate check: an image with another number of objects, or
 with objects in other positions, fails in shape or layout.
 """
 

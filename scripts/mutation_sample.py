@@ -221,7 +221,7 @@ def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
 
 
 def tried(scratch: Path, mutant: Mutant, tests: list[str], limit: float) -> tuple[str, str]:
-    """The outcome of `tests` with the mutant in place of its file."""
+    """Return the outcome of `tests` with the mutant instead of its file."""
     target = scratch / mutant.file
     original = target.read_bytes()
     try:

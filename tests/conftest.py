@@ -102,7 +102,7 @@ def pytest_testnodedown(node, error):
 
 
 def reason_of(report) -> str:
-    """The reason of a report of a skipped test or file."""
+    """Return the reason of a report of a skipped test or file."""
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return " ".join(text.removeprefix("Skipped: ").split())
 
@@ -129,20 +129,20 @@ CUPY = pytest.param("cupy", marks=pytest.mark.gpu)
 
 @pytest.fixture(scope="session", params=["numpy", "array_api_strict", "torch", CUPY])
 def library(request):
-    """The name of an array library that is here."""
+    """Return the name of an array library that is here."""
     require(request.param)
     return request.param
 
 
 @pytest.fixture(scope="session")
 def xp(library):
-    """The array-API namespace of each array library that is here."""
+    """Return the array-API namespace of each array library that is here."""
     return importlib.import_module(NAMESPACES[library])
 
 
 @pytest.fixture(scope="session", params=["float64", "float32"])
 def dtype(request):
-    """The name of a floating type, to draw arrays in and to look up on `xp`."""
+    """Return the name of a floating type, to sample arrays in and to look up on `xp`."""
     return request.param
 
 
@@ -156,7 +156,7 @@ def ops(request, dtype):
 
 
 def to_numpy(x) -> np.ndarray:
-    """An array of any of the libraries, on the host."""
+    """Return an array of any of the libraries, on the host."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
     return x.get() if hasattr(x, "get") else np.asarray(x)
@@ -178,7 +178,7 @@ def xp_assert_close():
     """Assert that two arrays agree in library, dtype, shape and values."""
 
     def check(actual, desired, like=None, ulps=8.0, scale=0.0):
-        """`actual` is `desired` within `ulps` units of rounding of max(|desired|, scale).
+        """Check that `actual` is `desired` up to `ulps` roundings of max(|desired|, scale).
 
         `like` gives the library and dtype to expect where `desired` is an oracle's float64 array.
         `scale` is the size of the terms that went in, a number or an array of `desired`'s shape.

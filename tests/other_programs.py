@@ -5,12 +5,12 @@
 | `compvis`    | leading, quad                        | offset 1, timestep 0's sigma; n = 30   |
 |              |                                      | of 1000 makes 31 steps                 |
 | `diffusers`  | leading, linspace, trailing;         | offset 1; `ddim` ends at timestep 0's  |
-|              | but for `ddim`: karras, exponential, | sigma, the other families at 0         |
+|              | not `ddim`: karras, exponential,     | sigma, the other families at 0         |
 |              | beta_sigma                           |                                        |
 | `kdiffusion` | linspace, karras, exponential        | not rounded; 0                         |
 | `course`     | leading                              | offset 0; 0                            |
 
-Those of `diffusers` are its classes as configured for Stable Diffusion: `steps_offset=1`,
+The grids of `diffusers` are those of its classes for Stable Diffusion: `steps_offset=1`,
 `set_alpha_to_one=False`.
 
 Source: CompVis/latent-diffusion, `ldm/modules/diffusionmodules/util.py`; k-diffusion, `external.py`
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 def grid_of(
     alpha_bar: np.ndarray, steps: int, convention: str, spacing: str, family: str = "ddim"
 ) -> Grid:
-    """The grid that another program makes.
+    """Return the grid that another program makes.
 
     Args:
         alpha_bar: of every training timestep, (T,), decreasing.
@@ -103,7 +103,7 @@ def course(table: np.ndarray, steps: int, spacing: str, family: str) -> Grid:
 
 
 def _on_table(table: np.ndarray, t: np.ndarray, final: float) -> Grid:
-    """The sigmas of whole timesteps, which must exist."""
+    """Return the sigmas of whole timesteps, which must exist."""
     if t.min() < 0 or t.max() >= len(table):
         raise UsageError(
             f"timesteps {t.min():.0f} to {t.max():.0f} leave the table of {len(table)}",

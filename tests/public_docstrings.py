@@ -76,7 +76,7 @@ class Docstring(NamedTuple):
 
 
 def public_packages() -> list[str]:
-    """Return every package with `__all__`, except for those with a test of their own."""
+    """Return every package with `__all__`, except for those with separate tests."""
     names = ["ldmref"]
     for module in pkgutil.walk_packages(ldmref.__path__, "ldmref."):
         elsewhere = any(f"{module.name}.".startswith(f"{part}.") for part in ELSEWHERE)

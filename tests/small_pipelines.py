@@ -123,7 +123,7 @@ def tokenizer(pad="<|endoftext|>"):
 
 
 def pipeline(family):
-    """A small random pipeline of diffusers."""
+    """Return a small random pipeline of diffusers."""
     kind, parts = components(family)
     parts["tokenizer"] = tokenizer()
     if family == "sdxl":

@@ -1,4 +1,4 @@
-"""The embedded model draws what it is asked for, on every backend, from the seed alone."""
+"""The embedded model generates the requested image on every backend, from the seed alone."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_img2img_and_inpaint_of_the_heart(model, heart):
 
 @pytest.mark.slow
 def test_it_composes_as_its_card_says(monkeypatch, skip):
-    """Of 20 held-out scenes of each kind no fewer are right than one in 10,000 draws would give."""
+    """20 held-out scenes of each kind agree with the card's share at a level of 1 in 10,000."""
     pytest.importorskip("torch")
     from ldmref.datasets.emoji.font import FONT
 

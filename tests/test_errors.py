@@ -34,7 +34,7 @@ def test_a_long_message_keeps_beginning_and_end():
 
 
 def classes(base=errors.LdmrefError):
-    """The base class and all that are derived from it, wherever they are defined."""
+    """Return the base class and all that are derived from it, wherever they are defined."""
     return [base] + [found for kind in base.__subclasses__() for found in classes(kind)]
 
 

@@ -33,7 +33,7 @@ LABORATORY_COMMANDS = {
 # declaration of the server's settings, which the configuration file reads.
 INTERFACES = ("server", "mcp", "batch", "compat", "plots")
 
-# The part of ldmref that a file belongs to -> what it may import of ldmref, besides its own part.
+# The part of ldmref that a file belongs to -> what else it may import of ldmref than its own part.
 # ("not", ...) allows everything else.
 ARROWS = {
     "math": (),
@@ -294,7 +294,7 @@ def import_graph():
 
 
 def circle_in(graph):
-    """A circle of modules that import each other, or None."""
+    """Return a circle of modules that import each other, or None."""
     done = set()
     path = []
 
@@ -368,7 +368,7 @@ def test_sizes_are_printed():
 
 # -- words ----------------------------------------------------------------------------------------
 
-# Words that once stood where the field has its own.
+# Words that once replaced the established terms of the field.
 NO_NAMES = {
     "told", "walk", "course", "way", "lasting", "facts", "places", "given", "chosen", "drawn",
 }  # fmt: skip

@@ -21,13 +21,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rgl
 FENCE = re.compile(r" *(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)$")
 SPAN = re.compile(r"\$`(?P<formula>[^`]+)`\$|(?P<ticks>`+)(?!`).+?(?P=ticks)")  # math, or code
 LINK_WITH_FORMULA = re.compile(r"\[[^\]]*\$`[^`]+`\$[^\]]*\]\(")
-# what may touch an inline formula, besides the ends of a line
+# characters that may touch an inline formula, in addition to the ends of a line
 BEFORE = " (*"
 AFTER = " .,;:!?)*"
 
 
 def formula_errors(tex: str) -> list[str]:
-    """What GitHub's MathJax does not render in one formula."""
+    """Return the parts of one formula that GitHub's MathJax does not render."""
     errors = []
     if not tex.strip():
         errors.append("an empty formula")
@@ -46,7 +46,7 @@ def formula_errors(tex: str) -> list[str]:
 
 
 def line_errors(line: str) -> list[str]:
-    """What is wrong with the formulas in a line outside of fences."""
+    """Return the errors of the formulas in a line outside of fences."""
     errors = ["a formula in the text of a link"] if LINK_WITH_FORMULA.search(line) else []
     is_table_row = line.startswith("|")
     rest = ""
@@ -100,7 +100,7 @@ DELIMITER = re.compile(r" *\|?( *:?-+:? *\|)+( *:?-+:? *)?$")
 
 
 def prose(text: str) -> list[str]:
-    """The lines outside of fences, by their numbers less one; a line of a fence is empty."""
+    """Return the lines outside of fences, by their numbers less one; a line of a fence is empty."""
     lines = []
     fence = None
     for line in text.splitlines():

@@ -43,7 +43,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def installed(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel in a fresh environment, beside links to its dependencies.
+    """Install the wheel in a fresh environment, with links to its dependencies.
 
     Returns:
         The folder of the environment.

@@ -1,7 +1,7 @@
 """Every public name outside ldmref.math and ldmref.check is documented, and its examples run.
 
 Names, shapes and errors: `public_docstrings.py` reads them from the docstrings. ldmref.math has
-stricter tests of its own (tests/math/test_docs.py).
+stricter tests (tests/math/test_docs.py).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ldmref.testing.conformance import EPS
 
 
 def _terms(record: Record) -> float:
-    """The length of the sums in an operation: 1 for elementwise ones."""
+    """Return the length of the sums in an operation: 1 for elementwise ones."""
     if record.name == "attention":
         return record.inputs[0][3] + record.inputs[1][2]
     return max(1.0, record.flops / (2 * math.prod(record.output)))
@@ -26,12 +26,12 @@ def _terms(record: Record) -> float:
 
 @pytest.fixture
 def rounding_bound():
-    """How far a network may be off by rounding, relative to the largest value.
+    """Return the bound on a network's rounding error, relative to the largest value.
 
     Each operation errs by at most eps (4 + sqrt(terms)) on the inputs of these tests, and the
-    errors of successive operations are independent, so that they add up in quadrature. float16 and
-    bfloat16 sum in float32: an operation rounds a product and its bias, a norm, its scale and its
-    shift, or the factors of an activation, at most three times by eps / 2.
+    errors of successive operations are independent and add up in quadrature. float16 and bfloat16
+    sum in float32: an operation rounds a product and its bias, a norm, its scale and its shift, or
+    the factors of an activation, at most three times by eps / 2.
     """
 
     def bound(records: Iterable[Record], dtype: str) -> float:
@@ -71,7 +71,7 @@ def _on_device(y):
 
 
 def _shim() -> types.ModuleType:
-    """A module with the functions of CuPy that the backend uses, on NumPy."""
+    """Return a module with the functions of CuPy that the backend uses, on NumPy."""
 
     def wrap(function):
         def wrapped(*args, **kwargs):

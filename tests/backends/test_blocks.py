@@ -1,6 +1,6 @@
 """Full speed on images larger than a block, the pool's size, and trees of parameters for torch.
 
-The blocks are made small, so that a small image has many, and the last one is shorter.
+The blocks are made small: a small image has many, and the last one is shorter.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def test_axes_that_stay_open():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_timestep_for_a_batch(name):
-    """A batch of 1 beside a batch of 2 broadcasts, in a graph of fixed sizes."""
+    """A batch of 1 broadcasts to a batch of 2, in a graph of fixed sizes."""
     ops = open_backend(name)
     model, plain = (ldmref.random_model("tiny", backend=b) for b in (ops, "numpy"))
     x = np.random.default_rng(0).standard_normal((2, 4, 8, 8))

@@ -1,7 +1,7 @@
 """The conformance suite: it passes what is right, catches what is wrong, and rests on an oracle.
 
-The suite compares with the float64 NumPy backend, so that backend itself is checked here against
-the definitions, written out as plain Python loops.
+The suite compares with the float64 NumPy backend. That backend itself is checked here against the
+definitions, written out as plain Python loops.
 """
 
 import itertools
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(7)
 
 
 def assert_rounded(got, want, terms=1, condition=1.0):
-    """Equal but for rounding, within the bound of `ldmref.testing`."""
+    """Check that results are equal up to rounding, within the bound of `ldmref.testing`."""
     want = np.asarray(want)
     bound = EPS["float64"] * (4 + math.sqrt(terms)) * condition * np.abs(want).max()
     np.testing.assert_allclose(got, want, rtol=0, atol=bound)
@@ -113,7 +113,7 @@ def _never_causal(self, q, k, v, causal=False):
 
 
 def _causal_at_the_end(self, q, k, v, causal=False):
-    """The mask aligned at the last key, as with a key cache; ours is aligned at the first."""
+    """Align the mask at the last key, as with a key cache; ours is aligned at the first."""
     if not causal:
         return NumpyBackend.attention(self, q, k, v)
     late = np.triu(np.ones((q.shape[2], k.shape[2]), bool), 1 + k.shape[2] - q.shape[2])

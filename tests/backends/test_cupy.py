@@ -228,7 +228,7 @@ def test_STAND_IN_not_a_gpu_kernels_lie_as_the_columns_that_they_multiply(fake_c
 
 
 def test_STAND_IN_refuses_to_mix_host_and_device(fake_cupy):
-    """The stand-in is as strict as CuPy, so that the tests above mean something."""
+    """The stand-in must be as strict as CuPy. The tests above rely on that."""
     ops = CupyBackend(dtype="float64")
     x = ops.asarray(np.ones((2, 3)))
     with pytest.raises(TypeError, match="Unsupported type"):

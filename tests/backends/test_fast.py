@@ -88,13 +88,13 @@ def test_winograd_is_the_convolution(n, h, w, c, out, m, biased, seed):
     want = REFERENCE.conv2d(*wide, None if bias is None else bias.astype(float), 1, 1)
     got = winograd(x, transform_weight(weight, m), bias, m)
     terms = 9 * c
-    scale = max(math.sqrt(terms), np.abs(want).max())  # of the sums, the first drawn at random
+    scale = max(math.sqrt(terms), np.abs(want).max())  # of the sums, the first sampled at random
     bound = EPS["float32"] * (4 + math.sqrt(terms)) * winograd_amplification(m)
     assert np.abs(got.transpose(0, 3, 1, 2) - want).max() < bound * scale
 
 
 def winograd_amplification(m):
-    """The spread of the terms in Winograd's sums over that of the terms in the direct sum.
+    """Return the spread of the terms in Winograd's sums over that in the direct sum.
 
     For independent d and g of unit variance, the variances of the terms of an output of
     A^T [(G g G^T) * (B^T d B)] A add up to the square of `sum_i A_i^2 G_i^2 B_i^2`, where G_i and

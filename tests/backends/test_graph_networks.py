@@ -70,7 +70,7 @@ def shrink_text(config):
 
 
 def make_cases():
-    """Network, spec and arguments by name; equal configurations of several presets once."""
+    """Return network, spec and arguments by name; equal configurations of several presets once."""
     cases = {"unet": unet_case(TINY), "unet of 7 x 9 cells": unet_case(TINY, 7, 9)}
     for name, config in PRESETS.items():
         cases[f"unet as {name}"] = unet_case(shrink_unet(config.unet))
@@ -142,7 +142,7 @@ def open_backend(name):
 
 
 def compute_reference(network, params, args):
-    """The results of the float64 reference, a list of arrays."""
+    """Return the results of the float64 reference, a list of arrays."""
     wide = map_arrays(lambda x: x.astype(float) if x.dtype.kind == "f" else x, args)
     exact = NumpyBackend(dtype="float64")
     y = network(exact, tree_map(lambda x: x.astype(float), params), *wide)
@@ -150,7 +150,7 @@ def compute_reference(network, params, args):
 
 
 def compare(got, want):
-    """The largest difference relative to the largest value; exact where both are infinite."""
+    """Check values relative to the largest; they are exact if the reference is infinite."""
     assert len(got) == len(want)
     for y, expected in zip(got, want, strict=True):
         assert y.shape == expected.shape and y.dtype == np.float32

@@ -34,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def run(ops, function, *arrays, open_axes=()):
-    """`function` of arrays, computed by a graph."""
+    """Compute `function` of arrays by a graph."""
     graph = Graph()
     axes = open_axes or [{}] * len(arrays)
     specs = [GraphInput(f"x{i}", x.shape, x.dtype, axes[i]) for i, x in enumerate(arrays)]
@@ -64,7 +64,7 @@ def test_every_operation_conforms_as_a_graph(name):
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_single_operations_conform(name):
-    """Those that run outside of compiled networks, on NumPy."""
+    """Operations outside of compiled networks run on NumPy."""
     assert_conforms(open_backend(name))
 
 

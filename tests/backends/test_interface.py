@@ -1,4 +1,4 @@
-"""What every backend has: its arguments, descriptions, conversions, and bounds on its memory."""
+"""The interface of every backend: arguments, descriptions, conversions, bounds on memory."""
 
 from __future__ import annotations
 

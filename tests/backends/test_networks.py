@@ -55,7 +55,7 @@ NETWORKS = {
 
 
 def difference(a, b):
-    """The largest difference over the largest value."""
+    """Return the largest difference over the largest value."""
     assert a.shape == b.shape
     return np.max(np.abs(a.astype(float) - b)) / np.max(np.abs(b))
 
@@ -68,7 +68,7 @@ def run(name, ops):
 
 @cache
 def exact(name):
-    """The float64 reference: its output, and its trace."""
+    """Return the output and the trace of the float64 reference."""
     ops = TracedBackend(get_backend("numpy", dtype="float64"))
     return run(name, ops), tuple(ops.records)
 
@@ -142,7 +142,7 @@ def test_gradients_reach_every_parameter_and_are_right(rounding_bound, name):
     elsewhere = {"encode": ("decoder.", "post_quant_conv."), "decode": ("encoder.", "quant_conv.")}
     reached = {k for k, x in leaves.items() if x.grad is not None and bool((x.grad != 0).any())}
     expected = {k for k in leaves if not k.startswith(elsewhere.get(name, ("-",)))}
-    # A key's bias shifts all scores of a query alike, which the softmax forgets: its gradient is 0.
+    # A key's bias adds one number to all scores of a query. The softmax ignores it: gradient 0.
     keys_bias = {k for k in expected if k.endswith(("to_k.bias", "k_proj.bias"))}
     assert expected - keys_bias <= reached <= expected
 
@@ -194,7 +194,7 @@ UNETS = {
 
 
 def theirs(model, p):
-    """`model` in float64 with our parameters; the names are the same by design."""
+    """Return `model` in float64 with our parameters; the names are the same by design."""
     torch = pytest.importorskip("torch")
     state = {k: torch.from_numpy(np.array(x, np.float64)) for k, x in params.flatten(p).items()}
     model = model.double().eval()

@@ -25,7 +25,7 @@ SHAPES = [(2, 16, 16, 16, 24), (1, 16, 9, 7, 16), (3, 32, 4, 4, 16), (2, 16, 16,
 
 @pytest.fixture
 def convolutions():
-    """Inputs of convolutions by Winograd of several sizes, and what the reference makes of them."""
+    """Return inputs of Winograd convolutions of several sizes, and the reference's results."""
     cases = []
     for n, c, h, w, out in SHAPES:
         x, weight, bias = normal(n, c, h, w), FAST.weight(normal(out, c, 3, 3)), normal(out)

@@ -95,7 +95,7 @@ def test_blocks_have_the_context_of_their_caller(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_threads_of_its_own(monkeypatch):
-    """Those of its parent are not there; waiting for them would last for ever."""
+    """The threads of its parent do not exist in it; waiting for them would never end."""
     monkeypatch.setattr(threads, "count", lambda: 3)
     threads._forget_workers()
     try:
@@ -126,7 +126,7 @@ class Blas:
 
 @pytest.fixture
 def blas(monkeypatch):
-    """`blas(*libraries)`: BLAS libraries in place of those that are loaded."""
+    """Return a function `blas(*libraries)`, which replaces the loaded BLAS libraries."""
 
     def install(*libraries):
         class Controller:

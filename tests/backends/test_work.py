@@ -1,4 +1,4 @@
-"""How the fast NumPy backend divides its work: algorithms by shape, blocks, memory."""
+"""The fast NumPy backend divides its work: algorithms by shape, blocks, memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def zeros(*shape):
 
 
 def image(n, c, h, w):
-    """Channels together in memory, as the backend's operations leave them."""
+    """Return zeros with channels together in memory, as the backend's operations leave them."""
     return zeros(n, h, w, c).transpose(0, 3, 1, 2)
 
 
@@ -55,7 +55,7 @@ def recorded(monkeypatch):
 
 OPS = FastNumpyBackend()
 KERNEL = OPS.weight(zeros(64, 64, 3, 3))
-LARGE = {  # much work: a call of it, and the most elements that may lie in a block
+LARGE = {  # much work: a call of it, and the most elements that a block may have
     "tokens": (lambda: OPS.linear(zeros(4096, 320), zeros(320, 320), zeros(320)), 0),
     "few tokens, wide": (lambda: OPS.linear(zeros(16, 1024), zeros(4096, 1024)), 0),
     "geglu": (lambda: OPS.geglu(zeros(1024, 64), zeros(512, 64), zeros(512)), 2**18),
@@ -277,7 +277,7 @@ def test_a_weight_is_prepared_once_for_each_algorithm():
 
 
 def test_images_keep_their_channels_together():
-    """So that the next operation copies nothing."""
+    """The next operation then copies nothing."""
     x = OPS.asarray(np.random.default_rng(0).standard_normal((2, 8, 6, 5)))
     vectors = OPS.asarray(np.ones((2, 8)))
     for y in (

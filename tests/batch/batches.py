@@ -26,7 +26,7 @@ WORDS = ("red", "blue", "green", "heart", "cat", "dog", "face", "hat")
 
 
 def make_rows(n, seed=0):
-    """Rows of several kinds; some are equal, and every tenth is wrong."""
+    """Return rows of several kinds; some are equal, and every tenth is wrong."""
     rng = random.Random(seed)
     rows = []
     for i in range(n):
@@ -46,14 +46,14 @@ def make_rows(n, seed=0):
 
 
 def write_rows(path, rows):
-    """The rows as a file, next to the image that some of them name."""
+    """Write the rows as a file, next to the image that some of them name."""
     Image.new("RGB", (16, 16), "teal").save(path.with_name("given.png"))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def save_tiny_model(folder):
-    """A folder of ldmref: preset `tiny` with random weights."""
+    """Save a folder of ldmref: preset `tiny` with random weights."""
     config = preset("tiny")
     words = PromptTokenizer(word_tokenizer([" ".join(WORDS)], 512), 16)
     save_folder(folder, config, init(model_spec(config), 0), [words], np.float32)
@@ -61,7 +61,7 @@ def save_tiny_model(folder):
 
 
 def read_folder(folder):
-    """The bytes of every file, by its path; locks, which stay, are left out."""
+    """Return the bytes of every file, by its path; locks, which stay, are left out."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     return {
@@ -89,7 +89,7 @@ def start_batch(requests, out, *flags, **options):
 
 
 def run_to_the_end(requests, out, *flags):
-    """`ldmref batch` to its end: exit code, standard output and error."""
+    """Run `ldmref batch` to its end; return exit code, standard output and error."""
     process = start_batch(requests, out, *flags)
     stdout, stderr = process.communicate(timeout=600)
     return process.returncode, stdout.decode(), stderr.decode()
@@ -118,7 +118,7 @@ def kill_when(process, condition):
 
 
 def find_children(pid, name):
-    """The processes below a process whose command line contains a name."""
+    """Return the processes below a process whose command line contains a name."""
     parents = {}
     commands = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -22,13 +22,13 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A model for the command line and for workers."""
+    """Return a model for the command line and for workers."""
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture
 def requests(tmp_path):
-    """A file of 20 rows, two of which are wrong."""
+    """Return a file of 20 rows, two of which are wrong."""
     return write_rows(tmp_path / "requests.jsonl", make_rows(20))
 
 
@@ -41,5 +41,5 @@ def _whole(tiny, tmp_path_factory):
 
 @pytest.fixture
 def whole(_whole, tmp_path):
-    """The folder of an uninterrupted batch of these rows."""
+    """Return the folder of an uninterrupted batch of these rows."""
     return shutil.copytree(_whole, tmp_path / "whole")

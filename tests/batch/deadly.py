@@ -31,21 +31,21 @@ def load_deadly(folder, times):
 
 
 def load_in_parent_only(pid):
-    """A model that only the process of the batch can load: its workers die."""
+    """Return a model that only the process of the batch can load: its workers die."""
     if os.getpid() != pid:
         os._exit(3)
     return load_tiny()
 
 
 def fail_in_workers(pid):
-    """A model that workers cannot load, with an error of ours."""
+    """Return a model that workers cannot load, with an error of ours."""
     if os.getpid() != pid:
         raise InputError("no such model here", code="E-MODEL")
     return load_tiny()
 
 
 def load_another_in_workers(pid):
-    """A model that has other weights in workers."""
+    """Return a model that has other weights in workers."""
     return ldmref.random_model("tiny", seed=int(os.getpid() != pid), backend="numpy")
 
 

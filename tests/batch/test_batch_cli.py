@@ -16,7 +16,7 @@ from ldmref.cli.main import main
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    """A working folder with requests.jsonl, without settings."""
+    """Return a working folder with requests.jsonl, without settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith(("LDMREF_", "XDG_"))]:

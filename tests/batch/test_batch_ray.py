@@ -28,7 +28,7 @@ RAY = ("--executor", "ray", "--workers", "2")
 
 
 def run_python(code, *arguments, timeout=300):
-    """A script in its own process, in which models can be imported from `deadly`."""
+    """Run a script in its own process, in which models can be imported from `deadly`."""
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -40,7 +40,7 @@ def run_python(code, *arguments, timeout=300):
 
 
 def listening(pid):
-    """The addresses, in hexadecimal, at which the processes below a process listen."""
+    """Return the addresses, in hexadecimal, at which the processes below a process listen."""
     found = set()
     for child in find_children(pid, ""):
         sockets = set()

@@ -21,7 +21,7 @@ from ldmref.errors import Cancelled, OutputError, UsageError
 
 @pytest.fixture
 def whole(tiny, requests, tmp_path):
-    """The folder of an uninterrupted batch."""
+    """Return the folder of an uninterrupted batch."""
     run_batch(tiny, requests, tmp_path / "whole")
     return tmp_path / "whole"
 

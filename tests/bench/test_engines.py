@@ -75,7 +75,7 @@ def test_the_engine_has_ldmrefs_threads_and_the_files_are_gone(monkeypatch, tmp_
     ((options, files),) = sessions
     assert options.intra_op_num_threads == 3 and not list(tmp_path.iterdir())
     weights = sum(array.nbytes for array in flatten(model.params.unet).values())
-    assert files["unet.onnx.weights"] >= weights  # beside the graph, which has a limit of 2 GB
+    assert files["unet.onnx.weights"] >= weights  # next to the graph, which has a limit of 2 GB
 
 
 def test_openvino_computes_in_float32_on_ldmrefs_threads(monkeypatch):

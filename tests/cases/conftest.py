@@ -8,7 +8,7 @@ from ldmref.cases.model import VALUE_PARTS
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    """A suite of three families: 60 layers, 7 networks."""
+    """Return a suite of three families: 60 layers, 7 networks."""
     folder = tmp_path_factory.mktemp("cases") / "small"
     return make_suite(folder, ("layers", "networks"), ("ldm-semantic", "taesd", "sdxl"))
 

@@ -30,7 +30,7 @@ from ldmref.trace import load_trace
 
 @pytest.fixture(scope="session")
 def traces(tmp_path_factory):
-    """The runs of two families: 6 traces, and the 6 networks that they call."""
+    """Return the runs of two families: 6 traces, and the 6 networks that they call."""
     folder = tmp_path_factory.mktemp("cases") / "traces"
     return make_suite(folder, ("traces",), ("sd15", "sdxl"))
 

@@ -18,7 +18,7 @@ NUMPY = get_backend("numpy", dtype="float64")
 
 
 def results_of_several_values():
-    """(identity, function, number of values) for every function that returns a plain tuple."""
+    """Return (identity, value) by name, for every function that returns a tuple."""
     found = {}
 
     for identity in identities():
@@ -69,7 +69,7 @@ PAIRS = [(name, part) for name, value in ARRAYS.items() for part in range(len(va
 
 @pytest.mark.parametrize(("name", "part"), PAIRS)
 def test_the_part_that_is_wrong_is_named(name, part):
-    """By each failing identity, in its comparison or beside it."""
+    """Each failing identity names it, in its comparison or in a note."""
     own = public(name)
 
     def wrong(*args, **kwargs):

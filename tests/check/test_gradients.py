@@ -67,7 +67,7 @@ def test_the_input_of_a_wrong_gradient_is_named():
 
 
 def detached(function):
-    """The function as a constant: its values are right, its gradients all zero."""
+    """Return the function as a constant: its values are right, its gradients are all zero."""
 
     def call(*args, **kwargs):
         value = function(*args, **kwargs)
@@ -80,7 +80,7 @@ def detached(function):
 
 @pytest.mark.parametrize("identity", GRADIENTS, ids=[i.name for i in GRADIENTS])
 def test_a_function_without_gradient_fails(identity):
-    """But for stop_gradient, which has none, and the weight, which is a constant."""
+    """Only stop_gradient, which has none, and the weight, which is a constant, still pass."""
     other = module_of({identity.function: detached(public(identity.function))})
     results = run(TORCH, against=other, cases=5, only=identity.name)
     (result,) = (r for r in results if r.identity == identity.name)

@@ -75,14 +75,14 @@ def test_identity_tells_wrong_from_right(identity):
 
 
 def _backend_for(identity):
-    """NumPy, or PyTorch where gradients are compared."""
+    """Return NumPy, or PyTorch if gradients are compared."""
     if identity.gradients:
         pytest.importorskip("torch")
     return get_backend("torch" if identity.gradients else "numpy", dtype="float64")
 
 
 def _spoilt(value):
-    """The numbers of a result perturbed; what is not a number of the formula as it is."""
+    """Perturb the numbers of a result; keep values that are not a number of the formula."""
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float) or "float" in str(value.dtype):

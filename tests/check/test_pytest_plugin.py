@@ -1,4 +1,4 @@
-"""`pytest --ldmref-against`: one test per identity, in a pytest of its own."""
+"""`pytest --ldmref-against`: one test per identity, in a separate pytest."""
 
 import os
 import subprocess

@@ -31,7 +31,7 @@ def as_array(value, xp):
 
 
 def in_form(form, xp):
-    """The form for scalars, unless a gradient goes through them; other results as they are."""
+    """Return the change of results: scalars take the form, unless a gradient goes through them."""
 
     def change(value):
         if isinstance(value, float):
@@ -75,7 +75,7 @@ def test_tuples_may_be_lists(identity):
 
 
 def broadcastable_results():
-    """The functions whose docstring calls a result broadcastable."""
+    """Yield the functions whose docstring calls a result broadcastable."""
     for name in ldmref.math.__all__:
         returns = re.search(r"Returns:\n(.*?)\n\n", inspect.getdoc(public(name)) or "", re.DOTALL)
         if returns and "broadcastable" in returns[1]:
@@ -83,7 +83,7 @@ def broadcastable_results():
 
 
 def variances(function, form):
-    """q_posterior with its variance in another shape that can be broadcast to the mean."""
+    """Return q_posterior with its variance in another shape that broadcasts to the mean."""
 
     def call(*args):
         mean, variance = function(*args)
@@ -114,7 +114,7 @@ def like(array, host):
 
 
 def test_only_the_variance_of_the_posterior_is_called_broadcastable():
-    """Another function would need forms of its own below."""
+    """Another function would need its own forms below."""
     assert list(broadcastable_results()) == ["q_posterior"]
 
 

@@ -10,7 +10,7 @@ from ldmref.check.identity import Identity, public
 
 
 def wrapped_function(function: Any, change: Callable[[Any], Any]) -> Any:
-    """The function with every result passed through `change`: also those of closures and methods.
+    """Pass every result of the function through `change`: also those of closures and methods.
 
     `change` is called with the items of tuples and iterators, and with arrays and numbers.
     """
@@ -31,7 +31,7 @@ def wrapped_function(function: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _subclass(kind: type, outward: Callable[[Any], Any]) -> type:
-    """A subclass whose public methods are wrapped."""
+    """Return a subclass whose public methods are wrapped."""
     methods = {
         name: (lambda f: lambda self, *a, **k: outward(f(self, *a, **k)))(value)
         for base in reversed(kind.__mro__[:-1])
@@ -42,12 +42,12 @@ def _subclass(kind: type, outward: Callable[[Any], Any]) -> type:
 
 
 def module_of(functions: dict[str, Any]) -> ModuleType:
-    """A module with these functions, as `--against` loads it."""
+    """Return a module with these functions, as `--against` loads it."""
     module = ModuleType("other")
     vars(module).update(functions)
     return module
 
 
 def functions_of(identity: Identity) -> dict[str, Any]:
-    """ldmref's own functions that an identity uses."""
+    """Return ldmref's own functions that an identity uses."""
     return {name: public(name) for name in (identity.function, *identity.uses)}

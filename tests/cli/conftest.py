@@ -19,7 +19,7 @@ Ran = namedtuple("Ran", "code out err")
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """A folder with preset `tiny` in random weights."""
+    """Return a folder with preset `tiny` in random weights."""
     model = ldmref.random_model("tiny", backend="numpy")
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_folder(folder, model.config, model.params, [model.tokenizer])
@@ -64,13 +64,13 @@ def draw(ldm, model_folder):
 
 @pytest.fixture(scope="session")
 def enlarger(tmp_path_factory):
-    """A folder with a model for superres."""
+    """Return a folder with a model for superres."""
     return save_wordless(tmp_path_factory.mktemp("models") / "bsr-sr", "low_resolution")
 
 
 @pytest.fixture(scope="session")
 def painter(tmp_path_factory):
-    """A folder with a model for seg2img, of five classes."""
+    """Return a folder with a model for seg2img, of five classes."""
     folder = tmp_path_factory.mktemp("models") / "semantic"
     return save_wordless(folder, "segmentation", segmentation_classes=5)
 

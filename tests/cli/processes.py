@@ -1,4 +1,4 @@
-"""The command line in a process of its own."""
+"""Run the command line in a separate process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
 
 
 def environment():
-    """A user's environment: without ldmref's settings, with buffered streams, on one thread.
+    """Return a user's environment: without ldmref's settings, with buffered streams, on one thread.
 
     Without bytecode: a process whose files may not grow would leave half a .pyc for all others.
     """
@@ -30,7 +30,7 @@ def start(*argv, **options):
 
 
 def run(*argv, **options):
-    """`ldmref ...` to its end: exit code, standard output and error."""
+    """Run `ldmref ...` to its end; return exit code, standard output and error."""
     process = start(*argv, **options)
     out, err = process.communicate(timeout=120)
     return process.returncode, (out or b"").decode(), (err or b"").decode()

@@ -1,4 +1,4 @@
-"""Folders of tiny random models: what enlarges, what draws maps of classes, a ControlNet."""
+"""Folders of tiny random models: super-resolution, maps of classes, and a ControlNet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def save_wordless(folder, concat, **changes):
 
 
 def save_controlnet(folder):
-    """A ControlNet for preset `tiny`, as diffusers saves it, but for the weights' origin."""
+    """Save a ControlNet for preset `tiny` as diffusers does, with random weights."""
     u = preset("tiny").unet
     config = ControlNetConfig(u, conditioning_embedding_out_channels=(4, 8))
     kinds = ["CrossAttnDownBlock2D" if with_it else "DownBlock2D" for with_it in u.attention_levels]

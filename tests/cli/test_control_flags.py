@@ -23,7 +23,7 @@ def pixels(path):
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    """A random ControlNet of preset `tiny` as diffusers saves it, but for the weights' origin."""
+    """Save a ControlNet of preset `tiny` as diffusers does, with random weights."""
     folder = save_controlnet(tmp_path_factory.mktemp("nets") / "edges")
     config = ControlNetConfig(preset("tiny").unet, conditioning_embedding_out_channels=(4, 8))
     tensors = load_file(folder / "diffusion_pytorch_model.safetensors")

@@ -17,7 +17,7 @@ SIZES = {"--images": 4, "--samples": 4, "--timesteps": 3, "--flow-images": 2, "-
 
 
 def quick(**changed):
-    """The flags of a run of seconds; `samples=0` is --samples 0."""
+    """Return the flags of a run of seconds; `samples=0` is --samples 0."""
     sizes = SIZES | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
     return [word for pair in sizes.items() for word in pair]
 

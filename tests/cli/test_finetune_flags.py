@@ -101,7 +101,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "fine-tuning.md"
 
 
 def written(value):
-    """A default as the page writes it."""
+    """Return a default as the page writes it."""
     if isinstance(value, list):
         return "all" if len(value) > 1 else value[0]
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)

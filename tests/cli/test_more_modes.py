@@ -1,4 +1,4 @@
-"""invert, interpolate, superres, seg2img, noise from files: what they draw, record, replay."""
+"""invert, interpolate, superres, seg2img and noise from files: images, records, replays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the further modes and replays of them refuse, before any weight is read."""
+"""The further modes and replays of them refuse bad input before any weight is read."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ IMAGES = {
     "sigmas": ["--sigmas", "9.0,3.0,1.0,0.0", "--sampler", "euler"],
     "eta": ["--steps", 3, "--sampler", "euler_a", "--eta", "0.5"],
 }  # fmt: skip
-# What else than its own key a flag may change in the record: the rest belongs to it.
+# Keys of the record that a flag may change with its own, because they belong to it.
 FOLLOWS = {
     "--steps": {"sigmas", "schedule"}, "--schedule": {"sigmas"}, "--sigmas": {"steps", "schedule"},
     "--sampler": {"eta", "schedule"},
@@ -147,7 +147,7 @@ VOLATILE = {"created", "seconds", "infotext"}
 @pytest.mark.parametrize("origin", IMAGES)
 @pytest.mark.parametrize("flag", CHANGES)
 def test_a_flag_alone_replaces_what_an_image_records(ldm, draw, work, flag, origin, model_folder):
-    """And nothing else than what belongs to it. A flag that the sampler cannot use is refused."""
+    """Only what belongs to the flag changes. A flag that the sampler cannot use is refused."""
     draw("txt2img", "cat", "--seed", 1, *IMAGES[origin], "-o", "a.png")
     ran = ldm("run", "--from", "a.png", "-m", model_folder, flag, CHANGES[flag], "-o", "b.png")
     if ran.code:

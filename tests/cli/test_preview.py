@@ -35,7 +35,7 @@ def noise(height, width, colours=40):
 
 
 def decoded_sixel(data):
-    """The pixels that a terminal shows: an independent reading of the VT340 manual."""
+    """Return the pixels that a terminal shows: an independent reading of the VT340 manual."""
     body = re.fullmatch(rb'\x1bP0;1q"1;1;(\d+);(\d+)(.*)\x1b\\', data, re.DOTALL)
     width = int(body[1])
     height = int(body[2])

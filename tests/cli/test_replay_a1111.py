@@ -1,4 +1,4 @@
-"""Every sampler and schedule of A1111 on its own noise levels, and what a replay says besides."""
+"""Every sampler and schedule of A1111 on its own noise levels, and the notes of a replay."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def in_log(values, n):
 
 
 def theirs(name, schedule, n):
-    """A1111's levels of n steps, by its formulas, for a model of Stable Diffusion."""
+    """Return A1111's levels of n steps, by its formulas, for a model of Stable Diffusion."""
     table = np.asarray(sampling_sigmas(preset(name).scheduler))
     low = table[0]
     high = table[-1]
@@ -68,7 +68,7 @@ def theirs(name, schedule, n):
 
 
 def plan_replay(name, line, own=None, prompt="a cat"):
-    """The plan of a replay with a preset, and all notes."""
+    """Return the plan of a replay with a preset, and all notes."""
     config = preset(name)
     params, notes = replay_parameters(f"{prompt}\n{line}")
     mode = params["mode"]
@@ -83,13 +83,13 @@ def plan_replay(name, line, own=None, prompt="a cat"):
 
 
 def replayed(name, line, own=None, prompt="a cat"):
-    """The resolved request of a replay with a preset, and all notes."""
+    """Return the resolved request of a replay with a preset, and all notes."""
     config, plan, notes = plan_replay(name, line, own, prompt)
     return config, plan.job, notes
 
 
 def levels_of(config, request):
-    """The noise levels on which the request runs."""
+    """Return the noise levels on which the request runs."""
     schedule = make_schedule(
         config.scheduler, request.sampler, request.schedule, request.steps, request.sigmas
     )

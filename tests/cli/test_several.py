@@ -46,7 +46,7 @@ OPTIONS = [
 
 
 def values_of(option):
-    """Two values that differ, as they are typed."""
+    """Return two values that differ, as they are typed."""
     if option.secondary_opts:
         return [option.opts[0]], [option.secondary_opts[0]]
     if isinstance(option.type, click.Choice):

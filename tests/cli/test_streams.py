@@ -158,7 +158,7 @@ def test_a_full_disk_names_the_images_that_are_saved(work, model_folder):
 
 
 def test_ctrl_c_while_python_imports(work):
-    """The program interrupts itself in the middle of its own imports."""
+    """The program interrupts itself while it imports its modules."""
     code = (
         "import builtins, os, signal, sys\n"
         "real = builtins.__import__\n"

@@ -17,7 +17,7 @@ def pixels(path):
 
 
 def cells(sheet, side, columns, count, label):
-    """The images of a sheet of square images that are narrower than a column."""
+    """Yield the images of a sheet of square images that are narrower than a column."""
     width = (sheet.shape[1] - GAP) // columns
     height = side + label + GAP
     for i in range(count):

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 
 def libraries():
-    """The names that the scripts import, of diffusers and of ldmref."""
+    """Yield the names that the scripts import, of diffusers and of ldmref."""
     import diffusers
     from diffusers import utils
 

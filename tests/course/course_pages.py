@@ -28,18 +28,18 @@ class Exercise(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """The chapters that exist, in their order."""
+    """Return the chapters that exist, in their order."""
     return sorted(COURSE.glob("[0-9][0-9]-*.md"))
 
 
 def planned() -> list[str]:
-    """The file names of all chapters, from the table of the course."""
+    """Return the file names of all chapters, from the table of the course."""
     text = (COURSE / "README.md").read_text("utf-8")
     return sorted({*re.findall(r"\]\((\d\d-[\w-]+\.md)\)", text)})
 
 
 def exercises(page: Path) -> list[Exercise]:
-    """The exercises of a page."""
+    """Return the exercises of a page."""
     found = []
     for match in EXERCISE.finditer(page.read_text("utf-8")):
         commands = [shlex.split(command) for command in COMMAND.findall(match[2])]
@@ -49,23 +49,23 @@ def exercises(page: Path) -> list[Exercise]:
 
 
 def solution(page: Path) -> Path:
-    """The file with the answers to a page's exercises."""
+    """Return the file with the answers to a page's exercises."""
     return COURSE / "solutions" / f"ch{page.name[:2]}.py"
 
 
 def answers(page: Path) -> dict[str, Callable[..., object]]:
-    """The functions of the solution that have a name of ldmref."""
+    """Return the functions of the solution that have a name of ldmref."""
     known = {name for i in identities() for name in (i.function, *i.uses)}
     return {name: value for name, value in vars(load(solution(page))).items() if name in known}
 
 
 def mistakes() -> list[Path]:
-    """The files of wrong answers that exist."""
+    """Return the files of wrong answers that exist."""
     return sorted(MISTAKES.glob("ch[0-9][0-9].py"))
 
 
 def load(path: Path) -> ModuleType:
-    """Import a file under a name of its own."""
+    """Import a file under a unique name."""
     spec = importlib.util.spec_from_file_location(f"course_{path.parent.name}_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -74,5 +74,5 @@ def load(path: Path) -> ModuleType:
 
 
 def number_of(path: Path) -> str:
-    """The two digits of a chapter, an answer or a mistake: the name of a test."""
+    """Return the two digits of a chapter, an answer or a mistake: the name of a test."""
     return re.findall(r"\d\d", path.name)[0]

@@ -22,7 +22,7 @@ def test_costs_of_layers():
 
 @pytest.mark.parametrize(("attention", "saved"), [(True, 681), (False, 64)])
 def test_savings_of_the_table(attention, saved):
-    """Of f = 8 against pixels, for the U-Net of Stable Diffusion 1.5."""
+    """The savings are those of f = 8 over pixels, for the U-Net of Stable Diffusion 1.5."""
     sd15 = preset("sd15")
     unet = sd15.unet if attention else replace(sd15.unet, attention_levels=(False,) * 4)
     costs = []

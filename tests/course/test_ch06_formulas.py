@@ -56,7 +56,7 @@ def log_evidence(x0):
 
 
 def forward_chains(x0, nodes):
-    """All chains of Gauss-Hermite nodes from x0, (T + 1, nodes^T), and their weights."""
+    """Return all chains of Gauss-Hermite nodes from x0, (T + 1, nodes^T), and their weights."""
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     weights = weights / weights.sum()
     noise = np.asarray(list(itertools.product(points, repeat=T))).T

@@ -87,7 +87,7 @@ def test_scale_and_noise_of_a_linear_sde():
 
 
 def gaussian_under_a_linear_sde():
-    """(x, t, a, g^2, p) of data N(mu, tau^2) with the straight path's kappa and sigma."""
+    """Return (x, t, a, g^2, p) of data N(mu, tau^2) with the straight path's kappa and sigma."""
     x = sp.Symbol("x", real=True)
     t, mu, tau = sp.symbols("t mu tau", positive=True)
     variance = (1 - t) ** 2 * tau**2 + t**2

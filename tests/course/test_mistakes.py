@@ -29,7 +29,7 @@ def is_naive(name):
 
 
 def marked(module, name, hard):
-    """The results of the identities of a wrong function under its right name."""
+    """Return the results of the identities of a wrong function under its right name."""
     function = name.partition("__")[0]
     answer = ModuleType(module.__name__)
     answer.__file__ = module.__file__

@@ -41,7 +41,7 @@ def test_names_and_images(without_font):
     heart = np.asarray(dict(pairs)["red heart"])
     assert heart[0, 0].tolist() == [255, 255, 255]
     assert heart[14, 16, 0] > 200 and heart[14, 16, 1] < 120
-    assert len({image.tobytes() for _, image in pairs}) >= 155  # two may look alike
+    assert len({image.tobytes() for _, image in pairs}) >= 155  # two may be equal
 
 
 def test_subgroups_are_selected_in_the_order_asked_for():

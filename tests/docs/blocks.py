@@ -23,7 +23,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[str]:
-        """The commands of a shell block: its lines, continued ones joined."""
+        """Return the commands of a shell block: its lines, continued ones joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [line for line in lines if line.strip() and not line.startswith("#")]
 
@@ -32,13 +32,13 @@ class Block(NamedTuple):
 
 
 def pages() -> list[str]:
-    """Every Markdown page of the project, relative to its root."""
+    """Return every Markdown page of the project, relative to its root."""
     found = [*ROOT.glob("*.md"), *(path for f in FOLDERS for path in (ROOT / f).rglob("*.md"))]
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
 def blocks(page: str, text: str | None = None) -> list[Block]:
-    """The blocks of a page that are not formulas, in their order."""
+    """Return the blocks of a page that are not formulas, in their order."""
     text = (ROOT / page).read_text("utf-8") if text is None else text
     found: list[Block] = []
     fence = ""

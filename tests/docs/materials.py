@@ -76,7 +76,7 @@ class Materials:
             Image.new("RGB", (128, 128), (40 * i, 100, 200)).save(path / f"{name}.png")
 
     def make_emoji_folder(self, path: Path) -> None:
-        """A folder of ldmref: preset `tiny` with random weights."""
+        """Make a folder of ldmref: preset `tiny` with random weights."""
         config = preset("tiny")
         words = PromptTokenizer(word_tokenizer(stand_ins.NAMES, 512), 16)
         save_folder(path, config, init(model_spec(config), 0), [words], np.float32)
@@ -98,7 +98,7 @@ class Materials:
         (repository / "refs" / "main").write_text(commit)
 
     def make_folder(self, path: Path) -> None:
-        """A folder of ldmref: Stable Diffusion 1.5 with random weights, in tiny sizes."""
+        """Make a folder of ldmref: Stable Diffusion 1.5 with random weights, in tiny sizes."""
         self.put(("vocabulary",), self.folder / "for_folder")
         config = stand_ins.small_sd15()
         source = self.folder / "for_folder/vocabulary"
@@ -120,7 +120,7 @@ class Materials:
         torch.save({"state_dict": tensors}, path)
 
     def make_diffusers(self, path: Path) -> None:
-        """A folder of diffusers: Stable Diffusion 1.5 with random weights, in tiny sizes."""
+        """Make a folder of diffusers: Stable Diffusion 1.5 with random weights, in tiny sizes."""
         diffusers = pytest.importorskip("diffusers")
         transformers = pytest.importorskip("transformers")
         self.put(("vocabulary",), self.folder / "for_diffusers")

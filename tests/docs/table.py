@@ -19,16 +19,16 @@ class Page(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Why something does not simply run."""
+    """The reason why something does not simply run."""
 
     kind: str  # "torch", "gpu", "slow", "begins", "exits", "elsewhere" or "not run"
     detail: str = ""
     code: int = 0
 
 
-TORCH = Reason("torch")  # left out where there is no torch
-PLOT = Reason("torch")  # or no matplotlib
-ONNX = Reason("torch")  # or no onnx, onnxruntime and openvino
+TORCH = Reason("torch")  # left out without torch
+PLOT = Reason("torch")  # or without matplotlib
+ONNX = Reason("torch")  # or without onnx, onnxruntime and openvino
 GPU = Reason("gpu")
 SLOW = Reason("slow")
 BEGINS = Reason("begins")  # a long training, slow too: stopped when its first step is saved

@@ -25,7 +25,7 @@ BLOCKS = blocks("CONTRIBUTING.md")
 
 
 def fragment(text: str) -> str:
-    """The block of the page that contains the text."""
+    """Return the block of the page that contains the text."""
     (block,) = [block for block in BLOCKS if text in block.text]
     return block.text
 

@@ -9,7 +9,7 @@ import pytest
 from blocks import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a POSIX environment")
-# Modules for `ldmref check` and for pytest, which tests of their own run
+# Modules for `ldmref check` and for pytest, which have their own tests
 MODULES = {"check_diffusers", "test_image_client"}
 NEEDS = {  # what an example says without torch
     "guidance_by_gradient": "needs PyTorch",

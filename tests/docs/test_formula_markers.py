@@ -66,7 +66,7 @@ def test_a_marker_stands_before_a_formula():
 
 
 def problem(named):
-    """What is wrong with a check that a marker names; "" if it exists."""
+    """Return the error of a check that a marker names; "" if it exists."""
     if named.startswith(CHECK):
         known = {n for i in identities() for n in (i.function, *i.uses)}
         missing = [n for n in named.removeprefix(CHECK).split(", ") if n not in known]
@@ -79,7 +79,7 @@ def problem(named):
 
 @functools.cache
 def names_in(path):
-    """The names of the tests in a file, those of a class as Class::test."""
+    """Return the names of the tests in a file, those of a class as Class::test."""
     tree = ast.parse((ROOT / path).read_text("utf-8"))
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     for kind in tree.body:

@@ -274,7 +274,7 @@ NOT_RUN = [
 
 @pytest.mark.parametrize(("page", "fragment", "reason"), NOT_RUN)
 def test_what_is_not_run_is_named(page, fragment, reason):
-    """Skip, so that the end of a run lists it."""
+    """Each is skipped, and the end of a run lists it."""
     if reason.kind == "gpu" and "gpu" in allowed(True, False):
         return
     pytest.skip(f"{page}: {' '.join(fragment.split())}: {reason.detail or 'needs a GPU'}")

@@ -101,7 +101,7 @@ def test_a_single_number_has_no_interval_and_equal_ones_have_none_to_speak_of():
 
 
 def test_the_variance_of_the_mean_is_estimated_without_bias():
-    """E[half_width^2] / t^2 = sigma^2 / n; with 1 / n in place of 1 / (n - 1) it is 3/4 of that
+    """E[half_width^2] / t^2 = sigma^2 / n; with 1 / n instead of 1 / (n - 1) it is 3/4 of that
     for n = 4. The estimate of 40,000 samples errs by sqrt(2 / 3 / 40,000) = 0.41 %, six of which
     are 2.5 %."""
     samples = np.random.default_rng(1).standard_normal((40_000, 4))

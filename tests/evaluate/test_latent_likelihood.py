@@ -33,7 +33,7 @@ def exact_denoiser(alpha_bars, data=DATA, error=0.0):
 def test_the_bound_lies_above_the_truth_and_near_it(timesteps):
     """The mean of bound minus -log p: above 0 by five standard errors, and a seventh of a nat.
 
-    Of 20 steps; the gap closes as steps become small. All terms of the sum, or half of them.
+    The chain has 20 steps; the gap closes as steps become small. The sum has all terms, or half.
     """
     rng = np.random.default_rng(0)
     alpha_bars = alphas_cumprod(linear_betas(20, 0.005, 0.7))

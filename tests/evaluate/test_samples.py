@@ -13,7 +13,7 @@ def values(section):
 
 
 def test_features_moved_by_a_vector_are_its_square_apart():
-    """The covariances are equal, so that Frechet's distance is that of the means."""
+    """The covariances are equal, so Frechet's distance is that of the means."""
     rng = np.random.default_rng(0)
     real = rng.standard_normal((200, 4))
     shift = np.array([3.0, 0.0, -4.0, 0.0])
@@ -26,7 +26,7 @@ def test_features_moved_by_a_vector_are_its_square_apart():
 
 
 def test_retrieval_counts_the_images_that_are_nearer():
-    """Images on a line; what is drawn for some prompts lies away from their own."""
+    """The images are on a line; those generated for some prompts are away from their own."""
     real = np.arange(20.0)[:, None]
     drawn = real.copy()
     drawn[:5, 0] += 1.6  # the two to the right are nearer: ranks 2 and 3 for the one at the edge

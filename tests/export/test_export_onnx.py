@@ -47,7 +47,7 @@ def folder(model, tmp_path_factory):
 
 
 def run(folder, network, runtime="onnxruntime", **arrays):
-    """The outputs of a network's file, by name."""
+    """Return the outputs of a network's file, by name."""
     path = folder / network / "model.onnx"
     if runtime == "onnxruntime":
         session = pytest.importorskip("onnxruntime").InferenceSession(path)
@@ -193,7 +193,7 @@ def test_the_networks_of_every_preset(name):
 
 
 def broadcast(spec):
-    """Parameters that take no memory."""
+    """Return parameters that take no memory."""
     from ldmref.models.params import Params
 
     zero = np.float32(0)
@@ -318,7 +318,7 @@ def test_the_command(tmp_path, capsys, model):
 
 
 def make_controlnet(model, seed=3, **changes):
-    """A ControlNet for the model's U-Net whose zero convolutions are not zero."""
+    """Make a ControlNet for the model's U-Net whose zero convolutions are not zero."""
     config = ControlNetConfig(replace(model.config.unet, **changes), 3, (4, 8))
     return ControlNet(model.backend, config, init(controlnet_spec(config), seed))
 

@@ -27,7 +27,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny, tmp_path_factory):
-    """A folder with preset `tiny` in random weights."""
+    """Return a folder with preset `tiny` in random weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_folder(folder, tiny.config, tiny.params, [tiny.tokenizer])
     return folder
@@ -35,7 +35,7 @@ def tiny_folder(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def client(tiny):
-    """An HTTP client of a server of the tiny model, both in this process."""
+    """Yield an HTTP client of a server of the tiny model, both in this process."""
     from starlette.testclient import TestClient
 
     from ldmref.server.app import create_app

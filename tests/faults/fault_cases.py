@@ -30,7 +30,7 @@ class Case:
         model: replaces the tiny model; a function makes it. `load`: further arguments of `load`.
         warns: whether a success has a warning.
         argv: a whole command line instead, for commands that Python does not have.
-        interfaces: those that can express the input, besides HTTP (`fault_http.can_express`).
+        interfaces: those that can express the input; for HTTP see `fault_http.can_express`.
         usage: the command line refuses it while reading its flags, with code E-USAGE.
     """
 
@@ -62,7 +62,7 @@ def case(
     usage: bool = False,
     **parameters: Any,
 ) -> Case:
-    """A request: `parameters` are those of the mode."""
+    """Return the case of a request: `parameters` are those of the mode."""
     interfaces = (only,) if only else (PYTHON, COMMAND_LINE)
     return Case(
         row, title, error, code, mode, parameters, model, load or {}, warns, (), interfaces, usage
@@ -70,7 +70,7 @@ def case(
 
 
 def command(row: int, title: str, error: Error, code: str, *argv: Any) -> Case:
-    """A command line; a function in it is a file to make."""
+    """Return the case of a command line; a function in it is a file to make."""
     return Case(row, title, error, code, argv=argv, interfaces=(COMMAND_LINE,))
 
 

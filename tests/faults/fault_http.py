@@ -25,7 +25,7 @@ def can_express(case: Case) -> bool:
 
 
 def is_json(name: str, value: Any) -> bool:
-    """Return whether JSON has a parameter. Texts for images are rows of their own."""
+    """Return whether JSON has a parameter. Texts for images have their own rows."""
     if callable(value):
         return name in IMAGES
     if name in IMAGES:

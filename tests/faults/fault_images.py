@@ -62,7 +62,7 @@ def mask(
 
 
 def painted(folder: Path) -> Path:
-    """A mask as transparency."""
+    """Return a mask as transparency."""
     image = Image.new("RGBA", (16, 16), (9, 9, 9, 0))
     image.paste((200, 0, 0, 255), (0, 0, 8, 8))
     path = folder / "painted.png"

@@ -50,7 +50,7 @@ class Stage:
     client: Any
 
     def resolve(self, value: Any) -> Any:
-        """A value; files are made by calling the function that stands for them."""
+        """Return a value; files are made by calling the function that stands for them."""
         if value is TINY:
             return self.model_folder
         if isinstance(value, tuple):
@@ -58,13 +58,13 @@ class Stage:
         return value(self.inputs) if callable(value) else value
 
     def parameters(self, case: Case) -> dict[str, Any]:
-        """The request's parameters, with defaults that make it short."""
+        """Return the request's parameters, with defaults that make it short."""
         known = MODES[case.mode].parameters
         defaults = {name: value for name, value in DEFAULTS.items() if name in known}
         return {k: self.resolve(v) for k, v in (defaults | dict(case.parameters)).items()}
 
     def files(self) -> dict[str, str]:
-        """Every file below, with the digest of its content."""
+        """Return every file below, with the digest of its content."""
         folders = (self.work, self.inputs, self.temporary)
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -75,7 +75,7 @@ class Stage:
 
 
 def python(case: Case, stage: Stage) -> Outcome:
-    """In process: `ldmref.load`, then the mode."""
+    """Run in process: `ldmref.load`, then the mode."""
     parameters = stage.parameters(case)
     model = stage.resolve(case.model)
     load = {name: stage.resolve(value) for name, value in case.load.items()}
@@ -94,7 +94,7 @@ def python(case: Case, stage: Stage) -> Outcome:
 
 
 def command_line(case: Case, stage: Stage) -> Outcome:
-    """In process, by the function behind the command `ldmref`."""
+    """Run in process, by the function behind the command `ldmref`."""
     if case.argv:
         argv = [str(stage.resolve(word)) for word in case.argv]
     else:
@@ -144,12 +144,12 @@ INTERFACES: Mapping[str, Callable[[Case, Stage], Outcome]] = {
 
 
 def interfaces_of(case: Case) -> list[str]:
-    """The interfaces through which a case is run."""
+    """Return the interfaces through which a case is run."""
     return [*case.interfaces, *([HTTP] if can_express(case) else [])]
 
 
 def flags(mode: str, values: Mapping[str, Any], folder: Path) -> list[str]:
-    """The flags of a request."""
+    """Return the flags of a request."""
     argv = []
     for name, value in values.items():
         parameter = MODES[mode].parameters.get(name)

@@ -73,7 +73,7 @@ def tarred(folder: Path) -> bytes:
 
 
 def raw(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file with this header, a JSON value or its bytes."""
+    """Return a safetensors file with this header, a JSON value or its bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -168,12 +168,12 @@ def with_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], by
 
 
 def flipped(content: bytes) -> bytes:
-    """The last byte of the last tensor changed a little."""
+    """Change the last byte of the last tensor a little."""
     return content[:-4] + bytes([content[-4] ^ 1]) + content[-3:]
 
 
 def as_bfloat16(content: bytes) -> bytes:
-    """Tensors of float32, cut to their upper halves."""
+    """Cut tensors of float32 to their upper halves."""
     header, data = header_of(content)
     for entry in (header[name] for name in header if name != "__metadata__"):
         entry["dtype"] = "BF16"
@@ -337,7 +337,7 @@ def special(kind: str) -> Make:
 
 
 def linked(folder: Path) -> Path:
-    """A model folder by a symbolic link, which is allowed."""
+    """Return a model folder by a symbolic link, which is allowed."""
     link = folder / "link"
     link.symlink_to(tiny()(folder))
     return link

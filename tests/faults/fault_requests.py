@@ -72,7 +72,7 @@ PROMPTS: list[Case] = [
 def refused(
     row: int, name: str, code: str, values: dict[str, Any], usage: bool = False, **others: Any
 ) -> list[Case]:
-    """A parameter with bad values, by title."""
+    """Return the cases of a parameter with bad values, by title."""
     return [
         case(row, f"{name} {title}", UsageError, code, usage=usage, **others | {name: value})
         for title, value in values.items()

@@ -42,7 +42,7 @@ def connect(port: int) -> socket.socket:
 
 
 def post(*lines: str, path: str = "/v1/generate", length: int | None = None) -> bytes:
-    """The head of a request with JSON."""
+    """Return the head of a request with JSON."""
     head = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *lines]
     head += [] if length is None else [f"Content-Length: {length}"]
     return "\r\n".join([*head, "", ""]).encode()

@@ -591,7 +591,7 @@ def test_device_without_numbers(stage):
 
 
 def mutable(value):
-    """Every list and dictionary in a value."""
+    """Yield every list and dictionary in a value."""
     if isinstance(value, dict | list):
         yield value
         for child in value.values() if isinstance(value, dict) else value:

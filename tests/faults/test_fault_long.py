@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(name):
-    """A script of the repository as a module."""
+    """Return a script of the repository as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -133,7 +133,7 @@ def test_signal_while_drawing(stage, number, code):
 
 
 def with_full_disk(size):
-    """A limit on the size of files, which looks like a full disk."""
+    """Return a function that limits the size of files, which looks like a full disk."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -327,7 +327,7 @@ for argv in (
 
 @pytest.fixture(scope="module")
 def usual(tiny_folder, tmp_path_factory):
-    """The files and the output of the commands in the usual environment."""
+    """Return the files and the output of the commands in the usual environment."""
     return outputs(tiny_folder, tmp_path_factory.mktemp("usual"), {})
 
 

@@ -43,7 +43,7 @@ def assert_works(port):
 
 
 def own_client(tiny, **settings):
-    """A client of a server with other settings, and its engine."""
+    """Return a client of a server with other settings, and its engine."""
     from starlette.testclient import TestClient
 
     engine = Engine({"tiny": tiny}, ServerSettings(**settings))

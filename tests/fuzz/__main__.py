@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def load(blind: bool) -> tuple[Any, Any]:
-    """atheris, or None, and the targets, instrumented by it."""
+    """Return atheris, or None, and the targets, instrumented by it."""
     try:
         atheris = None if blind else importlib.import_module("atheris")
     except ImportError:
@@ -63,7 +63,7 @@ def load(blind: bool) -> tuple[Any, Any]:
 
 
 def in_child(atheris: Any, targets: Any, name: str, limits: tuple[int, int], folder: Path) -> bool:
-    """Fuzz one target in a process of its own; print its row and its failures."""
+    """Fuzz one target in a separate process; print its row and its failures."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     start = time.monotonic()

@@ -1,6 +1,7 @@
-"""What readers compute anew for every input although no input changes it: computed once here.
+"""Cache results that readers recompute for every input although no input changes them.
 
-Only functions of a configuration, a class or the installed packages. The readers themselves run.
+Only functions of a configuration, a class or the installed packages are cached. The readers
+themselves run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LIMIT = 256  # results kept of each function
 
 
 def embedded_model(name: str) -> Path:
-    """Not the file of any name, which other targets read, but the model of the package."""
+    """Return the model of the package; other targets read files of any name."""
     if name not in EMBEDDED:
         raise InputError(f"no model {name!r} here", code="E-NOT-FOUND")
     return find_model(name)
@@ -46,7 +47,7 @@ def by_identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
-    """(module, name, cached function)."""
+    """Return (module, name, cached function) of each."""
     by_value = [
         (autoencoder, "autoencoder_table"),
         (controlnet, "controlnet_table"),
@@ -70,7 +71,7 @@ FUNCTIONS = functions()
 
 
 def constants_cached(run: Function) -> Function:
-    """The function `run` with everything above replaced while it runs."""
+    """Return the function `run` with everything above replaced while it runs."""
 
     @wraps(run)
     def with_caches(*arguments: Any) -> Any:

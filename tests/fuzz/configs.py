@@ -83,7 +83,7 @@ def _config_seeds() -> list[bytes]:
 
 
 def plan_with(config: ModelConfig) -> None:
-    """The shapes are counted and a request is planned."""
+    """Count the shapes and plan a request."""
     assert config_from_dict(config.to_dict()) == config
     assert count(model_spec(config)) > 0
     for sampler in (None, "ddim", "dpmpp_2m"):
@@ -95,7 +95,7 @@ def plan_with(config: ModelConfig) -> None:
 
 @constants_cached
 def run_config(path: Path) -> None:
-    """A configuration that is accepted survives writing, and can be planned with."""
+    """Check that an accepted configuration survives writing, and can be planned with."""
     plan_with(read_config(path))
 
 
@@ -204,7 +204,7 @@ def _diffusers_seeds() -> list[bytes]:
 
 @constants_cached
 def run_diffusers(path: Path) -> None:
-    """A folder whose configuration is accepted can be planned with; its weights are missing."""
+    """Plan with a folder whose configuration is accepted; its weights are missing."""
     plan_with(read_diffusers_config(path))
     load_diffusers(path)
     raise AssertionError("there are no weights")
@@ -218,7 +218,7 @@ def _controlnet_seeds() -> list[bytes]:
 
 @constants_cached
 def run_controlnet(path: Path) -> None:
-    """A ControlNet's configuration; there are no weights."""
+    """Read a ControlNet's configuration, without weights."""
     open_controlnet(path)
     raise AssertionError("there are no weights")
 
@@ -240,7 +240,7 @@ def _vae_seeds() -> list[bytes]:
 
 @constants_cached
 def run_vae(path: Path) -> None:
-    """An autoencoder's configuration; there are no weights."""
+    """Read an autoencoder's configuration, without weights."""
     read_vae(path)
     raise AssertionError("there are no weights")
 
@@ -292,7 +292,7 @@ IMAGE = Image.new("RGB", (16, 16), "red")
 
 
 def as_request(data: bytes) -> dict[str, Any]:
-    """A JSON object, with an image where one belongs."""
+    """Return a JSON object, with an image where one belongs."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -305,7 +305,7 @@ def as_request(data: bytes) -> dict[str, Any]:
 
 @constants_cached
 def run_request(request: dict[str, Any]) -> None:
-    """A request that is accepted is resolved to JSON, which makes the same request again."""
+    """Check that an accepted request resolves to JSON which makes the same request again."""
     mode = request.pop("mode")
     plan = modes.plan(mode, TINY, **request)
     params = json.loads(json.dumps(plan.params))
@@ -383,7 +383,7 @@ def _tokenizer_seeds() -> list[bytes]:
 
 
 def run_tokenizer_files(path: Path) -> None:
-    """Every reader of tokenizers, on the same folder; what is accepted tokenizes."""
+    """Run every reader of tokenizers on the same folder; an accepted one must tokenize."""
     for read, source in (
         (load_tokenizer, path),
         (load_tokenizer, path / "tokenizer.json"),

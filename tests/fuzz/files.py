@@ -38,7 +38,7 @@ few_pixels = mock.patch.object(pil, "MAX_PIXELS", 250_000)
 
 
 def safetensors_bytes(header: Any, body: bytes = b"") -> bytes:
-    """A file with any header."""
+    """Return a file with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 
@@ -68,7 +68,7 @@ def _safetensors_seeds() -> list[bytes]:
 
 
 def run_safetensors(written: tuple[Path, bytes]) -> None:
-    """The library and ldmref agree on what is a valid file, and on every byte of its tensors."""
+    """Check that the library and ldmref agree on which files are valid and on every byte."""
     path, data = written
     try:
         theirs = dict(safetensors.deserialize(data))
@@ -91,7 +91,7 @@ def run_safetensors(written: tuple[Path, bytes]) -> None:
 
 
 def _refused_with_reason(data: bytes) -> bool:
-    """What the library accepts and ldmref does not: other kinds, names twice, no Unicode."""
+    """Return whether ldmref refuses a file of the library: other kinds, names twice, no Unicode."""
     length = int.from_bytes(data[:8], "little")
     twice = False
 
@@ -118,7 +118,7 @@ ALLOWED = {*NAMES, *(("torch", name) for name in STORAGES)}
 
 
 def _pickled(name: str = "F32") -> bytes:
-    """What torch.save writes for {"state_dict": {"w": a 2 x 3 view, "b": a parameter}}."""
+    """Return the pickle of {"state_dict": {"w": a 2 x 3 view, "b": a parameter}} by torch.save."""
     kind = next(k for k, v in STORAGES.items() if v == name).encode()
     storage = (
         b"(X\x07\0\0\0storageq\1ctorch\n" + kind + b"\nq\2X\1\0\0\x000q\3X\3\0\0\0cpuq\4K\x10tQ"
@@ -138,7 +138,7 @@ def _pickled(name: str = "F32") -> bytes:
 
 
 def laughs() -> list[bytes]:
-    """Pickles of a few hundred bytes that stand for 2^60 objects: a key, dictionaries, lists."""
+    """Return pickles of a few hundred bytes for 2^60 objects: a key, dictionaries, lists."""
     nested: list[Any] = [(), {}, []]
     for _ in range(60):
         pair, table, items = nested
@@ -156,7 +156,7 @@ def _pickle_seeds() -> list[bytes]:
 
 
 def run_pickle(data: bytes) -> None:
-    """What is accepted names nothing outside the table."""
+    """Check that an accepted pickle names nothing outside the table."""
     load_pickle_bytes(data, "a.ckpt")
     for operation, argument, _ in pickletools.genops(data):
         if operation.name == "GLOBAL":
@@ -166,7 +166,7 @@ def run_pickle(data: bytes) -> None:
 
 
 def in_zip(data: bytes) -> Path:
-    """The pickle within a zip of torch.save, with one storage."""
+    """Return the pickle within a zip of torch.save, with one storage."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("m/data.pkl", data)
@@ -183,7 +183,7 @@ def _legacy_seed() -> bytes:
 
 
 def run_checkpoint(path: Path) -> None:
-    """Every tensor is read, whole and of its own shape."""
+    """Check that every tensor is read, whole and in its shape."""
     checkpoint = read_checkpoint(path)
     for tensor in checkpoint.tensors.values():
         if math.prod(tensor.shape) <= 1_000_000:
@@ -264,7 +264,7 @@ def _png_seeds() -> list[bytes]:
 
 @few_pixels
 def run_image(path: Path) -> None:
-    """An image is RGB, a mask grey, and an image written and read again is the same."""
+    """Check that images are RGB, masks grey, and that writing and reading keeps an image."""
     image = pil.read_image(path)
     assert image.mode == "RGB" and image.width * image.height <= pil.MAX_PIXELS
     mask = pil.read_mask(path)

@@ -1,4 +1,4 @@
-"""What must hold for every input of every target."""
+"""Conditions that must hold for every input of every target."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCRATCH = Path(
     tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 )
 REPOSITORY = Path(__file__).parents[2]
-# What a reader may open besides its input: the code itself.
+# Paths that a reader may open in addition to its input: the code itself.
 READABLE = tuple(
     {
         *(os.path.realpath(path) for path in sysconfig.get_paths().values()),
@@ -159,7 +159,7 @@ def check(target: Target, data: bytes) -> None:
 
 
 def _used() -> tuple[int, float]:
-    """The process' peak of memory, in KiB, and seconds of processor time."""
+    """Return the process' peak of memory, in KiB, and seconds of processor time."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_maxrss, usage.ru_utime + usage.ru_stime
 

@@ -27,7 +27,7 @@ OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [0], [1, 1], {"a": 1
 
 
 def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ()) -> bytes:
-    """One to four small changes."""
+    """Apply one to four small changes."""
     data = bytearray(data)
     number = rng.random  # randrange and choice take several times as long
     for _ in range(FEW[int(5 * number())]):
@@ -53,7 +53,7 @@ def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ())
 
 
 def mutate_value(value: Any, rng: random.Random) -> Any:
-    """One change somewhere in a JSON document."""
+    """Apply one change somewhere in a JSON document."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice(list(value))
         changed = dict(value)
@@ -94,7 +94,7 @@ def dump(value: Any) -> bytes:
 
 
 def mutate_json(data: bytes, rng: random.Random) -> bytes:
-    """One to three changes of the document, or of its bytes if it is none."""
+    """Apply one to three changes to the document, or to its bytes if it is not JSON."""
     try:
         value = json.loads(data)
         if rng.random() < 0.97:
@@ -107,7 +107,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_toml(data: bytes, rng: random.Random) -> bytes:
-    """One to three changes of the values, or changes of the bytes."""
+    """Apply one to three changes to the values, or changes to the bytes."""
     try:
         value = tomllib.loads(data.decode()) if rng.random() < 0.8 else None
     except (ValueError, RecursionError):
@@ -194,7 +194,7 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """(type, content) of every complete chunk."""
+    """Return (type, content) of every complete chunk."""
     chunks = []
     at = 8
     while data[:4] == b"\x89PNG" and at + 8 <= len(data):
@@ -205,7 +205,7 @@ def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """A PNG of these chunks."""
+    """Return a PNG of these chunks."""
     parts = [b"\x89PNG\r\n\x1a\n"]
     for kind, content in chunks:
         checksum = zlib.crc32(kind + content).to_bytes(4, "big")
@@ -214,7 +214,7 @@ def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def mutator(mutate: Mutator | None, words: tuple[bytes, ...]) -> Mutator:
-    """The mutations of a target: of its format mostly, of bytes else."""
+    """Return the mutations of a target: mostly of its format, otherwise of bytes."""
     share = 0.97 if mutate is mutate_json else 0.8
 
     def change(data: bytes, rng: random.Random) -> bytes:

@@ -68,7 +68,7 @@ def tensor_file(name: str) -> Callable[[bytes], Path]:
     """Prepare a valid safetensors file from a JSON object.
 
     `tensors`: name -> shape, or [type, shape]; `metadata`; `fill`: the value of every byte;
-    `beside`: the content of a config.json beside it, or of adapter_config.json.
+    `beside`: the content of a config.json next to it, or of adapter_config.json.
     """
     path = SCRATCH / name.removesuffix(".safetensors") / name
     beside = [path.with_name("config.json"), path.with_name("adapter_config.json")]
@@ -148,7 +148,7 @@ def _model_seeds() -> list[bytes]:
 @families
 @constants_cached
 def run_model(path: Path) -> None:
-    """A single file that fits: its configuration, its averages, what is not read."""
+    """Read a single file that fits: its configuration, its averages, and the unread rest."""
     file = TensorFile(path)
     for config, ema in ((MICRO, None), (MICRO, True), (None, None))[: 3 if len(file) < 9 else 2]:
         try:
@@ -202,7 +202,7 @@ def _lora_seeds() -> list[bytes]:
 
 @constants_cached
 def run_lora(path: Path) -> None:
-    """A LoRA that is accepted changes tensors of their own shape, and weight 0 changes nothing."""
+    """Check that an accepted LoRA keeps all shapes, and that weight 0 changes nothing."""
     tensors = _tiny_tensors()
     with np.errstate(all="ignore"):
         merged = apply_loras(MICRO, tensors, read_loras([(path, 0.5)]))
@@ -231,7 +231,7 @@ def _control_seeds() -> list[bytes]:
 
 @constants_cached
 def run_control(path: Path) -> None:
-    """A ControlNet that is accepted has every tensor in its shape."""
+    """Check that an accepted ControlNet has every tensor in its shape."""
     file = open_controlnet(path, MICRO.unet)
     assert all(tensor.shape == file.table[name].shape for name, tensor in file.tensors().items())
 
@@ -245,7 +245,7 @@ def _autoencoder_seeds() -> list[bytes]:
 @few_stages
 @constants_cached
 def run_autoencoder(path: Path) -> None:
-    """An autoencoder that is accepted fits the model, or is refused by it."""
+    """Check that an accepted autoencoder fits the model, or is refused by it."""
     require_fit(MICRO, read_vae(path, MICRO.vae))
 
 
@@ -259,7 +259,7 @@ def _embedding_seeds() -> list[bytes]:
 
 
 def run_embedding(path: Path) -> None:
-    """A word that is accepted becomes a token per vector."""
+    """Check that an accepted word becomes a token per vector."""
     tokenizer = PromptTokenizer(word_tokenizer(["red heart"], 10), 16)
     size = tokenizer.tokenizer.get_vocab_size()
     for embedding in read_embeddings(path):

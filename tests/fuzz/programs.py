@@ -72,7 +72,7 @@ def _recipe_seeds() -> list[bytes]:
 
 @constants_cached
 def run_recipe(path: Path) -> None:
-    """A recipe that is accepted is written with every key, and is then read as the same."""
+    """Check that an accepted recipe is written with every key and read again as the same."""
     recipe = read_recipe(path)
     tables = tomllib.loads(to_toml(recipe))
     assert repr(recipe_from_dict(tables)) == repr(recipe)  # NaN is not itself
@@ -87,7 +87,7 @@ def _state_seeds() -> list[bytes]:
 
 @constants_cached
 def run_state(path: Path) -> None:
-    """A saved state that is accepted has a step and a recipe."""
+    """Check that an accepted saved state has a step and a recipe."""
     header, arrays = read_checkpoint(path)
     assert isinstance(header.step, int) and isinstance(header.recipe, Recipe)
     assert all(array.shape == arrays[name].shape for name, array in arrays.items())
@@ -108,7 +108,7 @@ def _captions_seeds() -> list[bytes]:
 
 
 def run_captions(path: Path) -> None:
-    """Every image has captions, which are text."""
+    """Check that every image has captions, which are text."""
     captions, warnings = captioned_files(path)
     assert captions and all(captions.values())
     for caption in [*(text for texts in captions.values() for text in texts), *warnings]:
@@ -143,7 +143,7 @@ def _json(data: bytes) -> Any:
 
 
 def _planned(mode: str, flags: dict[str, Any], recorded: dict[str, Any]) -> None:
-    """What `generate` does before it loads a model, and what it says of the record."""
+    """Do what `generate` does before it loads a model, and check its notes on the record."""
     plan = plan_task(mode, TINY, with_settings(mode, flags, NO_SETTINGS)).plan
     used = json.loads(json.dumps(plan.params))
     for note in (*compare_models(recorded.get("model"), MODEL), *compare_inputs(recorded, used)):  # pyright: ignore
@@ -153,7 +153,7 @@ def _planned(mode: str, flags: dict[str, Any], recorded: dict[str, Any]) -> None
 @constants_cached
 @mock.patch.object(replay, "generate", _planned)
 def run_record(record: Any) -> None:
-    """The record of an image, whatever JSON it is, is planned again or refused."""
+    """Check that the record of an image, whatever JSON it is, is planned again or refused."""
     mode = record.get("mode") if isinstance(record, dict) else None
     needed = NEEDED.get(mode, ()) if isinstance(mode, str) else ()
     with mock.patch.object(replay, "read_parameters", lambda _: {"ldmref": record}):
@@ -161,7 +161,7 @@ def run_record(record: Any) -> None:
 
 
 def _printed(show: Callable[[Any, bool], None], path: str | Path) -> None:
-    """What is printed is lines of text without control characters, and JSON if asked for."""
+    """Check that the output is lines without control characters, and JSON if asked for."""
     for as_json in (False, True):
         output = io.StringIO()
         with redirect_stdout(output):
@@ -176,12 +176,12 @@ def _printed(show: Callable[[Any, bool], None], path: str | Path) -> None:
 @families
 @constants_cached
 def run_model_info(path: Path) -> None:
-    """A model of any kind is described."""
+    """Describe a model of any kind."""
     _printed(print_model_info, path)
 
 
 def run_image_info(path: Path) -> None:
-    """What an image records is shown."""
+    """Show the record of an image."""
     _printed(print_image_info, str(path))
 
 

@@ -14,7 +14,7 @@ TARGETS: dict[str, Target] = (
 
 
 def fuzz_blindly(target: Target, seeds: list[bytes], rng: random.Random) -> bytes:
-    """An input that is some changes away from a seed."""
+    """Return an input that is some changes away from a seed."""
     change = mutator(target.mutate, target.words)
     data = rng.choice(seeds)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -23,13 +23,13 @@ def fuzz_blindly(target: Target, seeds: list[bytes], rng: random.Random) -> byte
 
 
 def failure(target: Target, data: bytes) -> tuple[str, str] | None:
-    """(where and what, message) of what goes wrong with an input; None if nothing does.
+    """Return (place and error, message) of the failure of an input; None if there is none.
 
     Two inputs that fail for one reason have the same first element.
     """
     try:
         check(target, data)
-    except BaseException as error:  # Rust's panics are no Exception
+    except BaseException as error:  # Rust's panics are not an Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         trace = error.__traceback__
@@ -44,7 +44,7 @@ def failure(target: Target, data: bytes) -> tuple[str, str] | None:
 
 
 def minimised(target: Target, data: bytes, tries: int = 2000) -> bytes:
-    """A shorter input with the same failure, by deletion of blocks."""
+    """Return a shorter input with the same failure, by deletion of blocks."""
     wanted = failure(target, data)
     size = max(1, len(data) // 2)
     if wanted is None:

@@ -90,7 +90,7 @@ def a1111_weights(prompt: str) -> list[tuple[str, float]]:
 
 
 def run_weights(prompt: str) -> None:
-    """A1111 reads the same characters with the same weights."""
+    """Check that A1111 reads the same characters with the same weights."""
     sections = parse_prompt_weights(prompt)
     ours = [(c, span.weight) for spans in sections for span in spans for c in span.text]
     assert all(abs(weight) <= 1000 for _, weight in ours)
@@ -114,7 +114,7 @@ def _largest_id(tokenizer: PromptTokenizer) -> int:
 
 
 def tokenize(tokenizer: PromptTokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt between start and end; every option gives ids of the right shape."""
+    """Return the ids of a prompt between start and end; check the shape with every option."""
     ids: list[int] = []
     for options in OPTIONS:
         try:
@@ -139,7 +139,7 @@ def _emoji() -> tuple[PromptTokenizer, dict[str, int]]:
 
 
 def run_words(prompt: str) -> None:
-    """The embedded model's tokenizer, and its rule in another language."""
+    """Compare the embedded model's tokenizer with its rule in another language."""
     tokenizer, vocabulary = _emoji()
     letters = unicodedata.normalize("NFD", prompt)
     plain = "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Mc", "Me"))
@@ -149,7 +149,7 @@ def run_words(prompt: str) -> None:
 
 @lru_cache(maxsize=2**16)
 def _changed(character: str) -> bool:
-    """Whether Unicode assigned it, or changed its category, after version 3.2."""
+    """Return whether Unicode assigned it, or changed its category, after version 3.2."""
     category = unicodedata.category(character)
     return category == "Cn" or unicodedata.ucd_3_2_0.category(character) != category
 
@@ -202,7 +202,7 @@ def clip_ids(prompt: str) -> list[int]:
 
 
 def run_clip(prompt: str) -> None:
-    """CLIP's tokenizer, and byte-pair encoding in plain Python."""
+    """Compare CLIP's tokenizer with byte-pair encoding in plain Python."""
     _same_chunks(_CLIP, prompt, clip_ids(prompt[:500]) if len(prompt) <= 500 else clip_ids(prompt))
 
 
@@ -210,7 +210,7 @@ _LABELS = ClassLabelTokenizer(1001)
 
 
 def run_label(prompt: str) -> None:
-    """A label is a number below the number of classes."""
+    """Check that a label is a number below the number of classes."""
     assert 0 <= _LABELS.tokenize([prompt]).ids.item() <= 1000
 
 

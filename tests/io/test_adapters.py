@@ -88,7 +88,7 @@ def test_a_folder_of_diffusers_or_the_model_around_it(tmp_path, place):
     (folder / "config.json").write_text(json.dumps(VAE_JSON))
     assert same(read_vae(tmp_path / "model")) and read_vae(tmp_path / "model").config == VAE
     assert read_vae(folder).name == (place or "model")
-    alone = read_vae(weights)  # its configuration lies beside it
+    alone = read_vae(weights)  # its configuration is next to it
     assert same(alone) and alone.config == VAE and alone.name == "diffusion_pytorch_model"
     (folder / "config.json").write_text(json.dumps(VAE_JSON | {"_class_name": "UNet2DModel"}))
     assert code_of(read_vae, folder) == "E-VAE" and code_of(read_vae, weights) == "E-KEYS"
@@ -129,7 +129,7 @@ def test_another_autoencoder_takes_the_place_of_the_models(tmp_path):
         vae = name.startswith("vae.")
         assert tensor is (FLAT[name.removeprefix("vae.")] if vae else model[name])
     tiny = Autoencoder("t", TinyConfig(num_encoder_blocks=(1, 1)), {}, "")
-    assert swap_vae(TINY, model, tiny) == (TINY, model)  # it decodes beside the model's own
+    assert swap_vae(TINY, model, tiny) == (TINY, model)  # it decodes in addition to the model's own
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def tree(folder):
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder that is there already, as a model that somebody needs."""
+    """Return a folder that is there already, as a model that somebody needs."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "weights").write_bytes(b"old")

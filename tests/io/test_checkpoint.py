@@ -42,7 +42,7 @@ def save(path, value, form="zip", **options):
 
 
 def bits(tensor):
-    """A torch tensor's numbers as bytes."""
+    """Return a torch tensor's numbers as bytes."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -191,7 +191,7 @@ def test_allowed_names_can_only_be_called():
 
 
 def test_attributes_of_a_dictionary_are_dropped():
-    """What torch hangs on a state_dict must not hide the dictionary's own methods."""
+    """Attributes that torch sets on a state_dict must not hide the dictionary's methods."""
     value = collections.OrderedDict(a=1)
     value.values = "hidden"
     table = load_pickle_bytes(pickle.dumps(value, 2), "file")
@@ -199,7 +199,7 @@ def test_attributes_of_a_dictionary_are_dropped():
 
 
 def rebuild(offset, shape, strides, numel=4):
-    """The bytes of a zip file with one tensor that claims to lie so in 4 numbers."""
+    """Return the bytes of a zip file with one tensor that claims to lie so in 4 numbers."""
     out = io.BytesIO()
 
     class Reference(pickle.Pickler):

@@ -49,7 +49,7 @@ NAME = "model_ema.diffusion_modelout2weight"
 
 
 def tensors(config=CONFIG, **changes):
-    """A training run's file: last weights, averages of the U-Net's, and their two numbers."""
+    """Return a training run's file: last weights, averages of the U-Net's, their two numbers."""
     table = compvis_table(config)
     last, mean = (LAST, MEAN) if config is CONFIG else (LDM_LAST, LDM_MEAN)
     found = to_compvis(last, table)
@@ -199,7 +199,7 @@ def test_averages_that_were_never_updated_are_not_taken_unasked(tmp_path):
 def test_averages_that_do_not_fit_are_not_read_and_refused_with_a_list(
     tmp_path, change, word, config
 ):
-    """Refused where they are asked for; else the last weights are whole without them."""
+    """They are refused if asked for; otherwise the last weights are whole without them."""
     found = tensors(config)
     change(found)
     path = write(tmp_path / "a.safetensors", found)
@@ -251,7 +251,7 @@ def test_an_image_records_which_weights_drew_it(file, told):
 
 
 def test_command_line(file, told, tmp_path, monkeypatch, capsys):
-    """convert, txt2img and run choose alike; what is left out is told."""
+    """convert, txt2img and run choose the same weights and report those left out."""
     monkeypatch.chdir(tmp_path)
     given = ["--model-config", str(told), "--tokenizer", str(told / "tokenizer.json")]
     common = ["-p", "cat", "--seed", "1", "--steps", "1", *given]
@@ -281,7 +281,7 @@ def test_command_line(file, told, tmp_path, monkeypatch, capsys):
 
 
 def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, capsys):
-    """Where a file holds one: it is read, not "left out", and stands in what convert writes."""
+    """A factor in a file is read, not "left out", and convert writes it."""
     from ldmref.io.compvis import single_file as compvis
 
     monkeypatch.setattr(compvis, "FAMILIES", ("tiny",))

@@ -1,4 +1,4 @@
-"""What stands where a model's file belongs: named as what it is, and never waited for."""
+"""Errors name the kind of thing that is in the place of a model's file, without waiting."""
 
 from __future__ import annotations
 

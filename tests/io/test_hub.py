@@ -153,7 +153,7 @@ def test_the_cache_is_where_the_hub_looks(cache, monkeypatch):
 
 
 class Stand:
-    """What of huggingface_hub is called, with a record of the calls."""
+    """The parts of huggingface_hub that are called, with a record of the calls."""
 
     def __init__(self, monkeypatch, cache, files=REPOSITORY, error=None):
         self.calls = []
@@ -423,7 +423,7 @@ def test_command_line(monkeypatch, cache, capsys):
 
 @pytest.mark.parametrize("folder", ["tokenizer", "tokenizer_2"])
 def test_every_file_that_a_tokenizer_may_have_is_fetched(folder):
-    """Words that were added to a vocabulary, and BERT's, too; nothing else of the folder."""
+    """Words added to a vocabulary and BERT's are also fetched; nothing else of the folder is."""
     names = [
         "vocab.json",
         "merges.txt",

@@ -1,4 +1,4 @@
-"""Single files: what may be left over in them, and files that are no model."""
+"""Single files: tensors that may be left over in them, and files that are not a model."""
 
 from __future__ import annotations
 

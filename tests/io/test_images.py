@@ -237,7 +237,7 @@ def test_values_outside_are_clipped_not_wrapped():
 
 
 def bomb(width, height):
-    """A PNG whose header promises that many pixels."""
+    """Return a PNG whose header promises that many pixels."""
 
     def chunk(kind, data):
         return (

@@ -42,7 +42,7 @@ def both(*modules):
 
 
 def unet_names(c):
-    """What openaimodel.UNetModel builds, in the order of its constructor."""
+    """Return the names that openaimodel.UNetModel builds, in the order of its constructor."""
 
     def resnet(path, skip):
         inner = ["in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3"]
@@ -89,7 +89,7 @@ def unet_names(c):
 
 
 def autoencoder_names(c):
-    """What model.Encoder and model.Decoder build."""
+    """Return the names that model.Encoder and model.Decoder build."""
 
     def resnet(path, skip):
         return both(
@@ -335,7 +335,7 @@ def test_the_class_of_a_foreign_configuration(data, kind):
     assert get_foreign_class(data) == kind
 
 
-LORA_NAMES = {  # as they stand in published files
+LORA_NAMES = {  # as in published files
     "lora_unet_mid_block_attentions_0_proj_in.alpha": "alpha",
     "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": "down",
     "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": "up",

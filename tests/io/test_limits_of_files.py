@@ -1,4 +1,4 @@
-"""Where reading and writing stop: sizes, ranges, depths, and what a file looks like afterwards."""
+"""Limits of reading and writing: sizes, ranges and depths, and the files that are written."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_shapes_of_images(shape, mode):
 
 
 def promising(width, height):
-    """A PNG whose header alone is true."""
+    """Return a PNG whose header alone is true."""
 
     def chunk(kind, data):
         size = len(data)

@@ -51,7 +51,7 @@ def change(shape, rank=2, seed=0):
 
 
 def kohya(flat, names=KOHYA, alpha=None, rank=2):
-    """A file in kohya's names."""
+    """Return tensors in kohya's names."""
     tensors = {}
     for seed, (ours, name) in enumerate(names.items()):
         down, up = change(flat[ours].shape, rank, seed)
@@ -329,7 +329,7 @@ def test_adapter_metadata_that_cannot_be_followed(flat, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A model folder of `tiny` in float32 and two LoRAs for it."""
+    """Return a model folder of `tiny` in float32 and two LoRAs for it."""
     from ldmref.io.native import save_folder
 
     model = ldmref.random_model("tiny", backend="numpy")
@@ -340,7 +340,7 @@ def saved(tmp_path_factory):
 
 
 def peft(flat, alone=True):
-    """A file of PEFT's own, for the U-Net or the text encoder alone."""
+    """Return a file of PEFT's own, for the U-Net or the text encoder alone."""
     tensors = {}
     for seed, ours in enumerate(KOHYA):
         part, _, layer = ours.removesuffix(".weight").partition(".")
@@ -353,7 +353,7 @@ def peft(flat, alone=True):
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_files_of_peft(flat, tmp_path, alone):
-    """The same as without its wrapper; alpha stands in the file beside."""
+    """The result is the same as without its wrapper; alpha is in adapter_config.json."""
     tensors = peft(flat, alone)
     path = tmp_path / "adapter_model.safetensors"
     assert tensors

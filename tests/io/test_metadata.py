@@ -140,7 +140,7 @@ def test_chunk_kind(prompt):
 
 
 def test_a1111_names_of_samplers_lead_back_to_them():
-    """The infotext of every sampler is read back; a name that A1111 has not keeps a prefix."""
+    """The infotext of every sampler is read back; a name unknown to A1111 keeps a prefix."""
     for name in SAMPLERS:
         again = replay_parameters(infotext(params(sampler=name)))
         assert again is not None and get_sampler(again[0]["sampler"]) is SAMPLERS[name]

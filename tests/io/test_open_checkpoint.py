@@ -25,7 +25,7 @@ from ldmref.prompts import Embedding
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    """A single file, and the folder with its configuration and tokenizer."""
+    """Return a single file, and the folder with its configuration and tokenizer."""
     folder = tmp_path_factory.mktemp("single")
     model = ldmref.random_model("tiny", backend="numpy")
     (folder / "config.json").write_text(json.dumps({"schema": SCHEMA} | model.config.to_dict()))
@@ -38,7 +38,7 @@ def options(tmp_path_factory):
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """The files that are hashed, in order."""
+    """Return the files that are hashed, in order."""
     files = []
     real = TensorFile.sha256
 

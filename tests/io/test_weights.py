@@ -1,4 +1,4 @@
-"""Weights that are damaged, altered or suspicious, and what is given beside them."""
+"""Weights that are damaged, altered or suspicious, and arguments given with them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_altered_embedded_model_is_refused(tmp_path, monkeypatch, name):
     assert caught.value.code == "E-DIGEST"
 
 
-# -- what a model has of its own ------------------------------------------------------------------
+# -- the model's own tokenizer and configuration --------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["emoji", "folder"])

@@ -20,7 +20,7 @@ LAYER = "unet.000/conv_in"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A right and a wrong port of one layer of the embedded model."""
+    """Return a right and a wrong port of one layer of the embedded model."""
     path = tmp_path_factory.mktemp("ports")
     model = ldmref.load("emoji", backend="numpy")
     p = model.params["unet"].conv_in

@@ -38,7 +38,7 @@ def traced(model, folder, **request):
 
 @pytest.fixture(scope="module")
 def recorded(model, tmp_path_factory):
-    """The tensors, kinds and manifest of a right run, to be changed."""
+    """Return the tensors, kinds and manifest of a right run, to be changed."""
     trace = traced(model, tmp_path_factory.mktemp("host") / "trace", sampler="dpmpp_2m")
     entries = [
         {"call": e.call, "layer": e.layer, "kind": e.kind, "attributes": dict(e.attributes)}

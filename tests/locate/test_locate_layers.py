@@ -45,7 +45,7 @@ class Port(NamedBackend):
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose biases and norms are random, so leaving one out shows."""
+    """Return a model whose biases and norms are random, so leaving one out shows."""
     made = ldmref.random_model("tiny", seed=3)
     rng = np.random.default_rng(0)
     for network in made.params.values():

@@ -20,7 +20,7 @@ TEAL = Image.new("RGB", (16, 16), "teal")
 
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory):
-    """A model with a ControlNet and a tiny autoencoder, and the trace of a run of both."""
+    """Return a model with a ControlNet and a tiny autoencoder, and the trace of a run of both."""
     model = ldmref.random_model("tiny")
     config = ControlNetConfig(model.config.unet, conditioning_embedding_out_channels=(4, 8))
     params = init(controlnet_spec(config), 3)
@@ -86,7 +86,7 @@ def test_a_wrong_layer_of_the_controlnet_is_named(controlled):
 
 
 def step(model, **arrays):
-    """The recorded step of a trainer, with some arrays changed."""
+    """Return the recorded step of a trainer, with some arrays changed."""
     rng = np.random.default_rng(0)
     t = np.array([3, 500, 990])
     alpha_bar = training_alphas_cumprod(model.config.scheduler)[t][:, None, None, None]

@@ -76,7 +76,7 @@ def test_adaptive_weight_is_the_ratio_of_norms(xp, dtype, xp_assert_close, to_nu
 
 
 def test_the_weighted_gradients_are_equally_long():
-    """Of two losses of one layer, by autograd."""
+    """The gradients are those of two losses of one layer, by autograd."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     layer = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)

@@ -95,7 +95,7 @@ def test_ddpm_step_is_the_posterior_at_the_predicted_data(
 
 
 def test_ddpm_step_with_a_sigma_per_element():
-    """A learned variance: each element has the step of its own sigma."""
+    """With a learned variance, each element has the step of its sigma."""
     xt, eps, z, sigma = np.random.default_rng(0).uniform(0.1, 1.0, (4, 3, 1, 2, 2))
     got = lm.ddpm_step(xt, eps, 0.25, 0.5, sigma, z)
     for index in np.ndindex(xt.shape):
@@ -114,7 +114,7 @@ def test_ddpm_step_adds_no_noise_by_default():
 
 
 def trajectory(betas, predict, start, kind=None):
-    """Every state of Algorithm 2 as coefficients: of 1, then of x_T and of every noise it drew.
+    """Return every state of Algorithm 2 as coefficients of 1, of x_T and of each of its noises.
 
     The network is affine in x, so the trajectory is affine in its noises, and this is exact.
     """

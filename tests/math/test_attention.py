@@ -21,7 +21,7 @@ def softmax_mp(row):
 
 
 def map_by_loops(q, k, sees):
-    """(weights, size of the scores' terms) of single matrices."""
+    """Return (weights, size of the scores' terms) of single matrices."""
     weights = np.zeros((len(q), len(k)))
     size = 0.0
     for i, query in enumerate(q):

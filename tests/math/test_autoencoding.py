@@ -57,7 +57,7 @@ def test_losses_go_through_the_bottleneck(xp, dtype, xp_assert_close, to_numpy, 
 
 
 def test_the_best_denoiser_is_the_posterior_mean():
-    """E L(h) - E L(best) = E |h - best|^2 for every h; 5 standard errors, 20 000 draws."""
+    """E L(h) - E L(best) = E |h - best|^2 for every h; 5 standard errors, 20 000 samples."""
     mixture = Mixture(np.asarray([0.3, 0.7]), np.asarray([[2.0, 0], [-1, 1]]), np.asarray([0.3, 1]))
     rng = np.random.default_rng(3)
     sigma = 0.8

@@ -23,13 +23,13 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 
 
 def even_levels(steps, first=0.9999, last=1e-4):
-    """Alpha-bars whose log-SNR falls in even steps."""
+    """Return alpha-bars whose log-SNR falls in even steps."""
     ends = [np.log(a / (1 - a)) for a in (first, last)]
     return 1 / (1 + np.exp(-np.linspace(*ends, steps)))
 
 
 def closed_form(levels, kind):
-    """Expectations of (prior, denoising terms, reconstruction) for N(MEAN, SPREAD^2)."""
+    """Return expectations of (prior, denoising terms, reconstruction) for N(MEAN, SPREAD^2)."""
     snr = levels / (1 - levels)
     error = 1 / (1 / SPREAD**2 + snr)  # of the exact denoiser, squared, at each level
     second = MEAN**2 + SPREAD**2

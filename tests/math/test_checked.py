@@ -1,6 +1,7 @@
 """`ldmref.math.checked`: the docstrings' ranges, shapes and dtypes are checked, and nothing else.
 
-Valid calls are those of the identities of `ldmref check`; then one argument at a time is spoilt.
+Valid calls are those of the identities of `ldmref check`. Then one argument at a time is made
+invalid.
 """
 
 import inspect
@@ -54,7 +55,7 @@ def calls():
 
 
 def call(function, arguments):
-    """The checked function, with keyword-only arguments by name."""
+    """Return the checked function, with keyword-only arguments by name."""
     parameters = inspect.signature(function).parameters
     keywords = {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     args = [v for n, v in arguments.items() if n not in keywords]
@@ -62,7 +63,7 @@ def call(function, arguments):
 
 
 def refused(name, arguments, argument, value):
-    """Whether the checked function refuses the value, in a message with function and argument."""
+    """Return whether the value is refused, in a message with function and argument."""
     function = getattr(checked, name)
     call(function, arguments)
     with pytest.raises(ValueError) as caught:

@@ -26,7 +26,7 @@ def classifier_gradient(problem, x, sigma):
 
 
 def component_score(problem, k, x, sigma):
-    """The score of component k alone: that of p(x | y = k)."""
+    """Return the score of component k alone: that of p(x | y = k)."""
     return -(x - problem.means[k]) / (problem.stds[k] ** 2 + sigma**2)
 
 

@@ -33,7 +33,7 @@ def compvis_ddim_timesteps(steps: int) -> np.ndarray:
 
 
 def numbers(text: str) -> list[int]:
-    """The numbers in `3, 9 to 11, 27`."""
+    """Return the numbers in `3, 9 to 11, 27`."""
     ranges = [list(map(int, part.split(" to "))) for part in text.split(",")]
     return [n for r in ranges for n in range(r[0], r[-1] + 1)]
 
@@ -79,7 +79,7 @@ def guided_diffusion_log_likelihood(x, means, log_scales):
 
 
 def excess_cost(x, mean, std):
-    """Nats that guided-diffusion's likelihood takes too much for a pixel."""
+    """Return the nats that guided-diffusion's likelihood takes too much for a pixel."""
     exact = lm.discretized_gaussian_log_likelihood(x, mean, np.full_like(x, 2 * np.log(std)))
     return exact - guided_diffusion_log_likelihood(x, mean, np.log(std))
 

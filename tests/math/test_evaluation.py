@@ -78,7 +78,7 @@ def test_frechet_laws(seed):
 
 
 def test_kernel_distance_is_unbiased():
-    """Of equal distributions its mean is 0, of different ones the difference of their moments."""
+    """Its mean is 0 for equal distributions, otherwise the difference of their moments."""
     rng = np.random.default_rng(0)
     same = [lm.kernel_distance(*rng.standard_normal((2, 6, 1))) for _ in range(4000)]
     assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(4000)

@@ -18,7 +18,7 @@ TIMES = strategies.alpha_bar_values(0.0, 1.0)
 
 
 def scalar_levels(function, data, xp, dtype, low=0.0, high=1.0):
-    """The function of an array of levels, the levels as mpf, and an example of the array."""
+    """Return the function of an array of levels, the levels as mpf, and an example of the array."""
     values = st.just(low) | strategies.alpha_bar_values(max(low, 1e-6), high)
     drawn = data.draw(st.lists(values, min_size=1, max_size=4))
     x = xp.asarray(drawn, dtype=getattr(xp, dtype))
@@ -143,7 +143,7 @@ def test_velocity_and_v_say_the_same(xp, dtype, xp_assert_close, data):
 
 
 def marginal_velocity(problem, xs, s):
-    """E[eps - x0 | x_s], by the exact denoiser at x_s / (1 - s) = x0 + sigma eps."""
+    """Return E[eps - x0 | x_s], by the exact denoiser at x_s / (1 - s) = x0 + sigma eps."""
     x = xs / (1 - s)
     sigma = s / (1 - s)
     x0 = problem.denoise(x, sigma)

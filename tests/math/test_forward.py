@@ -148,7 +148,7 @@ def bayes_on_a_grid(x0, xt, now, before):
 
 @st.composite
 def levels(draw):
-    """(alpha_bar, alpha_bar_prev), from one step apart to most of the way."""
+    """Return (alpha_bar, alpha_bar_prev), from one step apart to most of the way."""
     before = draw(st.floats(0.05, 0.98))
     return before * draw(st.one_of(st.floats(0.05, 0.98), st.floats(0.98, 0.999))), before
 

@@ -55,7 +55,7 @@ def test_guiding_either_prediction_gives_the_same(xp, dtype, xp_assert_close, da
 
 @st.composite
 def guided(draw, xp, dtype):
-    """(guided, cond) of shape (2, 2, 3), no sample constant."""
+    """Return (guided, cond) of shape (2, 2, 3), no sample constant."""
     pair = draw(strategies.paired(2, xp, dtype, (2, 2, 3)))
     for x in pair:
         assume(all(float(xp.max(row) - xp.min(row)) > 0.5 for row in (x[0, ...], x[1, ...])))

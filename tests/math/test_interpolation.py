@@ -20,7 +20,7 @@ def mp(array):
 
 
 def slerp_mp(a, b, t):
-    """(point, sine of the angle), by the arc cosine, at 50 digits."""
+    """Return (point, sine of the angle), by the arc cosine, at 50 digits."""
     dot, aa, bb = (
         sum(u * v for u, v in zip(p, q, strict=True)) for p, q in ((a, b), (a, a), (b, b))
     )

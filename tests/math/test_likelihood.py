@@ -49,7 +49,7 @@ def score_of(sde):
 
 
 def divergence_of(sde):
-    """Of the probability flow, in closed form: d f - g^2 / 2 laplacian log p."""
+    """Return the divergence of the probability flow: d f - g^2 / 2 laplacian log p."""
 
     def divergence(x, t):
         laplacian = PROBLEM.scaled(sde.mean_coefficient(t)).score_divergence(x, sde.std(t))
@@ -97,7 +97,7 @@ def test_derivatives_of_the_mixture(sigma):
 
 @given(data=st.data())
 def test_exact_divergence_is_the_trace(xp, dtype, xp_assert_close, to_numpy, data):
-    """Of u = t c x elementwise, with c another number for each entry: t sum(c), at any shape."""
+    """For u = t c x elementwise, with another c for each entry, it is t sum(c) at any shape."""
     shape = data.draw(strategies.shapes(2, 4))
     (x,) = data.draw(strategies.paired(1, xp, dtype, shape, bound=1))
     (c,) = data.draw(strategies.paired(1, xp, dtype, shape[1:], bound=1))
@@ -206,7 +206,7 @@ def test_one_probe_of_signs_is_exact_for_a_diagonal(xp, dtype, xp_assert_close, 
 
 @pytest.mark.parametrize("name", SDES)
 def test_likelihood_of_the_mixture_along_every_diffusion(name):
-    """From a time with the exact density of the marginal, so that nothing is left to the prior."""
+    """The flow starts from the exact density of the marginal; no error comes from the prior."""
     sde = SDES[name]
     ends = (0.02, 1.0)
     last = PROBLEM.scaled(sde.mean_coefficient(ends[1]))
@@ -271,7 +271,7 @@ def test_likelihood_under_the_prior_is_that_of_the_data():
 
 
 def test_densities_add_up_to_1():
-    """u = sin x in one dimension, which is no gradient flow of anything here."""
+    """u = sin x in one dimension, which is not a gradient flow of anything here."""
     x = np.linspace(-8.0, 8.0, 2001)[:, None]
     nats, _ = flow_log_likelihood(
         lambda x, t: np.sin(x),

@@ -15,7 +15,7 @@ TYPES = ("eps", "x0", "v")
 
 @st.composite
 def steps(draw):
-    """(alpha_bar, alpha_bar_prev), within a factor of 2 of each other, as float32 numbers."""
+    """Return (alpha_bar, alpha_bar_prev), within a factor of 2, as float32 numbers."""
     before = draw(strategies.alpha_bar_values(0.01, 0.98))
     return float(np.float32(before * draw(st.floats(0.55, 0.999)))), before
 

@@ -23,12 +23,12 @@ def is_zero(expression):
 
 
 def data_density(x0):
-    """A density that is neither Gaussian nor symmetric: a triangle on [-1, 1]."""
+    """Return a density that is neither Gaussian nor symmetric: a triangle on [-1, 1]."""
     return (x0 + 1) / 2
 
 
 def noised(alpha_bar, xt, weight=lambda x0: 1.0):
-    """The integral of weight(x0) q(x_t | x_0) p(x_0)."""
+    """Return the integral of weight(x0) q(x_t | x_0) p(x_0)."""
 
     def integrand(x0):
         likelihood = stats.norm.pdf(xt, np.sqrt(alpha_bar) * x0, np.sqrt(1 - alpha_bar))
@@ -38,7 +38,7 @@ def noised(alpha_bar, xt, weight=lambda x0: 1.0):
 
 
 def score(alpha_bar, xt, h=1e-4):
-    """The gradient of log p(x_t), by differences of the integral."""
+    """Return the gradient of log p(x_t), by differences of the integral."""
     logs = [np.log(noised(alpha_bar, xt + k * h)) for k in (-2, -1, 1, 2)]
     return (logs[0] - 8 * logs[1] + 8 * logs[2] - logs[3]) / (12 * h)
 
@@ -229,7 +229,7 @@ def test_noise_of_an_ancestral_step():
     beta_tilde = (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
     up = after * (1 - after / before)
     assert is_zero(beta_tilde / a_s - up)
-    # the mean of the posterior has sigma_down eps beside x_0
+    # the mean of the posterior has sigma_down eps in addition to x_0
     eps = sp.symbols("epsilon", real=True)
     mean = sp.sqrt(a_t / a_s) * (1 - a_s) / (1 - a_t) * sp.sqrt(1 - a_t) * eps
     assert is_zero(mean**2 / a_s - (after - up) * eps**2)

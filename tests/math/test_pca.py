@@ -13,7 +13,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 def clouds(seed, n=12, d=4, gap=2.0):
-    """Points whose standard deviations fall by a factor `gap`, in turned axes."""
+    """Return points whose standard deviations fall by a factor `gap`, in turned axes."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.standard_normal((d, d)))[0]
     return rng.standard_normal((n, d)) / gap ** np.arange(d) @ turn + rng.uniform(-3, 3, d)
@@ -24,7 +24,7 @@ def to(xp, dtype, *arrays):
 
 
 def spread(x):
-    """How far eps is magnified: the largest variance over the smallest gap of variances."""
+    """Return the factor on eps: the largest variance over the smallest gap of variances."""
     values = np.linalg.eigvalsh(np.cov(x.T))
     return float(values[-1] / np.diff(values, prepend=0.0).min())
 

@@ -340,7 +340,7 @@ def test_predictor_corrector_runs_in_any_library(xp, dtype, xp_assert_close, to_
 
 
 def test_predictor_corrector_is_lazy():
-    """So that an image of every step can be shown while the next is made."""
+    """An image of every step can then be shown while the next is made."""
     record = Recorder()
     states = predictor_corrector(VPSDE(), record.score, np.ones((3, 2)), [1.0, 0.5], record.noise)
     assert inspect.isgenerator(states) and not record.calls

@@ -12,7 +12,7 @@ from ldmref.testing import strategies
 
 @st.composite
 def problems(draw, xp, dtype):
-    """(z, codebook): vectors (..., d) and entries (k, d)."""
+    """Return (z, codebook): vectors (..., d) and entries (k, d)."""
     d = draw(st.integers(1, 4))
     k = draw(st.integers(1, 6))
     lead = draw(strategies.shapes(1, 3))

@@ -1,4 +1,4 @@
-"""How a quantiser learns: values by loops, gradients by torch's autograd."""
+"""Losses of a quantiser: values by loops, gradients by torch's autograd."""
 
 import numpy as np
 import pytest
@@ -135,7 +135,7 @@ def test_the_moving_average_equals_a_loop(xp, dtype, xp_assert_close, to_numpy, 
 
 
 def test_the_moving_average_settles_at_k_means():
-    """Of fixed vectors and assignments, the entries become the means of theirs."""
+    """With fixed vectors and assignments, each entry becomes the mean of its vectors."""
     z = np.asarray([[0.0], [1.0], [5.0]])
     indices = np.asarray([0, 0, 1])
     counts = np.ones(3)

@@ -30,7 +30,7 @@ POINTS = np.random.default_rng(0).normal(0, 1.5, (16, 2))
 
 
 def marginal(sde, t):
-    """p(x(t)) as (mixture, sigma)."""
+    """Return p(x(t)) as (mixture, sigma)."""
     return PROBLEM.scaled(sde.mean_coefficient(t)), sde.std(t)
 
 
@@ -43,7 +43,7 @@ def exact_score(sde):
 
 
 def change_of_log_density(sde, x, t, h=1e-4):
-    """The partial derivative in time, by a difference of order 4."""
+    """Return the partial derivative in time, by a difference of order 4."""
     values = [
         (lambda m: m[0].log_density(x, m[1]))(marginal(sde, t + k * h)) for k in (-2, -1, 1, 2)
     ]
@@ -194,7 +194,7 @@ def test_sde_score_is_the_score_of_the_marginal(name, t):
 @every_sde
 @given(data=st.data())
 def test_sde_score_takes_a_time_for_each(xp, dtype, xp_assert_close, to_numpy, name, data):
-    """Of data N(0, 4) the marginal at t is N(0, 4 m^2 + s^2)."""
+    """The marginal at t of data N(0, 4) is N(0, 4 m^2 + s^2)."""
     sde = SDES[name]
     (x,) = data.draw(strategies.paired(1, xp, dtype))
     t = xp.asarray([0.375, 0.75, 0.125][: x.shape[0]], dtype=x.dtype)

@@ -23,7 +23,7 @@ def relative_error(got, exact):
 
 @st.composite
 def ranges(draw, low, high):
-    """Two numbers of [low, high] in order."""
+    """Return two numbers of [low, high] in order."""
     return sorted([draw(st.floats(low, high)), draw(st.floats(low, high))])
 
 

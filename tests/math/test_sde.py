@@ -33,7 +33,7 @@ every_sde = pytest.mark.parametrize("name", SDES)
 
 
 def exact(sde, t):
-    """f, g^2, m, s^2 at time t, straight from the paper's definitions, with mpmath."""
+    """Return f, g^2, m, s^2 at time t, straight from the paper's definitions, with mpmath."""
     t = mpf(t)
     if isinstance(sde, VESDE):
         low = mpf(sde.sigma_min)

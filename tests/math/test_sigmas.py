@@ -23,7 +23,7 @@ def relative_error(got, exact):
 
 @st.composite
 def ranges(draw, low, high):
-    """Two numbers of [low, high] in order."""
+    """Return two numbers of [low, high] in order."""
     return sorted([draw(st.floats(low, high)), draw(st.floats(low, high))])
 
 
@@ -109,7 +109,7 @@ def test_karras_sigmas_have_rho_7_and_beta_grids_0_6():
 
 
 def quantile(p, a, b):
-    """The inverse of the regularised incomplete beta function, by a root of 30 digits."""
+    """Return the inverse of the regularised incomplete beta function, by a root of 30 digits."""
     if p in (0, 1):
         return mpf(p)
     guess = beta.ppf(float(p), a, b)

@@ -64,7 +64,7 @@ def test_log_snr_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data):
 
 @given(data=st.data())
 def test_log_snr_keeps_the_digits_of_tiny_levels(xp, dtype, xp_assert_close, to_numpy, data):
-    """Near 0 and near 1; the float64 number 1 - alpha_bar has lost its digits, log1p has not."""
+    """Near 0 and near 1; the float64 number 1 - alpha_bar loses its digits, log1p keeps them."""
     exponent = data.draw(st.integers(5, 30))
     a = xp.asarray([2.0**-exponent, 0.5], dtype=getattr(xp, dtype))
     desired = exact(lambda v: mpmath.log(v / (1 - v)), a, to_numpy)

@@ -1,7 +1,7 @@
-"""What the pages of docs/math state beyond the formulas of single functions, with its conditions.
+"""Statements of docs/math beyond the formulas of single functions, with their conditions.
 
 A test names its page and quotes the statement; the last test fails if the page no longer says so.
-Where a condition is easily dropped, the test shows that the statement without it is false.
+If a condition is easily dropped, the test shows that the statement without it is false.
 """
 
 import re
@@ -48,7 +48,7 @@ GRID = np.linspace(-9, 9, 6001)
 
 
 def noised_density(data: Mixture, alpha_bar: float) -> np.ndarray:
-    """The density of sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps on the grid."""
+    """Return the density of sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps on the grid."""
     return data.scaled(np.sqrt(alpha_bar)).density(GRID[:, None], np.sqrt(1 - alpha_bar))
 
 
@@ -175,7 +175,7 @@ def test_the_bound_s_weight_of_eps_falls_from_the_first_step_to_the_middle(betas
 
 @states("objective.md", "closes at the rate $`2/T`$")
 def test_the_gap_of_the_bound_closes_at_the_rate_of_the_image():
-    """The entropy's own oracle is in test_bound.py; this is the number beside the image."""
+    """The entropy's own oracle is in test_bound.py; this is the number next to the image."""
     gap = runpy.run_path(str(ROOT / "scripts" / "math_plots" / "objective.py"))["gap"]
     for steps in (64, 256):
         assert 1.8 < steps * gap(steps, "fixed_large") < 2.3
@@ -323,14 +323,14 @@ def test_two_shifts_are_one_by_the_square():
 def class_score(
     data: Mixture, k: int, x: np.ndarray, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(grad log p(x), grad log p(k | x)) of a mixture whose components are the classes."""
+    """Return (grad log p(x), grad log p(k | x)) of a mixture with classes as components."""
     score = (data.denoise(x, sigma) - x) / sigma**2
     own = Mixture(np.ones(1), data.means[k : k + 1], data.stds[k : k + 1])
     return score, (own.denoise(x, sigma) - x) / sigma**2 - score
 
 
 def powered(data: Mixture, k: int, scale: float, sigma: float) -> np.ndarray:
-    """p(x) p(k | x)^scale on the grid, normalised."""
+    """Return p(x) p(k | x)^scale on the grid, normalised."""
     x = GRID[:, None]
     density = data.density(x, sigma) * data.posterior(x, sigma)[:, k] ** scale
     return density / density.sum()

@@ -14,13 +14,13 @@ from ldmref.testing import strategies
 
 @st.composite
 def steps(draw):
-    """(alpha_bar, alpha_bar_prev), within a factor of 2 of each other, as float32 numbers."""
+    """Return (alpha_bar, alpha_bar_prev), within a factor of 2, as float32 numbers."""
     before = draw(strategies.alpha_bar_values(0.01, 0.98))
     return float(np.float32(before * draw(st.floats(0.55, 0.999)))), before
 
 
 def exact_variances(now, before):
-    """beta-tilde as the variance of a product of two Gaussians, and beta."""
+    """Return beta-tilde as the variance of a product of two Gaussians, and beta."""
     now = Fraction(now)
     before = Fraction(before)
     alpha = now / before

@@ -1,6 +1,6 @@
 """Likelihoods and bounds against mpmath, and against a model whose log p(x) is known.
 
-The model: z ~ N(0, 1), x | z ~ N(w z, s^2), so that x ~ N(0, w^2 + s^2) and z | x is Gaussian too.
+The model: z ~ N(0, 1), x | z ~ N(w z, s^2). Then x ~ N(0, w^2 + s^2), and z | x is also Gaussian.
 Monte Carlo tests allow 5 standard errors.
 """
 
@@ -224,7 +224,7 @@ def test_weights_far_apart_do_not_overflow():
 
 
 def test_bounds_rise_with_the_number_of_samples_to_the_evidence():
-    """100 000 draws from a q that is not the posterior."""
+    """100 000 samples from a q that is not the posterior."""
     x, mean, logvar = (np.asarray([[v]]) for v in (1.0, 0.2, -0.5))
     n = 100_000
     noise = np.random.default_rng(5).standard_normal((n, 1, 1))

@@ -20,7 +20,7 @@ COMMAND = StdioServerParameters(command=sys.executable, args=["-m", "ldmref", "m
 
 
 def talk(conversation):
-    """Run `conversation(session)` with a server of its own."""
+    """Run `conversation(session)` with its own server."""
 
     async def run():
         async with stdio_client(COMMAND) as streams, ClientSession(*streams) as session:

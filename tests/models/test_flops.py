@@ -24,7 +24,7 @@ SMALL = ("time_emb", "class_embedding", "add_embedding")  # one row per image: l
 
 
 def counted(model, compute):
-    """The operations of the records, by the layer that they belong to."""
+    """Return the operations of the records, by the layer that they belong to."""
     layers = {id(x): name for tree in model.params.values() for name, x in flatten(tree).items()}
     traced = copy.copy(model)
     traced.backend = TracedBackend(model.backend, layer_of=layers)
@@ -88,7 +88,7 @@ def test_the_unet_and_the_decoder(model, scale):
 
 
 class Timed(NumpyBackend):
-    """Convolves in a time that the test sets, by a clock of its own."""
+    """Convolves in a time that the test sets, by its own clock."""
 
     now = 0.0
     per_flop = 0.0
@@ -118,7 +118,7 @@ def timed(monkeypatch):
 
 @pytest.mark.parametrize("speed,channels", [(1e9, 64), (2e11, 512), (1e15, 1024)])
 def test_the_speed_is_that_of_a_convolution_that_lasts_long_enough(timed, speed, channels):
-    """The best of three at the first size beyond ten milliseconds, so that calls do not count."""
+    """It is the best of three at the first size beyond ten milliseconds; calls do not count."""
     timed.per_flop = 1.0 / speed
     assert measure_flops_per_second(timed) == pytest.approx(speed, rel=1e-6)
     assert timed.runs[-3:] == (channels,) * 3 and len(timed.runs) % 3 == 0

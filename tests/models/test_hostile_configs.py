@@ -37,7 +37,7 @@ FIELDS = [
 
 
 def refused(function, *arguments):
-    """Whether a configuration is refused; any other outcome than that or success is an error."""
+    """Return whether a configuration is refused; outcomes except that and success raise."""
     start = time.process_time()
     try:
         function(*arguments)

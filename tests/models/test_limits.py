@@ -1,4 +1,4 @@
-"""Where configurations end: every limit is allowed itself, and what is beyond is refused."""
+"""Limits of configurations: every limit itself is allowed, and values beyond it are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldmref.models.taesd import TinyConfig
 from ldmref.models.validate import check_config, check_fields, check_network, config_from_dict
 from ldmref.samplers.config import SchedulerConfig
 
-# What a number counts or measures decides how large it may be; fields by section.
+# The limit of a number depends on the thing that it counts or measures; fields by section.
 WIDTHS = (1, 2**16)
 BLOCKS = (1, 16)
 LIMITS = {
@@ -142,7 +142,7 @@ def test_a_network_has_ten_levels_at_most():
 
 
 def changed(name, section="", **values):
-    """A preset with some fields of a section changed."""
+    """Return a preset with some fields of a section changed."""
     config = preset(name)
     if not section:
         return replace(config, **values)

@@ -37,7 +37,7 @@ def normal(*shape, seed=0):
 
 
 def random_params(spec, seed=1):
-    """Norms and biases that are not one and zero."""
+    """Return parameters with norms and biases that are not one and zero."""
     flat = flatten(spec)
     return unflatten(
         {name: 0.3 * normal(*flat[name], seed=[seed, i]) for i, name in enumerate(flat)}
@@ -392,7 +392,7 @@ def test_clip_skip_leaves_a_layer(tiny, skip):
 
 
 def test_which_text_encoders_leave_when_the_prompts_are_read():
-    """Those of the published models, on a processor; not a class embedding, nor the small ones."""
+    """On a processor, those of published models leave; class embeddings and small ones stay."""
     large = {
         "sd15": ("text_encoder",),
         "sdxl": ("text_encoder", "text_encoder_2"),

@@ -42,7 +42,7 @@ SIZES = {
     "ldm-inpainting": (387_245_827, 53_219_486),
     "ldm-superres": (113_622_563, VQ_F4),
 }
-# What the number of parameters does not show: prediction, activations of the text encoders, size.
+# The number of parameters does not show prediction, activations of the text encoders, and size.
 CONFIGURATIONS = {
     "sd15": ("eps", ["quick_gelu"], 512),
     "sd15-inpainting": ("eps", ["quick_gelu"], 512),

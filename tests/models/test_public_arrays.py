@@ -36,7 +36,7 @@ def residuals(net):
 
 
 def host(ops, value):
-    """Arrays of a backend, or tuples of them, on the host."""
+    """Return arrays of a backend, or tuples of them, on the host."""
     if isinstance(value, tuple):
         return [part for one in value for part in host(ops, one)]
     return [ops.to_numpy(value)]
@@ -73,7 +73,7 @@ WITHOUT_ARRAYS = {
 
 
 def subject(kind, ops):
-    """An object of a class on a backend, with the same random parameters on each."""
+    """Return an object of a class on a backend, with the same random parameters on each."""
     if kind is TinyAutoencoder:
         config = TinyConfig(
             encoder_channels=8,

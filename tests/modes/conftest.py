@@ -17,13 +17,13 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def tiny64():
-    """The same model in float64."""
+    """Return the same model in float64."""
     return ldmref.random_model("tiny", backend="numpy", dtype="float64")
 
 
 @pytest.fixture(scope="session")
 def two_encoders():
-    """A small model with two text encoders and a pooled output, as SDXL."""
+    """Return a small model with two text encoders and a pooled output, as SDXL."""
     config = preset("tiny")
     second = dataclasses.replace(config.text_encoder, projection_dim=24, eos_token_id=2)
     unet = dataclasses.replace(

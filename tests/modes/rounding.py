@@ -1,4 +1,4 @@
-"""How near two ways to compute the same latents with a float64 model must come."""
+"""The tolerance for two ways to compute the same latents with a float64 model."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ ROUNDING = 1e-10  # float64 rounding stays far below it, and every fault far abo
 
 
 def same_latents(got, want, *terms):
-    """Results hold float32: equal up to `ROUNDING`, and then to adjacent float32 numbers.
+    """Check float32 results: equal up to `ROUNDING`, and then to adjacent float32 numbers.
 
     `terms`: what noised latents are the sum of, if the mode computes them in float32. Each term is
     rounded at most four times: its coefficient, the array, their product, the sum.

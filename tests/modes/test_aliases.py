@@ -76,7 +76,7 @@ def all_flags(command):
 
 
 def test_the_table_of_flags_is_the_same_and_hides_no_flag():
-    """A flag that is an alias, too, would be unreachable."""
+    """A flag that is also an alias would be unreachable."""
     expected = {
         "guidance-scale": "cfg",
         "num-inference-steps": "steps",

@@ -1,4 +1,4 @@
-"""An image of a batch is the image drawn alone: per mode, backend, stream and batch size."""
+"""An image of a batch is the image generated alone: per mode, backend, stream and batch size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw(mode, model, prompt, **options):
 
 
 def alone(mode, model, **options):
-    """Each image in a call of its own."""
+    """Generate each image in a separate call."""
     return [
         draw(mode, model, prompt, negative_prompt=negative, seed=seed, **options)
         for prompt, negative, seed in zip(PROMPTS, NEGATIVES, SEEDS, strict=True)

@@ -1,4 +1,4 @@
-"""The ends of every range, and values beside them; what the docstrings and the schema promise."""
+"""The ends of every range and values next to them, by the docstrings and the schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WITH = {"eta": {"sampler": "ddim"}, "strength": {"steps": 4}, "padding": {"only_
 
 
 def code_of(mode, **values):
-    """The code with which a plan is refused; "" if it is made."""
+    """Return the code with which a plan is refused; "" if it is made."""
     try:
         modes.plan(mode, TINY, **REQUIRED[mode] | values)
     except LdmrefError as error:
@@ -52,7 +52,7 @@ def test_both_ends_of_a_range_are_allowed(mode):
             continue
         for value in (parameter.kind(limits.low), parameter.kind(limits.high)):
             if name == "eta" and mode == "interpolate" and value:
-                continue  # its sampler draws no noise
+                continue  # its sampler adds no noise
             asked = {name: value} | WITH.get(name, {})
             if name == "steps" and mode == "img2img":
                 asked |= {"strength": 1.0}  # a part of one step is none
@@ -127,7 +127,7 @@ def test_the_ends_of_lists_and_pairs(mode, values, code):
 
 
 def without_null(property):
-    """A property's schema, without the alternative of null."""
+    """Return a property's schema, without the alternative of null."""
     first, *null = property.get("anyOf", [{}])
     assert null in ([], [{"type": "null"}])
     return property | first

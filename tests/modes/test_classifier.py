@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def test_the_gradient_is_that_of_the_log_probability(folder):
-    """A central difference along a random direction, in float64; within inference mode, too."""
+    """A central difference along a random direction, in float64; also within inference mode."""
     model = ldmref.random_model("tiny", backend="torch", dtype="float64")
     guide = LatentClassifier.load(folder, model)
     sigma = 0.7

@@ -44,7 +44,7 @@ def draw(tiny, *controls, **more):
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm"])
 def test_zero_convolutions_change_nothing(tiny, config, sampler):
-    """What training starts from draws the U-Net's own image, bit for bit."""
+    """The initial network of training generates the U-Net's own image, bit for bit."""
     params = init_from_unet(tiny.params.unet, config)
     fresh = ControlNet(tiny.backend, config, params)
     plain = draw(tiny, sampler=sampler)

@@ -1,7 +1,7 @@
-"""The order in which the modes draw, with a network that changes nothing and a stream that counts.
+"""The order in which the modes sample noise, with an idle network and a stream that counts.
 
-A network that sees no noise leaves its input as it was, so the final latents are a sum of draws:
-start + sum of sigma_up times the noise of each step. Which draw is in which place is the test.
+A network that sees no noise leaves its input as it was, so the final latents are a sum of noises:
+start + sum of sigma_up times the noise of each step. The test is which noise is in which place.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def image():
 
 @pytest.fixture
 def count(monkeypatch):
-    """Every draw that the streams were asked for, as (rng, seed, shape)."""
+    """Return the list of noises that the streams were asked for, as (rng, seed, shape)."""
     calls = []
 
     def counting(rng, kind):
@@ -67,7 +67,7 @@ def levels(model, first_step=0):
 
 
 def steps_noise(sigmas, draws):
-    """What eta = 1 adds step by step, from the next draws on."""
+    """Return the noise that eta = 1 adds step by step, from the given samples."""
     up = [b * np.sqrt(1 - (b / a) ** 2) for a, b in pairwise(sigmas)]
     return [s * d for s, d in zip(up, draws, strict=False) if s > 0]
 

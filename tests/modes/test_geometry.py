@@ -1,4 +1,4 @@
-"""Where the pixels go: regions, sizes, rounding, fills and the channels that a U-Net is shown."""
+"""Positions of pixels: regions, sizes, rounding, fills and the input channels of a U-Net."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_examples_are_repeated_as_a_block(tiny64):
 
 
 def wordless(concat, channels):
-    """A small model without words, shown an image or a map beside the latents."""
+    """Return a small model without words that gets an image or a map next to the latents."""
     text = TextConfig(model_type="none", num_hidden_layers=1)
     told = {"in_channels": 4 + channels, "attention": "self", "cross_attention_dim": 0}
     config = dataclasses.replace(
@@ -266,7 +266,7 @@ def test_the_network_is_shown_the_same_beside_every_image(mode, monkeypatch):
 
 @pytest.fixture(scope="module")
 def inpainting():
-    """A small model with channels for mask and masked image."""
+    """Return a small model with channels for mask and masked image."""
     unet = dataclasses.replace(TINY.unet, in_channels=9)
     config = dataclasses.replace(TINY, unet=unet)
     small = ldmref.random_model("tiny", backend="numpy", dtype="float64")

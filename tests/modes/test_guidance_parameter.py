@@ -15,7 +15,7 @@ from ldmref.samplers import GUIDANCES
 
 SEEDED = dict(seed=1, steps=3, cfg_scale=3.0)
 OTHERS = sorted(set(GUIDANCES) - {"cfg"})
-ACTING = {  # so that each changes the image of a small random network
+ACTING = {  # each changes the image of a small random network
     "interval": {"name": "interval", "low": 1.0, "high": 3.0},
     "apg": {"name": "apg", "radius": 0.5},
     "pag": {"name": "pag", "scale": 20.0, "layers": "all"},
@@ -28,7 +28,7 @@ def acting(name):
 
 @pytest.fixture
 def calls(tiny, monkeypatch):
-    """The batch sizes and perturbed parts of the U-Net's calls."""
+    """Return the batch sizes and perturbed parts of the U-Net's calls."""
     seen = []
     inner = tiny.unet
 

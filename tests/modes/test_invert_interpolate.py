@@ -34,7 +34,7 @@ def emoji():
 
 @pytest.fixture(scope="module")
 def face(emoji):
-    """An image that the model has not drawn."""
+    """Return an image that the model did not generate."""
     image = Image.new("RGB", (64, 64), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((8, 8, 56, 56), fill=(255, 200, 0))
@@ -70,7 +70,7 @@ def image16():
 @pytest.mark.parametrize("final", ["zero", "sigma_min"])
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 def test_iterations_invert_every_step_exactly(monkeypatch, final, cfg_scale):
-    """Where the iteration converges, here for a network that varies slowly with its input."""
+    """The iteration converges here, because the network varies slowly with its input."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     scheduler = replace(model.config.scheduler, final_sigma=final)
     model.config = replace(model.config, scheduler=scheduler)

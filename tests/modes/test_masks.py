@@ -1,4 +1,4 @@
-"""Where a mask is cut, and which way its edge softens."""
+"""The threshold of a mask, and the direction in which its edge softens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_grey_of_one_half_repaints_and_less_keeps(tiny, image, rng, blur):
 
 
 def test_the_inputs_of_an_inpainting_network_are_cut_at_one_half(image):
-    """What the network may see of the image and what it is told to draw are complements."""
+    """The part of the image that the network sees is the complement of the part to repaint."""
     mask = halves(128, 127)
     assert (shrink_mask(mask, 2)[0, 0] == [[1.0] * 8 + [0.0] * 8] * 16).all()
     seen = cut_hole(image, mask, -1.0)[0]
@@ -66,14 +66,14 @@ def test_a_cell_is_kept_only_without_any_pixel_to_repaint():
 
 
 def drawn_alone(model, result):
-    """The result's latents decoded, before anything of the given image is pasted back."""
+    """Decode the result's latents, before anything of the given image is pasted back."""
     ops = model.backend
     return pixels(to_images(ops.to_numpy(model.decode(ops.asarray(result.latents))))[0])
 
 
 @pytest.mark.parametrize("blur", [1, 3])
 def test_a_blurred_mask_softens_outwards(tiny, image, blur):
-    """White stays all new, however wide the blur; beside it the new fades into the old."""
+    """White stays all new, however wide the blur; next to it the new fades into the old."""
     mask = halves(255, 0)
     r = modes.inpaint(tiny, "a cat", image, mask, mask_blur=blur, seed=1, steps=2)
     got = pixels(r[0])

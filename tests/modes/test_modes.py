@@ -1,4 +1,4 @@
-"""The three modes on a tiny random model: what they promise, whatever the model draws."""
+"""The three modes on a tiny random model: what they promise, whatever the model generates."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ def test_known_latents_are_left_clean_outside_the_mask(tiny64, image, left_half)
 
 @pytest.fixture
 def idle(monkeypatch):
-    """A model whose network sees no noise, so that the sampler leaves its start as it was."""
+    """Return a model whose network sees no noise. The sampler leaves its start as it was."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     monkeypatch.setattr(model, "unet", lambda latents, t, context: 0 * latents)
     return model

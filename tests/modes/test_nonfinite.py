@@ -25,7 +25,7 @@ def model():
 
 
 def with_value(model, network, name, value):
-    """The model with one number of a parameter replaced."""
+    """Return the model with one number of a parameter replaced."""
     changed = copy.copy(model)
     flat = {key: np.array(leaf, order="C") for key, leaf in flatten(model.params[network]).items()}
     flat[name].reshape(-1)[0] = value

@@ -1,4 +1,4 @@
-"""What Python's own numbers and paths do, NumPy's numbers and any path-like object do, too."""
+"""NumPy's numbers and path-like objects work like Python's own numbers and paths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TYPES = (np.int64, np.int32, np.uint8, np.uint64)
 
 
 def params(mode, **values):
-    """The resolved request, or None if it is refused."""
+    """Return the resolved request, or None if it is refused."""
     inputs = INPUTS[mode] | ({"seed": 1} if "seed" in MODES[mode].parameters else {})
     try:
         return modes.plan(mode, TINY, **inputs | values).params

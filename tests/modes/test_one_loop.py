@@ -1,4 +1,4 @@
-"""There is one loop, text is encoded once, and no file is opened while images are drawn."""
+"""There is one loop, text is encoded once, and no file is opened while images are generated."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def labels(seed):
     return np.random.default_rng(seed).integers(0, 3, (16, 16))
 
 
-# Of every mode: its arguments, and the argument with another image (txt2img and interpolate have
+# For every mode: its arguments, and the argument with another image (txt2img and interpolate have
 # none: their latents or prompt).
 ARGUMENTS = {
     "txt2img": ({"prompt": "a cat", "seed": 1, "count": 2}, {"seed": 2}),
@@ -83,7 +83,7 @@ def planned(request):
 
 
 def stepped(plan, model):
-    """The events of a plan and the result of its images, as docs/modes.md shows."""
+    """Return the events of a plan and the result of its images, as docs/modes.md shows."""
     run = plan.prepare(model)
     events = list(run.generate())
     images = [event for event in events if isinstance(event, modes.GeneratedImage)]
@@ -169,7 +169,7 @@ def test_every_mode_names_its_memory_when_there_is_none(planned, monkeypatch):
 
 
 def mutable_parts(value):
-    """The ids of all lists and dictionaries within a value."""
+    """Return the ids of all lists and dictionaries within a value."""
     if isinstance(value, dict):
         return {id(value)}.union(*(mutable_parts(part) for part in value.values()))
     if isinstance(value, list | tuple):

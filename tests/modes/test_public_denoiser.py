@@ -210,7 +210,7 @@ def torch64(torch):
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.0, 2.5])
 @pytest.mark.parametrize("sigma", [0.3, 4.0])
 def test_the_gradient_is_that_of_finite_differences(torch, torch64, cfg_scale, sigma):
-    """Of a fixed linear function of x0, along random directions of unit length.
+    """The function is linear in x0 and fixed; the directions are random, of unit length.
 
     A central difference D(h) errs by c h^2 + O(h^4), so (4 D(h/2) - D(h)) / 3 errs by O(h^4), less
     than what the two differ by. Rounding adds about 1e-16 |f| / h = 1e-16 100 / 1e-3.

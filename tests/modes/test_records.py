@@ -1,4 +1,4 @@
-"""What a run says about itself: progress, parameters, warnings, files, estimates and signatures."""
+"""Information about a run: progress, parameters, warnings, files, estimates and signatures."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ def test_types_of_the_schema():
 
 
 def rows_seen(model, **values):
-    """The conditioning of every call of the U-Net."""
+    """Return the conditioning of every call of the U-Net."""
     seen = []
     unet = type(model).unet
     watched = copy.copy(model)

@@ -17,7 +17,7 @@ IMAGE = Image.new("RGB", (16, 16), "teal")
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "euler_a", "unipc"])
 def test_the_schedules_own_sigmas_draw_its_image(tiny, sampler):
-    """And a list is recorded so that it draws the same image again."""
+    """A list is also recorded, and the record generates the same image again."""
     by_name = modes.txt2img(tiny, "a", seed=1, steps=4, sampler=sampler, schedule="karras")
     sigmas = make_schedule(tiny.config.scheduler, get_sampler(sampler), "karras", 4).sigmas
     given = modes.txt2img(tiny, "a", seed=1, sampler=sampler, sigmas=sigmas)

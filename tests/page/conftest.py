@@ -85,7 +85,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with images of 16 x 16, on disk, for the copied code."""
+    """Return a model with images of 16 x 16, on disk, for the copied code."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny(folder)
     return folder
@@ -99,7 +99,7 @@ def write_tiny(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Any:
-    """The model of `tiny_folder`."""
+    """Return the model of `tiny_folder`."""
     return ldmref.load(tiny_folder, backend="numpy")
 
 
@@ -112,13 +112,13 @@ def serve_page() -> Iterator[Any]:
 
 @pytest.fixture
 def server(serve_page: Any, tiny: Any, tiny_folder: Path) -> Any:
-    """A server of the tiny model."""
+    """Return a server of the tiny model."""
     return serve_page({"tiny": tiny}, {"tiny": str(tiny_folder)})
 
 
 @pytest.fixture
 def watch() -> Iterator[Watch]:
-    """The watch over all pages of a test."""
+    """Yield the watch over all pages of a test."""
     watch = Watch()
     yield watch
     watch.check()

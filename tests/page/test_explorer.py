@@ -49,7 +49,7 @@ def open_link(server, new_context):
 
 
 def saved(page, letter="A"):
-    """The record of a run, as it is saved from the page."""
+    """Return the record of a run, as it is saved from the page."""
     with page.expect_download() as got:
         page.get_by_role("button", name=f"Save the record of run {letter}").click()
     return explore.load_record(got.value.path().read_bytes())
@@ -297,7 +297,7 @@ def test_a_saved_record_is_opened_again(server, open_link, new_context, tmp_path
     other.get_by_label("Record file").set_input_files(file)
     other.locator(".ex-strips canvas").first.wait_for()
     other.wait_for_function("() => location.hash.includes('p.prompt=a+red+cat')")
-    # It was read from the file, and not made again.
+    # It was read from the file instead of made again.
     assert [job.kind for job in server.engine.jobs() if job.kind != "decode"] == ["record"]
 
 

@@ -37,7 +37,7 @@ N, C, H, W, WORDS = 5, 4, 6, 8, ["a", "cat"]
 
 
 def make_tensors(rng):
-    """A record as another program might write it: float64, float16, and int64 noise levels."""
+    """Make a record as another program might write it: float64, float16, and int64 noise levels."""
     x0 = rng.normal(size=(N, C, H, W))
     sigmas = np.array([8, 5, 3, 2, 1, 0], np.int64)
     return {
@@ -93,7 +93,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def static() -> Iterator[str]:
-    """The address of the static page."""
+    """Yield the address of the static page."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(PAGE)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -9,7 +9,7 @@ MODES = ("txt2img", "img2img", "inpaint", "interpolate", "invert")
 
 
 def find_serious(page):
-    """The rules of axe-core that the page breaks seriously."""
+    """Return the rules of axe-core that the page breaks seriously."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     found = axe.Axe().run(page).response["violations"]
     return [

@@ -17,7 +17,7 @@ BRUSH = 4
 
 @pytest.fixture
 def photo(tmp_path):
-    """An image of the model's size, without any symmetry."""
+    """Return an image of the model's size, without any symmetry."""
     y, x = np.mgrid[:SIZE, :SIZE]
     pixels = np.stack([x * 15, y * 15, (x * y) % 256], -1).astype(np.uint8)
     path = tmp_path / "photo.png"
@@ -45,7 +45,7 @@ def canvas_of(page):
 
 
 def painted(page):
-    """The mask that the canvas shows."""
+    """Return the mask that the canvas shows."""
     page.evaluate(
         "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
     )
@@ -74,7 +74,7 @@ def submit(page):
 
 
 def stroke(points, diameter=BRUSH):
-    """The pixels whose centres are at most half a diameter from the line through the points."""
+    """Return the pixels whose centres are at most half a diameter from the line of the points."""
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     mask = np.zeros((SIZE, SIZE), bool)
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -87,7 +87,7 @@ def stroke(points, diameter=BRUSH):
 
 
 def place(page, point):
-    """The position in the window of a point in pixels of the image."""
+    """Return the position in the window of a point in pixels of the image."""
     box = canvas_of(page).bounding_box()
     return box["x"] + point[0] * box["width"] / SIZE, box["y"] + point[1] * box["height"] / SIZE
 

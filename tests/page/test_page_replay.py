@@ -39,7 +39,7 @@ def png_of(image, **texts):
 
 @pytest.fixture(scope="module")
 def generated(tiny, tmp_path_factory):
-    """An image of ldmref, with settings that are not the default."""
+    """Return an image of ldmref, with settings that are not the default."""
     path = tmp_path_factory.mktemp("generated") / "x.png"
     settings = {
         "steps": 3,

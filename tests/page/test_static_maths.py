@@ -202,7 +202,7 @@ PROMPTS = st.lists(WORDS, max_size=30).map(" ".join) | st.lists(WORDS, max_size=
 
 @pytest.fixture(scope="module")
 def tokenizer_data(model, tmp_path_factory):
-    """The tokenizer as the pages read it."""
+    """Return the tokenizer as the pages read it."""
     from make_browser_model import write_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"

@@ -26,7 +26,7 @@ READY = re.compile(r"ms per step, .* in all")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The address of an export, as a plain file host serves it, and its folder."""
+    """Yield the address of an export, as a plain file host serves it, and its folder."""
     pytest.importorskip("onnx")
     from make_browser_model import cache_folder, fetch_runtime, write_site
 

@@ -34,7 +34,7 @@ READINGS = {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The address of the pages as the site has them without a built model."""
+    """Yield the address of the pages as the site has them without a built model."""
     from browser import copy_pages
 
     folder = tmp_path_factory.mktemp("static") / "_static" / "browser"

@@ -1,4 +1,4 @@
-"""How near a network must be to its twin in diffusers or transformers."""
+"""The tolerance between a network and its twin in diffusers or transformers."""
 
 import numpy as np
 

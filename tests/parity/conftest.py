@@ -30,7 +30,7 @@ def theirs(family):
 
 @pytest.fixture(scope="session")
 def folder(theirs, family, tmp_path_factory):
-    """The folder that diffusers saves."""
+    """Return the folder that diffusers saves."""
     path = tmp_path_factory.mktemp("diffusers") / family
     theirs.save_pretrained(path, safe_serialization=True)
     return path
@@ -38,7 +38,7 @@ def folder(theirs, family, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=["numpy", "torch"])
 def ops(request):
-    """The backends in float64."""
+    """Return the backends in float64."""
     return get_backend(request.param, dtype="float64")
 
 

@@ -126,7 +126,7 @@ def heed(unet):
 
 
 def pipeline(kind):
-    """A small random pipeline of diffusers; two have KL autoencoders, two VQ."""
+    """Return a small random pipeline of diffusers; two have KL autoencoders, two VQ."""
     torch.manual_seed(0)
     vq = diffusers.VQModel(**VQ)
     with torch.no_grad():
@@ -194,7 +194,7 @@ class Parts:
 
     @torch.no_grad()
     def draw(self, noise, predict, steps=5):
-        """diffusers' DDIM over `predict(x, t)`: the last latents, and the image in [0, 255]."""
+        """Run diffusers' DDIM over `predict(x, t)`; return latents, and the image in [0, 255]."""
         self.scheduler.set_timesteps(steps)
         x = torch.tensor(noise)
         for t in self.scheduler.timesteps:

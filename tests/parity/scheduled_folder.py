@@ -1,4 +1,4 @@
-"""A small folder whose scheduler is written anew for every case, and what both sides draw of it."""
+"""A small folder whose scheduler is rewritten for every case, and the images of both sides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLOSE = 2e-4  # of the largest latent
 
 @pytest.fixture(scope="module")
 def opened(folder, family, tmp_path_factory):
-    """A copy of the folder to write to, and its model, on each backend that is asked for."""
+    """Return a copy of the folder to write to, and its model, on each backend that is asked for."""
     place = tmp_path_factory.mktemp("scheduled") / family
     shutil.copytree(folder, place)
     models = {}

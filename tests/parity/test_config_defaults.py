@@ -36,13 +36,13 @@ DPM, UNIPC = SCHEDULERS[-2:]
 
 
 def defaults_of(cls):
-    """What the arguments of a class are if its configuration does not name them."""
+    """Return the defaults of a class' arguments, for those that a configuration does not name."""
     arguments = inspect.signature(cls.__init__).parameters.values()
     return {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
 
 
 def another(value):
-    """A value that no field has by default."""
+    """Return a value that no field has by default."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -53,7 +53,7 @@ def another(value):
 
 
 def read_or_refused(read, data):
-    """What a configuration is read as; the error's class if it is refused."""
+    """Read a configuration; return the error's class if it is refused."""
     try:
         return read(data)
     except LdmrefError as error:
@@ -188,7 +188,7 @@ NETWORKS = {
     "AutoencoderKL": convert_autoencoder_config, "VQModel": convert_autoencoder_config,
     "AutoencoderTiny": convert_tiny_config,
 }  # fmt: skip
-# Fields that do not change what is drawn: training, precision, and heads of parts that are refused.
+# Fields that do not change the image: training, precision, and heads of parts that are refused.
 NEUTRAL = {
     "UNet2DConditionModel": {"addition_embed_type_num_heads", "upcast_attention"},
     "UNet2DModel": {"num_train_timesteps"},

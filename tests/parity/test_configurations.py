@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_classes():
 
 
 def changed(folder, path, file, **fields):
-    """A copy of a folder with other fields in a configuration; None leaves a field out."""
+    """Return a copy of a folder with other fields in a configuration; None leaves a field out."""
     shutil.copytree(folder, path, dirs_exist_ok=True)
     facts = json.loads((path / file).read_text()) | fields
     facts = {name: value for name, value in facts.items() if value is not None}

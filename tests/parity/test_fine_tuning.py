@@ -1,4 +1,4 @@
-"""What is learned from Stable Diffusion's checkpoints draws the same image in diffusers."""
+"""Fine-tuned checkpoints of Stable Diffusion generate the same image in diffusers."""
 
 from __future__ import annotations
 

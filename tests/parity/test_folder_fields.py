@@ -1,4 +1,4 @@
-"""What a diffusers folder says, field by field: classes, defaults, corrections, refusals."""
+"""A diffusers folder, field by field: classes, defaults, corrections, refusals."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def disc():
-    """A mask whose edge crosses latent cells."""
+    """Return a mask whose edge crosses latent cells."""
     y, x = np.mgrid[:16, :32]
     return Image.fromarray((((y - 7) ** 2 + (x - 13) ** 2 < 37) * 255).astype(np.uint8))
 

@@ -87,7 +87,7 @@ def test_open_clip_is_converted_as_diffusers_does(folder, theirs, family):
 
 @pytest.fixture(scope="session")
 def single_file(folder, tmp_path_factory):
-    """The same weights as one CompVis file, with what training leaves behind."""
+    """Return the same weights as one CompVis file, with what training leaves behind."""
     config, flat, _ = load_diffusers(folder)
     tensors = to_compvis(flat, compvis_table(config))
     tensors |= {
@@ -129,7 +129,7 @@ def test_averages_are_those_that_diffusers_extracts(folder, theirs, family, tmp_
 
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
 def test_a_variant_is_read_where_it_is_asked_for(folder, theirs, family, tmp_path, capsys):
-    """Of a folder that holds the weights twice, as diffusers writes it."""
+    """The folder holds the weights twice, as diffusers writes it."""
     from ldmref.cli.main import main
 
     both = tmp_path / "both"

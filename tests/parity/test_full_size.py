@@ -41,7 +41,7 @@ print(json.dumps(facts | {"torch": "torch" in sys.modules}))
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """The file, made and written tensor by tensor, in float16."""
+    """Yield the file, made and written tensor by tensor, in float16."""
     path = tmp_path_factory.mktemp("sd15") / "v1-5.safetensors"
 
     def drawn(name, entry):
@@ -62,7 +62,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(file):
-    """(facts, latents, pixels) of the image that a process of its own draws, by backend."""
+    """Return (facts, latents, pixels) of an image from a separate process, by backend."""
     found = {}
     for backend in ("numpy", "torch"):
         out = file.parent / f"{backend}.npz"

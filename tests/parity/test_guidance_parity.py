@@ -96,7 +96,7 @@ def test_perturbed_attention_guidance():
 
 
 def perp_neg_of_the_authors(positive, negative, weight):
-    """The published code of Perp-Neg, for one positive and one negative difference."""
+    """Run the published code of Perp-Neg for one positive and one negative difference."""
     perpendicular = negative - (torch.mul(negative, positive).sum() / positive.norm() ** 2) * (
         positive
     )

@@ -40,7 +40,7 @@ CONVS = (
 
 
 def layers(flat):
-    """The layers to change, as (network, path)."""
+    """Yield the layers to change, as (network, path)."""
     for name in flat:
         part, _, path = name.removesuffix(".weight").partition(".")
         if not name.endswith(".weight") or flat[name].ndim not in (2, 4):
@@ -65,7 +65,7 @@ def name_of(part, path, notation, config, family):
 
 
 def lora_file(path, config, flat, family, notation):
-    """A random LoRA of rank 3 (2 in the text encoders) for all layers."""
+    """Return a random LoRA of rank 3 (2 in the text encoders) for all layers."""
     draw = np.random.default_rng(0)
     (down_end, up_end) = ENDINGS[notation]
     tensors = {}

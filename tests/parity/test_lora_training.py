@@ -42,14 +42,14 @@ def model(folder):
 
 
 def random_lora(config, targets) -> Params:
-    """With `up` away from zero, so that both gradients are."""
+    """Return a LoRA with `up` away from zero; both gradients are then away from it."""
     lora = initial_lora(config, lora_layers(config, targets), RANK, 0)
     rng = np.random.default_rng(1)
     return tree_map(lambda x: torch.from_numpy(x + 0.1 * rng.standard_normal(x.shape)), lora)
 
 
 def assert_equal_gradients(peft, network, lora, compute):
-    """Those of `lora`, and of peft's with the same numbers in `network`, after `compute(network)`.
+    """Compare gradients of `lora` and of peft's equal one in `network` after `compute(network)`.
 
     `compute` returns a loss; that of ours has gone backward."""
     ours = {}

@@ -42,7 +42,7 @@ def rms(off):
 
 
 def assert_stated(text: str, number: float, measured: float) -> None:
-    """The number is measured, and the text with it stands on the page."""
+    """Check that the number is measured, and that the page has the text with it."""
     assert measured == pytest.approx(number, rel=0.05)
     assert f"{number:g}" in text.replace("0.30", "0.3") and text in PAGE, text
 
@@ -53,7 +53,7 @@ def run(step, sigmas, noise=None):
 
 
 def eps_at(x, t):
-    """The noise in the variance-preserving x, of a network that is told timestep t."""
+    """Return the noise in the variance-preserving x, of a network that is told timestep t."""
     scale = np.sqrt(1 + TABLE[t] ** 2)
     return torch.from_numpy((x * scale - MIXTURE.denoise(x * scale, TABLE[t])) / TABLE[t])
 
@@ -191,7 +191,7 @@ def test_where_karras_sigmas_begin():
         for name in ("euler", "heun", "lms_euler", "dpm_solver_2"):
             schedule = make_schedule(config, get_sampler(name), "karras", 20)
             assert schedule.sigmas[0] == pytest.approx(want, rel=1e-5)
-    for name in ("sd15", "sd2-v", "sdxl"):  # single files, which have no scheduler of their own
+    for name in ("sd15", "sd2-v", "sdxl"):  # single files, which do not have a scheduler
         schedule = make_schedule(PRESETS[name].scheduler, get_sampler("euler"), "karras", 20)
         assert schedule.sigmas[0] == pytest.approx(TABLE[-1], rel=1e-9)
     assert float(made.sigmas[0]) == pytest.approx(11.03, abs=0.005)

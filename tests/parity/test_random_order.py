@@ -1,7 +1,7 @@
 """One seed gives diffusers' image: its own pipelines, on the same random weights.
 
-`rng="torch"` has to draw everything that the pipelines draw, in their order. The first test asks
-the pipelines themselves for their order, which is what docs/random.md says.
+`rng="torch"` has to sample everything that the pipelines sample, in their order. The first test
+asks the pipelines themselves for their order, which docs/random.md states.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def unet_of(config, **changes):
 
 
 def pipeline(kind, model, scheduler, unet=None):
-    """A diffusers pipeline on the model's weights; prompts come in as embeddings."""
+    """Return a diffusers pipeline on the model's weights; prompts come in as embeddings."""
     v = model.config.vae
     s = model.config.scheduler
     vae = diffusers.AutoencoderKL(

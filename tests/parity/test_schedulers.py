@@ -1,7 +1,7 @@
 """Steps against diffusers' schedulers, call by call, with one analytic model.
 
-The scheduler gets this grid's sigmas in float64 in place of its own float32 ones. What then still
-differs is stated as the tolerance: `EXACT` where the scheduler computes in float64; `SINGLE` where
+The scheduler gets this grid's sigmas in float64 instead of its float32 ones. The difference that
+remains is stated as the tolerance: `EXACT` where the scheduler computes in float64; `SINGLE` where
 it casts the sample to float32 (Euler, Euler-ancestral, DPM-Solver multistep and LCM's table).
 """
 
@@ -38,14 +38,14 @@ def ours(step, grid=GRID, start=START):
 
 
 def eps_of(x, sigma):
-    """The noise in x = x0 + sigma eps, of the analytic model."""
+    """Return the noise in x = x0 + sigma eps, of the analytic model."""
     x = x.double().numpy()
     return torch.from_numpy((x - MIXTURE.denoise(x, float(sigma))) / float(sigma))
 
 
 @pytest.fixture
 def same_noise(monkeypatch):
-    """diffusers draws our noises, in order."""
+    """Return a function that makes diffusers use our noises, in order."""
 
     def use(name):
         noises = iter(NOISES)
@@ -60,7 +60,7 @@ def same_noise(monkeypatch):
 
 
 def prepared(name, grid=GRID, **config):
-    """A scheduler that visits `grid`."""
+    """Return a scheduler that visits `grid`."""
     made = getattr(diffusers, name)(**(BETAS | config))
     made.set_timesteps(len(grid) - 1)
     made.sigmas = torch.from_numpy(np.asarray(grid, np.float64))
@@ -212,7 +212,7 @@ def test_deis(order):
 
 
 def on_table(name, steps, **config):
-    """A scheduler of whole timesteps, with the table in float64."""
+    """Return a scheduler of whole timesteps, with the table in float64."""
     made = getattr(diffusers, name)(**(BETAS | config))
     made.alphas_cumprod = torch.from_numpy(SD)
     made.final_alpha_cumprod = made.alphas_cumprod[0]

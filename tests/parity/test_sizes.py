@@ -1,4 +1,4 @@
-"""Images whose sides are whole latent cells, and no more: as large as diffusers draws them."""
+"""Images whose sides are whole latent cells, and no more: as large as those of diffusers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def noise_image(width, height):
 
 @pytest.fixture(scope="module")
 def both(theirs, family, tmp_path_factory):
-    """The small pipeline with DDIM, and ours of its folder."""
+    """Return the small pipeline with DDIM, and ours of its folder."""
     made = type(theirs)(
         **theirs.components | {"scheduler": diffusers.DDIMScheduler(**DDIM)},
         **({} if family == "sdxl" else {"requires_safety_checker": False}),
@@ -123,7 +123,7 @@ def test_controlnet(both, family, tmp_path):
 
 
 def test_multiples_of_every_family():
-    """Of the autoencoder's factor; where residual blocks halve the size, of all halvings."""
+    """Multiples are of the autoencoder's factor, or of all halvings if residual blocks halve."""
     special = {"ldm-churches": 8 * 16, "ldm-inpainting": 4 * 8}
     for name, config in PRESETS.items():
         assert config.size_multiple == special.get(name, config.vae.factor), name

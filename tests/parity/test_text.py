@@ -130,7 +130,7 @@ EXCLAIMED = [
 @pytest.mark.parametrize("files", [SD2, XL2])
 @pytest.mark.parametrize("kind", ["CLIPTokenizer", "CLIPTokenizerFast"])
 def test_where_it_pads_an_exclamation_mark_is_the_padding_token(tmp_path, files, kind):
-    """Each `!` is id 0 to transformers, wherever it stands; so it is to whoever runs diffusers."""
+    """Each `!` is id 0 to transformers, at any position; users of diffusers get the same."""
     write_tokenizer(tmp_path, small_vocabulary(), **files)
     theirs = getattr(transformers, kind).from_pretrained(str(tmp_path))
     ours = load_tokenizer(tmp_path)

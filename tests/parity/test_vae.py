@@ -46,7 +46,7 @@ def other(tmp_path_factory):
 
 
 def compvis_file(folder, path, prefix="", extra=()):
-    """The autoencoder of a folder under CompVis' names."""
+    """Return the autoencoder of a folder under CompVis' names."""
     config = read_vae(folder).config
     flat = {name: np.asarray(t) for name, t in read_vae(folder).tensors.items()}
     tensors = {prefix + n: t for n, t in to_compvis(flat, autoencoder_table(config)).items()}
@@ -56,7 +56,7 @@ def compvis_file(folder, path, prefix="", extra=()):
 
 @pytest.fixture(scope="module")
 def layouts(other, tmp_path_factory):
-    """The same autoencoder in every layout."""
+    """Return the same autoencoder in every layout."""
     folder = other[1]
     base = tmp_path_factory.mktemp("layouts")
     pipeline = base / "pipeline"
@@ -210,7 +210,7 @@ def test_taesd_against_diffusers(tiny, backend):
 
 
 def test_taesd_file_of_the_published_sizes(tiny, tmp_path):
-    """Without a configuration beside it, as one that was fetched alone."""
+    """It has no configuration next to it, as if it was fetched alone."""
     theirs, folder = tiny
     shutil.copy(folder / WEIGHTS, tmp_path / WEIGHTS)
     folder = tmp_path

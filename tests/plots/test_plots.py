@@ -39,7 +39,7 @@ def record(tiny):
 
 
 def lines(axes):
-    """The lines of axes by label: x and y."""
+    """Return the lines of axes by label: x and y."""
     return {line.get_label(): np.asarray(line.get_data(), np.float64) for line in axes.lines}
 
 

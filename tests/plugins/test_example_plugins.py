@@ -37,7 +37,7 @@ def run(command, folder, **environment):
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder in which the examples are installed, and ldmref can be imported."""
+    """Return a folder in which the examples are installed, and ldmref can be imported."""
     folder = tmp_path / "site"
     for project in PROJECTS:
         install_project(EXAMPLES / project, folder)

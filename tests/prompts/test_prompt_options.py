@@ -20,7 +20,7 @@ WEIGHTED = PromptOptions("chunk", "a1111")
 
 
 def rows(prompt, options, tokenizer=TOKENIZER):
-    """The tokens of each chunk between start and end, as text."""
+    """Return the tokens of each chunk between start and end, as text."""
     chunks = []
     for row in tokenizer.tokenize([prompt], options).ids[0].tolist():
         assert row[0] == tokenizer.start
@@ -208,7 +208,7 @@ def test_absurd_weights_are_refused(prompt):
 
 
 def test_emphasis_scales_tokens_and_keeps_each_chunks_mean(xp, dtype, to_numpy):
-    """y = w z mean(z) / mean(w z) has five roundings besides those of the two sums.
+    """y = w z mean(z) / mean(w z) has five roundings in addition to those of the two sums.
 
     A sum of n rounded terms has the relative error n u sum |x| / |sum x|, u the unit roundoff. The
     expected values are rounded in the same way, hence twice the bound.

@@ -34,7 +34,7 @@ def vectors(k, width=WIDTH, seed=0):
 
 @pytest.fixture(scope="module")
 def model():
-    """The tiny model with a small CLIP vocabulary."""
+    """Return the tiny model with a small CLIP vocabulary."""
     config = preset("tiny")
     text = dataclasses.replace(config.text_encoder, vocab_size=SIZE)
     config = dataclasses.replace(config, text_encoder=text)

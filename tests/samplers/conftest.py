@@ -1,4 +1,4 @@
-"""What all tests of samplers share: the exact flow of a mixture, and orders measured on it."""
+"""Shared by all tests of samplers: the exact flow of a mixture, and orders measured on it."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ def no_noise():
 
 
 def solve(step, denoise, x, sigmas, noise=no_noise, **extra):
-    """The last `State` of a run; `step` is a step function or a name in SAMPLERS."""
+    """Return the last `State` of a run; `step` is a step function or a name in SAMPLERS."""
     step = SAMPLERS[step].make() if isinstance(step, str) else step
     return list(sample(denoise, x, sigmas, step, noise=noise, **extra))[-1]
 
 
 def without_noise(name):
-    """The deterministic part of a sampler; None where it has none that solves the flow."""
+    """Return the deterministic part of a sampler; None where it has none that solves the flow."""
     entry = SAMPLERS[name]
     if not entry.order:
         return None

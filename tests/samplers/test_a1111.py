@@ -202,7 +202,7 @@ def abar_at(t):
 
 
 def denoise(x, sigma):
-    """The same as a prediction of x0 in x0 + sigma eps."""
+    """Return the same as a prediction of x0 in x0 + sigma eps."""
     abar = 1.0 / (1.0 + sigma**2)
     t = np.interp(-np.log(abar), np.arange(T) * 0 - np.log(ABAR), np.arange(T))
     return x - sigma * eps_of(np.sqrt(abar) * x, t)

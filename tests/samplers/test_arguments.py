@@ -106,7 +106,7 @@ def test_samplers_stay_in_the_library_and_dtype(xp, dtype, xp_assert_close, to_n
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_huge_sigma_loses_nothing_in_float32(name):
-    """A cosine schedule's table ends near sigma = 2e4; a step from there must not spoil x0."""
+    """A cosine schedule's table ends near sigma = 2e4; a step from there must not corrupt x0."""
     x0 = np.asarray([[0.25, -0.5]], np.float32)
     eps = np.asarray([[0.3, 0.7]], np.float32)
     x = solve(

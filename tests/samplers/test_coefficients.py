@@ -26,11 +26,11 @@ from ldmref.samplers.runge_kutta import (
     combine,
 )
 
-GRID = [3.0, 2.1, 1.3, 0.9, 0.4]  # no two ratios or differences alike
+GRID = [3.0, 2.1, 1.3, 0.9, 0.4]  # no two ratios or differences are equal
 
 
 def coefficients(step, sigmas):
-    """Of the start and of each prediction, in the final state; and the sigmas of the calls."""
+    """Return coefficients of start and predictions in the final state; and the calls' sigmas."""
     basis = iter(np.eye(40))
     levels = []
     start = next(basis)
@@ -207,7 +207,7 @@ def test_dpmpp_3m_weights(eta):
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("step", [samplers.dpmpp_2m, samplers.dpmpp_3m])
 def test_noise_of_the_multistep_sde_samplers(step, eta):
-    """sigma' sqrt(1 - e^(-2 eta h)), so that pure noise keeps its variance."""
+    """It is sigma' sqrt(1 - e^(-2 eta h)), which keeps the variance of pure noise."""
     total = 0.0
     for part in (0, 1):  # x and the noise in turn carry the variance; x0 is 0
         unit = np.asarray([1.0 - part, 0.0])

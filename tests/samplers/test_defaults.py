@@ -1,4 +1,4 @@
-"""What a step maker does when nothing is said, and what it hands on."""
+"""Defaults of the step makers, and the arguments that they hand on."""
 
 from __future__ import annotations
 

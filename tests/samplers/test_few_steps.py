@@ -1,6 +1,6 @@
 """Few steps, on every schedule: no sampler may be far worse than Euler's method.
 
-What makes a method of higher order worse than Euler's is a step that is long beside the one before.
+A method of higher order is worse than Euler's if a step is long relative to the one before.
 A line through two predictions, at distance h_last, is read in the middle of the next step h (the
 published midpoint form): its Lebesgue constant there is 1 + r with r = h / h_last. If E is the
 distance of the predictions from the best constant, Lebesgue's lemma bounds the line's error by
@@ -41,7 +41,7 @@ CONFIGS = {
 
 @cache
 def truth(high: float, low: float) -> np.ndarray:
-    """The flow from `high` to `low`, or nearly to 0, by RK4 with 300 steps."""
+    """Return the flow from `high` to `low`, or nearly to 0, by RK4 with 300 steps."""
     sigmas = np.geomspace(high, max(low, 1e-3), 300)
     return list(sample(MIXTURE.denoise, high * NOISE, sigmas, SAMPLERS["rk4"].make()))[-1].x
 

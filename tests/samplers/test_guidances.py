@@ -48,7 +48,7 @@ PLAIN = {
     "pag": PerturbedAttention(scale=0.0),
     "apg": AdaptiveProjected(eta=1.0, radius=0.0, momentum=0.0),
 }
-# Guidances with the terms of their own that act at scale 1 left out.
+# Guidances without those of their terms that act at scale 1.
 AT_ONE = {name: cls() for name, cls in GUIDANCES.items()} | {
     "perp_neg": PerpendicularNegative(weight=0.0),
     "pag": PerturbedAttention(scale=0.0),

@@ -125,7 +125,7 @@ def test_rk45_tolerance_is_absolute_plus_relative():
 
 
 def one_part_error():
-    """What the two embedded methods differ by over [2, 1], for the slope s^5."""
+    """Return the difference of the two embedded methods over [2, 1], for the slope s^5."""
     from scipy.integrate import RK45
 
     nodes = 2.0 - np.asarray([*RK45.C, 1.0])

@@ -1,7 +1,7 @@
 """Grids of other programs: of diffusers against its schedulers, of the others against their code.
 
 CompVis', k-diffusion's and the course's programs are not installed here; the lines that make their
-timesteps are repeated below as they stand in the named files.
+timesteps are repeated below from the named files.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_spacings_of_one_name_differ_by_family():
 
 
 def test_trailing_of_diffusers_may_add_a_timestep_of_minus_one():
-    """np.arange with a step that is no binary fraction ends one too late for some n."""
+    """np.arange with a step that is not a binary fraction ends one too late for some n."""
     bad = []
     for steps in range(1, 1001):
         t = np.rint(np.arange(1000, 0, -1000 / steps)) - 1

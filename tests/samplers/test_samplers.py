@@ -47,7 +47,7 @@ def test_a_gaussian_follows_its_closed_form(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_declared_evaluations_and_draws_are_the_counted_ones(name):
-    """The last step goes to 0, which costs one evaluation and no noise, but for churn."""
+    """The last step goes to 0, which costs one evaluation and no noise, except for churn."""
     calls = []
     draws = []
     entry = SAMPLERS[name]
@@ -286,7 +286,7 @@ def test_aliases_lead_to_samplers():
 
 
 def test_families_are_those_of_the_classes_in_diffusers():
-    """DPMSolverMultistep, UniPC and DEIS drop the last of n + 1 points; DDIM and its kin round."""
+    """DPMSolverMultistep, UniPC and DEIS drop the last of n + 1 points; DDIM's family rounds."""
     families = ("ddim", "euler", "multistep")
     named = {family: {n for n, s in SAMPLERS.items() if s.family == family} for family in families}
     assert set().union(*named.values()) == set(SAMPLERS)

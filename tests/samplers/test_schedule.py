@@ -53,7 +53,7 @@ def test_timesteps_at_and_between_the_sigmas(sampler, spacing):
 
 
 def timesteps_seen(schedule, step):
-    """The timestep of every evaluation in a run."""
+    """Return the timestep of every evaluation in a run."""
     seen = []
 
     def network(xt, sigma, names, interval):
@@ -132,7 +132,7 @@ def test_single_precision_sigmas_are_those_of_diffusers(betas, zero_snr):
 
 
 def test_zero_terminal_snr_ends_where_float16_would():
-    """As in diffusers: 2^-24, the smallest float16, so that sigma stays finite, at 4096."""
+    """As in diffusers: 2^-24, the smallest float16. Sigma stays finite, at 4096."""
     config = replace(PLAIN, rescale_betas_zero_snr=True, sigma_max=1e5)
     alpha_bar = training_alphas_cumprod(config)
     assert alpha_bar[-1] == 2.0**-24 < alpha_bar[-2]
@@ -146,7 +146,7 @@ def test_zero_terminal_snr_ends_where_float16_would():
 
 
 def test_the_first_noise_is_larger_than_that_of_a1111():
-    """By what docs/random.md says: the root of 1 + sigma^2 in place of sigma."""
+    """docs/random.md states the factor: the root of 1 + sigma^2 instead of sigma."""
     schedule = make_schedule(PLAIN, get_sampler("euler"), "karras", 20)
     more = schedule.init_noise_sigma / schedule.sigmas[0] - 1.0
     assert f"{100 * more:.2f} % more" == "0.23 % more"
@@ -281,7 +281,7 @@ def test_pndm_evaluates_its_first_step_twice_unless_it_is_the_last(first_step):
 
 @pytest.mark.parametrize("bug_compatible", [True, False])
 def test_what_is_known_is_put_back_before_a_second_evaluation(bug_compatible):
-    """In diffusers' inpainting, which sees each evaluation as a step of its own."""
+    """In diffusers' inpainting, each evaluation counts as a separate step."""
     heun = get_sampler("heun")
     schedule = make_schedule(DIFFUSERS, heun, "leading", 3)
     put_back = []

@@ -1,4 +1,4 @@
-"""Schedules and the loop refuse what is no number of steps and no noise level, in one line."""
+"""Schedules and the loop refuse invalid numbers of steps and noise levels, in one line."""
 
 from __future__ import annotations
 

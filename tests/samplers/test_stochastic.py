@@ -1,7 +1,7 @@
-"""Final distributions of the samplers that draw noise, with a stated level of confidence.
+"""Final distributions of the samplers that add noise, with a stated level of confidence.
 
 2,000 paths from exact samples at sigma = 10. The vector of both means and three second moments must
-lie within the 99.9 % confidence ellipsoid of the truth (chi-square, 5 degrees of freedom, with the
+be within the 99.9 % confidence ellipsoid of the truth (chi-square, 5 degrees of freedom, with the
 covariance that the paths show). The seeds are fixed and the number of steps is such that the bias
 of the method is below the noise.
 """

@@ -76,13 +76,13 @@ def run_server(
 
 @pytest.fixture(scope="session")
 def tiny() -> LatentDiffusion:
-    """A model for tests, with images of 16 x 16."""
+    """Return a model for tests, with images of 16 x 16."""
     return ldmref.random_model("tiny", backend="numpy")
 
 
 @pytest.fixture(scope="session")
 def emoji() -> LatentDiffusion:
-    """The embedded model."""
+    """Return the embedded model."""
     return ldmref.load("emoji", backend="numpy")
 
 
@@ -129,5 +129,5 @@ def serve_once() -> Iterator[Any]:
 
 @pytest.fixture
 def server(serve: Any, tiny: LatentDiffusion) -> RunningServer:
-    """A server of the tiny model."""
+    """Return a server of the tiny model."""
     return serve({"tiny": tiny})

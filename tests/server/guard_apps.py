@@ -1,4 +1,4 @@
-"""What the tests of the guard share: an ASGI client in the process, and raw sockets."""
+"""Shared by the tests of the guard: an ASGI client in the process, and raw sockets."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def status_of(answer: bytes) -> int:
 
 
 def request(method="GET", path="/", *lines: str, host="localhost", body: bytes = b"") -> bytes:
-    """The bytes of a request that closes its connection."""
+    """Return the bytes of a request that closes its connection."""
     head = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *lines]
     if body:
         head.append(f"Content-Length: {len(body)}")

@@ -21,7 +21,7 @@ from ldmref.server.guard import Limits, uvicorn_options
 from ldmref.server.settings import ServerSettings
 
 PACKAGE = str(Path(ldmref.__file__).parent)
-# What no answer may contain: lines of a traceback, and paths of this machine.
+# No answer may contain lines of a traceback, or paths of this machine.
 LEAKS = re.compile(
     rf"Traceback|File \"|\.py:\d|\.py\", line|site-packages|{re.escape(PACKAGE)}|\bline \d+, in "
 )
@@ -66,7 +66,7 @@ def serving_models(models, limits=None, **settings):
 
 
 def available(engine) -> list[str]:
-    """The interfaces that this version has."""
+    """Return the interfaces that this version has."""
     app = create_app(engine, engine.settings)
     paths = {route.path for route in app.app.routes}
     return [name for name, interface in INTERFACES.items() if interface.path in paths]
@@ -76,7 +76,7 @@ def build(
     interface: Interface, *, method="POST", target=None, host="localhost", headers=(), lines=(),
     body=None,
 ) -> bytes:  # fmt: skip
-    """The bytes of a request. Nothing in it is corrected or left out, as a library would."""
+    """Return the bytes of a request. Nothing in it is corrected or left out, as a library would."""
     content = interface.plain if body is None else body
     merged = {"Host": host, "Connection": "close", "Content-Type": "application/json"}
     merged |= {"Content-Length": str(len(content))} | dict(headers)

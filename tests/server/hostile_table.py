@@ -1,7 +1,7 @@
 """Hostile requests, one line each: what is sent, and the status that it must get.
 
 `HEADS` are wrong by their heads or by the way in which their bodies arrive: every interface refuses
-them alike. `BODIES` have wrong JSON, or wrong values in JSON.
+them in the same way. `BODIES` have wrong JSON, or wrong values in JSON.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def png(width: int = 16, height: int = 16) -> bytes:
 
 
 def promised_png(width: int, height: int) -> bytes:
-    """A PNG whose head promises a size, and whose data are a few bytes."""
+    """Return a PNG whose head promises a size, and whose data are a few bytes."""
 
     def part(name: bytes, data: bytes) -> bytes:
         return (

@@ -18,7 +18,7 @@ CLIENTS = ("webuiapi", "sillytavern", "open_webui", "openai")
 
 @cache
 def load_recorded(client):
-    """The requests of a client by name."""
+    """Return the requests of a client by name."""
     return json.loads((RECORDED / f"{client}.json").read_text())["requests"]
 
 
@@ -45,7 +45,7 @@ def replay(server, request):
 
 
 def encode(image):
-    """The bytes of an image as PNG."""
+    """Return the bytes of an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -69,7 +69,7 @@ ODD_VALUES = (
 
 @cache
 def model_of_one_size():
-    """The tiny model, declared to know its own size only, as the embedded model."""
+    """Return the tiny model, declared to know its own size only, as the embedded model."""
     tiny = ldmref.random_model("tiny", backend="numpy")
     defaults = replace(tiny.config.defaults, one_size=True)
     config = replace(tiny.config, defaults=defaults)

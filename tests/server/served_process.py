@@ -1,4 +1,4 @@
-"""`ldmref serve` in a process of its own, as users start it."""
+"""`ldmref serve` in a separate process, as users start it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Got(NamedTuple):
-    """An answer over a connection of its own."""
+    """An answer over a separate connection."""
 
     status: int
     headers: dict[str, str]
@@ -65,7 +65,7 @@ class Served:
         return state
 
     def open_stream(self, url: str) -> socket.socket:
-        """A connection on which an event stream was asked for; nothing of it is read."""
+        """Return a connection on which an event stream was asked for; nothing of it is read."""
         connection = socket.create_connection(("127.0.0.1", self.port), 60)
         head = f"GET {url}/events HTTP/1.1\r\nHost: localhost:{self.port}\r\n\r\n"
         connection.sendall(head.encode())

@@ -183,7 +183,7 @@ class Watched(np.ndarray):
 
 
 def workers():
-    """The threads of all engines in this process, also those of other tests' servers."""
+    """Return the threads of all engines in this process, also those of other tests' servers."""
     return {t for t in threading.enumerate() if t.name.startswith("ldmref worker")}
 
 

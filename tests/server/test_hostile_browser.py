@@ -74,7 +74,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def victim(tiny):
-    """A server with one finished job: its port, its engine, and the path of the job."""
+    """Yield a server with one finished job: its port, its engine, and the path of the job."""
     from ldmref.server.inputs import plan_work
 
     with serving_models({"tiny": tiny}) as (port, engine):

@@ -48,7 +48,7 @@ def served(tiny):
 
 @pytest.fixture
 def port(served):
-    """The port; afterwards a normal request must still get its image."""
+    """Yield the port; afterwards a normal request must still get its image."""
     yield served[0]
     assert_works(served[0])
 
@@ -69,13 +69,13 @@ def test_accepted_body_is_accepted(port, name, interface):
 @pytest.mark.parametrize("row", HEADS, ids=lambda row: row.title)
 @NAMES
 def test_head(port, name, row):
-    """The guard stands before all interfaces, those that this version lacks included."""
+    """The guard comes before all interfaces, also those that this version lacks."""
     data = build(
         INTERFACES[name], method=row.method, target=row.target, host=row.host, lines=row.lines,
         headers=row.headers, body=row.body,
     )  # fmt: skip
     reply = send(port, data)
-    # What h11 refuses has no path yet, and a wrong target has no interface.
+    # A request that h11 refuses has no path yet, and a wrong target has no interface.
     parsed = reply.status not in (400, 431, 501) or b"E-REQUEST" not in reply.body
     if row.target or (not parsed and name != "native"):
         name = "native"
@@ -137,7 +137,7 @@ def test_wrong_body(port, path, title):
 
 @pytest.fixture(scope="module")
 def bait(tmp_path_factory):
-    """An image that exists, and a server that counts its visitors."""
+    """Yield an image that exists, and a server that counts its visitors."""
     path = tmp_path_factory.mktemp("bait") / "bait.png"
     path.write_bytes(png())
     visitors = []
@@ -163,7 +163,7 @@ def filled(value, path, url):
 
 
 def image_body(name: str, value, mask: bool):
-    """A request of an interface with an image, or with a mask."""
+    """Return a request of an interface with an image, or with a mask."""
     good = encoded(png())
     image, other = (good, value) if mask else (value, good)
     if name == "native":

@@ -89,7 +89,7 @@ def test_recorded_requests_are_answered(client_name, name, of_one_size):
 
 
 def read_events(text):
-    """The events of a stream, each named by its type."""
+    """Return the events of a stream, each named by its type."""
     events = []
     for block in text.strip().split("\n\n"):
         name, data = block.split("\n")

@@ -127,7 +127,7 @@ def test_images_as_base64(kind):
 
 
 def png_claiming(width, height):
-    """A PNG of a few bytes whose header claims a size."""
+    """Return a PNG of a few bytes whose header claims a size."""
 
     def chunk(kind, data):
         crc = struct.pack(">I", binascii.crc32(kind + data))
@@ -140,7 +140,7 @@ def png_claiming(width, height):
 
 
 def text_bomb():
-    """A PNG with a compressed text of 100 MB."""
+    """Return a PNG with a compressed text of 100 MB."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

@@ -32,7 +32,7 @@ def build(out: Path, *flags: str) -> str:
 
 @pytest.fixture(scope="session")
 def small_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of each kind, built as the whole site is."""
+    """Return a page of each kind, built as the whole site is."""
     out = tmp_path_factory.mktemp("small") / "site"
     kinds = ("start.", "math/forward.", "api/ldmref.math/forward.", "api/ldmref.backends.md")
     build(out, "--only", *kinds, "configuration.", "reading.")
@@ -41,7 +41,7 @@ def small_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site that `make docs` builds."""
+    """Return the site that `make docs` builds."""
     out = tmp_path_factory.mktemp("whole") / "site"
     build(out)
     return out

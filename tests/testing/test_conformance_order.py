@@ -16,7 +16,7 @@ def order_of_operations():
 
 
 def parts_of(case):
-    """The operations that the base class's version of a composition calls."""
+    """Return the operations that the base class's version of a composition calls."""
     called = set()
 
     class Spy(NumpyBackend):

@@ -20,7 +20,7 @@ OUTPUTS = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The weights and the golden values of the page."""
+    """Return the weights and the golden values of the page."""
     folder = tmp_path_factory.mktemp("port")
     golden = ["--seed", "1", "--steps", "1", "--calls", "unet.*", "-o", str(folder / "golden")]
     layers = ["--layers", "mid_block.resnets.0*"]
@@ -42,7 +42,7 @@ def diff(folder, name, capsys, *options):
 
 
 def numbers_removed(text):
-    """The words of a table: its numbers differ in the last digit between processors."""
+    """Return the words of a table: its numbers differ in the last digit between processors."""
     return re.sub(r" +", " ", re.sub(r"\d[\d.e-]*", "#", text)).replace(" \n", "\n")
 
 

@@ -63,7 +63,7 @@ def text(value):
 
 
 def gguf_bytes(tensors, alignment=32, fields=b"", field_count=0, version=3):
-    """A GGUF file as its specification says; tensors: name -> (type, shape, bytes)."""
+    """Return a GGUF file as its specification says; tensors: name -> (type, shape, bytes)."""
     head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), field_count) + fields
     data = b""
     for name, (kind, shape, raw) in tensors.items():

@@ -26,7 +26,7 @@ from ldmref.training.monitor.metrics import read_metrics
 from ldmref.training.recipes.file import read_recipe
 from ldmref.training.run import train
 
-assert pipeline  # imported here, and not in every fork
+assert pipeline  # imported here instead of in every fork
 
 
 def fork_training(recipe, folder, modules=None):
@@ -80,7 +80,7 @@ def read_whole(folder):
 
 
 def untimed(folder):
-    """The lines of the metrics without the rate."""
+    """Return the lines of the metrics without the rate."""
     lines = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 

@@ -40,7 +40,7 @@ def test_many_broken_images_make_a_short_warning(images):
 
 
 def refused(folder):
-    """The error, which comes before any image is read."""
+    """Return the error, which comes before any image is read."""
     with pytest.raises(InputError) as caught:
         FolderDataset(folder, 16)
     with pytest.raises(InputError) as early:
@@ -66,7 +66,7 @@ OTHERS = (
 
 @pytest.fixture
 def others(images):
-    """Files of other kinds beside the three images."""
+    """Add files of other kinds next to the three images."""
     (images / "sub").mkdir()
     for name in OTHERS:
         (images / name).write_bytes(b"anything")

@@ -162,7 +162,7 @@ def test_timesteps_have_the_probability_that_the_bound_divides_by(power):
 
 
 def trainer_of(loss="simple", condition="text", dtype="float64", steps=2, **optimizer):
-    """A denoiser of five random latents, with a prompt or class for each."""
+    """Return a denoiser of five random latents, with a prompt or class for each."""
     objective = DiffusionObjective(loss=loss, condition=condition)
     config = configured("v", objective)
     ops = TorchBackend("cpu", dtype)

@@ -196,7 +196,7 @@ UNUSED = {  # objective of the autoencoder and of the denoiser, changes of the m
 def test_ddp_looks_for_unused_parameters_only_where_there_are_some(
     tables, images, tmp_path, monkeypatch, case
 ):
-    """Of every stage: whether a parameter lacks a gradient in a step, and what is declared."""
+    """Each stage declares whether a parameter lacks a gradient in a step."""
     autoencoder, diffusion, model, expected = UNUSED[case]
     for name in ("red_square", "blue-square"):
         (images / name).mkdir()
@@ -225,7 +225,7 @@ def test_ddp_looks_for_unused_parameters_only_where_there_are_some(
         trainers.append(self)
         return done
 
-    trainers = []  # kept, so that no id is used twice
+    trainers = []  # kept, because ids must not be used twice
     monkeypatch.setattr(trainer_module.Trainer, "_train_step", watched)
     train(recipe_from_dict(settings), tmp_path / "out")
     names = [*(["features"] if "features" in expected else []), *stages]

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "fine-tuning.md"
 
 
 def distance(image, other):
-    """The mean difference of two images, in grey levels."""
+    """Return the mean difference of two images, in grey levels."""
     arrays = [np.asarray(x.convert("RGB").resize((64, 64)), float) for x in (image, other)]
     return np.abs(arrays[0] - arrays[1]).mean()
 

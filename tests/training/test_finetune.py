@@ -1,5 +1,5 @@
-"""LoRA, textual inversion and full fine-tuning of a small model: what they change, learn, write,
-and draw with."""
+"""LoRA, textual inversion and full fine-tuning of a small model: changed parameters, losses,
+files, and images."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _host(model) -> Params:
 
 @pytest.fixture
 def base(model, tmp_path):
-    """The model as a folder."""
+    """Return the model as a folder."""
     save_folder(tmp_path / "base", model.config, _host(model), [model.tokenizer])
     return tmp_path / "base"
 

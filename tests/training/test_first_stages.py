@@ -50,7 +50,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def noise_images(images):
-    """Images of more than one colour, so that latents differ."""
+    """Make images of more than one colour, which have different latents."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -282,7 +282,7 @@ def test_the_first_stage_alone_is_continued_by_the_second(make, out, noise_image
 
 
 def forward_in_numpy(recipe, trainer, step=0):
-    """The arrays of a step's forward pass, as NumPy in float64, and its parameters."""
+    """Return the arrays of a step's forward pass, as NumPy in float64, and its parameters."""
     data = FolderDataset(recipe.data.source, recipe.data.size)
     objective = recipe.autoencoder.objective
     config = recipe.model.vae
@@ -487,7 +487,7 @@ def test_dead_codes_become_encoder_outputs(make, decay):
 
 
 def test_revival_brings_codes_into_use(make):
-    """Of 32 codes, 28 begin far from every latent."""
+    """28 of the 32 codes begin far from every latent."""
     perplexities = []
     for revive_below in (0.0, 0.05):
         recipe = make(EXACT | {"revive_below": revive_below}, {"codebook_size": 32}, steps=20)

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder while it runs; nothing of it changes the training."""
+"""The files that a training writes while it runs; they do not change the training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def bits(folder):
 
 
 def untimed(folder):
-    """The lines of the metrics without the rate."""
+    """Return the lines of the metrics without the rate."""
     lines = read_metrics(folder / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 

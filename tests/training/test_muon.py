@@ -20,7 +20,7 @@ SHAPES = (20, 50), (50, 20), (20, 30), (8, 8)
 
 
 def test_it_is_pytorch_s(monkeypatch):
-    """In float64, so that nothing but rounding at 1e-16 may differ: bfloat16 is replaced by it."""
+    """float64 replaces bfloat16; only rounding at 1e-16 may differ."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.double)
     generator = torch.Generator().manual_seed(0)
     shapes = (*SHAPES, *SHAPES[:2])

@@ -39,7 +39,7 @@ def fine_tuning(images, tmp_path):
 
 @pytest.mark.parametrize("function", ["train", "fine_tune"])
 def test_warnings_are_issued(messy, recipe, fine_tuning, tmp_path, function):
-    """Those that the command line prints, and no other line of it."""
+    """The lines are those that the command line prints."""
     calls = {"train": (train, recipe(1)), "fine_tune": (fine_tune, fine_tuning)}
     call, settings = calls[function]
     with warnings.catch_warnings(record=True) as caught:

@@ -27,7 +27,7 @@ def out(tmp_path):
 
 
 def stop_after(stage, step):
-    """An event, and a report that sets it."""
+    """Return an event, and a report that sets it."""
     cancel = threading.Event()
 
     def report(progress):
@@ -304,7 +304,7 @@ def test_checkpoints_by_step_and_by_time(monkeypatch):
 
 
 def test_the_first_step_is_saved(recipe, out):
-    """Within the first seconds, too, a kill does not lose everything."""
+    """A kill within the first seconds also does not lose everything."""
     seen = {}
 
     def report(progress):

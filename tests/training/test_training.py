@@ -283,7 +283,7 @@ def test_the_name_of_another_emoji_is_never_a_caption():
 
 
 def test_captions_say_a_or_an_by_the_sound_of_the_next_word():
-    """Judged by a list of the words that begin with a vowel's sound, and not by a rule."""
+    """A list of words that begin with a vowel's sound decides instead of a rule."""
     vowels = """
         SOS NG OK ON! O A AB ATM END UP! ID abacus accordion adhesive admission aerial
         airplane alarm alembic alien ambulance american amphora anatomical anchor anger
