@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
@@ -35,12 +36,20 @@ def reading_pixels(watch):
     watch.allow("willReadFrequently")
 
 
+def leave_undecoded(route):
+    """Leave requests to decode an image without an answer, and let all others pass."""
+    if json.loads(route.request.post_data or "{}").get("kind") != "decode":
+        route.continue_()
+
+
 @pytest.fixture
 def open_link(server, new_context):
     """`open_link(hash)` opens a page of the server and waits for its first run."""
 
-    def open_page(link=RUN, runs=1, **options):
+    def open_page(link=RUN, runs=1, decodes=True, **options):
         page = new_context(**options).new_page()
+        if not decodes:
+            page.route("**/v1/jobs", leave_undecoded)
         page.goto(f"{server.url}/{link}")
         page.locator(".ex-strips tr").nth(runs - 1).locator("canvas").first.wait_for()
         return page
@@ -86,7 +95,7 @@ def latents_of(record, name, k):
 
 
 def test_images_of_every_step_are_the_linear_preview(emoji_link):
-    page = emoji_link()
+    page = emoji_link(decodes=False)
     record = saved(page)
     for k in range(record.steps + 1):
         images = all_pixels(page, IMAGES, k)
@@ -114,7 +123,7 @@ def test_the_difference_and_its_scale(emoji_link):
 
 
 def test_a_run_without_a_preview_matrix_has_one_fitted_to_its_image(open_link, tiny):
-    page = open_link()
+    page = open_link(decodes=False)
     assert saved(page).preview is None
     found, _ = pixels(page, "x", 6)
     badge = page.locator("[data-row='0'] [data-image='x'] .ex-badge").inner_text()
@@ -325,9 +334,11 @@ def emoji_link(serve_page, new_context):
     """As `open_link`, with the embedded model, which has a linear preview."""
     import ldmref
 
-    def open_page(link=RUN):
+    def open_page(link=RUN, decodes=True):
         server = serve_page({"emoji": ldmref.load("emoji", backend="numpy")})
         page = new_context().new_page()
+        if not decodes:
+            page.route("**/v1/jobs", leave_undecoded)
         page.goto(f"{server.url}/{link}")
         page.locator(".ex-strips canvas").first.wait_for(timeout=60_000)
         return page
