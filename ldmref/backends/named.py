@@ -64,9 +64,16 @@ class NamedBackend(Backend):
         inner: Backend that computes.
         decompose: Whether fused operations (`group_norm_silu`, `geglu`) are computed and seen as
             their parts.
+
+    Raises:
+        TypeError: The inner backend is itself one of these. It would not see the layers, because
+            only the outermost backend is given the parameters' names.
     """
 
     def __init__(self, inner: Backend, decompose: bool = True):
+        if isinstance(inner, NamedBackend):
+            names = f"{type(self).__name__} cannot observe {type(inner).__name__}"
+            raise TypeError(f"{names}, which observes layers itself; pass the backend inside of it")
         self.inner = inner
         self.decompose = decompose
         own = {n for cls in type(self).__mro__ if issubclass(cls, NamedBackend) for n in vars(cls)}

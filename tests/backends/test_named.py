@@ -39,6 +39,11 @@ def test_observing_changes_nothing(model, decompose):
     assert np.allclose(y, run(model, model.backend), rtol=0, atol=1e-6)
 
 
+def test_observers_do_not_observe_each_other(model):
+    with pytest.raises(TypeError, match="Collector cannot observe Collector"):
+        Collector(Collector(model.backend))
+
+
 def test_every_layer_with_parameters_is_seen_once(model):
     backend = Collector(model.backend)
     run(model, backend)
