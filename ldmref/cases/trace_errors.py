@@ -47,7 +47,7 @@ def tolerances(trace: GoldenTrace, inputs: NamedArrays, exact: RecordedRun) -> d
     for run in range(RUNS):
         errors = backend.restart(f"{trace.name}/errors/{run}")
         disturbed = record_run(
-            trace, _with_rounded_schedule(model, errors), inputs, partial_change(errors)
+            trace, _with_rounded_schedule(model, errors), inputs, disturb_host(errors)
         )
         for name, y in exact.tensors.items():
             change = np.abs(disturbed.tensors[name] - y)
@@ -131,7 +131,7 @@ def _with_rounded_schedule(model: LatentDiffusion, errors: Errors) -> LatentDiff
     return other
 
 
-def partial_change(errors: Errors) -> Callable[[Trajectory], Trajectory]:
+def disturb_host(errors: Errors) -> Callable[[Trajectory], Trajectory]:
     """Return a function that adds errors to every computation of the host in a trajectory."""
 
     def change(trajectory: Trajectory) -> Trajectory:
