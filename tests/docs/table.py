@@ -52,6 +52,7 @@ COURSE = {
 PAGES = {
     "README.md": Page(("examples",), torch_is_slow=True),
     "docs/backends.md": Page(settings="settings", torch_is_slow=True),
+    "docs/cases.md": Page(torch_is_slow=True),
     "docs/checking.md": Page(("examples", "module as my_package"), torch_is_slow=True),
     "docs/checkpoints.md": Page(
         (

@@ -16,6 +16,7 @@ CHAPTER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
 MOST_BYTES = 400_000  # of all images of the page
 
 
+@pytest.mark.slow
 def test_the_chapter_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("STEPS", "2")
     outputs = CHAPTER["run"](PAGE, tmp_path)
