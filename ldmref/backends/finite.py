@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldmref.backends.base import Backend
-from ldmref.backends.named import LayerCall
+from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.backends.traced import TracedBackend, layer_names
 from ldmref.math.arrays import Array
 
@@ -45,7 +45,8 @@ def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any]
         params: Tree of parameters by which layers are named.
         compute: Computation, called with a backend that checks every operation.
     """
-    watched = FiniteBackend(ops, layer_of=layer_names(params))
+    computing = ops.inner if isinstance(ops, NamedBackend) else ops  # a run that is recorded
+    watched = FiniteBackend(computing, layer_of=layer_names(params))
     try:
         compute(watched)
     except NonFinite as error:
