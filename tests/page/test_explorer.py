@@ -42,14 +42,20 @@ def leave_undecoded(route):
         route.continue_()
 
 
+def new_page(new_context, decodes, **options):
+    """Return an empty page; without `decodes`, images stay as their linear previews."""
+    page = new_context(**options).new_page()
+    if not decodes:
+        page.route("**/v1/jobs", leave_undecoded)
+    return page
+
+
 @pytest.fixture
 def open_link(server, new_context):
     """`open_link(hash)` opens a page of the server and waits for its first run."""
 
     def open_page(link=RUN, runs=1, decodes=True, **options):
-        page = new_context(**options).new_page()
-        if not decodes:
-            page.route("**/v1/jobs", leave_undecoded)
+        page = new_page(new_context, decodes, **options)
         page.goto(f"{server.url}/{link}")
         page.locator(".ex-strips tr").nth(runs - 1).locator("canvas").first.wait_for()
         return page
@@ -336,9 +342,7 @@ def emoji_link(serve_page, new_context):
 
     def open_page(link=RUN, decodes=True):
         server = serve_page({"emoji": ldmref.load("emoji", backend="numpy")})
-        page = new_context().new_page()
-        if not decodes:
-            page.route("**/v1/jobs", leave_undecoded)
+        page = new_page(new_context, decodes)
         page.goto(f"{server.url}/{link}")
         page.locator(".ex-strips canvas").first.wait_for(timeout=60_000)
         return page
