@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from threaded_server import serve_in_thread
 
 import ldmref
 from ldmref.io.native import save_folder
+from ldmref.server.jobs import JobReport
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")  # of Chromium in distributions
 VIOLATIONS = """
@@ -114,6 +116,34 @@ def serve_page() -> Iterator[Any]:
 def server(serve_page: Any, tiny: Any, tiny_folder: Path) -> Any:
     """Return a server of the tiny model."""
     return serve_page({"tiny": tiny}, {"tiny": str(tiny_folder)})
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`hold(kind)` lets the next job of a kind wait after its first step.
+
+    It waits until it is cancelled, or until the returned event is set. A test that stops a job, or
+    looks at one that runs, then meets a running one on every machine, fast or slow.
+    """
+    expected: list[tuple[str, threading.Event]] = []
+    held: dict[str, threading.Event] = {}
+    publish = JobReport.progress
+
+    def progress(report: JobReport, step: int, *arguments: Any, **options: Any) -> None:
+        publish(report, step, *arguments, **options)
+        job = report.job
+        if step >= 1 and expected and expected[0][0] == job.kind:
+            held[job.id] = expected.pop(0)[1]
+        while job.id in held and not held[job.id].is_set() and not job.cancelled.wait(0.02):
+            pass
+
+    def hold_next(kind: str) -> threading.Event:
+        go_on = threading.Event()
+        expected.append((kind, go_on))
+        return go_on
+
+    monkeypatch.setattr(JobReport, "progress", progress)
+    return hold_next
 
 
 @pytest.fixture

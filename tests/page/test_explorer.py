@@ -291,10 +291,25 @@ def test_a_wrong_parameter_is_explained_in_its_row(server, new_context, watch):
     assert "steps" in alert.inner_text()
 
 
-def test_a_record_can_be_stopped(server, new_context):
+def test_a_record_can_be_stopped(server, new_context, hold):
+    hold("record")
     page = new_context().new_page()
-    page.goto(f"{server.url}/#view=explore&p.prompt=a+cat&p.steps=1000")
+    page.goto(f"{server.url}/#view=explore&p.prompt=a+cat&p.steps=20")
     page.locator(".ex-progress button").click()
+    page.locator(".ex-failed").wait_for()
+    assert page.locator(".ex-failed").inner_text() == "Stopped."
+    [job] = server.engine.jobs()
+    assert job.wait(10) and job.state == "cancelled"
+
+
+def test_a_record_stopped_while_it_is_submitted_is_cancelled(server, new_context, hold):
+    hold("record")
+    page = new_context().new_page()
+    submitted = []
+    page.route("**/v1/jobs", lambda route: submitted.append(route))
+    page.goto(f"{server.url}/{RUN}")
+    page.locator(".ex-progress button").click()
+    submitted[0].continue_()
     page.locator(".ex-failed").wait_for()
     assert page.locator(".ex-failed").inner_text() == "Stopped."
     [job] = server.engine.jobs()
@@ -393,8 +408,9 @@ def test_the_truth_line(open_link, tiny):
     again.locator(".ex-truth li").first.wait_for(timeout=60_000)
 
 
-def test_the_truth_line_can_be_stopped(open_link, server):
-    page = open_link(RUN.replace("steps=6", "steps=200"))
+def test_the_truth_line_can_be_stopped(open_link, server, hold):
+    hold("truth")
+    page = open_link()
     section = page.locator(".ex-truth")
     section.get_by_role("button", name="Compute the truth line of run A").click()
     section.get_by_role("button", name="Stop computing A").click()

@@ -84,8 +84,9 @@ def test_several_images_and_a_gallery_that_survives_a_reload(page):
     assert gallery.is_hidden()
 
 
-def test_cancelling_stops_the_job_and_frees_the_server(page, server):
-    fill(page, Prompt="a cat", Steps=1000)
+def test_cancelling_stops_the_job_and_frees_the_server(page, server, hold):
+    hold("generate")
+    fill(page, Prompt="a cat", Steps=20)
     start(page)
     page.get_by_text(re.compile("Step [1-9]")).first.wait_for()
     page.get_by_role("button", name="Cancel").click()
@@ -95,6 +96,20 @@ def test_cancelling_stops_the_job_and_frees_the_server(page, server):
     fill(page, Steps=2)
     start(page)
     finish(page)
+
+
+def test_a_request_cancelled_while_it_is_submitted_does_not_run(page, server, hold):
+    hold("generate")
+    submitted = []
+    page.route("**/v1/jobs", lambda route: submitted.append(route))
+    fill(page, Prompt="a cat", Steps=20)
+    with page.expect_request("**/v1/jobs"):
+        start(page)
+    page.get_by_role("button", name="Cancel").click()
+    submitted[0].continue_()
+    page.get_by_text("Cancelled before the server took the request.").wait_for()
+    [job] = server.engine.jobs()
+    assert job.wait(10) and job.state == "cancelled"
 
 
 def test_an_error_is_shown_at_its_field(page, watch):
@@ -122,7 +137,7 @@ def shorten_wait(route):
     route.fulfill(response=answer, headers={**answer.headers, **waits})
 
 
-def test_a_full_queue_is_shown_and_tried_again(serve_page, tiny, new_context, watch):
+def test_a_full_queue_is_shown_and_tried_again(serve_page, tiny, new_context, watch, hold):
     watch.allow("429")
     server = serve_page({"tiny": tiny}, queue=0)
     page = new_context().new_page()
@@ -130,7 +145,8 @@ def test_a_full_queue_is_shown_and_tried_again(serve_page, tiny, new_context, wa
     for each in (page, other):
         each.goto(server.url)
         each.get_by_label("Prompt", exact=True).fill("a cat")
-    fill(page, Steps=1000)
+    hold("generate")
+    fill(page, Steps=20)
     start(page)
     page.get_by_text(re.compile("Step [1-9]")).first.wait_for()
     fill(other, Steps=2)
@@ -141,8 +157,9 @@ def test_a_full_queue_is_shown_and_tried_again(serve_page, tiny, new_context, wa
     finish(other)
 
 
-def test_the_place_in_the_queue(page, new_context, server):
-    fill(page, Prompt="a cat", Steps=1000)
+def test_the_place_in_the_queue(page, new_context, server, hold):
+    hold("generate")
+    fill(page, Prompt="a cat", Steps=20)
     start(page)
     page.get_by_text(re.compile("Step [1-9]")).first.wait_for()
     other = new_context().new_page()

@@ -30,13 +30,15 @@ def wait_for_result(page):
     page.get_by_role("button", name="Download", exact=True).wait_for()
 
 
-def test_a_reload_goes_on_with_the_job(page, server):
-    fill(page, "a cat", 150)
+def test_a_reload_goes_on_with_the_job(page, server, hold):
+    go_on = hold("generate")
+    fill(page, "a cat", 20)
     start(page)
     wait_for_step(page)
     page.reload()
     wait_for_step(page)
     assert page.get_by_role("button", name="Generate", exact=True).is_disabled()
+    go_on.set()
     wait_for_result(page)
     [job] = server.engine.jobs()
     assert f"Seed {job.images[0].seed}" in page.locator(".facts").inner_text()
@@ -70,9 +72,10 @@ def test_two_tabs_have_their_own_jobs_and_one_gallery(page, server):
         tab.get_by_role("button", name=re.compile("^a dog, seed")).wait_for()
 
 
-def test_a_server_that_stops_says_so(page, server, watch):
+def test_a_server_that_stops_says_so(page, server, watch, hold):
     watch.allow("ERR_")
-    fill(page, "a cat", 1000)
+    hold("generate")
+    fill(page, "a cat", 20)
     start(page)
     wait_for_step(page)
     server.stop()
@@ -93,6 +96,7 @@ def test_a_killed_server_and_its_successor(new_context, tiny_folder, watch):
         page = new_context().new_page()
         page.goto(url)
         fill(page, "a cat", 1000)
+        page.get_by_label("Images", exact=True).fill("16")
         start(page)
         wait_for_step(page)
         process.kill()

@@ -116,9 +116,19 @@ export function health() {
   return json("/healthz");
 }
 
-/** Submit a job, {kind, mode, model, parameters, ...}, and return its description. */
-export function submit(body) {
-  return json("/v1/jobs", post(body));
+/**
+ * Submit a job, {kind, mode, model, parameters, ...}, and return its description.
+ *
+ * The request itself is never aborted, because the server may have taken it already. After an
+ * abort the job is cancelled as soon as its name is known, and an AbortError is thrown.
+ */
+export async function submit(body, signal = undefined) {
+  const job = await json("/v1/jobs", post(body));
+  if (signal?.aborted) {
+    await cancel(job.id).catch(() => {});
+    throw new DOMException("aborted", "AbortError");
+  }
+  return job;
 }
 
 /** Return the description of a job. */

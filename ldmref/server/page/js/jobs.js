@@ -32,7 +32,7 @@ export async function runJob(api, request, view, signal) {
 async function submit(api, body, view, signal) {
   for (;;) {
     try {
-      return await api.submit(body);
+      return await api.submit(body, signal);
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 429) throw error;
       const seconds = error.retryAfter ?? RETRY;

@@ -31,7 +31,7 @@ export function serverSource({ api, capabilities }) {
 
   // Run a job to its end and return its description.
   async function finish(body, { signal, progress }) {
-    const job = await api.submit(body);
+    const job = await api.submit(body, signal);
     const cancel = () => api.cancel(job.id).catch(() => {});
     signal?.addEventListener("abort", cancel, { once: true });
     try {
