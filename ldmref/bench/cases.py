@@ -88,7 +88,8 @@ class BenchmarkCase:
     target: float | None  # required ratio; None: informative only
     aim: float  # desired ratio
     backend: str = "numpy"
-    dtype: str = "float32"
+    dtype: str = "float32"  # in which both sides compute
+    array_dtype: str = ""  # of ldmref's arrays and weights; "": `dtype`
     device: str = "cpu"
     speed: str = ""  # "exact", "fast" or "fastest"; "": the backend's default
     peer: str = "eager"  # key of PEER_TITLES
@@ -131,7 +132,8 @@ class BenchmarkCase:
         Raises:
             BackendUnavailable: The backend cannot run on this machine.
         """
-        return get_backend(self.backend, self.device, self.dtype, self.speed or None)
+        dtype = self.array_dtype or self.dtype
+        return get_backend(self.backend, self.device, dtype, self.speed or None)
 
     def make_model(self, backend: Backend | None = None) -> LatentDiffusion:
         """Return the case's model with seeded random weights, on `backend` or the case's own."""
@@ -157,6 +159,8 @@ _UINT8 = 2 / 255 + 1e-6  # tolerance of images: two 8-bit steps
 _HALF = 0.1  # of bfloat16 and float16: both sides round after every layer
 _COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
+# the openvino backend keeps float32 arrays when it computes in bfloat16
+_OPENVINO_BF16 = _BF16 | {"array_dtype": "float32", "speed": "fastest"}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128, "steps": 20}
 _TRAIN: dict[str, Any] = _EMBEDDED | {"speed": "exact"}
@@ -170,6 +174,7 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("unet-torch-compiled-64", "unet", 0.95, 0.85, "torch", _COMPILED),
     ("unet-torch-compiled-32", "unet", 0.95, 0.85, "torch", {"size": 256, **_COMPILED}),
     ("unet-torch-bf16", "unet", 1.0, 0.85, "torch", _BF16),
+    ("unet-openvino-bf16", "unet", 0.9, 0.7, "openvino", _OPENVINO_BF16),
     ("unet-numpy-64-onnx", "unet", None, 1.0, "numpy", {"peer": "onnx"}),
     ("unet-numpy-32-onnx", "unet", None, 1.0, "numpy", _SD_32 | {"peer": "onnx"}),
     ("unet-torch-32-onnx", "unet", None, 1.0, "torch", _SD_32 | {"peer": "onnx"}),
