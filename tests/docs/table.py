@@ -16,6 +16,7 @@ class Page(NamedTuple):
     has: tuple[str, ...] = ()
     settings: str = ""  # how its TOML blocks are read: "settings" or "recipe"
     torch_is_slow: bool = False  # it runs with torch in `make slow` only
+    is_slow: bool = False  # it runs in `make slow` only
 
 
 class Reason(NamedTuple):
@@ -66,7 +67,7 @@ PAGES = {
             "snapshots/0",
         )
     ),
-    "docs/command-line.md": Page(settings="settings"),
+    "docs/command-line.md": Page(settings="settings", is_slow=True),
     "docs/compat.md": Page(("diffusers as path/to/folder",)),
     "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "images as my-images")),
     "docs/fine-tuning.md": Page(
@@ -77,6 +78,7 @@ PAGES = {
             "images as my-images",
         ),
         settings="recipe",
+        is_slow=True,
     ),
     "docs/error-bounds.md": Page(torch_is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),

@@ -168,12 +168,20 @@ SLOW = [
     page
     for page in ALL
     if PAGES.get(page, Page()).torch_is_slow
+    or PAGES.get(page, Page()).is_slow
     or steps_of(page, {"", "torch", "slow"}) != steps_of(page, {"", "torch"})
 ]
 
 
 @posix
-@pytest.mark.parametrize("page", [page for page in CORE if page != "README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * PAGES.get(page, Page()).is_slow)
+        for page in CORE
+        if page != "README.md"
+    ],
+)
 def test_a_page_runs_without_torch(page, read):
     read(page, everything=False)
 
@@ -196,7 +204,12 @@ def test_the_readme_runs_without_torch(read):
 
 @posix
 @pytest.mark.parametrize(
-    "page", [page for page in WITH_TORCH if not PAGES.get(page, Page()).torch_is_slow]
+    "page",
+    [
+        page
+        for page in WITH_TORCH
+        if not (PAGES.get(page, Page()).torch_is_slow or PAGES.get(page, Page()).is_slow)
+    ],
 )
 def test_a_page_runs_with_torch(page, read):
     pytest.importorskip("torch")

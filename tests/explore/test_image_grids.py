@@ -39,6 +39,7 @@ def test_all_cells_share_a_random_seed(tiny):
     assert len({cell.params["seed"] for cell in grid.cells[0]}) == 1
 
 
+@pytest.mark.slow
 def test_more_steps_are_closer_to_the_converged_image():
     model = ldmref.load()
     grid = make_grid(model, ("steps", [3, 12]), prompt="red heart", seed=1, sampler="euler")

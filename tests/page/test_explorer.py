@@ -388,7 +388,7 @@ def test_the_truth_line(open_link, tiny):
     record = saved(page)
     section = page.locator(".ex-truth")
     section.get_by_role("button", name="Compute the truth line of run A").click()
-    section.locator("li").first.wait_for(timeout=60_000)
+    section.locator("li").first.wait_for(timeout=120_000)
     truth = explore.truth_line(tiny, record)
     distance, error = re.match(
         r"A, step 2: distance (\S+), local error of the next step (\S+)",
@@ -405,7 +405,7 @@ def test_the_truth_line(open_link, tiny):
     assert "step 6: distance" in section.locator(".chart-box").get_attribute("aria-valuetext")
     page.wait_for_function("() => location.hash.includes('truth=1')")
     again = open_link("#" + urlsplit(page.url).fragment)
-    again.locator(".ex-truth li").first.wait_for(timeout=60_000)
+    again.locator(".ex-truth li").first.wait_for(timeout=120_000)
 
 
 def test_the_truth_line_can_be_stopped(open_link, server, hold):

@@ -79,7 +79,14 @@ def test_a_step_that_was_not_reached_is_missing(recipe, tmp_path):
     assert manifest["complete"] is False and manifest["steps"] == [1]
 
 
-@pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "lora",
+        pytest.param("textual_inversion", marks=pytest.mark.slow),
+        pytest.param("full", marks=pytest.mark.slow),
+    ],
+)
 def test_fine_tuning_is_traced_and_is_the_same(recipe, tmp_path, method):
     train(replace(recipe, stages=("autoencoder", "diffusion")), tmp_path / "base")
     base = tmp_path / "base" / "model"
