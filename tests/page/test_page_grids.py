@@ -54,6 +54,7 @@ def test_each_cell_has_its_image_and_distance(grids, tiny):
     assert json.loads(got.value.path().read_text()) == expected.to_json()
 
 
+@pytest.mark.slow
 def test_cells_arrive_one_after_the_other(grids):
     page = grids(BOTH.replace("2..4", "30,40,50"))
     page.evaluate("""() => {
