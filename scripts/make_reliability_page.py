@@ -86,8 +86,9 @@ FREE_THREADED = """\
 ldmref runs on free-threaded CPython 3.14, in which threads of Python run at the same time. On
 2026-11-23 the suite passed there without the GIL (`PYTHON_GIL=0 python3.14t -m pytest tests`,
 Python 3.14.4 on Linux, x86-64); tests that take minutes and tests of CuPy and ray were not run.
-The job `free-threaded` of `.github/workflows/tests.yml` runs the tests of the mathematics, samplers,
-models, backends, modes and server there; it has not run yet, and a failure does not block.
+The job `free-threaded` of `.github/workflows/tests.yml` runs the tests of the mathematics,
+samplers, models, backends, modes and server there; it has not run yet, and a failure does not
+block.
 Threads may share a model: `pytest tests/modes/test_shared_by_threads.py` compares the images of
 threads that start together on a new model, on each backend and on all backends at once, with
 those of a serial run, bit for bit.
