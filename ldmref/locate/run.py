@@ -45,7 +45,8 @@ def diff_traces(
 
     Each recorded layer is computed again in float64 from the port's own recorded input and the
     checkpoint's weights, so several faults are found in one run, and neither the same seed nor a
-    reference trace is needed. Memory is bounded by one network, in float32, and a few arrays.
+    reference trace is needed. Memory is bounded by one network, in float32, and a few arrays. The
+    gradients of a training step need PyTorch, and the U-Net in float64 with all gradients.
 
     Args:
         port: The trace of the port.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,8 +126,10 @@ class TrainingTrace:
                     },
                     outputs,
                 )
-                for layer, size in gradient_norms(ops, gradients).items():
-                    call.add(layer, "gradient", {}, {}, {"grad_norm": size})
+                for layer, parameters in group_by_layer(gradients).items():
+                    size = gradient_norm(ops, parameters.values())
+                    names = {"parameters": list(parameters)}
+                    call.add(layer, "gradient", {}, names, {"grad_norm": size})
         self.recorded.append(self._step)
         self._step = None
 
@@ -153,15 +155,20 @@ class TrainingTrace:
         self.close()
 
 
-def gradient_norms(ops: Backend, gradients: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Return the norm of the gradient of each layer, over all of its parameters.
+def group_by_layer(gradients: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the gradients of each layer, by the parameter's name in it.
 
     The parameters of a LoRA, `LAYER.weight.down` and `.up`, count as the layer's; a parameter
     outside of layers, such as the vectors of a word, as a layer of its name.
     """
-    squares: dict[str, float] = defaultdict(float)
+    layers: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, gradient in gradients.items():
-        host = np.asarray(ops.to_numpy(gradient), np.float64)
         layer = name.rpartition(".")[0].removesuffix(".weight") or name
-        squares[layer] += float(np.vdot(host, host))
-    return {layer: math.sqrt(square) for layer, square in squares.items()}
+        layers[layer][name.removeprefix(layer).removeprefix(".")] = gradient
+    return layers
+
+
+def gradient_norm(ops: Backend, gradients: Iterable[torch.Tensor]) -> float:
+    """Return the norm over all elements of several gradients."""
+    hosts = [np.asarray(ops.to_numpy(gradient), np.float64) for gradient in gradients]
+    return math.sqrt(sum(float(np.vdot(host, host)) for host in hosts))

@@ -100,6 +100,7 @@ PAGES = {
         settings="recipe",
         torch_is_slow=True,
     ),
+    "docs/find-where-my-port-differs.md": Page(("images as my-images",)),
     "docs/traces.md": Page(("images as my-images",), torch_is_slow=True),
     "docs/weights.md": Page(
         (
@@ -127,6 +128,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/find-where-my-port-differs.md": {
         "ldmref diff port.safetensors --model emoji": Reason("exits", "", 4),
+        "ldmref finetune full": TORCH,
+        "ldmref diff step": TORCH,
     },
     "README.md": {
         "python -m venv": elsewhere(".ci/run"),

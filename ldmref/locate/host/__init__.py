@@ -1,20 +1,22 @@
 """The computations of the host, each recomputed from its recorded state.
 
-| module     | what is judged                                                         |
-|------------|------------------------------------------------------------------------|
-| `tokens`   | token ids of the prompts                                               |
-| `inputs`   | what the U-Net is given: latents, timestep, text, micro-conditioning   |
-| `schedule` | sigmas, timesteps and alphas_cumprod; noise added to an image          |
-| `guidance` | the combination of predictions                                         |
-| `steps`    | the sampler's steps, with the history of recorded earlier steps        |
-| `latents`  | the scale of the initial noise, and of the latents before the decoder  |
-| `training` | a training step: noising, target and losses                            |
+| module      | what is judged                                                        |
+|-------------|-----------------------------------------------------------------------|
+| `tokens`    | token ids of the prompts                                              |
+| `inputs`    | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `schedule`  | sigmas, timesteps and alphas_cumprod; noise added to an image         |
+| `guidance`  | the combination of predictions                                        |
+| `steps`     | the sampler's steps, with the history of recorded earlier steps       |
+| `latents`   | the scale of the initial noise, and of the latents before the decoder |
+| `training`  | a training step: noising, target and losses                           |
+| `gradients` | the gradients of a training step: the norm of each layer's            |
 """
 
 from __future__ import annotations
 
 from ldmref.locate.findings import Row
 from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.gradients import judge_gradients
 from ldmref.locate.host.guidance import judge_guidance
 from ldmref.locate.host.inputs import judge_inputs
 from ldmref.locate.host.latents import judge_latents
@@ -34,6 +36,7 @@ JUDGES = (
     judge_steps,
     judge_latents,
     judge_training,
+    judge_gradients,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,6 +44,21 @@ class HostContext:
     def params(self) -> dict[str, Any]:
         """The request of the run, as far as it was recorded."""
         return dict(self.port.manifest.get("params") or {})
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The stage "diffusion" of a recorded training's recipe: tables `objective`, `optimizer`.
+
+        The recipe is TOML, the entry `recipe` of the parameters; {} if it was not recorded.
+        """
+        text = self.params.get("recipe")
+        try:
+            stage = tomllib.loads(text).get("diffusion") if isinstance(text, str) else None
+        except tomllib.TOMLDecodeError as error:
+            self.notes.append(f"the recorded recipe cannot be read: {error}")
+            stage = None
+        tables = stage if isinstance(stage, dict) else {}
+        return {name: table for name, table in tables.items() if isinstance(table, dict)}
 
     @property
     def epsilon(self) -> float:

@@ -9,15 +9,13 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.objective import LEAST, read_objective
 from ldmref.locate.host.schedule import config_faults
 from ldmref.math.forward import q_sample
 from ldmref.math.objective import min_snr_weight
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
-
-STEP = 1e-5  # relative error of alphas_cumprod from a float32 table, in the noised latents
-GAMMA = 5.0  # the usual bound of min-SNR
 
 
 def judge_training(context: HostContext) -> Iterator[Row]:
@@ -40,14 +38,14 @@ def _judge_step(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Itera
         if x_t is not None:
             expected = q_sample(x0, alpha_bar, noise)
             others = _noisings(context, t, x0, noise)
-            yield context.judge(entry, "noising", x_t, expected, least=STEP, variants=others)
+            yield context.judge(entry, "noising", x_t, expected, least=LEAST, variants=others)
         target = context.read(entry, "target")
         if target is not None:
             targets = _targets(x0, noise, alpha_bar)
             kind = context.config.prediction_type
             expected = targets.pop(kind)
             others = [(f"{name} instead of {kind}", array) for name, array in targets.items()]
-            yield context.judge(entry, "target", target, expected, least=STEP, variants=others)
+            yield context.judge(entry, "target", target, expected, least=LEAST, variants=others)
     yield from _judge_losses(context, entry, alphas[t])
 
 
@@ -82,7 +80,7 @@ def _judge_losses(context: HostContext, entry: TraceEntry, alpha_bar: np.ndarray
     prediction = context.read(entry, "prediction")
     target = context.read(entry, "target")
     if losses is not None and prediction is not None and target is not None:
-        kind, gamma = _objective(context)
+        kind, gamma = read_objective(context)
         if kind not in ("simple", "min_snr"):
             yield context.not_judged(entry, "losses", f"the loss {kind!r} is not recomputed")
         else:
@@ -96,19 +94,12 @@ def _judge_losses(context: HostContext, entry: TraceEntry, alpha_bar: np.ndarray
             others = [(text, array) for text, array in both.items() if array is not expected]
             others += [("the sum instead of the mean", np.sum(error**2, axis=axes))]
             others += [("the absolute error", np.mean(np.abs(error), axis=axes))]
-            row = context.judge(entry, "losses", losses, expected, least=STEP, variants=others)
+            row = context.judge(entry, "losses", losses, expected, least=LEAST, variants=others)
             yield row
     loss = context.read_output(entry, "loss")
     if loss is not None and losses is not None:
         got = np.ravel(loss)
         others = [("the sum instead of the mean", np.sum(losses, keepdims=True))]
         mean = np.mean(losses, keepdims=True)
-        row = context.judge(entry, "loss", got, mean, least=STEP, variants=others)
+        row = context.judge(entry, "loss", got, mean, least=LEAST, variants=others)
         yield replace(row, segment="the mean over the examples")
-
-
-def _objective(context: HostContext) -> tuple[str, float]:
-    """Return the loss and the gamma of min-SNR of a recorded recipe of ldmref."""
-    stage = context.params.get("diffusion") or {}
-    objective = stage.get("objective") or {} if isinstance(stage, dict) else {}
-    return objective.get("loss", "simple"), float(objective.get("snr_gamma", GAMMA))

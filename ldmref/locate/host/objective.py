@@ -1,0 +1,29 @@
+"""The loss of a recorded training: its kind, and the weight of each example."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldmref.locate.host.context import HostContext
+from ldmref.math.objective import min_snr_weight
+from ldmref.samplers.schedule import training_alphas_cumprod
+
+GAMMA = 5.0  # the usual bound of min-SNR
+LEAST = 1e-5  # relative error of alphas_cumprod from a float32 table, in the noised latents
+
+
+def read_objective(context: HostContext) -> tuple[str, float]:
+    """Return the loss and the gamma of min-SNR of a recorded recipe of ldmref."""
+    objective = context.recipe.get("objective", {})
+    return objective.get("loss", "simple"), float(objective.get("snr_gamma", GAMMA))
+
+
+def loss_weights(context: HostContext, timesteps: np.ndarray) -> np.ndarray | None:
+    """Return the factors of the examples' squared errors, (n,); None for other losses."""
+    kind, gamma = read_objective(context)
+    if kind == "simple":
+        return np.ones(len(timesteps))
+    if kind != "min_snr":
+        return None
+    alpha_bar = training_alphas_cumprod(context.config)[timesteps]
+    return min_snr_weight(alpha_bar, context.config.prediction_type, gamma)
