@@ -45,7 +45,7 @@ def run(ops, function, *arrays, open_axes=()):
     return got if isinstance(results, tuple) else got[0]
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_every_operation_conforms_as_a_graph(name):
     """`ldmref.testing` with each operation traced, compiled and run."""
 

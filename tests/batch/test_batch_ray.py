@@ -58,6 +58,7 @@ def listening(pid):
     return found
 
 
+@pytest.mark.slow
 def test_ray_writes_the_files_that_serial_writes_on_localhost(tmp_path, tiny_folder):
     requests = write_rows(tmp_path / "requests.jsonl", make_rows(20))
     run_to_the_end(requests, tmp_path / "whole", "-m", tiny_folder, "--backend", "numpy")

@@ -147,6 +147,7 @@ def test_two_plugins_of_one_name(monkeypatch):
         load_dataset(DataConfig("noise", 16))
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_a_plugin(package, tmp_path, monkeypatch):
     """`--data NAME`, from the command line to the model; resumed by the same command."""
     pytest.importorskip("torch")

@@ -54,7 +54,7 @@ PAGES = {
     "README.md": Page(("examples",), torch_is_slow=True),
     "docs/backends.md": Page(settings="settings", torch_is_slow=True),
     "docs/cases.md": Page(torch_is_slow=True),
-    "docs/checking.md": Page(("examples", "module as my_package"), torch_is_slow=True),
+    "docs/checking.md": Page(("examples", "module as my_package"), is_slow=True),
     "docs/checkpoints.md": Page(
         (
             "single_file as v1-5.safetensors",
@@ -67,6 +67,8 @@ PAGES = {
             "snapshots/0",
         )
     ),
+    "docs/batch.md": Page(is_slow=True),
+    "docs/explore.md": Page(is_slow=True),
     "docs/command-line.md": Page(settings="settings", is_slow=True),
     "docs/compat.md": Page(("diffusers as path/to/folder",)),
     "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "images as my-images")),
