@@ -7,6 +7,7 @@ import pytest
 
 from ldmref.cases import golden_model, make_suite
 from ldmref.cases.files import SuiteReader
+from ldmref.cases.trace_runs import SIDE
 from ldmref.models.params import flatten
 from ldmref.trace import load_trace
 
@@ -31,6 +32,7 @@ RUNS = (
     "sd15.txt2img.ddim",
     "sd15.txt2img.euler_a",
     "sd15.img2img.ddim",
+    "sd15.inpaint.ddim",
     "sd2-base.txt2img.pndm",
     "sd2-v.txt2img.ddim",
     "sd2-v.txt2img.euler_a",
@@ -62,6 +64,7 @@ def make_pipeline(case, model):
     kinds = {
         "txt2img": diffusers.StableDiffusionPipeline,
         "img2img": diffusers.StableDiffusionImg2ImgPipeline,
+        "inpaint": diffusers.StableDiffusionInpaintPipeline,
     }
     return kinds[case.kind](
         **{name: peer_network(name, model).double() for name in names},
@@ -165,14 +168,18 @@ def generate(pipe, case, given, monkeypatch):
         "guidance_scale": case.attributes["cfg_scale"],
     }
     with torch.inference_mode():
-        if case.kind == "img2img":
+        if case.kind != "txt2img":
             mean = pipe.vae.encode(given["vae.encode//input.image"]).latent_dist.mean
             options["image"] = mean * pipe.vae.config.scaling_factor
+        if case.kind == "img2img":
             options["strength"] = case.attributes["strength"]
         else:
             options["latents"] = given["noise"]
-            options["height"] = case.attributes["height"]
-            options["width"] = case.attributes["width"]
+            options["height"] = case.attributes.get("height", SIDE)
+            options["width"] = case.attributes.get("width", SIDE)
+        if case.kind == "inpaint":
+            options["mask_image"] = given["mask"]
+            options["masked_image_latents"] = torch.zeros_like(given["noise"])  # unused
         pipe.set_progress_bar_config(disable=True)
         pipe(**encode_texts(pipe, case, given), **options, output_type="np")
 
