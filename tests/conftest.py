@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -79,6 +80,15 @@ def require(library: str) -> None:
 def pytest_collectreport(report):
     if report.skipped:
         not_collected[reason_of(report)] += 1
+
+
+def pytest_collection_finish(session):
+    """Leave the collected tests and imported modules out of garbage collections.
+
+    They are millions of objects, which every full collection of the run would visit.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_deselected(items):
