@@ -5,14 +5,14 @@ The loss of a step with n examples is
     L = 1/n sum_i w_i mean((f(x_t, t, c)_i - target_i)^2)
 
 Its gradient in the U-Net's parameters is a sum over the examples, which are computed one after the
-other, so that the activations of a single one are in memory. That in the text encoders' parameters
-follows by the chain rule from dL/dc and the recorded prompts.
+other: only the activations of a single one are in memory. The gradient in the text encoders'
+parameters follows by the chain rule from dL/dc and the recorded prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -64,7 +64,6 @@ class StepGradients:
     evaluations: Sequence[UnetEvaluation]
     dtype: str
     stored: str
-    conditions: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     @cached_property
     def ops(self) -> Backend:
@@ -80,9 +79,15 @@ class StepGradients:
 
         return tree_map(leaf, params)
 
-    @cached_property
+    @property
     def unet(self) -> dict[str, torch.Tensor]:
         """The gradients in the U-Net's parameters, by `unet.NAME`."""
+        return self._unet_and_conditions[0]
+
+    @cached_property
+    def _unet_and_conditions(self) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+        """The gradients in the U-Net's parameters, and in the conditions of each evaluation."""
+        conditions = []
         params = self.leaves(self.model.params["unet"])
         for evaluation in self.evaluations:
             arguments = dict(evaluation.network.arguments)
@@ -96,8 +101,8 @@ class StepGradients:
                 for name in CONDITIONS:
                     if inputs.get(name) is not None:
                         found[name].append(inputs[name].grad)
-            self.conditions.append({k: torch.cat(x) for k, x in found.items() if x})
-        return _collect("unet", params)
+            conditions.append({name: torch.cat(parts) for name, parts in found.items() if parts})
+        return _collect("unet", params), conditions
 
     def _example(self, name: str, value: Any, i: int) -> Any:
         if not isinstance(value, np.ndarray):
@@ -110,22 +115,23 @@ class StepGradients:
         """The gradients in the text encoders' parameters; None if the context is another one.
 
         The context is another one if the prompts were not recorded, or if the port did not encode
-        them as the model does."""
-        if not self.unet or not all(part.prompts for part in self.evaluations):
+        them as the model does.
+        """
+        if not all(part.prompts for part in self.evaluations):
             return None
         names = [name for name in TEXT_ENCODERS if name in self.model.params]
         params = {name: self.leaves(self.model.params[name]) for name in names}
         model = self.model.with_params(params, self.ops)
         allowed = max(SAME_CONTEXT, 16 * EPSILONS[self.stored])
-        for part, gradients in zip(self.evaluations, self.conditions, strict=True):
+        for part, gradients in zip(self.evaluations, self._unet_and_conditions[1], strict=True):
             height, width = (s * self.model.config.vae.factor for s in part.target.shape[-2:])
             encoded = encode_conditioning(model, part.prompts, (width, height))._asdict()
-            for name, gradient in gradients.items():
-                states = encoded[name]
+            for name in gradients:
                 recorded = part.network.arguments[name]
-                if relative_error(self.ops.to_numpy(states), recorded) > allowed:
+                if relative_error(self.ops.to_numpy(encoded[name]), recorded) > allowed:
                     return None
-                torch.autograd.backward(states, gradient, retain_graph=True)
+            outputs = [encoded[name] for name in gradients]
+            torch.autograd.backward(outputs, [*gradients.values()])
         return {key: x for name in names for key, x in _collect(name, params[name]).items()}
 
 

@@ -46,17 +46,20 @@ class HostContext:
         return dict(self.port.manifest.get("params") or {})
 
     @cached_property
-    def recipe(self) -> dict[str, Any]:
+    def diffusion_stage(self) -> dict[str, Any]:
         """The stage "diffusion" of a recorded training's recipe: tables `objective`, `optimizer`.
 
-        The recipe is TOML, the entry `recipe` of the parameters; {} if it was not recorded.
+        The parameters have the recipe as TOML, in the entry `recipe`, or are its tables. {} if it
+        was not recorded.
         """
-        text = self.params.get("recipe")
-        try:
-            stage = tomllib.loads(text).get("diffusion") if isinstance(text, str) else None
-        except tomllib.TOMLDecodeError as error:
-            self.notes.append(f"the recorded recipe cannot be read: {error}")
-            stage = None
+        recipe = self.params
+        text = recipe.get("recipe")
+        if isinstance(text, str):
+            try:
+                recipe = tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
+                self.notes.append(f"the recorded recipe cannot be read: {error}")
+        stage = recipe.get("diffusion")
         tables = stage if isinstance(stage, dict) else {}
         return {name: table for name, table in tables.items() if isinstance(table, dict)}
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldmref.locate.findings import EQUAL, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.objective import LEAST, loss_weights, read_objective
 from ldmref.locate.networks import open_network
@@ -81,7 +82,9 @@ def _judge_layers(
     from ldmref.locate.autodiff import StepGradients
 
     exact = StepGradients(context.model, found, "float64", context.dtype)
-    low = StepGradients(context.model, found, context.dtype, context.dtype)
+    low = exact
+    if context.dtype != "float64":
+        low = StepGradients(context.model, found, context.dtype, context.dtype)
     results = {layer.layer: _find_gradient(layer, exact, low) for layer in layers}
     problems = {name: text for name, text in results.items() if isinstance(text, str)}
     expected = {name: x for name, x in results.items() if not isinstance(x, str)}
@@ -89,8 +92,7 @@ def _judge_layers(
     counts = sum(len(part.weights) for part in found), len(found)
     for layer in layers:
         if layer.layer in expected:
-            row = _judge_layer(context, entry, layer, expected[layer.layer], total, counts)
-            yield replace(row, layer=layer.layer)
+            yield _judge_layer(context, entry, layer, expected[layer.layer], total, counts)
     for why in dict.fromkeys(problems.values()):
         names = [name for name, text in problems.items() if text == why]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -108,15 +110,15 @@ class _LayerGradient:
     def norm_of(self, *parameters: str) -> float:
         return math.hypot(*(float(self.exact[name].norm()) for name in parameters))
 
-    @property
+    @cached_property
     def norm(self) -> float:
         return self.norm_of(*self.parameters)
 
     @property
     def floor(self) -> float:
-        """The norm of the rounding errors, relative to that of the gradient."""
+        """The norm of the rounding errors, relative to that of the gradient, which is not zero."""
         errors = [float((self.rounded[k] - self.exact[k]).norm()) for k in self.parameters]
-        return math.hypot(*errors) / self.norm if self.norm else math.inf
+        return math.hypot(*errors) / self.norm
 
 
 def _find_gradient(
@@ -150,8 +152,10 @@ def _judge_layer(
 ) -> Row:
     norm = gradient.norm
     got = _norm(context, layer)
-    if not math.isfinite(gradient.floor):  # a layer on which the loss does not depend
-        return Row(entry.call, "", KIND, error=got, allowed=LEAST, verdict=EQUAL)
+    if not norm:  # the loss does not depend on this layer
+        error = got / total if total else got
+        verdict = EQUAL if error <= LEAST else DIFFERS
+        return Row(entry.call, layer.layer, KIND, error=error, allowed=LEAST, verdict=verdict)
     examples, parts = counts
     clip = _clip_norm(context)
     factors = [(f"the sum over the {examples} examples instead of the mean", float(examples))]
@@ -168,7 +172,7 @@ def _judge_layer(
             part = name.rpartition(".")[2]
             alone = gradient.norm_of(name)
             variants += [(f"only the gradient of the {part}", np.array([alone]))]
-    return context.judge(
+    row = context.judge(
         entry,
         KIND,
         np.array([got]),
@@ -177,10 +181,11 @@ def _judge_layer(
         least=LEAST,
         variants=variants,
     )
+    return replace(row, layer=layer.layer)
 
 
 def _clip_norm(context: HostContext) -> float:
-    return float(context.recipe.get("optimizer", {}).get("clip_norm", CLIP))
+    return float(context.diffusion_stage.get("optimizer", {}).get("clip_norm", CLIP))
 
 
 def _evaluations(context: HostContext, entry: TraceEntry) -> list[UnetEvaluation] | str:
@@ -191,9 +196,11 @@ def _evaluations(context: HostContext, entry: TraceEntry) -> list[UnetEvaluation
     timesteps = context.read(entry, "timesteps")
     if target is None or timesteps is None:
         return "the target or the timesteps were not recorded"
-    weights = loss_weights(context, np.ravel(timesteps).astype(np.int64))
-    if weights is None:
-        return f"the loss {read_objective(context)[0]!r} is not recomputed"
+    kind, gamma = read_objective(context)
+    known = loss_weights(context, np.ravel(timesteps).astype(np.int64), gamma)
+    if kind not in known:
+        return f"the loss {kind!r} is not recomputed"
+    weights = known[kind] / len(target)
     steps = len(context.calls("train"))
     calls = entry.attributes.get("evaluations")
     if calls is None and steps == 1:
@@ -213,7 +220,7 @@ def _evaluations(context: HostContext, entry: TraceEntry) -> list[UnetEvaluation
             return "gradients of a run with ControlNets are not recomputed"
         last = first + len(network.arguments["x"])
         own = slice(first, last)
-        part = UnetEvaluation(network, target[own], weights[own] / len(target), prompts[own])
+        part = UnetEvaluation(network, target[own], weights[own], prompts[own])
         parts.append(part)
         first = last
     if first != len(target):

@@ -14,16 +14,16 @@ LEAST = 1e-5  # relative error of alphas_cumprod from a float32 table, in the no
 
 def read_objective(context: HostContext) -> tuple[str, float]:
     """Return the loss and the gamma of min-SNR of a recorded recipe of ldmref."""
-    objective = context.recipe.get("objective", {})
+    objective = context.diffusion_stage.get("objective", {})
     return objective.get("loss", "simple"), float(objective.get("snr_gamma", GAMMA))
 
 
-def loss_weights(context: HostContext, timesteps: np.ndarray) -> np.ndarray | None:
-    """Return the factors of the examples' squared errors, (n,); None for other losses."""
-    kind, gamma = read_objective(context)
-    if kind == "simple":
-        return np.ones(len(timesteps))
-    if kind != "min_snr":
-        return None
+def loss_weights(
+    context: HostContext, timesteps: np.ndarray, gamma: float
+) -> dict[str, np.ndarray]:
+    """Return the factors of the examples' squared errors, (n,), for each loss that has such."""
     alpha_bar = training_alphas_cumprod(context.config)[timesteps]
-    return min_snr_weight(alpha_bar, context.config.prediction_type, gamma)
+    return {
+        "simple": np.ones(len(timesteps)),
+        "min_snr": min_snr_weight(alpha_bar, context.config.prediction_type, gamma),
+    }

@@ -9,10 +9,9 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.objective import LEAST, read_objective
+from ldmref.locate.host.objective import LEAST, loss_weights, read_objective
 from ldmref.locate.host.schedule import config_faults
 from ldmref.math.forward import q_sample
-from ldmref.math.objective import min_snr_weight
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
@@ -46,7 +45,7 @@ def _judge_step(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Itera
             expected = targets.pop(kind)
             others = [(f"{name} instead of {kind}", array) for name, array in targets.items()]
             yield context.judge(entry, "target", target, expected, least=LEAST, variants=others)
-    yield from _judge_losses(context, entry, alphas[t])
+    yield from _judge_losses(context, entry, t)
 
 
 def _noisings(
@@ -74,24 +73,28 @@ def _targets(x0: np.ndarray, noise: np.ndarray, alpha_bar: np.ndarray) -> dict[s
     return targets | {f"-{name}": -array for name, array in targets.items()}
 
 
-def _judge_losses(context: HostContext, entry: TraceEntry, alpha_bar: np.ndarray) -> Iterator[Row]:
+def _judge_losses(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
     """Yield rows for the loss of each example, and for their mean."""
     losses = context.read_output(entry, "losses")
     prediction = context.read(entry, "prediction")
     target = context.read(entry, "target")
     if losses is not None and prediction is not None and target is not None:
         kind, gamma = read_objective(context)
-        if kind not in ("simple", "min_snr"):
+        weights = loss_weights(context, t, gamma)
+        if kind not in weights:
             yield context.not_judged(entry, "losses", f"the loss {kind!r} is not recomputed")
         else:
             error = prediction[:, : target.shape[1]] - target
             axes = tuple(range(1, error.ndim))
             squares = np.mean(error**2, axis=axes)
-            prediction_type = context.config.prediction_type
-            weighted = min_snr_weight(alpha_bar, prediction_type, gamma) * squares
-            both = {"the plain squared error": squares, f"min-SNR with gamma {gamma:g}": weighted}
-            expected = weighted if kind == "min_snr" else squares
-            others = [(text, array) for text, array in both.items() if array is not expected]
+            expected = weights[kind] * squares
+            names = {
+                "simple": "the plain squared error",
+                "min_snr": f"min-SNR with gamma {gamma:g}",
+            }
+            others = [
+                (names[other], weights[other] * squares) for other in weights if other != kind
+            ]
             others += [("the sum instead of the mean", np.sum(error**2, axis=axes))]
             others += [("the absolute error", np.mean(np.abs(error), axis=axes))]
             row = context.judge(entry, "losses", losses, expected, least=LEAST, variants=others)
