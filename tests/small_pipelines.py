@@ -9,6 +9,8 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 import tokenizers  # noqa: E402
 
+from ldmref.math.embedding import timestep_embedding  # noqa: E402
+
 VAE = dict(
     block_out_channels=[8, 16],
     layers_per_block=1,
@@ -133,3 +135,9 @@ def pipeline(family):
     made = kind(**parts)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def embed_timesteps_exactly(unet):
+    """Change a U-Net to embed timesteps in float64; diffusers embeds them in float32."""
+    width = unet.time_proj.num_channels
+    unet.time_proj.forward = lambda t: timestep_embedding(t.double(), width)

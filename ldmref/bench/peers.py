@@ -172,11 +172,14 @@ def peer_network(name: str, model: LatentDiffusion) -> Any:
 def _unet(config: UNetConfig) -> tuple[Any, dict[str, Any]]:
     """Return diffusers' class, and the arguments that its configuration names differently."""
     down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention_levels]
+    # of what is added to the time embedding: pooled text and sizes (SDXL), or the last token
+    sdxl = bool(config.addition_embed_type)
+    width = config.projection_class_embeddings_input_dim if sdxl else config.cross_attention_dim
     return import_peer("diffusers").UNet2DConditionModel, {
         "down_block_types": down,
         "up_block_types": [block.replace("Down", "Up") for block in reversed(down)],
         "attention_head_dim": config.num_heads,  # diffusers' name for the number of heads
-        "projection_class_embeddings_input_dim": config.cross_attention_dim,
+        "projection_class_embeddings_input_dim": width,
     }
 
 

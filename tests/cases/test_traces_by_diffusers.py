@@ -8,7 +8,6 @@ import pytest
 from ldmref.cases import golden_model, make_suite
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.trace_runs import SIDE
-from ldmref.models.params import flatten
 from ldmref.trace import load_trace
 
 torch = pytest.importorskip("torch")
@@ -76,30 +75,9 @@ def make_pipeline(case, model):
 
 def make_xl_pipeline(case, model):
     """Return a pipeline of Stable Diffusion XL in float64, without text encoders."""
-    c = model.config.unet
-    kinds = ["CrossAttn" if attends else "" for attends in c.attention_levels]
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=c.sample_size,
-        block_out_channels=c.block_out_channels,
-        layers_per_block=c.layers_per_block,
-        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
-        up_block_types=tuple(f"{kind}UpBlock2D" for kind in kinds[::-1]),
-        attention_head_dim=c.num_heads,  # the number of heads, in spite of its name
-        transformer_layers_per_block=c.transformer_layers_per_block,
-        cross_attention_dim=c.cross_attention_dim,
-        use_linear_projection=True,
-        norm_num_groups=c.norm_num_groups,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=c.addition_time_embed_dim,
-        projection_class_embeddings_input_dim=c.projection_class_embeddings_input_dim,
-    )
-    weights = {
-        key: torch.from_numpy(np.array(x)) for key, x in flatten(model.params["unet"]).items()
-    }
-    unet.load_state_dict(weights, strict=True)
     names = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     return diffusers.StableDiffusionXLPipeline(
-        unet=unet.double().eval(),
+        unet=peer_network("unet", model).double(),
         vae=peer_network("vae", model).double(),
         **dict.fromkeys(names),
         scheduler=make_scheduler(case),

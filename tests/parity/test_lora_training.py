@@ -6,11 +6,11 @@ import copy
 
 import numpy as np
 import pytest
+from small_pipelines import embed_timesteps_exactly
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.diffusers.folder import load_diffusers
-from ldmref.math.embedding import timestep_embedding
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.models.text import text_encoder
 from ldmref.models.unet import unet
@@ -91,8 +91,7 @@ def test_gradients_equal_those_of_peft(model, theirs, peft):
     (unet(OPS, changed.unet, config.unet, x, t, context) - target).square().mean().backward()
 
     network = copy.deepcopy(theirs.unet).double()
-    width = network.time_proj.num_channels  # which diffusers embeds in float32
-    network.time_proj.forward = lambda t: timestep_embedding(t.double(), width)
+    embed_timesteps_exactly(network)
     assert_equal_gradients(
         peft, network, lora, lambda n: (n(x, t, context).sample - target).square().mean()
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL_MODEL
 
 import ldmref
 from ldmref.locate import diff_traces
@@ -16,17 +18,10 @@ torch = pytest.importorskip("torch")
 
 from ldmref.bench.peers import peer_network  # noqa: E402
 from ldmref.cli.training_trace import tracing  # noqa: E402
-from ldmref.math.embedding import timestep_embedding  # noqa: E402
 from ldmref.models.params import flatten, unflatten  # noqa: E402
 from ldmref.training import fine_tune, train  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 
-SMALL = {
-    "preset": "tiny",
-    "unet": {"block_out_channels": [8, 8], "norm_num_groups": 2, "cross_attention_dim": 8},
-    "vae": {"block_out_channels": [4, 4], "norm_num_groups": 2},
-    "text_encoder": {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8},
-}
 CALL = "train.000"
 
 
@@ -44,7 +39,7 @@ def images(tmp_path_factory):
 def base(images, tmp_path_factory):
     """Return the folder of a trained model, whose residual branches are no longer zero."""
     stage = {"optimizer": {"batch_size": 4, "warmup": 1}, "budget": {"steps": 5}}
-    tables = {"data": {"source": str(images)}, "model": SMALL, "progress": {"seconds": 0}}
+    tables = {"data": {"source": str(images)}, "model": SMALL_MODEL, "progress": {"seconds": 0}}
     recipe = recipe_from_dict(tables | {"autoencoder": stage, "diffusion": stage})
     folder = tmp_path_factory.mktemp("base")
     train(recipe, folder)
@@ -107,9 +102,10 @@ def test_the_norms_of_all_layers_are_recomputed(step, model):
 
 def test_the_norms_are_those_of_diffusers(step, model):
     pytest.importorskip("diffusers")
+    from small_pipelines import embed_timesteps_exactly
+
     network = peer_network("unet", model).double().requires_grad_()
-    width = network.time_proj.num_channels  # which diffusers embeds in float32
-    network.time_proj.forward = lambda t: timestep_embedding(t.double(), width)
+    embed_timesteps_exactly(network)
     entry = step.find(CALL)
     target = torch.tensor(step.read_inputs(entry)["target"]).double()
     outputs = []
@@ -165,7 +161,10 @@ def test_the_loss_of_the_recipe_is_read(base, images, model, tmp_path):
     report = diff_traces(trace, model)
     assert report.equal
     assert {row.verdict for row in gradients(trace, model)} == {"equal"}
-    params = {"recipe": trace.manifest["params"]["recipe"].replace("min_snr", "simple")}
+    recipe = trace.manifest["params"]["recipe"]
+    tables = replace(trace, manifest={**trace.manifest, "params": tomllib.loads(recipe)})
+    assert {row.verdict for row in gradients(tables, model)} == {"equal"}
+    params = {"recipe": recipe.replace("min_snr", "simple")}
     other = replace(trace, manifest={**trace.manifest, "params": params})
     assert all(row.verdict == "differs" for row in gradients(other, model))
 
@@ -176,6 +175,16 @@ def test_other_weights_give_other_gradients(step, model):
     other = model.with_params({"unet": unflatten(flat | {name: 1.1 * flat[name]})}, model.backend)
     wrong = [row.layer for row in gradients(step, other) if row.verdict == "differs"]
     assert len(wrong) > 20
+
+
+def test_a_gradient_on_which_the_loss_does_not_depend(step, model):
+    """The model's last convolution of a block is zero, and the port's gradient before it is not."""
+    flat = flatten(model.params["unet"])
+    block = "up_blocks.1.resnets.1"
+    zero = {f"{block}.conv2.weight": 0.0 * flat[f"{block}.conv2.weight"]}
+    other = model.with_params({"unet": unflatten(flat | zero)}, model.backend)
+    (row,) = [row for row in gradients(step, other) if row.layer == f"unet.{block}.conv1"]
+    assert row.verdict == "differs"
 
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL_MODEL
 
 import ldmref
 from ldmref.locate import diff_traces
@@ -19,13 +20,6 @@ from ldmref.trace.training import TrainingTrace
 from ldmref.training import fine_tune, train
 from ldmref.training.recipes.file import recipe_from_dict
 
-SMALL = {
-    "preset": "tiny",
-    "unet": {"block_out_channels": [8, 8], "norm_num_groups": 2, "cross_attention_dim": 8},
-    "vae": {"block_out_channels": [4, 4], "norm_num_groups": 2},
-    "text_encoder": {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8},
-}
-
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -35,7 +29,7 @@ def recipe(tmp_path):
         Image.new("RGB", (20, 16), colour).save(folder / f"{colour}.png")
     optimizer = {"batch_size": 4, "warmup": 1, "accumulation": 2}
     stage = {"optimizer": optimizer, "budget": {"steps": 3}}
-    tables = {"data": {"source": str(folder)}, "model": SMALL, "progress": {"seconds": 0}}
+    tables = {"data": {"source": str(folder)}, "model": SMALL_MODEL, "progress": {"seconds": 0}}
     return recipe_from_dict(tables | {"autoencoder": stage, "diffusion": stage})
 
 
