@@ -1,4 +1,20 @@
-"""The tables of a model of a few kilobytes, for recipes of trainings that take a moment."""
+"""Models of a few kilobytes: the tables of a recipe, and folders with random weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ldmref.io.native import save_folder
+from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import Defaults, TextConfig
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
+from ldmref.models.model import model_spec
+from ldmref.models.params import flatten, init
+from ldmref.models.presets import preset
 
 SMALL_MODEL = {
     "preset": "tiny",
@@ -6,3 +22,44 @@ SMALL_MODEL = {
     "vae": {"block_out_channels": [4, 4], "norm_num_groups": 2},
     "text_encoder": {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8},
 }
+
+
+def save_wordless(folder, concat, **changes):
+    """Preset `tiny` without words, told an image or a map by three further channels."""
+    tiny = preset("tiny")
+    text = TextConfig(model_type="none", num_hidden_layers=1)
+    changed = {"in_channels": 7, "out_channels": 4, "attention": "self", "cross_attention_dim": 0}
+    config = replace(
+        tiny,
+        name=concat,
+        concat=concat,
+        unet=replace(tiny.unet, **changed),
+        text_encoder=text,
+        defaults=Defaults(3, 1.0, 16, 16),
+        **changes,
+    )
+    save_folder(folder, config, init(model_spec(config), 0), [tokenizer_for(text)], np.float32)
+    return folder
+
+
+def save_controlnet(folder):
+    """Save a ControlNet for preset `tiny` as diffusers does, with random weights."""
+    u = preset("tiny").unet
+    config = ControlNetConfig(u, conditioning_embedding_out_channels=(4, 8))
+    kinds = ["CrossAttnDownBlock2D" if with_it else "DownBlock2D" for with_it in u.attention_levels]
+    told = {
+        "_class_name": "ControlNetModel",
+        "in_channels": u.in_channels,
+        "down_block_types": kinds,
+        "block_out_channels": u.block_out_channels,
+        "layers_per_block": u.layers_per_block,
+        "norm_num_groups": u.norm_num_groups,
+        "cross_attention_dim": u.cross_attention_dim,
+        "attention_head_dim": u.num_heads,
+        "conditioning_embedding_out_channels": [4, 8],
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(told))
+    tensors = flatten(init(controlnet_spec(config), 1))
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    return folder

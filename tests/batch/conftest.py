@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 from batches import make_rows, save_tiny_model, write_rows
 
 import ldmref
 from ldmref.batch import run_batch
-
-sys.path.append(str(Path(__file__).parents[1] / "cli"))  # for `small_models`
 
 
 @pytest.fixture(scope="session")
