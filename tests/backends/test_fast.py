@@ -215,16 +215,25 @@ def four(monkeypatch):
 
 
 @pytest.mark.parametrize("half", [6, 512, 640])
-def test_geglu_on_any_number_of_threads(monkeypatch, half):
-    """The blocks of columns are as many as the threads; some numbers do not divide the width."""
+def test_geglu_in_any_number_of_blocks(monkeypatch, half):
+    """Some numbers of blocks do not divide the width."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 8))
     weight = rng.standard_normal((2 * half, 8))
     want = REFERENCE.geglu(x, weight, None)
-    monkeypatch.setattr(matmul, "parallel", lambda block, n: [block(i) for i in range(n)])
-    for count in range(1, 65):
-        monkeypatch.setattr(matmul, "count", lambda count=count: count)
+    for blocks in range(1, 65):
+        monkeypatch.setattr(matmul, "WORK", max(1, 3 * weight.size // blocks))
         np.testing.assert_allclose(matmul.geglu(x, weight, None), want, atol=1e-6 * 8)
+
+
+@given(total=st.integers(1, 5000), work=st.integers(1, 2**40), maximum=st.integers(1, 3000))
+def test_blocks_of_a_product_depend_on_its_shape_alone(total, work, maximum):
+    length = matmul.choose_block_length(total, total * work, maximum)
+    assert 1 <= length <= min(total, maximum)
+    blocks = -(-total // length)
+    assert blocks * length >= total
+    few = blocks <= -(-total // maximum)
+    assert few or total * work >= blocks * matmul.WORK, "a block is worth handing over"
 
 
 def test_every_block_is_done_once_on_several_threads(four):

@@ -59,7 +59,7 @@ LARGE = {  # much work: a call of it, and the most elements that a block may hav
     "tokens": (lambda: OPS.linear(zeros(4096, 320), zeros(320, 320), zeros(320)), 0),
     "few tokens, wide": (lambda: OPS.linear(zeros(16, 1024), zeros(4096, 1024)), 0),
     "geglu": (lambda: OPS.geglu(zeros(1024, 64), zeros(512, 64), zeros(512)), 2**18),
-    "geglu of few tokens": (lambda: OPS.geglu(zeros(16, 64), zeros(5200, 64), None), 2**16),
+    "geglu of few tokens": (lambda: OPS.geglu(zeros(16, 512), zeros(5200, 512), None), 2**16),
     "layer norm": (lambda: OPS.layer_norm(zeros(4096, 320), zeros(320), zeros(320), 1e-5), 0),
     "group norm": (
         lambda: OPS.group_norm(image(1, 320, 64, 64), *zeros(2, 320), 32, 1e-5),

@@ -24,6 +24,8 @@ pyplot = pytest.importorskip("matplotlib.pyplot")
 
 @pytest.fixture(autouse=True)
 def close():
+    """Figures of other tests in this process do not count."""
+    pyplot.close("all")
     yield
     pyplot.close("all")
 

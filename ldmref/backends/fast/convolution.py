@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.matmul import linear
+from ldmref.backends.fast.matmul import choose_block_length, linear
 from ldmref.backends.fast.threads import block_length, divisible, parallel, scratch
 
 # Winograd: channels below which it is slower; tiles below which only light weights (elements) are
@@ -160,7 +160,7 @@ def _by_channels(
     parallel(gather, -(-c // channels))
     matrix = columns.reshape(c * k * k, -1)
     y = np.empty((n * h * w, out), x.dtype)
-    step = block_length(out, OUTPUTS)
+    step = choose_block_length(out, weight.size * n * h * w, OUTPUTS)
 
     def multiply(i: int) -> None:
         outputs = slice(i * step, (i + 1) * step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
-from ldmref.backends.fast.threads import block_length, count, divisible, parallel, scratch
+from ldmref.backends.fast.threads import divisible, parallel, scratch
 
 # of a block, at most
 ROWS = 1024
@@ -13,6 +13,23 @@ COLUMNS = 2560
 # multiplications and weight elements that one thread does alone
 SMALL = 2**22
 LIGHT = 2**19
+# multiplications of a block
+WORK = 2**23
+
+
+def choose_block_length(total: int, multiplications: int, maximum: int) -> int:
+    """Return the length of equal blocks of a product, at most `maximum`.
+
+    It depends on the shape alone, not on the number of threads: some kernels of BLAS (Haswell's)
+    round a result differently near the edge of a product.
+
+    Args:
+        total: Rows or columns to divide, > 0.
+        multiplications: Of the whole product.
+        maximum: Rows or columns of a block, at most.
+    """
+    blocks = min(total, max(-(-total // maximum), multiplications // WORK))
+    return -(-total // blocks)
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -37,7 +54,7 @@ def _multiply_in_blocks(
     y = np.empty((rows.shape[0], out), rows.dtype)
     by_rows = rows.shape[0] >= min(512, out)
     length = rows.shape[0] if by_rows else out
-    step = block_length(length, ROWS)
+    step = choose_block_length(length, rows.shape[0] * weight.size, ROWS) if length else 1
 
     def block(i: int) -> None:
         part = slice(i * step, (i + 1) * step)
@@ -47,7 +64,7 @@ def _multiply_in_blocks(
         if bias is not None:
             target += bias[column]
 
-    parallel(block, -(-length // step) if length else 0)
+    parallel(block, -(-length // step))
     return y
 
 
@@ -62,9 +79,8 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     y = np.empty((rows.shape[0], half), x.dtype)
     height = max(1, min(ROWS // 2, rows.shape[0]))
     bands = -(-rows.shape[0] // height)
-    columns = max(-(-half // COLUMNS), -(-count() // bands) if bands else 1)
-    width = -(-half // columns)
-    columns = -(-half // width)  # rounded up, fewer are enough
+    width = choose_block_length(half, height * weight.size, COLUMNS) if half else 1
+    columns = -(-half // width)
 
     def block(i: int) -> None:
         band, column = divmod(i, columns)

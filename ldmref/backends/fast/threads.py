@@ -184,7 +184,8 @@ def divisible(operation: Callable[P, T]) -> Callable[P, T]:
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
         _local.inside = True
         try:
-            return operation(*args, **kwargs)
+            with single_threaded_blas():  # its threads would divide products in other places
+                return operation(*args, **kwargs)
         finally:
             _local.inside = False
 
