@@ -31,6 +31,7 @@ PEER_TITLES = {
 }  # fmt: skip
 MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
 MAX_REPEATS = 1000
+WARM_UP_CALLS = 40  # of short calls, before anything counts: ldmref records networks after 32
 PROMPT = "a red heart"
 NEGATIVE_PROMPT = ""
 SEED = 1

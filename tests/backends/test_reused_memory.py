@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
-from ldmref.backends.fast import threads, winograd
+from ldmref.backends.fast import memory, threads, winograd
 from ldmref.backends.fast.winograd import transform_weight
 
 FAST = get_backend("numpy", speed="fast")
@@ -48,7 +48,7 @@ def test_results_do_not_change_when_their_memory_is_used_again(convolutions):
 
 
 def test_views_are_made_once_and_again_after_the_memory_has_grown(monkeypatch):
-    monkeypatch.setattr(threads, "_local", threading.local())
+    monkeypatch.setattr(memory, "_local", threading.local())
     made = []
     real = winograd._list_tile_steps
     monkeypatch.setattr(winograd, "_list_tile_steps", lambda *a: made.append(1) or real(*a))
@@ -67,10 +67,10 @@ def test_views_are_made_once_and_again_after_the_memory_has_grown(monkeypatch):
 
 
 def test_the_number_of_remembered_views_is_bounded(monkeypatch):
-    monkeypatch.setattr(threads, "_local", threading.local())
-    for i in range(2 * threads.MOST_VIEWS + 3):
-        assert threads.remember_views(i, lambda i=i: i + 1) == i + 1
-    assert len(threads._local.views) <= threads.MOST_VIEWS
+    monkeypatch.setattr(memory, "_local", threading.local())
+    for i in range(2 * memory.MOST_VIEWS + 3):
+        assert memory.remember_views(i, lambda i=i: i + 1) == i + 1
+    assert len(memory._local.views) <= memory.MOST_VIEWS
 
 
 def test_threads_have_views_of_their_own(convolutions):

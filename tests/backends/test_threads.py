@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.backends.fast import threads
+from ldmref.backends.fast import memory, threads
 
 
 @given(total=st.integers(1, 5000), most=st.integers(1, 600), count=st.integers(1, 9))
@@ -27,20 +27,20 @@ def test_blocks_are_equal_and_as_many_for_each_thread(total, most, count):
 
 
 def test_scratch_is_memory_that_a_thread_uses_again():
-    a = threads.scratch("a test", (3, 4))
+    a = memory.scratch("a test", (3, 4))
     assert a.shape == (3, 4) and a.dtype == np.float32
-    assert np.shares_memory(a, threads.scratch("a test", (12,)))
-    assert np.shares_memory(a, threads.scratch("a test", (2,)))
-    assert not np.shares_memory(a, threads.scratch("another", (3, 4)))
-    wide = threads.scratch("a test", (3, 4), np.float64)
+    assert np.shares_memory(a, memory.scratch("a test", (12,)))
+    assert np.shares_memory(a, memory.scratch("a test", (2,)))
+    assert not np.shares_memory(a, memory.scratch("another", (3, 4)))
+    wide = memory.scratch("a test", (3, 4), np.float64)
     assert wide.dtype == np.float64 and not np.shares_memory(a, wide)
-    assert threads.scratch("a test", (13,)).size == 13
-    assert threads.scratch("a test", ()).shape == ()
+    assert memory.scratch("a test", (13,)).size == 13
+    assert memory.scratch("a test", ()).shape == ()
     elsewhere = []
-    other = threading.Thread(target=lambda: elsewhere.append(threads.scratch("a test", (13,))))
+    other = threading.Thread(target=lambda: elsewhere.append(memory.scratch("a test", (13,))))
     other.start()
     other.join()
-    assert not np.shares_memory(elsewhere[0], threads.scratch("a test", (13,)))
+    assert not np.shares_memory(elsewhere[0], memory.scratch("a test", (13,)))
 
 
 @pytest.mark.parametrize("blocks", [0, 1])

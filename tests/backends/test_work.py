@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.backends.fast import attention, convolution, matmul, norms, pointwise, threads
+from ldmref.backends.fast import attention, convolution, matmul, memory, norms, pointwise, threads
 from ldmref.backends.fast import numpy as fast_numpy
 from ldmref.backends.fast import winograd as winograd_module
 from ldmref.backends.fast.convolution import winograd_pays
 from ldmref.backends.fast.numpy import FastNumpyBackend
 
-MODULES = (attention, convolution, matmul, norms, pointwise, fast_numpy, threads)
+MODULES = (attention, convolution, matmul, norms, pointwise, fast_numpy, memory, threads)
 
 
 def zeros(*shape):
@@ -30,7 +30,7 @@ def recorded(monkeypatch):
     """On four threads: into how many blocks each call is divided, and the largest scratch array."""
     calls = []
     largest = [0]
-    allocate = threads.scratch
+    allocate = memory.scratch
 
     def parallel(function, blocks):
         calls.append(blocks)

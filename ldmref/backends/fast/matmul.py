@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ldmref.backends.fast.memory import empty, scratch
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
-from ldmref.backends.fast.threads import divisible, parallel, scratch
+from ldmref.backends.fast.threads import divisible, parallel
 
 # of a block, at most
 ROWS = 1024
@@ -51,7 +52,7 @@ def _multiply_in_blocks(
 ) -> np.ndarray:
     """Compute rows @ weight.T + bias, divided by rows or by columns of the result."""
     out = weight.shape[0]
-    y = np.empty((rows.shape[0], out), rows.dtype)
+    y = empty((rows.shape[0], out), rows.dtype)
     by_rows = rows.shape[0] >= min(512, out)
     length = rows.shape[0] if by_rows else out
     step = choose_block_length(length, rows.shape[0] * weight.size, ROWS) if length else 1
@@ -76,7 +77,7 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     """
     rows = x.reshape(-1, x.shape[-1])
     half = weight.shape[0] // 2
-    y = np.empty((rows.shape[0], half), x.dtype)
+    y = empty((rows.shape[0], half), x.dtype)
     height = max(1, min(ROWS // 2, rows.shape[0]))
     bands = -(-rows.shape[0] // height)
     width = choose_block_length(half, height * weight.size, COLUMNS) if half else 1

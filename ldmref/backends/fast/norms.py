@@ -6,8 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from ldmref.backends.fast.memory import empty, scratch
 from ldmref.backends.fast.pointwise import double_swish_
-from ldmref.backends.fast.threads import divisible, parallel, scratch
+from ldmref.backends.fast.threads import divisible, parallel
 
 BLOCK = 2**18  # elements of a block: as large as the cache allows, since short calls contend
 SMALL = 2**17  # elements below which threads cost more than they save
@@ -36,8 +37,8 @@ def group_norm(
     step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
     images = n if rows.size < SMALL else 1  # of a block
-    means = np.empty((n, blocks, c))
-    squares = np.empty((n, blocks, c))
+    means = empty((n, blocks, c))
+    squares = empty((n, blocks, c))
     y = np.empty_like(rows)
 
     def locate(i: int) -> tuple[slice, int, slice]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.threads import divisible, parallel, scratch
+from ldmref.backends.fast.memory import scratch
+from ldmref.backends.fast.threads import divisible, parallel
 
 BLOCK = 2**17  # elements of a block: as large as the cache allows, since short calls contend
 SHARE = 2**18  # elements that a thread takes at a time
@@ -70,7 +71,8 @@ def double_swish_(x: np.ndarray, beta: float = 1.0) -> None:
 @divisible
 def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
     """Apply an in-place `function` to a copy of x, in x's memory order, on all threads."""
-    y = np.array(x, order="K")
+    y = np.empty_like(x)
+    np.copyto(y, x)
     flat = y.ravel(order="K")
 
     def block(i: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ldmref.backends.fast import threads
+from ldmref.backends.fast import memory, threads
 
 TILES = 512  # of a block
 WORKSPACE = 4 * 2**20  # elements in the transformed tiles of a block
@@ -83,7 +83,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     tile_rows = -(-h // m)
     tile_columns = -(-w // m)
     out = u.shape[2]
-    y = np.empty((n, m * tile_rows, m * tile_columns, out), np.float32)
+    y = memory.empty((n, m * tile_rows, m * tile_columns, out), np.float32)
     tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)))
     if n * tile_rows * tile_columns <= TILES:  # one block, whose parts the threads share
         tiles = TILES
@@ -119,9 +119,9 @@ def _convolve_tiles(
     (images, height, m, columns, _, out) = target.shape
     grid = (images, height, columns)
     size = m + 2
-    v = threads.scratch("tiles", (size, size, *grid, u.shape[1]))
-    products = threads.scratch("products", (size, size, *grid, out))
-    sums = threads.scratch("sums", (size, m, *grid, out))
+    v = memory.scratch("tiles", (size, size, *grid, u.shape[1]))
+    products = memory.scratch("products", (size, size, *grid, out))
+    sums = memory.scratch("sums", (size, m, *grid, out))
     factors = v.reshape(len(u), -1, u.shape[1])
     by_entry = products.reshape(len(u), -1, out)
     chunks = _chunks(grid, max(u.shape[1:]))
@@ -146,7 +146,7 @@ def _convolve_tiles(
         return tile_steps, column_steps, list_row_steps(0)
 
     # Views of scratch memory of this thread, also for the steps that others run
-    known = None if chunks[1:] else threads.remember_views((v.shape, out, length), list_all_steps)
+    known = None if chunks[1:] else memory.remember_views((v.shape, out, length), list_all_steps)
 
     def transform(i: int) -> None:
         part, chunk = divmod(i, len(chunks))
@@ -203,7 +203,7 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
     contiguous rows.
     """
     n, h, _, c = x.shape
-    phases = threads.scratch("phases", (m, n, m * height + 2, tile_columns + 1, c))
+    phases = memory.scratch("phases", (m, n, m * height + 2, tile_columns + 1, c))
     first = max(top - 1, 0)
     last = min(top + m * height + 1, h)
     inside = slice(first - (top - 1), last - (top - 1))
@@ -228,7 +228,7 @@ def _list_tile_steps(phases: np.ndarray, v: np.ndarray, m: int, part: slice) -> 
     terms = _SUMS[m][0]
     (n, height, columns, c) = v.shape[2:]
     lines = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(len(terms))]
-    half = threads.scratch(f"half {part.start}", (len(v), m, n, height, columns + 1, c))
+    half = memory.scratch(f"half {part.start}", (len(v), m, n, height, columns + 1, c))
     shifted = [half[:, j % m, :, :, j // m : j // m + columns] for j in range(len(terms))]
     steps: list[ArrayStep] = []
     for row, target in zip(terms[part], half, strict=True):
@@ -276,7 +276,7 @@ def _list_steps(
         return [(np.multiply, array, factor, out)]
     steps: list[ArrayStep] = []
     if out is None or rest[1:]:
-        partial = threads.scratch(f"sum {part.start}", array.shape)  # contiguous
+        partial = memory.scratch(f"sum {part.start}", array.shape)  # contiguous
     else:
         partial = out
     if factor != 1:
@@ -285,7 +285,7 @@ def _list_steps(
     for position, (factor, i) in enumerate(rest, 1):
         term = arrays[i]
         if abs(factor) != 1:
-            term = threads.scratch(f"term {part.start}", array.shape)
+            term = memory.scratch(f"term {part.start}", array.shape)
             steps.append((np.multiply, arrays[i], abs(factor), term))
         target = out if position == len(rest) else partial
         steps.append((np.add if factor > 0 else np.subtract, array, term, target))
