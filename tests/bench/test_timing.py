@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.backends.fast import recorded
+from ldmref.backends.fast import repeated
 from ldmref.bench.cases import MIN_SECONDS, WARM_UP_CALLS, Workload, repeat_count
 from ldmref.bench.compare import PairedSamples, alternate, relative_error, time_alternately
 from ldmref.bench.machine import gemm_peak
@@ -78,7 +78,7 @@ def test_short_calls_are_repeated_equally_often_and_seconds_are_of_one_call(cloc
 
 
 def test_networks_are_recorded_before_their_calls_count():
-    assert WARM_UP_CALLS > recorded.CALLS + 1
+    assert WARM_UP_CALLS > repeated.CALLS + 1
 
 
 def test_the_device_is_synchronized_before_and_after(clock):

@@ -1,7 +1,7 @@
 """The memory that the fast NumPy operations work in: results, and scratch memory of each thread.
 
-Operations allocate here, and not by `np.empty`, so that a recording (`recording.py`) can give them
-arrays of its own.
+Operations allocate here, and not by `np.empty`, so that a tape (`tape.py`) can give them arrays
+of its own.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 
 from ldmref.backends.fast import attention, convolution, matmul, norms, pointwise
 from ldmref.backends.fast.memory import empty, make_contiguous
-from ldmref.backends.fast.recorded import RecordedNetwork
+from ldmref.backends.fast.repeated import RepeatedNetwork
 from ldmref.backends.fast.threads import block_length, divisible, parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
@@ -39,7 +39,7 @@ class FastNumpyBackend(NumpyBackend):
         return single_threaded_blas()
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
-        return RecordedNetwork(self, network, params)
+        return RepeatedNetwork(self, network, params)
 
     def weight(self, x: Array) -> Array:
         """Transpose matrices in memory, which BLAS prefers for products with few rows.
@@ -112,6 +112,9 @@ class FastNumpyBackend(NumpyBackend):
 
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         return attention.attention(q, k, v, causal)
+
+    def embedding(self, table: Array, ids: Array) -> Array:
+        return np.take(table, ids, axis=0)  # which recorded indices notice, unlike table[ids]
 
     def silu(self, x: Array) -> Array:
         return pointwise.apply(pointwise.swish_, x)

@@ -1,7 +1,7 @@
 """Networks that are recorded when they have been called often enough with small arrays.
 
 On small images, the Python code around the functions of NumPy takes up to a third of the time. A
-recording (`recording.py`) leaves it out. Making one takes as long as some ten calls, so it begins
+recording (`tape.py`) leaves it out. Making one takes as long as some ten calls, so it begins
 only after `CALLS` calls with the same shapes.
 """
 
@@ -18,21 +18,23 @@ import numpy as np
 from ldmref.backends.arguments import Template, fill, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.backends.fast import threads
-from ldmref.backends.fast.recording import NotRecordable, Recording
+from ldmref.backends.fast.recorded_array import NotRecordable
+from ldmref.backends.fast.tape import CallTape
 
 CALLS = 32  # calls with the same shapes before they are recorded
+TRIES = 5  # measurements of a recording; the fastest counts, as for the calls before
 SECONDS = 0.2  # calls that take longer are never recorded: Python's share of them is small
-KEPT = 4  # recordings of a network, each of at most `recording.LARGEST` bytes
+KEPT = 4  # tapes of a network, each of at most `tape.LARGEST` bytes
 
 
-class RecordedCalls:
+class RepeatedCalls:
     """The calls of a network with arguments of the same shapes."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.fastest = math.inf  # seconds of a call that is not a repetition
         self.tried = False  # whether it was recorded, successfully or not
-        self.recording: Recording | None = None
+        self.tape: CallTape | None = None
         self.result = Template(())
         self.alone = threading.Lock()  # held by the thread that uses the recording
 
@@ -42,7 +44,7 @@ class RecordedCalls:
         return self.calls >= CALLS and not self.tried and self.fastest <= SECONDS
 
 
-class RecordedNetwork:
+class RepeatedNetwork:
     """A network with its parameters. Results have the same bits, whether or not they are repeated.
 
     A recording is used only if it reproduces a run of the network on other values in every bit, and
@@ -60,18 +62,18 @@ class RecordedNetwork:
         self._network = network
         self._params = params
         self._lock = threading.Lock()
-        self._known: dict[Hashable, RecordedCalls] = {}
+        self._known: dict[Hashable, RepeatedCalls] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network, or repeat its recording, on arrays and static arguments."""
         arrays, template = split_arrays(_open(args), {k: _open(v) for k, v in kwargs.items()})
         known = self._find((template, *[(x.shape, x.strides, x.dtype.str) for x in arrays]))
-        if (known.recording is not None or known.due) and known.alone.acquire(blocking=False):
+        if (known.tape is not None or known.due) and known.alone.acquire(blocking=False):
             try:
-                if known.recording is None:
+                if known.tape is None:
                     self._record(known, template, arrays)
-                if known.recording is not None:
-                    results, _ = fill(known.result, known.recording.repeat(arrays))
+                if known.tape is not None:
+                    results, _ = fill(known.result, known.tape.repeat(arrays))
                     return results[0]
             finally:
                 known.alone.release()
@@ -81,16 +83,16 @@ class RecordedNetwork:
         known.calls += 1
         return result
 
-    def _find(self, key: Hashable) -> RecordedCalls:
+    def _find(self, key: Hashable) -> RepeatedCalls:
         """Return the calls of these shapes; those not used for longest are forgotten."""
         with self._lock:
-            known = self._known.pop(key, None) or RecordedCalls()
+            known = self._known.pop(key, None) or RepeatedCalls()
             self._known[key] = known
             while len(self._known) > KEPT:
                 self._known.pop(next(iter(self._known)))
             return known
 
-    def _record(self, known: RecordedCalls, template: Template, arrays: list[np.ndarray]) -> None:
+    def _record(self, known: RepeatedCalls, template: Template, arrays: list[np.ndarray]) -> None:
         """Make a recording, and keep it if it is right and fast."""
 
         def run(values: list[Any]) -> list[np.ndarray]:
@@ -102,17 +104,22 @@ class RecordedNetwork:
         known.tried = True
         with threads.one_thread():
             try:
-                recording = Recording(run, arrays)
+                tape = CallTape(run, arrays)
             except NotRecordable:
                 return
             others = [_change(x) for x in arrays]
-            pairs = zip(recording.repeat(others), run(others), strict=True)
+            pairs = zip(tape.repeat(others), run(others), strict=True)
             if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
                 return
-            start = time.perf_counter()
-            recording.repeat(arrays)
-            if time.perf_counter() - start <= known.fastest:
-                known.recording = recording
+            if min(_time(tape, arrays) for _ in range(TRIES)) <= known.fastest:
+                known.tape = tape
+
+
+def _time(tape: CallTape, arrays: list[np.ndarray]) -> float:
+    """Return the seconds of a repetition."""
+    start = time.perf_counter()
+    tape.repeat(arrays)
+    return time.perf_counter() - start
 
 
 def _open(value: Any) -> Any:
