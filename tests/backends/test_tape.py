@@ -171,7 +171,7 @@ def test_results_do_not_change_when_a_recording_is_repeated():
 def at_once(monkeypatch):
     """Record at the second call with the same shapes, and keep also a slow recording."""
     monkeypatch.setattr(repeated, "CALLS", 1)
-    monkeypatch.setattr(repeated, "_time", lambda recording, arrays: 0.0)
+    monkeypatch.setattr(repeated, "is_faster", lambda first, second: True)
 
 
 def kept(function):
@@ -217,10 +217,27 @@ def test_a_slow_network_is_never_recorded(at_once, monkeypatch, network):
 
 def test_a_recording_that_takes_longer_is_not_kept(monkeypatch, network):
     monkeypatch.setattr(repeated, "CALLS", 1)
-    monkeypatch.setattr(repeated, "_time", lambda recording, arrays: 1e9)
+    monkeypatch.setattr(repeated, "is_faster", lambda first, second: False)
     for _ in range(4):
         network(TOKENS)
     assert kept(network) == [None]
+
+
+def test_the_faster_function_is_found(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(repeated.time, "perf_counter", lambda: now[0])
+
+    def taking(*seconds):
+        left = iter(seconds)
+
+        def call():
+            now[0] += next(left)
+
+        return call
+
+    disturbed = 9.0, 9.0, 1.0, 9.0, 9.0
+    assert repeated.is_faster(taking(*disturbed), taking(*[1.1] * 5))
+    assert not repeated.is_faster(taking(*[1.1] * 5), taking(*disturbed))
 
 
 def test_a_recording_with_other_bits_is_not_kept(at_once, monkeypatch, network):
@@ -317,7 +334,7 @@ def test_images_are_the_same_with_recordings(monkeypatch, name):
 
     want = run_modes(load())
     monkeypatch.setattr(repeated, "CALLS", 1)
-    monkeypatch.setattr(repeated, "_time", lambda recording, arrays: 0.0)
+    monkeypatch.setattr(repeated, "is_faster", lambda first, second: True)
     model = load()
     for got, expected in zip(run_modes(model), want, strict=True):
         np.testing.assert_array_equal(got, expected)

@@ -20,7 +20,7 @@ _local = threading.local()
 
 
 class Allocator(Protocol):
-    """Whatever gives out uninitialised arrays."""
+    """A source of uninitialised arrays."""
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """Return an uninitialised array in C order."""

@@ -1,8 +1,8 @@
 """Networks that are recorded when they have been called often enough with small arrays.
 
 On small images, the Python code around the functions of NumPy takes up to a third of the time. A
-recording (`tape.py`) leaves it out. Making one takes as long as some ten calls, so it begins
-only after `CALLS` calls with the same shapes.
+recording (`tape.py`) leaves it out. Making one takes as long as some fifteen calls, so it
+begins only after `CALLS` calls with the same shapes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ldmref.backends.fast.recorded_array import NotRecordable
 from ldmref.backends.fast.tape import CallTape
 
 CALLS = 32  # calls with the same shapes before they are recorded
-TRIES = 5  # measurements of a recording; the fastest counts, as for the calls before
+TRIES = 5  # measurements of a recording and of the network itself
 SECONDS = 0.2  # calls that take longer are never recorded: Python's share of them is small
 KEPT = 4  # tapes of a network, each of at most `tape.LARGEST` bytes
 
@@ -32,7 +32,7 @@ class RepeatedCalls:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.fastest = math.inf  # seconds of a call that is not a repetition
+        self.fastest = math.inf  # seconds of a call that is not repeated
         self.tried = False  # whether it was recorded, successfully or not
         self.tape: CallTape | None = None
         self.result = Template(())
@@ -111,14 +111,20 @@ class RepeatedNetwork:
             pairs = zip(tape.repeat(others), run(others), strict=True)
             if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
                 return
-            if min(_time(tape, arrays) for _ in range(TRIES)) <= known.fastest:
-                known.tape = tape
+        if is_faster(lambda: tape.repeat(arrays), lambda: run(arrays)):
+            known.tape = tape
 
 
-def _time(tape: CallTape, arrays: list[np.ndarray]) -> float:
-    """Return the seconds of a repetition."""
+def is_faster(first: Callable[[], Any], second: Callable[[], Any]) -> bool:
+    """Return whether the first function is faster, by the fastest of `TRIES` calls in turn."""
+    pairs = [(_time(first), _time(second)) for _ in range(TRIES)]
+    return min(a for a, _ in pairs) <= min(b for _, b in pairs)
+
+
+def _time(function: Callable[[], Any]) -> float:
+    """Return the seconds of a call."""
     start = time.perf_counter()
-    tape.repeat(arrays)
+    function()
     return time.perf_counter() - start
 
 

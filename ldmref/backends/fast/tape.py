@@ -31,7 +31,7 @@ LARGEST = 2**26  # bytes of all memory of a tape
 class CallTape:
     """The functions of one run with their arguments, and the memory that they use.
 
-    Memory is used again as soon as the arrays on it are gone, as an allocator would do it.
+    Memory is reused as soon as the arrays on it are gone.
 
     Args:
         function: Computes a list of arrays from a list of arrays.
