@@ -53,12 +53,21 @@ class Template:
     kwargs: tuple[tuple[str, Any], ...] = ()
 
 
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply `function` to everything in nested tuples and NamedTuples that is not a tuple."""
+    if isinstance(value, tuple):
+        items = [map_leaves(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return function(value)
+
+
 def map_arrays(function: Callable[[Array], Any], value: Any) -> Any:
     """Apply `function` to every array in nested tuples and NamedTuples; keep everything else."""
-    if isinstance(value, tuple):
-        items = [map_arrays(function, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return function(value) if hasattr(value, "shape") and hasattr(value, "dtype") else value
+
+    def apply(leaf: Any) -> Any:
+        return function(leaf) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else leaf
+
+    return map_leaves(apply, value)
 
 
 def split_arrays(
@@ -114,13 +123,11 @@ def fill(template: Template, arrays: Iterable[Any]) -> tuple[tuple[Any, ...], di
     """
     rest = iter(arrays)
 
-    def put(value: Any) -> Any:
-        if isinstance(value, tuple):
-            items = [put(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        return next(rest) if value is ArraySlot.ARRAY else value
+    def put(leaf: Any) -> Any:
+        return next(rest) if leaf is ArraySlot.ARRAY else leaf
 
-    return put(template.args), {name: put(value) for name, value in template.kwargs}
+    args = map_leaves(put, template.args)
+    return args, {name: map_leaves(put, value) for name, value in template.kwargs}
 
 
 def _require_static(value: Any) -> None:

@@ -47,7 +47,7 @@ def assert_repeats(function, *arrays):
             (got,) = recording.repeat(values)
             np.testing.assert_array_equal(got, want)
             assert got.dtype == want.dtype and order(got) == order(np.array(want, order="K"))
-        np.testing.assert_array_equal(recording.result[0], function(*arrays))
+        np.testing.assert_array_equal(recording.repeat(arrays)[0], function(*arrays))
     return recording
 
 

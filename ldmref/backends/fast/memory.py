@@ -1,7 +1,7 @@
 """The memory that the fast NumPy operations work in: results, and scratch memory of each thread.
 
-Operations allocate here, and not by `np.empty`, so that a tape (`tape.py`) can give them arrays
-of its own.
+Operations allocate here instead of by `np.empty`, because a tape (`tape.py`) gives them recorded
+arrays.
 """
 
 from __future__ import annotations

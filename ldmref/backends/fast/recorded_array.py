@@ -1,4 +1,4 @@
-"""Arrays of NumPy that note the functions applied to them, and the memory that they lie in."""
+"""Arrays of NumPy that note the functions applied to them, and the memory behind them."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class Slab:
         return len(self.memory)
 
     def holds(self, x: np.ndarray) -> bool:
-        """Return whether an array lies in this memory."""
+        """Return whether an array is in this memory."""
         return 0 <= x.ctypes.data - self.address < max(1, self.size)
 
     def view(self, x: np.ndarray) -> np.ndarray:
-        """Return a plain array on the same elements as `x`, which lies in this memory."""
+        """Return a plain array on the same elements as `x`, which is in this memory."""
         offset = x.ctypes.data - self.address
         return np.ndarray(x.shape, x.dtype, self.memory, offset, x.strides)
 
@@ -90,7 +90,7 @@ class RecordedArray(np.ndarray):
 
     @classmethod
     def lend(cls, x: np.ndarray, lease: Lease) -> Self:
-        """Return a recorded array on the same elements as `x`, which lies in the leased memory."""
+        """Return a recorded array on the same elements as `x`, which is in the leased memory."""
         offset = x.ctypes.data - lease.slab.address
         array = cls(x.shape, x.dtype, lease.slab.memory, offset, x.strides)
         array.lease = lease

@@ -1,7 +1,7 @@
 """Networks that are recorded when they have been called often enough with small arrays.
 
-On small images, the Python code around the functions of NumPy takes up to a third of the time. A
-recording (`tape.py`) leaves it out. Making one takes as long as some fifteen calls, so it
+On small images, the Python code around the functions of NumPy takes a good part of the time. A
+recording (`tape.py`) leaves it out. Making and comparing one takes longer than ten calls, so it
 begins only after `CALLS` calls with the same shapes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.backends.arguments import Template, fill, split_arrays
+from ldmref.backends.arguments import Template, fill, map_leaves, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.backends.fast import threads
 from ldmref.backends.fast.recorded_array import NotRecordable
@@ -130,10 +130,7 @@ def _time(function: Callable[[], Any]) -> float:
 
 def _open(value: Any) -> Any:
     """Replace a context that caches keys and values by its states: a recording computes them."""
-    if isinstance(value, tuple):
-        items = [_open(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return getattr(value, "states", value)
+    return map_leaves(lambda leaf: getattr(leaf, "states", leaf), value)
 
 
 def _change(x: np.ndarray) -> np.ndarray:

@@ -38,7 +38,6 @@ class CallTape:
         arrays: Its arguments, of which copies are kept.
 
     Attributes:
-        result: The results of the recorded run.
         size: The bytes of its memory.
 
     Raises:
@@ -54,7 +53,6 @@ class CallTape:
         with memory.allocate_from(self):
             results = function(inputs)
         self._outputs: list[np.ndarray] = [as_plain(x) for x in results]
-        self.result = self._copy_outputs()
 
     def empty(self, shape: Sequence[int], dtype: Any) -> RecordedArray:
         """Return an uninitialised recorded array in C order."""
@@ -95,9 +93,6 @@ class CallTape:
         with np.errstate(over="ignore"):  # GELU's polynomial may overflow (`pointwise.py`)
             for function, args in self._steps:
                 function(*args)
-        return self._copy_outputs()
-
-    def _copy_outputs(self) -> list[np.ndarray]:
         return [np.array(x, order="K") for x in self._outputs]
 
     def _take(self, size: int) -> Slab:
