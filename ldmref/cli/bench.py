@@ -35,6 +35,7 @@ option = click.option
 @option("--grow", type=click.Choice(["resolution", "batch", "steps"]), help="How cost grows.")
 @option("--model", metavar="PRESET", help="For --profile and --grow. Default: the row's.")
 @option("--list", "list_rows", is_flag=True, help="List the rows, with target and aim.")
+@option("--against", metavar="COMMIT", help="Compare this checkout with a commit of its own.")
 @option("--quick", is_flag=True, help="Test run on the smallest model; takes seconds.")
 def bench(
     names: tuple[str, ...],
@@ -49,6 +50,7 @@ def bench(
     grow: str | None,
     model: str | None,
     list_rows: bool,
+    against: str | None,
     quick: bool,
 ) -> None:
     """Compare ldmref with diffusers, transformers, torch.compile, ONNX Runtime and OpenVINO.
@@ -57,7 +59,17 @@ def bench(
     that can run here. The two programs take turns, with the same weights; if their outputs differ,
     the row is not measured. A ratio is ldmref / peer: below 1, ldmref needs less. The exit code is
     4 if outputs differ, 5 if nothing could run. Full rows take minutes and gigabytes of memory.
+
+    --against COMMIT runs the working tree and a commit in turn, on four pieces of work that people
+    wait for. The exit code is 4 if one takes more than 1.1 times as long as before.
     """
+    if against is not None:
+        others = (names, size, steps, json_file, plot_file, profile, grow, model, list_rows)
+        if any(others):
+            message = "--against takes --backend, --rounds and --quick only"
+            raise UsageError(message, code="E-USAGE")
+        _compare_with_commit(against, backend or "numpy", rounds or (1 if quick else 5), quick)
+        return
     from ldmref.bench import formatting
     from ldmref.bench.cases import resized, select_cases
 
@@ -90,6 +102,23 @@ def bench(
         cases = select_cases(names, backend=backend)
         cases = [resized(case, quick=quick, size=size, steps=steps) for case in cases]
         _compare(cases, quick, rounds, files)
+
+
+def _compare_with_commit(commit: str, backend: str, rounds: int, quick: bool) -> None:
+    """Print how the working tree compares with a commit, and fail if something is slower."""
+    from ldmref.bench.against import ALLOWED, compare_with_commit
+
+    slower = []
+    model = "tiny" if quick else "sd15"
+    for row in compare_with_commit(commit, backend=backend, rounds=rounds, model=model):
+        click.echo(str(row))
+        if row.slower:
+            slower.append(row.name)
+    if quick:
+        click.echo("--quick: both trees ran; the numbers mean nothing")
+    elif slower:
+        message = f"more than {ALLOWED} times as slow as {commit}: {', '.join(slower)}"
+        raise VerifyError(message, code="E-SLOWER", hint="ldmref bench --profile names operations")
 
 
 def _single_case(names: Sequence[str], backend: str | None) -> BenchmarkCase:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.backends.base import Backend
-from ldmref.backends.fast import convolution, pointwise, threads
+from ldmref.backends.fast import convolution, matmul, pointwise, threads
 from ldmref.backends.fast import winograd as winograd_module
 from ldmref.backends.fast.numpy import FastNumpyBackend
 from ldmref.backends.fast.winograd import transform_weight, winograd
@@ -51,7 +51,7 @@ def assert_convolution(got, x, weight, bias, stride, padding, growth=1.0):
     h=st.integers(3, 14),
     w=st.integers(3, 14),
     c=st.integers(1, 12),
-    out=st.integers(1, 9),
+    out=st.sampled_from([1, 2, 9, 50]),
     k=st.sampled_from([1, 2, 3]),
     stride=st.integers(1, 3),
     padding=st.integers(0, 2),
@@ -65,7 +65,8 @@ def test_convolutions_in_blocks(seed, n, h, w, c, out, k, stride, padding, block
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "BLOCK", block)
         patch.setattr(convolution, "FEW_PIXELS", pixels)
-        patch.setattr(convolution, "OUTPUTS", 2)
+        patch.setattr(matmul, "WORK", 1)
+        patch.setattr(matmul, "count", lambda: 3)
         got = convolution.im2col(x, weight, bias, stride, padding)
     assert_convolution(got, x, weight, bias, stride, padding)
 

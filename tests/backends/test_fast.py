@@ -214,28 +214,6 @@ def four(monkeypatch):
     threads._forget_workers()
 
 
-@pytest.mark.parametrize("half", [6, 512, 640])
-def test_geglu_in_any_number_of_blocks(monkeypatch, half):
-    """Some numbers of blocks do not divide the width."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((3, 8))
-    weight = rng.standard_normal((2 * half, 8))
-    want = REFERENCE.geglu(x, weight, None)
-    for blocks in range(1, 65):
-        monkeypatch.setattr(matmul, "WORK", max(1, 3 * weight.size // blocks))
-        np.testing.assert_allclose(matmul.geglu(x, weight, None), want, atol=1e-6 * 8)
-
-
-@given(total=st.integers(1, 5000), work=st.integers(1, 2**40), maximum=st.integers(1, 3000))
-def test_blocks_of_a_product_depend_on_its_shape_alone(total, work, maximum):
-    length = matmul.choose_block_length(total, total * work, maximum)
-    assert 1 <= length <= min(total, maximum)
-    blocks = -(-total // length)
-    assert blocks * length >= total
-    few = blocks <= -(-total // maximum)
-    assert few or total * work >= blocks * matmul.WORK, "a block is worth handing over"
-
-
 def test_every_block_is_done_once_on_several_threads(four):
     meeting = threading.Barrier(4, timeout=10)
     done = []

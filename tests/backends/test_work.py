@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ OPS = FastNumpyBackend()
 KERNEL = OPS.weight(zeros(64, 64, 3, 3))
 LARGE = {  # much work: a call of it, and the most elements that a block may have
     "tokens": (lambda: OPS.linear(zeros(4096, 320), zeros(320, 320), zeros(320)), 0),
-    "few tokens, wide": (lambda: OPS.linear(zeros(16, 1024), zeros(4096, 1024)), 0),
+    "few tokens, wide": (lambda: OPS.linear(zeros(16, 1024), zeros(4096, 1024)), 2**15),
     "geglu": (lambda: OPS.geglu(zeros(1024, 64), zeros(512, 64), zeros(512)), 2**18),
     "geglu of few tokens": (lambda: OPS.geglu(zeros(16, 512), zeros(5200, 512), None), 2**16),
     "layer norm": (lambda: OPS.layer_norm(zeros(4096, 320), zeros(320), zeros(320), 1e-5), 0),
@@ -229,6 +230,18 @@ def test_the_algorithm_by_shape(monkeypatch, shape, kernel, stride, padding, alg
     y = OPS.conv2d(x, weight, None, stride, padding)
     assert called == [algorithm]
     assert y.shape == (shape[0], out, *((s + 2 * padding - k) // stride + 1 for s in shape[2:]))
+
+
+def test_an_embedding_copies_its_rows_alone():
+    """`take` copies a table that is transposed in memory."""
+    table = OPS.weight(np.random.default_rng(0).standard_normal((4000, 64)))
+    ids = np.array([[3, 3999, 0]])
+    tracemalloc.start()
+    rows = OPS.embedding(table, ids)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(rows, table[ids])
+    assert rows.flags.c_contiguous and peak < table.nbytes / 10
 
 
 # -- what is kept ---------------------------------------------------------------------------------

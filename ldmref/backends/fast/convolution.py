@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.matmul import choose_block_length, linear
+from ldmref.backends.fast.matmul import choose_part_length, linear
 from ldmref.backends.fast.memory import empty, scratch
 from ldmref.backends.fast.threads import block_length, divisible, parallel
 
@@ -25,9 +25,7 @@ WINOGRAD_CHANNELS = 16
 WINOGRAD_TILES = 64
 LIGHT_WEIGHT = 2**20
 WINOGRAD_4_CHANNELS = 64
-# output pixels of all images; output channels of a block
-FEW_PIXELS = 256
-OUTPUTS = 1024
+FEW_PIXELS = 256  # output pixels of all images
 BLOCK = 2**20  # elements in a block of columns
 
 OutputShape = tuple[int, int, int]  # (n, h', w') of the output
@@ -161,11 +159,11 @@ def _by_channels(
     parallel(gather, -(-c // channels))
     matrix = columns.reshape(c * k * k, -1)
     y = empty((n * h * w, out), x.dtype)
-    step = choose_block_length(out, weight.size * n * h * w, OUTPUTS)
+    step = choose_part_length(out, weight.size * n * h * w)
 
     def multiply(i: int) -> None:
         outputs = slice(i * step, (i + 1) * step)
-        product = weight[outputs].reshape(-1, c * k * k) @ matrix
+        product = np.matmul(weight[outputs].reshape(-1, c * k * k), matrix)
         y[:, outputs] = product.T if bias is None else product.T + bias[outputs]
 
     parallel(multiply, -(-out // step))

@@ -6,31 +6,36 @@ import numpy as np
 
 from ldmref.backends.fast.memory import empty, scratch
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
-from ldmref.backends.fast.threads import divisible, parallel
+from ldmref.backends.fast.threads import count, divisible, parallel
 
-# of a block, at most
-ROWS = 1024
-COLUMNS = 2560
+# Rows that the kernels of BLAS compute at a time. Where a product is cut along its rows at
+# multiples of this, every element keeps its bits: Haswell's kernels take 24 rows, the others 4, 6,
+# 8 or 12. Cut along its columns, it does not: Haswell's kernels round the last eight differently.
+TILE = 24
+ROWS = 42 * TILE  # of a part, at most
+COLUMNS = 2560  # of [a, gate] that exist at a time, at most
+FEW_ROWS = 512  # below which the rows of the weight are divided instead of those of the tokens
 # multiplications and weight elements that one thread does alone
 SMALL = 2**22
 LIGHT = 2**19
-# multiplications of a block
-WORK = 2**23
+WORK = 2**23  # multiplications of a part, at least
 
 
-def choose_block_length(total: int, multiplications: int, maximum: int) -> int:
-    """Return the length of equal blocks of a product, at most `maximum`.
+def choose_part_length(total: int, multiplications: int, maximum: int = ROWS) -> int:
+    """Return the length of equal parts of the rows of a product, as many for each thread.
 
-    It depends on the shape alone, not on the number of threads: some kernels of BLAS (Haswell's)
-    round a result differently near the edge of a product.
+    The parts are multiples of `TILE`, so the result does not depend on the number of threads.
 
     Args:
-        total: Rows or columns to divide, > 0.
+        total: Rows to divide, >= 0.
         multiplications: Of the whole product.
-        maximum: Rows or columns of a block, at most.
+        maximum: Rows of a part, at most; a multiple of `TILE`.
     """
-    blocks = min(total, max(-(-total // maximum), multiplications // WORK))
-    return -(-total // blocks)
+    turns = max(1, -(-total // (count() * maximum)))
+    worthwhile = max(1, multiplications // WORK, -(-total // maximum))
+    parts = min(count() * turns, worthwhile)
+    tiles = -(-total // (parts * TILE))
+    return TILE * max(1, tiles)
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -50,22 +55,29 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 def _multiply_in_blocks(
     rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
-    """Compute rows @ weight.T + bias, divided by rows or by columns of the result."""
-    out = weight.shape[0]
-    y = empty((rows.shape[0], out), rows.dtype)
-    by_rows = rows.shape[0] >= min(512, out)
-    length = rows.shape[0] if by_rows else out
-    step = choose_block_length(length, rows.shape[0] * weight.size, ROWS) if length else 1
+    """Compute rows @ weight.T + bias, divided by rows, or transposed by rows of the weight."""
+    (n, out) = (rows.shape[0], weight.shape[0])
+    y = empty((n, out), rows.dtype)
+    by_rows = n >= min(FEW_ROWS, out)
+    length = n if by_rows else out
+    step = choose_part_length(length, n * weight.size)
 
-    def block(i: int) -> None:
+    def multiply_rows(i: int) -> None:
         part = slice(i * step, (i + 1) * step)
-        row, column = (part, slice(None)) if by_rows else (slice(None), part)
-        target = y[row, column]
-        np.matmul(rows[row], weight[column].T, out=target)
+        np.matmul(rows[part], weight.T, out=y[part])
         if bias is not None:
-            target += bias[column]
+            y[part] += bias
 
-    parallel(block, -(-length // step))
+    def multiply_transposed(i: int) -> None:
+        part = slice(i * step, (i + 1) * step)
+        product = scratch("product", (len(weight[part]), n), rows.dtype)
+        np.matmul(weight[part], rows.T, out=product)
+        if bias is None:
+            y[:, part] = product.T
+        else:
+            np.add(product.T, bias[part], out=y[:, part])
+
+    parallel(multiply_rows if by_rows else multiply_transposed, -(-length // step))
     return y
 
 
@@ -78,31 +90,65 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     rows = x.reshape(-1, x.shape[-1])
     half = weight.shape[0] // 2
     y = empty((rows.shape[0], half), x.dtype)
-    height = max(1, min(ROWS // 2, rows.shape[0]))
-    bands = -(-rows.shape[0] // height)
-    width = choose_block_length(half, height * weight.size, COLUMNS) if half else 1
-    columns = -(-half // width)
+    if y.size and rows.shape[0] >= min(FEW_ROWS, half):
+        _geglu_by_rows(rows, weight, bias, y)
+    elif y.size:
+        _geglu_transposed(rows, weight, bias, y)
+    return y.reshape(*x.shape[:-1], half)
+
+
+def _geglu_by_rows(
+    rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray
+) -> None:
+    """Write the result into y, (rows, o), by blocks of rows and of columns."""
+    half = y.shape[1]
+    height = choose_part_length(len(rows), len(rows) * weight.size, ROWS // 2)
+    width = -(-half // -(-half // COLUMNS))  # set by the shape alone: columns keep no bits
 
     def block(i: int) -> None:
-        band, column = divmod(i, columns)
-        row = slice(band * height, (band + 1) * height)
-        values = slice(column * width, min((column + 1) * width, half))
+        row = slice(i * height, (i + 1) * height)
+        for first in range(0, half, width):
+            values = slice(first, min(first + width, half))
+            gates = slice(half + values.start, half + values.stop)
+            shape = (len(rows[row]), values.stop - values.start)
+            value = scratch("value", shape)
+            gate = scratch("gates", shape)
+            np.matmul(rows[row], weight[values].T, out=value)
+            np.matmul(rows[row], weight[gates].T, out=gate)
+            target = y[row, values]
+            step = max(1, BLOCK // width)
+            for top in range(0, shape[0], step):  # rows that fit the cache
+                a = value[top : top + step]
+                b = gate[top : top + step]
+                if bias is not None:
+                    a += bias[values]
+                    b += bias[gates]
+                gelu_(b)
+                np.multiply(a, b, out=target[top : top + step])
+
+    parallel(block, -(-len(rows) // height))
+
+
+def _geglu_transposed(
+    rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray
+) -> None:
+    """Write the result into y, (rows, o), by rows of the weight: columns of y."""
+    half = y.shape[1]
+    step = choose_part_length(half, len(rows) * weight.size)
+
+    def block(i: int) -> None:
+        values = slice(i * step, min((i + 1) * step, half))
         gates = slice(half + values.start, half + values.stop)
-        shape = (len(rows[row]), values.stop - values.start)
+        shape = (values.stop - values.start, len(rows))
         value = scratch("value", shape)
         gate = scratch("gates", shape)
-        np.matmul(rows[row], weight[values].T, out=value)
-        np.matmul(rows[row], weight[gates].T, out=gate)
-        target = y[row, values]
-        step = max(1, BLOCK // width)
-        for top in range(0, shape[0], step):  # rows that fit the cache
-            a = value[top : top + step]
-            b = gate[top : top + step]
-            if bias is not None:
-                a += bias[values]
-                b += bias[gates]
-            gelu_(b)
-            np.multiply(a, b, out=target[top : top + step])
+        np.matmul(weight[values], rows.T, out=value)
+        np.matmul(weight[gates], rows.T, out=gate)
+        if bias is not None:
+            value += bias[values, None]
+            gate += bias[gates, None]
+        gelu_(gate)
+        value *= gate
+        y[:, values] = value.T
 
-    parallel(block, bands * columns if y.size else 0)
-    return y.reshape(*x.shape[:-1], half)
+    parallel(block, -(-half // step))

@@ -114,7 +114,11 @@ class FastNumpyBackend(NumpyBackend):
         return attention.attention(q, k, v, causal)
 
     def embedding(self, table: Array, ids: Array) -> Array:
-        return np.take(table, ids, axis=0)  # which recorded indices notice, unlike table[ids]
+        # `take`, because recorded indices do not notice table[ids]. Of a transposed table
+        # (`weight`) it would first copy all rows.
+        if table.flags.c_contiguous:
+            return np.take(table, ids, axis=0)
+        return make_contiguous(np.moveaxis(np.take(table.T, ids, axis=1), 0, -1))
 
     def silu(self, x: Array) -> Array:
         return pointwise.apply(pointwise.swish_, x)

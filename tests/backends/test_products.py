@@ -1,0 +1,158 @@
+"""Products on any number of threads: their bits, and how they are divided."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ldmref
+from ldmref.backends.fast import convolution, matmul, threads
+from ldmref.backends.fast.numpy import FastNumpyBackend
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.testing.conformance import EPS
+
+OPS = FastNumpyBackend()
+REFERENCE = NumpyBackend(dtype="float64")
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def image(n, c, h, w):
+    """Return zeros with channels together in memory, as the backend's operations leave them."""
+    return zeros(n, h, w, c).transpose(0, 3, 1, 2)
+
+
+PRODUCTS = {  # few and many rows, which are divided differently; the last part is a short one
+    "linear, by rows": (matmul.linear, (650, 320), (320, 320)),
+    "linear, by rows of the weight": (matmul.linear, (77, 768), (770, 768)),
+    "geglu, by rows": (matmul.geglu, (530, 320), (1100, 320)),
+    "geglu, by rows of the weight": (matmul.geglu, (77, 320), (1000, 320)),
+    "convolution": (
+        lambda x, weight, bias: convolution.im2col(x, weight, bias, 1, 1),
+        (1, 8, 8, 64),
+        (700, 64, 3, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_keep_their_bits_on_any_number_of_threads(monkeypatch, name):
+    """Parts are multiples of the rows that a kernel of BLAS computes at a time."""
+    call, *shapes = PRODUCTS[name]
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in shapes)
+    bias = rng.standard_normal(len(weight), np.float32)
+    monkeypatch.setattr(matmul, "WORK", 1)
+    monkeypatch.setattr(convolution, "LIGHT_WEIGHT", 0)  # by channels
+    results = []
+    with threads.one_thread():
+        for count in (1, 2, 3, 5, 16, 64):
+            monkeypatch.setattr(matmul, "count", lambda count=count: count)
+            results.append(call(x, weight, bias))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    if call is not PRODUCTS["convolution"][0]:
+        want = getattr(REFERENCE, call.__name__)(*(y.astype(float) for y in (x, weight, bias)))
+        bound = EPS["float32"] * (4 + math.sqrt(x.shape[-1])) * np.abs(want).max()
+        np.testing.assert_allclose(results[0], want, atol=bound, rtol=0)
+
+
+@pytest.mark.parametrize("kernels", ["", "Haswell", "Nehalem"])
+def test_rows_of_a_product_may_be_cut_at_multiples_of_the_tile(kernels):
+    """In both types and all memory orders, with each kernel that this processor can run."""
+    code = """
+import itertools
+import numpy as np
+from ldmref.backends.fast.matmul import ROWS, TILE
+from ldmref.backends.fast.threads import blas_kernels, single_threaded_blas
+
+def cut(a, b, step):
+    return np.concatenate([a[i:i + step] @ b for i in range(0, len(a), step)])
+
+rng = np.random.default_rng(0)
+with single_threaded_blas():
+    for m, k, n in ((130, 320, 330), (30, 77, 50), (77, 768, 100), (1300, 400, 100)):
+        for dtype, orders in itertools.product("fd", itertools.product("CF", repeat=2)):
+            a, b = (np.asarray(rng.standard_normal(s).astype(dtype), order=order)
+                    for s, order in zip(((m, k), (k, n)), orders))
+            whole = cut(a, b, ROWS)
+            for tiles in (1, 2, 5):
+                assert np.array_equal(cut(a, b, tiles * TILE), whole), (m, k, n, dtype, tiles)
+print(blas_kernels())
+"""
+    environ = {
+        "OPENBLAS_CORETYPE": kernels,
+        "PYTHONPATH": str(Path(ldmref.__file__).parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    if done.returncode == -signal.SIGILL:
+        pytest.skip(f"this processor cannot run OpenBLAS' kernels for {kernels}")
+    assert done.returncode == 0, done.stderr
+
+
+@given(
+    total=st.integers(0, 5000),
+    work=st.integers(1, 2**40),
+    maximum=st.integers(1, 100),
+    count=st.integers(1, 200),
+)
+def test_parts_of_a_product(total, work, maximum, count):
+    maximum *= matmul.TILE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul, "count", lambda: count)
+        length = matmul.choose_part_length(total, total * work, maximum)
+    assert length % matmul.TILE == 0 and matmul.TILE <= length <= maximum
+    parts = -(-total // length)
+    assert parts <= max(count, -(-total // maximum)) + count
+    enough = length * work >= min(matmul.WORK, total * work) / 2
+    assert enough or parts <= -(-total // maximum), "a part is worth handing over"
+
+
+SD_STEP = {  # products of Stable Diffusion 1.5 at 32 x 32, batch 2
+    "to_q": lambda: OPS.linear(zeros(2, 1024, 320), zeros(320, 320)),
+    "to_q of few tokens": lambda: OPS.linear(zeros(2, 64, 1280), zeros(1280, 1280)),
+    "to_k of the prompt": lambda: OPS.linear(zeros(2, 77, 768), zeros(1280, 768)),
+    "geglu": lambda: OPS.geglu(zeros(2, 1024, 320), zeros(2560, 320), zeros(2560)),
+    "geglu of few tokens": lambda: OPS.geglu(zeros(2, 64, 1280), zeros(10240, 1280), zeros(10240)),
+    "geglu of the middle": lambda: OPS.geglu(zeros(2, 16, 1280), zeros(10240, 1280), zeros(10240)),
+    "convolution of few pixels": lambda: OPS.conv2d(
+        image(2, 640, 8, 8), OPS.weight(zeros(1280, 640, 3, 3)), None, 1, 1
+    ),
+    "shortcut": lambda: OPS.conv2d(image(2, 2560, 8, 8), OPS.weight(zeros(1280, 2560, 1, 1))),
+    "CLIP": lambda: OPS.linear(zeros(1, 77, 768), zeros(3072, 768)),
+}
+
+
+@pytest.mark.parametrize("cores", [2, 4, 16])
+@pytest.mark.parametrize("name", SD_STEP)
+def test_no_part_of_a_large_product_is_small(monkeypatch, name, cores):
+    """Each packs its operands anew: parts of 2^23 multiplications made SD's step twice as slow.
+
+    The last part is what is left over.
+    """
+    sizes = []
+    matmul_of_numpy = np.matmul
+
+    def count_multiplications(a, b, out=None):
+        sizes.append(a.shape[-2] * a.shape[-1] * b.shape[-1])
+        return matmul_of_numpy(a, b, out=out)
+
+    monkeypatch.setattr(matmul, "count", lambda: cores)
+    monkeypatch.setattr(np, "matmul", count_multiplications)
+    with threads.one_thread():
+        SD_STEP[name]()
+    total = sum(sizes)
+    products = 2 if "geglu" in name else 1
+    parts = sorted(sizes, reverse=True)[:-products]
+    assert total and len(sizes) <= 2 * products * max(cores, 3)
+    assert min(parts, default=2**22) >= 2**22
