@@ -1,9 +1,13 @@
-# Two commands: `make demo` generates an image, `make test` runs the tests. Each sets up its environment.
+# `make demo` generates an image, `make test` runs the tests, `make full` every test with every library.
+# Each sets up its environment.
 PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
+FULL   := .venv-full
+# In continuous integration, a test of `make test` that takes long or lacks a library fails.
+STRICT := $(if $(CI),--strict-tier)
 
-.PHONY: demo test slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
+.PHONY: demo test full rest slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -11,21 +15,32 @@ demo: $(DEMO)/.ready
 # One process per core, with one thread each: threads that wait for each other cost more. `worksteal`
 # keeps most modules in one process, which makes their fixtures only once.
 test: $(TEST)/.ready
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto --dist worksteal \
+		-m "not slow and not full" --durations-file build/durations/test.json $(STRICT)
 
-slow: $(TEST)/.ready
-	$(TEST)/bin/python -m pytest -q -m "slow or not slow"
+full: $(FULL)/.ready
+	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \
+		--durations-file build/durations/full.json
 
-lint: $(TEST)/.ready
+# The part of `make full` that `make test` leaves out: after `make test`, it completes `make full`.
+rest: $(FULL)/.ready
+	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \
+		-m "full and not slow" --durations-file build/durations/rest.json
+
+slow: $(FULL)/.ready
+	$(FULL)/bin/python -m pytest -q -m "slow or not slow"
+
+# In the environment of `make test`: pyright reports no error where a library of `make full` is absent.
+lint: $(TEST)/.lint
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/pyright
 
 # Mutate formulas and samplers one at a time, in a copy, and run their tests: about an hour.
-mutation: $(TEST)/.ready
-	$(TEST)/bin/pip install --quiet "mutmut==3.8.1"
-	HYPOTHESIS_PROFILE=dev $(TEST)/bin/mutmut run
-	$(TEST)/bin/python scripts/mutation_report.py
+mutation: $(FULL)/.ready
+	$(FULL)/bin/pip install --quiet "mutmut==3.8.1"
+	HYPOTHESIS_PROFILE=dev $(FULL)/bin/mutmut run
+	$(FULL)/bin/python scripts/mutation_report.py
 
 # The oldest versions of the dependencies that pyproject.toml allows, without torch.
 lowest:
@@ -36,56 +51,67 @@ lowest:
 		tests/samplers/test_samplers.py tests/modes/test_modes.py
 
 # The numerical tests with the kernels of other processors; PROCESSORS=--all: every test.
-processors: $(TEST)/.ready
-	$(TEST)/bin/python scripts/other_processors.py $(PROCESSORS)
+processors: $(FULL)/.ready
+	$(FULL)/bin/python scripts/other_processors.py $(PROCESSORS)
 
 # Known vulnerabilities of the dependencies; needs the network.
-audit: $(TEST)/.ready
-	$(TEST)/bin/pip install --quiet pip-audit
-	$(TEST)/bin/pip-audit --skip-editable
+audit: $(FULL)/.ready
+	$(FULL)/bin/pip install --quiet pip-audit
+	$(FULL)/bin/pip-audit --skip-editable
 
 # The measurements of docs/reliability.md: each takes minutes to half an hour.
-kills: $(TEST)/.ready
-	$(TEST)/bin/python scripts/kill.py --kills 200
+kills: $(FULL)/.ready
+	$(FULL)/bin/python scripts/kill.py --kills 200
 
-soak: $(TEST)/.ready
-	$(TEST)/bin/python scripts/soak.py --images 1000
+soak: $(FULL)/.ready
+	$(FULL)/bin/python scripts/soak.py --images 1000
 
 # The other packages, by sampling: some minutes for the tests of a package, then seconds for each mutant.
 PACKAGES ?= samplers modes io models backends
 SCRATCH  ?= /tmp/ldmref-mutants
-mutation-sample: $(TEST)/.ready
-	$(TEST)/bin/pip install --quiet "coverage>=7"
+mutation-sample: $(FULL)/.ready
+	$(FULL)/bin/pip install --quiet "coverage>=7"
 	for package in $(PACKAGES); do \
 	  export OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=dev; \
-	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py map $(SCRATCH) $$package && \
-	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$package || exit 1; \
+	  nice -n 19 $(FULL)/bin/python scripts/mutation_sample.py map $(SCRATCH) $$package && \
+	  nice -n 19 $(FULL)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$package || exit 1; \
 	done
 
 # The site, in build/site; `python3 -m http.server -d build/site` serves it.
-docs: $(TEST)/.ready
-	$(TEST)/bin/python scripts/build_site.py
+docs: $(FULL)/.ready
+	$(FULL)/bin/python scripts/build_site.py
 
 # The embedded model for the site's explorer and widgets; needs npm and the network. Before `docs`.
-browser: $(TEST)/.ready
-	$(TEST)/bin/python scripts/make_browser_model.py -o build/browser
+browser: $(FULL)/.ready
+	$(FULL)/bin/python scripts/make_browser_model.py -o build/browser
 
 # The tables and plots of docs/math.
-pages: $(TEST)/.ready
-	$(TEST)/bin/pip install --quiet -e ".[docs]"
-	$(TEST)/bin/python scripts/make_math_pages.py --plots
+pages: $(FULL)/.ready
+	$(FULL)/bin/pip install --quiet -e ".[docs]"
+	$(FULL)/bin/python scripts/make_math_pages.py --plots
 
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install --quiet -e .
 	touch $@
 
-# 2.13.0 is the version that the tests were last run with; ldmref itself accepts >= 2.6.
+# 2.13.0 is the version that the tests were last run with; ldmref itself accepts >= 2.6. Python compiles
+# what it imports: not to compile all that is installed saves a minute and 200 MB.
 $(TEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/pip install --quiet "torch==2.13.0"
-	$(TEST)/bin/pip install --quiet -e ".[dev]"
+	$(TEST)/bin/pip install --quiet --no-compile "torch==2.13.0"
+	$(TEST)/bin/pip install --quiet --no-compile -e ".[test]"
+	touch $@
+
+$(TEST)/.lint: $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet --no-compile -e ".[lint]"
+	touch $@
+
+$(FULL)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(FULL)
+	$(FULL)/bin/pip install --quiet --no-compile "torch==2.13.0"
+	$(FULL)/bin/pip install --quiet --no-compile -e ".[full]"
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) .venv-lowest build dist mutants demo.png .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(DEMO) $(TEST) $(FULL) .venv-lowest build dist mutants demo.png .pytest_cache .hypothesis .ruff_cache

@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import sys
-from collections import Counter
+from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +22,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 for name in [name for name in os.environ if name.startswith("PYTHON")]:
     if name not in ("PYTHONPATH", "PYTHONHOME", "PYTHONPLATLIBDIR"):
         del os.environ[name]
+
+pytest_plugins = ("not_tested", "tiers", "durations")  # in the order of their imports
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "", None, b"localhost", b"127.0.0.1", b"::1")
 
@@ -53,8 +55,6 @@ NAMESPACES = {
     "torch": "array_api_compat.torch",
     "cupy": "array_api_compat.cupy",
 }
-NOT_COLLECTED = "not tested"  # what a process of pytest-xdist reports under this key
-not_collected: Counter[str] = Counter()
 
 
 def skip(library: str, reason: object) -> NoReturn:
@@ -62,24 +62,28 @@ def skip(library: str, reason: object) -> NoReturn:
     pytest.skip(f"{library}: {' '.join(str(reason).split())}")
 
 
-def require(library: str) -> None:
-    """Skip unless `library` can be imported and, for cupy, sees a GPU."""
+@cache
+def why_not(library: str) -> str | None:
+    """Return why tests cannot use `library`; None if it is installed and, for cupy, sees a GPU."""
     try:
         module = importlib.import_module(library)
     except ImportError as error:
-        skip(library, f"not installed ({error})")
+        return f"not installed ({error})"
     if library == "cupy":
         try:
             devices = module.cuda.runtime.getDeviceCount()
         except Exception as error:
-            skip(library, f"no GPU ({error})")
+            return f"no GPU ({error})"
         if devices == 0:
-            skip(library, "no GPU")
+            return "no GPU"
+    return None
 
 
-def pytest_collectreport(report):
-    if report.skipped:
-        not_collected[reason_of(report)] += 1
+def require(library: str) -> None:
+    """Skip unless `library` can be imported and, for cupy, sees a GPU."""
+    reason = why_not(library)
+    if reason is not None:
+        skip(library, reason)
 
 
 def pytest_collection_finish(session):
@@ -91,53 +95,17 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
-def pytest_deselected(items):
-    for item in items:
-        if item.get_closest_marker("slow"):
-            not_collected["takes minutes: make slow"] += 1
-        elif item.get_closest_marker("gpu"):
-            not_collected["cupy: tests that need a GPU were deselected"] += 1
+CUPY = [pytest.param("cupy", marks=pytest.mark.gpu)] if why_not("cupy") is None else []
 
 
-def pytest_sessionfinish(session):
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput[NOT_COLLECTED] = dict(not_collected)
+def pytest_configure(config):
+    """Say once that no parameter is CuPy here, in place of skipping a thousand tests."""
+    if not CUPY:
+        reason = f"cupy: {why_not('cupy')}; no test has it as a parameter"
+        config.pluginmanager.get_plugin("not_tested").not_collected[reason] = 1
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node, error):
-    """Take over what a process of pytest-xdist did not collect; each collects the same."""
-    for reason, count in getattr(node, "workeroutput", {}).get(NOT_COLLECTED, {}).items():
-        not_collected[reason] = count
-
-
-def reason_of(report) -> str:
-    """Return the reason of a report of a skipped test or file."""
-    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return " ".join(text.removeprefix("Skipped: ").split())
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Say loudly what was not tested, and why."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    reasons = Counter(reason_of(report) for report in skipped if report.when != "collect")
-    reasons += not_collected
-    if reasons:
-        terminalreporter.section("NOT TESTED HERE", red=True, bold=True)
-    for reason, count in sorted(reasons.items()):
-        terminalreporter.write_line(f"SKIPPED {count}: {reason}", red=True, bold=True)
-    passed = terminalreporter.stats.get("passed", [])
-    stand_ins = sum(("stand-in", "cupy") in report.user_properties for report in passed)
-    if stand_ins:
-        terminalreporter.section("STAND-IN, NOT A GPU", yellow=True, bold=True)
-        line = f"{stand_ins} tests of the cupy backend ran on NumPy in CuPy's clothes"
-        terminalreporter.write_line(f"{line}; they prove nothing about a GPU", yellow=True)
-
-
-CUPY = pytest.param("cupy", marks=pytest.mark.gpu)
-
-
-@pytest.fixture(scope="session", params=["numpy", "array_api_strict", "torch", CUPY])
+@pytest.fixture(scope="session", params=["numpy", "array_api_strict", "torch", *CUPY])
 def library(request):
     """Return the name of an array library that is here."""
     require(request.param)
@@ -156,7 +124,7 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=["numpy", "torch", CUPY])
+@pytest.fixture(scope="session", params=["numpy", "torch", *CUPY])
 def ops(request, dtype):
     """Each backend that can run here, in float32 and float64."""
     from ldmref.backends import get_backend

@@ -258,16 +258,23 @@ def test_names_and_packages_are_completed_and_loaded_at_first_use():
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_file_is_short_and_does_not_print(path):
-    text = path.read_text()
-    assert len(text.splitlines()) < 300
-    prints = [
-        node.lineno
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print"
-    ]
-    assert part_of(path) == "cli" or not prints, f"print in lines {prints}"
+def test_files_are_short_and_do_not_print():
+    wrong = []
+    for path in FILES:
+        text = path.read_text()
+        name = path.relative_to(PACKAGE)
+        if len(text.splitlines()) >= 300:
+            wrong.append(f"{name} has {len(text.splitlines())} lines")
+        if part_of(path) != "cli":
+            wrong += [f"{name}:{line} prints" for line in prints(ast.parse(text))]
+    assert not wrong, "\n".join(wrong)
+
+
+def prints(tree):
+    """Yield the lines in which `print` is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print":
+            yield node.lineno
 
 
 def test_the_citation_names_the_version():
@@ -387,13 +394,16 @@ def identifiers(tree):
             yield node.name, node.lineno
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_names_and_phrases_are_the_fields(path):
-    text = path.read_text()
-    names = [f"{line}: {name}" for name, line in identifiers(ast.parse(text)) if name in NO_NAMES]
-    prose = " ".join(text.split()).lower()
-    phrases = [phrase for phrase in NO_PHRASES if phrase in prose]
-    assert not names and not phrases
+def test_names_and_phrases_are_the_fields():
+    wrong = []
+    for path in FILES:
+        text = path.read_text()
+        file = path.relative_to(PACKAGE)
+        names = identifiers(ast.parse(text))
+        wrong += [f"{file}:{line}: {name}" for name, line in names if name in NO_NAMES]
+        prose = " ".join(text.split()).lower()
+        wrong += [f"{file}: {phrase}" for phrase in NO_PHRASES if phrase in prose]
+    assert not wrong, "\n".join(wrong)
 
 
 # -- one name per class and concept ---------------------------------------------------------------

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).with_name("conftest.py").read_text("utf-8")
+HERE = Path(__file__).parent
+MARKS = "not slow and not gpu and not full"
+PLUGINS = ("conftest.py", "durations.py", "full_tests.py", "not_tested.py", "tiers.py")
 SUITE = {
     "test_absent_library": "import pytest\n\npytest.importorskip('no_such_library')\n",
     "test_some": """
@@ -33,6 +35,11 @@ def test_slow():
     pass
 
 
+@pytest.mark.full(reason="needs Ray")
+def test_in_full():
+    pass
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", range(3))
 def test_on_a_gpu(case):
@@ -43,20 +50,39 @@ def test_on_a_gpu(case):
 
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_everything_that_did_not_run_is_named(processes, tmp_path):
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: long\n    gpu: CUDA\n")
+    markers = "markers =\n    slow: long\n    gpu: CUDA\n    full: all\n"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\n{markers}")
+    for name in PLUGINS:
+        (tmp_path / name).write_text((HERE / name).read_text("utf-8"))
     for name, text in SUITE.items():
         (tmp_path / f"{name}.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-n", processes, "-m", "not slow and not gpu"]
+    command = [sys.executable, "-m", "pytest", "-n", processes, "-m", MARKS]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout
     _, _, summary = ran.stdout.partition("NOT TESTED HERE")
     lines = [line for line in summary.splitlines() if line.startswith("SKIPPED")]
-    assert lines == [
+    without_device = [line for line in lines if "cupy: no" in line]
+    assert all(line.startswith("SKIPPED 1: cupy: no") for line in without_device)
+    assert [line for line in lines if line not in without_device] == [
         "SKIPPED 1: could not import 'no_such_library': No module named 'no_such_library'",
         "SKIPPED 3: cupy: tests that need a GPU were deselected",
+        "SKIPPED 1: make full: needs Ray",
         "SKIPPED 1: needs fork",
         "SKIPPED 1: takes minutes: make slow",
         "SKIPPED 1: torch: not installed",
     ]
     assert "STAND-IN, NOT A GPU" in summary and "1 tests of the cupy backend" in summary
+
+
+def test_a_missing_library_fails_a_strict_run(tmp_path):
+    """In `make test` of the continuous integration: what needs it belongs to `make full`."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: CUDA\n")
+    for name in PLUGINS:
+        (tmp_path / name).write_text((HERE / name).read_text("utf-8"))
+    (tmp_path / "test_absent_library.py").write_text(SUITE["test_absent_library"])
+    (tmp_path / "test_passes.py").write_text("def test_passes():\n    pass\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    strict = [*command, "--strict-tier"]
+    ran = subprocess.run(strict, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 1 and "SKIPPED FOR WANT OF A LIBRARY" in ran.stdout

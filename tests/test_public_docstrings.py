@@ -18,6 +18,7 @@ import ldmref
 
 PACKAGE = Path(ldmref.__file__).parent
 NAMES = public_names()
+PACKAGES = sorted({public.package for public in NAMES})
 
 
 def module_of(path: Path) -> str:
@@ -33,16 +34,22 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("public", NAMES, ids=str)
-def test_the_docstring_is_complete(public):
-    assert not find_gaps(public), f"{public}: {'; '.join(find_gaps(public))}"
+def names_of(package: str) -> list[PublicName]:
+    return [public for public in NAMES if public.package == package]
 
 
-@pytest.mark.parametrize("public", NAMES, ids=str)
-def test_there_is_an_example(public):
-    assert public.kind in ("constant", "module") or has_example(public.value), (
-        f"{public} has no example"
-    )
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_are_complete(package):
+    gaps = {public: find_gaps(public) for public in names_of(package)}
+    wrong = [f"{public}: {'; '.join(found)}" for public, found in gaps.items() if found]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_there_are_examples(package):
+    computed = [public for public in names_of(package) if public.kind not in ("constant", "module")]
+    wrong = [f"{public} has no example" for public in computed if not has_example(public.value)]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("name", MODULES)

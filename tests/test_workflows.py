@@ -58,6 +58,8 @@ def test_the_two_commands_run_on_three_systems():
     runs = [step.get("run") for step in jobs["commands"]["steps"]]
     assert "make demo" in runs and "make test" in runs
     assert jobs["windows"]["runs-on"] == "windows-latest"
+    assert jobs["rest"]["strategy"] == jobs["commands"]["strategy"]
+    assert "make rest" in [step.get("run") for step in jobs["rest"]["steps"]]
     assert "make lint" in [step.get("run") for step in jobs["lint"]["steps"]]
     assert "make docs" in [step.get("run") for step in jobs["docs"]["steps"]]
 
@@ -68,8 +70,8 @@ def test_windows_runs_the_commands_of_the_makefile():
              if "name" in s}  # fmt: skip
     (demo,) = re.findall(r"bin/(ldmref txt2img .*)", makefile)
     assert demo in steps["demo"]
-    (torch,) = re.findall(r"torch==[\d.]+", makefile)
-    assert torch in steps["test"] and '".[dev]"' in steps["test"] and '".[dev]"' in makefile
+    (torch,) = {*re.findall(r"torch==[\d.]+", makefile)}
+    assert torch in steps["test"] and '".[full]"' in steps["test"] and '".[full]"' in makefile
     assert "-m pytest -q -n auto" in steps["test"] and "-m pytest -q -n auto" in makefile
 
 
@@ -115,3 +117,16 @@ def test_the_hooks_of_pre_commit_are_those_of_make_lint():
 def test_an_issue_template_has_a_name_and_a_description(path):
     _, head, body = path.read_text("utf-8").split("---\n", 2)
     assert {"name", "about"} <= {*yaml.safe_load(head)} and body.strip()
+
+
+def test_both_parts_of_the_full_suite_run_and_leave_their_durations():
+    """`make test` and `make rest`, in the workflow as in `.ci/run`."""
+    jobs = load(FOLDER / "tests.yml")["jobs"]
+    for name in ("commands", "rest"):
+        (upload,) = [s["with"] for s in jobs[name]["steps"] if "upload" in s.get("uses", "")]
+        assert "build/durations" in upload["path"].split()
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "clean make test\n" in script and "clean make rest" in script
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for marks in ('"not slow and not full"', '"full and not slow"'):
+        assert f"-m {marks} --durations-file build/durations/" in makefile

@@ -1,0 +1,71 @@
+"""What `make test` leaves to `make full`, what it samples, and what may take long in it.
+
+A key is a folder, a file, a function or one test, as pytest names them. A reason completes "this
+test ...". Tests whose key is gone are noticed by `test_tiers.py`.
+"""
+
+from __future__ import annotations
+
+# Parameters that name a library which is installed for `make full` alone -> its name.
+LIBRARIES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+BROWSER = "needs a browser"
+ONNX = "needs onnx and ONNX Runtime"
+PAGES = "runs the pages of the documentation"
+PACKAGES = "builds packages or installs them"
+PROCESSES = "starts processes, and takes seconds"
+CLIENT = "needs another project's client"
+PLOTS = "needs matplotlib"
+SITE = "needs Sphinx"
+
+FULL: dict[str, str] = {
+    # -- other programs
+    "tests/page": BROWSER,
+    "tests/server/test_hostile_browser.py": BROWSER,
+    "tests/site": SITE,
+    "tests/docs/test_pages_run.py": PAGES,
+    "tests/docs/test_own_parts_pages.py": PACKAGES,
+    "tests/docs/test_add_a_formula.py": PAGES,
+    "tests/docs/test_examples_run.py": PAGES,
+    "tests/plugins": PACKAGES,
+    "tests/test_package_built.py": PACKAGES,
+    "tests/test_packaging.py": PACKAGES,
+    "tests/test_other_processors.py": PROCESSES,
+    "tests/batch/test_batch_ray.py": "needs Ray",
+    "tests/export": ONNX,
+    "tests/backends/test_compiled_backends.py": ONNX,
+    "tests/backends/test_graph_networks.py": ONNX,
+    "tests/backends/test_graph_operations.py": ONNX,
+    "tests/mcp/test_mcp_client.py": CLIENT,
+    "tests/server/test_mcp_http.py": CLIENT,
+    "tests/plots": PLOTS,
+    # -- processes
+    "tests/batch/test_batch_kills.py": PROCESSES,
+    "tests/batch/test_batch_process.py": PROCESSES,
+    "tests/cli/test_streams.py": PROCESSES,
+    "tests/cli/test_process.py": PROCESSES,
+    "tests/faults/test_fault_long.py": PROCESSES,
+    "tests/faults/test_fault_processes.py": PROCESSES,
+    "tests/server/test_load_process.py": PROCESSES,
+    "tests/server/test_serve_command.py": PROCESSES,
+    "tests/training/test_distributed.py": PROCESSES,
+    "tests/training/test_kills.py": PROCESSES,
+}
+
+# Sweeps over combinations of the same rules -> how many of them `make test` runs.
+SAMPLED: dict[str, int] = {
+    "tests/samplers/test_a1111.py::test_levels_are_those_of_a1111": 60,
+    "tests/cli/test_replay_a1111.py::test_every_pair_has_the_levels_of_a1111": 60,
+    "tests/samplers/test_arguments.py::test_samplers_stay_in_the_library_and_dtype": 90,
+    "tests/samplers/test_other_programs.py::test_timesteps_and_sigmas_of_diffusers": 60,
+    "tests/backends/test_bounds.py::test_bounds_hold_on_ten_thousand_random_inputs": 60,
+    "tests/parity/test_folder_schedulers.py::test_txt2img": 12,
+}
+
+# Sweeps over libraries and types -> how the ids of those begin that `make test` runs.
+KEPT: dict[str, tuple[str, ...]] = {
+    "tests/check/test_identities.py::test_identity_holds": ("numpy-float32-", "torch-float64-"),
+}
+
+# Tests of `make test` that may take more than three seconds of processor time -> why.
+LONG: dict[str, str] = {}

@@ -1,0 +1,170 @@
+"""What `make test` leaves out is listed, exists, and runs in `make rest`; what takes long fails."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import full_tests
+import pytest
+import tiers
+from full_tests import FULL, KEPT, LONG, SAMPLED
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = ("conftest.py", "durations.py", "not_tested.py", "tiers.py")
+
+
+def functions_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}::{f.name}" for f in node.body if isinstance(f, ast.FunctionDef)}
+    return found
+
+
+def test_the_tables_name_what_exists():
+    wrong = []
+    for name in chain(FULL, SAMPLED, KEPT, LONG):
+        file, _, function = name.partition("[")[0].partition("::")
+        exists = (ROOT / file).exists()
+        if not exists or (function and function not in functions_of(ROOT / file)):
+            wrong.append(name)
+    assert not wrong, f"tests/full_tests.py names {wrong}"
+
+
+def test_every_row_has_a_reason():
+    assert all(chain(FULL.values(), LONG.values())) and all(SAMPLED.values())
+
+
+def test_a_sample_has_its_size_and_keeps_what_it_had(monkeypatch):
+    names = [f"tests/test_a.py::test_b[{i}]" for i in range(50)]
+    chosen = tiers.sample(names, 10)
+    assert len(chosen) == 10 and chosen <= {*names}
+    assert chosen == tiers.sample(reversed(names), 10)
+    larger = tiers.sample([*names, "tests/test_a.py::test_b[new]"], 10)
+    assert len(chosen & larger) >= 9
+    monkeypatch.setitem(SAMPLED, "tests/test_a.py::test_b", 10)
+    assert tiers.leave_out([*names, "tests/test_a.py::test_c"]) == {*names} - chosen
+
+
+SUITE = """
+import time
+
+import pytest
+
+
+@pytest.mark.parametrize("i", range(20))
+def test_sampled(i):
+    pass
+
+
+@pytest.mark.parametrize("name", ["numpy", "onnx"])
+def test_library(name):
+    pass
+
+
+def test_listed():
+    pass
+
+
+@pytest.mark.slow
+def test_slow():
+    pass
+
+
+def work(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+@pytest.fixture(scope="module")
+def first_use():
+    return []
+
+
+def test_long():
+    work(0.3)
+
+
+def test_long_with_a_reason():
+    work(0.3)
+
+
+def test_long_once(first_use):
+    if not first_use:
+        work(0.3)
+    first_use.append(1)
+
+
+def test_waits():
+    time.sleep(0.3)
+"""
+TABLES = """
+FULL = {"test_some.py::test_listed": "needs Ray", "test_other.py": "needs a browser"}
+LIBRARIES = {"onnx": "ONNX Runtime"}
+SAMPLED = {"test_some.py::test_sampled": 4}
+KEPT = {}
+LONG = {"test_some.py::test_long_with_a_reason": "measures"}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """A project with the tables above and a limit of a tenth of a second."""
+    markers = "markers =\n    slow: long\n    gpu: CUDA\n    full: all\n"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\n{markers}")
+    for name in PLUGINS:
+        text = Path(__file__).with_name(name).read_text("utf-8")
+        (tmp_path / name).write_text(text.replace("LIMIT = 3.0", "LIMIT = 0.1"))
+    (tmp_path / "full_tests.py").write_text(TABLES)
+    (tmp_path / "test_some.py").write_text(SUITE)
+    (tmp_path / "test_other.py").write_text("def test_other():\n    pass\n")
+
+    def run(*arguments):
+        """Return the run, and the tests that passed."""
+        command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:xdist", *arguments]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        lines = [line.split() for line in ran.stdout.splitlines()]
+        return ran, {line[1] for line in lines if line[:1] == ["PASSED"]}
+
+    return run
+
+
+def test_the_two_parts_are_the_whole(suite):
+    _, part = suite("-m", "not slow and not full")
+    _, rest = suite("-m", "full and not slow")
+    _, whole = suite("-m", "not slow")
+    assert part | rest == whole and not part & rest and len(whole) == 28
+    kept = {name for name in rest if "sampled" not in name}
+    assert kept == {
+        "test_some.py::test_library[onnx]",
+        "test_some.py::test_listed",
+        "test_other.py::test_other",
+    }
+    assert len(rest - kept) == 16
+
+
+def test_a_test_that_takes_long_fails_unless_it_is_listed(suite, tmp_path):
+    """Processor time counts, of the faster of two runs: first uses and waiting do not."""
+    arguments = ("-m", "not slow and not full", "--durations-file", "build/durations.json")
+    ran, passed = suite(*arguments, "--strict-tier", "-p", "no:randomly")
+    assert ran.returncode == 1 and "took 0.3 s of processor time, twice" in ran.stdout
+    names = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith("FAILED")]
+    assert names == ["test_some.py::test_long"]
+    assert "test_some.py::test_long_once" in passed and "test_some.py::test_waits" in passed
+    recorded = (tmp_path / "build" / "durations.json").read_text("utf-8")
+    assert recorded.count('"processor"') == 9 and "test_waits" in recorded
+    ran, passed = suite(*arguments)
+    assert ran.returncode == 0 and "test_some.py::test_long" in passed
+
+
+def test_the_page_of_contributors_names_the_commands():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for command in ("make test", "make rest", "make full", "make slow"):
+        assert f"`{command}`" in text
+    assert "tests/full_tests.py" in text and full_tests.__doc__

@@ -1,0 +1,117 @@
+"""Which tests `make test` runs: all, but for what `full_tests.py` lists.
+
+- `make test` proves the mission within ten minutes, in an environment of 1.2 GB: the formulas, the
+  networks and samplers against NumPy and torch, the modes, checkpoints against diffusers, faults in
+  this process and the server of the page.
+- `make rest` runs what `make test` leaves out, with every library: browsers, packages, Ray, JAX,
+  OpenVINO, processes, the pages of the documentation, and sweeps as a whole.
+- `make full` runs both in one go. A plain `pytest`, too, leaves out nothing but the mark "slow".
+
+A test belongs to the rest if its file, folder or function is listed in `FULL`, if a parameter of it
+names a library that is not installed for `make test`, if it is marked `@pytest.mark.full`, or if it
+is one of a sweep, of which `make test` runs a sample. The sample depends on nothing but the names
+of the tests: a file that has more tests tomorrow keeps most of those of today.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import pytest
+from full_tests import FULL, KEPT, LIBRARIES, LONG, SAMPLED
+from not_tested import not_collected
+
+SEED = 40  # of the samples
+
+
+def prefixes(name: str) -> Iterator[str]:
+    """Yield what may stand for a test in a table: itself, its function, file and folders.
+
+    >>> list(prefixes("tests/io/test_a.py::test_b[1]"))
+    ['tests/io/test_a.py::test_b[1]', 'tests/io/test_a.py::test_b', 'tests/io/test_a.py', \
+'tests/io', 'tests']
+    """
+    yield name
+    if "[" in name:
+        name = name.partition("[")[0]
+        yield name
+    while "::" in name:
+        name = name.rpartition("::")[0]
+        yield name
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def reason_in(table: dict[str, str], name: str) -> str:
+    """Return what a table says about a test, file or folder, or ""."""
+    return next((table[prefix] for prefix in prefixes(name) if prefix in table), "")
+
+
+def reason_to_take_long(name: str) -> str:
+    """Return why a test of `make test` may take more than three seconds, or ""."""
+    return reason_in(LONG, name)
+
+
+def sample(names: Iterable[str], number: int) -> set[str]:
+    """Return `number` of the names, the same in every run: those with the smallest hashes."""
+    return set(sorted(names, key=lambda name: hashlib.sha256(f"{SEED} {name}".encode()).digest())[
+        :number
+    ])  # fmt: skip
+
+
+def is_kept(name: str) -> bool:
+    """Return whether `make test` runs this member of a sweep of which `KEPT` states the ids."""
+    function, _, identifier = name.partition("[")
+    return identifier.startswith(KEPT.get(function, ""))
+
+
+def leave_out(names: Iterable[str]) -> set[str]:
+    """Return the tests of sweeps that are not in the sample of their sweep."""
+    sweeps: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        function = name.partition("[")[0]
+        if function in SAMPLED and is_kept(name):
+            sweeps[function].add(name)
+    return {
+        name
+        for function, tests in sweeps.items()
+        for name in tests - sample(tests, SAMPLED[function])
+    }
+
+
+def library_of(item: pytest.Item) -> str:
+    """Return the parameter of a test that names a library of `make full` alone, or ""."""
+    parameters = getattr(item, "callspec", None)
+    values = parameters.params.values() if parameters else ()
+    return next((value for value in values if isinstance(value, str) and value in LIBRARIES), "")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(items):
+    """Mark the tests that `make test` leaves out, with the reason."""
+    rest_of_sweeps = leave_out(item.nodeid for item in items)
+    for item in items:
+        reason = reason_in(FULL, item.nodeid)
+        if not reason and (library := library_of(item)):
+            reason = f"needs {LIBRARIES[library]}"
+        if not reason and (item.nodeid in rest_of_sweeps or not is_kept(item.nodeid)):
+            reason = "sweeps, of which a sample ran"
+        if reason and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.full(reason=reason))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not import the files of which `make test` runs nothing."""
+    if "not full" not in config.option.markexpr:
+        return None
+    try:
+        name = collection_path.relative_to(config.rootpath).as_posix()
+    except ValueError:
+        return None
+    if name in FULL:
+        not_collected[f"make full: {FULL[name]}"] += 1
+        return True
+    return None
