@@ -16,6 +16,7 @@ PACKAGES = "builds packages or installs them"
 PROCESSES = "starts processes, and takes seconds"
 CLIENT = "needs another project's client"
 PLOTS = "needs matplotlib"
+SECONDS = "takes seconds"
 SITE = "needs Sphinx"
 
 FULL: dict[str, str] = {
@@ -39,6 +40,20 @@ FULL: dict[str, str] = {
     "tests/mcp/test_mcp_client.py": CLIENT,
     "tests/server/test_mcp_http.py": CLIENT,
     "tests/plots": PLOTS,
+    "tests/server/test_a1111_routes.py": CLIENT,
+    "tests/server/test_openai_routes.py": CLIENT,
+    # -- seconds each
+    "tests/check/test_seeds.py::test_the_command_of_the_readme_holds_in_full": SECONDS,
+    "tests/check/test_pytest_plugin.py": PROCESSES,
+    "tests/modes/test_modes.py::test_backends_draw_the_same_image": SECONDS,
+    "tests/modes/test_invert_interpolate.py::test_an_image_comes_back_from_its_noise": SECONDS,
+    "tests/modes/test_compositions.py::test_no_name_is_warned_about": SECONDS,
+    "tests/modes/test_shared_by_threads.py::test_each_thread_has_another_backend": SECONDS,
+    "tests/samplers/test_plugins.py::test_a_damaged_list_of_entry_points_hurts_nobody_else": (
+        PROCESSES
+    ),
+    "tests/training/test_first_stages.py": SECONDS,
+    "tests/training/test_resume.py": SECONDS,
     # -- processes
     "tests/batch/test_batch_kills.py": PROCESSES,
     "tests/batch/test_batch_process.py": PROCESSES,
@@ -60,12 +75,16 @@ SAMPLED: dict[str, int] = {
     "tests/samplers/test_other_programs.py::test_timesteps_and_sigmas_of_diffusers": 60,
     "tests/backends/test_bounds.py::test_bounds_hold_on_ten_thousand_random_inputs": 60,
     "tests/parity/test_folder_schedulers.py::test_txt2img": 12,
+    "tests/samplers/test_few_steps.py::test_no_sampler_is_far_worse_than_euler": 6,
 }
 
-# Sweeps over libraries and types -> how the ids of those begin that `make test` runs.
-KEPT: dict[str, tuple[str, ...]] = {
-    "tests/check/test_identities.py::test_identity_holds": ("numpy-float32-", "torch-float64-"),
-}
+# Parameters of a test, by fixture, with which only `make full` runs it. NumPy, the definition, is
+# tested in both types, and torch in float32, the type in which networks run.
+COMBINATIONS: tuple[tuple[dict[str, str], str], ...] = (
+    ({"library": "array_api_strict"}, "sweeps, of which a sample ran"),
+    ({"library": "torch", "dtype": "float64"}, "sweeps, of which a sample ran"),
+    ({"ops": "torch", "dtype": "float64"}, "sweeps, of which a sample ran"),
+)
 
 # Tests of `make test` that may take more than three seconds of processor time -> why.
 LONG: dict[str, str] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import full_tests
 import pytest
 import tiers
-from full_tests import FULL, KEPT, LONG, SAMPLED
+from full_tests import FULL, LONG, SAMPLED
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ("conftest.py", "durations.py", "not_tested.py", "tiers.py")
@@ -28,7 +28,7 @@ def functions_of(path: Path) -> set[str]:
 
 def test_the_tables_name_what_exists():
     wrong = []
-    for name in chain(FULL, SAMPLED, KEPT, LONG):
+    for name in chain(FULL, SAMPLED, LONG):
         file, _, function = name.partition("[")[0].partition("::")
         exists = (ROOT / file).exists()
         if not exists or (function and function not in functions_of(ROOT / file)):
@@ -64,6 +64,11 @@ def test_sampled(i):
 
 @pytest.mark.parametrize("name", ["numpy", "onnx"])
 def test_library(name):
+    pass
+
+
+@pytest.mark.parametrize("library", ["numpy", "strict"])
+def test_combination(library):
     pass
 
 
@@ -108,7 +113,7 @@ TABLES = """
 FULL = {"test_some.py::test_listed": "needs Ray", "test_other.py": "needs a browser"}
 LIBRARIES = {"onnx": "ONNX Runtime"}
 SAMPLED = {"test_some.py::test_sampled": 4}
-KEPT = {}
+COMBINATIONS = [({"library": "strict"}, "sweeps")]
 LONG = {"test_some.py::test_long_with_a_reason": "measures"}
 """
 
@@ -139,9 +144,10 @@ def test_the_two_parts_are_the_whole(suite):
     _, part = suite("-m", "not slow and not full")
     _, rest = suite("-m", "full and not slow")
     _, whole = suite("-m", "not slow")
-    assert part | rest == whole and not part & rest and len(whole) == 28
+    assert part | rest == whole and not part & rest and len(whole) == 30
     kept = {name for name in rest if "sampled" not in name}
     assert kept == {
+        "test_some.py::test_combination[strict]",
         "test_some.py::test_library[onnx]",
         "test_some.py::test_listed",
         "test_other.py::test_other",
@@ -158,7 +164,7 @@ def test_a_test_that_takes_long_fails_unless_it_is_listed(suite, tmp_path):
     assert names == ["test_some.py::test_long"]
     assert "test_some.py::test_long_once" in passed and "test_some.py::test_waits" in passed
     recorded = (tmp_path / "build" / "durations.json").read_text("utf-8")
-    assert recorded.count('"processor"') == 9 and "test_waits" in recorded
+    assert recorded.count('"processor"') == 10 and "test_waits" in recorded
     ran, passed = suite(*arguments)
     assert ran.returncode == 0 and "test_some.py::test_long" in passed
 

@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import pytest
-from full_tests import FULL, KEPT, LIBRARIES, LONG, SAMPLED
+from full_tests import COMBINATIONS, FULL, LIBRARIES, LONG, SAMPLED
 from not_tested import not_collected
 
 SEED = 40  # of the samples
@@ -62,18 +62,12 @@ def sample(names: Iterable[str], number: int) -> set[str]:
     ])  # fmt: skip
 
 
-def is_kept(name: str) -> bool:
-    """Return whether `make test` runs this member of a sweep of which `KEPT` states the ids."""
-    function, _, identifier = name.partition("[")
-    return identifier.startswith(KEPT.get(function, ""))
-
-
 def leave_out(names: Iterable[str]) -> set[str]:
     """Return the tests of sweeps that are not in the sample of their sweep."""
     sweeps: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
         function = name.partition("[")[0]
-        if function in SAMPLED and is_kept(name):
+        if function in SAMPLED:
             sweeps[function].add(name)
     return {
         name
@@ -82,11 +76,15 @@ def leave_out(names: Iterable[str]) -> set[str]:
     }
 
 
-def library_of(item: pytest.Item) -> str:
-    """Return the parameter of a test that names a library of `make full` alone, or ""."""
-    parameters = getattr(item, "callspec", None)
-    values = parameters.params.values() if parameters else ()
-    return next((value for value in values if isinstance(value, str) and value in LIBRARIES), "")
+def reason_in_parameters(parameters: dict[str, object]) -> str:
+    """Return why a test with these parameters is left to `make full`, or ""."""
+    for value in parameters.values():
+        if isinstance(value, str) and value in LIBRARIES:
+            return f"needs {LIBRARIES[value]}"
+    for combination, reason in COMBINATIONS:
+        if all(parameters.get(name) == value for name, value in combination.items()):
+            return reason
+    return ""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
@@ -94,10 +92,9 @@ def pytest_collection_modifyitems(items):
     """Mark the tests that `make test` leaves out, with the reason."""
     rest_of_sweeps = leave_out(item.nodeid for item in items)
     for item in items:
-        reason = reason_in(FULL, item.nodeid)
-        if not reason and (library := library_of(item)):
-            reason = f"needs {LIBRARIES[library]}"
-        if not reason and (item.nodeid in rest_of_sweeps or not is_kept(item.nodeid)):
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        reason = reason_in(FULL, item.nodeid) or reason_in_parameters(parameters)
+        if not reason and item.nodeid in rest_of_sweeps:
             reason = "sweeps, of which a sample ran"
         if reason and not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.full(reason=reason))
