@@ -6,6 +6,7 @@ TEST   := .venv-test
 FULL   := .venv-full
 # In continuous integration, a test of `make test` that takes long or lacks a library fails.
 STRICT := $(if $(CI),--strict-tier)
+EXAMPLES := $(if $(CI),HYPOTHESIS_PROFILE=test)
 
 .PHONY: demo test full rest slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
 
@@ -14,8 +15,9 @@ demo: $(DEMO)/.ready
 
 # One process per core, with one thread each: threads that wait for each other cost more. `worksteal`
 # keeps most modules in one process, which makes their fixtures only once.
+# In continuous integration, hypothesis tries 25 examples here and 100 in `make full`.
 test: $(TEST)/.ready
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto --dist worksteal \
+	OMP_NUM_THREADS=1 $(EXAMPLES) $(TEST)/bin/python -m pytest -q -n auto --dist worksteal \
 		-m "not slow and not full" --durations-file build/durations/test.json $(STRICT)
 
 full: $(FULL)/.ready

@@ -15,6 +15,7 @@ from array_api_compat import array_namespace
 from hypothesis import settings
 
 settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("test", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
