@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from device_arrays import on_device, refuse_host_arrays
 from scipy.special import erf
 
 import ldmref.backends.cupy
@@ -43,40 +44,13 @@ def rounding_bound():
     return bound
 
 
-class DeviceArray(np.ndarray):
-    """A NumPy array that, like CuPy's, refuses to meet a host array or to become one unasked."""
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
-        _refuse_host_arrays((*inputs, *out))
-        arrays = [x.view(np.ndarray) if isinstance(x, DeviceArray) else x for x in inputs]
-        if out:
-            kwargs["out"] = tuple(x.view(np.ndarray) for x in out)
-        return _on_device(getattr(ufunc, method)(*arrays, **kwargs))
-
-    def __setitem__(self, key, value):
-        _refuse_host_arrays((value,))
-        super().__setitem__(key, value)
-
-
-def _refuse_host_arrays(values):
-    for x in values:
-        if isinstance(x, np.ndarray) and not isinstance(x, DeviceArray):
-            raise TypeError(f"Unsupported type {type(x)}")  # the words of CuPy
-
-
-def _on_device(y):
-    if isinstance(y, np.ndarray | np.generic):
-        return np.asarray(y).view(DeviceArray)
-    return y
-
-
 def _shim() -> types.ModuleType:
     """Return a module with the functions of CuPy that the backend uses, on NumPy."""
 
     def wrap(function):
         def wrapped(*args, **kwargs):
-            _refuse_host_arrays(args)
-            return _on_device(function(*args, **kwargs))
+            refuse_host_arrays(args)
+            return on_device(function(*args, **kwargs))
 
         return wrapped
 
@@ -88,7 +62,7 @@ def _shim() -> types.ModuleType:
     cupy.inf = np.inf
     cupy.promote_types = np.promote_types
     cupy.__version__ = "stand-in"
-    cupy.asarray = lambda x: _on_device(np.asarray(x))
+    cupy.asarray = lambda x: on_device(np.asarray(x))
     cupy.asnumpy = lambda x: np.array(x.view(np.ndarray))  # a copy to the host
     tricks = types.SimpleNamespace(
         sliding_window_view=wrap(np.lib.stride_tricks.sliding_window_view)
@@ -136,7 +110,7 @@ class ElementwiseKernel:
         self.operation = compile(_python(operation.removeprefix("y = ")), name, "eval")
 
     def __call__(self, *args):
-        _refuse_host_arrays(args)
+        refuse_host_arrays(args)
         kinds = {x.dtype for x, kind in zip(args, self.types, strict=True) if kind == "T"}
         assert len(kinds) == 1, "CuPy infers one type T"
         for x, kind in zip(args, self.types, strict=True):
@@ -146,7 +120,7 @@ class ElementwiseKernel:
         ]
         with np.errstate(over="ignore"):  # expf gives inf and says nothing
             y = eval(self.operation, self.known, dict(zip(self.names, values, strict=True)))
-        return _on_device(y.astype(kinds.pop()))
+        return on_device(y.astype(kinds.pop()))
 
 
 def sum_by_pairs(x, axis, keepdims):
@@ -169,7 +143,7 @@ class ReductionKernel(ElementwiseKernel):
     def __call__(self, *args, axis, keepdims):
         wide = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in args]
         terms = super().__call__(*wide)
-        return _on_device(sum_by_pairs(terms.view(np.ndarray), axis, keepdims))
+        return on_device(sum_by_pairs(terms.view(np.ndarray), axis, keepdims))
 
 
 def _python(expression):
@@ -185,7 +159,7 @@ def fake_cupy(request, monkeypatch):
     cupy = _shim()
 
     def device_erf(x):
-        return _on_device(erf(x.view(np.ndarray)))
+        return on_device(erf(x.view(np.ndarray)))
 
     monkeypatch.setattr(ldmref.backends.cupy, "_libraries", lambda: (cupy, xp, device_erf))
     return cupy

@@ -35,15 +35,29 @@ class FastCupyBackend(CupyBackend):
 
     def set_up(self) -> None:
         super().set_up()
+        self.declare_kernels()
+
+    def declare_kernels(self) -> None:
+        """Declare the CUDA kernels; CuPy compiles each at its first launch.
+
+        Their names have a prefix: a kernel called `exp` does not compile beside CUDA's function.
+        """
 
         def elementwise(inputs: str, result: str, name: str) -> Any:
             return self.lib.ElementwiseKernel(
-                inputs, "T y", f"y = (T)({result})", name, preamble=ACTIVATIONS
+                inputs, "T y", f"y = (T)({result})", f"ldmref_{name}", preamble=ACTIVATIONS
             )
 
         def reduction(inputs: str, term: str, name: str) -> Any:
             return self.lib.ReductionKernel(
-                inputs, "float32 y", term, "a + b", "y = a", "0", name, reduce_type="float"
+                inputs,
+                "float32 y",
+                term,
+                "a + b",
+                "y = a",
+                "0",
+                f"ldmref_{name}",
+                reduce_type="float",
             )
 
         norm = "T x, float32 mean, float32 variance, T weight, T bias, float32 eps"
