@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,9 @@ from ldmref.io.images.pil import open_image
 from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 
+MOST_VALUES = 16  # of a field; --json prints all
+
+COMFYUI_NODES = ("Sampler", "TextEncode", "Loader", "Latent", "Scheduler", "Noise", "Guid")
 OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
     "prompt": "ComfyUI",
     "workflow": "ComfyUI",
@@ -56,10 +60,33 @@ def print_image_info(path: str, as_json: bool) -> None:
         lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
     lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
     lines += [f"also contains {key!r}, written by {program}" for key, program in others.items()]
+    lines += describe_comfyui(image.info.get("prompt"))
     if not recorded and not others:
         lines.append("no record of how it was made")
     for line in lines:
         click.echo(one_line(line))
+
+
+def describe_comfyui(prompt: object) -> list[str]:
+    """Return a line for each sampler and text in the graph that ComfyUI writes into an image.
+
+    The graph is `{"3": {"class_type": "KSampler", "inputs": {"seed": 1, "model": ["4", 0]}}}`: an
+    input is a value, or a list that names another node's output, which is left out.
+    """
+    try:
+        nodes = json.loads(prompt) if isinstance(prompt, str) else {}
+    except ValueError:
+        return []
+    lines = []
+    for node in nodes.values() if isinstance(nodes, dict) else ():
+        kind = node.get("class_type") if isinstance(node, dict) else None
+        inputs = node.get("inputs") if isinstance(node, dict) else None
+        if not isinstance(kind, str) or not isinstance(inputs, dict):
+            continue
+        values = {k: v for k, v in inputs.items() if isinstance(v, str | int | float)}
+        if values and any(word in kind for word in COMFYUI_NODES):
+            lines.append(f"{kind}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
+    return lines
 
 
 def print_model_info(
@@ -103,8 +130,9 @@ def print_model_info(
     for (_, file), digest in zip(files, digests, strict=True):
         click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
     for part, values in config.items():
-        fields = values if isinstance(values, dict) else {"": values}
-        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in fields.items())))
+        text = describe_value(values)
+        if text:
+            click.echo(one_line(f"{part}: {text}"))
     if listed:
         print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:
@@ -114,6 +142,32 @@ def print_model_info(
     kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
     total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
     click.echo(total if listed else f"{total}; --tensors lists them")
+
+
+def describe_value(value: Any) -> str:
+    """Return a value of a configuration as words; "" for an empty one, which is left out.
+
+    >>> describe_value({"sizes": (64, 128), "bias": True, "kind": "", "part": {"a": 1}})
+    'sizes 64 128, bias yes, part (a 1)'
+    """
+    if isinstance(value, dict):
+        parts = {key: describe_value(entry) for key, entry in value.items()}
+        nested = {key for key, entry in value.items() if isinstance(entry, dict)}
+        return ", ".join(
+            f"{key} ({text})" if key in nested else f"{key} {text}"
+            for key, text in parts.items()
+            if text
+        )
+    if isinstance(value, list | tuple):
+        if len(value) > MOST_VALUES:
+            return f"({len(value)} values)"
+        texts = [describe_value(entry) for entry in value]
+        if any(isinstance(entry, dict | list | tuple) for entry in value):
+            return " ".join(f"({text})" for text in texts)
+        return " ".join(texts)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:

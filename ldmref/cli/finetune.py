@@ -12,7 +12,9 @@ from ldmref.cli.train import (
     DATA_HELP,
     absolute_path,
     font_option,
+    no_plots_option,
     print_once,
+    progress_table,
     require_images,
     run_stoppable,
     say_once,
@@ -73,6 +75,7 @@ option = click.option
     help="Type of activations; auto: bfloat16 if the device computes in it. Default: float32.",
 )
 @option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
+@no_plots_option
 @trace_options
 @option(
     "--json", "as_json", is_flag=True, help="Print a JSON object on standard output at the end."
@@ -143,6 +146,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
             "font": absolute_path(flags["font"]),
             "size": flags["size"],
         },
+        "progress": progress_table(flags["no_plots"]),
         "lora": {
             "rank": flags["rank"],
             "alpha": None if alpha is None else float(alpha),

@@ -25,7 +25,9 @@ from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
 from ldmref.plugins import list_plugins, list_unusable
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler
+from ldmref.samplers.own_spacing import GROUP as SCHEDULE_PLUGINS
 from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
+from ldmref.samplers.spacings import SUMMARIES
 
 DESCRIPTIONS = {
     "emoji": "networks of the first version of the bundled model",
@@ -132,13 +134,17 @@ def models(as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--schedules", is_flag=True, help="List the schedules of noise levels instead.")
 @as_json
-def samplers(as_json: bool) -> None:
+def samplers(schedules: bool, as_json: bool) -> None:
     """List the samplers with their order, cost, source and other names.
 
     The order is that of convergence; the cost is the number of network evaluations per step.
     Plug-ins are listed without being imported, so only their names and packages are known.
     """
+    if schedules:
+        print_schedules(as_json)
+        return
     rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
     for plugin in make_plugin_rows(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
         rows.append(dict.fromkeys(rows[0]) | plugin)
@@ -154,6 +160,23 @@ def samplers(as_json: bool) -> None:
         if row["aliases"]:
             source += f"; also {', '.join(row['aliases'])}"
         return row["name"], f"order {row['order']}", evaluations, noise, source
+
+    print_rows(rows, as_json, cells)
+
+
+def print_schedules(as_json: bool) -> None:
+    """Print the names of schedules, each with a line about it."""
+    rows: list[TableRow] = [
+        {"name": name, "summary": text, "package": "", "reason": ""}
+        for name, text in SUMMARIES.items()
+    ]
+    for plugin in make_plugin_rows(SCHEDULE_PLUGINS, SUMMARIES):
+        rows.append(plugin | {"summary": ""})
+
+    def cells(row: TableRow) -> tuple[str, ...]:
+        if row["reason"]:
+            return row["name"], f"no: {row['reason']}"
+        return row["name"], row["summary"] or describe_plugin(row)
 
     print_rows(rows, as_json, cells)
 

@@ -5,48 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from itertools import takewhile
 
 import click
 
 import ldmref
-from ldmref.cli import (
-    batch,
-    bench,
-    cases,
-    check,
-    completion,
-    configuration,
-    convert,
-    diff,
-    differences,
-    doctor,
-    evaluate,
-    export,
-    finetune,
-    grid,
-    guidance,
-    images,
-    info,
-    mcp,
-    record,
-    replay,
-    serve,
-    trace,
-    train,
-    words,
-)
-from ldmref.cli.failures import fail, list_flags, to_usage_error
-from ldmref.cli.flags import simplify_options
+from ldmref.cli.command_table import SUMMARIES, Lazy
+from ldmref.cli.completion import VARIABLE, complete
 from ldmref.cli.messages import quote_command
 from ldmref.cli.standard_streams import finish_streams, prepare_streams
 from ldmref.errors import UsageError, closest
-from ldmref.modes.aliases import flag_aliases
-from ldmref.modes.registry import MODES
 
-PARAMETERS = {name: p for mode in MODES.values() for name, p in mode.parameters.items()}
-ALIASES = {"b": "c"} | flag_aliases(PARAMETERS)
 OWN_FLAGS = {"-h", "--help", "--version"}
+OWN_NAMES = {flag.lstrip("-") for flag in OWN_FLAGS}
 DEFAULT_COMMAND = "txt2img"
 SECTIONS = {
     "Generate": (
@@ -82,7 +54,17 @@ SECTIONS = {
 def normalise_flag(name: str) -> str:
     """Return our name for a flag of another program, with hyphens instead of underscores."""
     name = name.replace("_", "-")
-    return ALIASES.get(name, name)
+    return name if name in OWN_NAMES else aliases().get(name, name)
+
+
+@cache
+def aliases() -> dict[str, str]:
+    """Return the names of other programs' flags, each with ours."""
+    from ldmref.modes.aliases import flag_aliases
+    from ldmref.modes.registry import MODES
+
+    parameters = {name: p for mode in MODES.values() for name, p in mode.parameters.items()}
+    return {"b": "c"} | flag_aliases(parameters)
 
 
 class Commands(click.Group):
@@ -130,6 +112,8 @@ class Commands(click.Group):
 
     def _has_own_flag(self, args: list[str], other: click.Command) -> bool:
         """Return whether one of the flags belongs to txt2img but not to another command."""
+        from ldmref.cli.failures import list_flags
+
         names = {
             normalise_flag(arg.lstrip("-").partition("=")[0]) for arg in args if arg[:1] == "-"
         }
@@ -145,7 +129,7 @@ class Commands(click.Group):
         named = {name for names in sections.values() for name in names}
         sections["More"] = tuple(name for name in self.commands if name not in named)
         for title, names in sections.items():
-            rows = [(n, self.commands[n].get_short_help_str(200)) for n in names]
+            rows = [(name, SUMMARIES[name][1]) for name in names]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
@@ -171,36 +155,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-MODULES = (
-    images,
-    batch,
-    grid,
-    replay,
-    train,
-    finetune,
-    convert,
-    export,
-    info,
-    guidance,
-    configuration,
-    completion,
-    check,
-    cases,
-    diff,
-    differences,
-    bench,
-    doctor,
-    evaluate,
-    words,
-    serve,
-    mcp,
-    record,
-    trace,
-)
-for module in MODULES:
-    for command in module.COMMANDS:
-        simplify_options(command)
-        cli.add_command(command)
+cli.commands = Lazy()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -215,18 +170,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:
         raise
     except BaseException as error:  # plug-ins and libraries raise any class
+        from ldmref.cli.failures import fail, to_usage_error
+
         command = find_command(argv)
         if isinstance(error, click.ClickException):
-            error = to_usage_error(error, command, cli.commands, ALIASES)
+            error = to_usage_error(error, command, cli.commands, aliases())
         code = fail(error, argv, command)
     finish_streams()
     return code
 
 
 def _run(argv: list[str]) -> int:
-    instruction = os.environ.get(completion.VARIABLE)
+    instruction = os.environ.get(VARIABLE)
     if instruction:
-        return completion.complete(cli, instruction)
+        return complete(cli, instruction)
     try:
         with cli.make_context("ldmref", argv) as ctx:
             cli.invoke(ctx)

@@ -67,7 +67,7 @@ def record(
     Example: ldmref record "red heart" --seed 1 -o heart.safetensors
     """
     from ldmref.explore import branch_run, truth_line
-    from ldmref.explore.branch import parameters_of
+    from ldmref.explore.branching import parameters_of
     from ldmref.explore.record import record_plan, require_one
 
     configured = settings(flags["config"])

@@ -32,6 +32,12 @@ font_option = option(
     help="NotoColorEmoji.ttf, for the data sets emoji and scenes. Default: Debian's.",
 )
 
+no_plots_option = option(
+    "--no-plots",
+    is_flag=True,
+    help="Leave out plots and images of the progress, which take minutes for large models.",
+)
+
 
 @click.command()
 @click.argument("recipe", required=False)
@@ -76,6 +82,7 @@ font_option = option(
     help="Save every N steps; 0: not by step. Default: 0.",
 )
 @option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
+@no_plots_option
 @trace_options
 @option(
     "--json", "as_json", is_flag=True, help="Print a JSON object on standard output at the end."
@@ -169,6 +176,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
             "font": absolute_path(flags["font"]),
             "size": flags["size"],
         },
+        "progress": progress_table(flags["no_plots"]),
         "model": {"preset": flags["preset"]},
         "autoencoder": {
             "optimizer": {"batch_size": flags["autoencoder_batch"]} | rate,
@@ -184,6 +192,11 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
         },
     }
     return without_none(tables)
+
+
+def progress_table(no_plots: bool) -> dict[str, Any]:
+    """Return the recipe's table of plots and images with the value of --no-plots."""
+    return {"seconds": 0.0} if no_plots else {}
 
 
 def source(data: str | None) -> str | None:

@@ -4,7 +4,7 @@
 |----------------|----------------------------------------------------------------------------|
 | `record.py`    | `record_run`: a run with everything that led to its image; `recording.py`  |
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
-| `branch.py`    | `branch_run`: a run continued from one of its steps with other parameters  |
+| `branching.py` | `branch_run`: a run continued from one of its steps with other parameters  |
 | `attention.py` | maps of cross-attention for each word                                      |
 | `grid.py`      | `ImageGrid`: images of two parameters against each other, and their sheet  |
 | `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
@@ -14,7 +14,9 @@
 | `preview.py`   | the linear preview: latents to small RGB images without a decoder          |
 """
 
-from ldmref.explore.branch import branch_run
+from typing import NoReturn
+
+from ldmref.explore.branching import branch_run
 from ldmref.explore.converged import ConvergedImage, converged_image
 from ldmref.explore.distance import Truth
 from ldmref.explore.format import RunRecord, load_record
@@ -40,6 +42,12 @@ __all__ = [
     "record_run",
     "truth_line",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Name the function that the verb alone suggests."""
+    hint = ": branch_run continues a run from one of its steps" if name == "branch" else ""
+    raise AttributeError(f"module 'ldmref.explore' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
+from ldmref.samplers.own_spacing import name_of
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.version import __version__
 
@@ -188,7 +189,7 @@ class Recording:
             "params": params,
             "steps": len(self.steps),
             "sampler": job.sampler.name,
-            "schedule": job.schedule,
+            "schedule": name_of(job.schedule),
             "cfg_scale": job.cfg_scale,
             "seed": job.seeds[0],
             "timesteps": self.timesteps,

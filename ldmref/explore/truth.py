@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.explore.branch import open_record
+from ldmref.explore.branching import open_record
 from ldmref.explore.distance import Truth, vp_distance
 from ldmref.explore.flow import Denoise, FlowProgress, FlowWatch, converge, solve_interval
 from ldmref.explore.format import RunRecord

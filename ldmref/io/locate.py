@@ -20,6 +20,7 @@ from ldmref.models.presets import PRESETS
 NATIVE_INDEX = "config.json"
 DIFFUSERS_INDEX = "model_index.json"
 NATIVE_WEIGHTS = "model.safetensors"
+TRAINED = "model"  # the folder of the model in the folder of a training
 MODEL_ENDINGS = (".safetensors", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MAX_NAMES = 10_000  # files of a folder that are compared with a misspelt name
@@ -30,7 +31,8 @@ _recognised: dict[tuple[Any, ...], ModelConfig] = {}
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
     """Return the file or folder of a model: an embedded one by its name, otherwise a path.
 
-    The weights in a folder of ldmref stand for the folder. A name such as
+    The weights in a folder of ldmref stand for the folder, and the folder of a training for the
+    `model` in it. A name such as
     `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in the local cache
     of Hugging Face (`ldmref.io.hub`) and, with `fetch`, downloaded into it.
 
@@ -68,11 +70,14 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
         return _in_hub(os.fsdecode(name), fetch, variant)
     if path.name == NATIVE_WEIGHTS and is_native(path.parent):
         return path.parent
-    if path.is_dir() and not (is_native(path) or is_diffusers(path)):
+    if path.is_dir() and not is_model(path):
+        if is_model(path / TRAINED):
+            return path / TRAINED
         raise InputError(
             f"{shown(path)!r} is not a model folder: it has neither {NATIVE_INDEX} nor "
-            f"{DIFFUSERS_INDEX}",
+            f"{DIFFUSERS_INDEX}, and no folder {TRAINED!r} that has one",
             code="E-MODEL",
+            hint="give the folder that has one of them; ldmref train writes it when a stage ends",
         )
     return path
 
@@ -187,6 +192,11 @@ def find_named_config(name: str | Path) -> ModelConfig:
         hint = did_you_mean(str(name), PRESETS)
         raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
     return read_config(file)
+
+
+def is_model(path: Path) -> bool:
+    """Return whether a path is a folder of a model in one of the two layouts."""
+    return is_native(path) or is_diffusers(path)
 
 
 def is_diffusers(path: Path) -> bool:

@@ -23,7 +23,7 @@ from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.notation import parse_seeds, parse_sigmas, read_noise
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE, MAX_STEPS
-from ldmref.samplers import Sampler
+from ldmref.samplers import Sampler, Spacing
 
 MODEL = "the model's setting"
 IMAGE_OR_MODEL = "the size of the given image, or the model's setting"
@@ -92,7 +92,7 @@ class ScheduleParameter:
     """The spacing of the noise levels."""
 
     schedule: Annotated[
-        str | None,
+        str | Spacing | None,
         Check(accept, {"type": "string"}),
         Flag(metavar="NAME"),
         Doc(
@@ -193,7 +193,7 @@ class SigmasParameter:
         Check(validation.check_sigmas, NUMBERS),
         Flag(metavar="A,B,...", parse=parse_sigmas),
         Doc(
-            "Noise levels instead of steps and schedule: decreasing floats. The last one is 0, or "
+            "Noise levels instead of steps and schedule: decreasing numbers. The last one is 0, or "
             "larger to leave noise in the latents.",
             "the levels that steps and schedule give",
         ),

@@ -23,14 +23,14 @@ from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
-from ldmref.samplers import SPACINGS, Sampler, get_sampler, make_schedule
+from ldmref.samplers import SPACINGS, Sampler, Spacing, get_sampler, get_spacing, make_schedule
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.own_spacing import SLACK, name_of
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
-from ldmref.samplers.spacings import check_name, check_steps, spacing_name
+from ldmref.samplers.spacings import check_steps
 
 MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
 MIN_TILE = 4  # latent cells
-SLACK = 0.01  # by which other programs' largest sigma may differ from ours
 
 
 def resolve(
@@ -100,11 +100,11 @@ def resolve(
     return job
 
 
-def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | None) -> int:
+def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:
     """Return the number of steps of given sigmas; refuse another number, or a schedule."""
     n = len(sigmas) - 1
     if schedule is not None or steps not in (None, n):
-        other = f"schedule {schedule!r}" if schedule is not None else f"{steps} steps"
+        other = f"schedule {name_of(schedule)!r}" if schedule is not None else f"{steps} steps"
         raise UsageError(
             f"sigmas of {n} steps and {other} exclude each other",
             code="E-SIGMAS",
@@ -134,27 +134,28 @@ def assign_prompts(
 
 
 def choose_sampler(
-    sampler: str | Sampler | None, schedule: str | None, scheduler: SchedulerConfig
-) -> tuple[Sampler, str]:
-    """Return a sampler and the name of its spacing; "DPM++ 2M Karras" names both at once.
+    sampler: str | Sampler | None, schedule: str | Spacing | None, scheduler: SchedulerConfig
+) -> tuple[Sampler, str | Spacing]:
+    """Return a sampler and its spacing; "DPM++ 2M Karras" names both at once.
 
     Args:
         sampler: A sampler or its name; None for the model's.
-        schedule: The name of a spacing; None for the sampler's or the model's.
+        schedule: A spacing, its function or its name; None for the sampler's or the model's.
         scheduler: The model's configuration.
     """
     sampler = scheduler.sampler if sampler is None else sampler
-    if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str | None):
-        error = UsageError("sampler and schedule must be names", code="E-SAMPLER")
-        error.parameter = "schedule" if isinstance(sampler, str | Sampler) else "sampler"
+    if not isinstance(sampler, str | Sampler):
+        error = UsageError("sampler must be a name or a Sampler", code="E-SAMPLER")
+        error.parameter = "sampler"
         raise error
     named = find_schedule(sampler)
     if isinstance(sampler, str):
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
-    spacing = spacing_name(schedule or named or default_spacing(scheduler, sampler))
-    check_name("schedule", spacing, SPACINGS)
+    spacing = get_spacing(schedule or named or default_spacing(scheduler, sampler))
     if named and named != spacing:
-        message = f"the sampler's name says schedule {named!r}, and schedule is {spacing!r}"
+        message = (
+            f"the sampler's name says schedule {named!r}, and schedule is {name_of(spacing)!r}"
+        )
         raise UsageError(message, code="E-SCHEDULE", hint=f"sampler {sampler.name!r} takes any")
     return sampler, spacing
 
@@ -221,7 +222,7 @@ def check_sampling(config: ModelConfig, job: Job) -> None:
         sigmas = make_schedule(config.scheduler, sampler, job.schedule, steps).sigmas[:-1]
         if len(sigmas) != steps or (np.diff(sigmas) >= 0).any():
             raise UsageError(
-                f"{steps} steps of schedule {job.schedule!r} repeat a noise level",
+                f"{steps} steps of schedule {name_of(job.schedule)!r} repeat a noise level",
                 code="E-STEPS",
                 hint="take another number of steps, or another schedule",
             )
@@ -229,6 +230,7 @@ def check_sampling(config: ModelConfig, job: Job) -> None:
         raise UsageError(
             f"sigmas begin at {job.sigmas[0]:g}, the model knows noise up to {table[-1]:g}",
             code="E-SIGMAS",
+            hint="sigmas are noise levels, such as 14.6, 7.1, 2.3, 0, not timesteps",
         )
     if job.eta is not None and sampler.eta is None:
         raise UsageError(

@@ -200,25 +200,19 @@ def _seed(name: str, seed: Any) -> int:
 
 
 def check_sigmas(name: str, value: Any) -> tuple[float, ...]:
-    """Return floats that strictly decrease to 0 or more."""
+    """Return numbers that strictly decrease to 0 or more, as floats."""
     if is_array(value):
         value = host_array(value)
         value = value.tolist() if value.ndim == 1 else value
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise UsageError(
-            f"{name} must be a list of floats, not {short_repr(value)}", code="E-SIGMAS"
+            f"{name} must be a list of numbers, not {short_repr(value)}", code="E-SIGMAS"
         )
     if not 2 <= len(value) <= MAX_STEPS + 1:
         raise UsageError(
             f"{name} must be from 2 to {MAX_STEPS + 1} numbers, not {len(value)}", code="E-SIGMAS"
         )
     levels = tuple(check_number(name, level, 0.0, MAX_SIGMA) for level in value)
-    if all(is_whole(level) for level in value):
-        raise UsageError(
-            f"{name} must be floats, not whole numbers, which look like timesteps",
-            code="E-SIGMAS",
-            hint="noise levels are such as 14.6, 7.1, 2.3, 0.0",
-        )
     for before, after in pairwise(levels):
         if not after < before:
             raise UsageError(

@@ -6,6 +6,7 @@
 | `interfaces.py`  | steps, denoisers, noise and constraints                                    |
 | `schedule.py`    | `make_schedule`: sigmas, timesteps, initial noise scale                    |
 | `spacings.py`    | `sigma_grid`: the names in `SPACINGS`                                      |
+| `own_spacing.py` | `Spacing`: a spacing of one's own, by name from a package                  |
 | `registry.py`    | `SAMPLERS`: every sampler with its order, cost and source                  |
 | `configure.py`   | the step as configured by a checkpoint's scheduler                         |
 | `steps.py` ...   | the methods                                                                |
@@ -50,6 +51,7 @@ from ldmref.samplers.loop import sample
 from ldmref.samplers.moments import exponential_moment, moment_weights
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.noise import Streams
+from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
@@ -63,10 +65,10 @@ __all__ = [
     "ALIASES", "GUIDANCES", "SAMPLERS", "SPACINGS", "AdaptiveProjected", "ClassifierFree",
     "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History", "Interval",
     "LimitedInterval", "Noise", "PerpendicularNegative", "PerturbedAttention", "Rescale",
-    "Sampler", "Schedule", "SchedulerConfig", "State", "Step", "Stepped", "Streams",
+    "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State", "Step", "Stepped", "Streams",
     "Threshold", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
     "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
+    "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler", "get_spacing",
     "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "implicit", "invert", "ipndm",
     "lcm", "lms", "make_schedule", "midpoint", "moment_weights", "pndm", "repaint_visits", "rk4",
     "rk45", "runge_kutta", "sample", "sigma_grid", "unipc", "with_noise",

@@ -22,6 +22,7 @@ from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers import schedule as diffusers
 from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.levels import noise_levels
+from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.spacings import check_steps, sigma_grid, timesteps_at
 
@@ -106,7 +107,7 @@ class Schedule(NamedTuple):
 def make_schedule(
     config: SchedulerConfig,
     sampler: Sampler,
-    spacing: str | None,
+    spacing: str | Spacing | None,
     steps: int,
     sigmas: Sequence[float] | None = None,
 ) -> Schedule:
@@ -118,7 +119,8 @@ def make_schedule(
     Args:
         config: Configuration of the checkpoint's scheduler.
         sampler: Sampler from `get_sampler`.
-        spacing: A name in `SPACINGS`; None: the checkpoint's spacing.
+        spacing: A name in `SPACINGS` or of a plug-in, or a `Spacing`; None: the checkpoint's
+            spacing.
         steps: Number of steps.
         sigmas: Decreasing noise levels, (steps + 1,), to use instead of a spacing. None: those
             of the spacing.
@@ -142,7 +144,7 @@ def make_schedule(
             hint='samplers.get_sampler("euler") or samplers.SAMPLERS["euler"]',
         )
     table = sampling_sigmas(config)
-    spacing = default_spacing(config, sampler) if spacing is None else spacing
+    spacing = default_spacing(config, sampler) if spacing is None else get_spacing(spacing)
     steps = check_steps(steps, len(table) if sigmas is None else None)
     if sigmas is not None:
         grid = np.asarray(noise_levels(sigmas), np.float64)
@@ -150,6 +152,8 @@ def make_schedule(
             raise UsageError(
                 f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
             )
+    elif isinstance(spacing, Spacing):
+        grid = spacing.sigmas(table, steps)
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
         theirs = diffusers.diffusers_sigmas(config, table, sampler, spacing, steps)
         return Schedule(*theirs, table, "diffusers")

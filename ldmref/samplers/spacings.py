@@ -42,10 +42,20 @@ from ldmref.math.sigmas import (
 )
 from ldmref.samplers.diffusers import schedule as diffusers
 
-SPACINGS = (
-    "leading", "linspace", "trailing", "karras", "exponential", "kl_optimal", "beta", "beta_sigma",
-    "ays", "ays_sdxl", "lcm",
-)  # fmt: skip
+SUMMARIES = {
+    "leading": "timesteps at a whole stride from the first of training, which leaves out the last",
+    "linspace": "timesteps at equal distances from the last of training to the first",
+    "trailing": "timesteps at equal distances, counted back from the last of training",
+    "karras": "levels at equal distances in sigma^(1/7): Karras et al. 2022, eq. 5",
+    "exponential": "levels at equal distances in log(sigma): Lu et al. 2022, section 3.3",
+    "kl_optimal": "levels at equal distances in arctan(sigma): Sabour et al. 2024",
+    "beta": "timesteps at quantiles of a Beta distribution: Lee et al. 2024",
+    "beta_sigma": "levels at quantiles of a Beta distribution, as in diffusers",
+    "ays": "ten levels optimized for Stable Diffusion 1.5, interpolated: Sabour et al. 2024",
+    "ays_sdxl": "ten levels optimized for SDXL, interpolated: Sabour et al. 2024",
+    "lcm": "a subset of the 50 timesteps on which latent consistency models are distilled",
+}
+SPACINGS = tuple(SUMMARIES)
 """The names of the spacings that `make_schedule` takes, described above."""
 
 BETWEEN_ENDS = {  # spacings of sigmas from the table's smallest to its largest

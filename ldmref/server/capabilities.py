@@ -10,28 +10,15 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import prompts_to_try
 from ldmref.modes.registry import MODES
 from ldmref.modes.resolve import MODE_OF
-from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS, get_sampler
+from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
 from ldmref.samplers.schedule import default_spacing
+from ldmref.samplers.spacings import SUMMARIES
 from ldmref.server.engine import Engine
 from ldmref.server.guard.hosts import is_loopback
 from ldmref.server.inputs import request_schema
 from ldmref.server.reproducing import command_flags, load_arguments
 from ldmref.version import __version__
-
-SCHEDULES = {  # a line about each spacing of the noise levels
-    "leading": "timesteps at a whole stride from the first of training, which leaves out the last",
-    "linspace": "timesteps at equal distances from the last of training to the first",
-    "trailing": "timesteps at equal distances, counted back from the last of training",
-    "karras": "levels at equal distances in sigma^(1/7): Karras et al. 2022, eq. 5",
-    "exponential": "levels at equal distances in log(sigma): Lu et al. 2022, section 3.3",
-    "kl_optimal": "levels at equal distances in arctan(sigma): Sabour et al. 2024",
-    "beta": "timesteps at quantiles of a Beta distribution: Lee et al. 2024",
-    "beta_sigma": "levels at quantiles of a Beta distribution, as in diffusers",
-    "ays": "ten levels optimized for Stable Diffusion 1.5, interpolated: Sabour et al. 2024",
-    "ays_sdxl": "ten levels optimized for SDXL, interpolated: Sabour et al. 2024",
-    "lcm": "a subset of the 50 timesteps on which latent consistency models are distilled",
-}
 
 
 def describe_server(engine: Engine) -> dict[str, Any]:
@@ -54,7 +41,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             for name, mode in MODES.items()
         },
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
-        "schedules": [{"name": name, "summary": SCHEDULES[name]} for name in SPACINGS],
+        "schedules": [{"name": name, "summary": text} for name, text in SUMMARIES.items()],
         "guidances": [
             {
                 "name": name,

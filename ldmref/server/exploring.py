@@ -21,7 +21,7 @@ import numpy as np
 
 from ldmref import explore
 from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
-from ldmref.explore.branch import CHANGEABLE
+from ldmref.explore.branching import CHANGEABLE
 from ldmref.explore.flow import FlowProgress
 from ldmref.explore.format import CODE
 from ldmref.explore.record import require_one

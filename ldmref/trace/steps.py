@@ -12,6 +12,7 @@ from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import GuidedDenoiser, Interval
 from ldmref.samplers.denoiser import Evaluation, Observer
 from ldmref.samplers.interfaces import Denoiser, History, Noise, Stepped
+from ldmref.samplers.own_spacing import name_of
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.recorder import Recorder
 
@@ -58,7 +59,7 @@ class StepWatch:
         schedule = self.trajectory.schedule
         config = run.model.config.scheduler
         attributes = {
-            "name": self.job.schedule,
+            "name": name_of(self.job.schedule),
             "sampler": self.job.sampler.name,
             "steps": self.job.steps,
             "visits": [int(i) for i in self.trajectory.visits],

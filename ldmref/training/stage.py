@@ -137,6 +137,7 @@ def train_stage(
         context.on_progress,
         context.log_once,
         preview,
+        context.log,
     )
     del arrays  # the file that the next checkpoint replaces
     if header is not None and trainer.step >= trainer.steps:

@@ -163,6 +163,7 @@ def test_verbose_names_every_row_and_progress_counts_them(batch):
 def test_ray_and_multiprocessing_are_not_imported_unless_named():
     code = (
         "import sys\nimport ldmref.cli.main, ldmref.batch\n"
+        "dict(ldmref.cli.main.cli.commands)\n"
         "heavy = {'ray', 'torch', 'pyarrow'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

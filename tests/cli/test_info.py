@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from ldmref.backends import available
 from ldmref.cli import doctor as doctor_module
+from ldmref.cli.file_info import describe_value
 from ldmref.io.locate import find_model
 from ldmref.models.presets import PRESETS
 from ldmref.samplers import SAMPLERS
@@ -68,6 +69,44 @@ def test_info_names_other_programs(ldm, work):
     Image.new("RGB", (8, 8)).save("b.png")
     assert "ComfyUI" in ldm("info", "a.png").out
     assert "no record" in ldm("info", "b.png").out
+
+
+def test_info_shows_the_samplers_and_texts_of_comfyui(ldm, work):
+    """A graph of ComfyUI's default workflow; damaged ones are named and nothing more."""
+    graph = {
+        "3": {
+            "class_type": "KSampler",
+            "inputs": {"seed": 8, "steps": 20, "cfg": 7.5, "sampler_name": "euler",
+                       "scheduler": "karras", "denoise": 1, "model": ["4", 0]},
+        },
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0]}},
+    }  # fmt: skip
+    for name, text in {"a": json.dumps(graph), "b": "{", "c": "[1]", "d": '{"3": 1}'}.items():
+        chunk = PngInfo()
+        chunk.add_text("prompt", text)
+        Image.new("RGB", (8, 8)).save(f"{name}.png", pnginfo=chunk)
+    lines = ldm("info", "a.png").out.splitlines()
+    assert lines[1:] == [
+        "also contains 'prompt', written by ComfyUI",
+        "KSampler: seed 8, steps 20, cfg 7.5, sampler_name euler, scheduler karras, denoise 1",
+        "CheckpointLoaderSimple: ckpt_name a.safetensors",
+        "CLIPTextEncode: text a cat",
+    ]
+    for name in ("b", "c", "d"):
+        ran = ldm("info", f"{name}.png")
+        assert ran.code == 0 and len(ran.out.splitlines()) == 2
+
+
+def test_info_prints_no_python_of_a_configuration(ldm, model_folder):
+    """Tuples, dictionaries and None are words; empty fields are left out."""
+    out = ldm("info", model_folder).out
+    assert not re.search(r"[{}\[\]']|\(\)|True|False|None|, ,|: \n", out), out
+    assert "block_out_channels 32 64" in out or re.search(r"block_out_channels \d+ \d+", out)
+    nested = {"sizes": [64, 128], "rows": [[1, 2], [3]], "part": {"a": True, "b": None}, "c": ()}
+    assert describe_value(nested) == "sizes 64 128, rows (1 2) (3), part (a yes)"
+    assert describe_value(range(3)) == "range(0, 3)" and describe_value([1] * 17) == "(17 values)"
 
 
 def test_info_on_a_model(ldm, model_folder):

@@ -149,16 +149,16 @@ def test_a_suggestion_is_a_misspelling():
 def test_suggested_flags_exist():
     """Whatever is misspelt, what is suggested is a flag or an alias of the command at hand."""
     from ldmref.cli.failures import to_usage_error
-    from ldmref.cli.main import ALIASES
+    from ldmref.cli.main import aliases
 
     everywhere = {flag for c in cli.commands.values() for flag in list_flags(c)}
     for name, c in cli.commands.items():
         own = {
             *list_flags(c),
-            *(f"--{a}" for a, to in ALIASES.items() if f"--{to}" in list_flags(c)),
+            *(f"--{a}" for a, to in aliases().items() if f"--{to}" in list_flags(c)),
         }
-        for flag in (*everywhere, *(f"--{a}" for a in ALIASES)):
-            error = to_usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, ALIASES)
+        for flag in (*everywhere, *(f"--{a}" for a in aliases())):
+            error = to_usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, aliases())
             if error.hint.startswith("did you mean"):
                 assert error.hint.split("'")[1] in own, (name, flag, error.hint)
 

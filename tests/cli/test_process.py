@@ -20,6 +20,7 @@ def test_help_and_version_load_no_torch(work):
     code = (
         "import sys\nfrom ldmref.cli.main import main\n"
         "assert main(['--help']) == main(['--version']) == main([]) == 0\n"
+        "from ldmref.cli.main import cli; dict(cli.commands)\n"
         "sys.exit(f'loaded {heavy}' if (heavy := {'torch', 'cupy'} & set(sys.modules)) else 0)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment())

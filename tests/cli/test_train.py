@@ -28,6 +28,26 @@ def test_train_and_draw(ldm, data, work):
     assert "diffusion 3/3  loss" in ran.err and "ldmref txt2img -m out/model" in ran.err
     ran = ldm("txt2img", "red heart", "-m", "out/model", "--seed", "1")
     assert ran.code == 0 and ran.err.startswith("red-heart-1.png  seed 1  16x16")
+    ran = ldm("txt2img", "red heart", "-m", "out", "--seed", "1", "-o", "same.png")
+    assert ran.code == 0, ran.err
+    assert (work / "same.png").read_bytes() == (work / "red-heart-1.png").read_bytes()
+
+
+def test_the_images_at_the_end_are_announced_and_can_be_left_out(ldm, data, work):
+    """They may take longer than the training, after "0.0 s left"."""
+    argv = ["train", "--data", data, "--steps", "2", *SHORT]
+    ran = ldm(*argv, "-o", "out")
+    assert ran.code == 0 and (work / "out" / "samples.png").exists()
+    lines = ran.err.splitlines()
+    last = max(i for i, line in enumerate(lines) if line.startswith("diffusion 2/2"))
+    rows = [f"making samples.png: row {i} of 4 (--no-plots leaves it out)" for i in range(1, 5)]
+    assert lines[last + 1 : last + 5] == rows, ran.err
+    assert sum("making reconstructions.png" in line for line in lines) == 1
+    ran = ldm(*argv, "-o", "bare", "--no-plots")
+    assert ran.code == 0 and "making" not in ran.err
+    assert not list((work / "bare").glob("*.png")) and (work / "bare" / "metrics.jsonl").exists()
+    weights = "model/model.safetensors"
+    assert (work / "bare" / weights).read_bytes() == (work / "out" / weights).read_bytes()
 
 
 @pytest.mark.parametrize(

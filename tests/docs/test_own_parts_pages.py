@@ -110,9 +110,11 @@ def test_write_a_backend(reader):
 def test_write_a_sampler(reader):
     printed = follow(SAMPLER, *reader)
     assert "plug-in of ldmref-mine 0.1.0" in printed["ldmref samplers"]
+    assert "plug-in of ldmref-mine 0.1.0" in printed["ldmref samplers --schedules"]
     work, _ = reader
-    images = [(work / name).read_bytes() for name in ("ab2.png", "again.png", "fading.png")]
-    assert images[0] == images[1] != images[2]
+    names = ("ab2.png", "again.png", "fading.png", "cubic.png")
+    images = [(work / name).read_bytes() for name in names]
+    assert images[0] == images[1] and len({*images}) == 3
 
 
 @posix

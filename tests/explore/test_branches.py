@@ -259,3 +259,10 @@ def test_the_image_is_decoded_as_the_mode_does(tiny):
     trunk = explore.record_run(tiny, "inpaint", **parameters)
     branch = explore.branch_run(tiny, trunk, 1)
     assert branch.image.tobytes() == expected[0].tobytes()
+
+
+def test_the_natural_name_is_answered_with_the_functions_name():
+    with pytest.raises(AttributeError, match="'branch': branch_run continues a run"):
+        explore.branch(None)  # pyright: ignore
+    with pytest.raises(AttributeError, match=r"no attribute 'brunch'$"):
+        explore.brunch  # noqa: B018  # pyright: ignore

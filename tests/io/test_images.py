@@ -290,3 +290,22 @@ def test_another_colour_space_than_srgb_is_warned_about():
     assert image_warnings("the image", read_image(stored(image, icc_profile=srgb))) == []
     [warning] = image_warnings("the image", read_image(stored(image, icc_profile=lab)))
     assert "colour profile" in warning
+
+
+@pytest.mark.parametrize(
+    ("ending", "name"), [("gif", "GIF"), ("bmp", "BMP"), ("tiff", "TIFF"), ("avif", "HEIC or AVIF")]
+)
+def test_another_format_is_refused_by_its_name(tmp_path, ending, name):
+    """As a path and as an open file; a damaged file of an allowed format is not named so."""
+    path = tmp_path / f"a.{ending}"
+    if ending == "avif":
+        path.write_bytes(b"\0\0\0\x20ftypavif" + bytes(40))
+    else:
+        Image.new("RGB", (8, 8)).save(path)
+    for source in (path, str(path), io.BytesIO(path.read_bytes())):
+        with pytest.raises(ImageError, match=f"is a {name} image, which is not read") as caught:
+            read_image(source)
+        assert caught.value.code == "E-IMAGE" and "PNG, JPEG or WebP" in caught.value.hint
+    path.write_bytes(b"BM is how this text begins")
+    with pytest.raises(ImageError, match="cannot read"):
+        read_image(path)

@@ -7,8 +7,7 @@ import traceback
 import pytest
 
 from ldmref import modes
-from ldmref.cli.main import ALIASES as FLAGS
-from ldmref.cli.main import cli
+from ldmref.cli.main import aliases, cli
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.modes.aliases import ALIASES, NOTES, RUNNING
@@ -68,7 +67,7 @@ def test_what_is_suggested(mode, name, hint):
 
 @pytest.mark.parametrize("name", RUNNING)
 def test_arguments_of_a_run_are_no_parameters_but_have_a_hint(name):
-    assert name not in KNOWN | set(ALIASES) and hint_of("txt2img", name) == RUNNING[name]
+    assert name not in KNOWN | set(aliases()) and hint_of("txt2img", name) == RUNNING[name]
 
 
 def all_flags(command):
@@ -90,9 +89,9 @@ def test_the_table_of_flags_is_the_same_and_hides_no_flag():
         "sampling-method": "sampler",
         "negative": "negative-prompt",
     }
-    assert expected.items() <= FLAGS.items()
-    assert {name.replace("_", "-") for name in ALIASES} - set(FLAGS) == {"cfg"}  # a flag itself
+    assert expected.items() <= aliases().items()
+    assert {name.replace("_", "-") for name in ALIASES} - set(aliases()) == {"cfg"}  # a flag itself
     drawing = set().union(*(all_flags(cli.commands[mode]) for mode in MODES))
-    assert set(FLAGS.values()) <= drawing
+    assert set(aliases().values()) <= drawing
     for name, command in cli.commands.items():
-        assert not all_flags(command) & set(FLAGS), name
+        assert not all_flags(command) & set(aliases()), name

@@ -198,3 +198,14 @@ def test_images_record_how_many_tokens_were_left_out(tiny, tmp_path):
     assert read_parameters(path)["ldmref"]["truncated"] == 3
     ends = modes.interpolate(tiny, "red", long, 2, **common)
     assert ends.params["truncated"] == 3
+
+
+def test_sigmas_may_be_whole_numbers(tiny):
+    """[3, 1, 0] are the levels 3.0, 1.0 and 0.0; timesteps are refused by their size."""
+    whole = modes.txt2img(tiny, "a", seed=1, sigmas=[3, 1, 0])
+    same = modes.txt2img(tiny, "a", seed=1, sigmas=[3.0, 1.0, 0.0])
+    np.testing.assert_array_equal(whole.latents, same.latents)
+    assert whole.params["sigmas"] == [3.0, 1.0, 0.0]
+    with pytest.raises(UsageError, match="begin at 999") as caught:
+        modes.txt2img(tiny, "a", seed=1, sigmas=[999, 666, 333, 0])
+    assert caught.value.code == "E-SIGMAS" and "not timesteps" in caught.value.hint

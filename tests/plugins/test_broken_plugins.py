@@ -15,7 +15,7 @@ from ldmref.cli.main import main
 
 MODULE = """
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.samplers import Guidance, Sampler, heun
+from ldmref.samplers import Guidance, Sampler, Spacing, heun
 
 class Mine(NumpyBackend):
     name = "mine"
@@ -29,14 +29,20 @@ class OtherName(Guidance):
 
 mine = Mine()
 sampler = Sampler(heun, 2, 2, False, "nobody 2026")
+spacing = Spacing(lambda table, steps: table[:: -(len(table) // (steps + 1))][: steps + 1])
 number = 3
 
 def make_sampler():
     return sampler
 """
 BROKEN = "raise RuntimeError('the library is too old\\nand says so on two lines')\n"
-GROUPS = {"backend": "ldmref.backends", "sampler": "ldmref.samplers", "guidance": "ldmref.guidance"}
-OBJECTS = {"backend": "Mine", "sampler": "sampler", "guidance": "OtherName"}
+GROUPS = {
+    "backend": "ldmref.backends",
+    "sampler": "ldmref.samplers",
+    "schedule": "ldmref.schedules",
+    "guidance": "ldmref.guidance",
+}
+OBJECTS = {"backend": "Mine", "sampler": "sampler", "schedule": "spacing", "guidance": "OtherName"}
 
 
 @pytest.fixture
@@ -88,6 +94,8 @@ def test_an_import_that_fails(site, capfd, kind):
         ),
         ("sampler", "make_sampler", "is of type function, not a Sampler"),
         ("sampler", "number", "is of type int, not a Sampler"),
+        ("schedule", "number", "is of type int, not a Spacing"),
+        ("schedule", "OtherName", "is of type ABCMeta, not a Spacing"),
         ("guidance", "number", "is not a subclass of ldmref.samplers.Guidance"),
         ("guidance", "OtherName", "has the name 'another'"),
     ],

@@ -276,6 +276,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
 def test_nothing_else_loads_the_web_libraries():
     code = (
         "import sys, ldmref.modes, ldmref.cli.main, ldmref.server.engine, ldmref.server.inputs\n"
+        "dict(ldmref.cli.main.cli.commands)\n"
         "loaded = {'starlette', 'uvicorn', 'anyio', 'asyncio'} & set(sys.modules)\n"
         "sys.exit(f'loaded {sorted(loaded - {\"asyncio\"})}' if loaded - {'asyncio'} else 0)"
     )

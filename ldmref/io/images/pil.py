@@ -18,6 +18,8 @@ Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
 FORMATS = ("PNG", "JPEG", "WEBP")
 ANIMATED = ("PNG", "WEBP", "GIF")  # the second image of a JPEG is a preview
+# GIF, BMP and TIFF are refused by name: they are never needed, and each decoder is one more risk.
+OTHER_FORMATS = {b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "Photoshop"}
 MAX_PIXELS = 64_000_000
 
 
@@ -68,11 +70,36 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name, "too many") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
+        other = _name_other_format(source)
+        if other:
+            raise ImageError(
+                f"{name} is a {other} image, which is not read",
+                code="E-IMAGE",
+                hint="save it as PNG, JPEG or WebP",
+            ) from error
         raise ImageError(
             f"cannot read {name} as an image",
             code="E-IMAGE",
             hint="allowed are intact PNG, JPEG and WebP files",
         ) from error
+
+
+def _name_other_format(source: Source) -> str:
+    """Return the format of an image file that is refused, by its first bytes; "" if unknown."""
+    try:
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                start = file.read(12)
+        else:
+            source.seek(0)  # pyright: ignore
+            start = source.read(12)  # pyright: ignore
+    except Exception:
+        return ""
+    if start[:2] == b"BM" and start[6:10] == bytes(4):
+        return "BMP"
+    if start[4:8] == b"ftyp":
+        return "HEIC or AVIF"
+    return next((name for magic, name in OTHER_FORMATS.items() if start.startswith(magic)), "")
 
 
 def _require_file(path: str | Path, name: str) -> None:

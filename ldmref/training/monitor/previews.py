@@ -25,13 +25,19 @@ from ldmref.training.recipes.schema import ProgressConfig
 IMAGES = 8
 PROMPTS = 4
 SEED = 0
+RECONSTRUCTIONS = "reconstructions.png"
+SAMPLES = "samples.png"
+LEFT_OUT = "(--no-plots leaves it out)"
 
 
 class TrainingPreview(NamedTuple):
-    """The name of a file, and `render(params, title)`, its image for averaged parameters."""
+    """The name of a file, and `render(params, title, tell)`, its image for averaged parameters.
+
+    `tell` is called with a line of progress.
+    """
 
     file: str
-    render: Callable[[Params, str], Image.Image]
+    render: Callable[[Params, str, Callable[[str], None]], Image.Image]
 
 
 def reconstructions(
@@ -43,7 +49,8 @@ def reconstructions(
 ) -> TrainingPreview:
     """Preview originals and reconstructions of images evenly spaced in the data set."""
 
-    def render(params: Params, title: str) -> Image.Image:
+    def render(params: Params, title: str, tell: Callable[[str], None]) -> Image.Image:
+        tell(f"making {RECONSTRUCTIONS} {LEFT_OUT}")
         tensors = tree_map(ops.asarray, params)
         with ops.inference():
             x = to_unit(data.images[evenly_spaced(len(data.images), IMAGES)], ops)
@@ -53,7 +60,7 @@ def reconstructions(
             del rows[1]
         return grid(title, [LabelledRow(label, to_images(ops.to_numpy(x))) for label, x in rows])
 
-    return TrainingPreview("reconstructions.png", render)
+    return TrainingPreview(RECONSTRUCTIONS, render)
 
 
 def samples(
@@ -68,10 +75,11 @@ def samples(
     `make_model` is called with the parameters on the host.
     """
 
-    def render(params: Params, title: str) -> Image.Image:
+    def render(params: Params, title: str, tell: Callable[[str], None]) -> Image.Image:
         model = make_model(params)
         rows = []
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts, start=1):
+            tell(f"making {SAMPLES}: row {number} of {len(prompts)} {LEFT_OUT}")
             result = modes.txt2img(
                 model,
                 prompt,
@@ -85,7 +93,7 @@ def samples(
             rows.append(LabelledRow(prompt, result.images))
         return grid(title, rows)
 
-    return TrainingPreview("samples.png", render)
+    return TrainingPreview(SAMPLES, render)
 
 
 def sample_prompts(

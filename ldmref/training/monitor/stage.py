@@ -50,6 +50,7 @@ class StageMonitor:
         on_progress: Called with the progress now and then.
         warn: Called with a warning, which should be shown once.
         preview: The image that is made of the averaged weights; None: no image.
+        tell: Called with what is made at the end of the stage, which can take minutes.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StageMonitor:
         on_progress: Callable[[TrainingProgress], None],
         warn: Callable[[str], None],
         preview: TrainingPreview | None,
+        tell: Callable[[str], None],
     ):
         self.trainer = trainer
         self.stage = stage
@@ -70,6 +72,7 @@ class StageMonitor:
         self.on_progress = on_progress
         self.warn = warn
         self.preview = preview
+        self.tell = tell
         self.metrics = folder / METRICS
         start = stage, trainer.step, trainer.steps, trainer.config.batch_size
         self.display = ProgressMeter(*start)
@@ -160,8 +163,9 @@ class StageMonitor:
 
     def _render_preview(self, preview: TrainingPreview, params: Params, title: str) -> None:
         image = io.BytesIO()
+        last = self.trainer.step == self.trainer.steps
         try:
-            preview.render(params, title).save(image, "PNG")
+            preview.render(params, title, self.tell if last else _ignore).save(image, "PNG")
         except NumericError as error:
             self.warn(f"{WARNING}{preview.file} is not written: {error}")
         except Cancelled:
@@ -183,6 +187,10 @@ class StageMonitor:
                 write()
         except (OutputError, OSError) as error:
             self.warn(f"{WARNING}{error}; the training continues")
+
+
+def _ignore(line: str) -> None:
+    """Say nothing of the images during the training: they take little of its time."""
 
 
 def loss_units(recipe: AnyRecipe) -> dict[str, str]:
