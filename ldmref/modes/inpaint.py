@@ -35,7 +35,7 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
     mask_image = read_mask(request.mask)
     mask = masks.size_mask(mask_image, original, request.mask_blur, request.mask_invert)
     warnings += image_warnings("the image", original)
-    warnings += image_warnings("the mask", mask_image)
+    warnings += masks.mask_warnings(mask_image, original)
     image = original
     small_mask = mask
     box = None
@@ -165,6 +165,9 @@ def inpaint(
     pixels is white. With `rng="torch"` its first pixel decides, as in diffusers, which leaves white
     pixels along the edge of the mask as they were.
 
+    The luminance of the mask is cut at one half, and a transparent pixel is kept
+    (`ldmref.io.read_mask`). A mask of another size is stretched to the image's, with a warning.
+
     Both sides of the image must be multiples of the autoencoder's factor. With `only_masked` the
     image may have any size; this is the default for models of one size if the image has a very
     different one. At strength 1 the white part starts from pure noise, below that from the image.
@@ -175,8 +178,8 @@ def inpaint(
 
     Raises:
         UsageError, ResourceError: An argument is wrong; nothing was computed.
-        ImageError: Image or mask cannot be read, have different sizes, or a size that the model
-            cannot take. The image is not resized, since that would change the kept pixels.
+        ImageError: Image or mask cannot be read, or the image has a size that the model cannot
+            take. The image is not resized, since that would change the kept pixels.
         Cancelled, NumericError: See `ldmref.errors`.
 
     Example:

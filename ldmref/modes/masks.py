@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ldmref.errors import ImageError
-from ldmref.io.images.pil import Source, read_mask, to_array
+from ldmref.io.images.pil import Source, image_warnings, read_mask, to_array
 from ldmref.modes.initial import Posterior
+from ldmref.modes.sizing import resize_image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 MAX_BLUR = 16.0  # pixels; the largest blur of `fill_surroundings`
@@ -21,23 +21,30 @@ def size_mask(
 ) -> Image.Image:
     """Return the mask as 8-bit grey, blurred outwards only: white pixels stay white.
 
-    Raises:
-        ImageError: The mask does not have the image's size.
+    A mask of another size is stretched to the image's size (Lanczos), as in A1111. It is cut at one
+    half before it is blurred.
     """
     mask = read_mask(source)
     if invert:
         mask = mask.point(lambda value: 255 - value)
     if mask.size != image.size:
-        raise ImageError(
-            f"the mask is {mask.width} x {mask.height}, the image {image.width} x {image.height}",
-            code="E-MASK-SIZE",
-            hint="give a mask of the image's size",
-        )
+        mask = resize_image(mask, image.size, "stretch")
     mask = Image.fromarray(np.where(np.asarray(mask) >= 128, 255, 0).astype(np.uint8))
     if blur > 0:
         soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(blur)))
         mask = Image.fromarray(np.maximum(soft, np.asarray(mask)))
     return mask
+
+
+def mask_warnings(mask: Image.Image, image: Image.Image) -> list[str]:
+    """Return warnings about how a mask was read, and fitted to its image."""
+    lines = image_warnings("the mask", mask)
+    if mask.size != image.size:
+        lines.append(
+            f"the mask is {mask.width} x {mask.height}, the image {image.width} x {image.height}: "
+            "the mask is stretched to the image's size"
+        )
+    return lines
 
 
 def find_kept_cells(mask: Image.Image, factor: int, nearest: bool = False) -> np.ndarray:

@@ -75,13 +75,15 @@ Mask = Annotated[
     Check(accept, FILE),
     Flag(
         metavar="FILE",
-        help="An image of the same size: white is repainted, black is kept. If parts of it are "
-        "transparent, the opaque parts are repainted. One for all images, or one for each.",
+        help="White is repainted; black and transparent pixels are kept. If it is painted on "
+        "transparency in dark colours only, its opaque part is repainted, with a warning. A mask "
+        "of another size is stretched to the image's. One for all images, or one for each.",
     ),
     Unrecorded(),
     Doc(
-        "An image or boolean array of the same size: white (True) is repainted, black is kept. "
-        "Its transparency if that varies, otherwise its luminance, is cut at one half."
+        "An image or boolean array: white (True) is repainted, black and transparent are kept. "
+        "Its luminance is cut at one half. If it is painted on transparency in dark colours only, "
+        "its opaque part is repainted, with a warning. One of another size is stretched."
     ),
 ]
 Segmentation = Annotated[

@@ -103,8 +103,8 @@ its exception is passed on, and the next call works; images do not change
 69|image with zero pixels or one pixel|refused, or scaled with a warning
 70|compressed text chunk that expands to 8 MB|refused or left unread
 71|hostile metadata on replay|checked like every request; no path in it is opened
-72|mask of another size|refused with both sizes
-73|masks of all modes|alpha is used if it varies, luminance otherwise
+72|mask of another size|stretched to the image's size, with a warning
+73|masks of all modes|luminance decides, transparent pixels are kept with a warning
 74|mask all black, all white|black returns the image bit for bit with a warning; white is img2img
 75|masked region smaller than a latent cell|\
 its whole cell is repainted, or a warning says that it is not

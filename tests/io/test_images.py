@@ -210,7 +210,7 @@ def test_damaged_exif_leaves_the_image_upright():
     assert open_image(io.BytesIO(file.getvalue())).size == (3, 2)
 
 
-def test_mask_is_alpha_if_it_varies_else_luminance():
+def test_mask_is_luminance_and_alpha_only_if_that_says_nothing():
     painted = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     painted.putpixel((1, 0), (0, 0, 0, 255))
     assert np.asarray(read_mask(painted)).tolist() == [[0, 255]]
@@ -221,6 +221,17 @@ def test_mask_is_alpha_if_it_varies_else_luminance():
     opaque = Image.new("RGBA", (2, 1), "black")
     opaque.putpixel((1, 0), (255, 255, 255, 255))
     assert np.asarray(read_mask(opaque)).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
+@given(st.integers(0, 255), st.integers(128, 255), st.integers(0, 255))
+def test_a_mask_with_a_light_pixel_is_its_luminance_on_black(mode, dark, light, alpha):
+    rgba = Image.new("RGBA", (3, 1), (light, light, light, 255))
+    rgba.putpixel((1, 0), (dark, dark, dark, 255))
+    rgba.putpixel((2, 0), (255, 255, 255, alpha))
+    mask = read_mask(rgba.convert(mode))
+    assert np.asarray(mask).tolist() == [[light, dark, alpha]]
+    assert len(image_warnings("the mask", mask)) == (alpha < 255)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -394,9 +394,15 @@ def test_painted_transparency_is_the_mask(tiny, image, left_half):
     assert (pixels(a[0]) == pixels(b[0])).all()
 
 
+def test_a_mask_of_another_size_is_stretched(tiny, image, left_half):
+    a = modes.inpaint(tiny, "a", image, left_half.resize((8, 4)), seed=1)
+    b = modes.inpaint(tiny, "a", image, left_half, seed=1)
+    assert (pixels(a[0]) == pixels(b[0])).all() and not b.warnings
+    (warning,) = a.warnings
+    assert warning.startswith("the mask is 8 x 4, the image 16 x 16")
+
+
 def test_sizes_that_do_not_fit_are_refused(tiny, image, left_half):
-    with pytest.raises(ImageError, match="mask is 8 x 8"):
-        modes.inpaint(tiny, "a", image, left_half.resize((8, 8)))
     with pytest.raises(ImageError, match="multiples of 2"):
         modes.inpaint(tiny, "a", image.resize((17, 16)), left_half)
 

@@ -211,7 +211,7 @@ def test_a_mask_is_saved_and_loaded(open_painter, tmp_path, watch):
     assert (painted(page) == stroke(line)).all()
     Image.new("L", (3, 4)).save(tmp_path / "small.png")
     page.get_by_label("Load a mask from a file").last.set_input_files(tmp_path / "small.png")
-    page.get_by_text("The mask is 3 × 4, and the image is 16 × 16.").wait_for()
+    page.get_by_text("The mask is 3 × 4, the image 16 × 16").wait_for()
 
 
 def test_a_result_is_painted_on_again(open_painter):

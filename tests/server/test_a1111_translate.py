@@ -10,7 +10,7 @@ from replaying import ODD_VALUES, load_recorded, model_of_one_size, recorded, to
 
 import ldmref
 from ldmref import modes
-from ldmref.errors import ImageError, LdmrefError, UsageError
+from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
 from ldmref.samplers.a1111 import a1111_levels
 from ldmref.samplers.schedule import sampling_sigmas
@@ -229,7 +229,7 @@ def test_mask_of_a_region():
     modes.plan("inpaint", SD15, **values)
 
 
-def test_transparency_of_a_mask_is_repainted_as_in_a1111():
+def test_strokes_on_transparency_are_repainted_as_in_a1111():
     mask = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     mask.paste((0, 0, 0, 255), (0, 0, 32, 64))
     (values,) = img2img(mask=to_base64(mask)).batches
@@ -281,9 +281,19 @@ def test_wrong_images_are_refused(body, match):
         modes.plan("img2img", SD15, **values)
 
 
-def test_a_mask_of_another_size_is_refused():
-    with pytest.raises(ImageError, match="the mask is 8 x 8, the image 64 x 64"):
-        img2img(mask=to_base64(Image.new("L", (8, 8), 255)))
+@pytest.mark.parametrize(("mode", "white"), [(0, (0, 32)), (1, (0, 32)), (2, (0, 64))])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_mask_of_another_size_is_resized_by_the_method_of_the_image(mode, white, whole):
+    mask = Image.new("L", (16, 8), 0)
+    mask.paste(255, (0, 0, 8, 8))
+    asked = img2img(
+        mask=to_base64(mask), resize_mode=mode, inpaint_full_res=whole, width=64, height=64
+    )
+    (values,) = asked.batches
+    pixels = np.asarray(values["mask"]) > 127
+    assert values["mask"].size == values["image"].size == (64, 64)
+    assert pixels[0].nonzero()[0][[0, -1]].tolist() == [white[0], white[1] - 1]
+    assert any("the mask is 16 x 8, the image 64 x 64" in note for note in asked.notes)
 
 
 def test_models_are_named_by_title_name_or_hash_only(tmp_path):

@@ -183,7 +183,7 @@ def test_an_image_that_the_networks_cannot_take_is_edited_by_its_region():
 
 
 @pytest.mark.parametrize(
-    "mask", [Image.new("RGB", (64, 64)), Image.new("L", (64, 64)), alpha_mask((32, 32))]
+    "mask", [Image.new("RGB", (64, 64)), Image.new("L", (64, 64)), Image.new("P", (64, 64))]
 )
 def test_masks_that_are_refused(mask):
     with pytest.raises(FieldError) as refused:

@@ -16,6 +16,12 @@ from ldmref.io.images.arrays import image_from_array, is_array
 
 Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
+ALPHA = "ldmref alpha"  # in `Image.info` of a mask: what its transparency means
+ALPHA_DECIDES = (
+    "is painted on transparency in dark colours only: its transparency decides, "
+    "and opaque pixels count as white"
+)
+TRANSPARENT_KEEPS = "is partly transparent: transparent pixels count as black"
 FORMATS = ("PNG", "JPEG", "WEBP")
 ANIMATED = ("PNG", "WEBP", "GIF")  # the second image of a JPEG is a preview
 # GIF, BMP and TIFF are refused by name: they are never needed, and each decoder is one more risk.
@@ -149,14 +155,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.rint(values / 257.0).astype(np.uint8))
     elif image.mode == "F":
         image = image_from_array(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if has_alpha(image):
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Return whether pixels may be transparent: by a channel, a palette or one colour."""
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
 def image_warnings(what: str, image: Image.Image) -> list[str]:
-    """Return warnings about what is lost of a file: further frames, a colour profile."""
+    """Return warnings about how a file was read: frames, colour profile, a mask's transparency."""
     lines = []
     frames = image.info.get(FRAMES, 1)
     if frames > 1:
@@ -164,18 +175,24 @@ def image_warnings(what: str, image: Image.Image) -> list[str]:
     profile = image.info.get("icc_profile") or b"sRGB"
     if not any("sRGB".encode(encoding) in profile for encoding in ("ascii", "utf-16-be")):
         lines.append(f"{what} has a colour profile other than sRGB, which is ignored")
+    if ALPHA in image.info:
+        lines.append(f"{what} {image.info[ALPHA]}")
     return lines
 
 
 def read_mask(source: Source) -> Image.Image:
-    """Read a mask as 8-bit grey: its alpha channel if that varies, otherwise its luminance.
+    """Read a mask as 8-bit grey: its luminance on black, so a transparent pixel keeps.
+
+    A mask that is painted on transparency in dark colours only has a luminance that says nothing:
+    its alpha decides then. `image_warnings` tells both from the returned image.
 
     Args:
         source: A path or open file (PNG, JPEG or WebP; the first frame of an animation), a Pillow
             image, or an array (H, W, 3) or (H, W) of uint8, or of floats from 0 to 1.
 
     Returns:
-        A Pillow image of mode L: white (255) repaints, black (0) keeps.
+        A Pillow image of mode L: white (255) repaints, black (0) keeps. It is rint(L alpha / 255),
+        or alpha, if alpha is at least 128 at some but not all pixels, and L nowhere among them.
 
     Raises:
         ImageError: There is no such file, it is not PNG, JPEG or WebP, is damaged, or has more than
@@ -187,14 +204,20 @@ def read_mask(source: Source) -> Image.Image:
     (255, 255)
     """
     image = open_image(source)
-    if "transparency" in image.info:  # of a palette or of one colour
-        image = image.convert("RGBA")
-    if "A" in image.getbands():
-        alpha = image.getchannel("A")
-        low, high = alpha.getextrema()
-        if low != high:
-            return alpha
-    return to_rgb(image).convert("L")
+    if not has_alpha(image) or image.mode.startswith(("I", "F")):
+        return to_rgb(image).convert("L")
+    colours = image.convert("RGBA")
+    luminance = np.asarray(colours.convert("L"), np.uint16)
+    alpha = np.asarray(colours.getchannel("A"), np.uint16)
+    opaque = alpha >= 128
+    silent = not opaque.all() and opaque.any() and not (luminance[opaque] >= 128).any()
+    values = alpha if silent else (luminance * alpha + 127) // 255
+    mask = Image.fromarray(values.astype(np.uint8))
+    mask.info = dict(image.info)
+    mask.info.pop("transparency", None)
+    if (alpha < 255).any():
+        mask.info[ALPHA] = ALPHA_DECIDES if silent else TRANSPARENT_KEEPS
+    return mask
 
 
 def to_array(images: list[Image.Image]) -> np.ndarray:

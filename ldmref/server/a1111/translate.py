@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldmref.errors import ImageError, UsageError, short_repr
+from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.infotext import NETWORK
 from ldmref.io.images.pil import read_image as read_rgb
 from ldmref.io.images.pil import read_mask
@@ -187,17 +187,27 @@ def read_given(
     if not encoded:
         return "img2img", {"image": image, "resize": how} | sides
     mask = read_mask(read_image("mask", encoded))
-    require_same_size(image, mask)
+    if mask.size != image.size:
+        notes.append(
+            f"the mask is {mask.width} x {mask.height}, the image {image.width} x {image.height}: "
+            f"the mask is resized by the method {how}"
+        )
     if inpainting["only_masked"]:
         notes.append(
             f"the region around the mask is generated at {size.width}x{size.height}, and pasted "
             f"into the image, which keeps its {image.width}x{image.height}"
         )
+        mask = fit_mask(mask, image.size, how)
         return "inpaint", inpainting | {"image": image, "mask": mask} | sides
     if image.size != size[:2]:
         image = resize_image(image, size[:2], how)
-        mask = resize_image(mask.convert("RGB"), size[:2], how).convert("L")
+    mask = fit_mask(mask, image.size, how)
     return "inpaint", inpainting | {"image": image, "mask": mask}
+
+
+def fit_mask(mask: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
+    """Return a mask at a size, by the method of the image: A1111 resizes each of them alone."""
+    return mask if mask.size == size else resize_image(mask, size, how)
 
 
 def read_inpainting(fields: Fields) -> dict[str, Any]:
@@ -211,20 +221,6 @@ def read_inpainting(fields: Fields) -> dict[str, Any]:
         "padding": fields.integer("inpaint_full_res_padding") or 0,
         "mask_invert": fields.flag("inpainting_mask_invert"),
     }
-
-
-def require_same_size(image: Image.Image, mask: Image.Image) -> None:
-    """Refuse a mask of another size than its image before both are resized.
-
-    Raises:
-        ImageError: Their sizes differ.
-    """
-    if image.size != mask.size:
-        raise ImageError(
-            f"the mask is {mask.width} x {mask.height}, the image {image.width} x {image.height}",
-            code="E-MASK-SIZE",
-            hint="send a mask of the image's size",
-        )
 
 
 def refuse_scripts(fields: Fields) -> None:

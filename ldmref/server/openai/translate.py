@@ -113,10 +113,6 @@ def translate_edit(
         return Asked(mode, values, output, [size.note] if size.note else [])
     with naming("mask"):
         values["mask"] = read_alpha_mask(mask)
-    if mask.size != image.size:
-        raise make_field_error(
-            "mask", f"the mask is {mask.size}, the image {image.size}: make them equal"
-        )
     own = round_size(config, image, MAX_AREA) == image.size
     if not own and values.get("only_masked") is None:
         values["only_masked"] = True
@@ -136,6 +132,8 @@ def read_sides(body: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[int 
 
 def read_alpha_mask(mask: Image.Image) -> Image.Image:
     """Return OpenAI's mask, whose transparent part is edited, as ours, whose white part is.
+
+    Its colours mean nothing, as at OpenAI.
 
     Raises:
         FieldError: It has no alpha channel.

@@ -1,8 +1,10 @@
-// The toolbar of the painter, and masks as files.
+// The toolbar of the painter.
 
 import { h, newId } from "./dom.js";
 import { download } from "./files.js";
 import { iconButton } from "./icons.js";
+import { readMask } from "./mask_file.js";
+import { announce, notify } from "./notify.js";
 
 /** Return the toolbar of a painter, which gets `buttons`, `slider` and `sizeText`. */
 export function makeTools(painter) {
@@ -46,20 +48,13 @@ async function saveMask(painter) {
   download(await painter.file(), "mask.png");
 }
 
-/** Load a mask from an image file of the same size: what is lighter than middle grey is painted. */
+/** Replace the mask by that of an image file, and say what of it is not as usual. */
 export async function loadMask(painter, file) {
-  const bitmap = await createImageBitmap(file);
   const { mask } = painter;
-  if (bitmap.width !== mask.width || bitmap.height !== mask.height) {
-    const sizes = `${bitmap.width} × ${bitmap.height}, and the image is ${mask.width} × ${mask.height}`;
-    throw new Error(`the mask is ${sizes}`);
-  }
-  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
-  context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const isLight = (i) =>
-    (0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]) * data[i + 3] >= 127.5 * 255;
-  mask.load(Uint8Array.from({ length: data.length / 4 }, (_, i) => (isLight(4 * i) ? 1 : 0)));
+  const { data, notes } = await readMask(file, mask.width, mask.height);
+  mask.load(data);
   painter.update();
   painter.changed();
+  for (const note of notes) notify(note);
+  announce("The mask is loaded");
 }
