@@ -36,7 +36,7 @@ def unseen_composition(prompt: str) -> str:
     """Return a warning about a prompt that joins what the model has never seen joined, or "".
 
     >>> unseen_composition("a smiling dragon")
-    'the model has seen no emoji with "smiling" and "dragon" in its name: expect a mixture of them'
+    'no emoji that the model has seen has both "smiling" and "dragon" in its name: expect a mixture'
     >>> unseen_composition("a green cat and a red apple on yellow")
     ''
     """
@@ -45,12 +45,13 @@ def unseen_composition(prompt: str) -> str:
         return ""
     things = 0
     for part in _RELATION.split(text):
-        words = [word for word in _words(part) if word not in ATTRIBUTES and word in _known()]
+        words = [word for word in _words(part) if _is_thing(word)]
         things += bool(words)
         if len(words) > 1 and not _named(words):
             quoted = [f'"{word}"' for word in dict.fromkeys(words)]
-            names = f"{', '.join(quoted[:-1])} and {quoted[-1]}"
-            return f"the model has seen no emoji with {names} in its name: expect a mixture of them"
+            all_of = "both" if len(quoted) == 2 else "all of"
+            names = f"{all_of} {', '.join(quoted[:-1])} and {quoted[-1]}"
+            return f"no emoji that the model has seen has {names} in its name: expect a mixture"
     if things > MOST_THINGS:
         return (
             f"the prompt names {things} kinds of things, the model has seen at most {MOST_THINGS}"
@@ -61,6 +62,11 @@ def unseen_composition(prompt: str) -> str:
 def _words(text: str) -> list[str]:
     """Return the words of a text in the singular, without articles."""
     return [_singular(word) for word in _WORD.findall(text) if word not in ("a", "an", "the")]
+
+
+def _is_thing(word: str) -> bool:
+    """Return whether a word names a thing that the model knows: no attribute, no stray letter."""
+    return word not in ATTRIBUTES and word in _known() and not (len(word) == 1 and word.isalnum())
 
 
 def _named(words: list[str]) -> bool:

@@ -51,6 +51,7 @@ class InitialState:
         channels: Further input channels of the U-Net, (1, k, h, w); or a masked image.
         interpolation: A second prompt.
         finish: Applied to every generated image.
+        show: The same for a preview of any size, without the cost of a large image.
     """
 
     noise: np.ndarray | None = None
@@ -61,6 +62,7 @@ class InitialState:
     channels: np.ndarray | MaskedImage | None = None
     interpolation: Interpolation | None = None
     finish: Callable[[Image.Image], Image.Image] | None = None
+    show: Callable[[Image.Image], Image.Image] | None = None
 
 
 class InitialLatents(NamedTuple):

@@ -64,7 +64,8 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
         return masks.paste_region(image, original, painted, box)
 
     def start(model: LatentDiffusion) -> InitialState:
-        return make_initial(model, job, image, small_mask, request.fill, finish)
+        initial = make_initial(model, job, image, small_mask, request.fill, finish)
+        return replace(initial, show=masks.PreviewPaste(original, mask, box))
 
     recorded = {} if only_masked else {"padding": None}
     return Plan(request, job, start, recorded, tuple(warnings))

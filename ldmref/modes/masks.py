@@ -5,6 +5,8 @@ In a mask, white (1) is repainted and black (0) is kept.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -13,6 +15,7 @@ from ldmref.modes.initial import Posterior
 from ldmref.modes.sizing import resize_image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+PREVIEW_SIDE = 256  # pixels; the longest side of a preview
 MAX_BLUR = 16.0  # pixels; the largest blur of `fill_surroundings`
 
 
@@ -128,6 +131,34 @@ def paste_region(
     size = box[2] - box[0], box[3] - box[1]
     repainted.paste(image.resize(size, Image.Resampling.LANCZOS), box[:2])
     return paste(repainted, original, mask)
+
+
+class PreviewPaste:
+    """Pastes previews, of any size, into a small copy of an image, which is made only once.
+
+    Args:
+        original: The whole image.
+        mask: Where it is repainted.
+        box: The region that a preview shows; None for all of it.
+    """
+
+    def __init__(self, original: Image.Image, mask: Image.Image, box: Box | None):
+        self._whole = original, mask
+        self._box = box or (0, 0, *original.size)
+
+    @cached_property
+    def _small(self) -> tuple[Image.Image, Image.Image, Box]:
+        original, mask = self._whole
+        image = original.copy()
+        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        scale = image.width / original.width
+        left, top, right, bottom = (round(edge * scale) for edge in self._box)
+        box = left, top, max(right, left + 1), max(bottom, top + 1)
+        return image, mask.resize(image.size, Image.Resampling.BOX), box
+
+    def __call__(self, preview: Image.Image) -> Image.Image:
+        """Return the small image with the preview where the mask is white."""
+        return paste_region(preview, *self._small)
 
 
 def fill_surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:

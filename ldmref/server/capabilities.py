@@ -7,12 +7,13 @@ from typing import Any
 from ldmref.declare import get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.advice import prompts_to_try
+from ldmref.modes.advice import parameter_advice, prompts_to_try, unused_parameters
 from ldmref.modes.registry import MODES
 from ldmref.modes.resolve import MODE_OF
+from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
-from ldmref.samplers.schedule import default_spacing
+from ldmref.samplers.schedule import default_spacing, sampling_sigmas
 from ldmref.samplers.spacings import SUMMARIES
 from ldmref.server.engine import Engine
 from ldmref.server.guard.hosts import is_loopback
@@ -92,6 +93,9 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "dtype": described["dtype"],
         "speed": described["speed"],
         "prompts": list(prompts_to_try(config)),
+        "advice": parameter_advice(config),
+        "unused": list(unused_parameters(config)),
+        "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),
         "warnings": list(model.warnings),
     }

@@ -32,7 +32,7 @@ from ldmref.server.bodies import check_keys, read_mode, require_object
 from ldmref.server.engine import Engine
 from ldmref.server.inputs import plan_request, read_array, read_values
 from ldmref.server.kinds import register
-from ldmref.server.work import Report
+from ldmref.server.work import Report, report_step
 
 RUN_KEYS = ("kind", "mode", "model", "parameters")
 BRANCH_KEYS = ("kind", "model", "trunk", "step", "changes")
@@ -59,7 +59,7 @@ class RunSource:
         """Record the run."""
 
         def callback(event: Progress) -> None:
-            report.progress(event.step + 1, event.steps)
+            report_step(report, event)
 
         options: Any = {"attention": attention, "callback": callback, "cancel": cancel}
         recipe = dict(self.recipe)
@@ -116,8 +116,11 @@ class RunWork:
         return self.source.request
 
 
+@dataclass(frozen=True)
 class RecordWork(RunWork):
     """The record of a run or of a branch, and its image."""
+
+    previews: bool = True
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Record the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,6 +93,7 @@ class GenerateWork:
         for line in run.warnings:
             report.warn(line)
         generated = []
+        show = None if isinstance(run, InversionRun) else run.initial.show
         for event in run.generate(cancel):
             if isinstance(event, GeneratedImage):
                 generated.append(event)
@@ -100,19 +101,27 @@ class GenerateWork:
                     params = run.params_of(event.index)
                     report.image(event.index, event.image, params, event.latents)
             else:
-                report_step(report, event, job.batch_size)
+                report_step(report, event, job.batch_size, show)
         if isinstance(self.plan, InversionPlan):
             report_inversion(report, run.result(generated))
 
 
-def report_step(report: Report, event: Progress, batch_size: int = 1) -> None:
-    """Report a step, with a preview of each image of the batch if somebody wants one."""
+def report_step(
+    report: Report,
+    event: Progress,
+    batch_size: int = 1,
+    show: Callable[[Image.Image], Image.Image] | None = None,
+) -> None:
+    """Report a step, with a preview of each image of the batch if somebody wants one.
+
+    `show` completes a preview: it pastes the region that inpainting generates into its photo.
+    """
     step = event.step + 1
     together = min(batch_size, event.count - event.first)
     report.progress(step, event.steps, event.first, event.count, together)
     if step < event.steps and report.wanted():
         for i, image in enumerate(make_previews(event)):
-            report.preview(event.first + i, image)
+            report.preview(event.first + i, show(image) if show else image)
 
 
 def make_previews(event: Progress) -> list[Image.Image]:

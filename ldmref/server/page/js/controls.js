@@ -3,6 +3,7 @@
 
 import { h, newId } from "./dom.js";
 import { iconButton } from "./icons.js";
+import { readNumber } from "./numbers.js";
 import { toText } from "./schema.js";
 
 const LONG_TEXTS = /^(negative_)?prompt/; // texts of several lines, by their names
@@ -54,7 +55,7 @@ function numberControl(field, hints, changed) {
   input.addEventListener("keydown", (event) => {
     const sign = { ArrowUp: 1, ArrowDown: -1 }[event.key];
     if (!sign || field.kind === "numbers") return;
-    const before = Number(input.value || hints.fallback);
+    const before = Number(readNumber(input.value || hints.fallback));
     if (!Number.isFinite(before)) return;
     event.preventDefault();
     const low = field.minimum ?? -Infinity;
@@ -86,7 +87,7 @@ function shareControl(field, hints, changed) {
     "aria-label": `${field.label}, slider`,
   });
   const follow = () => {
-    const value = Number(control.input.value || field.default);
+    const value = Number(readNumber(control.input.value || String(field.default)));
     if (Number.isFinite(value)) slider.value = String(value);
   };
   slider.addEventListener("input", () => {
@@ -191,6 +192,5 @@ export function guidanceControl(field, hints, rules, changed) {
 }
 
 function readOption(text) {
-  const number = Number(text);
-  return Number.isFinite(number) ? number : text;
+  return readNumber(text) ?? text;
 }

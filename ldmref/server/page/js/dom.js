@@ -12,6 +12,11 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Return a number with its noun: "1 step", "2 steps". */
+export function counted(number, noun) {
+  return `${number} ${noun}${Number(number) === 1 ? "" : "s"}`;
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Return a new SVG element. */

@@ -1,16 +1,18 @@
 // The form of a mode: one control for each parameter of its schema.
 
+import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, newId } from "./dom.js";
 import { arrayControl, imageControl } from "./inputs.js";
 import { sentence } from "./notify.js";
-import { fromText, label, readFields, toText } from "./schema.js";
+import { fromText, readFields, toText } from "./schema.js";
+import { inPageWords, label } from "./wording.js";
 
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 const LISTS = { sampler: "samplers", schedule: "schedules", guidance: "guidances" };
-const LABELS = { cfg_scale: "Guidance scale", count: "Images", prompt_b: "Last prompt" };
+const PROGRAMS_ONLY = /_embeds$/; // hidden states come from a program, which has the API
 
 export class Form {
   /** `options`: capabilities; changed(texts); pick(); imageChanged(name, blob, size); mask. */
@@ -25,11 +27,13 @@ export class Form {
   show(mode, model, texts) {
     const before = this.rows;
     const schema = this.options.capabilities.modes[mode].schema;
+    this.advice = model.advice?.[mode] ?? {};
+    this.model = model;
     const fields = readFields(schema).filter((field) => this.isUseful(field, model));
     this.fields = fields;
     this.rows = new Map();
     for (const field of fields) {
-      field.label = LABELS[field.name] ?? label(field.name);
+      field.label = label(field.name);
       const kept = before.get(field.name);
       const reuse = kept?.control.file;
       this.rows.set(field.name, reuse ? kept : this.makeRow(field, model));
@@ -50,10 +54,17 @@ export class Form {
     this.write(texts);
   }
 
-  // Arrays and objects cannot be typed; the size of a model with one size cannot be chosen.
+  // Arrays and objects cannot be typed; the size of a model with one size cannot be chosen; and each
+  // model says what it has no use for.
   isUseful(field, model) {
     const size = field.name === "width" || field.name === "height";
-    return field.kind !== null && !(size && model.one_size);
+    const unused = PROGRAMS_ONLY.test(field.name) || model.unused?.includes(field.name);
+    return field.kind !== null && !unused && !(size && model.one_size);
+  }
+
+  // The limit of the server or of the model below that of the schema.
+  mostOf(name, model) {
+    return { count: this.options.capabilities.limits.images, steps: model.most_steps }[name] ?? null;
   }
 
   makeRow(field, model) {
@@ -66,14 +77,16 @@ export class Form {
     };
     const control = this.makeControl(field, hints, edited);
     const help = h("p", { id: newId("help"), class: "help" });
+    const text = this.advice[field.name];
+    const advice = text ? h("p", { id: newId("advice"), class: "small soft advice" }, sentence(text)) : null;
     const error = h("p", { id: newId("error"), class: "error", hidden: true });
     const labels = { class: "label", for: control.input?.id };
     const describe = () => {
-      const chosen = hints.choices?.find(({ name }) => name === control.input.value);
-      help.textContent = chosen?.summary ? sentence(chosen.summary) : plain(field.help);
+      const chosen = hints.choices?.find(({ name }) => name === (control.input.value || hints.fallback));
+      help.textContent = sentence(chosen?.summary ?? field.help);
     };
     describe();
-    control.input?.setAttribute("aria-describedby", `${help.id} ${error.id}`);
+    control.input?.setAttribute("aria-describedby", [help.id, advice?.id, error.id].filter(Boolean).join(" "));
     const flag = control.input?.type === "checkbox";
     const element = h(
       "div",
@@ -81,10 +94,11 @@ export class Form {
       flag
         ? h("label", labels, control.element, ` ${field.label}`)
         : [h("label", labels, field.label), control.element],
+      advice,
       help,
       error,
     );
-    return { field, control, element, error, describe };
+    return { field, control, element, error, describe, choices: hints.choices };
   }
 
   makeControl(field, hints, edited) {
@@ -161,6 +175,16 @@ export class Form {
     return false;
   }
 
+  /** Show what is wrong in the texts of all fields and return whether something is. */
+  showWrongTexts() {
+    const wrong = [...this.rows].map(([name, { field, control, choices }]) => {
+      const most = this.mostOf(name, this.model);
+      return { parameter: name, message: checkText(field, control.read?.() ?? "", { choices, most }) };
+    });
+    const shown = wrong.filter(({ message }) => message).map((error) => this.showError(error));
+    return shown.length > 0;
+  }
+
   clearError(name) {
     const row = this.rows.get(name);
     if (!row) return;
@@ -176,9 +200,4 @@ export class Form {
 function findFallback(field, model) {
   const value = model.defaults?.[field.name] ?? field.default;
   return typeof value === "object" && value !== null ? (value.name ?? "") : toText(value);
-}
-
-// Descriptions are written for Python; the backquotes around its names are left out.
-function plain(text) {
-  return text.replaceAll("`", "");
 }

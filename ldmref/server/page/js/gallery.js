@@ -1,6 +1,6 @@
 // The gallery: the last images that this browser generated, with the requests that made them.
 
-import { fill, h } from "./dom.js";
+import { counted, fill, h } from "./dom.js";
 import { download, fileName } from "./files.js";
 import { iconButton } from "./icons.js";
 import { notify, notifyError } from "./notify.js";
@@ -72,7 +72,7 @@ export class Gallery {
       channel?.postMessage("changed");
       await this.load();
     };
-    notify(`${kept.length} images deleted`, { action: { label: "Undo", run: restore } });
+    notify(`${counted(kept.length, "image")} deleted`, { action: { label: "Undo", run: restore } });
   }
 
   address(entry) {

@@ -3,9 +3,12 @@
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { fill, h } from "./dom.js";
-import { imageFiles } from "./files.js";
+import { watchFiles } from "./drops.js";
+import { KeptFiles } from "./kept.js";
+import { tellWrongLink } from "./links.js";
 import { inspectFile } from "./replay.js";
 import { Painter } from "./painter.js";
+import { maskControl } from "./painter_tools.js";
 import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
@@ -29,21 +32,27 @@ export function mount(element, context) {
 }
 
 class Generate {
-  constructor(element, { api, state, capabilities }) {
-    this.api = api;
-    this.state = state;
-    this.capabilities = capabilities;
-    this.mode = null;
-    this.painter = new Painter({ changed: () => this.form.clearError("mask") });
+  constructor(element, { api, state, capabilities, views }) {
+    Object.assign(this, { api, state, capabilities, views, mode: null });
+    this.painter = new Painter({
+      changed: () => {
+        this.form.clearError("mask");
+        this.kept.maskChanged();
+      },
+    });
     this.gallery = new Gallery({ open: (entry) => this.open(entry) });
     const { painter, gallery } = this;
     this.form = new Form({
       capabilities,
       changed: (texts) => this.edited(texts),
       pick: () => gallery.pick(),
-      imageChanged: (name, blob, size) => name === "image" && painter.setImage(blob, size),
+      imageChanged: (name, blob, size) => {
+        if (name === "image") painter.setImage(blob, size);
+        this.kept.imageChanged(name, blob);
+      },
       mask: maskControl(painter),
     });
+    this.kept = new KeptFiles(this.form, painter);
     this.stage = new Stage({
       capabilities,
       actions: {
@@ -56,7 +65,10 @@ class Generate {
     this.runner = new Runner(this);
     this.build(element);
     this.subscribe();
-    this.apply(state.readState());
+    const link = state.readState();
+    this.apply(link);
+    this.checkLink(link);
+    this.kept.recall();
     this.runner.resume();
   }
 
@@ -86,7 +98,7 @@ class Generate {
       open.value = "";
     });
     const restore = h("button", { type: "button", class: "link small", onclick: () => open.click() }, "Restore the settings of an image file");
-    const hint = h("p", { class: "soft small restore" }, "Drop an image anywhere on this page, or: ", restore, open);
+    const hint = h("p", { class: "soft small restore" }, "Drop an image with settings anywhere on this page, or: ", restore, open);
     const parts = [this.painter.element, this.stage.element, hint, this.gallery.element];
     this.work = h("div", { class: "work" }, parts);
     fill(element, h("div", { class: "columns" }, this.settings, this.work));
@@ -99,28 +111,19 @@ class Generate {
 
   subscribe() {
     this.state.subscribe((state, own) => {
-      if (!own && !this.element.hidden) this.apply(state);
+      if (own || this.element.hidden) return;
+      this.apply(state);
+      this.checkLink(state);
     });
     document.addEventListener("keydown", (event) => {
       if (this.element.hidden || event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
       event.preventDefault();
       this.submit();
     });
-    document.addEventListener("dragover", (event) => {
-      if (!this.element.hidden && event.dataTransfer?.types.includes("Files")) event.preventDefault();
-    });
-    document.addEventListener("drop", (event) => {
-      const [file] = imageFiles(event.dataTransfer);
-      if (this.element.hidden || event.defaultPrevented || !file) return;
-      event.preventDefault();
-      this.restore(file);
-    });
-    document.addEventListener("paste", (event) => {
-      const [file] = imageFiles(event.clipboardData);
-      if (this.element.hidden || !file || document.querySelector("dialog[open]")) return;
-      event.preventDefault();
-      if (this.form.rows.has("image")) this.form.setImage("image", file);
-      else this.restore(file);
+    watchFiles({
+      isShown: () => !this.element.hidden,
+      dropped: (file) => (this.mode === "inpaint" ? this.paintOn(file) : this.restore(file)),
+      pasted: (file) => (this.form.rows.has("image") ? this.form.setImage("image", file) : this.restore(file)),
     });
   }
 
@@ -151,19 +154,29 @@ class Generate {
     else this.form.write(state.p);
   }
 
+  // A link may be wrong; the page says so, and shows what it can.
+  checkLink(state) {
+    const models = this.capabilities.models.map(({ name }) => name);
+    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, models, shown: this.mode };
+    tellWrongLink(state, known);
+    this.form.clearErrors();
+    this.form.showWrongTexts();
+  }
+
   showMode(mode, texts) {
     this.mode = mode;
     this.shownModel = this.model.name;
     const modes = this.offeredModes();
-    const radios = modes.map((name) => {
+    const others = modes.filter((name) => name !== "inpaint"); // Paint is a view of its own
+    const radios = others.map((name) => {
       const input = h("input", { type: "radio", name: "mode", value: name, checked: name === mode });
       input.addEventListener("change", () => this.chooseMode(name));
       return h("label", { class: "segment" }, input, h("span", {}, NAMES[name] ?? name));
     });
     const focused = this.modes.contains(document.activeElement);
     fill(this.modes, radios);
-    this.modes.hidden = modes.length < 2;
-    if (focused) this.modes.querySelector(":checked").focus();
+    this.modes.hidden = others.length < 2 || mode === "inpaint";
+    if (focused) this.modes.querySelector(":checked")?.focus();
     this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
     this.form.show(mode, this.model, texts);
     this.showTries();
@@ -209,11 +222,10 @@ class Generate {
   // -- what the user does
 
   async submit() {
-    if (this.button.disabled) return;
     this.form.clearErrors();
     clearTimeout(this.writing);
     this.state.writeState({ mode: this.mode, p: this.form.texts() });
-    if (this.form.showMissing()) return;
+    if (this.form.showMissing() || this.form.showWrongTexts()) return;
     const { models } = this.capabilities;
     const request = { mode: this.mode, values: await this.form.values() };
     if (this.model !== models[0]) request.model = this.model.name;
@@ -251,6 +263,13 @@ class Generate {
     target.scrollIntoView({ block: "nearest" });
   }
 
+  // What is dropped on the painter is painted on; its settings are one press away.
+  async paintOn(file) {
+    await this.form.setImage("image", file);
+    const restore = { label: "Restore its settings instead", run: () => this.restore(file) };
+    notify("The image is the one to paint on", { action: restore });
+  }
+
   explore({ params, request }) {
     const p = writeParameters({ ...withoutFiles(request.values), seed: params.seed });
     this.state.writeState({ view: "explore", mode: params.mode, p }, { clear: ["p"], push: true });
@@ -271,16 +290,4 @@ class Generate {
 
 function withoutFiles(values) {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => !(value instanceof Blob)));
-}
-
-// The painter as the control of the field `mask`: it is in the work area, and the form refers to it.
-function maskControl(painter) {
-  const link = h("button", { type: "button", class: "link small", onclick: () => painter.canvas.focus() }, "Paint it on the image");
-  return {
-    element: link,
-    input: link,
-    file: () => painter.file(),
-    isGiven: () => painter.mask !== null,
-    set: (blob) => painter.loadFile(blob),
-  };
 }

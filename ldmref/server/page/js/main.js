@@ -7,6 +7,7 @@ import { notifyError } from "./notify.js";
 import { askForToken } from "./token.js";
 import * as notifications from "./notify.js";
 import * as state from "./state.js";
+import { learnNames } from "./wording.js";
 
 // A view is a module with `mount(element, context)`, imported when it is first opened. The view may
 // return {show(), hide()}, which are called when its tab is opened and left. Paint is Generate with
@@ -26,6 +27,8 @@ async function start() {
   state.subscribe(show);
   const capabilities = await watchConnection(api, document.getElementById("connection"));
   context = { api, state, notify: notifications, capabilities };
+  learnNames(capabilities.modes);
+  context.views = Object.keys(VIEWS);
   fillModels(capabilities.models);
   await show();
 }

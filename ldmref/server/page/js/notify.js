@@ -1,6 +1,7 @@
 // Short messages at the edge of the page, which screen readers also say.
 
 import { h } from "./dom.js";
+import { inPageWords } from "./wording.js";
 
 const SECONDS = 6;
 
@@ -45,9 +46,10 @@ export function announce(text) {
   requestAnimationFrame(() => (element.textContent = text));
 }
 
-/** Return a message of the server as a sentence: a capital letter, and a full stop. */
+/** Return a message of the server as a sentence of the page; "" if nothing of it concerns the page. */
 export function sentence(text) {
-  const trimmed = String(text).trim();
+  const trimmed = inPageWords(String(text)).trim();
+  if (!trimmed) return "";
   const ended = /[.!?…]$/.test(trimmed) ? trimmed : `${trimmed}.`;
   return ended.charAt(0).toUpperCase() + ended.slice(1);
 }

@@ -37,8 +37,9 @@ export function formatNumber(number) {
   return number?.$float ?? String(number);
 }
 
-/** Return the number that a text is, exactly; undefined if it is not one. */
-export function readNumber(text) {
+/** Return the number that a text is, exactly, also with a decimal comma; undefined if it is not one. */
+export function readNumber(given) {
+  const text = given.trim().replace(/^([+-]?\d*),(\d+)$/, "$1.$2");
   if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) return undefined;
   const number = Number(text);
   const whole = /^[+-]?\d+$/.test(text);

@@ -58,3 +58,15 @@ export async function loadMask(painter, file) {
   for (const note of notes) notify(note);
   announce("The mask is loaded");
 }
+
+/** Return the painter as the control of the field `mask`: it is in the work area, and the form refers to it. */
+export function maskControl(painter) {
+  const link = h("button", { type: "button", class: "link small", onclick: () => painter.canvas.focus() }, "Paint it on the image");
+  return {
+    element: link,
+    input: link,
+    file: () => painter.file(),
+    isGiven: () => painter.mask !== null,
+    set: (blob) => painter.loadFile(blob),
+  };
+}

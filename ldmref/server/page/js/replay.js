@@ -8,8 +8,9 @@ const INPUTS = { image: "image", mask: "mask", segmentation: "map" };
 /** Read the settings of an image file and show them in the view `generate`. */
 export async function inspectFile(generate, file) {
   const modes = generate.offeredModes();
-  const use = modes.includes("img2img")
-    ? { label: "Use it as input", run: () => generate.useImage("img2img", file) }
+  const target = generate.mode === "inpaint" ? "inpaint" : "img2img";
+  const use = modes.includes(target)
+    ? { label: "Use it as input", run: () => generate.useImage(target, file) }
     : null;
   let found;
   try {

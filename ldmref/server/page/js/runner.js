@@ -1,22 +1,31 @@
-// One request of this tab at a time: submitted, followed, shown, and put into the gallery.
+// The requests of this tab, one at a time: submitted, followed, shown, and put into the gallery.
+// Those that are asked for meanwhile wait here, so the queue of the server stays free for others.
 
+import { counted } from "./dom.js";
 import { resumeJob, runJob } from "./jobs.js";
 import { announce, notifyError } from "./notify.js";
 
 export class Runner {
-  /** `view` has api, form, stage, gallery and button. */
+  /** `view` has api, form, stage and gallery. */
   constructor(view) {
     this.view = view;
     this.job = null;
     this.controller = null;
+    this.waiting = [];
   }
 
   get busy() {
     return this.controller !== null;
   }
 
-  /** Generate the images of a request {mode, model, values}. */
+  /** Generate the images of a request {mode, model, values}, after those that were asked for before. */
   run(request) {
+    if (this.busy) {
+      this.waiting.push(request);
+      this.showQueue();
+      announce(`${counted(this.waiting.length, "request")} waiting`);
+      return undefined;
+    }
     return this.follow((events, signal) => runJob(this.view.api, request, events, signal), request);
   }
 
@@ -25,8 +34,15 @@ export class Runner {
     return this.follow((events, signal) => resumeJob(this.view.api, events, signal), null);
   }
 
+  showQueue() {
+    this.view.stage.showQueue(this.waiting.length, () => {
+      this.waiting = [];
+      this.showQueue();
+    });
+  }
+
   async follow(action, request) {
-    const { stage, button, form } = this.view;
+    const { stage, form } = this.view;
     if (this.busy) return;
     this.controller = new AbortController();
     this.request = request;
@@ -34,7 +50,6 @@ export class Runner {
     this.entries = [];
     this.pending = [];
     if (request) stage.begin();
-    button.disabled = true;
     try {
       await action(this.events(), this.controller.signal);
     } catch (error) {
@@ -45,7 +60,9 @@ export class Runner {
     } finally {
       this.controller = null;
       this.job = null;
-      button.disabled = false;
+      const next = this.waiting.shift();
+      this.showQueue();
+      if (next) this.run(next);
     }
   }
 
@@ -142,7 +159,7 @@ export class Runner {
     const { request } = this;
     const again = { label: "Generate again", run: () => this.run(request) };
     const who = this.cancelled ? "cancelled" : "the server has cancelled this request";
-    const after = count ? ` after ${count} ${count === 1 ? "image" : "images"}` : "";
+    const after = count ? ` after ${counted(count, "image")}` : "";
     this.view.stage.tell(who + after, { buttons: this.cancelled ? [] : [again] });
   }
 

@@ -47,12 +47,6 @@ export function readFields(schema) {
   });
 }
 
-/** Return a parameter's name as a label: `cfg_scale` becomes "Cfg scale". */
-export function label(name) {
-  const text = name.replaceAll("_", " ");
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
 /** Return the value of a field as text: of the address of the page, or of an input. */
 export function toText(value) {
   if (value === null || value === undefined) return "";

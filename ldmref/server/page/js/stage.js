@@ -1,7 +1,7 @@
 // The stage: the images of one request, while they are generated and afterwards.
 
 import { CodePanel } from "./code_panel.js";
-import { fill, h, newId } from "./dom.js";
+import { counted, fill, h, newId } from "./dom.js";
 import { download, fileName } from "./files.js";
 import { describe } from "./gallery.js";
 import { announce, sentence } from "./notify.js";
@@ -17,7 +17,8 @@ export class Stage {
     this.status = h("p", { id: newId("status"), class: "status numbers" });
     this.bar = h("progress", { max: "1", "aria-labelledby": this.status.id });
     this.cancelButton = h("button", { type: "button", onclick: () => this.cancel() }, "Cancel");
-    this.running = h("div", { class: "running", hidden: true }, h("div", { class: "row spread" }, this.status, this.cancelButton), this.bar);
+    this.queue = h("p", { class: "small soft row queue", role: "status", hidden: true });
+    this.running = h("div", { class: "running", hidden: true }, h("div", { class: "row spread" }, this.status, this.cancelButton), this.bar, this.queue);
     this.images = h("div", { class: "images" });
     this.notice = h("div", { class: "notice", role: "alert", hidden: true });
     this.details = h("div", { class: "details", hidden: true });
@@ -35,6 +36,7 @@ export class Stage {
 
   /** Show that nothing has been generated yet. */
   clear() {
+    this.shown = null;
     this.setSlots(1);
     this.slots[0].frame.classList.add("vacant");
     fill(this.slots[0].caption, "The image appears here.");
@@ -59,6 +61,7 @@ export class Stage {
   /** Begin to show a request: `count` images of a size, once it is known. */
   begin() {
     this.said = 0;
+    this.before = this.shown;
     this.notice.hidden = true;
     this.details.hidden = true;
     this.running.hidden = false;
@@ -69,6 +72,13 @@ export class Stage {
     this.say("Sending the request");
     const narrow = matchMedia("(max-width: 60rem)").matches;
     this.element.scrollIntoView({ block: narrow ? "start" : "nearest" });
+  }
+
+  /** Say how many requests wait behind this one, with a button to forget them. */
+  showQueue(count, forget) {
+    const button = h("button", { type: "button", class: "link small", onclick: forget }, "Remove");
+    fill(this.queue, count ? [`${counted(count, "more request")} ${count === 1 ? "waits" : "wait"}`, button] : []);
+    this.queue.hidden = count === 0;
   }
 
   say(text) {
@@ -131,8 +141,13 @@ export class Stage {
     fill(slot.caption, `Seed ${entry.seed}`);
   }
 
+  /** End a job. If it made no image, the images that were shown before it come back. */
   end() {
     this.running.hidden = true;
+    if (this.before && this.slots.every(({ entry }) => !entry)) {
+      this.showEntries(...this.before);
+      return;
+    }
     for (const { frame, entry, caption, image } of this.slots) {
       if (entry) continue;
       frame.classList.remove("preview");
@@ -154,6 +169,7 @@ export class Stage {
 
   /** Show finished images, the first or one of them in detail. */
   showEntries(entries, warnings = [], seconds = null) {
+    this.shown = [entries, warnings, seconds];
     this.notice.hidden = true;
     this.running.hidden = true;
     this.setSlots(entries.length);
@@ -222,7 +238,7 @@ function formatSeconds(seconds) {
 
 function summarise({ params, width, height }, seconds) {
   const parts = [`${width} × ${height}`];
-  if (params.steps) parts.push(`${params.steps} steps`);
+  if (params.steps) parts.push(counted(params.steps, "step"));
   if (params.sampler) parts.push(params.sampler);
   if (params.cfg_scale !== undefined) parts.push(`guidance ${params.cfg_scale}`);
   if (seconds) parts.push(`${seconds.toFixed(1)} s`);

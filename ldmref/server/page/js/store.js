@@ -1,10 +1,11 @@
-// What the browser keeps: the images of the gallery, and the requests of jobs that run.
+// What the browser keeps: the images of the gallery, the requests of jobs that run, and the files of
+// the form.
 // Everything is in IndexedDB, which holds the files themselves. Without it (some private windows),
 // the page works and forgets.
 
 const NAME = "ldmref";
-const VERSION = 1;
-const STORES = { images: "id", requests: "id" };
+const VERSION = 2;
+const STORES = { images: "id", requests: "id", inputs: "id" };
 const memory = Object.fromEntries(Object.keys(STORES).map((name) => [name, new Map()]));
 let opened = null;
 let lasting = true;

@@ -41,7 +41,7 @@ export function createExplorer(element, { source, place, notify }) {
   const headings = panels.map(() => h("h3", { class: "ex-run-heading" }));
   const comparison = createComparison();
   const compared = [headings[1], panels[1].element, h("h3", { class: "ex-run-heading" }, "Difference of the two runs"), comparison.element];
-  const words = createWords((word) => setView({ word }));
+  const words = createWords(setView);
   const curves = createCurves((k) => move(view.show, k));
   const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
   const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
@@ -58,7 +58,12 @@ export function createExplorer(element, { source, place, notify }) {
   fill(element, controls.intro, file, body);
   element.classList.add("explorer");
   acceptFiles(element, file, open);
-  element.addEventListener("keydown", (event) => !body.hidden && scrubber.key(event));
+  // The keys work wherever the focus is in the view, and where it is on nothing.
+  document.addEventListener("keydown", (event) => {
+    const onNothing = event.target === document.body || event.target === element.closest("main");
+    if (element.closest("[hidden]") || !(onNothing || element.contains(event.target))) return;
+    if (current()) scrubber.key(event);
+  });
 
   // The positions that are shown, [{run, k, index, main, letter, tone, busy}]: one, or two in the
   // order of the runs. `main` is the one that the scrubber moves.
@@ -85,7 +90,7 @@ export function createExplorer(element, { source, place, notify }) {
     body.hidden = runs.entries.length === 0;
     const find = (main) => shown?.find((one) => one.main === main)?.index;
     strips.show(runs.entries, find(true) ?? view.show, find(false) ?? null);
-    for (const part of [...body.children].slice(1)) part.classList.toggle("ex-off", !shown);
+    for (const part of [...body.children].slice(1)) part.hidden = !shown; // only strips before the first run
     controls.setRuns(runs.specs, view, shown);
     if (!shown) return;
     curves.show(shown);
@@ -112,7 +117,7 @@ export function createExplorer(element, { source, place, notify }) {
       const [a, b] = shown;
       comparison.show(a.run, a.k, b.run, b.k, { part: view.part, letters: [a.letter, b.letter] });
     }
-    words.show(shown, view.word);
+    words.show(shown, view);
     curves.mark(k);
     truth.mark(k);
     controls.setStep(index, k, run);

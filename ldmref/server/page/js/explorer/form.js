@@ -1,7 +1,8 @@
 // Forms for the parameters of a run. The fields come from the schema of the mode.
 
 import { h, newId } from "../dom.js";
-import { fromText, label, readFields } from "../schema.js";
+import { fromText, readFields } from "../schema.js";
+import { inPageWords, label } from "../wording.js";
 
 export const START_FIELDS = ["prompt", "negative_prompt", "seed", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
 // Parameters that a run can change on the way: they leave the state and its noise levels readable.
@@ -55,11 +56,11 @@ export function createFields(schema, names, lists) {
 function makeInput(field, list, id) {
   if (list?.length) {
     const options = list.map(({ name, text }) => h("option", { value: name, title: text ?? "" }, name));
-    return h("select", { id, title: field.help }, h("option", { value: "" }, ""), options);
+    return h("select", { id, title: inPageWords(field.help) }, h("option", { value: "" }, ""), options);
   }
-  if (field.name === "prompt") return h("input", { id, type: "text", maxlength: 2000, title: field.help });
+  if (field.name === "prompt") return h("input", { id, type: "text", maxlength: 2000, title: inPageWords(field.help) });
   const numeric = field.kind === "integer" || field.kind === "number";
-  return h("input", { id, type: "text", inputmode: numeric ? "decimal" : null, autocomplete: "off", title: field.help });
+  return h("input", { id, type: "text", inputmode: numeric ? "decimal" : null, autocomplete: "off", title: inPageWords(field.help) });
 }
 
 function setValue(input, text) {

@@ -1,12 +1,15 @@
 // The runs of the explorer: what the address names, and the records that are loaded or made for it.
 
+import { counted } from "../dom.js";
+import { sentence } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
 import { Run } from "./run.js";
 import { describeRequest } from "./specs.js";
 
 /**
  * The runs. `entries` are {spec, key, run, label, error, progress, job}; `onChange(entry)` is called
- * when one arrives or fails, and entry.onProgress(share, words), if it is set, while it is made.
+ * when one arrives or fails, and entry.onProgress(share, words) and entry.onPreview(image, step), if
+ * they are set, while it is made.
  *
  * `source` may have the actions record(request, hooks) and truth(request, hooks); without them only
  * files are shown. See source.js.
@@ -44,12 +47,14 @@ export class Runs {
     }
     entry.controller = new AbortController();
     try {
+      this.source.check?.(describeRequest(this.specs, this.entries.indexOf(entry)));
       const base = this.entries[0];
       if (entry !== base && base.promise) await base.promise;
       const request = describeRequest(this.specs, this.entries.indexOf(entry));
       entry.promise = this.source.record(request, {
         signal: entry.controller.signal,
         progress: (share, words) => entry.onProgress?.(share, words),
+        preview: (image, step) => entry.onPreview?.(image, step),
       });
       this.finish(entry, readRecord(await entry.promise));
     } catch (error) {
@@ -105,8 +110,7 @@ export class Runs {
 
 function describeError(error) {
   if (error instanceof RecordError) return error.message;
-  const hint = error.hint ? ` ${error.hint}.` : "";
-  return `${error.message.replace(/[.]?$/, ".")}${hint}`;
+  return [error.message, error.hint].filter(Boolean).map(sentence).join(" ").trim();
 }
 
 /** Return a line for a run: its changes, or its parameters. */
@@ -120,6 +124,6 @@ export function describeSpec(spec, run = null) {
 function describeRun(run) {
   const { params = {}, sampler, schedule, cfg_scale: scale, seed, branch } = run.meta;
   const branched = branch ? `branch at step ${branch.step}` : "";
-  const parts = [branched, `“${params.prompt ?? ""}”`, `seed ${seed}`, `${run.n} steps`, `cfg ${scale}`, sampler, schedule];
+  const parts = [branched, `“${params.prompt ?? ""}”`, `seed ${seed}`, counted(run.n, "step"), `cfg ${scale}`, sampler, schedule];
   return parts.filter(Boolean).join(", ");
 }

@@ -70,12 +70,13 @@ export function createScrubber(onMove) {
     key(event) {
       if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented) return;
       const target = event.target;
-      if (target.closest("input:not([type=range], [type=checkbox]), textarea, select, dialog")) return;
+      const field = target.closest("input, textarea, select, dialog");
+      if (field && field !== slider && field.type !== "checkbox") return;
       const moves = { ArrowLeft: position - 1, ArrowRight: position + 1, Home: 0, End: last };
       if (event.key in moves) {
         event.preventDefault();
         move(moves[event.key]);
-      } else if (event.key === " " && !target.closest("button, a, summary, input, [role=gridcell]")) {
+      } else if (event.key === " " && (target === slider || !target.closest("button, a, summary, input"))) {
         event.preventDefault();
         toggle();
       }

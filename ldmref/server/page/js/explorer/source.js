@@ -1,7 +1,8 @@
 // A server as a source of runs. A source is an object with any of these actions:
 //
-//   record(request, {signal, progress}) -> ArrayBuffer      a run record
+//   record(request, {signal, progress, preview}) -> ArrayBuffer      a run record
 //   truth(request, {signal, progress}) -> ArrayBuffer       the same record with its truth line
+//   check(request)                                          throws if a link names what is not there
 //   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
@@ -29,8 +30,16 @@ export function serverSource({ api, capabilities }) {
     );
   }
 
+  // Refuse names that the mode lacks: they come from a link, and would be left out silently.
+  function check({ mode, texts, branches }) {
+    const known = modes[mode]?.properties ?? {};
+    const given = [texts, ...branches.map((branch) => branch.texts)].flatMap(Object.keys);
+    const unknown = given.filter((name) => !(name in known));
+    if (modes[mode] && unknown.length) throw new Error(`There is no setting “${unknown.join("”, “")}”`);
+  }
+
   // Run a job to its end and return its description.
-  async function finish(body, { signal, progress }) {
+  async function finish(body, { signal, progress, preview }) {
     const job = await api.submit(body, signal);
     const cancel = () => api.cancel(job.id).catch(() => {});
     signal?.addEventListener("abort", cancel, { once: true });
@@ -41,6 +50,7 @@ export function serverSource({ api, capabilities }) {
           queued: ({ position }) => progress?.(null, position ? `Waiting behind ${position}` : "Waiting"),
           started: () => progress?.(0, "Running"),
           progress: ({ step, steps }) => progress?.(steps ? step / steps : null, `Step ${step} of ${steps}`),
+          preview: ({ image, step }) => preview?.(image, step),
           lost: () => progress?.(null, "The server does not answer; trying again"),
         },
         signal,
@@ -58,6 +68,7 @@ export function serverSource({ api, capabilities }) {
   }
 
   return {
+    check,
     modes,
     lists,
     models: capabilities.models,

@@ -4,10 +4,11 @@
 //   from   the step at which it branches; left out, it starts from noise
 //   model  another model
 // The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
+// word2 (that of the second run, if it is another one),
 // pair, part, fixed, smooth and truth (compute the truth line).
 
 const RESERVED = new Set(["of", "from", "model"]);
-export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
+export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
@@ -29,6 +30,7 @@ export function readSpecs(state) {
     by: state.by === "sigma" ? "sigma" : "step",
     step: number(state.step, 100_000),
     word: state.word ?? "",
+    word2: state.word2 ?? "",
     pair: state.pair ?? VIEW.pair,
     part: state.part ?? VIEW.part,
     fixed: state.fixed === "1",
@@ -59,6 +61,7 @@ export function writeSpecs(specs, view) {
     by: view.by === "step" ? null : view.by,
     step: view.step,
     word: view.word || null,
+    word2: view.word2 || null,
     pair: view.pair === VIEW.pair ? null : view.pair,
     part: view.part === VIEW.part ? null : view.part,
     fixed: view.fixed ? "1" : null,

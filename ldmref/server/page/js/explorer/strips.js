@@ -103,7 +103,13 @@ export function createStrips(actions) {
       else bar.value = share;
       text.textContent = words;
     };
-    return h("div", { class: "ex-progress" }, text, bar, h("button", { type: "button", class: "ex-small", onclick: () => actions.onCancel(index) }, "Cancel"));
+    const preview = h("img", { class: "ex-preview", alt: "", hidden: true });
+    entry.onPreview = (image, step) => {
+      preview.src = image;
+      preview.alt = `Prediction of the image after step ${step}`;
+      preview.hidden = false;
+    };
+    return h("div", { class: "ex-progress" }, preview, text, bar, h("button", { type: "button", class: "ex-small", onclick: () => actions.onCancel(index) }, "Cancel"));
   }
 
   return {

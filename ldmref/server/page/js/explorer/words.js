@@ -4,10 +4,15 @@ import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
 import { formulaButton } from "./formulas.js";
 import { amountColours, linearPreview, paint, paintOver } from "./preview.js";
+import { findTelling } from "./telling.js";
 
-/** Return the attention panel: {element, show(runs, word)}, with runs [{run, k, letter, tone}]. */
-export function createWords(onWord) {
-  const chips = h("div", { class: "row", role: "group", "aria-label": "Words of the prompt" });
+/**
+ * Return the attention panel: {element, show(runs, view)}, with runs [{run, k, letter, tone}].
+ * `view.word` is the word of the first run, and of the second if `view.word2` is empty.
+ */
+export function createWords(change) {
+  const choices = h("div", { class: "stack" });
+  const missing = h("p", { class: "small", role: "status" });
   const opacity = h("input", { type: "range", min: 0, max: 100, value: 65, "aria-label": "Opacity of the map" });
   const maps = h("div", { class: "ex-panels ex-maps" });
   const about = h("div", { class: "soft small" });
@@ -15,7 +20,8 @@ export function createWords(onWord) {
     "section",
     { class: "panel ex-words", "aria-labelledby": "ex-words-title" },
     h("h2", { id: "ex-words-title" }, "Attention to each word ", formulaButton("attention")),
-    chips,
+    choices,
+    missing,
     maps,
     h("label", { class: "ex-inline small" }, "Opacity", opacity),
     about,
@@ -23,38 +29,53 @@ export function createWords(onWord) {
   let last = null;
   opacity.addEventListener("input", () => last && show(...last));
 
-  function show(runs, word) {
-    last = [runs, word];
-    const { run, k } = runs.find((one) => one.main);
-    element.hidden = !run.has("attention") || run.words.length === 0;
+  function show(runs, view) {
+    last = [runs, view];
+    const wanted = [view.word, view.word2 || view.word];
+    const mapped = runs
+      .map((one, place) => ({ ...one, name: ["word", "word2"][place], wanted: wanted[place] }))
+      .filter(({ run }) => run.has("attention") && run.words.length > 0);
+    element.hidden = mapped.length === 0;
     if (element.hidden) return;
-    const chosen = Math.max(run.words.indexOf(word), 0);
-    if (chips.dataset.words !== run.words.join(" ")) makeChips(run.words);
-    [...chips.children].forEach((chip, i) => {
-      chip.setAttribute("aria-pressed", String(i === chosen));
-      chip.lastChild.textContent = formatNumber(run.wordMap(i, k).mean);
+    const key = JSON.stringify(mapped.map(({ run, name, letter }) => [letter, name, run.words]));
+    if (choices.dataset.words !== key) {
+      choices.dataset.words = key;
+      fill(choices, mapped.map((one) => makeChips(one, mapped.length > 1, change)));
+    }
+    const notes = [];
+    const drawn = mapped.map((one, place) => {
+      const found = one.run.words.indexOf(one.wanted);
+      const chosen = found < 0 ? findTelling(one.run.words) : found;
+      if (one.wanted && found < 0) notes.push(`The prompt of run ${one.letter} has no “${one.wanted}”: “${one.run.words[chosen]}” is shown.`);
+      markChips(choices.children[place], one, chosen);
+      return makeMap(one, chosen, Number(opacity.value) / 100);
     });
-    maps.replaceChildren(
-      ...runs
-        .filter((one) => one.run.has("attention") && one.run.words.includes(run.words[chosen]))
-        .map((one) => makeMap(one, one.run.words.indexOf(run.words[chosen]), Number(opacity.value) / 100)),
-    );
+    missing.textContent = notes.join(" ");
+    missing.hidden = notes.length === 0;
+    fill(maps, drawn);
+    const { run } = runs.find((one) => one.main);
     if (about.dataset.run !== run.meta.params?.prompt) {
       about.dataset.run = run.meta.params?.prompt;
       fill(about, describe(run));
     }
   }
 
-  function makeChips(words) {
-    chips.dataset.words = words.join(" ");
-    chips.replaceChildren(
-      ...words.map((word) =>
-        h("button", { type: "button", class: "chip", onclick: () => onWord(word) }, word, " ", h("span", { class: "numbers soft" })),
-      ),
-    );
-  }
-
   return { element, show };
+}
+
+function makeChips({ run, name, letter, tone }, several, change) {
+  const label = several ? `Words of run ${letter}` : "Words of the prompt";
+  const chips = run.words.map((word) =>
+    h("button", { type: "button", class: "chip", title: "The number is the mean share of the attention in this step", onclick: () => change({ [name]: word }) }, word, " ", h("span", { class: "numbers soft" })),
+  );
+  return h("div", { class: "row", role: "group", "aria-label": label }, several ? h("span", { class: `ex-letter tone-${tone}` }, letter) : null, chips);
+}
+
+function markChips(group, { run, k }, chosen) {
+  [...group.querySelectorAll(".chip")].forEach((chip, i) => {
+    chip.setAttribute("aria-pressed", String(i === chosen));
+    chip.lastChild.textContent = formatNumber(run.wordMap(i, k).mean);
+  });
 }
 
 function makeMap({ run, k, letter, tone }, word, opacity) {

@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
-import { label } from "../schema.js";
+import { label } from "../wording.js";
 import { describe } from "./sheet.js";
 import { valueLabel } from "./values.js";
 

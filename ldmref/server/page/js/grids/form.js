@@ -1,8 +1,9 @@
 // The form of a grid: two axes, and the parameters that all cells share.
 
-import { fill, h, newId } from "../dom.js";
+import { counted, fill, h, newId } from "../dom.js";
 import { START_FIELDS, createFields } from "../explorer/form.js";
-import { label, readFields } from "../schema.js";
+import { readFields } from "../schema.js";
+import { label } from "../wording.js";
 import { ValuesError, explainValues, isText, readAxis } from "./values.js";
 
 const NONE = "";
@@ -89,7 +90,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
     }
     try {
       const read = readAxis(field, values.value, lists[field.name]?.map((one) => one.name) ?? null);
-      say(`${read.length} ${read.length === 1 ? "value" : "values"}`, false);
+      say(counted(read.length, "value"), false);
       return { name: field.name, values: read };
     } catch (error) {
       if (!(error instanceof ValuesError)) throw error;
@@ -112,7 +113,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
       return null;
     }
     const images = x.values.length * (y?.values.length ?? 1);
-    count.textContent = images > most ? `These are ${images} images; this server makes at most ${most} in one grid.` : `${images} images`;
+    count.textContent = images > most ? `These are ${images} images; this server makes at most ${most} in one grid.` : counted(images, "image");
     if (images > most) return null;
     const texts = shared.texts();
     delete texts[x.name];

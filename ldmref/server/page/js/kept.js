@@ -1,0 +1,63 @@
+// The images and the mask of this tab's form, kept across a reload. They are too large for the address.
+
+import * as store from "./store.js";
+
+const TAB = "ldmref-tab"; // in sessionStorage: the name of this tab
+const DAY = 24 * 3600 * 1000; // milliseconds for which those of a closed tab are kept
+
+function tabName() {
+  const name = sessionStorage.getItem(TAB) ?? [...crypto.getRandomValues(new Uint32Array(2))].join("-");
+  sessionStorage.setItem(TAB, name);
+  return name;
+}
+
+const idOf = (name) => `${tabName()} ${name}`;
+
+const WRITE = 250; // milliseconds from a stroke to the store
+
+async function keep(name, value) {
+  const id = idOf(name);
+  const done = value ? store.put("inputs", { id, value, created: Date.now() }) : store.remove("inputs", id);
+  await done.catch(() => {}); // without a place to keep it, a reload loses it
+}
+
+async function recallOne(name) {
+  const found = await store.get("inputs", idOf(name)).catch(() => null);
+  return found?.value ?? null;
+}
+
+export class KeptFiles {
+  constructor(form, painter) {
+    this.form = form;
+    this.painter = painter;
+  }
+
+  /** Keep the file of a field; null forgets it. A new image may have emptied the mask. */
+  imageChanged(name, blob) {
+    keep(name, blob);
+    if (name === "image" && (this.painter.mask?.empty ?? true)) keep("mask", null);
+  }
+
+  maskChanged() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(async () => keep("mask", await this.painter.file()), WRITE);
+  }
+
+  /** Put what was kept into fields that are empty, and the mask onto the image. */
+  async recall() {
+    forgetOld();
+    const mask = await recallOne("mask");
+    for (const [name, { field, control }] of this.form.rows) {
+      if (field.kind !== "image" || name === "mask" || control.isGiven()) continue;
+      const file = await recallOne(name);
+      if (file && !control.isGiven()) await control.set(file);
+    }
+    if (mask && this.painter.mask?.empty) await this.painter.loadFile(mask);
+  }
+}
+
+async function forgetOld() {
+  for (const { id, created } of await store.all("inputs").catch(() => [])) {
+    if (created < Date.now() - DAY) await store.remove("inputs", id);
+  }
+}
