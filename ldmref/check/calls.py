@@ -163,12 +163,22 @@ def shape_hint(call: Call) -> str:
 
 @functools.cache
 def per_example(function: str) -> list[str]:
-    """Return the arguments that the function's docstring calls a "scalar or (n,)"."""
+    """Return the arguments that the function's docstring calls a "scalar or (n,)".
+
+    >>> per_example("q_sample"), per_example("euler_maruyama")
+    (['alpha_bar'], ['t', 't_next'])
+    """
+    texts = argument_texts(function).items()
+    return [name for name, text in texts if re.search(r"\bscalars?(,| or) \(n,\)", text)]
+
+
+def argument_texts(function: str) -> dict[str, str]:
+    """Return what the function's docstring says of each argument, in one line."""
     docstring = inspect.getdoc(public(function)) or ""
     section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
     entries = re.split(r"\n    (?=\S)", "\n" + section[1]) if section else []
     texts = [" ".join(entry.split()).partition(": ") for entry in entries]
-    return [n for names, _, t in texts if "scalar or (n,)" in t for n in names.split(", ")]
+    return {name: text for names, _, text in texts for name in names.split(", ")}
 
 
 def value_text(value: Any) -> str:

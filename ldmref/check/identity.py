@@ -128,10 +128,16 @@ class Chapter:
         return register
 
     def add(
-        self, function: str, law: str, oracle: str, roundings: float, case: CaseFunction
+        self,
+        function: str,
+        law: str,
+        oracle: str,
+        roundings: float,
+        case: CaseFunction,
+        uses: tuple[str, ...] = (),
     ) -> None:
         """Add the case as an identity of `function` with this law."""
-        self.identities.append(Identity(function, law, oracle, case, roundings))
+        self.identities.append(Identity(function, law, oracle, case, roundings, uses))
 
     def elementwise(
         self,
@@ -146,8 +152,9 @@ class Chapter:
 
         @functools.wraps(expected)
         def case(f: Functions, rng: RandomInputs) -> Comparison:
-            x = rng.uniform(*interval, 8)
-            return getattr(f, function)(x), [expected(v) for v in to_host(x).tolist()]
+            x = rng.uniform(*interval, 2, 2, 2)
+            values = [expected(v) for v in to_host(x).ravel().tolist()]
+            return getattr(f, function)(x), np.reshape(values, (2, 2, 2))
 
         self.add(function, law, oracle, roundings, case)
 

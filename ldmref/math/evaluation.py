@@ -89,8 +89,9 @@ def frechet_distance(mean1: Array, cov1: Array, mean2: Array, cov2: Array) -> Ar
     Returns:
         >= 0 up to rounding, (), dtype of `mean1`.
 
-    Accuracy: 10 d ulp of the traces for covariances of full rank, and about the root of that
-    relative to the traces where an eigenvalue is zero.
+    Accuracy: 10 d ulp of the traces for covariances of full or deficient rank. Eigenvalues below d
+    ulp of the largest are rounding, and count as zero: their roots would add up to 1e-8 of the
+    traces (float64).
     Source: Dowson and Landau 1982, Journal of Multivariate Analysis 12:450, eq. 4; as FID: Heusel
     et al. 2017, arXiv:1706.08500, eq. 6.
 
@@ -101,11 +102,17 @@ def frechet_distance(mean1: Array, cov1: Array, mean2: Array, cov2: Array) -> Ar
     """
     xp = array_namespace(mean1, cov1, mean2, cov2)
     gap = mean1 - mean2
-    values, vectors = xp.linalg.eigh(cov1)
-    root = vectors * xp.sqrt(xp.clip(values, min=0.0))  # C_1 = root root^T
-    product = xp.matmul(xp.matrix_transpose(root), xp.matmul(cov2, root))
-    shared = xp.sqrt(xp.clip(xp.linalg.eigvalsh(product), min=0.0))
+    # with C = R R^T, the trace of the root is the sum of the singular values of R_1^T R_2
+    shared = xp.linalg.svdvals(xp.matmul(xp.matrix_transpose(_root(cov1)), _root(cov2)))
     return xp.sum(gap * gap) + xp.linalg.trace(cov1 + cov2) - 2.0 * xp.sum(shared)
+
+
+def _root(covariance: Array) -> Array:
+    """R with C = R R^T, from the eigenvectors of C; without eigenvalues that are only rounding."""
+    xp = array_namespace(covariance)
+    values, vectors = xp.linalg.eigh(covariance)
+    rounding = values.shape[0] * float(xp.finfo(values.dtype).eps) * xp.max(values)
+    return vectors * xp.sqrt(xp.where(values > rounding, values, xp.zeros_like(values)))
 
 
 def kernel_distance(x: Array, y: Array) -> Array:

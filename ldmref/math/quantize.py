@@ -30,8 +30,8 @@ def nearest_code(z: Array, codebook: Array) -> tuple[Array, Array]:
     """
     xp = array_namespace(z, codebook)
     flat = xp.reshape(z, (-1, z.shape[-1]))
-    squares = xp.sum(codebook * codebook, axis=1)
-    indices = xp.argmin(squares[None, :] - 2.0 * (flat @ codebook.T), axis=1)
+    distances = sum((flat[:, i, None] - codebook[None, :, i]) ** 2 for i in range(z.shape[-1]))
+    indices = xp.argmin(distances, axis=1)
     quantised = xp.reshape(xp.take(codebook, indices, axis=0), z.shape)
     return xp.reshape(indices, z.shape[:-1]), quantised
 

@@ -1,6 +1,9 @@
 """Functions as the formulas are printed: exact on ordinary inputs, useless at the edges."""
 
+import warnings
+
 import numpy as np
+from scipy.linalg import sqrtm
 from scipy.special import erf
 
 
@@ -62,3 +65,45 @@ def elbo_weight(alpha_bar, alpha_bar_prev, prediction_type="x0"):
     snr = alpha_bar / (1 - alpha_bar)
     weight = 0.5 * (alpha_bar_prev / (1 - alpha_bar_prev) - snr)
     return {"x0": weight, "eps": weight / snr, "v": weight * (1 - alpha_bar)}[prediction_type]
+
+
+def elbo(log_likelihood, mean, logvar, kl_weight=1.0):
+    if log_likelihood.ndim > 1:
+        log_likelihood = log_likelihood.mean(axis=0)
+    divergence = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar)
+    return log_likelihood - kl_weight * divergence.reshape(len(mean), -1).sum(axis=1)
+
+
+def group_norm(x, weight, bias, groups, eps):
+    """The variance as E[x^2] - E[x]^2."""
+    g = x.reshape(len(x), groups, -1)
+    mean = g.mean(axis=2, keepdims=True)
+    variance = (g * g).mean(axis=2, keepdims=True) - mean**2
+    with np.errstate(invalid="ignore"):
+        y = ((g - mean) / np.sqrt(variance + eps)).reshape(x.shape)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    return y * weight.reshape(shape) + bias.reshape(shape)
+
+
+def nearest_code(z, codebook):
+    """Squares expanded, as a matrix product."""
+    flat = z.reshape(-1, z.shape[-1])
+    squares = (flat**2).sum(1)[:, None] - 2 * flat @ codebook.T + (codebook**2).sum(1)
+    indices = squares.argmin(axis=1).reshape(z.shape[:-1])
+    return indices, codebook[indices]
+
+
+def x0_from_v(xt, v, alpha_bar):
+    """By way of eps: divides by the root of alpha-bar."""
+    alpha_bar = np.reshape(alpha_bar, (-1,) + (1,) * (xt.ndim - 1))
+    eps = np.sqrt(alpha_bar) * v + np.sqrt(1 - alpha_bar) * xt
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (xt - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
+
+
+def frechet_distance(mean1, cov1, mean2, cov2):
+    """The real part of a root of the product, which hides what rounding makes imaginary."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SciPy warns about a singular matrix
+        root = sqrtm(cov1 @ cov2)
+    return np.sum((mean1 - mean2) ** 2) + np.trace(cov1 + cov2) - 2 * np.trace(root).real

@@ -113,12 +113,14 @@ def entries_with_least_noise_are_masked(f: Functions, rng: RandomInputs) -> Comp
 # Roundings: 8 here; 5 of cross entropy and of entropy.
 @chapter.identity("kl_bernoulli", "entropies", 14)
 def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
-    p = rng.uniform(0.01, 0.99, 5)
+    """Two of the outcomes are certain, p = 0 and p = 1: they have no entropy, 0 log 0 = 0."""
+    p = rng.array([*rng.numpy.uniform(0.01, 0.99, 3), 0.0, 1.0])
     q = rng.uniform(0.01, 0.99, 5)
     a = to_host(p)
     b = to_host(q)
     cross = -(a * np.log(b) + (1 - a) * np.log1p(-b))
-    entropy = -(a * np.log(a) + (1 - a) * np.log1p(-a))
+    u = a[:3]
+    entropy = np.append(-(u * np.log(u) + (1 - u) * np.log1p(-u)), [0.0, 0.0])
     return f.kl_bernoulli(p, q), cross - entropy, 1.0 + cross
 
 

@@ -45,13 +45,20 @@ def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 6 in each norm of 6 numbers, 4 of the ratio.
 @chapter.identity("adaptive_weight", "unit vectors", 16)
 def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
-    """Clip gradients of known length in random directions, below and above the maximum."""
+    """Clip gradients of known length in random directions, below and above the maximum.
+
+    A discriminator that is fooled completely has no gradient: the weight is the maximum.
+    """
     a = rng.number(0.5, 2)
     b = rng.number(0.5, 2)
-    directions = [rng.orthonormal(6, 1).reshape(2, 3) for _ in range(2)]
+    directions = [rng.orthonormal(6, 1).reshape(1, 2, 3) for _ in range(2)]
     gradients = [rng.array(length * u) for length, u in zip((a, b), directions, strict=True)]
-    got = [f.adaptive_weight(*gradients, 0.25), f.adaptive_weight(*gradients, 0.25, 0.125)]
-    return got, [a / (b + 0.25), 0.125], 4.0
+    got = {
+        "weight": f.adaptive_weight(*gradients, 0.25),
+        "weight above the maximum": f.adaptive_weight(*gradients, 0.25, 0.125),
+        "weight without adversarial gradient": f.adaptive_weight(gradients[0], 0 * gradients[1]),
+    }
+    return got, [a / (b + 0.25), 0.125, 1e4], 4.0
 
 
 # Roundings: 8 of each unit vector, doubled by the square, half on average; 8 in the oracle.

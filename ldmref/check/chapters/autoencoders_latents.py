@@ -45,7 +45,7 @@ def value_of_the_code(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("vq_loss", "the squared distance", 20, uses=("codebook_loss", "commitment_loss"))
 def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
     """Check that the two terms, and the two conventions for beta, differ only in gradients."""
-    (z, code) = rng.normals(2, 3, 4)
+    (z, code) = rng.normals(2, 3, 2, 4)
     beta = rng.number(0, 2)
     square = ((to_host(code) - to_host(z)) ** 2).sum(axis=-1)
     got = {
@@ -94,7 +94,7 @@ def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) ->
 @chapter.identity("code_perplexity", "counting", 32)
 def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -> Comparison:
     codes = rng.numpy.integers(0, 6, 20).tolist()
-    indices = rng.xp.asarray([codes[:10], codes[10:]], device=rng.device)
+    indices = rng.xp.asarray([[codes[:10], codes[10:]]], device=rng.device)
     p = np.asarray(list(Counter(codes).values())) / 20
     return f.code_perplexity(indices), np.prod(p**-p)
 
@@ -190,3 +190,16 @@ def rotation_in_the_plane_of_a_and_b(f: Functions, rng: RandomInputs) -> Compari
 
     got = f.slerp(rng.array(rotated(0.0)), rng.array(rotated(omega)), t)
     return got, rotated(t * omega), 10.0 / np.sin(omega)
+
+
+# Roundings: 5 of the line on each side, and 6 of sines of a small angle over each other.
+@chapter.identity("slerp", "the straight line", 16)
+def zero_or_parallel_vectors_have_no_circle(f: Functions, rng: RandomInputs) -> Comparison:
+    """Take an example with a = 0, one with b = 0, and one with b = a."""
+    (a, b) = rng.normals(2, 3, 2, 2)
+    zero_first, zero_second = (rng.array([[[k]] for k in row]) for row in ((0, 1, 1), (1, 0, 1)))
+    a = a * zero_first
+    b = b * zero_second
+    b = rng.array(np.concatenate([to_host(b)[:2], to_host(a)[2:]]))
+    t = rng.number(0, 1)
+    return f.slerp(a, b, t), (1 - t) * to_host(a) + t * to_host(b), 4.0

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 
 chapter = Chapter("evaluation")
 
@@ -14,9 +15,9 @@ chapter = Chapter("evaluation")
 # Roundings: 3 on each side.
 @chapter.identity("normal_entropy", "Gauss-Hermite quadrature", 6)
 def mean_of_minus_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
-    logvar = rng.uniform(-4.0, 4.0, 5)
+    logvar = rng.uniform(-4.0, 4.0, 3, 2, 2)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    minus_log = 0.5 * (np.log(2 * np.pi) + to_host(logvar)[:, None] + nodes**2)
+    minus_log = 0.5 * (np.log(2 * np.pi) + to_host(logvar)[..., None] + nodes**2)
     return f.normal_entropy(logvar), minus_log @ weights / weights.sum(), 4.0
 
 
@@ -67,6 +68,25 @@ def sum_over_common_principal_axes(f: Functions, rng: RandomInputs) -> Compariso
     arguments = [rng.array(z) for pair in zip(means, covs, strict=True) for z in pair]
     expected = ((means[0] - means[1]) ** 2).sum() + ((scale[0] - scale[1]) ** 2).sum()
     return f.frechet_distance(*arguments), expected, float(np.square(scale).sum())
+
+
+def low_rank(rng: RandomInputs, ranks: tuple[int, int]) -> tuple[list[Array], float, float]:
+    """(arguments, their Frechet distance, trace of both) of covariances of these ranks."""
+    factors = [rng.numpy.standard_normal((4, rank)) for rank in ranks]
+    mean = rng.numpy.standard_normal(4)
+    covs = [factor @ factor.T for factor in factors]
+    shared = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
+    traces = float(sum(np.trace(cov) for cov in covs))
+    arguments = [rng.array(z) for z in (mean, covs[0], 0 * mean, covs[1])]
+    return arguments, (mean @ mean) + traces - 2 * shared, traces + mean @ mean
+
+
+# Roundings: up to 16 of an eigenvalue that is zero, whose root is 4 roots of eps of the traces.
+@chapter.identity("frechet_distance", "singular values of factors", 16)
+def roots_of_eigenvalues_that_are_zero(f: Functions, rng: RandomInputs) -> Comparison:
+    """Take deficient ranks: rounding makes an eigenvalue negative, and its root imaginary."""
+    arguments, distance, size = low_rank(rng, (rng.integer(1, 3), rng.integer(1, 3)))
+    return f.frechet_distance(*arguments), distance, size / math.sqrt(rng.limits.eps)
 
 
 # Roundings: 4 on each side, of cubes up to the scale.

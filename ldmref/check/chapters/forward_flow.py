@@ -98,10 +98,11 @@ chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent",
 # Roundings: 6 here, 1 or 2 in the oracle.
 @chapter.identity("shift_flow_time", "rational arithmetic", 8)
 def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparison:
-    s = rng.uniform(0.01, 0.99, 5)
+    s = rng.uniform(0.01, 0.99, 2, 2, 2)
     shift = rng.number(0.2, 6.0)
-    odds = [Fraction(shift) * Fraction(v) / (1 - Fraction(v)) for v in to_host(s).tolist()]
-    return f.shift_flow_time(s, shift), [float(v / (1 + v)) for v in odds]
+    odds = [Fraction(shift) * Fraction(v) / (1 - Fraction(v)) for v in to_host(s).ravel().tolist()]
+    expected = np.reshape([float(v / (1 + v)) for v in odds], (2, 2, 2))
+    return f.shift_flow_time(s, shift), expected
 
 
 # Roundings: 6 of each coefficient, squared, and 8 of the arithmetic with it.

@@ -123,17 +123,24 @@ def mean_of_a_tilted_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
 # below 1.
 @chapter.identity("conditional_scores", "the conditional Gaussian", 6)
 def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs) -> Comparison:
-    """Conditional mean and covariance are computed from the blocks of the covariance."""
+    """Compute conditional mean and covariance from the blocks of the covariance.
+
+    The channels are jointly Gaussian, the pixels of an image independent.
+    """
     factor = rng.numpy.standard_normal((5, 5))
-    z = rng.numpy.standard_normal((4, 5))
+    z = rng.numpy.standard_normal((12, 5))  # 2 images of 2 x 3 pixels
     cov = factor @ factor.T + np.eye(5)
     size = rng.integer(1, 4)
-    joint = rng.array(-np.linalg.solve(cov, z.T).T)
+
+    def images(rows: np.ndarray) -> np.ndarray:
+        return np.moveaxis(rows.reshape(2, 2, 3, -1), -1, 1)
+
+    joint = rng.array(images(-np.linalg.solve(cov, z.T).T))
 
     def score(a: slice, b: slice) -> np.ndarray:
         gain = np.linalg.solve(cov[b, b], cov[b, a]).T
         conditional_cov = cov[a, a] - gain @ cov[b, a]
-        return -np.linalg.solve(conditional_cov, (z[:, a] - z[:, b] @ gain.T).T).T
+        return images(-np.linalg.solve(conditional_cov, (z[:, a] - z[:, b] @ gain.T).T).T)
 
     x = slice(0, size)
     y = slice(size, 5)

@@ -110,8 +110,8 @@ def mean_of_squares_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 4 on each side, as 1/1000 is rounded.
 @chapter.identity("hybrid_loss", "the definition", 8)
 def a_thousandth_of_the_bound_is_added(f: Functions, rng: RandomInputs) -> Comparison:
-    simple = rng.uniform(0.0, 2.0, 4)
-    bound = rng.uniform(0.0, 100.0, 4)
+    simple = rng.uniform(0.0, 2.0, 3, 2, 2)
+    bound = rng.uniform(0.0, 100.0, 3, 2, 2)
     return f.hybrid_loss(simple, bound), (1000 * to_host(simple) + to_host(bound)) / 1000
 
 

@@ -35,7 +35,7 @@ def final_state(
 def linear_denoiser(rng: RandomInputs) -> tuple[Denoiser, Denoiser]:
     """Return a denoiser linear in x, for the arrays under test and for the host."""
     gain = rng.number(0.1, 0.9)
-    shift = rng.normal(3, 2)
+    shift = rng.normal(3, 2, 1, 2)
 
     def with_shift(shift: Array) -> Denoiser:
         return lambda x, sigma: (gain / (1.0 + sigma)) * x + shift
@@ -53,7 +53,7 @@ def vp_scales(sigma: float) -> tuple[float, float]:
 @chapter.identity("ancestral", "Bayes' rule", 44, uses=("q_posterior",), amplified=2.4)
 def eta_one_is_the_posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     (s, t) = decreasing_sigmas(rng, 1)
-    (x0, xt, eps) = rng.normals(3, 3, 2)
+    (x0, xt, eps) = rng.normals(3, 3, 2, 1, 2)
     now = vp_scales(s)[0] ** 2
     before = vp_scales(t)[0] ** 2
     mean, variance = f.q_posterior(x0, xt, now, before)
@@ -66,7 +66,7 @@ def ddim(rng: RandomInputs, make_step: Callable[[float], Step]) -> Comparison:
     """Equation 12 in alpha-bar, divided by its root."""
     eta = rng.number(0.0, 1.0)
     (s, t) = decreasing_sigmas(rng, 1)
-    x0, x, eps = rng.normals(3, 3, 2)
+    x0, x, eps = rng.normals(3, 3, 2, 1, 2)
     (a, b) = vp_scales(s)
     (a_next, b_next) = vp_scales(t)
     up = eta * (b_next / b) * math.sqrt(1 - (a / a_next) ** 2)
@@ -92,7 +92,7 @@ def straight_line_becomes_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> C
 def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoiser, Denoiser]:
     """(sigma, next sigma, x, denoiser, slope (y - D(y; sigma)) / sigma on the host)."""
     (s, t) = decreasing_sigmas(rng, 1)
-    x = rng.normal(3, 2)
+    x = rng.normal(3, 2, 1, 2)
     denoise, on_host = linear_denoiser(rng)
     return s, t, x, denoise, lambda y, sigma: (y - on_host(y, sigma)) / sigma
 
@@ -111,7 +111,7 @@ def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
 def churned(rng: RandomInputs, make: Callable[[dict[str, float]], Step], solver: str) -> Comparison:
     """Compare a step with churn in terms of slopes, as EDM's algorithm 2 writes it."""
     s, t, x, denoise, slope = linear_problem(rng)
-    eps = rng.normal(3, 2)
+    eps = rng.normal(3, 2, 1, 2)
     s_churn = rng.number(0.05, 0.6)
     s_noise = rng.number(0.9, 1.1)
     raised = s * (1.0 + min(s_churn, math.sqrt(2.0) - 1.0))  # of a run of a single step
@@ -160,7 +160,7 @@ def polynomial_slope(
 
     def case(f: Functions, rng: RandomInputs) -> Comparison:
         sigmas = decreasing_sigmas(rng, steps)
-        x, *c = rng.normals(degree + 2, 3, 2)
+        x, *c = rng.normals(degree + 2, 3, 2, 1, 2)
         top = sigmas[0]  # the unit of sigma in the polynomial
 
         def denoise(y: Array, sigma: float) -> Array:
@@ -225,7 +225,7 @@ def data_step(y: np.ndarray, s: float, t: float, x0: np.ndarray) -> np.ndarray:
 @chapter.identity("dpmpp_2s", "the paper's form", 14)
 def algorithm_1_in_the_data_prediction(f: Functions, rng: RandomInputs) -> Comparison:
     (s, t) = decreasing_sigmas(rng, 1)
-    x = rng.normal(3, 2)
+    x = rng.normal(3, 2, 1, 2)
     denoise, on_host = linear_denoiser(rng)
     y = vp_scales(s)[0] * to_host(x)
     middle = math.sqrt(s * t)
@@ -240,7 +240,7 @@ def two_noises_as_in_k_diffusion(f: Functions, rng: RandomInputs) -> Comparison:
     eta = rng.number(0.0, 1.0)
     r = rng.number(0.3, 1.0)
     (s, t) = decreasing_sigmas(rng, 1)
-    (x, *noises) = rng.normals(3, 3, 2)
+    (x, *noises) = rng.normals(3, 3, 2, 1, 2)
     (denoise, on_host) = linear_denoiser(rng)
     start = to_host(x)
     middle = s * (t / s) ** r
@@ -258,7 +258,7 @@ def two_noises_as_in_k_diffusion(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("lcm", "the forward process", 12, uses=("q_sample",))
 def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
     (s, t) = decreasing_sigmas(rng, 1)
-    (x0, eps, x) = rng.normals(3, 3, 2)
+    (x0, eps, x) = rng.normals(3, 3, 2, 1, 2)
     alpha_bar = vp_scales(t)[0] ** 2
     got = final_state(f.lcm(), lambda x, sigma: x0, x, [s, t], [eps])
     return got, f.q_sample(x0, alpha_bar, eps) / alpha_bar**0.5, 4.0
@@ -268,6 +268,6 @@ def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("invert", "a straight path", 24, amplified=2.8)
 def constant_slope_gives_a_straight_path(f: Functions, rng: RandomInputs) -> Comparison:
     sigmas = decreasing_sigmas(rng, 4)[::-1]
-    (x, eps) = rng.normals(2, 3, 2)
+    (x, eps) = rng.normals(2, 3, 2, 1, 2)
     got = list(f.invert(lambda y, sigma: y - sigma * eps, x, sigmas))[-1].x
     return got, to_host(x) + (sigmas[-1] - sigmas[0]) * to_host(eps), 10.0

@@ -20,7 +20,7 @@ def two_predictions(x0: Array, uncond: Array) -> GuidedDenoiser:
 def guided_data_and_unconditional_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """Compare with x_s = alpha' x0 + sqrt(1 - alpha'^2) eps_uncond, where x_t = alpha x."""
     (s, t) = decreasing_sigmas(rng, 1)
-    x0, uncond, x = rng.normals(3, 3, 2)
+    x0, uncond, x = rng.normals(3, 3, 2, 1, 2)
     (a, b) = vp_scales(s)
     (a_next, b_next) = vp_scales(t)
     eps = (a * to_host(x) - a * to_host(uncond)) / b

@@ -48,6 +48,27 @@ def digits_near_the_prior(f: Functions, rng: RandomInputs, edge: tuple[float, fl
     return f.kl_standard_normal(mean, logvar), [float(expected)], float(abs(l) + m * m)
 
 
+def small_divergences(limits: FormatLimits) -> dict[str, float]:
+    """Return log-variances of encoders that nearly return the prior."""
+    small = (1e-4, 1e-6, 1e-9) if limits.eps < 1e-10 else (1e-2, 1e-3, 1e-4)
+    return {f"logvar = {value:g}": value for value in (*small, -small[1])}
+
+
+# Roundings: 4 of expm1 - logvar, in units of |logvar|, and 3 of the sum.
+@chapter.hard("elbo", "the definition with 60 digits", 8, small_divergences)
+def digits_of_the_divergence_in_the_bound(
+    f: Functions, rng: RandomInputs, edge: float
+) -> Comparison:
+    """Without log-likelihood, the bound of a posterior near the prior is minus the divergence."""
+    logvar = rng.array(edge * rng.numpy.uniform(0.5, 1.0, (1, 3)))
+    values = exacts(logvar)
+    with localcontext(prec=DIGITS):
+        divergence = sum(((l.exp() - 1 - l) / 2 for l in values), Decimal(0))
+        size = float(sum(abs(l) for l in values))
+    got = f.elbo(rng.array([0.0]), rng.array([[0.0] * 3]), logvar)
+    return got, [-float(divergence)], size
+
+
 def certain(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return pairs of probabilities of which the first is 0 or 1."""
     small = 1e-9 if limits.eps < 1e-10 else 1e-5

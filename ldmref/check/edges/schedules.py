@@ -182,6 +182,24 @@ def digits_of_both_coefficients(
     return got, [[[float(value)]] for value in expected], 0.0
 
 
+def nearly_noise(limits: FormatLimits) -> dict[str, float]:
+    """Return alpha-bars near 0 and 0 itself, where x_t has no signal to divide by."""
+    return {f"alpha_bar = {value:g}": value for value in (1e-6, 1e-12, 1e-30, 0.0)}
+
+
+# Roundings: 3 of the coefficients, 3 of the products and the sum.
+@chapter.hard("x0_from_v", "the rotation with 60 digits", 8, nearly_noise)
+def data_in_v_where_no_signal_is_left(f: Functions, rng: RandomInputs, edge: float) -> Comparison:
+    """Near pure noise x_0 is -v: nothing is divided by the root of alpha-bar."""
+    alpha_bar = rng.array([edge])
+    xt, v = rng.normals(2, 1, 3)
+    a = exact(alpha_bar)
+    with localcontext(prec=DIGITS):
+        pairs = zip(exacts(xt), exacts(v), strict=True)
+        expected = [[float(a.sqrt() * x - (1 - a).sqrt() * y) for x, y in pairs]]
+    return f.x0_from_v(xt, v, alpha_bar), expected, 4.0
+
+
 def first_neighbours(limits: FormatLimits) -> dict[str, tuple[float, float]]:
     """Return pairs of neighbouring timesteps that are not at 1."""
     return {name: pair for name, pair in neighbours(limits).items() if pair[1] < 1.0}

@@ -7,6 +7,7 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
+from ldmref.check.chapters.evaluation import low_rank
 from ldmref.check.comparison import Comparison, to_host
 from ldmref.check.edges.exact import DIGITS, exacts
 from ldmref.check.identity import Chapter, Functions
@@ -39,6 +40,41 @@ def rotation_by_a_small_or_obtuse_angle(f: Functions, rng: RandomInputs, edge: f
     obtuse = math.sin(edge) if edge > 1.5 else 1.0
     got = f.slerp(rng.array(rotated(0.0)), rng.array(rotated(edge)), t)
     return got, rotated(t * edge), 8.0 / obtuse
+
+
+def offsets(limits: FormatLimits) -> dict[str, float]:
+    """Return distances of a codebook from the origin, in units of those between its entries."""
+    values = (1e3, 1e6, 1e9) if limits.eps < 1e-10 else (1e2, 1e3, 1e4)
+    return {f"codebook at {value:g}": value for value in values}
+
+
+# Roundings: 8 of a square of differences, which are exact; up to 4 times the smallest may be equal.
+@chapter.hard("nearest_code", "distances with 60 digits", 16, offsets)
+def entries_far_from_the_origin(f: Functions, rng: RandomInputs, edge: float) -> Comparison:
+    """|z|^2 - 2 z.e + |e|^2 loses the distance where both vectors are long."""
+    codebook = rng.array(edge + rng.numpy.standard_normal((5, 3)))
+    z = rng.array(edge + rng.numpy.standard_normal((1, 3)))
+    point = exacts(z)
+    entries = [exacts(codebook[i, :]) for i in range(5)]
+    with localcontext(prec=DIGITS):
+        squares = [float(sum((a - b) ** 2 for a, b in zip(point, e, strict=True))) for e in entries]
+    index = int(to_host(f.nearest_code(z, codebook)[0]).item())
+    return [squares[index]], [min(squares)], 1.0
+
+
+def deficient_ranks(limits: FormatLimits) -> dict[str, tuple[int, int]]:
+    """Return ranks of two covariances in four dimensions."""
+    return {f"ranks {a} and {b} of 4": (a, b) for a, b in ((1, 3), (2, 2), (2, 4), (3, 3))}
+
+
+# Roundings: 8 of the singular values, of the traces, on each side.
+@chapter.hard("frechet_distance", "singular values of factors", 16, deficient_ranks)
+def digits_of_a_deficient_rank(
+    f: Functions, rng: RandomInputs, edge: tuple[int, int]
+) -> Comparison:
+    """Count an eigenvalue that is only rounding, such as 1e-16, as zero: its root is 1e-8."""
+    arguments, distance, size = low_rank(rng, edge)
+    return f.frechet_distance(*arguments), distance, size
 
 
 def line_ends(limits: FormatLimits) -> dict[str, tuple[float, float]]:
