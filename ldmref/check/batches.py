@@ -140,7 +140,7 @@ def batch_law(
         return (got, expected, size) if len(together) > 1 else (got[0], expected[0], size)
 
     case.__module__ = f"ldmref.check.chapters.{chapter.page}_batches"
-    chapter.add(function, LAW, "one example at a time", roundings, case, uses)
+    chapter.add(function, LAW, "one example at a time", roundings, case, uses, True)
 
 
 def _parts(result: Any) -> list[Any]:

@@ -32,6 +32,10 @@ PARTS = {
 }
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxother = 100  # a process with all its numbers
+
+
 @dataclass
 class Call:
     """One call of a function under test."""
@@ -147,10 +151,11 @@ def _is_number(value: Any) -> bool:
 
 def shape_hint(call: Call) -> str:
     """Return a hint for a function that takes only scalars but gets one number per example."""
+    allowed = per_example(call.function)
     names = [
         name
         for name, value in call.arguments.items()
-        if len(getattr(value, "shape", ())) == 1 and name in per_example(call.function)
+        if len(getattr(value, "shape", ())) == 1 and (name in allowed or name in ("t", "sigma"))
     ]
     if not names:
         return ""
@@ -201,4 +206,4 @@ def value_text(value: Any) -> str:
         return f"[{numbers}{', ...' if flat.size > 4 else ''}] {tuple(value.shape)}"
     if isinstance(value, Callable):
         return getattr(value, "__name__", type(value).__name__)
-    return repr(float(value)) if hasattr(value, "shape") else reprlib.repr(value)
+    return repr(float(value)) if hasattr(value, "shape") else _SHORT.repr(value)

@@ -59,6 +59,8 @@ class Identity:
         amplified: Largest number as which a single rounding counts in `roundings`.
         edges: Of an identity of `ldmref check --hard`, the inputs at the ends of the function's
             range, by name; its cases visit them in turn. None: the inputs are random.
+        by_itself: Whether it compares the function with itself, on a batch and on one example; a
+            consistent mistake passes.
     """
 
     function: str
@@ -70,6 +72,7 @@ class Identity:
     gradients: bool = False
     amplified: float = 1.0
     edges: Edges | None = None
+    by_itself: bool = False
 
     def edge(self, inputs: RandomInputs) -> str:
         """Return the name of the edge that a case visits, such as "alpha_bar = 1 - eps"."""
@@ -135,9 +138,11 @@ class Chapter:
         roundings: float,
         case: CaseFunction,
         uses: tuple[str, ...] = (),
+        by_itself: bool = False,
     ) -> None:
         """Add the case as an identity of `function` with this law."""
-        self.identities.append(Identity(function, law, oracle, case, roundings, uses))
+        identity = Identity(function, law, oracle, case, roundings, uses, by_itself=by_itself)
+        self.identities.append(identity)
 
     def elementwise(
         self,

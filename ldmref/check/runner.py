@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends import Backend
-from ldmref.check.calls import Call, RecordedFunctions, difference_from_ours, shape_hint
+from ldmref.check.calls import Call, difference_from_ours, shape_hint
 from ldmref.check.chapters import CHAPTERS
-from ldmref.check.comparison import Comparison, Deviation, deviation
+from ldmref.check.comparison import Comparison, Deviation, deviation, to_host
 from ldmref.check.edges import EDGE_CHAPTERS
 from ldmref.check.gradients import records_gradients
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
+from ldmref.check.made_calls import MadeCall, RecordedMakers
 from ldmref.errors import UsageError
 
 
@@ -98,7 +99,7 @@ def selected(
     """
     known = identities(hard)
     named = [identity for identity in known if only in identity.name]
-    if all(identity.gradients for identity in named):
+    if all(identity.gradients or identity.by_itself or identity.edges for identity in named):
         named += [i for i in known if any(only in f"{name}: " for name in i.uses)]
     return [i for i in dict.fromkeys(named) if all_of_them or functions.replaced(i)]
 
@@ -191,7 +192,8 @@ def check_identity(
             detail = f"in case {worst_case}{at_edge}{line_of(error, functions.file)}"
         calls = tuple(str(call) for call in recorded)
         failed_by_shape = error is not None or bool(worst.shapes)
-        notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape))
+        shown = worst.got if error is None else None
+        notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape, shown))
     function = identity.function
     return CheckResult(
         identity.name,
@@ -217,16 +219,24 @@ def repeat_case(
 ) -> tuple[list[Call], Comparison | None]:
     """Return the calls of the functions under test in one case, and its comparison or None."""
     names = functions.replaced(identity) or [identity.function]
-    recorded = RecordedFunctions(functions, names)
+    recorded = RecordedMakers(functions, names)
     with suppress(Exception):
         comparison = identity.case(recorded, random_inputs(identity, backend, seed, case))
         return recorded.calls, comparison
     return recorded.calls, None
 
 
-def _notes(calls: list[Call], eps: float, allowed: float, by_shape: bool) -> Iterator[str]:
-    """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape."""
+def _notes(
+    calls: list[Call], eps: float, allowed: float, by_shape: bool, shown: float | None
+) -> Iterator[str]:
+    """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape.
+
+    A call whose only result contains the number `shown` gets no note: oracle and ldmref agree on
+    what it should be, and a second pair of numbers from another position would only confuse.
+    """
     for call in calls:
+        if isinstance(call, MadeCall) or (not by_shape and _returned(call, shown)):
+            continue
         with suppress(
             Exception
         ):  # ldmref's function may reject inputs that another implementation accepts
@@ -236,6 +246,14 @@ def _notes(calls: list[Call], eps: float, allowed: float, by_shape: bool) -> Ite
     if by_shape:
         last = calls[-1:] if calls and not calls[-1].finished else calls
         yield from [hint for hint in map(shape_hint, last) if hint][:1]
+
+
+def _returned(call: Call, number: float | None) -> bool:
+    """Return whether the number is in the result of a call with one result."""
+    parts = [*call.parts().values()] if call.finished else []
+    if number is None or len(parts) != 1 or not hasattr(parts[0], "shape"):
+        return False
+    return bool(np.any(np.equal(to_host(parts[0]), number)))
 
 
 def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) -> RandomInputs:

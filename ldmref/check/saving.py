@@ -11,6 +11,7 @@ from ldmref.backends import Backend
 from ldmref.check.calls import Call, value_text
 from ldmref.check.comparison import Comparison, as_numpy
 from ldmref.check.identity import Functions, Identity
+from ldmref.check.made_calls import MadeCall
 from ldmref.check.runner import repeat_case
 from ldmref.io.atomic import atomic_write
 
@@ -23,7 +24,10 @@ def case_arrays(
     `identity`, `case`, `seed`, `backend` and `dtype` identify the case. `got`, `expected` and
     `scale` are the values compared; of several items, each has its name or number: `got.variance`.
     The calls of the function under test are numbered: `1.q_posterior.alpha_bar` is an argument,
-    `1.q_posterior.returned` or `1.q_posterior.returned.variance` a result.
+    `1.q_posterior.returned` or `1.q_posterior.returned.variance` a result. Of a step that the
+    function made, `1.heun.x`, `1.heun.sigma` and `1.heun.sigma_next` are the arguments, and
+    `1.heun.denoise.2.x` and `1.heun.denoise.2.returned` what the denoiser got and gave the second
+    time.
     """
     calls, comparison = repeat_case(identity, functions, backend, seed, case)
     arrays = {
@@ -67,7 +71,8 @@ def _compared(comparison: Comparison | None) -> list[tuple[str, Any]]:
 
 def _values(call: Call) -> list[tuple[str, Any]]:
     """Return the arguments and results of a call by name; a call that raised has no results."""
-    values = list(call.arguments.items())
+    inputs = call.inputs() if isinstance(call, MadeCall) else call.arguments
+    values = list(inputs.items())
     if call.finished:
         parts = call.parts()
         single = [*parts] == ["returned"]

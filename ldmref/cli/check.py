@@ -127,14 +127,13 @@ def check(
         say(f"note: {flags['save']} was not written, because no identity failed")
     if failed:
         names = "; ".join(result.identity for result in failed[:3])
-        raise VerifyError(
-            f"{len(failed)} of {count} identities fail: {names}"
-            + (" ..." if len(failed) > 3 else ""),
-            code="E-CHECK",
-        )
+        how_many = "the identity fails" if count == 1 else f"{len(failed)} of {count} identities fail"
+        more = " ..." if len(failed) > 3 else ""
+        raise VerifyError(f"{how_many}: {names}{more}", code="E-CHECK")
     if not as_json:
         cases = f"case {flags['case']}" if flags["case"] is not None else f"{flags['cases']} cases"
-        click.echo(f"all {count} identities hold on {backend!r}, {cases} each")
+        which = "the identity holds" if count == 1 else f"all {count} identities hold"
+        click.echo(f"{which} on {backend!r}, {cases}{' each' * (count > 1)}")
 
 
 def _refuse_flags(ctx: click.Context) -> None:

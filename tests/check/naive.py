@@ -40,11 +40,12 @@ def silu(x):
 
 def slerp(a, b, t):
     x, y = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    with np.errstate(invalid="ignore"):
+    t = np.reshape(t, (-1,) + (1,) * (a.ndim - 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
         cosine = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
-        omega = np.arccos(cosine).reshape(-1, *[1] * (a.ndim - 1))
-        parts = np.sin((1 - t) * omega) * a + np.sin(t * omega) * b
-        return parts / np.sin(omega)
+        omega = np.arccos(np.clip(cosine, -1, 1)).reshape(-1, *[1] * (a.ndim - 1))
+        circle = (np.sin((1 - t) * omega) * a + np.sin(t * omega) * b) / np.sin(omega)
+    return np.where(np.sin(omega) > 1e-7, circle, (1 - t) * a + t * b)
 
 
 def sigma_from_alpha_bar(alpha_bar):

@@ -20,11 +20,18 @@ COMMAND = re.compile(r"^\$ (ldmref check .*--against answers\.py.*)$", re.MULTIL
 
 
 class Exercise(NamedTuple):
-    """An exercise of a page: its number, its text, what its commands give to `--only`."""
+    """An exercise of a page: its number, its text, its commands, what these give to `--only`."""
 
     number: int
     text: str
+    commands: list[list[str]]
     marked: list[str]
+
+    @property
+    def printed(self) -> str:
+        """The code with a mistake that the page prints, or ""."""
+        blocks = re.findall(r"```(?:python|text)\n(.*?)```", self.text, re.DOTALL)
+        return next((block for block in blocks if block.startswith("def ")), "")
 
 
 def pages() -> list[Path]:
@@ -44,7 +51,7 @@ def exercises(page: Path) -> list[Exercise]:
     for match in EXERCISE.finditer(page.read_text("utf-8")):
         commands = [shlex.split(command) for command in COMMAND.findall(match[2])]
         marked = [words[words.index("--only") + 1] for words in commands]
-        found.append(Exercise(int(match[1]), match[2], marked))
+        found.append(Exercise(int(match[1]), match[2], commands, marked))
     return found
 
 

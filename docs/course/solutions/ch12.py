@@ -5,11 +5,15 @@ import numpy as np
 
 def frechet_distance(mean1, cov1, mean2, cov2):
     """The distance of the means, and of the covariances by roots of symmetric matrices."""
-    values, vectors = np.linalg.eigh(cov1)
-    root = vectors * np.sqrt(np.clip(values, 0.0, None))  # cov1 = root root^T
-    shared = np.linalg.eigvalsh(root.T @ cov2 @ root)
-    shared = np.sqrt(np.clip(shared, 0.0, None))
+    shared = np.linalg.svd(_root(cov1).T @ _root(cov2), compute_uv=False)
     return np.sum((mean1 - mean2) ** 2) + np.trace(cov1 + cov2) - 2.0 * np.sum(shared)
+
+
+def _root(cov):
+    """R with cov = R R^T; eigenvalues that are only rounding count as zero."""
+    values, vectors = np.linalg.eigh(cov)
+    rounding = len(values) * np.finfo(values.dtype).eps * values.max()
+    return vectors * np.sqrt(np.where(values > rounding, values, 0.0))
 
 
 def normal_entropy(logvar):

@@ -30,6 +30,7 @@ MODULES = (
     "samplers",
     "samplers_multistep",
     "samplers_guided",
+    "samplers_ends",
     "evaluation",
 )
 CHAPTERS = tuple(import_module(f"{__name__}.{name}").chapter for name in MODULES)

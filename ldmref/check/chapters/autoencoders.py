@@ -86,6 +86,7 @@ def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Compa
 
 # Roundings: 8 on each side, of terms up to 4, of a scale of 10.
 @chapter.identity("denoising_loss", "moments of two-point noise", 8, uses=("gaussian_corruption",))
+@chapter.identity("gaussian_corruption", "moments of two-point noise", 8, uses=("denoising_loss",))
 def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Comparison:
     """E(x - c (x + sigma e))^2 = (1 - c)^2 + c^2 sigma^2 for x and e = +-1."""
     c = rng.number(0, 1)

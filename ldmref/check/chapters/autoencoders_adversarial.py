@@ -14,6 +14,9 @@ chapter = Chapter("autoencoders")
 @chapter.identity(
     "hinge_discriminator_loss", "the absolute value", 8, uses=("hinge_generator_loss",)
 )
+@chapter.identity(
+    "hinge_generator_loss", "the absolute value", 8, uses=("hinge_discriminator_loss",)
+)
 def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comparison:
     """max(0, a) = (a + |a|) / 2; the generator's loss is the linear part of the fake's."""
     real = rng.uniform(-3, 3, 4)
@@ -29,6 +32,7 @@ def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comp
 
 # Roundings: 5 of logarithms on each side; those of the probabilities count a tenth.
 @chapter.identity("log_discriminator_loss", "probabilities", 10, uses=("log_generator_loss",))
+@chapter.identity("log_generator_loss", "probabilities", 10, uses=("log_discriminator_loss",))
 def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
     """Compute each probability by an exponential: 1 - p loses the digits of a small one."""
     real = rng.uniform(-5, 5, 4)

@@ -86,6 +86,7 @@ def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Com
 
 # Roundings: 7 of values up to 4, divided by 0.22: of size 12 in the mean of all.
 @chapter.identity("x0_from_eps", "round trips", 9, uses=(*PREDICTIONS, "q_sample"))
+@chapter.identity("eps_from_x0", "round trips", 9, uses=(*PREDICTIONS, "q_sample"))
 def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps) = rng.normals(2, 3, 4)
     alpha_bar = rng.uniform(0.05, 0.95, 3)
@@ -98,6 +99,32 @@ def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Co
         "eps_from_v": f.eps_from_v(xt, v, alpha_bar),
     }
     return got, [x0, eps, x0, eps], 10.0
+
+
+def both_unknowns(xt: Array, v: Array, alpha_bar: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Solve x_t = a x_0 + b eps, v = a eps - b x_0 for (x_0, eps), example by example."""
+    solved = []
+    for x, w, now in zip(to_host(xt), to_host(v), to_host(alpha_bar), strict=True):
+        a, b = np.sqrt(now), np.sqrt(1 - now)
+        solved.append(np.linalg.solve([[a, b], [-b, a]], [x, w]))
+    x0, eps = np.moveaxis(np.asarray(solved), 1, 0)
+    return x0, eps
+
+
+# Roundings: 6 here; 12 of a system of two equations, whose matrix is a rotation.
+@chapter.identity("x0_from_v", "numpy.linalg.solve", 18)
+def data_that_solve_both_definitions(f: Functions, rng: RandomInputs) -> Comparison:
+    xt, v = rng.normals(2, 3, 4)
+    alpha_bar = rng.uniform(0.05, 0.95, 3)
+    return f.x0_from_v(xt, v, alpha_bar), both_unknowns(xt, v, alpha_bar)[0], 4.0
+
+
+# Roundings: 6 here; 12 of a system of two equations, whose matrix is a rotation.
+@chapter.identity("eps_from_v", "numpy.linalg.solve", 18)
+def noise_that_solves_both_definitions(f: Functions, rng: RandomInputs) -> Comparison:
+    xt, v = rng.normals(2, 3, 4)
+    alpha_bar = rng.uniform(0.05, 0.95, 3)
+    return f.eps_from_v(xt, v, alpha_bar), both_unknowns(xt, v, alpha_bar)[1], 4.0
 
 
 # Roundings: 6 here; of the angle 8 (acos amplifies the root's 4 times), 6 more.

@@ -48,6 +48,7 @@ def one_euler_step_reaches_the_noise(f: Functions, rng: RandomInputs) -> Compari
 
 # Roundings: 4 of x_s; 6 of the velocity, which is up to twice as large.
 @chapter.identity("x0_from_velocity", "round trips", 10, uses=("eps_from_velocity",))
+@chapter.identity("eps_from_velocity", "round trips", 10, uses=("x0_from_velocity",))
 def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps, s, xs, u = line(rng)
     state = rng.array(xs)

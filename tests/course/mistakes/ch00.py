@@ -23,3 +23,7 @@ def bits_per_dimension__nats_times_log_2(nats, dimensions):
 
 def bits_per_dimension__no_division_by_d(nats, dimensions):
     return nats / np.log(2.0)
+
+
+def lerp__position_not_reshaped(a, b, t):
+    return (1.0 - t) * a + t * b

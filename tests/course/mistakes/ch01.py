@@ -28,3 +28,12 @@ def kl_normal__wrong_direction(mean1, logvar1, mean2, logvar2):
 def kl_normal__naive(mean1, logvar1, mean2, logvar2):
     v1, v2 = np.exp(logvar1), np.exp(logvar2)
     return 0.5 * (np.log(v2 / v1) - 1.0 + (v1 + (mean1 - mean2) ** 2) / v2)
+
+
+def kl_bernoulli__zero_times_log_zero(p, q):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+
+
+def conditional_scores__last_axis(joint, size):
+    return joint[..., :size], joint[..., size:]

@@ -28,3 +28,9 @@ def adaptive_weight__upside_down(reconstruction, adversarial, delta=1e-6, maximu
 
 def adaptive_weight__no_maximum(reconstruction, adversarial, delta=1e-6, maximum=1e4):
     return np.linalg.norm(reconstruction) / (np.linalg.norm(adversarial) + delta)
+
+
+def nearest_code__naive(z, codebook):
+    squares = (z**2).sum(-1)[..., None] - 2 * z @ codebook.T + (codebook**2).sum(-1)
+    indices = squares.argmin(axis=-1)
+    return indices, codebook[indices]

@@ -40,3 +40,20 @@ def rescale_zero_terminal_snr__first_not_restored(betas):
     amplitude = np.sqrt(np.cumprod(1 - betas))
     rescaled = (amplitude - amplitude[-1]) ** 2
     return 1 - rescaled / np.concatenate([[1], rescaled[:-1]])
+
+
+def q_sample__not_reshaped(x0, alpha_bar, eps):
+    return np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * eps
+
+
+def cosine_betas__naive_product(n, s=0.008, max_beta=0.999):
+    angles = (np.arange(n + 1) / n + s) / (1 + s) * np.pi / 2
+    a, b = angles[:-1], angles[1:]
+    return np.minimum(np.sin(b - a) * np.sin(a + b) / np.cos(a) ** 2, max_beta)
+
+
+def rescale_zero_terminal_snr__ratio_without_a_first(betas):
+    amplitude = np.sqrt(np.cumprod(1 - betas))
+    first, last = amplitude[0], amplitude[-1]
+    rescaled = ((amplitude - last) * first / (first - last)) ** 2
+    return 1 - rescaled / np.concatenate([rescaled[:1], rescaled[:-1]])

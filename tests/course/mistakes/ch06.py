@@ -52,3 +52,43 @@ def ddpm_step__variance_for_deviation(xt, eps, beta, alpha_bar, sigma=0.0, z=Non
     beta = per_example(beta, xt)
     mean = (xt - beta / np.sqrt(1 - per_example(alpha_bar, xt)) * eps) / np.sqrt(1 - beta)
     return mean if z is None else mean + per_example(sigma, xt) ** 2 * z
+
+
+def posterior(x0, xt, now, before, beta):
+    left = 1 - now
+    mean = np.sqrt(before) * beta * x0 + np.sqrt(now / before) * (1 - before) * xt
+    return mean / left, (1 - before) * beta / left
+
+
+def q_posterior__not_reshaped(x0, xt, alpha_bar, alpha_bar_prev):
+    beta = (alpha_bar_prev - alpha_bar) / alpha_bar_prev
+    return posterior(x0, xt, alpha_bar, alpha_bar_prev, beta)
+
+
+def q_posterior__naive(x0, xt, alpha_bar, alpha_bar_prev):
+    now, before = per_example(alpha_bar, x0), per_example(alpha_bar_prev, x0)
+    return posterior(x0, xt, now, before, 1 - now / before)
+
+
+def x0_from_v__naive(xt, v, alpha_bar):
+    """By way of eps."""
+    now = per_example(alpha_bar, xt)
+    eps = np.sqrt(now) * v + np.sqrt(1 - now) * xt
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (xt - np.sqrt(1 - now) * eps) / np.sqrt(now)
+
+
+def ddpm_step__no_coefficient_of_eps(xt, eps, beta, alpha_bar, sigma=0.0, z=None):
+    mean = (xt - eps) / np.sqrt(1 - per_example(beta, xt))
+    return mean if z is None else mean + per_example(sigma, xt) * z
+
+
+def ddpm_step__no_root(xt, eps, beta, alpha_bar, sigma=0.0, z=None):
+    beta = per_example(beta, xt)
+    mean = (xt - beta / (1 - per_example(alpha_bar, xt)) * eps) / np.sqrt(1 - beta)
+    return mean if z is None else mean + per_example(sigma, xt) * z
+
+
+def ddpm_step__not_reshaped(xt, eps, beta, alpha_bar, sigma=0.0, z=None):
+    mean = (xt - beta / np.sqrt(1 - alpha_bar) * eps) / np.sqrt(1 - beta)
+    return mean if z is None else mean + sigma * z

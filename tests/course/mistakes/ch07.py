@@ -75,3 +75,30 @@ def timestep_embedding__shift_ignored(
     angles = t[:, None] * max_period ** (-np.arange(half) / half)
     waves = [np.cos(angles), np.sin(angles)]
     return np.concatenate(waves if flip_sin_to_cos else waves[::-1], axis=1)
+
+
+def scaled_dot_product_attention__nowhere_is_nan(q, k, v, causal=False, mask=None):
+    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1])
+    allowed = np.ones(scores.shape[-2:], dtype=bool) if mask is None else mask
+    weights = np.where(np.tril(allowed) if causal else allowed, np.exp(scores), 0.0)
+    with np.errstate(invalid="ignore"):
+        return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def scaled_dot_product_attention__causal_ignored(q, k, v, causal=False, mask=None):
+    return attend(q, k, v, False, mask, np.sqrt(q.shape[-1]))
+
+
+def scaled_dot_product_attention__naive(q, k, v, causal=False, mask=None):
+    with np.errstate(over="ignore", invalid="ignore"):
+        return attend(q, k, v, causal, mask, np.sqrt(q.shape[-1]))
+
+
+def group_norm__naive(x, weight, bias, groups, eps):
+    n, c, h, w = x.shape
+    g = x.reshape(n, groups, c // groups, h, w)
+    mean = g.mean((2, 3, 4), keepdims=True)
+    variance = (g * g).mean((2, 3, 4), keepdims=True) - mean**2
+    with np.errstate(invalid="ignore"):
+        g = (g - mean) / np.sqrt(variance + eps)
+    return g.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]

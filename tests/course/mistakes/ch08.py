@@ -41,3 +41,8 @@ def rescale_guidance__mixed_with_the_conditional(guided, cond, phi):
     axes = tuple(range(1, guided.ndim))
     ratio = cond.std(axis=axes, keepdims=True) / guided.std(axis=axes, keepdims=True)
     return phi * ratio * guided + (1 - phi) * cond
+
+
+def rescale_guidance__one_axis(guided, cond, phi):
+    ratio = cond.std(axis=1, keepdims=True) / guided.std(axis=1, keepdims=True)
+    return phi * ratio * guided + (1 - phi) * guided

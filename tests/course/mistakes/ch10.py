@@ -45,3 +45,17 @@ def hutchinson_variance__signs_like_normal_probes(jacobian, rademacher=True):
     """The diagonal also counts for signs."""
     squares = (0.5 * (jacobian + np.swapaxes(jacobian, 1, 2))) ** 2
     return 2.0 * squares.sum(axis=(1, 2))
+
+
+def score_from_eps__not_reshaped(eps, alpha_bar):
+    """alpha_bar of shape (n,) is multiplied along the last axis."""
+    return -eps / np.sqrt(1.0 - alpha_bar)
+
+
+def probability_flow__not_reshaped(sde, score):
+    """g of shape (n,) is multiplied along the last axis."""
+
+    def velocity(x, t):
+        return sde.drift(x, t) - 0.5 * sde.diffusion(t) ** 2 * score(x, t)
+
+    return velocity

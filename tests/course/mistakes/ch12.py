@@ -1,6 +1,9 @@
 """Wrong answers to the exercises of chapter 12; the part after `__` says what is wrong."""
 
+import warnings
+
 import numpy as np
+from scipy.linalg import sqrtm
 
 
 def frechet_distance__of_commuting_roots(mean1, cov1, mean2, cov2):
@@ -51,3 +54,22 @@ def structural_similarity__of_whole_images(x, y, peak=2.0, size=11, sigma=1.5):
     spread = x.var(axes) + y.var(axes)
     value = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx**2 + my**2 + c1) * (spread + c2))
     return value.mean(axis=1)
+
+
+def frechet_distance__not_clipped(mean1, cov1, mean2, cov2):
+    """The roots of eigenvalues that are slightly negative by rounding are not numbers."""
+    values, vectors = np.linalg.eigh(cov1)
+    with np.errstate(invalid="ignore"):
+        root = (vectors * np.sqrt(values)) @ vectors.T
+        if not np.isfinite(root).all():
+            return np.float64(np.nan)
+        shared = np.sqrt(np.linalg.eigvalsh(root @ cov2 @ root))
+    return np.sum((mean1 - mean2) ** 2) + np.trace(cov1 + cov2) - 2 * shared.sum()
+
+
+def frechet_distance__naive(mean1, cov1, mean2, cov2):
+    """The real part of a general root."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SciPy warns about a singular matrix
+        root = sqrtm(cov1 @ cov2)
+    return np.sum((mean1 - mean2) ** 2) + np.trace(cov1 + cov2) - 2 * np.trace(root).real
