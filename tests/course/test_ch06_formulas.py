@@ -125,6 +125,64 @@ def test_telescoping():
     np.testing.assert_allclose(product, log_jump(x, T) - log_jump(x, 1), atol=1e-12)
 
 
+def divergence(mean, variance, other_mean, other_variance):
+    square = (variance + (mean - other_mean) ** 2) / other_variance
+    return 0.5 * (np.log(other_variance / variance) + square - 1)
+
+
+@pytest.mark.parametrize("x0", [-1.3, 0.0, 2.0])
+def test_lines_from_the_product_to_the_terms(x0):
+    """Every bracket has the same value for every chain, so the means agree as well."""
+    x, weight = forward_chains(x0, 8)
+    late = range(2, T + 1)
+    end, decoder = log_normal(x[T], 0.0, 1.0), log_reverse(x, 1)
+    reverse = {t: log_normal(x[t - 1], *posterior(x[0], x[t], t)) for t in late}
+    steps = {t: log_reverse(x, t) - log_forward(x, t) for t in range(1, T + 1)}
+    ratios = {t: log_reverse(x, t) - reverse[t] for t in late}
+    first = decoder - log_jump(x, 1)
+    jumps = sum(log_jump(x, t - 1) - log_jump(x, t) for t in late)
+    lines = [
+        -end - sum(steps.values()),
+        -end - sum(steps[t] for t in late) - first,
+        -end - sum(ratios.values()) - jumps - first,
+        -end - sum(ratios.values()) - (log_jump(x, 1) - log_jump(x, T)) - first,
+        -(end - log_jump(x, T)) - sum(ratios.values()) - decoder,
+        (log_jump(x, T) - end) + sum(-r for r in ratios.values()) - decoder,
+    ]
+    for line in lines[1:]:
+        np.testing.assert_allclose(line, lines[0], atol=1e-11)
+    mean, variance = np.sqrt(ALPHA_BAR[T]) * x0, 1 - ALPHA_BAR[T]
+    assert weight @ (log_jump(x, T) - end) == pytest.approx(divergence(mean, variance, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("t", [2, 3])
+def test_the_tower_rule_makes_divergences(t):
+    x, weight = forward_chains(0.7, 8)
+    mean, variance = posterior(x[0], x[t], t)
+    log_ratio = log_normal(x[t - 1], mean, variance) - log_reverse(x, t)
+    inner = divergence(mean, variance, GAIN[t] * x[t] + SHIFT[t], VARIANCE[t])
+    assert weight @ log_ratio == pytest.approx(weight @ inner)
+    assert np.ptp(inner) > 0.01  # the inner mean depends on x_t
+
+
+def test_the_noise_is_a_score():
+    """Against quadrature over a density of the data that is neither Gaussian nor symmetric."""
+    x0 = np.linspace(-1.0, 2.0, 4001)
+    p = (x0 + 1.0) * np.exp(-x0)
+    p /= p.sum()
+    a, step = 0.3, 1e-5
+
+    def log_q(xt):
+        return np.log(p @ np.exp(log_normal(xt, np.sqrt(a) * x0, 1 - a)))
+
+    for xt in (-1.5, 0.2, 2.0):
+        likelihood = p * np.exp(log_normal(xt, np.sqrt(a) * x0, 1 - a))
+        eps = (xt - np.sqrt(a) * x0) / np.sqrt(1 - a)
+        expected = likelihood @ eps / likelihood.sum()
+        score = (log_q(xt + step) - log_q(xt - step)) / (2 * step)
+        assert score == pytest.approx(-expected / np.sqrt(1 - a), abs=1e-8)
+
+
 def symbols():
     alpha, before = sympy.symbols("alpha abar", positive=True)
     return alpha, before, 1 - alpha, alpha * before

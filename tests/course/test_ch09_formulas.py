@@ -48,6 +48,22 @@ def test_mean_velocity_moves_the_density():
     assert abs(change - moved) < 1e-5 and abs(moved) > 1e-2
 
 
+def test_derivative_of_the_denoiser():
+    """dE[x0|x]/dx is Var[x0|x] / sigma^2, by quadrature over bounded data (uniform, sloped)."""
+    x0 = np.linspace(-1.0, 2.0, 20_001)
+    sigma, step = 0.4, 1e-5
+
+    def moment(x, power):
+        weight = (x0 + 1.5) * np.exp(-0.5 * ((x - x0) / sigma) ** 2)
+        return float(weight @ x0**power / weight.sum())
+
+    for x in (-3.0, 0.1, 1.8):
+        derivative = (moment(x + step, 1) - moment(x - step, 1)) / (2 * step)
+        variance = moment(x, 2) - moment(x, 1) ** 2
+        assert math.isclose(derivative, variance / sigma**2, rel_tol=1e-6)
+        assert derivative <= (3.0 / 2) ** 2 / sigma**2  # Popoviciu: bounded data, bounded slope
+
+
 def test_mean_velocity_is_the_mean_noise():
     """E[eps | x] by Bayes' rule over all x0 that lead to x is the slope."""
     x, sigma = 0.3, 0.7

@@ -123,6 +123,16 @@ def test_family_of_reverse_processes():
     assert sp.simplify(family - forward) == 0
 
 
+def test_time_reversal():
+    """In tau = -t the density solves the Fokker-Planck equation of the reversed process."""
+    x, t, a, g2, p = gaussian_under_a_linear_sde()
+    eta, tau = sp.Symbol("eta", positive=True), sp.Symbol("tau", negative=True)
+    drift = -(a * x - (1 + eta**2) / 2 * g2 * sp.diff(sp.log(p), x))
+    reversed_p, drift, noise = (e.subs(t, -tau) for e in (p, drift, eta**2 * g2))
+    right = -sp.diff(drift * reversed_p, x) + noise / 2 * sp.diff(reversed_p, x, 2)
+    assert sp.simplify((sp.diff(reversed_p, tau) - right) / reversed_p) == 0
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_every_eta_reverses_the_variance(eta):
     """For data N(0, 4) under VP with beta = 2: the variance of the reverse process, by its ODE."""
