@@ -10,6 +10,7 @@ import ldmref  # noqa: E402
 
 project = "ldmref"
 author = "The ldmref authors"
+copyright = author
 release = version = ldmref.__version__
 extensions = ["myst_parser", "mathml", "names", "sources", "formats", "browser"]
 

@@ -17,6 +17,16 @@ ALIGNED = re.compile(r"\\(begin|end)\{aligned\}")  # the converter knows only th
 OPERATOR = re.compile(r"<mi>(&#x(?:0007E|000B1|02016|0230A|0230B|027C2|027F9|027FA);|[:;])</mi>")
 # Bars without a side grow to the height of the row, and are spaced like a relation.
 BAR = re.compile(r"<mo>(&#x(?:02016|0007C);)</mo>")
+# A root has the height of a line at least: over a low letter its bar would look like an accent of
+# the letter, and Chromium leaves a gap behind a root of the smallest size.
+ROOT = re.compile(r"<msqrt>(<mrow>)?")
+STRUT = '<mspace width="0" height="0.9em" depth="0.25em" />'
+# Names of functions are operators with a thin space on the sides of letters, not of brackets.
+FUNCTION = re.compile(
+    r"(?P<before></m(?:i|n|sub|sup|subsup|frac|sqrt|over)>)?<mi>"
+    r"(?P<name>log|exp|sin|cos|tan|tanh|det|max|min)</mi>(?P<after><mo[^>]*>(?:\(|&#x00028;|\[|&#x0005B;))?"
+)
+THIN = "0.167em"
 SIDE = re.compile(r"(?<!\\left)(?<!\\right)\\([lr])[vV]ert(?![a-zA-Z])")
 FORMS = {"l": "prefix", "r": "postfix"}
 
@@ -40,15 +50,21 @@ def to_mathml(tex: str, display: str) -> str:
 
 
 def with_operators(made: str, tex: str) -> str:
-    """Return the MathML of a formula with its operators as such, and bars on the side they have."""
+    """Return the MathML of a formula with its operators, roots and bars as TeX has them."""
     sides = iter(SIDE.findall(tex))
 
     def bar(match: re.Match[str]) -> str:
         return f'<mo stretchy="false" form="{FORMS[next(sides)]}">{match[1]}</mo>'
 
-    return OPERATOR.sub(r"<mo>\1</mo>", BAR.sub(bar, made)).replace(
-        "<mo>&#x0007E;", "<mo>&#x0223C;"
-    )
+    def function(match: re.Match[str]) -> str:
+        left = THIN if match["before"] else "0"
+        right = "0" if match["after"] else THIN
+        name = f'<mo form="prefix" lspace="{left}" rspace="{right}">{match["name"]}</mo>'
+        return (match["before"] or "") + name + (match["after"] or "")
+
+    made = OPERATOR.sub(r"<mo>\1</mo>", BAR.sub(bar, made))
+    made = ROOT.sub(lambda match: match[0] + STRUT, FUNCTION.sub(function, made))
+    return made.replace("<mo>&#x0007E;", "<mo>&#x0223C;")
 
 
 def visit_inline(translator: Any, node: nodes.math) -> None:

@@ -83,3 +83,21 @@ def test_gradient_of_the_network_on_the_page():
             losses.append(np.sum((x - forward()[3]) ** 2) / len(x))
             parameter[index] -= step
         assert np.isclose((losses[0] - losses[1]) / 2e-6, gradient[index], rtol=1e-5)
+
+
+def test_compression_removes_noise():
+    """The mean error over +-sigma noise on a set whose second moments are exact."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((500, 4)) @ np.diag([3.0, 1.0, 0.5, 0.1]) + [1.0, 2.0, 0.0, -1.0]
+    mean, sigma = x.mean(axis=0), 0.7
+    values, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
+    values, rows = values[::-1], vectors[:, ::-1].T
+    for k in (1, 2, 4):
+        u = rows[:k]
+        errors = []
+        for i in range(4):  # noise of variance sigma^2: one entry at a time, both signs
+            for sign in (-2.0, 2.0):  # 2 = root of 4 entries
+                damaged = x + sign * sigma * np.eye(4)[i]
+                left = x - mean - (damaged - mean) @ u.T @ u
+                errors.append((left**2).sum(axis=1).mean())
+        assert np.isclose(np.mean(errors), values[k:].sum() + k * sigma**2)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy
+from scipy.special import xlogy
 
 A, NOISE, X = 2.0, 0.5, 1.5
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
@@ -147,3 +148,35 @@ def test_variance_of_a_batch():
                 means.append(taken / 4)
     closed = (g.mean(axis=1).var() + g.var(axis=1).mean() / 2) / 2
     assert np.isclose(np.var(means), closed)
+
+
+def test_cross_entropy_is_entropy_plus_divergence():
+    x, p = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0.05, 0.95, 7))
+    cross = -(x * np.log(p) + (1 - x) * np.log(1 - p))
+    entropy = -xlogy(x, x) - xlogy(1 - x, 1 - x)
+    divergence = xlogy(x, x / p) + xlogy(1 - x, (1 - x) / (1 - p))
+    np.testing.assert_allclose(cross, entropy + divergence, atol=1e-12)
+    bits = (x == 0) | (x == 1)
+    np.testing.assert_allclose(cross[bits], divergence[bits])
+    np.testing.assert_allclose(cross[bits], -np.log(np.where(x == 1, p, 1 - p))[bits])
+    # the text: curvature near the optimum, and a density that does not integrate to one
+    close = 0.3 + 1e-3
+    excess = -(0.3 * np.log(close) + 0.7 * np.log(1 - close)) + 0.3 * np.log(0.3)
+    assert excess + 0.7 * np.log(0.7) == pytest.approx(1e-6 / (2 * 0.3 * 0.7), rel=1e-2)
+    grey = np.linspace(0, 1, 1001)
+    assert np.trapezoid(0.9**grey * 0.1 ** (1 - grey), grey) == pytest.approx(0.364, abs=1e-3)
+
+
+def test_the_prior_has_no_axes():
+    """A turned linear decoder has the same evidence, and a turned posterior the same bound."""
+    rng = np.random.default_rng(4)
+    a, noise = rng.standard_normal((5, 3)), 0.4
+    u = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    z = rng.standard_normal((6, 3))
+    np.testing.assert_allclose((z @ u.T) ** 2 @ np.ones(3), (z**2) @ np.ones(3))
+    turned = a @ u.T
+    np.testing.assert_allclose(turned @ turned.T, a @ a.T, atol=1e-12)  # so p(x) is the same
+    precisions = [np.eye(3) + m.T @ m / noise**2 for m in (a, turned)]
+    np.testing.assert_allclose(precisions[1], u @ precisions[0] @ u.T, atol=1e-12)
+    off = precisions[1] - np.diag(np.diag(precisions[1]))
+    assert np.abs(off).max() > 0.1  # a turned posterior has dependent entries

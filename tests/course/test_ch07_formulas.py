@@ -86,3 +86,25 @@ def test_shapes_of_cross_attention_in_the_table():
     k = rng.standard_normal((1, heads, tokens, width))
     assert attention_map(q, k).shape == (1, heads, positions, tokens)
     assert attention_map(q, q).shape == (1, heads, positions, positions)
+
+
+def test_contrastive_loss():
+    """Two cross-entropies of the pairs: log n without information, 0 for separate pairs."""
+    rng = np.random.default_rng(0)
+
+    def loss(a, b, r):
+        scores = a @ b.T / r
+        by_image = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        by_text = scores - np.log(np.exp(scores).sum(axis=0, keepdims=True))
+        return -(np.trace(by_image) + np.trace(by_text)) / (2 * len(a))
+
+    same = np.ones((8, 3)) / np.sqrt(3)
+    assert loss(same, same, 0.1) == pytest.approx(np.log(8))
+    assert loss(np.eye(8), np.eye(8), 0.02) < 1e-15
+    a, b = rng.standard_normal((2, 4, 3))
+    by_hand = 0.0
+    for i in range(4):
+        own = np.exp(a[i] @ b[i] / 0.5)
+        by_hand -= np.log(own / sum(np.exp(a[i] @ b[j] / 0.5) for j in range(4)))
+        by_hand -= np.log(own / sum(np.exp(a[j] @ b[i] / 0.5) for j in range(4)))
+    assert loss(a, b, 0.5) == pytest.approx(by_hand / 8)

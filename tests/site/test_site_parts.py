@@ -271,6 +271,30 @@ def test_operators_are_operators_and_bars_have_a_side():
     assert 'stretchy="true"' in mathml.to_mathml(r"\left\lVert x \right\rVert", "block")
 
 
+@pytest.mark.parametrize(
+    ("tex", "left", "right"),
+    [
+        (r"\log p", "0", "0.167em"),
+        (r"p \log p", "0.167em", "0.167em"),
+        (r"\log (1 - p)", "0", "0"),
+        (r"-\log_2 P", "0", "0.167em"),
+        (r"\nabla \log q(x)", "0", "0.167em"),
+    ],
+)
+def test_functions_have_space_next_to_letters(tex, left, right):
+    made = mathml.to_mathml(tex, "inline")
+    assert f'<mo form="prefix" lspace="{left}" rspace="{right}">log</mo>' in made
+    assert "<mi>log</mi>" not in made
+
+
+@pytest.mark.parametrize("tex", [r"\sqrt{\alpha_t}", r"\sqrt 2", r"\sqrt{1 - \sqrt{x}}"])
+def test_the_bar_of_a_root_is_above_a_line(tex):
+    made = mathml.to_mathml(tex, "inline")
+    roots = re.findall(r"<msqrt>(?:<mrow>)?(<[^>]+>)", made)
+    assert len(roots) == tex.count("sqrt")
+    assert all('width="0" height="0.9em"' in first for first in roots)
+
+
 @pytest.mark.parametrize("tex", [r"\nonsense x", r"\begin{aligned} x", "a & b"])
 def test_what_is_no_formula_ends_the_build(tex):
     with pytest.raises(SphinxError, match="formula"):
