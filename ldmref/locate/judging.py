@@ -13,10 +13,11 @@ that one of them explains is a fault. Otherwise it is a fault if it is above the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
 from ldmref.locate.layouts import (
@@ -141,10 +142,21 @@ class Judge:
         if not point.role:
             note = "an input was not recorded"
             self._add(point, self._row(point, verdict=UNKNOWN, note=note))
-        if recorded.shape != shape:
+        if recorded.shape != shape:  # the shape may have been guessed, so the run keeps it
             layout = next(restore_order(recorded, shape), None)
-            return recorded if layout is None else layout.array
+            return np.asarray(point.computed) if layout is None else layout.array
         return recorded
+
+    def skip(self, call: LayerCall, why: str) -> None:
+        """Add a row for a recorded layer that cannot be judged."""
+        self.rows.append(Row(self.call, call.name, verdict=UNKNOWN, note=why))
+
+    def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
+        """Blame a layer whose recorded inputs do not fit its weights."""
+        shapes = ", ".join(f"{role} {np.shape(x)}" for role, x in inputs.items())
+        note = f"{shapes} does not fit its weights: {why}"
+        row = Row(self.call, call.name, error=float("inf"), verdict=DIFFERS, note=note)
+        self.rows.append(row)
 
     # -- rows -------------------------------------------------------------------------------------
 

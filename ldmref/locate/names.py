@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate.layouts import restore_order
 from ldmref.models.unet import Residuals
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -78,6 +79,26 @@ def read_role(
 def read_output(port: Trace, entry: TraceEntry) -> np.ndarray | None:
     """Return the only, or first, output of a layer."""
     return read_role(port, entry.outputs, "output")
+
+
+def read_inputs(port: Trace, entry: TraceEntry, layer: LayerCall) -> dict[str, np.ndarray]:
+    """Return the recorded inputs of a layer by ldmref's names of their roles."""
+    found = {role: read_role(port, entry.inputs, role, list(layer.inputs)) for role in layer.inputs}
+    return {role: x for role, x in found.items() if x is not None}
+
+
+def is_apart(port: Trace, entry: TraceEntry, layer: LayerCall) -> bool:
+    """Return whether a layer was recorded in other shapes than the run that is assumed.
+
+    Where nothing upstream was recorded, the sizes of images and the number of tokens are guesses.
+    """
+    for role, recorded in read_inputs(port, entry, layer).items():
+        assumed = np.asarray(layer.inputs[role])
+        unknown = assumed.dtype.kind == "f" and bool(np.isnan(assumed).any())
+        other = recorded.shape != assumed.shape
+        if unknown and other and next(restore_order(recorded, assumed.shape), None) is None:
+            return True
+    return False
 
 
 def read_array(port: Trace, name: str) -> np.ndarray:

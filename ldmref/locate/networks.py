@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.locate.names import latent_scale, read_array, read_output, read_role
+from ldmref.locate.arguments import RecordedArguments
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.controlnet import ControlNet, controlnet, encode_hint
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.rescaler import rescaler
 from ldmref.models.taesd import tiny_decode, tiny_encode
 from ldmref.models.text import text_encoder, text_encoder_pooled
-from ldmref.models.unet import Residuals, unet
+from ldmref.models.unet import unet
 from ldmref.trace.model import Trace
 
 NETWORKS = (
@@ -66,15 +65,26 @@ def network_of(call: str) -> str:
 
 
 def open_network(
-    model: LatentDiffusion, port: Trace, call: str, controlnets: Sequence[ControlNet] = ()
+    model: LatentDiffusion,
+    port: Trace,
+    call: str,
+    controlnets: Sequence[ControlNet] = (),
+    assume: bool = False,
 ) -> RecordedNetwork:
     """Return the network of a recorded call.
+
+    Args:
+        model: The model.
+        port: The trace.
+        call: The call.
+        controlnets: The ControlNets of the run.
+        assume: Whether all shapes are assumed, because the recorded ones do not fit each other.
 
     Raises:
         UsageError: The model does not have such a network.
     """
     kind = network_of(call)
-    arguments = _Arguments(port, call, model)
+    arguments = RecordedArguments(port, call, model, assume)
     if kind.startswith("controlnet"):
         return _open_controlnet(controlnets, arguments, kind)
     name = kind.partition(".")[0]
@@ -104,73 +114,9 @@ def find_parameters(model: LatentDiffusion, network: str) -> Mapping[str, Any] |
     return model.params[network] if network in model.params else None
 
 
-class _Arguments:
-    """The recorded whole-call inputs of a call, with shapes for those that were not recorded."""
-
-    def __init__(self, port: Trace, call: str, model: LatentDiffusion):
-        self.port = port
-        self.call = call
-        self.model = model
-        self.complete = True
-        entry = port.find(call)
-        self.roles = {} if entry is None else entry.inputs
-
-    def read(self, *names: str) -> np.ndarray | None:
-        for name in names:
-            if name in self.roles:
-                return read_array(self.port, self.roles[name])
-        return None
-
-    def read_or_missing(self, shape: tuple[int, ...], *names: str) -> np.ndarray:
-        """Return the first recorded input of these roles, otherwise an unknown array."""
-        found = self.read(*names)
-        return self.missing(shape) if found is None else found
-
-    def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
-        """Return the recorded input of the first layer whose name has an ending."""
-        for entry in self.port.of_call(self.call):
-            if entry.layer.endswith(ending):
-                found = read_role(self.port, entry.inputs, role)
-                if found is not None:
-                    return found
-        return None
-
-    def layer_output(self, layer: str) -> np.ndarray | None:
-        """Return the recorded output of a layer."""
-        entry = self.port.find(self.call, layer)
-        return None if entry is None else read_output(self.port, entry)
-
-    def residuals(self) -> Residuals | None:
-        """Return the residuals of ControlNets, None if there were none."""
-        mid = self.read("control.mid")
-        down = []
-        while (part := self.read(f"control.down.{len(down)}")) is not None:
-            down.append(part)
-        return Residuals(tuple(down), mid) if down and mid is not None else None
-
-    def missing(self, shape: tuple[int, ...]) -> np.ndarray:
-        self.complete = False
-        return np.full(shape, np.nan)
-
-    def batch_and_size(self, levels: int) -> tuple[int, int, int]:
-        """Return n, h and w of the latents, from any recorded layer."""
-        n = 1
-        for entry in self.port.of_call(self.call):
-            for name in [*entry.inputs.values()][:1]:
-                shape = list(np.shape(self.port.tensors[name]))
-                scale = latent_scale(entry.layer, levels)
-                if len(shape) > 1:
-                    n = shape[0]
-                if scale and len(shape) == 4:
-                    return n, round(shape[2] * scale), round(shape[3] * scale)
-                side = math.isqrt(shape[1]) if scale and len(shape) == 3 else 0
-                if scale and side and side * side == shape[1]:
-                    return n, round(side * scale), round(side * scale)
-        smallest = 2**levels
-        return n, smallest, smallest
-
-
-def _unet(model: LatentDiffusion, found: _Arguments, kind: str) -> tuple[Callable, dict[str, Any]]:
+def _unet(
+    model: LatentDiffusion, found: RecordedArguments, kind: str
+) -> tuple[Callable, dict[str, Any]]:
     config = model.config.unet
     x = found.read("sample", "input", "0", "x")
     if x is None:
@@ -187,7 +133,8 @@ def _unet(model: LatentDiffusion, found: _Arguments, kind: str) -> tuple[Callabl
         if context is None:
             context = found.layer_input("attn2.to_k")
         if context is None:
-            context = found.missing((n, 1, config.cross_attention_dim))
+            length = found.length("attn2.to_k", "attn2.to_v")
+            context = found.missing((n, length, config.cross_attention_dim))
         values["context"] = context
     if config.addition_embed_type:
         width = config.addition_time_embed_dim
@@ -201,7 +148,7 @@ def _unet(model: LatentDiffusion, found: _Arguments, kind: str) -> tuple[Callabl
 
 
 def _open_controlnet(
-    controlnets: Sequence[ControlNet], found: _Arguments, kind: str
+    controlnets: Sequence[ControlNet], found: RecordedArguments, kind: str
 ) -> RecordedNetwork:
     """Return a ControlNet or its hint encoder; several ControlNets are called in turn."""
     numbers = re.findall(r"\d+", found.call)
@@ -225,7 +172,7 @@ def _open_controlnet(
 
 
 def _decode(
-    model: LatentDiffusion, found: _Arguments, kind: str
+    model: LatentDiffusion, found: RecordedArguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     config = model.config.vae
     z = found.read("latents", "input", "z", "0", "sample")
@@ -236,7 +183,7 @@ def _decode(
 
 
 def _encode(
-    model: LatentDiffusion, found: _Arguments, kind: str
+    model: LatentDiffusion, found: RecordedArguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     config = model.config.vae
     image = found.read("image", "input", "x", "0", "sample")
@@ -248,14 +195,14 @@ def _encode(
 
 
 def _tiny_decode(
-    model: LatentDiffusion, found: _Arguments, kind: str
+    model: LatentDiffusion, found: RecordedArguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     shape = (1, model.config.vae.latent_channels, 1, 1)
     return tiny_decode, {"latents": found.read_or_missing(shape, "latents", "input", "x", "0")}
 
 
 def _tiny_encode(
-    model: LatentDiffusion, found: _Arguments, kind: str
+    model: LatentDiffusion, found: RecordedArguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     factor = model.config.vae.factor
     shape = (1, model.config.vae.in_channels, factor, factor)
@@ -263,7 +210,7 @@ def _tiny_encode(
 
 
 def _cond_stage(
-    model: LatentDiffusion, found: _Arguments, kind: str
+    model: LatentDiffusion, found: RecordedArguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     factor = model.config.vae.factor
     shape = (1, model.config.segmentation_classes, factor, factor)
@@ -272,7 +219,7 @@ def _cond_stage(
 
 
 def _text_encoder(
-    model: LatentDiffusion, found: _Arguments, kind: str
+    model: LatentDiffusion, found: RecordedArguments, kind: str
 ) -> tuple[Callable, dict[str, Any]]:
     index = int(kind == "text_encoder_2")
     config = model.config.text_encoders[index]

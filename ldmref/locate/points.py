@@ -69,3 +69,11 @@ class PointObserver(Protocol):
     """The judge of a replay; it returns the array with which the replay goes on."""
 
     def observe(self, replay: Any, point: Point) -> np.ndarray: ...
+
+    def skip(self, call: LayerCall, why: str) -> None:
+        """Note that a recorded layer cannot be judged."""
+        ...
+
+    def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
+        """Blame a layer whose recorded inputs do not fit its weights."""
+        ...

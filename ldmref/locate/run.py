@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, abbreviated
 from ldmref.locate.dumps import identical_dumps
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row, with_inherited
 from ldmref.locate.host import judge_host
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
-from ldmref.locate.networks import network_of, open_network
+from ldmref.locate.networks import RecordedNetwork, network_of, open_network
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.replay import Replay
 from ldmref.models.controlnet import ControlNet
@@ -117,25 +117,43 @@ def judge_call(
     controlnets: Sequence[ControlNet] = (),
 ) -> list[Row]:
     """Return the rows of one call of a network."""
-    network = open_network(model, port, call, controlnets)
     judge = Judge(call, dtype)
+    visited: set[str] = set()
+    network = open_network(model, port, call, controlnets)
+    problem = _replay(network, port, call, dtype, judge, visited)
+    if problem:  # the recorded or assumed arrays do not fit: each layer is judged by its own
+        whole = port.find(call)
+        if whole is not None and whole.inputs:
+            note = f"cannot be replayed: {problem}"
+            judge.rows.append(Row(call, "", error=float("inf"), verdict=DIFFERS, note=note))
+        rest = [e for e in port.entries if e.call != call or e.layer not in {"", *visited}]
+        alone = replace(port, entries=tuple(rest))
+        network = open_network(model, alone, call, controlnets, assume=True)
+        problem = _replay(network, alone, call, dtype, judge, visited)
+    known = {entry.layer for entry in port.of_call(call) if entry.layer}
+    unknown = sorted(layer for layer in known - visited if UNUSED.fullmatch(layer) is None)
+    if unknown:
+        listed = abbreviated(unknown, MAX_LISTED)
+        kind = network_of(call)
+        text = f"{len(unknown)} layers are not in ldmref's definition of {kind}: {listed}"
+        notes.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
+    if known and not known & visited:
+        judge.rows.append(_no_layer(call))
+    return judge.rows
+
+
+def _replay(
+    network: RecordedNetwork, port: Trace, call: str, dtype: str, judge: Judge, visited: set[str]
+) -> str:
+    """Judge one run of a network, and return why it could not be completed; "": it was."""
     replay = Replay(port, call, dtype, judge)
+    replay.visited = visited
     try:
         with np.errstate(all="ignore"):
             replay.run(network.function, network.params, network.arguments)
     except (ValueError, IndexError) as error:
-        text = str(error).splitlines()[0]
-        row = Row(call, "", verdict=DIFFERS, error=float("inf"), note=f"cannot be replayed: {text}")
-        judge.rows.append(row)
-    known = {entry.layer for entry in port.of_call(call) if entry.layer}
-    unknown = sorted(known - replay.visited)
-    if any(UNUSED.fullmatch(layer) is None for layer in unknown):
-        listed = ", ".join(unknown[:MAX_LISTED]) + (", ..." if len(unknown) > MAX_LISTED else "")
-        kind = network_of(call)
-        notes.append(f"{len(unknown)} layers are not in ldmref's definition of {kind}: {listed}")
-    if known and len(unknown) == len(known):
-        judge.rows.append(_no_layer(call))
-    return judge.rows
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _with_request(port: Trace, reference: Trace) -> Trace:

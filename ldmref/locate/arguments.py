@@ -1,0 +1,89 @@
+"""The arguments of a recorded call, with shapes for those that were not recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.locate.names import latent_scale, read_array, read_output, read_role
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.unet import Residuals
+from ldmref.trace.model import Trace
+
+
+class RecordedArguments:
+    """The recorded whole-call inputs of a call, with shapes for those that were not recorded."""
+
+    def __init__(self, port: Trace, call: str, model: LatentDiffusion, assume: bool = False):
+        self.port = replace(port, entries=()) if assume else port
+        self.call = call
+        self.model = model
+        self.complete = True
+        entry = self.port.find(call)
+        self.roles = {} if entry is None else entry.inputs
+
+    def read(self, *names: str) -> np.ndarray | None:
+        for name in names:
+            if name in self.roles:
+                return read_array(self.port, self.roles[name])
+        return None
+
+    def read_or_missing(self, shape: tuple[int, ...], *names: str) -> np.ndarray:
+        """Return the first recorded input of these roles, otherwise an unknown array."""
+        found = self.read(*names)
+        return self.missing(shape) if found is None else found
+
+    def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
+        """Return the recorded input of the first layer whose name has an ending."""
+        for entry in self.port.of_call(self.call):
+            if entry.layer.endswith(ending):
+                found = read_role(self.port, entry.inputs, role)
+                if found is not None:
+                    return found
+        return None
+
+    def length(self, *endings: str) -> int:
+        """Return the number of tokens of the layers whose names end so; 1 if unknown."""
+        for entry in self.port.of_call(self.call):
+            output = read_output(self.port, entry) if entry.layer.endswith(endings) else None
+            if output is not None and output.ndim == 3:
+                return output.shape[1]
+        return 1
+
+    def layer_output(self, layer: str) -> np.ndarray | None:
+        """Return the recorded output of a layer."""
+        entry = self.port.find(self.call, layer)
+        return None if entry is None else read_output(self.port, entry)
+
+    def residuals(self) -> Residuals | None:
+        """Return the residuals of ControlNets, None if there were none."""
+        mid = self.read("control.mid")
+        down = []
+        while (part := self.read(f"control.down.{len(down)}")) is not None:
+            down.append(part)
+        return Residuals(tuple(down), mid) if down and mid is not None else None
+
+    def missing(self, shape: tuple[int, ...]) -> np.ndarray:
+        self.complete = False
+        return np.full(shape, np.nan)
+
+    def batch_and_size(self, levels: int) -> tuple[int, int, int]:
+        """Return n, h and w of the latents, from any recorded layer."""
+        n = 1
+        for entry in self.port.of_call(self.call):
+            for name in [*entry.inputs.values(), *entry.outputs.values()][:1]:
+                shape = list(np.shape(self.port.tensors[name]))
+                scale = latent_scale(entry.layer, levels)
+                if scale and not entry.inputs and ".downsamplers." in entry.layer:
+                    scale *= 2.0
+                if len(shape) > 1:
+                    n = shape[0]
+                if scale and len(shape) == 4:
+                    return n, round(shape[2] * scale), round(shape[3] * scale)
+                side = math.isqrt(shape[1]) if scale and len(shape) == 3 else 0
+                if scale and side and side * side == shape[1]:
+                    return n, round(side * scale), round(side * scale)
+        smallest = 2**levels
+        return n, smallest, smallest

@@ -1,0 +1,157 @@
+"""Parts of a replay that are run again: with an operation exchanged, or in another format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall, NamedBackend
+from ldmref.locate.names import find_entry, layers_of, parts_of, read_output
+from ldmref.locate.points import OperationChange, Point, Trial
+from ldmref.locate.precision import Rounding, exact_backend, round_to
+from ldmref.trace.model import Trace, TraceEntry
+
+
+class _Reached(Exception):
+    """Ends a repeated run at its target."""
+
+    def __init__(self, array: np.ndarray):
+        super().__init__()
+        self.array = array
+
+
+class RepeatableRun(NamedBackend):
+    """A float64 backend that can run a part of the recorded run of a port again.
+
+    Args:
+        port: The trace of the port.
+        call: The call to follow, "unet.000".
+        dtype: The number format of the port, to which its parameters are rounded.
+    """
+
+    def __init__(self, port: Trace, call: str, dtype: str):
+        super().__init__(exact_backend())
+        self.port = port
+        self.call = call
+        self.dtype_of_port = dtype
+        self.exact = self.inner
+        self.low = Rounding(dtype)
+        self._trial: Trial | None = None
+        self._corrected: dict[str, np.ndarray] = {}  # outputs that are not used as recorded
+
+    def _finish(self, result: Any) -> Any:
+        """Return an array in float64; other results as they are."""
+        if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not self._is_low:
+            return result.astype(np.float64, copy=False)
+        return result
+
+    @property
+    def _is_low(self) -> bool:
+        return self._trial is not None and self._trial.low
+
+    def parameters(self, call: LayerCall) -> dict[str, np.ndarray]:
+        """Return the parameters of a layer as the port's number format holds them."""
+        return {name: round_to(x, self.dtype_of_port) for name, x in call.parameters.items()}
+
+    def rerun(
+        self,
+        point: Point,
+        changes: Mapping[str, OperationChange] | None = None,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        low: bool = False,
+        free: bool = False,
+    ) -> np.ndarray | None:
+        """Compute a point again.
+
+        Args:
+            point: The point.
+            changes: Functions by the names of the operations that they replace.
+            arguments: Other inputs of the part that is computed again.
+            low: Whether to compute in the port's number format.
+            free: Whether recorded layers are also computed again.
+
+        Returns:
+            The array, None if it was not reached.
+        """
+        changes = changes or {}
+        frame = point.frame
+        itself = not point.role and point.call.name == frame.name
+        target = "" if itself else point.call.name
+        saved = self._seen, self._scope, self.inner, self._trial
+        self._seen, self._scope = frame.seen.copy(), list(frame.scope)
+        self._trial = Trial(target, point.role, changes, low, free)
+        self.inner = self.low if low else self.exact
+        inputs = {**self._cast(frame.inputs), **(arguments or {})}
+        try:
+            with np.errstate(all="ignore"):
+                if not itself or point.call.composite:
+                    result = frame.compute(inputs)
+                else:
+                    change = changes.get(point.call.name, _compute)
+                    result = change(
+                        point.call, {**self._cast(self.parameters(point.call)), **inputs}
+                    )
+        except _Reached as reached:
+            result = reached.array
+        finally:
+            self._seen, self._scope, self.inner, self._trial = saved
+        part = parts_of(result)[0]
+        return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
+
+    def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
+        target = call.name == trial.target
+        if target and trial.role:
+            raise _Reached(call.inputs[trial.role])
+        entry = find_entry(self.port, self.call, call)
+        within = target or trial.target.startswith(call.name + ".")
+        if entry is not None and not trial.free and not within:
+            forced = self._forced(entry)
+            if forced is not None:
+                return self._cast({"": forced})[""]
+        inputs = dict(call.inputs)
+        if call.composite:
+            result = call.compute(inputs)
+        else:
+            change = trial.changes.get(call.name, _compute)
+            result = change(call, {**self._cast(self.parameters(call)), **inputs})
+        result = self._cast({"": result})[""]
+        if target:
+            raise _Reached(result)
+        return result
+
+    def similar_layers(self, call: LayerCall) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield the neighbours of a layer whose parameters have the same shapes."""
+        shapes = {name: x.shape for name, x in call.parameters.items()}
+        around = call.name.split(".")[:-1]
+        while around and around[-1].isdigit():  # `to_out.0` is a neighbour of `to_q`
+            around.pop()
+        prefix = ".".join(around[:-1] if around[-1:] == ["to_out"] else around)
+        for tree in self._trees:
+            for name, leaves in layers_of(tree, ""):
+                beside = name.startswith(prefix) and name != call.name
+                if beside and shapes and {k: x.shape for k, x in leaves.items()} == shapes:
+                    rounded = {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
+                    yield name, rounded
+
+    def _forced(self, entry: TraceEntry) -> np.ndarray | None:
+        """Return the output with which the replay went on after a recorded layer."""
+        corrected = self._corrected.get(entry.layer)
+        return read_output(self.port, entry) if corrected is None else corrected
+
+    def _cast(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arrays in the type in which the repeated run computes."""
+        low = self._is_low and self.dtype_of_port != "float64"
+        kind = np.float32 if low else np.float64
+        return {
+            name: x.astype(kind, copy=False)
+            if isinstance(x, np.ndarray) and x.dtype.kind == "f"
+            else x
+            for name, x in arrays.items()
+        }
+
+
+def _compute(call: LayerCall, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    return call.compute(inputs)
