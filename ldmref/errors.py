@@ -10,6 +10,7 @@
 | `NumericError`       | 7    | `FloatingPointError` |
 | `OutputError`        | 8    | `OSError`          |
 | `RowsFailed`         | 9    | -                  |
+| `NotCompared`        | 10   | -                  |
 | `Cancelled`          | 130  | -                  |
 """
 
@@ -118,6 +119,12 @@ class RowsFailed(LdmrefError):
     """A batch of which some rows are wrong or failed; all others are done."""
 
     exit_code = 9
+
+
+class NotCompared(LdmrefError):
+    """A comparison that found no difference, but could not compare everything."""
+
+    exit_code = 10
 
 
 class Cancelled(LdmrefError):

@@ -24,7 +24,8 @@ from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.trace_errors import record_exactly, tolerances
 from ldmref.cases.trace_runs import GoldenTrace, RecordedRun, golden_traces
 from ldmref.io.tensors.writer import source, write_to
-from ldmref.trace.files import MANIFEST, call_metadata, manifest_text, resolve_names
+from ldmref.trace.files import call_metadata, manifest_text, resolve_names
+from ldmref.trace.manifest import MANIFEST
 
 FILE = "trace.safetensors"
 TEXT = ("encoder_hidden_states", "text_embeds", "time_ids")  # the same in every step

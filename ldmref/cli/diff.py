@@ -11,7 +11,14 @@ import click
 
 from ldmref.cli.options import PATH
 from ldmref.cli.progress import ProgressBar, one_line, say
-from ldmref.errors import InputError, OutputError, UsageError, VerifyError
+from ldmref.errors import (
+    InputError,
+    NotCompared,
+    OutputError,
+    UsageError,
+    VerifyError,
+    abbreviated,
+)
 
 if TYPE_CHECKING:
     from ldmref.locate import DiffReport
@@ -56,6 +63,7 @@ option = click.option
 @option("--overwrite", is_flag=True, help="Replace the file given with --plot.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("-q", "--quiet", is_flag=True, help="Do not show progress.")
+@option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags: Any) -> None:
     """Find the layers and steps of a port that compute something else than ldmref.
 
@@ -65,7 +73,8 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     seed nor a reference is needed. REFERENCE, a trace of the same run, adds the difference that
     each layer has inherited; it may also be a model.
 
-    The exit code is 4 if something differs.
+    The exit code is 4 if something differs, and 10 if nothing differs but not everything that the
+    trace holds, or nothing, could be compared.
 
     \b
     ldmref diff port.safetensors --model v1-5.safetensors
@@ -98,13 +107,20 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
         click.echo(json.dumps(report.to_dict()))
     else:
         _print(report, flags["everything"], flags["worst"])
-    if not report.equal:
-        from ldmref.locate.report import group_rows, summary
+    _require_equal(report)
 
+
+def _require_equal(report: DiffReport) -> None:
+    """Raise if something differs, or if not everything was compared."""
+    from ldmref.locate.findings import DIFFERS
+    from ldmref.locate.report import group_rows, summary
+
+    if report.verdict == DIFFERS:
         names = [group.name for group in group_rows(report.faults)]
-        more = ", ..." if len(names) > 3 else ""
-        message = f"{summary(report)}: {', '.join(names[:3])}{more}"
-        raise VerifyError(message, code="E-DIFF")
+        raise VerifyError(f"{summary(report)}: {abbreviated(names, 3)}", code="E-DIFF")
+    if not report.equal:
+        hint = "the table and the notes say what was left out; --all lists every layer"
+        raise NotCompared(summary(report), code="E-NOT-COMPARED", hint=hint)
 
 
 def _read(
@@ -191,7 +207,7 @@ def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
             cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
             text = one_line("  ".join(cells).rstrip())
             click.echo(click.style(text, bold=True) if i == 0 else text)
-    for note in report.notes:
+    for note in (*report.gaps, *report.notes):
         say(one_line(f"note: {note}"))
     if report.equal:
         click.echo(summary(report))

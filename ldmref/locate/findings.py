@@ -11,6 +11,9 @@ EQUAL = "equal"
 NOISY = "noisy"  # above the noise of the format, below the bound; no known fault explains it
 DIFFERS = "differs"
 UNKNOWN = "not judged"
+INCOMPLETE = "incomplete"
+NOTHING = "nothing compared"
+OVERFLOW = "ldmref itself overflows in {} here, so it does not know which errors are rounding"
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,14 @@ class DiffReport:
         dtype: The number format by which it was judged.
         notes: Remarks on the whole comparison.
         seconds: The time that the comparison took.
+        gaps: What the trace should have, or has, and was not compared.
 
     >>> from ldmref.locate import DiffReport, Row
     >>> report = DiffReport((Row("unet.000", "conv_in"), Row("unet.000", "mid", verdict="differs")))
     >>> report.counts(), [row.name for row in report.faults]
     ({'equal': 1, 'noisy': 0, 'differs': 1, 'not judged': 0}, ['unet.000/mid'])
+    >>> report.verdict, DiffReport(()).verdict
+    ('differs', 'nothing compared')
     """
 
     rows: tuple[Row, ...]
@@ -97,6 +103,7 @@ class DiffReport:
     dtype: str = "float32"
     notes: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
+    gaps: tuple[str, ...] = ()
 
     @property
     def faults(self) -> list[Row]:
@@ -104,9 +111,22 @@ class DiffReport:
         return [row for row in self.rows if row.verdict == DIFFERS]
 
     @property
+    def verdict(self) -> str:
+        """The result: "equal", "differs", "incomplete" or "nothing compared".
+
+        It is "equal" only if everything that was recorded was compared.
+        """
+        counts = self.counts()
+        if counts[DIFFERS]:
+            return DIFFERS
+        if not counts[EQUAL] and not counts[NOISY]:
+            return NOTHING
+        return INCOMPLETE if counts[UNKNOWN] or self.gaps else EQUAL
+
+    @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
-        return not self.faults
+        """Whether everything that was recorded was compared, and nothing differs."""
+        return self.verdict == EQUAL
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows by verdict."""
@@ -118,9 +138,11 @@ class DiffReport:
         return {
             "port": self.port,
             "dtype": self.dtype,
+            "verdict": self.verdict,
             "equal": self.equal,
             "counts": self.counts(),
             "notes": list(self.notes),
+            "gaps": list(self.gaps),
             "rows": [row.to_dict() for row in self.rows],
         }
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
-from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.layouts import (
     Layout,
     first_nonfinite,
@@ -86,17 +86,22 @@ class Judge:
         """Judge an array of the right shape by floor, bound and known faults."""
         low = replay.rerun(point, low=True)
         floor = 0.0 if low is None else relative_error(low, point.computed)
-        floor = max(floor, self.epsilon / 2.0)
+        overflows = not np.isfinite(floor)
+        floor = self.epsilon if overflows else max(floor, self.epsilon / 2.0)
         limit = NOISE * floor
         bound = bound_of(point, replay.parameters(point.call), self.dtype)
+        if bound is not None and not np.isfinite(bound):
+            bound = None
         judged = self._row(
             point, error=row.error, allowed=limit, floor=floor, bound=bound, note=row.note
         )
         if row.error <= limit:
             return judged
         loudest = max(limit, bound if bound is not None else LOUD * floor)
-        loud = row.error > loudest
+        loud = row.error > loudest and not overflows
         found = diagnose(replay, point, recorded, row.error, floor, loud)
+        if overflows and not found.cause:
+            return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and not loud:
             return self._row(
                 point,

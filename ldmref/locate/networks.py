@@ -32,7 +32,10 @@ NETWORKS = (
     "controlnet",
     "controlnet.hint",
 )
-HOST = ("tokens", "schedule", "guidance", "sampler", "train")
+HOST = (
+    "tokens", "tokens_2", "schedule", "guidance", "sampler", "jump", "scale_input", "add_noise",
+    "train",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,15 @@ def network_of(call: str) -> str:
     if name in ("vae", "vae.decoder"):
         return "vae.decode"
     return name if name in NETWORKS else ""
+
+
+def is_host(call: str) -> bool:
+    """Return whether a call is a computation on the host.
+
+    >>> is_host("sampler.000"), is_host("tokens_2~1"), is_host("samplers")
+    (True, True, False)
+    """
+    return re.sub(r"(~\d+|\.\d+)+$", "", call) in HOST
 
 
 def open_network(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ldmref.errors import counted
 from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, DiffReport, Row
 
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
@@ -112,12 +113,19 @@ def summary(report: DiffReport) -> str:
     counts = report.counts()
     judged = sum(counts.values()) - counts[UNKNOWN]
     faults = group_rows(report.faults)
-    if not faults:
-        text = f"{judged} layers and computations agree within the rounding of {report.dtype}"
-    else:
-        named = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+    if faults:
+        named = counted(len(faults), "fault")
         explained = sum(bool(group.worst.cause) for group in faults)
         text = f"{named} in {judged} layers and computations, {explained} explained"
+    elif not judged:
+        text = "nothing was compared"
+    elif report.equal:
+        text = f"{judged} layers and computations agree within the rounding of {report.dtype}"
+    else:
+        text = (
+            f"not everything could be compared; {judged} layers and computations agree within the "
+            f"rounding of {report.dtype}"
+        )
     if counts[UNKNOWN]:
         text += f"; {counts[UNKNOWN]} not judged"
-    return text
+    return "; ".join([text, *report.gaps[:1]]) if not faults else text

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError, abbreviated
+from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.dumps import identical_dumps
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row, with_inherited
 from ldmref.locate.host import judge_host
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
-from ldmref.locate.networks import RecordedNetwork, network_of, open_network
+from ldmref.locate.networks import RecordedNetwork, is_host, network_of, open_network
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.replay import Replay
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.model import LatentDiffusion
-from ldmref.trace.model import Trace
+from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace
 
 CODE = "E-TRACE"
 MAX_LISTED = 5
@@ -89,13 +89,16 @@ def diff_traces(
         )
     rows: list[Row] = []
     notes: list[str] = []
+    gaps = _gaps(port)
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)
         if network_of(call).startswith("controlnet") and not controlnets:
             rows.append(Row(call, "", verdict=UNKNOWN, note="no ControlNet was given"))
         elif network_of(call):
-            rows += judge_call(port, model, call, form, notes, controlnets)
+            rows += judge_call(port, model, call, form, gaps, controlnets)
+        elif not is_host(call):
+            gaps.append(f"{call} is no call of a trace")
     rows += judge_host(port, model, form, notes)
     rows = identical_dumps(port, rows)
     if reference is not None:
@@ -105,7 +108,14 @@ def diff_traces(
     order = {call: i for i, call in enumerate(calls)}
     rows.sort(key=lambda row: order.get(row.call, len(order)))
     seconds = time.perf_counter() - start
-    return DiffReport(tuple(rows), port.source, form, tuple(dict.fromkeys(notes)), seconds)
+    return DiffReport(
+        tuple(rows),
+        port.source,
+        form,
+        tuple(dict.fromkeys(notes)),
+        seconds,
+        tuple(dict.fromkeys(gaps)),
+    )
 
 
 def judge_call(
@@ -113,7 +123,7 @@ def judge_call(
     model: LatentDiffusion,
     call: str,
     dtype: str,
-    notes: list[str],
+    gaps: list[str],
     controlnets: Sequence[ControlNet] = (),
 ) -> list[Row]:
     """Return the rows of one call of a network."""
@@ -136,7 +146,7 @@ def judge_call(
         listed = abbreviated(unknown, MAX_LISTED)
         kind = network_of(call)
         text = f"{len(unknown)} layers are not in ldmref's definition of {kind}: {listed}"
-        notes.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
+        gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
     if known and not known & visited:
         judge.rows.append(_no_layer(call))
     return judge.rows
@@ -154,6 +164,22 @@ def _replay(
     except (ValueError, IndexError) as error:
         return str(error).splitlines()[0]
     return ""
+
+
+def _gaps(port: Trace) -> list[str]:
+    """Return what a trace lacks or holds that cannot be compared, in words."""
+    found = []
+    if port.manifest.get("complete") is False:
+        found.append("the recorded run was stopped before its end")
+    missing = list(port.manifest.get(MISSING, ()))
+    if missing:
+        listed = abbreviated(missing, MAX_LISTED)
+        found.append(f"{counted(len(missing), 'tensor')} of the manifest missing: {listed}")
+    unknown = list(port.manifest.get(UNKNOWN_NAMES, ()))
+    if unknown:
+        listed = abbreviated([str(name)[:80] for name in unknown], MAX_LISTED)
+        found.append(f"{counted(len(unknown), 'name')} of tensors not known: {listed}")
+    return found
 
 
 def _with_request(port: Trace, reference: Trace) -> Trace:

@@ -92,9 +92,10 @@ def answer_diff(
     ]
     answer = {
         "summary": summary(report),
+        "verdict": report.verdict,
         "equal": report.equal,
         "counts": report.counts(),
-        "notes": list(report.notes),
+        "notes": [*report.gaps, *report.notes],
         "faults": faults,
         "left_out": max(0, len(groups) - request.rows),
     }

@@ -18,14 +18,19 @@ from ldmref.files import check_input_path, parse_json, read_file, shown
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_to
+from ldmref.trace.manifest import (
+    CODE,
+    FORMAT,
+    MANIFEST,
+    MAX_MANIFEST,
+    VERSION,
+    read_manifest,
+    require_digest,
+    require_files,
+)
 from ldmref.trace.model import Trace, TraceEntry, build_trace
 
-FORMAT = "ldmref-trace"
-VERSION = 1
-MANIFEST = "trace.json"
 SHARED = "shared"  # the key of the names of tensors that are stored under another name
-MAX_MANIFEST = 2**28  # bytes
-CODE = "E-TRACE-FILE"
 
 
 class TraceWriter:
@@ -174,16 +179,25 @@ def _delete_trace(folder: Path) -> None:
 
 
 class _CallTensors(Mapping[str, np.ndarray]):
-    """The tensors of one file, those that are stored once under two names included."""
+    """The tensors of one file, those that are stored once under two names included.
 
-    def __init__(self, file: TensorFile):
+    Args:
+        file: The file.
+        digest: Its SHA-256, which is checked before the first tensor is read; "": it is not known.
+    """
+
+    def __init__(self, file: TensorFile, digest: str = ""):
         self.file = file
+        self.unchecked = digest
         shared = parse_json(file.metadata.get(SHARED, "{}"), file.path.name, CODE)
         self.stored = {name: name for name in file}
         if isinstance(shared, dict):
             self.stored |= {name: old for name, old in shared.items() if old in self.stored}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if self.unchecked:
+            require_digest(self.file.path, self.unchecked)
+            self.unchecked = ""
         return self.file[self.stored[name]]
 
     def __iter__(self) -> Iterator[str]:
@@ -203,7 +217,8 @@ def read_trace(folder: Path) -> Trace:
         The trace.
 
     Raises:
-        CorruptModelError: A file is damaged, or the folder has none.
+        CorruptModelError: A file is damaged, missing, or was changed, or the folder has none. What
+            a file holds is compared with its digest before its first tensor is read.
 
     >>> import tempfile
     >>> import ldmref
@@ -217,14 +232,15 @@ def read_trace(folder: Path) -> Trace:
     'conv2d'
     """
     folder = check_input_path(folder, "the path of a trace", CODE)
-    files = [_CallTensors(TensorFile(path)) for path in sorted(folder.glob("*.safetensors"))]
-    if not files:
+    paths = sorted(folder.glob("*.safetensors"))
+    manifest = folder / MANIFEST
+    meta = read_manifest(manifest) if manifest.exists() else {}
+    require_files(folder, meta)
+    if not paths:
         message = f"{shown(folder)}: no safetensors file"
         raise CorruptModelError(message, code=CODE, hint="a trace is a folder")
-    manifest = folder / MANIFEST
-    meta = {}
-    if manifest.exists():
-        meta = parse_json(read_file(manifest, MAX_MANIFEST, CODE), MANIFEST, CODE)
+    digests = meta.get("digests") or {}
+    files = [_CallTensors(TensorFile(path), digests.get(path.name, "")) for path in paths]
     tensors: ChainMap[str, Any] = ChainMap(*files)  # type: ignore[arg-type]
     kinds = {name: f.file.kinds[old] for f in files for name, old in f.stored.items()}
     return build_trace(tensors, meta, kinds, str(folder))

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+UNKNOWN_NAMES = "unknown_names"  # the key of tensors whose names are not those of a trace
+MISSING = "missing_tensors"  # the key of tensors that entries of the manifest name in vain
 NAME = re.compile(r"(?P<call>[^/]+)/(?P<layer>[^/]*)/(?P<side>input|output)(\.(?P<role>[^/]+))?")
 
 
@@ -150,7 +152,7 @@ def build_trace(
         source: The file or folder, for messages.
 
     Returns:
-        The trace.
+        The trace. Its manifest has "missing_tensors": names in entries that no tensor has.
 
     >>> import numpy as np
     >>> from ldmref.trace import build_trace
@@ -159,11 +161,12 @@ def build_trace(
     ('unet.000/conv_in', {'input': 'unet.000/conv_in/input'})
     """
     manifest = manifest or {}
+    stored = set(tensors)
     sides: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     described = {(e["call"], e["layer"]): e for e in manifest.get("entries", ())}
     for key, entry in described.items():
         sides[key] = {
-            side: {role: name for role, name in entry.get(names, {}).items() if name in tensors}
+            side: {role: name for role, name in entry.get(names, {}).items() if name in stored}
             for side, names in (("input", "inputs"), ("output", "outputs"))
         }
     for name in tensors:
@@ -185,4 +188,13 @@ def build_trace(
         if side["input"] or side["output"]
     )
     rest = {key: value for key, value in manifest.items() if key != "entries"}
+    named = [name for entry in described.values() for name in _named(entry)]
+    missing = [name for name in named if name not in stored]
+    if missing:
+        rest[MISSING] = missing
     return Trace(tensors, entries, rest, dict(kinds or {}), source)
+
+
+def _named(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors of a manifest's entry."""
+    return [*entry.get("inputs", {}).values(), *entry.get("outputs", {}).values()]

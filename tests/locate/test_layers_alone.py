@@ -76,7 +76,7 @@ def test_a_missing_bias_is_explained_alone(model, tensors):
     output = tensors[f"{CONV}/output"]
     right, _ = judge(model, tensors | {f"{CONV}/output": output + bias[:, None, None]})
     assert not right.faults
-    report, rows = judge(model, tensors)
+    _, rows = judge(model, tensors)
     assert rows[CONV].cause == "bias is missing"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.names import read_array
 from ldmref.locate.precision import EPSILONS
@@ -191,9 +191,13 @@ class HostContext:
             variants: Known faults: words, and what they would give.
             segment: What leads to an input.
         """
-        floor = max(floor, self.epsilon / 2.0)
+        overflows = not np.isfinite(floor)
+        floor = self.epsilon if overflows else max(floor, self.epsilon / 2.0)
         allowed = max(NOISE * floor, NOISE * self.epsilon if least is None else least)
         bad = first_nonfinite(got)
+        if first_nonfinite(expected):
+            why = f"{bad}, as upstream" if bad else "what it is computed from is not finite"
+            return replace(self.not_judged(entry, kind, why), segment=segment)
         error = float("inf") if bad else relative_error(got, expected)
         values: dict[str, Any] = {"error": error, "allowed": allowed, "floor": floor}
         row = Row(entry.call, "", kind, **values, note=bad, segment=segment)
@@ -207,6 +211,8 @@ class HostContext:
             if clearly:  # the usual faults come first
                 best = (text, left)
         cause, explained = best
+        if overflows and not cause and not bad:
+            return self.not_judged(entry, kind, OVERFLOW.format(self.dtype))
         if not cause:
             layout = recognise(got, expected, max(allowed, 1e-6))
             cause = layout.text if layout else ""

@@ -19,14 +19,12 @@ def judge_guidance(context: HostContext) -> Iterator[Row]:
     """Yield a row for every recorded guidance; without any, for what each step was given."""
     recorded = context.calls("guidance")
     for entry in recorded:
-        row = _judge(context, entry)
-        if row is not None:
-            yield row
+        yield _judge(context, entry)
     if not recorded and context.is_diffusers:
         yield from _judge_steps(context)
 
 
-def _judge(context: HostContext, entry: TraceEntry) -> Row | None:
+def _judge(context: HostContext, entry: TraceEntry) -> Row:
     uncond = context.read(entry, "uncond")
     cond = context.read(entry, "cond", "text")
     output = context.read_output(entry)
@@ -34,7 +32,7 @@ def _judge(context: HostContext, entry: TraceEntry) -> Row | None:
     if name not in PLAIN:
         return context.not_judged(entry, "guidance", f"guidance {name!r} is not recomputed")
     if output is None or cond is None or uncond is None:
-        return None
+        return context.not_judged(entry, "guidance", "its halves or its result were not recorded")
     scale = _requested_scale(context)
     recorded = context.number(entry, "scale")
     scale = recorded if scale is None else scale
@@ -93,7 +91,7 @@ def compare(
         "cond + scale (cond - uncond), which is a scale larger by 1": larger,
     }
     row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
-    if row.verdict != DIFFERS or row.cause.startswith(("guidance", "cond", "the sum")):
+    if row.verdict != DIFFERS or row.note or row.cause.startswith(("guidance", "cond", "the sum")):
         return row
     difference = cond - uncond
     fitted = float(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.host.context import HostContext
+from ldmref.locate.layouts import first_nonfinite
 from ldmref.trace.model import TraceEntry
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
@@ -31,6 +32,11 @@ def _judge_initial(context: HostContext) -> Iterator[Row]:
         return
     state = context.read(steps[0], "sample", "x")
     if state is None or state.size < 64:
+        return
+    bad = first_nonfinite(state)
+    if bad:
+        values = {"error": math.inf, "verdict": DIFFERS, "note": bad}
+        yield Row(steps[0].call, "", "initial noise", **values)
         return
     exploding = not context.is_diffusers
     exploding = exploding or context.choose_sampler(context.config)[0].family == "euler"
@@ -93,7 +99,7 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
         scale = context.model.config.vae.scaling_factor
         shift = _shift_of(context)
         expected = last / scale + shift
-        slope, offset = np.polynomial.polynomial.polyfit(last.ravel(), got.ravel(), 1)[::-1]
+        slope, offset = _fit_line(last, got)
         variants = [
             ("the scaling factor is missing", last + shift),
             ("multiplied by the scaling factor instead of divided", last * scale + shift),
@@ -136,6 +142,14 @@ def _first_that_fits(
         yield text, array
         if float(np.max(np.abs(array - got), initial=0.0)) <= 1e-5 * scale:
             return
+
+
+def _fit_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the slope and offset of the line through points; NaN if some are not finite."""
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return math.nan, math.nan
+    offset, slope = np.polynomial.polynomial.polyfit(x.ravel(), y.ravel(), 1)
+    return float(slope), float(offset)
 
 
 def _shift_of(context: HostContext) -> float:

@@ -157,6 +157,9 @@ def judge_added_noise(context: HostContext) -> Iterator[Row]:
         output = context.read_output(entry)
         if x0 is None or noise is None or t is None or output is None:
             continue
+        if not np.isfinite(t):
+            yield context.not_judged(entry, "add_noise", f"its timestep is {t}")
+            continue
         index = min(max(int(t), 0), len(table) - 1)
         alpha_bar = float(table[index])
         sigma = ((1.0 - alpha_bar) / alpha_bar) ** 0.5

@@ -10,15 +10,15 @@ import numpy as np
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.files import check_input_path, open_file, shown
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.trace.files import MANIFEST, read_trace
-from ldmref.trace.model import Trace, build_trace
+from ldmref.trace.files import read_trace
+from ldmref.trace.manifest import MANIFEST
+from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.readers.gguf import GGUFFile
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
 
 CODE = "E-TRACE-FILE"
-UNKNOWN = "unknown_names"  # the key in the manifest
 READABLE = "a folder of ldmref trace, .safetensors, .npz, a folder of .npy, .gguf"
 
 
@@ -128,5 +128,5 @@ def _build(
     stored, unknown = rename_all(tensors, names, path)
     known: Mapping[str, str] = getattr(tensors, "kinds", {}) if kinds is None else kinds
     new_kinds = {new: known[old] for new, old in stored.items() if old in known}
-    more = {UNKNOWN: unknown} if unknown else {}
+    more = {UNKNOWN_NAMES: unknown} if unknown else {}
     return build_trace(_Renamed(tensors, stored), dict(manifest or {}) | more, new_kinds, str(path))

@@ -1,0 +1,97 @@
+"""The manifest of a trace, `trace.json`, and what it says about the trace's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldmref.errors import CorruptModelError, LdmrefError, abbreviated, short_repr
+from ldmref.files import open_file, parse_json, read_file, shown
+
+FORMAT = "ldmref-trace"
+VERSION = 1
+MANIFEST = "trace.json"
+MAX_MANIFEST = 2**28  # bytes
+CODE = "E-TRACE-FILE"
+TABLES = ("params", "scheduler", "selection", "backend", "digests")
+BLOCK = 2**20  # bytes that are hashed at a time
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check a manifest.
+
+    Raises:
+        CorruptModelError: It is not a manifest of a version that is known, or damaged.
+    """
+    meta = parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE)
+    if not isinstance(meta, dict) or meta.get("format", FORMAT) != FORMAT:
+        raise _damaged(path, f"it is not a manifest of {FORMAT}")
+    version = meta.get("version", VERSION)
+    if version != VERSION:
+        message = f"{shown(path)} has version {short_repr(version)}; this ldmref reads {VERSION}"
+        raise CorruptModelError(message, code=CODE, hint="update ldmref, or record the trace again")
+    for key in TABLES:
+        if not isinstance(meta.get(key) or {}, dict):
+            raise _damaged(path, f"{key!r} must be an object, not {short_repr(meta[key])}")
+    digests = meta.get("digests") or {}
+    if not all(isinstance(digest, str) for digest in digests.values()):
+        raise _damaged(path, "'digests' must map names of files to SHA-256")
+    entries = meta.get("entries", [])
+    if not isinstance(entries, list):
+        raise _damaged(path, f"'entries' must be a list, not {short_repr(entries)}")
+    for i, entry in enumerate(entries):
+        problem = _problem_of_entry(entry)
+        if problem:
+            raise _damaged(path, f"entry {i} {problem}")
+    return meta
+
+
+def _problem_of_entry(entry: Any) -> str:
+    """Return what is wrong with an entry of a layer, "" for nothing."""
+    if not isinstance(entry, dict):
+        return f"must be an object, not {short_repr(entry)}"
+    for key in ("call", "layer"):
+        if not isinstance(entry.get(key), str):
+            return f"must have {key!r} as text"
+    for key in ("inputs", "outputs", "attributes"):
+        if not isinstance(entry.get(key, {}), dict):
+            return f"must have {key!r} as an object"
+    names = [*entry.get("inputs", {}).values(), *entry.get("outputs", {}).values()]
+    if not all(isinstance(name, str) for name in names):
+        return "must name tensors in text"
+    return "" if isinstance(entry.get("kind", ""), str) else "must have 'kind' as text"
+
+
+def require_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Require that all files of a trace are there.
+
+    Raises:
+        CorruptModelError: Some are missing.
+    """
+    digests = manifest.get("digests") or {}
+    missing = [name for name in digests if not (folder / Path(name).name).is_file()]
+    if missing:
+        message = f"{shown(folder)}: {abbreviated(missing, 5)} of its manifest is missing"
+        hint = f"copy the whole folder; without {MANIFEST}, what is there counts as all of it"
+        raise CorruptModelError(message, code=CODE, hint=hint)
+
+
+def require_digest(path: Path, digest: str) -> None:
+    """Require that a file is as it was written.
+
+    Raises:
+        CorruptModelError: It has another SHA-256.
+    """
+    found = hashlib.sha256()
+    with open_file(path, CODE) as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    if found.hexdigest() != digest:
+        message = f"{shown(path)} was changed since it was recorded: its SHA-256 is another one"
+        raise CorruptModelError(message, code=CODE, hint="copy or record the trace again")
+
+
+def _damaged(path: Path, problem: str) -> LdmrefError:
+    return CorruptModelError(f"{shown(path)} is damaged: {problem}", code=CODE)
