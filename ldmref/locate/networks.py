@@ -34,7 +34,7 @@ NETWORKS = (
 )
 HOST = (
     "tokens", "tokens_2", "schedule", "guidance", "sampler", "jump", "scale_input", "add_noise",
-    "train",
+    "initial", "train",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ldmref.errors import counted
 from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, DiffReport, Row
 
+WIRES = ("wiring", "prediction", "state", "initial latents")  # what leads from one to another
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
 
 
@@ -92,7 +93,7 @@ def describe(row: Row) -> str:
         parts.append(f"{row.cause}{left}")
     if row.note:
         parts.append(row.note)
-    if row.kind == "wiring" or (row.verdict == DIFFERS and row.segment and not row.cause):
+    if row.kind in WIRES or (row.verdict == DIFFERS and row.segment and not row.cause):
         parts.append(row.segment)
     return ": ".join([parts[0], "; ".join(parts[1:])]) if parts[1:] else parts[0]
 

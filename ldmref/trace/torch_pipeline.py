@@ -100,6 +100,7 @@ class _PipelineRecorder:
             for method, wrap in self._scheduler.wrappers().items():
                 self._replace(scheduler, method, wrap)
         self._replace(self._pipe, "encode_prompt", self._wrap_prompt)
+        self._replace(self._pipe, "prepare_latents", self._wrap_latents)
 
     def stop(self) -> None:
         """Remove all hooks."""
@@ -230,6 +231,17 @@ class _PipelineRecorder:
             return method(*args, **kwargs)
 
         return encode_prompt
+
+    def _wrap_latents(self, method: AnyMethod) -> AnyMethod:
+        @wraps(method)
+        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            call = self._writer.begin("initial", numbered=False)
+            call.add("", "initial", {}, {"output": first_tensor(result)})
+            self._writer.end(call)
+            return result
+
+        return prepare_latents
 
 
 def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -147,7 +147,7 @@ def test_verdicts():
     assert DiffReport((unknown, Row("a", "b", verdict="differs"))).verdict == "differs"
 
 
-# -- nothing infinite is equal ----------------------------------------------------------------------
+# -- nothing infinite is equal ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

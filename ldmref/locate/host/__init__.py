@@ -6,6 +6,7 @@
 | `inputs`    | what the U-Net is given: latents, timestep, text, micro-conditioning  |
 | `schedule`  | sigmas, timesteps and alphas_cumprod; noise added to an image         |
 | `guidance`  | the combination of predictions                                        |
+| `wires`     | what one call returned, against what the next one was given           |
 | `steps`     | the sampler's steps, with the history of recorded earlier steps       |
 | `latents`   | the scale of the initial noise, and of the latents before the decoder |
 | `training`  | a training step: noising, target and losses                           |
@@ -24,6 +25,7 @@ from ldmref.locate.host.schedule import judge_added_noise, judge_schedule
 from ldmref.locate.host.steps import judge_steps
 from ldmref.locate.host.tokens import judge_tokens
 from ldmref.locate.host.training import judge_training
+from ldmref.locate.host.wires import judge_wires
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -33,6 +35,7 @@ JUDGES = (
     judge_added_noise,
     judge_inputs,
     judge_guidance,
+    judge_wires,
     judge_steps,
     judge_latents,
     judge_training,

@@ -12,19 +12,19 @@ from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
 
 PLAIN = (None, "", "cfg", "classifier_free", "none")
-SAME = 1e-4  # relative difference of two guidance scales that counts as equal
+SURE = ("guidance", "cond", "the sum", "the prediction")  # beginnings of causes
 
 
 def judge_guidance(context: HostContext) -> Iterator[Row]:
     """Yield a row for every recorded guidance; without any, for what each step was given."""
     recorded = context.calls("guidance")
-    for entry in recorded:
-        yield _judge(context, entry)
+    for before, entry in zip([None, *recorded], recorded, strict=False):
+        yield _judge(context, entry, before)
     if not recorded and context.is_diffusers:
         yield from _judge_steps(context)
 
 
-def _judge(context: HostContext, entry: TraceEntry) -> Row:
+def _judge(context: HostContext, entry: TraceEntry, before: TraceEntry | None) -> Row:
     uncond = context.read(entry, "uncond")
     cond = context.read(entry, "cond", "text")
     output = context.read_output(entry)
@@ -38,7 +38,14 @@ def _judge(context: HostContext, entry: TraceEntry) -> Row:
     scale = recorded if scale is None else scale
     if scale is None:
         return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
-    return compare(context, entry, uncond, cond, scale, output)
+    return compare(context, entry, uncond, cond, scale, output, _halves(context, before))
+
+
+def _halves(context: HostContext, entry: TraceEntry | None) -> tuple[np.ndarray, ...]:
+    """Return the predictions that a guidance was given, () if they were not recorded."""
+    parts = context.read(entry, "uncond"), context.read(entry, "cond", "text")
+    found = tuple(x for x in parts if x is not None)
+    return found if len(found) == 2 else ()
 
 
 def _judge_steps(context: HostContext) -> Iterator[Row]:
@@ -48,13 +55,15 @@ def _judge_steps(context: HostContext) -> Iterator[Row]:
     steps = context.calls("sampler")
     if scale is None or len(networks) != len(steps):
         return
+    before: tuple[np.ndarray, ...] = ()
     for network, step in zip(networks, steps, strict=True):
         raw = context.read_output(network)
         recorded = context.read(step, "model_output")
         if raw is None or recorded is None or raw.shape[0] != 2 * recorded.shape[0]:
             continue
         uncond, cond = np.split(raw, 2)
-        yield compare(context, step, uncond, cond, scale, recorded)
+        yield compare(context, step, uncond, cond, scale, recorded, before)
+        before = (uncond, cond)
 
 
 def _requested_scale(context: HostContext) -> float | None:
@@ -72,8 +81,9 @@ def compare(
     cond: np.ndarray,
     scale: float,
     output: np.ndarray,
+    before: tuple[np.ndarray, ...] = (),
 ) -> Row:
-    """Return the row of one guidance."""
+    """Return the row of one guidance; `before` are the predictions of the step before."""
     phi = context.number(entry, "rescale") or float(context.params.get("guidance_rescale") or 0.0)
     guided = classifier_free_guidance(uncond, cond, scale)
     expected = rescale_guidance(guided, cond, phi) if phi else guided
@@ -90,8 +100,11 @@ def compare(
         "the sum uncond + scale cond": uncond + scale * cond,
         "cond + scale (cond - uncond), which is a scale larger by 1": larger,
     }
+    if before and before[0].shape == uncond.shape:
+        earlier = classifier_free_guidance(*before, scale)
+        changes["the prediction of the step before"] = earlier
     row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
-    if row.verdict != DIFFERS or row.note or row.cause.startswith(("guidance", "cond", "the sum")):
+    if row.verdict != DIFFERS or row.note or row.cause.startswith(SURE):
         return row
     difference = cond - uncond
     fitted = float(

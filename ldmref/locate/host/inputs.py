@@ -178,8 +178,9 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
     state = context.read(step, "sample", "x")
     if got is None or state is None or got.ndim != 4 or got.shape[2:] != state.shape[2:]:
         return
-    if got.shape[1] != state.shape[1] or got.shape[0] % state.shape[0] or "x_at" in step.inputs:
+    if got.shape[1] < state.shape[1] or got.shape[0] % state.shape[0] or "x_at" in step.inputs:
         return
+    got = got[:, : state.shape[1]]  # further channels are those of masks and known images
     sigma = _sigma_of(context, step)
     if sigma is None:
         return

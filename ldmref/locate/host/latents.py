@@ -9,8 +9,8 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.host.context import HostContext
-from ldmref.locate.layouts import first_nonfinite
-from ldmref.trace.model import TraceEntry
+from ldmref.locate.host.wires import clamp_of, state_after
+from ldmref.locate.layouts import first_nonfinite, relative_error
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
 LEAST = 2e-6  # latents are handed over in float32
@@ -87,7 +87,7 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
     steps = context.calls("sampler")
     for entry in context.calls("vae.decode"):
         got = context.read(entry, "latents", "input", "z", "sample")
-        last = _last_state(context, steps[-1]) if steps else None
+        last = state_after(context, steps[-1]) if steps else None
         if got is None or last is None:
             continue
         if got.shape != last.shape:
@@ -99,6 +99,19 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
         scale = context.model.config.vae.scaling_factor
         shift = _shift_of(context)
         expected = last / scale + shift
+        least = max(LEAST, 16 * context.epsilon)
+        clamp = clamp_of((got - shift) * scale, last)
+        changed = clamp is not None and relative_error(got, expected) > least
+        if clamp is not None and changed and relative_error(got, clamp[1] / scale + shift) <= 1e-5:
+            yield context.judge(
+                steps[-1],
+                "state",
+                (got - shift) * scale,
+                last,
+                variants=[clamp],
+                segment="from the last step to the decoder",
+            )
+            continue
         slope, offset = _fit_line(last, got)
         variants = [
             ("the scaling factor is missing", last + shift),
@@ -121,16 +134,10 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
             "latents",
             got,
             expected,
-            least=max(LEAST, 16 * context.epsilon),
+            least=least,
             variants=_first_that_fits(variants, got),
             segment="from the last step to the decoder",
         )
-
-
-def _last_state(context: HostContext, step: TraceEntry) -> np.ndarray | None:
-    """Return x after a step; of inpainting, with the known values put into it."""
-    constrained = context.read_output(context.port.find(step.call, "constrain"))
-    return context.read_output(step) if constrained is None else constrained
 
 
 def _first_that_fits(
