@@ -245,4 +245,8 @@ def _text_encoder(
         x = found.layer_input("layer_norm1")
         ids = np.zeros(x.shape[:2] if x is not None else (1, config.max_position_embeddings))
     function = text_encoder_pooled if config.projection_dim else text_encoder
-    return function, {"config": config, "ids": np.asarray(ids, np.int64), "skip": 0}
+    asked = (found.port.manifest.get("params") or {}).get("clip_skip")
+    entry = found.port.find(found.call)
+    asked = asked if entry is None else entry.attributes.get("clip_skip", asked)
+    skip = asked if isinstance(asked, int) and 0 < asked < config.num_hidden_layers else 0
+    return function, {"config": config, "ids": np.asarray(ids, np.int64), "skip": skip}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -19,6 +18,7 @@ from ldmref.trace.torch_calls import (
 )
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_operations import named_inputs
+from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
 SKIPPED = ("safety_checker", "image_encoder")
@@ -26,7 +26,6 @@ RESIDUALS = {
     "down_block_additional_residuals": "control.down",
     "mid_block_additional_residual": "control.mid",
 }
-PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip")
 
 
 @contextmanager
@@ -81,7 +80,7 @@ class _PipelineRecorder:
         self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
         self._replaced: list[tuple[Any, str]] = []
-        self._params: dict[str, Any] = {}
+        self._request = RequestRecorder(writer)
 
     def start(self) -> None:
         """Attach all hooks."""
@@ -91,7 +90,7 @@ class _PipelineRecorder:
                 self._replace(network, "encode", self._wrap_encode)
                 self._replace(network, "decode", self._wrap_decode)
             elif name.startswith("text_encoder"):
-                self.layers.hook(network, self._make_begin_text(name), self._end_text)
+                self.layers.hook(network, *self._make_text_hooks(name))
             else:
                 self.layers.hook(network, self._make_begin(name), self._end)
         scheduler = getattr(self._pipe, "scheduler", None)
@@ -99,8 +98,8 @@ class _PipelineRecorder:
             self._scheduler = SchedulerRecorder(self._pipe, scheduler, self.layers)
             for method, wrap in self._scheduler.wrappers().items():
                 self._replace(scheduler, method, wrap)
-        self._replace(self._pipe, "encode_prompt", self._wrap_prompt)
-        self._replace(self._pipe, "prepare_latents", self._wrap_latents)
+        for method, wrap in self._request.wrappers().items():
+            self._replace(self._pipe, method, wrap)
 
     def stop(self) -> None:
         """Remove all hooks."""
@@ -113,7 +112,7 @@ class _PipelineRecorder:
         """Return the manifest: program, model, dtype, scheduler, request."""
         pipe = self._pipe
         networks = self._networks
-        params = dict(self._params)
+        params = dict(self._request.params)
         for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
             value = getattr(pipe, f"_{name}", None)
             if isinstance(value, int | float):
@@ -165,7 +164,7 @@ class _PipelineRecorder:
         call.add("", outputs=found)
         self.layers.end()
 
-    def _make_begin_text(self, name: str) -> Callable:
+    def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             ids = args[0] if args else kwargs.get("input_ids")
             tokens = self._writer.begin(name.replace("text_encoder", "tokens"), numbered=False)
@@ -173,24 +172,23 @@ class _PipelineRecorder:
             self._writer.end(tokens)
             self.layers.begin(module, name, False).add("", "text_encoder", {"input_ids": ids})
 
-        return begin
+        def end(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any):
+            call = self.layers.call
+            if call is None:
+                return
+            skip = self._request.skip_of(name)
+            if hasattr(self._pipe, "text_encoder_2"):  # SDXL leaves out the last layer and the norm
+                states = output.hidden_states[-(skip + 2)]
+            elif skip:  # the pipeline applies the norm itself, which replaces this output
+                states = output.hidden_states[-(skip + 1)]
+            else:
+                states = output.last_hidden_state
+            pooled = getattr(output, "text_embeds", None)
+            outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
+            call.add("", outputs=outputs, attributes={"clip_skip": skip})
+            self.layers.end()
 
-    def _end_text(
-        self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
-    ) -> None:
-        call = self.layers.call
-        if call is None:
-            return
-        skip = getattr(self._pipe, "_clip_skip", None) or 0
-        if hasattr(self._pipe, "text_encoder_2"):  # SDXL leaves out the last layer and the norm
-            states = output.hidden_states[-(skip + 2)]
-        elif skip:  # the pipeline applies the norm itself, which replaces this output
-            states = output.hidden_states[-(skip + 1)]
-        else:
-            states = output.last_hidden_state
-        pooled = getattr(output, "text_embeds", None)
-        call.add("", outputs={"output": states} | ({} if pooled is None else {"pooled": pooled}))
-        self.layers.end()
+        return begin, end
 
     def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
         @wraps(method)
@@ -220,28 +218,6 @@ class _PipelineRecorder:
             return result
 
         return decode
-
-    def _wrap_prompt(self, method: AnyMethod) -> AnyMethod:
-        signature = inspect.signature(method)
-
-        @wraps(method)
-        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-            arguments = signature.bind(*args, **kwargs).arguments
-            self._params |= {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
-            return method(*args, **kwargs)
-
-        return encode_prompt
-
-    def _wrap_latents(self, method: AnyMethod) -> AnyMethod:
-        @wraps(method)
-        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
-            call = self._writer.begin("initial", numbered=False)
-            call.add("", "initial", {}, {"output": first_tensor(result)})
-            self._writer.end(call)
-            return result
-
-        return prepare_latents
 
 
 def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -14,6 +14,7 @@ from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
 
 NOISE = "noise"
+OWN = ("sigmas", "timesteps")  # a schedule that the caller gives
 AnyMethod = Callable[..., Any]
 
 
@@ -54,8 +55,9 @@ class SchedulerRecorder:
                 for name in ("timesteps", "sigmas", "alphas_cumprod")
             }
             outputs = {name: x for name, x in found.items() if x is not None}
+            own = {k: np.asarray(kwargs[k]) for k in OWN if kwargs.get(k) is not None}
             call = self._writer.begin("schedule", numbered=False)
-            call.add("", "schedule", {}, outputs)
+            call.add("", "schedule", own, outputs)
             self._writer.end(call)
             return result
 

@@ -20,6 +20,7 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
+from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.trace.model import Trace, TraceEntry
 
 NOISE = 16.0  # floors up to which a difference is rounding, as for layers
@@ -161,10 +162,27 @@ class HostContext:
         try:
             sampler, own = self.choose_sampler(config)
             with np.errstate(all="ignore"):
-                return make_schedule(config, sampler, spacing or own, self.steps)
+                given = None if spacing else self._own_sigmas(config)
+                steps = self.steps if given is None else len(given) - 1
+                return make_schedule(config, sampler, spacing or own, steps, given)
         except (LdmrefError, ValueError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
+
+    def _own_sigmas(self, config: SchedulerConfig) -> list[float] | None:
+        """Return the noise levels that the caller gave, the last one included; None: none."""
+        asked = self.params.get("sigmas")
+        if isinstance(asked, list) and asked:
+            return [float(sigma) for sigma in asked]
+        sigmas = self.read(self.schedule_entry, "sigmas")
+        timesteps = self.read(self.schedule_entry, "timesteps")
+        if sigmas is None and timesteps is not None:
+            sigmas = sampling_sigmas(config)[timesteps.astype(np.int64)]
+        if sigmas is None:
+            return None
+        given = np.ravel(sigmas).astype(float).tolist()
+        ends = len(given) == len(self.recorded_timesteps) + 1  # else the scheduler adds 0
+        return given if ends else [*given, 0.0]
 
     # -- judging ----------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
 from ldmref.trace.model import TraceEntry
 
-SIZES = ("original_size", "crops_coords_top_left", "target_size", "original_width", "sizes")
+SIZES = ("original_size", "crops_coords_top_left", "target_size")
+OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 
 
 def judge_inputs(context: HostContext) -> Iterator[Row]:
@@ -123,12 +124,15 @@ def _judge_sizes(context: HostContext, networks: list[TraceEntry]) -> Iterator[R
         if any(np.array_equal(sizes, x) for x in seen):
             continue
         seen.append(sizes)
-        if any(context.params.get(name) is not None for name in SIZES):
+        if any(context.params.get(name) is not None for name in OWN_SIZES):
             continue
         factor = context.model.config.vae.factor
         h, w = (float(size * factor) for size in sample.shape[2:])
         usual = np.array([h, w, 0.0, 0.0, h, w])
-        expected = np.broadcast_to(usual, sizes.shape).copy()
+        expected = np.broadcast_to(_asked_sizes(context, usual), sizes.shape).copy()
+        if any(context.params.get(f"negative_{name}") is not None for name in SIZES):
+            negative = _asked_sizes(context, expected[-1], "negative_")
+            expected[: len(expected) // 2] = negative
         variants = [
             ("the micro-conditioning is forgotten: all sizes are zero", 0 * expected),
             ("width and height are exchanged", expected[:, [1, 0, 3, 2, 5, 4]]),
@@ -136,6 +140,16 @@ def _judge_sizes(context: HostContext, networks: list[TraceEntry]) -> Iterator[R
             ("original and target size without the crop's place", expected[:, [0, 1, 4, 5, 2, 3]]),
         ]
         yield context.judge(network, "micro-conditioning", sizes, expected, variants=variants)
+
+
+def _asked_sizes(context: HostContext, usual: np.ndarray, prefix: str = "") -> np.ndarray:
+    """Return the six sizes of a request: original height and width, top and left, target."""
+    found = usual.copy()
+    for i, name in enumerate(SIZES):
+        asked = context.params.get(prefix + name)
+        if isinstance(asked, list | tuple) and len(asked) == 2:
+            found[2 * i : 2 * i + 2] = asked
+    return found
 
 
 # -- timestep and latents -------------------------------------------------------------------------

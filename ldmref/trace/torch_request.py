@@ -1,0 +1,81 @@
+"""Record what a pipeline of diffusers was asked for, and the latents with which it begins."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from ldmref.trace.torch_calls import TorchTraceWriter, first_tensor
+from ldmref.trace.torch_scheduler import AnyMethod
+
+PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip")
+SIZES = ("original_size", "crops_coords_top_left", "target_size")
+
+
+class RequestRecorder:
+    """Notes the arguments of a pipeline's own methods.
+
+    Attributes:
+        params: The request, for the manifest.
+    """
+
+    def __init__(self, writer: TorchTraceWriter):
+        self.params: dict[str, Any] = {}
+        self._writer = writer
+        self._encoded: set[str] = set()
+
+    def skip_of(self, encoder: str) -> int:
+        """Return how many layers the next run of a text encoder leaves out.
+
+        A prompt is encoded first. diffusers leaves out no layer for the negative prompt after it.
+        """
+        skip = 0 if encoder in self._encoded else int(self.params.get("clip_skip") or 0)
+        self._encoded.add(encoder)
+        return skip
+
+    def wrappers(self) -> dict[str, Callable[[AnyMethod], AnyMethod]]:
+        """Return a function that wraps each observed method of a pipeline, by its name."""
+        return {
+            "encode_prompt": self._wrap_prompt,
+            "_get_add_time_ids": self._wrap_sizes,
+            "prepare_latents": self._wrap_latents,
+        }
+
+    def _wrap_prompt(self, method: AnyMethod) -> AnyMethod:
+        signature = inspect.signature(method)
+
+        @wraps(method)
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            arguments = signature.bind(*args, **kwargs).arguments
+            self._encoded = set()
+            self.params |= {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
+            return method(*args, **kwargs)
+
+        return encode_prompt
+
+    def _wrap_sizes(self, method: AnyMethod) -> AnyMethod:
+        """Note the sizes that were asked for; the second call is for the negative prompt."""
+        names = tuple(inspect.signature(method).parameters)
+
+        @wraps(method)
+        def get_sizes(*args: Any, **kwargs: Any) -> Any:
+            given = dict(zip(names, args, strict=False)) | kwargs
+            sizes = {name: given[name] for name in SIZES if given.get(name) is not None}
+            prefix = "negative_" if set(sizes) & set(self.params) else ""
+            self.params |= {prefix + name: list(value) for name, value in sizes.items()}
+            return method(*args, **kwargs)
+
+        return get_sizes
+
+    def _wrap_latents(self, method: AnyMethod) -> AnyMethod:
+        @wraps(method)
+        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            call = self._writer.begin("initial", numbered=False)
+            call.add("", "initial", {}, {"output": first_tensor(result)})
+            self._writer.end(call)
+            return result
+
+        return prepare_latents

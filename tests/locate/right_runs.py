@@ -1,0 +1,86 @@
+"""Right runs of small diffusers pipelines, in which the locator must find nothing."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+
+SIZES = {"original_size": (32, 24), "target_size": (16, 16), "crops_coords_top_left": (2, 4)}
+NEGATIVE = {
+    "negative_original_size": (8, 8),
+    "negative_target_size": (24, 24),
+    "negative_crops_coords_top_left": (1, 0),
+}
+SIGMAS = [14.6, 3.1, 0.7, 0.1]
+ZERO = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "clip_sample": False}
+
+
+class Run(NamedTuple):
+    """A run: the family, its scheduler with fields, and the arguments of the pipeline."""
+
+    name: str
+    family: str
+    scheduler: str = ""
+    fields: dict[str, Any] = {}  # noqa: RUF012
+    arguments: dict[str, Any] = {}  # noqa: RUF012
+    kind: str = ""
+
+
+RUNS = (
+    Run("sizes", "sdxl", arguments=SIZES),
+    Run("negative sizes", "sdxl", arguments=SIZES | NEGATIVE),
+    Run("clip skip", "sd1", arguments={"clip_skip": 1}),
+    Run("clip skip of SDXL", "sdxl", arguments={"clip_skip": 1}),
+    Run("sigmas", "sdxl", "EulerDiscreteScheduler", {}, {"sigmas": SIGMAS}),
+    Run("timesteps", "sd1", "DDPMScheduler", {"clip_sample": False}, {"timesteps": [900, 500, 20]}),
+    Run("zero terminal SNR", "sd2", "DDIMScheduler", ZERO),
+    Run("KDPM2 ancestral", "sd1", "KDPM2AncestralDiscreteScheduler"),
+    Run("Heun", "sd1", "HeunDiscreteScheduler"),
+    Run("Euler ancestral", "sd1", "EulerAncestralDiscreteScheduler"),
+    Run("Karras", "sd1", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    Run("UniPC", "sd1", "UniPCMultistepScheduler"),
+    Run("LMS", "sd1", "LMSDiscreteScheduler"),
+    Run("DDPM", "sd1", "DDPMScheduler", {"clip_sample": False}),
+    Run("DDIM with eta", "sd1", "DDIMScheduler", {"clip_sample": False}, {"eta": 0.7}),
+    Run("linear betas", "sd1", "DDIMScheduler", {"clip_sample": False, "beta_schedule": "linear"}),
+    Run("without guidance", "sd1", arguments={"guidance_scale": 1.0}),
+    Run("rescaled guidance", "sd2", arguments={"guidance_rescale": 0.7}),
+    Run("two images", "sd1", arguments={"num_images_per_prompt": 2}),
+    Run("img2img", "sd1", "EulerDiscreteScheduler", {}, {"strength": 0.6}, "img2img"),
+    Run(
+        "inpainting of a text model", "sd1", "DDIMScheduler", {"clip_sample": False}, {}, "inpaint"
+    ),
+    Run(
+        "inpainting model", "sd1-inpainting", "DDIMScheduler", {"clip_sample": False}, {}, "inpaint"
+    ),
+)
+
+
+def prepare(pipe: Any, run: Run) -> None:
+    """Give a pipeline the scheduler of a run."""
+    if run.scheduler:
+        made = getattr(diffusers, run.scheduler)
+        pipe.scheduler = made.from_config(pipe.scheduler.config, **run.fields)
+
+
+def with_image(pipe: Any, run: Run) -> tuple[Any, dict[str, Any]]:
+    """Return the pipeline of a run, and its arguments."""
+    arguments = dict(run.arguments)
+    if "clip_skip" in arguments and not hasattr(pipe.text_encoder, "text_model"):
+        vars(pipe.text_encoder)["text_model"] = pipe.text_encoder  # as before transformers 5
+    if not run.kind:
+        return pipe, arguments
+    arguments["image"] = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    if run.kind == "img2img":
+        pipe = diffusers.StableDiffusionImg2ImgPipeline(
+            **pipe.components, requires_safety_checker=False
+        )
+    else:
+        arguments |= {"mask_image": np.eye(16, dtype=np.float32)[None], "height": 16, "width": 16}
+        pipe = diffusers.StableDiffusionInpaintPipeline(
+            **pipe.components, requires_safety_checker=False
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, arguments

@@ -1,0 +1,46 @@
+"""The locator finds no fault in right runs: those with unusual requests, schedulers and modes."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+import torch
+from recorded_pipelines import build, names_of
+from right_runs import RUNS, prepare, with_image
+
+from ldmref.locate import diff_traces
+from ldmref.trace import read_trace, record_pipeline
+
+STEPS = 3
+
+
+def judge(run, folder):
+    pipe, model = build(run.family, folder / "model", lambda pipe: prepare(pipe, run))
+    pipe, arguments = with_image(pipe, run)
+    size = {} if run.kind else {"height": 16, "width": 16}
+    if not {"sigmas", "timesteps"} & set(arguments):
+        arguments |= {"num_inference_steps": STEPS}
+    with record_pipeline(pipe, folder / "t", only=["*/"]):
+        pipe(
+            "a red cat",
+            negative_prompt="dog",
+            generator=torch.Generator().manual_seed(1),
+            output_type="np",
+            **size,
+            **arguments,
+        )
+    return diff_traces(read_trace(folder / "t"), model)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name.replace(" ", "-"))
+def test_a_right_run_raises_no_alarm(run, tmp_path):
+    report = judge(run, tmp_path)
+    assert not report.faults, (names_of(report), [row for row in report.faults][:3])
+    unjudged = [
+        (row.call, row.kind, row.note) for row in report.rows if row.verdict == "not judged"
+    ]
+    assert report.equal, (unjudged, report.gaps)
