@@ -133,8 +133,10 @@ def _broken_unet_rules(u: UNetConfig) -> Iterator[str]:
     for name in ("attention_levels", "num_heads", "transformer_layers_per_block"):
         if len(getattr(u, name)) != len(u.block_out_channels):
             yield f"unet.{name} needs an entry per level"
-    if any(c % heads for c, heads in zip(u.block_out_channels, u.num_heads, strict=False)):
-        yield "unet.num_heads must divide the level's channels"
+    attends = [*u.attention_levels[:-1], True]  # the mid block has the heads of the last level
+    levels = zip(u.block_out_channels, u.num_heads, attends, strict=False)
+    if any(attention and c % heads for c, heads, attention in levels):
+        yield "unet.num_heads must divide the channels of a level with attention"
     if any(c % u.norm_num_groups for c in u.block_out_channels):
         yield "unet.norm_num_groups must divide every channel count"
     if u.block_out_channels[0] % 2 or u.addition_time_embed_dim % 2:

@@ -25,6 +25,7 @@ from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from ldmref.samplers.er_sde import er_sde
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
@@ -33,6 +34,7 @@ from ldmref.samplers.guidance_directions import (
 )
 from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance
 from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
+from ldmref.samplers.heunpp import heunpp2
 from ldmref.samplers.interfaces import (
     Constraint,
     Denoiser,
@@ -46,6 +48,7 @@ from ldmref.samplers.interfaces import (
     Stepped,
 )
 from ldmref.samplers.inversion import implicit, invert
+from ldmref.samplers.ipndm_v import ipndm_v
 from ldmref.samplers.lcm import lcm
 from ldmref.samplers.loop import sample
 from ldmref.samplers.moments import exponential_moment, moment_weights
@@ -56,9 +59,11 @@ from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
 from ldmref.samplers.schedule import Schedule, make_schedule
+from ldmref.samplers.seeds import seeds_2, seeds_3
 from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.spacings import SPACINGS, sigma_grid
 from ldmref.samplers.steps import ancestral, euler_step, with_noise
+from ldmref.samplers.tcd import tcd
 from ldmref.samplers.unipc import unipc
 
 __all__ = [
@@ -68,10 +73,11 @@ __all__ = [
     "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State", "Step", "Stepped", "Streams",
     "Threshold", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
     "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler", "get_spacing",
-    "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "implicit", "invert", "ipndm",
-    "lcm", "lms", "make_schedule", "midpoint", "moment_weights", "pndm", "repaint_visits", "rk4",
-    "rk45", "runge_kutta", "sample", "sigma_grid", "unipc", "with_noise",
+    "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
+    "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "heunpp2", "implicit",
+    "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint", "moment_weights",
+    "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "seeds_2", "seeds_3",
+    "sigma_grid", "tcd", "unipc", "with_noise",
 ]  # fmt: skip
 
 

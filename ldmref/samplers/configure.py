@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ldmref.samplers.clipping import clip_predictions, configured_clip
 from ldmref.samplers.config import SchedulerConfig
@@ -46,7 +47,9 @@ def configured_step(
     range(4, 11)
     """
     visits = range(first_step, len(schedule.sigmas))
-    options = {} if eta is None else {"eta": eta}
+    options: dict[str, Any] = {} if eta is None else {"eta": eta}
+    if sampler.on_timesteps:
+        options["training_sigmas"] = schedule.training_sigmas
     if schedule.convention == "diffusers":
         return diffusers_step(config, sampler, schedule, options, visits, constrain, bug_compatible)
     if config.lower_order_final:

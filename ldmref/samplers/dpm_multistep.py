@@ -83,6 +83,7 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
                 x_next = x_next - (k * c2) * d2
             x_next = x_next - (k * c1) * d1
         up = math.sqrt(eta * max(0.0, sigma**2 - sigma_next**2))
+        past = past if h else history  # a repeated level is not remembered
         return (x_next + up * noise() if up > 0 else x_next), x0, past
 
     return step

@@ -9,7 +9,15 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import (
+    Denoiser,
+    History,
+    Interval,
+    Noise,
+    Step,
+    Stepped,
+    between,
+)
 from ldmref.samplers.steps import ancestral, ancestral_sigmas, euler_step
 
 
@@ -61,16 +69,17 @@ def dpm_solver(order: int = 2) -> Step:
         if sigma_next == 0.0:
             return x0, x0, ()
         h = math.log(sigma / sigma_next)
+        inside = between(denoise, interval)
         end = euler_step(x, x0, sigma, sigma_next)
         r1 = 0.5 if order == 2 else 1.0 / 3.0
         s1 = sigma * math.exp(-r1 * h)
-        d1 = (x0 - denoise(euler_step(x, x0, sigma, s1), s1)) * (1.0 / s1)
+        d1 = (x0 - inside(euler_step(x, x0, sigma, s1), s1)) * (1.0 / s1)
         if order == 2:
             return end + (sigma_next - sigma) * d1, x0, ()
         r2 = 2.0 / 3.0
         s2 = sigma * math.exp(-r2 * h)
         correction = -s2 * (r2 / r1) * _phi(r2 * h) * d1
-        d2 = (x0 - denoise(euler_step(x, x0, sigma, s2) + correction, s2) + correction) * (1.0 / s2)
+        d2 = (x0 - inside(euler_step(x, x0, sigma, s2) + correction, s2) + correction) * (1.0 / s2)
         return end - (sigma_next / r2) * _phi(h) * d2, x0, ()
 
     return step
@@ -148,7 +157,8 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> Step:
         s = sigma * math.exp(-r * math.log(sigma / sigma_next))
         down, up = ancestral_sigmas(sigma, s, eta)
         u = euler_step(x, x0, sigma, down)
-        difference = denoise(u + up * noise() if up > 0 else u, s) - x0
+        inside = between(denoise, interval)
+        difference = inside(u + up * noise() if up > 0 else u, s) - x0
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next = euler_step(x, x0, sigma, down) + ((1.0 - down / sigma) * 0.5 / r) * difference
         return (x_next + up * noise() if up > 0 else x_next), x0, ()

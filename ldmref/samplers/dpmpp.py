@@ -22,7 +22,11 @@ from ldmref.samplers.steps import euler_step
 
 
 class Prediction(NamedTuple):
-    """The prediction x0 of an earlier step and the length h of that step in log sigma."""
+    """The prediction x0 of an earlier step and the length h of that step in log sigma, not 0.
+
+    A schedule may repeat a level (diffusers' of 1000 steps do). A step to the same level changes
+    nothing, and is not remembered.
+    """
 
     x0: Array
     h: float
@@ -100,7 +104,8 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
             k = (1.0 + eta) * h
             c = -0.5 * math.expm1(-k) if solver == "midpoint" else exponential_moment(1, k)
             x_next = x_next + (c * h / last.h) * (x0 - last.x0)
-        return _add_noise(x_next, h, sigma_next, eta, noise), x0, (Prediction(x0, h),)
+        x_next = _add_noise(x_next, h, sigma_next, eta, noise)
+        return x_next, x0, (Prediction(x0, h),) if h != 0.0 else history
 
     return step
 
@@ -165,6 +170,6 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
                 c1 = -0.5 * math.expm1(-k) if solver == "midpoint" else c1
             x_next = x_next + c1 * d1
         x_next = _add_noise(x_next, h, sigma_next, eta, noise)
-        return x_next, x0, (Prediction(x0, h), *history[:1])
+        return x_next, x0, (Prediction(x0, h), *history[:1]) if h != 0.0 else history
 
     return step

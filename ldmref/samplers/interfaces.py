@@ -58,6 +58,10 @@ class Interval(NamedTuple):
         n: Number of steps of the whole schedule.
         sigma: The noise level at the start.
         sigma_next: The noise level at the end.
+        ahead: The noise levels after `sigma_next` that the run still visits, in order, up to a
+            jump back up; () in the last step.
+        between: Whether an evaluation is at a level of the step's own, between the schedule's; see
+            `between`.
 
     >>> from ldmref.samplers import Interval
     >>> Interval(i=3, i_next=4, n=10, sigma=2.0, sigma_next=1.0).sigma_next
@@ -69,6 +73,8 @@ class Interval(NamedTuple):
     n: int
     sigma: float
     sigma_next: float
+    ahead: tuple[float, ...] = ()
+    between: bool = False
 
     def index_of(self, sigma: float) -> int | None:
         """Return `i` or `i_next` if the step evaluates at an end, None at a level in between.
@@ -80,7 +86,10 @@ class Interval(NamedTuple):
         >>> interval = Interval(3, 4, 10, 2.0, 1.0)
         >>> interval.index_of(2.0), interval.index_of(1.0), interval.index_of(1.5)
         (3, 4, None)
+        >>> interval._replace(between=True).index_of(1.0)  # 1 by rounding only
         """
+        if self.between:
+            return None
         if sigma == self.sigma:
             return self.i
         return self.i_next if sigma == self.sigma_next else None
@@ -170,6 +179,34 @@ class GuidedDenoiser:
             interval: Interval of the step. None: outside of `sample`.
         """
         return self.predict(x, sigma, memory, unconditional, interval)
+
+
+def between(denoise: Denoiser, interval: Interval) -> Denoiser:
+    """Return `denoise` for a step's own noise levels, between those of the schedule.
+
+    The timestep of such a level is interpolated. A comparison with the ends of the step would not
+    do: at eta = 1 the middle level of DPM2 ancestral is sigma' up to a rounding error.
+
+    Args:
+        denoise: The denoiser that the step got.
+        interval: The interval of the step.
+
+    >>> from ldmref.samplers import Guided, GuidedDenoiser, Interval
+    >>> def predict(x, sigma, memory, unconditional, interval):
+    ...     return Guided(interval.index_of(sigma), None, ())
+    >>> between(GuidedDenoiser(predict), Interval(3, 4, 10, 2.0, 1.0))(0.0, 1.0)
+    """
+    if not isinstance(denoise, GuidedDenoiser):
+        return denoise
+    guided = denoise.guided
+    inside = interval._replace(between=True)
+
+    def predict(
+        x: Array, sigma: float, memory: History, unconditional: bool, _: Interval | None
+    ) -> Guided:
+        return guided(x, sigma, memory, unconditional, inside)
+
+    return GuidedDenoiser(predict, denoise.remembers)
 
 
 class Step(Protocol):

@@ -98,17 +98,39 @@ def _steps(
     visits: Sequence[int] | None,
     history: History,
 ) -> Iterator[State]:
-    n = len(sigmas) - 1
-    for i, j in pairwise(range(n + 1) if visits is None else visits):
-        if j < i:
-            x = x + math.sqrt(sigmas[j] ** 2 - sigmas[i] ** 2) * noise()
+    for interval in run_intervals(sigmas, visits):
+        if interval.i_next < interval.i:
+            x = x + math.sqrt(interval.sigma_next**2 - interval.sigma**2) * noise()
             history = ()
             continue
-        interval = Interval(i, j, n, sigmas[i], sigmas[j])
         x, x0, history = step(denoise, x, interval, history, noise)
         if constrain is not None:
             x = constrain(x, interval)
-        yield State(i, sigmas[j], x, x0, history)
+        yield State(interval.i, interval.sigma_next, x, x0, history)
+
+
+def run_intervals(
+    sigmas: Sequence[float], visits: Sequence[int] | None = None
+) -> Iterator[Interval]:
+    """Yield the interval of every step of a run, and of every jump (`i_next` below `i`).
+
+    Args:
+        sigmas: Noise levels, (n + 1,).
+        visits: Indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
+
+    >>> [interval.ahead for interval in run_intervals([3.0, 2.0, 1.0, 0.0])]
+    [(1.0, 0.0), (0.0,), ()]
+    """
+    n = len(sigmas) - 1
+    order = [*(range(n + 1) if visits is None else visits)]
+    stop = 0  # index into `order` after the last level before a jump
+    for k, (i, j) in enumerate(pairwise(order)):
+        if stop < k + 2:
+            stop = k + 2
+            while stop < len(order) and order[stop] > order[stop - 1]:
+                stop += 1
+        ahead = tuple(sigmas[level] for level in order[k + 2 : stop])
+        yield Interval(i, j, n, sigmas[i], sigmas[j], ahead)
 
 
 def _no_noise() -> Array:
@@ -133,9 +155,11 @@ def guided_step(step: Step) -> Step:
         memories: list[History] = []
 
         def predict(
-            x: Array, sigma: float, memory: History, unconditional: bool, _: Interval | None
+            x: Array, sigma: float, memory: History, unconditional: bool, at: Interval | None
         ) -> Guided:
-            result = guided(x, sigma, before, unconditional, interval)
+            own_level = at is not None and at.between
+            level = interval._replace(between=True) if own_level else interval
+            result = guided(x, sigma, before, unconditional, level)
             memories.append(result.memory)
             return result
 

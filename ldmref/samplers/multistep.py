@@ -90,9 +90,9 @@ def linear_multistep(
         x0 = denoise(x, sigma)
         if sigma_next == 0.0 and not integrate_to_zero:
             return x0, x0, ()
-        past = recall(x, x0, sigma, history, order - 1)
         if sigma == sigma_next:  # diffusers' DEIS repeats the last of Karras' sigmas
-            return x, x0, MultistepHistory(sigma, x, x0, past)
+            return x, x0, history
+        past = recall(x, x0, sigma, history, order - 1)
         if start is not None and len(past) < start_steps:
             correction = runge_kutta_correction(denoise, x, x0, sigma, sigma_next, start)
         else:

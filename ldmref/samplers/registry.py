@@ -22,12 +22,17 @@ from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from ldmref.samplers.er_sde import er_sde
+from ldmref.samplers.heunpp import heunpp2
 from ldmref.samplers.interfaces import Step
+from ldmref.samplers.ipndm_v import ipndm_v
 from ldmref.samplers.lcm import lcm
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45
+from ldmref.samplers.seeds import seeds_2, seeds_3
 from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.steps import ancestral, with_noise
+from ldmref.samplers.tcd import tcd
 from ldmref.samplers.unipc import unipc
 
 
@@ -51,6 +56,7 @@ class Sampler:
         lower_orders: Whether a run ends with steps of lower order: `always`, only as a diffusers
             folder `configured`, or "" (never).
         block: Steps per block of a singlestep method; 0 for other methods.
+        on_timesteps: Whether `make` takes `training_sigmas`, the sigmas of the training timesteps.
         configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
         family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
         name: Name recorded in images; `SAMPLERS` sets it.
@@ -74,6 +80,7 @@ class Sampler:
     clean_end: bool = False
     lower_orders: Literal["", "always", "configured"] = ""
     block: int = 0
+    on_timesteps: bool = False
     configurable: tuple[str, ...] = ()
     family: Literal["euler", "ddim", "multistep"] = "euler"
     name: str = "custom"
@@ -102,6 +109,8 @@ _DPMPP = "arXiv:2211.01095"
 _UNIPC = "arXiv:2302.04867"
 _DEIS = "arXiv:2204.13902, section 3.2"
 _CFGPP = "arXiv:2406.08070"
+_SEEDS = "arXiv:2305.14267"
+_EXP_HEUN = partial(seeds_2, r=1.0, solver="phi_2")
 _RK = "Hairer et al. 1993"
 
 _SOLVER = ("solver",)
@@ -121,6 +130,7 @@ _SAMPLERS: dict[str, Sampler] = {
         gradient_estimation, 1, 1, False, "arXiv:2306.04848, algorithm 2"),
     "heun": Sampler(heun, 2, 2, False, f"{_EDM}, algorithm 1"),
     "heun_churn": Sampler(heun_churn, 2, 2, True, f"{_EDM}, algorithm 2"),
+    "heunpp2": Sampler(heunpp2, 1, 3, False, "ComfyUI, sample_heunpp2"),
     "midpoint": Sampler(midpoint, 2, 2, False, f"{_RK}, section II.1"),
     "rk4": Sampler(rk4, 4, 4, False, f"{_RK}, table II.1.2"),
     "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
@@ -129,6 +139,7 @@ _SAMPLERS: dict[str, Sampler] = {
     "pndm": Sampler(
         pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,), family="ddim"),
     "ipndm": Sampler(ipndm, 2, 1, False, f"{_DEIS} (iPNDM)"),
+    "ipndm_v": Sampler(ipndm_v, 2, 1, False, "arXiv:2312.00094, published code"),
     "deis": Sampler(deis, 2, 1, False, _DEIS, lower_orders="configured", family="multistep"),
     "deis_3_euler": Sampler(
         partial(deis, 3), 2, 1, False, _DEIS, lower_orders="configured", family="multistep"),
@@ -191,6 +202,12 @@ _SAMPLERS: dict[str, Sampler] = {
     "unipc_3": Sampler(
         partial(unipc, 3), 3, 1, False, f"{_UNIPC}, algorithms 1 and 2",
         configurable=_UNIPC_OPTIONS, family="multistep"),
+    "seeds_2": Sampler(seeds_2, 2, 2, True, f"{_SEEDS}, algorithm 2", eta=1.0, draws=2),
+    "seeds_3": Sampler(seeds_3, 3, 3, True, f"{_SEEDS}, algorithm 3", eta=1.0, draws=3),
+    "exp_heun_2_x0": Sampler(partial(_EXP_HEUN, 0.0), 2, 2, False, "ComfyUI, sample_exp_heun_2_x0"),
+    "exp_heun_2_x0_sde": Sampler(
+        _EXP_HEUN, 2, 2, True, "ComfyUI, sample_exp_heun_2_x0_sde", eta=1.0),
+    "er_sde": Sampler(er_sde, 1, 1, True, "arXiv:2309.06169, algorithm 3"),
     "ddim_cfgpp": Sampler(
         cfgpp, 1, 1, False, f"{_CFGPP}, algorithm 2",
         eta=0.0, unconditional=True, family="ddim"),
@@ -198,6 +215,9 @@ _SAMPLERS: dict[str, Sampler] = {
         partial(cfgpp, eta=0.0), 1, 1, False, f"{_CFGPP}, algorithm 2", unconditional=True),
     "lcm": Sampler(
         lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim"),
+    "tcd": Sampler(
+        tcd, 0, 1, True, "arXiv:2402.19159, algorithm 2",
+        eta=0.3, on_timesteps=True, family="ddim"),
 }
 # fmt: on
 SAMPLERS = {name: replace(sampler, name=name) for name, sampler in _SAMPLERS.items()}

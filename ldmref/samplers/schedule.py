@@ -166,7 +166,7 @@ def make_schedule(
 def default_spacing(config: SchedulerConfig, sampler: Sampler) -> str:
     """Return the default spacing of a checkpoint for a sampler.
 
-    diffusers' LCMScheduler only has `lcm`, whatever its configuration says.
+    diffusers' LCMScheduler and TCDScheduler only have `lcm`, whatever their configurations say.
     """
-    lcm = sampler.name == "lcm" and config.convention == "diffusers"
+    lcm = sampler.name in ("lcm", "tcd") and config.convention == "diffusers"
     return "lcm" if lcm else config.spacing

@@ -80,7 +80,8 @@ def dpmpp_singlestep(
         if wanted == 1 or not past:
             start = x
             past = ()
-        past = (*past, (sigma, x0))
+        if sigma not in [s for s, _ in past]:  # a schedule may repeat a level
+            past = (*past, (sigma, x0))
         return _move(start, past, sigma_next, solver), x0, Block(start, past)
 
     return step

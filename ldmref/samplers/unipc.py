@@ -133,6 +133,8 @@ def unipc(
                 (start, first), *earlier = past
                 nodes = [*earlier[: order_last - 1], (sigma, new)]
                 x = move(x_last, start, sigma, first, nodes, order_last == 1)
+        if past and past[0][0] == sigma:  # a repeated level
+            past = past[1:]
         p = min(order, len(past) + 1)
         if lower_order_final:
             p = min(p, interval.n - interval.i)

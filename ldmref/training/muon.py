@@ -76,7 +76,10 @@ def _by_shape(params: Iterable[torch.Tensor]) -> dict[torch.Size, list[torch.Ten
 
 
 def orthogonalized(g: torch.Tensor) -> torch.Tensor:
-    """Return U S' V^T for each matrix g = U S V^T, (k, m, n), with S' between 0.68 and 1.14.
+    """Return U S' V^T for each matrix g = U S V^T, (k, m, n), with S' near 1.
+
+    S' is a function of s = S / |g| alone: from 0.68 to 1.14 if s is from 0.0052 to 1, and from 0.68
+    to 1.21 (at s = 0.0041) if s is 0.0016 or more. Below that it is at most 3.4445^5 s = 485 s.
 
     It is computed by five Newton-Schulz steps x <- q x with q = a + b x x^T + c (x x^T)^2, from
     x = g / |g|. For wide matrices, such as those of convolutions, only x x^T <- q (x x^T) q is

@@ -195,6 +195,11 @@ def test_other_names_of_diffusers_are_refused(pipe, folder, tmp_path):
         pipe.unet.set_adapter("a")
     with pytest.raises(UsageError, match=r"pipe.vae cannot be replaced"):
         pipe.vae = None
+    for name in ("image_processor", "mask_processor", "vae_scale_factor"):
+        before = getattr(pipe, name)
+        with pytest.raises(UsageError, match=rf"pipe.{name} cannot be replaced: the pipeline"):
+            setattr(pipe, name, None)
+        assert getattr(pipe, name) is before
     with pytest.raises(UsageError, match=r"a scheduler of ldmref.compat.diffusers is needed"):
         pipe.scheduler = "euler"
     with pytest.raises(AttributeError, match=r"has no FluxPipeline"):

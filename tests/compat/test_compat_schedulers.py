@@ -15,6 +15,7 @@ START = dict(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
     skip_prk_steps=True, set_alpha_to_one=False, clip_sample=False,
 )  # fmt: skip
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 INTERNAL = ("_class_name", "_diffusers_version", "_use_default_values")
 
 
@@ -74,8 +75,8 @@ def test_unsupported_values_and_calls_are_refused():
         compat.DDIMScheduler().config["steps_offset"] = 1
     with pytest.raises(UsageError, match="from_config needs a configuration"):
         compat.DDIMScheduler.from_config("folder")
-    with pytest.raises(AttributeError, match="has no TCDScheduler"):
-        compat.TCDScheduler()
+    with pytest.raises(AttributeError, match="has no SASolverScheduler"):
+        compat.SASolverScheduler()
 
 
 def test_a_folder_holds_a_scheduler(tmp_path):
@@ -87,3 +88,38 @@ def test_a_folder_holds_a_scheduler(tmp_path):
     for folder in (tmp_path / "scheduler", tmp_path / "none"):
         with pytest.raises(InputError, match=r"scheduler_config\.json"):
             compat.HeunDiscreteScheduler.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize(
+    "kind", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"]
+)
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_thousand_steps_repeat_a_timestep(kind, spacing, order):
+    options = {**BETAS, "timestep_spacing": spacing, "solver_order": order}
+    made = [getattr(library, kind)(**options) for library in (diffusers, compat)]
+    for scheduler in made:
+        scheduler.set_timesteps(1000)
+    theirs, ours = (np.asarray(scheduler.timesteps) for scheduler in made)
+    assert ours.tolist() == theirs.tolist() and len(ours) == 1000
+    assert len({*ours.tolist()}) < 1000 or spacing == "trailing"
+
+
+@pytest.mark.parametrize("steps", [6, 11, 20, 37])
+def test_kdpm2_ancestral_interpolates_every_middle_timestep(steps):
+    """Rounded to whole ones are only the timesteps of Karras' sigmas themselves."""
+    made = [
+        library.KDPM2AncestralDiscreteScheduler(**BETAS, use_karras_sigmas=True)
+        for library in (diffusers, compat)
+    ]
+    for scheduler in made:
+        scheduler.set_timesteps(steps)
+    theirs, ours = (np.asarray(scheduler.timesteps, np.float64) for scheduler in made)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02)
+
+
+def test_tcd_samples_no_noise_in_its_last_step():
+    scheduler = compat.TCDScheduler(**BETAS)
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [999, 759, 499, 259] and scheduler.has_eta
+    assert [scheduler.samples(scheduler.timesteps, eta) for eta in (0.0, 0.3)] == [0, 3]

@@ -169,6 +169,9 @@ def test_older_text_of_ours_keeps_its_meaning(written, sampler, schedule, rng):
         ("a\n  Negative prompt:c\nSteps: 1, Seed: 2, Size: 8x8", "a", "c", 3),
         ("a Negative prompt: c\nSteps: 1, Seed: 2, Size: 8x8", "a Negative prompt: c", "", 3),
         ("Negative prompt: c\nSteps: 1, Seed: 2, Size: 8x8\n", "", "c", 3),
+        # every line is stripped, and empty first lines are dropped, as in A1111
+        ("a cat \n  b\t\n \nd\nSteps: 1, Seed: 2, Size: 8x8", "a cat\nb\n\nd", "", 3),
+        ("a\nNegative prompt:\n\n c \n d\nSteps: 1, Seed: 2, Size: 8x8", "a", "c\nd", 3),
     ],
 )
 def test_where_the_prompts_end(text, prompt, negative, pairs):

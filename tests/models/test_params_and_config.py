@@ -268,3 +268,20 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
         if path.read_bytes()[:1] == b"\x80":
             break
     assert (TensorFile(path)["a"] == 1).all()
+
+
+def test_heads_need_not_divide_a_level_without_attention():
+    """As in the tests of diffusers; the mid block has the heads of the last level."""
+    data = preset("emoji-128").to_dict()  # attention in the levels 1 and 2
+    for level, allowed in ((0, True), (1, False), (2, False)):
+        heads = [3, 4, 5]
+        heads[level] = 7
+        changed = {**data, "unet": {**data["unet"], "num_heads": heads}}
+        if allowed:
+            assert config_from_dict(changed).unet.num_heads == (7, 4, 5)
+        else:
+            with pytest.raises(CorruptModelError, match="num_heads must divide the channels of a"):
+                config_from_dict(changed)
+    last = {**data["unet"], "num_heads": [3, 4, 7], "attention_levels": [False, True, False]}
+    with pytest.raises(CorruptModelError, match="num_heads must divide"):
+        config_from_dict({**data, "unet": last})

@@ -33,6 +33,10 @@ OTHERS = {  # (step, order): arguments that no named sampler has
     "dpmpp_singlestep(2, heun)": (lambda: samplers.dpmpp_singlestep(2, "heun"), 2),
     "euler_churn, no churn": (lambda: samplers.euler_churn(s_churn=0.0), 1),
     "heun_churn, no churn": (lambda: samplers.heun_churn(s_churn=0.0), 2),
+    "seeds_2(phi_2)": (lambda: samplers.seeds_2(0.0, solver="phi_2"), 2),
+    "seeds_2(r = 0.8)": (lambda: samplers.seeds_2(0.0, 0.8), 2),
+    "er_sde(1), no noise": (lambda: samplers.er_sde(1, float), 1),
+    "tcd(0)": (lambda: samplers.tcd(0.0), 1),
     "gradient_estimation(1)": (lambda: samplers.gradient_estimation(1.0), 1),
 }
 
@@ -43,7 +47,7 @@ def test_every_sampler_that_declares_an_order_and_has_a_deterministic_form_is_me
         n for n, s in SAMPLERS.items() if s.order and (s.eta is not None or not s.stochastic)
     }
     assert measurable == set(CONVERGES)
-    assert {"ddpm", "lcm"}.isdisjoint(CONVERGES) and len(CONVERGES) >= 33
+    assert {"ddpm", "lcm", "er_sde", "tcd"}.isdisjoint(CONVERGES) and len(CONVERGES) >= 33
 
 
 @pytest.mark.parametrize("name", [n for n in CONVERGES if not SAMPLERS[n].adaptive])
@@ -57,6 +61,13 @@ def test_measured_order_is_the_declared_order(name, measured_order):
 def test_measured_order_with_other_arguments(name, measured_order):
     make, order = OTHERS[name]
     assert abs(measured_order(make()) - order) < 0.2
+
+
+def test_the_published_sums_of_er_sde_are_of_first_order(measured_order):
+    """Their error is 1 / 400 of a step's, so that few steps converge at order 2, and many at 1."""
+    step = samplers.er_sde(3, float)  # phi(s) = s: the probability flow
+    assert abs(measured_order(step, (8, 16, 32)) - 2) < 0.2
+    assert abs(measured_order(step, (2048, 4096)) - 1) < 0.2
 
 
 @pytest.mark.parametrize("solver", ["midpoint", "heun"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import runpy
 
 import pytest
@@ -49,10 +50,32 @@ def test_singular_vectors_stay_and_singular_values_are_near_one(shape):
     u, s, vh = torch.linalg.svd(g, full_matrices=False)
     inner = u.T @ orthogonalized(g[None])[0] @ vh.T
     values = inner.diagonal()
-    # after the five steps the map of [0.02, 1] has these bounds; s / |g| is within it
-    assert float((s / g.norm()).min()) > 0.02
+    assert float((s / g.norm()).min()) > 0.0052
     assert 0.68 <= float(values.min()) <= float(values.max()) <= 1.14
     assert float((inner - torch.diag(values)).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "lowest,highest,least,most",
+    [(0.0052, 1.0, 0.68, 1.14), (0.0016, 1.0, 0.68, 1.21), (1e-7, 0.0016, 0.0, 0.78)],
+)
+def test_ranges_of_singular_values_are_those_of_the_docstring(lowest, highest, least, most):
+    """A grid of 0.02 % and both ends, through the function: diagonal matrices of two values."""
+    s = torch.logspace(math.log10(lowest), math.log10(highest), 50_001, dtype=torch.float64)
+    pairs = torch.stack([s, (1.0 - s.square()).clamp(min=0.0).sqrt()], -1)
+    values = orthogonalized(torch.diag_embed(pairs))[:, 0, 0]
+    assert least <= float(values.min()) and float(values.max()) <= most
+    assert float((values / s).max()) <= 3.4445**5
+    text = " ".join((orthogonalized.__doc__ or "").split())
+    assert "from 0.68 to 1.14 if s is from 0.0052 to 1" in text
+    assert "from 0.68 to 1.21 (at s = 0.0041) if s is 0.0016 or more" in text
+    assert "at most 3.4445^5 s = 485 s" in text
+
+
+def test_a_singular_value_can_be_above_the_range_of_larger_ones():
+    s = 0.0041113646746
+    values = orthogonalized(torch.tensor([[[s, 0.0], [0.0, math.sqrt(1 - s**2)]]]).double())
+    assert float(values[0, 0, 0]) == pytest.approx(1.2024, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(20, 180), (180, 20)])

@@ -31,6 +31,7 @@ MODULES = (
     "samplers_multistep",
     "samplers_guided",
     "samplers_ends",
+    "samplers_published",
     "evaluation",
 )
 CHAPTERS = tuple(import_module(f"{__name__}.{name}").chapter for name in MODULES)

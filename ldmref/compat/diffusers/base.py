@@ -24,6 +24,8 @@ from ldmref.compat.diffusers.prompts import encode_prompts
 from ldmref.compat.diffusers.schedulers import Scheduler
 from ldmref.errors import UsageError
 
+HELPERS = ("image_processor", "mask_processor", "vae_scale_factor")  # set once, from the model
+
 
 class Pipeline(MemoryCalls):
     """A pipeline of diffusers on a model of ldmref.
@@ -159,6 +161,12 @@ class Pipeline(MemoryCalls):
                 f"pipe.{name} cannot be replaced",
                 code="E-UNSUPPORTED",
                 hint="ldmref.load opens other autoencoders (vae=) and LoRAs (lora=)",
+            )
+        if name in HELPERS and name in self.__dict__:
+            raise UsageError(
+                f"pipe.{name} cannot be replaced: the pipeline would not use it",
+                code="E-UNSUPPORTED",
+                hint='call preprocess on the images that you pass, postprocess on output_type="np"',
             )
         super().__setattr__(name, value)
 

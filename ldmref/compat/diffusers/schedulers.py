@@ -37,7 +37,7 @@ EXPLODING = {
 SECOND_ORDER = {
     "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
 }  # fmt: skip
-WITH_ETA = {"DDIMScheduler", "DDIMParallelScheduler"}
+WITH_ETA = {"DDIMScheduler", "DDIMParallelScheduler", "TCDScheduler"}
 
 
 class Scheduler:
@@ -212,6 +212,8 @@ class Scheduler:
         """
         evaluated = len(timesteps)
         stochastic = str(self.config.get("algorithm_type")).startswith("sde-")
+        if self.kind == "TCDScheduler":
+            return evaluated - 1 if eta > 0 else 0
         if self.has_eta:
             return evaluated if eta > 0 else 0
         if self.kind in ("DDPMScheduler", "DDPMParallelScheduler"):

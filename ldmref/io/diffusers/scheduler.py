@@ -35,6 +35,7 @@ SAMPLERS = {  # of the classes with a single sampler
     "KDPM2DiscreteScheduler": "dpm_solver_2",
     "KDPM2AncestralDiscreteScheduler": "dpm_solver_2_a",
     "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
     "DDIMParallelScheduler": "ddim",
     "DDPMParallelScheduler": "ddpm",
 }

@@ -68,6 +68,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "KDPM2DiscreteScheduler": _COMMON | _SIGMAS | _SD_BETAS,
     "KDPM2AncestralDiscreteScheduler": _COMMON | _SIGMAS | _SD_BETAS,
     "LCMScheduler": _LCM | {"set_alpha_to_one": True, "timestep_scaling": 10.0},
+    "TCDScheduler": _LCM | {"set_alpha_to_one": True, "timestep_scaling": 10.0},
 }  # fmt: skip
 FIELDS |= {  # the same steps for samples with a timestep each
     "DDIMParallelScheduler": FIELDS["DDIMScheduler"],
@@ -75,7 +76,6 @@ FIELDS |= {  # the same steps for samples with a timestep each
 }
 # Classes whose sampler ldmref does not have; only their forward process is used.
 FORWARD_ONLY: dict[str, dict[str, Any]] = {
-    "TCDScheduler": _LCM,
     "SASolverScheduler": _COMMON | _SIGMAS | _THRESHOLDING,
     "DPMSolverSDEScheduler": _COMMON | _SIGMAS | _SD_BETAS,
     "DPMSolverMultistepInverseScheduler": _COMMON | _SIGMAS | _THRESHOLDING,
@@ -84,7 +84,8 @@ FORWARD_ONLY: dict[str, dict[str, Any]] = {
     | _ZERO_SNR
     | {"set_alpha_to_one": True, "timestep_spacing": "leading"},
 }
-FIXED: dict[str, dict[str, Any]] = {  # fields of others that the class does not have
+FIXED: dict[str, dict[str, Any]] = {  # fields of others, or that the class does not use
+    "TCDScheduler": {"clip_sample": False, "thresholding": False, "timestep_scaling": 10.0},
     SINGLESTEP: {"timestep_spacing": "linspace", "steps_offset": 0},
 }
 CORRECTED: dict[str, dict[str, Any]] = {  # fields that a pipeline sets, whatever the file says

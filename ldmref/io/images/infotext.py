@@ -91,12 +91,13 @@ def parse_infotext(text: str) -> dict[str, Any]:
     prompt = []
     negative = []
     in_negative = False
-    for line in lines:
-        if line.strip().startswith(NEGATIVE):
+    for line in map(str.strip, lines):
+        if line.startswith(NEGATIVE):
             in_negative = True
-            line = line.strip().removeprefix(NEGATIVE).strip()
+            line = line.removeprefix(NEGATIVE).strip()
         (negative if in_negative else prompt).append(line)
-    return {"prompt": "\n".join(prompt), "negative_prompt": "\n".join(negative), "pairs": pairs}
+    texts = ("\n".join(part).lstrip("\n") for part in (prompt, negative))
+    return dict(zip(("prompt", "negative_prompt"), texts, strict=True)) | {"pairs": pairs}
 
 
 def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:

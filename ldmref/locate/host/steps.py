@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers import configured_step
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.diffusers.steps import plms_calls
-from ldmref.samplers.interfaces import Interval
+from ldmref.samplers.loop import run_intervals
 from ldmref.trace.model import TraceEntry
 
 LEAST = 2e-6  # relative error of a step that is rounding in any float32 program
@@ -138,10 +138,9 @@ def _follow(
     sigmas = schedule.sigmas.tolist()
     history: tuple = ()
     k = 0
-    for i, i_next in pairwise(visits):
+    for interval in run_intervals(sigmas, visits):
         if k >= len(evaluations):
             return
-        interval = Interval(i, i_next, len(sigmas) - 1, sigmas[i], sigmas[i_next])
         start = k
         replayed = _Replayed(context, evaluations[start:], settings, exploding, own)
         x = _to_exploding(evaluations[k].state, interval.sigma, exploding)

@@ -2,7 +2,7 @@
 
 | family      | classes                                                                    |
 |-------------|----------------------------------------------------------------------------|
-| `ddim`      | DDIM, DDPM, LCM, PNDM without its repeated timestep: n whole timesteps     |
+| `ddim`      | DDIM, DDPM, LCM, TCD, PNDM without its repeated timestep: n whole timesteps     |
 | `euler`     | Euler, EulerAncestral, LMS, Heun, DPM2, DPMSolverSDE: n timesteps,         |
 |             | `linspace` not rounded, sigma linear between the table's                   |
 | `multistep` | DPMSolverMultistep, DPMSolverSinglestep, DEIS, UniPC: of n + 1 whole       |
@@ -32,7 +32,10 @@ CONTINUOUS = {
 }
 SPACINGS = (*WHOLE, *CONTINUOUS)
 ENDS_OPTIONALLY = ("ddim", "ddim_cfgpp", "pndm", "euler", "euler_cfgpp")  # as all multistep do
-DEIS = ("deis", "deis_3", "deis_3_euler")  # always end with the sigma of timestep 0
+DEIS = ("deis", "deis_3", "deis_3_euler")
+ENDS_ABOVE = (*DEIS, "tcd")  # always end with the sigma of timestep 0
+UNIPC = ("unipc_1", "unipc", "unipc_3")
+REPEATS = (*DEIS, *UNIPC)  # repeat the last of continuous sigmas instead
 KDPM2 = ("dpm_solver_2", "dpm_solver_2_a")  # round the timesteps of Karras' sigmas
 
 
@@ -91,7 +94,7 @@ def diffusers_sigmas(
     # methods and Euler have one, and the rest end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
     optional = family == "multistep" or sampler.name in ENDS_OPTIONALLY
-    ends_above = sampler.name in DEIS or (final == "sigma_min" and optional)
+    ends_above = sampler.name in ENDS_ABOVE or (final == "sigma_min" and optional)
     whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
     if whole == "lcm":
         t = lcm_timesteps(len(table), steps, config.original_inference_steps).astype(np.float64)
@@ -105,7 +108,8 @@ def diffusers_sigmas(
     else:
         sigmas = np.interp(t, np.arange(len(table)), table)
     at_minimum = sigmas[-1] <= table[0] * (1.0 + 1e-9)  # no further step by a rounding error
-    last = (sigmas[-1] if at_minimum else table[0]) if ends_above else 0.0
+    repeats = spacing in CONTINUOUS and sampler.name in REPEATS
+    last = (sigmas[-1] if at_minimum or repeats else table[0]) if ends_above else 0.0
     high = float(sigmas[0])
     unscaled = family == "euler" and whole in ("linspace", "trailing")
     init_noise_sigma = high if unscaled else math.hypot(1.0, high)

@@ -15,13 +15,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ldmref.math.arrays import Array
 from ldmref.samplers.clipping import Clip
 from ldmref.samplers.dpmpp import second_difference
-from ldmref.samplers.interfaces import Constraint, Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.interfaces import (
+    Constraint,
+    Denoiser,
+    Guided,
+    GuidedDenoiser,
+    History,
+    Interval,
+    Noise,
+    Step,
+    Stepped,
+)
 from ldmref.samplers.multistep import adams_bashforth_rule
 from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import euler_step
@@ -74,16 +85,26 @@ def constrain_evaluations(step: Step, constrain: Constraint, first: int) -> Step
     ) -> Stepped:
         start = interval._replace(i_next=interval.i, sigma_next=interval.sigma)
 
-        def constrained(x: Array, sigma: float) -> Array:
+        def known(x: Array, sigma: float) -> Array:
             if sigma < interval.sigma:
-                return denoise(constrain(x, interval), sigma)
-            if interval.i == first:
-                return denoise(x, sigma)
-            return denoise(constrain(x, start), sigma)
+                return constrain(x, interval)
+            return x if interval.i == first else constrain(x, start)
 
-        return step(constrained, x, interval, history, noise)
+        return step(_denoise_at(denoise, known), x, interval, history, noise)
 
     return constrained_step
+
+
+def _denoise_at(denoise: Denoiser, place: Callable[[Array, float], Array]) -> Denoiser:
+    """Return the denoiser of `place(x, sigma)`."""
+    if not isinstance(denoise, GuidedDenoiser):
+        return lambda x, sigma: denoise(place(x, sigma), sigma)
+    guided = denoise.guided
+
+    def predict(x: Array, sigma: float, *rest: Any) -> Guided:
+        return guided(place(x, sigma), sigma, *rest)
+
+    return GuidedDenoiser(predict, denoise.remembers)
 
 
 def wrong_second_difference(step: Step) -> Step:
