@@ -154,10 +154,33 @@ def short_repr(value: object) -> str:
     'aa...'
     """
     try:
-        text = " ".join(repr(value).split())
+        text = " ".join(_beginning(value).split())
     except Exception:  # an object's own repr failed, or an integer has many thousand digits
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _beginning(value: object) -> str:
+    """Return the repr of an object, or its beginning: a million numbers are not all written."""
+    if type(value) is str or type(value) is bytes:
+        return repr(value[:MAX_MESSAGE])
+    if type(value) is list:
+        return f"[{_joined(map(_beginning, value))}]"
+    if type(value) is dict:
+        return f"{{{_joined(f'{_beginning(k)}: {_beginning(v)}' for k, v in value.items())}}}"
+    return repr(value)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Join texts until they have more characters than a message shows."""
+    joined: list[str] = []
+    length = 0
+    for part in parts:
+        joined.append(part)
+        length += len(part)
+        if length > MAX_MESSAGE:
+            break
+    return ", ".join(joined)
 
 
 def short_path(path: object) -> str:

@@ -28,6 +28,7 @@ from ldmref.io.atomic import atomic_write
 
 IMAGES = "images"
 PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")  # left by a write that was killed
+NAME = re.compile(r"images/(?:[A-Za-z0-9._-]{1,60}-)??(?P<rest>[0-9a-f]{16}(?:-[0-9]{1,9})?)\.png")
 KEY_DIGITS = 16  # of the key, in the name of a file
 CODE = "E-BATCH"
 MAX_LINES = 2**30  # bytes of a manifest
@@ -99,7 +100,9 @@ class BatchFolder:
         return [line for path in [*others, own] for line in read_lines(path)]
 
     def verify(self, line: Mapping[str, Any]) -> bool:
-        """Return whether the file of a line of the manifest is there and unchanged."""
+        """Return whether the file of a line of the manifest is there, its own and unchanged."""
+        if not is_named_after(line):
+            return False
         try:
             with open_file(self.path / line["file"], CODE) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == line["sha256"]
@@ -201,6 +204,16 @@ def name_image(key: str, custom_id: str | None, index: int, count: int) -> str:
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", custom_id or "")[:MAX_SLUG].strip("-.")
     parts = [*([slug] if slug else []), key[:KEY_DIGITS], *([str(index)] if count > 1 else [])]
     return f"{IMAGES}/{'-'.join(parts)}.png"
+
+
+def is_named_after(line: Mapping[str, Any]) -> bool:
+    """Return whether the file of a line of a manifest has a name that `name_image` gives its key.
+
+    Any other name belongs to another row, or to a file outside of the folder.
+    """
+    match = NAME.fullmatch(str(line.get("file")))
+    key, index = str(line.get("key")), line.get("index")
+    return match is not None and match["rest"] in (key[:KEY_DIGITS], f"{key[:KEY_DIGITS]}-{index}")
 
 
 def to_line(line: Mapping[str, Any]) -> bytes:

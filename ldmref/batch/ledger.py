@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ldmref.batch.folder import BatchFolder, ManifestLine, name_image
+from ldmref.batch.folder import BatchFolder, ManifestLine, is_named_after, name_image
 from ldmref.batch.planning import PlannedRow
 from ldmref.batch.rows import RowFailure, make_failure
 from ldmref.batch.tasks import RowOutcome
@@ -60,7 +60,7 @@ class BatchLedger:
             {**line, "line": None}
             for lines in gone
             for _, line in sorted(lines.items())
-            if (self.folder.path / str(line.get("file"))).is_file()
+            if is_named_after(line) and (self.folder.path / line["file"]).is_file()
         ]
         for line in () if retry_errors else self.folder.read_all("errors"):
             key = line.get("key")

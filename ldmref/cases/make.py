@@ -36,7 +36,7 @@ from ldmref.cases.trace_cases import networks_of_traces, write_traces
 from ldmref.cases.values import ValueCase, to_json
 from ldmref.errors import OutputError, UsageError, did_you_mean
 from ldmref.files import shown
-from ldmref.io.atomic import atomic_folder
+from ldmref.io.atomic import atomic_folder, require_own
 from ldmref.version import __version__
 
 README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
@@ -130,6 +130,9 @@ def temporary_suite(parts: Iterable[str] = PARTS) -> Iterator[Suite]:
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.is_symlink() and not folder.exists():
+        message = f"{shown(folder)!r} is a broken link"
+        raise OutputError(message, code="E-EXISTS", hint="choose a folder")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -141,7 +144,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         if not overwrite:
             message = f"{shown(folder)!r} holds a suite"
             raise OutputError(message, code="E-EXISTS", hint="--overwrite replaces it")
-        read_suite(folder)
+        require_own(folder, [*read_suite(folder).digests, MANIFEST])
 
 
 def _write(

@@ -150,7 +150,6 @@ def batch(
             )
         except Cancelled as error:
             show.clear()
-            error.exit_code = stop.exit_code
             partial_summary: BatchSummary = error.partial
             left = counted(partial_summary.left, "row")
             error.args = (f"stopped; {left} left: run the command again",)

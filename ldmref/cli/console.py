@@ -136,14 +136,13 @@ class Console:
         if name is not None and not self.quiet:
             say(one_line(f"{'standard output' if name == '-' else name}  {self.finished} images"))
 
-    def interrupted(self, error: LdmrefError, exit_code: int) -> LdmrefError:
+    def interrupted(self, error: LdmrefError) -> LdmrefError:
         """Add to an error how many images are saved, and return it."""
         self.clear()
         self.finish()
         message = str(error)
         stopped = isinstance(error, Cancelled)
         if stopped:
-            error.exit_code = exit_code
             message = "stopped"
         if stopped or self.total > 1:
             message += f"; {len(self.saved)} of {self.total} images are saved"

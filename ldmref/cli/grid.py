@@ -172,10 +172,8 @@ def grid(
                     console.warn(event.warnings)
                 else:
                     console.bar.update(event.step + 1, event.steps, len(cells), planned.count)
-        except LdmrefError as error:
+        except LdmrefError:
             console.clear()
-            if stop.is_set():
-                error.exit_code = stop.exit_code
             raise
         console.clear()
         output.grid = planned.finish(cells)

@@ -64,7 +64,10 @@ def list_range(name: str, parts: list[Any]) -> list[Any]:
     """
     start, stop = parts[:2]
     by = parts[2] if len(parts) == 3 else 1
-    count = int((stop - start) / by + 1e-9) + 1 if by else 0
+    try:
+        count = int((stop - start) / by + 1e-9) + 1 if by else 0
+    except (ValueError, OverflowError):  # NaN, infinity, or a number of hundreds of digits
+        count = 0
     if count < 1 or count > MAX_VALUES:
         message = f"the range of {name} has no values or more than {MAX_VALUES}"
         raise UsageError(message, code=CODE, hint=EXAMPLE)

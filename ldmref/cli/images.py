@@ -110,7 +110,7 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
                 _generate_task(task, model, console, stop, recorded)
             console.finish()
         except LdmrefError as error:
-            raise console.interrupted(error, stop.exit_code) from error
+            raise console.interrupted(error) from error
 
 
 def load_with_flags(

@@ -14,6 +14,7 @@ import ldmref
 from ldmref.cli.command_table import SUMMARIES, Lazy
 from ldmref.cli.completion import VARIABLE, complete
 from ldmref.cli.messages import quote_command
+from ldmref.cli.progress import ending
 from ldmref.cli.standard_streams import finish_streams, prepare_streams
 from ldmref.errors import UsageError, closest
 
@@ -163,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
     try:
-        code = _run(argv)
+        with ending():
+            code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         code = 141

@@ -12,6 +12,7 @@ from types import FrameType
 
 import click
 
+from ldmref.errors import Cancelled
 from ldmref.errors import duration as duration
 from ldmref.errors import one_line as one_line
 
@@ -26,7 +27,7 @@ def say(text: str, end: str = "\n") -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised by the second Ctrl-C or SIGTERM: stop at once."""
+    """Raised by SIGTERM, and by the second Ctrl-C or SIGTERM within `stopping`: stop at once."""
 
     def __init__(self, exit_code: int):
         super().__init__()
@@ -40,8 +41,32 @@ class Stop(threading.Event):
 
 
 @contextmanager
+def ending() -> Iterator[None]:
+    """Raise `Stopped` at SIGTERM, so what a command leaves half done is removed.
+
+    Without a handler the process would end at once. Handlers of the caller are kept.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Stopped(128 + number)
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def stopping() -> Iterator[Stop]:
-    """Yield an event that a first SIGINT or SIGTERM sets; a second one raises `Stopped`."""
+    """Yield an event that a first SIGINT or SIGTERM sets; a second one raises `Stopped`.
+
+    A `Cancelled` that leaves the block has the exit code of the signal, 130 or 143.
+    """
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -56,6 +81,9 @@ def stopping() -> Iterator[Stop]:
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except Cancelled as error:
+        error.exit_code = stop.exit_code or error.exit_code
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

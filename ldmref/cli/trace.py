@@ -19,7 +19,7 @@ from ldmref.cli.sources import is_embedded, read_prompts
 from ldmref.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
 from ldmref.cli.trace_show import CALLS, JSON, LAYERS, show
 from ldmref.config import settings
-from ldmref.errors import Cancelled, UsageError
+from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.loading import open_backend
@@ -163,9 +163,6 @@ def record_mode(mode: str, flags: Values) -> None:
                     callback=advance,
                     cancel=stop,
                 )
-            except Cancelled as error:
-                error.exit_code = stop.exit_code
-                raise
             finally:
                 bar.clear()
             report(folder, result.warnings, result.params, estimate, flags)

@@ -14,7 +14,7 @@ import click
 
 from ldmref.cli.progress import one_line, say, stopping
 from ldmref.cli.training_trace import require_steps, trace_options, tracing
-from ldmref.errors import Cancelled, UsageError
+from ldmref.errors import UsageError
 
 if TYPE_CHECKING:
     from ldmref.training.monitor.progress import TrainingProgress
@@ -140,18 +140,14 @@ def run_stoppable(
 ) -> Path:
     """Run a training; Ctrl-C and SIGTERM stop it with their exit code."""
     with stopping() as stop:
-        try:
-            return function(
-                settings,
-                folder,
-                on_progress=report,
-                log=lambda line: say(one_line(line)),
-                cancel=stop,
-                accept_changes=accept_changes,
-            )
-        except Cancelled as cancelled:
-            cancelled.exit_code = stop.exit_code
-            raise
+        return function(
+            settings,
+            folder,
+            on_progress=report,
+            log=lambda line: say(one_line(line)),
+            cancel=stop,
+            accept_changes=accept_changes,
+        )
 
 
 def say_once(line: str) -> None:

@@ -19,10 +19,11 @@ from typing import NoReturn
 from ldmref.explore.branching import branch_run
 from ldmref.explore.converged import ConvergedImage, converged_image
 from ldmref.explore.distance import Truth
-from ldmref.explore.format import RunRecord, load_record
+from ldmref.explore.format import RunRecord
 from ldmref.explore.grid import ImageGrid
 from ldmref.explore.grid_plan import make_grid, plan_grid
 from ldmref.explore.preview import has_preview, preview_images, preview_matrix
+from ldmref.explore.reading import load_record
 from ldmref.explore.record import record_run
 from ldmref.explore.truth import truth_line
 

@@ -19,16 +19,15 @@ from ldmref.explore.continuation import continue_trajectory, remaining_schedule
 from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.record import prepare_one, record_trajectory
 from ldmref.explore.recording import Recording, words_of
+from ldmref.explore.trunk import changes_of, find_trunk, read_trunk
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.cost import explain_memory
 from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.record import (
-    REPLACED,
     SOURCES,
     compare_models,
-    find_missing,
     replay,
     upgrade_record,
 )
@@ -167,8 +166,8 @@ class Brancher:
                 hint='explore.record_run(model, ...), or {"mode": "txt2img", "prompt": ...}',
             )
         if "trunk" in recipe:
-            changes = recipe.get("changes") or {}
-            return self.branch(self.open(recipe["trunk"], inputs), recipe.get("step"), changes)
+            trunk = self.open(recipe["trunk"], inputs)
+            return self.branch(trunk, recipe.get("step"), changes_of(recipe))
         parameters = read_trunk(recipe, inputs)
         run = prepare_one(self.model, parameters.pop("mode", "txt2img"), parameters)
         trajectory = run.trajectory(slice(0, 1))
@@ -231,44 +230,6 @@ def open_record(
         segments.append(segment)
         segment = segment.parent
     return segments[::-1]
-
-
-def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """Return the trunk of a step, and the changes from there.
-
-    The steps of a branch before its own belong to its trunk; a branch from one of them also has
-    the changes of the first branch.
-    """
-    while isinstance(recipe, Mapping) and "trunk" in recipe:
-        first = recipe.get("step")
-        if not (is_whole(step) and is_whole(first) and step < first):
-            break
-        gone = {*changes}.union(*(REPLACED.get(name, ()) for name in changes))
-        earlier = recipe.get("changes") or {}
-        changes = {name: v for name, v in earlier.items() if name not in gone} | dict(changes)
-        recipe = recipe["trunk"]
-    return recipe, changes
-
-
-def read_trunk(recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a trunk with its mode, from what was asked for or recorded.
-
-    Raises:
-        UsageError: The record lacks what the run was given, such as an image.
-    """
-    if "ldmref" not in recipe:  # as asked for
-        return {**recipe, **inputs}
-    record = upgrade_record(recipe)
-    images = {name: recipe[name] for name in SOURCES if recipe.get(name) is not None}
-    supplied = {**images, **inputs}
-    missing = find_missing(record, supplied)
-    if missing:
-        raise UsageError(
-            f"the trunk was made with {missing[0]!r}, which its record does not hold",
-            code=CODE,
-            hint="give the parameters of the trunk with all that it needs instead of its record",
-        )
-    return replay(record, supplied) | {"mode": record["mode"]}
 
 
 def parameters_of(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.errors import UsageError
 from ldmref.explore.branching import open_record
 from ldmref.explore.distance import Truth, vp_distance
 from ldmref.explore.flow import Denoise, FlowProgress, FlowWatch, converge, solve_interval
-from ldmref.explore.format import RunRecord
+from ldmref.explore.format import CODE, RunRecord
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks
@@ -89,6 +90,9 @@ def truth_line(
     check_callbacks(callback, cancel)  # type: ignore[arg-type]
     tolerance, refine = check_accuracy(tolerance, refine)
     segments = open_record(model, record, cancel)
+    if (np.diff(record.sigmas) > 0.0).any():
+        message = "the noise levels of the record rise, unlike those of its run"
+        raise UsageError(message, code=CODE, hint="record the run again")
     watch = FlowWatch(callback, cancel)
     solver = TruthSolver(model, record, tolerance, refine, watch)
     ends = [*(segment.done for segment in segments[1:]), record.steps]

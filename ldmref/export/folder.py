@@ -12,9 +12,9 @@ FOLDER/tokenizer/tokenizer.json    for the library `tokenizers`
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, OutputError, UsageError
 from ldmref.export.networks import list_networks, name_controlnets
 from ldmref.files import read_json
-from ldmref.io.atomic import atomic_folder, check_writable
+from ldmref.io.atomic import atomic_folder, check_writable, require_own
 from ldmref.loading import load
 from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
@@ -133,7 +133,7 @@ def export_onnx(
     with atomic_folder(target) as temporary:
         files = _write_networks(model, nets, temporary)
         tokens = _write_tokenizers(model, temporary)
-        manifest = _describe(model, files) | {"tokens": tokens}
+        manifest = _describe(model, files) | {"tokens": tokens, "files": _list_files(temporary)}
         text = json.dumps(manifest, indent=1) + "\n"
         (temporary / MANIFEST).write_text(text, "utf-8")
     return files
@@ -152,16 +152,32 @@ def require_target(folder: Path, overwrite: bool = False) -> None:
     hint = "give another name"
     if not folder.is_dir():
         raise OutputError(f"{str(folder)!r} is a file", code="E-EXISTS", hint=hint)
-    if any(folder.iterdir()) and not _is_export(folder):
+    if not any(folder.iterdir()):
+        return
+    try:
+        manifest = read_json(folder / MANIFEST)
+        own = _files_of(manifest) if manifest["format"] == FORMAT else None
+    except (LdmrefError, LookupError, TypeError, AttributeError):
+        own = None
+    if own is None:
         message = f"{str(folder)!r} is not an exported model, so it is not replaced"
         raise OutputError(message, code="E-EXISTS", hint=hint)
+    require_own(folder, own)
 
 
-def _is_export(folder: Path) -> bool:
-    try:
-        return read_json(folder / MANIFEST)["format"] == FORMAT
-    except (LdmrefError, LookupError, TypeError):
-        return False
+def _list_files(folder: Path) -> list[str]:
+    """Return the files of a finished export, which the next one may replace."""
+    written = (path for path in folder.rglob("*") if path.is_file())
+    return sorted([*(path.relative_to(folder).as_posix() for path in written), MANIFEST])
+
+
+def _files_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the files of an export; until version 0.9, its manifest named only some of them."""
+    if "files" in manifest:
+        return [str(name) for name in manifest["files"]]
+    models = [str(network["file"]) for network in manifest["networks"].values()]
+    weights = [str(PurePosixPath(name).with_name(WEIGHTS_FILE)) for name in models]
+    return [*models, *weights, *(str(entry["file"]) for entry in manifest["tokens"]), MANIFEST]
 
 
 def _open_controlnet(net: ControlNet | str | Path, unet: UNetConfig) -> ControlNet:

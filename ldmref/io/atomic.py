@@ -7,9 +7,9 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ldmref.errors import LdmrefError, OutputError
@@ -126,6 +126,29 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
         message = f"cannot write the folder {str(folder)!r}: {reason}"
         raise OutputError(message, code="E-WRITE") from error
+
+
+def require_own(folder: Path, files: Iterable[str]) -> None:
+    """Refuse to replace a folder that holds a file which the program has not written.
+
+    Args:
+        folder: A folder that exists.
+        files: The files that the program has written, relative to it, with /.
+
+    Raises:
+        OutputError: There is another file, or an empty folder.
+    """
+    own = {*files}
+    parents = {str(parent) for name in own for parent in PurePosixPath(name).parents}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_folder = path.is_dir() and not path.is_symlink()
+        if name not in (parents if is_folder else own):
+            raise OutputError(
+                f"{shown(folder)!r} also holds {shown(Path(name))!r}, so it is not replaced",
+                code="E-EXISTS",
+                hint="move it away, or give another name",
+            )
 
 
 def _replace_folder(temporary: Path, folder: Path) -> None:

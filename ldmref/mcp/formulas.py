@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +21,9 @@ from ldmref.errors import LdmrefError, UsageError, did_you_mean, short_repr
 if TYPE_CHECKING:
     from ldmref.check import CheckResult, Identity
 
-MAX_NUMBERS = 10_000  # in the arguments of a call: some formulas take quadratic time
+MAX_NUMBERS = 10_000  # in the arguments of a call, and as a whole number, such as that of steps
+MAX_BROADCAST = 1_000_000  # numbers of an array that a formula computes
+MAX_VALUES = 10_000  # numbers of an answer
 MAX_CASES = 1000
 DESCRIPTION = (
     "Verify a formula of diffusion models. Returns its definition in LaTeX with its source and the "
@@ -197,9 +201,7 @@ def compare_values(
         UsageError: The arguments do not fit the function.
     """
     values = {key: to_argument(key, value) for key, value in arguments.items()}
-    if sum(np.size(value) for value in values.values()) > MAX_NUMBERS:
-        message = f"the arguments may have {MAX_NUMBERS} numbers in all"
-        raise UsageError(message, code="E-LIMIT")
+    check_size(values)
     try:
         with np.errstate(all="ignore"):
             computed = function(**values)
@@ -210,12 +212,38 @@ def compare_values(
         message = f"{name} cannot be computed from these arguments: {error}"
         hint = f"the signature is {name}{inspect.signature(function)}"
         raise UsageError(message, code="E-ARGUMENT", hint=hint) from error
+    if sum(part.size for part in expected) > MAX_VALUES:
+        message = f"the value has more than {MAX_VALUES} numbers"
+        raise UsageError(message, code="E-LIMIT", hint="send fewer arguments")
     shown = [to_json(part) for part in expected]
     answer: dict[str, Any] = {"value": shown if len(shown) > 1 else shown[0]}
     if result is not None:
         parts = result if len(expected) > 1 else [result]
         answer["difference"] = [*describe_differences(expected, parts)]
     return answer
+
+
+def check_size(values: Mapping[str, Any]) -> None:
+    """Refuse arguments of many numbers, and few whose shapes multiply when they are broadcast.
+
+    Raises:
+        UsageError: There are more numbers than a limit allows.
+    """
+    arrays = [value for value in values.values() if isinstance(value, np.ndarray)]
+    whole = [abs(value) for value in values.values() if isinstance(value, int)]
+    if sum(np.size(value) for value in values.values()) > MAX_NUMBERS:
+        message = f"the arguments may have {MAX_NUMBERS} numbers in all"
+        raise UsageError(message, code="E-LIMIT")
+    axes = max((array.ndim for array in arrays), default=0)
+    shapes = [(1,) * (axes - array.ndim) + array.shape for array in arrays]
+    together = math.prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    tables = [array for array in arrays if array.ndim > 1]
+    pairs = [a.size * len(b) for a, b in permutations(tables, 2)]  # distances, attention
+    squares = [max(array.shape) ** 2 for array in tables]  # covariances
+    most = max([together, *pairs, *squares])
+    if most * max([1, *whole]) ** (2 if tables else 1) > MAX_BROADCAST:  # enlarged images
+        message = f"the arguments make arrays of more than {MAX_BROADCAST} numbers"
+        raise UsageError(message, code="E-LIMIT", hint="send fewer numbers, of the same shape")
 
 
 def to_argument(name: str, value: Any) -> Any:

@@ -98,9 +98,15 @@ class Protocol:
         self._running: dict[str | int, threading.Event] = {}
 
     def cancel_all(self) -> None:
-        """Cancel all running tools."""
+        """Cancel all tools that run or wait."""
         for event in list(self._running.values()):
             event.set()
+
+    def accept(self, message: Any) -> None:
+        """Note a message that `answer` will get later, so that the client can cancel it now."""
+        id = message.get("id") if is_tool_call(message) else None
+        if isinstance(id, str | int):
+            self._running.setdefault(id, threading.Event())
 
     def answer(self, message: Any, notify: Notify | None = None) -> Message | None:
         """Return the response to a message, or None for a notification or a response.
@@ -166,16 +172,11 @@ class Protocol:
 
     def _call_tool(self, id: str | int, params: Message, notify: Notify | None) -> dict[str, Any]:
         """Run a tool; errors of the tool are part of its result, so that the model reads them."""
-        name = params.get("name")
-        arguments = params.get("arguments", {})
-        tool = self.tools.get(name) if isinstance(name, str) else None
-        if tool is None:
-            known = ", ".join(self.tools)
-            raise RpcError(INVALID_PARAMS, f"unknown tool {str(name)[:80]!r}; known: {known}")
-        if not isinstance(arguments, dict):
-            raise RpcError(INVALID_PARAMS, "arguments must be an object")
-        event = self._running[id] = threading.Event()
+        event = self._running.setdefault(id, threading.Event())
         try:
+            tool, arguments = self._find_tool(params)
+            if event.is_set():
+                raise Cancelled("cancelled before it began", code="E-CANCELLED")
             content = tool.call(arguments, ToolCall(make_progress(params, notify), event))
         except Cancelled:
             return {"content": [make_text("cancelled")], "isError": True}
@@ -185,6 +186,22 @@ class Protocol:
         finally:
             self._running.pop(id, None)
         return {"content": content, "isError": False}
+
+    def _find_tool(self, params: Message) -> tuple[Tool, Message]:
+        """Return the tool that a call names, and its arguments.
+
+        Raises:
+            RpcError: There is no such tool, or the arguments are not an object.
+        """
+        name = params.get("name")
+        arguments = params.get("arguments", {})
+        tool = self.tools.get(name) if isinstance(name, str) else None
+        if tool is None:
+            known = ", ".join(self.tools)
+            raise RpcError(INVALID_PARAMS, f"unknown tool {str(name)[:80]!r}; known: {known}")
+        if not isinstance(arguments, dict):
+            raise RpcError(INVALID_PARAMS, "arguments must be an object")
+        return tool, arguments
 
 
 def make_progress(params: Message, notify: Notify | None) -> Callable[[int, int], None]:

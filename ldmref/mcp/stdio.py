@@ -23,8 +23,9 @@ MAX_LINE = 64 * 2**20  # bytes
 def serve_stdio(protocol: Protocol, messages: BinaryIO, answers: BinaryIO) -> None:
     """Answer messages until the input ends.
 
-    Tools run one after the other in a thread, so the client can cancel them and is answered
-    meanwhile. At the end of the input, the remaining tools run to their end.
+    Tools run one after the other in a thread, so the client is answered meanwhile, and can cancel
+    the one that runs and those that wait. At the end of the input, the remaining tools run to their
+    end.
 
     Args:
         protocol: Answers the messages.
@@ -43,7 +44,7 @@ def serve_stdio(protocol: Protocol, messages: BinaryIO, answers: BinaryIO) -> No
         if response is not None:
             send(response)
 
-    with ThreadPoolExecutor(1) as worker:
+    def serve(worker: ThreadPoolExecutor) -> None:
         for line in read_lines(messages):
             if line is None:
                 send(make_error(None, INVALID_REQUEST, f"a message may have {MAX_LINE} bytes"))
@@ -54,9 +55,17 @@ def serve_stdio(protocol: Protocol, messages: BinaryIO, answers: BinaryIO) -> No
             if refusal is not None:
                 send(refusal)
             elif is_tool_call(message):
+                protocol.accept(message)
                 worker.submit(answer, message)
             else:
                 answer(message)
+
+    with ThreadPoolExecutor(1) as worker:
+        try:
+            serve(worker)
+        except BaseException:  # a signal: do not wait for the tools
+            protocol.cancel_all()
+            raise
 
 
 def read_lines(messages: BinaryIO) -> Iterable[bytes | None]:

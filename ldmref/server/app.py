@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -20,6 +20,7 @@ from ldmref.server.a1111 import routes as a1111
 from ldmref.server.engine import Engine
 from ldmref.server.errors import refusal, status_of
 from ldmref.server.guard import guard
+from ldmref.server.json_response import JSONResponse
 from ldmref.server.openai import routes as openai
 from ldmref.server.openapi import describe_interface
 from ldmref.server.settings import ServerSettings

@@ -5,15 +5,38 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldmref.errors import short_repr
 from ldmref.modes.validation import code_for
 from ldmref.server.errors import BadRequest
 
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
 MAX_DEPTH = 16
 MAX_ITEMS = 1_000_000  # commas and brackets of a request
 MAX_DIGITS = 400  # of a number
+
+
+async def read_request(request: Request) -> Any:
+    """Return the JSON value of a request; others are served while it is parsed.
+
+    Raises:
+        BadRequest: See `read_json`.
+    """
+    from starlette.concurrency import run_in_threadpool
+
+    return await run_in_threadpool(read_json, await request.body())
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """Return the JSON object of a request; others are served while it is parsed.
+
+    Raises:
+        BadRequest: See `read_json` and `require_object`.
+    """
+    return require_object(await read_request(request))
 
 
 def read_json(data: bytes) -> Any:
@@ -47,11 +70,11 @@ def read_json(data: bytes) -> Any:
 
 
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise BadRequest(f"the key {short_repr(repeated)} is repeated", code="E-JSON")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise BadRequest(f"the key {short_repr(name)} is repeated", code="E-JSON")
+        values[name] = value
     return values
 
 

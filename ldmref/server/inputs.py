@@ -29,6 +29,7 @@ from ldmref.server.kinds import register
 from ldmref.server.work import GenerateWork
 
 MAX_ARRAY = 16 * 2**20  # bytes
+MAX_HEADER = 1000  # bytes; of a .npy file
 NPY = {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/x-npy"}
 BASE64 = "paths and URLs are not opened: send the bytes of the file, as base64 in JSON"
 GENERATE_KEYS = ("kind", "mode", "model", "parameters", "previews")
@@ -208,12 +209,14 @@ def read_npy(name: str, data: bytes) -> np.ndarray:
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, _, dtype = read_header(file)
+        shape, _, dtype = read_header(file, max_header_size=MAX_HEADER)
         size = np.prod(shape, dtype=object) * dtype.itemsize
         if dtype.kind != "f" or size != len(data) - file.tell():
             raise ValueError
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, KeyError, EOFError, OverflowError, TypeError, SyntaxError):
+    except MemoryError:
+        raise
+    except Exception:  # NumPy reads the header as Python, whose parser raises many kinds
         raise _no_array(name) from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ldmref.errors import Cancelled
@@ -21,10 +21,11 @@ from ldmref.mcp import Protocol, make_tools
 from ldmref.mcp.generation import MODE, check_names, describe_model, image_schema
 from ldmref.mcp.protocol import INVALID_REQUEST, PARSE_ERROR, VERSIONS, ToolCall, make_error
 from ldmref.mcp.tools import Generated
-from ldmref.server.bodies import read_json
+from ldmref.server.bodies import read_request
 from ldmref.server.engine import Engine
 from ldmref.server.errors import BadRequest
 from ldmref.server.inputs import plan_work
+from ldmref.server.json_response import JSONResponse
 from ldmref.server.streams import wait_for_disconnect
 
 CALLS = 16  # tools that run at the same time; further ones wait
@@ -46,10 +47,11 @@ def routes(engine: Engine) -> list[Route]:
             message = f"unknown version {version[:40]!r} of the protocol; known: {VERSIONS}"
             return JSONResponse(make_error(None, INVALID_REQUEST, message), 400)
         try:
-            message = read_json(await request.body())
+            message = await read_request(request)
         except BadRequest as error:
             return JSONResponse(make_error(None, PARSE_ERROR, str(error)), 400)
         protocol = Protocol(tools)
+        protocol.accept(message)
         work = to_thread.run_sync(protocol.answer, message, limiter=limiter[0])
         running = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(wait_for_disconnect(request))

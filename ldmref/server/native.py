@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from ldmref.server.bodies import read_json, require_object
+from ldmref.errors import short_repr
+from ldmref.server.bodies import read_object
 from ldmref.server.capabilities import describe_server
 from ldmref.server.engine import Engine
 from ldmref.server.errors import UnknownJob
 from ldmref.server.inspecting import find_served, inspect_image
 from ldmref.server.jobs import ServedJob
+from ldmref.server.json_response import JSONResponse
 from ldmref.server.kinds import make_work
 from ldmref.server.streams import await_job, event_stream, read_event_number
 from ldmref.server.warning_headers import add_warnings
@@ -51,7 +54,7 @@ def routes(engine: Engine) -> list[Route]:
 
     async def image(request: Request) -> Response:
         """Get an image of a job as PNG, with its parameters in the file."""
-        return send_png(find(request), request.path_params["index"])
+        return send_png(find(request), read_index(request.path_params["index"]))
 
     async def file(request: Request) -> Response:
         """Get a file of a job."""
@@ -85,7 +88,7 @@ def routes(engine: Engine) -> list[Route]:
         Route(job, describe, methods=["GET"]),
         Route(job, cancel, methods=["DELETE"]),
         Route(job + "/events", events, methods=["GET"]),
-        Route(job + "/images/{index:int}.png", image, methods=["GET"]),
+        Route(job + "/images/{index}.png", image, methods=["GET"]),
         Route(job + "/files/{name}", file, methods=["GET"]),
         Route("/v1/generate", generate, methods=["POST"]),
         Route("/v1/inspect", inspect, methods=["POST"]),
@@ -99,7 +102,7 @@ async def submit_body(engine: Engine, request: Request) -> ServedJob:
     Raises:
         LdmrefError: The body is wrong, or the queue is full.
     """
-    body = require_object(await run_in_threadpool(read_json, await request.body()))
+    body = await read_object(request)
     model = body.get("model")
     engine.check_room(model)
     work = await run_in_threadpool(make_work, engine, body)
@@ -130,6 +133,17 @@ def send_result(job: ServedJob, index: int = 0) -> Response:
     if job.images and job.images[index].seed is not None:
         response.headers["ldmref-seed"] = str(job.images[index].seed)
     return add_warnings(response, job.warnings)
+
+
+def read_index(text: str) -> int:
+    """Return the index of an image from a path.
+
+    Raises:
+        UnknownJob: It is not a number, or has more digits than any index.
+    """
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UnknownJob(f"{short_repr(text)} is not the number of an image", code="E-IMAGE")
+    return int(text)
 
 
 def send_png(job: ServedJob, index: int) -> Response:

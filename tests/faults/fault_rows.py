@@ -22,6 +22,7 @@ BLOCKS = {  # first row -> heading
     111: "Plug-ins and supply chain",
     119: "Other files",
     128: "Output and settings",
+    136: "Cost, and hostile values",
 }
 
 _TEXT = """
@@ -174,6 +175,25 @@ sent as JSON with `nosniff` and a Content-Security-Policy without inline scripts
 133|numbers in other digits, with underscores|refused
 134|device that cannot compute|refused
 135|records that the caller modifies|are copies; the result is unchanged
+136|request that is expensive to refuse: a repeated key, a million numbers|\
+refused after one pass; a message quotes 80 characters
+137|large request or form|parsed in a thread; others are answered meanwhile
+138|A1111's text without colons, with open brackets or quotes|read in one pass
+139|half a surrogate pair in a request or in the record of an image|\
+the answer contains the same escape
+140|form in another charset than UTF-8, damaged form|refused before it is decoded
+141|number of thousands of digits, with two signs, underscores or other digits|\
+refused, or 404 in a path
+142|.npy file whose header is no header|refused
+143|few numbers whose shapes multiply|refused before anything is computed
+144|call or job that is cancelled while it waits|never begins
+145|SIGTERM during an upload|503; no traceback in the log
+146|SIGTERM at any moment of a command|exit code 143; temporary files and folders are removed
+147|manifest of a batch that names another file|the image is generated again
+148|range of a grid with NaN, infinity or hundreds of digits|refused
+149|run record with wrong types, half a preview, rising noise levels|refused
+150|folder to replace that holds a file of the user|refused; the file is kept
+151|compiled graph under another graph's name|treated as missing
 """
 
 ROWS = {

@@ -2,9 +2,9 @@
 
 The folder is `ldmref/graphs` in `$XDG_CACHE_HOME` (by default `~/.cache`; on Windows
 `%LOCALAPPDATA%`). It may be deleted at any time. A file is named after a digest of everything that
-the compiled graph depends on, and begins with the digest of its contents: a damaged file counts as
-missing. Files appear complete or not at all, so processes can share the folder. A folder that
-cannot be written is left alone.
+the compiled graph depends on, and begins with the digest of that name and its contents: a damaged
+or renamed file counts as missing. Files appear complete or not at all, so processes can share the
+folder. A folder that cannot be written is left alone.
 """
 
 from __future__ import annotations
@@ -53,13 +53,18 @@ def make_key(parts: Iterable[str | bytes], graph: Graph) -> str:
     return digest.hexdigest()
 
 
+def seal(key: str, data: bytes) -> bytes:
+    """Return the digest at the beginning of a file: of its contents and of the graph's key."""
+    return hashlib.sha256(key.encode() + data).digest()
+
+
 def read(key: str) -> bytes | None:
     """Return a compiled graph; None if the cache does not have it, or not intact."""
     with suppress(InputError, OSError, RuntimeError):
         path = find_folder() / f"{key}{SUFFIX}"
         content = read_file(path, DIGEST + CAPACITY)
         data = content[DIGEST:]
-        if hashlib.sha256(data).digest() == content[:DIGEST]:
+        if seal(key, data) == content[:DIGEST]:
             os.utime(path)  # the latest used
             return data
     return None
@@ -75,7 +80,7 @@ def write(key: str, data: bytes) -> None:
         temporary = folder / f".{secrets.token_hex(8)}.part"
         try:
             with open(temporary, "xb") as file:
-                file.write(hashlib.sha256(data).digest())
+                file.write(seal(key, data))
                 file.write(data)
             os.replace(temporary, folder / f"{key}{SUFFIX}")
         finally:

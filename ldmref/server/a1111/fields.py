@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from ldmref.config import read_number
 from ldmref.errors import UsageError, one_line, short_repr
 
 IMAGES = ("init_images", "mask")  # never echoed
@@ -28,6 +30,7 @@ SILENT_SETTINGS = ("sd_model_checkpoint", "samples_format", "save_to_dirs")
 NEUTRAL = (None, "", "None", "Automatic", [], {})
 NEUTRAL_VALUES = {"s_noise": 1, "initial_noise_multiplier": 1, "s_tmax": math.inf}
 MOST_NAMED = 50
+WHOLE = re.compile(r"\s*-?[0-9]{1,29}\s*")  # a whole number as text
 
 
 class Fields:
@@ -56,6 +59,8 @@ class Fields:
         if value is None:
             return None
         try:
+            if isinstance(value, str):
+                value = read_number(value)
             number = math.nan if isinstance(value, bool | list | dict) else float(value)
         except (ValueError, OverflowError):
             number = math.nan
@@ -68,7 +73,7 @@ class Fields:
         value = self._value(name)
         if value is None:
             return None
-        if isinstance(value, str) and len(value) < 30 and value.strip().lstrip("-").isdecimal():
+        if isinstance(value, str) and WHOLE.fullmatch(value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ldmref.errors import Cancelled, LdmrefError, UsageError
@@ -27,13 +27,14 @@ from ldmref.server.a1111.answers import (
 )
 from ldmref.server.a1111.translate import Translated, translate
 from ldmref.server.a1111.work import BatchedWork
-from ldmref.server.bodies import read_json, require_object
+from ldmref.server.bodies import read_object
 from ldmref.server.client_errors import Endpoint, refuse_with
 from ldmref.server.client_work import plan_batches
 from ldmref.server.engine import Engine
 from ldmref.server.errors import status_of
 from ldmref.server.inputs import decode_base64, open_bytes, read_base64_image
 from ldmref.server.jobs import ServedJob
+from ldmref.server.json_response import JSONResponse
 from ldmref.server.streams import await_job
 
 PREFIX = "/sdapi/v1"
@@ -146,7 +147,7 @@ def routes(engine: Engine) -> list[Route]:
 
     async def set_options(request: Request) -> Response:
         """Select a served model; other options have no effect."""
-        body = require_object(read_json(await request.body()))
+        body = await read_object(request)
         label = body.get("sd_model_checkpoint")
         if label is not None:
             await run_in_threadpool(session.select, label)
@@ -154,7 +155,7 @@ def routes(engine: Engine) -> list[Route]:
 
     async def png_info(request: Request) -> Response:
         """Read from an image how it was made."""
-        body = require_object(read_json(await request.body()))
+        body = await read_object(request)
         answer = await run_in_threadpool(inspect, body.get("image"), engine.settings.max_pixels)
         return JSONResponse(answer)
 
@@ -213,7 +214,7 @@ def routes(engine: Engine) -> list[Route]:
 async def generate(session: Session, request: Request, with_images: bool) -> Response:
     """Answer txt2img and img2img: wait for the images, all of them or until an interruption."""
     engine = session.engine
-    body = require_object(read_json(await request.body()))
+    body = await read_object(request)
     model = await run_in_threadpool(session.find_model, body)
     engine.check_room(model)
     translated, work = await run_in_threadpool(session.prepare, model, body, with_images)

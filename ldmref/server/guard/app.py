@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -66,13 +67,22 @@ class Exchange:
         self.entry = Entry(scope)
 
     async def run(self) -> None:
-        """Check, answer and log; no exception leaves this function except for cancellation."""
+        """Check, answer and log; no exception leaves this function.
+
+        The server cancels what has not ended a second after it was asked to stop.
+        """
         try:
             await self.respond()
         except Refused as refused:
             await self.refuse(refused)
         except (ClientLeft, ClientDisconnect):
             pass
+        except asyncio.CancelledError:
+            self.unread = False  # nobody waits for the rest of the body
+            headers = {"Connection": "close"}
+            await self.refuse(
+                Refused(503, "the server is stopping", code="E-STOPPING", headers=headers)
+            )
         except Exception as error:
             known = as_ldmref_error(error)
             await self.refuse(

@@ -5,7 +5,6 @@ Fields: the types `ImageGenerateParams` and `ImageEditParams` of the openai pack
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.modes.aliases import ALIASES
 from ldmref.modes.registry import MODES
+from ldmref.server.bodies import read_json
+from ldmref.server.errors import BadRequest
 from ldmref.server.inputs import form_of
 
 FORMATS = ("png", "jpeg", "webp")
@@ -194,7 +195,8 @@ TEXTS = (
 
 
 def _json(text: str) -> Any:
+    """Return the value of a field, under the rules of JSON in a body; otherwise its text."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return read_json(text.encode("utf-8", "backslashreplace"))
+    except BadRequest:
         return text

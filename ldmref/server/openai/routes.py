@@ -6,27 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ldmref.errors import LdmrefError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.run import Plan
-from ldmref.server.bodies import read_json, require_object
+from ldmref.server.bodies import read_object
 from ldmref.server.client_errors import refuse_with
 from ldmref.server.client_work import plan_batches
 from ldmref.server.engine import Engine
-from ldmref.server.errors import BadRequest, status_of
+from ldmref.server.errors import status_of
 from ldmref.server.inputs import open_bytes
+from ldmref.server.json_response import JSONResponse
 from ldmref.server.openai.answers import (
     count_usage,
     describe_images,
     describe_model,
     describe_models,
 )
-from ldmref.server.openai.fields import make_field_error, read_form
 from ldmref.server.openai.stream import EventStream, Publisher
 from ldmref.server.openai.translate import (
     Asked,
@@ -37,12 +36,12 @@ from ldmref.server.openai.translate import (
     translate_generation,
     unknown_model,
 )
+from ldmref.server.openai.upload import read_upload
 from ldmref.server.openai.work import StreamedWork
 from ldmref.server.streams import await_job
 from ldmref.server.warning_headers import add_warnings
 from ldmref.server.work import GenerateWork
 
-MAX_FIELDS = 100
 Translate = Callable[[ModelConfig], Asked]
 
 
@@ -52,7 +51,7 @@ def routes(engine: Engine) -> list[Route]:
 
     async def generations(request: Request) -> Response:
         """Generate images from a prompt."""
-        body = require_object(read_json(await request.body()))
+        body = await read_object(request)
 
         def translate(config: ModelConfig) -> Asked:
             return translate_generation(body, config)
@@ -121,37 +120,6 @@ async def answer_images(
     address = str(request.base_url).rstrip("/")
     answer = await run_in_threadpool(describe_images, job, output, usage, address)
     return add_warnings(JSONResponse(answer, headers=headers), [*lines, *job.warnings])
-
-
-async def read_upload(request: Request, most: int) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the fields of a form as JSON values, and its files: `image`, and perhaps `mask`.
-
-    Raises:
-        BadRequest: The body is not a form.
-        FieldError: A field is repeated, or an image is missing or is not a file.
-    """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise BadRequest("image edits take multipart/form-data", code="E-FORM")
-    texts: dict[str, str] = {}
-    files: dict[str, bytes] = {}
-    async with request.form(max_files=16, max_fields=MAX_FIELDS, max_part_size=most) as form:
-        for key, value in form.multi_items():
-            name = "image" if key in ("image", "image[]") else key
-            if name in ("image", "mask") and not isinstance(value, UploadFile):
-                raise make_field_error(key, f"{key} must be an uploaded file; URLs are not opened")
-            if name in files or name in texts:
-                message = "one image can be edited at a time" if name == "image" else "repeated"
-                raise make_field_error(key, f"{key}: {message}")
-            if isinstance(value, UploadFile):
-                files[name] = await value.read()
-            else:
-                texts[name] = value
-    for name in files.keys() - {"image", "mask"}:
-        raise make_field_error(name, f"Unknown parameter: {name!r}.", code="unknown_parameter")
-    if "image" not in files:
-        message = "Missing required parameter: 'image'."
-        raise make_field_error("image", message, code="missing_parameter")
-    return read_form(texts), files
 
 
 def openai_status(error: LdmrefError) -> int:
