@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ldmref.errors import LdmrefError, OutputError
+from ldmref.errors import LdmrefError, OutputError, short_path
 from ldmref.files import describe_kind, shown
 
 
@@ -145,7 +145,7 @@ def require_own(folder: Path, files: Iterable[str]) -> None:
         is_folder = path.is_dir() and not path.is_symlink()
         if name not in (parents if is_folder else own):
             raise OutputError(
-                f"{shown(folder)!r} also holds {shown(Path(name))!r}, so it is not replaced",
+                f"{shown(folder)!r} also holds {short_path(name)}, so it is not replaced",
                 code="E-EXISTS",
                 hint="move it away, or give another name",
             )

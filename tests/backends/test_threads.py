@@ -80,6 +80,25 @@ def run_on_three_threads(monkeypatch, function):
     threads._run_on_threads(block, 3)
 
 
+def test_an_error_is_raised_once(monkeypatch):
+    threads._forget_workers()
+    here = threading.get_ident()
+
+    def fail(i):
+        if threading.get_ident() != here:
+            raise ArithmeticError(i)
+
+    done = []
+    try:
+        for _ in range(2):
+            with pytest.raises(ArithmeticError):
+                run_on_three_threads(monkeypatch, fail)
+            run_on_three_threads(monkeypatch, done.append)
+        assert sorted(done) == [0, 0, 1, 1, 2, 2]
+    finally:
+        threads._forget_workers()
+
+
 def test_blocks_have_the_context_of_their_caller(monkeypatch):
     """And not that of the caller for whom the thread was started."""
     threads._forget_workers()

@@ -299,6 +299,22 @@ def test_wrong_token_is_refused(text):
     assert TOKEN not in answer.body.decode()
 
 
+def test_tokens_are_compared_in_constant_time(monkeypatch):
+    """`hmac.compare_digest` decides, and sees the whole token that was sent."""
+    compared = []
+
+    def compare(sent, expected):
+        compared.append((sent, expected))
+        return sent == b"wrong"
+
+    monkeypatch.setattr("ldmref.server.guard.tokens.hmac.compare_digest", compare)
+    app = guarded(token=TOKEN)
+    for text, status in ((TOKEN, 401), ("wrong", 200), ("", 401), (TOKEN[:-1], 401)):
+        sent = [header("authorization", f"Bearer {text}")]
+        assert call(app, "GET", "/v1/jobs", sent).status == status, text
+    assert compared[:2] == [(TOKEN.encode(), TOKEN.encode()), (b"wrong", TOKEN.encode())]
+
+
 def test_two_tokens_are_refused():
     headers = [header("authorization", GOOD[0])] * 2
     assert call(guarded(token=TOKEN), "GET", "/v1/jobs", headers).status == 401

@@ -290,6 +290,9 @@ def test_checkpoints_by_step_and_by_time(monkeypatch):
     assert by_step.due(1)
     by_step.saved(1.0)
     assert [step for step in range(2, 31) if by_step.due(step)] == [10, 20, 30]
+    now = 1e9  # never by time
+    assert not by_step.due(31) and by_step.due(40)
+    now = 0.0
     by_time = CheckpointTimer(CheckpointConfig(seconds=30))
     by_time.saved(1.0)
     now = 29.9
