@@ -75,9 +75,9 @@ __all__ = [
     "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
     "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
     "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "heunpp2",
-    "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint", "moment_weights",
-    "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "seeds_2", "seeds_3",
-    "sigma_grid", "tcd", "unipc", "with_noise",
+    "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
+    "moment_weights", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "seeds_2",
+    "seeds_3", "sigma_grid", "tcd", "unipc", "with_noise",
 ]  # fmt: skip
 
 
