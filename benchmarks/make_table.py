@@ -2,12 +2,14 @@
 
     python benchmarks/make_table.py
 
-There is one table per machine. It shows the newest result of each row, without results of --quick.
+There is one table per machine. It shows the newest result of each row, without results of --quick
+and without those of an earlier release: they measure other code.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from ldmref.bench.cases import CASES
 from ldmref.bench.formatting import markdown_table
 from ldmref.bench.machine import openblas_overrides
+from ldmref.version import __version__
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -32,14 +35,21 @@ def read_results(folder: Path) -> dict[str, Results]:
 
 
 def newest_results(files: list[Path]) -> Results:
-    """Return the newest result of each row."""
+    """Return the newest result of each row that is of this release."""
     newest: Results = {}
     reports = [json.loads(file.read_text()) for file in files]
     for report in sorted(reports, key=lambda report: report["time"]):
-        if not report.get("quick"):
+        version = report["machine"]["versions"].get("ldmref", "0")
+        if not report.get("quick") and release(version) >= release(__version__):
             origin = {"machine": report["machine"], "time": report["time"]}
             newest |= {result["name"]: result | origin for result in report.get("rows", ())}
     return newest
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version: (1, 2, 0) for "1.2.0" and for "1.2.0.dev3"."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(number) for number in numbers[0].split(".")[:3]) if numbers else (0,)
 
 
 def machine_line(result: Mapping[str, Any]) -> str:

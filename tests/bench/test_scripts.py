@@ -11,6 +11,7 @@ import pytest
 
 from ldmref.bench.cases import CASES
 from ldmref.bench.machine import OPENBLAS_OVERRIDES
+from ldmref.version import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +32,11 @@ def make_table():
 def write_report(tmp_path, result_of):
     """A function that writes the report of one case as benchmarks/results/zilog/`name`.json."""
 
-    def write(name, case, *, time="2030-01-01", ours=1.0, quick=False, environment=None):
-        machine = {"cpu": "Z80", "threads": {"numpy": 1, "torch": 2}, "versions": {"numpy": "9.9"}}
+    def write(
+        name, case, *, time="2030-01-01", ours=1.0, quick=False, environment=None, of=__version__
+    ):
+        versions = {"numpy": "9.9", "ldmref": of}
+        machine = {"cpu": "Z80", "threads": {"numpy": 1, "torch": 2}, "versions": versions}
         machine |= {"environment": environment} if environment else {}
         rows = [result_of(case, (ours,) * 3, (2.0,) * 3)]
         report = {"schema": 1, "time": time, "machine": machine, "quick": quick, "rows": rows}
@@ -52,6 +56,7 @@ def test_the_table_takes_the_newest_and_no_quick_runs(make_table, write_report, 
     write_report("a", case, time="2030-01-02", ours=1.0)
     write_report("b", case, time="2030-01-01", ours=2.0)
     write_report("c", case, time="2031", ours=9.0, quick=True)
+    write_report("d", case, time="2032", ours=9.0, of="0.0.9")  # an earlier release
     page = f"before\n{make_table.BEGIN}\nold\n{make_table.END}\nafter\n"
     got = make_table.fill(page, make_table.read_results(tmp_path))
     assert got.startswith("before\n") and got.endswith("after\n") and "old" not in got
