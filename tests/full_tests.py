@@ -42,6 +42,27 @@ FULL: dict[str, str] = {
     "tests/plots": PLOTS,
     "tests/server/test_a1111_routes.py": CLIENT,
     "tests/server/test_openai_routes.py": CLIENT,
+    "tests/trace/test_trace_run.py::"
+    "test_of_compiled_networks_only_inputs_and_outputs_are_recorded": ONNX,
+    "tests/cases/test_suite_files.py::test_cases_have_onnx_layout_and_pass_its_checker": ONNX,
+    "tests/cases/test_suite_files.py::test_onnx_finds_the_cases_as_backend_tests": ONNX,
+    "tests/cases/test_trace_cases.py::test_a_runtime_without_the_networks_says_so": ONNX,
+    "tests/cli/test_control_flags.py::test_a_controlnet_is_exported_with_the_model": ONNX,
+    "tests/cli/test_cases_command.py::test_bad_input_is_one_line": ONNX,
+    "tests/training/test_monitor.py::test_curves": PLOTS,
+    "tests/locate/test_diff_command.py::test_a_plot_is_written_once": PLOTS,
+    "tests/cases/test_cases_run.py": PROCESSES,
+    "tests/backends/test_measure_backends.py": ONNX,
+    "tests/bench": "measures the speed of programs",
+    "tests/cli/test_bench.py": "measures the speed of programs",
+    "tests/trace/test_trace_from_c.py": "needs a C compiler",
+    # -- pages
+    "tests/course/test_chapters.py": PAGES,
+    "tests/training/test_chapter.py": PAGES,
+    "tests/training/test_fine_tuning_page.py": PAGES,
+    "tests/compat/test_compat_snippets.py": PAGES,
+    "tests/trace/test_port_a_layer.py": PAGES,
+    "tests/test_examples.py": PAGES,
     # -- seconds each
     "tests/check/test_seeds.py::test_the_command_of_the_readme_holds_in_full": SECONDS,
     "tests/check/test_pytest_plugin.py": PROCESSES,
@@ -55,6 +76,9 @@ FULL: dict[str, str] = {
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
     # -- processes
+    "tests/cli/test_train.py": PROCESSES,
+    "tests/datasets/test_dataset_plugins.py": PROCESSES,
+    "tests/faults/test_fault_server.py": PROCESSES,
     "tests/batch/test_batch_kills.py": PROCESSES,
     "tests/batch/test_batch_process.py": PROCESSES,
     "tests/cli/test_streams.py": PROCESSES,
@@ -67,15 +91,23 @@ FULL: dict[str, str] = {
     "tests/training/test_kills.py": PROCESSES,
 }
 
-# Sweeps over combinations of the same rules -> how many of them `make test` runs.
+# Sweeps -> how many tests of a function `make test` runs; a folder or file stands for each function
+# in it. These are combinations of the same rules; tables of different cases run as a whole.
 SAMPLED: dict[str, int] = {
     "tests/samplers/test_a1111.py::test_levels_are_those_of_a1111": 60,
-    "tests/cli/test_replay_a1111.py::test_every_pair_has_the_levels_of_a1111": 60,
     "tests/samplers/test_arguments.py::test_samplers_stay_in_the_library_and_dtype": 90,
     "tests/samplers/test_other_programs.py::test_timesteps_and_sigmas_of_diffusers": 60,
-    "tests/backends/test_bounds.py::test_bounds_hold_on_ten_thousand_random_inputs": 60,
-    "tests/parity/test_folder_schedulers.py::test_txt2img": 12,
     "tests/samplers/test_few_steps.py::test_no_sampler_is_far_worse_than_euler": 6,
+    "tests/cli/test_replay_a1111.py::test_every_pair_has_the_levels_of_a1111": 60,
+    "tests/backends": 16,
+    "tests/backends/test_bounds.py::test_bounds_hold_on_ten_thousand_random_inputs": 60,
+    "tests/batch": 3,
+    "tests/compat": 4,
+    "tests/explore": 3,
+    "tests/locate": 6,
+    "tests/parity": 8,
+    "tests/trace": 6,
+    "tests/training": 3,
 }
 
 # Parameters of a test, by fixture, with which only `make full` runs it. NumPy, the definition, is

@@ -18,11 +18,13 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import pytest
 from full_tests import COMBINATIONS, FULL, LIBRARIES, LONG, SAMPLED
 from not_tested import not_collected
 
+Row = TypeVar("Row")
 SEED = 40  # of the samples
 
 
@@ -45,35 +47,36 @@ def prefixes(name: str) -> Iterator[str]:
         yield name
 
 
-def reason_in(table: dict[str, str], name: str) -> str:
-    """Return what a table says about a test, file or folder, or ""."""
-    return next((table[prefix] for prefix in prefixes(name) if prefix in table), "")
+def find(table: dict[str, Row], name: str) -> Row | None:
+    """Return the row of a table for a test, or for the function, file or folder that it is in."""
+    return next((table[prefix] for prefix in prefixes(name) if prefix in table), None)
 
 
-def reason_to_take_long(name: str) -> str:
-    """Return why a test of `make test` may take more than three seconds, or ""."""
-    return reason_in(LONG, name)
+def reason_to_take_long(name: str) -> str | None:
+    """Return why a test of `make test` may take more than three seconds, or None."""
+    return find(LONG, name)
 
 
 def sample(names: Iterable[str], number: int) -> set[str]:
     """Return `number` of the names, the same in every run: those with the smallest hashes."""
-    return set(sorted(names, key=lambda name: hashlib.sha256(f"{SEED} {name}".encode()).digest())[
-        :number
-    ])  # fmt: skip
+
+    def order(name: str) -> bytes:
+        return hashlib.sha256(f"{SEED} {name}".encode()).digest()
+
+    return set(sorted(names, key=order)[:number])
 
 
 def leave_out(names: Iterable[str]) -> set[str]:
     """Return the tests of sweeps that are not in the sample of their sweep."""
     sweeps: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
-        function = name.partition("[")[0]
-        if function in SAMPLED:
-            sweeps[function].add(name)
-    return {
-        name
-        for function, tests in sweeps.items()
-        for name in tests - sample(tests, SAMPLED[function])
-    }
+        sweeps[name.partition("[")[0]].add(name)
+    left: set[str] = set()
+    for function, tests in sweeps.items():
+        number = find(SAMPLED, function)
+        if number is not None:
+            left |= tests - sample(tests, number)
+    return left
 
 
 def reason_in_parameters(parameters: dict[str, object]) -> str:
@@ -87,16 +90,23 @@ def reason_in_parameters(parameters: dict[str, object]) -> str:
     return ""
 
 
+def reason_of(item: pytest.Item) -> str:
+    """Return why a test is left to `make full`, or "" where nothing but a sample may leave it."""
+    call = getattr(item, "callspec", None)
+    parameters = call.params if call else {}
+    return find(FULL, item.nodeid) or reason_in_parameters(parameters)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(items):
     """Mark the tests that `make test` leaves out, with the reason."""
-    rest_of_sweeps = leave_out(item.nodeid for item in items)
+    reasons = {
+        item.nodeid: reason_of(item) for item in items if not item.get_closest_marker("slow")
+    }
+    for name in leave_out(name for name, reason in reasons.items() if not reason):
+        reasons[name] = "sweeps, of which a sample ran"
     for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        reason = reason_in(FULL, item.nodeid) or reason_in_parameters(parameters)
-        if not reason and item.nodeid in rest_of_sweeps:
-            reason = "sweeps, of which a sample ran"
-        if reason and not item.get_closest_marker("slow"):
+        if reason := reasons.get(item.nodeid):
             item.add_marker(pytest.mark.full(reason=reason))
 
 
