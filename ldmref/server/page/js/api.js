@@ -1,3 +1,4 @@
+// @ts-check
 // The requests of the page. Each goes to the server that the page came from, with its token.
 
 import { parseJson, toJson } from "./numbers.js";
@@ -26,6 +27,7 @@ export class ApiError extends Error {
   }
 }
 
+/** @type {(error: ApiError) => void} */
 let tellOffline = () => {};
 let askForToken = null;
 let pendingToken = null;
@@ -50,12 +52,17 @@ export function hasToken() {
   return Boolean(sessionStorage.getItem(TOKEN));
 }
 
+/** @param {Record<string, string>} more */
 function headers(more = {}) {
   const token = sessionStorage.getItem(TOKEN);
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
-/** Return an answer of the server with status 2xx, and throw ApiError otherwise. */
+/**
+ * Return an answer of the server with status 2xx, and throw ApiError otherwise.
+ * @param {string} path
+ * @param {RequestInit & { headers?: Record<string, string> }} options
+ */
 export async function request(path, options = {}) {
   for (;;) {
     const used = sessionStorage.getItem(TOKEN);
@@ -201,7 +208,7 @@ export async function events(job, handlers = {}, signal = undefined) {
 
 /** Wait some milliseconds; an abort ends the wait with an error. */
 export function pause(milliseconds, signal = undefined) {
-  return new Promise((resolve, reject) => {
+  return /** @type {Promise<void>} */ (new Promise((resolve, reject) => {
     const abort = () => {
       clearTimeout(timer);
       reject(new DOMException("aborted", "AbortError"));
@@ -212,5 +219,5 @@ export function pause(milliseconds, signal = undefined) {
     }, milliseconds);
     if (signal?.aborted) abort();
     else signal?.addEventListener("abort", abort, { once: true });
-  });
+  }));
 }

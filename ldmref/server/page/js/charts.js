@@ -1,3 +1,4 @@
+// @ts-check
 // Line charts as SVG: several series over one x axis, a cursor, and reading by pointer and keyboard.
 //
 //   const chart = createChart({ title, xLabel, yLabel, log, reversed, unit, series, read, onMove });
@@ -44,7 +45,7 @@ export function createChart(options) {
   }
 
   function moveCursor() {
-    const svg = box.firstChild;
+    const svg = box.firstElementChild;
     if (!svg) {
       return;
     }
@@ -141,6 +142,7 @@ function makeScales(series, options, width) {
   const yRange = extent(options.range ?? (ys.length ? ys : [1, 1]), options.log);
   const from = MARGIN.left;
   const to = width - MARGIN.right;
+  /** @type {(value: number, range: number[], start: number, end: number) => number} */
   const place = (value, [low, high], start, end) => start + ((value - low) / (high - low)) * (end - start);
   const convert = options.log ? Math.log10 : (value) => value;
   return {

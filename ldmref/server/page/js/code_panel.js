@@ -1,3 +1,4 @@
+// @ts-check
 // The text that generates an image again, to read and to copy.
 
 import { KINDS, writeCode } from "./copy.js";

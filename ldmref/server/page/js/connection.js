@@ -1,3 +1,4 @@
+// @ts-check
 // Whether the server answers: the page says when it does not, and when it is back.
 
 import { ApiError, pause } from "./api.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // A control for each kind of field. A control is {element, input, read(), write(text)}: `read`
 // returns the text of the field ("" is the default), and `write` sets it.
 

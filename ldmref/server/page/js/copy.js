@@ -1,3 +1,4 @@
+// @ts-check
 // The text that generates an image again: in Python, as a command, and with curl. Each of the three
 // writes the same bytes that the page downloads.
 
@@ -38,7 +39,7 @@ function nameFiles(values, name) {
   const files = {};
   for (const [key, value] of Object.entries(values)) {
     if (!(value instanceof Blob)) continue;
-    const array = value.name?.endsWith(".npy");
+    const array = value instanceof File && value.name.endsWith(".npy");
     files[key] = { name: `${name}-${key}${array ? ".npy" : ending(value)}`, blob: value, array };
   }
   return files;

@@ -1,3 +1,4 @@
+// @ts-check
 // Elements of the page. Texts become text nodes: nothing that comes from data is read as HTML.
 
 /**

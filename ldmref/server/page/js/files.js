@@ -1,3 +1,4 @@
+// @ts-check
 // Files: base64 for requests, sizes of images, downloads.
 
 /** Return the bytes of a Blob as base64. */

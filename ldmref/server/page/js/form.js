@@ -1,3 +1,4 @@
+// @ts-check
 // The form of a mode: one control for each parameter of its schema.
 
 import { checkText } from "./checks.js";

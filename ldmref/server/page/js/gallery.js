@@ -1,3 +1,4 @@
+// @ts-check
 // The gallery: the last images that this browser generated, with the requests that made them.
 
 import { counted, fill, h } from "./dom.js";
@@ -117,7 +118,7 @@ export class Gallery {
 
   /** Let the user choose an image and return its Blob; null if the dialog is closed. */
   pick() {
-    const dialog = document.getElementById("picker");
+    const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("picker"));
     return new Promise((resolve) => {
       let chosen = null;
       const choose = (entry) => () => {

@@ -1,3 +1,4 @@
+// @ts-check
 // The view that generates images: the form of a mode, the painter, the stage and the gallery.
 
 import { Form } from "./form.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The icons of buttons, as the paths of their strokes in a square of 24 units.
 
 import { h, icon } from "./dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The controls of files that a mode takes: images by choice, drop or paste, or from the gallery, and
 // arrays of NumPy.
 

@@ -1,3 +1,4 @@
+// @ts-check
 // The life of a job in this tab: submitted, followed, remembered across a reload.
 
 import { ApiError, pause } from "./api.js";

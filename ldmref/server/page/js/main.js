@@ -1,3 +1,4 @@
+// @ts-check
 // The shell: it reads the capabilities of the server, opens the views, and says who is not there.
 
 import * as api from "./api.js";
@@ -49,7 +50,9 @@ async function show() {
   if (!context) return;
   const view = currentView();
   const { element: id } = VIEWS[view];
-  for (const link of document.querySelectorAll("nav [data-view]")) {
+  /** @type {NodeListOf<HTMLAnchorElement>} */
+  const links = document.querySelectorAll("nav [data-view]");
+  for (const link of links) {
     link.href = state.linkTo({ view: link.dataset.view, mode: modeOf(link.dataset.view) });
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -57,7 +60,9 @@ async function show() {
   if (shown !== id) {
     const before = shown;
     shown = id;
-    for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== id;
+    /** @type {NodeListOf<HTMLElement>} */
+    const sections = document.querySelectorAll(".view");
+    for (const section of sections) section.hidden = section.id !== id;
     if (before) (await mounted.get(before))?.hide?.();
   }
   const title = document.querySelector(`nav [data-view="${view}"]`).textContent;
@@ -80,7 +85,7 @@ async function mount(view, element) {
 
 // Several models: the choice is part of the state. One model is only named.
 function fillModels(models) {
-  const select = document.getElementById("model");
+  const select = /** @type {HTMLSelectElement} */ (document.getElementById("model"));
   for (const model of models) select.append(h("option", { value: model.name }, model.name));
   const read = () => {
     const wanted = state.readState().model;

@@ -1,3 +1,4 @@
+// @ts-check
 // A mask, pixel by pixel, without a canvas: 1 is repainted, 0 is kept. Strokes have hard edges.
 
 const MOST_STEPS = 100; // of undo

@@ -1,3 +1,4 @@
+// @ts-check
 // Short messages at the edge of the page, which screen readers also say.
 
 import { h } from "./dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // JSON whose numbers are exact. A seed can have 64 bits and a number of JavaScript has 53, so longer
 // ones are BigInt. A float that is whole, such as 10.0, is {$float: "10.0"}: JSON.stringify would
 // write it as an integer, and noise levels are floats.

@@ -1,3 +1,4 @@
+// @ts-check
 // The painter: an image, and over it a mask of the same resolution that is painted by pointer,
 // touch or keyboard. One pixel of the canvas is one pixel of the image at every display scale.
 
@@ -14,6 +15,11 @@ const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 const STRIPES = [0xff6b6b0f, 0xffe6f5f0];
 
 export class Painter {
+  // Set by `makeTools`.
+  /** @type {HTMLInputElement} */ slider;
+  /** @type {HTMLOutputElement} */ sizeText;
+  /** @type {Record<string, HTMLButtonElement>} */ buttons;
+
   /** `changed()` is called after every change of the mask. */
   constructor({ changed }) {
     this.changed = changed;

@@ -1,3 +1,4 @@
+// @ts-check
 // The toolbar of the painter.
 
 import { h, newId } from "./dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // A grey PNG, written byte by byte. Browsers that hide the device change what a canvas exports, and
 // a mask must not change by a pixel.
 

@@ -1,3 +1,4 @@
+// @ts-check
 // Run records (format 1): one safetensors file whose metadata is JSON under the key "ldmref".
 // The format is described in docs/explorer.md. This file needs neither a server nor a page.
 

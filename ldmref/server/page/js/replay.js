@@ -1,3 +1,4 @@
+// @ts-check
 // The settings that an image file records, put into the form.
 
 import { notify, notifyError, sentence } from "./notify.js";

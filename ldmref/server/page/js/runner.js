@@ -1,3 +1,4 @@
+// @ts-check
 // The requests of this tab, one at a time: submitted, followed, shown, and put into the gallery.
 // Those that are asked for meanwhile wait here, so the queue of the server stays free for others.
 
@@ -111,7 +112,7 @@ export class Runner {
       done: (job) => this.finish(job),
       cancelled: (job) => this.finish(job),
       failed: (job) => this.finish(job),
-      gone: (error) => this.lose(error),
+      gone: () => this.lose(),
     };
   }
 

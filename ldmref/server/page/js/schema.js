@@ -1,3 +1,4 @@
+// @ts-check
 // The parameters of a mode, from its JSON schema. The page declares none of them.
 
 import { asFloat, formatNumber, parseJson, readNumber, toJson } from "./numbers.js";
@@ -24,7 +25,10 @@ function findKind(schema) {
   return types.includes("string") ? "text" : null;
 }
 
-/** Return the fields of a mode's schema, in its order: {name, kind, optional, required, ...}. */
+/**
+ * Return the fields of a mode's schema, in its order: {name, kind, optional, required, ...}.
+ * @returns {Record<string, any>[]}
+ */
 export function readFields(schema) {
   const required = new Set(schema.required ?? []);
   return Object.entries(schema.properties).map(([name, property]) => {

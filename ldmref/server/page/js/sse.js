@@ -1,3 +1,4 @@
+// @ts-check
 // Server-sent events from a fetch, because EventSource cannot send the header of a token.
 
 import { parseJson } from "./numbers.js";

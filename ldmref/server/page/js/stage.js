@@ -1,3 +1,4 @@
+// @ts-check
 // The stage: the images of one request, while they are generated and afterwards.
 
 import { CodePanel } from "./code_panel.js";

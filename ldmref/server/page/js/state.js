@@ -1,3 +1,4 @@
+// @ts-check
 // The state of the page is the hash of its address: #view=generate&mode=txt2img&p.prompt=red+heart.
 // All values are texts; a dot groups them, so `p.seed=1` is read as {p: {seed: "1"}}.
 // `schema.js` turns the texts of parameters into numbers, lists and flags.

@@ -1,3 +1,4 @@
+// @ts-check
 // What the browser keeps: the images of the gallery, the requests of jobs that run, and the files of
 // the form.
 // Everything is in IndexedDB, which holds the files themselves. Without it (some private windows),

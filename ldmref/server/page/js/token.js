@@ -1,10 +1,11 @@
+// @ts-check
 // The question for the token of a server that is reachable from other machines.
 
 import { h } from "./dom.js";
 
 /** Ask for the token and return it; null if the dialog was closed. `refused`: the last was wrong. */
 export function askForToken(refused) {
-  const dialog = document.getElementById("token");
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("token"));
   const input = h("input", {
     id: "token-input",
     type: "password",

@@ -1,3 +1,4 @@
+// @ts-check
 // The controls of the explorer: start a run, change one from a step on, and choose what is shown.
 
 import { fill, h } from "../dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The position of a step on the curves of alpha-bar, the signal-to-noise ratio, and sigma.
 
 import { h } from "../dom.js";

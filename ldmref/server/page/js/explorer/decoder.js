@@ -1,3 +1,4 @@
+// @ts-check
 // Decoded images, which replace the linear previews when the source can decode.
 
 import { debounce } from "./tools.js";
@@ -10,7 +11,7 @@ export class Decoder {
     this.source = source;
     this.images = new Map(); // of each run: name and position -> ImageBitmap
     this.controller = null;
-    this.ask = debounce((...values) => this.fetch(...values), DELAY);
+    this.ask = debounce(() => this.fetch(), DELAY);
   }
 
   /** Call `show(name, image)` for each image of the run at position k, now or when it is decoded. */

@@ -1,3 +1,4 @@
+// @ts-check
 // The explorer: runs, the position in them, and everything that is shown at the position.
 
 import { readRecord, RecordError } from "../record.js";
@@ -36,7 +37,7 @@ export function createExplorer(element, { source, place, notify }) {
   const actions = { onMove: move, onCompare: compare, onSave: save, onRemove: remove, onCancel: cancel };
   const strips = createStrips(actions);
   const scrubber = createScrubber((k) => move(view.show, k));
-  const controls = createControls({ source, start, branch, change: setView, save, open: () => file.click() });
+  const controls = createControls({ source, start, branch, change: setView, open: () => file.click() });
   const panels = [createRunPanels(0), createRunPanels(1)];
   const headings = panels.map(() => h("h3", { class: "ex-run-heading" }));
   const comparison = createComparison();

@@ -1,3 +1,4 @@
+// @ts-check
 // Forms for the parameters of a run. The fields come from the schema of the mode.
 
 import { h, newId } from "../dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The formula of every quantity that the explorer shows, with its page: the only place with these
 // links. `formulaButton(key)` is the small button that opens the formula beside a quantity.
 
@@ -24,7 +25,6 @@ const hat = (base) => m("mover", base, o("^"));
 const alphaBar = () => sub(bar(i("α")), i("t"));
 const prediction = (condition) =>
   row(sub(hat(i("x")), num("0")), ...(condition ? [o("("), condition, o(")")] : []));
-const norm = (...inside) => row(o("‖"), ...inside, o("‖"));
 
 // title: the name of the quantity. formula: builds MathML. text: one or two sentences.
 // names: functions of ldmref.math. page, section: where docs/ derives it.
@@ -173,7 +173,8 @@ function openFormula(key) {
 // The page that derives the formula: a link if the page says where its documentation is,
 // <link rel="help" href="...">, and otherwise its name.
 function pageLink({ page, section }) {
-  const base = document.querySelector("link[rel=help]")?.href;
+  const help = /** @type {HTMLLinkElement | null} */ (document.querySelector("link[rel=help]"));
+  const base = help?.href;
   const anchor = section.toLowerCase().replace(/[^a-z0-9 -]/g, "").replaceAll(" ", "-");
   const text = `docs/${page}.md, “${section}”`;
   return base ? h("a", { href: new URL(`${page}.md#${anchor}`, base).href, target: "_blank", rel: "noreferrer" }, text) : h("span", {}, text);

@@ -1,3 +1,4 @@
+// @ts-check
 // The view Explore of the page.
 
 import { createExplorer } from "./explorer.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The images of one step: x, the predictions, and their difference, each on a canvas with numbers.
 
 import { h } from "../dom.js";

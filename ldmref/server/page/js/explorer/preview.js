@@ -1,3 +1,4 @@
+// @ts-check
 // Pixels from latents. All functions are pure; `paint` is the only one that touches a canvas.
 
 // Colours of a signed value in [-1, 1] and of an amount in [0, 1]: stops with equal distances.

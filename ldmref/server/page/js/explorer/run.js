@@ -1,3 +1,4 @@
+// @ts-check
 // A run: the numbers of a record, by step. Position k of 0, ..., n is the state after k steps, so
 // position 0 is noise and position n the end. The predictions at position k are those of the step
 // that starts there; the end shows those of the last step again.
@@ -5,6 +6,14 @@
 import { fitPreview, largest, linearPreview, signedDifference } from "./preview.js";
 
 export class Run {
+  /** @type {number} */ n;
+  /** @type {number} */ channels;
+  /** @type {number} */ height;
+  /** @type {number} */ width;
+  /** @type {number} */ pixels;
+  /** @type {ArrayLike<number>} */ matrix;
+  /** @type {ArrayLike<number>} */ bias;
+
   /** `record` as `readRecord` returns it. */
   constructor(record) {
     this.record = record;

@@ -1,3 +1,4 @@
+// @ts-check
 // The runs of the explorer: what the address names, and the records that are loaded or made for it.
 
 import { counted } from "../dom.js";

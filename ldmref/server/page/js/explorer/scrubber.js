@@ -1,3 +1,4 @@
+// @ts-check
 // The slider of the steps, with play, and the keys of the explorer.
 
 import { h, icon } from "../dom.js";

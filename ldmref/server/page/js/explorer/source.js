@@ -1,3 +1,4 @@
+// @ts-check
 // A server as a source of runs. A source is an object with any of these actions:
 //
 //   record(request, {signal, progress, preview}) -> ArrayBuffer      a run record
@@ -82,7 +83,7 @@ export function serverSource({ api, capabilities }) {
     async decode({ latents, shape, model }, signal) {
       const known = capabilities.models.find(({ name, family }) => name === model || family === model);
       const body = { kind: "decode", latents: toBase64(writeNpy(latents, shape)), ...(known ? { model: known.name } : {}) };
-      const ended = await finish(body, { signal });
+      const ended = await finish(body, { signal, progress: null });
       return Promise.all(ended.files.map(async ({ url }) => createImageBitmap(await api.blob(url))));
     },
   };

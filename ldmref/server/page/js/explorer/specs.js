@@ -1,3 +1,4 @@
+// @ts-check
 // The address of the explorer. Run 0 has the parameters p.*. Each other run is a group, compare,
 // compare2, ..., with the parameters that it changes, and with:
 //   of     the run that it belongs to; run 0 if it is left out

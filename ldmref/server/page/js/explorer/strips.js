@@ -1,3 +1,4 @@
+// @ts-check
 // The runs as strips of film, one below the other: each thumbnail is a step. A branch leaves the
 // part that it shares with its trunk blank, so the trunk stays visible above it.
 

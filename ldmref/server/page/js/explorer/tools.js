@@ -1,3 +1,4 @@
+// @ts-check
 // Small helpers of the explorer and the grids.
 
 import { h } from "../dom.js";
@@ -36,7 +37,9 @@ export function fileName(text, ending) {
 /** Load a style sheet beside the scripts, once, and wait for it. */
 export function loadStyle(name) {
   const address = new URL(`../../${name}`, import.meta.url).href;
-  const present = [...document.querySelectorAll("link[rel=stylesheet]")].some((link) => link.href === address);
+  /** @type {NodeListOf<HTMLLinkElement>} */
+  const links = document.querySelectorAll("link[rel=stylesheet]");
+  const present = [...links].some((link) => link.href === address);
   if (present) return Promise.resolve();
   return new Promise((resolve) => {
     const link = h("link", { rel: "stylesheet", href: address, onload: resolve, onerror: resolve });

@@ -1,3 +1,4 @@
+// @ts-check
 // The truth line: for each step the distance from the converged trajectory, and the local error.
 
 import { fill, h } from "../dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The words of the prompt and their maps of cross-attention.
 
 import { fill, h } from "../dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The flip-book of a grid: one image, a slider for each axis, and a wipe against another cell.
 
 import { fill, h } from "../dom.js";
@@ -81,6 +82,7 @@ export function createFlipbook(onSelect) {
     );
   }
 
+  /** @param {number[]} place */
   function find([row, column]) {
     return grid.cells.get(`${row} ${column}`);
   }

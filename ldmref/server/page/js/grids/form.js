@@ -1,3 +1,4 @@
+// @ts-check
 // The form of a grid: two axes, and the parameters that all cells share.
 
 import { counted, fill, h, newId } from "../dom.js";

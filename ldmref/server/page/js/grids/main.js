@@ -1,3 +1,4 @@
+// @ts-check
 // The view Grids: two parameters against each other, with the distance of each image from the truth.
 
 import { fill, h } from "../dom.js";
@@ -57,7 +58,7 @@ export async function mount(element, context) {
     };
     if (request.x.name === "prompt" || request.y?.name === "prompt") delete body.parameters.prompt;
     const { model: wanted } = state.readState();
-    if (wanted) body.model = wanted;
+    if (wanted) Object.assign(body, { model: wanted });
     try {
       const job = await api.submit(body);
       shownJob = job.id;

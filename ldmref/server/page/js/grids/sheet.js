@@ -1,3 +1,4 @@
+// @ts-check
 // The sheet of a grid: a table whose cells arrive one after the other.
 
 import { fill, h } from "../dom.js";

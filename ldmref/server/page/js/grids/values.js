@@ -1,3 +1,4 @@
+// @ts-check
 // The values of an axis, as they are typed: lists and ranges, checked by the schema of the mode.
 
 import { fromText } from "../schema.js";
