@@ -163,11 +163,20 @@ def check_backends() -> list[Diagnosis]:
 def list_plugins() -> list[Diagnosis]:
     """Report backends, samplers and guidances of other packages, which are not imported."""
     from ldmref import backends, plugins
-    from ldmref.samplers import ALIASES, GUIDANCES, SAMPLERS, guidance_registry, registry
+    from ldmref.samplers import (
+        ALIASES,
+        GUIDANCES,
+        SAMPLERS,
+        SPACINGS,
+        guidance_registry,
+        own_spacing,
+        registry,
+    )
 
     kinds = {
         "backend": (backends.GROUP, backends.BUILT_IN),
         "sampler": (registry.GROUP, {*SAMPLERS, *ALIASES}),
+        "schedule": (own_spacing.GROUP, SPACINGS),
         "guidance": (guidance_registry.GROUP, GUIDANCES),
     }
     findings = []

@@ -97,6 +97,9 @@ def get_spacing(spacing: str | Spacing | Callable[[np.ndarray, int], Any]) -> st
         spacing: A name in `SPACINGS` or of an entry point, in any case; a `Spacing`; or its
             function.
 
+    Returns:
+        The name in `SPACINGS`, or the `Spacing`; `make_schedule` takes both.
+
     Raises:
         UsageError: No spacing has this name, or a plug-in cannot be imported or is no spacing.
 

@@ -95,7 +95,7 @@ def test_an_import_that_fails(site, capfd, kind):
         ("sampler", "make_sampler", "is of type function, not a Sampler"),
         ("sampler", "number", "is of type int, not a Sampler"),
         ("schedule", "number", "is of type int, not a Spacing"),
-        ("schedule", "OtherName", "is of type ABCMeta, not a Spacing"),
+        ("schedule", "OtherName", "is of type type, not a Spacing"),
         ("guidance", "number", "is not a subclass of ldmref.samplers.Guidance"),
         ("guidance", "OtherName", "has the name 'another'"),
     ],
