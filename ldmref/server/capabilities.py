@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 from ldmref.declare import get_fields, schema
@@ -28,6 +29,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
     local = is_loopback(limits.host)
     return {
         "version": __version__,
+        "documentation": documentation_address(),
         "models": [
             describe_model(name, model)
             | {"load": load_arguments(model, engine.sources.get(name), local)}
@@ -61,6 +63,16 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             "images": limits.max_images,
         },
     }
+
+
+def documentation_address() -> str:
+    """Return the address of docs/README.md of this release, "" if the package does not name one."""
+    try:
+        urls = metadata("ldmref").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    named = dict(line.split(", ", 1) for line in urls)
+    return named.get("Documentation", "")
 
 
 def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from ldmref.server import capabilities
 from ldmref.server.jobs import JobReport
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3&p.steps=6"
@@ -94,6 +95,15 @@ def test_the_first_run_shows_its_row_and_a_preview_only(server, new_context, mon
     page.locator(".ex-strips canvas").first.wait_for()
     assert page.locator(".ex-panels[data-row='0']").is_visible()
     assert page.locator(".ex-panels[data-row='1']").is_hidden()
+
+
+def test_a_formula_links_to_its_page(open_link, monkeypatch):
+    address = "https://example.org/blob/v1/docs/README.md"
+    monkeypatch.setattr(capabilities, "documentation_address", lambda: address)
+    page = open_link(RUN)
+    page.get_by_role("button", name="Formula: The noisy state x").first.click()
+    link = page.locator("dialog a").get_attribute("href")
+    assert link == "https://example.org/blob/v1/docs/math/samplers.md#one-coordinate-system"
 
 
 PROMPTS = {

@@ -29,6 +29,8 @@ async function start() {
   const capabilities = await watchConnection(api, document.getElementById("connection"));
   context = { api, state, notify: notifications, capabilities };
   learnNames(capabilities.modes);
+  // Formulas link to the pages that derive them.
+  if (capabilities.documentation) document.head.append(h("link", { rel: "help", href: capabilities.documentation }));
   context.views = Object.keys(VIEWS);
   fillModels(capabilities.models);
   await show();
