@@ -16,8 +16,8 @@ import ldmref
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "images"
-sys.path.insert(0, str(ROOT / "tests" / "page"))
-from page_server import run_page_server  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+from threaded_server import serve_in_thread  # noqa: E402
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3"
 IMAGES = {
@@ -59,7 +59,7 @@ def main() -> None:
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     models = {"emoji": ldmref.load("emoji", backend="numpy")}
-    with run_page_server(models) as server, sync_playwright() as playwright:
+    with serve_in_thread(models) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, state in IMAGES.items():
             page = browser.new_page(viewport=SIZE, color_scheme="light")

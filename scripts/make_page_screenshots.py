@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     models = {"emoji": ldmref.load(backend="numpy")}
-    with run_page_server(models, {"emoji": "emoji"}) as server, sync_playwright() as playwright:
+    with serve_in_thread(models, {"emoji": "emoji"}) as server, sync_playwright() as playwright:
         arguments = ["--no-sandbox"]
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
         for name, (options, show) in SHOTS.items():

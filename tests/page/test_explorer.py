@@ -111,6 +111,20 @@ def test_images_of_every_step_are_the_linear_preview(emoji_link):
             assert np.abs(found - expected).max() <= 1, (name, k)
 
 
+def test_the_film_begins_with_noise(emoji_link):
+    page = emoji_link()
+    record = saved(page)
+    for k in (0, 3, record.steps):
+        cell = page.locator(".ex-strips canvas").nth(k)
+        size, data = cell.evaluate("""(canvas) => {
+          const {width, height} = canvas;
+          const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+          return [[height, width, 4], [...data]];
+        }""")
+        found = np.reshape(data, size)[..., :3]
+        assert np.abs(found - linear(record, latents_of(record, "x", k))).max() <= 1
+
+
 def test_the_difference_and_its_scale(emoji_link):
     page = emoji_link()
     record = saved(page)

@@ -163,8 +163,8 @@ function createImageDifference() {
   };
 }
 
-/** Draw the thumbnail of a run at a position: the guided prediction, or the last state. */
+/** Draw the thumbnail of a run at a position: its state, so the film begins with noise. */
 export function drawThumbnail(canvas, run, k) {
-  const { values, scale } = run.latents(k === run.n ? "x" : "x0", k);
+  const { values, scale } = run.latents("x", k);
   paint(canvas, linearPreview(values, run.pixels, run.matrix, run.bias, scale), run.width, run.height);
 }
