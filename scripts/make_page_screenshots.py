@@ -17,10 +17,10 @@ from PIL import Image
 import ldmref
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "page"))
+sys.path[:0] = [str(ROOT / "tests" / "page"), str(ROOT / "tests")]
 
 from conftest import find_chromium  # noqa: E402
-from page_server import run_page_server  # noqa: E402
+from threaded_server import serve_in_thread  # noqa: E402
 
 DESKTOP = {"viewport": {"width": 1280, "height": 860}}
 PHONE = {"viewport": {"width": 375, "height": 812}, "has_touch": True, "device_scale_factor": 2}
