@@ -46,7 +46,9 @@ def beta_sigmas(n, sigma_min, sigma_max, a=0.6, b=0.6):
 
 
 def snr(alpha_bar):
-    return compute_snr(_scheduler(DDPMScheduler, alpha_bar), torch.arange(len(alpha_bar)))
+    alpha_bars = alpha_bar.ravel()  # a schedule has one axis
+    snrs = compute_snr(_scheduler(DDPMScheduler, alpha_bars), torch.arange(len(alpha_bars)))
+    return snrs.reshape(alpha_bar.shape)
 
 
 def q_sample(x0, alpha_bar, eps):

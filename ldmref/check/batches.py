@@ -46,7 +46,7 @@ class Images:
         return value[i : i + 1, ...].reshape((1, -1))
 
 
-class Normal(Images):
+class NormalImages(Images):
     """Standard normal images, times `scale`."""
 
     def __init__(self, scale: float = 1.0):
@@ -57,7 +57,7 @@ class Normal(Images):
         return self.scale * rng.normal(EXAMPLES, *IMAGE)
 
 
-class Uniform(Images):
+class UniformImages(Images):
     """Images whose pixels are uniform in [low, high)."""
 
     def __init__(self, low: float, high: float):
@@ -121,8 +121,8 @@ def batch_law(
         size: Size of the values that are rounded, the scale of the errors.
         call: `call(f, ...)` with the inputs by position; None calls the function.
         uses: Further functions that `call` calls.
-        inputs: Arguments by the function's names, in its order: `Normal`, `Uniform`, `PerExample`
-            and `Steps` draw them; anything else is a `Constant`.
+        inputs: Arguments by the function's names, in its order: `NormalImages`, `UniformImages`,
+            `PerExample` and `Steps` draw them; anything else is a `Constant`.
     """
 
     makers = [v if hasattr(v, "draw") else Constant(v) for v in inputs.values()]

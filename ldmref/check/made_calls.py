@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FunctionType, MethodType
 from typing import Any
 
-from ldmref.check.calls import Call, RecordedFunctions, value_text
+from ldmref.check.calls import Call, RecordedFunctions, named_arguments, value_text
 
 STEP = ("denoise", "x", "interval", "history", "noise")
 STEP_RESULT = ("x_next", "x0", "history")
@@ -21,7 +21,7 @@ SHOWN = 4  # calls of the arguments
 
 
 @dataclass
-class Evaluation:
+class ArgumentCall:
     """One call of a function among the arguments: its name, arguments and result."""
 
     name: str
@@ -38,7 +38,7 @@ class MadeCall(Call):
     """One call of the function that a function under test made; `factory` is the call of that."""
 
     factory: Call = field(kw_only=True)
-    evaluations: list[Evaluation] = field(default_factory=list, kw_only=True)
+    evaluations: list[ArgumentCall] = field(default_factory=list, kw_only=True)
 
     def __str__(self) -> str:
         plain = {name: value for name, value in self.arguments.items() if not callable(value)}
@@ -78,7 +78,8 @@ class RecordedMakers(RecordedFunctions):
         @functools.wraps(function)
         def make(*args: Any, **kwargs: Any) -> Any:
             before = len(self.calls)
-            watched = [self._watched(value, "score") for value in args]
+            named = named_arguments(name, args, {})
+            watched = [self._watched(value, argument) for argument, value in named.items()]
             made = function(*watched, **kwargs)
             if isinstance(made, tuple) and made and all(map(_is_function, made)):
                 return tuple(self._recorded(one, self.calls[before]) for one in made)
@@ -116,8 +117,8 @@ class RecordedMakers(RecordedFunctions):
         def call_and_note(*args: Any, **kwargs: Any) -> Any:
             returned = value(*args, **kwargs)
             if self._running and not any(map(callable, args)):
-                given = {**_names_of(value, args), **kwargs}
-                self._running[-1].evaluations.append(Evaluation(name, given, returned))
+                named = {**_names_of(value, args), **kwargs}
+                self._running[-1].evaluations.append(ArgumentCall(name, named, returned))
             return returned
 
         return call_and_note
@@ -137,8 +138,10 @@ def _arguments(made: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any
 
 
 def _names_of(function: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Any]:
-    names = inspect.signature(function).parameters
-    return dict(zip(names, args, strict=False))
+    """Name arguments by position; those of a function that takes any are x and t."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    return dict(zip(names if len(names) >= len(args) else ("x", "t"), args, strict=False))
 
 
 def _text(value: Any) -> str:

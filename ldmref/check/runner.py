@@ -231,11 +231,12 @@ def _notes(
 ) -> Iterator[str]:
     """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape.
 
-    A call whose only result contains the number `shown` gets no note: oracle and ldmref agree on
-    what it should be, and a second pair of numbers from another position would only confuse.
+    No result is compared with ldmref's if one is the number `shown`, next to that of the oracle: a
+    second pair of numbers, from another position, would only confuse.
     """
+    is_shown = not by_shape and any(_returned(call, shown) for call in calls)
     for call in calls:
-        if isinstance(call, MadeCall) or (not by_shape and _returned(call, shown)):
+        if isinstance(call, MadeCall) or is_shown:
             continue
         with suppress(
             Exception

@@ -127,9 +127,9 @@ def check(
         say(f"note: {flags['save']} was not written, because no identity failed")
     if failed:
         names = "; ".join(result.identity for result in failed[:3])
-        how_many = "the identity fails" if count == 1 else f"{len(failed)} of {count} identities fail"
+        which = f"{len(failed)} of {count} identities fail" if count > 1 else "the identity fails"
         more = " ..." if len(failed) > 3 else ""
-        raise VerifyError(f"{how_many}: {names}{more}", code="E-CHECK")
+        raise VerifyError(f"{which}: {names}{more}", code="E-CHECK")
     if not as_json:
         cases = f"case {flags['case']}" if flags["case"] is not None else f"{flags['cases']} cases"
         which = "the identity holds" if count == 1 else f"all {count} identities hold"

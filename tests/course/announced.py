@@ -35,7 +35,11 @@ ANNOUNCED = {
         ("nearest_code__naive", "finds another entry", "codebook at"),
         ("commitment_loss__mean_for_sum", "it is not a mean", "got"),
         ("commitment_loss__one_number_for_all", "it does not add up positions", SHAPES),
-        ("adaptive_weight__squares", "A length is a square root", "adaptive_weight(reconstruction="),
+        (
+            "adaptive_weight__squares",
+            "A length is a square root",
+            "adaptive_weight(reconstruction=",
+        ),
         ("adaptive_weight__no_maximum", "makes training explode", "weight without adversarial"),
     ],
     "05": [
@@ -70,7 +74,11 @@ ANNOUNCED = {
         ("timestep_embedding__sines_first", "The examiner tests both", "flip_sin_to_cos"),
     ],
     "08": [
-        ("classifier_free_guidance__scale_of_the_paper", "what it returns at `scale = 1`", "scale="),
+        (
+            "classifier_free_guidance__scale_of_the_paper",
+            "what it returns at `scale = 1`",
+            "scale=",
+        ),
         ("classifier_guidance_mean__standard_deviation", "deviation does not appear", "variance="),
         ("rescale_guidance__over_the_batch", "each example has its own standard", "phi="),
         ("rescale_guidance__one_axis", "over all axes but the first", "phi="),

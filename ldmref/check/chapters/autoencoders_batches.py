@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ldmref.check.batches import Normal, PerExample, Uniform, batch_law
+from ldmref.check.batches import NormalImages, PerExample, UniformImages, batch_law
 from ldmref.check.identity import Chapter
 from ldmref.math.arrays import Array
 
 chapter = Chapter("autoencoders")
-image = Normal()
-logvar = Uniform(-2.0, 2.0)
-probability = Uniform(0.05, 0.95)
-logit = Uniform(-3.0, 3.0)
+image = NormalImages()
+logvar = UniformImages(-2.0, 2.0)
+probability = UniformImages(0.05, 0.95)
+logit = UniformImages(-3.0, 3.0)
 nats = PerExample(-3.0, 0.0, plain=False)
 
 

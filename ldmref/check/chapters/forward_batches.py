@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ldmref.check.batches import Normal, PerExample, batch_law
+from ldmref.check.batches import NormalImages, PerExample, batch_law
 from ldmref.check.identity import Chapter
 
 chapter = Chapter("forward")
-image = Normal()
+image = NormalImages()
 alpha_bar = PerExample(0.1, 0.9)
 time = PerExample(0.1, 0.9)
 sigma = PerExample(0.3, 3.0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ldmref.check.batches import Normal, PerExample, Uniform, batch_law
+from ldmref.check.batches import NormalImages, PerExample, UniformImages, batch_law
 from ldmref.check.identity import Chapter
 
 chapter = Chapter("guidance")
-image = Normal()
+image = NormalImages()
 alpha_bar = PerExample(0.1, 0.9)
 
 # Roundings: 3 of values up to the scale, twice.
@@ -40,7 +40,7 @@ batch_law(
     8,
     size=12.0,
     mean=image,
-    variance=Uniform(0.1, 1.0),
+    variance=UniformImages(0.1, 1.0),
     grad_log_p_y=image,
     scale=2.0,
 )
@@ -49,7 +49,7 @@ batch_law(
     chapter,
     "dynamic_threshold",
     12,
-    x0=Normal(3.0),
+    x0=NormalImages(3.0),
     ratio=0.9,
     bound=PerExample(0.5, 2.0),
 )
@@ -85,7 +85,7 @@ batch_law(
     14,
     x=image,
     known=image,
-    mask=Uniform(0.0, 1.0),
+    mask=UniformImages(0.0, 1.0),
     alpha_bar=alpha_bar,
     eps=image,
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ldmref.check.batches import Constant, Normal, PerExample, Steps, Uniform, batch_law
+from ldmref.check.batches import Constant, NormalImages, PerExample, Steps, UniformImages, batch_law
 from ldmref.check.identity import Chapter, Functions
 from ldmref.math.arrays import Array
 
 chapter = Chapter("objective")
-image = Normal()
+image = NormalImages()
 now = PerExample(0.1, 0.5)
 before = PerExample(0.6, 0.9)
 beta = PerExample(0.1, 0.5)
@@ -29,7 +29,7 @@ batch_law(
     chapter,
     "learned_range_logvar",
     20,
-    v=Uniform(-1.5, 1.5),
+    v=UniformImages(-1.5, 1.5),
     beta=PerExample(0.2, 0.5),
     beta_tilde=PerExample(0.05, 0.1),
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ldmref.check.batches import Constant, Normal, PerExample, batch_law
+from ldmref.check.batches import Constant, NormalImages, PerExample, batch_law
 from ldmref.check.identity import Chapter, Functions
 from ldmref.math.arrays import Array
 
 chapter = Chapter("score")
-image = Normal()
+image = NormalImages()
 late = PerExample(0.6, 1.0)
 early = PerExample(0.1, 0.5)
 sigma = PerExample(0.3, 3.0)
