@@ -16,8 +16,9 @@ def results():
     assert "for n in (20, 40, 100):" in code
     names = {"np": np, "rng": np.random.default_rng(0)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STEPS", "400")
-        exec(code.replace("(20, 40, 100)", "(20, 60)"), names)
+        patch.setenv("STEPS", "1000")
+        code = code.replace("(20, 40, 100)", "(20, 60)").replace("spots(4000)", "spots(1000)")
+        exec(code.replace("hidden=64", "hidden=32"), names)
     return names["results"]
 
 
@@ -27,9 +28,9 @@ def test_an_autoencoder_memorises_a_few_images(results):
 
 
 def test_noise_on_the_code_costs_training_error_and_does_not_replace_examples(results):
-    (own, new, _), (noisy_own, noisy_new, _) = (results[20, k] for k in ("autoencoder", "VAE"))
+    own, (noisy_own, noisy_new, _) = results[20, "autoencoder"][0], results[20, "VAE"]
     assert noisy_own > 2 * own
-    assert noisy_new > 0.8 * new
+    assert noisy_new > 10 * noisy_own
     for kind in ("autoencoder", "VAE"):
         assert results[60, kind][1] < 0.5 * results[20, kind][1]
 
