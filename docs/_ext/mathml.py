@@ -23,8 +23,9 @@ ROOT = re.compile(r"<msqrt>(<mrow>)?")
 STRUT = '<mspace width="0" height="0.9em" depth="0.25em" />'
 # Names of functions are operators with a thin space on the sides of letters, not of brackets.
 FUNCTION = re.compile(
-    r"(?P<before></m(?:i|n|sub|sup|subsup|frac|sqrt|over)>)?<mi>"
-    r"(?P<name>log|exp|sin|cos|tan|tanh|det|max|min)</mi>(?P<after><mo[^>]*>(?:\(|&#x00028;|\[|&#x0005B;))?"
+    r"(?P<before></m(?:i|n|sub|sup|subsup|frac|sqrt|over)>|(?:\)|&#x00029;|&#x02207;)</mo>)?<mi>"
+    r"(?P<name>log|exp|sin|cos|tan|tanh|det|max|min)</mi>"
+    r"(?P<after><mo[^>]*>(?:\(|&#x00028;|\[|&#x0005B;))?"
 )
 THIN = "0.167em"
 SIDE = re.compile(r"(?<!\\left)(?<!\\right)\\([lr])[vV]ert(?![a-zA-Z])")

@@ -278,7 +278,8 @@ def test_operators_are_operators_and_bars_have_a_side():
         (r"p \log p", "0.167em", "0.167em"),
         (r"\log (1 - p)", "0", "0"),
         (r"-\log_2 P", "0", "0.167em"),
-        (r"\nabla \log q(x)", "0", "0.167em"),
+        (r"\nabla \log q(x)", "0.167em", "0.167em"),
+        (r"(1 - p) \log(1 - q)", "0.167em", "0"),
     ],
 )
 def test_functions_have_space_next_to_letters(tex, left, right):
