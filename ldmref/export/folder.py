@@ -7,6 +7,7 @@ FOLDER/unet/model.onnx
 FOLDER/vae_decoder/model.onnx
 FOLDER/vae_encoder/model.onnx
 FOLDER/tokenizer/tokenizer.json    for the library `tokenizers`
+FOLDER/model_index.json            and others: see `ldmref.export.pipeline`
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ldmref.backends.graph.sizes import OpenSize
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, OutputError, UsageError
 from ldmref.export.networks import list_networks, name_controlnets
+from ldmref.export.pipeline import describe_tokens, is_pipeline, write_pipeline
 from ldmref.files import read_json
 from ldmref.io.atomic import atomic_folder, check_writable, require_own
 from ldmref.loading import load
@@ -47,6 +49,7 @@ FORMAT = "ldmref-onnx"
 VERSION = 1
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx_data"
+IDS = "int32"  # of token ids, as diffusers' pipelines hand them over
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def export_onnx(
         manifest = _describe(model, files) | {"tokens": tokens, "files": _list_files(temporary)}
         text = json.dumps(manifest, indent=1) + "\n"
         (temporary / MANIFEST).write_text(text, "utf-8")
+        if is_pipeline(model):
+            write_pipeline(model, temporary)
     return files
 
 
@@ -207,10 +212,10 @@ def _write_networks(
     added |= zip(name_controlnets(len(controlnets)), controlnets, strict=True)
     configs = [net.config for net in controlnets]
     files = []
-    for network in list_networks(model.config, tiny.config if tiny else None, configs):
+    for network in list_networks(model.config, tiny.config if tiny else None, configs, IDS):
         owner = added.get(network.params)
         params = owner.params if owner else model.params[network.params]
-        graph = network.trace(tree_map(_to_host((owner or model).backend), params))
+        graph = network.trace(tree_map(_to_host((owner or model).backend), params), layers=True)
         path = folder / network.name / MODEL_FILE
         path.parent.mkdir()
         write_model(graph, path, WEIGHTS_FILE)
@@ -242,7 +247,7 @@ def _write_tokenizers(model: LatentDiffusion, folder: Path) -> list[dict[str, An
     for name, _ in zip(names, model.config.text_encoders, strict=False):
         tokenizer: PromptTokenizer = getattr(model, name) or model.tokenizer
         (folder / name).mkdir()
-        text = tokenizer.tokenizer.to_str()
+        text = describe_tokens(tokenizer)
         (folder / name / "tokenizer.json").write_text(text, "utf-8")
         numbers = {key: getattr(tokenizer, key) for key in ("length", "start", "end", "pad")}
         written.append({"file": f"{name}/tokenizer.json"} | numbers)

@@ -11,6 +11,7 @@ import numpy as np
 from ldmref.backends.arguments import ArraySlot, Template
 from ldmref.backends.base import Backend
 from ldmref.backends.graph.graph import Graph, GraphInput
+from ldmref.backends.graph.layers import trace_layers
 from ldmref.backends.graph.tracer import trace
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder import decode, encode
@@ -51,15 +52,22 @@ class NetworkExport:
     inputs: tuple[GraphInput, ...]
     outputs: tuple[str, ...]
 
-    def trace(self, params: Mapping[str, Any]) -> Graph:
-        """Return its graph with these parameters, host arrays."""
-        return trace(self.function, params, self.template, self.inputs, self.outputs)
+    def trace(self, params: Mapping[str, Any], layers: bool = False) -> Graph:
+        """Return its graph with these parameters, host arrays.
+
+        Args:
+            params: The parameters.
+            layers: Whether tensors and nodes are called as the layers that compute them.
+        """
+        run = trace_layers if layers else trace
+        return run(self.function, params, self.template, self.inputs, self.outputs)
 
 
 def list_networks(
     config: ModelConfig,
     tiny: TinyConfig | None = None,
     controlnets: Sequence[ControlNetConfig] = (),
+    ids: str = "int64",
 ) -> list[NetworkExport]:
     """Return the networks of a model in the order in which a program needs them.
 
@@ -67,9 +75,10 @@ def list_networks(
         config: The model's configuration.
         tiny: The configuration of TAESD, if it replaces the model's autoencoder.
         controlnets: Configurations of ControlNets. With any of them, the U-Net takes their outputs.
+        ids: The data type of token ids.
     """
     encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-    networks = [_describe_text_encoder(name, text) for name, text in encoders]
+    networks = [_describe_text_encoder(name, text, ids) for name, text in encoders]
     for name, net in zip(name_controlnets(len(controlnets)), controlnets, strict=True):
         networks.append(_describe_controlnet(name, net, config))
     networks.append(_describe_unet(config, bool(controlnets)))
@@ -82,9 +91,9 @@ def _floats(name: str, shape: tuple[int, ...], open_axes: Mapping[int, str]) -> 
     return GraphInput(name, shape, np.dtype(np.float32), open_axes)
 
 
-def _describe_text_encoder(name: str, config: TextConfig) -> NetworkExport:
-    ids = (1, config.max_position_embeddings)
-    inputs = (GraphInput("input_ids", ids, np.dtype(np.int64), {0: "batch"}),)
+def _describe_text_encoder(name: str, config: TextConfig, ids: str) -> NetworkExport:
+    shape = (1, config.max_position_embeddings)
+    inputs = (GraphInput("input_ids", shape, np.dtype(ids), {0: "batch"}),)
     pooled = bool(config.projection_dim)
     states = "hidden_states" if pooled else "last_hidden_state"
     return NetworkExport(

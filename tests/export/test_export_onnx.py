@@ -69,7 +69,7 @@ def test_both_runtimes_compute_ldmref_s_numbers(folder, model, runtime):
     """At sizes other than those of the trace."""
     ids = model.tokenizer.encode(["a red cat", "", "hat"])[0]
     states = model.encode_text(["a red cat", "", "hat"])
-    got = run(folder, "text_encoder", runtime, input_ids=ids)
+    got = run(folder, "text_encoder", runtime, input_ids=ids.astype(np.int32))
     assert_close(got["last_hidden_state"], states)
     x = normal(3, 4, 6, 9)
     for t in (np.asarray([7.0, 300.0, 999.0], np.float32), np.asarray([300.0], np.float32)):
@@ -145,8 +145,10 @@ def test_two_text_encoders_and_image_sizes(tmp_path):
     files = export_onnx(model, tmp_path / "xl")
     assert [file.network for file in files][:3] == ["text_encoder", "text_encoder_2", "unet"]
     ids = model.tokenizer.encode(["a cat", "dog"])[0]
-    states = run(tmp_path / "xl", "text_encoder", input_ids=ids)["last_hidden_state"]
-    second = run(tmp_path / "xl", "text_encoder_2", input_ids=ids)
+    states = run(tmp_path / "xl", "text_encoder", input_ids=ids.astype(np.int32))[
+        "last_hidden_state"
+    ]
+    second = run(tmp_path / "xl", "text_encoder_2", input_ids=ids.astype(np.int32))
     encoded = model.encode_prompts(["a cat", "dog"], 0, ldmref.prompts.PromptOptions())
     context = np.concatenate([states, second["hidden_states"]], axis=2)
     assert_close(context, encoded.states)

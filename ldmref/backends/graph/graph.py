@@ -28,12 +28,14 @@ class GraphNode:
         inputs: Names of its inputs.
         output: Name of its only output.
         attributes: The operator's attributes; data types are NumPy's.
+        name: Its own name; "" if it has none.
     """
 
     operator: str
     inputs: tuple[str, ...]
     output: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True)

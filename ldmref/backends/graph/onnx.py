@@ -162,4 +162,5 @@ def _node(onnx: Any, node: GraphNode) -> Any:
         name: kind(value) if isinstance(value, np.dtype) else value
         for name, value in node.attributes.items()
     }
-    return onnx.helper.make_node(node.operator, list(node.inputs), [node.output], **attributes)
+    inputs, outputs = list(node.inputs), [node.output]
+    return onnx.helper.make_node(node.operator, inputs, outputs, node.name or None, **attributes)

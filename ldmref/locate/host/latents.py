@@ -9,7 +9,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.wires import clamp_of, state_after
+from ldmref.locate.host.wires import blended_at_the_end, clamp_of, state_after
 from ldmref.locate.layouts import first_nonfinite, relative_error
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
@@ -98,6 +98,8 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
         last = last / math.hypot(1.0, end or 0.0)  # in variance-preserving scale
         scale = context.model.config.vae.scaling_factor
         shift = _shift_of(context)
+        blended = blended_at_the_end(context, steps, (got - shift) * scale, last)
+        last = last if blended is None else blended
         expected = last / scale + shift
         least = max(LEAST, 16 * context.epsilon)
         clamp = clamp_of((got - shift) * scale, last)

@@ -65,6 +65,8 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
     config = context.config
     if alphas is not None:
         expected = training_alphas_cumprod(config)
+        if config.rescale_betas_zero_snr and alphas.shape == expected.shape:
+            alphas = np.where(alphas == 0.0, expected, alphas)  # DDIM keeps 0, Euler nearly 0
         row = context.judge(
             entry, "alphas_cumprod", alphas, expected, least=TABLE, variants=_alphas(config)
         )

@@ -17,9 +17,12 @@ from ldmref.trace.name_maps import NameMap
 from ldmref.trace.readers.gguf import GGUFFile
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
+from ldmref.trace.readers.runtimes import is_layer, is_polygraphy, name_tensors, read_polygraphy
 
 CODE = "E-TRACE-FILE"
-READABLE = "a folder of ldmref trace, .safetensors, .npz, a folder of .npy, .gguf"
+READABLE = (
+    "a folder of ldmref trace, .safetensors, .npz, a folder of .npy, .gguf, .json of Polygraphy"
+)
 
 
 def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> Trace:
@@ -27,8 +30,9 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
 
     Args:
         path: A folder of `ldmref trace` or of safetensors or .npy files (also in folders, or with
-            `__` for `/` in their names), or a safetensors, .npz or GGUF file. The kind is
-            recognised by content. Nothing is unpickled.
+            `__` for `/` in their names), or a safetensors, .npz or GGUF file, or JSON of
+            Polygraphy (a file of outputs, or a folder with that and the file of inputs). The kind
+            is recognised by content. Nothing is unpickled.
         names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a
             mapping of names or globs, a function (see `make_renamer`), or a JSON or TOML file
             of such a mapping. Tensors that it does not name keep their name if that is a
@@ -59,6 +63,8 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
     with open_file(path, CODE) as file:
         start = file.read(8)
     tensors: Mapping[str, np.ndarray]
+    if is_polygraphy(start):
+        return _build(read_polygraphy([path]), names, path)
     if start.startswith(b"GGUF"):
         tensors = GGUFFile(path)
     elif start.startswith(b"PK"):
@@ -79,6 +85,10 @@ def _load_folder(folder: Path, names: NameMap | str | Path | None) -> Trace:
         if names is None and trace.manifest:
             return trace
         return _build(trace.tensors, names, folder, trace.kinds, trace.manifest)
+    dumps = sorted(folder.glob("*.json"))
+    if dumps:
+        require_inside(folder, dumps)
+        return _build(read_polygraphy(dumps), names, folder)
     arrays = NpyFolder(folder)
     require_inside(folder, arrays.paths.values())
     if arrays.paths:
@@ -125,6 +135,10 @@ def _build(
     kinds: Mapping[str, str] | None = None,
     manifest: Mapping[str, object] | None = None,
 ) -> Trace:
+    exported = name_tensors(tensors) if names is None else None
+    if exported is not None:  # every tensor of an exported ONNX file
+        names = exported
+        tensors = {name: tensors[name] for name in tensors if is_layer(name)}
     stored, unknown = rename_all(tensors, names, path)
     known: Mapping[str, str] = getattr(tensors, "kinds", {}) if kinds is None else kinds
     new_kinds = {new: known[old] for new, old in stored.items() if old in known}

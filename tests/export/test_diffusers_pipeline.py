@@ -1,0 +1,48 @@
+"""An exported folder opens in diffusers' pipeline of ONNX Runtime; its tensors name layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref.export import export_onnx
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "tiny"
+    export_onnx(ldmref.random_model("tiny", seed=1), path)
+    return path
+
+
+def test_it_opens_and_makes_an_image(folder):
+    pytest.importorskip("onnxruntime")
+    diffusers = pytest.importorskip("diffusers")
+    pipe = diffusers.OnnxStableDiffusionPipeline.from_pretrained(folder)
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
+    ids = pipe.tokenizer(["a red cat"], padding="max_length", max_length=16).input_ids
+    own = ldmref.random_model("tiny", seed=1).tokenizer.tokenize(["a red cat"]).ids
+    np.testing.assert_array_equal(np.ravel(ids), np.ravel(own))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.vae_decoder = lambda latent_sample: [latent_sample[:, :3]]
+    images = pipe("a red cat", 64, 64, num_inference_steps=1, output_type="np").images
+    assert images.shape == (1, 8, 8, 3) and np.isfinite(images).all()
+
+
+@pytest.mark.parametrize("network", ["unet", "text_encoder", "vae_decoder"])
+def test_tensors_are_called_as_layers(folder, network):
+    graph = onnx.load(folder / network / "model.onnx", load_external_data=False).graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names) and all(names)
+    model = ldmref.random_model("tiny", seed=1)
+    params = model.params["vae" if network == "vae_decoder" else network]
+    produced = {name for node in graph.node for name in node.output}
+    layer = {"unet": "conv_in", "vae_decoder": "decoder.conv_in"}.get(network)
+    layer = layer or "text_model.encoder.layers.0.mlp.fc1"
+    assert f"{layer}/output" in produced
+    assert params
+    operators = {node.output[0]: node for node in graph.node}
+    assert operators[f"{layer}/output"].name.startswith(f"{layer}/")
