@@ -23,6 +23,7 @@ MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 CLEAR = 16.0  # floors up to which an error is explained
 GAIN = 4.0  # factor by which a fault must reduce the error
+SKIPPED = "{} is skipped: its output is its input"
 LARGE_GAIN = 50.0  # the same for an error that is a fault anyway; its noise may be larger
 
 
@@ -68,7 +69,9 @@ def _find_identity(replay: Replay, point: Point, recorded: np.ndarray, limit: fl
     """Find an array nearby that the recorded one equals: what should follow is missing."""
     for text, array in _nearby(replay, point):
         if array is not point.computed and relative_error(recorded, array) <= limit:
-            return Cause(f"equals {text}", relative_error(recorded, array))
+            itself = text in ("its input", f"the input of {point.call.name}")
+            words = SKIPPED.format(point.call.name) if itself else f"equals {text}"
+            return Cause(words, relative_error(recorded, array))
     return Cause()
 
 

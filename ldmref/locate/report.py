@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ldmref.errors import counted
 from ldmref.locate.findings import DIFFERS, NOISY, UNKNOWN, DiffReport, Row
 
 WIRES = ("wiring", "prediction", "state", "initial latents")  # what leads from one to another
+UPSTREAM = "as upstream"  # the end of notes on what follows from an earlier NaN
 HEADINGS = ("layer or computation", "own error", "allowed", "bound", "inherited", "finding")
 
 
@@ -69,11 +70,24 @@ def table(
             groups.sort(key=lambda group: -group.worst.excess)
     else:
         groups = group_rows(shown, worst_first)
+        groups = _summarise_upstream(groups)
     if not groups:
         return []
     inherited = any(group.worst.inherited is not None for group in groups)
     lines: list[list[str]] = [[*HEADINGS], *map(_cells, groups)]
     return lines if inherited else [line[:4] + line[5:] for line in lines]
+
+
+def _summarise_upstream(groups: list[Group]) -> list[Group]:
+    """Return the groups, with one in place of all that were not judged because of one before."""
+    after = [g for g in groups if g.worst.verdict == UNKNOWN and g.worst.note.endswith(UPSTREAM)]
+    if len(after) < 2:
+        return groups
+    note = f"{counted(len(after), 'layer')} after it not finite, {UPSTREAM}; --all lists them"
+    row = replace(after[0].worst, note=note)
+    one = Group(row, tuple(dict.fromkeys(call for group in after for call in group.calls)))
+    first = groups.index(after[0])
+    return [*groups[:first], one, *(g for g in groups[first:] if g not in after)]
 
 
 def _cells(group: Group) -> list[str]:

@@ -69,6 +69,11 @@ def test_a_wrong_one_is_named_alone(model, tensors, name):
     assert rows[name].cause == "scaled by 1.01"
 
 
+def test_a_layer_that_is_left_out_is_said_to_be_skipped(model, tensors):
+    _, rows = judge(model, tensors | {f"{SILU}/output": tensors[f"{SILU}/input"]})
+    assert rows[SILU].cause == "time_embedding.silu is skipped: its output is its input"
+
+
 def test_a_missing_bias_is_explained_alone(model, tensors):
     model = ldmref.random_model("tiny", seed=3)
     layer = model.params["unet"].conv_in

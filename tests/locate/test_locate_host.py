@@ -11,6 +11,7 @@ import ldmref
 from ldmref import modes
 from ldmref.locate import diff_traces
 from ldmref.locate.host.tokens import explain
+from ldmref.math.guidance import rescale_guidance
 from ldmref.samplers import SAMPLERS
 from ldmref.trace import build_trace, read_trace, record_trace
 
@@ -92,6 +93,7 @@ def test_lost_history_is_named(model, recorded):
         (lambda u, c, s: c + s * (u - c), "cond and uncond are swapped"),
         (lambda u, c, s: u + 1000 * s * (c - u), "times 1000"),
         (lambda u, c, s: u + 3.5 * (c - u), "guidance scale 3.5 instead of 4"),
+        (lambda u, c, s: rescale_guidance(u + s * (c - u), c, 0.7), "rescale 0.7 instead of 0"),
     ],
 )
 def test_faults_of_guidance_are_named(model, recorded, combine, words):
@@ -121,6 +123,7 @@ def test_faults_of_the_latents_are_named(model, recorded, change, words):
     ("role", "change", "words"),
     [
         ("alphas_cumprod", lambda x: x.astype(np.float16), "alphas_cumprod in float16"),
+        ("alphas_cumprod", lambda x: np.append(x[1:], x[-1]), "that of the next timestep"),
         ("sigmas", lambda x: x[:-1], "the last sigma is missing"),
         ("sigmas", lambda x: 3 * x / (1 + 2 * x), "sigma shift 3"),
         ("timesteps", lambda x: x[::-1], "increasing order"),

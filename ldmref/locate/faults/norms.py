@@ -80,6 +80,33 @@ def other_groups(call: LayerCall) -> Iterator[Variant]:
             yield with_changes(f"{groups} groups instead of {right}", groups=groups)
 
 
+def interleaved_groups(call: LayerCall) -> Iterator[Variant]:
+    """Yield groups of every g-th channel instead of neighbouring ones."""
+    groups, eps = call.attributes["groups"], call.attributes["eps"]
+
+    def change(call: LayerCall, x: Inputs) -> np.ndarray:
+        n, c = x["input"].shape[:2]
+        parts = x["input"].reshape(n, c // groups, groups, -1)
+        mean = parts.mean(axis=(1, 3), keepdims=True)
+        variance = parts.var(axis=(1, 3), keepdims=True)
+        return _affine(call, x, (parts - mean) / np.sqrt(variance + eps))
+
+    yield Variant("the groups are interleaved: channels c with the same c mod groups", change)
+
+
+def other_axis(call: LayerCall) -> Iterator[Variant]:
+    """Yield layer norm along the tokens instead of the channels."""
+    eps = call.attributes["eps"]
+
+    def change(call: LayerCall, x: Inputs) -> np.ndarray:
+        y = x["input"]
+        mean, variance = y.mean(axis=-2, keepdims=True), y.var(axis=-2, keepdims=True)
+        return _affine(call, x, (y - mean) / np.sqrt(variance + eps))
+
+    if call.inputs["input"].ndim > 1:
+        yield Variant("normalized along the tokens instead of the channels", change)
+
+
 def _flat(call: LayerCall, x: np.ndarray) -> np.ndarray:
     """Return an array whose last axis is normalized."""
     groups = call.attributes.get("groups")

@@ -43,6 +43,8 @@ FAULTS = (
     Fault(NORMS, norms.eps_outside, "norms of other libraries"),
     Fault(NORMS, norms.root_mean_square, "RMS norms of newer networks"),
     Fault(("group_norm",), norms.other_groups, "norm_num_groups of small networks"),
+    Fault(("group_norm",), norms.interleaved_groups, "channels-last kernels"),
+    Fault(("layer_norm",), norms.other_axis, "axis of the norm in another order in memory"),
     Fault(ACTIVATIONS, activations.other_activation, "gelu_new: stable-diffusion-webui-forge#1817"),
     Fault(ACTIVATIONS, activations.activation_twice, "an activation in the norm and after it"),
     Fault(("add",), activations.missing_term, "residual connections"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ldmref.errors import LdmrefError
+from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
@@ -24,6 +24,7 @@ from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.trace.model import Trace, TraceEntry
 
 NOISE = 16.0  # floors up to which a difference is rounding, as for layers
+MOST_SETTINGS = 8  # that are listed
 STATES = ("float64", "float32")  # types in which samplers keep their states
 OF_THE_CHECKPOINT = (
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
@@ -105,7 +106,22 @@ class HostContext:
         except LdmrefError as error:
             self.notes.append(f"the port's scheduler is not supported: {error}")
             return own
-        return replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
+        theirs = replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
+        self._name_differences(theirs, own)
+        return theirs
+
+    def _name_differences(self, theirs: SchedulerConfig, own: SchedulerConfig) -> None:
+        """Note the settings by which the port's steps are judged, and that the model has not."""
+        differing = [
+            f"{field.name} {getattr(theirs, field.name)!r} instead of {getattr(own, field.name)!r}"
+            for field in fields(SchedulerConfig)
+            if getattr(theirs, field.name) != getattr(own, field.name)
+        ]
+        if differing:
+            listed = abbreviated(differing, MOST_SETTINGS)
+            self.notes.append(
+                f"the port's own scheduler settings are used, not the model's: {listed}"
+            )
 
     @property
     def is_diffusers(self) -> bool:

@@ -104,14 +104,27 @@ def compare(
         earlier = classifier_free_guidance(*before, scale)
         changes["the prediction of the step before"] = earlier
     row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
+    if row.verdict == DIFFERS and not row.note and not row.cause.startswith(SURE):
+        rescaled = rescale_guidance(guided, cond, 1.0)
+        fitted = _fit(output, guided, rescaled)
+        other = guided + fitted * (rescaled - guided)
+        text = f"guidance rescale {fitted:.3g} instead of {phi:g}"
+        found = context.judge(
+            entry, "guidance", output, expected, floor=floor, variants=[(text, other)]
+        )
+        if found.cause == text:
+            return found
     if row.verdict != DIFFERS or row.note or row.cause.startswith(SURE):
         return row
-    difference = cond - uncond
-    fitted = float(
-        np.vdot(difference, output - uncond) / max(np.vdot(difference, difference), 1e-300)
-    )
+    fitted = _fit(output, uncond, cond)
     text = f"guidance scale {fitted:.5g} instead of {scale:g}"
     if scale and abs(fitted / scale - 1000.0) < 1.0:
         text = f"guidance scale times 1000: {fitted:.5g} instead of {scale:g}"
     fit = classifier_free_guidance(uncond, cond, fitted)
     return context.judge(entry, "guidance", output, expected, floor=floor, variants=[(text, fit)])
+
+
+def _fit(x: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+    """Return s of start + s (end - start) that is nearest to x."""
+    way = end - start
+    return float(np.vdot(way, x - start) / max(np.vdot(way, way), 1e-300))

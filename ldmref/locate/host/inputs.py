@@ -10,8 +10,10 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.schedule import other_schedules
 from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
+from ldmref.samplers import Schedule
 from ldmref.trace.model import TraceEntry
 
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
@@ -209,6 +211,10 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
         ("the input is divided by sigma", repeated / max(sigma, 1e-9)),
         ("the input is scaled by 1/sqrt(1 + sigma^2)", repeated / math.hypot(1.0, sigma)),
     ]
+    for text, other in other_schedules(context) if exploding else ():
+        level = _sigma_of(context, step, other)
+        if level is not None:
+            variants.append((text, repeated / math.hypot(1.0, level)))
     yield context.judge(
         network,
         "latents",
@@ -220,9 +226,11 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
     )
 
 
-def _sigma_of(context: HostContext, step: TraceEntry) -> float | None:
-    """Return the noise level of a step."""
-    schedule = context.make_schedule()
+def _sigma_of(
+    context: HostContext, step: TraceEntry, schedule: Schedule | None = None
+) -> float | None:
+    """Return the noise level of a step in a schedule, by default that of the run."""
+    schedule = schedule or context.make_schedule()
     t = context.number(step, "timestep")
     if t is not None and schedule is not None:
         index = int(np.argmin(np.abs(schedule.timesteps - t)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.schedule import other_schedules
 from ldmref.locate.host.wires import blended_at_the_end, clamp_of, state_after
 from ldmref.locate.layouts import first_nonfinite, relative_error
 
@@ -60,6 +61,8 @@ def _judge_initial(context: HostContext) -> Iterator[Row]:
         "scaled by sqrt(1 + sigma^2) instead of sigma": math.hypot(1.0, sigma),
         "the noise is scaled twice": expected * expected,
     }
+    if exploding:
+        causes |= {text: float(x.init_noise_sigma) for text, x in other_schedules(context)}
     left = {text: abs(deviation / scale - 1.0) for text, scale in causes.items()}
     best = min(left, key=left.__getitem__)
     note = f"standard deviation {deviation:.5g} instead of {expected:.5g}"

@@ -11,7 +11,7 @@ from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
-from ldmref.samplers import SchedulerConfig
+from ldmref.samplers import Schedule, SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 
 TABLE = 1e-5  # relative error of a float32 table of alphas_cumprod
@@ -56,6 +56,16 @@ def config_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfi
     yield f"the last alpha_bar is {words} (set_alpha_to_one)", replace(config, final_alpha=end)
 
 
+def other_schedules(context: HostContext) -> Iterator[tuple[str, Schedule]]:
+    """Yield the schedules of other forward processes: words and schedule."""
+    for text, changed in config_faults(context.config):
+        kept = len(context.notes)
+        other = context.make_schedule(changed)
+        del context.notes[kept:]
+        if other is not None:
+            yield text, other
+
+
 def judge_schedule(context: HostContext) -> Iterator[Row]:
     """Yield a row for alphas_cumprod, timesteps and sigmas, as far as they were recorded."""
     entry = context.schedule_entry
@@ -74,11 +84,7 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
     schedule = context.make_schedule()
     if schedule is None:
         return
-    others = []
-    for text, changed in config_faults(config):
-        other = context.make_schedule(changed)
-        if other is not None:
-            others.append((text, other))
+    others = [*other_schedules(context)]
     for spacing in SPACINGS:
         other = _other_spacing(context, spacing)
         if other is not None:
@@ -107,6 +113,8 @@ def _alphas(config: SchedulerConfig) -> Iterator[tuple[str, np.ndarray]]:
         yield f"alphas_cumprod in {dtype}", round_to(exact, dtype)
     for text, changed in config_faults(config):
         yield text, training_alphas_cumprod(changed)
+    yield "alphas_cumprod shifted: that of the next timestep", np.append(exact[1:], exact[-1])
+    yield "alphas_cumprod shifted: that of the previous timestep", np.append(1.0, exact[:-1])
     yield "1 - alphas_cumprod instead of alphas_cumprod", 1.0 - exact
     yield "the square root of alphas_cumprod", np.sqrt(exact)
 

@@ -44,6 +44,10 @@ def step_faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:
         if limit != right.config.clip_sample_range:
             words = f"x0 is clipped to +-{limit:g}" if limit else "x0 is not clipped"
             yield words, replace(right, config=replace(right.config, clip_sample_range=limit))
+    if right.eta is not None:
+        for eta in (0.0, 0.5, 1.0):
+            if eta != right.eta:
+                yield f"eta {eta:g} instead of {right.eta:g}", replace(right, eta=eta)
     yield "the history of the multistep method is lost", replace(right, forgets=True)
     for lower in (True, False):
         if lower != right.config.lower_order_final:
