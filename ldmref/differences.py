@@ -69,8 +69,8 @@ def find_differences(
         UsageError: An unknown program or sampler.
 
     Example:
-        >>> [row.test for row in find_differences(["ComfyUI"])]
-        ['`test_beta_of_diffusers_is_not_beta_of_the_paper`']
+        >>> [row.test for row in find_differences(["ComfyUI"], sampler="deis")]
+        ['`test_deis_of_comfyui_is_of_order_3_in_the_time_of_edm`']
     """
     from ldmref.samplers import get_sampler
 

@@ -1,16 +1,17 @@
 r"""iPNDM with variable steps, as published.
 
 With steps h_0 = sigma' - sigma, h_1 = sigma - sigma_1, ... the polynomial through four slopes is
-integrated in Newton's form. Two slips of the published code are part of the method: a bracket, so
-that the second difference has the weight
+integrated in Newton's form. Three slips of the published code are part of the method. A bracket is
+misplaced, so that the second difference has the weight
 
 .. math:: \tfrac12\left(1 - \frac{h_0}{3 (h_0 + h_1)} \cdot
           \frac{h_0 (h_0 + h_1)}{h_1 (h_1 + h_2)}\right)
           \quad\text{instead of}\quad
           \tfrac12\left(1 - \frac{h_0}{3 (h_0 + h_1)}\right) \frac{h_0 (h_0 + h_1)}{h_1 (h_1 + h_2)}
 
-and a ratio h_1 / h_2 for h_2 / h_3 in the weight of the oldest slope. Both vanish for equal steps;
-the weights sum to 1 only if the lengths of the steps form a geometric sequence.
+the weight of the third difference has a sign + for - (11/24 instead of 3/8 for equal steps), and
+that of the oldest slope h_1 / h_2 for h_2 / h_3, so that the weights sum to 1 only if the lengths
+of the steps form a geometric sequence.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def published_weights(past: Sequence[float], sigma: float, sigma_next: float) ->
 def ipndm_v() -> Step:
     """Return iPNDM with variable steps: `ipndm` whose weights follow the lengths of the steps.
 
-    It has the weights of the published code with its two slips (see the file). `lms_euler` has the
-    right weights for unequal steps.
+    It has the weights of the published code with its three slips (see the file). `lms_euler` has
+    the right weights for unequal steps.
 
     Returns:
         A step for `sample`: order 2 if the lengths of the steps change smoothly, one evaluation per

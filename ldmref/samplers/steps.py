@@ -19,7 +19,12 @@ below sigma times the rounding unit, a full unit of data in float32 at sigma = 2
 | `dpmpp.py`       | DPM-Solver++(2M), (2M) SDE, (3M) SDE                                       |
 | `unipc.py`       | UniPC: a predictor and a corrector that share one evaluation               |
 | `churn.py`       | EDM's churn around Euler and Heun                                          |
+| `seeds.py`       | SEEDS-2 and -3, exponential Heun                                           |
+| `er_sde.py`      | ER-SDE                                                                     |
+| `heunpp.py`      | Heun++                                                                     |
+| `ipndm_v.py`     | iPNDM with variable steps                                                  |
 | `lcm.py`         | latent consistency models                                                  |
+| `tcd.py`         | trajectory consistency distillation                                        |
 """
 
 from __future__ import annotations

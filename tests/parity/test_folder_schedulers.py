@@ -115,7 +115,6 @@ TXT2IMG = {
     "deis karras, one step": (DEIS, V | {"use_karras_sigmas": True}, 1),
     "deis exponential, one step": (DEIS, {"use_exponential_sigmas": True}, 1),
     "unipc karras ends above 0, one step": (UNIPC, V | MIN | {"use_karras_sigmas": True}, 1),
-    "tcd v, thresholding without effect": ("TCDScheduler", V | {"thresholding": True}, 4),
     "singlestep, 8 steps": (SINGLE, V, 8),
     "singlestep, 7 steps": (SINGLE, V, 7),
     "singlestep ends above 0": (SINGLE, V | MIN, 8),

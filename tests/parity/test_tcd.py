@@ -1,11 +1,13 @@
-"""TCD against diffusers' TCDScheduler: timesteps, and steps with noise."""
+"""TCD against diffusers' TCDScheduler: timesteps, steps with noise, and images."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scheduled_folder import OURS, V, assert_close, seeded
 from test_schedulers import BETAS, EXACT, MIXTURE, NOISES, SD, eps_of
 
+from ldmref import modes
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.samplers import configured_step, get_sampler, make_schedule, sample
 
@@ -52,3 +54,14 @@ def test_the_timestep_of_the_jump_is_rounded_as_in_torch(eta):
     theirs = torch.floor((1 - eta) * t).long().numpy()
     ours = np.floor(np.float32(1.0 - eta) * np.arange(1000).astype(np.float32))
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+@pytest.mark.parametrize("eta,options", [(0.3, {}), (0.0, V | {"thresholding": True})])
+def test_images_of_tcd(scheduled, eta, options):
+    """Its step does not use the field `thresholding`."""
+    pipe, model = scheduled("TCDScheduler", options)
+    asked = {"num_inference_steps": 4, "output_type": "latent", "width": 16, "height": 16}
+    want = pipe("red cat", eta=eta, **asked, **seeded()).images.numpy()
+    got = modes.txt2img(model, "red cat", steps=4, eta=eta, width=16, height=16, **OURS)
+    assert_close(got.latents, want)

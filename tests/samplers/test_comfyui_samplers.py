@@ -11,13 +11,16 @@ import math
 
 import numpy as np
 import pytest
-from test_named_elsewhere import MIXTURE, NOISES, START, ours
+from test_named_elsewhere import MIXTURE, START
 
 from ldmref import math as lm
 from ldmref import samplers
 from ldmref.samplers import SAMPLERS
+from ldmref.samplers.ipndm_v import published_weights
 from ldmref.samplers.loop import run_intervals
+from ldmref.samplers.multistep import adams_bashforth_rule
 
+NOISES = np.random.default_rng(1).standard_normal((60, 5, 2))
 POSITIVE = lm.karras_sigmas(9, 0.05, 10.0).tolist()
 ENDS = [  # function, step, first of the five points at the end of the run
     ("sample_heunpp2", samplers.heunpp2(), (0.6342295927, 0.2096315388)),
@@ -42,6 +45,13 @@ ENDS_AT_0 = [
     ("sample_seeds_3", "seeds_3", (1.411428274, 0.7829757866)),
     ("sample_exp_heun_2_x0", "exp_heun_2_x0", (0.6803975743, 0.2275754912)),
 ]
+
+
+def ours(step, sigmas):
+    noises = iter(NOISES)
+    step = SAMPLERS[step].make() if isinstance(step, str) else step
+    run = samplers.sample(MIXTURE.denoise, START, sigmas, step, noise=lambda: next(noises))
+    return list(run)[-1].x
 
 
 def assert_end(step, sigmas, want):
@@ -94,11 +104,19 @@ def test_er_sde_in_the_variance_preserving_process_of_the_paper():
     np.testing.assert_allclose(ours("er_sde", POSITIVE), x, rtol=0, atol=1e-12)
 
 
-def test_weights_of_ipndm_v_are_adams_bashforth_s_for_equal_steps_only():
-    from ldmref.samplers.ipndm_v import published_weights
-
-    equal = published_weights([5.0, 6.0, 7.0], 4.0, 3.0)
-    np.testing.assert_allclose(np.asarray(equal) * 24, [55, -59, 37, -9], rtol=1e-12)
+def test_the_three_slips_in_the_weights_of_ipndm_v():
+    equal = [published_weights([5.0, 6.0, 7.0][:k], 4.0, 3.0) for k in range(4)]
+    for weights, want in zip(equal, ([24], [36, -12], [46, -32, 10]), strict=False):
+        np.testing.assert_allclose(np.asarray(weights) * 24, want, rtol=1e-12)
+    # a sign: Adams-Bashforth's are 55, -59, 37, -9
+    np.testing.assert_allclose(np.asarray(equal[3]) * 24, [57, -65, 43, -11], rtol=1e-12)
+    # a bracket, with unequal steps
+    past = [4.0, 6.0]
+    right = [w / -2.0 for w in adams_bashforth_rule(past, 3.0, 1.0)]
+    assert published_weights(past, 3.0, 1.0)[1] != pytest.approx(right[0], abs=0.1)
+    one = published_weights(past[:1], 3.0, 1.0)[1]
+    assert one == pytest.approx(adams_bashforth_rule(past[:1], 3.0, 1.0)[0] / -2.0, abs=1e-12)
+    # a ratio
     geometric = published_weights([4.0, 8.0, 16.0], 2.0, 1.0)
     unequal = published_weights([4.0, 5.0, 9.0], 3.0, 2.5)
     assert sum(geometric) == pytest.approx(1.0, abs=1e-12)
@@ -109,6 +127,29 @@ def test_seeds_without_noise_are_exponential_methods_of_dpm_solver():
     """SEEDS-2 with r = 1/2 and eta = 0 is DPM-Solver++(2S)."""
     got = ours(samplers.seeds_2(0.0), POSITIVE)
     np.testing.assert_allclose(got, ours("dpmpp_2s", POSITIVE), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_stages_of_seeds_3_are_thirds_of_the_step_in_log_sigma(eta):
+    levels = []
+
+    def denoise(x, sigma):
+        levels.append(sigma)
+        return 0.0 * x
+
+    one = np.ones((1, 1))
+    list(samplers.sample(denoise, one, [8.0, 1.0], samplers.seeds_3(eta), noise=lambda: one))
+    np.testing.assert_allclose(levels, [8.0, 4.0, 2.0], rtol=1e-12)
+
+
+def test_a_straight_path_stays_straight_where_the_weights_of_ipndm_v_sum_to_1():
+    for sigmas, straight in (
+        ([31.0, 15.0, 7.0, 3.0, 1.0], True),
+        ([10.0, 8.0, 7.0, 3.0, 1.0], False),
+    ):
+        run = samplers.sample(lambda x, s: x - 2.0 * s, np.ones(1), sigmas, samplers.ipndm_v())
+        end = 1.0 + 2.0 * (sigmas[-1] - sigmas[0])
+        assert (abs(list(run)[-1].x[0] - end) < 1e-9) == straight
 
 
 def test_each_stage_of_seeds_has_the_right_variance():
@@ -126,7 +167,7 @@ def test_each_stage_of_seeds_has_the_right_variance():
         start = levels[0] * stream.standard_normal((paths, 1))
         step = SAMPLERS[name].make()
         *_, last = samplers.sample(
-            denoise, start, levels, step, noise=lambda s=stream: s.standard_normal((paths, 1))
+            denoise, start, levels, step, noise=lambda s=stream, n=paths: s.standard_normal((n, 1))
         )
         seen.append((levels[1], float(last.x.std())))
         for sigma, spread in seen:  # four standard errors, 1 / sqrt(2 n) each
@@ -134,7 +175,7 @@ def test_each_stage_of_seeds_has_the_right_variance():
 
 
 def test_heunpp2_counts_its_last_steps_from_the_end_of_the_run():
-    """img2img and a jump of RePaint shorten what is ahead; sigma_0 is the first level of the run."""
+    """img2img and jumps of RePaint shorten what is ahead; sigma_0 is the run's first level."""
     calls = []
 
     def denoise(x, sigma):

@@ -31,7 +31,7 @@ def phi_2(k: float) -> float:
     return sum((-k) ** j / math.factorial(j + 2) for j in range(40))
 
 
-class Stages:
+class SeedsStages:
     """The nodes of a step of SEEDS, in (alpha, sigma, lambda) of the variance-preserving process.
 
     Noise is added for each part between two nodes by itself, with its exact variance at the end.
@@ -71,7 +71,7 @@ def two_stages_in_the_variance_preserving_process(f: Functions, rng: RandomInput
     s, t = decreasing_sigmas(rng, 1)
     x, *noises = rng.normals(3, 3, 2)
     denoise, on_host = linear_denoiser(rng)
-    stages = Stages(s, t, eta, noises)
+    stages = SeedsStages(s, t, eta, noises)
     k = (1.0 + eta) * stages.h
     start = to_host(x)
     x0 = on_host(start, s)
@@ -89,7 +89,7 @@ def three_stages_in_the_variance_preserving_process(f: Functions, rng: RandomInp
     s, t = decreasing_sigmas(rng, 1)
     x, *noises = rng.normals(4, 3, 2)
     denoise, on_host = linear_denoiser(rng)
-    stages = Stages(s, t, eta, noises)
+    stages = SeedsStages(s, t, eta, noises)
     k = (1.0 + eta) * stages.h
     a, b = 1.0 / 3.0, 2.0 / 3.0
     start = to_host(x)

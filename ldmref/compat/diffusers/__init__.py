@@ -45,6 +45,7 @@ KDPM2DiscreteScheduler = SCHEDULERS["KDPM2DiscreteScheduler"]
 LCMScheduler = SCHEDULERS["LCMScheduler"]
 LMSDiscreteScheduler = SCHEDULERS["LMSDiscreteScheduler"]
 PNDMScheduler = SCHEDULERS["PNDMScheduler"]
+TCDScheduler = SCHEDULERS["TCDScheduler"]
 UniPCMultistepScheduler = SCHEDULERS["UniPCMultistepScheduler"]
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLPipeline",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
 ]
 

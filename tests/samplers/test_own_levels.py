@@ -126,5 +126,5 @@ def test_tcd_without_timesteps_takes_a_share_of_the_noise_level():
         samplers.tcd(0.25), lambda x, s: 0.0 * x, np.ones(1), [4.0, 2.0], lambda: np.zeros(1)
     )
     assert end.x == pytest.approx(0.75 * 2.0 / 4.0)
-    with pytest.raises(ValueError, match="eta must be from 0 to 1, not 1.5"):
+    with pytest.raises(ValueError, match=r"eta must be from 0 to 1, not 1\.5"):
         samplers.tcd(1.5)
