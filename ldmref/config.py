@@ -170,7 +170,12 @@ def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
         os.path.join(environ["HOME"], ".config") if environ.get("HOME") else ""
     )
     paths = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
-    return next((path for path in paths if not not_a_file(path)), None)
+    for path in paths:
+        dangling = path.is_symlink() and not path.exists()
+        if problem := "is a broken link" if dangling else path.exists() and not_a_file(path):
+            message = f"the configuration file {str(path)!r} {problem}"
+            raise InputError(message, code="E-CONFIG-FILE", hint="rename it, or write the file")
+    return next((path for path in paths if path.exists()), None)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

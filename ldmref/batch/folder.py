@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.batch.planning import BatchShard
-from ldmref.errors import InputError, OutputError
+from ldmref.errors import InputError, OutputError, UsageError, short_repr
 from ldmref.files import open_file, read_file
 from ldmref.io.atomic import atomic_write
 
@@ -174,6 +174,18 @@ class BatchFolder:
             for pattern in ("manifest-*-of-*.jsonl", "errors-*-of-*.jsonl", ".lock-*-of-*"):
                 for path in self.path.glob(pattern):
                     path.unlink(missing_ok=True)
+
+
+def check_path(path: Any) -> Path:
+    """Return the path of the folder of a batch.
+
+    Raises:
+        UsageError: It is neither text nor a path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        message = f"the folder of a batch must be text or a path, not {short_repr(path)}"
+        raise UsageError(message, code="E-OUTPUT")
+    return Path(os.fsdecode(path))
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

@@ -111,6 +111,9 @@ def _read(rows: RowSource) -> Iterator[BatchRow | RowFailure]:
         for number, line in _read_lines(rows):
             yield parse_line(number, line)
         return
+    if not isinstance(rows, Iterable):
+        message = f"rows must be a file or mappings, not {short_repr(rows)}"
+        raise UsageError(message, code="E-BATCH")
     for number, row in enumerate(rows, 1):
         yield _make_row(number, row)
 

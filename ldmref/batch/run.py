@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ldmref.batch.executors import check_number, choose_executor
-from ldmref.batch.folder import BatchFolder
+from ldmref.batch.folder import BatchFolder, check_path
 from ldmref.batch.keys import identify_model
 from ldmref.batch.ledger import BatchLedger
 from ldmref.batch.planning import BatchShard, CompleteRow, PlannedRow, plan_rows, select_shard
@@ -26,6 +26,7 @@ from ldmref.batch.tasks import (
 from ldmref.errors import Cancelled, LdmrefError, UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.callbacks import check_callbacks
 from ldmref.modes.generate import CancelFlag
 
 MAX_SHARDS = 100_000
@@ -103,9 +104,10 @@ def run_batch(
     start = time.monotonic()
     part = check_shard(shard)
     check_number("limit", limit)
+    check_callbacks(report, cancel, name="report")
     choose = choose_executor(executor, workers, threads, address, gpus)
     planned, wrong, loaded = _plan(model, config, rows, folder, complete, part)
-    out_folder = BatchFolder(Path(out), part)
+    out_folder = BatchFolder(check_path(out), part)
     with out_folder.locked():
         loaded = loaded or load_source(model)
         ledger = _open_ledger(loaded, planned, wrong, out_folder, retry_errors)
@@ -192,7 +194,7 @@ def check_batch(
     check_number("limit", limit)
     planned, wrong, loaded = _plan(model, config, rows, folder, complete, part)
     loaded = loaded or load_source(model)
-    ledger = _open_ledger(loaded, planned, wrong, BatchFolder(Path(out), part), retry_errors)
+    ledger = _open_ledger(loaded, planned, wrong, BatchFolder(check_path(out), part), retry_errors)
     todo = ledger.list_open()[:limit]
     costs = [row.plan(loaded.config).estimate(loaded).seconds for row in todo]
     return BatchCheck(

@@ -115,6 +115,9 @@ def load_models(
         for text in named or (configured.defaults.get("model", EMBEDDED),):
             name, equals, path = text.partition("=")
             source = path if equals else text
+            if equals and not (name.strip() and path.strip()):
+                message = f"--model must be MODEL or NAME=MODEL, not {text!r}"
+                raise UsageError(message, code="E-MODEL", hint="--model mine=PATH")
             model = load(source, backend=backend, **configured.limits | limits)
             if not equals:
                 name = text if text == EMBEDDED else model.config.name

@@ -203,6 +203,9 @@ def read_axis(mode: str, axis: tuple[str, Sequence[Any]]) -> Axis:
     Raises:
         UsageError: The mode does not have the parameter, or there are no values.
     """
+    if not isinstance(axis, Sequence) or isinstance(axis, str) or len(axis) != 2:
+        message = f"an axis of a grid must be a name and its values, not {short_repr(axis)}"
+        raise UsageError(message, code=CODE, hint='("steps", [5, 10, 20])')
     name, values = axis
     takes = [n for n in find_mode(mode).parameters if n not in WHOLE_GRID]
     if name not in takes:

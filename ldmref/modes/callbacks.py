@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ldmref.errors import Cancelled, UsageError, short_repr
 from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
@@ -39,17 +39,17 @@ def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag 
     return run.result(images)
 
 
-def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
-    """Check that `callback` can be called, and that `cancel` has `is_set`.
+def check_callbacks(callback: Any, cancel: CancelFlag | None, *, name: str = "callback") -> None:
+    """Check that `callback`, the argument `name`, can be called, and that `cancel` has `is_set`.
 
     Raises:
         UsageError: One of them is something else.
     """
     if callback is not None and not callable(callback):
         raise UsageError(
-            f"callback must be a function, not {short_repr(callback)}",
+            f"{name} must be a function, not {short_repr(callback)}",
             code="E-CALLBACK",
-            hint="callback=lambda progress: print(progress.step)",
+            hint=f"{name}=lambda progress: print(progress)",
         )
     if cancel is not None and not callable(getattr(cancel, "is_set", None)):
         raise UsageError(

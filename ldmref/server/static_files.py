@@ -66,9 +66,21 @@ def routes() -> list[Route]:
     return [Route("/", index, methods=["GET"]), Route("/page/{name:path}", file, methods=["GET"])]
 
 
+def is_known(values: list[str], etag: str) -> bool:
+    """Return whether a client has a file, by the tags of its If-None-Match (RFC 9110, 13.1.2).
+
+    Weak tags count, as in caches that compress.
+
+    >>> is_known(['W/"a", "b"'], '"b"'), is_known(["*"], '"b"'), is_known(['"a"'], '"b"')
+    (True, True, False)
+    """
+    tags = [tag.strip().removeprefix("W/") for value in values for tag in value.split(",")]
+    return etag in tags or tags == ["*"]
+
+
 def send(request: Request, file: StaticFile) -> Response:
     """Return a file, or only that it has not changed."""
     headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == file.etag:
+    if is_known(request.headers.getlist("if-none-match"), file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.content, 200, headers, file.media_type)

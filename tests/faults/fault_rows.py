@@ -194,6 +194,9 @@ refused, or 404 in a path
 149|run record with wrong types, half a preview, rising noise levels|refused
 150|folder to replace that holds a file of the user|refused; the file is kept
 151|compiled graph under another graph's name|treated as missing
+152|If-None-Match with weak tags, a list or `*`|304 if the client has the file
+153|argument of another type, model without a name|refused by name
+154|ldmref.toml that is a FIFO, a folder or a dangling link|refused instead of ignored
 """
 
 ROWS = {

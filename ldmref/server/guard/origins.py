@@ -89,7 +89,7 @@ class Origins:
     def _check_distance(self, scope: Scope) -> None:
         """Refuse what another page embeds; a link to this server may be followed."""
         site = values_of(scope, b"sec-fetch-site")
-        if not site or site[0] in ("same-origin", "none"):
+        if {*site} <= {"same-origin", "none"}:
             return
         follows_link = scope["method"] == "GET" and (
             values_of(scope, b"sec-fetch-mode") == ["navigate"]
