@@ -10,6 +10,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+LIMIT = 3.0  # seconds, as in tests/durations.py
+
 
 def main() -> None:
     """Print the processor time of each folder, of the longest files and of the longest tests."""
@@ -28,6 +30,10 @@ def main() -> None:
         print("\nby file" if depth is None else "by folder")
         for name, seconds in times.most_common(None if depth else arguments.longest):
             print(f"{seconds:8.1f} s  {name}")
+    over = {name: test["call"] for name, test in tests.items() if test["call"] > LIMIT}
+    print(f"\nmore than {LIMIT:g} s without fixtures: {len(over)} tests")
+    for name, seconds in sorted(over.items(), key=lambda entry: -entry[1]):
+        print(f"{seconds:8.1f} s  {name}")
     print("\nby test")
     longest = sorted(tests.items(), key=lambda entry: -entry[1]["processor"])
     for name, test in longest[: arguments.longest]:

@@ -7,7 +7,12 @@ test ...". Tests whose key is gone are noticed by `test_tiers.py`.
 from __future__ import annotations
 
 # Parameters that name a library which is installed for `make full` alone -> its name.
-LIBRARIES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+LIBRARIES = {
+    "onnx": "ONNX Runtime",
+    "onnxruntime": "ONNX Runtime",
+    "onnx-reference": "onnx",
+    "openvino": "OpenVINO",
+}
 
 BROWSER = "needs a browser"
 ONNX = "needs onnx and ONNX Runtime"
