@@ -34,9 +34,9 @@ PAGES = ROOT / "docs" / "math"
 PAPERS: dict[str, list[str]] = tomllib.loads((PAGES / "references.toml").read_text())
 TESTS = [ROOT / "tests" / room for room in ("math", "samplers", "testing", "parity", "backends")]
 NOT_FORMULAS = {  # names in ldmref.samplers: the loop, schedules, lookups, building blocks of steps
-    "configured_step", "euler_step", "exponential_moment", "get_guidance", "get_sampler", "get_spacing",
-    "guided_denoiser", "implicit", "make_schedule", "moment_weights", "repaint_visits", "sample",
-    "sigma_grid",
+    "configured_step", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
+    "get_spacing", "guided_denoiser", "implicit", "make_schedule", "moment_weights",
+    "repaint_visits", "sample", "sigma_grid",
 }  # fmt: skip
 BEGIN = "<!-- table: made by scripts/make_math_pages.py -->"
 END = "<!-- end of table -->"
