@@ -12,7 +12,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.plots.axes import choose_parts, finish, make_axes, one_or_all
-from ldmref.samplers import SPACINGS, Sampler, Schedule, SchedulerConfig, make_schedule
+from ldmref.samplers import (
+    SPACINGS,
+    Sampler,
+    Schedule,
+    SchedulerConfig,
+    Spacing,
+    make_schedule,
+)
 from ldmref.samplers.spacings import spacing_name
 
 STEPS = 20
@@ -141,7 +148,7 @@ def label_of(source: Any) -> str:
         return source
     if isinstance(source, Schedule):
         return f"{len(source.timesteps)} steps"
-    if isinstance(source, Sampler):
+    if isinstance(source, Sampler | Spacing):
         return source.name
     config = config_of(source)
     if config is None:
@@ -167,7 +174,7 @@ def make(source: Any, reference: Any, steps: int | None) -> Schedule:
         return source
     own = config_of(source)
     config = own or config_of(reference)
-    known = isinstance(source, str | Sampler) or own is not None
+    known = isinstance(source, str | Sampler | Spacing) or own is not None
     if config is None or not known:
         raise UsageError(
             f"plot_schedule takes models, schedules and names, not {short_repr(source)}",
@@ -175,7 +182,9 @@ def make(source: Any, reference: Any, steps: int | None) -> Schedule:
             hint='plot_schedule(["karras", "ays"], model=model)',
         )
     sampler, spacing = None, None
-    if isinstance(source, str) and spacing_name(source) in SPACINGS:
+    if isinstance(source, Spacing) or (
+        isinstance(source, str) and spacing_name(source) in SPACINGS
+    ):
         spacing = source
     elif isinstance(source, str | Sampler):
         sampler = source

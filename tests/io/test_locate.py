@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import ldmref
+from ldmref.errors import InputError
 from ldmref.io.locate import embedded_folder, find_model
 from ldmref.io.native import save_folder
 from ldmref.models.params import Params
@@ -31,3 +34,16 @@ def test_a_folder_with_the_name_of_the_embedded_model(tmp_path, monkeypatch):
         assert found.samefile(tmp_path / "emoji") and find_model(found) == found, name
     assert ldmref.load("./emoji").config.name == "tiny"
     assert ldmref.load("emoji").config.name == "emoji-128"
+
+
+def test_the_folder_of_a_training_stands_for_its_model(tmp_path):
+    """`ldmref train -o DIR` writes DIR/model; a folder with neither says what was looked for."""
+    tiny = ldmref.random_model("tiny", backend="numpy")
+    with pytest.raises(InputError, match="and no folder 'model' that has one") as caught:
+        find_model(tmp_path)
+    assert caught.value.code == "E-MODEL" and "ldmref train" in caught.value.hint
+    save_folder(tmp_path / "model", tiny.config, Params(tiny.params), [tiny.tokenizer])
+    assert find_model(tmp_path) == find_model(tmp_path / "model") == tmp_path / "model"
+    save_folder(tmp_path / "both", tiny.config, Params(tiny.params), [tiny.tokenizer])
+    save_folder(tmp_path / "both/model", tiny.config, Params(tiny.params), [tiny.tokenizer])
+    assert find_model(tmp_path / "both") == tmp_path / "both"  # its own configuration decides

@@ -155,3 +155,12 @@ def test_the_command_line_lists_and_takes_them(package, capsys):
 
 def test_every_spacing_has_a_line():
     assert tuple(SUMMARIES) == SPACINGS and all(SUMMARIES.values())
+
+
+def test_it_is_plotted_beside_built_in_ones():
+    from ldmref.plots.schedule import label_of, make
+
+    even = Spacing(straight, name="even")
+    schedule = make(even, SchedulerConfig(), 3)
+    assert label_of(even) == "even"
+    np.testing.assert_array_equal(schedule.sigmas, straight(TABLE, 3))
