@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 
 import torch
 from recorded_pipelines import build, names_of
-from right_runs import RUNS, prepare, with_image
+from right_runs import RUNS, Run, prepare, with_image
 
 from ldmref.locate import diff_traces
 from ldmref.trace import read_trace, record_pipeline
@@ -18,8 +18,10 @@ from ldmref.trace import read_trace, record_pipeline
 STEPS = 3
 
 
-def judge(run, folder):
+def judge(run, folder, fault=None):
     pipe, model = build(run.family, folder / "model", lambda pipe: prepare(pipe, run))
+    if fault is not None:
+        prepare(pipe, fault)
     pipe, arguments = with_image(pipe, run)
     size = {} if run.kind else {"height": 16, "width": 16}
     if not {"sigmas", "timesteps"} & set(arguments):
@@ -44,3 +46,11 @@ def test_a_right_run_raises_no_alarm(run, tmp_path):
         (row.call, row.kind, row.note) for row in report.rows if row.verdict == "not judged"
     ]
     assert report.equal, (unjudged, report.gaps)
+
+
+def test_other_betas_explain_every_row(tmp_path):
+    """A wrong forward process also scales the initial noise and the network's inputs wrongly."""
+    run = Run("Euler", "sd1", "EulerDiscreteScheduler")
+    report = judge(run, tmp_path, run._replace(fields={"beta_schedule": "linear"}))
+    assert {"latents", "initial noise", "step", "sigmas"} <= {row.kind for row in report.faults}
+    assert {row.cause for row in report.faults} == {"betas linear instead of scaled_linear"}

@@ -31,7 +31,8 @@ def layer_norm(
 
         E = |weight| E_z + 2 u_acc |bias| + u (2 |weight z| + |y|)
 
-    with E_z of `standardized`.
+    with E_z of `standardized`. It holds without overflow: in float32 the squares of values of 1e19
+    and more are infinite, which no bound covers.
     """
     return _scaled(p, *standardized(p, x, eps), weight, bias)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 
@@ -211,19 +211,26 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
         ("the input is divided by sigma", repeated / max(sigma, 1e-9)),
         ("the input is scaled by 1/sqrt(1 + sigma^2)", repeated / math.hypot(1.0, sigma)),
     ]
-    for text, other in other_schedules(context) if exploding else ():
-        level = _sigma_of(context, step, other)
-        if level is not None:
-            variants.append((text, repeated / math.hypot(1.0, level)))
+    others = _other_scales(context, step, repeated) if exploding else ()
     yield context.judge(
         network,
         "latents",
         got,
         repeated * scale,
         least=1e-4,
-        variants=variants,
+        variants=chain(variants, others),
         segment="from the sampler's state to the U-Net's sample",
     )
+
+
+def _other_scales(
+    context: HostContext, step: TraceEntry, state: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a state as it would be scaled with other forward processes."""
+    for text, schedule in other_schedules(context):
+        sigma = _sigma_of(context, step, schedule)
+        if sigma is not None:
+            yield text, state / math.hypot(1.0, sigma)
 
 
 def _sigma_of(
