@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import runpy
 import subprocess
 import sys
 from itertools import chain
@@ -167,6 +169,18 @@ def test_a_test_that_takes_long_fails_unless_it_is_listed(suite, tmp_path):
     assert recorded.count('"processor"') == 10 and "test_waits" in recorded
     ran, passed = suite(*arguments)
     assert ran.returncode == 0 and "test_some.py::test_long" in passed
+
+
+def test_durations_are_added_up(tmp_path, monkeypatch, capsys):
+    times = {"seconds": 9.0, "processor": 5.0, "call": 4.0}
+    tests = {"tests/io/test_a.py::test_b": times, "tests/io/test_c.py::test_d": times | {"call": 1}}
+    (tmp_path / "test.json").write_text(json.dumps({"unit": "s", "tests": tests}))
+    monkeypatch.setattr("sys.argv", ["sum_durations.py", str(tmp_path / "test.json")])
+    runpy.run_path(str(ROOT / "scripts" / "sum_durations.py"), run_name="__main__")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "10 s of processor time in all" in lines and "10.0 s tests/io" in lines
+    position = lines.index("more than 3 s without fixtures: 1 tests")
+    assert lines[position + 1 : position + 3] == ["4.0 s tests/io/test_a.py::test_b", ""]
 
 
 def test_the_page_of_contributors_names_the_commands():
