@@ -55,6 +55,8 @@ def test_nothing_is_wider_than_a_phone(new_context, server):
     page.get_by_role("button", name="Generate", exact=True).click()
     page.get_by_role("button", name="Paint on it").click()
     page.get_by_role("application", name="Mask").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    page.get_by_role("link", name="Generate").click()
     for name in ("Text", "Image", "Between", "Invert"):
         assert page.evaluate("document.documentElement.scrollWidth") == 375, name
         page.get_by_role("radio", name=name, exact=True).check(force=True)
