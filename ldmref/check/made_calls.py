@@ -83,7 +83,9 @@ class RecordedMakers(RecordedFunctions):
             made = function(*watched, **kwargs)
             if isinstance(made, tuple) and made and all(map(_is_function, made)):
                 return tuple(self._recorded(one, self.calls[before]) for one in made)
-            return self._recorded(made, self.calls[before]) if _is_function(made) else made
+            if callable(made) and _is_function(made):
+                return self._recorded(made, self.calls[before])
+            return made
 
         return make
 

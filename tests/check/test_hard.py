@@ -132,7 +132,7 @@ def test_the_command_prints_the_edge(capsys):
 def test_one_object_per_identity(capsys):
     assert main(["check", "--only", "kl_normal: ", "--hard", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [bool(row["edge"]) for row in rows] == [False, True]
+    assert [bool(row["edge"]) for row in rows] == [False, False, True]
 
 
 def test_a_case_at_an_edge_is_repeated_and_saved(tmp_path, monkeypatch, capsys):

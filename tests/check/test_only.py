@@ -17,7 +17,8 @@ def names(only):
     ("only", "functions"),
     [
         ("q_sample: ", {"q_sample"}),
-        ("x0_from_v: ", {"x0_from_eps", "x0_from_v", "x0_from_velocity"}),
+        ("x0_from_v: ", {"x0_from_v"}),
+        ("codebook_loss: ", {"vq_loss"}),
         ("no_such_function: ", set()),
     ],
 )

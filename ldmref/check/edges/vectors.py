@@ -58,8 +58,11 @@ def entries_far_from_the_origin(f: Functions, rng: RandomInputs, edge: float) ->
     entries = [exacts(codebook[i, :]) for i in range(5)]
     with localcontext(prec=DIGITS):
         squares = [float(sum((a - b) ** 2 for a, b in zip(point, e, strict=True))) for e in entries]
-    index = int(to_host(f.nearest_code(z, codebook)[0]).item())
-    return [squares[index]], [min(squares)], 1.0
+    indices, quantised = f.nearest_code(z, codebook)
+    with localcontext(prec=DIGITS):
+        square = sum((a - b) ** 2 for a, b in zip(point, exacts(quantised), strict=True))
+    got = {"indices": squares[int(to_host(indices).item())], "quantised": float(square)}
+    return got, [min(squares)] * 2, 1.0
 
 
 def deficient_ranks(limits: FormatLimits) -> dict[str, tuple[int, int]]:
