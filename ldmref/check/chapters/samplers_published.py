@@ -116,6 +116,7 @@ def taylor_terms_of_er_sde(f: Functions, rng: RandomInputs) -> Comparison:
     noises = rng.normals(4, 3, 2)
     known = [to_host(x0) for x0 in x0s]
     y = to_host(x)
+    first = 0.0 * y
     for n, (s, t) in enumerate(pairwise(sigmas)):
         ratio = (t / s) ** power
         parts = [t + (s - t) * j / 200 for j in range(200)]
@@ -171,6 +172,7 @@ def coefficients_of_the_published_code(f: Functions, rng: RandomInputs) -> Compa
     for n in range(5):
         h = [sigmas[n + 1 - j] - sigmas[n - j] for j in range(min(n, 3) + 1)]
         mean = e[n]
+        bend = 0.0 * mean
         if n >= 1:
             mean = mean + h[0] / h[1] / 2 * (e[n] - e[n - 1])
         if n >= 2:
