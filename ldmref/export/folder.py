@@ -136,11 +136,11 @@ def export_onnx(
     with atomic_folder(target) as temporary:
         files = _write_networks(model, nets, temporary)
         tokens = _write_tokenizers(model, temporary)
+        if is_pipeline(model):
+            write_pipeline(model, temporary)
         manifest = _describe(model, files) | {"tokens": tokens, "files": _list_files(temporary)}
         text = json.dumps(manifest, indent=1) + "\n"
         (temporary / MANIFEST).write_text(text, "utf-8")
-        if is_pipeline(model):
-            write_pipeline(model, temporary)
     return files
 
 
