@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.samplers import ancestral, dpmpp_2m, sample
+from ldmref.samplers import Interval, ancestral, dpmpp_2m, sample
 from ldmref.samplers.repaint import repaint_visits
 
 
@@ -58,7 +58,7 @@ def test_a_jump_is_the_forward_process_and_forgets_the_history():
     )
     assert [history for _, history in seen] == [(), (5.0,), (), (5.0,), (5.0, 4.0)]
     assert [interval.i for interval, _ in seen] == [s.i for s in states] == [0, 1, 0, 1, 2]
-    assert seen[2][0] == (0, 1, 3, 5.0, 4.0)
+    assert seen[2][0] == Interval(0, 1, 3, 5.0, 4.0, ahead=(3.0, 0.0))
     assert abs(states[2].x0.std() - 4.0) < 0.06  # sqrt(5^2 - 3^2)
 
 
