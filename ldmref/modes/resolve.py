@@ -151,7 +151,9 @@ def choose_sampler(
     named = find_schedule(sampler)
     if isinstance(sampler, str):
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
-    spacing = get_spacing(schedule or named or default_spacing(scheduler, sampler))
+    if schedule is None:
+        schedule = named or default_spacing(scheduler, sampler)
+    spacing = get_spacing(schedule)
     if named and named != spacing:
         message = (
             f"the sampler's name says schedule {named!r}, and schedule is {name_of(spacing)!r}"

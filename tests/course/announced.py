@@ -99,7 +99,7 @@ ANNOUNCED = {
         ("score_from_eps__towards_the_noise", "points away from the noise", "eps="),
         ("probability_flow__drift_of_the_reverse_sde", "mistake and write", "score(x="),
         ("probability_flow__not_reshaped", "is a number or (n,)", RESHAPE),
-        ("hutchinson_variance__of_an_unsymmetric_matrix", "(J + J^T)", "jacobian="),
+        ("hutchinson_variance__of_an_unsymmetric_matrix", "(J + J^\\top)", "jacobian="),
         ("hutchinson_variance__signs_like_normal_probes", "the diagonal adds no", "jacobian="),
     ],
     "11": [
