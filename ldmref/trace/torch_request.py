@@ -61,8 +61,8 @@ class RequestRecorder:
 
         @wraps(method)
         def get_sizes(*args: Any, **kwargs: Any) -> Any:
-            given = dict(zip(names, args, strict=False)) | kwargs
-            sizes = {name: given[name] for name in SIZES if given.get(name) is not None}
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            sizes = {name: arguments[name] for name in SIZES if arguments.get(name) is not None}
             prefix = "negative_" if set(sizes) & set(self.params) else ""
             self.params |= {prefix + name: list(value) for name, value in sizes.items()}
             return method(*args, **kwargs)

@@ -25,7 +25,7 @@ def test_help_imports_less_than_numpy():
     assert not {"numpy", "PIL", "tokenizers", "ldmref.models", "ldmref.modes"} & loaded
     assert {name for name in loaded if name.startswith("ldmref.cli.")} == {
         "ldmref.cli.command_table", "ldmref.cli.completion", "ldmref.cli.flags", "ldmref.cli.main",
-        "ldmref.cli.messages", "ldmref.cli.standard_streams",
+        "ldmref.cli.messages", "ldmref.cli.progress", "ldmref.cli.standard_streams",
     }  # fmt: skip
 
 

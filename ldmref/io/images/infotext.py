@@ -120,24 +120,6 @@ def _find_pairs(line: str) -> Iterator[tuple[str, str]]:
             yield key, value[1]
 
 
-def _find_pairs(line: str) -> Iterator[tuple[str, str]]:
-    r"""Yield names and values as A1111's expression finds them, in one pass.
-
-    The expression is `\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)`. Its search tries every
-    letter as the beginning of a name, which takes quadratic time in a text without colons. Here a
-    name that is not followed by a colon is skipped as a whole.
-    """
-    position = 0
-    while name := NAME.search(line, position):
-        position = name.end()
-        key = name[0].removesuffix(":").lstrip(" -/")
-        if name[1] and len(key) > 1:
-            value = VALUE.match(line, position)
-            assert value is not None  # both parts may be empty
-            position = value.end()
-            yield key, value[1]
-
-
 def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
     """Return what A1111's text says about sampling its image again.
 

@@ -178,9 +178,9 @@ class HostContext:
         try:
             sampler, own = self.choose_sampler(config)
             with np.errstate(all="ignore"):
-                given = None if spacing else self._own_sigmas(config)
-                steps = self.steps if given is None else len(given) - 1
-                return make_schedule(config, sampler, spacing or own, steps, given)
+                sigmas = None if spacing else self._own_sigmas(config)
+                steps = self.steps if sigmas is None else len(sigmas) - 1
+                return make_schedule(config, sampler, spacing or own, steps, sigmas)
         except (LdmrefError, ValueError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
@@ -196,9 +196,9 @@ class HostContext:
             sigmas = sampling_sigmas(config)[timesteps.astype(np.int64)]
         if sigmas is None:
             return None
-        given = np.ravel(sigmas).astype(float).tolist()
-        ends = len(given) == len(self.recorded_timesteps) + 1  # else the scheduler adds 0
-        return given if ends else [*given, 0.0]
+        levels = np.ravel(sigmas).astype(float).tolist()
+        ends = len(levels) == len(self.recorded_timesteps) + 1  # else the scheduler adds 0
+        return levels if ends else [*levels, 0.0]
 
     # -- judging ----------------------------------------------------------------------------------
 

@@ -126,5 +126,5 @@ def compare(
 
 def _fit(x: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
     """Return s of start + s (end - start) that is nearest to x."""
-    way = end - start
-    return float(np.vdot(way, x - start) / max(np.vdot(way, way), 1e-300))
+    difference = end - start
+    return float(np.vdot(difference, x - start) / max(np.vdot(difference, difference), 1e-300))
