@@ -12,6 +12,9 @@ from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step,
 from ldmref.samplers.steps import euler_step
 
 
+ROUNDED = 0.01  # timesteps: a level this close to a timestep is that timestep, rounded
+
+
 def tcd(eta: float = 0.3, training_sigmas: Sequence[float] | np.ndarray | None = None) -> Step:
     r"""Strategic stochastic sampling of TCD, for networks distilled for it.
 
@@ -58,6 +61,8 @@ def tcd(eta: float = 0.3, training_sigmas: Sequence[float] | np.ndarray | None =
             return (1.0 - eta) * sigma_next
         t = np.interp(math.log(max(sigma_next, table[0])), np.log(table), np.arange(len(table)))
         s = math.floor(np.float32(1.0 - eta) * np.float32(t))  # as rounded in diffusers
+        if t < s + ROUNDED:
+            return sigma_next
         return min(float(table[s]), sigma_next)
 
     def step(
