@@ -59,16 +59,20 @@ def test_appended_lines_follow_a_torn_one(tmp_path):
 def test_a_damaged_or_hostile_line_verifies_nothing(tmp_path):
     folder = BatchFolder(tmp_path)
     (tmp_path / "images").mkdir()
-    folder.write_image("images/a.png", b"image")
+    key = "0123456789abcdef0123"
+    name = f"images/a-{key[:16]}.png"
+    folder.write_image(name, b"image")
     digest = "6105d6cc76af400325e94d588ce511be5bfdbb73b437dc51eca43917d7a43e3d"
-    assert folder.verify({"file": "images/a.png", "sha256": digest})
+    right = {"key": key, "file": name, "sha256": digest}
+    assert folder.verify(right)
     for line in (
         {},
-        {"file": "images/a.png", "sha256": "0" * 64},
-        {"file": "images/b.png", "sha256": digest},
-        {"file": "images", "sha256": digest},
-        {"file": 3, "sha256": digest},
-        {"file": "a\0b", "sha256": digest},
+        right | {"sha256": "0" * 64},
+        right | {"key": "f" * 20},
+        right | {"file": name.replace("a-", "b-")},
+        right | {"file": "images"},
+        right | {"file": 3},
+        right | {"file": "a\0b"},
     ):
         assert not folder.verify(line)
 

@@ -215,7 +215,7 @@ def test_lists_of_prompts_may_be_tuples_and_names_are_not_guessed():
         ({"rng": None}, "E-RNG"),
         ({"strict_prompt": 1}, "E-STRICT-PROMPT"),
         ({"long_prompts": ["chunk"]}, "E-LONG-PROMPTS"),
-        ({"schedule": 1}, "E-SAMPLER"),
+        ({"schedule": 1}, "E-SCHEDULE"),
         ({"negative_prompt": "a" * 5000}, "E-PROMPT-LENGTH"),
     ):
         assert code_of(request, **values) == code, values

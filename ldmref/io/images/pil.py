@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, short_path
-from ldmref.files import not_a_file
+from ldmref.files import not_a_file, open_file
 from ldmref.io.images.arrays import image_from_array, is_array
 
 Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
@@ -94,7 +94,7 @@ def _name_other_format(source: Source) -> str:
     """Return the format of an image file that is refused, by its first bytes; "" if unknown."""
     try:
         if isinstance(source, str | os.PathLike):
-            with open(source, "rb") as file:
+            with open_file(Path(source), "E-IMAGE") as file:
                 start = file.read(12)
         else:
             source.seek(0)  # pyright: ignore
