@@ -83,7 +83,7 @@ Mask = Annotated[
     Doc(
         "An image or boolean array: white (True) is repainted, black and transparent are kept. "
         "Its luminance is cut at one half. If it is painted on transparency in dark colours only, "
-        "its opaque part is repainted, with a warning. One of another size is stretched."
+        "its opaque part is repainted, with a warning. Another size is stretched to fit."
     ),
 ]
 Segmentation = Annotated[

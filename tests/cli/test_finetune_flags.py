@@ -24,7 +24,7 @@ VALUES = {
     "seed": "9", "device": "meta", "dtype": "bfloat16", "font": "font.ttf",
 }  # fmt: skip
 NOT_SETTINGS = {
-    "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose",
+    "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose", "no_plots",
 }  # fmt: skip
 OPTIONS = [p for p in command.finetune.params if isinstance(p, click.Option)]
 FLAGS = {p.name: (p.opts[0], p.help) for p in OPTIONS if p.name not in NOT_SETTINGS}
@@ -52,6 +52,13 @@ def recipe_of(ldm, work, model_folder, monkeypatch):
 
 def test_the_values_are_of_every_flag():
     assert FLAGS.keys() == VALUES.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plots_can_be_left_out(recipe_of, method):
+    with_plots = recipe_of(method, "--data", ".")[1]
+    without = recipe_of(method, "--data", ".", "--no-plots")[1]
+    assert without == with_plots | {"progress": with_plots["progress"] | {"seconds": 0.0}}
 
 
 @pytest.mark.parametrize("flag", FLAGS)

@@ -69,7 +69,7 @@ def two_stages_in_the_variance_preserving_process(f: Functions, rng: RandomInput
     r = rng.number(0.3, 0.9)
     solver = ("phi_1", "phi_2")[rng.integer(0, 1)]
     s, t = decreasing_sigmas(rng, 1)
-    x, *noises = rng.normals(3, 3, 2)
+    x, *noises = rng.normals(3, 3, 2, 1, 2)
     denoise, on_host = linear_denoiser(rng)
     stages = SeedsStages(s, t, eta, noises)
     k = (1.0 + eta) * stages.h
@@ -87,7 +87,7 @@ def two_stages_in_the_variance_preserving_process(f: Functions, rng: RandomInput
 def three_stages_in_the_variance_preserving_process(f: Functions, rng: RandomInputs) -> Comparison:
     eta = rng.number(0.1, 1.0)
     s, t = decreasing_sigmas(rng, 1)
-    x, *noises = rng.normals(4, 3, 2)
+    x, *noises = rng.normals(4, 3, 2, 1, 2)
     denoise, on_host = linear_denoiser(rng)
     stages = SeedsStages(s, t, eta, noises)
     k = (1.0 + eta) * stages.h
@@ -111,9 +111,9 @@ def taylor_terms_of_er_sde(f: Functions, rng: RandomInputs) -> Comparison:
     order = rng.integer(1, 3)
     power = rng.number(1.0, 2.0)
     sigmas = decreasing_sigmas(rng, 4)
-    x = rng.normal(3, 2)
-    x0s = rng.normals(4, 3, 2)
-    noises = rng.normals(4, 3, 2)
+    x = rng.normal(3, 2, 1, 2)
+    x0s = rng.normals(4, 3, 2, 1, 2)
+    noises = rng.normals(4, 3, 2, 1, 2)
     known = [to_host(x0) for x0 in x0s]
     y = to_host(x)
     first = 0.0 * y
@@ -139,7 +139,7 @@ def taylor_terms_of_er_sde(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("heunpp2", "slopes", 96)
 def three_slopes_with_fading_weights(f: Functions, rng: RandomInputs) -> Comparison:
     sigmas = decreasing_sigmas(rng, 4)
-    x = rng.normal(3, 2)
+    x = rng.normal(3, 2, 1, 2)
     denoise, on_host = linear_denoiser(rng)
     y = to_host(x)
 
@@ -166,7 +166,7 @@ def three_slopes_with_fading_weights(f: Functions, rng: RandomInputs) -> Compari
 def coefficients_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """Divided differences of the slopes, with the published bracket and ratio."""
     sigmas = decreasing_sigmas(rng, 5)
-    x, *slopes = rng.normals(6, 3, 2)
+    x, *slopes = rng.normals(6, 3, 2, 1, 2)
     e = [to_host(slope) for slope in slopes]
     y = to_host(x)
     for n in range(5):
@@ -200,7 +200,7 @@ def jump_along_the_path_then_the_forward_process(f: Functions, rng: RandomInputs
     t = rng.integer(10, 40)
     start, end = float(table[t + 9]), float(table[t])
     below = float(table[int(np.float32(1.0 - eta) * np.float32(t))])
-    x0, x, eps = rng.normals(3, 3, 2)
+    x0, x, eps = rng.normals(3, 3, 2, 1, 2)
     a, b = vp_scales(start)
     slope = (a * to_host(x) - a * to_host(x0)) / b
     a_s, b_s = vp_scales(below)
