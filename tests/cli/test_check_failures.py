@@ -17,7 +17,7 @@ def q_posterior(x0, xt, alpha_bar, alpha_bar_prev):
     beta, left = 1 - alpha, 1 - alpha_bar
 
     def column(c):
-        return np.reshape(c, (-1, 1))
+        return np.reshape(c, (-1, *[1] * (x0.ndim - 1)))
 
     mean = column(np.sqrt(alpha_bar_prev) * beta / left) * x0
     mean = mean + column(np.sqrt(alpha) * (1 - alpha_bar_prev) / left) * xt
@@ -121,7 +121,7 @@ def test_a_case_that_raises_is_saved_with_its_arguments(ldm, work):
     (work / "mine.py").write_text("def snr(alpha_bar):\n    return 1 / 0\n")
     assert ldm("check", "--against", "mine.py", "--cases", "1", "--save", "case.npz").code == 4
     with np.load(work / "case.npz", allow_pickle=False) as case:
-        assert case["1.snr.alpha_bar"].shape == (8,) and "got" not in case
+        assert case["1.snr.alpha_bar"].shape == (2, 2, 2) and "got" not in case
 
 
 def test_gradients_that_are_left_out_are_counted(ldm, work):

@@ -1,3 +1,4 @@
+// @ts-check
 // What is wrong with the text of a field, before the server is asked; it checks everything else.
 
 import { readNumber } from "./numbers.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Files that are dropped on the page or pasted into it.
 
 import { imageFiles } from "./files.js";

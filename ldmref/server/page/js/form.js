@@ -7,7 +7,7 @@ import { fill, h, newId } from "./dom.js";
 import { arrayControl, imageControl } from "./inputs.js";
 import { sentence } from "./notify.js";
 import { fromText, readFields, toText } from "./schema.js";
-import { inPageWords, label } from "./wording.js";
+import { label } from "./wording.js";
 
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];

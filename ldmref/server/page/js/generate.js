@@ -34,7 +34,11 @@ export function mount(element, context) {
 
 class Generate {
   constructor(element, { api, state, capabilities, views }) {
-    Object.assign(this, { api, state, capabilities, views, mode: null });
+    this.api = api;
+    this.state = state;
+    this.capabilities = capabilities;
+    this.views = views;
+    this.mode = null;
     this.painter = new Painter({
       changed: () => {
         this.form.clearError("mask");

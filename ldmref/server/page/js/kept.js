@@ -1,3 +1,4 @@
+// @ts-check
 // The images and the mask of this tab's form, kept across a reload. They are too large for the address.
 
 import * as store from "./store.js";

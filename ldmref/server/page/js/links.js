@@ -1,3 +1,4 @@
+// @ts-check
 // What is wrong in the address of the page: a link that was typed, shortened or made for another server.
 
 import { notify } from "./notify.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Masks as files, by the rule of `ldmref.io.read_mask`: luminance on black, cut at one half.
 
 const HALF = 128;

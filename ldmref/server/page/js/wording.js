@@ -1,3 +1,4 @@
+// @ts-check
 // Messages of the server in the words of the page. They name parameters and ways that other doors
 // have (the command line, Python, an API); the page has labels.
 

@@ -83,7 +83,7 @@ export function serverSource({ api, capabilities }) {
     async decode({ latents, shape, model }, signal) {
       const known = capabilities.models.find(({ name, family }) => name === model || family === model);
       const body = { kind: "decode", latents: toBase64(writeNpy(latents, shape)), ...(known ? { model: known.name } : {}) };
-      const ended = await finish(body, { signal, progress: null });
+      const ended = await finish(body, { signal, progress: null, preview: null });
       return Promise.all(ended.files.map(async ({ url }) => createImageBitmap(await api.blob(url))));
     },
   };

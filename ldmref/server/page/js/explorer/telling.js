@@ -1,3 +1,4 @@
+// @ts-check
 // The word of a prompt whose map tells most: the head of its first noun phrase.
 
 const BREAKS = new Set(
