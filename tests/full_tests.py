@@ -6,6 +6,8 @@ test ...". Tests whose key is gone are noticed by `test_tiers.py`.
 
 from __future__ import annotations
 
+from full_seconds import TAKE_SECONDS
+
 # Parameters that name a library which is installed for `make full` alone -> its name.
 LIBRARIES = {
     "onnx": "ONNX Runtime",
@@ -49,9 +51,11 @@ FULL: dict[str, str] = {
     "tests/server/test_openai_routes.py": CLIENT,
     "tests/trace/test_trace_run.py::"
     "test_of_compiled_networks_only_inputs_and_outputs_are_recorded": ONNX,
-    "tests/cases/test_suite_files.py::test_cases_have_onnx_layout_and_pass_its_checker": ONNX,
-    "tests/cases/test_suite_files.py::test_onnx_finds_the_cases_as_backend_tests": ONNX,
-    "tests/cases/test_trace_cases.py::test_a_runtime_without_the_networks_says_so": ONNX,
+    "tests/cases/test_suite_files.py": ONNX,
+    "tests/cases/test_trace_cases.py": ONNX,
+    "tests/cases/test_traces_by_diffusers.py": ONNX,
+    "tests/test_public_docstrings.py::test_the_examples_run[ldmref.export.folder]": ONNX,
+    "tests/server/test_openai_page.py": CLIENT,
     "tests/cli/test_control_flags.py::test_a_controlnet_is_exported_with_the_model": ONNX,
     "tests/cli/test_cases_command.py::test_bad_input_is_one_line": ONNX,
     "tests/training/test_monitor.py::test_curves": PLOTS,
@@ -96,6 +100,8 @@ FULL: dict[str, str] = {
     "tests/training/test_kills.py": PROCESSES,
 }
 
+FULL |= dict.fromkeys(TAKE_SECONDS, SECONDS)
+
 # Sweeps -> how many tests of a function `make test` runs; a folder or file stands for each function
 # in it. These are combinations of the same rules; tables of different cases run as a whole.
 SAMPLED: dict[str, int] = {
@@ -124,4 +130,8 @@ COMBINATIONS: tuple[tuple[dict[str, str], str], ...] = (
 )
 
 # Tests of `make test` that may take more than three seconds of processor time -> why.
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {
+    "tests/test_house.py": "reads every file of the package",
+    "tests/backends/test_conformance.py::test_numpy_conforms": "every operation in a type",
+    "tests/backends/test_conformance.py::test_torch_conforms": "every operation in a type",
+}

@@ -118,7 +118,9 @@ def test_tcd_jumps_to_a_whole_timestep(eta):
     )
     assert end.x == pytest.approx(below / table[900], rel=1e-12) and len(draws) == int(eta > 0)
     for target in (0.0, table[0], np.float32(table[0]), table[0] * (1 + 1e-6)):  # the end of a run
-        solve(samplers.tcd(eta, table), lambda x, s: 0.0 * x, np.ones(1), [table[900], float(target)])
+        solve(
+            samplers.tcd(eta, table), lambda x, s: 0.0 * x, np.ones(1), [table[900], float(target)]
+        )
 
 
 def test_tcd_without_timesteps_takes_a_share_of_the_noise_level():
