@@ -164,7 +164,7 @@ def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if power == 0.0:
         return
     factor = float(np.vdot(expected, got)) / power
-    if factor == 0.0 or abs(factor - 1.0) < 1e-9:
+    if factor == 0.0 or _constant(factor) == "1":
         return
     text = "sign reversed" if abs(factor + 1.0) < 1e-4 else f"scaled by {_constant(factor)}"
     yield Layout(text, got / factor)

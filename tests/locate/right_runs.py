@@ -15,6 +15,8 @@ NEGATIVE = {
 }
 SIGMAS = [14.6, 3.1, 0.7, 0.1]
 ZERO = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "clip_sample": False}
+ZERO_OF_EULER = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+KARRAS = {"use_karras_sigmas": True}
 
 
 class Run(NamedTuple):
@@ -36,7 +38,10 @@ RUNS = (
     Run("sigmas", "sdxl", "EulerDiscreteScheduler", {}, {"sigmas": SIGMAS}),
     Run("timesteps", "sd1", "DDPMScheduler", {"clip_sample": False}, {"timesteps": [900, 500, 20]}),
     Run("zero terminal SNR", "sd2", "DDIMScheduler", ZERO),
+    Run("zero terminal SNR of DDPM", "sd2", "DDPMScheduler", ZERO),
+    Run("zero terminal SNR of Euler", "sd2", "EulerDiscreteScheduler", ZERO_OF_EULER),
     Run("KDPM2 ancestral", "sd1", "KDPM2AncestralDiscreteScheduler"),
+    Run("KDPM2 ancestral, Karras", "sd1", "KDPM2AncestralDiscreteScheduler", KARRAS),
     Run("Heun", "sd1", "HeunDiscreteScheduler"),
     Run("Euler ancestral", "sd1", "EulerAncestralDiscreteScheduler"),
     Run("Karras", "sd1", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -12,7 +15,8 @@ import torch
 from recorded_pipelines import build, names_of
 from right_runs import RUNS, Run, prepare, with_image
 
-from ldmref.locate import diff_traces
+from ldmref.locate import DiffReport, diff_traces
+from ldmref.locate.host import judge_host
 from ldmref.trace import read_trace, record_pipeline
 
 STEPS = 3
@@ -35,7 +39,10 @@ def judge(run, folder, fault=None):
             **size,
             **arguments,
         )
-    return diff_traces(read_trace(folder / "t"), model)
+    trace = read_trace(folder / "t")
+    if run.family == "sd1" and not arguments.get("clip_skip") and not run.kind:  # plain networks
+        return DiffReport(tuple(judge_host(trace, model, "float32", [])))
+    return diff_traces(trace, model)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name.replace(" ", "-"))
@@ -54,3 +61,18 @@ def test_other_betas_explain_every_row(tmp_path):
     report = judge(run, tmp_path, run._replace(fields={"beta_schedule": "linear"}))
     assert {"latents", "initial noise", "step", "sigmas"} <= {row.kind for row in report.faults}
     assert {row.cause for row in report.faults} == {"betas linear instead of scaled_linear"}
+
+
+@pytest.mark.parametrize("scheduler", ["KDPM2DiscreteScheduler", "HeunDiscreteScheduler"])
+def test_a_wrong_stage_is_named_alone(scheduler, tmp_path):
+    """A second stage is judged by the derivative that the port's own first stage leads to."""
+    run = Run("two stages", "sd1", scheduler)
+    assert judge(run, tmp_path / "right").equal
+    _, model = build("sd1", tmp_path / "model", lambda pipe: prepare(pipe, run))
+    trace = read_trace(tmp_path / "right" / "t")
+    for number in (2, 3):  # the stages of the second step, whose outputs nothing else reads
+        name = trace.find(f"sampler.{number:03}").outputs["output"]
+        wrong = {**trace.tensors, name: 1.01 * np.asarray(trace.tensors[name])}
+        rows = judge_host(replace(trace, tensors=wrong), model, "float32", [])
+        found = {(row.call, row.kind) for row in rows if row.verdict == "differs"}
+        assert found - {(f"sampler.{number + 1:03}", "state")} == {(f"sampler.{number:03}", "step")}

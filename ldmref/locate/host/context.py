@@ -20,6 +20,7 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
+from ldmref.samplers.own_spacing import Spacing
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -134,7 +135,7 @@ class HostContext:
         """The recorded schedule."""
         return next(iter(self.calls("schedule")), None)
 
-    def choose_sampler(self, config: SchedulerConfig) -> tuple[Sampler, str]:
+    def choose_sampler(self, config: SchedulerConfig) -> tuple[Sampler, str | Spacing]:
         """Return the sampler of the run and its spacing."""
         attributes = {} if self.schedule_entry is None else self.schedule_entry.attributes
         name = attributes.get("sampler", self.params.get("sampler"))
@@ -178,9 +179,9 @@ class HostContext:
         try:
             sampler, own = self.choose_sampler(config)
             with np.errstate(all="ignore"):
-                sigmas = None if spacing else self._own_sigmas(config)
-                steps = self.steps if sigmas is None else len(sigmas) - 1
-                return make_schedule(config, sampler, spacing or own, steps, sigmas)
+                levels = None if spacing else self._own_sigmas(config)
+                steps = self.steps if levels is None else len(levels) - 1
+                return make_schedule(config, sampler, spacing or own, steps, levels)
         except (LdmrefError, ValueError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None

@@ -101,7 +101,7 @@ def compare(
         "cond + scale (cond - uncond), which is a scale larger by 1": larger,
     }
     if before and before[0].shape == uncond.shape:
-        earlier = classifier_free_guidance(*before, scale)
+        earlier = classifier_free_guidance(before[0], before[1], scale)
         changes["the prediction of the step before"] = earlier
     row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
     if row.verdict == DIFFERS and not row.note and not row.cause.startswith(SURE):

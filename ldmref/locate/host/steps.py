@@ -6,48 +6,37 @@ x = x0 + sigma eps; states of diffusers' schedulers are converted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 
 import numpy as np
 
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import Row
-from ldmref.locate.host.context import HostContext
+from ldmref.locate.host.context import NOISE, HostContext
+from ldmref.locate.host.recorded_step import (
+    NotRecorded,
+    RecordedEvaluation,
+    ReplayedStep,
+    from_exploding,
+    to_exploding,
+)
 from ldmref.locate.host.schedule import in_format
 from ldmref.locate.host.step_faults import StepSettings, step_faults
 from ldmref.locate.layouts import relative_error
-from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers import configured_step
-from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.loop import run_intervals
-from ldmref.samplers.schedule import NEARLY_ZERO
+from ldmref.samplers.schedule import NEARLY_ZERO, Schedule
 from ldmref.trace.model import TraceEntry
 
+ROUNDINGS = 3.0  # units: of x - x0, its quotient by sigma, two sigmas, the product and the sum
 LEAST = 2e-6  # relative error of a step that is rounding in any float32 program
-
-
-class _NotRecorded(Exception):
-    """Something that a step needs was not recorded."""
-
-
-@dataclass(frozen=True)
-class RecordedEvaluation:
-    """One evaluation of the network: the state that it saw, and what it predicted.
-
-    Attributes:
-        state: The recorded state, in the port's coordinates.
-        prediction: eps, v or x0, guided.
-        noise: The fresh noise of the step.
-    """
-
-    entry: TraceEntry
-    state: np.ndarray
-    prediction: np.ndarray
-    noise: Sequence[np.ndarray]
+# Schedulers of diffusers whose alpha-bar is exactly 0 at zero terminal SNR; the others have
+# NEARLY_ZERO there, as ldmref.
+EXACTLY_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+NO_SIGNAL = 2.0**40  # sigma where nothing is left of x0 in float64's steps
 
 
 def judge_steps(context: HostContext) -> Iterator[Row]:
@@ -65,7 +54,7 @@ def judge_steps(context: HostContext) -> Iterator[Row]:
     right = _settings(context)
     try:
         expected = dict(_follow(context, known, right))
-    except (_NotRecorded, LdmrefError, ValueError) as error:
+    except (NotRecorded, LdmrefError, ValueError) as error:
         yield context.not_judged(entries[0], "step", str(error))
         return
     low = dict(_follow(context, known, replace(right, config=in_format(right.config, "float32"))))
@@ -75,8 +64,6 @@ def judge_steps(context: HostContext) -> Iterator[Row]:
         if output is None or i not in expected:
             continue
         floor = relative_error(low[i], expected[i]) if i in low else 0.0
-        if i == 0 and right.config.rescale_betas_zero_snr:
-            floor = max(floor, NEARLY_ZERO**0.5 / 4.0)  # diffusers' DDIM has exactly 0 there
         if others is None and relative_error(output, expected[i]) > max(16 * floor, LEAST):
             others = _all_faults(context, known, right)
         variants = [(text, arrays.get(i)) for text, arrays in (others or {}).items()]
@@ -86,8 +73,19 @@ def judge_steps(context: HostContext) -> Iterator[Row]:
             output,
             expected[i],
             floor=floor,
+            least=_least(context, evaluation.state, expected[i]),
             variants=[(text, x) for text, x in variants if x is not None],
         )
+
+
+def _least(context: HostContext, state: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative error of x + (sigma' - sigma) d in the port's number format.
+
+    Roundings are relative to the larger x: of a step from sigma = 4096 to 3, little is left.
+    """
+    sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (state, expected)]
+    shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
+    return context.epsilon * max(NOISE, ROUNDINGS * shrinks)
 
 
 def _read(context: HostContext, entry: TraceEntry) -> RecordedEvaluation | None:
@@ -120,11 +118,12 @@ def _follow(
     """Yield the state that each evaluation's call should have returned, by its index.
 
     Raises:
-        _NotRecorded: The steps need noise that was not recorded, or the schedule is not known.
+        NotRecorded: The steps need noise that was not recorded, or the schedule is not known.
     """
     schedule = context.make_schedule(settings.config)
     if schedule is None:
-        raise _NotRecorded("the number of steps was not recorded")
+        raise NotRecorded("the number of steps was not recorded")
+    schedule = _without_signal(context, schedule, settings)
     first = _first_step(context, evaluations[0].entry, schedule.timesteps, schedule.sigmas)
     if context.is_diffusers and settings.sampler.name == "pndm":
         first = _first_of_pndm(context, evaluations, schedule.timesteps)
@@ -145,61 +144,29 @@ def _follow(
         if k >= len(evaluations):
             return
         start = k
-        replayed = _Replayed(context, evaluations[start:], settings, exploding, own)
-        x = _to_exploding(evaluations[k].state, interval.sigma, exploding)
+        replayed = ReplayedStep(context, evaluations[start:], settings, exploding, own)
+        x = to_exploding(evaluations[k].state, interval.sigma, exploding)
         try:
             x_next, _, history = step(replayed.denoise, x, interval, history, replayed.draw_noise)
-        except _NotRecorded:
+        except NotRecorded:
             if start:
                 return
             raise
         history = () if settings.forgets else history
         k = start + (1 if own else len(replayed.seen))
         for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
-            yield start + j, _from_exploding(state, sigma, exploding)
-        yield k - 1, _from_exploding(x_next, interval.sigma_next, exploding)
+            yield start + j, from_exploding(state, sigma, exploding)
+        yield k - 1, from_exploding(x_next, interval.sigma_next, exploding)
 
 
-class _Replayed:
-    """The network and the noise of one step, as they were recorded.
-
-    Args:
-        evaluations: Those from the first of the step on.
-        own: Whether one recorded call holds a whole step, as in ldmref.
-    """
-
-    def __init__(
-        self,
-        context: HostContext,
-        evaluations: Sequence[RecordedEvaluation],
-        settings: StepSettings,
-        exploding: bool,
-        own: bool,
-    ):
-        self.seen: list[tuple[np.ndarray, float]] = []
-        self._context = context
-        self._evaluations = evaluations
-        self._settings = settings
-        self._exploding = exploding
-        self._own = own
-        self._drawn = iter([x for evaluation in evaluations[:2] for x in evaluation.noise])
-
-    def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """Return x0 of the next recorded evaluation."""
-        number = len(self.seen)
-        self.seen.append((x, sigma))
-        if self._own and number:
-            return _own_evaluation(self._context, self._evaluations[0], number)
-        if number >= len(self._evaluations):
-            raise _NotRecorded("the last evaluations were not recorded")
-        return _to_x0(self._evaluations[number], sigma, self._settings, self._exploding)
-
-    def draw_noise(self) -> np.ndarray:
-        """Return the next recorded noise."""
-        found = next(self._drawn, None)
-        if found is None:
-            raise _NotRecorded("the noise of the steps was not recorded")
-        return found
+def _without_signal(context: HostContext, schedule: Schedule, settings: StepSettings) -> Schedule:
+    """Return the schedule with no signal at its start, if the port's scheduler has none there."""
+    name = (context.port.manifest.get("scheduler") or {}).get("class")
+    rescaled = settings.config.rescale_betas_zero_snr
+    if not (context.is_diffusers and rescaled and name in EXACTLY_ZERO):
+        return schedule
+    ends = schedule.sigmas >= 0.999 * NEARLY_ZERO**-0.5
+    return schedule._replace(sigmas=np.where(ends, NO_SIGNAL, schedule.sigmas))
 
 
 def _first_step(
@@ -229,33 +196,6 @@ def _first_of_pndm(
     return min(range(n + 1), key=mismatches)
 
 
-def _own_evaluation(
-    context: HostContext, evaluation: RecordedEvaluation, number: int
-) -> np.ndarray:
-    """Return x0 of a later evaluation in a step of ldmref."""
-    x0 = context.read(evaluation.entry, f"x0.{number}")
-    if x0 is None:
-        raise _NotRecorded("the later evaluations of a step were not recorded")
-    return x0
-
-
-def _to_x0(
-    evaluation: RecordedEvaluation, sigma: float, settings: StepSettings, exploding: bool
-) -> np.ndarray:
-    alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
-    xt = evaluation.state * alpha_bar**0.5 if exploding else evaluation.state
-    kind = settings.prediction_type or settings.config.prediction_type
-    return TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(alpha_bar))
-
-
-def _to_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
-    return x if exploding else x * math.hypot(1.0, sigma)
-
-
-def _from_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
-    return x if exploding else x / math.hypot(1.0, sigma)
-
-
 def _all_faults(
     context: HostContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
 ) -> dict[str, dict[int, np.ndarray]]:
@@ -266,7 +206,7 @@ def _all_faults(
         try:
             with np.errstate(all="ignore"):
                 found[text] = dict(_follow(context, evaluations, settings))
-        except (_NotRecorded, LdmrefError, ValueError, IndexError, ZeroDivisionError):
+        except (NotRecorded, LdmrefError, ValueError, IndexError, ZeroDivisionError):
             continue
     del context.notes[kept:]
     found["the step is not taken"] = {i: e.state for i, e in enumerate(evaluations)}

@@ -102,12 +102,12 @@ def name_tensors(names: Iterable[str], number: int = 0) -> dict[str, str] | None
     >>> name_tensors(["conv_in/output", "out_sample"], 3)
     {'conv_in/output': 'unet.003/conv_in/output', 'out_sample': 'unet.003//output'}
     """
-    tensors = list(names)
-    layers = {name: m["layer"] for name in tensors if (m := LAYER.fullmatch(name)) is not None}
+    listed = list(names)
+    layers = {name: m["layer"] for name in listed if (m := LAYER.fullmatch(name)) is not None}
     best, most = None, 0
     for call, beginnings, ends in NETWORKS:
         fitting = sum(layer.startswith(beginnings) for layer in layers.values())
-        score = 2 * fitting + len(set(tensors) & set(ends))
+        score = 2 * fitting + len(set(listed) & set(ends))
         if score > most and (fitting or not layers) and ("out_sample" in ends or fitting):
             best, most = (call, ends), score
     if best is None:
@@ -117,7 +117,7 @@ def name_tensors(names: Iterable[str], number: int = 0) -> dict[str, str] | None
         ends = ends | {"sample": SAMPLES[call]}
     numbered = f"unet.{number:03}" if call == "unet" else f"{call}~{number}" if number else call
     found = {name: f"{numbered}/{layer}/output" for name, layer in layers.items()}
-    return found | {name: f"{numbered}//{ends[name]}" for name in tensors if name in ends}
+    return found | {name: f"{numbered}//{ends[name]}" for name in listed if name in ends}
 
 
 def _read_iterations(path: Path) -> list[dict[str, np.ndarray]]:
