@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ldmref.backends.named import LayerCall
+from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate.alignment import align
+from ldmref.locate.layouts import CLOSE, relative_error
 from ldmref.locate.names import (
     find_entry,
     is_apart,
@@ -53,6 +56,7 @@ class Replay(RepeatableRun):
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self._frames: list[Frame] = []
+        self._modules: list[Frame] = []  # the layers around an operation, recorded or not
         self._pending: list[LayerCall] = []
         self._after: list[str] = []
 
@@ -71,6 +75,7 @@ class Replay(RepeatableRun):
         whole = LayerCall("", network.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
         self._frames.append(frame)
+        self._modules.append(frame)
         with self.observed(network.__name__):
             result = compute(arrays)
         self._frames.pop()
@@ -106,7 +111,10 @@ class Replay(RepeatableRun):
         """Observe a layer, and return its recorded output if there is one."""
         if self._trial is not None:
             return self._visit_again(call, self._trial)
-        entry = find_entry(self.port, self.call, call)
+        entry = self._entry_of(call)
+        if entry is not None and self._is_unnamed(call) and self._is_another(call, entry):
+            self._align(call)
+            entry = self._entry_of(call)
         if entry is not None and is_apart(self.port, entry, call):
             return self._visit_apart(call, entry)
         inputs = dict(call.inputs)
@@ -121,7 +129,9 @@ class Replay(RepeatableRun):
             frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
             if closed:
                 self._frames.append(frame)
+            self._modules.append(frame)
             result = self._finish(call.compute(inputs))
+            self._modules.pop()
             if closed:
                 self._frames.pop()
         else:
@@ -141,6 +151,56 @@ class Replay(RepeatableRun):
         self._after = [call.name]
         self.recent.append((call.name, forced))
         return forced
+
+    # -- operations that the port left out -------------------------------------------------------
+
+    def _is_unnamed(self, call: LayerCall) -> bool:
+        """Return whether a layer is an operation that has only a number in its module."""
+        base = call.name.partition(AGAIN)[0]
+        return not (call.parameters or call.composite or base in self._aligned)
+
+    def _is_another(self, call: LayerCall, entry: TraceEntry) -> bool:
+        """Return whether the port's operation of this name reads something else."""
+        recorded = read_inputs(self.port, entry, call)
+        known = {role: x for role, x in call.inputs.items() if not np.isnan(x).any()}
+        shared = recorded.keys() & known.keys()
+        return any(relative_error(recorded[role], known[role]) > CLOSE for role in shared)
+
+    def _align(self, call: LayerCall) -> None:
+        """Find the port's number of each operation of this kind in the module around it."""
+        base = call.name.partition(AGAIN)[0]
+        recorded = []
+        while True:
+            number = f"{AGAIN}{len(recorded)}" if recorded else ""
+            entry = find_entry(self.port, self.call, replace(call, name=base + number))
+            if entry is None:
+                break
+            arrays = read_inputs(self.port, entry, call)
+            output = read_output(self.port, entry)
+            recorded.append(arrays if output is None else {**arrays, "": output})
+        expected = self._collect(base)
+        if 0 < len(recorded) < len(expected):
+            self._aligned[base] = align(expected, recorded)
+        else:
+            del self._aligned[base]
+
+    def _collect(self, base: str) -> list[dict[str, np.ndarray]]:
+        """Return the arrays of all operations of a name, from the port's layers in the module."""
+        module = self._modules[-1]
+        saved = self._seen, self._scope
+        self._seen, self._scope = module.seen.copy(), [*module.scope]
+        self._aligned[base] = ()  # those recorded are not used until it is known which they are
+        found = self._collected[base] = []
+        self._trial = Trial("", "", {}, False, False)
+        try:
+            module.compute(module.inputs)
+        except (ValueError, IndexError):
+            return []
+        finally:
+            self._trial = None
+            self._seen, self._scope = saved
+            del self._collected[base]
+        return found
 
     def _visit_apart(self, call: LayerCall, entry: TraceEntry) -> Any:
         """Observe a layer of other shapes than those assumed; the run goes on with the latter."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ldmref.backends.named import LayerCall, NamedBackend
+from ldmref.backends.named import AGAIN, LayerCall, NamedBackend
 from ldmref.locate.names import find_entry, layers_of, parts_of, read_output
 from ldmref.locate.points import OperationChange, Point, Trial
 from ldmref.locate.precision import Rounding, exact_backend, round_to
@@ -40,6 +41,9 @@ class RepeatableRun(NamedBackend):
         self.low = Rounding(dtype)
         self._trial: Trial | None = None
         self._corrected: dict[str, np.ndarray] = {}  # outputs that are not used as recorded
+        # By the name of operations that the port left some out of: the port's number of each.
+        self._aligned: dict[str, tuple[int | None, ...]] = {}
+        self._collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
 
     def _finish(self, result: Any) -> Any:
         """Return an array in float64; other results as they are."""
@@ -101,11 +105,24 @@ class RepeatableRun(NamedBackend):
         part = parts_of(result)[0]
         return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
 
+    def _entry_of(self, call: LayerCall) -> TraceEntry | None:
+        """Return what the port recorded of a layer, None if it did not."""
+        base, _, number = call.name.partition(AGAIN)
+        numbers = self._aligned.get(base)
+        if numbers is None:
+            return find_entry(self.port, self.call, call)
+        index = int(number or 0)
+        found = numbers[index] if index < len(numbers) else None
+        if found is None:
+            return None
+        name = f"{base}{AGAIN}{found}" if found else base
+        return find_entry(self.port, self.call, replace(call, name=name))
+
     def _visit_again(self, call: LayerCall, trial: Trial) -> Any:
         target = call.name == trial.target
         if target and trial.role:
             raise _Reached(call.inputs[trial.role])
-        entry = find_entry(self.port, self.call, call)
+        entry = self._entry_of(call)
         within = target or trial.target.startswith(call.name + ".")
         if entry is not None and not trial.free and not within:
             forced = self._forced(entry)
@@ -118,6 +135,8 @@ class RepeatableRun(NamedBackend):
             change = trial.changes.get(call.name, _compute)
             result = change(call, {**self._cast(self.parameters(call)), **inputs})
         result = self._cast({"": result})[""]
+        if (base := call.name.partition(AGAIN)[0]) in self._collected:
+            self._collected[base].append({**call.inputs, "": result})
         if target:
             raise _Reached(result)
         return result

@@ -1,0 +1,72 @@
+"""An operation that a port leaves out is named alone, though later ones have other numbers."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import test_locate_layers as layers
+
+from ldmref.backends.named import AGAIN
+from ldmref.locate import diff_traces
+from ldmref.locate.alignment import align
+from ldmref.locate.layouts import recognise
+from ldmref.trace import build_trace
+
+model = layers.model  # a fixture
+BLOCK = "mid_block.resnets.0"
+
+
+def leave_out(model, base, number):
+    """Return the arrays of a port without an operation, whose later ones are counted anew."""
+    name = f"{base}{AGAIN}{number}" if number else base
+    tensors = layers.run_port(model, {name: lambda call, x: x["input"]})
+    kept = {}
+    for key, x in tensors.items():
+        found = re.fullmatch(rf"(.*/{re.escape(base)})(?:~(\d+))?(/.*)", key)
+        count = int(found[2] or 0) if found else 0
+        if found and count == number:
+            continue
+        if found and count > number:
+            key = f"{found[1]}{AGAIN}{count - 1}" if count > 1 else found[1]
+            key += found[3]
+        kept[key] = x
+    assert len(kept) < len(tensors)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("number", "victim"), [(0, "conv1"), (1, "time_emb_proj"), (2, "conv2")], ids=str
+)
+def test_only_the_layer_after_an_omitted_activation_is_named(model, number, victim):
+    tensors = leave_out(model, f"{BLOCK}.silu", number)
+    report = diff_traces(build_trace(tensors), model)
+    (row,) = report.faults
+    assert (row.layer, row.kind) == (f"{BLOCK}.{victim}", "wiring")
+    assert "silu" in row.cause and "skipped" in row.cause
+    assert not report.gaps
+
+
+def test_a_wrong_input_of_an_activation_is_still_named(model):
+    """Nothing was left out, so the numbers are as they are."""
+    tensors = layers.run_port(model)
+    name = f"unet.000/{BLOCK}.silu~2/input"
+    wrong = {**tensors, name: 0.5 * tensors[name]}
+    rows = diff_traces(build_trace(wrong), model).faults
+    assert (f"{BLOCK}.silu~2", "wiring") in {(row.layer, row.kind) for row in rows}
+
+
+def test_the_alignment_keeps_the_order_and_takes_the_least_errors():
+    arrays = [{"input": np.full(3, value)} for value in (1.0, 2.0, 1.0, 5.0)]
+    assert align(arrays, arrays) == (0, 1, 2, 3)
+    assert align(arrays, [arrays[1], arrays[3]]) == (None, 0, None, 1)
+    assert align(arrays, [{"input": np.ones(2)}, arrays[2]])[2] == 1  # another shape is not close
+
+
+@pytest.mark.parametrize("factor", [1.0 + 4e-6, 1.0 - 4e-6, 1.0])
+def test_a_factor_that_is_printed_as_1_is_no_cause(factor):
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    assert recognise(factor * x, x, 1e-9) is None
+    found = recognise(1.001 * x, x, 1e-6)
+    assert found is not None and found.text == "scaled by 1.001"
