@@ -154,6 +154,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
         "server {": Reason("not run", "the settings of nginx"),
     },
+    "docs/performance.md": {"ldmref bench --against": elsewhere("tests/bench/test_against.py")},
     "docs/command-line.md": {"--frames 24": SLOW, "-c 9 --sheet": SLOW},
     "docs/compat.md": {
         "-from diffusers import": Reason("not run", "a change of a file"),
