@@ -11,7 +11,6 @@ from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.steps import euler_step
 
-
 ROUNDED = 0.01  # timesteps: a level this close to a timestep is that timestep, rounded
 
 
