@@ -32,11 +32,11 @@ rest: $(FULL)/.ready
 slow: $(FULL)/.ready
 	$(FULL)/bin/python -m pytest -q -m "slow or not slow"
 
-# In the environment of `make test`: pyright reports no error where a library of `make full` is absent.
-lint: $(TEST)/.lint
-	$(TEST)/bin/ruff check .
-	$(TEST)/bin/ruff format --check .
-	$(TEST)/bin/pyright
+# In the environment of `make full`: pyright needs every library that the package may import.
+lint: $(FULL)/.lint
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/ruff format --check .
+	$(FULL)/bin/pyright
 
 # Mutate formulas and samplers one at a time, in a copy, and run their tests: about an hour.
 mutation: $(FULL)/.ready
@@ -105,8 +105,8 @@ $(TEST)/.ready: pyproject.toml
 	$(TEST)/bin/pip install --quiet --no-compile -e ".[test]"
 	touch $@
 
-$(TEST)/.lint: $(TEST)/.ready
-	$(TEST)/bin/pip install --quiet --no-compile -e ".[lint]"
+$(FULL)/.lint: $(FULL)/.ready
+	$(FULL)/bin/pip install --quiet --no-compile -e ".[lint]"
 	touch $@
 
 $(FULL)/.ready: pyproject.toml

@@ -78,7 +78,8 @@ def low_rank(rng: RandomInputs, ranks: tuple[int, int]) -> tuple[list[Array], fl
     shared = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
     traces = float(sum(np.trace(cov) for cov in covs))
     arguments = [rng.array(z) for z in (mean, covs[0], 0 * mean, covs[1])]
-    return arguments, (mean @ mean) + traces - 2 * shared, traces + mean @ mean
+    squared = float(mean @ mean)
+    return arguments, squared + traces - 2.0 * float(shared), traces + squared
 
 
 # Roundings: up to 16 of an eigenvalue that is zero, whose root is 4 roots of eps of the traces.
