@@ -10,7 +10,14 @@ import pytest
 
 HERE = Path(__file__).parent
 MARKS = "not slow and not gpu and not full"
-PLUGINS = ("conftest.py", "durations.py", "full_tests.py", "not_tested.py", "tiers.py")
+PLUGINS = (
+    "conftest.py",
+    "durations.py",
+    "full_seconds.py",
+    "full_tests.py",
+    "not_tested.py",
+    "tiers.py",
+)
 SUITE = {
     "test_absent_library": "import pytest\n\npytest.importorskip('no_such_library')\n",
     "test_some": """
