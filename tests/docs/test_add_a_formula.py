@@ -23,7 +23,9 @@ def clone(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
     shutil.copytree(ROOT / "ldmref", tmp_path / "ldmref", ignore=ignore)
     shutil.copytree(ROOT / "tests" / "math", tmp_path / "tests" / "math", ignore=ignore)
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    for helper in (ROOT / "tests").glob("[!t]*.py"):  # conftest.py and its plug-ins, no tests
+        shutil.copy(helper, tmp_path / "tests")
+    shutil.copy(ROOT / "tests" / "tiers.py", tmp_path / "tests")
     changed = []
     for block in blocks(PAGE):
         if block.language == "python":
