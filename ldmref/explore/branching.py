@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -206,12 +206,12 @@ class Brancher:
     def _sample(self, trunk: Segment, k: int) -> tuple[Recording, Array, History]:
         """Take the first k steps of a segment; return what was recorded, the state and memory."""
         trajectory = trunk.trajectory
-        part = replace(trajectory, visits=trajectory.visits[: k + 1])
         words = words_of(trunk.run) if self.attention else []
-        recording = Recording(part, words, trunk.before)
+        recording = Recording(trajectory, words, trunk.before)
         state = None
         total = trunk.done + trajectory.steps
-        for progress in explain_memory(recording.sample(self.cancel), self.model, trunk.run.job):
+        events = explain_memory(recording.sample(self.cancel), self.model, trunk.run.job)
+        for progress in islice(events, k):  # with the levels ahead, which some steps read
             state = progress.state
             notify(self.callback, replace(progress, steps=total))
         if state is None:
