@@ -44,6 +44,8 @@ FULL: dict[str, str] = {
     "tests/backends/test_compiled_backends.py": ONNX,
     "tests/backends/test_graph_networks.py": ONNX,
     "tests/backends/test_graph_operations.py": ONNX,
+    "tests/faults/test_fault_hostile.py::test_sigterm_at_any_moment": ONNX,
+    "tests/faults/test_fault_replaced.py::test_export_that_is_replaced": ONNX,
     "tests/mcp/test_mcp_client.py": CLIENT,
     "tests/server/test_mcp_http.py": CLIENT,
     "tests/plots": PLOTS,

@@ -90,7 +90,7 @@ def test_it_composes_as_its_card_says(monkeypatch, skip):
     from ldmref.datasets.emoji.font import FONT
 
     if not FONT.exists():
-        skip("the emoji font", "needed by the oracle, is not installed")
+        skip("the emoji font", "needed by the oracle, is not on this machine")
     monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
     from composition_oracle import judge
     from evaluate_compositions import SEED, SHARES, scenes_and_prompts

@@ -91,5 +91,13 @@ def test_a_missing_library_fails_a_strict_run(tmp_path):
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
     strict = [*command, "--strict-tier"]
+    allowed = "import pytest\n\npytest.skip({!r}, allow_module_level=True)\n"
+    reasons = ("cupy: not installed", "could not import 'cupy'", "zsh: not on this machine")
+    for number, reason in enumerate(reasons):
+        (tmp_path / f"test_allowed_{number}.py").write_text(allowed.format(reason))
     ran = subprocess.run(strict, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 1 and "SKIPPED FOR WANT OF A LIBRARY" in ran.stdout
+    _, _, missing = ran.stdout.partition("SKIPPED FOR WANT OF A LIBRARY")
+    assert ran.returncode == 1 and "no_such_library" in missing
+    assert not any(word in missing for word in ("cupy", "zsh"))
+    (tmp_path / "test_absent_library.py").unlink()
+    assert subprocess.run(strict, cwd=tmp_path, capture_output=True).returncode == 0

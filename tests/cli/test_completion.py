@@ -14,7 +14,7 @@ def test_scripts(shell, ldm, tmp_path, skip):
     ran = ldm("completion", shell)
     assert ran.code == 0 and "_LDMREF_COMPLETE" in ran.out
     if not shutil.which(shell):
-        skip(shell, "not installed, so that its completion script is not tried")
+        skip(shell, "not on this machine, so that its completion script is not tried")
     script = tmp_path / "script"
     script.write_text(ran.out)
     checked = subprocess.run([shell, "-n", script], capture_output=True)

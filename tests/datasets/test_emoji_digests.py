@@ -21,7 +21,7 @@ DIGESTS = {
 @pytest.mark.parametrize(("source", "size", "images"), DIGESTS)
 def test_digests(source, size, images, skip):
     if not (FONT.exists() and KEYWORDS.exists()):
-        skip("the emoji font and keywords", "of Debian are not installed")
+        skip("the emoji font and keywords", "of Debian are not on this machine")
     if hashlib.sha256(FONT.read_bytes()).hexdigest()[:16] != FONT_DIGEST:
         skip("digests of the emoji data", "the font is of another version")
     if PIL.__version__.split(".")[0] != "13":

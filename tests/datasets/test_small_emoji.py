@@ -70,7 +70,7 @@ def test_the_files_are_small_and_have_their_licence():
 
 def test_the_script_makes_the_image(skip):
     if not font.FONT.exists():
-        skip("images of the small emoji", "the emoji font is not installed")
+        skip("images of the small emoji", "the emoji font is not on this machine")
     if hashlib.sha256(font.FONT.read_bytes()).hexdigest()[:16] != FONT_DIGEST:
         skip("images of the small emoji", "the font is of another version")
     made = runpy.run_path(str(ROOT / "scripts" / "make_small_emoji.py"))["sheet"]()
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_the_font_is_named(tmp_path):
 
 def test_the_font_may_be_anywhere(tmp_path, monkeypatch, skip):
     if not font.FONT.exists():
-        skip("a font at another path", "the emoji font is not installed")
+        skip("a font at another path", "the emoji font is not on this machine")
     copy = tmp_path / "copy.ttf"
     copy.symlink_to(font.FONT)
     monkeypatch.setattr(font, "FONT", tmp_path / "none.ttf")

@@ -63,7 +63,7 @@ def foreign():
 @pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
-        pytest.skip("chromium: not installed")
+        pytest.skip("chromium: not on this machine")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright: not installed")
     with sync_api.sync_playwright() as playwright:
         flags = ["--no-sandbox", RESOLVER]

@@ -33,7 +33,7 @@ from ldmref.datasets.emoji.scene import (
 )
 
 needs_font = pytest.mark.skipif(
-    not emoji_data.FONT.exists(), reason="fonts-noto-color-emoji is not installed"
+    not emoji_data.FONT.exists(), reason="fonts-noto-color-emoji is not on this machine"
 )
 
 

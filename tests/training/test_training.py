@@ -234,7 +234,7 @@ def test_empty_and_missing_folders_are_refused(tmp_path):
 
 
 needs_font = pytest.mark.skipif(
-    not emoji_data.FONT.exists(), reason="fonts-noto-color-emoji is not installed"
+    not emoji_data.FONT.exists(), reason="fonts-noto-color-emoji is not on this machine"
 )
 
 
