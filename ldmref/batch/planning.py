@@ -65,7 +65,7 @@ class PlannedRow:
 
     def plan(self, config: ModelConfig) -> Plan:
         """Return the plan of the row."""
-        return plan_images(self.row.mode, config, self.inputs.parameters())
+        return modes.plan(self.row.mode, config, **self.inputs.parameters())
 
 
 def plan_rows(
@@ -119,12 +119,12 @@ def plan_row(
     inputs = find_inputs(row.mode, values, folder, config.unet)
     if derived:
         inputs = replace(inputs, values={**inputs.values, "seed": 0})
-    plan = plan_images(row.mode, config, inputs.parameters())
+    plan = modes.plan(row.mode, config, **inputs.parameters())
     request = resolve_request(plan, inputs)
     if derived:
         seed = derive_seed({k: v for k, v in request.items() if k not in ("seed", "seed_b")})
         inputs = replace(inputs, values={**inputs.values, "seed": seed})
-        request = resolve_request(plan_images(row.mode, config, inputs.parameters()), inputs)
+        request = resolve_request(modes.plan(row.mode, config, **inputs.parameters()), inputs)
     return PlannedRow(row, inputs, request, digest_request(request), len(plan.job.seeds))
 
 
@@ -140,13 +140,6 @@ def require_images(mode: str) -> None:
             code="E-MODE",
             hint="ldmref invert --noise FILE.npy, then a row of txt2img with that file as latents",
         )
-
-
-def plan_images(mode: str, config: ModelConfig, values: Mapping[str, Any]) -> Plan:
-    """Return the plan of a mode that generates images."""
-    plan = modes.plan(mode, config, **values)
-    assert isinstance(plan, Plan)
-    return plan
 
 
 def resolve_request(plan: Plan, inputs: RowInputs) -> dict[str, Any]:

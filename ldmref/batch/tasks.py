@@ -17,7 +17,7 @@ from ldmref import modes
 from ldmref.backends.fast.threads import one_thread
 from ldmref.batch.inputs import read_unchanged
 from ldmref.batch.keys import ModelIdentity, identify_model
-from ldmref.batch.planning import PlannedRow, plan_images
+from ldmref.batch.planning import PlannedRow
 from ldmref.errors import Cancelled, LdmrefError, ResourceError, UsageError
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
@@ -124,7 +124,7 @@ def generate_task(
     """
     start = time.monotonic()
     try:
-        run = plan_images(task.mode, model.config, task.parameters()).prepare(model)
+        run = modes.plan(task.mode, model.config, **task.parameters()).prepare(model)
         images = tuple(
             encode_image(event, run)
             for event in run.generate(cancel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from ldmref.modes.run import Plan
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.trace.model import TraceEntry
+from ldmref.trace.observer import TraceObserver
 from ldmref.trace.recorder import Recorder
-from ldmref.trace.run import TracedRun, describe_program, describe_run, traced_run
+from ldmref.trace.run import describe_program, describe_run
 from ldmref.trace.selection import Selection
-from ldmref.trace.steps import TracedTrajectory
 from ldmref.trace.store import SpooledStore
 
 PROMPT = "a red heart"
@@ -134,16 +134,16 @@ def record_run(
         inputs: The arrays of `GoldenTrace.inputs`.
         change: Changes the sampling before its first step.
     """
-    plan = _plan(trace, model, inputs)
     found = RecordedRun({}, [], {})
     selection = Selection()
     store = partial(SpooledStore, Path(tempfile.gettempdir()))
-    recorder = Recorder(_Calls(found), store, selection)
-    with traced_run(plan, model, recorder, whole=True) as traced:
-        values = {f.name: getattr(traced, f.name) for f in fields(TracedRun)}
-        run = GivenRun(**values, inputs=inputs, change=change)
+    observer = GivenNoise(Recorder(_Calls(found), store, selection), inputs, change)
+    try:
+        run = _plan(trace, model, inputs).prepare(model, observer)
         assert any(isinstance(event, GeneratedImage) for event in run.generate())
-        found.manifest.update(describe_program(model, selection) | describe_run(run))
+    finally:
+        observer.abandon()
+    found.manifest.update(describe_program(model, selection) | describe_run(run))
     return found
 
 
@@ -156,31 +156,36 @@ def _plan(trace: GoldenTrace, model: LatentDiffusion, inputs: NamedArrays) -> Pl
     if trace.mode == "inpaint":
         params["mask"] = inputs[MASK][0, 0] > 0.5
     plan = modes.plan(trace.mode, model, **params)
-    assert isinstance(plan, Plan)
     start = plan.start
     return replace(plan, start=lambda model: replace(start(model), noise=inputs[NOISE]))
 
 
-@dataclass(frozen=True, eq=False)
-class GivenRun(TracedRun):
-    """A recorded run whose noise is given."""
+class GivenNoise(TraceObserver):
+    """Records a run whose noise is given.
 
-    inputs: NamedArrays = field(kw_only=True, repr=False)
-    change: Callable[[Trajectory], Trajectory] = field(kw_only=True, repr=False)
+    Args:
+        recorder: Where calls are recorded.
+        inputs: The arrays of `GoldenTrace.inputs`.
+        change: Changes the sampling before its first step.
+    """
 
-    def trajectory(self, batch: slice) -> Trajectory:
-        """Prepare the sampling of a batch, with the given noise."""
-        trajectory = super().trajectory(batch)
-        assert isinstance(trajectory, TracedTrajectory)
+    def __init__(
+        self,
+        recorder: Recorder,
+        inputs: NamedArrays,
+        change: Callable[[Trajectory], Trajectory],
+    ):
+        super().__init__(recorder, whole=True)
+        self.inputs = inputs
+        self.change = change
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Record the schedule; return the sampling with the given noise."""
+        super().started(trajectory)
         names = (STEP_NOISE.format(i) for i in range(STEPS))
         noises = iter([self.inputs[name] for name in names if name in self.inputs])
-        ops = self.model.backend
-        watch = trajectory.watch
-        changed = self.change(
-            replace(watch.trajectory, noise=lambda: on_backend(ops, next(noises)))
-        )
-        watch.trajectory = changed
-        return replace(trajectory, x=changed.x, guidance=changed.guidance)
+        ops = trajectory.model.backend
+        return self.change(replace(trajectory, noise=lambda: on_backend(ops, next(noises))))
 
 
 class _Calls:

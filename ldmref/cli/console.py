@@ -19,7 +19,7 @@ from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import Job
-from ldmref.modes.plan import AnyRun
+from ldmref.modes.run import Run
 
 
 class Console:
@@ -101,7 +101,7 @@ class Console:
         """Remove the progress bar."""
         self.bar.clear()
 
-    def image(self, image: modes.GeneratedImage, run: AnyRun, before: int = 0) -> None:
+    def image(self, image: modes.GeneratedImage, run: Run, before: int = 0) -> None:
         """Save an image, and print a line and a JSON object about it."""
         self.clear()
         now = time.monotonic()

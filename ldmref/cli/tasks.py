@@ -18,8 +18,8 @@ from ldmref.cli.sources import STDIN, resolve_image_source
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.plan import AnyPlan, Plan
 from ldmref.modes.registry import MODES
+from ldmref.modes.run import Plan
 from ldmref.modes.validation import MAX_COUNT, assign_seeds
 
 Values = dict[str, Any]
@@ -40,7 +40,7 @@ class Task:
         finish: Function that completes the plan with the model, for inversions.
     """
 
-    plan: AnyPlan
+    plan: Plan
     labels: Sequence[str]
     finish: Callable[[LatentDiffusion, Console, Stop], Plan] | None = None
 
@@ -166,7 +166,7 @@ def _interpolate(config: ModelConfig, values: Values, flags: Values) -> Task:
 def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     """Plan the inversion of an image, and the images to generate from its noise."""
     edits = list(flags["edits"]) or listed(flags["prompt"])
-    up = modes.plan("invert", config, **values | {"cfg_scale": None})
+    up = modes.plan_inversion(config, **values | {"cfg_scale": None})
     down = up.settings | {
         "prompt": edits,
         "seed": [0] * len(edits),  # not used: the noise comes from the image

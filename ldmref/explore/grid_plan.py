@@ -241,11 +241,9 @@ def plan_cell(
     """Plan the image of a cell.
 
     Raises:
-        UsageError: A value is wrong, or the cell would have several images or none.
+        UsageError: A value is wrong, or the cell would have several images.
     """
     planned = plan(mode, model, **parameters)
-    if not isinstance(planned, Plan):
-        raise UsageError(f"{mode} does not generate an image", code=CODE)
     if len(planned.job.seeds) != 1:
         message = f"a cell holds one image, not {len(planned.job.seeds)}"
         raise UsageError(message, code=CODE, hint="give one prompt and one seed, and count 1")

@@ -12,7 +12,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.cost import explain_memory
 from ldmref.modes.generate import Callback, CancelFlag
-from ldmref.modes.plan import AnyPlan, plan
+from ldmref.modes.plan import plan
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 
@@ -36,7 +36,7 @@ def record_run(
 
     Args:
         model: From `ldmref.load` or `ldmref.random_model`.
-        mode: A mode that samples: any except for `invert`.
+        mode: A mode that generates images: any except for `invert`.
         attention: Whether to record a map of cross-attention for each word. On a backend that
             compiles networks this takes a second evaluation per step, which is not compiled.
         callback: Called after every step with a `Progress`. None: nothing is called.
@@ -61,7 +61,7 @@ def record_run(
 
 def record_plan(
     model: LatentDiffusion,
-    planned: AnyPlan,
+    planned: Plan,
     *,
     attention: bool = True,
     callback: Callback | None = None,
@@ -78,25 +78,22 @@ def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]
     """Plan and prepare the run of a single image.
 
     Raises:
-        UsageError: A parameter is wrong, the mode does not sample, or there are several images.
+        UsageError: A parameter is wrong, or there are several images.
     """
     return prepare_plan(model, plan(mode, model, **parameters))
 
 
-def prepare_plan(model: LatentDiffusion, planned: AnyPlan) -> Run:
+def prepare_plan(model: LatentDiffusion, planned: Plan) -> Run:
     """Prepare the run of a single image."""
     return require_one(planned).prepare(model)
 
 
-def require_one(planned: AnyPlan) -> Plan:
+def require_one(planned: Plan) -> Plan:
     """Return a plan if it can be recorded.
 
     Raises:
-        UsageError: The mode does not sample, or there are several images.
+        UsageError: There are several images.
     """
-    if not isinstance(planned, Plan):
-        hint = "record txt2img with latents=inversion.latents and **inversion.settings"
-        raise UsageError(f"{planned.job.mode} does not sample an image", code=CODE, hint=hint)
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"

@@ -17,11 +17,13 @@ from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import CancelFlag, Progress
+from ldmref.modes.observer import RunObserver, TakenStep
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
+from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.own_spacing import name_of
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.version import __version__
@@ -38,8 +40,8 @@ def words_of(run: Run) -> list[PromptWord]:
     return find_words(run.model.tokenizer, run.job.prompts[0], run.job.prompt_options)
 
 
-class Recording:
-    """The arrays of a run on the host, while it is recorded.
+class Recording(RunObserver):
+    """Observes a run, and keeps its arrays on the host.
 
     Args:
         trajectory: The trajectory.
@@ -60,7 +62,8 @@ class Recording:
         self.sigmas = [float(trajectory.schedule.sigmas[trajectory.visits[0]])]
         self.timesteps: list[float] = []
         self.steps: list[dict[str, np.ndarray]] = []  # predictions by name
-        self.maps: list[np.ndarray | None] = []  # None where the prompt had no part in a step
+        # None for steps in which the conditional prediction was not evaluated
+        self.maps: list[np.ndarray | None] = []
         self.layers: list[dict[str, Any]] = []
         if before is not None:
             self.x = [*before.x]
@@ -78,28 +81,26 @@ class Recording:
 
     def sample(self, cancel: CancelFlag | None) -> Iterator[Progress]:
         """Take all steps; `latents` are then the final ones."""
-        compiled = self.trajectory.model.backend.compiles
-        watched = None if compiled else self._watched
+        trajectory = self.trajectory
+        if self._watched is not None and not trajectory.model.backend.compiles:
+            trajectory = replace(trajectory, model=self._watched)
         done = len(self.steps)
-        self._begin_step()
-        events = self.trajectory.sample(cancel, watched=watched, observe=self._observe)
+        events = trajectory.sample(cancel, observer=self)
         while True:
             try:
                 progress = next(events)
             except StopIteration as end:
                 self.latents = end.value
                 return
-            self.x.append(progress.latents[0])
-            self.sigmas.append(progress.sigma)
-            self._begin_step()
             yield replace(progress, step=done + progress.step, steps=done + progress.steps)
 
-    def _begin_step(self) -> None:
+    def stepping(self, x: Array, interval: Interval) -> None:
+        """Begin a step, of which the first evaluation is kept."""
         self._first = True
         if self._watch is not None:
             self._watch.watching = True
 
-    def _observe(self, evaluation: Evaluation) -> None:
+    def evaluated(self, evaluation: Evaluation) -> None:
         """Keep the first evaluation of each step."""
         if not self._first:
             return
@@ -110,6 +111,12 @@ class Recording:
         schedule = self.trajectory.schedule
         self.timesteps.append(schedule.timestep(evaluation.sigma, evaluation.interval))
         self.maps.append(None if self._watch is None else self._find_maps(self._watch, evaluation))
+
+    def stepped(self, step: TakenStep) -> Array:
+        """Keep the state after a step."""
+        self.x.append(self._to_host(step.x_next))
+        self.sigmas.append(step.interval.sigma_next)
+        return step.x_next
 
     def _find_maps(self, watch: AttentionBackend, evaluation: Evaluation) -> np.ndarray | None:
         """Return the map of each word in an evaluation; None if the prompt had no part in it."""

@@ -1,7 +1,8 @@
 """The modes: images from prompts, from images, and between them.
 
 `txt2img(model, ...)` and the other modes generate images. `plan("txt2img", model.config, ...)`
-checks everything without weights and returns an object whose `run(model)` generates the images.
+checks everything without weights and returns a `Plan`, whose `run(model)` generates the images;
+`plan_inversion(model.config, ...)` does so for `invert`. A `RunObserver` sees a run from within.
 `schema("txt2img")` is the JSON schema of the parameters.
 """
 
@@ -13,7 +14,8 @@ from ldmref.modes.inpaint import inpaint
 from ldmref.modes.interpolate import interpolate
 from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.invert import invert
-from ldmref.modes.plan import plan, schema
+from ldmref.modes.observer import RunObserver, TakenStep
+from ldmref.modes.plan import plan, plan_inversion, schema
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.seg2img import seg2img
@@ -30,11 +32,14 @@ __all__ = [
     "Progress",
     "Result",
     "Run",
+    "RunObserver",
+    "TakenStep",
     "img2img",
     "inpaint",
     "interpolate",
     "invert",
     "plan",
+    "plan_inversion",
     "schema",
     "seg2img",
     "superres",

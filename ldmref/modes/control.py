@@ -218,6 +218,8 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
             code="E-CONTROL",
             hint="load_controlnet(path, model.backend)",
         )
+    if ops.observes_layers:
+        net = net.with_backend(ops)
     image, warning = size_control(control, size)
     digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
     hint = net.encode_hint(ops.asarray((to_array([image]) + 1.0) / 2.0))

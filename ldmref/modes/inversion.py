@@ -99,7 +99,7 @@ class InversionPlan:
     >>> import numpy as np
     >>> model = ldmref.random_model("tiny")
     >>> image = np.zeros((16, 16, 3), np.uint8)
-    >>> plan = ldmref.modes.plan("invert", model, image=image, prompt="a cat", steps=3)
+    >>> plan = ldmref.modes.plan_inversion(model, image=image, prompt="a cat", steps=3)
     >>> plan.calls, plan.run(model).latents.shape
     (18, (1, 4, 8, 8))
     """

@@ -1,37 +1,23 @@
-"""`plan` checks a request without weights; `schema` describes the requests of a mode."""
+"""`plan` and `plan_inversion` check a request without weights; `schema` describes requests."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any
 
 from ldmref import declare
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.inversion import InversionPlan, InversionRun
+from ldmref.modes.inversion import InversionPlan
 from ldmref.modes.registry import MODES, Mode, naming_parameters, read_request, require_config
-from ldmref.modes.run import Plan, Run
-
-AnyPlan = Plan | InversionPlan
-AnyRun = Run | InversionRun
-Generating = Literal["txt2img", "img2img", "inpaint", "interpolate", "superres", "seg2img"]
+from ldmref.modes.run import Plan
 
 
-@overload
-def plan(
-    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, /, **parameters: Any
-) -> InversionPlan: ...
-@overload
-def plan(mode: Generating, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan: ...
-@overload
-def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> AnyPlan: ...
-
-
-def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> AnyPlan:
-    """Check all parameters of a mode without weights.
+def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> Plan:
+    """Check all parameters of a mode that generates images, without weights.
 
     Args:
-        mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `invert`, `superres` or `seg2img`.
+        mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `superres` or `seg2img`.
         config: The model's configuration, `model.config`; or the model.
         parameters: Those of `modes.<mode>`, all by name.
 
@@ -47,6 +33,40 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any)
     >>> modes.plan("txt2img", preset("sd15"), prompt="a red heart", seed=1).params["steps"]
     50
     """
+    if mode == "invert":
+        raise UsageError(
+            "invert finds noise, and generates no image",
+            code="E-MODE",
+            hint="use modes.plan_inversion, then txt2img with latents=inversion.latents and "
+            "**inversion.settings",
+        )
+    return _plan(mode, config, parameters)
+
+
+def plan_inversion(config: ModelConfig | LatentDiffusion, /, **parameters: Any) -> InversionPlan:
+    """Check all parameters of `modes.invert`, without weights.
+
+    Args:
+        config: The model's configuration, `model.config`; or the model.
+        parameters: Those of `modes.invert`, all by name.
+
+    Returns:
+        The plan; `plan.run(model)` finds the noise.
+
+    Raises:
+        UsageError, ResourceError, ImageError, InputError: See `plan`.
+
+    >>> import numpy as np
+    >>> from ldmref import modes
+    >>> from ldmref.models.presets import preset
+    >>> image = np.zeros((64, 64, 3), np.uint8)
+    >>> modes.plan_inversion(preset("sd15"), image=image, prompt="a cat", steps=10).calls
+    60
+    """
+    return _plan("invert", config, parameters)
+
+
+def _plan(mode: str, config: ModelConfig | LatentDiffusion, parameters: dict[str, Any]) -> Any:
     found = find_mode(mode)
     if not isinstance(config, ModelConfig):
         config = require_config(mode, config)

@@ -25,6 +25,7 @@ from ldmref.modes.generate import (
 from ldmref.modes.guidance import may_need_empty_prompt
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
+from ldmref.modes.observer import SILENT, RunObserver
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
@@ -70,11 +71,12 @@ class Plan:
         """Return an estimate of what the request takes on `model`, without computing it."""
         return estimate_cost(model, self.job)
 
-    def prepare(self, model: LatentDiffusion) -> Run:
+    def prepare(self, model: LatentDiffusion, observer: RunObserver = SILENT) -> Run:
         """Return a run: everything up to the first step, with prompts, images and ControlNets read.
 
         Args:
             model: A model with the configuration of the plan.
+            observer: Sees the encoders of prompts and images, and the run.
 
         Raises:
             ResourceError: The images take more memory or time than the model may use.
@@ -83,6 +85,7 @@ class Plan:
         job = self.job
         if model.max_memory is not None or model.max_seconds is not None:
             check_limits(model, job)
+        model = observer.watch(model)
         initial = self.start(model)
         text = encode_texts(
             model,
@@ -97,13 +100,16 @@ class Plan:
         if job.embeddings:
             text = apply_embeddings(text, job.embeddings)
         controls = tuple(load_control(model, control, job.size) for control in job.control)
-        return Run(self, model, initial, text, controls)
+        run = Run(self, model, initial, text, controls, observer)
+        observer.prepared(run)
+        return run
 
     def run(
         self,
         model: LatentDiffusion,
         callback: Callback | None = None,
         cancel: CancelFlag | None = None,
+        observer: RunObserver = SILENT,
     ) -> Result:
         """Generate all images.
 
@@ -112,6 +118,7 @@ class Plan:
             callback: Called after every step with a `Progress`. None: nothing is called.
             cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
                 None: the run cannot be cancelled.
+            observer: Sees the run and may replace its noise and states.
 
         Returns:
             The images, their latents and seeds, the resolved parameters, and warnings.
@@ -122,7 +129,7 @@ class Plan:
             NumericError, ResourceError: See `ldmref.errors`.
         """
         check_callbacks(callback, cancel)
-        return run_to_end(self.prepare(model), callback, cancel)
+        return run_to_end(self.prepare(model, observer), callback, cancel)
 
     def __repr__(self) -> str:
         return f"<Plan of {self.job.summary}>"
@@ -140,6 +147,7 @@ class Run:
         initial: The initial state of the mode.
         text: The encoded prompts.
         controls: The ControlNets with their encoded images.
+        observer: What sees the run.
 
     >>> import ldmref
     >>> model = ldmref.random_model("tiny")
@@ -153,18 +161,23 @@ class Run:
     initial: InitialState
     text: TextConditioning
     controls: tuple[ActiveControl, ...] = ()
+    observer: RunObserver = field(default=SILENT, repr=False)
 
     @property
     def job(self) -> Job:
         """The resolved parameters."""
         return self.plan.job
 
-    def generate(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
+    def generate(
+        self, cancel: CancelFlag | None = None, observer: RunObserver | None = None
+    ) -> Iterator[Progress | GeneratedImage]:
         """Generate the images, `batch_size` at a time.
 
         Args:
             cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
                 None: the run cannot be cancelled.
+            observer: Sees the steps and may replace noise and states. None: the observer that
+                prepared the run.
 
         Yields:
             A `Progress` after each step of a batch, then a `GeneratedImage` for each image of it.
@@ -174,13 +187,20 @@ class Run:
             NumericError: Latents or images hold NaN or infinity.
             ResourceError: Out of memory.
         """
-        yield from explain_memory(self._generate(cancel), self.model, self.job)
+        events = self._generate(cancel, observer or self.observer)
+        yield from explain_memory(events, self.model, self.job)
 
-    def _generate(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
+    def _generate(
+        self, cancel: CancelFlag | None, observer: RunObserver
+    ) -> Iterator[Progress | GeneratedImage]:
+        count = len(self.job.seeds)
         for batch in self.text.batches(self.job.batch_size):
-            trajectory = self.trajectory(batch)
-            latents = yield from trajectory.sample(cancel, batch.start, len(self.job.seeds))
-            for i, image in enumerate(self.decode(latents)):
+            trajectory = observer.started(self.trajectory(batch))
+            latents = yield from trajectory.sample(cancel, batch.start, count, observer)
+            observer.sampled(latents)
+            images = self.decode(latents)
+            observer.decoded(images)
+            for i, image in enumerate(images):
                 yield GeneratedImage(batch.start + i, image, latents[i])
 
     def trajectory(self, batch: slice) -> Trajectory:

@@ -18,6 +18,7 @@ from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.generate import CancelFlag, Progress, constrain_known, on_backend, run_sampler
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
+from ldmref.modes.observer import SILENT, RunObserver, TakenStep
 from ldmref.samplers import (
     Guidance,
     GuidedDenoiser,
@@ -29,8 +30,15 @@ from ldmref.samplers import (
     repaint_visits,
     sample,
 )
-from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.interfaces import Constraint, History, Noise
+from ldmref.samplers.interfaces import (
+    Constraint,
+    Denoiser,
+    Guided,
+    History,
+    Interval,
+    Noise,
+    Stepped,
+)
 from ldmref.samplers.noise import Streams
 
 
@@ -74,23 +82,42 @@ class Trajectory:
         return sum(j > i for i, j in pairwise(self.visits))
 
     def denoiser(
-        self, model: LatentDiffusion | None = None, observe: Observer | None = None
+        self, model: LatentDiffusion | None = None, observer: RunObserver = SILENT
     ) -> GuidedDenoiser:
         """Return the guided model as `denoise(x, sigma) -> x0`.
 
         Args:
-            model: A copy of the model on a backend that watches its operations; None: the model.
-            observe: Called with every `Evaluation`.
+            model: A copy of the model on a backend that watches its operations. None: the model.
+            observer: Sees every evaluation, and may replace prompts and guidance before it.
         """
+        used = model or self.model
+        if observer is SILENT:
+            return self._denoiser(used)
+        denoise = self._denoiser(used, observer)
+
+        def predict(
+            x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
+        ) -> Guided:
+            nonlocal denoise
+            changed = observer.evaluating(x, sigma)
+            if changed is not None:
+                denoise = changed._denoiser(used, observer)
+            return denoise.guided(x, sigma, memory, unconditional, interval)
+
+        return GuidedDenoiser(predict, denoise.remembers)
+
+    def _denoiser(
+        self, model: LatentDiffusion, observer: RunObserver | None = None
+    ) -> GuidedDenoiser:
         return model_denoiser(
-            model or self.model,
+            model,
             self.schedule.timestep,
             self.conditionings,
             self.cfg_scale,
             self.guidance,
             self.controls,
             self.channels,
-            observe,
+            None if observer is None else observer.evaluated,
         )
 
     def sample(
@@ -98,15 +125,15 @@ class Trajectory:
         cancel: CancelFlag | None = None,
         first: int = 0,
         count: int = 1,
-        watched: LatentDiffusion | None = None,
-        observe: Observer | None = None,
+        observer: RunObserver = SILENT,
     ) -> Generator[Progress, None, np.ndarray]:
         """Take all steps and return the latents, (n, c, h, w) float32.
 
         Args:
             cancel: Stops the run between two steps.
             first, count: Index of the batch's first image, and number of images of the run.
-            watched, observe: The `model` and `observe` of `denoiser`.
+            observer: Sees the steps and may replace states and noise; not called for a step that
+                is repeated to find the origin of NaN.
 
         Yields:
             A `Progress` after every step.
@@ -123,14 +150,13 @@ class Trajectory:
             visits: Sequence[int] = self.visits,
             history: History = self.history,
         ) -> Iterator[State]:
-            used = watched if watched is not None and model is self.model else model
+            present = observer if model is self.model else SILENT
             return sample(
-                self.denoiser(used, observe),
+                self.denoiser(model, present),
                 x,
                 sigmas,
-                self.step,
-                noise=self.noise,
-                constrain=self.constrain,
+                self._observed_step(present),
+                noise=lambda: present.drawn(self.noise()),
                 visits=visits,
                 history=history,
             )
@@ -142,6 +168,21 @@ class Trajectory:
                 self.model, self.x, sample_states, self.steps, scale, cancel, first, count
             )
         )
+
+    def _observed_step(self, observer: RunObserver) -> Step:
+        """Return the step with the constraint of the mode, seen by an observer."""
+
+        def take(
+            denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+        ) -> Stepped:
+            observer.stepping(x, interval)
+            sampled, x0, history = self.step(denoise, x, interval, history, noise)
+            constrain = self.constrain
+            x_next = sampled if constrain is None else constrain(sampled, interval)
+            x_next = observer.stepped(TakenStep(interval, x, sampled, x_next, x0))
+            return x_next, x0, history
+
+        return take
 
 
 def start_trajectory(

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from ldmref import modes
-from ldmref.modes.plan import Generating
 from ldmref.modes.run import Plan
 from ldmref.server.engine import Engine
 from ldmref.server.inputs import check_count
@@ -17,7 +16,7 @@ from ldmref.server.work import Report
 
 
 def plan_batches(
-    engine: Engine, model: str, mode: Generating, batches: Sequence[Mapping[str, Any]]
+    engine: Engine, model: str, mode: str, batches: Sequence[Mapping[str, Any]]
 ) -> list[Plan]:
     """Return the plan of each batch of a request; images are in memory already.
 

@@ -19,14 +19,15 @@ from ldmref import modes
 from ldmref.declare import Check, Field
 from ldmref.errors import ImageError, LdmrefError, UsageError, short_repr
 from ldmref.io.images.pil import FORMATS
-from ldmref.modes.plan import AnyPlan, find_mode
+from ldmref.modes.plan import find_mode
 from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import name_parameter
+from ldmref.modes.run import Plan
 from ldmref.modes.validation import code_for
 from ldmref.server.bodies import check_keys, read_flag, read_mode
 from ldmref.server.engine import Engine
 from ldmref.server.kinds import register
-from ldmref.server.work import GenerateWork
+from ldmref.server.work import GenerateWork, InvertWork
 
 MAX_ARRAY = 16 * 2**20  # bytes
 MAX_HEADER = 1000  # bytes; of a .npy file
@@ -236,7 +237,7 @@ def plan_work(
     values: Mapping[str, Any],
     model: str | None = None,
     previews: bool = True,
-) -> GenerateWork:
+) -> GenerateWork | InvertWork:
     """Return the work of a request, checked completely; no weights are needed.
 
     Args:
@@ -249,13 +250,18 @@ def plan_work(
     Raises:
         LdmrefError: A value is wrong; the error says which.
     """
-    return GenerateWork(plan_request(engine, mode, values, model), previews)
+    if mode != "invert":
+        return GenerateWork(plan_request(engine, mode, values, model), previews)
+    found = engine.models[engine.find_model(model)]
+    with engine.planning:
+        read = read_values(mode, values, engine.settings.max_pixels)
+        return InvertWork(modes.plan_inversion(found, **read), previews)
 
 
 def plan_request(
     engine: Engine, mode: str, values: Mapping[str, Any], model: str | None = None
-) -> AnyPlan:
-    """Return the checked plan of a request; arguments and errors are those of `plan_work`."""
+) -> Plan:
+    """Return the checked plan of images; arguments and errors are those of `plan_work`."""
     found = engine.models[engine.find_model(model)]
     with engine.planning:
         read = read_values(mode, values, engine.settings.max_pixels)
@@ -279,7 +285,7 @@ def check_count(engine: Engine, images: int) -> None:
 
 
 @register("generate")
-def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateWork:
+def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateWork | InvertWork:
     """Return the work of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
     check_keys(body, GENERATE_KEYS)
     mode, parameters = read_mode(body)

@@ -14,8 +14,8 @@ from PIL import Image
 from ldmref.explore.preview import has_preview, preview_images
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
-from ldmref.modes.inversion import Inversion, InversionPlan, InversionRun
-from ldmref.modes.plan import AnyPlan
+from ldmref.modes.inversion import Inversion, InversionPlan
+from ldmref.modes.run import Plan
 from ldmref.server.images import PREVIEW_SIDE
 
 
@@ -73,9 +73,9 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class GenerateWork:
-    """The images of a plan, or the noise of an inversion."""
+    """The images of a plan."""
 
-    plan: AnyPlan = field(repr=False)
+    plan: Plan = field(repr=False)
     previews: bool = True
     kind: str = "generate"
 
@@ -92,18 +92,40 @@ class GenerateWork:
         report.progress(0, max(1, job.steps - job.first_step), 0, count, job.batch_size)
         for line in run.warnings:
             report.warn(line)
+        for event in run.generate(cancel):
+            if isinstance(event, GeneratedImage):
+                params = run.params_of(event.index)
+                report.image(event.index, event.image, params, event.latents)
+            else:
+                report_step(report, event, job.batch_size, run.initial.show)
+
+
+@dataclass(frozen=True)
+class InvertWork:
+    """The noise of an image, and the settings that generate the image from it."""
+
+    plan: InversionPlan = field(repr=False)
+    previews: bool = True
+    kind: str = "generate"
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """The resolved parameters."""
+        return self.plan.params
+
+    def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
+        """Find the noise, and report it as a file with the settings beside it."""
+        run = self.plan.prepare(model)
+        report.progress(0, max(1, run.job.steps - run.job.first_step))
+        for line in run.warnings:
+            report.warn(line)
         generated = []
-        show = None if isinstance(run, InversionRun) else run.initial.show
         for event in run.generate(cancel):
             if isinstance(event, GeneratedImage):
                 generated.append(event)
-                if not isinstance(run, InversionRun):
-                    params = run.params_of(event.index)
-                    report.image(event.index, event.image, params, event.latents)
             else:
-                report_step(report, event, job.batch_size, show)
-        if isinstance(self.plan, InversionPlan):
-            report_inversion(report, run.result(generated))
+                report_step(report, event)
+        report_inversion(report, run.result(generated))
 
 
 def report_step(
@@ -137,9 +159,8 @@ def make_previews(event: Progress) -> list[Image.Image]:
     return [image.resize(size, Image.Resampling.BICUBIC) for image in cells]
 
 
-def report_inversion(report: Report, inversion: Any) -> None:
+def report_inversion(report: Report, inversion: Inversion) -> None:
     """Report the noise that an inversion found, and the settings that generate from it."""
-    assert isinstance(inversion, Inversion)
     buffer = io.BytesIO()
     np.save(buffer, inversion.latents, allow_pickle=False)
     report.file("noise.npy", "application/octet-stream", buffer.getvalue())

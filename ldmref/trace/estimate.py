@@ -19,13 +19,13 @@ from ldmref.models.controlnet import ControlNet, controlnet_spec
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
 from ldmref.models.taesd import tiny_spec
-from ldmref.modes.plan import AnyPlan
 from ldmref.modes.run import Plan
 from ldmref.trace.backend import LayerRecordingBackend, is_overridden
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
+from ldmref.trace.observer import TraceObserver
 from ldmref.trace.recorder import Recorder
-from ldmref.trace.run import describe_program, describe_run, require_sampling, traced_run
+from ldmref.trace.run import describe_program, describe_run
 from ldmref.trace.selection import Selection
 from ldmref.trace.shapes import FusedShapeBackend, ShapeBackend, shapes_of, without_weights
 from ldmref.trace.store import SizeStore, count_bytes
@@ -68,7 +68,7 @@ class TraceEstimate:
 
 
 def estimate_trace(
-    planned: AnyPlan, model: LatentDiffusion, selection: Selection | None = None
+    plan: Plan, model: LatentDiffusion, selection: Selection | None = None
 ) -> TraceEstimate:
     """Return the size of the trace of a plan, without weights and without computing the networks.
 
@@ -76,7 +76,7 @@ def estimate_trace(
     once, are counted twice, so the estimate is at least the size, and a few percent more at most.
 
     Args:
-        planned: From `modes.plan`; any mode that samples.
+        plan: From `modes.plan`.
         model: The model, whose backend and dtype are those of the trace.
         selection: Calls, layers and steps to record. None: all.
 
@@ -95,11 +95,11 @@ def estimate_trace(
     3
     """
     selected = selection or Selection()
-    everything = _measure(planned, model, Selection())
+    everything = _measure(plan, model, Selection())
     if selected != Selection():
         whole = everything.estimate()
         selected.require_matches(whole.calls, whole.layers, whole.steps)
-        return _measure(planned, model, selected).estimate()
+        return _measure(plan, model, selected).estimate()
     return everything.estimate()
 
 
@@ -251,7 +251,7 @@ def kind_of_call(call: str) -> str:
     return first if last.isdigit() else call.partition(AGAIN)[0]
 
 
-def _measure(planned: AnyPlan, model: LatentDiffusion, selection: Selection) -> _Sizes:
+def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes:
     inner = model.backend
     fused = is_overridden(inner, "group_norm_silu") or is_overridden(inner, "geglu")
     ops = (FusedShapeBackend if fused else ShapeBackend)(dtype=inner.dtype)
@@ -266,11 +266,11 @@ def _measure(planned: AnyPlan, model: LatentDiffusion, selection: Selection) -> 
     sizes = _Sizes()
     sizes.manifest = describe_program(model, selection)
     recorder = Recorder(sizes, SizeStore, selection)
-    plan = _with_hollow_controls(require_sampling(planned), model, ops)
-    with traced_run(plan, hollow, recorder, _MeasuringBackend, inner.compiles) as run:
-        sizes.manifest |= describe_run(run)
-        for _ in run.generate():
-            pass
+    observer = TraceObserver(recorder, _MeasuringBackend, inner.compiles)
+    run = _with_hollow_controls(plan, model, ops).prepare(hollow, observer)
+    sizes.manifest |= describe_run(run)
+    for _ in run.generate():
+        pass
     sizes.steps = tuple(sorted(recorder.visited))
     return sizes
 

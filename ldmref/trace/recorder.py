@@ -95,7 +95,6 @@ class Recorder:
     Attributes:
         step: Index of the sampler's step that is being taken; None outside of steps.
         visited: Indices of the steps so far.
-        paused: Whether nothing is recorded, not even counted.
     """
 
     def __init__(
@@ -109,7 +108,6 @@ class Recorder:
         self.selection = selection or Selection()
         self.step: int | None = None
         self.visited: set[int] = set()
-        self.paused = False
         self._counts: Counter[str] = Counter()
 
     def count_call(self, kind: str) -> str:
@@ -131,8 +129,6 @@ class Recorder:
 
     def begin(self, kind: str, ops: Backend, number: int | None = None) -> CallRecord | None:
         """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
-        if self.paused:
-            return None
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None

@@ -39,7 +39,7 @@ def test_a_step_is_called_in_one_place():
         "samplers/steps.py",
         "samplers/churn.py",
         "samplers/lower_order.py",
-        "trace/steps.py",
+        "modes/trajectory.py",
     )
     loops = [
         path

@@ -283,7 +283,7 @@ def test_invert_is_ddim_without_guidance_unless_asked():
         "prompt_weights": "none",
         "eta": 0.0,
     }
-    wide = modes.plan("invert", TINY, prompt="a", image=IMAGE, width=32, cfg_scale=0.0)
+    wide = modes.plan_inversion(TINY, prompt="a", image=IMAGE, width=32, cfg_scale=0.0)
     assert (wide.settings["width"], wide.settings["height"]) == (32, 16)
     assert wide.settings["cfg_scale"] == 0.0
 
@@ -364,7 +364,7 @@ def test_what_has_no_effect_is_not_recorded():
     assert "padding" not in modes.plan("inpaint", TINY, **inputs).params
     assert modes.plan("inpaint", TINY, **inputs, only_masked=True).params["padding"] == 32
     image = {"prompt": "a", "image": IMAGE}
-    first, second = (modes.plan("invert", TINY, **image).params for _ in range(2))
+    first, second = (modes.plan_inversion(TINY, **image).params for _ in range(2))
     assert first == second  # no random seed
 
 

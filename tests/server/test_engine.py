@@ -18,6 +18,7 @@ from ldmref.server import engine as engine_module
 from ldmref.server.engine import Engine
 from ldmref.server.errors import Gone, QueueFull, Stopping, UnknownJob, UnknownModel, status_of
 from ldmref.server.inputs import plan_work
+from ldmref.server.work import InvertWork
 
 SECONDS = 60.0
 
@@ -227,18 +228,12 @@ def test_closing_lets_a_job_end(start_engine, tiny, gated):
 def test_an_inversion_gives_its_noise(start_engine, tiny):
     engine = start_engine({"tiny": tiny})
     photo = Image.new("RGB", (16, 16), "teal")
-    plan = modes.plan("invert", tiny, prompt="a cat", image=photo, steps=2)
-    job = finish(engine.submit(engine_work(plan)))
+    plan = modes.plan_inversion(tiny, prompt="a cat", image=photo, steps=2)
+    job = finish(engine.submit(InvertWork(plan)))
     assert job.state == "done" and not job.images
     media_type, content = job.files["noise.npy"]
     assert media_type == "application/octet-stream" and content[:6] == b"\x93NUMPY"
     assert job.data["settings"]["sampler"] == "ddim"
-
-
-def engine_work(plan):
-    from ldmref.server.work import GenerateWork
-
-    return GenerateWork(plan)
 
 
 # -- events ---------------------------------------------------------------------------------------

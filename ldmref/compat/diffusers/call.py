@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.compat.diffusers.generators import GeneratorNoise
 from ldmref.compat.diffusers.output import decode_images
 from ldmref.compat.diffusers.prompts import LOGGER, EmbeddedPrompts
-from ldmref.compat.diffusers.watch import Interrupted, Watch, watch_trajectory
+from ldmref.compat.diffusers.watch import CallbackObserver, Interrupted
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
@@ -56,7 +56,7 @@ class PipelineCall:
             "pooled_prompt_embeds": cond.pooled,
             "negative_pooled_prompt_embeds": uncond.pooled,
         }
-        made = plan(
+        return plan(
             pipe.mode,
             self.model.config,
             prompt=None,
@@ -69,8 +69,6 @@ class PipelineCall:
             **{name: value for name, value in embeds.items() if value is not None},
             **parameters,
         )
-        assert isinstance(made, Plan)
-        return made
 
     def sample(self, made: Plan, initial: InitialState, **tensors: np.ndarray) -> Array:
         """Run the steps of a plan, and return the latents of the end, in diffusers' scale.
@@ -101,21 +99,22 @@ class PipelineCall:
             count += 1
             return self.noise.randn(shape, scheduler.noise_dtype)
 
-        watched = watch_trajectory(trajectory, watch, step_noise)
+        trajectory = replace(trajectory, noise=lambda: on_backend(model.backend, step_noise()))
+        trajectory = watch.started(trajectory)
         try:
-            for _ in explain_memory(watched.sample(), model, job):
+            for _ in explain_memory(trajectory.sample(observer=watch), model, job):
                 pass
         except Interrupted:
             pass
-        expected = scheduler.samples(watch.timesteps[: watch.evaluated], self.arguments.eta)
+        expected = scheduler.samples(watch.timesteps[: watch.evaluations], self.arguments.eta)
         while count < expected:
             step_noise()
         return watch.latents
 
-    def _watch(self, timesteps: np.ndarray, tensors: dict[str, np.ndarray]) -> Watch:
+    def _watch(self, timesteps: np.ndarray, tensors: dict[str, np.ndarray]) -> CallbackObserver:
         pipe = self.pipe
         arguments = self.arguments
-        return Watch(
+        return CallbackObserver(
             pipe,
             timesteps,
             pipe.scheduler.explodes,
@@ -133,7 +132,7 @@ class PipelineCall:
         return decode_images(self.model, latents, self.arguments.output_type)
 
 
-def start_below(trajectory: Trajectory, watch: Watch, latents: np.ndarray) -> Trajectory:
+def start_below(trajectory: Trajectory, watch: CallbackObserver, latents: np.ndarray) -> Trajectory:
     """Return a trajectory that starts from given latents below the largest noise level.
 
     diffusers takes them as they are, although they have the size of pure noise.

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ldmref.backends.base import Backend
 from ldmref.compat.diffusers.arrays import to_caller, to_host
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
@@ -21,10 +20,9 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance import PLAIN
+from ldmref.modes.observer import RunObserver, TakenStep
 from ldmref.modes.trajectory import Trajectory
-from ldmref.samplers import Guidance, GuidedDenoiser, get_guidance
-from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.interfaces import Constraint, Guided, History, Interval
+from ldmref.samplers import Guidance, Interval, get_guidance
 
 CODE = "E-CALLBACK"
 # Tensors that a callback may ask for by name and replace.
@@ -33,12 +31,12 @@ REPLACED = ("latents", "negative_prompt_embeds", *TEXTS)
 
 
 class Interrupted(Exception):
-    """The callback has set `pipe._interrupt`; the run ends with the latents of now."""
+    """Raised when the callback sets `pipe._interrupt`; the run returns the current latents."""
 
 
 @dataclass(eq=False)
-class Watch:
-    """A run as its callback sees it: the tensors of now, under diffusers' names.
+class CallbackObserver(RunObserver):
+    """Passes the current tensors to a callback, under diffusers' names, and takes what it changes.
 
     Args:
         pipe: The pipeline, whose `_guidance_scale` and `_interrupt` a callback may set.
@@ -48,7 +46,15 @@ class Watch:
         names: `callback_on_step_end_tensor_inputs`.
         simple, every: The older `callback(step, timestep, latents)`, called every so many steps.
         tensors: Further tensors by name, which callbacks may only read.
+        guided: Whether there is guidance.
+        in_use: The guidance scale and the rescaling factor.
+
+    Attributes:
         latents: The latents after the last evaluation, in diffusers' scale, on the backend.
+        evaluations: The number of evaluations so far.
+        between: Whether the step has evaluated the network before.
+        parts: The embeddings, by the name of the prediction.
+        changed: Whether the callback has replaced embeddings or guidance since the last evaluation.
     """
 
     pipe: Any
@@ -59,13 +65,48 @@ class Watch:
     simple: Callable[..., Any] | None = None
     every: int = 1
     tensors: dict[str, Any] = field(default_factory=dict)
-    latents: Any = None
-    evaluated: int = 0
-    between: bool = False
-    parts: dict[str, Conditioning] = field(default_factory=dict)
     guided: bool = False
     in_use: tuple[float, float] = (0.0, 0.0)
-    denoise: GuidedDenoiser | None = None
+    latents: Any = None
+    evaluations: int = 0
+    between: bool = False
+    parts: dict[str, Conditioning] = field(default_factory=dict)
+    changed: bool = False
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Keep the embeddings, which the callback may read and replace."""
+        self.trajectory = trajectory
+        self.parts = dict(trajectory.conditionings)
+        self.changed = True
+        return trajectory
+
+    def stepping(self, x: Array, interval: Interval) -> None:
+        """Begin a step; it may evaluate the network twice."""
+        self.between = False
+
+    def evaluating(self, x: Array, sigma: float) -> Trajectory | None:
+        """Call the callback between two evaluations of a step; return what it has changed."""
+        if self.between:
+            self.finish(self.trajectory.model, x, sigma)
+        self.between = True
+        if not self.changed:
+            return None
+        self.changed = False
+        scale, rescale = self.in_use = self.pipe.guidance
+        guidance: Guidance = PLAIN
+        if self.guided and rescale:
+            guidance = get_guidance({"name": "rescale", "phi": rescale})
+        return replace(
+            self.trajectory,
+            conditionings=dict(self.parts),
+            cfg_scale=float(scale) if self.guided else 1.0,
+            guidance=guidance,
+        )
+
+    def stepped(self, step: TakenStep) -> Array:
+        """Call the callback after a step; return the state or what replaces it."""
+        self.between = False
+        return self.finish(self.trajectory.model, step.x_next, step.interval.sigma_next)
 
     def scale(self, sigma: float) -> float:
         """Return the factor from x = x0 + sigma eps to the latents of diffusers."""
@@ -78,8 +119,8 @@ class Watch:
             UsageError: The callback returned something that cannot be used.
             Interrupted: The callback has set `pipe._interrupt`.
         """
-        i = self.evaluated
-        self.evaluated += 1
+        i = self.evaluations
+        self.evaluations += 1
         scale = self.scale(sigma)
         self.latents = x if scale == 1.0 else x * scale
         if i < len(self.timesteps):  # an error is traced by a step that is repeated
@@ -184,7 +225,7 @@ class Watch:
             self.parts["uncond"] = self.parts["uncond"]._replace(**{key: own(after[:rows])})
         if changed:
             self.guided = guided
-            self.denoise = None
+            self.changed = True
 
 
 def to_timestep(model: LatentDiffusion, t: Any) -> Any:
@@ -193,66 +234,3 @@ def to_timestep(model: LatentDiffusion, t: Any) -> Any:
     if not hasattr(found, "detach"):
         return t
     return found[0].long() if isinstance(t, np.integer) else found[0].float()
-
-
-@dataclass(frozen=True, eq=False)
-class WatchedTrajectory(Trajectory):
-    """A trajectory that calls a `Watch` after every evaluation of the network."""
-
-    watch: Watch = field(kw_only=True)
-
-    def denoiser(
-        self, model: LatentDiffusion | None = None, observe: Observer | None = None
-    ) -> GuidedDenoiser:
-        """Return the denoiser, which is built again when the callback has changed its parts."""
-        watch = self.watch
-
-        def predict(
-            x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
-        ) -> Guided:
-            if watch.between:
-                watch.finish(self.model, x, sigma)
-            watch.between = True
-            if watch.denoise is None:
-                watch.denoise = self._build(model)
-            return watch.denoise.guided(x, sigma, memory, unconditional, interval)
-
-        return GuidedDenoiser(predict)
-
-    def _build(self, model: LatentDiffusion | None) -> GuidedDenoiser:
-        """Build the denoiser for the embeddings and the guidance of now."""
-        watch = self.watch
-        scale, rescale = watch.in_use = watch.pipe.guidance
-        guidance: Guidance = PLAIN
-        if watch.guided and rescale:
-            guidance = get_guidance({"name": "rescale", "phi": rescale})
-        parts = parts_of(self) | {
-            "conditionings": dict(watch.parts),
-            "cfg_scale": float(scale) if watch.guided else 1.0,
-            "guidance": guidance,
-        }
-        return Trajectory(**parts).denoiser(model)
-
-
-def parts_of(trajectory: Trajectory) -> dict[str, Any]:
-    """Return the fields of a trajectory by name."""
-    return {part.name: getattr(trajectory, part.name) for part in fields(Trajectory)}
-
-
-def watch_trajectory(
-    trajectory: Trajectory, watch: Watch, noise: Callable[[], np.ndarray]
-) -> WatchedTrajectory:
-    """Return a trajectory whose noise comes from `noise`, and whose steps end with the watch."""
-    ops: Backend = trajectory.model.backend
-    constrain: Constraint | None = trajectory.constrain
-    watch.parts = dict(trajectory.conditionings)
-
-    def after_step(x: Array, interval: Interval) -> Array:
-        if constrain is not None:
-            x = constrain(x, interval)
-        watch.between = False
-        return watch.finish(trajectory.model, x, interval.sigma_next)
-
-    parts = parts_of(trajectory)
-    parts |= {"noise": lambda: on_backend(ops, noise()), "constrain": after_step}
-    return WatchedTrajectory(**parts, watch=watch)

@@ -19,7 +19,6 @@ from ldmref.io.images.infotext import NETWORK
 from ldmref.io.images.pil import read_image as read_rgb
 from ldmref.io.images.pil import read_mask
 from ldmref.models.config import ModelConfig
-from ldmref.modes.plan import Generating
 from ldmref.modes.sizing import resize_image
 from ldmref.modes.validation import MAX_COUNT, check_integer, check_number
 from ldmref.samplers import SAMPLERS
@@ -52,7 +51,7 @@ class Translated:
         send_images: Whether the client wants to have the images.
     """
 
-    mode: Generating
+    mode: str
     batches: list[dict[str, Any]]
     echo: dict[str, Any]
     ignored: list[str] = field(default_factory=list)
@@ -78,7 +77,7 @@ def translate(
     notes: list[str] = []
     values = read_prompts(fields, config, notes)
     values |= read_sampling(fields, config, read_image is not None, notes)
-    mode: Generating = "txt2img"
+    mode: str = "txt2img"
     if read_image is None:
         asked = (fields.integer("width"), fields.integer("height"))
         size = choose_size(config, asked)
@@ -167,7 +166,7 @@ def find_levels(
 
 def read_given(
     fields: Fields, config: ModelConfig, read_image: ReadImage, notes: list[str]
-) -> tuple[Generating, dict[str, Any]]:
+) -> tuple[str, dict[str, Any]]:
     """Return the mode, and its images at the size to generate."""
     sources = fields.images("init_images")
     if len(sources) != 1:

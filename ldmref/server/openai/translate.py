@@ -13,7 +13,6 @@ from ldmref.errors import LdmrefError, short_repr
 from ldmref.io.images.pil import open_image, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.aliases import ALIASES
-from ldmref.modes.plan import Generating
 from ldmref.modes.registry import MODES, name_parameter, naming_parameters
 from ldmref.modes.sizing import MAX_AREA, round_size
 from ldmref.server.client_sizes import choose_size
@@ -42,7 +41,7 @@ class Asked:
         notes: What differs from the request, one line each.
     """
 
-    mode: Generating
+    mode: str
     values: dict[str, Any]
     output: ImageOutput
     notes: list[str]
@@ -100,7 +99,7 @@ def translate_edit(
     Raises:
         FieldError: A field is wrong.
     """
-    mode: Generating = "img2img" if mask is None else "inpaint"
+    mode: str = "img2img" if mask is None else "inpaint"
     values: dict[str, Any] = {"prompt": read_prompt(body), **read_extra(body, mode)}
     values.setdefault("count", read_count(body))
     output = read_output(body)

@@ -1,0 +1,167 @@
+"""The observer of a run that records it: networks, schedule, guidance, steps and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.observer import RunObserver, TakenStep
+from ldmref.modes.run import Run
+from ldmref.modes.trajectory import Trajectory
+from ldmref.samplers import Interval
+from ldmref.samplers.denoiser import Evaluation
+from ldmref.samplers.own_spacing import name_of
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.trace.backend import LayerRecordingBackend
+from ldmref.trace.recorder import Recorder
+
+
+class TraceObserver(RunObserver):
+    """Records a run as the calls of a trace.
+
+    Args:
+        recorder: Where calls are recorded.
+        backend: The class that records the layers of networks.
+        whole: Whether to record only inputs and outputs of networks. None: if the backend compiles.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        backend: type[LayerRecordingBackend] = LayerRecordingBackend,
+        whole: bool | None = None,
+    ):
+        self.recorder = recorder
+        self.backend = backend
+        self.whole = whole
+        self.run: Run
+        self.trajectory: Trajectory
+        self.evaluations: list[tuple[Evaluation, str]] = []
+        self.draws: list[Array] = []
+        self._ops: LayerRecordingBackend | None = None
+
+    def watch(self, model: LatentDiffusion) -> LatentDiffusion:
+        """Return a copy of the model whose layers are recorded."""
+        self._ops = self.backend(model.backend, self.recorder, model.config, self.whole)
+        watched = model.with_backend(self._ops)
+        if watched.tiny_autoencoder is not None:
+            watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(self._ops)
+        return watched
+
+    def abandon(self) -> None:
+        """Forget calls that were interrupted."""
+        if self._ops is not None:
+            self._ops.abandon()
+
+    def prepared(self, run: Run) -> None:
+        """Record the tokens of each prompt: `tokens`, `tokens~1`, ..."""
+        self.run = run
+        for prompt, text in run.text.encoded.items():
+            with self.recorder.call("tokens", run.model.backend) as call:
+                if call is not None:
+                    outputs = {"ids": text.tokens.ids, "weights": text.tokens.weights}
+                    call.add("", "tokens", {}, {"prompt": prompt}, outputs)
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Record the schedule."""
+        self.trajectory = trajectory
+        self.draws = []
+        job = self.run.job
+        schedule = trajectory.schedule
+        attributes = {
+            "name": name_of(job.schedule),
+            "sampler": job.sampler.name,
+            "steps": job.steps,
+            "visits": [int(i) for i in trajectory.visits],
+            "init_noise_sigma": float(schedule.init_noise_sigma),
+        }
+        outputs = {
+            "sigmas": schedule.sigmas,
+            "timesteps": schedule.timesteps,
+            "alphas_cumprod": training_alphas_cumprod(self.run.model.config.scheduler),
+        }
+        self.recorder.step = None
+        with self.recorder.call("schedule", self.run.model.backend) as call:
+            if call is not None:
+                call.add("", "schedule", {}, attributes, outputs)
+        return trajectory
+
+    def stepping(self, x: Array, interval: Interval) -> None:
+        """Record the noise that took x back up before the step (RePaint)."""
+        for noise in self.draws:
+            with self.recorder.call("jump", self.run.model.backend) as call:
+                if call is not None:
+                    inputs = {"noise": noise, "sigma": float(interval.sigma)}
+                    call.add("", "jump", inputs, {}, {"": x})
+        self.draws = []
+        self.evaluations = []
+        self.recorder.step = interval.i
+        self.recorder.visited.add(interval.i)
+
+    def drawn(self, noise: Array) -> Array:
+        """Remember the noise, an input of the step or of a jump."""
+        self.draws.append(noise)
+        return noise
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Record the guidance of an evaluation."""
+        name = ""
+        job = self.run.job
+        attributes = {**job.guidance.record, "prediction_type": self._kind_of_outputs()}
+        scale = {"scale": float(job.cfg_scale), "sigma": float(evaluation.sigma)}
+        with self.recorder.call("guidance", self.run.model.backend) as call:
+            if call is not None:
+                name = call.name
+                inputs = {**evaluation.outputs, **scale}
+                call.add("", "guidance", inputs, attributes, {"": evaluation.guided})
+        self.evaluations.append((evaluation, name))
+
+    def stepped(self, step: TakenStep) -> Array:
+        """Record the step, and the constraint after it."""
+        interval = step.interval
+        attributes = {
+            "sampler": self.run.job.sampler.name,
+            "eta": self.run.job.eta,
+            "i": interval.i,
+            "i_next": interval.i_next,
+            "n": interval.n,
+            "prediction_type": self._kind_of_outputs(),
+            "evaluations": [name for _, name in self.evaluations],
+        }
+        with self.recorder.call("sampler", self.run.model.backend) as call:
+            if call is not None:
+                call.add("", "step", self._inputs(step), attributes, {"": step.sampled})
+                if self.trajectory.constrain is not None:
+                    inputs = {"input": step.sampled}
+                    call.add("constrain", "constrain", inputs, {}, {"": step.x_next})
+        self.draws = []
+        return step.x_next
+
+    def sampled(self, latents: Array) -> None:
+        """End the steps: what the decoder computes belongs to none."""
+        self.recorder.step = None
+
+    def _inputs(self, step: TakenStep) -> dict[str, Any]:
+        """Return the inputs of a step; those of evaluations after the first have a number."""
+        interval = step.interval
+        inputs: dict[str, Any] = {"x": step.x}
+        inputs |= {"sigma": float(interval.sigma), "sigma_next": float(interval.sigma_next)}
+        for i, (evaluation, _) in enumerate(self.evaluations):
+            suffix = f".{i}" if i else ""
+            inputs[f"prediction{suffix}"] = evaluation.guided
+            inputs[f"x0{suffix}"] = evaluation.x0
+            if evaluation.x is not step.x:
+                inputs[f"x_at{suffix}"] = evaluation.x
+                inputs[f"sigma_at{suffix}"] = float(evaluation.sigma)
+        return inputs | number_draws(self.draws)
+
+    def _kind_of_outputs(self) -> str:
+        config = self.run.model.config.scheduler
+        return "x0" if self.run.job.guidance.on_x0 else config.prediction_type
+
+
+def number_draws(draws: Sequence[Array]) -> dict[str, Array]:
+    """Return the noises of a step by role: `noise`, `noise.1`, ..."""
+    return {f"noise.{i}" if i else "noise": noise for i, noise in enumerate(draws)}
