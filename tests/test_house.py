@@ -69,6 +69,7 @@ ARROWS = {
         "memmap",
         "math",
     ),
+    "families": ("models", "math.arrays"),
     "testing": ("backends", "math", "models", "prompts", "errors"),
     "modes": ("not", "cli", "testing", "explore", *INTERFACES, *LABORATORY),
     "loading": ("not", "cli", "testing", "modes", "explore", *INTERFACES, *LABORATORY),

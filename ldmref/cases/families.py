@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ldmref.cases.network_cases import (
-    NetworkCase,
-    autoencoder_cases,
-    classifier_case,
-    controlnet_cases,
-    rescaler_case,
-    text_encoder_cases,
-    tiny_autoencoder_cases,
-    unet_cases,
+from ldmref.cases.network_cases import NetworkCase, network_case
+from ldmref.cases.shrink import WIDTHS, shrink, shrink_autoencoder
+from ldmref.families.beside import (
+    describe_classifier,
+    describe_controlnet,
+    describe_hint,
+    describe_tiny,
 )
-from ldmref.cases.shrink import shrink, shrink_autoencoder
+from ldmref.families.latent_diffusion import describe_autoencoder, networks_of
+from ldmref.models.classifier import ClassifierConfig
+from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.presets import PRESETS
 from ldmref.models.presets_ldm import FIRST_STAGES
+from ldmref.models.taesd import TinyConfig
 
 FAMILIES = (*(name for name in PRESETS if name != "tiny"), "vq-f8", "kl-f16", "taesd", "classifier")
 
@@ -41,19 +42,35 @@ def _networks(families: Collection[str]) -> Iterator[NetworkCase]:
     presets = [PRESETS[name] for name in names]
     presets.sort(key=lambda config: config.name != "sd15")  # the names of what others share with it
     for preset in presets:
-        config = shrink(preset)
-        parts = [(config.unet, unet_cases), (config.vae, autoencoder_cases)]
-        parts += [(encoder, text_encoder_cases) for encoder in config.text_encoders]
-        for i, (part, make) in enumerate(parts):
-            if repr(part) in seen:
+        shared = set(seen)
+        for network in sorted(networks_of(shrink(preset)), key=lambda net: _order(net.params)):
+            part = repr(network.settings)
+            if part in shared and network.params != "cond_stage":
                 continue
-            seen.add(repr(part))
-            second = "text_encoder_2" if i == 3 else "text_encoder"
-            yield from make(preset.name, part, *([second] if make is text_encoder_cases else []))
-        if config.segmentation_classes:
-            yield rescaler_case(config)
+            seen.add(part)
+            yield network_case(preset.name, network)
     for name in ("vq-f8", "kl-f16"):  # with attention at lower levels
-        yield from autoencoder_cases(name, shrink_autoencoder(FIRST_STAGES[name]))
-    yield from controlnet_cases(shrink(PRESETS["sd15"]).unet)
-    yield from tiny_autoencoder_cases()
-    yield classifier_case()
+        for network in describe_autoencoder(shrink_autoencoder(FIRST_STAGES[name])):
+            yield network_case(name, network)
+    control = ControlNetConfig(
+        unet=shrink(PRESETS["sd15"]).unet, conditioning_embedding_out_channels=(4, 8)
+    )
+    yield network_case("sd15", describe_hint(control), "controlnet.encode_hint")
+    yield network_case("sd15", describe_controlnet(control))
+    tiny = TinyConfig(
+        encoder_channels=8,
+        decoder_channels=8,
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    for network in describe_tiny(tiny):
+        yield network_case("taesd", network, network.name.replace("taesd", "vae"))
+    config = ClassifierConfig(
+        block_out_channels=WIDTHS[:2], norm_num_groups=4, class_names=("a", "b", "c")
+    )
+    yield network_case("", describe_classifier(config))
+
+
+def _order(params: str) -> int:
+    """Return the place of a network in the suite."""
+    return ("unet", "vae", "text_encoder", "text_encoder_2", "cond_stage").index(params)

@@ -63,20 +63,15 @@ def trace_network(net: NetworkCase) -> tuple[Graph, list[LayerGraph]]:
         layers.extend(tracer.layers)
         return y
 
-    arrays, template = split_arrays(net.args, net.inputs)
-    names = [net.roles.get(name, name) for name in sorted(net.inputs) if present(net, name)]
+    arrays, template = split_arrays((), {**net.settings, **net.inputs})
+    names = [net.roles[name] for name in sorted(net.inputs)]
     specs = [GraphInput(name, x.shape, x.dtype) for name, x in zip(names, arrays, strict=True)]
     graph = trace(observed, net.params, template, specs, net.outputs)
-    order = [net.roles.get(name, name) for name in net.inputs]  # the template's is alphabetical
+    order = [net.roles[name] for name in net.inputs]  # the template's is alphabetical
     graph.inputs.sort(key=lambda x: order.index(x.name))
     produced = {node.output for node in graph.nodes}
     used = [pair for pair in layers if pair[1].name in produced]
     return graph, [_cut(graph, call, y) for call, y in used]
-
-
-def present(net: NetworkCase, name: str) -> bool:
-    """Return whether a network has this input, not None."""
-    return net.inputs[name] is not None
 
 
 def _cut(graph: Graph, call: LayerCall, output: SymbolicArray) -> LayerGraph:

@@ -12,7 +12,7 @@ import numpy as np
 from ldmref.backends.graph.graph import Graph
 from ldmref.backends.graph.onnx import import_onnx, make_model
 from ldmref.cases.families import networks
-from ldmref.cases.graphs import LayerGraph, present, trace_network
+from ldmref.cases.graphs import LayerGraph, trace_network
 from ldmref.cases.model import DATA, CaseTensor, GoldenCase, WriteFile
 from ldmref.cases.network_cases import NetworkCase
 from ldmref.cases.recorder import RecordedLayer, compute_network, stored
@@ -41,7 +41,7 @@ def write_onnx_cases(
         if net.name in set(more) - written:
             graph, _ = trace_network(net)
             exact, tolerances, _ = compute_network(
-                net.function, net.params, net.args, net.inputs, ()
+                net.function, net.params, net.settings, net.inputs, ()
             )
             yield _write_network(write, net, graph, exact, tolerances)
 
@@ -58,7 +58,7 @@ def _write_selected(
                 seen.add(layer.signature)
                 new[layer.name] = layer
         exact, tolerances, recorded = compute_network(
-            net.function, net.params, net.args, net.inputs, new
+            net.function, net.params, net.settings, net.inputs, new
         )
         for record in recorded:
             yield _write_layer(write, net, new[record.name], record)
@@ -93,9 +93,9 @@ def _write_network(
     exact: Sequence[np.ndarray],
     tolerances: Sequence[float],
 ) -> GoldenCase:
-    by_role = {net.roles.get(k, k): stored(x) for k, x in net.inputs.items() if present(net, k)}
+    by_role = {net.roles[name]: stored(x) for name, x in net.inputs.items()}
     inputs = {x.name: by_role[x.name] for x in graph.inputs}
-    attributes = {"config" if is_dataclass(value) else "factor": plain(value) for value in net.args}
+    attributes = {name: plain(x) for name, x in net.settings.items() if x is not None}
     kind = net.description
     return _write_case(
         write,

@@ -124,18 +124,18 @@ class LayerCollector(NamedBackend):
 def compute_network(
     function: Callable[..., Any],
     params: Mapping[str, Any],
-    args: tuple[Any, ...],
-    inputs: Mapping[str, np.ndarray | None],
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, np.ndarray],
     wanted: Collection[str] | None = None,
 ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...], list[RecordedLayer]]:
     """Return the results of a network in float64, their tolerances, and its recorded layers."""
     recorder = LayerCollector(wanted)
     wide_params = tree_map(widened, params)
-    wide = {name: None if x is None else widened(x) for name, x in inputs.items()}
+    wide = {name: widened(x) for name, x in inputs.items()}
     network = recorder.compile(function, wide_params)
 
     def compute() -> Any:
-        return network(*args, **wide)
+        return network(**settings, **wide)
 
     exact = flat(compute())
     tolerances = recorder.propagate(function.__name__, compute, exact)

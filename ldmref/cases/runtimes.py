@@ -169,19 +169,18 @@ class LdmrefRuntime:
         params = _on_backend(ops, net.params)
         if whole is not None:
             by_role = reader.inputs(whole)
-            inputs = {k: by_role.get(net.roles.get(k, k)) for k in net.inputs}
-            arrays = {k: None if x is None else ops.asarray(x) for k, x in inputs.items()}
+            arrays = {k: ops.asarray(by_role[role]) for k, role in net.roles.items()}
             with ops.inference():
                 network = ops.compile(net.function, params)
-                results = flat(network(*net.args, **arrays))
+                results = flat(network(**net.settings, **arrays))
             names = [x.name for x in whole.outputs]
             outputs = [ops.to_numpy(y) for y in results]
             yield whole, dict(zip(names, outputs, strict=True)), ""
         if layers:
             answers = LayerAnswers(ops, layers, reader)
-            arrays = {k: None if x is None else ops.asarray(x) for k, x in net.inputs.items()}
+            arrays = {k: ops.asarray(x) for k, x in net.inputs.items()}
             with ops.inference():
-                answers.compile(net.function, params)(*net.args, **arrays)
+                answers.compile(net.function, params)(**net.settings, **arrays)
             yield from answers.found
 
 

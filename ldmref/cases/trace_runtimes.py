@@ -17,8 +17,8 @@ from ldmref.cases.model import CODE, GoldenCase, Suite
 from ldmref.cases.recorder import flat
 from ldmref.cases.trace_runs import GoldenTrace, golden_traces, record_run
 from ldmref.errors import InputError
-from ldmref.models.config import TEXT_ENCODERS
-from ldmref.trace.backend import CALLS, ROLES
+from ldmref.families.lookup import find_network
+from ldmref.models.config import ModelConfig
 
 Load = Callable[[str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]]
 
@@ -47,7 +47,7 @@ def graph_backend(case: GoldenCase, suite: Suite, load: Load) -> Backend:
     """Return NumPy with the networks of a case computed by a runtime from the suite's graphs."""
     backend = RuntimeBackend(dtype="float32")
     trace = find_trace(case.name)
-    backend.encoders = golden_model(trace.family).config.text_encoders
+    backend.config = golden_model(trace.family).config
     for call, name in case.attributes["networks"].items():
         if name not in suite.cases:
             message = f"the suite does not have the network {name!r}"
@@ -66,20 +66,17 @@ class RuntimeBackend(NumpyBackend):
     def set_up(self) -> None:
         super().set_up()
         self.graphs: dict[str, tuple[GoldenCase, Callable]] = {}
-        self.encoders: tuple[Any, ...] = ()
+        self.config: ModelConfig
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         names = list(inspect.signature(network).parameters)[2:]
-        roles = ROLES.get(network.__name__, {})
-        kind = CALLS.get(network.__name__, network.__name__)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             arguments = dict(zip(names, args, strict=False)) | kwargs
-            call = kind
-            if kind == "text_encoder":
-                call = TEXT_ENCODERS[self.encoders.index(arguments["config"])]
-            case, compute = self.graphs[call]
-            by_role = {roles.get(name, name): value for name, value in arguments.items()}
+            found = find_network(self.config, network.__name__, arguments)
+            assert found is not None
+            case, compute = self.graphs[found.name]
+            by_role = {found.role_of(name): value for name, value in arguments.items()}
             n = by_role[case.inputs[0].name].shape[0]
             inputs = {x.name: _filled(by_role[x.name], x.shape, x.dtype) for x in case.inputs}
             results = tuple(np.asarray(y)[:n] for y in compute(inputs))

@@ -13,7 +13,8 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import Job
 from ldmref.modes.run import Run
-from ldmref.modes.trajectory import Trajectory, choose_step
+from ldmref.modes.start import choose_step
+from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import History, Schedule, make_schedule
 
 CLOSE = 1e-6  # relative: noise levels closer than this are the same

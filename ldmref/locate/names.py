@@ -14,7 +14,6 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.layouts import restore_order
-from ldmref.models.unet import Residuals
 from ldmref.trace.model import Trace, TraceEntry
 
 ALIASES = {  # the last part of ldmref's name -> those of other programs
@@ -29,7 +28,6 @@ ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "ids": ("input_ids",),
     "input": ("hidden_states", "sample", "x", "0"),
 }
-RESULTS = {"encode": ("mean", "logvar"), "text_encoder_pooled": ("output", "pooled")}
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
 
@@ -143,13 +141,6 @@ def layers_of(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, dict[st
     for key, child in tree.items():
         if isinstance(child, Mapping):
             yield from layers_of(child, f"{name}.{key}" if name else key)
-
-
-def name_results(network: str, result: Any) -> dict[str, np.ndarray]:
-    """Return the outputs of a network by role: those of a ControlNet as `down.0`, ..., `mid`."""
-    if isinstance(result, Residuals):
-        return {f"down.{i}": part for i, part in enumerate(result.down)} | {"mid": result.mid}
-    return dict(zip(RESULTS.get(network, ("output",)), parts_of(result), strict=False))
 
 
 def parts_of(result: Any) -> tuple[Any, ...]:

@@ -15,19 +15,19 @@ Arrays that were not recorded and cannot be computed are NaN.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.families.network import DeclaredNetwork
 from ldmref.locate.alignment import align
 from ldmref.locate.layouts import CLOSE, relative_error
 from ldmref.locate.names import (
     find_entry,
     is_apart,
-    name_results,
     read_inputs,
     read_output,
     read_role,
@@ -35,6 +35,7 @@ from ldmref.locate.names import (
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
 from ldmref.locate.trials import RepeatableRun
 from ldmref.math.arrays import Array
+from ldmref.trace.backend import name_outputs
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
@@ -63,25 +64,26 @@ class Replay(RepeatableRun):
     # -- the run ----------------------------------------------------------------------------------
 
     def run(
-        self, network: Callable, params: Mapping[str, Any], arguments: Mapping[str, Any]
+        self, network: DeclaredNetwork, params: Mapping[str, Any], arguments: Mapping[str, Any]
     ) -> Any:
-        """Run a network, `network(ops, params, **arguments)`, and observe its recorded output."""
+        """Run a network's function and observe its recorded output."""
         self.name_parameters(params)
         arrays = dict(arguments)
+        function = network.function
 
         def compute(inputs: Mapping[str, np.ndarray]) -> Any:
-            return network(self, params, **inputs)
+            return function(self, params, **inputs)
 
-        whole = LayerCall("", network.__name__, arrays, {}, {}, compute, composite=True)
+        whole = LayerCall("", function.__name__, arrays, {}, {}, compute, composite=True)
         frame = Frame("", compute, arrays, Counter(), [])
         self._frames.append(frame)
         self._modules.append(frame)
-        with self.observed(network.__name__):
+        with self.observed(function.__name__):
             result = compute(arrays)
         self._frames.pop()
-        results = name_results(network.__name__, result)
         entry = self.port.find(self.call)
-        for role, array in results.items():
+        for output, array in name_outputs(network, result).items():
+            role = output or "output"
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
             if recorded is not None:
                 suspects = tuple(self._pending)

@@ -160,7 +160,7 @@ def _replay(
     replay.visited = visited
     try:
         with np.errstate(all="ignore"):
-            replay.run(network.function, network.params, network.arguments)
+            replay.run(network.network, network.params, network.arguments)
     except (ValueError, IndexError) as error:
         return str(error).splitlines()[0]
     return ""

@@ -25,12 +25,12 @@ from ldmref.modes.generate import (
 from ldmref.modes.guidance import may_need_empty_prompt
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
-from ldmref.modes.observer import SILENT, RunObserver
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
+from ldmref.modes.start import start_trajectory
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.modes.trajectory import Trajectory, start_trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +100,8 @@ class Plan:
         if job.embeddings:
             text = apply_embeddings(text, job.embeddings)
         controls = tuple(load_control(model, control, job.size) for control in job.control)
-        run = Run(self, model, initial, text, controls, observer)
-        observer.prepared(run)
-        return run
+        observer.prepared(model, job, text)
+        return Run(self, model, initial, text, controls, observer)
 
     def run(
         self,
@@ -197,7 +196,7 @@ class Run:
         for batch in self.text.batches(self.job.batch_size):
             trajectory = observer.started(self.trajectory(batch))
             latents = yield from trajectory.sample(cancel, batch.start, count, observer)
-            observer.sampled(latents)
+            observer.finished(latents)
             images = self.decode(latents)
             observer.decoded(images)
             for i, image in enumerate(images):

@@ -1,4 +1,8 @@
-"""The trajectory of a batch: its initial state, its noise levels and the steps between them."""
+"""The trajectory of a batch from its initial state to its last one, and what observes a run.
+
+Traces, run records, branches, golden traces and the callbacks of `ldmref.compat` are observers. A
+run without one computes the same: an observer that returns what it is given changes no bit.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,25 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from PIL import Image
 
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.channels import make_input_channels
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.generate import CancelFlag, Progress, constrain_known, on_backend, run_sampler
-from ldmref.modes.initial import InitialState, sample_initial
+from ldmref.modes.generate import CancelFlag, Progress, run_sampler
 from ldmref.modes.job import Job
-from ldmref.modes.observer import SILENT, RunObserver, TakenStep
+from ldmref.modes.text import TextConditioning
 from ldmref.samplers import (
     Guidance,
     GuidedDenoiser,
     Schedule,
     State,
     Step,
-    configured_step,
-    make_schedule,
-    repaint_visits,
     sample,
 )
+from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import (
     Constraint,
     Denoiser,
@@ -39,7 +40,114 @@ from ldmref.samplers.interfaces import (
     Noise,
     Stepped,
 )
-from ldmref.samplers.noise import Streams
+
+
+@dataclass(frozen=True, eq=False)
+class TakenStep:
+    """A step of the sampler, after it was taken.
+
+    Args:
+        interval: Its noise levels.
+        x: The state before, (n, c, h, w), an array of the backend.
+        sampled: The state that the sampler returned, (n, c, h, w).
+        x_next: The same after the constraint of the mode (inpainting), (n, c, h, w).
+        x0: The prediction of the clean latents at the start of the step, (n, c, h, w).
+
+    >>> import ldmref
+    >>> class Largest(ldmref.modes.RunObserver):
+    ...     def stepped(self, step):  # a `TakenStep`
+    ...         self.interval = step.interval.sigma, step.interval.sigma_next
+    ...         return step.x_next
+    >>> observer = Largest()
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = ldmref.modes.plan("txt2img", model, prompt="a cat", sigmas=[2.0, 1.0])
+    >>> _ = plan.run(model, observer=observer)
+    >>> observer.interval
+    (2.0, 1.0)
+    """
+
+    interval: Interval
+    x: Array = field(repr=False)
+    sampled: Array = field(repr=False)
+    x_next: Array = field(repr=False)
+    x0: Array = field(repr=False)
+
+
+class RunObserver:
+    """An observer of a run. Every method has a default that changes nothing.
+
+    `plan.prepare(model, observer)` calls `watch` before the first network runs, and `prepared`
+    after prompts and images are encoded. `run.generate(cancel)` calls, for each batch, `started`;
+    for each step `stepping`, `evaluating` and `evaluated` for each evaluation of the denoiser,
+    `noise_sampled` for each fresh noise, and `stepped`; then `finished` and `decoded`. An observer
+    that needs no encoders can be given to `generate` instead.
+
+    >>> import ldmref
+    >>> class Sigmas(ldmref.modes.RunObserver):
+    ...     def __init__(self):
+    ...         self.seen = []
+    ...     def evaluated(self, evaluation):
+    ...         self.seen.append(round(evaluation.sigma, 2))
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = ldmref.modes.plan("txt2img", model, prompt="a cat", steps=2, sampler="heun")
+    >>> observer = Sigmas()
+    >>> _ = plan.run(model, observer=observer)
+    >>> observer.seen
+    [1.62, 0.04, 0.04, 0.03]
+    """
+
+    def watch(self, model: LatentDiffusion) -> LatentDiffusion:
+        """Return the model that generates: itself, or a copy whose backend sees each layer.
+
+        Args:
+            model: The model of the run.
+        """
+        return model
+
+    def prepared(self, model: LatentDiffusion, job: Job, text: TextConditioning) -> None:
+        """See what a run begins with: its `model`, the resolved `job` and the encoded `text`."""
+
+    def started(self, trajectory: Trajectory) -> Trajectory:
+        """Return the sampling of a batch, whose schedule is known; or another one.
+
+        `dataclasses.replace(trajectory, ...)` replaces its initial state, noise or model.
+        """
+        return trajectory
+
+    def stepping(self, x: Array, interval: Interval) -> None:
+        """See a step begin at the state `x`, (n, c, h, w), in an `interval`.
+
+        Noise that was sampled since the last step took x back up (RePaint).
+        """
+
+    def evaluating(self, x: Array, sigma: float) -> Trajectory | None:
+        """Return None, or a trajectory with other prompts, guidance or scale from here on.
+
+        Args:
+            x: The point at which the denoiser will be evaluated, (n, c, h, w).
+            sigma: Its noise level.
+        """
+        return None
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """See an evaluation of the guided denoiser."""
+
+    def noise_sampled(self, noise: Array) -> Array:
+        """Return fresh noise of unit variance, (n, c, h, w), or what replaces it."""
+        return noise
+
+    def stepped(self, step: TakenStep) -> Array:
+        """Return the state after a step, (n, c, h, w), or what replaces it."""
+        return step.x_next
+
+    def finished(self, latents: Array) -> None:
+        """See the final latents of a batch, (n, c, h, w), before they are decoded."""
+
+    def decoded(self, images: Sequence[Image.Image]) -> None:
+        """See the images of a batch."""
+
+
+SILENT = RunObserver()  # observes nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +264,7 @@ class Trajectory:
                 x,
                 sigmas,
                 self._observed_step(present),
-                noise=lambda: present.drawn(self.noise()),
+                noise=lambda: present.noise_sampled(self.noise()),
                 visits=visits,
                 history=history,
             )
@@ -183,83 +291,3 @@ class Trajectory:
             return x_next, x0, history
 
         return take
-
-
-def start_trajectory(
-    model: LatentDiffusion,
-    job: Job,
-    initial: InitialState,
-    conditionings: Mapping[str, Conditioning],
-    controls: Sequence[ActiveControl],
-    batch: slice,
-) -> Trajectory:
-    """Prepare the sampling of a batch: its noise, its initial state and its steps.
-
-    Args:
-        model: The model.
-        job: The resolved parameters.
-        initial: The initial state of the mode.
-        conditionings: By the name of the prediction, for the images of the batch.
-        controls: ControlNets.
-        batch: The images of the batch among those of the run.
-    """
-    ops = model.backend
-    config = model.config.scheduler
-    schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
-    sigmas = schedule.sigmas.tolist()
-    streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
-    noise, image, masked = sample_initial(job, initial, streams, batch)
-
-    constrain = None
-    if initial.keep is not None and image is not None:
-        constrain = constrain_known(ops, initial.keep, image, noise)
-    step, visits = choose_step(model, job, schedule, constrain)
-
-    if image is None or initial.from_noise:
-        x = noise * schedule.init_noise_sigma
-    else:
-        x = image + sigmas[visits[0]] * noise
-    channels = None
-    if model.config.image_channels:
-        channels = make_input_channels(model, job.size, initial.channels, masked)
-    levels = sorted(set(visits))
-    return Trajectory(
-        model,
-        schedule,
-        step,
-        visits,
-        on_backend(ops, x),
-        lambda: on_backend(ops, streams()),
-        constrain,
-        conditionings,
-        job.cfg_scale,
-        job.guidance,
-        [control.within(levels) for control in controls],
-        channels,
-    )
-
-
-def choose_step(
-    model: LatentDiffusion,
-    job: Job,
-    schedule: Schedule,
-    constrain: Constraint | None,
-    first_step: int | None = None,
-) -> tuple[Step, Sequence[int]]:
-    """Return the step of a job's sampler, and the indices into the sigmas that it visits.
-
-    `first_step` is the number of steps that are skipped; None: the job's.
-    """
-    first = job.first_step if first_step is None else first_step
-    step, visits = configured_step(
-        model.config.scheduler,
-        job.sampler,
-        schedule,
-        eta=job.eta,
-        first_step=first,
-        constrain=constrain,
-        bug_compatible=job.rng == "torch" and job.resample is None,
-    )
-    if job.resample is not None:
-        visits = repaint_visits(len(visits) - 1, *job.resample, first=first)
-    return step, visits

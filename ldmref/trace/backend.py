@@ -8,37 +8,12 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.families.beside import networks_beside
+from ldmref.families.latent_diffusion import networks_of
+from ldmref.families.lookup import find_network
+from ldmref.families.network import DeclaredNetwork
+from ldmref.models.config import ModelConfig
 from ldmref.trace.recorder import CallRecord, Recorder
-
-# the function of a network -> the names of its calls, arguments and outputs, where they differ
-CALLS: Mapping[str, str] = {
-    "text_encoder_pooled": "text_encoder",
-    "decode": "vae.decode",
-    "encode": "vae.encode",
-    "encode_hint": "controlnet.hint",
-    "tiny_decode": "taesd.decode",
-    "tiny_encode": "taesd.encode",
-    "rescaler": "cond_stage",
-}
-UNET_ROLES = {
-    "x": "sample",
-    "t": "timestep",
-    "context": "encoder_hidden_states",
-    "pooled": "text_embeds",
-    "sizes": "time_ids",
-}
-ROLES: Mapping[str, Mapping[str, str]] = {
-    "unet": UNET_ROLES,
-    "controlnet": UNET_ROLES,
-    "text_encoder": {"ids": "input_ids"},
-    "text_encoder_pooled": {"ids": "input_ids"},
-    "decode": {"z": "latents"},
-}
-OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    "encode": ("mean", "logvar"),
-    "text_encoder_pooled": ("", "pooled"),
-}
 
 
 class LayerRecordingBackend(NamedBackend):
@@ -61,8 +36,10 @@ class LayerRecordingBackend(NamedBackend):
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
         self.config = config
+        networks = (*networks_of(config), *networks_beside(config))
+        recorder.numbered |= {network.name for network in networks if network.numbered}
         self.whole = inner.compiles if whole is None else whole
-        self._open: list[tuple[CallRecord | None, int | None]] = []
+        self._open: list[tuple[DeclaredNetwork | None, CallRecord | None, int | None]] = []
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         """Return a network whose calls are recorded."""
@@ -80,36 +57,29 @@ class LayerRecordingBackend(NamedBackend):
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""
-        kind = CALLS.get(network, network)
-        if kind == "text_encoder":
-            kind = TEXT_ENCODERS[_index_of(arrays.get("config"), self.config.text_encoders)]
-        call = self.recorder.begin(kind, self.inner)
+        found = find_network(self.config, network, arrays)
+        call = self.recorder.begin(found.name if found else network, self.inner)
         index = None
         if call is not None:
-            roles = ROLES.get(network, {})
             inputs: dict[str, Any] = {}
             for name, value in arrays.items():
-                inputs |= flatten_arrays(roles.get(name, name), value)
+                inputs |= flatten_arrays(found.role_of(name) if found else name, value)
             others = {name: value for name, value in arrays.items() if name not in inputs}
             index = call.add("", network, inputs, others)
-        self._open.append((call, index))
+        self._open.append((found, call, index))
         return arrays
 
     def end(self, network: str, output: Any) -> Any:
         """End the call of a network."""
-        call, index = self._open.pop()
+        found, call, index = self._open.pop()
         if call is not None:
-            roles = OUTPUTS.get(network)
-            parts = flatten_arrays("", output)
-            if roles is not None:
-                parts = dict(zip(roles, output, strict=True))
-            call.add_outputs(index, parts)
+            call.add_outputs(index, name_outputs(found, output))
         self.recorder.end(call)
         return output
 
     def visit(self, call: LayerCall) -> Any:
         """Record a layer with its inputs and its output."""
-        current = self._open[-1][0] if self._open else None
+        current = self._open[-1][1] if self._open else None
         if current is None or self.whole:
             return call.compute(call.inputs)
         index = current.add(call.name, call.kind, call.inputs, call.attributes)
@@ -120,7 +90,7 @@ class LayerRecordingBackend(NamedBackend):
 
     def abandon(self) -> None:
         """Forget calls that were interrupted."""
-        for call, _ in self._open:
+        for _, call, _ in self._open:
             if call is not None:
                 call.store.close()
         self._open.clear()
@@ -144,5 +114,9 @@ def is_overridden(backend: Backend, operation: str) -> bool:
     return getattr(type(backend), operation) is not getattr(Backend, operation)
 
 
-def _index_of(config: Any, configs: tuple[Any, ...]) -> int:
-    return next((i for i, known in enumerate(configs) if known is config), 0)
+def name_outputs(network: DeclaredNetwork | None, output: Any) -> dict[str, Any]:
+    """Return the arrays that a network returned by role; "" is the only, or first, output."""
+    parts = flatten_arrays("", output)
+    if network is None or len(parts) != len(network.outputs):
+        return parts
+    return dict(zip((role for role, _ in network.outputs), parts.values(), strict=True))

@@ -7,9 +7,9 @@ from typing import Any
 
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.observer import RunObserver, TakenStep
-from ldmref.modes.run import Run
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.job import Job
+from ldmref.modes.text import TextConditioning
+from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.own_spacing import name_of
@@ -36,7 +36,8 @@ class TraceObserver(RunObserver):
         self.recorder = recorder
         self.backend = backend
         self.whole = whole
-        self.run: Run
+        self.model: LatentDiffusion
+        self.job: Job
         self.trajectory: Trajectory
         self.evaluations: list[tuple[Evaluation, str]] = []
         self.draws: list[Array] = []
@@ -55,20 +56,21 @@ class TraceObserver(RunObserver):
         if self._ops is not None:
             self._ops.abandon()
 
-    def prepared(self, run: Run) -> None:
+    def prepared(self, model: LatentDiffusion, job: Job, text: TextConditioning) -> None:
         """Record the tokens of each prompt: `tokens`, `tokens~1`, ..."""
-        self.run = run
-        for prompt, text in run.text.encoded.items():
-            with self.recorder.call("tokens", run.model.backend) as call:
+        self.model = model
+        self.job = job
+        for prompt, encoded in text.encoded.items():
+            with self.recorder.call("tokens", model.backend) as call:
                 if call is not None:
-                    outputs = {"ids": text.tokens.ids, "weights": text.tokens.weights}
+                    outputs = {"ids": encoded.tokens.ids, "weights": encoded.tokens.weights}
                     call.add("", "tokens", {}, {"prompt": prompt}, outputs)
 
     def started(self, trajectory: Trajectory) -> Trajectory:
         """Record the schedule."""
         self.trajectory = trajectory
         self.draws = []
-        job = self.run.job
+        job = self.job
         schedule = trajectory.schedule
         attributes = {
             "name": name_of(job.schedule),
@@ -80,10 +82,10 @@ class TraceObserver(RunObserver):
         outputs = {
             "sigmas": schedule.sigmas,
             "timesteps": schedule.timesteps,
-            "alphas_cumprod": training_alphas_cumprod(self.run.model.config.scheduler),
+            "alphas_cumprod": training_alphas_cumprod(self.model.config.scheduler),
         }
         self.recorder.step = None
-        with self.recorder.call("schedule", self.run.model.backend) as call:
+        with self.recorder.call("schedule", self.model.backend) as call:
             if call is not None:
                 call.add("", "schedule", {}, attributes, outputs)
         return trajectory
@@ -91,7 +93,7 @@ class TraceObserver(RunObserver):
     def stepping(self, x: Array, interval: Interval) -> None:
         """Record the noise that took x back up before the step (RePaint)."""
         for noise in self.draws:
-            with self.recorder.call("jump", self.run.model.backend) as call:
+            with self.recorder.call("jump", self.model.backend) as call:
                 if call is not None:
                     inputs = {"noise": noise, "sigma": float(interval.sigma)}
                     call.add("", "jump", inputs, {}, {"": x})
@@ -100,7 +102,7 @@ class TraceObserver(RunObserver):
         self.recorder.step = interval.i
         self.recorder.visited.add(interval.i)
 
-    def drawn(self, noise: Array) -> Array:
+    def noise_sampled(self, noise: Array) -> Array:
         """Remember the noise, an input of the step or of a jump."""
         self.draws.append(noise)
         return noise
@@ -108,10 +110,10 @@ class TraceObserver(RunObserver):
     def evaluated(self, evaluation: Evaluation) -> None:
         """Record the guidance of an evaluation."""
         name = ""
-        job = self.run.job
+        job = self.job
         attributes = {**job.guidance.record, "prediction_type": self._kind_of_outputs()}
         scale = {"scale": float(job.cfg_scale), "sigma": float(evaluation.sigma)}
-        with self.recorder.call("guidance", self.run.model.backend) as call:
+        with self.recorder.call("guidance", self.model.backend) as call:
             if call is not None:
                 name = call.name
                 inputs = {**evaluation.outputs, **scale}
@@ -122,15 +124,15 @@ class TraceObserver(RunObserver):
         """Record the step, and the constraint after it."""
         interval = step.interval
         attributes = {
-            "sampler": self.run.job.sampler.name,
-            "eta": self.run.job.eta,
+            "sampler": self.job.sampler.name,
+            "eta": self.job.eta,
             "i": interval.i,
             "i_next": interval.i_next,
             "n": interval.n,
             "prediction_type": self._kind_of_outputs(),
             "evaluations": [name for _, name in self.evaluations],
         }
-        with self.recorder.call("sampler", self.run.model.backend) as call:
+        with self.recorder.call("sampler", self.model.backend) as call:
             if call is not None:
                 call.add("", "step", self._inputs(step), attributes, {"": step.sampled})
                 if self.trajectory.constrain is not None:
@@ -139,7 +141,7 @@ class TraceObserver(RunObserver):
         self.draws = []
         return step.x_next
 
-    def sampled(self, latents: Array) -> None:
+    def finished(self, latents: Array) -> None:
         """End the steps: what the decoder computes belongs to none."""
         self.recorder.step = None
 
@@ -158,8 +160,8 @@ class TraceObserver(RunObserver):
         return inputs | number_draws(self.draws)
 
     def _kind_of_outputs(self) -> str:
-        config = self.run.model.config.scheduler
-        return "x0" if self.run.job.guidance.on_x0 else config.prediction_type
+        config = self.model.config.scheduler
+        return "x0" if self.job.guidance.on_x0 else config.prediction_type
 
 
 def number_draws(draws: Sequence[Array]) -> dict[str, Array]:

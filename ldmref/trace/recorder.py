@@ -17,8 +17,7 @@ from ldmref.trace.model import TraceEntry, tensor_name
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import TensorStore
 
-# kinds of calls with a number
-NUMBERED = ("unet", "controlnet", "guidance", "sampler", "jump", "train")
+NUMBERED = ("guidance", "sampler", "jump", "train")  # calls of the host that have a number
 
 
 class CallWriter(Protocol):
@@ -95,6 +94,8 @@ class Recorder:
     Attributes:
         step: Index of the sampler's step that is being taken; None outside of steps.
         visited: Indices of the steps so far.
+        numbered: The kinds of calls that have a number: those of the host, and networks that a run
+            calls once per step.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Recorder:
         self.selection = selection or Selection()
         self.step: int | None = None
         self.visited: set[int] = set()
+        self.numbered: set[str] = {*NUMBERED}
         self._counts: Counter[str] = Counter()
 
     def count_call(self, kind: str) -> str:
@@ -123,7 +125,7 @@ class Recorder:
     def next_name(self, kind: str) -> str:
         """Return the name of the next call of a kind: `unet.000`, `vae.decode`, `vae.decode~1`."""
         count = self._counts[kind]
-        if kind in NUMBERED:
+        if kind in self.numbered:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
 

@@ -36,8 +36,8 @@ class Log(modes.RunObserver):
     def watch(self, model):
         return self.note("watch", model)
 
-    def prepared(self, run):
-        self.note("prepared", run)
+    def prepared(self, model, job, text):
+        self.note("prepared", text)
 
     def started(self, trajectory):
         return self.note("started", trajectory)
@@ -51,14 +51,14 @@ class Log(modes.RunObserver):
     def evaluated(self, evaluation):
         self.note("evaluated", evaluation)
 
-    def drawn(self, noise):
-        return self.note("drawn", noise)
+    def noise_sampled(self, noise):
+        return self.note("noise_sampled", noise)
 
     def stepped(self, step):
         return self.note("stepped", step).x_next
 
-    def sampled(self, latents):
-        self.note("sampled", latents)
+    def finished(self, latents):
+        self.note("finished", latents)
 
     def decoded(self, images):
         self.note("decoded", images)
@@ -87,11 +87,11 @@ def test_the_order_of_a_step(model):
     log = Log()
     levels = [3.0, 1.0, 0.5]
     plan(model, sampler="dpmpp_2s_a", seed=1, steps=None, sigmas=levels).run(model, observer=log)
-    step = ["stepping", *["evaluating", "evaluated"] * 2, "drawn", "stepped"]
-    ends = ["sampled", "decoded"]
+    step = ["stepping", *["evaluating", "evaluated"] * 2, "noise_sampled", "stepped"]
+    ends = ["finished", "decoded"]
     assert log.names == ["watch", "prepared", "started", *step, *step, *ends]
-    [run] = log.seen["prepared"]
-    assert run.text.encoded["a cat"].tokens.ids.ndim == 3
+    [text] = log.seen["prepared"]
+    assert text.encoded["a cat"].tokens.ids.ndim == 3
     assert [e.sigma for e in log.seen["evaluated"]] == log.seen["evaluating"]
     first, second = log.seen["stepped"]
     np.testing.assert_array_equal(first.x_next, second.x)
@@ -110,7 +110,7 @@ def test_the_noise_of_a_jump_is_drawn_between_two_steps(model):
     parameters = RUNS["inpaint"] | {"resample": (1, 2)}
     plan(model, "inpaint", sampler="ddim", **parameters).run(model, observer=log)
     between = [names for names in zip(log.names, log.names[1:], log.names[2:], strict=False)]
-    assert ("stepped", "drawn", "stepping") in between
+    assert ("stepped", "noise_sampled", "stepping") in between
     taken = log.seen["stepped"][0]
     assert taken.sampled is not taken.x_next  # the constraint follows the sampler
 
@@ -123,7 +123,7 @@ def test_states_noise_and_initial_latents_may_be_replaced(model):
         def started(self, trajectory):
             return replace(trajectory, x=0.0 * trajectory.x)
 
-        def drawn(self, noise):
+        def noise_sampled(self, noise):
             return 0.0 * noise
 
         def stepped(self, step):

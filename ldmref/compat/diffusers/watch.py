@@ -20,8 +20,7 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance import PLAIN
-from ldmref.modes.observer import RunObserver, TakenStep
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
 from ldmref.samplers import Guidance, Interval, get_guidance
 
 CODE = "E-CALLBACK"

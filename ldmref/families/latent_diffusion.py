@@ -1,0 +1,216 @@
+"""The networks of latent diffusion with a U-Net: Stable Diffusion 1, 2 and XL, LDM, and our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ldmref.families.network import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.autoencoder import autoencoder_spec, decode, encode
+from ldmref.models.config import (
+    TEXT_ENCODERS,
+    AutoencoderConfig,
+    ModelConfig,
+    TextConfig,
+    UNetConfig,
+)
+from ldmref.models.rescaler import rescaler, rescaler_spec
+from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
+from ldmref.models.unet import unet, unet_spec
+
+TOKENS = CallSize("tokens", label="sequence_length")
+
+
+def networks_of(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model, in the order in which a program needs them.
+
+    >>> from ldmref.models import preset
+    >>> [network.name for network in networks_of(preset("sdxl"))]
+    ['text_encoder', 'text_encoder_2', 'unet', 'vae.decode', 'vae.encode']
+    """
+    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+    networks = [describe_text_encoder(name, text) for name, text in encoders]
+    networks.append(describe_unet(config.unet))
+    if config.segmentation_classes:
+        networks.append(describe_rescaler(config))
+    return networks + describe_autoencoder(config.vae)
+
+
+def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
+    """Return a text encoder, with pooled output if the configuration has a projection."""
+    pooled = bool(config.projection_dim)
+    ids = NetworkInput(
+        "ids",
+        "input_ids",
+        (BATCH, config.max_position_embeddings),
+        "ids",
+        also=("input", "0", "ids"),
+        layers=(("embeddings", "ids"), ("token_embedding", "ids")),
+    )
+    states = NetworkOutput("", "hidden_states" if pooled else "last_hidden_state")
+    return DeclaredNetwork(
+        name,
+        name,
+        "text encoder with pooled output" if pooled else f"text encoder ({config.model_type})",
+        text_encoder_pooled if pooled else text_encoder,
+        partial(text_spec, config),
+        {"config": config},
+        (ids,),
+        (states, NetworkOutput("pooled", "text_embeds")) if pooled else (states,),
+        name,
+    )
+
+
+def describe_unet(config: UNetConfig) -> DeclaredNetwork:
+    """Return a U-Net."""
+    return DeclaredNetwork(
+        "unet",
+        "unet",
+        "U-Net",
+        unet,
+        partial(unet_spec, config),
+        unet_settings(config, config),
+        tuple(unet_inputs(config)),
+        (NetworkOutput("", "out_sample"),),
+        "unet",
+        numbered=True,
+    )
+
+
+def unet_settings(config: Any, of_unet: UNetConfig) -> dict[str, Any]:
+    """Return the arguments that are not arrays: the configuration, and no context without text."""
+    return {"config": config} | ({} if of_unet.cross_attention_dim else {"context": None})
+
+
+def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
+    """Return the inputs that a U-Net and a ControlNet share."""
+    sample = (BATCH, config.in_channels, HEIGHT, WIDTH)
+    inputs = [
+        NetworkInput("x", "sample", sample, also=("input", "0", "x")),
+        NetworkInput(
+            "t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t", "timesteps")
+        ),
+    ]
+    if config.cross_attention_dim:
+        inputs.append(
+            NetworkInput(
+                "context",
+                "encoder_hidden_states",
+                (BATCH, TOKENS, config.cross_attention_dim),
+                also=("2", "context"),
+                layers=(("attn2.to_k", "input"),),
+            )
+        )
+    if config.addition_embed_type:
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        pooled = ("added_cond_kwargs.text_embeds",)
+        sizes = ("added_cond_kwargs.time_ids",)
+        inputs += [
+            NetworkInput("pooled", "text_embeds", (BATCH, width), also=pooled),
+            NetworkInput("sizes", "time_ids", (BATCH, 6), "sizes", also=sizes),
+        ]
+    return inputs
+
+
+def describe_autoencoder(vae: AutoencoderConfig) -> list[DeclaredNetwork]:
+    """Return the decoder and the encoder of an autoencoder."""
+    kind = "VQ autoencoder" if vae.codebook_size else "KL autoencoder"
+    return coder_pair(
+        "vae",
+        (decode, encode),
+        (f"decoder of a {kind}", f"encoder of a {kind}"),
+        partial(autoencoder_spec, vae),
+        {"config": vae},
+        (vae.latent_channels, vae.in_channels, vae.factor),
+        "z",
+        (NetworkOutput("mean", "latent_sample"), NetworkOutput("logvar", "latent_logvar")),
+    )
+
+
+def coder_pair(
+    name: str,
+    functions: tuple[Callable[..., Any], Callable[..., Any]],
+    descriptions: tuple[str, str],
+    spec: Callable[[], Any],
+    settings: dict[str, Any],
+    sizes: tuple[int, int, int],
+    latents: str,
+    encoded: Sequence[NetworkOutput],
+) -> list[DeclaredNetwork]:
+    """Return a decoder and an encoder; `sizes` are latent channels, image channels and factor."""
+    z, channels, factor = sizes
+    latent_input = NetworkInput(
+        latents,
+        "latents",
+        (BATCH, z, HEIGHT, WIDTH),
+        exported="latent_sample",
+        also=("input", "z", "x", "0", "sample"),
+    )
+    sides = (CallSize("height", factor), CallSize("width", factor))
+    image = NetworkInput(
+        "image",
+        "image",
+        (BATCH, channels, *sides),
+        "image",
+        exported="sample",
+        also=("input", "x", "0", "sample"),
+    )
+    params = "tiny" if name == "taesd" else name
+    return [
+        DeclaredNetwork(
+            f"{name}.decode",
+            params,
+            descriptions[0],
+            functions[0],
+            spec,
+            settings,
+            (latent_input,),
+            (NetworkOutput("", "sample"),),
+            "vae_decoder",
+        ),
+        DeclaredNetwork(
+            f"{name}.encode",
+            params,
+            descriptions[1],
+            functions[1],
+            spec,
+            settings,
+            (image,),
+            tuple(encoded),
+            "vae_encoder",
+        ),
+    ]
+
+
+def describe_rescaler(config: ModelConfig) -> DeclaredNetwork:
+    """Return the encoder of a model's segmentation maps."""
+    factor = config.vae.factor
+    sides = (CallSize("height", factor), CallSize("width", factor))
+    onehot = NetworkInput(
+        "onehot",
+        "onehot",
+        (BATCH, config.segmentation_classes, *sides),
+        "classes",
+        case="labels",
+        also=("input", "x", "0"),
+    )
+    return DeclaredNetwork(
+        "cond_stage",
+        "cond_stage",
+        "encoder of segmentation maps",
+        rescaler,
+        partial(rescaler_spec, config),
+        {"factor": factor},
+        (onehot,),
+        (NetworkOutput("", "sample"),),
+        "cond_stage",
+    )

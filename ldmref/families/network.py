@@ -1,0 +1,132 @@
+"""A network as data: its function, its parameters, and what it takes and returns by name.
+
+Every tool that names a network's arrays reads these declarations: traces, `ldmref diff`, golden
+cases, exports. None has a list of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ldmref.models.params import Spec
+
+
+class CallSize(NamedTuple):
+    """A size of an array that each call chooses.
+
+    Attributes:
+        of: The size of the call that it follows: "batch", "height" and "width" (of the latents),
+            "tokens" or "timesteps".
+        times: Its factor; the height of an image is `factor` times that of its latents.
+        over: Its divisor; the height of a lower level of the U-Net is that of the latents over 2.
+        label: Its name in exported graphs. "": `of`.
+    """
+
+    of: str
+    times: int = 1
+    over: int = 1
+    label: str = ""
+
+    def at(self, sizes: Mapping[str, int]) -> int:
+        """Return the size for the sizes of a call."""
+        return sizes[self.of] * self.times // self.over
+
+
+BATCH = CallSize("batch")
+HEIGHT = CallSize("height")
+WIDTH = CallSize("width")
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """An array that a network takes.
+
+    Attributes:
+        argument: The argument of the network's function.
+        role: Its name in traces, as diffusers calls it.
+        shape: Its sizes: numbers, or sizes that each call chooses.
+        content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps", "sizes"
+            of SDXL, token "ids", or "classes" of a segmentation map (one-hot).
+        exported: Its name in exported graphs. "": the role.
+        case: Its name in golden cases. "": the role.
+        also: Names that ports give it, in addition to the role.
+        layers: Ends of the names of layers that read it first, with the role of their input.
+        optional: Whether a call may do without it.
+    """
+
+    argument: str
+    role: str
+    shape: tuple[int | CallSize, ...]
+    content: str = "normal"
+    exported: str = ""
+    case: str = ""
+    also: tuple[str, ...] = ()
+    layers: tuple[tuple[str, str], ...] = ()
+    optional: bool = False
+
+    def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape for the sizes of a call.
+
+        >>> NetworkInput("image", "image", (BATCH, 3, CallSize("height", 8))).shape_at(
+        ...     {"batch": 1, "height": 4})
+        (1, 3, 32)
+        """
+        return tuple(d.at(sizes) if isinstance(d, CallSize) else d for d in self.shape)
+
+
+class NetworkOutput(NamedTuple):
+    """An array that a network returns.
+
+    Attributes:
+        role: Its name in traces. "": the only, or first, output.
+        exported: Its name in exported graphs.
+    """
+
+    role: str
+    exported: str
+
+
+@dataclass(frozen=True)
+class DeclaredNetwork:
+    """A network of a model.
+
+    Attributes:
+        name: The name of its calls in a trace: "unet", "vae.decode".
+        params: The name of its parameters in the model: "unet", "vae".
+        description: What it is, in a few words.
+        function: `function(ops, params, **settings, **inputs)`.
+        spec: Returns the shapes of its parameters.
+        settings: The arguments that are not arrays.
+        inputs: The arrays that it takes, in the order of exported graphs.
+        outputs: The arrays that it returns, in their order; () if their number is not fixed.
+        exported: The name of its exported graph.
+        numbered: Whether a run calls it once per step.
+    """
+
+    name: str
+    params: str
+    description: str
+    function: Callable[..., Any] = field(repr=False)
+    spec: Callable[[], Spec] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+    inputs: tuple[NetworkInput, ...]
+    outputs: tuple[NetworkOutput, ...]
+    exported: str = ""
+    numbered: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of the function after the parameters, in their order."""
+        return list(inspect.signature(self.function).parameters)[2:]
+
+    def input_of(self, argument: str) -> NetworkInput | None:
+        """Return the input of an argument; None if it is a setting, or not declared."""
+        return next((x for x in self.inputs if x.argument == argument), None)
+
+    def role_of(self, argument: str) -> str:
+        """Return the name of an argument in traces."""
+        found = self.input_of(argument)
+        return argument if found is None else found.role

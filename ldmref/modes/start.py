@@ -1,0 +1,105 @@
+"""The start of a trajectory: its noise, its initial state and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.channels import make_input_channels
+from ldmref.modes.control import ActiveControl
+from ldmref.modes.generate import constrain_known, on_backend
+from ldmref.modes.initial import InitialState, sample_initial
+from ldmref.modes.job import Job
+from ldmref.modes.trajectory import Trajectory
+from ldmref.samplers import (
+    Schedule,
+    Step,
+    configured_step,
+    make_schedule,
+    repaint_visits,
+)
+from ldmref.samplers.interfaces import (
+    Constraint,
+)
+from ldmref.samplers.noise import Streams
+
+
+def start_trajectory(
+    model: LatentDiffusion,
+    job: Job,
+    initial: InitialState,
+    conditionings: Mapping[str, Conditioning],
+    controls: Sequence[ActiveControl],
+    batch: slice,
+) -> Trajectory:
+    """Prepare the sampling of a batch: its noise, its initial state and its steps.
+
+    Args:
+        model: The model.
+        job: The resolved parameters.
+        initial: The initial state of the mode.
+        conditionings: By the name of the prediction, for the images of the batch.
+        controls: ControlNets.
+        batch: The images of the batch among those of the run.
+    """
+    ops = model.backend
+    config = model.config.scheduler
+    schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
+    sigmas = schedule.sigmas.tolist()
+    streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
+    noise, image, masked = sample_initial(job, initial, streams, batch)
+
+    constrain = None
+    if initial.keep is not None and image is not None:
+        constrain = constrain_known(ops, initial.keep, image, noise)
+    step, visits = choose_step(model, job, schedule, constrain)
+
+    if image is None or initial.from_noise:
+        x = noise * schedule.init_noise_sigma
+    else:
+        x = image + sigmas[visits[0]] * noise
+    channels = None
+    if model.config.image_channels:
+        channels = make_input_channels(model, job.size, initial.channels, masked)
+    levels = sorted(set(visits))
+    return Trajectory(
+        model,
+        schedule,
+        step,
+        visits,
+        on_backend(ops, x),
+        lambda: on_backend(ops, streams()),
+        constrain,
+        conditionings,
+        job.cfg_scale,
+        job.guidance,
+        [control.within(levels) for control in controls],
+        channels,
+    )
+
+
+def choose_step(
+    model: LatentDiffusion,
+    job: Job,
+    schedule: Schedule,
+    constrain: Constraint | None,
+    first_step: int | None = None,
+) -> tuple[Step, Sequence[int]]:
+    """Return the step of a job's sampler, and the indices into the sigmas that it visits.
+
+    `first_step` is the number of steps that are skipped; None: the job's.
+    """
+    first = job.first_step if first_step is None else first_step
+    step, visits = configured_step(
+        model.config.scheduler,
+        job.sampler,
+        schedule,
+        eta=job.eta,
+        first_step=first,
+        constrain=constrain,
+        bug_compatible=job.rng == "torch" and job.resample is None,
+    )
+    if job.resample is not None:
+        visits = repaint_visits(len(visits) - 1, *job.resample, first=first)
+    return step, visits
