@@ -20,6 +20,9 @@ from ldmref.server.settings import ServerSettings
 STOP_SECONDS = 3.5  # for the jobs; then the connections have a second
 OTHER_FILES = 200  # that the process opens
 BACKLOG = 2048
+# Bytes that the system keeps of an answer. Its own choice, megabytes, would hide for minutes that a
+# client does not read.
+SEND_BUFFER = 2**17
 
 
 class OrderlyServer(uvicorn.Server):
@@ -68,6 +71,7 @@ def open_socket(settings: ServerSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of each connection
     try:
         listening.bind((settings.host, settings.port))
         listening.listen(BACKLOG)
