@@ -97,6 +97,7 @@ def run_server(
     settings: ServerSettings,
     listening: socket.socket,
     sources: Mapping[str, str] | None = None,
+    reason: str = "",
 ) -> int:
     """Serve models until the process is asked to stop, and return the number of that signal.
 
@@ -105,9 +106,10 @@ def run_server(
         settings: Access and limits.
         listening: From `open_socket`.
         sources: The name or path from which each model was loaded.
+        reason: Why the models are on their backend.
     """
     raise_file_limit(settings.max_connections)
-    server = make_server(Engine(models, settings, sources), settings)
+    server = make_server(Engine(models, settings, sources, reason), settings)
     server.run(sockets=[listening])
     return server.signal
 
