@@ -127,7 +127,7 @@ def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, CaseRes
             medians = [result[side]["median"] for side in ("ours", "theirs")]
             quantities = [format_quantity(median, result["unit"]) for median in medians]
             goals = {"target": case.target, "aim": case.aim}  # of today, not of the measurement
-            cells += [measured, str(result["rounds"]), *quantities, verdict(result | goals)]
+            cells += [measured, str(result["rounds"]), *quantities, verdict({**result, **goals})]
             cells.append(result.get("time", "")[:10])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
