@@ -1,31 +1,65 @@
-"""Public names of a package that are imported at their first use, so importing it is fast."""
+"""Public names of a package that are imported at their first use, so importing it is fast.
+
+A package writes its public names once, as imports that only type checkers see:
+
+    if TYPE_CHECKING:
+        from ldmref.trace.model import Trace as Trace
+
+    __getattr__, __dir__, __all__ = export_lazily(__name__)
+
+`as Trace` says to type checkers that the name is public.
+"""
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
 
 def export_lazily(
-    package: str, modules: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package.
+    package: str,
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return `__getattr__`, `__dir__` and `__all__` of a package, from its source.
 
     Args:
-        package: The name of the package.
-        modules: The module, relative to the package, of each public name.
+        package: The name of the package, whose public names are imported under TYPE_CHECKING.
+
+    Raises:
+        ImportError: Its source cannot be read.
     """
+    modules = _read_imports(package)
 
     def get(name: str) -> Any:
         if name in modules:
-            return getattr(import_module(f"{package}.{modules[name]}"), name)
+            return getattr(import_module(modules[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def list_names() -> list[str]:
         path = sys.modules[package].__path__
         return sorted({*modules, *(module.name for module in iter_modules(path)), "__all__"})
 
-    return get, list_names
+    return get, list_names, sorted(modules)
+
+
+def _read_imports(package: str) -> dict[str, str]:
+    """Return the module of each name that a package imports under TYPE_CHECKING."""
+    file = sys.modules[package].__file__
+    try:
+        source = Path(file or "").read_text("utf-8")
+    except OSError as error:
+        message = f"{package} reads its public names from {file or 'its source'}, which is missing"
+        raise ImportError(message) from error
+    return {
+        alias.name: imported.module
+        for block in ast.parse(source).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for imported in block.body
+        if isinstance(imported, ast.ImportFrom) and imported.module
+        for alias in imported.names
+        if alias.asname == alias.name
+    }

@@ -26,8 +26,6 @@ TAKE_SECONDS = (
     "tests/backends/test_fast.py::test_an_image_does_not_depend_on_the_number_of_threads",
     "tests/backends/test_fast.py::test_the_same_image_at_every_speed",
     "tests/backends/test_products.py::test_rows_of_a_product_may_be_cut_at_multiples_of_the_tile",
-    "tests/backends/test_tape.py::test_images_are_the_same_with_recordings",
-    "tests/backends/test_tape.py::test_threads_that_share_a_model_get_the_same_bits",
     "tests/backends/test_torch.py::test_torch_with_packed_weights_conforms",
     "tests/backends/test_torch.py::test_torch_without_onednn_conforms",
     "tests/backends/test_traced.py::test_tracing_changes_nothing",

@@ -1,11 +1,10 @@
-"""A backend that records the operations of another: layer trace, profile and bisection.
+"""A backend that times and counts the operations of another, layer by layer, for profiles.
 
-Wrap two backends and run the same network on both: `first_difference` names the first operation in
-which they differ.
+    ops = TracedBackend(get_backend("numpy"))
+    unet(ops, ...)
+    ops.records[0]    # Record(index=0, name='linear', inputs=..., seconds=..., flops=..., layer='')
 
-    a, b = (TracedBackend(get_backend(name), keep=True) for name in ("numpy", "torch"))
-    unet(a, ...); unet(b, ...)
-    first_difference(a, b, rtol=1e-4)    # Difference(index=17, name='conv2d', error=0.31) or None
+To compare what two programs compute, record both and run `ldmref diff`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,9 @@ import inspect
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
 from typing import Any
-
-import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import (
@@ -29,7 +25,6 @@ from ldmref.backends.named import (
     NamedBackend,
     collect_names,
 )
-from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 
 
@@ -44,7 +39,6 @@ class Record:
         output: Shape of the result.
         seconds: Time that it took.
         flops: Two per multiply-add in linear, geglu, conv2d and attention; 0 for the others.
-        array: The result, with `keep`.
         layer: Name of the layer whose parameters it used, or of the one around an operation without
             parameters; "" if it is not known.
     """
@@ -55,25 +49,6 @@ class Record:
     output: tuple[int, ...]
     seconds: float
     flops: int
-    array: np.ndarray | None = field(default=None, repr=False)
-    layer: str = ""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first operation in which two traces differ.
-
-    Args:
-        index: Position in the traces.
-        name: Name of the operation.
-        error: Largest difference, relative to the largest value of the second trace; infinite for
-            different shapes and for values that are not finite.
-        layer: Name of the layer, if either trace knows it.
-    """
-
-    index: int
-    name: str
-    error: float
     layer: str = ""
 
 
@@ -85,18 +60,14 @@ class TracedBackend(NamedBackend):
 
     Args:
         inner: Backend that computes.
-        keep: Whether records hold the results.
         layer_of: Layer names by the `id` of their parameters (`layer_names`). The parameters must
             outlive the trace.
     """
 
     observes_layers = False  # keys and values of the text may be cached
 
-    def __init__(
-        self, inner: Backend, keep: bool = False, layer_of: Mapping[int, str] | None = None
-    ):
+    def __init__(self, inner: Backend, layer_of: Mapping[int, str] | None = None):
         super().__init__(inner, decompose=False)
-        self.keep = keep
         self.layer_of = layer_of or {}
         self.records: list[Record] = []
 
@@ -111,7 +82,7 @@ class TracedBackend(NamedBackend):
 
     def differentiable(self) -> TracedBackend:
         """Return a traced backend that records gradients and shares these records."""
-        other = TracedBackend(self.inner.differentiable(), self.keep, self.layer_of)
+        other = TracedBackend(self.inner.differentiable(), self.layer_of)
         other.records = self.records
         return other
 
@@ -135,13 +106,10 @@ class TracedBackend(NamedBackend):
         seconds = time.perf_counter() - start
         shapes = tuple(tuple(x.shape) for x in arrays)
         out = tuple(y.shape)
-        # a copy, safe from in-place changes
-        array = np.array(self.to_numpy(y)) if self.keep else None
         flops = _flops(call.kind, shapes, out)
-        record = Record(
-            len(self.records), call.kind, shapes, out, seconds, flops, array, call.layer
+        self.records.append(
+            Record(len(self.records), call.kind, shapes, out, seconds, flops, call.layer)
         )
-        self.records.append(record)
         return y
 
 
@@ -185,30 +153,3 @@ def layer_names(params: Mapping[str, Any], name: str = "") -> dict[int, str]:
     layers: dict[int, str] = {}
     collect_names(params, name, layers)
     return layers
-
-
-def first_difference(a: TracedBackend, b: TracedBackend, rtol: float) -> Difference | None:
-    """Return the first operation whose name, shape or values differ, None if all agree.
-
-    Args:
-        a, b: Traces of the same computation, recorded with `keep=True`.
-        rtol: Error allowed, max |a - b| / max |b|. NaN and infinity count as a difference.
-
-    Raises:
-        UsageError: A trace does not hold the results.
-    """
-    for i, (x, y) in enumerate(zip_longest(a.records, b.records)):
-        if x is None or y is None:
-            longer = a.records if y is None else b.records
-            return Difference(i, longer[i].name, math.inf, longer[i].layer)
-        layer = x.layer or y.layer
-        if (x.name, x.output) != (y.name, y.output):
-            return Difference(i, x.name, math.inf, layer)
-        if x.array is None or y.array is None:
-            raise UsageError("both traces need keep=True to be compared", code="E-TRACE")
-        with np.errstate(invalid="ignore", over="ignore"):
-            scale = np.max(np.abs(y.array), initial=np.finfo(float).tiny)
-            error = np.max(np.abs(np.subtract(x.array, y.array, dtype=float)), initial=0.0) / scale
-        if not error <= rtol:
-            return Difference(i, x.name, float(error), layer)
-    return None

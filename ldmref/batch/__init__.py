@@ -12,30 +12,13 @@ from typing import TYPE_CHECKING
 from ldmref.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.batch.rows import BatchRow, RowFailure, read_rows
-    from ldmref.batch.run import check_batch, run_batch
-    from ldmref.batch.summary import BatchCheck, BatchSummary, RowEvent
+    from ldmref.batch.rows import BatchRow as BatchRow
+    from ldmref.batch.rows import RowFailure as RowFailure
+    from ldmref.batch.rows import read_rows as read_rows
+    from ldmref.batch.run import check_batch as check_batch
+    from ldmref.batch.run import run_batch as run_batch
+    from ldmref.batch.summary import BatchCheck as BatchCheck
+    from ldmref.batch.summary import BatchSummary as BatchSummary
+    from ldmref.batch.summary import RowEvent as RowEvent
 
-_MODULES = {
-    "BatchCheck": "summary",
-    "BatchRow": "rows",
-    "BatchSummary": "summary",
-    "RowEvent": "summary",
-    "RowFailure": "rows",
-    "check_batch": "run",
-    "read_rows": "rows",
-    "run_batch": "run",
-}
-
-__all__ = [
-    "BatchCheck",
-    "BatchRow",
-    "BatchSummary",
-    "RowEvent",
-    "RowFailure",
-    "check_batch",
-    "read_rows",
-    "run_batch",
-]
-
-__getattr__, __dir__ = export_lazily(__name__, _MODULES)
+__getattr__, __dir__, __all__ = export_lazily(__name__)

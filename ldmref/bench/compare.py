@@ -21,15 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends import get_backend
-from ldmref.bench.cases import (
-    PROMPT,
-    SEED,
-    WARM_UP_CALLS,
-    BenchmarkCase,
-    Workload,
-    ldmref_workload,
-    pixels,
-)
+from ldmref.bench.cases import PROMPT, SEED, BenchmarkCase, Workload, ldmref_workload, pixels
 from ldmref.bench.machine import GEMM_SIZES, gemm_peaks
 from ldmref.bench.peers import import_peer, peer_network, peer_workload, require_peer
 from ldmref.bench.profile import count_flops
@@ -280,12 +272,8 @@ def alternate(measure: Callable[[str], float], rounds: int, warm_up: int = 0) ->
 def time_alternately(ours: Workload, theirs: Workload, rounds: int) -> PairedSamples:
     """Return the seconds per call of both sides, after one warm-up round.
 
-    A round repeats calls shorter than `MIN_SECONDS`, both sides equally often. Before the first
-    one, such calls are made `WARM_UP_CALLS` times.
+    A round repeats calls shorter than `MIN_SECONDS`, both sides equally often.
     """
     sides = {"ours": ours, "theirs": theirs}
     repeat = min(side.repeats() for side in sides.values())
-    if repeat > 1:
-        for side in sides.values():
-            side.seconds_per_call(WARM_UP_CALLS)
     return alternate(lambda side: sides[side].seconds_per_call(repeat), rounds, warm_up=1)

@@ -126,7 +126,8 @@ def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, CaseRes
             measured = f"**{ratio['median']:.2f}** ({ratio['min']:.2f} to {ratio['max']:.2f})"
             medians = [result[side]["median"] for side in ("ours", "theirs")]
             quantities = [format_quantity(median, result["unit"]) for median in medians]
-            cells += [measured, str(result["rounds"]), *quantities, verdict(result)]
+            goals = {"target": case.target, "aim": case.aim}  # of today, not of the measurement
+            cells += [measured, str(result["rounds"]), *quantities, verdict({**result, **goals})]
             cells.append(result.get("time", "")[:10])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from ldmref.backends.base import Backend
 from ldmref.cli.options import is_set, option, parameter_options, with_options
 from ldmref.cli.progress import one_line, say
 from ldmref.cli.settings import naming_settings
 from ldmref.cli.shared_options import BACKEND, CONFIG, LIMITS
-from ldmref.config import LIMIT_KEYS, Settings, settings
+from ldmref.config import BACKEND_KEYS, LIMIT_KEYS, Settings, settings
 from ldmref.declare import Invalid, get_fields, read
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.loading import load, open_backend
@@ -64,13 +65,17 @@ def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -
     configured = settings(flags["config"])
     wanted = read_settings(configured, flags, no_page)
     with open_socket(wanted) as listening:
-        served, sources = load_models(models, configured, flags)
+        served, sources, reason = load_models(models, configured, flags)
         address = address_of(listening)
+        backend = next(iter(served.values())).backend
         say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
+        say(one_line(f"ldmref: computing on {backend.name}: {reason}"))
         if as_json:
-            click.echo(json.dumps({"url": address, "models": list(served)}))
+            click.echo(
+                json.dumps({"url": address, "models": list(served), "backend": backend.name})
+            )
             sys.stdout.flush()
-        signal = run_server(served, wanted, listening, sources)
+        signal = run_server(served, wanted, listening, sources, reason)
     say("ldmref: stopped")
     click.get_current_context().exit(128 + signal if signal else 0)
 
@@ -98,8 +103,11 @@ def read_settings(configured: Settings, flags: dict[str, Any], no_page: bool) ->
 
 def load_models(
     named: tuple[str, ...], configured: Settings, flags: dict[str, Any]
-) -> tuple[dict[str, LatentDiffusion], dict[str, str]]:
-    """Load the models by name, all on one backend, and return them with the source of each.
+) -> tuple[dict[str, LatentDiffusion], dict[str, str], str]:
+    """Load the models by name, all on one backend.
+
+    Returns:
+        (the models, the source of each, why they are on this backend).
 
     Raises:
         UsageError: Two models have the same name.
@@ -109,9 +117,7 @@ def load_models(
     models: dict[str, LatentDiffusion] = {}
     sources: dict[str, str] = {}
     with naming_settings(configured, flags):
-        backend = open_backend(
-            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-        )
+        backend, reason = open_fastest(configured, flags)
         for text in named or (configured.defaults.get("model", EMBEDDED),):
             name, equals, path = text.partition("=")
             source = path if equals else text
@@ -126,4 +132,19 @@ def load_models(
                 raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint=hint)
             models[name] = model
             sources[name] = source
-    return models, sources
+    return models, sources, reason
+
+
+def open_fastest(configured: Settings, flags: dict[str, Any]) -> tuple[Backend, str]:
+    """Return the configured backend, otherwise the fastest one, and why it was chosen."""
+    from ldmref.server.backends import choose_backend
+
+    asked = {key: flags["backend" if key == "name" else key] for key in BACKEND_KEYS}
+    named = [f"--{'backend' if key == 'name' else key}" for key in asked if is_set(asked[key])]
+    named = named or [configured.origin[f"backend.{key}"] for key in configured.backend]
+    if not named:
+        return choose_backend(lambda text: say(f"ldmref: warning: {text}"))
+    backend = open_backend(
+        asked["name"], asked["device"], asked["dtype"], flags["config"], asked["speed"]
+    )
+    return backend, f"chosen by {named[0]}"

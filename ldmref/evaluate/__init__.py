@@ -14,52 +14,21 @@ may change in any version. Importing it loads no library.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ldmref.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.evaluate.intervals import IntervalEstimate, estimate, proportion
-    from ldmref.evaluate.likelihood import chain_bound, flow_nats
-    from ldmref.evaluate.report import Measurement, Section, to_dict, to_lines
-    from ldmref.evaluate.run import EvaluationSettings, evaluate
+    from ldmref.evaluate.intervals import IntervalEstimate as IntervalEstimate
+    from ldmref.evaluate.intervals import estimate as estimate
+    from ldmref.evaluate.intervals import proportion as proportion
+    from ldmref.evaluate.likelihood import chain_bound as chain_bound
+    from ldmref.evaluate.likelihood import flow_nats as flow_nats
+    from ldmref.evaluate.report import Measurement as Measurement
+    from ldmref.evaluate.report import Section as Section
+    from ldmref.evaluate.report import to_dict as to_dict
+    from ldmref.evaluate.report import to_lines as to_lines
+    from ldmref.evaluate.run import EvaluationSettings as EvaluationSettings
+    from ldmref.evaluate.run import evaluate as evaluate
 
-_MODULES = {
-    "EvaluationSettings": "ldmref.evaluate.run",
-    "IntervalEstimate": "ldmref.evaluate.intervals",
-    "Measurement": "ldmref.evaluate.report",
-    "Section": "ldmref.evaluate.report",
-    "chain_bound": "ldmref.evaluate.likelihood",
-    "estimate": "ldmref.evaluate.intervals",
-    "evaluate": "ldmref.evaluate.run",
-    "flow_nats": "ldmref.evaluate.likelihood",
-    "proportion": "ldmref.evaluate.intervals",
-    "to_dict": "ldmref.evaluate.report",
-    "to_lines": "ldmref.evaluate.report",
-}
-
-__all__ = [
-    "EvaluationSettings",
-    "IntervalEstimate",
-    "Measurement",
-    "Section",
-    "chain_bound",
-    "estimate",
-    "evaluate",
-    "flow_nats",
-    "proportion",
-    "to_dict",
-    "to_lines",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use."""
-    from importlib import import_module
-
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """Return the public names, loaded or not, for completion."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from ldmref.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.export.folder import ExportedFile, export_onnx
+    from ldmref.export.folder import ExportedFile as ExportedFile
+    from ldmref.export.folder import export_onnx as export_onnx
 
-__all__ = ["ExportedFile", "export_onnx"]
-
-__getattr__, __dir__ = export_lazily(__name__, {"ExportedFile": "folder", "export_onnx": "folder"})
+__getattr__, __dir__, __all__ = export_lazily(__name__)

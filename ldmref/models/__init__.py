@@ -11,66 +11,24 @@ from typing import TYPE_CHECKING
 from ldmref.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.models.conditioning import Conditioning
-    from ldmref.models.config import (
-        AutoencoderConfig,
-        Defaults,
-        ModelConfig,
-        TextConfig,
-        UNetConfig,
-    )
-    from ldmref.models.controlnet import ControlNet, ControlNetConfig
-    from ldmref.models.model import LatentDiffusion
-    from ldmref.models.networks import model_spec
-    from ldmref.models.params import Params, flatten, unflatten
-    from ldmref.models.presets import PRESETS, preset
-    from ldmref.models.taesd import TinyAutoencoder, TinyConfig
-    from ldmref.models.unet import Residuals
-    from ldmref.models.validate import config_from_dict
+    from ldmref.models.conditioning import Conditioning as Conditioning
+    from ldmref.models.config import AutoencoderConfig as AutoencoderConfig
+    from ldmref.models.config import Defaults as Defaults
+    from ldmref.models.config import ModelConfig as ModelConfig
+    from ldmref.models.config import TextConfig as TextConfig
+    from ldmref.models.config import UNetConfig as UNetConfig
+    from ldmref.models.controlnet import ControlNet as ControlNet
+    from ldmref.models.controlnet import ControlNetConfig as ControlNetConfig
+    from ldmref.models.model import LatentDiffusion as LatentDiffusion
+    from ldmref.models.networks import model_spec as model_spec
+    from ldmref.models.params import Params as Params
+    from ldmref.models.params import flatten as flatten
+    from ldmref.models.params import unflatten as unflatten
+    from ldmref.models.presets import PRESETS as PRESETS
+    from ldmref.models.presets import preset as preset
+    from ldmref.models.taesd import TinyAutoencoder as TinyAutoencoder
+    from ldmref.models.taesd import TinyConfig as TinyConfig
+    from ldmref.models.unet import Residuals as Residuals
+    from ldmref.models.validate import config_from_dict as config_from_dict
 
-__all__ = [
-    "PRESETS",
-    "AutoencoderConfig",
-    "Conditioning",
-    "ControlNet",
-    "ControlNetConfig",
-    "Defaults",
-    "LatentDiffusion",
-    "ModelConfig",
-    "Params",
-    "Residuals",
-    "TextConfig",
-    "TinyAutoencoder",
-    "TinyConfig",
-    "UNetConfig",
-    "config_from_dict",
-    "flatten",
-    "model_spec",
-    "preset",
-    "unflatten",
-]
-
-__getattr__, __dir__ = export_lazily(
-    __name__,
-    {
-        "PRESETS": "presets",
-        "AutoencoderConfig": "config",
-        "Conditioning": "conditioning",
-        "ControlNet": "controlnet",
-        "ControlNetConfig": "controlnet",
-        "Defaults": "config",
-        "LatentDiffusion": "model",
-        "ModelConfig": "config",
-        "Params": "params",
-        "Residuals": "unet",
-        "TextConfig": "config",
-        "TinyAutoencoder": "taesd",
-        "TinyConfig": "taesd",
-        "UNetConfig": "config",
-        "config_from_dict": "validate",
-        "flatten": "params",
-        "model_spec": "networks",
-        "preset": "presets",
-        "unflatten": "params",
-    },
-)
+__getattr__, __dir__, __all__ = export_lazily(__name__)

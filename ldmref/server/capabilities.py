@@ -32,7 +32,10 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         "documentation": documentation_address(),
         "models": [
             describe_model(name, model)
-            | {"load": load_arguments(model, engine.sources.get(name), local)}
+            | {
+                "backend_reason": engine.reason,
+                "load": load_arguments(model, engine.sources.get(name), local),
+            }
             for name, model in engine.models.items()
         ],
         "modes": {

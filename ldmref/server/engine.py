@@ -45,6 +45,7 @@ class Engine:
         models: The models by name; the first is the default. Models on one device share a worker.
         settings: The limits.
         sources: The name or path from which each model was loaded, for clients on this machine.
+        reason: Why the models are on their backend, for clients; "" if nobody says it.
 
     Example:
         >>> import ldmref
@@ -61,12 +62,14 @@ class Engine:
         models: Mapping[str, LatentDiffusion],
         settings: ServerSettings | None = None,
         sources: Mapping[str, str] | None = None,
+        reason: str = "",
     ):
         if not models:
             raise UsageError("an engine needs a model", code="E-MODEL")
         self.models = dict(models)
         self.settings = settings or ServerSettings()
         self.sources = dict(sources or {})
+        self.reason = reason
         self._changed = threading.Condition()
         self.planning = threading.BoundedSemaphore(PLANNERS)
         self._jobs: dict[str, ServedJob] = {}  # the oldest first

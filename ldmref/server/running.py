@@ -20,6 +20,9 @@ from ldmref.server.settings import ServerSettings
 STOP_SECONDS = 3.5  # for the jobs; then the connections have a second
 OTHER_FILES = 200  # that the process opens
 BACKLOG = 2048
+# Bytes that the system keeps of an answer. Its own choice, megabytes, would hide for minutes that a
+# client does not read.
+SEND_BUFFER = 2**17
 
 
 class OrderlyServer(uvicorn.Server):
@@ -68,6 +71,7 @@ def open_socket(settings: ServerSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of each connection
     try:
         listening.bind((settings.host, settings.port))
         listening.listen(BACKLOG)
@@ -93,6 +97,7 @@ def run_server(
     settings: ServerSettings,
     listening: socket.socket,
     sources: Mapping[str, str] | None = None,
+    reason: str = "",
 ) -> int:
     """Serve models until the process is asked to stop, and return the number of that signal.
 
@@ -101,9 +106,10 @@ def run_server(
         settings: Access and limits.
         listening: From `open_socket`.
         sources: The name or path from which each model was loaded.
+        reason: Why the models are on their backend.
     """
     raise_file_limit(settings.max_connections)
-    server = make_server(Engine(models, settings, sources), settings)
+    server = make_server(Engine(models, settings, sources, reason), settings)
     server.run(sockets=[listening])
     return server.signal
 

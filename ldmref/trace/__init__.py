@@ -8,49 +8,20 @@ from typing import TYPE_CHECKING
 from ldmref.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.trace.estimate import TraceEstimate, check_space, estimate_trace, show_bytes
-    from ldmref.trace.files import TraceWriter, read_trace
-    from ldmref.trace.model import Trace, TraceEntry, build_trace, tensor_name
-    from ldmref.trace.readers.load import load_trace
-    from ldmref.trace.run import record_trace
-    from ldmref.trace.selection import Selection
-    from ldmref.trace.torch_hooks import record_module
-    from ldmref.trace.torch_pipeline import record_pipeline
+    from ldmref.trace.estimate import TraceEstimate as TraceEstimate
+    from ldmref.trace.estimate import check_space as check_space
+    from ldmref.trace.estimate import estimate_trace as estimate_trace
+    from ldmref.trace.estimate import show_bytes as show_bytes
+    from ldmref.trace.files import TraceWriter as TraceWriter
+    from ldmref.trace.files import read_trace as read_trace
+    from ldmref.trace.model import Trace as Trace
+    from ldmref.trace.model import TraceEntry as TraceEntry
+    from ldmref.trace.model import build_trace as build_trace
+    from ldmref.trace.model import tensor_name as tensor_name
+    from ldmref.trace.readers.load import load_trace as load_trace
+    from ldmref.trace.run import record_trace as record_trace
+    from ldmref.trace.selection import Selection as Selection
+    from ldmref.trace.torch_hooks import record_module as record_module
+    from ldmref.trace.torch_pipeline import record_pipeline as record_pipeline
 
-__all__ = [
-    "Selection",
-    "Trace",
-    "TraceEntry",
-    "TraceEstimate",
-    "TraceWriter",
-    "build_trace",
-    "check_space",
-    "estimate_trace",
-    "load_trace",
-    "read_trace",
-    "record_module",
-    "record_pipeline",
-    "record_trace",
-    "show_bytes",
-    "tensor_name",
-]
-__getattr__, __dir__ = export_lazily(
-    __name__,
-    {
-        "Selection": "selection",
-        "Trace": "model",
-        "TraceEntry": "model",
-        "TraceEstimate": "estimate",
-        "TraceWriter": "files",
-        "build_trace": "model",
-        "check_space": "estimate",
-        "estimate_trace": "estimate",
-        "load_trace": "readers.load",
-        "read_trace": "files",
-        "record_module": "torch_hooks",
-        "record_pipeline": "torch_pipeline",
-        "record_trace": "run",
-        "show_bytes": "estimate",
-        "tensor_name": "model",
-    },
-)
+__getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import array_api_compat.numpy as xp
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.backends.graph.graph import Graph, GraphInput
+from ldmref.backends.graph.tracer import GraphBackend
+from ldmref.backends.named import OPERATIONS
 from ldmref.math.arrays import Array
 from ldmref.models.params import LazyParams, Params, flatten, unflatten
 
@@ -56,7 +59,7 @@ def _value(x: np.ndarray) -> np.ndarray:
 
 
 class ShapeBackend(Backend):
-    """A backend whose operations return zeros of the right shape.
+    """A backend whose operations return zeros of the shapes that the tracer of graphs finds.
 
     Everything that is not an operation, such as the steps of a sampler, is computed by NumPy.
     """
@@ -73,68 +76,43 @@ class ShapeBackend(Backend):
         return x.astype(floating if x.dtype.kind == "f" else np.int64, copy=False)
 
     def weight(self, x: Array) -> Array:
-        return self._zeros(x.shape)
+        return constant_array(np.zeros((), self._dtype), x.shape)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return np.asarray(x)
 
-    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        return self._zeros((*x.shape[:-1], weight.shape[0]), x)
 
-    def conv2d(
-        self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
-    ) -> Array:
-        k = weight.shape[-1]
-        h, w = ((size + 2 * padding - k) // stride + 1 for size in x.shape[2:])
-        return self._zeros((x.shape[0], weight.shape[0], h, w), x)
+def _of_shape(operation: str) -> Callable[..., Array]:
+    """Return an operation that gives zeros of the shape that the tracer of graphs finds."""
 
-    def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
-        return self._zeros(x.shape, x)
+    def operate(self: ShapeBackend, *args: Any, **kwargs: Any) -> Array:
+        graph = Graph()
 
-    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
-        return self._zeros(x.shape, x)
+        def symbol(value: Any) -> Any:
+            if not isinstance(value, np.ndarray):
+                return value
+            dtype = np.dtype(GRAPHS.dtype if value.dtype.kind == "f" else np.int64)
+            return graph.add_input(GraphInput(f"x{len(graph.inputs)}", value.shape, dtype))
 
-    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        return self._zeros((*q.shape[:-1], v.shape[-1]), q)
+        symbols = [symbol(x) for x in args]
+        y = getattr(GRAPHS, operation)(*symbols, **{k: symbol(x) for k, x in kwargs.items()})
+        first = next(x for x in (*args, *kwargs.values()) if isinstance(x, np.ndarray))
+        return constant_array(np.zeros((), first.dtype), y.shape)
 
-    def embedding(self, table: Array, ids: Array) -> Array:
-        return self._zeros((*ids.shape, table.shape[-1]))
-
-    def silu(self, x: Array) -> Array:
-        return self._zeros(x.shape, x)
-
-    def gelu(self, x: Array) -> Array:
-        return self._zeros(x.shape, x)
-
-    def quick_gelu(self, x: Array) -> Array:
-        return self._zeros(x.shape, x)
-
-    def upsample2x(self, x: Array) -> Array:
-        n, c, h, w = x.shape
-        return self._zeros((n, c, 2 * h, 2 * w), x)
-
-    def pad_bottom_right(self, x: Array) -> Array:
-        n, c, h, w = x.shape
-        return self._zeros((n, c, h + 1, w + 1), x)
-
-    def add(self, a: Array, b: Array) -> Array:
-        return self._zeros(np.broadcast_shapes(a.shape, b.shape), a)
-
-    def _zeros(self, shape: tuple[int, ...], like: Array | None = None) -> Array:
-        dtype = self._dtype if like is None else like.dtype
-        return constant_array(np.zeros((), dtype), shape)
+    operate.__name__ = operation
+    operate.__doc__ = getattr(Backend, operation).__doc__
+    return operate
 
 
 class FusedShapeBackend(ShapeBackend):
     """The same for backends that fuse operations, which are then recorded as one."""
 
-    def group_norm_silu(
-        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
-    ) -> Array:
-        return self._zeros(x.shape, x)
 
-    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        return self._zeros((*x.shape[:-1], weight.shape[0] // 2), x)
+GRAPHS = GraphBackend()
+FUSED = ("group_norm_silu", "geglu")
+for _operation in OPERATIONS:
+    _class = FusedShapeBackend if _operation in FUSED else ShapeBackend
+    setattr(_class, _operation, _of_shape(_operation))
 
 
 def shapes_of(params: Mapping[str, Any], ops: Backend) -> Params:

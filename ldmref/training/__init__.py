@@ -27,52 +27,19 @@ PyTorch is loaded by the functions that need it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ldmref.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ldmref.datasets.config import DataConfig
-    from ldmref.datasets.loading import load_dataset
-    from ldmref.training.finetune.recipe import FineTuneRecipe
-    from ldmref.training.finetune.run import fine_tune
-    from ldmref.training.monitor.progress import TrainingProgress
-    from ldmref.training.recipes.file import read_recipe, to_toml
-    from ldmref.training.recipes.schema import Recipe
-    from ldmref.training.run import train
+    from ldmref.datasets.config import DataConfig as DataConfig
+    from ldmref.datasets.loading import load_dataset as load_dataset
+    from ldmref.training.finetune.recipe import FineTuneRecipe as FineTuneRecipe
+    from ldmref.training.finetune.run import fine_tune as fine_tune
+    from ldmref.training.monitor.progress import TrainingProgress as TrainingProgress
+    from ldmref.training.recipes.file import read_recipe as read_recipe
+    from ldmref.training.recipes.file import to_toml as to_toml
+    from ldmref.training.recipes.schema import Recipe as Recipe
+    from ldmref.training.run import train as train
 
-_MODULES = {
-    "DataConfig": "ldmref.datasets.config",
-    "FineTuneRecipe": "ldmref.training.finetune.recipe",
-    "Recipe": "ldmref.training.recipes.schema",
-    "TrainingProgress": "ldmref.training.monitor.progress",
-    "fine_tune": "ldmref.training.finetune.run",
-    "load_dataset": "ldmref.datasets.loading",
-    "read_recipe": "ldmref.training.recipes.file",
-    "to_toml": "ldmref.training.recipes.file",
-    "train": "ldmref.training.run",
-}
-
-__all__ = [
-    "DataConfig",
-    "FineTuneRecipe",
-    "Recipe",
-    "TrainingProgress",
-    "fine_tune",
-    "load_dataset",
-    "read_recipe",
-    "to_toml",
-    "train",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use."""
-    from importlib import import_module
-
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """Return the public names, loaded or not, for completion."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -1,6 +1,4 @@
-"""The tracing backend records every operation and finds where two runs part."""
-
-import math
+"""The tracing backend times every operation, counts it, and names its layer."""
 
 import numpy as np
 import pytest
@@ -10,14 +8,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.operations import Operations
-from ldmref.backends.traced import (
-    OPERATIONS,
-    Difference,
-    TracedBackend,
-    first_difference,
-    layer_names,
-)
-from ldmref.errors import UsageError
+from ldmref.backends.traced import OPERATIONS, TracedBackend, layer_names
 from ldmref.models import params, unet
 from ldmref.models.presets import preset
 from ldmref.testing import assert_conforms
@@ -26,18 +17,8 @@ CONFIG = preset("tiny").unet
 PARAMS = params.init(unet.unet_spec(CONFIG), seed=1)
 
 
-class LateFault(NumpyBackend):
-    """Wrong in exactly one operation: the tenth convolution."""
-
-    calls = 0
-
-    def conv2d(self, *args, **kwargs):
-        self.calls += 1
-        return super().conv2d(*args, **kwargs) * (1.01 if self.calls == 10 else 1.0)
-
-
-def trace(inner, keep=True):
-    ops = TracedBackend(inner, keep=keep)
+def trace(inner):
+    ops = TracedBackend(inner)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 4, 8, 8))
     t = np.array([500.0])
@@ -61,7 +42,7 @@ def test_tracing_changes_nothing(inner):
     assert_conforms(TracedBackend(backend))
     ops, y = trace(backend)
     assert ops.describe() == backend.describe() and ops.state_dtype == backend.state_dtype
-    assert np.array_equal(ops.records[-1].array, y)
+    assert ops.records[-1].output == y.shape and len(ops.records) > 50
     assert isinstance(ops, Backend) and get_backend(ops) is ops
 
 
@@ -82,7 +63,7 @@ def test_records_shapes_seconds_and_flops():
     assert linear.flops == 2 * (2 * 9) * 8 * 6
     assert attention.flops == 2 * (2 * 3) * (5 * 7) * (4 + 4)
     assert silu.flops == 0 and silu.inputs == (x.shape,)
-    assert all(r.seconds > 0 and r.array is None for r in ops.records)
+    assert all(r.seconds > 0 for r in ops.records)
 
 
 def test_layers_are_named_by_their_parameters():
@@ -100,89 +81,21 @@ def test_layers_are_named_by_their_parameters():
     assert plain.records[0].layer == ""
 
 
-@pytest.mark.parametrize(
-    ("dtype", "speed"), [("float64", None), ("float32", "exact"), ("float32", None)]
-)
-def test_numpy_and_torch_do_not_part(rounding_bound, dtype, speed):
-    pytest.importorskip("torch")
-    a, _ = trace(get_backend("numpy", dtype=dtype, speed=speed))
-    b, _ = trace(get_backend("torch", dtype=dtype, speed=speed))
-    assert len(a.records) > 50
-    assert first_difference(a, b, rtol=2 * rounding_bound(a.records, dtype)) is None
-    assert first_difference(a, b, rtol=0.0) is not None
-
-
-def test_the_first_wrong_operation_is_named():
-    good, _ = trace(NumpyBackend(dtype="float64"))
-    bad, _ = trace(LateFault(dtype="float64"))
-    found = first_difference(bad, good, rtol=1e-9)
-    assert found.name == "conv2d" and found.error == pytest.approx(0.01)
-    assert found.index == [r.index for r in good.records if r.name == "conv2d"][9]
-
-
-def test_a_difference_names_its_layer():
-    """With the names of the parameters of either model; `layer_names` gives them."""
+def test_layers_of_a_model_are_named():
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     names = layer_names(model.params["unet"])
-    assert set(names.values()) >= {
-        "conv_in",
-        "time_embedding.linear_1",
-        "mid_block.resnets.0.norm1",
-    }
-    whole = set(layer_names(model.params).values())
-    assert "unet.conv_in" in whole and len(whole) > len(set(names.values()))
+    assert {*names.values()} >= {"conv_in", "time_embedding.linear_1", "mid_block.resnets.0.norm1"}
+    whole = {*layer_names(model.params).values()}
+    assert "unet.conv_in" in whole and len(whole) > len({*names.values()})
 
-    def run(ops):
+    def layers(ops):
         one = model.with_params({}, ops)
         one.unet(np.ones((1, 4, 8, 8)), np.ones(1), model.encode_text(["a"]))
-        return ops
+        return [record.layer for record in ops.records]
 
-    good = run(TracedBackend(NumpyBackend(dtype="float64"), keep=True, layer_of=names))
-    bad = run(TracedBackend(LateFault(dtype="float64"), keep=True))
-    wrong = [record for record in good.records if record.name == "conv2d"][9]
-    for found in (first_difference(bad, good, 1e-9), first_difference(good, bad, 1e-9)):
-        assert (found.name, found.layer) == ("conv2d", wrong.layer) and "conv" in found.layer
-    bad.records = bad.records[: wrong.index]
-    good.records = good.records[: wrong.index + 1]
-    assert first_difference(good, bad, 1.0).layer == wrong.layer
-
-
-def test_another_operation_a_shorter_trace_and_nan_are_differences():
-    def run(*names, value=1.0):
-        ops = TracedBackend(NumpyBackend(), keep=True)
-        for name in names:
-            getattr(ops, name)(ops.asarray(np.full(3, value)))
-        return ops
-
-    other = first_difference(run("silu", "gelu"), run("silu", "silu"), 1.0)
-    assert other == Difference(1, "gelu", math.inf)
-    shorter = first_difference(run("silu"), run("silu", "gelu"), 1.0)
-    assert shorter == Difference(1, "gelu", math.inf)
-    nan = first_difference(run("silu", value=math.nan), run("silu"), 1e9)
-    assert nan.index == 0 and math.isnan(nan.error)
-    assert first_difference(run(), run(), 0.0) is None
-
-
-def test_differences_of_short_floats_do_not_overflow():
-    """Twice the largest float16 is infinite in float16."""
-    a, b = (TracedBackend(NumpyBackend(dtype="float16"), keep=True) for _ in range(2))
-    for ops, value in ((a, 6e4), (b, -6e4)):
-        ops.upsample2x(ops.asarray(np.full((1, 1, 2, 2), value)))
-    assert first_difference(a, b, rtol=1.0) == Difference(0, "upsample2x", 2.0)
-    assert first_difference(a, b, rtol=2.0) is None
-
-
-def test_traces_without_arrays_cannot_be_compared():
-    a, _ = trace(NumpyBackend(), keep=False)
-    with pytest.raises(UsageError, match="keep=True"):
-        first_difference(a, a, rtol=1.0)
-
-
-def test_kept_outputs_are_copies():
-    ops = TracedBackend(NumpyBackend(dtype="float64"), keep=True)
-    y = ops.silu(ops.asarray(np.ones(3)))
-    y[...] = 7.0
-    assert not np.any(ops.records[0].array == 7.0)
+    given = layers(TracedBackend(NumpyBackend(dtype="float64"), layer_of=names))
+    own = layers(TracedBackend(NumpyBackend(dtype="float64")))
+    assert given == own and own[-1] == "conv_out" and all(own)
 
 
 def test_compile_keeps_the_records():

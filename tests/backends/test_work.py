@@ -233,7 +233,7 @@ def test_the_algorithm_by_shape(monkeypatch, shape, kernel, stride, padding, alg
 
 
 def test_an_embedding_copies_its_rows_alone():
-    """`take` copies a table that is transposed in memory."""
+    """A table is transposed in memory (`weight`); `np.take` would copy all of it."""
     table = OPS.weight(np.random.default_rng(0).standard_normal((4000, 64)))
     ids = np.array([[3, 3999, 0]])
     tracemalloc.start()

@@ -92,6 +92,13 @@ def test_the_table_has_every_case_measured_or_not(result_of):
     assert "| ONNX Runtime |  | 1.00 | not measured |" in line
 
 
+def test_the_table_judges_by_the_goals_of_today(result_of):
+    case = CASES["embedded-step-torch"]
+    result = result_of(case, (1.1,) * 3, (1.0,) * 3) | {"target": 1.2}  # as it was measured
+    line = markdown_table([case], {case.name: result}).splitlines()[-1]
+    assert "|  | 1.00 | **1.10**" in line and "| above |" in line
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=str)
 def test_the_lines_of_a_result_fit_a_terminal(case, result_of):
     result = result_of(case, (1234.5,) * 3, (1234.5,) * 3)

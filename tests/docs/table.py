@@ -191,7 +191,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "LDMREF_BACKEND=torch": TORCH,
         "--backend openvino": ONNX,
         "--backend onnx": ONNX,
-        'get_backend("torch")': TORCH,
+        'in ("numpy", "torch")': TORCH,
     },
     "docs/batch.md": {
         "--executor ray": elsewhere("tests/batch/test_batch_ray.py"),

@@ -133,8 +133,8 @@ an empty mask gives a warning; the region stays inside the image
 96|old dependencies|lower bounds are declared and tested; `doctor` reports older ones
 97|body that is too large, has no end, a wrong length, or is compressed|\
 refused with 413, 408, 400 or 415; at most four bodies of the largest size are held in memory
-98|client that sends or reads nothing, or slowly; 1,000 idle event streams|\
-disconnected after a while; the others are served
+98|client that sends half a request, or reads nothing; 1,000 idle event streams|\
+a body must arrive and an answer be taken in time, and the others are served; a proxy times heads
 99|many requests at once|\
 every request gets its own image; a full queue answers 429 with `Retry-After`
 100|client that disconnects, cancelled job|the job stops at the next step, and the next job starts

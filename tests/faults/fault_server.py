@@ -15,7 +15,7 @@ from ldmref.server.engine import Engine
 from ldmref.server.guard import Limits, uvicorn_options
 from ldmref.server.settings import ServerSettings
 
-QUICK = Limits(head=0.4, write=0.5, linger=0.3)
+QUICK = Limits(write=0.5, linger=0.3)
 
 
 @contextmanager

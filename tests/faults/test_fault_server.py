@@ -76,15 +76,15 @@ def test_bodies(tiny):
         assert_works(port)
 
 
-@covers(98, "half a head, half a body, nothing", HTTP, code="E-TIMEOUT")
+@covers(98, "half a body, half a head, nothing", HTTP, code="E-TIMEOUT")
 def test_slow_senders(tiny):
     with serving(tiny) as port:
-        silent = [connect(port) for _ in range(20)]
-        for number, connection in enumerate(silent):
+        slow = [connect(port) for _ in range(20)]
+        for number, connection in enumerate(slow):
             connection.sendall([b"", b"POST / HT", post(length=10)][number % 3])
         assert_works(port)
-        assert {status_of(connection) for connection in silent} == {0, 408}
-        for connection in silent:
+        assert {status_of(connection) for connection in slow[2::3]} == {408}
+        for connection in slow:
             connection.close()
 
 

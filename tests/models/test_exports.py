@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ldmref
+from ldmref.lazy import export_lazily
 from ldmref.models.params import init
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
 
@@ -80,3 +81,24 @@ def test_taesd_is_loaded_onto_a_backend_by_name(tmp_path):
     latents = np.random.default_rng(0).standard_normal((1, 4, 2, 2))
     same = ldmref.load_taesd(path, tiny.backend).decode(latents)
     np.testing.assert_array_equal(tiny.decode(latents), same)
+
+
+def test_public_names_are_read_from_the_imports_of_type_checkers(tmp_path, monkeypatch):
+    folder = tmp_path / "listed"
+    folder.mkdir()
+    (folder / "part.py").write_text("found = 1\nhidden = 2\n")
+    (folder / "__init__.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom ldmref.lazy import export_lazily\n"
+        "if TYPE_CHECKING:\n"
+        "    from listed.part import found as found\n    from listed.part import hidden\n"
+        "__getattr__, __dir__, __all__ = export_lazily(__name__)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = importlib.import_module("listed")
+    assert listed.__all__ == ["found"] and dir(listed) == ["__all__", "found", "part"]
+    assert "listed.part" not in sys.modules and listed.found == 1
+    with pytest.raises(AttributeError, match="no attribute 'hidden'"):
+        _ = listed.hidden
+    (folder / "__init__.py").unlink()
+    with pytest.raises(ImportError, match="which is missing"):
+        export_lazily("listed")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ldmref.server.backends import FASTEST, ONLY
+
 COMMAND = Path(sys.executable).with_name("ldmref")
 
 
@@ -95,6 +97,8 @@ def test_a_killed_server_and_its_successor(new_context, tiny_folder, watch):
         page = new_context().new_page()
         page.goto(url)
         fill(page, "a cat", 1000)
+        title = page.locator("#connection").get_attribute("title")
+        assert FASTEST in title or ONLY in title  # why it computes on its backend
         page.get_by_label("Images", exact=True).fill("16")
         start(page)
         wait_for_step(page)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from ldmref.server.guard import Limits, guard, uvicorn_options
+from ldmref.server.running import open_socket
 from ldmref.server.settings import ServerSettings
 
 HOST = (b"host", b"localhost:7860")
@@ -94,7 +95,7 @@ def serving(app=echo, limits=None, **settings):
     """Serve a guarded application by uvicorn in a thread; yield its port."""
     chosen = ServerSettings(**settings)
     limits = limits or Limits()
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = open_socket(ServerSettings(port=0))
     config = uvicorn.Config(
         guard(app, chosen, limits), lifespan="off", **uvicorn_options(chosen, limits)
     )

@@ -69,10 +69,15 @@ class Hostile(NamedTuple):
     lines: tuple[str, ...] = ()  # further lines of the head, as they are
     target: str | None = None
     host: str | None = "localhost"
+    is_http: bool = True  # otherwise uvicorn may refuse it, in plain text
 
 
 def head(title: str, status: int | tuple[int, ...], **values: Any) -> Hostile:
     return Hostile(title, status if isinstance(status, tuple) else (status,), **values)
+
+
+def not_http(title: str, status: int | tuple[int, ...], **values: Any) -> Hostile:
+    return head(title, status, is_http=False, **values)
 
 
 CHUNK = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
@@ -110,31 +115,31 @@ HEADS = [
     head("unknown coding", 415, headers={"Content-Encoding": "br"}),
     # -- length
     head("100 MB announced", 413, headers={"Content-Length": "100000000"}, body=b"{"),
-    head("10^30 bytes announced", (400, 413), headers={"Content-Length": "1" + "0" * 30}),
+    not_http("10^30 bytes announced", (400, 413), headers={"Content-Length": "1" + "0" * 30}),
     head("one byte too long", 413, body=b" " * (MAX_BODY + 1)),
     head("chunks beyond the limit", 413, body=CHUNK * (MAX_BODY // 0x8000 + 1),
          headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
     head("chunks that stop", 408, body=b"5\r\n{}   \r\n",
          headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
     head("fewer bytes than announced", 408, headers={"Content-Length": "1000"}),
-    head("negative length", 400, headers={"Content-Length": "-5"}),
-    head("length of another base", 400, headers={"Content-Length": "0x10"}),
-    head("two lengths", 400, lines=("Content-Length: 3",)),
+    not_http("negative length", 400, headers={"Content-Length": "-5"}),
+    not_http("length of another base", 400, headers={"Content-Length": "0x10"}),
+    not_http("two lengths", 400, lines=("Content-Length: 3",)),
     head("length and chunks (smuggling)", 400, headers={"Transfer-Encoding": "chunked"},
          body=b"0\r\n\r\nGET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     head("chunked in capitals, and a length", 400, headers={"Transfer-Encoding": "CHUNKED"}),
-    head("chunked twice", (400, 501), headers={"Content-Length": None},
+    not_http("chunked twice", (400, 501), headers={"Content-Length": None},
          lines=("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), body=b"0\r\n\r\n"),
-    head("chunked, then something else", (400, 501), body=b"0\r\n\r\n",
+    not_http("chunked, then something else", (400, 501), body=b"0\r\n\r\n",
          headers={"Content-Length": None, "Transfer-Encoding": "chunked, identity"}),
-    head("chunk of a size that is not a number", 400, body=b"-1\r\nx\r\n0\r\n\r\n",
+    not_http("chunk of a size that is not a number", 400, body=b"-1\r\nx\r\n0\r\n\r\n",
          headers={"Content-Length": None, "Transfer-Encoding": "chunked"}),
     # -- syntax
-    head("space before the colon", 400, lines=("Content-Length : 5",)),
-    head("folded line of another header", 400, headers={"Host": None},
+    not_http("space before the colon", 400, lines=("Content-Length : 5",)),
+    not_http("folded line of another header", 400, headers={"Host": None},
          lines=("X: y", " Host: localhost"), host=None),
-    head("line feed in a header", (400, 403), lines=("X: a\nHost: evil.example",)),
-    head("null in a header", 400, lines=("X: a\x00b",)),
+    not_http("line feed in a header", (400, 403), lines=("X: a\nHost: evil.example",)),
+    not_http("null in a header", 400, lines=("X: a\x00b",)),
     head("header of 100 kB", 431, lines=("X: " + "a" * 100_000,)),
     head("10,000 headers", 431, lines=tuple(f"X{i}: y" for i in range(10_000))),
     # -- method and target

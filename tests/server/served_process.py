@@ -84,7 +84,8 @@ class Served:
 
 def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return kept | threads | {"LDMREF_BACKEND": "numpy"}
 
 
 def raise_limit_of_files() -> None:

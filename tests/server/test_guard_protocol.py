@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 
@@ -13,7 +12,7 @@ from ldmref.server.guard import Limits, uvicorn_options
 from ldmref.server.guard.limits import connections_allowed
 from ldmref.server.settings import ServerSettings
 
-QUICK = Limits(head=0.4, chunk=0.4, write=0.5, linger=0.5, keep_alive=0.5)
+QUICK = Limits(chunk=0.4, write=0.5, linger=0.5, keep_alive=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +44,7 @@ NOT_HTTP = [
 
 @pytest.mark.parametrize("data", NOT_HTTP, ids=range(len(NOT_HTTP)))
 def test_what_is_not_http_is_refused(port, data):
-    assert status_of(exchange(port, data)) in (400, 408)
-
-
-def test_refusal_of_bad_http_is_json_with_the_headers(port):
-    head, _, body = exchange(port, b"GET\r\n\r\n").partition(b"\r\n\r\n")
-    assert json.loads(body)["error"]["code"] == "E-REQUEST"
-    assert b"nosniff" in head and b"content-security-policy" in head
+    assert status_of(exchange(port, data)) == 400
 
 
 @pytest.mark.parametrize(
@@ -73,38 +66,14 @@ def test_version_that_does_not_exist_is_refused(port):
     assert status_of(exchange(port, data)) == 505
 
 
-@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
-def test_connection_without_a_request_ends(port, data):
-    answer = exchange(port, data)
-    assert status_of(answer) == (408 if b"GET" in data else 0)
-
-
-def test_head_that_trickles_ends(port):
-    started = time.monotonic()
+def test_head_without_end_is_refused(port):
     with connect(port) as connection:
-        connection.settimeout(0.05)
-        for byte in request("GET", "/", "X: " + "a" * 1000):
-            try:
-                connection.sendall(bytes([byte]))
-                if connection.recv(1000) is not None:
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-        else:
-            pytest.fail("a head of 1,000 single bytes was accepted")
-    assert time.monotonic() - started < 30
-
-
-def test_second_request_of_a_connection_has_its_own_time(port):
-    with connect(port) as connection:
-        for _ in range(3):
-            connection.sendall(request().replace(b"Connection: close\r\n", b""))
-            time.sleep(0.25)
-            assert status_of(connection.recv(65_536)) == 200
-        connection.sendall(b"GET / HT")
-        assert status_of(read_all(connection)) == 408
+        try:
+            while True:
+                connection.sendall(b"X: " + b"a" * 65_536)
+        except OSError:
+            pass  # closed
+    assert status_of(exchange(port, request())) == 200
 
 
 def test_idle_connection_ends(port):
@@ -165,9 +134,9 @@ def test_endless_chunks_are_refused(port):
 def test_endless_line_of_a_chunk_is_refused(port):
     with connect(port) as connection:
         connection.sendall(
-            request("POST", "/x", "Transfer-Encoding: chunked") + b"5;" + b"a" * 200_000
+            request("POST", "/x", "Transfer-Encoding: chunked") + b"5;" + b"a" * 400_000
         )
-        assert status_of(connection.recv(65_536)) in (400, 431)
+        assert status_of(connection.recv(65_536)) == 400
 
 
 def test_nothing_is_read_of_a_refused_request_that_expects_100(port):
@@ -188,26 +157,31 @@ def test_upgrades_are_not_made(port):
 
 
 async def big(scope, receive, send):
-    """An answer of 10 MB."""
+    """An answer of 40 MB, which no buffer of the system holds."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    for _ in range(10):
-        await send({"type": "http.response.body", "body": b"x" * 10**6, "more_body": True})
+    await send({"type": "http.response.body", "body": b"x" * BIG, "more_body": True})
+    ENDED.append(scope["path"])
     await send({"type": "http.response.body", "body": b""})
+
+
+BIG = 40_000_000
+ENDED = []
 
 
 def test_client_that_does_not_read_is_dropped_and_a_slow_one_is_not():
     with serving(big, limits=QUICK) as port:
         with connect(port, 20) as idle, connect(port, 20) as slow:
-            idle.sendall(request())
-            slow.sendall(request())
+            idle.sendall(request("GET", "/idle"))
+            slow.sendall(request("GET", "/slow"))
             received = 0
             for _ in range(8):  # two seconds, four times the limit
                 time.sleep(0.25)
                 received += len(slow.recv(2**19, socket.MSG_WAITALL))
             received += len(read_all(slow))
-            assert received > 10**7
-            assert len(read_all(idle)) < 10**6
+            assert received > BIG
+            assert len(read_all(idle)) < BIG
+    assert ENDED == ["/slow"]
 
 
 def test_connections_are_limited_and_their_places_returned():
@@ -215,9 +189,10 @@ def test_connections_are_limited_and_their_places_returned():
         for _ in range(2):
             held = [connect(port) for _ in range(3)]
             time.sleep(0.1)
-            with connect(port) as surplus:
-                answer = read_all(surplus)
-                assert status_of(answer) == 503 and b"retry-after: 5" in answer
+            assert status_of(exchange(port, request())) == 503
+            held.pop().close()
+            time.sleep(0.1)
+            assert status_of(exchange(port, request())) == 200
             for connection in held:
                 connection.close()
             time.sleep(0.1)

@@ -198,7 +198,7 @@ def test_silent_connections_do_not_stop_the_service(start):
             connection.sendall(b"GET / HTTP/1.1\r\nHost: lo")
         assert served.call("GET", "/healthz").status == 200
         surplus = [socket.create_connection(("127.0.0.1", served.port), 30) for _ in range(20)]
-        assert b" 503 " in surplus[-1].recv(2000)
+        assert served.call("GET", "/healthz").status == 503
         for connection in [*silent, *surplus]:
             connection.close()
         end = time.monotonic() + 20

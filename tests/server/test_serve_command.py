@@ -108,7 +108,8 @@ def test_json_prints_the_address_and_the_models(folder, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it_in_order(folder, tmp_path, number, code):
     arguments = ("-m", f"small={folder}", "--port", "0")
-    with running(*arguments, cwd=tmp_path) as (process, url, lines):
+    variables = {"LDMREF_BACKEND": "numpy"}
+    with running(*arguments, cwd=tmp_path, **variables) as (process, url, lines):
         assert httpx.post(f"{url}/v1/generate", json=BODY, timeout=60).content[:4] == b"\x89PNG"
         long = {"parameters": {"prompt": "a cat", "steps": 1000, "count": 60}}
         job = httpx.post(f"{url}/v1/jobs", json=long).json()
@@ -122,6 +123,7 @@ def test_a_signal_stops_it_in_order(folder, tmp_path, number, code):
         assert time.monotonic() - begun < 30.0  # 5 s on an idle machine
     assert lines == [
         f"ldmref: serving small on {url}  (Ctrl-C stops it)\n",
+        "ldmref: computing on numpy: chosen by LDMREF_BACKEND\n",
         "ldmref: stopped\n",
     ]
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ldmref.backends.fast.memory import empty, scratch
+from ldmref.backends.fast.memory import scratch
 from ldmref.backends.fast.threads import divisible, parallel
 
 # of a block, at most
@@ -27,7 +27,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     Cauchy-Schwarz, none exceeds max \|q\| max \|k\| / sqrt(d).
     """
     (n, heads, length, _) = q.shape
-    out = empty((n, length, heads, v.shape[3]), q.dtype).transpose(0, 2, 1, 3)
+    out = np.empty((n, length, heads, v.shape[3]), q.dtype).transpose(0, 2, 1, 3)
     if n * heads * length * k.shape[2] <= AT_ONCE and not causal:
         _attend_at_once(q, k, v, out)
     else:
@@ -49,10 +49,10 @@ def _attend_in_blocks(
         heads_per_block = heads
     head_blocks = -(-heads // heads_per_block)
     query_blocks = -(-length // queries)
-    scaled_k = empty((n, heads, keys, d), q.dtype)
-    v_and_ones = empty((n, heads, width + 1, keys), q.dtype)
+    scaled_k = np.empty((n, heads, keys, d), q.dtype)
+    v_and_ones = np.empty((n, heads, width + 1, keys), q.dtype)
     v_and_ones[:, :, width] = 1.0
-    key_norms = empty((n, head_blocks))
+    key_norms = np.empty((n, head_blocks))
 
     def head_slice(block: int) -> slice:
         return slice(block * heads_per_block, (block + 1) * heads_per_block)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ldmref.backends.fast.matmul import choose_part_length, linear
-from ldmref.backends.fast.memory import empty, scratch
+from ldmref.backends.fast.memory import scratch
 from ldmref.backends.fast.threads import block_length, divisible, parallel
 
 # Winograd: channels below which it is slower; tiles below which only light weights (elements) are
@@ -71,7 +71,7 @@ def im2col(
 def _pad(x: np.ndarray, padding: int) -> np.ndarray:
     """Surround images with zeros, as `np.pad` does more slowly."""
     (n, h, w, c) = x.shape
-    y = empty((n, h + 2 * padding, w + 2 * padding, c), x.dtype)
+    y = np.empty((n, h + 2 * padding, w + 2 * padding, c), x.dtype)
     y[:, :padding] = 0.0
     y[:, h + padding :] = 0.0
     inside = y[:, padding : h + padding]
@@ -94,7 +94,7 @@ def _by_rows(
     (n, h, w) = shape
     c = x.shape[3]
     out = matrix.shape[1]
-    y = empty((n, h, w, out), x.dtype)
+    y = np.empty((n, h, w, out), x.dtype)
     rows = max(1, min(h, BLOCK // (k * k * c * w), h if n > 1 else -(-h // 2)))
     bands = -(-h // rows)
     (per_image, per_row, per_pixel, per_channel) = x.strides
@@ -128,7 +128,7 @@ def _by_shifts(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
     w = w - k + 1
     products = linear(x, weight.transpose(2, 3, 0, 1).reshape(-1, c), None)
     products = products.reshape(*x.shape[:3], k, k, out)
-    y = empty((n, h, w, out), x.dtype)
+    y = np.empty((n, h, w, out), x.dtype)
     y[...] = 0.0 if bias is None else bias
     for dy in range(k):
         for dx in range(k):
@@ -143,8 +143,8 @@ def _by_channels(
     """Multiply the weight (o, i * k * k) by columns (i * k * k, pixels), in blocks of channels."""
     (n, h, w) = shape
     (out, c, k, _) = weight.shape
-    lines = empty((c, *x.shape[:3]), x.dtype)
-    columns = empty((c, k, k, n, h, w), x.dtype)
+    lines = np.empty((c, *x.shape[:3]), x.dtype)
+    columns = np.empty((c, k, k, n, h, w), x.dtype)
     channels = block_length(c, c)
 
     def gather(i: int) -> None:
@@ -158,7 +158,7 @@ def _by_channels(
 
     parallel(gather, -(-c // channels))
     matrix = columns.reshape(c * k * k, -1)
-    y = empty((n * h * w, out), x.dtype)
+    y = np.empty((n * h * w, out), x.dtype)
     step = choose_part_length(out, weight.size * n * h * w)
 
     def multiply(i: int) -> None:

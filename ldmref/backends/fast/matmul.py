@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmref.backends.fast.memory import empty, scratch
+from ldmref.backends.fast.memory import scratch
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
 from ldmref.backends.fast.threads import count, divisible, parallel
 
@@ -57,7 +57,7 @@ def _multiply_in_blocks(
 ) -> np.ndarray:
     """Compute rows @ weight.T + bias, divided by rows, or transposed by rows of the weight."""
     (n, out) = (rows.shape[0], weight.shape[0])
-    y = empty((n, out), rows.dtype)
+    y = np.empty((n, out), rows.dtype)
     by_rows = n >= min(FEW_ROWS, out)
     length = n if by_rows else out
     step = choose_part_length(length, n * weight.size)
@@ -89,7 +89,7 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     """
     rows = x.reshape(-1, x.shape[-1])
     half = weight.shape[0] // 2
-    y = empty((rows.shape[0], half), x.dtype)
+    y = np.empty((rows.shape[0], half), x.dtype)
     if y.size and rows.shape[0] >= min(FEW_ROWS, half):
         _geglu_by_rows(rows, weight, bias, y)
     elif y.size:

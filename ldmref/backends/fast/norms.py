@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ldmref.backends.fast.memory import empty, scratch
+from ldmref.backends.fast.memory import scratch
 from ldmref.backends.fast.pointwise import double_swish_
 from ldmref.backends.fast.threads import divisible, parallel
 
@@ -37,8 +37,8 @@ def group_norm(
     step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
     images = n if rows.size < SMALL else 1  # of a block
-    means = empty((n, blocks, c))
-    squares = empty((n, blocks, c))
+    means = np.empty((n, blocks, c))
+    squares = np.empty((n, blocks, c))
     y = np.empty_like(rows)
 
     def locate(i: int) -> tuple[slice, int, slice]:

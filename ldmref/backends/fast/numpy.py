@@ -9,15 +9,12 @@ convolutions lose about a digit (`winograd.py`).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 
 from ldmref.backends.fast import attention, convolution, matmul, norms, pointwise
-from ldmref.backends.fast.memory import empty, make_contiguous
-from ldmref.backends.fast.repeated import RepeatedNetwork
 from ldmref.backends.fast.threads import block_length, divisible, parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
@@ -37,9 +34,6 @@ class FastNumpyBackend(NumpyBackend):
 
     def inference(self) -> AbstractContextManager:
         return single_threaded_blas()
-
-    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
-        return RepeatedNetwork(self, network, params)
 
     def weight(self, x: Array) -> Array:
         """Transpose matrices in memory, which BLAS prefers for products with few rows.
@@ -113,13 +107,6 @@ class FastNumpyBackend(NumpyBackend):
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         return attention.attention(q, k, v, causal)
 
-    def embedding(self, table: Array, ids: Array) -> Array:
-        # `take`, because recorded indices do not notice table[ids]. Of a transposed table
-        # (`weight`) it would first copy all rows.
-        if table.flags.c_contiguous:
-            return np.take(table, ids, axis=0)
-        return make_contiguous(np.moveaxis(np.take(table.T, ids, axis=1), 0, -1))
-
     def silu(self, x: Array) -> Array:
         return pointwise.apply(pointwise.swish_, x)
 
@@ -140,7 +127,7 @@ class FastNumpyBackend(NumpyBackend):
 def _double_pixels(x: np.ndarray) -> np.ndarray:
     """Repeat every pixel in both directions; (n, h, w, c) -> (n, 2 h, 2 w, c)."""
     (n, h, w, c) = x.shape
-    y = empty((n, h, 2, w, 2, c), x.dtype)
+    y = np.empty((n, h, 2, w, 2, c), x.dtype)
     rows = block_length(h, h)
 
     def double(i: int) -> None:
@@ -153,7 +140,7 @@ def _double_pixels(x: np.ndarray) -> np.ndarray:
 
 def _channels_last(x: np.ndarray) -> np.ndarray:
     """(n, c, h, w) -> (n, h, w, c), contiguous; no copy of results of these operations."""
-    return make_contiguous(x.transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:

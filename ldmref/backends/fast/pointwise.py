@@ -71,8 +71,7 @@ def double_swish_(x: np.ndarray, beta: float = 1.0) -> None:
 @divisible
 def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
     """Apply an in-place `function` to a copy of x, in x's memory order, on all threads."""
-    y = np.empty_like(x)
-    np.copyto(y, x)
+    y = np.array(x, order="K")
     flat = y.ravel(order="K")
 
     def block(i: int) -> None:

@@ -5,15 +5,15 @@
 (`tokens`), and the body (`bodies`). Answers get the headers of `headers`, and a line in the log
 (`log`). A refused request is answered in the form of the interface that owns its path.
 
-`protocol` guards what comes before a request: connections that send nothing, half a head, or never
-read. SECURITY.md says against whom.
+What comes before a request is left to uvicorn and its settings (`uvicorn_options`). SECURITY.md
+says against whom the server is guarded, and what only a proxy in front of it can refuse.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ldmref.server.guard.limits import Limits
+from ldmref.server.guard.limits import Limits, connections_allowed
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -53,8 +53,9 @@ def guard(app: ASGIApp, settings: ServerSettings, limits: Limits | None = None) 
 def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> dict[str, Any]:
     """Return the options of `uvicorn.Config` that the guard needs.
 
-    Headers such as X-Forwarded-For are not read: any client can send them. uvicorn's warnings about
-    clients, such as those that do not send HTTP, are left out: a client could fill the log.
+    Headers such as X-Forwarded-For are not read: any client can send them. uvicorn's lines about
+    clients, such as those that do not send HTTP or do not read an answer, are left out: a client
+    could fill the log.
 
     Args:
         settings: The settings of the server.
@@ -68,17 +69,18 @@ def uvicorn_options(settings: ServerSettings, limits: Limits | None = None) -> d
     >>> uvicorn_options(ServerSettings())["proxy_headers"]
     False
     """
-    from ldmref.server.guard.protocol import protocol
-
     limits = limits or Limits()
     return {
-        "http": protocol(settings.max_connections, limits),
+        "http": "h11",
         "ws": "none",
         "access_log": False,
         "log_config": None,
-        "log_level": "error",
+        "log_level": "critical",
         "server_header": False,
         "proxy_headers": False,
         "timeout_keep_alive": limits.keep_alive,
-        "h11_max_incomplete_event_size": limits.head_size,
+        # uvicorn answers 503 to a request on as many connections as this, its own included.
+        "limit_concurrency": connections_allowed(settings.max_connections) + 1,
+        # A head that is larger than its limit, but complete within this, gets the guard's 431.
+        "h11_max_incomplete_event_size": 4 * limits.head_size,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ldmref.server.settings import ServerSettings
+
+
+PART = 65_536  # bytes of an answer that are sent at a time: as much as asyncio keeps unsent
 
 
 class Guard:
@@ -124,7 +128,20 @@ class Exchange:
             self.entry.status = message["status"]
         else:
             self.entry.size += len(message.get("body", b""))
-        await self.send_on(message)
+        for part in parts_of(message):
+            await self.deliver(part)
+
+    async def deliver(self, message: Message) -> None:
+        """Pass a message on as soon as the client has taken what was sent before.
+
+        Raises:
+            ClientLeft: It did not take it in time; uvicorn then ends the connection.
+        """
+        try:
+            async with asyncio.timeout(self.guard.limits.write):
+                await self.send_on(message)
+        except TimeoutError as error:
+            raise ClientLeft from error
 
     def enter_stream(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Count an event stream; refuse it if its address has too many."""
@@ -157,3 +174,14 @@ class Exchange:
         headers = preflight_headers(self.scope)
         await self.send({"type": "http.response.start", "status": 204, "headers": headers})
         await self.send({"type": "http.response.body", "body": b""})
+
+
+def parts_of(message: Message) -> Iterator[Message]:
+    """Cut a message of the answer into parts, each of which a client must take in time."""
+    body = message.get("body", b"")
+    if len(body) <= PART:
+        yield message
+        return
+    for start in range(0, len(body), PART):
+        more = start + PART < len(body) or message.get("more_body", False)
+        yield {**message, "body": body[start : start + PART], "more_body": more}

@@ -13,9 +13,9 @@ class Limits:
     """Limits of connections that few servers need to change.
 
     Args:
-        head: Seconds in which the head of a request (its line and its headers) must arrive.
         chunk: Seconds that may pass without a byte of a body.
-        write: Seconds in which a client that is sent something must take at least one byte.
+        write: Seconds in which a client must take a part of an answer (64 KiB), so that the next
+            one can be sent.
         linger: Seconds for which the rest of a refused body is read and thrown away, to let the
             client finish writing and read the answer.
         keep_alive: Seconds for which an idle connection stays open between two requests.
@@ -23,11 +23,10 @@ class Limits:
         head_size: Bytes of the head of a request.
 
     >>> from ldmref.server.guard import Limits
-    >>> Limits(head=5.0).head_size
+    >>> Limits(chunk=5.0).head_size
     65536
     """
 
-    head: float = 10.0
     chunk: float = 15.0
     write: float = 60.0
     linger: float = 3.0

@@ -27,10 +27,7 @@ def check_head(scope: Scope, largest: int) -> None:
 
 
 def check_size(scope: Scope, largest: int) -> None:
-    """Refuse a head of more than `largest` bytes.
-
-    The limit of the protocol is that of a head in several parts; one that arrives whole passes it.
-    """
+    """Refuse a head of more than `largest` bytes; uvicorn refuses only much larger ones."""
     size = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
     size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     if size > largest:

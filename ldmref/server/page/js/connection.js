@@ -54,6 +54,7 @@ function showPresent(status, capabilities) {
   const [model] = capabilities.models;
   const where = [capabilities.models.length === 1 ? model.name : "", model.backend, model.dtype];
   status.textContent = where.filter(Boolean).join(" · ");
+  status.title = model.backend_reason ? `${model.backend}: ${model.backend_reason}` : "";
   status.classList.remove("lost");
 }
 
