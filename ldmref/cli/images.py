@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from ldmref import modes
+from ldmref.a1111.prompts import chunk_notes
+from ldmref.a1111.replay import replay_request
 from ldmref.backends import Backend
-from ldmref.cli.a1111 import as_a1111, chunk_notes
 from ldmref.cli.animation import Animation, is_animated
 from ldmref.cli.console import Console
 from ldmref.cli.help import SUMMARIES
@@ -84,7 +85,7 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
         path = find_model(name, flags["fetch"], flags["variant"])
         config = read_model_config(path, flags["model_config"], flags["ema"])
         if made := recorded.get("a1111"):
-            flags, notes = as_a1111(mode, config, flags, made, recorded["own"])
+            flags, notes = replay_request(mode, config, flags, made, recorded["own"])
         flags = with_settings(mode, flags, configured, replays=bool(recorded))
         if flags["output"] == "-" and flags["as_json"]:
             raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
