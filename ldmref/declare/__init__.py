@@ -19,7 +19,8 @@ types, such as arrays, have a function that checks them:
     latents: Annotated[np.ndarray | None, Check(check_noise, json={"type": "array"})] = None
 
 `describe`, `arguments_section` and `document_fields` write the documentation of fields; the mark
-`Flag` holds what the command line needs to know.
+`Flag` holds what the command line needs to know, and `Content` marks images, arrays and
+ControlNets, which every interface receives in its own way.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from __future__ import annotations
 from ldmref.declare.documentation import arguments_section, describe, document_fields
 from ldmref.declare.fields import (
     Check,
+    Content,
     Doc,
     Field,
     Flag,
@@ -43,6 +45,7 @@ from ldmref.declare.schema import schema
 
 __all__ = [
     "Check",
+    "Content",
     "Doc",
     "Field",
     "Flag",

@@ -151,6 +151,20 @@ class Flag(NamedTuple):
     help: str = ""
 
 
+class Content(NamedTuple):
+    """What a field holds that is not plain JSON, so that each interface says how it comes.
+
+    Args:
+        kind: `image`; `array`, of numbers; or `controlnet`, networks with their images.
+
+    >>> from ldmref.declare import Content
+    >>> Content("image").kind
+    'image'
+    """
+
+    kind: Literal["image", "array", "controlnet"]
+
+
 class Formerly(NamedTuple):
     """An earlier name of a field, which is still read.
 
@@ -196,6 +210,12 @@ class Field(NamedTuple):
     choices: tuple[str, ...]
     default: Any  # dataclasses.MISSING for a required field
     marks: Mapping[type, Any]
+
+    @property
+    def content(self) -> str:
+        """The kind of its mark `Content`, "" for plain JSON."""
+        mark = self.get(Content)
+        return "" if mark is None else mark.kind
 
     @property
     def required(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 
 import numpy as np
 
-from ldmref.declare import Check, Doc, Flag, Range
+from ldmref.declare import Check, Content, Doc, Flag, Range
 from ldmref.io.images.pil import Source
 from ldmref.modes import validation
 from ldmref.modes.notation import parse_jumps, parse_positions
@@ -59,6 +59,7 @@ Prompt = Annotated[
 ImageInput = Annotated[
     Source | np.ndarray,
     Check(accept, FILE),
+    Content("image"),
     Flag(
         ("-i", "--image"),
         "FILE",
@@ -73,6 +74,7 @@ ImageInput = Annotated[
 Mask = Annotated[
     Source | np.ndarray,
     Check(accept, FILE),
+    Content("image"),
     Flag(
         metavar="FILE",
         help="White is repainted; black and transparent pixels are kept. If it is painted on "
@@ -89,6 +91,7 @@ Mask = Annotated[
 Segmentation = Annotated[
     Source | np.ndarray,
     Check(accept, FILE),
+    Content("image"),
     Flag(
         ("-i", "--image", "--map", "--segmentation"),
         "FILE",
