@@ -74,13 +74,13 @@ def find_inputs(
         declared = fields.get(name)
         if declared is None or value is None:
             plain[name] = value
-        elif declared.content == "image":
+        elif declared.attachment == "image":
             images[name] = locate_image(name, value, folder)
             digests[name] = digest_file(images[name])
-        elif declared.content == "array":
+        elif declared.attachment == "array":
             plain[name] = array = read_array(declared, value, folder)
             digests[name] = digest_array(array)
-        elif declared.content == "controlnet":
+        elif declared.attachment == "controlnet":
             controls = [read_control(control, folder) for control in list_controls(value)]
             digests[name] = [digest_control(control, unet) for control in controls]
         else:

@@ -19,7 +19,7 @@ types, such as arrays, have a function that checks them:
     latents: Annotated[np.ndarray | None, Check(check_noise, json={"type": "array"})] = None
 
 `describe`, `arguments_section` and `document_fields` write the documentation of fields; the mark
-`Flag` holds what the command line needs to know, and `Content` marks images, arrays and
+`Flag` holds what the command line needs to know, and `Attachment` marks images, arrays and
 ControlNets, which every interface receives in its own way.
 """
 
@@ -27,8 +27,8 @@ from __future__ import annotations
 
 from ldmref.declare.documentation import arguments_section, describe, document_fields
 from ldmref.declare.fields import (
+    Attachment,
     Check,
-    Content,
     Doc,
     Field,
     Flag,
@@ -44,8 +44,8 @@ from ldmref.declare.reading import Invalid, read, verify, write
 from ldmref.declare.schema import schema
 
 __all__ = [
+    "Attachment",
     "Check",
-    "Content",
     "Doc",
     "Field",
     "Flag",

@@ -8,16 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 Mark = TypeVar("Mark")
 
@@ -151,14 +142,14 @@ class Flag(NamedTuple):
     help: str = ""
 
 
-class Content(NamedTuple):
+class Attachment(NamedTuple):
     """What a field holds that is not plain JSON, so that each interface says how it comes.
 
     Args:
         kind: `image`; `array`, of numbers; or `controlnet`, networks with their images.
 
-    >>> from ldmref.declare import Content
-    >>> Content("image").kind
+    >>> from ldmref.declare import Attachment
+    >>> Attachment("image").kind
     'image'
     """
 
@@ -212,9 +203,9 @@ class Field(NamedTuple):
     marks: Mapping[type, Any]
 
     @property
-    def content(self) -> str:
-        """The kind of its mark `Content`, "" for plain JSON."""
-        mark = self.get(Content)
+    def attachment(self) -> str:
+        """The kind of its mark `Attachment`, "" for plain JSON."""
+        mark = self.get(Attachment)
         return "" if mark is None else mark.kind
 
     @property

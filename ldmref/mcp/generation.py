@@ -29,7 +29,7 @@ def image_schema() -> dict[str, Any]:
     plain = {
         name: whole["properties"][name]
         for name, field in find_mode(MODE).parameters.items()
-        if not field.content
+        if not field.attachment
     }
     plain["count"] = plain["count"] | {"maximum": MAX_IMAGES}
     return whole | {"properties": plain}

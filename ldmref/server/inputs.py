@@ -62,11 +62,11 @@ def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[s
 
 def read_value(field: Field, value: Any, max_pixels: int) -> Any:
     """Return a JSON value of a parameter as `read_request` takes it."""
-    if value is None or not field.content:
+    if value is None or not field.attachment:
         return value
-    if field.content == "image":
+    if field.attachment == "image":
         return read_base64_image(field.name, value, max_pixels)
-    if field.content == "array":
+    if field.attachment == "array":
         return read_array(field.name, value)
     if value == []:
         return ()
@@ -84,9 +84,9 @@ def request_schema(mode: str) -> dict[str, Any]:
     """
     schema = mode_schema(mode)
     for name, field in find_mode(mode).parameters.items():
-        if field.content == "controlnet":
+        if field.attachment == "controlnet":
             del schema["properties"][name]
-        elif field.content == "array":
+        elif field.attachment == "array":
             schema["properties"][name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
     return schema
 

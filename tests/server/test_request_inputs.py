@@ -75,13 +75,13 @@ def refused(call, *arguments):
 
 @pytest.mark.parametrize(("mode", "name"), PARAMETERS)
 def test_every_parameter_that_is_not_plain_json_is_marked(mode, name):
-    """A new parameter that holds a file or an array must get the mark `Content`."""
+    """A new parameter that holds a file or an array must get the mark `Attachment`."""
     field = MODES[mode].parameters[name]
     expected = "image" if name in IMAGES else "array" if name in ARRAYS else ""
-    assert field.content == ("controlnet" if name == "control" else expected)
+    assert field.attachment == ("controlnet" if name == "control" else expected)
     schema = mode_schema(mode)["properties"][name]
-    assert (field.content == "image") == ("contentEncoding" in schema)
-    assert (field.content == "array") == (field.kind is np.ndarray)
+    assert (field.attachment == "image") == ("contentEncoding" in schema)
+    assert (field.attachment == "array") == (field.kind is np.ndarray)
 
 
 @pytest.mark.parametrize(("mode", "name"), PARAMETERS)

@@ -131,7 +131,7 @@ def read_extra(body: Mapping[str, Any], mode: str) -> dict[str, Any]:
         FieldError: The mode has no such parameter, or a parameter has two names.
     """
     parameters = MODES[mode].parameters
-    known = [name for name, field in parameters.items() if not field.content]
+    known = [name for name, field in parameters.items() if not field.attachment]
     extra: dict[str, Any] = {}
     for name, value in body.items():
         if name in OWN or value is None:
