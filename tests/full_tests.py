@@ -107,7 +107,8 @@ FULL |= dict.fromkeys(TAKE_SECONDS, SECONDS)
 # Sweeps -> how many tests of a function `make test` runs; a folder or file stands for each function
 # in it. These are combinations of the same rules; tables of different cases run as a whole.
 SAMPLED: dict[str, int] = {
-    "tests/samplers/test_a1111.py::test_levels_are_those_of_a1111": 60,
+    "tests/a1111/test_a1111_doors.py::test_both_doors_have_the_levels_of_a_named_scheduler": 60,
+    "tests/a1111/test_a1111_levels.py::test_levels_are_those_of_a1111": 60,
     "tests/samplers/test_arguments.py::test_samplers_stay_in_the_library_and_dtype": 90,
     "tests/samplers/test_other_programs.py::test_timesteps_and_sigmas_of_diffusers": 60,
     "tests/samplers/test_few_steps.py::test_no_sampler_is_far_worse_than_euler": 6,

@@ -74,6 +74,7 @@ ARROWS = {
     "modes": ("not", "cli", "testing", "explore", *INTERFACES, *LABORATORY),
     "loading": ("not", "cli", "testing", "modes", "explore", *INTERFACES, *LABORATORY),
     "loading_networks": ("loading", "backends", "errors", "io", "models"),
+    "a1111": ("errors", "io.images", "math", "models.config", "modes", "prompts", "samplers"),
     "check": ("not", "cli", *INTERFACES, *LABORATORY),
     "explore": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "trace": ("not", "cli", "testing", "locate", *INTERFACES, "evaluate", "bench"),

@@ -74,24 +74,18 @@ def find_inputs(
         declared = fields.get(name)
         if declared is None or value is None:
             plain[name] = value
-        elif is_image(declared):
+        elif declared.attachment == "image":
             images[name] = locate_image(name, value, folder)
             digests[name] = digest_file(images[name])
-        elif declared.kind is np.ndarray:
+        elif declared.attachment == "array":
             plain[name] = array = read_array(declared, value, folder)
             digests[name] = digest_array(array)
-        elif name == "control":
+        elif declared.attachment == "controlnet":
             controls = [read_control(control, folder) for control in list_controls(value)]
             digests[name] = [digest_control(control, unet) for control in controls]
         else:
             plain[name] = value
     return RowInputs(plain, images, tuple(controls), digests)
-
-
-def is_image(declared: Field) -> bool:
-    """Return whether a parameter is an image: a file in base64, as its JSON schema says."""
-    check = declared.get(Check)
-    return check is not None and check.json.get("contentEncoding") == "base64"
 
 
 def locate_image(name: str, value: Any, folder: Path) -> Path:

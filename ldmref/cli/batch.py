@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import click
@@ -14,14 +13,12 @@ from ldmref.batch.planning import CompleteRow
 from ldmref.cli.batch_console import BatchConsole, show_check
 from ldmref.cli.options import PATH, option, with_options
 from ldmref.cli.progress import STYLES, stopping
-from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
+from ldmref.cli.session import CommandSession
+from ldmref.cli.settings import with_settings
 from ldmref.cli.shared_options import MODEL
 from ldmref.cli.standard_streams import check_stdout
-from ldmref.config import Settings, settings
+from ldmref.config import Settings
 from ldmref.errors import Cancelled, UsageError, counted
-from ldmref.io.embedded import EMBEDDED
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import load, open_backend
 from ldmref.modes.registry import MODES
 
 RUNNING = (
@@ -116,26 +113,16 @@ def batch(
     if as_json:
         check_stdout()
     part = None if shard is None else parse_shard(shard)
-    configured = settings(flags["config"])
-    with naming_settings(configured, flags):
-        name = flags["model"] or configured.defaults.get("model", "emoji")
-        path = find_model(name, flags["fetch"], flags["variant"])
-        config = read_model_config(path, flags["model_config"], flags["ema"])
-        backend = open_backend(
-            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-        )
-    source = partial(
-        load,
-        name if name in EMBEDDED else path.absolute(),  # the embedded model is elsewhere there
-        backend=backend,
-        **read_loading_options(flags, configured),
-    )
+    session = CommandSession(flags)
+    with session.planning() as config:
+        pass  # each row is planned on its own
+    source = session.loader()
     shared = {
         "shard": part,
         "retry_errors": retry_errors,
         "limit": limit,
         "config": config,
-        "complete": complete_rows(configured),
+        "complete": complete_rows(session.configured),
     }
     if dry_run:
         check = check_batch(source, requests, output, **shared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -167,3 +167,16 @@ def _summary(
         duration(seconds),
     )
     return "  ".join(items)
+
+
+def report_file(
+    parts: Sequence[str], warnings: Sequence[str], row: Mapping[str, Any], flags: Mapping[str, Any]
+) -> None:
+    """Print what a command wrote: warnings, one line of parts, and with `--json` an object."""
+    command = click.get_current_context().command
+    if not flags["quiet"]:
+        for line in warnings:
+            say(one_line(f"ldmref: warning: {rewrite_as_flags(line, command)}"))
+        say(one_line("  ".join(parts)))
+    if flags["as_json"]:
+        click.echo(json.dumps(row))

@@ -21,15 +21,13 @@ from ldmref.cli.options import (
     with_options,
 )
 from ldmref.cli.progress import one_line, say, stopping
-from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
+from ldmref.cli.session import CommandSession
+from ldmref.cli.settings import with_settings
 from ldmref.cli.shared_options import MODEL, PROMPT, SAVING, VERBOSITY
 from ldmref.cli.sources import read_prompts, resolve_image_source
 from ldmref.cli.standard_streams import check_stdout
-from ldmref.config import settings
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.atomic import atomic_write, check_writable
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import load, open_backend
 from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:
@@ -130,19 +128,13 @@ def grid(
         flags["prompt"] = texts[0]
     elif words or prompt or prompts:
         raise UsageError("prompt is an axis and has a value", code="E-GRID")
-    configured = settings(flags["config"])
-    name = flags["model"] or configured.defaults.get("model", "emoji")
+    session = CommandSession(flags)
     explicit = {n for n in PARAMETERS if is_set(flags.get(n))}
-    with naming_settings(configured, flags):
-        path = find_model(name, flags["fetch"], flags["variant"])
-        config = read_model_config(path, flags["model_config"], flags["ema"])
-        flags = with_settings(mode, flags, configured)
+    with session.planning() as config:
+        flags = with_settings(mode, flags, session.configured)
         values = read_parameters(mode, flags)
         values = {n: v for n, v in values.items() if n not in names or n in explicit}
         planned = plan_grid(config, *axes.values(), mode=mode, distance=flags["distance"], **values)
-        backend = open_backend(
-            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-        )
     label = str(values.get("prompt", names[0]))
     output = GridOutput(
         flags["output"],
@@ -160,9 +152,8 @@ def grid(
     with stopping() as stop:
         command = click.get_current_context().command
         console = Console(flags, output, planned.count, command)
-        console.settings(configured, name, backend)
-        with naming_settings(configured, flags):
-            model = load(path, backend=backend, **read_loading_options(flags, configured))
+        console.settings(session.configured, session.name, session.backend)
+        model = session.load()
         cells = []
         try:
             for event in planned.generate(model, stop):

@@ -7,14 +7,13 @@ before anything is loaded: then the backend, and last the weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ldmref import modes
-from ldmref.backends import Backend
-from ldmref.cli.a1111 import as_a1111, chunk_notes
+from ldmref.a1111.prompts import chunk_notes
+from ldmref.a1111.replay import replay_request
 from ldmref.cli.animation import Animation, is_animated
 from ldmref.cli.console import Console
 from ldmref.cli.help import SUMMARIES
@@ -22,17 +21,15 @@ from ldmref.cli.options import ImageCommand, Notation, option, parameter_options
 from ldmref.cli.output import Output
 from ldmref.cli.preview import previewing
 from ldmref.cli.progress import Stop, stopping
-from ldmref.cli.settings import naming_settings, read_loading_options, with_settings
+from ldmref.cli.session import CommandSession
+from ldmref.cli.settings import with_settings
 from ldmref.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
 from ldmref.cli.sheet import Sheet
 from ldmref.cli.sources import is_embedded, read_prompts
 from ldmref.cli.standard_streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
-from ldmref.config import Settings, settings
 from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import load, open_backend
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.notation import parse_positions
 from ldmref.modes.record import compare_inputs, compare_models
@@ -76,22 +73,16 @@ COMMANDS = tuple(command(mode) for mode in MODES)
 
 def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, generate and save; a replay repeats `recorded`."""
-    configured = settings(flags["config"])
+    session = CommandSession(flags)
     recorded = recorded or {}
     notes: list[str] = []
-    name = flags["model"] or configured.defaults.get("model", "emoji")
-    with naming_settings(configured, flags):
-        path = find_model(name, flags["fetch"], flags["variant"])
-        config = read_model_config(path, flags["model_config"], flags["ema"])
+    with session.planning() as config:
         if made := recorded.get("a1111"):
-            flags, notes = as_a1111(mode, config, flags, made, recorded["own"])
-        flags = with_settings(mode, flags, configured, replays=bool(recorded))
+            flags, notes = replay_request(mode, config, flags, made, recorded["own"])
+        flags = with_settings(mode, flags, session.configured, replays=bool(recorded))
         if flags["output"] == "-" and flags["as_json"]:
             raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
         tasks = plan_tasks(mode, config, flags)
-        backend = open_backend(
-            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-        )
     output = make_output(mode, flags, tasks)
     output.check()
     if flags["as_json"]:
@@ -99,9 +90,8 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
     with stopping() as stop, previewing(flags) as preview:
         total = sum(len(task.labels) for task in tasks)
         console = Console(flags, output, total, click.get_current_context().command, preview)
-        console.settings(configured, name, backend)
-        with naming_settings(configured, flags):
-            model = load_with_flags(path, backend, flags, configured)
+        console.settings(session.configured, session.name, session.backend)
+        model = session.load()
         console.memory(model, tasks[0].plan.job)
         notes = [*recorded.get("notes", ()), *notes]
         console.warn([*notes, *compare_models(recorded.get("model"), model)])
@@ -111,13 +101,6 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
             console.finish()
         except LdmrefError as error:
             raise console.interrupted(error) from error
-
-
-def load_with_flags(
-    path: Path, backend: Backend, flags: Values, configured: Settings
-) -> LatentDiffusion:
-    """Load the model of a command with its flags `MODEL` and the configured limits."""
-    return load(path, backend=backend, **read_loading_options(flags, configured))
 
 
 def _generate_task(

@@ -13,7 +13,6 @@ import click
 from ldmref.cli.options import PATH, option, with_options
 from ldmref.cli.progress import say
 from ldmref.cli.shared_options import BACKEND, CONFIG, MODEL_NAME
-from ldmref.config import settings
 from ldmref.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,28 +43,21 @@ def mcp(**flags: Any) -> None:
     check_formula runs Python code that the agent sends, with your rights. The command serve
     offers the same tools at /mcp and does not run code.
     """
-    from ldmref.io.locate import find_model, read_model_config
-    from ldmref.loading import load, open_backend
+    from ldmref.cli.session import CommandSession
     from ldmref.mcp import Protocol, make_tools
     from ldmref.mcp.generation import describe_model, generate_images, image_schema
     from ldmref.mcp.stdio import serve_stdio
 
-    configured = settings(flags["config"])
-    path = find_model(flags["model"] or configured.defaults.get("model", "emoji"))
-    config = read_model_config(path)
-    backend = open_backend(
-        flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-    )
-
-    @cache
-    def model() -> Any:
-        return load(path, backend=backend, **configured.limits)
+    session = CommandSession(flags)
+    config = session.find()
+    session.open()
+    model = cache(session.loader(session.path))
 
     def generate(arguments: Mapping[str, Any], call: Any) -> Any:
         return generate_images(config, model, arguments, call)
 
     about = describe_model(config)
-    traces = _open_traces(flags["traces"], path)
+    traces = _open_traces(flags["traces"], session.path)
     tools = make_tools(generate, image_schema(), about, run_code=True, traces=traces)
     if sys.stdin.isatty():
         say("ldmref mcp waits for messages of an agent; Ctrl-C ends it")

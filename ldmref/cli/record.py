@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ldmref.cli.console import report_file
 from ldmref.cli.file_names import expand_name, slugify
-from ldmref.cli.images import load_with_flags
-from ldmref.cli.messages import rewrite_as_flags
 from ldmref.cli.options import PATH, ImageCommand, option, parameter_options, with_options
 from ldmref.cli.parameter_text import find_field, read_value
-from ldmref.cli.progress import ProgressBar, one_line, say, stopping
-from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.progress import ProgressBar, stopping
+from ldmref.cli.session import CommandSession
+from ldmref.cli.settings import with_settings
 from ldmref.cli.shared_options import MODEL, PROMPT
 from ldmref.cli.sources import read_prompts
 from ldmref.cli.tasks import Values, plan_tasks
-from ldmref.config import settings
 from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import open_backend
 from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:
@@ -70,26 +66,19 @@ def record(
     from ldmref.explore.branching import parameters_of
     from ldmref.explore.record import record_plan, require_one
 
-    configured = settings(flags["config"])
-    name = flags["model"] or configured.defaults.get("model", "emoji")
+    session = CommandSession(flags)
     embedded = not words and not prompt and prompts is None and flags["prompt_embeds"] is not None
     texts = [""] if embedded else read_prompts(words, prompt, prompts, "record")
-    with naming_settings(configured, flags):
-        path = find_model(name, flags["fetch"], flags["variant"])
-        config = read_model_config(path, flags["model_config"], flags["ema"])
-        completed = with_settings(MODE, flags | {"prompt": texts, "output": None}, configured)
-        [task] = plan_tasks(MODE, config, completed)
-        backend = open_backend(
-            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
-        )
+    with session.planning() as config:
+        own = flags | {"prompt": texts, "output": None}
+        [task] = plan_tasks(MODE, config, with_settings(MODE, own, session.configured))
     branches = read_branches(flags["branches"])
     plan = require_one(task.plan)
     job = plan.job
     target = find_target(flags["output"], job.prompts[0], job.seeds[0])
     check_writable(target, flags["overwrite"])
     with stopping() as stop:
-        with naming_settings(configured, flags):
-            model = load_with_flags(path, backend, flags, configured)
+        model = session.load()
         bar = ProgressBar("none" if flags["quiet"] else "auto")
 
         def show(progress: Any) -> None:
@@ -110,7 +99,7 @@ def record(
             run = run.with_truth(truth_line(model, run, callback=show, cancel=stop))
         bar.clear()
     run.save(target, overwrite=flags["overwrite"])
-    report(target, run, flags)
+    report_record(target, run, flags)
 
 
 def read_branches(branches: tuple[tuple[int, str], ...]) -> list[tuple[int, Values]]:
@@ -138,30 +127,18 @@ def find_target(output: str | None, prompt: str, seed: int) -> Path:
     return expand_name(output, [slugify(prompt)], [seed])[0]
 
 
-def report(target: Path, run: RunRecord, flags: Values) -> None:
+def report_record(target: Path, run: RunRecord, flags: Values) -> None:
     """Print the warnings, a line about the file, and a JSON object."""
-    command = click.get_current_context().command
-    truth = run.truth
     size = target.stat().st_size
-    if not flags["quiet"]:
-        for line in run.meta["warnings"]:
-            say(one_line(f"ldmref: warning: {rewrite_as_flags(line, command)}"))
-        parts = [str(target), f"seed {run.meta['seed']}", f"{run.steps} steps", f"{size:,} bytes"]
-        if truth is not None:
-            parts.append(f"distance {truth.distance[-1]:.3g} from the converged image")
-        say(one_line("  ".join(parts)))
-    if flags["as_json"]:
-        described = {"path": str(target), "bytes": size, "steps": run.steps}
-        words = [word.text for word in run.words]
-        keys = ("seed", "params", "branch", "warnings")
-        described |= {key: run.meta[key] for key in keys} | {"words": words}
-        if truth is not None:
-            numbers = {
-                "distance": truth.distance.tolist(),
-                "local_error": truth.local_error.tolist(),
-            }
-            described |= {"truth": numbers | truth.description}
-        click.echo(json.dumps(described))
+    line = [str(target), f"seed {run.meta['seed']}", f"{run.steps} steps", f"{size:,} bytes"]
+    row: Values = {"path": str(target), "bytes": size, "steps": run.steps}
+    row |= {key: run.meta[key] for key in ("seed", "params", "branch", "warnings")}
+    row["words"] = [word.text for word in run.words]
+    if (truth := run.truth) is not None:
+        line.append(f"distance {truth.distance[-1]:.3g} from the converged image")
+        numbers = {"distance": truth.distance.tolist(), "local_error": truth.local_error.tolist()}
+        row["truth"] = numbers | truth.description
+    report_file(line, run.meta["warnings"], row, flags)
 
 
 COMMANDS = (record,)

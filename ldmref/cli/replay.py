@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
+from ldmref.a1111.reading import replay_parameters
 from ldmref.cli.images import generate
 from ldmref.cli.options import PATH, ImageCommand, is_set, parameter_options, with_options
 from ldmref.cli.shared_options import FILES, MODEL
 from ldmref.cli.tasks import WITHOUT_PROMPT
 from ldmref.declare import flag_names, get_fields
 from ldmref.errors import UsageError
-from ldmref.io.images.infotext import replay_parameters
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.modes.record import SOURCES, find_missing, find_several, replay, upgrade_record
 from ldmref.modes.registry import MODES

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ldmref.backends.base import Backend
 from ldmref.cli.options import is_set, option, parameter_options, with_options
 from ldmref.cli.progress import one_line, say
-from ldmref.cli.settings import naming_settings
+from ldmref.cli.session import DEFAULT_MODEL, CommandSession
 from ldmref.cli.shared_options import BACKEND, CONFIG, LIMITS
-from ldmref.config import BACKEND_KEYS, LIMIT_KEYS, Settings, settings
+from ldmref.config import BACKEND_KEYS, Settings
 from ldmref.declare import Invalid, get_fields, read
 from ldmref.errors import BackendUnavailable, UsageError
-from ldmref.loading import load, open_backend
 from ldmref.models.model import LatentDiffusion
 from ldmref.server.settings import ServerSettings
 
-EMBEDDED = "emoji"
 EXTRA = ("starlette", "uvicorn", "anyio", "h11", "python_multipart")
 MODELS = option(
     "-m",
@@ -62,10 +60,10 @@ def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -
             code="E-EXTRA",
             hint="pip install 'ldmref[server]'",
         ) from error
-    configured = settings(flags["config"])
-    wanted = read_settings(configured, flags, no_page)
+    session = CommandSession(flags)
+    wanted = read_settings(session.configured, flags, no_page)
     with open_socket(wanted) as listening:
-        served, sources, reason = load_models(models, configured, flags)
+        served, sources, reason = load_models(session, models)
         address = address_of(listening)
         backend = next(iter(served.values())).backend
         say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
@@ -102,7 +100,7 @@ def read_settings(configured: Settings, flags: dict[str, Any], no_page: bool) ->
 
 
 def load_models(
-    named: tuple[str, ...], configured: Settings, flags: dict[str, Any]
+    session: CommandSession, named: tuple[str, ...]
 ) -> tuple[dict[str, LatentDiffusion], dict[str, str], str]:
     """Load the models by name, all on one backend.
 
@@ -113,38 +111,38 @@ def load_models(
         UsageError: Two models have the same name.
         InputError: A model cannot be read.
     """
-    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
-    models: dict[str, LatentDiffusion] = {}
+    paths: dict[str, Path] = {}
     sources: dict[str, str] = {}
-    with naming_settings(configured, flags):
-        backend, reason = open_fastest(configured, flags)
-        for text in named or (configured.defaults.get("model", EMBEDDED),):
+    with session.naming():
+        reason = open_backend_of(session)
+        for text in named or (session.name,):
             name, equals, path = text.partition("=")
             source = path if equals else text
             if equals and not (name.strip() and path.strip()):
                 message = f"--model must be MODEL or NAME=MODEL, not {text!r}"
                 raise UsageError(message, code="E-MODEL", hint="--model mine=PATH")
-            model = load(source, backend=backend, **configured.limits | limits)
+            config = session.find(source)
             if not equals:
-                name = text if text == EMBEDDED else model.config.name
-            if name in models:
+                name = text if text == DEFAULT_MODEL else config.name
+            if name in paths:
                 hint = "name them: --model first=PATH --model second=PATH"
                 raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint=hint)
-            models[name] = model
+            paths[name] = session.path
             sources[name] = source
-    return models, sources, reason
+    return {name: session.load(path) for name, path in paths.items()}, sources, reason
 
 
-def open_fastest(configured: Settings, flags: dict[str, Any]) -> tuple[Backend, str]:
-    """Return the configured backend, otherwise the fastest one, and why it was chosen."""
+def open_backend_of(session: CommandSession) -> str:
+    """Open the configured backend, otherwise the fastest one; return why it was chosen."""
     from ldmref.server.backends import choose_backend
 
-    asked = {key: flags["backend" if key == "name" else key] for key in BACKEND_KEYS}
-    named = [f"--{'backend' if key == 'name' else key}" for key in asked if is_set(asked[key])]
-    named = named or [configured.origin[f"backend.{key}"] for key in configured.backend]
-    if not named:
-        return choose_backend(lambda text: say(f"ldmref: warning: {text}"))
-    backend = open_backend(
-        asked["name"], asked["device"], asked["dtype"], flags["config"], asked["speed"]
-    )
-    return backend, f"chosen by {named[0]}"
+    flags = {key: "backend" if key == "name" else key for key in BACKEND_KEYS}
+    origin = [f"--{flag}" for flag in flags.values() if is_set(session.flags[flag])]
+    origin = origin or [
+        session.configured.origin[f"backend.{key}"] for key in session.configured.backend
+    ]
+    if origin:
+        session.open()
+        return f"chosen by {origin[0]}"
+    session.backend, reason = choose_backend(lambda text: say(f"ldmref: warning: {text}"))
+    return reason

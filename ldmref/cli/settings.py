@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldmref.cli.options import SOURCES, is_set, listed
-from ldmref.config import LIMIT_KEYS, TABLES, Settings
+from ldmref.config import TABLES, Settings
 from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
@@ -61,7 +61,7 @@ def _images_for_each(flags: dict[str, Any], seeds: int) -> int | None:
 
 
 @contextmanager
-def naming_settings(configured: Settings, flags: dict[str, Any]) -> Iterator[None]:
+def naming_settings(configured: Settings, flags: Mapping[str, Any]) -> Iterator[None]:
     """Begin an error about a value that no flag set with its file or variable."""
     try:
         yield
@@ -73,16 +73,3 @@ def naming_settings(configured: Settings, flags: dict[str, Any]) -> Iterator[Non
         if key in configured.origin and not is_set(flags.get(flag)):
             error.args = (f"{configured.origin[key]}: {error}",)
         raise
-
-
-def read_loading_options(flags: Mapping[str, Any], configured: Settings) -> dict[str, Any]:
-    """Return the arguments of `ldmref.load` from the flags `MODEL` and the configured limits."""
-    names = ("vae", "tokenizer", "variant", "ema", "embeddings", "allow_nonfinite")
-    limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
-    return {
-        "config": flags["model_config"],
-        "lora": flags["loras"],
-        **{name: flags[name] for name in names},
-        **configured.limits,
-        **limits,
-    }

@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.backends import Backend
-from ldmref.cli.images import OWN_OPTIONS, load_with_flags
-from ldmref.cli.messages import rewrite_as_flags
+from ldmref.cli.console import report_file
+from ldmref.cli.images import OWN_OPTIONS
 from ldmref.cli.options import PATH, ImageCommand, option, parameter_options, with_options
 from ldmref.cli.progress import ProgressBar, one_line, say, stopping
-from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.session import CommandSession
+from ldmref.cli.settings import with_settings
 from ldmref.cli.shared_options import INTERPOLATING, MODEL, PROMPT
 from ldmref.cli.sources import is_embedded, read_prompts
 from ldmref.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
 from ldmref.cli.trace_show import CALLS, JSON, LAYERS, show
-from ldmref.config import settings
 from ldmref.errors import UsageError
 from ldmref.io.atomic import check_writable
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import open_backend
 from ldmref.models.memory import parse_bytes
 from ldmref.modes.registry import MODES
 
@@ -119,18 +116,14 @@ for _mode in TRACED:
 
 def record_mode(mode: str, flags: Values) -> None:
     """Check everything, estimate the size, load the model and record the run."""
-    from ldmref.trace import Selection, check_space, estimate_trace, record_trace
+    from ldmref.trace import Selection, check_space, estimate_trace, record_trace, show_bytes
 
-    configured = settings(flags["config"])
+    session = CommandSession(flags, usual=("numpy", "cpu", DEFAULT_DTYPE, "exact"))
     folder = Path(flags["output"])
     selection = Selection(flags["layers"], flags["calls"], read_steps(flags["only_steps"]))
     limit = parse_bytes(flags["max_size"], "max_size")
-    with naming_settings(configured, flags):
-        name = flags["model"] or configured.defaults.get("model", "emoji")
-        path = find_model(name, flags["fetch"], flags["variant"])
-        config = read_model_config(path, flags["model_config"], flags["ema"])
-        tasks = plan_tasks(mode, config, with_settings(mode, flags, configured))
-        backend = open_traced_backend(flags)
+    with session.planning() as config:
+        tasks = plan_tasks(mode, config, with_settings(mode, flags, session.configured))
     if len(tasks) > 1:
         message = f"a trace holds one run, not those of {len(tasks)} input images"
         raise UsageError(message, code="E-USAGE", hint="give one input image")
@@ -138,13 +131,13 @@ def record_mode(mode: str, flags: Values) -> None:
     if folder.exists():
         check_writable(folder / "trace.json", flags["overwrite"])
     with stopping() as stop:
-        with naming_settings(configured, flags):
-            model = load_with_flags(path, backend, flags, configured)
+        model = session.load()
         estimate = estimate_trace(plan, model, selection)
         if not flags["quiet"]:
             say(one_line(describe_estimate(estimate)))
-            if backend.compiles:
-                say(f"{backend.name} compiles networks: only their inputs and outputs are recorded")
+            if session.backend.compiles:
+                kept = "only their inputs and outputs are recorded"
+                say(f"{session.backend.name} compiles networks: {kept}")
         if not flags["dry_run"]:
             check_space(estimate, folder, limit, SMALLER)
             bar = ProgressBar("none" if flags["quiet"] else "auto")
@@ -165,19 +158,15 @@ def record_mode(mode: str, flags: Values) -> None:
                 )
             finally:
                 bar.clear()
-            report(folder, result.warnings, result.params, estimate, flags)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            calls = f"{len(estimate.calls)} calls"
+            line = [str(folder), f"seed {result.params['seed']}", calls, show_bytes(size)]
+            row = {"path": str(folder), "bytes": size} | estimate_row(estimate)
+            row |= {"params": result.params, "warnings": result.warnings}
+            report_file(line, result.warnings, row, flags)
             return
     if flags["as_json"]:
         click.echo(json.dumps(estimate_row(estimate)))
-
-
-def open_traced_backend(flags: Values) -> Backend:
-    """Open the backend of the flags; NumPy in float64 without any of them."""
-    names = ("backend", "device", "dtype", "speed")
-    backend, device, dtype, speed = (flags[name] for name in names)
-    if backend is device is dtype is speed is None:
-        return open_backend("numpy", "cpu", DEFAULT_DTYPE, flags["config"], "exact")
-    return open_backend(backend, device, dtype, flags["config"], speed)
 
 
 def read_steps(text: str | None, flag: str = "--only-steps") -> tuple[int, ...]:
@@ -214,24 +203,6 @@ def estimate_row(estimate: TraceEstimate) -> Values:
     counts = {"calls": len(estimate.calls), "layers": len(estimate.layers)}
     counts |= {"tensors": estimate.tensors, "bytes_by_kind": dict(estimate.by_kind)}
     return {"estimated_bytes": estimate.bytes} | counts
-
-
-def report(
-    folder: Path, warnings: list[str], params: Values, estimate: TraceEstimate, flags: Values
-) -> None:
-    """Print warnings, one line about the trace, and JSON."""
-    from ldmref.trace import show_bytes
-
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    command = click.get_current_context().command
-    if not flags["quiet"]:
-        for line in warnings:
-            say(one_line(f"ldmref: warning: {rewrite_as_flags(line, command)}"))
-        calls = f"{len(estimate.calls)} calls"
-        say(one_line(f"{folder}  seed {params['seed']}  {calls}  {show_bytes(size)}"))
-    if flags["as_json"]:
-        row = {"path": str(folder), "bytes": size} | estimate_row(estimate)
-        click.echo(json.dumps(row | {"params": params, "warnings": warnings}))
 
 
 trace.add_command(show)

@@ -19,13 +19,15 @@ types, such as arrays, have a function that checks them:
     latents: Annotated[np.ndarray | None, Check(check_noise, json={"type": "array"})] = None
 
 `describe`, `arguments_section` and `document_fields` write the documentation of fields; the mark
-`Flag` holds what the command line needs to know.
+`Flag` holds what the command line needs to know, and `Attachment` marks images, arrays and
+ControlNets, which every interface receives in its own way.
 """
 
 from __future__ import annotations
 
 from ldmref.declare.documentation import arguments_section, describe, document_fields
 from ldmref.declare.fields import (
+    Attachment,
     Check,
     Doc,
     Field,
@@ -42,6 +44,7 @@ from ldmref.declare.reading import Invalid, read, verify, write
 from ldmref.declare.schema import schema
 
 __all__ = [
+    "Attachment",
     "Check",
     "Doc",
     "Field",

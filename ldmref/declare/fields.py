@@ -8,16 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 Mark = TypeVar("Mark")
 
@@ -151,6 +142,20 @@ class Flag(NamedTuple):
     help: str = ""
 
 
+class Attachment(NamedTuple):
+    """What a field holds that is not plain JSON, so that each interface says how it comes.
+
+    Args:
+        kind: `image`; `array`, of numbers; or `controlnet`, networks with their images.
+
+    >>> from ldmref.declare import Attachment
+    >>> Attachment("image").kind
+    'image'
+    """
+
+    kind: Literal["image", "array", "controlnet"]
+
+
 class Formerly(NamedTuple):
     """An earlier name of a field, which is still read.
 
@@ -196,6 +201,12 @@ class Field(NamedTuple):
     choices: tuple[str, ...]
     default: Any  # dataclasses.MISSING for a required field
     marks: Mapping[type, Any]
+
+    @property
+    def attachment(self) -> str:
+        """The kind of its mark `Attachment`, "" for plain JSON."""
+        mark = self.get(Attachment)
+        return "" if mark is None else mark.kind
 
     @property
     def required(self) -> bool:

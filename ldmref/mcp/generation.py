@@ -13,10 +13,10 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan, schema
 from ldmref.modes.generate import GeneratedImage, Progress
+from ldmref.modes.plan import find_mode
 
 MODE = "txt2img"
 MAX_IMAGES = 16
-PLAIN = ("number", "integer", "string")
 COMPOSITIONS = (
     'The embedded model knows emoji and compositions of them: "red heart", "two blue dogs on '
     'yellow", "a green cat and a red apple", "a small dog above a big house".'
@@ -26,19 +26,13 @@ COMPOSITIONS = (
 def image_schema() -> dict[str, Any]:
     """Return the schema of the arguments: those parameters of txt2img that are plain JSON."""
     whole = schema(MODE)
-    plain = {name: value for name, value in whole["properties"].items() if is_plain(value)}
+    plain = {
+        name: whole["properties"][name]
+        for name, field in find_mode(MODE).parameters.items()
+        if not field.attachment
+    }
     plain["count"] = plain["count"] | {"maximum": MAX_IMAGES}
     return whole | {"properties": plain}
-
-
-def is_plain(value: Mapping[str, Any]) -> bool:
-    """Return whether the values of a schema are numbers, texts or lists of them."""
-    kinds = value.get("anyOf", [value])
-    return all(
-        "contentEncoding" not in kind
-        and (kind.get("type") != "array" or kind.get("items", {}).get("type") in PLAIN)
-        for kind in kinds
-    )
 
 
 def describe_model(config: ModelConfig) -> str:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ldmref.declare import Check, Doc, Flag, Range, get_fields
+from ldmref.declare import Attachment, Check, Doc, Flag, Range, get_fields
 from ldmref.errors import short_repr
 from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
@@ -151,6 +151,7 @@ class CountParameters:
     latents: Annotated[
         np.ndarray | None,
         Check(validation.check_noise, ARRAY),
+        Attachment("array"),
         Flag(
             metavar="FILE.npy",
             parse=read_noise,
@@ -207,6 +208,7 @@ class ControlParameter:
     control: Annotated[
         Sequence[Control],
         Check(check_controls, {"type": "array", "items": {"type": "object"}}),
+        Attachment("controlnet"),
         Flag(
             metavar="NET:IMAGE[:WEIGHT[:START-END]]",
             parse=parse_control,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from ldmref.declare import Check, Doc, Flag, Range
+from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.modes import validation
 from ldmref.modes.guidance import check_guidance, parse_guidance
 from ldmref.modes.notation import read_noise
@@ -94,6 +94,7 @@ class PromptParameters:
 EmbeddingArray = Annotated[
     np.ndarray,
     Check(validation.check_embeddings, ARRAY),
+    Attachment("array"),
     Flag(metavar="FILE.npy", parse=read_noise),
     Unrecorded(),
 ]

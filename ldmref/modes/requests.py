@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 
 import numpy as np
 
-from ldmref.declare import Check, Doc, Flag, Range
+from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.io.images.pil import Source
 from ldmref.modes import validation
 from ldmref.modes.notation import parse_jumps, parse_positions
@@ -56,30 +56,27 @@ Prompt = Annotated[
         "allowed with prompt_embeds only",
     ),
 ]
+ImageFile = Annotated[Source | np.ndarray, Check(accept, FILE), Attachment("image"), Unrecorded()]
 ImageInput = Annotated[
-    Source | np.ndarray,
-    Check(accept, FILE),
+    ImageFile,
     Flag(
         ("-i", "--image"),
         "FILE",
         help="The given image: PNG, JPEG or WebP; - reads standard input. May be repeated.",
     ),
-    Unrecorded(),
     Doc(
         "The given image: a path, an open file (PNG, JPEG, WebP), a Pillow image, or an array "
         "(H, W, 3) of uint8, or of floats from 0 to 1."
     ),
 ]
 Mask = Annotated[
-    Source | np.ndarray,
-    Check(accept, FILE),
+    ImageFile,
     Flag(
         metavar="FILE",
         help="White is repainted; black and transparent pixels are kept. If it is painted on "
         "transparency in dark colours only, its opaque part is repainted, with a warning. A mask "
         "of another size is stretched to the image's. One for all images, or one for each.",
     ),
-    Unrecorded(),
     Doc(
         "An image or boolean array: white (True) is repainted, black and transparent are kept. "
         "Its luminance is cut at one half. If it is painted on transparency in dark colours only, "
@@ -87,15 +84,13 @@ Mask = Annotated[
     ),
 ]
 Segmentation = Annotated[
-    Source | np.ndarray,
-    Check(accept, FILE),
+    ImageFile,
     Flag(
         ("-i", "--image", "--map", "--segmentation"),
         "FILE",
         help="The map: a grey or palette image whose values are the numbers of the classes. "
         "May be repeated.",
     ),
-    Unrecorded(),
     Doc(
         "Numbers of classes: an integer array (H, W), or an image whose grey values or palette "
         "indices are these numbers."

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref import modes
-from ldmref.declare import Check, Field
+from ldmref.declare import Field
 from ldmref.errors import ImageError, LdmrefError, UsageError, short_repr
 from ldmref.io.images.pil import FORMATS
 from ldmref.modes.plan import find_mode
@@ -63,12 +63,11 @@ def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[s
 
 def read_value(field: Field, value: Any, max_pixels: int) -> Any:
     """Return a JSON value of a parameter as `read_request` takes it."""
-    form = form_of(field)
-    if value is None or form == "json":
+    if value is None or not field.attachment:
         return value
-    if form == "image":
+    if field.attachment == "image":
         return read_base64_image(field.name, value, max_pixels)
-    if form == "array":
+    if field.attachment == "array":
         return read_array(field.name, value)
     if value == []:
         return ()
@@ -79,17 +78,6 @@ def read_value(field: Field, value: Any, max_pixels: int) -> Any:
     )
 
 
-def form_of(field: Field) -> str:
-    """Return how a parameter comes in a request: `json`, `image`, `array`, or `refused`."""
-    check = field.get(Check)
-    schema = {} if check is None else check.json
-    if schema.get("contentEncoding") == "base64":
-        return "image"
-    if schema == {"type": "array"}:
-        return "array"
-    return "refused" if schema.get("items") == {"type": "object"} else "json"
-
-
 def request_schema(mode: str) -> dict[str, Any]:
     """Return the JSON schema of a mode's parameters as they come in a request.
 
@@ -97,10 +85,9 @@ def request_schema(mode: str) -> dict[str, Any]:
     """
     schema = mode_schema(mode)
     for name, field in find_mode(mode).parameters.items():
-        form = form_of(field)
-        if form == "refused":
+        if field.attachment == "controlnet":
             del schema["properties"][name]
-        elif form == "array":
+        elif field.attachment == "array":
             schema["properties"][name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
     return schema
 

@@ -6,8 +6,9 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref.errors import UsageError
-from ldmref.io.images.infotext import replay_parameters
+from ldmref.a1111.reading import replay_parameters
+from ldmref.a1111.replay import replay_request
+from ldmref.errors import UsageError, one_line
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
@@ -15,19 +16,21 @@ from ldmref.modes.registry import MODES
 from ldmref.server.bodies import as_json
 from ldmref.server.inputs import open_bytes
 
-NOT_EXACT = "A1111's noise levels are not repeated here; ldmref run --from FILE repeats them"
 
-
-def inspect_image(data: bytes, max_pixels: int) -> dict[str, Any]:
+def inspect_image(
+    data: bytes, max_pixels: int, models: Mapping[str, LatentDiffusion], asked: str
+) -> dict[str, Any]:
     """Return what an image file records, and the request that generates it again.
 
     `mode` and `parameters` can be submitted again, with the inputs in `missing`, which an image
     does not contain. `notes` say what is not exact. `mode` is None if the file does not record how
-    it was made.
+    it was made. `models` are the names of the models whose weights made the image.
 
     Args:
         data: The bytes of a PNG, JPEG or WebP file.
         max_pixels: Pixels of the image at most.
+        models: The served models by name.
+        asked: The name of the model that replays an image of A1111, if no served one made it.
 
     Raises:
         ImageError: It is not such a file, is damaged or too large.
@@ -45,13 +48,27 @@ def inspect_image(data: bytes, max_pixels: int) -> dict[str, Any]:
     }
     record, notes = find_record(recorded)
     if record is None:
-        return answer | {"mode": None, "parameters": {}, "missing": [], "model": None, "notes": []}
+        nothing = {"mode": None, "parameters": {}, "missing": [], "model": None, "notes": []}
+        return answer | nothing | {"models": []}
+    mode = record["mode"]
+    served = find_served(record.get("model"), models)
+    parameters = replay(record, {})
+    if made := record.get("a1111"):
+        config = models[served[0] if served else asked].config
+        try:
+            values, more = replay_request(mode, config, parameters, made)
+        except UsageError as error:  # the other settings are of use
+            more = [one_line(f"{error}: the noise levels of A1111 are left out")]
+        else:
+            parameters = {name: value for name, value in values.items() if value is not None}
+        notes += more
     return answer | {
-        "mode": record["mode"],
-        "parameters": replay(record, {}),
+        "mode": mode,
+        "parameters": parameters,
         "missing": find_missing(record, {}),
         "model": record.get("model"),
         "notes": notes,
+        "models": served,
     }
 
 
@@ -83,5 +100,4 @@ def find_record(recorded: Mapping[str, Any]) -> tuple[dict[str, Any] | None, lis
     text = None if exact else replay_parameters(recorded.get("parameters", ""))
     if text is None:
         return None, []
-    record, notes = text
-    return record, [*notes, NOT_EXACT] if record.get("a1111") else notes
+    return text

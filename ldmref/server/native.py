@@ -16,7 +16,7 @@ from ldmref.server.bodies import read_object
 from ldmref.server.capabilities import describe_server
 from ldmref.server.engine import Engine
 from ldmref.server.errors import UnknownJob
-from ldmref.server.inspecting import find_served, inspect_image
+from ldmref.server.inspecting import inspect_image
 from ldmref.server.jobs import ServedJob
 from ldmref.server.json_response import JSONResponse
 from ldmref.server.kinds import make_work
@@ -67,12 +67,12 @@ def routes(engine: Engine) -> list[Route]:
         return send_result(job, read_event_number(request.query_params.get("image")))
 
     async def inspect(request: Request) -> Response:
-        """Read from an image how it was made."""
+        """Read from an image how it was made; `?model=NAME` replays one of A1111 by that model."""
+        asked = engine.find_model(request.query_params.get("model"))
         data = await request.body()
         most = engine.settings.max_pixels
-        found = await run_in_threadpool(inspect_image, data, most)
-        models = await run_in_threadpool(find_served, found["model"], engine.models)
-        return JSONResponse(found | {"models": models})
+        found = await run_in_threadpool(inspect_image, data, most, engine.models, asked)
+        return JSONResponse(found)
 
     async def capabilities(request: Request) -> Response:
         """List models, modes with their parameters, samplers, schedules, guidances and limits."""

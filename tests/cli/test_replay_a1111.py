@@ -12,9 +12,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref import modes
-from ldmref.cli.a1111 import as_a1111
+from ldmref.a1111.reading import replay_parameters
+from ldmref.a1111.replay import replay_request
 from ldmref.errors import LdmrefError
-from ldmref.io.images.infotext import replay_parameters
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.presets import preset
 from ldmref.modes.registry import MODES
@@ -73,7 +73,7 @@ def plan_replay(name, line, own=None, prompt="a cat"):
     params, notes = replay_parameters(f"{prompt}\n{line}")
     mode = params["mode"]
     flags = FLAGS | {k: v for k, v in params.items() if k not in ("a1111", "model", "mode")}
-    flags, more = as_a1111(mode, config, flags | (own or {}), params["a1111"], own or {})
+    flags, more = replay_request(mode, config, flags | (own or {}), params["a1111"], own or {})
     takes = MODES[mode].parameters
     values = {key: value for key, value in flags.items() if key in takes and value is not None}
     sources = {

@@ -19,6 +19,7 @@ from fault_server import connect, post, serving, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldmref.a1111 import prompts, reading
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.images import infotext
 from ldmref.mcp.formulas import MAX_BROADCAST, check_formula
@@ -182,7 +183,7 @@ def test_texts_of_a1111_take_linear_time():
     slow = {
         title: ratio
         for title, make in GROWING.items()
-        if (ratio := growth(infotext.replay_parameters, make, 2000)) > 3.0
+        if (ratio := growth(reading.replay_parameters, make, 2000)) > 3.0
     }
     assert not slow
 
@@ -195,7 +196,7 @@ def test_pairs_are_those_of_a1111s_expression(line):
 @given(LETTERS)
 def test_prompt_editing_is_found_as_before(line):
     before = re.compile(r"\[[^\[\]]*[:|][^\[\]]*\]|\bAND\b")
-    assert bool(infotext.PROMPT_EDITING.search(line)) == bool(before.search(line))
+    assert bool(prompts._PROMPT_EDITING.search(line)) == bool(before.search(line))
 
 
 # -- 142, 143: arrays -----------------------------------------------------------------------------

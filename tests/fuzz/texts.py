@@ -16,11 +16,12 @@ import regex
 from PIL import Image
 
 from ldmref import modes
+from ldmref.a1111.reading import replay_parameters
 from ldmref.config import TABLES, settings
 from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
-from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
+from ldmref.io.images.infotext import infotext, parse_infotext
 from ldmref.models.memory import parse_bytes
 from ldmref.models.presets import preset
 from ldmref.modes import notation

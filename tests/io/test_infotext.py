@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldmref.a1111.reading import replay_parameters
 from ldmref.errors import InputError
-from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
+from ldmref.io.images.infotext import infotext, parse_infotext
 from ldmref.samplers import SAMPLERS, SPACINGS, get_sampler
 
 LEAST = {

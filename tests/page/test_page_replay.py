@@ -10,6 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref import modes
+from ldmref.a1111.levels import a1111_levels
+from ldmref.io.images.metadata import read_parameters
+from ldmref.samplers.schedule import sampling_sigmas
 
 DROP = """async ({selector, data, name, kind}) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -79,7 +82,7 @@ def test_an_image_is_generated_again(kind, page, generated, tmp_path):
     assert regenerate(page) == generated
 
 
-def test_settings_of_a1111_are_converted(page):
+def test_settings_of_a1111_are_converted(page, tiny):
     settings = "Steps: 4, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 16x16"
     text = f"a red cat\nNegative prompt: dog\n{settings}"
     drop(page, png_of(Image.new("RGB", (16, 16)), parameters=text))
@@ -87,7 +90,12 @@ def test_settings_of_a1111_are_converted(page):
     assert value(page, "Prompt") == "a red cat"
     assert value(page, "Negative prompt") == "dog"
     assert value(page, "Sampler") == "euler_a"
-    assert (value(page, "Steps"), value(page, "Seed")) == ("4", "5")
+    assert value(page, "Seed") == "5"
+    levels = [float(level) for level in value(page, "Sigmas").split(", ")]
+    expected = a1111_levels(sampling_sigmas(tiny.config.scheduler), "euler_a", "uniform", 4)
+    assert levels == expected.sigmas.tolist() and value(page, "Steps") == ""
+    record = read_parameters(io.BytesIO(regenerate(page)))["ldmref"]
+    assert record["sigmas"] == levels and record["rng"] == "a1111-gpu"
 
 
 def test_an_image_without_settings_can_be_the_input(page):

@@ -10,9 +10,9 @@ from replaying import ODD_VALUES, load_recorded, model_of_one_size, recorded, to
 
 import ldmref
 from ldmref import modes
+from ldmref.a1111.levels import a1111_levels
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
-from ldmref.samplers.a1111 import a1111_levels
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.server.a1111.fields import is_neutral
 from ldmref.server.a1111.names import find_model, list_samplers, list_schedulers, read_method
@@ -85,9 +85,9 @@ def test_seed_minus_one_is_random_and_known():
     ("sampler", "scheduler", "expected"),
     [
         ("Euler a", "automatic", ("euler_a", None, "")),
-        ("DPM++ 2M Karras", "automatic", ("dpmpp_2m", "karras", "")),
-        ("DPM++ 2M", "Karras", ("dpmpp_2m", "karras", "")),
-        ("DPM++ 2M", "KL Optimal", ("dpmpp_2m", "kl_optimal", "")),
+        ("DPM++ 2M Karras", "automatic", ("dpmpp_2m", None, "karras")),
+        ("DPM++ 2M", "Karras", ("dpmpp_2m", None, "karras")),
+        ("DPM++ 2M", "KL Optimal", ("dpmpp_2m", None, "kl optimal")),
         ("Euler", "SGM Uniform", ("euler", None, "sgm uniform")),
         ("DDIM", "normal", ("ddim", None, "")),
         ("k_euler", None, None),

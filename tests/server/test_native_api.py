@@ -444,6 +444,7 @@ def test_an_image_of_a1111_is_inspected_with_notes(server):
     found = server.client.post("/v1/inspect", content=buffer.getvalue()).json()
     assert found["mode"] == "txt2img" and found["parameters"]["seed"] == 5
     assert found["parameters"]["negative_prompt"] == "dog" and found["notes"]
+    assert len(found["parameters"]["sigmas"]) == 21 and "steps" not in found["parameters"]
     body = {"mode": found["mode"], "parameters": found["parameters"] | {"width": 16, "height": 16}}
     assert server.client.post("/v1/jobs", json=body).status_code == 202
 

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from ldmref.errors import LdmrefError
+from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import MODES
 from ldmref.server.bodies import MAX_DEPTH, read_json
 from ldmref.server.engine import Engine
 from ldmref.server.errors import BadRequest, status_of
-from ldmref.server.inputs import form_of, plan_work, read_values
+from ldmref.server.inputs import plan_work, read_values
 
 MOST = 1_000_000  # pixels
 PARAMETERS = [(mode, name) for mode in MODES for name in MODES[mode].parameters]
@@ -73,11 +74,14 @@ def refused(call, *arguments):
 
 
 @pytest.mark.parametrize(("mode", "name"), PARAMETERS)
-def test_every_parameter_has_a_form(mode, name):
-    """A new parameter that holds a file or an array must get one."""
-    form = form_of(MODES[mode].parameters[name])
-    expected = "image" if name in IMAGES else "array" if name in ARRAYS else "json"
-    assert form == ("refused" if name == "control" else expected)
+def test_every_parameter_that_is_not_plain_json_is_marked(mode, name):
+    """A new parameter that holds a file or an array must get the mark `Attachment`."""
+    field = MODES[mode].parameters[name]
+    expected = "image" if name in IMAGES else "array" if name in ARRAYS else ""
+    assert field.attachment == ("controlnet" if name == "control" else expected)
+    schema = mode_schema(mode)["properties"][name]
+    assert (field.attachment == "image") == ("contentEncoding" in schema)
+    assert (field.attachment == "array") == (field.kind is np.ndarray)
 
 
 @pytest.mark.parametrize(("mode", "name"), PARAMETERS)

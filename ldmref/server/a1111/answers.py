@@ -12,8 +12,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ldmref.a1111.names import LABELS
 from ldmref.io.images.infotext import infotext, parse_infotext
-from ldmref.server.a1111.names import LABELS, make_title
+from ldmref.server.a1111.names import make_title
 from ldmref.server.a1111.translate import Translated
 from ldmref.server.a1111.work import BatchedWork
 from ldmref.server.images import preview_url

@@ -1,40 +1,29 @@
-"""A1111's names of samplers, schedulers and models, and what they mean here.
-
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_samplers.py and sd_schedulers.py.
-"""
+"""What a client names: samplers, schedulers and models, and the lists that answer it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ldmref.a1111 import names
+from ldmref.a1111.levels import COMPVIS
+from ldmref.a1111.names import LABELS, SCHEDULERS
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.io.images.infotext import A1111_SAMPLERS, READ
-from ldmref.samplers import ALIASES, SAMPLERS, SPACINGS
-from ldmref.samplers.a1111 import COMPVIS
+from ldmref.samplers import SAMPLERS, SPACINGS
 
 UNKNOWN = "E-A1111-NAME"  # the code of errors that are answered with 404
 AUTOMATIC = "automatic"
-LABELS = A1111_SAMPLERS | {"lms_euler": "LMS", "unipc_3": "UniPC"}
-SCHEDULERS = {  # A1111's name -> its label
-    AUTOMATIC: "Automatic", "uniform": "Uniform", "karras": "Karras",
-    "exponential": "Exponential", "polyexponential": "Polyexponential",
-    "sgm_uniform": "SGM Uniform", "kl_optimal": "KL Optimal",
-    "align_your_steps": "Align Your Steps", "simple": "Simple", "normal": "Normal",
-    "ddim": "DDIM", "beta": "Beta", "turbo": "Turbo",
-}  # fmt: skip
-SAME = {"karras": "karras", "exponential": "exponential", "kl_optimal": "kl_optimal"}
 OURS = tuple(name for name in SPACINGS if name not in SCHEDULERS)
-SUFFIXES = ("karras", "exponential", "polyexponential", "sgm uniform")  # of samplers' names
 
 
 class Method(NamedTuple):
-    """A sampler, and the schedule that A1111 selects for it.
+    """A sampler, and the schedule that the client selects for it.
 
     Args:
         sampler: A name in `SAMPLERS`; None for the model's sampler.
-        schedule: A name in `SPACINGS`; None for the sampler's or the model's.
-        levels: A schedule of `samplers.a1111.a1111_levels`, which replaces `schedule`; "" for none.
+        schedule: A name in `SPACINGS` that A1111 does not have; None for the sampler's or the
+            model's.
+        levels: A schedule of `a1111.levels`, which replaces `schedule`; "" for none.
     """
 
     sampler: str | None = None
@@ -43,7 +32,7 @@ class Method(NamedTuple):
 
 
 def read_method(sampler: str | None, scheduler: str | None) -> Method:
-    """Return what A1111's names of a sampler and of a scheduler select.
+    """Return what the names of a sampler and of a scheduler select.
 
     A sampler's name may end in a scheduler's, such as "DPM++ 2M Karras", which then wins. DDIM,
     PLMS and UniPC ignore the scheduler, as in A1111.
@@ -51,40 +40,24 @@ def read_method(sampler: str | None, scheduler: str | None) -> Method:
     Raises:
         UsageError: Nothing has such a name; the hint lists those that exist.
     """
-    label = (sampler or "").strip()
-    named = find_suffix(label)
-    if named:
-        label = label[: -len(named)].strip()
+    label, named = names.split_sampler(sampler or "")
     name = find_sampler(label) if label else None
     kind = find_scheduler(named or scheduler or AUTOMATIC)
     if kind == AUTOMATIC or name in COMPVIS:
         return Method(name)
-    if kind in SAME or kind in OURS:
-        return Method(name, SAME.get(kind, kind))
+    if kind in OURS:
+        return Method(name, kind)
     return Method(name, None, kind.replace("_", " "))
-
-
-def find_suffix(label: str) -> str:
-    """Return the scheduler at the end of a sampler's name, or "".
-
-    >>> find_suffix("DPM++ 2M SDE Karras"), find_suffix("Euler a")
-    ('karras', '')
-    """
-    lower = label.lower()
-    return next((suffix for suffix in SUFFIXES if lower.endswith(" " + suffix)), "")
 
 
 def find_sampler(label: str) -> str:
     """Return the name in `SAMPLERS` of A1111's sampler; ours are known also.
 
-    Plug-ins are not looked up, because a request must not import code.
-
-    >>> find_sampler("Euler a"), find_sampler("UniPC"), find_sampler("dpmpp_2m_heun")
-    ('euler_a', 'unipc_3', 'dpmpp_2m_heun')
+    Raises:
+        UsageError: There is none.
     """
-    lower = label.lower()
-    name = READ.get(lower) or ALIASES.get(lower, lower)
-    if name not in SAMPLERS:
+    name = names.find_sampler(label)
+    if name is None:
         raise UsageError(
             f"Sampler not found: {short_repr(label)}",
             code=UNKNOWN,

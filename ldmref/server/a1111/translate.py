@@ -14,17 +14,16 @@ from typing import Any
 
 from PIL import Image
 
+from ldmref.a1111.levels import DISCARDING, levels_for
+from ldmref.a1111.names import RNGS
+from ldmref.a1111.prompts import read_clip_skip, reads_chunks, split_networks
 from ldmref.errors import UsageError, short_repr
-from ldmref.io.images.infotext import NETWORK
 from ldmref.io.images.pil import read_image as read_rgb
 from ldmref.io.images.pil import read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.modes.sizing import resize_image
-from ldmref.modes.validation import MAX_COUNT, check_integer, check_number
+from ldmref.modes.validation import MAX_COUNT, check_integer
 from ldmref.samplers import SAMPLERS
-from ldmref.samplers.a1111 import Options, a1111_levels
-from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.samplers.spacings import check_steps
 from ldmref.server.a1111.fields import Fields
 from ldmref.server.a1111.names import Method, read_method
 from ldmref.server.client_sizes import choose_size
@@ -33,8 +32,8 @@ FILLS = ("fill", "original", "noise", "nothing")  # by `inpainting_fill`
 RESIZES = ("stretch", "crop", "fill", "stretch")  # by `resize_mode`; 3 enlarges latents
 MASK_BLUR = 4.0  # A1111's default
 STRENGTH = 0.75
-RNGS = {"CPU": "torch", "NV": "a1111-gpu", "GPU": "a1111-gpu"}
 MAX_SEED = 2**64
+SAME = ("karras", "exponential")  # schedules here with A1111's levels, except for DISCARDING
 ReadImage = Callable[[str, Any], Image.Image]  # name, and base64 or a data URL
 
 
@@ -46,7 +45,7 @@ class Translated:
         mode: txt2img, img2img or inpaint.
         batches: Parameters of each of the `n_iter` batches, which differ by their seed.
         echo: The fields that had a meaning, without images, for the answer.
-        ignored: Names of fields without an effect, that asked for one.
+        ignored: Non-default fields that ldmref ignores.
         notes: What differs from the request, one line each.
         send_images: Whether the client wants to have the images.
     """
@@ -99,18 +98,13 @@ def read_prompts(fields: Fields, config: ModelConfig, notes: list[str]) -> dict[
     values: dict[str, Any] = {"prompt_weights": "a1111"}
     for name in ("prompt", "negative_prompt"):
         text = fields.text(name)
-        tags = NETWORK.findall(text)
+        values[name], tags = split_networks(text)
         notes += [f"left out of the prompt: {tag[:80]}" for tag in tags]
-        values[name] = NETWORK.sub("", text).strip() if tags else text
-    if not config.unet.class_embed_type and config.text_encoder.model_type == "clip":
+    if reads_chunks(config):
         values["long_prompts"] = "chunk"
     skip = fields.override("CLIP_stop_at_last_layers", fields.integer("clip_skip"))
     if skip is not None:
-        asked = max(0, check_integer("clip_skip", skip, 0, 1000) - 1)
-        values["clip_skip"] = min(asked, config.max_clip_skip)
-        if asked > config.max_clip_skip:
-            most = config.max_clip_skip + 1
-            notes.append(f"clip skip {skip}: the text encoder has fewer layers, {most} is used")
+        values["clip_skip"] = read_clip_skip(config, skip, notes)
     return values
 
 
@@ -147,21 +141,16 @@ def read_sampling(
 def find_levels(
     config: ModelConfig, method: Method, values: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    """Return the noise levels of a scheduler that only A1111 has, instead of a schedule."""
+    """Return A1111's noise levels of a scheduler, by the name of ours that has the same ones."""
     sampler = method.sampler or config.scheduler.sampler
-    table = sampling_sigmas(config.scheduler)
-    steps = config.defaults.steps if values["steps"] is None else values["steps"]
-    check_steps(steps, len(table))
     strength = values.get("strength")
-    if strength is not None:
-        strength = check_number("strength", strength, 0.0, 1.0)
-    options = Options(sdxl=bool(config.unet.addition_embed_type))
-    levels = a1111_levels(table, sampler, method.levels, steps, strength, options)
+    levels = levels_for(config, sampler, method.levels, values["steps"], strength)
     if levels is None:
         notes.append(f"scheduler {method.levels!r} does not go with {sampler}: the model's is used")
         return {}
-    found = {"sigmas": tuple(levels.sigmas.tolist()), "steps": None}
-    return found if strength is None else found | {"strength": levels.strength}
+    if method.levels in SAME and sampler not in DISCARDING and strength is None:
+        return {"schedule": method.levels}
+    return levels.parameters(strength is not None)
 
 
 def read_given(
@@ -223,7 +212,7 @@ def read_inpainting(fields: Fields) -> dict[str, Any]:
 
 
 def refuse_scripts(fields: Fields) -> None:
-    """Refuse scripts, of which there are none, in A1111's words.
+    """Reject scripts with A1111's error message; none are supported.
 
     Raises:
         UsageError: The request names a script.

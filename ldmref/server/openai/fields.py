@@ -15,7 +15,6 @@ from ldmref.modes.aliases import ALIASES
 from ldmref.modes.registry import MODES
 from ldmref.server.bodies import read_json
 from ldmref.server.errors import BadRequest
-from ldmref.server.inputs import form_of
 
 FORMATS = ("png", "jpeg", "webp")
 QUALITIES = ("low", "medium", "high", "xhigh", "max", "auto", "standard", "hd")
@@ -132,7 +131,7 @@ def read_extra(body: Mapping[str, Any], mode: str) -> dict[str, Any]:
         FieldError: The mode has no such parameter, or a parameter has two names.
     """
     parameters = MODES[mode].parameters
-    known = [name for name, field in parameters.items() if form_of(field) == "json"]
+    known = [name for name, field in parameters.items() if not field.attachment]
     extra: dict[str, Any] = {}
     for name, value in body.items():
         if name in OWN or value is None:

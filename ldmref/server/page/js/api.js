@@ -163,10 +163,10 @@ export async function bytes(url) {
   return (await request(url)).arrayBuffer();
 }
 
-/** Return the settings that an image file records. */
-export function inspect(file) {
+/** Return the settings that an image file records, for a model. */
+export function inspect(file, model) {
   const type = file.type || "application/octet-stream";
-  return json("/v1/inspect", { method: "POST", headers: { "Content-Type": type }, body: file });
+  return json(`/v1/inspect?model=${encodeURIComponent(model)}`, { method: "POST", headers: { "Content-Type": type }, body: file });
 }
 
 /**

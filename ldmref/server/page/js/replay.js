@@ -15,7 +15,7 @@ export async function inspectFile(generate, file) {
     : null;
   let found;
   try {
-    found = await generate.api.inspect(file);
+    found = await generate.api.inspect(file, generate.model.name);
   } catch (error) {
     notifyError(error);
     return;

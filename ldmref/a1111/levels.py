@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,10 @@ from ldmref.math.sigmas import (
     karras_sigmas,
     log_linear_sigmas,
 )
-from ldmref.samplers.spacings import sigmas_at
+from ldmref.models.config import ModelConfig
+from ldmref.modes import validation
+from ldmref.samplers.schedule import sampling_sigmas
+from ldmref.samplers.spacings import check_steps, sigmas_at
 
 ALIGN_YOUR_STEPS = {
     "sd": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
@@ -84,6 +87,45 @@ class Levels(NamedTuple):
         while int(steps * strength) < left:
             strength = math.nextafter(strength, 1.0)
         return strength
+
+    def parameters(self, noised: bool) -> dict[str, Any]:
+        """Return the parameters of `modes.plan` that give these levels.
+
+        Args:
+            noised: Whether the run starts from an image.
+        """
+        values = {"sigmas": tuple(self.sigmas.tolist()), "steps": None, "schedule": None}
+        return values | {"strength": self.strength} if noised else values
+
+
+def levels_for(
+    config: ModelConfig,
+    sampler: str,
+    schedule: str,
+    steps: int | None,
+    strength: float | None = None,
+    *,
+    beta: tuple[float, float] = (0.6, 0.6),
+    discard: bool = False,
+) -> Levels | None:
+    """Return A1111's noise levels for a model, None if it has none for this sampler and schedule.
+
+    Args:
+        config: Configuration of the model that generates.
+        sampler, schedule, strength: As for `a1111_levels`.
+        steps: Number of steps; None: the model's.
+        beta, discard: As in `Options`.
+
+    Raises:
+        UsageError: `steps` or `strength` is out of range.
+    """
+    table = sampling_sigmas(config.scheduler)
+    steps = config.defaults.steps if steps is None else steps
+    check_steps(steps, min(validation.MAX_STEPS, len(table)))
+    if strength is not None:
+        strength = validation.check_number("strength", strength, 0.0, 1.0)
+    options = Options(beta, discard, sdxl=bool(config.unet.addition_embed_type))
+    return a1111_levels(table, sampler, schedule, steps, strength, options)
 
 
 def a1111_levels(

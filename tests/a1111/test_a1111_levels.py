@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ldmref.models.presets import preset
-from ldmref.samplers import SAMPLERS, sample
-from ldmref.samplers.a1111 import (
+from ldmref.a1111.levels import (
     AUTOMATIC,
     COMPVIS,
     DISCARDING,
@@ -19,6 +17,8 @@ from ldmref.samplers.a1111 import (
     Options,
     a1111_levels,
 )
+from ldmref.models.presets import preset
+from ldmref.samplers import SAMPLERS, sample
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.unipc import unipc
 
