@@ -118,7 +118,7 @@ def test_a_served_image_is_numpys_image(tmp_path, monkeypatch):
     assert f"computing on {usable[0]}: {model['backend_reason']}" in text
     assert model["load"].get("backend", "numpy") == usable[0]
     image = Image.open(io.BytesIO(got.body))
-    assert json.loads(image.text["ldmref"])["backend"]["name"] == usable[0]
+    assert json.loads(image.info["ldmref"])["backend"]["name"] == usable[0]
     want = modes.txt2img(ldmref.load(backend="numpy"), **parameters).images[0]
     difference = np.abs(np.asarray(image, int) - np.asarray(want, int))
     assert difference.max() <= 1
