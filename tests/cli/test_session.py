@@ -79,5 +79,5 @@ def test_a_server_refuses_every_model_before_it_reads_one(named, code, unread):
 
 def test_a_server_names_its_models(monkeypatch):
     monkeypatch.setattr(sessions, "load", lambda path, **options: path)
-    models, sources = load_models(CommandSession(FLAGS), ("emoji", "mine=emoji"))
+    models, sources, _ = load_models(CommandSession(FLAGS), ("emoji", "mine=emoji"))
     assert sources == {"emoji": "emoji", "mine": "emoji"} and models["emoji"] == models["mine"]
