@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ldmref.loading import load, random_model
     from ldmref.loading_networks import load_controlnet, load_taesd
     from ldmref.modes.denoiser import denoiser
+    from ldmref.trace.recording import recording
     from ldmref.version import __version__
 
 _MODULES = {
@@ -28,9 +29,18 @@ _MODULES = {
     "load_taesd": "ldmref.loading_networks",
     "random_model": "ldmref.loading",
     "denoiser": "ldmref.modes.denoiser",
+    "recording": "ldmref.trace.recording",
 }
 
-__all__ = ["__version__", "denoiser", "load", "load_controlnet", "load_taesd", "random_model"]
+__all__ = [
+    "__version__",
+    "denoiser",
+    "load",
+    "load_controlnet",
+    "load_taesd",
+    "random_model",
+    "recording",
+]
 
 
 def __getattr__(name: str) -> "Any":

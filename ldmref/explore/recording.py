@@ -17,9 +17,10 @@ from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import CancelFlag, Progress
+from ldmref.modes.observed import TakenStep
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
+from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval

@@ -92,6 +92,7 @@ class LatentDiffusion(ImageNetworks):
         self.tokenizer_2 = tokenizer_2
         self.max_seconds = max_seconds
         self.modifications = dict(modifications or {})
+        self.observer: Any = None  # a `RunObserver` of every run, set by `ldmref.recording`
         self._warnings = tuple(warnings)
 
     @property
@@ -107,7 +108,7 @@ class LatentDiffusion(ImageNetworks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
-        return vars(self) | {"_sha256": self.sha256}
+        return vars(self) | {"_sha256": self.sha256, "observer": None}
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.

@@ -71,12 +71,13 @@ class Plan:
         """Return an estimate of what the request takes on `model`, without computing it."""
         return estimate_cost(model, self.job)
 
-    def prepare(self, model: LatentDiffusion, observer: RunObserver = SILENT) -> Run:
+    def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> Run:
         """Return a run: everything up to the first step, with prompts, images and ControlNets read.
 
         Args:
             model: A model with the configuration of the plan.
-            observer: Sees the encoders of prompts and images, and the run.
+            observer: Sees the encoders of prompts and images, and the run. None: what records the
+                model (`ldmref.recording`), if anything does.
 
         Raises:
             ResourceError: The images take more memory or time than the model may use.
@@ -85,7 +86,8 @@ class Plan:
         job = self.job
         if model.max_memory is not None or model.max_seconds is not None:
             check_limits(model, job)
-        model = observer.watch(model)
+        watching: RunObserver = observer or model.observer or SILENT
+        model = watching.watch(model)
         initial = self.start(model)
         text = encode_texts(
             model,
@@ -100,15 +102,16 @@ class Plan:
         if job.embeddings:
             text = apply_embeddings(text, job.embeddings)
         controls = tuple(load_control(model, control, job.size) for control in job.control)
-        observer.prepared(model, job, text)
-        return Run(self, model, initial, text, controls, observer)
+        run = Run(self, model, initial, text, controls, watching)
+        watching.prepared(run)
+        return run
 
     def run(
         self,
         model: LatentDiffusion,
         callback: Callback | None = None,
         cancel: CancelFlag | None = None,
-        observer: RunObserver = SILENT,
+        observer: RunObserver | None = None,
     ) -> Result:
         """Generate all images.
 
@@ -117,7 +120,7 @@ class Plan:
             callback: Called after every step with a `Progress`. None: nothing is called.
             cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
                 None: the run cannot be cancelled.
-            observer: Sees the run and may replace its noise and states.
+            observer: Sees the run and may replace its noise and states. None: as in `prepare`.
 
         Returns:
             The images, their latents and seeds, the resolved parameters, and warnings.

@@ -20,8 +20,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.generate import CancelFlag, Progress, run_sampler
-from ldmref.modes.job import Job
-from ldmref.modes.text import TextConditioning
+from ldmref.modes.observed import PreparedRun, TakenStep
 from ldmref.samplers import (
     Guidance,
     GuidedDenoiser,
@@ -40,37 +39,6 @@ from ldmref.samplers.interfaces import (
     Noise,
     Stepped,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class TakenStep:
-    """A step of the sampler, after it was taken.
-
-    Args:
-        interval: Its noise levels.
-        x: The state before, (n, c, h, w), an array of the backend.
-        sampled: The state that the sampler returned, (n, c, h, w).
-        x_next: The same after the constraint of the mode (inpainting), (n, c, h, w).
-        x0: The prediction of the clean latents at the start of the step, (n, c, h, w).
-
-    >>> import ldmref
-    >>> class Largest(ldmref.modes.RunObserver):
-    ...     def stepped(self, step):  # a `TakenStep`
-    ...         self.interval = step.interval.sigma, step.interval.sigma_next
-    ...         return step.x_next
-    >>> observer = Largest()
-    >>> model = ldmref.random_model("tiny")
-    >>> plan = ldmref.modes.plan("txt2img", model, prompt="a cat", sigmas=[2.0, 1.0])
-    >>> _ = plan.run(model, observer=observer)
-    >>> observer.interval
-    (2.0, 1.0)
-    """
-
-    interval: Interval
-    x: Array = field(repr=False)
-    sampled: Array = field(repr=False)
-    x_next: Array = field(repr=False)
-    x0: Array = field(repr=False)
 
 
 class RunObserver:
@@ -104,8 +72,8 @@ class RunObserver:
         """
         return model
 
-    def prepared(self, model: LatentDiffusion, job: Job, text: TextConditioning) -> None:
-        """See what a run begins with: its `model`, the resolved `job` and the encoded `text`."""
+    def prepared(self, run: PreparedRun) -> None:
+        """See the run, whose prompts, images and ControlNets are encoded."""
 
     def started(self, trajectory: Trajectory) -> Trajectory:
         """Return the sampling of a batch, whose schedule is known; or another one.

@@ -8,8 +8,8 @@ from typing import Any
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import Job
-from ldmref.modes.text import TextConditioning
-from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
+from ldmref.modes.observed import PreparedRun, TakenStep
+from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.own_spacing import name_of
@@ -56,12 +56,12 @@ class TraceObserver(RunObserver):
         if self._ops is not None:
             self._ops.abandon()
 
-    def prepared(self, model: LatentDiffusion, job: Job, text: TextConditioning) -> None:
+    def prepared(self, run: PreparedRun) -> None:
         """Record the tokens of each prompt: `tokens`, `tokens~1`, ..."""
-        self.model = model
-        self.job = job
-        for prompt, encoded in text.encoded.items():
-            with self.recorder.call("tokens", model.backend) as call:
+        self.model = run.model
+        self.job = run.job
+        for prompt, encoded in run.text.encoded.items():
+            with self.recorder.call("tokens", run.model.backend) as call:
                 if call is not None:
                     outputs = {"ids": encoded.tokens.ids, "weights": encoded.tokens.weights}
                     call.add("", "tokens", {}, {"prompt": prompt}, outputs)

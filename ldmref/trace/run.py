@@ -10,8 +10,9 @@ from typing import Any
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.generate import Callback, CancelFlag, Progress
+from ldmref.modes.observed import PreparedRun
 from ldmref.modes.result import Result
-from ldmref.modes.run import Plan, Run
+from ldmref.modes.run import Plan
 from ldmref.trace.files import TraceWriter
 from ldmref.trace.observer import TraceObserver
 from ldmref.trace.recorder import Recorder
@@ -98,7 +99,7 @@ def describe_program(model: LatentDiffusion, selection: Selection) -> dict[str, 
     }
 
 
-def describe_run(run: Run) -> dict[str, Any]:
+def describe_run(run: PreparedRun) -> dict[str, Any]:
     """Return the part of the manifest that describes the request."""
     n = len(run.job.seeds)
     return {"params": run.params(n), "seeds": list(run.job.seeds)}

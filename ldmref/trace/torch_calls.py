@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ldmref.backends.named import AGAIN
 from ldmref.io.tensors.writer import KINDS, TensorSource, source
 from ldmref.trace.files import TraceWriter
 from ldmref.trace.model import TraceEntry, tensor_name
+from ldmref.trace.selection import Selection
 
 TensorContent = tuple[str, tuple[int, ...], bytes]  # type, shape and digest of a tensor
 
@@ -64,17 +64,19 @@ class RecordedCall:
 
     Args:
         name: The name of the call, "unet.003".
-        only: Globs of `CALL/LAYER`; other layers are left out. (): all layers.
+        selection: The layers to record. None: the call is not selected.
         network: The network that runs, if it is a module.
     """
 
-    def __init__(self, name: str, only: Sequence[str], network: torch.nn.Module | None = None):
+    def __init__(
+        self, name: str, selection: Selection | None, network: torch.nn.Module | None = None
+    ):
         self.name = name
         self.network = network
         self.entries: dict[str, TraceEntry] = {}
         self._contents: dict[str, TensorContent] = {}
         self._tensors: dict[TensorContent, TensorSource] = {}
-        self._only = only
+        self._selection = selection
         self._seen: Counter[str] = Counter()
 
     def unique(self, layer: str) -> str:
@@ -85,8 +87,7 @@ class RecordedCall:
 
     def wants(self, layer: str) -> bool:
         """Return whether a layer is recorded."""
-        full = f"{self.name}/{layer}"
-        return not self._only or any(fnmatchcase(full, glob) for glob in self._only)
+        return self._selection is not None and self._selection.takes_layer(layer)
 
     def add(
         self,
@@ -139,15 +140,17 @@ class TorchTraceWriter:
 
     Args:
         folder: The folder to write.
-        only: Globs of `CALL/LAYER`; other layers are left out.
+        selection: Calls, layers and steps to record. None: all.
         overwrite: Whether an existing trace is replaced.
     """
 
-    def __init__(self, folder: str | Path, only: Sequence[str] = (), overwrite: bool = False):
+    def __init__(
+        self, folder: str | Path, selection: Selection | None = None, overwrite: bool = False
+    ):
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         self.manifest: dict[str, Any] = {"program": "PyTorch", "versions": versions}
         self.last: RecordedCall | None = None
-        self._only = (only,) if isinstance(only, str) else tuple(only)
+        self._selection = selection or Selection()
         self._writer = TraceWriter(Path(folder), {}, overwrite=overwrite)
         self._counts: Counter[str] = Counter()
 
@@ -158,7 +161,10 @@ class TorchTraceWriter:
         count = self._counts[name]
         self._counts[name] += 1
         again = f"{AGAIN}{count}" if count else ""
-        return RecordedCall(name + (f".{count:03}" if numbered else again), self._only, network)
+        full = name + (f".{count:03}" if numbered else again)
+        step = self._counts["sampler"] - (name == "sampler") if numbered else None
+        taken = self._selection.takes_call(full, step)
+        return RecordedCall(full, self._selection if taken else None, network)
 
     def end(self, call: RecordedCall) -> None:
         """End a call, and write the one before."""

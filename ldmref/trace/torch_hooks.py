@@ -7,7 +7,7 @@ sums, resampling) are seen as calls of functions of torch, which `LayerRecorder`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
 from ldmref.trace.name_maps import NameMap, make_renamer
+from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     RecordedCall,
     TorchTraceWriter,
@@ -246,7 +247,7 @@ def record_module(
     *,
     call: str = "unet",
     names: NameMap | None = None,
-    only: Sequence[str] = (),
+    selection: Selection | None = None,
     overwrite: bool = False,
 ) -> Iterator[TorchTraceWriter]:
     """Record each forward pass of a module in a `with` block; its numbers do not change.
@@ -258,7 +259,7 @@ def record_module(
         names: The layer of ldmref for each of the module's submodules, by their path: a mapping of
             names or globs, or a function (`ldmref.trace.name_maps.make_renamer`). Modules without a
             name are left out. None: the paths are ldmref's.
-        only: Globs of `CALL/LAYER` to record; (): all.
+        selection: Layers to record. None: all.
         overwrite: Whether an existing trace is replaced.
 
     Yields:
@@ -274,7 +275,7 @@ def record_module(
     """
     rename = make_renamer(names)
     refuse_compiled("the module", module)
-    writer = TorchTraceWriter(folder, only, overwrite)
+    writer = TorchTraceWriter(folder, selection, overwrite)
     writer.manifest |= describe_parameters([module])
     recorder = LayerRecorder(writer)
 

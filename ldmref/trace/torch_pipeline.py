@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ldmref.errors import UsageError
+from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
     describe_parameters,
@@ -30,7 +31,7 @@ RESIDUALS = {
 
 @contextmanager
 def record_pipeline(
-    pipe: Any, folder: str | Path, *, only: Sequence[str] = (), overwrite: bool = False
+    pipe: Any, folder: str | Path, *, selection: Selection | None = None, overwrite: bool = False
 ) -> Iterator[TorchTraceWriter]:
     """Record what a diffusers pipeline computes in a `with` block; its numbers do not change.
 
@@ -41,7 +42,7 @@ def record_pipeline(
     Args:
         pipe: A pipeline of diffusers for Stable Diffusion or SDXL, in any dtype, on any device.
         folder: The folder of the trace.
-        only: Globs of `CALL/LAYER` to record, such as "unet.000/*"; (): all.
+        selection: Calls, layers and steps to record. None: all.
         overwrite: Whether an existing trace is replaced.
 
     Yields:
@@ -51,14 +52,14 @@ def record_pipeline(
         UsageError: It is not a pipeline, or a network is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
 
-    >>> from ldmref.trace import read_trace, record_pipeline
-    >>> with record_pipeline(pipe, "trace", only=["unet.000/*"]):  # doctest: +SKIP
+    >>> from ldmref.trace import Selection, read_trace, record_pipeline
+    >>> with record_pipeline(pipe, "trace", selection=Selection(steps=(0,))):  # doctest: +SKIP
     ...     pipe("a red heart", num_inference_steps=2)
     >>> read_trace("trace").find("unet.000", "conv_in").name  # doctest: +SKIP
     'unet.000/conv_in'
     """
     networks = _find_networks(pipe)
-    writer = TorchTraceWriter(folder, only, overwrite)
+    writer = TorchTraceWriter(folder, selection, overwrite)
     recorder = _PipelineRecorder(pipe, networks, writer)
     try:
         recorder.start()

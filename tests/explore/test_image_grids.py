@@ -98,7 +98,7 @@ def test_wrong_axes_are_refused_before_anything_is_computed(tiny, x, y, more, wo
 
 def test_a_mode_without_an_image_cannot_be_a_grid(tiny):
     image = Image.new("RGB", (16, 16))
-    with pytest.raises(UsageError, match="does not generate"):
+    with pytest.raises(UsageError, match="generates no image"):
         plan_grid(tiny, STEPS, mode="invert", prompt="a", image=image)
 
 

@@ -17,7 +17,7 @@ from right_runs import RUNS, Run, prepare, with_image
 
 from ldmref.locate import DiffReport, diff_traces
 from ldmref.locate.host import judge_host
-from ldmref.trace import read_trace, record_pipeline
+from ldmref.trace import Selection, read_trace, record_pipeline
 
 STEPS = 3
 
@@ -30,7 +30,7 @@ def judge(run, folder, fault=None):
     size = {} if run.kind else {"height": 16, "width": 16}
     if not {"sigmas", "timesteps"} & set(arguments):
         arguments |= {"num_inference_steps": STEPS}
-    with record_pipeline(pipe, folder / "t", only=["*/"]):
+    with record_pipeline(pipe, folder / "t", selection=Selection(layers=("",))):
         pipe(
             "a red cat",
             negative_prompt="dog",

@@ -15,7 +15,7 @@ from test_twenty_faults import plain_ddim
 
 from ldmref.locate import DiffReport
 from ldmref.locate.host import judge_host
-from ldmref.trace import build_trace, read_trace, record_pipeline
+from ldmref.trace import Selection, build_trace, read_trace, record_pipeline
 
 SCALE = 7.5
 STEPS = 3
@@ -53,7 +53,7 @@ def made(tmp_path_factory):
 
 def judge(made, folder, fault=""):
     pipe, model = made
-    with record_pipeline(pipe, folder, only=["*/"]), torch.no_grad():
+    with record_pipeline(pipe, folder, selection=Selection(layers=("",))), torch.no_grad():
         generate(pipe, fault)
     return host_report(read_trace(folder), model)
 
@@ -101,7 +101,7 @@ def test_each_fault_of_a_wire_is_named_alone(made, tmp_path, fault, names, words
 def recorded(made, tmp_path_factory):
     """Return the arrays and the manifest of a right loop, to be changed."""
     folder = tmp_path_factory.mktemp("recorded") / "t"
-    with record_pipeline(made[0], folder, only=["*/"]), torch.no_grad():
+    with record_pipeline(made[0], folder, selection=Selection(layers=("",))), torch.no_grad():
         generate(made[0])
     trace = read_trace(folder)
     tensors = {

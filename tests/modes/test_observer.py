@@ -36,8 +36,8 @@ class Log(modes.RunObserver):
     def watch(self, model):
         return self.note("watch", model)
 
-    def prepared(self, model, job, text):
-        self.note("prepared", text)
+    def prepared(self, run):
+        self.note("prepared", run)
 
     def started(self, trajectory):
         return self.note("started", trajectory)
@@ -90,8 +90,8 @@ def test_the_order_of_a_step(model):
     step = ["stepping", *["evaluating", "evaluated"] * 2, "noise_sampled", "stepped"]
     ends = ["finished", "decoded"]
     assert log.names == ["watch", "prepared", "started", *step, *step, *ends]
-    [text] = log.seen["prepared"]
-    assert text.encoded["a cat"].tokens.ids.ndim == 3
+    [run] = log.seen["prepared"]
+    assert run.text.encoded["a cat"].tokens.ids.ndim == 3
     assert [e.sigma for e in log.seen["evaluated"]] == log.seen["evaluating"]
     first, second = log.seen["stepped"]
     np.testing.assert_array_equal(first.x_next, second.x)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from any_plan import plan_any
 from PIL import Image
 
 import ldmref
@@ -79,7 +80,7 @@ def planned(request):
     model = model_for(mode)
     (arguments, _) = ARGUMENTS[mode]
     arguments = arguments | {"steps": 3}
-    return mode, model, arguments, modes.plan(mode, model, **arguments)
+    return mode, model, arguments, plan_any(mode, model, **arguments)
 
 
 def stepped(plan, model):
@@ -126,7 +127,7 @@ def test_the_events_hold_what_the_result_holds(planned):
 
 def test_every_result_depends_on_what_it_starts_from(planned):
     mode, model, arguments, plan = planned
-    other = modes.plan(mode, model, **arguments | ARGUMENTS[mode][1])
+    other = plan_any(mode, model, **arguments | ARGUMENTS[mode][1])
     for a, b in zip(stepped(plan, model)[2], stepped(other, model)[2], strict=True):
         if mode == "interpolate" and a.index == 0:
             continue  # the first prompt's end is the same
@@ -215,7 +216,7 @@ def test_everything_that_a_plan_gives_is_shown_on_one_short_line(planned):
         assert len(text) < 240 and "\n" not in text, text
     for shown in (plan, run, result, plan.request):
         assert mode in repr(shown).lower() or mode == "invert", repr(shown)
-    long = modes.plan(
+    long = plan_any(
         mode, model, **arguments | ({"prompt": "a cat " * 200} if "prompt" in arguments else {})
     )
     assert len(repr(long)) < 240

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from any_plan import plan_any
 from PIL import Image
 
 import ldmref
@@ -28,7 +29,7 @@ INPUTS = {"image": IMAGE, "mask": Image.new("L", (16, 16), 255)}
 def request(mode="txt2img", config=TINY, **values):
     taken = {"img2img": ("image",), "invert": ("image",), "inpaint": ("image", "mask")}
     inputs = {name: INPUTS[name] for name in taken.get(mode, ())}
-    return modes.plan(mode, config, **{"prompt": "a"} | inputs | values).job
+    return plan_any(mode, config, **{"prompt": "a"} | inputs | values).job
 
 
 def code_of(function, *arguments, **values):
@@ -265,8 +266,8 @@ def test_zero_is_a_value_and_not_the_default():
 
 
 def test_invert_is_ddim_without_guidance_unless_asked():
-    plan = modes.plan(
-        "invert", TINY, prompt="a", negative_prompt="b", image=IMAGE, steps=3, clip_skip=1
+    plan = modes.plan_inversion(
+        TINY, prompt="a", negative_prompt="b", image=IMAGE, steps=3, clip_skip=1
     )
     assert plan.job.cfg_scale == 1.0 and plan.job.sampler.name == "ddim"
     assert plan.settings == {
@@ -304,7 +305,7 @@ def test_a_mode_that_the_model_has_not_is_refused_with_one_that_it_has(mode, mod
     values = inputs.get(mode, {"prompt": "a", "image": IMAGE})
     values = {"prompt": "a"} if mode == "txt2img" else values
     with pytest.raises(UsageError) as caught:
-        modes.plan(mode, preset(model), **values)
+        plan_any(mode, preset(model), **values)
     assert caught.value.code == "E-MODE" and named in caught.value.hint
     concat = {"superres": "low_resolution", "seg2img": "segmentation"}
     assert concat.get(mode, "") in str(caught.value)
@@ -371,9 +372,9 @@ def test_what_has_no_effect_is_not_recorded():
 @pytest.mark.parametrize("mode", ["img2img", "invert"])
 def test_how_an_image_was_resized_is_recorded(mode):
     odd = {"prompt": "a", "image": Image.new("RGB", (33, 21))}
-    params = modes.plan(mode, TINY, **odd).params
+    params = plan_any(mode, TINY, **odd).params
     assert (params["resize"], params["width"], params["height"]) == ("stretch", 32, 20)
-    params = modes.plan(mode, TINY, **odd, width=16, resize="fill").params
+    params = plan_any(mode, TINY, **odd, width=16, resize="fill").params
     assert (params["resize"], params["width"], params["height"]) == ("fill", 16, 20)
 
 

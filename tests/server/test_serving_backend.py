@@ -17,7 +17,7 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import available
 from ldmref.cli.serve import load_models
-from ldmref.config import settings
+from ldmref.cli.session import CommandSession
 from ldmref.errors import BackendUnavailable
 from ldmref.server import backends
 from ldmref.server.backends import FASTEST, FASTEST_FIRST, ONLY, choose_backend
@@ -90,14 +90,14 @@ def test_a_configured_backend_is_kept(monkeypatch, tmp_path, flags, environ, nam
     monkeypatch.chdir(tmp_path)
     for variable, value in environ.items():
         monkeypatch.setenv(variable, value)
-    models, _, told = load_models((), settings(), FLAGS | flags)
+    models, _, told = load_models(CommandSession(FLAGS | flags), ())
     assert (models["emoji"].backend.name, told) == (name, reason)
 
 
 def test_a_backend_of_the_file_is_kept(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ldmref.toml").write_text('[backend]\nname = "numpy"\n')
-    models, _, told = load_models((), settings(), FLAGS)
+    models, _, told = load_models(CommandSession(FLAGS), ())
     assert models["emoji"].backend.name == "numpy" and told.endswith("ldmref.toml")
 
 

@@ -12,7 +12,7 @@ from recorded import own_layers, record  # noqa: E402
 from small_pipelines import SD_SCHEDULE, pipeline, unet  # noqa: E402
 
 from ldmref.errors import OutputError, UsageError  # noqa: E402
-from ldmref.trace import read_trace, record_module, record_pipeline  # noqa: E402
+from ldmref.trace import Selection, read_trace, record_module, record_pipeline  # noqa: E402
 
 ROUNDING = 2e-5  # relative to the largest value of a layer, in float32
 # Layers that only one program has.
@@ -116,11 +116,13 @@ def test_half_types_keep_their_type(tmp_path):
     assert trace.tensors[name].dtype == np.float32 and not np.any(bits & 0xFFFF) and np.any(bits)
     assert trace.manifest["dtype"] == "bfloat16"
     half = pipeline("sd1").to(torch.float16)
-    with record_pipeline(half, tmp_path / "h", only=["unet.000/conv_*"]):
-        half("a", num_inference_steps=1, height=16, width=16, output_type="latent")
+    chosen = Selection(layers=("conv_*",), calls=("unet.*", "sampler.*"), steps=(1,))
+    with record_pipeline(half, tmp_path / "h", selection=chosen):
+        half("a", num_inference_steps=2, height=16, width=16, output_type="latent")
     trace = read_trace(tmp_path / "h")
-    assert {e.layer for e in trace.entries} == {"conv_in", "conv_norm_out", "conv_out"}
-    assert trace.kinds["unet.000/conv_in/output"] == "F16"
+    assert {e.layer for e in trace.entries} == {"", "conv_in", "conv_norm_out", "conv_out"}
+    assert trace.calls == ["unet.001", "sampler.001"]
+    assert trace.kinds["unet.001/conv_in/output"] == "F16"
 
 
 def test_clip_skip_ends_where_the_pipeline_ends(tmp_path):

@@ -20,7 +20,8 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance import PLAIN
-from ldmref.modes.trajectory import RunObserver, TakenStep, Trajectory
+from ldmref.modes.observed import TakenStep
+from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.samplers import Guidance, Interval, get_guidance
 
 CODE = "E-CALLBACK"

@@ -1,0 +1,12 @@
+"""The plan of any mode, images or noise, for tests that go through all modes."""
+
+from __future__ import annotations
+
+from ldmref import modes
+
+
+def plan_any(mode, config, /, **parameters):
+    """Return the plan of a mode, `modes.plan` or `modes.plan_inversion`."""
+    if mode == "invert":
+        return modes.plan_inversion(config, **parameters)
+    return modes.plan(mode, config, **parameters)

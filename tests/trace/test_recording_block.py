@@ -1,0 +1,92 @@
+"""`with ldmref.recording(program) as run`: one way to record our models and other programs."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.errors import OutputError, UsageError
+from ldmref.trace import Selection, read_trace, record_trace
+
+PARAMETERS = {"prompt": "a red cat", "seed": 1, "steps": 2}
+
+
+@pytest.fixture
+def model():
+    return ldmref.random_model("tiny", backend="numpy")
+
+
+def test_the_trace_is_that_of_record_trace(model, tmp_path):
+    record_trace(modes.plan("txt2img", model, **PARAMETERS), model, tmp_path / "a")
+    with ldmref.recording(model, tmp_path / "b") as run:
+        image = modes.txt2img(model, **PARAMETERS)[0]
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in run.folder.iterdir())
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (run.folder / name).read_bytes(), name
+    assert image.tobytes() == modes.txt2img(model, **PARAMETERS)[0].tobytes()
+    assert read_trace(tmp_path / "b").manifest["params"]["prompt"] == "a red cat"
+
+
+def test_without_a_folder_the_trace_is_temporary(model):
+    with ldmref.recording(model, selection=Selection(calls=("unet.*",), steps=(1,))) as run:
+        with pytest.raises(UsageError, match="still being recorded"):
+            _ = run.trace
+        modes.txt2img(model, **PARAMETERS)
+    assert run.trace.calls == ["unet.001"]
+    folder = run.folder
+    assert folder.exists() and model.observer is None
+    del run
+    assert not folder.exists()
+
+
+def test_a_recording_holds_one_run(model):
+    with pytest.raises(UsageError, match="holds one run"):
+        with ldmref.recording(model):
+            modes.txt2img(model, **PARAMETERS)
+            modes.txt2img(model, **PARAMETERS)
+    assert model.observer is None
+    with ldmref.recording(model), pytest.raises(UsageError, match="recorded already"):
+        with ldmref.recording(model):
+            pass
+    assert pickle.loads(pickle.dumps(model)).observer is None
+
+
+def test_what_cannot_be_recorded_is_refused_in_one_line(model, tmp_path):
+    with pytest.raises(UsageError, match="a str cannot be recorded"):
+        with ldmref.recording("model.safetensors"):
+            pass
+    (tmp_path / "t").mkdir()
+    with ldmref.recording(model, tmp_path / "t"):
+        modes.txt2img(model, **PARAMETERS)
+    with pytest.raises(OutputError), ldmref.recording(model, tmp_path / "t"):
+        pass
+
+
+def test_an_interrupted_run_keeps_what_was_complete(model, tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), ldmref.recording(model, tmp_path / "t"):
+        modes.txt2img(model, **PARAMETERS, callback=stop)
+    trace = read_trace(tmp_path / "t")
+    assert "unet.000" in trace.calls and "unet.001" not in trace.calls
+
+
+def test_a_module_and_a_pipeline_are_recorded_in_the_same_way(tmp_path):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    x = torch.ones(2, 4)
+    with ldmref.recording(layer, names={"0": "proj_in"}, call="mine") as run:
+        expected = layer(x).detach().numpy()
+    np.testing.assert_array_equal(run.trace.tensors["mine.000/proj_in/output"], expected)
+    from small_pipelines import pipeline
+
+    pipe = pipeline("sd1")
+    with ldmref.recording(pipe, tmp_path / "t") as run:
+        pipe("a", num_inference_steps=1, height=16, width=16, output_type="latent")
+    assert {"unet.000", "schedule", "sampler.000"} <= {*run.trace.calls}
