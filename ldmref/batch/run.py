@@ -1,4 +1,4 @@
-"""`run_batch`: generate every row of a file, as far as it is not there yet."""
+"""`run_batch`: generate the rows of a request file, skipping those whose files exist."""
 
 from __future__ import annotations
 

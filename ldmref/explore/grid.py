@@ -105,7 +105,7 @@ def describe_axis(axis: Axis) -> dict[str, Any]:
 
 
 def describe_value(value: Any) -> str:
-    """Return a value as a label: numbers without digits that say nothing."""
+    """Format a value as an axis label, numbers with `%g`."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -55,7 +55,7 @@ class GridWork:
                     "distance": event.distance,
                 }
             )
-            # First the data, because whoever hears of the image asks for its place.
+            # The cell's position first: clients look it up when the image event arrives.
             report.data({"cells": [*placed]})
             report.image(len(cells), event.image, event.params, np.zeros(0))
             cells.append(event)

@@ -15,7 +15,7 @@ KINDS: dict[str, Maker] = {}
 
 
 def register(kind: str) -> Callable[[Maker], Maker]:
-    """Return a decorator that makes a function the maker of works of a kind."""
+    """Return a decorator that registers a function as the factory for jobs of this kind."""
 
     def decorate(maker: Maker) -> Maker:
         KINDS[kind] = maker

@@ -71,7 +71,7 @@ _OPERATIONS: dict[Any, Callable[[tuple, Mapping[str, Any], Any], Found | None]] 
 def named_inputs(
     module: torch.nn.Module, kind: str, args: tuple, kwargs: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors that a module was named by role.
+    """Return a module call's tensor arguments, keyed by role.
 
     Layers of a known kind have the roles of ldmref: "input" for the first tensor, "emb" and
     "context". Others keep the names of their arguments.

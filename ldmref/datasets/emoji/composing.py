@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def training_scene(seed: int, index: int, font_file: str = "") -> Scene:
-    """Return the scene of an index, in which no combination is held out."""
+    """Return the training scene of an index; held-out combinations never occur."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
     kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
     return _first(lambda: random_scene(kind, rng, font_file), lambda s: not held_out_kinds(s))

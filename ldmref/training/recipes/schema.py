@@ -81,7 +81,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """The number of steps, at the end of which the learning rates are 0."""
+    """The number of training steps; the learning rate reaches 0 at the last one."""
 
     steps: Count
 
