@@ -39,7 +39,7 @@ class LayerRecordingBackend(NamedBackend):
         networks = (*networks_of(config), *networks_beside(config))
         recorder.numbered |= {network.name for network in networks if network.numbered}
         self.whole = inner.compiles if whole is None else whole
-        self._open: list[tuple[DeclaredNetwork | None, CallRecord | None, int | None]] = []
+        self._open: list[tuple[DeclaredNetwork | None, CallRecord | None]] = []
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         """Return a network whose calls are recorded."""
@@ -59,21 +59,20 @@ class LayerRecordingBackend(NamedBackend):
         """Begin the call of a network."""
         found = find_network(self.config, network, arrays)
         call = self.recorder.begin(found.name if found else network, self.inner)
-        index = None
         if call is not None:
             inputs: dict[str, Any] = {}
             for name, value in arrays.items():
                 inputs |= flatten_arrays(found.role_of(name) if found else name, value)
             others = {name: value for name, value in arrays.items() if name not in inputs}
-            index = call.add("", network, inputs, others)
-        self._open.append((found, call, index))
+            call.add("", network, inputs, others)
+        self._open.append((found, call))
         return arrays
 
     def end(self, network: str, output: Any) -> Any:
         """End the call of a network."""
-        found, call, index = self._open.pop()
+        found, call = self._open.pop()
         if call is not None:
-            call.add_outputs(index, name_outputs(found, output))
+            call.add("", outputs=name_outputs(found, output))
         self.recorder.end(call)
         return output
 
@@ -82,15 +81,14 @@ class LayerRecordingBackend(NamedBackend):
         current = self._open[-1][1] if self._open else None
         if current is None or self.whole:
             return call.compute(call.inputs)
-        index = current.add(call.name, call.kind, call.inputs, call.attributes)
+        current.add(call.name, call.kind, call.inputs, call.attributes)
         output = call.compute(call.inputs)
-        if index is not None:
-            current.add_outputs(index, flatten_arrays("", output))
+        current.add(call.name, outputs=flatten_arrays("", output))
         return output
 
     def abandon(self) -> None:
         """Forget calls that were interrupted."""
-        for _, call, _ in self._open:
+        for _, call in self._open:
             if call is not None:
                 call.store.close()
         self._open.clear()

@@ -7,15 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol
 
-from ldmref.backends.base import Backend
 from ldmref.backends.named import AGAIN
 from ldmref.io.tensors.writer import TensorSource
 from ldmref.trace.model import TraceEntry, tensor_name
 from ldmref.trace.selection import Selection
-from ldmref.trace.store import TensorStore
+from ldmref.trace.store import HostCopies, TensorStore
 
 NUMBERED = ("guidance", "sampler", "jump", "train")  # calls of the host that have a number
 
@@ -37,49 +35,67 @@ class CallRecord:
 
     Args:
         name: Its name, `unet.003`.
-        ops: Backend of the arrays.
+        host: Copies its arrays to the host.
         store: Where the tensors are kept.
-        selection: The layers to keep.
+        selection: The layers to keep. None: the call is not selected, and keeps nothing.
+        network: The network that runs, for programs whose layers are found by their network.
     """
 
-    def __init__(self, name: str, ops: Backend, store: TensorStore, selection: Selection):
+    def __init__(
+        self,
+        name: str,
+        host: HostCopies,
+        store: TensorStore,
+        selection: Selection | None,
+        network: Any = None,
+    ):
         self.name = name
-        self.ops = ops
+        self.host = host
         self.store = store
         self.selection = selection
-        self.entries: list[TraceEntry] = []
+        self.network = network
+        self._entries: dict[str, TraceEntry] = {}
+        self._seen: Counter[str] = Counter()
+
+    @property
+    def entries(self) -> list[TraceEntry]:
+        """The layers so far, in the order in which they began."""
+        return list(self._entries.values())
+
+    def unique(self, layer: str) -> str:
+        """Return a layer's name, with a number if it occurred before in this call."""
+        count = self._seen[layer]
+        self._seen[layer] += 1
+        return f"{layer}{AGAIN}{count}" if count else layer
 
     def add(
         self,
         layer: str,
-        kind: str,
-        inputs: Mapping[str, Any],
+        kind: str = "",
+        inputs: Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] | None = None,
         outputs: Mapping[str, Any] | None = None,
-    ) -> int | None:
-        """Add a layer, and return its index for `add_outputs`; None if it is not selected."""
-        if not self.selection.takes_layer(layer):
-            return None
-        named = self._store(layer, "input", inputs)
+    ) -> None:
+        """Record arrays of a layer by role; those of a layer that has begun are added to it."""
+        if self.selection is None or not self.selection.takes_layer(layer):
+            return
+        before = self._entries.get(layer, TraceEntry(self.name, layer))
         kept = {k: v for k, v in (attributes or {}).items() if v is not None and is_json(v)}
-        self.entries.append(TraceEntry(self.name, layer, named, {}, kind, kept))
-        index = len(self.entries) - 1
-        self.add_outputs(index, outputs or {})
-        return index
-
-    def add_outputs(self, index: int | None, outputs: Mapping[str, Any]) -> None:
-        """Add the outputs of a layer after its computation."""
-        if index is not None and outputs:
-            entry = self.entries[index]
-            named = self._store(entry.layer, "output", outputs)
-            self.entries[index] = replace(entry, outputs={**entry.outputs, **named})
+        self._entries[layer] = TraceEntry(
+            self.name,
+            layer,
+            {**before.inputs, **self._store(layer, "input", inputs or {})},
+            {**before.outputs, **self._store(layer, "output", outputs or {})},
+            kind or before.kind,
+            {**before.attributes, **kept},
+        )
 
     def _store(self, layer: str, side: str, arrays: Mapping[str, Any]) -> dict[str, str]:
         names = {}
         for role, array in arrays.items():
-            name = tensor_name(self.name, layer, side, role)
-            self.store.add(self.ops, name, array)
-            names[role or side] = name
+            name = tensor_name(self.name, layer, side, role.replace("/", "."))
+            self.store.add(self.host, name, array)
+            names[role.replace("/", ".") or side] = name
         return names
 
 
@@ -129,12 +145,14 @@ class Recorder:
             return f"{kind}.{count:03}"
         return f"{kind}{AGAIN}{count}" if count else kind
 
-    def begin(self, kind: str, ops: Backend, number: int | None = None) -> CallRecord | None:
+    def begin(
+        self, kind: str, ops: HostCopies, number: int | None = None, network: Any = None
+    ) -> CallRecord | None:
         """Begin a call; None if it is not selected. `number` is its number; None: the next one."""
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None
-        return CallRecord(name, ops, self.new_store(), self.selection)
+        return CallRecord(name, ops, self.new_store(), self.selection, network)
 
     def end(self, call: CallRecord | None) -> None:
         """End a call: write it."""
@@ -148,7 +166,7 @@ class Recorder:
 
     @contextmanager
     def call(
-        self, kind: str, ops: Backend, number: int | None = None
+        self, kind: str, ops: HostCopies, number: int | None = None
     ) -> Iterator[CallRecord | None]:
         """Record a call; one that fails is not written."""
         call = self.begin(kind, ops, number)

@@ -11,23 +11,32 @@ from weakref import ReferenceType, ref
 
 import numpy as np
 
-from ldmref.backends.base import Backend
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.writer import KINDS, TensorSource
 
+TensorContent = tuple[str, tuple[int, ...], bytes]  # type, shape and digest of a tensor
+
+
+class HostCopies(Protocol):
+    """What copies arrays to the host: a backend, or the tensors of PyTorch."""
+
+    def to_numpy(self, x: Any) -> np.ndarray: ...
+
 
 class TensorStore(Protocol):
-    """The tensors of one call.
+    """The tensors of one call."""
 
-    Attributes:
-        sources: Stored tensors by name.
-        shared: Names of tensors that are equal to an earlier one -> the name of that one.
-    """
+    @property
+    def sources(self) -> dict[str, TensorSource]:
+        """Stored tensors by name."""
+        ...
 
-    sources: dict[str, TensorSource]
-    shared: dict[str, str]
+    @property
+    def shared(self) -> dict[str, str]:
+        """Names of tensors that are equal to another one -> the name of that one."""
+        ...
 
-    def add(self, ops: Backend, name: str, x: Any) -> None:
+    def add(self, ops: HostCopies, name: str, x: Any) -> None:
         """Store an array of a backend, or a number, under a name."""
         ...
 
@@ -39,23 +48,40 @@ class TensorStore(Protocol):
 class SpooledStore:
     """Tensors in a temporary file in `folder`, so a call may be larger than memory.
 
-    Tensors of equal bytes are stored once: the output of one layer is the input of the next.
+    Tensors of equal bytes are stored once: the output of one layer is the input of the next. A
+    later tensor of the same name replaces the earlier one.
     """
 
     def __init__(self, folder: Path):
-        self.sources: dict[str, TensorSource] = {}
-        self.shared: dict[str, str] = {}
-        self._seen: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._contents: dict[str, TensorContent] = {}
+        self._stored: dict[TensorContent, TensorSource] = {}
         self._file = TemporaryFile(dir=folder, prefix=".trace-")
         self._end = 0
 
-    def add(self, ops: Backend, name: str, x: Any) -> None:
-        """Store an array of a backend, or a number, under a name."""
+    @property
+    def sources(self) -> dict[str, TensorSource]:
+        """Stored tensors by the first name of their content."""
+        return {name: self._stored[content] for content, name in self._first_names().items()}
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Other names of the same contents -> the first name."""
+        first = self._first_names()
+        names = {name: first[content] for name, content in self._contents.items()}
+        return {name: stored for name, stored in names.items() if name != stored}
+
+    def _first_names(self) -> dict[TensorContent, str]:
+        first: dict[TensorContent, str] = {}
+        for name, content in self._contents.items():
+            first.setdefault(content, name)
+        return first
+
+    def add(self, ops: HostCopies, name: str, x: Any) -> None:
+        """Store an array of a program, or a number, under a name."""
         kind, array = stored_form(ops, x)
-        digest = hashlib.blake2b(array.data, digest_size=16).digest()
-        first = self._seen.setdefault((kind, array.shape, digest), name)
-        if first != name:
-            self.shared[name] = first
+        content = kind, array.shape, hashlib.blake2b(array.data, digest_size=16).digest()
+        self._contents[name] = content
+        if content in self._stored:
             return
         begin = self._end
         self._file.seek(begin)
@@ -69,7 +95,7 @@ class SpooledStore:
 
         array_bytes = array.nbytes
         shape = array.shape
-        self.sources[name] = TensorSource(kind, shape, read)
+        self._stored[content] = TensorSource(kind, shape, read)
 
     def close(self) -> None:
         """Delete the temporary file."""
@@ -87,7 +113,7 @@ class SizeStore:
         self.shared: dict[str, str] = {}
         self._seen: dict[int, tuple[Any, str]] = {}  # by id: the object or a reference, its name
 
-    def add(self, ops: Backend, name: str, x: Any) -> None:
+    def add(self, ops: HostCopies, name: str, x: Any) -> None:
         """Remember the size of an array."""
         known, first = self._seen.get(id(x), (None, name))
         if known is not None and (known() if isinstance(known, ReferenceType) else known) is x:
@@ -102,7 +128,7 @@ class SizeStore:
         self._seen.clear()
 
 
-def stored_form(ops: Backend, x: Any) -> tuple[str, np.ndarray]:
+def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
     """Return the type of an array in safetensors, and its values in C order; bfloat16 as bits."""
     on_host = isinstance(x, np.ndarray | np.generic | float | int)
     array = np.asarray(x) if on_host else ops.to_numpy(x)

@@ -1,39 +1,37 @@
-"""Collect the tensors of PyTorch programs call by call, and write them as a trace."""
+"""Record the tensors of PyTorch programs call by call, and write them as a trace."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ldmref.backends.named import AGAIN
-from ldmref.io.tensors.writer import KINDS, TensorSource, source
+from ldmref.io.tensors.writer import KINDS
 from ldmref.trace.files import TraceWriter
-from ldmref.trace.model import TraceEntry, tensor_name
+from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.selection import Selection
+from ldmref.trace.store import SizeStore, SpooledStore
 
-TensorContent = tuple[str, tuple[int, ...], bytes]  # type, shape and digest of a tensor
 
+class TensorCopies:
+    """Copies tensors, which the program may overwrite, to the host.
 
-def copy_tensor(x: Any) -> TensorSource:
-    """Copy a tensor or number, which the program may overwrite, to the host in its own type.
-
-    bfloat16 stays bfloat16; types that safetensors files of ldmref do not have become float32.
+    Types that safetensors files of ldmref do not have, and bfloat16, become float32.
     """
-    if not isinstance(x, torch.Tensor):
-        return source(np.asarray(x))
-    x = x.detach().to("cpu", copy=True).contiguous()
-    if x.dtype == torch.bfloat16:
-        bits = x.view(torch.int16).numpy().view(np.uint16)
-        return TensorSource("BF16", tuple(x.shape), lambda: bits)
-    known = not x.dtype.is_complex and x.dtype in _NUMPY_TYPES
-    return source((x if known else x.float()).numpy())
+
+    @staticmethod
+    def to_numpy(x: Any) -> np.ndarray:
+        """Return a tensor's values, or those of a list or number."""
+        if not isinstance(x, torch.Tensor):
+            return np.asarray(x)
+        x = x.detach().to("cpu", copy=True).contiguous()
+        known = not x.dtype.is_complex and x.dtype in _NUMPY_TYPES
+        return (x if known else x.float()).numpy()
 
 
 _NUMPY_TYPES = {getattr(torch, dtype.name) for dtype in KINDS if hasattr(torch, dtype.name)}
@@ -59,84 +57,11 @@ def first_tensor(value: Any) -> torch.Tensor | None:
     return next((tensor for _, tensor in find_tensors(value, "output")), None)
 
 
-class RecordedCall:
-    """One call that is being recorded.
-
-    Args:
-        name: The name of the call, "unet.003".
-        selection: The layers to record. None: the call is not selected.
-        network: The network that runs, if it is a module.
-    """
-
-    def __init__(
-        self, name: str, selection: Selection | None, network: torch.nn.Module | None = None
-    ):
-        self.name = name
-        self.network = network
-        self.entries: dict[str, TraceEntry] = {}
-        self._contents: dict[str, TensorContent] = {}
-        self._tensors: dict[TensorContent, TensorSource] = {}
-        self._selection = selection
-        self._seen: Counter[str] = Counter()
-
-    def unique(self, layer: str) -> str:
-        """Return a layer's name, with a number if it occurred before in this call."""
-        count = self._seen[layer]
-        self._seen[layer] += 1
-        return f"{layer}{AGAIN}{count}" if count else layer
-
-    def wants(self, layer: str) -> bool:
-        """Return whether a layer is recorded."""
-        return self._selection is not None and self._selection.takes_layer(layer)
-
-    def add(
-        self,
-        layer: str,
-        kind: str = "",
-        inputs: Mapping[str, Any] | None = None,
-        outputs: Mapping[str, Any] | None = None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Record tensors by role; those of a layer that was added before are added to it."""
-        if not self.wants(layer):
-            return
-        before = self.entries.get(layer, TraceEntry(self.name, layer))
-        sides = {"input": dict(before.inputs), "output": dict(before.outputs)}
-        for side, values in (("input", inputs), ("output", outputs)):
-            for role, value in (values or {}).items():
-                role = role.replace("/", ".")
-                name = tensor_name(self.name, layer, side, role)
-                self._store(name, value)
-                sides[side][role] = name
-        described = {**before.attributes, **(attributes or {})}
-        entry = TraceEntry(
-            self.name, layer, sides["input"], sides["output"], kind or before.kind, described
-        )
-        self.entries[layer] = entry
-
-    def resolve(self) -> tuple[dict[str, TensorSource], dict[str, str]]:
-        """Return the tensors to store by name, and other names of the same bytes."""
-        first: dict[TensorContent, str] = {}
-        for name, content in self._contents.items():
-            first.setdefault(content, name)
-        tensors = {name: self._tensors[content] for content, name in first.items()}
-        others = {name: first[content] for name, content in self._contents.items()}
-        return tensors, {name: stored for name, stored in others.items() if name != stored}
-
-    def _store(self, name: str, value: Any) -> None:
-        """Keep a tensor under a name; equal tensors are kept once, because most are seen twice."""
-        tensor = copy_tensor(value)
-        data = np.ascontiguousarray(tensor.read()).data
-        content = tensor.kind, tensor.shape, hashlib.blake2b(data, digest_size=16).digest()
-        self._contents[name] = content
-        self._tensors.setdefault(content, tensor)
-
-
 class TorchTraceWriter:
     """Write the calls of a program to the folder of a trace.
 
-    The tensors of a call stay in memory until it ends. The last call stays open until the next one,
-    because programs may go on with its layers (clip skip does).
+    The last call stays open until the next one, because programs may continue with its layers (clip
+    skip does).
 
     Args:
         folder: The folder to write.
@@ -149,35 +74,34 @@ class TorchTraceWriter:
     ):
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         self.manifest: dict[str, Any] = {"program": "PyTorch", "versions": versions}
-        self.last: RecordedCall | None = None
-        self._selection = selection or Selection()
-        self._writer = TraceWriter(Path(folder), {}, overwrite=overwrite)
-        self._counts: Counter[str] = Counter()
+        self.last: CallRecord | None = None
+        path = Path(folder)
+        self._writer = TraceWriter(path, {}, overwrite=overwrite)
+        self._recorder = Recorder(self._writer, partial(SpooledStore, path), selection)
 
     def begin(
         self, name: str, numbered: bool = True, network: torch.nn.Module | None = None
-    ) -> RecordedCall:
+    ) -> CallRecord:
         """Begin a call: `unet.000`, `unet.001`; or, if not `numbered`, `schedule`, `schedule~1`."""
-        count = self._counts[name]
-        self._counts[name] += 1
-        again = f"{AGAIN}{count}" if count else ""
-        full = name + (f".{count:03}" if numbered else again)
-        step = self._counts["sampler"] - (name == "sampler") if numbered else None
-        taken = self._selection.takes_call(full, step)
-        return RecordedCall(full, self._selection if taken else None, network)
+        recorder = self._recorder
+        recorder.step = None
+        if numbered:
+            recorder.numbered.add(name)
+            recorder.step = recorder.count("sampler")
+        full = recorder.next_name(name)
+        call = recorder.begin(name, TensorCopies(), network=network)
+        return call or CallRecord(full, TensorCopies(), SizeStore(), None, network)
 
-    def end(self, call: RecordedCall) -> None:
+    def end(self, call: CallRecord) -> None:
         """End a call, and write the one before."""
         self.flush()
         self.last = call
 
     def flush(self) -> None:
         """Write the call that ended last."""
-        if self.last is not None and self.last.entries:
-            tensors, shared = self.last.resolve()
-            entries = self.last.entries.values()
-            self._writer.write_call(self.last.name, entries, tensors, shared)
-        self.last = None
+        last, self.last = self.last, None
+        if last is not None and last.entries:
+            self._recorder.end(last)
 
     def close(self) -> Path:
         """Write the last call and the manifest."""

@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
 from ldmref.trace.name_maps import NameMap, make_renamer
+from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
-    RecordedCall,
     TorchTraceWriter,
     describe_parameters,
     find_tensors,
@@ -64,12 +64,12 @@ class LayerRecorder(TorchFunctionMode):
     def __init__(self, writer: TorchTraceWriter):
         super().__init__()
         self.writer = writer
-        self.call: RecordedCall | None = None
+        self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
         self._scopes: list[Scope] = []
         self._handles: list[Any] = []
 
-    def begin(self, network: torch.nn.Module, name: str, numbered: bool) -> RecordedCall:
+    def begin(self, network: torch.nn.Module, name: str, numbered: bool) -> CallRecord:
         """Begin the call of a network."""
         self.call = self.writer.begin(name, numbered, network)
         self._scopes = []
@@ -138,13 +138,13 @@ class LayerRecorder(TorchFunctionMode):
             if tensor is not None and (kind or len(outputs) == 1):
                 outputs = {"output": tensor}
             outputs = self._as_image(kind, outputs)
-            call.add(scope.name, kind, {}, outputs, known.attributes_of(module, kind))
+            call.add(scope.name, kind, {}, known.attributes_of(module, kind), outputs)
             if self.call is None:  # the program went on with the network: this is its output
                 call.add("", outputs=outputs)
 
         self.hook(module, enter, leave)
 
-    def _call_of(self, network: torch.nn.Module) -> RecordedCall | None:
+    def _call_of(self, network: torch.nn.Module) -> CallRecord | None:
         """Return the call that runs, or the last one if the program goes on with its network."""
         if self.call is not None:
             return self.call
@@ -200,7 +200,7 @@ class LayerRecorder(TorchFunctionMode):
         scope = self._scopes[-1] if self._scopes else None
         prefix = "" if scope is None else scope.inner if operation == "attention" else scope.name
         layer = self.call.unique(f"{prefix}.{operation}" if prefix else operation)
-        self.call.add(layer, operation, inputs, {"output": result}, attributes)
+        self.call.add(layer, operation, inputs, attributes, {"output": result})
 
     def _see_sum(self, args: tuple, result: torch.Tensor) -> None:
         """Record a sum of two equal shapes, which may be a residual connection."""

@@ -145,7 +145,7 @@ class _PipelineRecorder:
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
             scale = kwargs.get("conditioning_scale")
-            call.add("", "", inputs, {}, {} if scale is None else {"conditioning_scale": scale})
+            call.add("", "", inputs, {} if scale is None else {"conditioning_scale": scale})
 
         return begin
 
@@ -169,7 +169,7 @@ class _PipelineRecorder:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             ids = args[0] if args else kwargs.get("input_ids")
             tokens = self._writer.begin(name.replace("text_encoder", "tokens"), numbered=False)
-            tokens.add("", "tokens", {}, {"ids": ids})
+            tokens.add("", "tokens", outputs={"ids": ids})
             self._writer.end(tokens)
             self.layers.begin(module, name, False).add("", "text_encoder", {"input_ids": ids})
 

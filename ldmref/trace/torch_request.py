@@ -74,7 +74,7 @@ class RequestRecorder:
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
             call = self._writer.begin("initial", numbered=False)
-            call.add("", "initial", {}, {"output": first_tensor(result)})
+            call.add("", "initial", outputs={"output": first_tensor(result)})
             self._writer.end(call)
             return result
 

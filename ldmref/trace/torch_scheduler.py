@@ -57,7 +57,7 @@ class SchedulerRecorder:
             outputs = {name: x for name, x in found.items() if x is not None}
             own = {k: np.asarray(kwargs[k]) for k in OWN if kwargs.get(k) is not None}
             call = self._writer.begin("schedule", numbered=False)
-            call.add("", "schedule", own, outputs)
+            call.add("", "schedule", own, outputs=outputs)
             self._writer.end(call)
             return result
 
@@ -81,7 +81,7 @@ class SchedulerRecorder:
             x0 = _predicted(result)
             outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
             noise = {NOISE: torch.cat(noise_parts)} if noise_parts else {}
-            call.add("", "", noise | self._levels(), outputs, attributes)
+            call.add("", "", noise | self._levels(), attributes, outputs)
             self._writer.end(call)
             return result
 
@@ -111,7 +111,7 @@ class SchedulerRecorder:
             for role, name in (("scale", "_guidance_scale"), ("rescale", "_guidance_rescale"))
             if isinstance(value := getattr(self._pipe, name, None), int | float)
         }
-        call.add("", "guidance", inputs, {"output": guided})
+        call.add("", "guidance", inputs, outputs={"output": guided})
         self._writer.end(call)
 
     def _wrap_other(self, name: str) -> Callable[[AnyMethod], AnyMethod]:
