@@ -55,7 +55,10 @@ class Judge:
         self.nonfinite = False  # the port has NaN upstream
 
     def observe(self, replay: Replay, point: Point) -> np.ndarray:
-        """Judge one array, and return the one with which the replay goes on."""
+        """Judge a recorded array and return the value to use downstream.
+
+        That is the recorded array, or the recomputed one if the recording is unusable.
+        """
         computed = np.asarray(point.computed)
         recorded = np.asarray(point.recorded)
         bad = first_nonfinite(recorded) if recorded.dtype.kind == "f" else ""

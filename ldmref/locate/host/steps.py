@@ -199,7 +199,7 @@ def _first_of_pndm(
 def _all_faults(
     context: HostContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
 ) -> dict[str, dict[int, np.ndarray]]:
-    """Return the states that each known fault would give, by its words."""
+    """Return, for each known fault (keyed by its description), the states it would produce."""
     found = {}
     kept = len(context.notes)
     for text, settings in step_faults(right):
