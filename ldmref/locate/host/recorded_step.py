@@ -15,7 +15,7 @@ from ldmref.samplers.denoiser import TO_X0
 from ldmref.trace.model import TraceEntry
 
 # Methods whose later stages use the network's output as the derivative dx/dsigma.
-BY_DERIVATIVE = ("heun", "dpm_solver_2", "dpm_solver_2_a")
+BY_DERIVATIVE = ("heun", "dpm_solver_2", "dpm_solver_2_a", "pndm")
 
 
 class NotRecorded(Exception):
