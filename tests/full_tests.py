@@ -53,6 +53,7 @@ FULL: dict[str, str] = {
     "tests/server/test_openai_routes.py": CLIENT,
     "tests/trace/test_trace_run.py::"
     "test_of_compiled_networks_only_inputs_and_outputs_are_recorded": ONNX,
+    "tests/cases/test_half_precision.py": ONNX,
     "tests/cases/test_suite_files.py": ONNX,
     "tests/cases/test_trace_cases.py": ONNX,
     "tests/cases/test_traces_by_diffusers.py": ONNX,

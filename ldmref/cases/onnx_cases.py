@@ -91,7 +91,7 @@ def _write_network(
     net: NetworkCase,
     graph: Graph,
     exact: Sequence[np.ndarray],
-    tolerances: Sequence[float],
+    tolerances: Sequence[Mapping[str, float]],
 ) -> GoldenCase:
     by_role = {net.roles[name]: stored(x) for name, x in net.inputs.items()}
     inputs = {x.name: by_role[x.name] for x in graph.inputs}
@@ -119,7 +119,7 @@ def _write_case(
     graph: Graph,
     inputs: Mapping[str, np.ndarray],
     outputs: Sequence[np.ndarray],
-    tolerances: Sequence[float],
+    tolerances: Sequence[Mapping[str, float]],
     attributes: Mapping[str, Any],
     basis: str,
 ) -> GoldenCase:
@@ -132,7 +132,7 @@ def _write_case(
     results = []
     for i, (declared, y) in enumerate(zip(graph.outputs, outputs, strict=True)):
         write(f"{folder}/{DATA}/output_{i}.pb", tensor_bytes(declared.name, stored(y)))
-        tolerance = {"float32": (rounded_up(tolerances[i]), 0.0)}
+        tolerance = {dtype: (rounded_up(atol), 0.0) for dtype, atol in tolerances[i].items()}
         results.append(CaseTensor(declared.name, "float32", y.shape, tolerance))
     largest = max(x.tolerance["float32"][0] for x in results)
     data = json.dumps({"rtol": 0.0, "atol": largest})  # read by onnx.backend.test

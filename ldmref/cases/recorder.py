@@ -1,25 +1,27 @@
-"""Record every layer of a network: its inputs in float32, its result in float64, its tolerance."""
+"""Record every layer of a network: inputs in float32, result in float64, tolerances."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ldmref.backends.base import Backend
-from ldmref.backends.bounds import OPERATIONS, basis, error_bound
-from ldmref.backends.named import PARAMETER_ARGUMENTS, LayerCall, NamedBackend
+from ldmref.backends.bounds import OPERATIONS, basis, layer_bound, precision
+from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.parameters import random_stream
+from ldmref.locate.precision import round_to
 from ldmref.models.params import tree_map
 
 RUNS = 3  # with random errors
 SAFETY = 2.0  # factor on the largest deviation of these runs
 U = 2.0**-24  # unit roundoff of float32
 DTYPE = "float32"
+HALF = ("float16", "bfloat16")
+DTYPES = (DTYPE, *HALF)
+"""The number formats in which programs compute layers and networks."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class RecordedLayer:
         inputs: Inputs by role, float32 or int64.
         attributes: Arguments that are not arrays.
         outputs: Results in float64.
-        tolerances: The largest absolute error that float32 arithmetic explains, per output.
+        tolerances: The largest absolute error that arithmetic explains, per output, by dtype.
         basis: "derived", "calibrated" or "propagated".
     """
 
@@ -41,7 +43,7 @@ class RecordedLayer:
     inputs: dict[str, np.ndarray] = field(repr=False)
     attributes: dict[str, Any]
     outputs: tuple[np.ndarray, ...] = field(repr=False)
-    tolerances: tuple[float, ...]
+    tolerances: tuple[Mapping[str, float], ...]
     basis: str
 
 
@@ -56,8 +58,9 @@ class LayerCollector(NamedBackend):
         super().__init__(NumpyBackend(dtype="float64"))
         self.wanted = wanted
         self.layers: list[RecordedLayer] = []
-        self._bounds: dict[str, np.ndarray | float] = {}
+        self._bounds: dict[tuple[str, str], np.ndarray | float] = {}
         self._alone = False
+        self._dtype = DTYPE  # that of the random errors
         self._random: np.random.Generator | None = None
 
     def visit(self, call: LayerCall) -> Any:
@@ -66,9 +69,11 @@ class LayerCollector(NamedBackend):
         if self._alone:
             if self._random is None or call.composite:
                 return y
-            if call.name not in self._bounds:
-                self._bounds[call.name] = bound_of(call, y)
-            return y + self._random.uniform(-1.0, 1.0, y.shape) * self._bounds[call.name]
+            y = compute_rounded(call, self._dtype)
+            key = call.name, self._dtype
+            if key not in self._bounds:
+                self._bounds[key] = bound_of(call, y, dtype=self._dtype)
+            return y + self._random.uniform(-1.0, 1.0, y.shape) * self._bounds[key]
         if self.wanted is None or call.name in self.wanted:
             self.layers.append(self._record(call))
         return y
@@ -82,13 +87,13 @@ class LayerCollector(NamedBackend):
 
         (y,) = self.compute_alone(call.name, compute)
         if call.composite:
-            (tolerance,) = self.propagate(call.name, compute, (y,))
+            (tolerances,) = self.propagate(call.name, compute, (y,))
             reason = "propagated"
         else:
-            tolerance = float(np.max(bound_of(call, y, wide), initial=0.0)) + largest_rounding(y)
+            tolerances = {dtype: tolerance_of(call, y, wide, dtype) for dtype in DTYPES}
             reason = basis(call.kind) if call.kind in OPERATIONS else "propagated"
         attributes = {k: v for k, v in call.attributes.items() if not callable(v)}
-        return RecordedLayer(call.name, call.kind, inputs, attributes, (y,), (tolerance,), reason)
+        return RecordedLayer(call.name, call.kind, inputs, attributes, (y,), (tolerances,), reason)
 
     def compute_alone(self, name: str, compute: Callable[[], Any]) -> tuple[np.ndarray, ...]:
         """Compute a layer or a network without recording the layers within it."""
@@ -101,24 +106,29 @@ class LayerCollector(NamedBackend):
 
     def propagate(
         self, name: str, compute: Callable[[], Any], exact: tuple[np.ndarray, ...]
-    ) -> tuple[float, ...]:
-        """Return the tolerance of each result of a layer of several operations.
+    ) -> tuple[dict[str, float], ...]:
+        """Return the tolerances of each result of a layer of several operations.
 
         The bound of each operation times a uniform random number in [-1, 1] is added to its result,
-        and the layer goes on from there, as in stochastic arithmetic. SAFETY times the largest
-        deviation of RUNS such runs, and the rounding of the result, are the tolerance.
+        and the layer goes on from there, as in stochastic arithmetic. In half precision, what an
+        operation reads is rounded before. SAFETY times the largest deviation of RUNS such runs, and
+        the rounding of the result, are the tolerance.
         """
-        largest = [0.0] * len(exact)
-        for run in range(RUNS):
-            self._random = random_stream(f"{name}/errors/{run}")
-            try:
-                disturbed = self.compute_alone(name, compute)
-            finally:
-                self._random = None
-            for i, (y, z) in enumerate(zip(exact, disturbed, strict=True)):
-                largest[i] = max(largest[i], float(np.max(np.abs(z - y), initial=0.0)))
-        pairs = zip(largest, exact, strict=True)
-        return tuple(SAFETY * error + largest_rounding(y) for error, y in pairs)
+        found: tuple[dict[str, float], ...] = tuple({} for _ in exact)
+        for dtype in DTYPES:
+            largest = [0.0] * len(exact)
+            for run in range(RUNS):
+                self._random = random_stream(f"{name}/errors/{run}")
+                self._dtype = dtype
+                try:
+                    disturbed = self.compute_alone(name, compute)
+                finally:
+                    self._random = None
+                for i, (y, z) in enumerate(zip(exact, disturbed, strict=True)):
+                    largest[i] = max(largest[i], float(np.max(np.abs(z - y), initial=0.0)))
+            for tolerances, error, y in zip(found, largest, exact, strict=True):
+                tolerances[dtype] = SAFETY * error + largest_rounding(y, dtype)
+        return found
 
 
 def compute_network(
@@ -127,7 +137,7 @@ def compute_network(
     settings: Mapping[str, Any],
     inputs: Mapping[str, np.ndarray],
     wanted: Collection[str] | None = None,
-) -> tuple[tuple[np.ndarray, ...], tuple[float, ...], list[RecordedLayer]]:
+) -> tuple[tuple[np.ndarray, ...], tuple[dict[str, float], ...], list[RecordedLayer]]:
     """Return the results of a network in float64, their tolerances, and its recorded layers."""
     recorder = LayerCollector(wanted)
     wide_params = tree_map(widened, params)
@@ -142,30 +152,63 @@ def compute_network(
     return exact, tolerances, recorder.layers
 
 
-def bound_of(
-    call: LayerCall, y: np.ndarray, inputs: Mapping[str, np.ndarray] | None = None
-) -> np.ndarray | float:
-    """Bound the error of one operation in float32.
+def tolerance_of(
+    call: LayerCall, y: np.ndarray, inputs: Mapping[str, np.ndarray], dtype: str
+) -> float:
+    """Return the tolerance of a layer of one operation: y is the exact result of the inputs.
 
-    A function without operations (`timestep_embedding`) errs by what four roundings of its inputs
-    change, and by four roundings of its result.
+    In half precision a program may round the inputs and the parameters, all or some of them. What
+    rounding all of them changes is added SAFETY times.
+    """
+    bound = bound_of(call, y, inputs, dtype)
+    tolerance = float(np.max(bound, initial=0.0)) + largest_rounding(y, dtype)
+    if dtype in HALF:
+        moved = np.abs(compute_rounded(call, dtype, inputs) - y)
+        tolerance += SAFETY * float(np.max(moved, initial=0.0))
+    return tolerance
+
+
+def compute_rounded(
+    call: LayerCall, dtype: str, inputs: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
+    """Compute a layer exactly from what a half precision holds of its inputs and parameters.
+
+    A function without operations embeds timesteps, which programs keep in float32.
+    """
+    inputs = call.inputs if inputs is None else inputs
+    if dtype not in HALF or call.kind not in OPERATIONS:
+        return call.compute(inputs)
+    arrays = {**call.parameters, **inputs}
+    return call.compute({name: round_to(x, dtype) for name, x in arrays.items()})
+
+
+def bound_of(
+    call: LayerCall,
+    y: np.ndarray,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    dtype: str = DTYPE,
+) -> np.ndarray | float:
+    """Bound the error of one operation in a dtype.
+
+    A function without operations (`timestep_embedding`) is computed in float32: it errs by what
+    four roundings of its inputs change, and by four roundings of its result.
     """
     inputs = call.inputs if inputs is None else inputs
     if call.kind not in OPERATIONS:
         up = call.compute({role: x * (1.0 + 4.0 * U) for role, x in inputs.items()})
         down = call.compute({role: x * (1.0 - 4.0 * U) for role, x in inputs.items()})
-        return np.abs(up - down) + 4.0 * U * np.max(np.abs(y), initial=0.0)
-    names = list(inspect.signature(getattr(Backend, call.kind)).parameters)[1:]
-    first = next(name for name in names if name not in PARAMETER_ARGUMENTS)
-    values = {first if role == "input" else role: x for role, x in inputs.items()}
-    values |= dict(call.parameters) | dict(call.attributes)
-    arrays = [values.pop(name) for name in names if hasattr(values.get(name), "shape")]
-    return error_bound(call.kind, tuple(arrays), values, DTYPE, y)
+        unit = precision(dtype).u
+        return np.abs(up - down) + 4.0 * unit * np.max(np.abs(y), initial=0.0)
+    if dtype in HALF:
+        rounded = {name: round_to(x, dtype) for name, x in inputs.items()}
+        weights = {name: round_to(x, dtype) for name, x in call.parameters.items()}
+        return layer_bound(call, rounded, weights, dtype, y)
+    return layer_bound(call, inputs, call.parameters, dtype, y)
 
 
-def largest_rounding(y: np.ndarray) -> float:
-    """Return the largest error of storing a result in float32."""
-    return float(U * np.max(np.abs(y), initial=0.0))
+def largest_rounding(y: np.ndarray, dtype: str = DTYPE) -> float:
+    """Return the largest error of storing a result in a dtype."""
+    return float(precision(dtype).u * np.max(np.abs(y), initial=0.0))
 
 
 def stored(x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ldmref.cases.files import SuiteReader
-from ldmref.cases.model import CODE, GoldenCase, Suite
+from ldmref.cases.model import CODE, ONNX_PARTS, GoldenCase, Suite
 from ldmref.cases.programs import (
     check_names,
     read_results,
@@ -16,6 +16,7 @@ from ldmref.cases.programs import (
     run_command,
     select_outputs,
 )
+from ldmref.cases.recorder import HALF
 from ldmref.cases.runtimes import RUNTIMES, Answer, LdmrefRuntime
 from ldmref.cases.verdicts import CaseVerdict, compare_case
 from ldmref.errors import UsageError, did_you_mean
@@ -29,6 +30,7 @@ class CaseRuntime(Protocol):
 
     name: str
     parts: tuple[str, ...]
+    dtype: str
 
     def describe(self) -> str:
         """Return name and version."""
@@ -45,7 +47,8 @@ def open_runtime(name: str, backend: str | None = None, dtype: str | None = None
     Args:
         name: `onnxruntime`, `openvino`, `onnx-reference` or `ldmref`.
         backend: For `ldmref`: the backend; None: that of the configuration.
-        dtype: For `ldmref`: the backend's dtype; None: float32.
+        dtype: For `ldmref`: the backend's dtype; None: float32. In float16 and bfloat16 it computes
+            layers and networks only.
 
     Raises:
         UsageError: There is no such runtime.
@@ -70,8 +73,9 @@ def run_cases(
     Args:
         suite: The suite.
         runtime: A runtime, from `open_runtime`.
-        cases: The cases; those that the runtime does not compute are left out. Layers, networks
-            and traces have the tolerance of float32, and what runs on the host that of float64.
+        cases: The cases; those that the runtime does not compute are left out. Layers and networks
+            have the tolerance of the runtime's dtype, at most float32, traces that of float32, and
+            what runs on the host that of float64.
 
     Returns:
         An iterator of verdicts, in the order of the cases.
@@ -84,11 +88,12 @@ def run_cases(
     True
     """
     selected = [case for case in cases if case.part in runtime.parts]
+    selected = judged_in(selected, runtime.dtype)
     suite.check_files(selected)
     reader = SuiteReader(suite)
     for case, got, note in runtime.run(selected, reader):
-        allowed = "float64" if case.path.startswith(VALUES) else "float32"
-        yield compare_case(case, reader.outputs(case), got, allowed, note)
+        allowed = "float64" if case.path.startswith(VALUES) else runtime.dtype
+        yield compare_case(case, reader.outputs(case), got, dtype_of_case(case, allowed), note)
 
 
 def judge_command(
@@ -102,8 +107,9 @@ def judge_command(
     """Run a program that writes its outputs, and compare them with the suite.
 
     `dtype` is the number format of all results; None: float32, and float64 of what runs on the
-    host.
+    host. Of a half precision, only layers and networks are judged.
     """
+    cases = judged_in(cases, dtype)
     if "{case}" in command:  # these have their own folders
         cases = [case for case in cases if not case.path.startswith(VALUES)]
     suite.check_files(cases)
@@ -121,7 +127,7 @@ def judge_values(
     """Compare a file of results with the cases that it names; `dtype` as for `judge_command`."""
     values = read_values(path)
     check_names(values, suite)
-    selected = [case for case in cases if case.name in values]
+    selected = judged_in([case for case in cases if case.name in values], dtype)
     suite.check_files(selected)
     reader = SuiteReader(suite)
     for case in selected:
@@ -129,8 +135,23 @@ def judge_values(
         yield compare_case(case, reader.outputs(case), got, dtype_of_case(case, dtype))
 
 
+def judged_in(cases: Sequence[GoldenCase], dtype: str | None) -> list[GoldenCase]:
+    """Return the cases that are judged in a dtype: of a half precision, layers and networks.
+
+    Raises:
+        UsageError: The suite has no tolerances of that half precision.
+    """
+    if dtype not in HALF:
+        return list(cases)
+    found = [case for case in cases if case.part in ONNX_PARTS]
+    if any(dtype not in x.tolerance for case in found for x in case.outputs if x.tolerance):
+        message = f"the suite has no tolerances of {dtype}"
+        raise UsageError(message, code=CODE, hint="make the suite again: ldmref cases make")
+    return found
+
+
 def dtype_of_case(case: GoldenCase, dtype: str | None) -> str:
     """Return the dtype whose tolerance holds; only what runs on the host has that of float64."""
     if not case.path.startswith(VALUES):
-        return "float32"
+        return dtype if dtype in HALF else "float32"
     return dtype or "float64"

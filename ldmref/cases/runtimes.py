@@ -17,13 +17,15 @@ from ldmref.cases.files import SuiteReader
 from ldmref.cases.make import value_cases
 from ldmref.cases.model import ONNX_PARTS, PARTS, TRACES, VALUE_PARTS, GoldenCase
 from ldmref.cases.network_cases import NetworkCase
-from ldmref.cases.recorder import flat
+from ldmref.cases.recorder import HALF, flat
 from ldmref.cases.trace_runtimes import compute_trace, graph_backend
 from ldmref.errors import BackendUnavailable
 
 Outputs = dict[str, np.ndarray]
 Answer = tuple[GoldenCase, Outputs | None, str]  # the outputs, or why there are none
 ERRORS_ONLY = 3
+NOT_ROUNDED = ("t", "sizes")  # inputs that are embedded, in float32 in every program
+EMBEDDING = "timestep_embedding"
 
 
 class OnnxRuntime:
@@ -37,6 +39,7 @@ class OnnxRuntime:
     """
 
     parts: tuple[str, ...] = (*ONNX_PARTS, TRACES)
+    dtype = "float32"
 
     def __init__(
         self,
@@ -127,10 +130,11 @@ class LdmrefRuntime:
     """
 
     name = "ldmref"
-    parts: tuple[str, ...] = PARTS
 
     def __init__(self, backend: Backend):
         self.backend = backend
+        self.dtype = backend.dtype
+        self.parts: tuple[str, ...] = ONNX_PARTS if self.dtype in HALF else PARTS
 
     def describe(self) -> str:
         """Return the backend's name, version and dtype."""
@@ -169,7 +173,7 @@ class LdmrefRuntime:
         params = _on_backend(ops, net.params)
         if whole is not None:
             by_role = reader.inputs(whole)
-            arrays = {k: ops.asarray(by_role[role]) for k, role in net.roles.items()}
+            arrays = {k: _given(ops, k, by_role[role]) for k, role in net.roles.items()}
             with ops.inference():
                 network = ops.compile(net.function, params)
                 results = flat(network(**net.settings, **arrays))
@@ -178,10 +182,15 @@ class LdmrefRuntime:
             yield whole, dict(zip(names, outputs, strict=True)), ""
         if layers:
             answers = LayerAnswers(ops, layers, reader)
-            arrays = {k: ops.asarray(x) for k, x in net.inputs.items()}
+            arrays = {k: _given(ops, k, x) for k, x in net.inputs.items()}
             with ops.inference():
                 answers.compile(net.function, params)(**net.settings, **arrays)
             yield from answers.found
+
+
+def _given(ops: Backend, name: str, x: np.ndarray) -> Any:
+    """Return an input of a network on a backend."""
+    return ops.asarray(x, ops.state_dtype) if name in NOT_ROUNDED else ops.asarray(x)
 
 
 class LayerAnswers(NamedBackend):
@@ -200,7 +209,9 @@ class LayerAnswers(NamedBackend):
         case = self.cases.get(call.name)
         if case is None or self._alone:
             return y
-        inputs = {name: self.inner.asarray(x) for name, x in self.reader.inputs(case).items()}
+        kept = NOT_ROUNDED[0] if call.kind == EMBEDDING else ""
+        given = self.reader.inputs(case)
+        inputs = {name: _given(self.inner, kept or name, x) for name, x in given.items()}
         same = {role: str(case.attributes[role]) for role in call.inputs if role not in inputs}
         inputs |= {role: inputs[other] for role, other in same.items()}
         self._alone = True

@@ -20,6 +20,7 @@ PART_NAMES = (
     "layers", "networks", "schedules", "samplers", "guidance", "tokenizers", "formulas", "traces",
 )  # fmt: skip
 RUNTIME_NAMES = ("onnxruntime", "openvino", "onnx-reference", "ldmref")
+HALF = ("float16", "bfloat16")
 FAILURES = 50  # lines about failing cases
 
 parts_option = click.option(
@@ -95,9 +96,10 @@ def make(
 @click.option("--values", metavar="FILE", help="Results of another program: .json or .safetensors.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float64"]),
+    type=click.Choice(["float32", "float64", "float16", "bfloat16"]),
     help="For --runtime ldmref: the backend's number format. Default: float32. For --command and "
-    "--values: the number format of the values, which selects their tolerance. Default: float64.",
+    "--values: the number format of the values, which selects their tolerance. Default: float64. "
+    "float16 and bfloat16 are for layers and networks.",
 )
 @click.option("--match", "patterns", multiple=True, metavar="GLOB", help="Only cases of this name.")
 @click.option("--kind", "kinds", multiple=True, metavar="NAME", help="Only cases of this kind.")
@@ -149,7 +151,9 @@ def run(
         raise UsageError(
             f"{judge.program()} computes none of these cases",
             code="E-CASES",
-            hint="runtimes of ONNX models compute layers, networks and traces",
+            hint="runtimes of ONNX models compute layers, networks and traces"
+            if dtype not in HALF
+            else f"in {dtype}, only layers and networks are judged",
         )
     failed = [result for result in results if not result.passed]
     verdict = summary(results, suite.label, judge.program())
@@ -200,6 +204,8 @@ class SuiteJudge:
         """Return the parts of the suite that may be computed."""
         if self.runtime is not None:
             return self.runtime.parts
+        if self.dtype in HALF:
+            return ("layers", "networks")
         if self.values is not None:
             from ldmref.cases.programs import read_values
 
@@ -253,7 +259,7 @@ def _check_flags(
         raise UsageError("--backend is for --runtime ldmref", code="E-USAGE")
     if output is not None and command is None:
         raise UsageError("--output is for --command", code="E-USAGE")
-    if dtype == "float64" and runtime not in (None, "ldmref"):
+    if dtype not in (None, "float32") and runtime not in (None, "ldmref"):
         message = f"--runtime {runtime} computes in float32"
         raise UsageError(message, code="E-USAGE", hint="leave --dtype out")
 

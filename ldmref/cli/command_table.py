@@ -75,8 +75,7 @@ SUMMARIES = {
     "cases": ("cases", "Make golden cases as data, and run them in a runtime or another program."),
     "diff": (
         "diff",
-        "Find the layers and steps of a port that compute something else than "
-        "ldmref.",
+        "Find the layers and steps of a port whose results differ from ldmref's.",
     ),
     "differences": (
         "differences",

@@ -65,7 +65,7 @@ option = click.option
 @option("-q", "--quiet", is_flag=True, help="Do not show progress.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags: Any) -> None:
-    """Find the layers and steps of a port that compute something else than ldmref.
+    """Find the layers and steps of a port whose results differ from ldmref's.
 
     PORT is what your program recorded: a folder of ldmref trace, a .safetensors or .npz file, a
     folder of .npy files, or a GGUF file. ldmref computes each layer again in float64 from the

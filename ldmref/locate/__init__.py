@@ -1,4 +1,4 @@
-"""The fault locator: which layers and steps of a port compute something else than ldmref.
+"""The fault locator: which layers and steps of a port differ from ldmref's.
 
 `docs/find-where-my-port-differs.md` shows how to use it.
 """

@@ -13,6 +13,8 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import faults_of
+from ldmref.locate.faults.attention import with_padding_mask
+from ldmref.locate.faults.table import BETWEEN
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes
 from ldmref.locate.layouts import recognise, relative_error
@@ -122,6 +124,8 @@ def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | No
     if point.frame.name == "":
         for text, arguments, free in argument_changes(point):
             yield text, _safely(replay, point, arguments=arguments, free=free)
+    for fault in BETWEEN:
+        yield from fault.variants(replay, point)
     for text, changes in _changes(replay, point):
         yield text, _safely(replay, point, changes)
 
@@ -143,6 +147,8 @@ def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, O
 def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
+    if call.kind == "attention" and replay.ids is not None:
+        yield from with_padding_mask(call, replay.ids)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

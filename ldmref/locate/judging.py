@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
@@ -28,7 +29,6 @@ from ldmref.locate.layouts import (
     resplit_heads,
     restore_order,
 )
-from ldmref.locate.limits import bound_of
 from ldmref.locate.points import Point
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.replay import Replay
@@ -55,7 +55,10 @@ class Judge:
         self.nonfinite = False  # the port has NaN upstream
 
     def observe(self, replay: Replay, point: Point) -> np.ndarray:
-        """Judge one array, and return the one with which the replay goes on."""
+        """Judge a recorded array and return the value to use downstream.
+
+        That is the recorded array, or the recomputed one if the recording is unusable.
+        """
         computed = np.asarray(point.computed)
         recorded = np.asarray(point.recorded)
         bad = first_nonfinite(recorded) if recorded.dtype.kind == "f" else ""
@@ -89,9 +92,7 @@ class Judge:
         overflows = not np.isfinite(floor)
         floor = self.epsilon if overflows else max(floor, self.epsilon / 2.0)
         limit = NOISE * floor
-        bound = bound_of(point, replay.parameters(point.call), self.dtype)
-        if bound is not None and not np.isfinite(bound):
-            bound = None
+        bound = self._bound(replay, point)
         judged = self._row(
             point, error=row.error, allowed=limit, floor=floor, bound=bound, note=row.note
         )
@@ -113,6 +114,18 @@ class Judge:
                 verdict=NOISY,
             )
         return self._blame(point, judged, found)
+
+    def _bound(self, replay: Replay, point: Point) -> float | None:
+        """Return the bound on an operation's own error, relative; None if there is none."""
+        if point.role or point.call.composite or point.call.kind not in OPERATIONS:
+            return None
+        scale = float(np.max(np.abs(point.computed), initial=0.0))
+        if not scale:
+            return None
+        parameters = replay.parameters(point.call)
+        bound = layer_bound(point.call, point.inputs, parameters, self.dtype, point.computed)
+        largest = float(np.max(bound, initial=0.0)) / scale
+        return largest if np.isfinite(largest) else None
 
     def _judge_shape(
         self, replay: Replay, point: Point, row: Row, layout: Layout | None

@@ -14,6 +14,7 @@ Arrays that were not recorded and cannot be computed are NaN.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,6 +40,7 @@ from ldmref.trace.backend import name_outputs
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
+SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
 
 class Replay(RepeatableRun):
@@ -56,6 +58,8 @@ class Replay(RepeatableRun):
         self.observer = observer
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
+        self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
+        self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
         self._frames: list[Frame] = []
         self._modules: list[Frame] = []  # the layers around an operation, recorded or not
         self._pending: list[LayerCall] = []
@@ -70,6 +74,7 @@ class Replay(RepeatableRun):
         self.name_parameters(params)
         arrays = dict(arguments)
         function = network.function
+        self.ids = arrays.get("ids")
 
         def compute(inputs: Mapping[str, np.ndarray]) -> Any:
             return function(self, params, **inputs)
@@ -142,7 +147,7 @@ class Replay(RepeatableRun):
             self._pending.append(call)
         recorded = None if entry is None else read_output(self.port, entry)
         if entry is None or recorded is None:
-            return result
+            return self._keep(call, result)
         suspects = tuple(self._pending)
         start = frame if closed else self._frames[-1]
         point = Point(call, "", result, recorded, inputs, start, suspects, self._last())
@@ -152,7 +157,13 @@ class Replay(RepeatableRun):
         self._pending = []
         self._after = [call.name]
         self.recent.append((call.name, forced))
-        return forced
+        return self._keep(call, forced)
+
+    def _keep(self, call: LayerCall, result: Any) -> Any:
+        """Keep the output of a layer that a skip connection may carry, and return it."""
+        if SKIPS.fullmatch(call.name) and isinstance(result, np.ndarray):
+            self.skips[call.name] = result
+        return result
 
     # -- operations that the port left out -------------------------------------------------------
 

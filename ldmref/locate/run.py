@@ -41,7 +41,7 @@ def diff_traces(
     dtype: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> DiffReport:
-    """Find the layers and computations of a port that compute something else than ldmref.
+    """Find the layers and computations of a port whose results differ from ldmref's.
 
     Each recorded layer is computed again in float64 from the port's own recorded input and the
     checkpoint's weights, so several faults are found in one run, and neither the same seed nor a

@@ -155,6 +155,14 @@ class RepeatableRun(NamedBackend):
                     rounded = {k: round_to(x, self.dtype_of_port) for k, x in leaves.items()}
                     yield name, rounded
 
+    def parameters_of(self, *endings: str) -> np.ndarray | None:
+        """Return the first parameter of the first layer whose name has one of the endings."""
+        for tree in self._trees:
+            for name, leaves in layers_of(tree, ""):
+                if name.endswith(endings):
+                    return round_to(next(iter(leaves.values())), self.dtype_of_port)
+        return None
+
     def _forced(self, entry: TraceEntry) -> np.ndarray | None:
         """Return the output with which the replay went on after a recorded layer."""
         corrected = self._corrected.get(entry.layer)

@@ -13,8 +13,8 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.mcp.protocol import Content, ToolCall, make_text
 
 DESCRIPTION = (
-    "Find the layers and steps of a ported diffusion model that compute something else than "
-    "ldmref. Each recorded layer is computed again in float64 from the port's own input, so one "
+    "Find the layers and steps of a ported diffusion model whose results differ from ldmref's. "
+    "Each recorded layer is computed again in float64 from the port's own input, so one "
     "call names several faults, with the known fault that explains each. Traces are safetensors, "
     ".npz or .npy files with tensors named CALL/LAYER/input and CALL/LAYER/output, in the folder "
     "that the user allowed."

@@ -1,7 +1,7 @@
-"""Twenty ports with faults from real bugs: copies of small diffusers pipelines, each changed.
+"""Ports with faults from real bugs: copies of small diffusers pipelines, each changed.
 
 Every row of `CASES` says where the fault comes from, which layers or steps must be blamed, and with
-which words. The last five have three faults at once.
+which words. Five have three faults at once.
 """
 
 from __future__ import annotations
@@ -222,6 +222,46 @@ def swapped_gate(pipe: Any) -> None:
             part.copy_(torch.roll(part, len(part) // 2, 0))
 
 
+def other_skip(pipe: Any) -> None:
+    """Read the skip connections of a block from the other end."""
+    block = pipe.unet.up_blocks[1]
+    inner = block.forward
+
+    def forward(hidden_states, res_hidden_states_tuple, *args, **kwargs):
+        return inner(hidden_states, res_hidden_states_tuple[::-1], *args, **kwargs)
+
+    block.forward = forward
+
+
+def later_positions(pipe: Any) -> None:
+    table = pipe.text_encoder.get_submodule(text_part(pipe, "embeddings.position_embedding"))
+    change_class(
+        table,
+        forward=lambda self, ids: F.embedding(
+            (ids + 1).clip(max=len(self.weight) - 1), self.weight
+        ),
+    )
+
+
+def text_part(pipe: Any, name: str) -> str:
+    return f"text_model.{name}" if hasattr(pipe.text_encoder, "text_model") else name
+
+
+def gelu_of_value(pipe: Any) -> None:
+    layer = pipe.unet.get_submodule(f"{MID}.ff.net.0")
+
+    def forward(hidden_states):
+        value, gate = layer.proj(hidden_states).chunk(2, dim=-1)
+        return F.gelu(value) * gate
+
+    layer.forward = forward
+
+
+def padding_mask(pipe: Any) -> None:
+    """Hide the padding from the text, as diffusers does for some models."""
+    pipe.text_encoder.config.use_attention_mask = True
+
+
 PAD_TOKEN = Fault(pad_token, ("text_encoder_2 tokens",), "padded with id")
 TWICE = Fault(project_twice, ("unet/time_proj",), "projected twice")
 PREVIOUS = Fault(next_timestep, ("sampler step",), "previous timestep")
@@ -253,6 +293,20 @@ SINE = Fault(sine_first, ("unet/time_proj",), "[sin, cos]")
 REPLICATE = Fault(replicate, ("unet/up_blocks.1.resnets.1.conv1",), "padding mode replicate")
 NORM3 = Fault(layer_norm_eps, (f"unet/{MID}.norm3",), "eps 0.01 instead of 1e-05")
 DECODER = Fault(decoder_norm_eps, ("vae.decode/decoder.conv_norm_out",), "eps 0.0001")
+OTHER_SKIP = Fault(
+    other_skip,
+    ("unet/up_blocks.1.resnets.0", "unet/up_blocks.1.resnets.1"),
+    "the skip connection is the output of",
+)
+POSITIONS = Fault(
+    later_positions, ("text_encoder/text_model.embeddings",), "positions are larger by one"
+)
+VALUE = Fault(gelu_of_value, (f"unet/{MID}.ff.net.0",), "GELU is applied to the value")
+MASKED = Fault(
+    padding_mask,
+    tuple(f"text_encoder/text_model.encoder.layers.{i}.self_attn" for i in range(3)),
+    "a padding mask that should not be there",
+)
 GATE = Fault(swapped_gate, (f"unet/{MID}.ff.net.0.proj",), "halves of the output are swapped")
 
 LINSPACE = {"timestep_spacing": "linspace", "clip_sample": False}
@@ -274,6 +328,10 @@ CASES = (
     Case("swapped q and k", "sd1", (WEIGHTS,), "FastVideo#1321"),
     Case("guidance times 1000", "sd1", (TIMES_1000,), "sglang#22059"),
     Case("last sigma", "sd1", (LAST_SIGMA,), "apple/coreai-models#190", "EulerDiscreteScheduler"),
+    Case("skip of another layer", "sd1", (OTHER_SKIP,), "lists read from the wrong end"),
+    Case("positions from 1", "sd1", (POSITIONS,), "fairseq counts positions after the padding"),
+    Case("GELU of the value", "sd1", (VALUE,), "order of value and gate in GEGLU"),
+    Case("padding mask", "sd2", (MASKED,), "use_attention_mask of diffusers"),
     Case("three in the U-Net", "sd1", (EPS, NORM3, REPLICATE), "the trial of three faults"),
     Case("three on the host", "sd2", (DROPPED, SIGN, SCALE), "sglang#22059 (dropped), h3.c#34"),
     Case("three of attention", "sd2", (HEAD_DIM, TANH, GATE), "diffusers#2011"),

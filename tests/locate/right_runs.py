@@ -17,10 +17,11 @@ SIGMAS = [14.6, 3.1, 0.7, 0.1]
 ZERO = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "clip_sample": False}
 ZERO_OF_EULER = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
 KARRAS = {"use_karras_sigmas": True}
+STRONG = {"strength": 0.7}
 
 
 class Run(NamedTuple):
-    """A run: the family, its scheduler with fields, and the arguments of the pipeline."""
+    """A run: the family, its scheduler with fields, the pipeline's arguments, its number format."""
 
     name: str
     family: str
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     fields: dict[str, Any] = {}  # noqa: RUF012
     arguments: dict[str, Any] = {}  # noqa: RUF012
     kind: str = ""
+    dtype: str = "float32"
 
 
 RUNS = (
@@ -53,6 +55,26 @@ RUNS = (
     Run("without guidance", "sd1", arguments={"guidance_scale": 1.0}),
     Run("rescaled guidance", "sd2", arguments={"guidance_rescale": 0.7}),
     Run("two images", "sd1", arguments={"num_images_per_prompt": 2}),
+    Run("exponential", "sd1", "EulerDiscreteScheduler", {"use_exponential_sigmas": True}),
+    Run("beta", "sd1", "EulerDiscreteScheduler", {"use_beta_sigmas": True}),
+    Run("SDE", "sd1", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    Run("single steps", "sd1", "DPMSolverSinglestepScheduler"),
+    Run("DEIS", "sd1", "DEISMultistepScheduler", KARRAS),
+    Run("PNDM trailing", "sd1", "PNDMScheduler", {"timestep_spacing": "trailing"}),
+    Run("thresholding", "sd1", "DDPMScheduler", {"clip_sample": False, "thresholding": True}),
+    Run("LCM", "sd1", "LCMScheduler"),
+    Run("TCD", "sd1", "TCDScheduler"),
+    Run("v and Heun, Karras", "sd2", "HeunDiscreteScheduler", KARRAS),
+    Run("two prompts of SDXL", "sdxl", arguments={"prompt_2": "a blue dog"}),
+    Run("end of SDXL's base", "sdxl", arguments={"denoising_end": 0.6}),
+    Run("bfloat16", "sd2", "DPMSolverMultistepScheduler", KARRAS, dtype="bfloat16"),
+    Run("float16", "sd1", "EulerAncestralDiscreteScheduler", dtype="float16"),
+    Run("float16 and Heun", "sd1", "HeunDiscreteScheduler", KARRAS, dtype="float16"),
+    Run("img2img between timesteps", "sd1", "EulerDiscreteScheduler", {}, STRONG, "img2img"),
+    Run("img2img, Karras", "sd1", "DPMSolverMultistepScheduler", KARRAS, STRONG, "img2img"),
+    Run("inpainting, ancestral", "sd1", "EulerAncestralDiscreteScheduler", {}, STRONG, "inpaint"),
+    Run("inpainting, PNDM", "sd1", "PNDMScheduler", {}, {}, "inpaint"),
+    Run("inpainting, zero terminal SNR", "sd2", "DDIMScheduler", ZERO, {}, "inpaint"),
     Run("img2img", "sd1", "EulerDiscreteScheduler", {}, {"strength": 0.6}, "img2img"),
     Run(
         "inpainting of a text model", "sd1", "DDIMScheduler", {"clip_sample": False}, {}, "inpaint"

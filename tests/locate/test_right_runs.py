@@ -26,7 +26,7 @@ def judge(run, folder, fault=None):
     pipe, model = build(run.family, folder / "model", lambda pipe: prepare(pipe, run))
     if fault is not None:
         prepare(pipe, fault)
-    pipe, arguments = with_image(pipe, run)
+    pipe, arguments = with_image(pipe.to(getattr(torch, run.dtype)), run)
     size = {} if run.kind else {"height": 16, "width": 16}
     if not {"sigmas", "timesteps"} & set(arguments):
         arguments |= {"num_inference_steps": STEPS}
@@ -41,7 +41,7 @@ def judge(run, folder, fault=None):
         )
     trace = read_trace(folder / "t")
     if run.family == "sd1" and not arguments.get("clip_skip") and not run.kind:  # plain networks
-        return DiffReport(tuple(judge_host(trace, model, "float32", [])))
+        return DiffReport(tuple(judge_host(trace, model, run.dtype, [])))
     return diff_traces(trace, model)
 
 
@@ -53,6 +53,13 @@ def test_a_right_run_raises_no_alarm(run, tmp_path):
         (row.call, row.kind, row.note) for row in report.rows if row.verdict == "not judged"
     ]
     assert report.equal, (unjudged, report.gaps)
+
+
+def test_the_runs_cover_what_users_have():
+    assert len(RUNS) >= 45
+    assert len({run.scheduler for run in RUNS}) >= 15
+    assert {run.dtype for run in RUNS} == {"float32", "float16", "bfloat16"}
+    assert {run.kind for run in RUNS} == {"", "img2img", "inpaint"}
 
 
 def test_other_betas_explain_every_row(tmp_path):

@@ -1,4 +1,4 @@
-"""The locator names every faulty layer or step of twenty ports, no other, and the cause."""
+"""The locator names every faulty layer or step of these ports, no other, and the cause."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_right_pipeline_has_no_fault(family, tmp_path):
 
 
 def test_five_cases_have_three_faults():
-    assert len(CASES) == 20
+    assert len(CASES) == 24
     assert sum(len(case.faults) == 3 for case in CASES) == 5
 
 

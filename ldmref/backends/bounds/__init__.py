@@ -14,8 +14,9 @@ factors. docs/error-bounds.md explains both and shows how far the bounds are fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +24,12 @@ from ldmref.backends.bounds import norms, pointwise, products, softmax
 from ldmref.backends.bounds.rounding import PRECISIONS, Precision, precision
 from ldmref.errors import UsageError, did_you_mean
 
-__all__ = ["OPERATIONS", "PRECISIONS", "Precision", "basis", "error_bound", "precision"]
+if TYPE_CHECKING:
+    from ldmref.backends.named import LayerCall
+
+__all__ = [
+    "OPERATIONS", "PRECISIONS", "Precision", "basis", "error_bound", "layer_bound", "precision",
+]  # fmt: skip
 
 
 def _exact(p: Precision, *args: np.ndarray) -> float:
@@ -100,6 +106,44 @@ def error_bound(
         kwargs["winograd"] = winograd
     with np.errstate(over="ignore", under="ignore"):
         return BOUNDS[operation](p, *args, **kwargs)
+
+
+def layer_bound(
+    call: LayerCall,
+    inputs: Mapping[str, np.ndarray],
+    parameters: Mapping[str, np.ndarray],
+    dtype: str,
+    result: np.ndarray | None = None,
+) -> np.ndarray:
+    """Bound the error of a layer of one operation, as `error_bound` does.
+
+    Args:
+        call: The layer; its kind is one of `OPERATIONS`.
+        inputs: Its arrays by role, of which the first is called "input".
+        parameters: Its parameters by name.
+        dtype: The type in which it is computed.
+        result: Its result; None as for `error_bound`.
+
+    Returns:
+        Bounds of the absolute error, float64, in the shape of the result.
+
+    >>> import numpy as np
+    >>> from ldmref.backends.bounds import layer_bound
+    >>> from ldmref.backends.named import LayerCall
+    >>> call = LayerCall("act", "silu", {}, {}, {}, lambda arrays: arrays["input"])
+    >>> bool(layer_bound(call, {"input": np.ones(2)}, {}, "float32")[0] < 1e-5)
+    True
+    """
+    from ldmref.backends.base import Backend
+    from ldmref.backends.named import PARAMETER_ARGUMENTS
+
+    names = list(inspect.signature(getattr(Backend, call.kind)).parameters)[1:]
+    first = next(name for name in names if name not in PARAMETER_ARGUMENTS)
+    values = {first if role == "input" else role: x for role, x in inputs.items()}
+    values |= {**parameters, **call.attributes}
+    arrays = tuple(values.pop(name) for name in names if hasattr(values.get(name), "shape"))
+    rest = {name: values[name] for name in names if name in values}
+    return error_bound(call.kind, arrays, rest, dtype, result)
 
 
 def basis(operation: str) -> Literal["derived", "calibrated"]:

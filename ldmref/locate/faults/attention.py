@@ -12,13 +12,24 @@ from ldmref.locate.faults.variants import Inputs, Variant, with_changes
 
 
 def attend(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, causal: bool = False, axis: int = -1
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scale: float,
+    causal: bool = False,
+    axis: int = -1,
+    padding: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute softmax(scale q k^T) v, with the softmax along an axis of the scores."""
+    """Compute softmax(scale q k^T) v, with the softmax along an axis of the scores.
+
+    No query attends to keys of the `padding`, (n, l).
+    """
     scores = scale * (q @ k.swapaxes(-1, -2))
     if causal:
         future = np.triu(np.ones(scores.shape[-2:], bool), 1)
         scores = np.where(future, -np.inf, scores)
+    if padding is not None:
+        scores = np.where(padding[:, None, None, :], -np.inf, scores)
     weights = np.exp(scores - scores.max(axis=axis, keepdims=True))
     return (weights / weights.sum(axis=axis, keepdims=True)) @ v
 
@@ -60,6 +71,34 @@ def other_mask(call: LayerCall) -> Iterator[Variant]:
         yield with_changes("the causal mask is missing", causal=False)
     elif same:
         yield with_changes("a causal mask that should not be there", causal=True)
+
+
+def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
+    """Yield attention in which nothing attends to the padding of a text.
+
+    The padding is the equal tokens at the end of a text. If the end token pads, the first of them
+    ends the text.
+
+    Args:
+        call: The attention of a text encoder.
+        ids: The tokens, (n, l).
+    """
+    if ids.shape != (call.inputs["k"].shape[0], call.inputs["k"].shape[2]):
+        return
+    tail = np.flip(np.cumprod(np.flip(ids == ids[:, -1:], axis=1), axis=1), axis=1).astype(bool)
+    after_end = tail & np.roll(tail, 1, axis=1)
+    after_end[:, 0] = False
+    for padding, end in ((after_end, ""), (tail, ", which hides the end token also")):
+        text = f"a padding mask that should not be there{end}"
+        yield Variant(text, lambda c, x, m=padding: _masked(x, m, _causal(c)))
+        if _causal(call):
+            text = f"a padding mask instead of the causal one{end}"
+            yield Variant(text, lambda c, x, m=padding: _masked(x, m, False))
+
+
+def _masked(x: Inputs, padding: np.ndarray, causal: bool) -> np.ndarray:
+    q = x["input"]
+    return attend(q, x["k"], x["v"], 1.0 / math.sqrt(q.shape[-1]), causal, padding=padding)
 
 
 def other_softmax(call: LayerCall) -> Iterator[Variant]:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults import activations, attention, embedding, norms, products
+from ldmref.locate.faults import activations, attention, between, embedding, norms, products
 from ldmref.locate.faults.variants import Variant
+from ldmref.locate.points import Point
+from ldmref.locate.replay import Replay
 
 NORMS = ("group_norm", "layer_norm")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu")
@@ -70,6 +72,21 @@ FAULTS = (
     Fault(("embedding",), embedding.shifted_ids, "vocabularies with another padding token"),
 )
 """Every known fault; a row that differs names those that explain its error."""
+
+
+class BetweenLayers(NamedTuple):
+    """A kind of fault between layers: `variants(replay, point)` yields words and arrays."""
+
+    variants: Callable[[Replay, Point], Iterator[between.Given]]
+    source: str
+
+
+BETWEEN = (
+    BetweenLayers(between.other_skip, "lists of skip connections that are read from the wrong end"),
+    BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
+    BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
+)
+"""Known faults of what is joined, added or multiplied between layers."""
 
 
 def faults_of(operation: str) -> Iterator[Fault]:

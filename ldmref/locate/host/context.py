@@ -186,6 +186,18 @@ class HostContext:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
 
+    def sigma_at(self, t: float, schedule: Schedule | None = None) -> float | None:
+        """Return the noise level of a timestep in a schedule, by default that of the run.
+
+        None: the schedule is not known, or does not have the timestep.
+        """
+        schedule = schedule or self.make_schedule()
+        if schedule is None:
+            return None
+        index = int(np.argmin(np.abs(schedule.timesteps - t)))
+        near = abs(schedule.timesteps[index] - t) < 1e-3 * max(abs(t), 1.0)
+        return float(schedule.sigmas[index]) if near else None
+
     def _own_sigmas(self, config: SchedulerConfig) -> list[float] | None:
         """Return the noise levels that the caller gave, the last one included; None: none."""
         asked = self.params.get("sigmas")

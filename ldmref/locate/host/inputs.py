@@ -237,10 +237,7 @@ def _sigma_of(
     context: HostContext, step: TraceEntry, schedule: Schedule | None = None
 ) -> float | None:
     """Return the noise level of a step in a schedule, by default that of the run."""
-    schedule = schedule or context.make_schedule()
     t = context.number(step, "timestep")
-    if t is not None and schedule is not None:
-        index = int(np.argmin(np.abs(schedule.timesteps - t)))
-        near = abs(schedule.timesteps[index] - t) < 1e-3 * max(abs(t), 1.0)
-        return float(schedule.sigmas[index]) if near else None
+    if t is not None and (schedule or context.make_schedule()) is not None:
+        return context.sigma_at(t, schedule)
     return context.number(step, "sigma")

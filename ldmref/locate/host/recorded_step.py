@@ -10,12 +10,13 @@ import numpy as np
 
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.step_faults import StepSettings
+from ldmref.locate.precision import round_to
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.trace.model import TraceEntry
 
 # Methods whose later stages use the network's output as the derivative dx/dsigma.
-BY_DERIVATIVE = ("heun", "dpm_solver_2", "dpm_solver_2_a")
+BY_DERIVATIVE = ("heun", "dpm_solver_2", "dpm_solver_2_a", "pndm")
 
 
 class NotRecorded(Exception):
@@ -102,7 +103,8 @@ def _to_x0(
     alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
     xt = evaluation.state * alpha_bar**0.5 if exploding else evaluation.state
     kind = settings.prediction_type or settings.config.prediction_type
-    return TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(alpha_bar))
+    x0 = TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(alpha_bar))
+    return round_to(x0, settings.rounding)
 
 
 def to_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:

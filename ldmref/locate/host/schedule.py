@@ -11,6 +11,7 @@ from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
+from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers import Schedule, SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 
@@ -171,8 +172,10 @@ def judge_added_noise(context: HostContext) -> Iterator[Row]:
             yield context.not_judged(entry, "add_noise", f"its timestep is {t}")
             continue
         index = min(max(int(t), 0), len(table) - 1)
-        alpha_bar = float(table[index])
-        sigma = ((1.0 - alpha_bar) / alpha_bar) ** 0.5
+        sigma = context.sigma_at(t)  # schedules may have levels between those of the table
+        if sigma is None:
+            sigma = float(sigma_from_alpha_bar(table[index]))
+        alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
         preserving = q_sample(x0, np.float64(alpha_bar), noise)
         exploded = x0 + sigma * noise
         expected = exploded if exploding else preserving

@@ -11,7 +11,10 @@ from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig
 
 @dataclass(frozen=True)
 class StepSettings:
-    """The settings of all steps; a known fault changes one of them."""
+    """The settings of all steps; a known fault changes one of them.
+
+    `rounding` is the number format to which each x0 is rounded.
+    """
 
     config: SchedulerConfig
     sampler: Sampler
@@ -20,6 +23,7 @@ class StepSettings:
     forgets: bool = False
     eta: float | None = None
     prediction_type: str = ""
+    rounding: str = "float64"
 
 
 def step_faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:

@@ -31,7 +31,8 @@ from ldmref.samplers.loop import run_intervals
 from ldmref.samplers.schedule import NEARLY_ZERO, Schedule
 from ldmref.trace.model import TraceEntry
 
-ROUNDINGS = 3.0  # units: of x - x0, its quotient by sigma, two sigmas, the product and the sum
+OF_STATE, OF_X0 = 4.0, 5.0  # units of rounding per state and per prediction; see _least
+AMPLIFIED = 4.0  # times the effect of rounding each x0 once
 LEAST = 2e-6  # relative error of a step that is rounding in any float32 program
 # Schedulers of diffusers whose alpha-bar is exactly 0 at zero terminal SNR; the others have
 # NEARLY_ZERO there, as ldmref.
@@ -58,6 +59,8 @@ def judge_steps(context: HostContext) -> Iterator[Row]:
         yield context.not_judged(entries[0], "step", str(error))
         return
     low = dict(_follow(context, known, replace(right, config=in_format(right.config, "float32"))))
+    with np.errstate(all="ignore"):
+        rounded = dict(_follow(context, known, replace(right, rounding=context.dtype)))
     others: dict[str, dict[int, np.ndarray]] | None = None
     for i, evaluation in enumerate(known):
         output = context.read_output(evaluation.entry)
@@ -73,19 +76,44 @@ def judge_steps(context: HostContext) -> Iterator[Row]:
             output,
             expected[i],
             floor=floor,
-            least=_least(context, evaluation.state, expected[i]),
+            least=_least(context.epsilon, evaluation.state, expected[i], rounded.get(i)),
             variants=[(text, x) for text, x in variants if x is not None],
         )
 
 
-def _least(context: HostContext, state: np.ndarray, expected: np.ndarray) -> float:
-    """Return the relative error of x + (sigma' - sigma) d in the port's number format.
+def _least(
+    epsilon: float, state: np.ndarray, expected: np.ndarray, rounded: np.ndarray | None = None
+) -> float:
+    """Return the relative error of a step that rounding in the port's number format explains.
 
-    Roundings are relative to the larger x: of a step from sigma = 4096 to 3, little is left.
+    A program computes x0 = x - sigma e from the network's prediction e, d = (x - x0)/sigma, and
+    x' = x + (sigma' - sigma) d. With unit roundoff u = epsilon/2 and to first order,
+
+        |error of x0| <= u (|x0| + 2 sigma |e|)                       (product, sigma, difference)
+        |error of (sigma' - sigma) d| <= |error of x0| + 6 u sigma |e|    (difference, quotient,
+                                                            product, sigma, sigma' and sigma again)
+        |error of x'| <= u (8 sigma |e| + |x0| + |x'|) <= u (8 |x| + 9 |x0| + |x'|),
+
+    for sigma' <= sigma, since sigma |e| = |x - x0|. That is at most epsilon (4 s + 5) max |x'| with
+    s = max |x| / max |x'|, where max |x0| is not above max |x'|: a step from sigma = 4096 to 3
+    leaves little of x, and the roundings are those of x. 16 epsilon, as for layers, are more unless
+    s > 2.75. They also cover states of variance 1, whose x0 is divided by sqrt(alpha-bar).
+
+    A multistep method extrapolates from differences of predictions, and may multiply their
+    roundings by more than that, if the last interval is many times the one before (LMS on Karras'
+    levels). Therefore the step is computed again with each x0 rounded once to the format.
+
+    Args:
+        epsilon: The port's unit of rounding, 2 u.
+        state: x.
+        expected: x'.
+        rounded: x' with every x0 rounded. None: it is not known.
     """
     sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (state, expected)]
     shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
-    return context.epsilon * max(NOISE, ROUNDINGS * shrinks)
+    least = epsilon * max(NOISE, OF_STATE * shrinks + OF_X0)
+    seen = 0.0 if rounded is None else AMPLIFIED * relative_error(rounded, expected)
+    return max(least, seen) if np.isfinite(seen) else least
 
 
 def _read(context: HostContext, entry: TraceEntry) -> RecordedEvaluation | None:
@@ -199,7 +227,7 @@ def _first_of_pndm(
 def _all_faults(
     context: HostContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
 ) -> dict[str, dict[int, np.ndarray]]:
-    """Return the states that each known fault would give, by its words."""
+    """Return, for each known fault (keyed by its description), the states it would produce."""
     found = {}
     kept = len(context.notes)
     for text, settings in step_faults(right):

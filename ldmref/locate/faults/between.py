@@ -1,0 +1,107 @@
+"""Known faults between layers: arrays that are joined, added or multiplied in another way.
+
+Each function takes the replay and a point, and yields what the fault would have given there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from ldmref.locate.faults.activations import exact_gelu
+from ldmref.locate.points import Point
+from ldmref.locate.replay import Replay
+
+Given = tuple[str, np.ndarray]  # words, and the array that the fault would have given
+JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
+FIRST_OF_TEXT = re.compile(
+    r"(.*\.)?(embeddings|layers\.0(\.(layer_norm1|self_attn_layer_norm))?)", re.ASCII
+)
+POSITIONS = ("position_embedding", "embed_positions")
+
+
+def other_skip(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield concatenations with another skip connection, and with none."""
+    computed = np.asarray(point.computed)
+    if point.role != "input" or not JOINED.fullmatch(point.call.name) or computed.ndim != 4:
+        return
+    fitting = {
+        name: x
+        for name, x in replay.skips.items()
+        if x.shape[0] == computed.shape[0]
+        and x.shape[2:] == computed.shape[2:]
+        and x.shape[1] < computed.shape[1]
+    }
+    right = next((name for name, x in fitting.items() if _ends_with(computed, x)), "")
+    for name, x in fitting.items():
+        if not _ends_with(computed, x):
+            text = f"the skip connection is the output of {name}"
+            before = computed[:, : -x.shape[1]]
+            yield (
+                f"{text} instead of {right}" if right else text,
+                np.concatenate([before, x], axis=1),
+            )
+    if right:
+        width = fitting[right].shape[1]
+        zeros = np.zeros_like(fitting[right])
+        before = computed[:, :-width]
+        yield f"the skip connection of {right} is zero", np.concatenate([before, zeros], axis=1)
+        if before.shape == zeros.shape:
+            text = f"the input is joined with itself instead of the skip connection of {right}"
+            yield text, np.concatenate([before, before], axis=1)
+
+
+def _ends_with(joined: np.ndarray, part: np.ndarray) -> bool:
+    return np.array_equal(joined[:, -part.shape[1] :], part)
+
+
+def shifted_positions(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield tokens with the embeddings of other positions, and with none."""
+    computed = np.asarray(point.computed)
+    table = replay.parameters_of(*POSITIONS)
+    if table is None or not FIRST_OF_TEXT.fullmatch(point.call.name) or computed.ndim != 3:
+        return
+    rows, d = table.shape
+    length = computed.shape[1]
+    if point.role not in ("", "input") or computed.shape[2] != d or length > rows:
+        return
+    tokens = computed - table[:length]
+    positions = np.arange(length)
+    orders = {
+        "positions are larger by one": np.minimum(positions + 1, rows - 1),
+        "positions are larger by one, and the last is 0": (positions + 1) % rows,
+        "positions are larger by one, and the last of the text is 0": (positions + 1) % length,
+        "positions are smaller by one": np.maximum(positions - 1, 0),
+        "positions are smaller by one, and the first is the last": (positions - 1) % rows,
+        "positions are in reverse order": positions[::-1],
+        "all positions are 0": 0 * positions,
+    }
+    for text, order in orders.items():
+        yield text, tokens + table[order]
+    yield "positions are not added", tokens
+    yield "positions are added twice", computed + table[:length]
+
+
+def other_half(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield GEGLU with GELU on the value, or on both halves, and with other halves."""
+    computed = np.asarray(point.computed)
+    near = {call.kind for call in (*point.suspects, point.call)}
+    latest = [x for name, x in replay.recent if name.endswith(".proj")]
+    width = computed.shape[-1] if computed.ndim else 0
+    if not near & {"gelu", "geglu"} or not latest or latest[-1].shape[-1] != 2 * width:
+        return
+    projected = latest[-1]
+    value, gate = projected[..., :width], projected[..., width:]
+    even, odd = projected[..., ::2], projected[..., 1::2]
+    if point.call.kind == "gelu" and point.role:
+        yield "GELU is applied to the value instead of the gate", value
+        yield "gate and value are interleaved", odd
+    elif point.call.kind != "gelu":
+        wrong = exact_gelu(value) * gate
+        yield "GELU is applied to the value instead of the gate", wrong
+        yield "GELU is applied to value and gate", exact_gelu(value) * exact_gelu(gate)
+        yield "gate and value are interleaved", even * exact_gelu(odd)
+        text = "gate and value are interleaved, and GELU is applied to the value"
+        yield text, exact_gelu(even) * odd
