@@ -16,7 +16,6 @@ from ldmref.testing import assert_conforms
 
 pytest.importorskip("array_api_strict")
 PAGE = Path(__file__).parents[2] / "docs" / "write-a-backend.md"
-SIZE = {"height": 16, "width": 16}
 IMAGE = np.random.default_rng(0).random((16, 16, 3))
 
 
@@ -68,7 +67,9 @@ def test_other_networks_run(strict, family):
         for backend in (strict(), ldmref.backends.get_backend("numpy"))
     ]
     np.testing.assert_allclose(np.asarray(text[0]), text[1], atol=1e-4)
-    result = modes.txt2img(golden_model(family, strict()), prompt="a cat", steps=1, **SIZE)
+    result = modes.txt2img(
+        golden_model(family, strict()), prompt="a cat", steps=1, height=16, width=16
+    )
     assert np.ptp(np.asarray(result.images[0])) > 0
 
 
