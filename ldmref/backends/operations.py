@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 
+from ldmref.errors import BackendUnavailable
 from ldmref.math.arrays import Array
 
 
@@ -23,6 +25,16 @@ class Operations:
     """
 
     xp: Any
+    name: str
+
+    def _lacks(self, operation: str) -> BackendUnavailable:
+        """Return the error of a required operation that a backend does not have."""
+        parameters = list(inspect.signature(getattr(Operations, operation)).parameters)[1:]
+        return BackendUnavailable(
+            f"the {self.name} backend must provide {operation}({', '.join(parameters)})",
+            code="E-BACKEND",
+            hint=f"help(ldmref.backends.Backend.{operation}) says what it computes",
+        )
 
     # -- required -------------------------------------------------------------------------------
 
@@ -38,7 +50,7 @@ class Operations:
         Returns:
             An array in the shape of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("asarray")
 
     @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray:
@@ -50,7 +62,7 @@ class Operations:
         Returns:
             Shape and dtype of `x`; bfloat16, which NumPy lacks, becomes float32.
         """
-        raise NotImplementedError
+        raise self._lacks("to_numpy")
 
     @abstractmethod
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -66,7 +78,7 @@ class Operations:
         Returns:
             (..., o), dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("linear")
 
     @abstractmethod
     def conv2d(
@@ -89,7 +101,7 @@ class Operations:
         Returns:
             (n, o, h', w') with h' = (h + 2 p - k) // t + 1, and w' likewise; dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("conv2d")
 
     @abstractmethod
     def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
@@ -109,7 +121,7 @@ class Operations:
         Returns:
             Shape and dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("group_norm")
 
     @abstractmethod
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
@@ -126,7 +138,7 @@ class Operations:
         Returns:
             Shape and dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("layer_norm")
 
     @abstractmethod
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
@@ -143,7 +155,7 @@ class Operations:
         Returns:
             (n, heads, l, d), dtype of `q`.
         """
-        raise NotImplementedError
+        raise self._lacks("attention")
 
     @abstractmethod
     def embedding(self, table: Array, ids: Array) -> Array:
@@ -156,7 +168,7 @@ class Operations:
         Returns:
             (n, l, d), dtype of `table`.
         """
-        raise NotImplementedError
+        raise self._lacks("embedding")
 
     @abstractmethod
     def silu(self, x: Array) -> Array:
@@ -168,7 +180,7 @@ class Operations:
         Returns:
             Shape and dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("silu")
 
     @abstractmethod
     def gelu(self, x: Array) -> Array:
@@ -180,7 +192,7 @@ class Operations:
         Returns:
             Shape and dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("gelu")
 
     @abstractmethod
     def quick_gelu(self, x: Array) -> Array:
@@ -192,7 +204,7 @@ class Operations:
         Returns:
             Shape and dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("quick_gelu")
 
     @abstractmethod
     def upsample2x(self, x: Array) -> Array:
@@ -204,7 +216,7 @@ class Operations:
         Returns:
             (n, c, 2h, 2w), dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("upsample2x")
 
     @abstractmethod
     def pad_bottom_right(self, x: Array) -> Array:
@@ -216,7 +228,7 @@ class Operations:
         Returns:
             (n, c, h+1, w+1), dtype of `x`.
         """
-        raise NotImplementedError
+        raise self._lacks("pad_bottom_right")
 
     # -- optional: compositions to fuse -----------------------------------------------------------
 

@@ -173,7 +173,7 @@ class LdmrefRuntime:
         params = _on_backend(ops, net.params)
         if whole is not None:
             by_role = reader.inputs(whole)
-            arrays = {k: _given(ops, k, by_role[role]) for k, role in net.roles.items()}
+            arrays = {k: _input_on(ops, k, by_role[role]) for k, role in net.roles.items()}
             with ops.inference():
                 network = ops.compile(net.function, params)
                 results = flat(network(**net.settings, **arrays))
@@ -182,13 +182,13 @@ class LdmrefRuntime:
             yield whole, dict(zip(names, outputs, strict=True)), ""
         if layers:
             answers = LayerAnswers(ops, layers, reader)
-            arrays = {k: _given(ops, k, x) for k, x in net.inputs.items()}
+            arrays = {k: _input_on(ops, k, x) for k, x in net.inputs.items()}
             with ops.inference():
                 answers.compile(net.function, params)(**net.settings, **arrays)
             yield from answers.found
 
 
-def _given(ops: Backend, name: str, x: np.ndarray) -> Any:
+def _input_on(ops: Backend, name: str, x: np.ndarray) -> Any:
     """Return an input of a network on a backend."""
     return ops.asarray(x, ops.state_dtype) if name in NOT_ROUNDED else ops.asarray(x)
 
@@ -210,8 +210,8 @@ class LayerAnswers(NamedBackend):
         if case is None or self._alone:
             return y
         kept = NOT_ROUNDED[0] if call.kind == EMBEDDING else ""
-        given = self.reader.inputs(case)
-        inputs = {name: _given(self.inner, kept or name, x) for name, x in given.items()}
+        stored = self.reader.inputs(case)
+        inputs = {name: _input_on(self.inner, kept or name, x) for name, x in stored.items()}
         same = {role: str(case.attributes[role]) for role in call.inputs if role not in inputs}
         inputs |= {role: inputs[other] for role, other in same.items()}
         self._alone = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,7 +109,8 @@ def export_network(
             args.append(network.settings[argument])
         else:
             args.append(ArraySlot.ARRAY if argument in taken else None)
-    while args[-1] is None:
+    parameters = list(inspect.signature(network.function).parameters.values())[2:]
+    while args[-1] is None and parameters[len(args) - 1].default is not inspect.Parameter.empty:
         args.pop()
     inputs = list(network.inputs)
     if controlled:

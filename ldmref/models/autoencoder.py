@@ -104,8 +104,8 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     moments = nn.conv2d(ops, p.quant_conv, x)
     if config.codebook_size:
         return moments, ops.xp.full_like(moments, -math.inf)
-    mean = moments[:, : config.latent_channels]
-    logvar = moments[:, config.latent_channels :]
+    mean = moments[:, : config.latent_channels, ...]
+    logvar = moments[:, config.latent_channels :, ...]
     mean = sigmoid(mean) if config.latent_activation == "sigmoid" else mean
     return mean, ops.xp.clip(logvar, -30.0, 20.0)
 

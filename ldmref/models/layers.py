@@ -87,7 +87,7 @@ def resnet_block(
             h = norm_silu(ops, p.norm2, h + time, groups, eps)
         else:  # scale and shift
             h = group_norm(ops, p.norm2, h, groups, eps)
-            h = ops.silu(h * (1.0 + time[:, :c]) + time[:, c:])
+            h = ops.silu(h * (1.0 + time[:, :c, ...]) + time[:, c:, ...])
     h = conv2d(ops, p.conv2, h)
     return ops.add(conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x, h)
 

@@ -228,7 +228,7 @@ class LatentDiffusion(ImageNetworks):
             The prediction, (n, c, h, w); `unet_output` also returns the learned variance.
         """
         z = self.config.vae.latent_channels
-        return self.unet_output(latents, t, context, control, identity_attention)[:, :z]
+        return self.unet_output(latents, t, context, control, identity_attention)[:, :z, ...]
 
     def unet_output(
         self,

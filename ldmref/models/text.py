@@ -132,7 +132,7 @@ def encode_tokens(
         if config.projection_dim:
             encode = compile_network(text_encoder_pooled, name)
             hidden, pooled = encode(config, ids, clip_skip)
-            pooled = pooled[::chunks]  # the first chunk's, as A1111 does
+            pooled = pooled[::chunks, ...]  # the first chunk's, as A1111 does
         else:
             hidden = compile_network(text_encoder, name)(config, ids, clip_skip)
         if weighted:
@@ -146,7 +146,7 @@ def encode_tokens(
 def embed_tokens(ops: Backend, p: Params, ids: Array) -> Array:
     """Add the embeddings of tokens and positions; ids: (n, l) -> (n, l, d)."""
     x = ops.embedding(p.token_embedding.weight, ids)
-    return x + p.position_embedding.weight[: ids.shape[1]]
+    return x + p.position_embedding.weight[: ids.shape[1], :]
 
 
 @layer

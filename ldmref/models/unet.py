@@ -181,7 +181,7 @@ def embed_timestep(
     emb = nn.mlp(ops, p.time_embedding, ops.xp.astype(emb, x.dtype))
     if config.class_embed_type and context is not None:
         # the last token of a causal encoder attends to the whole prompt
-        emb = ops.add(emb, nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1]))
+        emb = ops.add(emb, nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1, :]))
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))

@@ -99,7 +99,7 @@ def model_denoiser(
         if plain:
             together = predict(xt, sigma, interval, plain)
             for i, name in enumerate(plain):
-                predictions[name] = together[i * n : i * n + n]
+                predictions[name] = together[i * n : i * n + n, ...]
         for name in names:
             if name in PERTURBED:
                 predictions[name] = predict(xt, sigma, interval, ("cond",), PERTURBED[name])

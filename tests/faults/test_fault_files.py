@@ -191,7 +191,7 @@ OWN = {  # functions that open what ldmref itself brings or has made, and the re
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
     ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"),
     ("batch/folder.py", "lock"), ("batch/folder.py", "BatchFolder"),
-    ("differences.py", "read_differences"),
+    ("differences.py", "read_differences"), ("lazy.py", "_read_imports"),
 }  # fmt: skip
 READERS = {"read_text", "read_bytes", "fromfile", "loadtxt", "genfromtxt"}
 
