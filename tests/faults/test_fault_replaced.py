@@ -191,7 +191,7 @@ def test_suite_that_is_replaced(stage):
 @covers(150, "exported model", COMMAND_LINE, code="E-EXISTS")
 def test_export_that_is_replaced(stage):
     pytest.importorskip("onnx")
-    from ldmref.export.folder import require_target
+    from ldmref.export.folder import _files_of, require_target
 
     export = ["export", "onnx", str(stage.model_folder), "-o", "onnx"]
     assert main(export) == 0
@@ -199,6 +199,12 @@ def test_export_that_is_replaced(stage):
     manifest = stage.work / "onnx" / "ldmref.json"
     written = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({k: v for k, v in written.items() if k != "files"}))
+    older = {*_files_of({k: v for k, v in written.items() if k != "files"})}
+    for path in {*written["files"]} - older:  # of the pipeline, which older exports did not have
+        file = stage.work / "onnx" / path
+        file.unlink()
+        if not any(file.parent.iterdir()):
+            file.parent.rmdir()
     mine = stage.work / "onnx" / "unet" / "mine.txt"
     mine.write_text("mine")
     assert main([*export, "--overwrite"]) == 8 and mine.read_text() == "mine"
