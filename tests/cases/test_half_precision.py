@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from ldmref.backends.named import LayerCall
 from ldmref.cases import read_suite, run_cases
-from ldmref.cases.recorder import HALF
+from ldmref.cases.recorder import HALF, compute_rounded, tolerance_of
 from ldmref.cases.run import judge_values, open_runtime
 from ldmref.cases.runtimes import LdmrefRuntime
 from ldmref.errors import UsageError
@@ -111,3 +112,19 @@ def test_results_of_another_program_are_judged_in_its_format(small, tmp_path):
     judge = lambda dtype: list(judge_values(small, tmp_path / "results.safetensors", cases, dtype))  # noqa: E731
     assert all(result.passed for result in judge("float16"))
     assert not any(result.passed for result in judge(None))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_what_rounding_the_inputs_changes_is_allowed(dtype):
+    """The result is small beside the inputs, so the rounding of the result alone is far less."""
+    x = np.array([[1.0 + 2.0**-12, 1.0]])
+    weight = np.array([[1.0, -1.0]])
+
+    def compute(arrays):
+        return arrays["input"] @ arrays.get("weight", weight).T
+
+    call = LayerCall("layer", "linear", {"input": x}, {"weight": weight}, {}, compute)
+    exact = compute({"input": x})
+    assert exact[0, 0] == 2.0**-12 and compute_rounded(call, dtype) == 0.0
+    assert tolerance_of(call, exact, {"input": x}, dtype) >= 2.0 * 2.0**-12
+    assert tolerance_of(call, exact, {"input": x}, "float32") < 2.0**-20
