@@ -122,7 +122,7 @@ def layer_bound(
         inputs: Its arrays by role, of which the first is called "input".
         parameters: Its parameters by name.
         dtype: The type in which it is computed.
-        result: Its result; None as for `error_bound`.
+        result: Its result, an array of any shape. None: as for `error_bound`.
 
     Returns:
         Bounds of the absolute error, float64, in the shape of the result.
