@@ -17,8 +17,8 @@ from ldmref.cases.model import CODE, GoldenCase, Suite
 from ldmref.cases.recorder import flat
 from ldmref.cases.trace_runs import GoldenTrace, golden_traces, record_run
 from ldmref.errors import InputError
-from ldmref.families.lookup import find_network
-from ldmref.models.config import ModelConfig
+from ldmref.families.lookup import find_network, networks_of_run
+from ldmref.families.network import DeclaredNetwork
 
 Load = Callable[[str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]]
 
@@ -47,7 +47,7 @@ def graph_backend(case: GoldenCase, suite: Suite, load: Load) -> Backend:
     """Return NumPy with the networks of a case computed by a runtime from the suite's graphs."""
     backend = RuntimeBackend(dtype="float32")
     trace = find_trace(case.name)
-    backend.config = golden_model(trace.family).config
+    backend.networks = networks_of_run(golden_model(trace.family).config)
     for call, name in case.attributes["networks"].items():
         if name not in suite.cases:
             message = f"the suite does not have the network {name!r}"
@@ -66,14 +66,14 @@ class RuntimeBackend(NumpyBackend):
     def set_up(self) -> None:
         super().set_up()
         self.graphs: dict[str, tuple[GoldenCase, Callable]] = {}
-        self.config: ModelConfig
+        self.networks: tuple[DeclaredNetwork, ...] = ()
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         names = list(inspect.signature(network).parameters)[2:]
 
         def run(*args: Any, **kwargs: Any) -> Any:
             arguments = dict(zip(names, args, strict=False)) | kwargs
-            found = find_network(self.config, network.__name__, arguments)
+            found = find_network(self.networks, network.__name__, arguments)
             assert found is not None
             case, compute = self.graphs[found.name]
             by_role = {found.role_of(name): value for name, value in arguments.items()}

@@ -51,7 +51,7 @@ def unet_residuals(config: UNetConfig) -> list[NetworkInput]:
         height = CallSize("height", over=2**level, label=f"height{suffix}")
         width = CallSize("width", over=2**level, label=f"width{suffix}")
         shape = (BATCH, channels, height, width)
-        return NetworkInput("control", name, shape, exported=exported, optional=True)
+        return NetworkInput("control", name, shape, exported=exported)
 
     down = "down_block_additional_residuals"
     inputs = [describe(f"control.down.{i}", f"{down}.{i}", *skip) for i, skip in enumerate(skips)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,28 +20,32 @@ def known_networks() -> frozenset[str]:
     >>> sorted(known_networks())[:4]
     ['cond_stage', 'controlnet', 'controlnet.hint', 'taesd.decode']
     """
-    models = [network for config in PRESETS.values() for network in networks_of(config)]
-    return frozenset(network.name for network in [*models, *networks_beside(PRESETS["sd15"])])
+    networks = (network for config in PRESETS.values() for network in networks_of_run(config))
+    return frozenset(network.name for network in networks)
+
+
+def networks_of_run(config: ModelConfig) -> tuple[DeclaredNetwork, ...]:
+    """Return the networks that a run with a model may call: its own, and those beside it."""
+    return (*networks_of(config), *networks_beside(config))
 
 
 def find_network(
-    config: ModelConfig, function: str, arguments: Mapping[str, Any]
+    networks: Iterable[DeclaredNetwork], function: str, arguments: Mapping[str, Any]
 ) -> DeclaredNetwork | None:
-    """Return the network that a call of a function computes; None if it is none of a run's.
+    """Return the network that a call of a function computes; None if it is none of them.
 
     Args:
-        config: The model's configuration.
+        networks: The networks of the run.
         function: The name of the function.
         arguments: Its arguments by name. The configuration among them tells text encoders apart.
 
     >>> from ldmref.models import preset
     >>> sdxl = preset("sdxl")
-    >>> found = find_network(sdxl, "text_encoder_pooled", {"config": sdxl.text_encoder_2})
-    >>> found.name
+    >>> second = {"config": sdxl.text_encoder_2}
+    >>> find_network(networks_of_run(sdxl), "text_encoder_pooled", second).name
     'text_encoder_2'
     """
-    networks = [*networks_of(config), *networks_beside(config)]
     same = [network for network in networks if network.function.__name__ == function]
     wanted = arguments.get("config")
-    exact = [network for network in same if network.settings.get("config") is wanted]
-    return next(iter([*exact, *same]), None)
+    exact = (network for network in same if network.settings.get("config") is wanted)
+    return next(exact, same[0] if same else None)

@@ -54,7 +54,6 @@ class NetworkInput:
         case: Its name in golden cases. "": the role.
         also: Names that ports give it, in addition to the role.
         layers: Ends of the names of layers that read it first, with the role of their input.
-        optional: Whether a call may do without it.
     """
 
     argument: str
@@ -65,7 +64,6 @@ class NetworkInput:
     case: str = ""
     also: tuple[str, ...] = ()
     layers: tuple[tuple[str, str], ...] = ()
-    optional: bool = False
 
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for the sizes of a call.

@@ -6,7 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,8 @@ from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.run import Plan
 from ldmref.server.images import PREVIEW_SIDE
+
+Planned = TypeVar("Planned", Plan, InversionPlan)
 
 
 class Report(Protocol):
@@ -72,10 +74,10 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class GenerateWork:
-    """The images of a plan."""
+class PlannedWork(Generic[Planned]):
+    """The run of a plan."""
 
-    plan: Plan = field(repr=False)
+    plan: Planned = field(repr=False)
     previews: bool = True
     kind: str = "generate"
 
@@ -83,6 +85,10 @@ class GenerateWork:
     def request(self) -> Mapping[str, Any]:
         """The resolved parameters."""
         return self.plan.params
+
+
+class GenerateWork(PlannedWork[Plan]):
+    """The images of a plan."""
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Generate the images, and report each of them."""
@@ -100,18 +106,8 @@ class GenerateWork:
                 report_step(report, event, job.batch_size, run.initial.show)
 
 
-@dataclass(frozen=True)
-class InvertWork:
+class InvertWork(PlannedWork[InversionPlan]):
     """The noise of an image, and the settings that generate the image from it."""
-
-    plan: InversionPlan = field(repr=False)
-    previews: bool = True
-    kind: str = "generate"
-
-    @property
-    def request(self) -> Mapping[str, Any]:
-        """The resolved parameters."""
-        return self.plan.params
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
         """Find the noise, and report it as a file with the settings beside it."""

@@ -8,9 +8,7 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.families.beside import networks_beside
-from ldmref.families.latent_diffusion import networks_of
-from ldmref.families.lookup import find_network
+from ldmref.families.lookup import find_network, networks_of_run
 from ldmref.families.network import DeclaredNetwork
 from ldmref.models.config import ModelConfig
 from ldmref.trace.recorder import CallRecord, Recorder
@@ -35,9 +33,8 @@ class LayerRecordingBackend(NamedBackend):
         fused = [name for name in ("group_norm_silu", "geglu") if is_overridden(inner, name)]
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
-        self.config = config
-        networks = (*networks_of(config), *networks_beside(config))
-        recorder.numbered |= {network.name for network in networks if network.numbered}
+        self.networks = networks_of_run(config)
+        recorder.numbered |= {network.name for network in self.networks if network.numbered}
         self.whole = inner.compiles if whole is None else whole
         self._open: list[tuple[DeclaredNetwork | None, CallRecord | None]] = []
 
@@ -57,7 +54,7 @@ class LayerRecordingBackend(NamedBackend):
 
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""
-        found = find_network(self.config, network, arrays)
+        found = find_network(self.networks, network, arrays)
         call = self.recorder.begin(found.name if found else network, self.inner)
         if call is not None:
             inputs: dict[str, Any] = {}

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.observed import PreparedRun
-from ldmref.trace.files import TraceWriter, read_trace
+from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 from ldmref.trace.name_maps import NameMap
-from ldmref.trace.observer import TraceObserver
-from ldmref.trace.recorder import Recorder
-from ldmref.trace.run import describe_program, describe_run
+from ldmref.trace.run import tracing
 from ldmref.trace.selection import Selection
-from ldmref.trace.store import SpooledStore
 
 CODE = "E-TRACE"
 
 
-class RecordedRunFolder:
-    """A run that is being recorded, and its trace afterwards.
+class RunRecording:
+    """A run that is recorded, with its trace after the block.
 
     Attributes:
         folder: The folder of the trace. A temporary one is deleted with this object.
     """
 
     def __init__(self, folder: str | Path | None):
-        self._temporary = None if folder is not None else TemporaryDirectory(prefix="ldmref-")
-        self.folder = Path(folder if folder is not None else self._temporary.name)  # type: ignore[union-attr]
+        if folder is None:
+            self._temporary = TemporaryDirectory(prefix="ldmref-")
+            folder = self._temporary.name
+        self.folder = Path(folder)
         self._ended = False
 
     @property
@@ -61,7 +58,7 @@ def recording(
     overwrite: bool = False,
     call: str = "unet",
     names: NameMap | None = None,
-) -> Iterator[RecordedRunFolder]:
+) -> Iterator[RunRecording]:
     """Record every named intermediate of the run in a `with` block; no number changes.
 
     Args:
@@ -88,80 +85,48 @@ def recording(
     >>> run.trace.tensors["unet.001//output"].shape
     (2, 4, 8, 8)
     """
-    run = RecordedRunFolder(folder)
-    overwrite = overwrite or folder is None
-    if isinstance(program, LatentDiffusion):
-        with _observing(program, run.folder, selection or Selection(), overwrite):
-            yield run
-    elif hasattr(program, "components"):
-        from ldmref.trace.torch_pipeline import record_pipeline
-
-        with record_pipeline(program, run.folder, selection=selection, overwrite=overwrite):
-            yield run
-    else:
-        record_module = _module_recorder(program)
-        options = {"call": call, "names": names, "selection": selection, "overwrite": overwrite}
-        with record_module(program, run.folder, **options):
-            yield run
+    run = RunRecording(folder)
+    options: dict[str, Any] = {"selection": selection, "overwrite": overwrite or folder is None}
+    with _recorder(program, run.folder, {"call": call, "names": names}, options):
+        yield run
     run._ended = True
 
 
-def _module_recorder(program: Any) -> Any:
-    """Return `record_module` for a module of torch.
+def _recorder(
+    program: Any, folder: Path, of_module: Mapping[str, Any], options: Mapping[str, Any]
+) -> AbstractContextManager[Any]:
+    """Return the context that records a program.
 
     Raises:
-        UsageError: It is no module.
+        UsageError: The program is none that can be recorded.
     """
-    if not hasattr(program, "named_modules"):
-        raise UsageError(
-            f"a {type(program).__name__} cannot be recorded",
-            code=CODE,
-            hint="give a model from ldmref.load, a diffusers pipeline or a torch.nn.Module",
-        )
-    from ldmref.trace.torch_hooks import record_module
+    if isinstance(program, LatentDiffusion):
+        return _observing(program, folder, **options)
+    if hasattr(program, "components"):
+        from ldmref.trace.torch_pipeline import record_pipeline
 
-    return record_module
+        return record_pipeline(program, folder, **options)
+    if hasattr(program, "named_modules"):
+        from ldmref.trace.torch_hooks import record_module
+
+        return record_module(program, folder, **of_module, **options)
+    raise UsageError(
+        f"a {type(program).__name__} cannot be recorded",
+        code=CODE,
+        hint="use a model from ldmref.load, a diffusers pipeline or a torch.nn.Module",
+    )
 
 
 @contextmanager
 def _observing(
-    model: LatentDiffusion, folder: Path, selection: Selection, overwrite: bool
+    model: LatentDiffusion, folder: Path, selection: Selection | None, overwrite: bool
 ) -> Iterator[None]:
-    """Let a model be observed in a block, and write what it computed."""
+    """Let a model's run be observed in a block."""
     if model.observer is not None:
         raise UsageError("the model is being recorded already", code=CODE)
-    writer = TraceWriter(folder, describe_program(model, selection), overwrite=overwrite)
-    observer = _OneRun(Recorder(writer, partial(SpooledStore, folder), selection), writer)
-    model.observer = observer
-    complete = False
-    try:
-        yield
-        complete = True
-    finally:
-        model.observer = None
-        observer.abandon()
-        writer.close(complete)
-
-
-class _OneRun(TraceObserver):
-    """Records the only run of a block."""
-
-    def __init__(self, recorder: Recorder, writer: TraceWriter):
-        super().__init__(recorder)
-        self.writer = writer
-
-    def watch(self, model: LatentDiffusion) -> LatentDiffusion:
-        """Return a copy of the model whose layers are recorded.
-
-        Raises:
-            UsageError: There was a run before.
-        """
-        if self._ops is not None:
-            hint = "record each run in a block of its own"
-            raise UsageError("a recording holds one run", code=CODE, hint=hint)
-        return super().watch(model)
-
-    def prepared(self, run: PreparedRun) -> None:
-        """Describe the run in the manifest."""
-        super().prepared(run)
-        self.writer.manifest |= describe_run(run)
+    with tracing(model, folder, selection, overwrite) as observer:
+        model.observer = observer
+        try:
+            yield
+        finally:
+            model.observer = None

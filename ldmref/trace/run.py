@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, Progress
+from ldmref.modes.callbacks import check_callbacks
+from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.observed import PreparedRun
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
@@ -64,25 +67,55 @@ def record_trace(
     ['text_encoder', 'text_encoder~1', 'tokens', 'tokens~1', 'schedule', 'unet.000']
     """
     check_callbacks(callback, cancel)
-    path = Path(folder)
+    with tracing(model, Path(folder), selection, overwrite) as observer:
+        return plan.run(model, callback, cancel, observer)
+
+
+@contextmanager
+def tracing(
+    model: LatentDiffusion, folder: Path, selection: Selection | None, overwrite: bool
+) -> Iterator[RunTracer]:
+    """Yield the observer of one run, whose calls are written to a folder.
+
+    The trace is complete if the block ends without an error.
+
+    Raises:
+        OutputError: The folder has a trace, or cannot be written.
+    """
     selected = selection or Selection()
-    writer = TraceWriter(path, describe_program(model, selected), overwrite=overwrite)
-    observer = TraceObserver(Recorder(writer, partial(SpooledStore, path), selected))
+    writer = TraceWriter(folder, describe_program(model, selected), overwrite=overwrite)
+    observer = RunTracer(Recorder(writer, partial(SpooledStore, folder), selected), writer)
     complete = False
     try:
-        run = plan.prepare(model, observer)
-        writer.manifest |= describe_run(run)
-        generated = []
-        for event in run.generate(cancel):
-            if isinstance(event, Progress):
-                notify(callback, event)
-            else:
-                generated.append(event)
+        yield observer
         complete = True
     finally:
         observer.abandon()
         writer.close(complete)
-    return run.result(generated)
+
+
+class RunTracer(TraceObserver):
+    """Records one run, and describes it in the manifest."""
+
+    def __init__(self, recorder: Recorder, writer: TraceWriter):
+        super().__init__(recorder)
+        self.writer = writer
+
+    def watch(self, model: LatentDiffusion) -> LatentDiffusion:
+        """Return a copy of the model whose layers are recorded.
+
+        Raises:
+            UsageError: There was a run before.
+        """
+        if self._ops is not None:
+            hint = "record each run in a block of its own"
+            raise UsageError("a recording holds one run", code="E-TRACE", hint=hint)
+        return super().watch(model)
+
+    def prepared(self, run: PreparedRun) -> None:
+        """Describe the run in the manifest."""
+        super().prepared(run)
+        self.writer.manifest |= describe_run(run)
 
 
 def describe_program(model: LatentDiffusion, selection: Selection) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ldmref.cases.shrink import shrink
 from ldmref.export.networks import list_networks
 from ldmref.families.beside import describe_classifier, networks_beside, unet_residuals
 from ldmref.families.latent_diffusion import networks_of
-from ldmref.families.lookup import find_network, known_networks
+from ldmref.families.lookup import find_network, known_networks, networks_of_run
 from ldmref.models.classifier import ClassifierConfig
 from ldmref.models.networks import model_spec
 from ldmref.models.params import count
@@ -88,11 +88,12 @@ def test_a_trace_has_the_declared_names(tmp_path):
 
 def test_a_call_is_found_by_its_function_and_configuration():
     config = SMALL["sdxl"]
+    networks = networks_of_run(config)
     for network in networks_of(config):
         arguments = {"config": network.settings["config"]}
-        found = find_network(config, network.function.__name__, arguments)
+        found = find_network(networks, network.function.__name__, arguments)
         assert found is not None and found.name == network.name
-    assert find_network(config, "no_network", {}) is None
+    assert find_network(networks, "no_network", {}) is None
     assert {"unet", "cond_stage", "taesd.encode", "controlnet.hint"} <= known_networks()
 
 

@@ -22,7 +22,7 @@ from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance import PLAIN
 from ldmref.modes.observed import TakenStep
 from ldmref.modes.trajectory import RunObserver, Trajectory
-from ldmref.samplers import Guidance, Interval, get_guidance
+from ldmref.samplers import Guidance, get_guidance
 
 CODE = "E-CALLBACK"
 # Tensors that a callback may ask for by name and replace.
@@ -55,6 +55,7 @@ class CallbackObserver(RunObserver):
         between: Whether the step has evaluated the network before.
         parts: The embeddings, by the name of the prediction.
         changed: Whether the callback has replaced embeddings or guidance since the last evaluation.
+        trajectory: The sampling as it was planned.
     """
 
     pipe: Any
@@ -72,6 +73,7 @@ class CallbackObserver(RunObserver):
     between: bool = False
     parts: dict[str, Conditioning] = field(default_factory=dict)
     changed: bool = False
+    trajectory: Trajectory = field(init=False, repr=False)
 
     def started(self, trajectory: Trajectory) -> Trajectory:
         """Keep the embeddings, which the callback may read and replace."""
@@ -79,10 +81,6 @@ class CallbackObserver(RunObserver):
         self.parts = dict(trajectory.conditionings)
         self.changed = True
         return trajectory
-
-    def stepping(self, x: Array, interval: Interval) -> None:
-        """Begin a step; it may evaluate the network twice."""
-        self.between = False
 
     def evaluating(self, x: Array, sigma: float) -> Trajectory | None:
         """Call the callback between two evaluations of a step; return what it has changed."""
