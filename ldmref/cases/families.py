@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from ldmref.cases.network_cases import NetworkCase, network_case
 from ldmref.cases.shrink import WIDTHS, shrink, shrink_autoencoder
-from ldmref.families.beside import (
+from ldmref.families.auxiliary import (
     describe_classifier,
     describe_controlnet,
     describe_hint,

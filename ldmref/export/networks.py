@@ -14,7 +14,12 @@ from ldmref.backends.base import Backend
 from ldmref.backends.graph.graph import Graph, GraphInput
 from ldmref.backends.graph.layers import trace_layers
 from ldmref.backends.graph.tracer import trace
-from ldmref.families.beside import describe_controlnet, describe_hint, describe_tiny, unet_residuals
+from ldmref.families.auxiliary import (
+    describe_controlnet,
+    describe_hint,
+    describe_tiny,
+    unet_residuals,
+)
 from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.network import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.math.arrays import Array

@@ -4,6 +4,6 @@
 |---|---|
 | `network.py` | what a declaration of a network says |
 | `latent_diffusion.py` | the networks of Stable Diffusion, and of latent diffusion before it |
-| `beside.py` | the networks that a run may use in addition: TAESD, ControlNets, a classifier |
+| `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |
 """

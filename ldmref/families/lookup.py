@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from ldmref.families.beside import networks_beside
+from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.network import DeclaredNetwork
 from ldmref.models.config import ModelConfig
@@ -15,7 +15,7 @@ from ldmref.models.presets import PRESETS
 
 @cache
 def known_networks() -> frozenset[str]:
-    """Return the names of the networks that a model of any preset may have, and those beside it.
+    """Return the names of the networks of all presets, and of the auxiliary ones.
 
     >>> sorted(known_networks())[:4]
     ['cond_stage', 'controlnet', 'controlnet.hint', 'taesd.decode']
@@ -25,8 +25,8 @@ def known_networks() -> frozenset[str]:
 
 
 def networks_of_run(config: ModelConfig) -> tuple[DeclaredNetwork, ...]:
-    """Return the networks that a run with a model may call: its own, and those beside it."""
-    return (*networks_of(config), *networks_beside(config))
+    """Return the networks that a run may call: those of its model and the auxiliary ones."""
+    return (*networks_of(config), *auxiliary_networks(config))
 
 
 def find_network(

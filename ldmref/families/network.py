@@ -1,7 +1,6 @@
 """A network as data: its function, its parameters, and what it takes and returns by name.
 
-Every tool that names a network's arrays reads these declarations: traces, `ldmref diff`, golden
-cases, exports. None has a list of its own.
+Traces, `ldmref diff`, golden cases and exports read these declarations and keep no lists.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.families.beside import networks_beside
+from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.lookup import known_networks
 from ldmref.families.network import CallSize, DeclaredNetwork, NetworkInput
@@ -117,10 +117,10 @@ def find_definition(
     if kind.startswith("controlnet"):  # several ControlNets are called in turn
         numbers = re.findall(r"\d+", call)
         net = controlnets[int(numbers[-1]) % len(controlnets) if numbers else 0]
-        networks = networks_beside(config, control=net.config)
+        networks = auxiliary_networks(config, control=net.config)
         owner = {"controlnet": net.params}
     elif tiny is not None:
-        networks += networks_beside(config, tiny.config)
+        networks += auxiliary_networks(config, tiny.config)
         owner = {**{network.params: None for network in networks}, **model.params}
         owner["tiny"] = tiny.params
     for network in networks:

@@ -66,7 +66,7 @@ def recording(
         folder: The folder of the trace. None: a temporary one.
         selection: Calls, layers and steps to record. None: all.
         overwrite: Whether a trace in `folder` is replaced.
-        call: The name of a module's calls. Models and pipelines have names of their own.
+        call: The name of a module's calls; not used for models and pipelines.
         names: The layer of ldmref for each submodule of a module; see `record_module`. None: the
             paths of the modules.
 

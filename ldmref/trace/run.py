@@ -108,7 +108,7 @@ class RunTracer(TraceObserver):
             UsageError: There was a run before.
         """
         if self._ops is not None:
-            hint = "record each run in a block of its own"
+            hint = "record each run in another block"
             raise UsageError("a recording holds one run", code="E-TRACE", hint=hint)
         return super().watch(model)
 

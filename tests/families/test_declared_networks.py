@@ -13,7 +13,7 @@ from ldmref.backends import get_backend
 from ldmref.cases.network_cases import network_case
 from ldmref.cases.shrink import shrink
 from ldmref.export.networks import list_networks
-from ldmref.families.beside import describe_classifier, networks_beside, unet_residuals
+from ldmref.families.auxiliary import auxiliary_networks, describe_classifier, unet_residuals
 from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
 from ldmref.models.classifier import ClassifierConfig
@@ -27,7 +27,7 @@ SMALL = {name: shrink(config) for name, config in PRESETS.items() if name != "ti
 ALL = [
     (name, network)
     for name, config in SMALL.items()
-    for network in (*networks_of(config), *networks_beside(config))
+    for network in (*networks_of(config), *auxiliary_networks(config))
 ]
 IDS = [f"{name}-{network.name}" for name, network in ALL]
 
@@ -101,7 +101,9 @@ def test_residuals_are_those_of_the_controlnet():
     from ldmref.models.controlnet import ControlNetConfig
 
     config = SMALL["sd15"].unet
-    case = network_case("x", networks_beside(SMALL["sd15"], control=ControlNetConfig(config))[-1])
+    case = network_case(
+        "x", auxiliary_networks(SMALL["sd15"], control=ControlNetConfig(config))[-1]
+    )
     ops = get_backend("numpy")
     result = ops.compile(case.function, case.params)(**case.settings, **case.inputs)
     sizes = {"batch": 2, "height": 8, "width": 8}

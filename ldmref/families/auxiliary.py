@@ -1,4 +1,4 @@
-"""Networks that a run may use beside those of its model: TAESD, ControlNets, a classifier."""
+"""Auxiliary networks, used in addition to a model: TAESD, ControlNets, a classifier."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ldmref.models.controlnet import ControlNetConfig, controlnet, controlnet_sp
 from ldmref.models.taesd import TinyConfig, tiny_decode, tiny_encode, tiny_spec
 
 
-def networks_beside(
+def auxiliary_networks(
     config: ModelConfig, tiny: TinyConfig | None = None, control: ControlNetConfig | None = None
 ) -> list[DeclaredNetwork]:
-    """Return the networks that a run may use beside those of its model: TAESD, a ControlNet.
+    """Return the networks that a run may use in addition to its model: TAESD, a ControlNet.
 
     Args:
         config: The model's configuration.
