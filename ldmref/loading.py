@@ -20,6 +20,7 @@ from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import BUILT_IN_TOKENIZERS
 from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import LazyParams, init, unflatten
@@ -189,7 +190,7 @@ def random_model(
     ops = open_backend(backend, device, dtype, speed=speed)
     config = preset(name)
     text = config.text_encoder
-    if text.model_type in ("class", "none"):
+    if text.model_type in BUILT_IN_TOKENIZERS:
         tokenizer = tokenizer_for(text)
     else:
         words = word_tokenizer(["a red blue green heart cat dog face with hat"], 512)

@@ -10,8 +10,9 @@ from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.native import check_weights
 from ldmref.loading import build_tiny_autoencoder, open_backend, require_type
-from ldmref.models.config import AutoencoderConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig
 from ldmref.models.controlnet import ControlNet
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import unflatten
 from ldmref.models.taesd import TinyAutoencoder
 

@@ -33,7 +33,7 @@ def save_wordless(folder, concat, **changes):
         tiny,
         name=concat,
         concat=concat,
-        unet=replace(tiny.unet, **changed),
+        denoiser=replace(tiny.unet, **changed),
         text_encoder=text,
         defaults=Defaults(3, 1.0, 16, 16),
         **changes,

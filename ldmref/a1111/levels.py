@@ -124,7 +124,7 @@ def levels_for(
     check_steps(steps, min(validation.MAX_STEPS, len(table)))
     if strength is not None:
         strength = validation.check_number("strength", strength, 0.0, 1.0)
-    options = Options(beta, discard, sdxl=bool(config.unet.addition_embed_type))
+    options = Options(beta, discard, sdxl=config.text_encoder_2 is not None)
     return a1111_levels(table, sampler, schedule, steps, strength, options)
 
 

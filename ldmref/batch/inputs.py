@@ -19,7 +19,7 @@ from ldmref.declare import Check, Field, Flag
 from ldmref.errors import ImageError, InputError, UsageError, did_you_mean, short_path, short_repr
 from ldmref.files import not_a_file, read_file
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.models.config import UNetConfig
+from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.registry import MODES
 
@@ -51,7 +51,7 @@ class RowInputs:
 
 
 def find_inputs(
-    mode: str, values: Mapping[str, Any], folder: Path, unet: UNetConfig | None = None
+    mode: str, values: Mapping[str, Any], folder: Path, config: ModelConfig | None = None
 ) -> RowInputs:
     """Find and digest the files that a row names.
 
@@ -59,7 +59,7 @@ def find_inputs(
         mode: The mode of the row.
         values: Its parameters.
         folder: The folder to which paths are relative.
-        unet: The U-Net that ControlNets of single files must fit.
+        config: The model whose U-Net ControlNets of single files must fit.
 
     Raises:
         UsageError: An image is not a path, or a control is not an object with a net and an image.
@@ -82,7 +82,7 @@ def find_inputs(
             digests[name] = digest_array(array)
         elif declared.attachment == "controlnet":
             controls = [read_control(control, folder) for control in list_controls(value)]
-            digests[name] = [digest_control(control, unet) for control in controls]
+            digests[name] = [digest_control(control, config) for control in controls]
         else:
             plain[name] = value
     return RowInputs(plain, images, tuple(controls), digests)
@@ -172,9 +172,9 @@ def read_control(value: Any, folder: Path) -> dict[str, Any]:
     return {**value, "net": str((folder / net).absolute()), "image": image}
 
 
-def digest_control(control: Mapping[str, Any], unet: UNetConfig | None) -> dict[str, Any]:
+def digest_control(control: Mapping[str, Any], config: ModelConfig | None) -> dict[str, Any]:
     """Return a control with the digests of its net and its image instead of their paths."""
-    net = open_controlnet(control["net"], unet)
+    net = open_controlnet(control["net"], config and config.unet)
     files = {"net": net.sha256(), "name": net.name, "image": digest_file(control["image"])}
     return {**control, **files}
 

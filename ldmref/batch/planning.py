@@ -116,7 +116,7 @@ def plan_row(
             hint="leave seed out: a batch derives it from the row",
         )
     derived = "seed" in takes and seed in RANDOM
-    inputs = find_inputs(row.mode, values, folder, config.unet)
+    inputs = find_inputs(row.mode, values, folder, config)
     if derived:
         inputs = replace(inputs, values={**inputs.values, "seed": 0})
     plan = modes.plan(row.mode, config, **inputs.parameters())

@@ -26,7 +26,8 @@ from ldmref.bench.cases import (
 )
 from ldmref.bench.engines import ENGINES, engine_workload
 from ldmref.errors import BackendUnavailable
-from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 

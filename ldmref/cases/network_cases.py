@@ -10,9 +10,9 @@ import numpy as np
 
 from ldmref.cases.parameters import random_array, random_parameters, random_stream
 from ldmref.cases.shrink import SIZE
-from ldmref.families.network import DeclaredNetwork, NetworkInput
 from ldmref.models import autoencoder
 from ldmref.models.config import AutoencoderConfig
+from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.params import Params
 
 LENGTH = 7  # tokens

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
 
 WIDTHS = (8, 12, 12)  # channels per level
 HIDDEN = 16  # width of a text encoder
@@ -20,7 +21,7 @@ def shrink(config: ModelConfig) -> ModelConfig:
     segmentation = {"segmentation_classes": 5} if config.segmentation_classes else {}
     return replace(
         config,
-        unet=shrink_unet(config.unet, width, pooled),
+        denoiser=shrink_unet(config.unet, width, pooled),
         vae=shrink_autoencoder(config.vae),
         **dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=False)),
         **segmentation,

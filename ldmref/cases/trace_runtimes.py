@@ -18,7 +18,7 @@ from ldmref.cases.recorder import flat
 from ldmref.cases.trace_runs import GoldenTrace, golden_traces, record_run
 from ldmref.errors import InputError
 from ldmref.families.lookup import find_network, networks_of_run
-from ldmref.families.network import DeclaredNetwork
+from ldmref.models.declared import DeclaredNetwork
 
 Load = Callable[[str], Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]]
 

@@ -14,7 +14,7 @@ from ldmref.cli.progress import one_line
 from ldmref.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread, select_ema
-from ldmref.io.diffusers.folder import WEIGHTS, open_weight_files
+from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.pil import open_image
@@ -177,9 +177,9 @@ def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str,
     if is_diffusers(path):
         return [
             (f"{part}.", file)
-            for part, stem in WEIGHTS.items()
+            for part in list_parts()
             if (path / part).is_dir()
-            for file in open_weight_files(path / part, stem, variant)
+            for file in open_weight_files(path / part, get_weight_stem(part), variant)
         ]
     if not (path / "config.json").is_file():
         raise InputError(

@@ -20,9 +20,10 @@ from ldmref.io.locate import (
     read_model_config,
 )
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
-from ldmref.models.presets import PRESETS
+from ldmref.models.presets import list_presets
 from ldmref.plugins import list_plugins, list_unusable
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler
 from ldmref.samplers.own_spacing import GROUP as SCHEDULE_PLUGINS
@@ -121,8 +122,16 @@ def models(as_json: bool) -> None:
         installed = (find_model(name) / NATIVE_WEIGHTS).is_file()
         about = "emoji, and scenes of them"
         rows.append(row(name, read_model_config(name), about, "embedded", installed))
-    for name, config in PRESETS.items():
-        rows.append(row(name, config, DESCRIPTIONS.get(name, ""), "preset", True))
+    for name, config in list_presets().items():
+        rows.append(
+            row(
+                name,
+                config,
+                DESCRIPTIONS.get(name) or family_of(config).description,
+                "preset",
+                True,
+            )
+        )
 
     def cells(row: TableRow) -> tuple[str, ...]:
         kind = row["kind"] if row["installed"] else "missing"
@@ -221,7 +230,7 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
         print_model_info(find_model(target), as_json, listed=tensors)
     elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
         print_model_info(find_folder(path), as_json, variant, tensors)
-    elif not path.exists() and target in PRESETS:
+    elif not path.exists() and target in list_presets():
         find_model(target)  # raises an error that explains presets
     else:
         print_image_info(target, as_json)

@@ -27,7 +27,7 @@ def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
 
     def predict(xt: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         timesteps = ops.asarray(t.astype(np.float64), ops.state_dtype)
-        output = model.unet_output(ops.asarray(xt), timesteps, conditioning)
+        output = model.predict_with_variance(ops.asarray(xt), timesteps, conditioning)
         y = ops.to_numpy(output).astype(np.float64)
         return convert(xt, y[:, :z], alphas_cumprod[t]), y[:, z:] if learned else None
 

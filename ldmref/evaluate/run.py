@@ -154,7 +154,7 @@ def _prompts(
     kind = model.config.text_encoder.model_type
     if kind == "none":
         return [""] * len(indices)
-    if kind == "class":
+    if kind in ("class", "label"):
         return [_class(model, data.classes[int(i)]) for i in indices]
     prompts: list[str] = []
     for i in indices:

@@ -14,6 +14,7 @@ from ldmref.explore.preview import preview_matrix
 from ldmref.io.images.pil import open_image
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import CancelFlag, Progress
@@ -35,7 +36,9 @@ def words_of(run: Run) -> list[PromptWord]:
     """Return the words of the prompt; none without cross-attention to a single text."""
     config = run.model.config
     single = run.initial.interpolation is None and not run.job.embeddings
-    if config.unet.attention != "cross" or config.text_encoder.model_type == "class" or not single:
+    denoiser = config.denoiser
+    words = isinstance(denoiser, UNetConfig) and denoiser.attention == "cross"
+    if not words or config.text_encoder.model_type == "class" or not single:
         return []
     return find_words(run.model.tokenizer, run.job.prompts[0], run.job.prompt_options)
 

@@ -35,8 +35,8 @@ from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.memmap import release_pages
-from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNet
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.models.taesd import TinyAutoencoder

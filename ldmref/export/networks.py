@@ -20,11 +20,11 @@ from ldmref.families.auxiliary import (
     describe_tiny,
     unet_residuals,
 )
-from ldmref.families.latent_diffusion import networks_of
-from ldmref.families.network import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet, encode_hint
+from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
+from ldmref.models.family import family_of
 from ldmref.models.params import Params
 from ldmref.models.taesd import TinyConfig
 from ldmref.models.unet import Residuals
@@ -77,17 +77,17 @@ def list_networks(
         controlnets: Configurations of ControlNets. With any of them, the U-Net takes their outputs.
         ids: The data type of token ids.
     """
-    networks = networks_of(config)
+    networks = list(family_of(config).networks(config))
     if tiny is not None:
         own = [network for network in networks if network.params != "vae"]
         networks = own + describe_tiny(tiny)
     found = []
     for network in networks:
-        if network.name == "unet":
+        if network.params == config.denoiser.network:
             names = name_controlnets(len(controlnets))
             pairs = zip(names, controlnets, strict=True)
             found += [export_controlnet(name, net) for name, net in pairs]
-        controlled = network.name == "unet" and bool(controlnets)
+        controlled = network.params == config.denoiser.network and bool(controlnets)
         found.append(export_network(network, ids, controlled))
     return found
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from ldmref.families.latent_diffusion import coder_pair, unet_inputs, unet_settings
-from ldmref.families.network import (
+from ldmref.models.classifier import ClassifierConfig, classifier, classifier_spec
+from ldmref.models.config import ModelConfig
+from ldmref.models.controlnet import ControlNetConfig, controlnet, controlnet_spec, encode_hint
+from ldmref.models.declared import (
     BATCH,
     HEIGHT,
     WIDTH,
@@ -14,9 +17,7 @@ from ldmref.families.network import (
     NetworkInput,
     NetworkOutput,
 )
-from ldmref.models.classifier import ClassifierConfig, classifier, classifier_spec
-from ldmref.models.config import ModelConfig, UNetConfig
-from ldmref.models.controlnet import ControlNetConfig, controlnet, controlnet_spec, encode_hint
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.taesd import TinyConfig, tiny_decode, tiny_encode, tiny_spec
 
 
@@ -25,10 +26,14 @@ def auxiliary_networks(
 ) -> list[DeclaredNetwork]:
     """Return the networks that a run may use in addition to its model: TAESD, a ControlNet.
 
+    Only a U-Net takes a ControlNet.
+
     Args:
         config: The model's configuration.
         tiny, control: Their configurations. None: those that fit the model.
     """
+    if not isinstance(config.denoiser, UNetConfig):
+        return describe_tiny(tiny or TinyConfig())
     net = control or ControlNetConfig(unet=config.unet)
     return [*describe_tiny(tiny or TinyConfig()), describe_hint(net), describe_controlnet(net)]
 

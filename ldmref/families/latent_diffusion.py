@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ldmref.families.network import (
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
+from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
+from ldmref.math.arrays import Array
+from ldmref.models.autoencoder import autoencoder_spec, decode, encode
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.declared import (
     BATCH,
     HEIGHT,
     WIDTH,
@@ -15,17 +24,15 @@ from ldmref.families.network import (
     NetworkInput,
     NetworkOutput,
 )
-from ldmref.models.autoencoder import autoencoder_spec, decode, encode
-from ldmref.models.config import (
-    TEXT_ENCODERS,
-    AutoencoderConfig,
-    ModelConfig,
-    TextConfig,
-    UNetConfig,
-)
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import Family
+from ldmref.models.flops import count_unet_flops
+from ldmref.models.memory import count_unet_activations
+from ldmref.models.presets import PRESETS
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
 from ldmref.models.unet import unet, unet_spec
+from ldmref.models.validate import broken_latent_diffusion_rules
 
 TOKENS = CallSize("tokens", label="sequence_length")
 
@@ -214,3 +221,32 @@ def describe_rescaler(config: ModelConfig) -> DeclaredNetwork:
         (NetworkOutput("", "sample"),),
         "cond_stage",
     )
+
+
+def condition_on_text(
+    ops: Backend, config: ModelConfig, states: Array, pooled: Array | None, size: tuple[int, int]
+) -> Conditioning:
+    """Return the conditioning of a U-Net; SDXL also reads pooled text and the image's size."""
+    if not config.unet.addition_embed_type:
+        return Conditioning(states)
+    width, height = size
+    row = np.asarray([[height, width, 0, 0, height, width]], np.float64)
+    sizes = ops.asarray(np.repeat(row, states.shape[0], axis=0), ops.state_dtype)
+    return Conditioning(states, pooled, sizes)
+
+
+PIPELINES = dict.fromkeys(STABLE_DIFFUSION, read_stable_diffusion)
+PIPELINES |= dict.fromkeys(LDM_PIPELINES, read_ldm_config)
+LATENT_DIFFUSION = Family(
+    "latent-diffusion",
+    UNetConfig,
+    networks_of,
+    count_unet_flops,
+    count_unet_activations,
+    broken_latent_diffusion_rules,
+    condition=condition_on_text,
+    pipelines=PIPELINES,
+    presets=PRESETS,
+    description="Stable Diffusion 1, 2 and XL, latent diffusion, and the emoji model",
+)
+"""The family of latent diffusion with a U-Net."""

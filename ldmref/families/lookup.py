@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 from ldmref.families.auxiliary import auxiliary_networks
-from ldmref.families.latent_diffusion import networks_of
-from ldmref.families.network import DeclaredNetwork
 from ldmref.models.config import ModelConfig
-from ldmref.models.presets import PRESETS
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.family import family_of
+from ldmref.models.presets import list_presets
 
 
 @cache
@@ -20,13 +20,15 @@ def known_networks() -> frozenset[str]:
     >>> sorted(known_networks())[:4]
     ['cond_stage', 'controlnet', 'controlnet.hint', 'taesd.decode']
     """
-    networks = (network for config in PRESETS.values() for network in networks_of_run(config))
+    networks = (
+        network for config in list_presets().values() for network in networks_of_run(config)
+    )
     return frozenset(network.name for network in networks)
 
 
 def networks_of_run(config: ModelConfig) -> tuple[DeclaredNetwork, ...]:
     """Return the networks that a run may call: those of its model and the auxiliary ones."""
-    return (*networks_of(config), *auxiliary_networks(config))
+    return (*family_of(config).networks(config), *auxiliary_networks(config))
 
 
 def find_network(

@@ -17,10 +17,8 @@ from ldmref.io.locate import configure_single_file, find_model, is_native, read_
 from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
-
-BUILT_IN_TOKENIZERS = ("class", "none")  # text encoders whose tokenizer needs no files
 
 
 @dataclass(frozen=True)

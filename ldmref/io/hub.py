@@ -16,7 +16,7 @@ from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
 from ldmref.files import open_file
-from ldmref.io.diffusers.folder import WEIGHTS, select_weight_names
+from ldmref.io.diffusers.folder import get_weight_stem, list_parts, select_weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
 
@@ -166,7 +166,8 @@ def select_files(files: Sequence[str], repository: str, variant: str | None = No
         folder, _, rest = name.rpartition("/")
         inside.setdefault(folder, []).append(rest)
     wanted = [INDEX]
-    for part, stem in WEIGHTS.items():
+    for part in list_parts():
+        stem = get_weight_stem(part)
         for folder in (part, FOLDERS.get(part, part)):
             if "config.json" in inside.get(folder, ()):
                 names = ["config.json", *select_weight_names(inside[folder], stem, folder, variant)]

@@ -15,7 +15,7 @@ from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.io.native import read_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
-from ldmref.models.presets import PRESETS
+from ldmref.models.presets import PRESETS, list_presets
 
 NATIVE_INDEX = "config.json"
 DIFFUSERS_INDEX = "model_index.json"
@@ -83,7 +83,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
 
 
 def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
-    if name in PRESETS:
+    if name in list_presets():
         raise InputError(
             f"{name!r} is a preset: networks without weights",
             code="E-MODEL",
@@ -184,12 +184,15 @@ def find_named_config(name: str | Path) -> ModelConfig:
     """
     if str(name) in PRESETS:
         return PRESETS[str(name)]
+    known = list_presets()
+    if str(name) in known:
+        return known[str(name)]
     path = check_input_path(name, "the name of a configuration", "E-CONFIG")
     if is_diffusers(path):
         return read_diffusers_config(path)
     file = path if path.suffix == ".json" else path / NATIVE_INDEX
     if not file.is_file():
-        hint = did_you_mean(str(name), PRESETS)
+        hint = did_you_mean(str(name), known)
         raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
     return read_config(file)
 

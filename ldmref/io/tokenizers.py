@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldmref.errors import CorruptModelError
-from ldmref.models.config import TextConfig
+from ldmref.models.config import BUILT_IN_TOKENIZERS, TextConfig
 from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -28,8 +28,8 @@ def tokenizer_for(
         InputError: No vocabulary was found.
         CorruptModelError: A file is damaged, or the vocabulary is larger than the encoder's.
     """
-    if text.model_type in ("class", "none"):
-        classes = text.vocab_size if text.model_type == "class" else 0
+    if text.model_type in BUILT_IN_TOKENIZERS:
+        classes = 0 if text.model_type == "none" else text.vocab_size
         return ClassLabelTokenizer(classes, text.class_names)
     if text.model_type == "ldmbert":
         tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)

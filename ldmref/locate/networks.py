@@ -11,11 +11,10 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
-from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.lookup import known_networks
-from ldmref.families.network import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.locate.arguments import RecordedArguments
 from ldmref.models.controlnet import ControlNet
+from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -112,7 +111,7 @@ def find_definition(
     kind = network_of(call)
     config = model.config
     tiny = model.tiny_autoencoder
-    networks = networks_of(config)
+    networks = list(model.family.networks(config))
     owner: Mapping[str, Any] = model.params
     if kind.startswith("controlnet"):  # several ControlNets are called in turn
         numbers = re.findall(r"\d+", call)

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.families.network import DeclaredNetwork
 from ldmref.locate.alignment import align
 from ldmref.locate.layouts import CLOSE, relative_error
 from ldmref.locate.names import (
@@ -36,6 +35,7 @@ from ldmref.locate.names import (
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
 from ldmref.locate.trials import RepeatableRun
 from ldmref.math.arrays import Array
+from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.backend import name_outputs
 from ldmref.trace.model import Trace, TraceEntry
 

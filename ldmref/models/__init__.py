@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ldmref.models.config import Defaults as Defaults
     from ldmref.models.config import ModelConfig as ModelConfig
     from ldmref.models.config import TextConfig as TextConfig
-    from ldmref.models.config import UNetConfig as UNetConfig
     from ldmref.models.controlnet import ControlNet as ControlNet
     from ldmref.models.controlnet import ControlNetConfig as ControlNetConfig
+    from ldmref.models.denoiser_config import UNetConfig as UNetConfig
     from ldmref.models.model import LatentDiffusion as LatentDiffusion
     from ldmref.models.networks import model_spec as model_spec
     from ldmref.models.params import Params as Params

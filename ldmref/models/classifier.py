@@ -13,7 +13,7 @@ from ldmref.declare import Length
 from ldmref.math.arrays import Array
 from ldmref.models import layers as nn
 from ldmref.models import specs
-from ldmref.models.config import UNetConfig, Width, Widths
+from ldmref.models.denoiser_config import UNetConfig, Width, Widths
 from ldmref.models.params import Params, Spec
 from ldmref.models.unet import embed_timestep, run_encoder, unet_spec
 

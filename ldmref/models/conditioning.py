@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from weakref import ref
 
 from ldmref.backends.base import Backend
@@ -46,6 +47,7 @@ class Conditioning(NamedTuple):
             without cross-attention.
         pooled: Pooled text, (n, d), for `addition_embed_type` "text_time"; None otherwise.
         sizes: The six image sizes, (n, 6), for "text_time"; None otherwise.
+        more: Arrays of other families, by the argument of the denoiser that takes them.
 
     >>> import numpy as np
     >>> from ldmref.models import Conditioning
@@ -57,6 +59,13 @@ class Conditioning(NamedTuple):
     context: Array | CachedContext | None
     pooled: Array | None = None
     sizes: Array | None = None
+    more: Mapping[str, Array] = MappingProxyType({})
+
+    @property
+    def arrays(self) -> dict[str, Array | CachedContext | None]:
+        """All arrays by the argument of the denoiser that takes them."""
+        parts = {"context": self.context, "pooled": self.pooled, "sizes": self.sizes}
+        return parts | dict(self.more)
 
 
 def convert_conditioning(
@@ -64,12 +73,13 @@ def convert_conditioning(
 ) -> Conditioning:
     """Convert a conditioning, or bare hidden states, to arrays of a backend."""
     parts = context if isinstance(context, Conditioning) else Conditioning(context)
-    own = {
+    own: dict[str, Any] = {
         name: ops.own(name, part)
-        for name, part in parts._asdict().items()
+        for name, part in parts.arrays.items()
         if part is not None and not isinstance(part, CachedContext)
     }
-    return parts._replace(**own)
+    more = {name: own.pop(name) for name in parts.more}
+    return parts._replace(**own, more=more)
 
 
 def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
@@ -89,6 +99,8 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
     def concat(arrays: Sequence[Array | None]) -> Array | None:
         return None if arrays[0] is None else ops.xp.concat(arrays, axis=0)
 
-    contexts, pooled, sizes = zip(*parts, strict=True)
-    states = [get_hidden_states(context) for context in contexts]
-    return add_cache(ops, Conditioning(concat(states), concat(pooled), concat(sizes)))
+    states = [get_hidden_states(part.context) for part in parts]
+    pooled = concat([part.pooled for part in parts])
+    sizes = concat([part.sizes for part in parts])
+    more = {name: concat([part.more[name] for part in parts]) for name in parts[0].more}
+    return add_cache(ops, Conditioning(concat(states), pooled, sizes, more))

@@ -7,77 +7,20 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ldmref.declare import Length, Range
+from ldmref.errors import UsageError
+from ldmref.models.denoiser_config import (
+    DenoiserConfig,
+    Eps,
+    Layers,
+    UNetConfig,
+    Width,
+    WidthOrZero,
+    Widths,
+)
 from ldmref.samplers.config import SchedulerConfig
 
+BUILT_IN_TOKENIZERS = ("class", "label", "none")  # text encoders whose tokenizer needs no files
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # fields of `ModelConfig`, and networks
-LEVELS = Length(1, 10)  # a network has from 1 to 10
-Width = Annotated[int, Range(1, 65536)]
-WidthOrZero = Annotated[int, Range(0, 65536)]
-Widths = Annotated[tuple[int, ...], Range(1, 65536), LEVELS]
-Flags = Annotated[tuple[bool, ...], LEVELS]
-Layers = Annotated[int, Range(1, 16)]
-LayersPerLevel = Annotated[tuple[int, ...], Range(1, 16), LEVELS]
-Depths = Annotated[tuple[int, ...], Range(1, 100), LEVELS]
-Eps = Annotated[float, Range(0, 1)]
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """The denoising U-Net, which predicts eps, v or x0 of latents (n, z, h, w).
-
-    Args:
-        in_channels: Number of input channels: z, and those of an image that is joined to the
-            latents.
-        out_channels: Number of output channels: z, or 2 z if the variance is also learned.
-        sample_size: Height and width of the latents in training.
-        block_out_channels: Width of each level, from the highest resolution to the lowest; each
-            level halves height and width.
-        layers_per_block: Number of residual blocks per level; the decoder has one more.
-        attention_levels: Whether each level has attention.
-        attention: `cross`, transformers with self- and cross-attention, or `self`, attention blocks
-            without cross-attention.
-        num_heads: Number of attention heads of each level; the mid block uses the last.
-        transformer_layers_per_block: Number of transformer layers of each level; the mid block uses
-            the last.
-        cross_attention_dim: Width d of the hidden states of the text (n, l, d); 0 without text.
-        class_embed_type: `simple_projection` adds the last token of the text to the time embedding;
-            "" does not.
-        addition_embed_type: `text_time` adds pooled text and image sizes to the time embedding
-            (SDXL); "" does not.
-        addition_time_embed_dim: Width of the embedding of each of the six sizes.
-        projection_class_embeddings_input_dim: Width of pooled text and embedded sizes together.
-        use_linear_projection: Whether transformers project with a matrix instead of a 1 x 1
-            convolution.
-        resnet_time_scale_shift: `default` adds the time embedding; `scale_shift` scales and shifts
-            the second norm with it.
-        resnet_updown: Whether levels resample with residual blocks instead of convolutions.
-        norm_num_groups: Number of groups of every GroupNorm; it divides every width.
-        norm_eps: Number added to the variance in GroupNorm, in [0, 1].
-
-    >>> from ldmref.models import UNetConfig
-    >>> UNetConfig().block_out_channels  # Stable Diffusion 1
-    (320, 640, 1280, 1280)
-    """
-
-    in_channels: Width = 4
-    out_channels: Width = 4
-    sample_size: Width = 64
-    block_out_channels: Widths = (320, 640, 1280, 1280)
-    layers_per_block: Layers = 2
-    attention_levels: Flags = (True, True, True, False)
-    attention: Literal["cross", "self"] = "cross"
-    num_heads: Widths = (8, 8, 8, 8)
-    transformer_layers_per_block: Depths = (1, 1, 1, 1)
-    cross_attention_dim: WidthOrZero = 768
-    class_embed_type: Literal["", "simple_projection"] = ""
-    addition_embed_type: Literal["", "text_time"] = ""
-    addition_time_embed_dim: Width = 256
-    projection_class_embeddings_input_dim: Annotated[int, Range(1, 1048576)] = 2816
-    use_linear_projection: bool = False
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
-    resnet_updown: bool = False
-    norm_num_groups: Width = 32
-    norm_eps: Eps = 1e-5
 
 
 @dataclass(frozen=True)
@@ -132,7 +75,8 @@ class TextConfig:
     Args:
         model_type: `clip`, CLIP's text transformer; `ldmbert`, the transformer encoder of the
             latent diffusion paper; `class`, an embedding table with a row per class, whose last row
-            is the null class; or `none`, an unconditional model.
+            is the null class; `label`, class numbers that the denoiser itself embeds, the last for
+            the null class; or `none`, an unconditional model.
         vocab_size: Number of tokens, or of classes with the null class.
         hidden_size: Width of the hidden states.
         intermediate_size: Width of the feed-forward layers.
@@ -153,7 +97,7 @@ class TextConfig:
     77
     """
 
-    model_type: Literal["clip", "ldmbert", "class", "none"] = "clip"
+    model_type: Literal["clip", "ldmbert", "class", "label", "none"] = "clip"
     vocab_size: Annotated[int, Range(1, 10_000_000)] = 49408
     hidden_size: Width = 768
     intermediate_size: Width = 3072
@@ -210,7 +154,7 @@ class ModelConfig:
 
     Args:
         name: Name of the model, which images record.
-        unet: The denoising network.
+        denoiser: The denoising network; its class belongs to the family of the model.
         vae: The autoencoder.
         text_encoder: The text encoder, or that of classes.
         text_encoder_2: SDXL's second text encoder, which also computes the pooled output. None: the
@@ -228,7 +172,7 @@ class ModelConfig:
     """
 
     name: str = "model"
-    unet: UNetConfig = field(default_factory=UNetConfig)
+    denoiser: DenoiserConfig = field(default_factory=UNetConfig)
     vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
     text_encoder_2: TextConfig | None = None
@@ -239,13 +183,27 @@ class ModelConfig:
     defaults: Defaults = field(default_factory=Defaults)
 
     @property
+    def unet(self) -> UNetConfig:
+        """The denoising network of a model that has a U-Net.
+
+        Raises:
+            UsageError: The denoising network is another one.
+        """
+        if not isinstance(self.denoiser, UNetConfig):
+            raise UsageError(
+                f"{self.name!r} has no U-Net, its network is a {self.denoiser.network}",
+                code="E-FAMILY",
+                hint="choose a model of the family of Stable Diffusion",
+            )
+        return self.denoiser
+
+    @property
     def size_multiple(self) -> int:
         """The number that width and height must be multiples of, so latents have an integral size.
 
-        With `resnet_updown`, every level of the U-Net must also halve evenly.
+        The latents' sides are also multiples of the denoiser's `side_multiple`.
         """
-        levels = len(self.unet.block_out_channels) if self.unet.resnet_updown else 1
-        return self.vae.factor * 2 ** (levels - 1)
+        return self.vae.factor * self.denoiser.side_multiple
 
     @property
     def text_encoders(self) -> tuple[TextConfig, ...]:
@@ -264,7 +222,7 @@ class ModelConfig:
 
     @property
     def image_channels(self) -> int:
-        """Input channels of the U-Net in addition to the noisy latents.
+        """Input channels of the denoiser in addition to the noisy latents.
 
         They depend on `concat`:
 
@@ -273,9 +231,18 @@ class ModelConfig:
         - "low_resolution": an image of the latents' size.
         - "segmentation": a class map, rescaled to the latents' size.
         """
-        return self.unet.in_channels - self.vae.latent_channels
+        return self.denoiser.in_channels - self.vae.latent_channels
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary, which `config_from_dict` reads."""
+        """Return a JSON-able dictionary, which `config_from_dict` reads.
+
+        The denoiser's part has the name of the network. `family` is there for families that are not
+        built in.
+        """
         values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if value is not None}
+        network = self.denoiser.network
+        family = self.denoiser.family
+        found = {network if key == "denoiser" else key: value for key, value in values.items()}
+        if family != UNetConfig.family:
+            found["family"] = family
+        return {key: value for key, value in found.items() if value is not None}

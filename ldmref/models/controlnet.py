@@ -17,7 +17,7 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.conditioning import CachedContext, Conditioning, convert_conditioning
-from ldmref.models.config import UNetConfig, Width, Widths
+from ldmref.models.denoiser_config import UNetConfig, Width, Widths
 from ldmref.models.layers import conv2d
 from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
 from ldmref.models.specs import conv_spec
@@ -216,7 +216,7 @@ class ControlNet:
         x = ops.own("x", x)
         t = ops.own("t", t)
         hint = ops.own("hint", hint)
-        states, pooled, sizes = convert_conditioning(ops, context)
+        states, pooled, sizes, _ = convert_conditioning(ops, context)
         with ops.inference():
             network = self._compiled.get(ops, controlnet, self.params)
             return network(self.config, x, t, states, hint, pooled, sizes)

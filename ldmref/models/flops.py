@@ -18,17 +18,17 @@ from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.memory import find_level
 from ldmref.models.params import Params, Spec, flatten
+from ldmref.models.unet import unet_spec
 
 PROBE_SECONDS = 0.01
 PROBE_CHANNELS = (64, 128, 256, 512, 1024)
 _measured: WeakKeyDictionary[Backend, float] = WeakKeyDictionary()
 
 
-def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
+def count_unet_flops(config: ModelConfig, width: int, height: int) -> int:
     """Count the operations of one evaluation of the U-Net for one image, without guidance.
 
     Args:
-        spec: The shapes of all parameters, from `model_spec`.
         config: The model's configuration.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
@@ -36,8 +36,8 @@ def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, 
     f = config.vae.factor
     tokens = config.text_encoder.max_position_embeddings
     total = 0
-    for name, shape in flatten(spec["unet"]).items():
-        pixels = (width // f) * (height // f) >> 2 * find_level(f"unet.{name}", config)
+    for name, shape in flatten(unet_spec(config.unet)).items():
+        pixels = (width // f) * (height // f) >> 2 * find_level(f"unet.{name}", config.unet)
         if len(shape) < 2 or "time_emb" in name or name.startswith(("add_", "class_")):
             continue
         if "attn2.to_k" in name or "attn2.to_v" in name:  # once per image
@@ -52,7 +52,12 @@ def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, 
 def count_decoder_flops(
     spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int
 ) -> int:
-    """Count the operations of decoding one image; the arguments of `count_unet_flops`."""
+    """Count the operations of decoding one image.
+
+    Args:
+        spec: The shapes of all parameters, from `model_spec`.
+        config, width, height: As for `count_unet_flops`.
+    """
     f = config.vae.factor
     total = 0
     cells = (width // f) * (height // f)

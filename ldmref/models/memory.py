@@ -2,8 +2,9 @@
 
 Weights are counted exactly. Copies of them in the backend have an upper bound
 (`Backend.weight_bytes`). For activations, the largest simultaneous ones are counted: in the
-U-Net, all skip connections and `WORKING` arrays of the widest layer; in the decoder, `WORKING`
-arrays of the last level. docs/performance.md compares with measurements.
+denoiser, what its family says (in a U-Net, all skip connections and `WORKING` arrays of the widest
+layer); in the decoder, `WORKING` arrays of the last level. docs/performance.md compares the
+estimates with measurements.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from numbers import Real
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError, short_repr
-from ldmref.models.config import ModelConfig, UNetConfig
+from ldmref.models.config import ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import family_of
 from ldmref.models.params import Spec, flatten
 
 WORKING = 4
@@ -30,6 +33,7 @@ class MemoryEstimate:
     weights: dict[str, int]
     sampling: int
     decoding: int
+    denoiser: str = "unet"
 
     @property
     def peak_resident(self) -> int:
@@ -39,7 +43,7 @@ class MemoryEstimate:
     def peak_offloaded(self, releasable: Collection[str]) -> int:
         """Return the peak with one of the releasable networks in memory at a time."""
         fixed = sum(size for name, size in self.weights.items() if name not in releasable)
-        working = {"unet": self.sampling, "vae": self.decoding}
+        working = {self.denoiser: self.sampling, "vae": self.decoding}
         sizes = [self.weights[name] + working.get(name, 0) for name in releasable]
         kept = max((work for name, work in working.items() if name not in releasable), default=0)
         return PROGRAM + fixed + max([*sizes, kept])
@@ -108,26 +112,30 @@ def estimate_memory(
         part = name.split(".")[0]
         pixels = _pixels(name, config, n, width, height)
         weights[part] = weights.get(part, 0) + ops.weight_bytes(shape, pixels)
-    f = config.vae.factor
     size = ops.weight_bytes((1,), 0)
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
-    sampling = 2 * n * size * _unet_activations(config.unet, width // f, height // f)
-    return MemoryEstimate(weights, sampling, n * size * WORKING * widest * decoded)
+    sampling = 2 * n * size * family_of(config).count_activations(config, width, height)
+    decoding = n * size * WORKING * widest * decoded
+    return MemoryEstimate(weights, sampling, decoding, config.denoiser.network)
 
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:
     """Count the pixels at a layer, at least; in autoencoders, the latent cells."""
     f = config.vae.factor
     latents = n * (width // f) * (height // f)
-    return 2 * latents >> 2 * find_level(name, config) if name.startswith("unet.") else latents
+    if not name.startswith(f"{config.denoiser.network}."):
+        return latents
+    if isinstance(config.denoiser, UNetConfig):
+        return 2 * latents >> 2 * find_level(name, config.denoiser)
+    return 2 * latents // config.denoiser.side_multiple**2
 
 
-def find_level(name: str, config: ModelConfig) -> int:
+def find_level(name: str, config: UNetConfig) -> int:
     """Return how many times the latents are halved before a layer, such as `unet.conv_in`."""
     words = name.split(".")
-    deepest = len(config.unet.block_out_channels) - 1
+    deepest = len(config.block_out_channels) - 1
     level = 0
     if words[1] == "mid_block":
         level = deepest
@@ -138,14 +146,16 @@ def find_level(name: str, config: ModelConfig) -> int:
     return level
 
 
-def _unet_activations(config: UNetConfig, w: int, h: int) -> int:
-    """Count the simultaneous activations per image."""
+def count_unet_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the simultaneous activations of a U-Net per image of `width` x `height` pixels."""
+    unet = config.unet
+    w, h = width // config.vae.factor, height // config.vae.factor
     skips = 0
     widest = 0
-    channels = config.block_out_channels
+    channels = unet.block_out_channels
     for level, c in enumerate(channels):
         size = (w >> level) * (h >> level)
-        skips += (config.layers_per_block + 1) * c * size
+        skips += (unet.layers_per_block + 1) * c * size
         above = channels[min(level + 1, len(channels) - 1)]
         widest = max(widest, (c + above) * size)
     return skips + WORKING * widest

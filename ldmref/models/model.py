@@ -15,8 +15,8 @@ from ldmref.models.image_networks import ImageNetworks
 from ldmref.models.learned_words import add_learned_words
 from ldmref.models.networks import model_spec
 from ldmref.models.taesd import TinyAutoencoder
-from ldmref.models.text import EncodedText, encode_tokens
-from ldmref.models.unet import Residuals, convert_residuals, unet
+from ldmref.models.text import EncodedText
+from ldmref.models.unet import Residuals, convert_residuals
 from ldmref.prompts.textual_inversion import Embedding
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
 from ldmref.prompts.tokens import Tokens
@@ -34,7 +34,8 @@ class LatentDiffusion(ImageNetworks):
     - `tokenize(prompts)`: the token ids, (n, chunks, l).
     - `encode_text(prompts)`: the hidden states of prompts, (n, l, d).
     - `encode_image(images)`: images (n, 3, H, W) in [-1, 1] to scaled latents (n, c, h, w).
-    - `unet(latents, t, context)`: the prediction of eps, v or x0, (n, c, h, w).
+    - `predict(latents, t, context)`: the prediction of eps, v or x0, (n, c, h, w); `unet` in
+      models that have a U-Net.
     - `decode(latents)`: scaled latents (n, c, h, w) to images (n, 3, H, W).
     - `latent_shape(width, height)`: (c, h, w).
 
@@ -108,7 +109,7 @@ class LatentDiffusion(ImageNetworks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
-        return vars(self) | {"_sha256": self.sha256, "observer": None}
+        return vars(self) | {"_sha256": self.sha256, "observer": None, "_denoiser": (None, None)}
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.
@@ -202,9 +203,9 @@ class LatentDiffusion(ImageNetworks):
         weighted = options.prompt_weights != "none"
         ops = self.backend
         with ops.inference():
-            return encode_tokens(ops, configs, tokens, self._compile, clip_skip, weighted)
+            return self.family.encode(ops, configs, tokens, self._compile, clip_skip, weighted)
 
-    def unet(
+    def predict(
         self,
         latents: Array,
         t: Array,
@@ -219,18 +220,22 @@ class LatentDiffusion(ImageNetworks):
                 an image, with its channels after the latents'.
             t: Training timesteps, (n,), integers or floats.
             context: Hidden states from `encode_text`, (n, l, d), or a `Conditioning`, which SDXL
-                needs. None: the U-Net has no cross-attention.
+                needs. None: the network reads no text.
             control: The output of ControlNets (`ControlNet.residuals`). None: none.
             identity_attention: Parts of the U-Net, `down`, `mid` or `up`, whose self-attention maps
                 are replaced by the identity.
 
         Returns:
-            The prediction, (n, c, h, w); `unet_output` also returns the learned variance.
+            The prediction, (n, c, h, w); `predict_with_variance` also returns a learned variance.
+
+        Raises:
+            UsageError: The network does not take ControlNets or the identity as attention.
         """
         z = self.config.vae.latent_channels
-        return self.unet_output(latents, t, context, control, identity_attention)[:, :z, ...]
+        output = self.predict_with_variance(latents, t, context, control, identity_attention)
+        return output[:, :z, ...]
 
-    def unet_output(
+    def predict_with_variance(
         self,
         latents: Array,
         t: Array,
@@ -238,28 +243,56 @@ class LatentDiffusion(ImageNetworks):
         control: Residuals | None = None,
         identity_attention: Sequence[str] = (),
     ) -> Array:
-        """Return the whole output of the U-Net: with a learned variance, also v of
+        """Return the whole output of the denoiser: with a learned variance, also v of
         `learned_range_logvar`.
 
         Args:
-            latents: As for `unet`, (n, c, h, w).
-            t: As for `unet`, (n,).
-            context: As for `unet`, (n, l, d). None: the U-Net has no cross-attention.
-            control: The output of ControlNets. None: none.
-            identity_attention: As for `unet`.
+            latents, t, context, control, identity_attention: As for `predict`: (n, c, h, w), (n,)
+                and (n, l, d); None: no text, no ControlNets.
 
         Returns:
             (n, c, h, w), or (n, 2 c, h, w) with a learned variance.
+
+        Raises:
+            UsageError: As for `predict`.
         """
         ops = self.backend
         latents = ops.own("latents", latents)
         t = ops.own("t", t)
-        conditioning = convert_conditioning(ops, context)
+        arrays: dict[str, Any] = convert_conditioning(ops, context).arrays
+        declared = self.denoiser
+        names = declared.arguments[3:]
         with ops.inference():
-            control = convert_residuals(ops, control)
-            parts = tuple(identity_attention)
-            network = self._compile(unet, "unet")
-            return network(self.config.unet, latents, t, *conditioning, control, parts)
+            residuals = convert_residuals(ops, control)
+            steering = {"control": residuals, "identity_attention": tuple(identity_attention)}
+            for name, value in steering.items():
+                if value and name not in names:
+                    message = f"{self.config.name!r} takes no {name}"
+                    raise UsageError(message, code="E-FAMILY", hint="leave it out")
+            arrays |= steering
+            arguments = [arrays.get(name, declared.settings.get(name)) for name in names]
+            network = self._compile(declared.function, declared.params)
+            return network(self.config.denoiser, latents, t, *arguments)
+
+    def unet(
+        self,
+        latents: Array,
+        t: Array,
+        context: Array | Conditioning | None = None,
+        control: Residuals | None = None,
+        identity_attention: Sequence[str] = (),
+    ) -> Array:
+        """Return `predict(...)`, under the name of the network of Stable Diffusion.
+
+        Args:
+            latents, t, context, control, identity_attention: As for `predict`: (n, c, h, w), (n,)
+                and (n, l, d); None: no text, no ControlNets.
+
+        Raises:
+            UsageError: The model has no U-Net.
+        """
+        _ = self.config.unet
+        return self.predict(latents, t, context, control, identity_attention)
 
     def __repr__(self) -> str:
         return f"<LatentDiffusion {self.config.name!r} on {self.backend!r}>"

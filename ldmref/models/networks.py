@@ -8,23 +8,23 @@ from typing import Any, Self
 
 from ldmref.backends.base import Backend
 from ldmref.errors import ResourceError
-from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.family import Family, family_of
 from ldmref.models.memory import MemoryEstimate, estimate_memory
 from ldmref.models.params import LazyParams, Params, Spec, count
-from ldmref.models.rescaler import rescaler_spec
 from ldmref.models.text import text_spec
-from ldmref.models.unet import unet_spec
 
-RELEASED_PARAMETERS = 2**26  # text encoders of this size are released before the U-Net runs
+RELEASED_PARAMETERS = 2**26  # text encoders of this size are released before the denoiser runs
 
 
 def model_spec(config: ModelConfig) -> dict[str, Spec]:
     """Return the shapes of every parameter, by network.
 
-    The networks are `unet`, `vae`, `text_encoder` and, in SDXL, `text_encoder_2`. Models without
-    prompts have no text encoder; models of segmentation maps also have `cond_stage`.
+    The networks are the denoiser (`unet`, or the name of another family), `vae`, `text_encoder`
+    and, in SDXL, `text_encoder_2`. Models without prompts have no text encoder; models of
+    segmentation maps also have `cond_stage`.
 
     Args:
         config: The configuration of the model.
@@ -37,12 +37,9 @@ def model_spec(config: ModelConfig) -> dict[str, Spec]:
     >>> list(spec), spec["unet"]["conv_in"]["weight"]
     (['unet', 'vae', 'text_encoder'], (320, 4, 3, 3))
     """
-    spec: dict[str, Spec] = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
-    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-    spec |= {name: text_spec(encoder) for name, encoder in encoders}
-    if config.segmentation_classes:
-        spec["cond_stage"] = rescaler_spec(config)
-    return spec
+    networks = {network.params: network for network in family_of(config).networks(config)}
+    names = dict.fromkeys((config.denoiser.network, "vae", *networks))
+    return {name: networks[name].spec() for name in names}
 
 
 class Networks:
@@ -72,9 +69,24 @@ class Networks:
         self._warnings: tuple[str, ...] = ()
         self._offload = False  # keep only one network in memory
         self._compiled = CompiledNetworks()
+        self._denoiser: tuple[ModelConfig | None, Any] = None, None
         names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
         large = [name for name, text in names if count(text_spec(text)) >= RELEASED_PARAMETERS]
         self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
+
+    @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return family_of(self.config)
+
+    @property
+    def denoiser(self) -> DeclaredNetwork:
+        """The declaration of the network that predicts eps, v or x0."""
+        config, network = self._denoiser
+        if config is not self.config:
+            network = self.family.declared(self.config, self.config.denoiser.network)
+            self._denoiser = self.config, network
+        return network
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -84,7 +96,7 @@ class Networks:
     def __copy__(self) -> Self:
         """Share everything except for the compiled networks."""
         other = object.__new__(type(self))
-        other.__dict__.update(vars(self), _compiled=CompiledNetworks())
+        other.__dict__.update(vars(self), _compiled=CompiledNetworks(), _denoiser=(None, None))
         return other
 
     def estimate_memory(
@@ -153,7 +165,9 @@ class Networks:
         leaving: Sequence[str] = ()
         if self._offload:
             leaving = [name for name in self.params if name != network]
-        elif network == "unet":  # the prompts are encoded, and the file can bring these back
+        elif (
+            network == self.config.denoiser.network
+        ):  # the prompts are encoded, and the file can bring these back
             leaving = self._large_text_encoders
         self.params.release(*leaving)
         for name in leaving:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.errors import UsageError, did_you_mean
-from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import list_families
 from ldmref.models.presets_ldm import LDM_PRESETS
 from ldmref.samplers.config import SchedulerConfig
 
 _TINY = ModelConfig(
     name="tiny",
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -40,7 +42,7 @@ _TINY = ModelConfig(
 
 _EMOJI = ModelConfig(
     name="emoji",
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         in_channels=16,
         out_channels=16,
         sample_size=8,
@@ -82,7 +84,7 @@ _EMOJI = ModelConfig(
 _EMOJI_128 = replace(
     _EMOJI,
     name="emoji-128",
-    unet=replace(
+    denoiser=replace(
         _EMOJI.unet,
         sample_size=16,
         block_out_channels=(96, 128, 160),
@@ -127,13 +129,13 @@ _SD2 = replace(
     _SD15,
     name="sd2-base",
     text_encoder=_OPENCLIP_H,
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         num_heads=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
     ),
 )
 _SDXL = ModelConfig(
     name="sdxl",
-    unet=UNetConfig(
+    denoiser=UNetConfig(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
         attention_levels=(False, True, True),
@@ -153,7 +155,7 @@ _SDXL = ModelConfig(
 _SD2_V = replace(
     _SD2,
     name="sd2-v",
-    unet=replace(_SD2.unet, sample_size=96),
+    denoiser=replace(_SD2.unet, sample_size=96),
     scheduler=replace(_PUBLISHED, sampler="ddim", prediction_type="v"),
     defaults=Defaults(width=768, height=768),
 )
@@ -161,7 +163,7 @@ _SD2_V = replace(
 
 def _inpainting(config: ModelConfig, name: str) -> ModelConfig:
     """Return the same model with mask and masked latents as additional input."""
-    return replace(config, name=name, unet=replace(config.unet, in_channels=9))
+    return replace(config, name=name, denoiser=replace(config.unet, in_channels=9))
 
 
 _MODELS = (
@@ -176,7 +178,7 @@ def preset(name: str) -> ModelConfig:
     """Return the configuration with that name.
 
     Args:
-        name: A name in `PRESETS`, such as "sd15".
+        name: A name in `PRESETS`, such as "sd15", or among the presets of an installed family.
 
     Returns:
         The configuration; `random_model(name)` builds a model with it.
@@ -188,7 +190,18 @@ def preset(name: str) -> ModelConfig:
     >>> preset("sd15").unet.cross_attention_dim
     768
     """
-    if not isinstance(name, str) or name not in PRESETS:
-        hint = did_you_mean(str(name), PRESETS)
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    known = list_presets()
+    if not isinstance(name, str) or name not in known:
+        hint = did_you_mean(str(name), known)
         raise UsageError(f"unknown preset {name!r}", code="E-PRESET", hint=hint)
-    return PRESETS[name]
+    return known[name]
+
+
+def list_presets() -> dict[str, ModelConfig]:
+    """Return the presets of all families by name; those of `PRESETS` come first."""
+    found: dict[str, ModelConfig] = {}
+    for family in list_families():
+        found |= {name: config for name, config in family.presets.items() if name not in found}
+    return found

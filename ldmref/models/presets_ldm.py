@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.samplers.config import SchedulerConfig
 
 
@@ -86,7 +87,7 @@ def _model(
     """Build a model for 256 x 256 images; `betas` holds the first and the last beta."""
     return ModelConfig(
         name=name,
-        unet=unet,
+        denoiser=unet,
         vae=vae,
         text_encoder=text_encoder,
         scheduler=SchedulerConfig(beta_start=betas[0], beta_end=betas[1]),

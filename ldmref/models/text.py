@@ -43,7 +43,7 @@ class EncodedText(NamedTuple):
 def text_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter of a text encoder."""
     d = config.hidden_size
-    if config.model_type == "none":
+    if config.model_type in ("label", "none"):
         return {}
     if config.model_type == "class":
         return {"embedding": {"weight": (config.vocab_size, d)}}

@@ -14,7 +14,7 @@ from ldmref.math.embedding import timestep_embedding
 from ldmref.models import layers as nn
 from ldmref.models import specs
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.config import UNetConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import Params, Spec, numbered
 
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldmref.declare import Invalid, read, verify
-from ldmref.errors import CorruptModelError
-from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
+from ldmref.errors import CorruptModelError, UsageError
+from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import Family, family_of, find_family
 from ldmref.samplers.config import LEARNED
 
 
@@ -29,10 +31,29 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     >>> config_from_dict(preset("sd15").to_dict()) == preset("sd15")
     True
     """
+    rest = dict(data)
+    family = find_named_family(rest.pop("family", UNetConfig.family))
+    network = family.denoiser.network
     with _naming_the_problem():
-        config = read(ModelConfig, data)
+        if network in rest:
+            rest["denoiser"] = read(family.denoiser, rest.pop(network), network)
+        elif family.denoiser is not UNetConfig:
+            rest["denoiser"] = family.denoiser()
+        config = read(ModelConfig, rest)
     _check_relations(config)
     return config
+
+
+def find_named_family(name: Any) -> Family:
+    """Return the family that a configuration names.
+
+    Raises:
+        CorruptModelError: There is none of that name here.
+    """
+    try:
+        return find_family(name if isinstance(name, str) else "")
+    except UsageError as error:
+        raise _error(str(error), error.hint) from None
 
 
 def check_config(config: ModelConfig) -> None:
@@ -42,6 +63,7 @@ def check_config(config: ModelConfig) -> None:
         CorruptModelError: Names the first problem.
     """
     with _naming_the_problem():
+        verify(config.denoiser, config.denoiser.network)
         verify(config)
     _check_relations(config)
 
@@ -81,41 +103,36 @@ def _check_relations(config: ModelConfig) -> None:
 
 def _broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
-    yield from _broken_unet_rules(config.unet)
     yield from _broken_autoencoder_rules(config.vae)
-    u = config.unet
+    u = config.denoiser
     v = config.vae
     s = config.scheduler
     texts = config.text_encoders
     z = v.latent_channels
     concat = config.concat
     if u.out_channels != (2 * z if s.variance_type == LEARNED else z):
-        yield "unet.out_channels must equal vae.latent_channels, twice with a learned variance"
+        problem = "out_channels must equal vae.latent_channels, twice with a learned variance"
+        yield f"{u.network}.{problem}"
     extra = {"": (0, 1 + z), "masked_image": (1 + z,), "low_resolution": (v.in_channels,)}
     if concat in extra and config.image_channels not in extra[concat]:
         widths = " or ".join(str(z + n) for n in extra[concat])
-        yield f"unet.in_channels must be {widths} with concat {concat!r}"
+        yield f"{u.network}.in_channels must be {widths} with concat {concat!r}"
     if concat == "segmentation" and config.image_channels <= 0:
-        yield f"unet.in_channels must exceed {z} with concat 'segmentation'"
+        yield f"{u.network}.in_channels must exceed {z} with concat 'segmentation'"
     classes = (1, 65536) if concat == "segmentation" else (0, 0)
     if not classes[0] <= config.segmentation_classes <= classes[1]:
         yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', otherwise 0"
 
-    if (u.attention == "cross") != bool(texts):
-        yield "a U-Net with cross-attention needs a text encoder, and only such a U-Net has one"
     if config.text_encoder_2 is not None and {t.model_type for t in texts} != {"clip"}:
         yield "only CLIP text encoders come in pairs"
-    if texts and u.cross_attention_dim != sum(t.hidden_size for t in texts):
-        yield "unet.cross_attention_dim must equal the text encoders' hidden_size"
-    pooled = texts[-1].projection_dim if texts else 0
-    width = u.projection_class_embeddings_input_dim
-    if u.addition_embed_type and not 0 < pooled == width - 6 * u.addition_time_embed_dim:
-        yield "unet.projection_class_embeddings_input_dim must be pooled text and six sizes"
+    yield from family_of(config).broken_rules(config)
     for text in texts:
         if text.head_dim == 0 and text.hidden_size % text.num_attention_heads:
             yield "num_attention_heads must divide the text encoder's hidden_size"
         names = text.class_names
-        if names and (text.model_type != "class" or len(set(names)) != text.vocab_size - 1):
+        if names and (
+            text.model_type not in ("class", "label") or len(set(names)) != text.vocab_size - 1
+        ):
             yield "class_names needs a different name for every class except for the null class"
         if text.head_dim and text.model_type != "ldmbert":
             yield "head_dim is for 'ldmbert' only"
@@ -127,6 +144,23 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     betas = s.trained_betas
     if betas and (len(betas) != s.num_train_timesteps or not all(0 < b < 1 for b in betas)):
         yield "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none"
+
+
+def broken_latent_diffusion_rules(config: ModelConfig) -> Iterator[str]:
+    """Yield the relations that do not hold in a model with a U-Net."""
+    u = config.unet
+    texts = config.text_encoders
+    yield from _broken_unet_rules(u)
+    if (u.attention == "cross") != bool(texts):
+        yield "a U-Net with cross-attention needs a text encoder, and only such a U-Net has one"
+    if any(text.model_type == "label" for text in texts):
+        yield "the text encoder 'label' has no hidden states, which a U-Net reads"
+    if texts and u.cross_attention_dim != sum(t.hidden_size for t in texts):
+        yield "unet.cross_attention_dim must equal the text encoders' hidden_size"
+    pooled = texts[-1].projection_dim if texts else 0
+    width = u.projection_class_embeddings_input_dim
+    if u.addition_embed_type and not 0 < pooled == width - 6 * u.addition_time_embed_dim:
+        yield "unet.projection_class_embeddings_input_dim must be pooled text and six sizes"
 
 
 def _broken_unet_rules(u: UNetConfig) -> Iterator[str]:

@@ -36,7 +36,7 @@ def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
     kind = config.text_encoder.model_type
     if kind == "none":
         return (*words, "negative_prompt", "cfg_scale", "guidance")
-    return words if kind == "class" else ()
+    return words if kind in ("class", "label") else ()
 
 
 def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:

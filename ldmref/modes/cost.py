@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from ldmref.errors import LdmrefError, ResourceError
-from ldmref.models.flops import count_decoder_flops, count_unet_flops, measure_flops_per_second
+from ldmref.models.flops import count_decoder_flops, measure_flops_per_second
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.guidance import predictions_per_call
 from ldmref.modes.job import Job
@@ -22,10 +22,10 @@ class Cost:
     """An estimate of what a request takes, made without computing it: `plan.estimate(model)`.
 
     Args:
-        evaluations: Evaluations of the U-Net, summed over the images: per step and stage as many as
-            the guidance needs (two with classifier-free guidance). A sampler that divides its
-            steps takes more.
-        flops: Floating-point operations of U-Net and decoder, for all images.
+        evaluations: Evaluations of the denoiser, summed over the images: per step and stage as
+            many as the guidance needs (two with classifier-free guidance). A sampler that divides
+            its steps takes more.
+        flops: Floating-point operations of denoiser and decoder, for all images.
         memory: Peak memory in bytes, with all networks in memory.
         seconds: A lower bound: `flops` at the speed of a large convolution on the model's backend.
             Small images, reading weights, compiling and a busy machine take a multiple of it.
@@ -57,7 +57,7 @@ def estimate_cost(model: LatentDiffusion, job: Job, calls: int | None = None) ->
         calls = count_calls(job.sampler, plan_visits(job))
     per_call = predictions_per_call(job.guidance, job.sampler, job.cfg_scale)
     evaluations = calls * per_call * images
-    flops = evaluations * count_unet_flops(spec, model.config, job.width, job.height)
+    flops = evaluations * model.family.count_flops(model.config, job.width, job.height)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
     memory = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile).peak_resident
     return Cost(evaluations, flops, memory, flops / measure_flops_per_second(model.backend))

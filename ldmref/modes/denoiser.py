@@ -56,7 +56,7 @@ def model_denoiser(
         cfg_scale: The guidance scale.
         guidance: How the predictions become one.
         controls: ControlNets, which read only the latents.
-        channels: Further input channels of the U-Net, (n or 1, k, h, w).
+        channels: Further input channels of the network, (n or 1, k, h, w).
         observe: Called with every evaluation; see `samplers.guided_denoiser`.
     """
     ops: Backend = model.backend
@@ -88,7 +88,7 @@ def model_denoiser(
             more["identity_attention"] = identity
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
-        return ops.cast(model.unet(x, t, conditioning, **more), ops.state_dtype)
+        return ops.cast(model.predict(x, t, conditioning, **more), ops.state_dtype)
 
     def network(
         xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None

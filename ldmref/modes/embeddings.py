@@ -67,11 +67,11 @@ def _check_shapes(
 ) -> None:
     """Refuse hidden states (n, l, d) and pooled outputs (n, d) that the U-Net cannot take."""
     encoders = config.text_encoders
-    if not encoders:
+    if not encoders or encoders[0].model_type == "label":
         raise UsageError(f"{config.name!r} takes no prompt", code=CODE)
     width = sum(t.hidden_size for t in encoders)
     pooled_width = encoders[-1].projection_dim
-    if not config.unet.addition_embed_type:
+    if not getattr(config.denoiser, "addition_embed_type", "pooled"):
         pooled_width = 0
     shape = values[states].shape
     if len(shape) != 3 or shape[0] not in rows or not shape[1] or shape[2] != width:

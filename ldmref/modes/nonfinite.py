@@ -41,7 +41,7 @@ def step_error(
     where = f"in step {step + 1} of {steps}, to sigma {sigma:.4g}"
     if not model.backend.is_finite(x):
         return _error(model, "the initial latents are NaN or infinite: so the image was encoded")
-    layer = find_layer(model, "unet", lambda watched: [*repeat(watched)])
+    layer = find_layer(model, model.denoiser.params, lambda watched: [*repeat(watched)])
     cause = f"first in {layer}" if layer else "in the step itself: the network's output is finite"
     return _error(model, f"the latents became NaN or infinite {where}, {cause}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import ResourceError, UsageError
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import fit_control
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
@@ -196,15 +196,15 @@ def check_text(config: ModelConfig, job: Job) -> None:
     """Refuse prompts that the model cannot follow."""
     text = config.text_encoder
     validation.check_integer("clip_skip", job.clip_skip, 0, config.max_clip_skip)
-    if job.long_prompts == "chunk" and config.unet.class_embed_type:
+    if job.long_prompts == "chunk" and getattr(config.denoiser, "class_embed_type", ""):
         raise UsageError(
             f"{config.name!r} reads one chunk only: its last token represents the whole prompt",
             code="E-LONG-PROMPTS",
             hint="use long_prompts=truncate",
         )
-    if text.model_type in ("class", "none"):
+    if text.model_type in BUILT_IN_TOKENIZERS:
         for prompt in dict.fromkeys(job.prompts + job.negative_prompts):
-            classes = text.vocab_size if text.model_type == "class" else 0
+            classes = 0 if text.model_type == "none" else text.vocab_size
             check_prompt(prompt, classes, text.class_names)
     if text.model_type == "none" and job.cfg_scale != 1.0:
         raise UsageError(

@@ -118,12 +118,7 @@ class TextConditioning:
             kept = ops.asarray(np.asarray([float(prompt != "") for prompt in prompts]))
             context = context * kept[:, None, None]
             pooled = None if pooled is None else pooled * kept[:, None]
-        if not config.unet.addition_embed_type:
-            return Conditioning(context)
-        width, height = self.size
-        row = np.asarray([[height, width, 0, 0, height, width]], np.float64)
-        sizes = ops.asarray(np.repeat(row, len(prompts), axis=0), ops.state_dtype)
-        return Conditioning(context, pooled, sizes)
+        return self.model.family.condition(ops, config, context, pooled, self.size)
 
     def _states(self, prompt: str, chunks: int) -> Array:
         """Return hidden states, (1, chunks * l, d) of a prompt, filled up with empty chunks."""

@@ -9,8 +9,8 @@ from typing import Any
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.families.lookup import find_network, networks_of_run
-from ldmref.families.network import DeclaredNetwork
 from ldmref.models.config import ModelConfig
+from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.recorder import CallRecord, Recorder
 
 

@@ -13,6 +13,7 @@ from ldmref.backends.arguments import split_arrays
 from ldmref.backends.base import Backend
 from ldmref.backends.named import AGAIN
 from ldmref.errors import ResourceError
+from ldmref.families.lookup import find_network
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.tensors.writer import TensorSource, make_header
 from ldmref.models.controlnet import ControlNet, controlnet_spec
@@ -32,7 +33,6 @@ from ldmref.trace.store import SizeStore, count_bytes
 
 DIGEST_LINE = 72  # bytes of a digest with its punctuation, in the manifest
 SPARE = 2**28  # bytes of a disk that are left free
-REPEATED = ("unet", "controlnet")  # networks that a run calls again and again
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,10 @@ class _MeasuringBackend(LayerRecordingBackend):
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         """Return the network, whose later calls of equal shapes repeat the first one's size."""
         run = super().compile(network, params)
-        kind = network.__name__
-        if kind not in REPEATED:
+        declared = find_network(self.networks, network.__name__, {})
+        if declared is None or not declared.numbered:
             return run
+        kind = declared.name
         sizes: Any = self.recorder.writer
 
         def repeated(*args: Any, **kwargs: Any) -> Any:

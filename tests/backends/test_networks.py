@@ -8,7 +8,8 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.backends.traced import TracedBackend
 from ldmref.models import autoencoder, params, text, unet
-from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.presets import preset
 
 TINY = preset("tiny")

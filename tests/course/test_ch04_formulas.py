@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldmref.models import model_spec, preset
+from ldmref.models import preset
 from ldmref.models.flops import count_unet_flops
 
 
@@ -28,8 +28,8 @@ def test_savings_of_the_table(attention, saved):
     costs = []
     for levels in (1, 4):
         vae = replace(sd15.vae, block_out_channels=(128,) * levels)
-        config = replace(sd15, vae=vae, unet=unet)
-        costs.append(count_unet_flops(model_spec(config), config, 512, 512))
+        config = replace(sd15, vae=vae, denoiser=unet)
+        costs.append(count_unet_flops(config, 512, 512))
     assert round(costs[0] / costs[1]) == saved
 
 

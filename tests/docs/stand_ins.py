@@ -29,7 +29,7 @@ def small_sd15() -> ModelConfig:
         num_attention_heads=2,
     )
     vae = replace(tiny.vae, scaling_factor=sd15.vae.scaling_factor)
-    return replace(sd15, unet=tiny.unet, vae=vae, text_encoder=text, defaults=tiny.defaults)
+    return replace(sd15, denoiser=tiny.unet, vae=vae, text_encoder=text, defaults=tiny.defaults)
 
 
 def write_vocabulary(folder: Path) -> Path:

@@ -85,7 +85,7 @@ def test_the_distance_is_that_of_variance_preserving_states():
 class ExactModel(LatentDiffusion):
     """The eps prediction of latents that are normal with mean MEAN and deviation STD."""
 
-    def unet(self, latents, t, *args, **kwargs):
+    def predict(self, latents, t, *args, **kwargs):
         table = sampling_sigmas(self.config.scheduler)
         sigma = float(sigmas_at(table, np.asarray(t, np.float64))[0])
         x = latents * math.hypot(1.0, sigma)

@@ -132,7 +132,7 @@ def sdxl_like():
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 48,
     )
-    return replace(tiny, unet=unet, text_encoder_2=second)
+    return replace(tiny, denoiser=unet, text_encoder_2=second)
 
 
 def make_model(config):

@@ -240,7 +240,7 @@ def test_nan_in_the_decoder():
 def test_out_of_memory(stage, monkeypatch):
     expected = drawn(stage.model)
     with monkeypatch.context() as patch:
-        patch.setattr(type(stage.model), "unet", lambda *_, **__: np.empty(1 << 62, np.uint8))
+        patch.setattr(type(stage.model), "predict", lambda *_, **__: np.empty(1 << 62, np.uint8))
         with pytest.raises(MemoryError):
             drawn(stage.model)
         assert main(["txt2img", "cat", "-m", str(stage.model_folder)]) == 6

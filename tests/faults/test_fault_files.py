@@ -618,7 +618,7 @@ def test_guidance_scale_is_used(monkeypatch, cfg):
     """
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     rows = []
-    original = type(model).unet
+    original = type(model).predict
 
     def counted(self, x, *arguments, **named):
         rows.append(len(x))
@@ -630,7 +630,7 @@ def test_guidance_scale_is_used(monkeypatch, cfg):
         assert bool(result.warnings) == (scale > 50)
         return result.latents.astype(np.float64)
 
-    monkeypatch.setattr(type(model), "unet", counted)
+    monkeypatch.setattr(type(model), "predict", counted)
     uncond = latents(0.0)
     cond = latents(1.0)
     assert sum(rows) == 1
@@ -670,14 +670,14 @@ def test_nan_at_a_step(tiny, monkeypatch, step, bad):
     """The error names the step; no image is given out, and the next request is as before."""
     expected = modes.txt2img(tiny, "cat", steps=3, seed=0, sampler="euler").latents
     calls = itertools.count()
-    original = type(tiny).unet
+    original = type(tiny).predict
 
     def poisoned(self, *arguments, **named):
         out = original(self, *arguments, **named)
         return out * bad if next(calls) == step else out
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(tiny), "unet", poisoned)
+        patch.setattr(type(tiny), "predict", poisoned)
         with pytest.raises(LdmrefError) as caught:
             modes.txt2img(tiny, "cat", steps=3, seed=0, sampler="euler", cfg_scale=1.0)
     assert caught.value.code == "E-NAN" and caught.value.exit_code == 7

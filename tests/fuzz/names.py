@@ -42,7 +42,7 @@ from .mutate import dump, mutate_json
 MICRO = replace(
     TINY,
     name="micro",
-    unet=replace(
+    denoiser=replace(
         TINY.unet,
         block_out_channels=(16,),
         attention_levels=(True,),

@@ -23,8 +23,8 @@ from ldmref.io.key_table import to_compvis
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.models.autoencoder import autoencoder_spec
-from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset

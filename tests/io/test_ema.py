@@ -36,7 +36,7 @@ CONFIG = PRESETS["tiny"]  # with CLIP, as Stable Diffusion
 LDM = replace(  # without, as latent diffusion's models
     CONFIG,
     name="ldm",
-    unet=replace(CONFIG.unet, attention="self", cross_attention_dim=0),
+    denoiser=replace(CONFIG.unet, attention="self", cross_attention_dim=0),
     text_encoder=TextConfig(model_type="none", num_hidden_layers=1),
 )
 TABLE = compvis_table(CONFIG)

@@ -28,8 +28,8 @@ from ldmref.io.locate import find_model, find_named_config, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS

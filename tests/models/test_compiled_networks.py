@@ -112,7 +112,7 @@ def test_two_text_encoders_one_with_pooled_output(ops):
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 48,
     )
-    config = replace(tiny, unet=unet, text_encoder_2=second)
+    config = replace(tiny, denoiser=unet, text_encoder_2=second)
     tokenizer = ldmref.random_model("tiny").tokenizer
     params = init(model_spec(config))
     model = LatentDiffusion(ops, config, params, tokenizer)

@@ -54,7 +54,7 @@ def unconditional():
         codebook_size=7,
     )
     config = replace(
-        tiny, unet=unet, vae=vae, text_encoder=replace(tiny.text_encoder, model_type="none")
+        tiny, denoiser=unet, vae=vae, text_encoder=replace(tiny.text_encoder, model_type="none")
     )
     spec = model_spec(config)
     backend = get_backend("numpy", speed="exact")
@@ -79,7 +79,7 @@ def test_the_unet_and_the_decoder(model, scale):
     latents = np.zeros((1, *model.latent_shape(width, height)), np.float32)
     states = model.encode_text(["a"]) if config.text_encoders else None
     want = counted(model, lambda m: m.unet(latents, np.zeros(1), Conditioning(states)))
-    assert count_unet_flops(spec, config, width, height) == want
+    assert count_unet_flops(config, width, height) == want
     want = counted(model, lambda m: m.decode(latents))
     assert count_decoder_flops(spec, config, width, height) == want
 

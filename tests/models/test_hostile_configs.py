@@ -20,12 +20,14 @@ from ldmref.io.diffusers import ldm
 from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.models import validate
 from ldmref.models.config import ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.presets import PRESETS
 from ldmref.models.validate import config_from_dict
 
 SECTIONS = {
     n: f.kind for n, f in get_fields(ModelConfig).items() if dataclasses.is_dataclass(f.kind)
 }
+SECTIONS["unet"] = SECTIONS.pop("denoiser") and UNetConfig
 
 HOSTILE = [
     None, True, "x", "", [], {}, -1, 0, 10**9, 10**30, 1e300, -1.5, float("nan"), float("inf"),

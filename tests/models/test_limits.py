@@ -9,8 +9,9 @@ from dataclasses import fields, replace
 import pytest
 
 from ldmref.errors import CorruptModelError
-from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig
 from ldmref.models.controlnet import ControlNetConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.presets import PRESETS, preset
 from ldmref.models.taesd import TinyConfig
 from ldmref.models.validate import check_config, check_fields, check_network, config_from_dict
@@ -161,10 +162,10 @@ ALLOWED = [
     changed("tiny", "text_encoder", skipped_layers=1),
     changed("tiny", "text_encoder", **TINY_BERT),  # 3 heads of 8 in a width of 32
     changed("tiny", "vae", attention_levels=(True, False)),
-    changed("tiny", "unet", in_channels=9),  # masked latents and mask
+    changed("tiny", "denoiser", in_channels=9),  # masked latents and mask
     changed("ldm-semantic", segmentation_classes=1),
     changed("ldm-semantic", segmentation_classes=65536),
-    changed("ldm-semantic", "unet", in_channels=4),  # one channel of the map
+    changed("ldm-semantic", "denoiser", in_channels=4),  # one channel of the map
 ]
 REFUSED = [
     (changed("tiny", "scheduler", beta_start=0.0), "0 < beta_start"),
@@ -178,18 +179,18 @@ REFUSED = [
     (changed("tiny", "text_encoder", model_type="none"), "cross-attention"),
     (changed("tiny", "vae", attention_levels=(True,)), "vae.attention_levels"),
     (changed("tiny", "vae", latent_channels=5), "unet.out_channels"),
-    (changed("tiny", "unet", cross_attention_dim=64), "cross_attention_dim"),
-    *((changed("tiny", "unet", in_channels=n), "4 or 9 with") for n in (3, 5, 8, 10)),
-    (changed("ldm-superres", "unet", in_channels=7), "must be 6 with"),
-    (changed("ldm-inpainting", "unet", in_channels=3), "must be 7 with"),
-    (changed("ldm-semantic", "unet", in_channels=3), "must exceed 3"),
+    (changed("tiny", "denoiser", cross_attention_dim=64), "cross_attention_dim"),
+    *((changed("tiny", "denoiser", in_channels=n), "4 or 9 with") for n in (3, 5, 8, 10)),
+    (changed("ldm-superres", "denoiser", in_channels=7), "must be 6 with"),
+    (changed("ldm-inpainting", "denoiser", in_channels=3), "must be 7 with"),
+    (changed("ldm-semantic", "denoiser", in_channels=3), "must exceed 3"),
     (changed("ldm-semantic", segmentation_classes=0), "segmentation_classes"),
     (changed("sd15", segmentation_classes=1), "segmentation_classes"),
     (changed("sdxl", "text_encoder_2", hidden_size=1300), "cross_attention_dim"),
     (changed("sdxl", "text_encoder", model_type="class"), "only CLIP"),
-    (changed("sdxl", "unet", addition_time_embed_dim=254), "pooled text and six sizes"),
-    (changed("sdxl", "unet", addition_time_embed_dim=255), "must be even"),
-    (changed("sdxl", "unet", projection_class_embeddings_input_dim=2815), "pooled text"),
+    (changed("sdxl", "denoiser", addition_time_embed_dim=254), "pooled text and six sizes"),
+    (changed("sdxl", "denoiser", addition_time_embed_dim=255), "must be even"),
+    (changed("sdxl", "denoiser", projection_class_embeddings_input_dim=2815), "pooled text"),
 ]  # fmt: skip
 
 

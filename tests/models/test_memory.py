@@ -267,7 +267,7 @@ def test_the_estimate_of_transformed_kernels_bounds_what_a_run_keeps(speed, size
         num_heads=(2,) * 3,
         transformer_layers_per_block=(1,) * 3,
     )
-    config = replace(tiny, unet=unet)
+    config = replace(tiny, denoiser=unet)
     ops = get_backend("numpy", speed=speed)
     model = LatentDiffusion(ops, config, init(model_spec(config)), None)
     expected = model.estimate_memory(size, size).weights["unet"]

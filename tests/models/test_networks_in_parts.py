@@ -13,7 +13,7 @@ from ldmref.backends import get_backend
 from ldmref.errors import UsageError
 from ldmref.models import autoencoder, layers, rescaler, specs, taesd
 from ldmref.models.conditioning import CachedContext, Conditioning, add_cache, join
-from ldmref.models.config import AutoencoderConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig
 from ldmref.models.controlnet import (
     ControlNet,
     ControlNetConfig,
@@ -22,6 +22,7 @@ from ldmref.models.controlnet import (
     encode_hint,
     init_from_unet,
 )
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import Params, flatten, init, unflatten
 from ldmref.models.presets import preset
@@ -192,7 +193,7 @@ def test_mean_pool(factor):
 def test_segmentation_maps_are_shares_of_classes(monkeypatch):
     """Each cell is the share of its pixels that have a class, mapped to channels."""
     unet = replace(TINY.unet, in_channels=7)
-    config = replace(TINY, unet=unet, concat="segmentation", segmentation_classes=5)
+    config = replace(TINY, denoiser=unet, concat="segmentation", segmentation_classes=5)
     assert rescaler.rescaler_spec(config) == {"channel_mapper": {"weight": (3, 5, 1, 1)}}
     assert model_spec(config)["cond_stage"] == rescaler.rescaler_spec(config)
     params = init(model_spec(config))

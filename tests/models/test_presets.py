@@ -154,7 +154,7 @@ def test_conditioning_on_sizes_needs_a_pooled_vector():
     for changed in (width, 6 * config.unet.addition_time_embed_dim):
         unet = replace(config.unet, projection_class_embeddings_input_dim=changed)
         with pytest.raises(LdmrefError):
-            check_config(replace(config, unet=unet, text_encoder_2=bare))
+            check_config(replace(config, denoiser=unet, text_encoder_2=bare))
 
 
 def test_the_preset_of_the_embedded_model_is_its_configuration():

@@ -48,7 +48,10 @@ CALLS = {
     (LatentDiffusion, "encode_posterior"): lambda m: m.encode_posterior(IMAGES),
     (LatentDiffusion, "decode"): lambda m: m.decode(LATENTS, tile=8),
     (LatentDiffusion, "unet"): lambda m: m.unet(LATENTS, TIME, Conditioning(STATES)),
-    (LatentDiffusion, "unet_output"): lambda m: m.unet_output(LATENTS, WHOLE, STATES, m.control),
+    (LatentDiffusion, "predict"): lambda m: m.predict(LATENTS, TIME, Conditioning(STATES)),
+    (LatentDiffusion, "predict_with_variance"): lambda m: m.predict_with_variance(
+        LATENTS, WHOLE, STATES, m.control
+    ),
     (LatentDiffusion, "encode_segmentation"): lambda m: m.encode_segmentation(LABELS),
     (TinyAutoencoder, "encode"): lambda m: m.encode(IMAGES),
     (TinyAutoencoder, "decode"): lambda m: m.decode(LATENTS),
@@ -88,7 +91,7 @@ def subject(kind, ops):
         TINY,
         segmentation_classes=3,
         concat="segmentation",
-        unet=dataclasses.replace(TINY.unet, in_channels=7, out_channels=4),
+        denoiser=dataclasses.replace(TINY.unet, in_channels=7, out_channels=4),
         text_encoder=TextConfig(model_type="none", num_hidden_layers=1),
         defaults=Defaults(2, 1.0, 16, 16),
     )

@@ -33,6 +33,6 @@ def two_encoders():
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 48,
     )
-    config = dataclasses.replace(config, unet=unet, text_encoder_2=second)
+    config = dataclasses.replace(config, denoiser=unet, text_encoder_2=second)
     small = ldmref.random_model("tiny", backend="numpy")
     return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)

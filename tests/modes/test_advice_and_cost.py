@@ -139,8 +139,8 @@ def test_a_mask_that_falls_between_the_cells_is_mentioned(tiny):
 
 def calls_of_the_unet(model, mode="txt2img", **arguments):
     images = []
-    unet = model.unet
-    model.unet = lambda latents, *rest, **more: (
+    unet = model.predict
+    model.predict = lambda latents, *rest, **more: (
         images.append(latents.shape[0]) or unet(latents, *rest, **more)
     )
     getattr(modes, mode)(model, "a", **arguments)
@@ -184,7 +184,7 @@ def test_evaluations_are_counted_exactly(mode, arguments):
 def test_a_request_over_the_limit_is_refused_before_anything_is_drawn():
     model = ldmref.random_model("tiny", backend="numpy")
     model.max_seconds = 1e-9
-    model.unet = model.encode_prompts = None
+    model.predict = model.encode_prompts = None
     with pytest.raises(ResourceError) as caught:
         modes.txt2img(model, "a", seed=1)
     assert caught.value.code == "E-SECONDS"
@@ -214,15 +214,15 @@ def test_out_of_memory_says_what_is_needed_and_the_model_draws_on(error):
         raise error
 
     want = modes.txt2img(model, "a", **SEEDED).latents
-    unet = model.unet
-    model.unet = fails
+    unet = model.predict
+    model.predict = fails
     with pytest.raises(ResourceError) as caught:
         modes.txt2img(model, "a", **SEEDED)
     size = model.estimate_memory(16, 16).peak_resident / 1e9
     assert caught.value.code == "E-MEMORY" and f"about {size:.1f} GB" in str(caught.value)
-    model.unet = unet
+    model.predict = unet
     assert (modes.txt2img(model, "a", **SEEDED).latents == want).all()
-    model.unet = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("another"))
+    model.predict = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("another"))
     with pytest.raises(RuntimeError, match="another"):
         modes.txt2img(model, "a", **SEEDED)
 

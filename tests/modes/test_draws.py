@@ -28,7 +28,7 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def idle():
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    model.unet = lambda latents, t, context: 0 * latents
+    model.predict = lambda latents, t, context: 0 * latents
     return model
 
 

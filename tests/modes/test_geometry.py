@@ -238,7 +238,7 @@ def wordless(concat, channels):
         TINY,
         name=concat,
         concat=concat,
-        unet=dataclasses.replace(TINY.unet, **told),
+        denoiser=dataclasses.replace(TINY.unet, **told),
         text_encoder=text,
         defaults=Defaults(1, 1.0, 16, 16),
         segmentation_classes=channels,
@@ -251,8 +251,8 @@ def wordless(concat, channels):
 def test_the_network_is_shown_the_same_beside_every_image(mode, monkeypatch):
     model = wordless({"superres": "low_resolution", "seg2img": "segmentation"}[mode], 3)
     seen = []
-    unet = model.unet
-    monkeypatch.setattr(model, "unet", lambda x, *rest: seen.append(x) or unet(x, *rest))
+    unet = model.predict
+    monkeypatch.setattr(model, "predict", lambda x, *rest: seen.append(x) or unet(x, *rest))
     labels = np.random.default_rng(0).integers(0, 3, (12, 20))
     small = noise_image(10, 6)
     given = {"image": small} if mode == "superres" else {"segmentation": labels}
@@ -268,7 +268,7 @@ def test_the_network_is_shown_the_same_beside_every_image(mode, monkeypatch):
 def inpainting():
     """Return a small model with channels for mask and masked image."""
     unet = dataclasses.replace(TINY.unet, in_channels=9)
-    config = dataclasses.replace(TINY, unet=unet)
+    config = dataclasses.replace(TINY, denoiser=unet)
     small = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
 
@@ -280,8 +280,8 @@ def test_draws_and_channels_of_an_inpainting_network(inpainting, monkeypatch, rn
     image = noise_image(16, 16)
     mask = mask_with((0, 0, 6, 16), (16, 16))
     seen = []
-    unet = inpainting.unet
-    monkeypatch.setattr(inpainting, "unet", lambda x, *rest: seen.append(x) or unet(x, *rest))
+    unet = inpainting.predict
+    monkeypatch.setattr(inpainting, "predict", lambda x, *rest: seen.append(x) or unet(x, *rest))
     asked = {"seed": 4, "steps": 2, "sampler": "ddim", "rng": rng, "cfg_scale": 1.0}
     r = modes.inpaint(inpainting, "a", image, mask, strength, **asked)
     shown = seen[0][:, 4:]
@@ -442,7 +442,7 @@ def test_a_small_image_is_shown_as_it_is():
 def test_a_small_image_must_halve_as_often_as_the_network_does(size, code):
     config = preset("ldm-superres")
     unet = dataclasses.replace(config.unet, resnet_updown=True)
-    config = dataclasses.replace(config, unet=unet)
+    config = dataclasses.replace(config, denoiser=unet)
     assert code_of("superres", config, image=noise_image(*size)) == code
 
 

@@ -30,13 +30,13 @@ def acting(name):
 def calls(tiny, monkeypatch):
     """Return the batch sizes and perturbed parts of the U-Net's calls."""
     seen = []
-    inner = tiny.unet
+    inner = tiny.predict
 
     def watched(x, t, conditioning, **more):
         seen.append((x.shape[0], more.get("identity_attention", ())))
         return inner(x, t, conditioning, **more)
 
-    monkeypatch.setattr(tiny, "unet", watched)
+    monkeypatch.setattr(tiny, "predict", watched)
     return seen
 
 

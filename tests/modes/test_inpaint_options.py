@@ -41,7 +41,7 @@ def mask_with(box, size=(16, 16)):
 def idle(monkeypatch):
     """Return a model whose network sees no noise. The sampler leaves its start as it was."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    monkeypatch.setattr(model, "unet", lambda latents, t, context: 0 * latents)
+    monkeypatch.setattr(model, "predict", lambda latents, t, context: 0 * latents)
     return model
 
 

@@ -76,7 +76,7 @@ def test_iterations_invert_every_step_exactly(monkeypatch, final, cfg_scale):
     model.config = replace(model.config, scheduler=scheduler)
     monkeypatch.setattr(
         model,
-        "unet",
+        "predict",
         lambda x, t, told: 0.1 * np.sin(x) + 0.01 * get_hidden_states(told.context).mean(),
     )
     known = encode_image(model, image16()).mean
@@ -108,7 +108,7 @@ def test_plain_inversion_starts_just_above_the_clean_image(monkeypatch, sigmas, 
     """At the least noise of the training or half the next level: a network that always sees the
     same noise adds it once for every level above the first."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    monkeypatch.setattr(model, "unet", lambda x, t, told: 0 * x + 1.0)
+    monkeypatch.setattr(model, "predict", lambda x, t, told: 0 * x + 1.0)
     first = sampling_sigmas(model.config.scheduler)[0] if first is None else first
     found = modes.invert(model, "a", image16(), sigmas=sigmas, iterations=0)
     added = found.latents * np.hypot(1.0, 5.0) - encode_image(model, image16()).mean
@@ -133,8 +133,8 @@ def test_the_ends_are_images_of_txt2img(tiny64, path):
 def test_between_the_noise_turns_and_the_words_go_straight(tiny64, monkeypatch):
     tiny = tiny64
     seen = []
-    network = tiny.unet
-    monkeypatch.setattr(tiny, "unet", lambda x, t, c: seen.append((x, c)) or network(x, t, c))
+    network = tiny.predict
+    monkeypatch.setattr(tiny, "predict", lambda x, t, c: seen.append((x, c)) or network(x, t, c))
     modes.interpolate(tiny, "a cat", "a dog", [0.25], seed=(4, 9), cfg_scale=1.0, steps=1)
     (x, told), *_ = seen
     a, b = (Streams([s], (4, 8, 8))().astype(np.float64) for s in (4, 9))

@@ -360,7 +360,7 @@ def test_known_latents_are_left_clean_outside_the_mask(tiny64, image, left_half)
 def idle(monkeypatch):
     """Return a model whose network sees no noise. The sampler leaves its start as it was."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    monkeypatch.setattr(model, "unet", lambda latents, t, context: 0 * latents)
+    monkeypatch.setattr(model, "predict", lambda latents, t, context: 0 * latents)
     return model
 
 

@@ -79,9 +79,9 @@ def test_the_step_that_made_nan_is_named(model, sampler, before, monkeypatch):
     ops = model.backend
     inner = type(ops).silu
     calls = []
-    plain_unet = type(model).unet
+    plain_unet = type(model).predict
 
-    def unet(self, *args, **kwargs):
+    def predict(self, *args, **kwargs):
         calls.append(1)
         return plain_unet(self, *args, **kwargs)
 
@@ -91,7 +91,7 @@ def test_the_step_that_made_nan_is_named(model, sampler, before, monkeypatch):
         y = inner(self, x)
         return y + np.inf if len(steps_taken) >= before else y
 
-    monkeypatch.setattr(type(model), "unet", unet)
+    monkeypatch.setattr(type(model), "predict", predict)
     monkeypatch.setattr(type(ops), "silu", silu)
     with pytest.raises(NumericError) as caught:
         modes.txt2img(
@@ -133,7 +133,7 @@ def test_parameters_are_told_from_inputs(model):
     states = model.encode_text(["a"])
 
     def first(network):
-        return find_layer(network, "unet", lambda m: m.unet(x, t, states))
+        return find_layer(network, "unet", lambda m: m.predict(x, t, states))
 
     for layer, name in (
         ("conv2d", "down_blocks.0.resnets.0.conv1"),

@@ -64,7 +64,7 @@ def model_for(mode):
     config = replace(
         tiny,
         concat=CONCAT[mode],
-        unet=unet,
+        denoiser=unet,
         text_encoder=text,
         defaults=Defaults(2, 1.0, 16, 16),
         segmentation_classes=3 if mode == "seg2img" else 0,
@@ -161,7 +161,7 @@ def test_every_mode_names_its_memory_when_there_is_none(planned, monkeypatch):
     def full(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(model, "unet", full)
+    monkeypatch.setattr(model, "predict", full)
     with pytest.raises(ResourceError):
         list(run.generate())
 

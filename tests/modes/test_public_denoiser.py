@@ -106,7 +106,7 @@ def test_what_has_the_shape_of_latents_is_denoised(tiny, shape, code):
 
 def test_every_level_of_the_network_must_halve(tiny):
     unet = dataclasses.replace(tiny.config.unet, resnet_updown=True)
-    config = dataclasses.replace(tiny.config, unet=unet)
+    config = dataclasses.replace(tiny.config, denoiser=unet)
     model = ldmref.random_model("tiny", backend="numpy")
     model.config = config
     with pytest.raises(UsageError, match="multiples of 2"):

@@ -377,9 +377,9 @@ def test_types_of_the_schema():
 def rows_seen(model, **values):
     """Return the conditioning of every call of the U-Net."""
     seen = []
-    unet = type(model).unet
+    unet = type(model).predict
     watched = copy.copy(model)
-    watched.unet = lambda x, t, c, **more: seen.append((x, c)) or unet(model, x, t, c, **more)
+    watched.predict = lambda x, t, c, **more: seen.append((x, c)) or unet(model, x, t, c, **more)
     modes.txt2img(watched, **{"prompt": "red heart", "seed": 1, "steps": 1} | values)
     return seen
 
@@ -415,8 +415,8 @@ def test_pooled_outputs_are_interpolated_with_the_rest(two_encoders):
 def test_the_denoiser_of_another_shape_knows_its_size(two_encoders):
     seen = []
     watched = copy.copy(two_encoders)
-    unet = type(two_encoders).unet
-    watched.unet = lambda x, t, c, **more: seen.append(c) or unet(two_encoders, x, t, c, **more)
+    unet = type(two_encoders).predict
+    watched.predict = lambda x, t, c, **more: seen.append(c) or unet(two_encoders, x, t, c, **more)
     denoise = ldmref.denoiser(watched, "red", cfg_scale=1.0)
     denoise(two_encoders.backend.asarray(np.ones((2, 4, 6, 10))), 1.0)
     np.testing.assert_array_equal(seen[0].sizes, [[12, 20, 0, 0, 12, 20]] * 2)

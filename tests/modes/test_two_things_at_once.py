@@ -117,7 +117,7 @@ def test_layers_left_out_are_those_of_both_text_encoders():
 def test_the_denoiser_of_an_inpainting_model_repaints_everything():
     tiny = preset("tiny")
     unet = dataclasses.replace(tiny.unet, in_channels=9)
-    config = dataclasses.replace(tiny, unet=unet, concat="inpainting")
+    config = dataclasses.replace(tiny, denoiser=unet, concat="inpainting")
     small = ldmref.random_model("tiny", backend="numpy")
     from ldmref.models.model import model_spec
     from ldmref.models.params import init

@@ -174,7 +174,7 @@ class Parts:
         data = dict(self.unet.config)
         self.config = ModelConfig(
             name="small",
-            unet=convert_unet_config(data) if cross else convert_unet2d_config(data),
+            denoiser=convert_unet_config(data) if cross else convert_unet2d_config(data),
             vae=convert_autoencoder_config(dict(self.vq.config) | {"_class_name": "VQModel"}),
             text_encoder=text,
             scheduler=convert_scheduler_config(

@@ -214,7 +214,7 @@ def two_encoders():
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 48,
     )
-    config = dataclasses.replace(config, unet=unet, text_encoder=text, text_encoder_2=second)
+    config = dataclasses.replace(config, denoiser=unet, text_encoder=text, text_encoder_2=second)
     tokenizers = [clip_tokenizer(VOCABULARY, LENGTH, pad=pad) for pad in (None, 0)]
     params = init(model_spec(config))
     ops = get_backend("numpy", dtype="float64")

@@ -266,7 +266,7 @@ def test_two_text_encoders_are_told_apart(tmp_path):
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 48,
     )
-    config = dataclasses.replace(config, unet=unet, text_encoder_2=second)
+    config = dataclasses.replace(config, denoiser=unet, text_encoder_2=second)
     small = model_of()
     model = LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
     trace = trace_of(tmp_path / "t", model)

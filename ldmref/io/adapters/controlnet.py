@@ -23,8 +23,8 @@ from ldmref.io.diffusers.config import UNET_DEFAULTS, convert_unet_config
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
-from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.presets import PRESETS
 from ldmref.models.validate import check_network
 

@@ -18,8 +18,9 @@ from types import MappingProxyType
 
 from ldmref.io.key_table import KeyEntry, add_prefixes, key_table, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
-from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.params import flatten
 from ldmref.models.rescaler import rescaler_spec
 from ldmref.models.text import text_spec

@@ -12,7 +12,8 @@ from typing import Any
 
 from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import config_error, require_lists, require_plain
-from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
 
 # Fields whose other values would change the network -> the values that do not.
 UNET_PLAIN: dict[str, tuple[Any, ...]] = {

@@ -25,7 +25,7 @@ from ldmref.io.diffusers.config import (
     convert_unet_config,
     get_trained_size,
 )
-from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, read_ldm_config
+from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.io.key_table import (
     KeyTable,
@@ -36,22 +36,19 @@ from ldmref.io.key_table import (
     with_attention_form,
 )
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
-from ldmref.models.config import Defaults, ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig
+from ldmref.models.family import list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
 from ldmref.models.validate import config_from_dict
 
-PIPELINES = {
+STABLE_DIFFUSION = (
     "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
     "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline", *LDM_PIPELINES,
-}  # fmt: skip
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
+    "StableDiffusionXLInpaintPipeline",
+)  # fmt: skip
+WEIGHTS = "diffusion_pytorch_model"  # the stem of the files of diffusers' networks
+TEXT_WEIGHTS = "model"  # and of transformers'
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 IGNORED = r".*\.position_ids|to_logits\..*"  # tensors that the networks do not use
 SHARD = r"-\d+-of-\d+"
@@ -66,19 +63,30 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     """
     index = read_json(folder / "model_index.json")
     kind = str(index.get("_class_name"))
-    require_class(kind, PIPELINES, f"{folder.name!r} holds", "E-PIPELINE")
-    if kind in LDM_PIPELINES:
-        with damage_as_config_error(folder.name):
-            return replace(read_ldm_config(folder, kind), name=get_model_name(folder))
+    known: dict[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = {}
+    for family in list_families():
+        known |= family.pipelines
+        if kind in known:
+            break
+    require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
+    with damage_as_config_error(folder.name):
+        config = replace(known[kind](folder, index), name=get_model_name(folder))
+        return config_from_dict(config.to_dict())  # checks the type of every field
+
+
+def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
+    """Read the configuration of a folder of Stable Diffusion 1, 2 or XL.
+
+    Raises:
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
+    """
+    kind = str(index["_class_name"])
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
     if second.is_file() and not first.is_file():
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
         raise CorruptModelError(message, code="E-PIPELINE", hint="use the base model alone")
-    with damage_as_config_error(folder.name):
-        return _stable_diffusion(folder, kind, index)
 
-
-def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> ModelConfig:
     def read(part: str, file: str = "config.json") -> dict[str, Any]:
         return read_json(folder / part / file)
 
@@ -92,9 +100,8 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
     height, width = (side * vae.factor for side in get_trained_size(read("unet")))
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
-    config = ModelConfig(
-        name=get_model_name(folder),
-        unet=unet,
+    return ModelConfig(
+        denoiser=unet,
         vae=vae,
         text_encoder=texts[0],
         text_encoder_2=texts[1] if len(texts) > 1 else None,
@@ -102,7 +109,6 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
         scheduler=convert_scheduler_config(scheduler, get_class(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
     )
-    return config_from_dict(config.to_dict())  # checks the type of every field
 
 
 def get_class(index: Mapping[str, Any], part: str) -> str:
@@ -164,12 +170,23 @@ def open_network(
             fit.
     """
     tensors = TensorView(
-        open_weight_files(folder, WEIGHTS[part], variant), partial(get_current_name, part)
+        open_weight_files(folder, get_weight_stem(part), variant), partial(get_current_name, part)
     )
     table = diffusers_table(spec)
     report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
     return tensors, table
+
+
+def list_parts() -> list[str]:
+    """Return the folders of the networks of all families, in diffusers' layout."""
+    denoisers = (family.denoiser.network for family in list_families())
+    return [*dict.fromkeys(denoisers), "vae", *TEXT_ENCODERS]
+
+
+def get_weight_stem(part: str) -> str:
+    """Return how the names of the weight files of a network begin."""
+    return TEXT_WEIGHTS if part in TEXT_ENCODERS else WEIGHTS
 
 
 def diffusers_table(spec: Spec) -> KeyTable:

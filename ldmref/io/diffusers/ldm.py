@@ -13,8 +13,8 @@ from typing import Any
 from ldmref.io.diffusers import config as diffusers_config
 from ldmref.io.diffusers.checks import config_error, read_json, require_lists, require_plain
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
-from ldmref.models.validate import check_config
+from ldmref.models.config import Defaults, ModelConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
 
 LDM_PIPELINES = ("LDMPipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePipeline")
 FOLDERS = {"vae": "vqvae", "text_encoder": "bert"}  # where they differ from our names
@@ -44,17 +44,18 @@ BERT_FIELDS = {"d_model": "hidden_size", "encoder_ffn_dim": "intermediate_size",
                "encoder_attention_heads": "num_attention_heads"}  # fmt: skip
 
 
-def read_ldm_config(folder: Path, kind: str) -> ModelConfig:
+def read_ldm_config(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """Read the configuration of a folder.
 
     Args:
         folder: The folder of model_index.json.
-        kind: The class of the pipeline, one of `LDM_PIPELINES`.
+        index: The contents of model_index.json, whose class is one of `LDM_PIPELINES`.
 
     Raises:
         InputError: A file is missing.
         CorruptModelError: A configuration asks for something that is not supported.
     """
+    kind = index["_class_name"]
     vae = diffusers_config.convert_autoencoder_config(
         read_json(folder / FOLDERS["vae"] / "config.json")
     )
@@ -69,9 +70,8 @@ def read_ldm_config(folder: Path, kind: str) -> ModelConfig:
     if superres:  # the pipeline does not scale latents
         vae = replace(vae, scaling_factor=1.0)
     height, width = (side * vae.factor for side in diffusers_config.get_trained_size(unet_data))
-    config = ModelConfig(
-        name=folder.name,
-        unet=unet,
+    return ModelConfig(
+        denoiser=unet,
         vae=vae,
         text_encoder=text,
         concat="low_resolution" if superres else "",
@@ -80,8 +80,6 @@ def read_ldm_config(folder: Path, kind: str) -> ModelConfig:
         ),
         defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=width, height=height),
     )
-    check_config(config)
-    return config
 
 
 def convert_unet2d_config(data: Mapping[str, Any]) -> UNetConfig:

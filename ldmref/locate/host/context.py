@@ -67,6 +67,11 @@ class HostContext:
         return {name: table for name, table in tables.items() if isinstance(table, dict)}
 
     @property
+    def denoiser(self) -> str:
+        """The name of the denoiser's calls."""
+        return self.model.denoiser.name
+
+    @property
     def epsilon(self) -> float:
         """The unit of rounding of arrays in the port's number format."""
         return EPSILONS[self.dtype]

@@ -204,7 +204,7 @@ def _evaluations(context: HostContext, entry: TraceEntry) -> list[UnetEvaluation
     steps = len(context.calls("train"))
     calls = entry.attributes.get("evaluations")
     if calls is None and steps == 1:
-        calls = [call.call for call in context.calls("unet")]
+        calls = [call.call for call in context.calls(context.denoiser)]
     prompts = list(entry.attributes.get("prompts") or [])
     if len(prompts) != len(target):
         prompts = []

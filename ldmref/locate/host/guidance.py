@@ -51,7 +51,7 @@ def _halves(context: HostContext, entry: TraceEntry | None) -> tuple[np.ndarray,
 def _judge_steps(context: HostContext) -> Iterator[Row]:
     """Yield rows from the halves of the U-Net's output, and what the steps were given."""
     scale = _requested_scale(context)
-    networks = context.calls("unet")
+    networks = context.calls(context.denoiser)
     steps = context.calls("sampler")
     if scale is None or len(networks) != len(steps):
         return

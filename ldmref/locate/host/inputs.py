@@ -22,7 +22,7 @@ OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 
 def judge_inputs(context: HostContext) -> Iterator[Row]:
     """Yield rows for the text, the sizes, the timestep and the latents of the U-Net's calls."""
-    networks = context.calls("unet")
+    networks = context.calls(context.denoiser)
     yield from _judge_text(context, networks)
     yield from _judge_sizes(context, networks)
     steps = context.calls("sampler")

@@ -41,7 +41,7 @@ def judge_wires(context: HostContext) -> Iterator[Row]:
 
 def _judge_halves(context: HostContext) -> Iterator[Row]:
     """Yield rows for what guidance was given, from the halves of the U-Net's output."""
-    networks = context.calls("unet")
+    networks = context.calls(context.denoiser)
     recorded = context.calls("guidance")
     if len(networks) != len(recorded):
         return
@@ -96,7 +96,7 @@ def _judge_predictions(context: HostContext) -> Iterator[Row]:
     """Yield rows for what the steps were given, from guidance, otherwise from the U-Net."""
     steps = context.calls("sampler")
     guidances = context.calls("guidance")
-    networks = context.calls("unet")
+    networks = context.calls(context.denoiser)
     sources = guidances or networks
     for k, step in enumerate(steps):
         named = step.attributes.get("evaluations")

@@ -49,7 +49,7 @@ def fine_tune_trainer(
         batch = batches(step, part)
         condition = encode_conditioning(adapted, batch.prompts, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
-        return batches.loss(batch, adapted.unet_output(*inputs))
+        return batches.loss(batch, adapted.predict_with_variance(*inputs))
 
     learned = any(name in TEXT_ENCODERS for name in adapter.initial)
     trainer = Trainer(

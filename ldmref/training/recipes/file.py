@@ -130,7 +130,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
         raise UsageError(message, code="E-SIZE")
     config = replace(
         config,
-        unet=replace(config.unet, sample_size=size // config.vae.factor),
+        denoiser=replace(config.unet, sample_size=size // config.vae.factor),
         defaults=replace(config.defaults, width=size, height=size),
     )
     return replace(recipe, data=replace(recipe.data, size=size), model=config)

@@ -22,7 +22,7 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
     z = config.vae.latent_channels
     if objective.loss == "hybrid":
         s = replace(s, variance_type=LEARNED)
-        config = replace(config, scheduler=s, unet=replace(config.unet, out_channels=2 * z))
+        config = replace(config, scheduler=s, denoiser=replace(config.unet, out_channels=2 * z))
     elif s.variance_type == LEARNED and objective.loss != "bound":
         message = f"loss = {objective.loss!r} does not train the variance that the model learns"
         raise recipe_error(message, hint='loss = "hybrid" and loss = "bound" do')
@@ -56,7 +56,7 @@ def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
         text = TextConfig(model_type="none", num_hidden_layers=1)
         unet = replace(unet, attention="self", cross_attention_dim=0, class_embed_type="")
         defaults = replace(defaults, cfg_scale=1.0)
-    return replace(config, text_encoder=text, unet=unet, defaults=defaults)
+    return replace(config, text_encoder=text, denoiser=unet, defaults=defaults)
 
 
 def with_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:

@@ -1,0 +1,149 @@
+"""`Family`: what ldmref knows about a family of models, and where it is found.
+
+A package adds a family with an entry point that names a `Family`:
+
+    [project.entry-points."ldmref.families"]
+    dit = "ldmref_dit:DIT"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError, short_repr
+from ldmref.math.arrays import Array
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.denoiser_config import DenoiserConfig
+from ldmref.models.params import Shape
+from ldmref.models.text import EncodedText, encode_tokens
+from ldmref.plugins import describe_origin, find_plugin, list_plugins, load_plugin, suggest_names
+
+GROUP = "ldmref.families"
+BUILT_IN = {"latent-diffusion": "ldmref.families.latent_diffusion:LATENT_DIFFUSION"}
+
+
+class CountWork(Protocol):
+    """A number of one evaluation of the denoiser for one image, from the latents' size in cells."""
+
+    def __call__(self, config: ModelConfig, width: int, height: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """Files of a family that hold only the denoiser, under names of their own.
+
+    Attributes:
+        description: What such a file is, in a few words.
+        recognise: Returns the configuration that fits a file's names and shapes; None if the file
+            is another one.
+        names: Returns the name in the file of each parameter of the denoiser.
+    """
+
+    description: str
+    recognise: Callable[[Mapping[str, Shape]], ModelConfig | None]
+    names: Callable[[ModelConfig], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models as data, which loading, modes, traces, exports and pages read.
+
+    Attributes:
+        name: Its name, as in the entry point and in the files of ldmref.
+        denoiser: The class of the denoiser's configuration.
+        networks: Returns the networks of a model in the order in which a program needs them:
+            encoders of the text, the denoiser, the autoencoder. The denoiser is called
+            `denoiser.network`; its function takes the backend, the parameters, the configuration,
+            the latents (n, c, h, w), timesteps (n,) and the arrays of the conditioning by name.
+        count_flops: Returns the floating-point operations of the denoiser.
+        count_activations: Returns the numbers that the denoiser holds at the same time.
+        broken_rules: Yields the relations between fields that do not hold.
+        encode: Encodes tokens; see `encode_tokens`.
+        condition: Returns the conditioning of hidden states, pooled output and size (width,
+            height).
+        pipelines: For each class of diffusers' pipelines, a function of the folder and its
+            model_index.json that reads the configuration.
+        files: Files that hold only the denoiser.
+        presets: Configurations by name.
+        shrink: Returns a small version of a configuration, for golden cases. None: the model is
+            not made smaller.
+        description: The family in a few words, for `ldmref models`.
+    """
+
+    name: str
+    denoiser: type[DenoiserConfig]
+    networks: Callable[[ModelConfig], Sequence[DeclaredNetwork]]
+    count_flops: CountWork
+    count_activations: CountWork
+    broken_rules: Callable[[ModelConfig], Iterable[str]] = lambda config: ()
+    encode: Callable[..., EncodedText] = encode_tokens
+    condition: Callable[
+        [Backend, ModelConfig, Array, Array | None, tuple[int, int]], Conditioning
+    ] = lambda ops, config, states, pooled, size: Conditioning(states, pooled)
+    pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
+        default_factory=dict
+    )
+    files: Sequence[SingleFile] = ()
+    presets: Mapping[str, ModelConfig] = field(default_factory=dict)
+    shrink: Callable[[ModelConfig], ModelConfig] | None = None
+    description: str = ""
+
+    def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:
+        """Return the declaration of a network of a model."""
+        return next(network for network in self.networks(config) if network.name == name)
+
+
+@cache
+def find_family(name: str) -> Family:
+    """Return the family of that name.
+
+    Raises:
+        UsageError: There is none, or its plug-in cannot be used.
+
+    >>> from ldmref.models.family import find_family
+    >>> find_family("latent-diffusion").denoiser.__name__
+    'UNetConfig'
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(import_module(module), attribute)
+    point = find_plugin(GROUP, name)
+    if point is None:
+        raise UsageError(
+            f"no family {short_repr(name)}",
+            code="E-FAMILY",
+            hint=suggest_names(GROUP, BUILT_IN, name),
+        )
+    found = load_plugin(point)
+    if not isinstance(found, Family) or found.name != point.name:
+        message = f"{describe_origin(point)} is not a Family of that name"
+        raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it")
+    return found
+
+
+def family_of(config: ModelConfig) -> Family:
+    """Return the family of a configuration.
+
+    >>> from ldmref.models import preset
+    >>> family_of(preset("sdxl")).name
+    'latent-diffusion'
+    """
+    return find_family(config.denoiser.family)
+
+
+def list_families() -> Iterator[Family]:
+    """Yield all families: those of ldmref, then those of other packages, by name.
+
+    Raises:
+        UsageError: A plug-in cannot be used.
+    """
+    for name in (*BUILT_IN, *sorted({*list_plugins(GROUP)} - {*BUILT_IN})):
+        yield find_family(name)
