@@ -70,7 +70,7 @@ ARROWS = {
         "memmap",
         "math",
     ),
-    "families": ("models", "math.arrays", "backends.base", "io.diffusers"),
+    "families": ("models", "math.arrays", "backends.base", "io.diffusers", "io.key_table", "lazy"),
     "testing": ("backends", "math", "models", "prompts", "errors"),
     "modes": ("not", "cli", "testing", "explore", *INTERFACES, *LABORATORY),
     "loading": ("not", "cli", "testing", "modes", "explore", *INTERFACES, *LABORATORY),

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "benchmarks/README.md": "benchmarks.md",
     "tests/fuzz/README.md": "fuzzing.md",
     "ldmref/assets/emoji/README.md": "embedded-model.md",
+    "examples/plugins/ldmref-dit/README.md": "plugins/ldmref-dit.md",
     "examples/plugins/ldmref-jax/README.md": "plugins/ldmref-jax.md",
     "examples/plugins/ldmref-sa-sampler/README.md": "plugins/ldmref-sa-sampler.md",
     "examples/plugins/ldmref-tangential/README.md": "plugins/ldmref-tangential.md",

@@ -12,10 +12,11 @@ from ldmref.families.auxiliary import (
     describe_hint,
     describe_tiny,
 )
-from ldmref.families.latent_diffusion import describe_autoencoder, networks_of
+from ldmref.families.latent_diffusion import describe_autoencoder
 from ldmref.models.classifier import ClassifierConfig
 from ldmref.models.controlnet import ControlNetConfig
-from ldmref.models.presets import PRESETS
+from ldmref.models.family import family_of
+from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig
 
@@ -29,7 +30,7 @@ def networks(families: Collection[str] = ()) -> Iterator[NetworkCase]:
     1.5 shares with others have its name.
 
     Args:
-        families: Names in `FAMILIES`; (): all.
+        families: Names in `FAMILIES`, or presets of other packages; (): all of `FAMILIES`.
     """
     for net in _networks(families):
         if not families or net.name.partition(".")[0] in families:
@@ -40,10 +41,13 @@ def _networks(families: Collection[str]) -> Iterator[NetworkCase]:
     seen: set[str] = set()
     names = [name for name in PRESETS if name != "tiny" and (not families or name in families)]
     presets = [PRESETS[name] for name in names]
+    presets += [list_presets()[name] for name in families if name not in FAMILIES]
     presets.sort(key=lambda config: config.name != "sd15")  # the names of what others share with it
     for preset in presets:
         shared = set(seen)
-        for network in sorted(networks_of(shrink(preset)), key=lambda net: _order(net.params)):
+        small = shrink(preset)
+        networks = family_of(small).networks(small)
+        for network in sorted(networks, key=lambda net: _order(net.params)):
             part = repr(network.settings)
             if part in shared and network.params != "cond_stage":
                 continue
@@ -72,5 +76,6 @@ def _networks(families: Collection[str]) -> Iterator[NetworkCase]:
 
 
 def _order(params: str) -> int:
-    """Return the place of a network in the suite."""
-    return ("unet", "vae", "text_encoder", "text_encoder_2", "cond_stage").index(params)
+    """Return the place of a network in the suite; denoisers of other families come first."""
+    order = ("unet", "vae", "text_encoder", "text_encoder_2", "cond_stage")
+    return order.index(params) if params in order else -1

@@ -37,6 +37,7 @@ from ldmref.cases.values import ValueCase, to_json
 from ldmref.errors import OutputError, UsageError, did_you_mean
 from ldmref.files import shown
 from ldmref.io.atomic import atomic_folder, require_own
+from ldmref.models.presets import list_presets
 from ldmref.version import __version__
 
 README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
@@ -101,8 +102,9 @@ def make_suite(
     """
     _check_folder(folder, overwrite)
     families = tuple(families)
-    for family in set(families) - set(FAMILIES):
-        hint = did_you_mean(family, FAMILIES)
+    known = {*FAMILIES, *list_presets()} if set(families) - set(FAMILIES) else {*FAMILIES}
+    for family in set(families) - known:
+        hint = did_you_mean(family, known)
         raise UsageError(f"unknown family {family!r}", code=CODE, hint=hint)
     with atomic_folder(folder) as temporary:
         suite = _write(temporary, tuple(parts), families, with_networks=True)

@@ -86,11 +86,13 @@ def random_input(key: str, network: DeclaredNetwork, x: NetworkInput) -> np.ndar
     if x.content == "sizes":
         return np.asarray(SIZES, np.float32)
     if x.content == "ids":
-        end = network.settings["config"].vocab_size - 1
+        end = x.below - 1
         shape = (batch, min(shape[1], LENGTH))
         ids = random_stream(f"{key}/{stream}").integers(0, end, shape)
         ids[:, -1] = end
         return ids
+    if x.content == "labels":
+        return random_stream(f"{key}/{stream}").integers(0, x.below, shape)
     if x.content == "classes":
         n, classes, height, width = shape
         labels = random_stream(f"{key}/labels").integers(0, classes, (n, 1, height, width))

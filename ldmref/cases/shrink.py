@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import family_of
 
 WIDTHS = (8, 12, 12)  # channels per level
 HIDDEN = 16  # width of a text encoder
@@ -14,7 +15,14 @@ SIZE = 8  # latent height and width
 
 
 def shrink(config: ModelConfig) -> ModelConfig:
-    """Return a tiny model of the same family."""
+    """Return a tiny model of the same family.
+
+    Raises:
+        UsageError: Its family does not say how.
+    """
+    family = family_of(config)
+    if family.shrink is not None:
+        return family.shrink(config)
     encoders = [shrink_text(encoder) for encoder in config.text_encoders]
     width = sum(encoder.hidden_size for encoder in encoders)
     pooled = encoders[-1].projection_dim if encoders else 0

@@ -1,9 +1,31 @@
-"""Families of models as data: what their networks take and return, under which names.
+"""Families of models as data: their networks, files and presets, read by every tool.
 
 | file | holds |
 |---|---|
-| `network.py` | what a declaration of a network says |
-| `latent_diffusion.py` | the networks of Stable Diffusion, and of latent diffusion before it |
+| `latent_diffusion.py` | Stable Diffusion 1, 2 and XL, and latent diffusion before it |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |
+
+A package adds a family with an entry point of the group `ldmref.families` that names a `Family`
+(docs/add-a-family.md). Public and stable are the names that this package exports.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ldmref.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from ldmref.families.latent_diffusion import describe_autoencoder as describe_autoencoder
+    from ldmref.io.key_table import KeyEntry as KeyEntry
+    from ldmref.models.declared import CallSize as CallSize
+    from ldmref.models.declared import DeclaredNetwork as DeclaredNetwork
+    from ldmref.models.declared import NetworkInput as NetworkInput
+    from ldmref.models.declared import NetworkOutput as NetworkOutput
+    from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
+    from ldmref.models.family import Family as Family
+    from ldmref.models.family import SingleFile as SingleFile
+    from ldmref.models.text import EncodedText as EncodedText
+
+__getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         "ids",
         also=("input", "0", "ids"),
         layers=(("embeddings", "ids"), ("token_embedding", "ids")),
+        below=config.vocab_size,
     )
     states = NetworkOutput("", "hidden_states" if pooled else "last_hidden_state")
     return DeclaredNetwork(
@@ -129,7 +131,18 @@ def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
 
 
 def describe_autoencoder(vae: AutoencoderConfig) -> list[DeclaredNetwork]:
-    """Return the decoder and the encoder of an autoencoder."""
+    """Return the decoder and the encoder of an autoencoder.
+
+    Args:
+        vae: Its configuration.
+
+    Returns:
+        `vae.decode` and `vae.encode`.
+
+    >>> from ldmref.models import AutoencoderConfig
+    >>> [network.name for network in describe_autoencoder(AutoencoderConfig())]
+    ['vae.decode', 'vae.encode']
+    """
     kind = "VQ autoencoder" if vae.codebook_size else "KL autoencoder"
     return coder_pair(
         "vae",
@@ -183,6 +196,7 @@ def coder_pair(
             (latent_input,),
             (NetworkOutput("", "sample"),),
             "vae_decoder",
+            layers=("decoder", "post_quant_conv"),
         ),
         DeclaredNetwork(
             f"{name}.encode",
@@ -194,6 +208,7 @@ def coder_pair(
             (image,),
             tuple(encoded),
             "vae_encoder",
+            layers=("encoder", "quant_conv"),
         ),
     ]
 
@@ -235,8 +250,10 @@ def condition_on_text(
     return Conditioning(states, pooled, sizes)
 
 
-PIPELINES = dict.fromkeys(STABLE_DIFFUSION, read_stable_diffusion)
-PIPELINES |= dict.fromkeys(LDM_PIPELINES, read_ldm_config)
+PIPELINES: dict[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = {
+    **dict.fromkeys(STABLE_DIFFUSION, read_stable_diffusion),
+    **dict.fromkeys(LDM_PIPELINES, read_ldm_config),
+}
 LATENT_DIFFUSION = Family(
     "latent-diffusion",
     UNetConfig,
@@ -247,6 +264,5 @@ LATENT_DIFFUSION = Family(
     condition=condition_on_text,
     pipelines=PIPELINES,
     presets=PRESETS,
-    description="Stable Diffusion 1, 2 and XL, latent diffusion, and the emoji model",
 )
 """The family of latent diffusion with a U-Net."""

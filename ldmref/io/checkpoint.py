@@ -11,6 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
+from ldmref.io.denoiser_file import read_denoiser
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import configure_single_file, find_model, is_native, read_model_config
@@ -18,6 +19,7 @@ from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 
@@ -143,6 +145,9 @@ def open_checkpoint(
     if file is None:
         found, tensors, compute_sha256 = load_diffusers(path, variant)
         return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
+    if not isinstance(found.denoiser, UNetConfig):
+        tensors = read_denoiser(file, found)
+        return Checkpoint(path, found, tensors, tokenizers, file.sha256)
     averaged = select_ema(file, found, ema)
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
     tensors = read_compvis(file, found, bool(averaged))

@@ -28,11 +28,15 @@ class KeyEntry:
     Attributes:
         name: The name in the checkpoint.
         shape: Our shape.
-        third: Query (0), key (1) or value (2), if the three are stacked along the first axis.
+        third: Query (0), key (1) or value (2), if the three are stacked along the first axis. None:
+            they are not.
         form: "" for our layout; "matrix", "conv1d" or "conv" for a matrix with no, one or two
             trailing axes of length 1, each of which is accepted for the others; or "transposed".
         heads: With several heads the stack is interleaved: query, key and value of the first head,
             then of the next (QKVAttentionLegacy).
+
+    >>> KeyEntry("attn.qkv.weight", (8, 8), third=1).stored_shape
+    (24, 8)
     """
 
     name: str
@@ -48,7 +52,14 @@ class KeyEntry:
         return shape[::-1] if self.form == "transposed" else shape + ONE_BY_ONE.get(self.form, ())
 
     def read(self, stored: np.ndarray) -> np.ndarray:
-        """Return our tensor from the stored one."""
+        """Return our tensor from the stored one.
+
+        Args:
+            stored: The tensor of the checkpoint, whose shape is `stored_shape`.
+
+        Returns:
+            Our tensor, whose shape is `shape`.
+        """
         if self.form == "transposed":  # contiguous, as another BLAS routine has other last bits
             return np.ascontiguousarray(stored.T)
         if self.third is None:

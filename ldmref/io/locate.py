@@ -10,6 +10,7 @@ from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_
 from ldmref.files import check_input_path, shown
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
+from ldmref.io.denoiser_file import find_denoiser_config
 from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.io.native import read_config
@@ -169,7 +170,7 @@ def configure_single_file(
     question = (file.identity, named, ema)
     found = _recognised.get(question)
     if found is None:
-        found = find_config(file, named, ema)
+        found = find_denoiser_config(file, named) or find_config(file, named, ema)
         if len(_recognised) >= MOST_RECOGNISED:
             _recognised.clear()
         _recognised[question] = found

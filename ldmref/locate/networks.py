@@ -145,6 +145,10 @@ class _CallSizes:
         value = self._recorded(x)
         if x.content == "ids":
             return self._ids(x) if value is None else np.asarray(value, np.int64)
+        if x.content == "labels":
+            self.found.complete = self.found.complete and value is not None
+            labels = np.zeros(x.shape_at(self._complete(x)), np.int64) if value is None else value
+            return np.asarray(labels, np.int64)
         if value is None:
             return self.found.missing(x.shape_at(self._complete(x)))
         if x.content == "timesteps":

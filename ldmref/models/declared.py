@@ -22,6 +22,9 @@ class CallSize(NamedTuple):
         times: Its factor; the height of an image is `factor` times that of its latents.
         over: Its divisor; the height of a lower level of the U-Net is that of the latents over 2.
         label: Its name in exported graphs. "": `of`.
+
+    >>> CallSize("height", 8).at({"height": 4})  # of an image
+    32
     """
 
     of: str
@@ -30,7 +33,14 @@ class CallSize(NamedTuple):
     label: str = ""
 
     def at(self, sizes: Mapping[str, int]) -> int:
-        """Return the size for the sizes of a call."""
+        """Return the size for the sizes of a call.
+
+        Args:
+            sizes: The sizes that the call chose, by name.
+
+        Returns:
+            The size.
+        """
         return sizes[self.of] * self.times // self.over
 
 
@@ -48,11 +58,12 @@ class NetworkInput:
         role: Its name in traces, as diffusers calls it.
         shape: Its sizes: numbers, or sizes that each call chooses.
         content: "normal" numbers, an "image" in [-1, 1], a "hint" in [0, 1], "timesteps", "sizes"
-            of SDXL, token "ids", or "classes" of a segmentation map (one-hot).
+            of SDXL, token "ids", "labels" of classes, or "classes" of a segmentation map (one-hot).
         exported: Its name in exported graphs. "": the role.
         case: Its name in golden cases. "": the role.
         also: Names that ports give it, in addition to the role.
         layers: Ends of the names of layers that read it first, with the role of their input.
+        below: For "ids" and "labels": all numbers are below it.
     """
 
     argument: str
@@ -63,9 +74,16 @@ class NetworkInput:
     case: str = ""
     also: tuple[str, ...] = ()
     layers: tuple[tuple[str, str], ...] = ()
+    below: int = 0
 
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for the sizes of a call.
+
+        Args:
+            sizes: The sizes that the call chose, by name.
+
+        Returns:
+            The shape.
 
         >>> NetworkInput("image", "image", (BATCH, 3, CallSize("height", 8))).shape_at(
         ...     {"batch": 1, "height": 4})
@@ -80,6 +98,9 @@ class NetworkOutput(NamedTuple):
     Attributes:
         role: Its name in traces. "": the only, or first, output.
         exported: Its name in exported graphs.
+
+    >>> NetworkOutput("logvar", "latent_logvar").role
+    'logvar'
     """
 
     role: str
@@ -101,6 +122,12 @@ class DeclaredNetwork:
         outputs: The arrays that it returns, in their order; () if their number is not fixed.
         exported: The name of its exported graph.
         numbered: Whether a run calls it once per step.
+        layers: How the names of its layers begin. (): as those of its parameters.
+
+    >>> import ldmref
+    >>> network = ldmref.random_model("tiny").denoiser
+    >>> network.name, [x.role for x in network.inputs]
+    ('unet', ['sample', 'timestep', 'encoder_hidden_states'])
     """
 
     name: str
@@ -113,6 +140,7 @@ class DeclaredNetwork:
     outputs: tuple[NetworkOutput, ...]
     exported: str = ""
     numbered: bool = False
+    layers: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -120,10 +148,24 @@ class DeclaredNetwork:
         return list(inspect.signature(self.function).parameters)[2:]
 
     def input_of(self, argument: str) -> NetworkInput | None:
-        """Return the input of an argument; None if it is a setting, or not declared."""
+        """Return the input of an argument.
+
+        Args:
+            argument: The name of the argument.
+
+        Returns:
+            The input; None if it is a setting, or not declared.
+        """
         return next((x for x in self.inputs if x.argument == argument), None)
 
     def role_of(self, argument: str) -> str:
-        """Return the name of an argument in traces."""
+        """Return the name of an argument in traces.
+
+        Args:
+            argument: The name of the argument.
+
+        Returns:
+            The role of the input, otherwise the argument's own name.
+        """
         found = self.input_of(argument)
         return argument if found is None else found.role

@@ -31,6 +31,10 @@ class DenoiserConfig:
     Attributes:
         family: The name of the family, as in the entry-point group `ldmref.families`.
         network: The name of the network, of its parameters and of its calls in traces.
+
+    >>> from ldmref.models import UNetConfig
+    >>> UNetConfig.network, UNetConfig(in_channels=9).side_multiple
+    ('unet', 1)
     """
 
     family: ClassVar[str]

@@ -44,12 +44,17 @@ class SingleFile:
         description: What such a file is, in a few words.
         recognise: Returns the configuration that fits a file's names and shapes; None if the file
             is another one.
-        names: Returns the name in the file of each parameter of the denoiser.
+        table: Returns the tensor of the file for each parameter of the denoiser, a `KeyEntry`.
+        ignored: A pattern of the names that are not needed but may be present.
+
+    >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
+    True
     """
 
     description: str
     recognise: Callable[[Mapping[str, Shape]], ModelConfig | None]
-    names: Callable[[ModelConfig], Mapping[str, str]]
+    table: Callable[[ModelConfig], Mapping[str, Any]]
+    ignored: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,16 @@ class Family:
             height).
         pipelines: For each class of diffusers' pipelines, a function of the folder and its
             model_index.json that reads the configuration.
+        halves: The order of the predictions in a batch of the denoiser in these pipelines.
         files: Files that hold only the denoiser.
         presets: Configurations by name.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
             not made smaller.
         description: The family in a few words, for `ldmref models`.
+
+    >>> family = find_family("latent-diffusion")
+    >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.pipelines
+    (True, True)
     """
 
     name: str
@@ -91,13 +101,22 @@ class Family:
     pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
         default_factory=dict
     )
+    halves: tuple[str, str] = ("uncond", "cond")
     files: Sequence[SingleFile] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
     description: str = ""
 
     def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:
-        """Return the declaration of a network of a model."""
+        """Return the declaration of a network of a model.
+
+        Args:
+            config: The configuration of the model.
+            name: The name of the network's calls.
+
+        Returns:
+            The declaration.
+        """
         return next(network for network in self.networks(config) if network.name == name)
 
 

@@ -33,6 +33,12 @@ class EncodedText(NamedTuple):
         states: Hidden states, (n, chunks * l, d).
         pooled: The last encoder's pooled output, (n, d_pooled); None if it has none.
         tokens: The tokens of the first text encoder.
+
+    >>> import ldmref
+    >>> from ldmref.prompts.tokenizer import PromptOptions
+    >>> model = ldmref.random_model("tiny")
+    >>> model.encode_prompts(["a red cat"], 0, PromptOptions()).states.shape
+    (1, 16, 32)
     """
 
     states: Array

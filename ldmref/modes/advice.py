@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ldmref.backends.base import Backend
+from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.job import Job
+from ldmref.modes.resolve import check_mode
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
 EXAMPLES = (  # prompts that those models understand
@@ -20,6 +22,20 @@ USUAL_CFGPP_SCALE = 2.0
 def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
     """Return prompts that a model understands; none for models that read any text."""
     return EXAMPLES if config.name in COMPOSED_OF_EMOJI else ()
+
+
+def can_generate(config: ModelConfig, mode: str) -> bool:
+    """Return whether a model has a mode.
+
+    >>> from ldmref.models import preset
+    >>> can_generate(preset("sd15"), "img2img"), can_generate(preset("sd15"), "superres")
+    (True, False)
+    """
+    try:
+        check_mode(config, mode)
+    except UsageError:
+        return False
+    return True
 
 
 def parameter_advice(config: ModelConfig) -> dict[str, dict[str, str]]:

@@ -28,12 +28,6 @@ def plan_interpolate(config: ModelConfig, request: Interpolate) -> Plan:
     """Check a request; the initial noise is between the noises of two seeds."""
     positions = cast(Sequence[float], request.positions)  # a number was read as a list
     n = len(positions)
-    if config.text_encoder.model_type == "label":
-        raise UsageError(
-            f"{config.name!r} reads class numbers, between which there is nothing",
-            code="E-MODE",
-            hint="use txt2img with each class",
-        )
     resolve(config, "interpolate", request, prompt=request.prompt_b, seed=0)
     ends = assign_seeds(request.seed, 2 if isinstance(request.seed, Sequence) else 1)
     job = resolve(config, "interpolate", request, prompt=[request.prompt] * n, seed=[ends[0]] * n)

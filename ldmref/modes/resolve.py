@@ -184,6 +184,12 @@ def check_mode(config: ModelConfig, mode: str) -> None:
             code="E-MODE",
             hint=f"use {needed}" if needed else "use txt2img, img2img or inpaint",
         )
+    if mode == "interpolate" and config.text_encoder.model_type == "label":
+        raise UsageError(
+            f"{config.name!r} reads class numbers, between which there is nothing",
+            code="E-MODE",
+            hint="use txt2img with each class",
+        )
     if needed and mode != needed:
         raise UsageError(
             f"{config.name!r} generates images only from a given image",

@@ -8,9 +8,8 @@ from typing import Any
 from ldmref.declare import get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.advice import parameter_advice, prompts_to_try, unused_parameters
+from ldmref.modes.advice import can_generate, parameter_advice, prompts_to_try, unused_parameters
 from ldmref.modes.registry import MODES
-from ldmref.modes.resolve import MODE_OF
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
@@ -85,7 +84,6 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
     sampler = get_sampler(config.scheduler.sampler)
     described = model.backend.describe()
     size = [defaults.width, defaults.height]
-    own = MODE_OF.get(config.concat)
     return {
         "name": name,
         "family": config.name,
@@ -93,7 +91,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "native_size": size,
         "one_size": defaults.one_size,
         "size_multiple": config.size_multiple,
-        "modes": [own] if own else [mode for mode in MODES if mode not in MODE_OF.values()],
+        "modes": [mode for mode in MODES if can_generate(config, mode)],
         "defaults": {
             "steps": defaults.steps,
             "cfg_scale": defaults.cfg_scale,

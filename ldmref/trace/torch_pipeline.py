@@ -139,8 +139,8 @@ class _PipelineRecorder:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(module, name, True)
             inputs = {_role(role): x for role, x in named_inputs(module, "", args, kwargs).items()}
-            sample = inputs.pop("input", None)
-            inputs = inputs if sample is None else {"sample": sample} | inputs
+            if "sample" not in inputs:  # transformers call their first argument otherwise
+                inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
             timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))

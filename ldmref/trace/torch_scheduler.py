@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldmref.models.family import list_families
 from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
 
@@ -22,7 +23,7 @@ class SchedulerRecorder:
     """Records what a scheduler of diffusers computes, and the guidance before each step.
 
     Attributes:
-        prediction: The last output of the U-Net, which guidance combines.
+        prediction: The last output of the denoiser, which guidance combines.
     """
 
     def __init__(self, pipe: Any, scheduler: Any, layers: LayerRecorder):
@@ -30,6 +31,9 @@ class SchedulerRecorder:
         self._pipe = pipe
         self._scheduler = scheduler
         self._layers = layers
+        kind = type(pipe).__name__
+        found = (family.halves for family in list_families() if kind in family.pipelines)
+        self._halves = next(found, ("uncond", "cond"))
         self._writer = layers.writer
 
     def wrappers(self) -> dict[str, Callable[[AnyMethod], AnyMethod]]:
@@ -99,19 +103,30 @@ class SchedulerRecorder:
         return {"sigma": sigmas[index - 1], "sigma_next": sigmas[index]}
 
     def _record_guidance(self, guided: torch.Tensor) -> None:
-        """Record the halves of the U-Net's output and what guidance made of them."""
+        """Record the halves of the denoiser's output and what guidance made of them.
+
+        Further channels of the output are variances. Some pipelines give the scheduler the guided
+        prediction twice.
+        """
         raw = self.prediction
-        if raw is None or raw.shape[1:] != guided.shape[1:] or len(raw) != 2 * len(guided):
+        if raw is None or raw.shape[2:] != guided.shape[2:]:
+            return
+        raw = raw[:, : guided.shape[1]]
+        if len(guided) == len(raw) and len(raw) % 2 == 0:
+            first, second = guided.chunk(2)
+            different = not torch.equal(*raw.chunk(2))
+            guided = first if different and torch.equal(first, second) else guided
+        if len(raw) != 2 * len(guided):
             return
         call = self._writer.begin("guidance")
-        uncond, cond = raw.chunk(2)
-        inputs: dict[str, Any] = {"uncond": uncond, "cond": cond}
+        inputs: dict[str, Any] = dict(zip(self._halves, raw.chunk(2), strict=True))
         inputs |= {
             role: np.float64(value)
             for role, name in (("scale", "_guidance_scale"), ("rescale", "_guidance_rescale"))
             if isinstance(value := getattr(self._pipe, name, None), int | float)
         }
-        call.add("", "guidance", inputs, outputs={"output": guided})
+        order = {} if self._halves == ("uncond", "cond") else {"halves": list(self._halves)}
+        call.add("", "guidance", inputs, order, {"output": guided})
         self._writer.end(call)
 
     def _wrap_other(self, name: str) -> Callable[[AnyMethod], AnyMethod]:

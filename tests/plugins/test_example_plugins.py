@@ -19,6 +19,7 @@ import ldmref
 ROOT = Path(ldmref.__file__).parents[1]
 PROJECTS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 TESTS = {  # the modules that the tests of a project need beyond ldmref's own
+    "ldmref-dit": ("diffusers",),
     "ldmref-jax": ("jax",),
     "ldmref-sa-sampler": (),
     "ldmref-tangential": (),
@@ -94,6 +95,16 @@ print(np.abs(a - b).max() / np.abs(a).max())
     command = [sys.executable, "-c", code]
     name, difference = run(command, tmp_path, PYTHONPATH=f"{site}:{ROOT}").splitlines()
     assert name == "jax" and float(difference) < 1e-5
+
+
+def test_dit_is_understood_by_every_tool(tmp_path):
+    """Its own tests, in a copy that is found by its entry point alone."""
+    for module in TESTS["ldmref-dit"]:
+        pytest.importorskip(module)
+    copy = tmp_path / "ldmref-dit"
+    shutil.copytree(EXAMPLES / "ldmref-dit", copy)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(copy / "tests")]
+    assert " passed" in run(command, tmp_path, PYTHONPATH=str(ROOT))
 
 
 @pytest.mark.slow

@@ -168,6 +168,13 @@ def _extreme(name: str, operator: str) -> Callable:
     return _symbolic(extreme)
 
 
+@_symbolic
+def cumulative_sum(x: SymbolicArray, *, axis: int | None = None) -> SymbolicArray:
+    """Return the sums of all entries so far along an axis."""
+    along = np.asarray(axis or 0, np.int64)
+    return x.graph.add("CumSum", [x, along], x.shape, x.dtype)
+
+
 exp = _unary("exp", "Exp")
 log = _unary("log", "Log")
 cos = _unary("cos", "Cos")

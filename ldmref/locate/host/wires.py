@@ -61,20 +61,28 @@ def _judge_halves(context: HostContext) -> Iterator[Row]:
         halves = np.split(raw[:, : cond.shape[1]], 2)  # further channels are variances
         if halves[0].shape != cond.shape:
             continue
-        right = np.concatenate(halves)
+        order = list(entry.attributes.get("halves") or ("uncond", "cond"))
+        right_uncond, right_cond = (halves[order.index(role)] for role in ("uncond", "cond"))
+        right = np.concatenate([right_uncond, right_cond])
         yield context.judge(
             entry,
             "prediction",
             np.concatenate([uncond, cond]),
             right,
             variants=[
-                ("the halves are exchanged", np.concatenate(halves[::-1])),
-                ("both are the conditional half", np.concatenate([halves[1]] * 2)),
-                ("both are the unconditional half", np.concatenate([halves[0]] * 2)),
+                ("the halves are exchanged", np.concatenate([right_cond, right_uncond])),
+                ("both are the conditional half", np.concatenate([right_cond] * 2)),
+                ("both are the unconditional half", np.concatenate([right_uncond] * 2)),
                 *_from_before(context, networks, network, right),
             ],
             segment=f"from {network.call} to {entry.call}",
         )
+
+
+def _is_doubled(got: np.ndarray, expected: np.ndarray) -> bool:
+    """Return whether a step was given the same batch twice, one after the other."""
+    twice = len(got) == 2 * len(expected) and got.shape[1:] == expected.shape[1:]
+    return twice and np.array_equal(got[: len(expected)], got[len(expected) :])
 
 
 def _name_of(entry: TraceEntry) -> str | None:
@@ -112,6 +120,8 @@ def _judge_predictions(context: HostContext) -> Iterator[Row]:
                 continue
             if source in networks and expected.shape != got.shape:
                 continue  # the halves of a guidance that was not recorded
+            if source in guidances and _is_doubled(got, expected):
+                got = got[: len(expected)]
             variants: Variants = []
             for role, words in (("cond", "conditional"), ("uncond", "unconditional")):
                 part = context.read(source, role)

@@ -10,54 +10,21 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.errors import CorruptModelError
 from ldmref.files import parse_json, read_file, shown
+from ldmref.models.family import family_of
+from ldmref.models.presets import list_presets
 from ldmref.trace.manifest import CODE
 
 MAX_DUMP = 2**33  # bytes
 INTERNAL = re.compile(r"[vc]\d+")  # tensors of an exported graph that are no layer's output
 LAYER = re.compile(r"(?P<layer>[^/]+)/output(:\d+)?")
-UNET = ("conv_in", "conv_out", "time_", "down_blocks", "mid_block", "up_blocks", "add_embedding")
-NETWORKS = (  # call, whether it is numbered, beginnings of layers, names of inputs and outputs
-    (
-        "text_encoder",
-        ("text_model",),
-        {"input_ids": "input.input_ids", "last_hidden_state": "output"},
-    ),
-    (
-        "text_encoder_2",
-        ("text_model", "text_projection"),
-        {
-            "input_ids": "input.input_ids",
-            "hidden_states": "output",
-            "text_embeds": "output.pooled",
-        },
-    ),
-    ("vae.decode", ("decoder", "post_quant_conv"), {"latent_sample": "input.latents"}),
-    (
-        "vae.encode",
-        ("encoder", "quant_conv"),
-        {"latent_sample": "output.mean", "latent_logvar": "output.logvar"},
-    ),
-    (
-        "unet",
-        UNET,
-        {
-            "sample": "input.sample",
-            "timestep": "input.timestep",
-            "encoder_hidden_states": "input.encoder_hidden_states",
-            "text_embeds": "input.text_embeds",
-            "time_ids": "input.time_ids",
-            "out_sample": "output",
-        },
-    ),
-)
-SAMPLES = {"vae.decode": "output", "vae.encode": "input.image"}  # of the autoencoder's `sample`
 
 
 def is_polygraphy(start: bytes) -> bool:
@@ -105,19 +72,51 @@ def name_tensors(names: Iterable[str], number: int = 0) -> dict[str, str] | None
     listed = list(names)
     layers = {name: m["layer"] for name in listed if (m := LAYER.fullmatch(name)) is not None}
     best, most = None, 0
-    for call, beginnings, ends in NETWORKS:
-        fitting = sum(layer.startswith(beginnings) for layer in layers.values())
-        score = 2 * fitting + len(set(listed) & set(ends))
-        if score > most and (fitting or not layers) and ("out_sample" in ends or fitting):
-            best, most = (call, ends), score
+    for network in list_graph_networks():
+        fitting = sum(layer.startswith(network.layers) for layer in layers.values())
+        score = 2 * fitting + len(set(listed) & set(network.ends))
+        if score > most and (fitting or not layers) and (network.numbered or fitting):
+            best, most = network, score
     if best is None:
         return None
-    call, ends = best
-    if call in SAMPLES:
-        ends = ends | {"sample": SAMPLES[call]}
-    numbered = f"unet.{number:03}" if call == "unet" else f"{call}~{number}" if number else call
+    call, ends = best.call, best.ends
+    numbered = f"{call}.{number:03}" if best.numbered else f"{call}~{number}" if number else call
     found = {name: f"{numbered}/{layer}/output" for name, layer in layers.items()}
     return found | {name: f"{numbered}//{ends[name]}" for name in listed if name in ends}
+
+
+class GraphNetwork(NamedTuple):
+    """A network as an exported graph.
+
+    Attributes:
+        call: The name of its calls.
+        numbered: Whether a run calls it once per step.
+        layers: How the names of its layers begin.
+        ends: The names in a trace of its inputs and outputs, by those of the graph.
+    """
+
+    call: str
+    numbered: bool
+    layers: tuple[str, ...]
+    ends: dict[str, str]
+
+
+@cache
+def list_graph_networks() -> list[GraphNetwork]:
+    """Return the networks of all families, as their presets have them together."""
+    found: dict[str, GraphNetwork] = {}
+    for config in list_presets().values():
+        for network in family_of(config).networks(config):
+            ends = {x.exported or x.role: f"input.{x.role}" for x in network.inputs}
+            for output in network.outputs:
+                ends[output.exported] = f"output.{output.role}".rstrip(".")
+            layers = network.layers or tuple(network.spec())
+            before = found.get(network.name)
+            if before is not None:
+                layers = tuple(dict.fromkeys(before.layers + layers))
+                ends = before.ends | ends
+            found[network.name] = GraphNetwork(network.name, network.numbered, layers, ends)
+    return list(found.values())
 
 
 def _read_iterations(path: Path) -> list[dict[str, np.ndarray]]:

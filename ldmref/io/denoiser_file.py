@@ -1,0 +1,81 @@
+"""Single files that hold only the denoiser, in the layouts that families declare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.io.key_report import KeyReport
+from ldmref.io.key_table import find_matching, fit, to_native
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.models.config import ModelConfig
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import SingleFile, family_of, list_families
+from ldmref.models.params import Shape
+
+
+def find_denoiser_config(file: TensorFile, config: ModelConfig | None = None) -> ModelConfig | None:
+    """Return the configuration of a file that holds only a denoiser.
+
+    Args:
+        file: The file.
+        config: The configuration that it must fit. None: the family's, by names and shapes.
+
+    Returns:
+        The configuration; None if no family knows the file, or `config` is of a U-Net.
+
+    Raises:
+        KeyMismatchError: It does not fit.
+    """
+    if config is not None:
+        if isinstance(config.denoiser, UNetConfig):
+            return None
+        layouts = family_of(config).files
+        if not layouts:
+            raise UsageError(
+                f"models of the family {family_of(config).name!r} are folders, not single files",
+                code="E-MODEL",
+                hint="give the folder",
+            )
+        reports = [_compare(file.shapes, layout, config) for layout in layouts]
+        best = max(reports, key=lambda report: report.likeness)
+        best.require(f"{file.path.name} is not a {config.name!r} model")
+        return config
+    for family in list_families():
+        for layout in family.files:
+            found = layout.recognise(file.shapes)
+            if found is not None:
+                report = _compare(file.shapes, layout, found)
+                report.require(f"{file.path.name} looks like {layout.description}, and differs")
+                return found
+    return None
+
+
+def read_denoiser(file: TensorFile, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return the tensors of a file (our names) that `find_denoiser_config` knows."""
+    layout = next(
+        layout for layout in family_of(config).files if _compare(file.shapes, layout, config).fits
+    )
+    prefix = config.denoiser.network
+    tensors = to_native(file, layout.table(config))
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def require_autoencoder(name: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuse a model without an autoencoder.
+
+    Raises:
+        UsageError: It has none.
+    """
+    if not any(key.startswith("vae.") for key in tensors):
+        raise UsageError(
+            f"{name} holds the denoiser alone, without an autoencoder",
+            code="E-VAE",
+            hint="give the autoencoder that it was trained with: vae= (--vae)",
+        )
+
+
+def _compare(shapes: Mapping[str, Shape], layout: SingleFile, config: ModelConfig) -> KeyReport:
+    return fit(shapes, layout.table(config), find_matching(layout.ignored, shapes))

@@ -1,0 +1,158 @@
+"""A family of another package is found by its entry point, and every tool reads it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.cases import make_suite
+from ldmref.cases.shrink import shrink
+from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
+from ldmref.families.lookup import known_networks, networks_of_run
+from ldmref.io import save_folder
+from ldmref.locate import diff_traces
+from ldmref.models import PRESETS, config_from_dict, preset
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import BUILT_IN, find_family, list_families
+from ldmref.models.presets import list_presets
+from ldmref.modes.advice import can_generate
+from ldmref.server.capabilities import describe_model
+from ldmref.trace import read_trace, record_trace
+from ldmref.trace.readers.runtimes import list_graph_networks, name_tensors
+
+SOURCE = Path(ldmref.__file__).parents[1] / "examples" / "plugins" / "ldmref-dit" / "src"
+CACHES = (find_family, known_networks, list_graph_networks)
+
+
+def clear():
+    for cache in CACHES:
+        cache.cache_clear()
+
+
+def install(folder, points):
+    """Write what pip writes for a package with these families."""
+    metadata = folder / "theirs-1.2.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
+    lines = ["[ldmref.families]", *(f"{name} = {value}" for name, value in points.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder in which packages are installed; afterwards nothing of them is left."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(SOURCE))
+    clear()
+    yield folder
+    clear()
+    for name in [n for n in sys.modules if n.split(".")[0] in ("ldmref_dit", "theirs")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def dit(site):
+    install(site, {"dit": "ldmref_dit:DIT"})
+    return ldmref.random_model("dit-tiny")
+
+
+def test_images_traces_and_differences(dit, tmp_path):
+    plan = modes.plan("txt2img", dit, prompt="3", seed=1, steps=2)
+    record_trace(plan, dit, tmp_path / "t")
+    trace = read_trace(tmp_path / "t")
+    assert {"transformer.000", "transformer.001"} <= set(trace.calls)
+    assert trace.tensors["transformer.000//input.class_labels"].tolist() == [5, 3]
+    report = diff_traces(trace, dit)
+    assert report.counts()["differs"] == 0 and report.counts()["equal"] > 50
+    names = name_tensors(["transformer_blocks.0.attn1/output", "class_labels", "out_sample"], 2)
+    assert names is not None and names["out_sample"] == "transformer.002//output"
+
+
+def test_folders_name_the_family(dit, tmp_path):
+    save_folder(tmp_path / "m", dit.config, dit.params, [dit.tokenizer], np.float32)
+    plan = modes.plan("txt2img", dit, prompt="3", seed=1, steps=2)
+    again = ldmref.load(tmp_path / "m")
+    assert again.config == dit.config and again.config.to_dict()["family"] == "dit"
+    assert plan.run(dit).images[0].tobytes() == plan.run(again).images[0].tobytes()
+
+
+def test_without_the_package_its_folder_is_refused(site, tmp_path):
+    data = preset("tiny").to_dict() | {"family": "dit"}
+    with pytest.raises(CorruptModelError, match="no family 'dit'") as caught:
+        config_from_dict(data)
+    assert "latent-diffusion" in caught.value.hint
+
+
+def test_golden_cases_of_its_presets(dit, tmp_path):
+    suite = make_suite(tmp_path / "c", ["networks"], ["dit-tiny"])
+    assert sorted(suite.cases)[0] == "dit-tiny.transformer"
+    assert shrink(preset("dit-xl-2-256")).denoiser.width == 16
+
+
+def test_what_a_u_net_alone_has_is_refused(dit):
+    with pytest.raises(UsageError, match="has no U-Net"):
+        _ = dit.config.unet
+    with pytest.raises(UsageError, match="takes no identity_attention"):
+        dit.predict(np.zeros((1, 4, 8, 8)), np.array([1]), identity_attention=("mid",))
+    with pytest.raises(UsageError, match="takes no prompt"):
+        modes.txt2img(dit, None, prompt_embeds=np.zeros((1, 1, 8), np.float32))
+    assert not can_generate(dit.config, "interpolate") and can_generate(dit.config, "inpaint")
+    assert "interpolate" not in describe_model("dit", dit)["modes"]
+    assert {x.name for x in networks_of_run(dit.config)} >= {"taesd.decode", "transformer"}
+    assert not any(x.name.startswith("controlnet") for x in networks_of_run(dit.config))
+
+
+def test_presets_and_networks_are_listed_with_those_of_ldmref(dit):
+    assert [*list_presets()][: len(PRESETS)] == [*PRESETS]
+    assert "dit-xl-2-256" in list_presets() and "transformer" in known_networks()
+    assert [family.name for family in list_families()] == [*BUILT_IN, "dit"]
+    with pytest.raises(UsageError) as caught:
+        preset("dit-xl-2-265")
+    assert "dit-xl-2-256" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("theirs:number", "is not a Family of that name"),
+        ("theirs:DIT", "is not a Family of that name"),
+        ("theirs:missing", "cannot be imported"),
+        ("theirs_broken:X", "the library is too old"),
+    ],
+)
+def test_families_that_cannot_be_used(site, value, problem):
+    (site / "theirs.py").write_text("from ldmref_dit import DIT\nnumber = 3\n")
+    (site / "theirs_broken.py").write_text("raise RuntimeError('the library is too old')\n")
+    install(site, {"mine": value})
+    with pytest.raises(UsageError, match=problem) as caught:
+        find_family("mine")
+    assert "theirs 1.2" in str(caught.value) and caught.value.code == "E-PLUGIN"
+    assert ldmref.random_model("tiny").config.name == "tiny"
+
+
+def test_the_built_in_family_holds_all_presets():
+    family = find_family("latent-diffusion")
+    assert family.denoiser is UNetConfig and family.presets is PRESETS
+    assert "StableDiffusionXLPipeline" in family.pipelines
+
+
+def test_a_file_that_only_resembles_the_original_is_reported(dit, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    shapes = {
+        "x_embedder.proj.weight": (128, 4, 2, 2),
+        "y_embedder.embedding_table.weight": (11, 128),
+        "pos_embed": (1, 16, 128),
+        "final_layer.linear.weight": (32, 128),
+        "blocks.0.attn.qkv.weight": (384, 128),
+    }
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    safetensors.save_file(tensors, tmp_path / "dit.safetensors")
+    with pytest.raises(KeyMismatchError, match="looks like DiT's transformer, and differs"):
+        ldmref.load(tmp_path / "dit.safetensors")
