@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_image
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.initial import InitialState
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Img2Img
@@ -41,9 +40,7 @@ class Img2ImgArguments(Watched, Img2Img):
 
 
 @mode(plan_img2img, Img2ImgArguments)
-def img2img(
-    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
-) -> Result:
+def img2img(model: LatentDiffusion, request: Img2Img, watched: Watched) -> Result:
     """Change an image towards a prompt.
 
     The image is encoded, noised to the sigma at index n - int(n strength) of the schedule, and
@@ -74,4 +71,4 @@ def img2img(
         >>> img2img(model, "a red heart", photo, strength=0.5, steps=2, seed=7)
         <Result of img2img: 1 image of 16 x 16, seed 7>
     """
-    return plan.run(model, callback, cancel)
+    return plan_img2img(model.config, request).run(model, watched.callback, watched.cancel)

@@ -14,7 +14,6 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
 from ldmref.modes.channels import encode_array, encode_image, masked_pixel
 from ldmref.modes.control import crop_control
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.initial import InitialState, MaskedImage, Posterior
 from ldmref.modes.job import Job
 from ldmref.modes.registry import Watched, mode
@@ -154,9 +153,7 @@ class InpaintArguments(Watched, Inpaint):
 
 
 @mode(plan_inpaint, InpaintArguments)
-def inpaint(
-    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
-) -> Result:
+def inpaint(model: LatentDiffusion, request: Inpaint, watched: Watched) -> Result:
     """Repaint the white part of a mask; black pixels are returned bit for bit.
 
     After every step, the latents outside the mask are replaced by the known ones at the new noise
@@ -195,4 +192,4 @@ def inpaint(
         >>> result[0].getpixel((0, 0)) == photo.getpixel((0, 0))
         True
     """
-    return plan.run(model, callback, cancel)
+    return plan_inpaint(model.config, request).run(model, watched.callback, watched.cancel)

@@ -12,7 +12,6 @@ from ldmref.errors import UsageError
 from ldmref.math.interpolation import slerp
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.initial import InitialState
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Interpolate
@@ -58,9 +57,7 @@ class InterpolateArguments(Watched, Interpolate):
 
 
 @mode(plan_interpolate, InterpolateArguments)
-def interpolate(
-    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
-) -> Result:
+def interpolate(model: LatentDiffusion, request: Interpolate, watched: Watched) -> Result:
     """Generate a row of images that turns from one prompt into another.
 
     The initial noise follows the great circle between the noises of two seeds, which keeps its
@@ -82,4 +79,4 @@ def interpolate(
         >>> len(interpolate(model, "a cat", "a dog", 3, sampler="ddim", steps=2, seed=7))
         3
     """
-    return plan.run(model, callback, cancel)
+    return plan_interpolate(model.config, request).run(model, watched.callback, watched.cancel)

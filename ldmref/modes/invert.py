@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Invert
@@ -33,12 +32,7 @@ class InvertArguments(Watched, Invert):
 
 
 @mode(plan_invert, InvertArguments)
-def invert(
-    plan: InversionPlan,
-    model: LatentDiffusion,
-    callback: Callback | None,
-    cancel: CancelFlag | None,
-) -> Inversion:
+def invert(model: LatentDiffusion, request: Invert, watched: Watched) -> Inversion:
     """Find the noise from which DDIM generates an image; the prompt describes the image.
 
     `txt2img` from this noise with the same prompt returns the image, except for the losses of the
@@ -70,4 +64,4 @@ def invert(
         ...     model, "a red heart", latents=inversion.latents, **inversion.settings
         ... )
     """
-    return plan.run(model, callback, cancel)
+    return plan_invert(model.config, request).run(model, watched.callback, watched.cancel)

@@ -29,7 +29,7 @@ from ldmref.modes.generate import Callback, CancelFlag
 P = ParamSpec("P")
 Refused = TypeVar("Refused", bound=LdmrefError)
 Made = TypeVar("Made")  # by a mode: a `Result` or an `Inversion`
-Planned = TypeVar("Planned")  # a `Plan` or an `InversionPlan`
+Requested = TypeVar("Requested")  # the request of a mode, such as `Txt2Img`
 
 
 class Mode(NamedTuple):
@@ -63,15 +63,16 @@ WATCHED = {
 
 
 def mode(
-    plan: Callable[[ModelConfig, Any], Planned], arguments: Callable[P, Watched]
+    plan: Callable[[ModelConfig, Requested], Any], arguments: Callable[P, Watched]
 ) -> Callable[
-    [Callable[[Planned, LatentDiffusion, Callback | None, CancelFlag | None], Made]],
+    [Callable[[LatentDiffusion, Requested, Watched], Made]],
     Callable[Concatenate[LatentDiffusion, P], Made],
 ]:
-    """Return a decorator that registers a mode and gives its function the public signature.
+    """Return a decorator that registers a mode and spreads its request over keyword arguments.
 
-    The decorated function receives a plan and runs it. The public function receives the model and
-    the arguments of `arguments`, reads them as a request, and plans that.
+    The decorated function receives the model, the request, whose fields are the mode's parameters,
+    and what watches the run. The public function takes the model and these fields as arguments, and
+    reads them as a request.
 
     Args:
         plan: `plan(config, request)` checks a request without weights.
@@ -79,7 +80,7 @@ def mode(
     """
 
     def decorate(
-        run: Callable[[Planned, LatentDiffusion, Callback | None, CancelFlag | None], Made],
+        run: Callable[[LatentDiffusion, Requested, Watched], Made],
     ) -> Callable[Concatenate[LatentDiffusion, P], Made]:
         name = run.__name__
         _, request, *_ = arguments.__mro__[1:]  # type: ignore[attr-defined]
@@ -90,10 +91,11 @@ def mode(
         @functools.wraps(run)
         def public(model: LatentDiffusion, /, *args: P.args, **kwargs: P.kwargs) -> Made:
             values: dict[str, Any] = name_arguments(name, positional, args, kwargs)
-            callback = values.pop("callback", None)
-            cancel = values.pop("cancel", None)
-            planned = plan(require_config(name, model), read_request(name, values))
-            return run(planned, model, callback, cancel)
+            watched = Watched(
+                callback=values.pop("callback", None), cancel=values.pop("cancel", None)
+            )
+            require_config(name, model)
+            return run(model, read_request(name, values), watched)
 
         signature = make_signature(arguments, get_type_hints(run)["return"])
         public.__doc__ = insert_arguments(inspect.getdoc(run) or "", get_fields(request))

@@ -11,7 +11,6 @@ from ldmref.io.images.arrays import host_array, is_array
 from ldmref.io.images.pil import Source, open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.initial import InitialState
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Seg2Img
@@ -45,9 +44,7 @@ class Seg2ImgArguments(Watched, Seg2Img):
 
 
 @mode(plan_seg2img, Seg2ImgArguments)
-def seg2img(
-    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
-) -> Result:
+def seg2img(model: LatentDiffusion, request: Seg2Img, watched: Watched) -> Result:
     """Generate an image whose regions show the classes of a map (semantic synthesis).
 
     The map is one-hot encoded, resized to the latents and joined to them (Rombach et al. 2022,
@@ -73,7 +70,7 @@ def seg2img(
         256
         >>> seg2img(model, sea, seed=7)[0].save("sea.png")  # doctest: +SKIP
     """
-    return plan.run(model, callback, cancel)
+    return plan_seg2img(model.config, request).run(model, watched.callback, watched.cancel)
 
 
 def read_labels(source: Source | np.ndarray) -> np.ndarray:

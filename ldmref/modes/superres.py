@@ -8,7 +8,6 @@ from ldmref.errors import ImageError
 from ldmref.io.images.pil import image_warnings, read_image, to_array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.initial import InitialState
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Superres
@@ -43,9 +42,7 @@ class SuperresArguments(Watched, Superres):
 
 
 @mode(plan_superres, SuperresArguments)
-def superres(
-    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
-) -> Result:
+def superres(model: LatentDiffusion, request: Superres, watched: Watched) -> Result:
     """Enlarge an image by `model.config.vae.factor`, in width and in height.
 
     The small image has the size of the latents and is joined to them (Rombach et al. 2022,
@@ -71,4 +68,4 @@ def superres(
         (256, 256)
         >>> superres(model, "small.png", seed=7)[0].save("large.png")  # doctest: +SKIP
     """
-    return plan.run(model, callback, cancel)
+    return plan_superres(model.config, request).run(model, watched.callback, watched.cancel)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.initial import InitialState
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Txt2Img
@@ -27,9 +26,7 @@ class Txt2ImgArguments(Watched, Txt2Img):
 
 
 @mode(plan_txt2img, Txt2ImgArguments)
-def txt2img(
-    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
-) -> Result:
+def txt2img(model: LatentDiffusion, request: Txt2Img, watched: Watched) -> Result:
     """Generate images from prompts.
 
     Returns:
@@ -47,4 +44,4 @@ def txt2img(
         >>> result[0].size, result.seeds
         ((16, 16), [7])
     """
-    return plan.run(model, callback, cancel)
+    return plan_txt2img(model.config, request).run(model, watched.callback, watched.cancel)
