@@ -250,6 +250,15 @@ def condition_on_text(
     return Conditioning(states, pooled, sizes)
 
 
+LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
+LAST_OF_ATTENTION = "to_out.0.weight"  # also of residual branches, without cross-attention
+
+
+def list_zeros(config: ModelConfig) -> tuple[str, ...]:
+    """Return the endings of the last layers of residual branches, which begin at zero."""
+    return LAST_LAYERS if config.text_encoders else (*LAST_LAYERS, LAST_OF_ATTENTION)
+
+
 PIPELINES: dict[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = {
     **dict.fromkeys(STABLE_DIFFUSION, read_stable_diffusion),
     **dict.fromkeys(LDM_PIPELINES, read_ldm_config),
@@ -264,5 +273,6 @@ LATENT_DIFFUSION = Family(
     condition=condition_on_text,
     pipelines=PIPELINES,
     presets=PRESETS,
+    zeros=list_zeros,
 )
 """The family of latent diffusion with a U-Net."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ldmref.models.params import Spec
@@ -142,10 +143,32 @@ class DeclaredNetwork:
     numbered: bool = False
     layers: tuple[str, ...] = ()
 
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the function, in their order."""
+        return inspect.signature(self.function).parameters
+
     @property
     def arguments(self) -> list[str]:
-        """The arguments of the function after the parameters, in their order."""
-        return list(inspect.signature(self.function).parameters)[2:]
+        """The arguments of the function after those of the network's parameters, in their order."""
+        return list(self.parameters)[2:]
+
+    def arrange(self, arrays: Mapping[str, Any]) -> list[Any]:
+        """Return the arguments of a denoiser after the configuration, the latents and the time.
+
+        Args:
+            arrays: Arrays, and what steers them, by argument.
+
+        Returns:
+            A value for each argument: for those that are missing the setting, the default or None.
+        """
+        empty = inspect.Parameter.empty
+        defaults = {
+            name: None if parameter.default is empty else parameter.default
+            for name, parameter in self.parameters.items()
+        }
+        known = defaults | dict(self.settings) | dict(arrays)
+        return [known[name] for name in self.arguments[3:]]
 
     def input_of(self, argument: str) -> NetworkInput | None:
         """Return the input of an argument.

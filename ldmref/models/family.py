@@ -9,7 +9,7 @@ A package adds a family with an entry point that names a `Family`:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +34,12 @@ class CountWork(Protocol):
     """A number of one evaluation of the denoiser for one image, from the latents' size in cells."""
 
     def __call__(self, config: ModelConfig, width: int, height: int) -> int: ...
+
+
+def name_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
+    """Return a class-conditional configuration for classes of these names, and the null class."""
+    text = replace(config.text_encoder, vocab_size=len(names) + 1, class_names=names)
+    return replace(config, text_encoder=text)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,9 @@ class Family:
         halves: The order of the predictions in a batch of the denoiser in these pipelines.
         files: Files that hold only the denoiser.
         presets: Configurations by name.
+        zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
+            training.
+        with_classes: Returns a configuration for the classes of a data set, by their names.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
             not made smaller.
         description: The family in a few words, for `ldmref models`.
@@ -105,6 +114,8 @@ class Family:
     files: Sequence[SingleFile] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
+    zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
+    with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
     description: str = ""
 
     def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:

@@ -269,9 +269,8 @@ class LatentDiffusion(ImageNetworks):
                 if value and name not in names:
                     message = f"{self.config.name!r} takes no {name}"
                     raise UsageError(message, code="E-FAMILY", hint="leave it out")
-            arrays |= steering
-            arguments = [arrays.get(name, declared.settings.get(name)) for name in names]
             network = self._compile(declared.function, declared.params)
+            arguments = declared.arrange(arrays | steering)
             return network(self.config.denoiser, latents, t, *arguments)
 
     def unet(

@@ -12,6 +12,7 @@ from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
@@ -33,7 +34,6 @@ from ldmref.training.monitor.previews import (
     samples,
 )
 from ldmref.training.monitor.progress import with_units
-from ldmref.training.recipes.model import with_classes
 from ldmref.training.recipes.schema import Recipe
 from ldmref.training.setup import warn_about_unknown_words
 from ldmref.training.stage import TrainingContext, exported, train_stage
@@ -45,8 +45,8 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     config = context.recipe.model
     prompts = ()
     if "diffusion" in recipe.stages:
-        if config.text_encoder.model_type == "class":
-            config = with_classes(config, class_names(context.data))
+        if config.text_encoder.model_type in ("class", "label"):
+            config = family_of(config).with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
     vae, latents = train_autoencoder(context)
     config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
@@ -139,7 +139,7 @@ def _condition(context: TrainingContext, text: TextConfig) -> Condition:
         warn_about_unknown_words(context.data, tokenizer, context.log)
         return Condition(context.data.caption, tokenizer)
     tokenizer = tokenizer_for(text)
-    if text.model_type == "class":
+    if text.model_type in ("class", "label"):
         classes = context.data.classes
         return Condition(lambda i, rng: classes[i], tokenizer)
     return Condition(lambda i, rng: "", tokenizer)

@@ -3,7 +3,7 @@
 z_0 is sampled from the autoencoder's posterior, and z_t from q(z_t|z_0) in closed form (Ho et al.
 2020, arXiv:2006.11239, algorithm 1). The condition c is replaced by the empty prompt or the null
 class with probability `caption_dropout` (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
-U-Net and text transformer, or class embedding, are trained jointly. The loss is in `loss.py`.
+Denoiser and text transformer, or class embedding, are trained jointly. The loss is in `loss.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.forward import q_sample
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
+from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
-from ldmref.models.text import text_encoder, text_spec
-from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
 from ldmref.training.diffusion.latents import NoisyLatents
@@ -31,8 +32,6 @@ from ldmref.training.trainer import Trainer
 
 HELD_OUT_SEED = 2**62  # not the seed of any training, so held-out noise is never seen
 MAX_HELD_OUT = 256  # images on which the held-out loss is computed
-LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
-LAST_OF_ATTENTION = "to_out.0.weight"  # also of residual branches, without cross-attention
 
 PromptFunction = Callable[[int, np.random.Generator], str]  # (i, rng): a prompt for image i
 
@@ -45,19 +44,17 @@ class Condition(NamedTuple):
 
 
 def diffusion_spec(config: ModelConfig) -> Spec:
-    """Return the shapes of the trained parameters: `unet` and, with prompts, `text_encoder`."""
-    spec: Spec = {"unet": unet_spec(config.unet)}
-    if config.text_encoders:
-        spec["text_encoder"] = text_spec(config.text_encoder)
-    return spec
+    """Return the shapes of the trained parameters: denoiser and, with prompts, `text_encoder`."""
+    spec = model_spec(config)
+    return {name: spec[name] for name in (config.denoiser.network, "text_encoder") if name in spec}
 
 
 def initial_params(config: ModelConfig, seed: int) -> Params:
-    """Return random parameters, in which the last layer of every residual branch is zero."""
+    """Return random parameters, in which the last layers are zero, as the family says."""
     flat = flatten(init(diffusion_spec(config), seed))
-    last = LAST_LAYERS if config.text_encoders else (*LAST_LAYERS, LAST_OF_ATTENTION)
+    last = family_of(config).zeros(config)
     for name in flat:
-        if name.startswith("unet.") and name.endswith(last):
+        if name.startswith(f"{config.denoiser.network}.") and name.endswith(last):
             flat[name] = np.zeros_like(flat[name])
     return unflatten(flat)
 
@@ -128,7 +125,7 @@ class DiffusionBatches:
         return DiffusionBatch(part.slice(indices), part.slice(prompts), t, x0, eps, xt)
 
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
-        """Return the loss of the U-Net's `output` (n, z or 2 z, h, w) for a batch."""
+        """Return the loss of the denoiser's `output` (n, z or 2 z, h, w) for a batch."""
         output = output.to(batch.x0.dtype)
         losses = self.diffusion_loss(output, batch.x0, batch.eps, batch.xt, batch.t)
         by_timestep = self.diffusion_loss.by_timestep(losses, batch.t)
@@ -157,7 +154,7 @@ def diffusion_trainer(
     held_out: np.ndarray | None = None,
     observer: StepObserver | None = None,
 ) -> Trainer:
-    """Return a trainer of the U-Net and its text encoder or class embedding.
+    """Return a trainer of the denoiser and its text encoder or class embedding.
 
     Args:
         latents: The encoded images.
@@ -172,18 +169,27 @@ def diffusion_trainer(
     """
     batches = DiffusionBatches(latents, condition.prompt, config, stage, seed, ops)
     batches.observer = observer
+    family = family_of(config)
+    denoiser = family.declared(config, config.denoiser.network)
+    size = config.defaults.width, config.defaults.height
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         return batch_loss(ops, params, batches(step, part))
 
     def batch_loss(ops: TorchBackend, params: Params, batch: DiffusionBatch) -> Loss:
-        context = None
+        def compile_network(function: Callable, name: str) -> Callable:
+            return ops.compile(function, params[name])
+
+        conditioning = Conditioning(None)
         if config.text_encoders:
-            token_ids = ops.asarray(condition.tokenizer.encode(batch.prompts)[0])
-            encode = ops.compile(text_encoder, params.text_encoder)
-            context = ops.asarray(encode(config.text_encoder, token_ids))
-        inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), context
-        return batches.loss(batch, ops.compile(unet, params.unet)(config.unet, *inputs))
+            tokens = [condition.tokenizer.tokenize(batch.prompts)]
+            encoded = family.encode(ops, config.text_encoders, tokens, compile_network)
+            states = ops.asarray(encoded.states)
+            conditioning = family.condition(ops, config, states, encoded.pooled, size)
+        inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype)
+        network = compile_network(denoiser.function, denoiser.params)
+        arguments = denoiser.arrange(conditioning.arrays)
+        return batches.loss(batch, network(config.denoiser, *inputs, *arguments))
 
     if params is None:
         params = initial_params(config, seed)

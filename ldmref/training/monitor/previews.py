@@ -109,7 +109,7 @@ def sample_prompts(
         return progress.prompts or ("",)
     numbers = evenly_spaced(len(data.images), PROMPTS)
     rng = step_generator(seed, 0, "prompts")
-    if config.text_encoder.model_type == "class":
+    if config.text_encoder.model_type in ("class", "label"):
         texts = [data.classes[i] for i in numbers]
     else:
         texts = [data.caption(int(i), rng) for i in numbers]

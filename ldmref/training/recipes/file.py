@@ -130,7 +130,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
         raise UsageError(message, code="E-SIZE")
     config = replace(
         config,
-        denoiser=replace(config.unet, sample_size=size // config.vae.factor),
+        denoiser=replace(config.denoiser, sample_size=size // config.vae.factor),
         defaults=replace(config.defaults, width=size, height=size),
     )
     return replace(recipe, data=replace(recipe.data, size=size), model=config)
@@ -223,12 +223,15 @@ def _model(table: Any) -> ModelConfig:
     name = fields.pop("preset", EMOJI)
     if not isinstance(name, str):
         raise recipe_error(f"model.preset must be of type str, not {name!r}")
+    base = preset(name)
     vae = fields.get("vae")
     z = vae.get("latent_channels") if isinstance(vae, dict) else None
-    if type(z) is int:  # the default of the U-Net's channels
-        fields = _merge({"unet": {"in_channels": z, "out_channels": z}}, fields)
-    config = config_from_dict(_merge(preset(name).to_dict(), fields))
-    pooled = config.text_encoder_2 is not None or config.unet.addition_embed_type
+    if type(z) is int:  # the default of the denoiser's channels
+        each = base.denoiser.out_channels // base.vae.latent_channels
+        channels = {"in_channels": z, "out_channels": each * z}
+        fields = _merge({base.denoiser.network: channels}, fields)
+    config = config_from_dict(_merge(base.to_dict(), fields))
+    pooled = config.text_encoder_2 or getattr(config.denoiser, "addition_embed_type", "")
     if pooled or config.image_channels:
         hint = "ldmref trains an autoencoder, and a U-Net with one text encoder or none"
         raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)

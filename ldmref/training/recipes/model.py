@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.validate import check_config
 from ldmref.samplers.config import LEARNED
 from ldmref.training.recipes.schema import DiffusionObjective, recipe_error
@@ -22,7 +23,7 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
     z = config.vae.latent_channels
     if objective.loss == "hybrid":
         s = replace(s, variance_type=LEARNED)
-        config = replace(config, scheduler=s, denoiser=replace(config.unet, out_channels=2 * z))
+        config = replace(config, scheduler=s, denoiser=replace(config.denoiser, out_channels=2 * z))
     elif s.variance_type == LEARNED and objective.loss != "bound":
         message = f"loss = {objective.loss!r} does not train the variance that the model learns"
         raise recipe_error(message, hint='loss = "hybrid" and loss = "bound" do')
@@ -36,6 +37,11 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
 def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
     """Replace the text encoder by class embeddings or by nothing, as `condition` says."""
     text = config.text_encoder
+    if not isinstance(config.denoiser, UNetConfig):
+        if (condition == "class") != (text.model_type == "label"):
+            message = f"condition = {condition!r} does not fit {config.name!r}"
+            raise recipe_error(message, hint='a model of class numbers needs condition = "class"')
+        return config
     unet = config.unet
     defaults = config.defaults
     if condition == "text":
@@ -57,9 +63,3 @@ def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
         unet = replace(unet, attention="self", cross_attention_dim=0, class_embed_type="")
         defaults = replace(defaults, cfg_scale=1.0)
     return replace(config, text_encoder=text, denoiser=unet, defaults=defaults)
-
-
-def with_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
-    """Return a class-conditional configuration for classes of these names, and the null class."""
-    text = replace(config.text_encoder, vocab_size=len(names) + 1, class_names=names)
-    return replace(config, text_encoder=text)

@@ -26,6 +26,9 @@ from ldmref_dit.config import DiTConfig, broken_rules
 from ldmref_dit.files import ORIGINAL, ORIGINAL_SCHEDULER, configure, read_folder
 from ldmref_dit.network import transformer, transformer_spec
 
+# adaLN-Zero: every block begins as the identity, and the output as zero (section 3.2)
+ZEROS = ("norm1.linear.weight", "proj_out_1.weight", "proj_out_2.weight")
+
 __all__ = ["DIT", "DiTConfig", "transformer", "transformer_spec"]
 
 
@@ -130,6 +133,15 @@ def shrink(config: ModelConfig) -> ModelConfig:
     return replace(found, defaults=Defaults(4, 4.0, width=16, height=16))
 
 
+def with_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
+    """Return a configuration for classes of these names."""
+    denoiser = config.denoiser
+    assert isinstance(denoiser, DiTConfig)
+    text = replace(config.text_encoder, vocab_size=len(names) + 1, class_names=names)
+    denoiser = replace(denoiser, num_classes=len(names))
+    return replace(config, denoiser=denoiser, text_encoder=text)
+
+
 def make_presets() -> dict[str, ModelConfig]:
     """Return the published sizes, and one for tests."""
     sizes = {  # table 1: layers, heads, width of a head
@@ -166,6 +178,8 @@ DIT = Family(
     files=(ORIGINAL,),
     presets=make_presets(),
     shrink=shrink,
+    zeros=lambda config: ZEROS,
+    with_classes=with_classes,
     description="DiT: a transformer for the classes of ImageNet",
 )
 """The family of DiT."""
