@@ -45,7 +45,10 @@ class Selection:
 
     @classmethod
     def states(cls) -> Selection:
-        """Select what `ldmref.explore` shows: each state and prediction, and no network.
+        """Return what `ldmref.explore` shows: each state and prediction, and no network.
+
+        Returns:
+            The selection.
 
         >>> Selection.states().takes_call("unet.000", 0)
         False
@@ -63,7 +66,7 @@ class Selection:
         return not self.calls or _matches(call, self.calls)
 
     def takes_tensor(self, name: str) -> bool:
-        """Return whether a tensor of a recorded layer is recorded."""
+        """Return whether the tensor `name` of a recorded layer is recorded."""
         return not _matches(name, self.without)
 
     @property
