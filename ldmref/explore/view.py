@@ -69,6 +69,8 @@ def view_run(trace: Trace, name: str) -> RunRecord:
 
 def _select_states(trace: Trace) -> Trace:
     """Return the part of a trace that a record keeps."""
+    others = tuple(entry for entry in trace.entries if entry.call != "vae.decode")
+    trace = replace(trace, entries=others)  # the finished image is kept instead
     selection = Selection.states()
     steps = [e for e in trace.entries if e.call.startswith("sampler.") and not e.layer]
     if not all("prediction" in entry.inputs for entry in steps):

@@ -11,7 +11,16 @@ from ldmref.errors import UsageError, closest
 
 CODE = "E-TRACE-SELECTION"
 # What `ldmref.explore` shows of a run.
-STATES = ("schedule*", "guidance.*", "sampler.*", "words.*", "image", "inputs", "truth")
+STATES = (
+    "schedule*",
+    "guidance.*",
+    "sampler.*",
+    "words.*",
+    "vae.decode",
+    "image",
+    "inputs",
+    "truth",
+)
 # What it finds from the rest: x0 from the prediction, and points between two states.
 DERIVED = (
     "sampler.*//input.x0", "sampler.*//input.prediction.*", "sampler.*//input.x_at.*",
@@ -53,7 +62,7 @@ class Selection:
         >>> Selection.states().takes_call("unet.000", 0)
         False
         """
-        return cls(calls=STATES, without=DERIVED)
+        return cls(("constrain",), STATES, without=DERIVED)
 
     def takes_layer(self, layer: str) -> bool:
         """Return whether a layer is recorded; "" is the whole call."""
@@ -87,11 +96,12 @@ class Selection:
         Raises:
             UsageError: A pattern matches no name, or there is no such step.
         """
+        own = self.calls != STATES  # of which no run has all
         for what, patterns, names in (
             ("call", self.calls, set(calls)),
             ("layer", self.layers, set(layers)),
         ):
-            for pattern in patterns:
+            for pattern in patterns if own else ():
                 if not any(fnmatchcase(name, pattern) for name in names):
                     message = f"no {what} of this run matches {pattern!r}"
                     raise UsageError(message, code=CODE, hint=suggest(pattern, names))
