@@ -207,6 +207,18 @@ def test_a_record_is_a_part_of_the_trace_of_its_run(tiny, record, tmp_path):
     assert part.manifest["params"] == whole.manifest["params"] | {"index": 0}
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "euler_churn", "heun_churn", "euler_a"])
+def test_predictions_are_those_of_the_run(tiny, sampler, tmp_path):
+    """x0 is computed again from the prediction, at the point at which it was made."""
+    request = {"prompt": "a cat", "seed": 1, "steps": 4, "sampler": sampler}
+    record = explore.record_run(tiny, **request)
+    record_trace(modes.plan("txt2img", tiny, **request), tiny, tmp_path / "trace")
+    whole = load_trace(tmp_path / "trace")
+    for i in range(4):
+        x0 = whole.tensors[whole.find(f"sampler.{i:03}").inputs["x0"]]
+        np.testing.assert_allclose(record.x0[i], x0[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "mode,parameters",
     [
@@ -252,6 +264,14 @@ def test_a_trace_that_cannot_be_explored_says_why(tiny, tmp_path):
         assert caught.value.code == "E-RECORD" and "\n" not in str(caught.value)
 
 
+def test_later_evaluations_of_a_step_are_counted_and_not_kept(tiny):
+    record = explore.record_run(tiny, prompt="a cat", seed=1, steps=3, sampler="heun")
+    kept = [call for call in record.trace.calls if call.startswith("guidance")]
+    assert kept == ["guidance.000", "guidance.002", "guidance.004"]
+    step = record.trace.find("sampler.001")
+    assert step.attributes["evaluations"] == ["guidance.002", "guidance.003"]
+
+
 def test_a_record_is_no_larger_than_before(record):
     """The numbers are as many; names and manifest are 16 kB of a small file."""
     assert len(record.to_bytes()) < len(old_file(record)) + 24_000
@@ -280,7 +300,10 @@ def test_an_old_record_keeps_what_it_was_given_and_what_was_not_computed(tiny):
     record = record.with_truth(explore.truth_line(tiny, record, tolerance=0.5))
     old = explore.load_record(old_file(record))
     assert old.inputs["image"].tobytes() == PHOTO.tobytes()
-    assert np.isnan(record.x0_uncond).any() and not np.isnan(record.x0_uncond).all()
+    computed = np.isfinite(record.x0_uncond).all(axis=(1, 2, 3)).tolist()
+    assert len({*computed}) == 2
+    guidance = [old.trace.find(f"guidance.{i:03}") for i in range(6)]
+    assert ["uncond" in entry.inputs for entry in guidance] == computed
     assert_equal_records(old, record)
     assert np.array_equal(old.truth.states, record.truth.states)
     assert old.truth.description == record.truth.description

@@ -75,7 +75,7 @@ def assert_same(found, record):
 
 RUNS = [
     ("txt2img", {}),
-    ("txt2img", {"sampler": "heun"}),
+    ("txt2img", {"sampler": "heun_churn"}),
     ("txt2img", {"guidance": {"name": "interval", "low": 0.5, "high": 4.0}, "steps": 6}),
     ("txt2img", {"guidance": "apg", "cfg_scale": 3.0}),
     ("txt2img", {"cfg_scale": 0.0}),
