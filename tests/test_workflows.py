@@ -49,7 +49,17 @@ def test_a_workflow_is_complete(path):
         assert {*job.get("needs", "").split()} <= {*workflow["jobs"]}
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step)
-            assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/a@v1"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit(path):
+    """A tag can be moved to other code; the comment says which version the commit is."""
+    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if "uses:" in line]
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"- uses: actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line), line
+    found = dict.fromkeys(line.partition("uses: ")[2] for line in lines)
+    assert len(found) == len({name.partition("@")[0] for name in found})  # one version of each
 
 
 def test_the_two_commands_run_on_three_systems():

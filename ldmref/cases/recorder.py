@@ -178,8 +178,16 @@ def compute_rounded(
     inputs = call.inputs if inputs is None else inputs
     if dtype not in HALF or call.kind not in OPERATIONS:
         return call.compute(inputs)
-    arrays = {**call.parameters, **inputs}
-    return call.compute({name: round_to(x, dtype) for name, x in arrays.items()})
+    rounded, weights = rounded_arrays(call, dtype, inputs)
+    return call.compute({**weights, **rounded})
+
+
+def rounded_arrays(
+    call: LayerCall, dtype: str, inputs: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return what a half precision holds of the inputs and of the parameters of a layer."""
+    rounded = {name: round_to(x, dtype) for name, x in inputs.items()}
+    return rounded, {name: round_to(x, dtype) for name, x in call.parameters.items()}
 
 
 def bound_of(
@@ -200,8 +208,7 @@ def bound_of(
         unit = precision(dtype).u
         return np.abs(up - down) + 4.0 * unit * np.max(np.abs(y), initial=0.0)
     if dtype in HALF:
-        rounded = {name: round_to(x, dtype) for name, x in inputs.items()}
-        weights = {name: round_to(x, dtype) for name, x in call.parameters.items()}
+        rounded, weights = rounded_arrays(call, dtype, inputs)
         return layer_bound(call, rounded, weights, dtype, y)
     return layer_bound(call, inputs, call.parameters, dtype, y)
 

@@ -1,4 +1,4 @@
-"""`ldmref record`: one run with all its states, as a file for the denoising explorer."""
+"""`ldmref record`: the trace of a run's states in one file, for the denoising explorer."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def record(
     words: tuple[str, ...], prompt: tuple[str, ...], prompts: str | None, **flags: Any
 ) -> None:
     """Record a run: every state, prediction and attention map, for the denoising explorer.
+
+    The file is a trace, which `ldmref trace show` and `ldmref diff` read too.
 
     Example: ldmref record "red heart" --seed 1 -o heart.safetensors
     """

@@ -25,7 +25,7 @@ from ldmref.modes.registry import MODES
 
 if TYPE_CHECKING:
     from ldmref.modes.generate import Progress
-    from ldmref.trace import TraceEstimate
+    from ldmref.trace import Selection, TraceEstimate
 
 DEFAULT_MODE = "txt2img"
 TRACED = tuple(mode for mode in MODES if mode != "invert")  # the modes that sample
@@ -40,6 +40,12 @@ RECORDING = (
         metavar="N,N-N,...",
         help="Only these steps of the sampler, from 0: 0,10-12. Calls outside of steps are "
         "always recorded.",
+    ),
+    option(
+        "--states",
+        is_flag=True,
+        help="Only states, predictions and the image, which is what the explorer shows and ldmref "
+        "record keeps.",
     ),
     option(
         "--max-size",
@@ -116,11 +122,11 @@ for _mode in TRACED:
 
 def record_mode(mode: str, flags: Values) -> None:
     """Check everything, estimate the size, load the model and record the run."""
-    from ldmref.trace import Selection, check_space, estimate_trace, record_trace, show_bytes
+    from ldmref.trace import check_space, estimate_trace, record_trace, show_bytes
 
     session = CommandSession(flags, usual=("numpy", "cpu", DEFAULT_DTYPE, "exact"))
     folder = Path(flags["output"])
-    selection = Selection(flags["layers"], flags["calls"], read_steps(flags["only_steps"]))
+    selection = read_selection(flags)
     limit = parse_bytes(flags["max_size"], "max_size")
     with session.planning() as config:
         tasks = plan_tasks(mode, config, with_settings(mode, flags, session.configured))
@@ -167,6 +173,24 @@ def record_mode(mode: str, flags: Values) -> None:
             return
     if flags["as_json"]:
         click.echo(json.dumps(estimate_row(estimate)))
+
+
+def read_selection(flags: Values) -> Selection:
+    """Return what to record.
+
+    Raises:
+        UsageError: --states is given with patterns.
+    """
+    from ldmref.trace import Selection
+
+    steps = read_steps(flags["only_steps"])
+    if not flags["states"]:
+        return Selection(flags["layers"], flags["calls"], steps)
+    if flags["layers"] or flags["calls"] or steps:
+        message = "--states chooses calls and layers itself"
+        hint = "leave out --layers, --calls and --only-steps"
+        raise UsageError(message, code="E-USAGE", hint=hint)
+    return Selection.states()
 
 
 def read_steps(text: str | None, flag: str = "--only-steps") -> tuple[int, ...]:

@@ -139,7 +139,7 @@ class Segment:
     @property
     def done(self) -> int:
         """The number of steps before the segment."""
-        return 0 if self.before is None else len(self.before.steps)
+        return 0 if self.before is None else self.before.done
 
 
 class Brancher:
@@ -207,7 +207,7 @@ class Brancher:
         """Take the first k steps of a segment; return what was recorded, the state and memory."""
         trajectory = trunk.trajectory
         words = words_of(trunk.run) if self.attention else []
-        recording = Recording(trajectory, words, trunk.before)
+        recording = Recording(trunk.run, trajectory, words, trunk.before)
         state = None
         total = trunk.done + trajectory.steps
         events = explain_memory(recording.sample(self.cancel), self.model, trunk.run.job)
@@ -245,7 +245,7 @@ def compare_states(record: RunRecord, before: Recording | None) -> list[str]:
     """Return a warning if a trunk was recorded with other numbers than it has here."""
     if before is None:
         return []
-    states = np.stack(before.x)
+    states = np.stack(before.states)
     recorded = record.x[: len(states)]
     if np.array_equal(states, recorded):
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,29 +39,6 @@ class Truth:
     def converged(self) -> bool:
         """Whether the last refinements changed no interval by more than the tolerance."""
         return bool(self.description.get("converged"))
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Return the tensors of a record."""
-        return {
-            "truth": self.states,
-            "truth_distance": self.distance,
-            "local_error": self.local_error,
-        }
-
-    @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
-    ) -> Truth | None:
-        """Return the truth of the `tensors` and `meta` of a record; None if it has none."""
-        if not {"truth", "truth_distance", "local_error"} <= {*tensors}:
-            return None
-        described = meta.get("truth")
-        return cls(
-            tensors["truth"],
-            tensors["truth_distance"],
-            tensors["local_error"],
-            described if isinstance(described, dict) else {},
-        )
 
 
 def vp_distance(a: np.ndarray, b: np.ndarray, sigma: float) -> float:

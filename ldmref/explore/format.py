@@ -1,13 +1,11 @@
-"""`RunRecord`: every state and prediction of one run, and the file that holds it.
+"""`RunRecord`: every state and prediction of one run, from its trace.
 
-The file is safetensors; its metadata `ldmref` is JSON. `docs/explore.md` describes both. No
-pickle, no code, and nothing that needs ldmref to be read.
+The file is a trace in one file (`ldmref.trace.single`). `docs/explore.md` describes it. No pickle,
+no code, and nothing that needs ldmref to be read.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,15 +19,11 @@ from ldmref.explore.distance import Truth
 from ldmref.explore.preview import PreviewMatrix
 from ldmref.io.images.metadata import encode_png
 from ldmref.io.images.pil import to_rgb
-from ldmref.io.tensors.writer import source, write_tensors, write_to
 from ldmref.prompts.prompt_words import PromptWord
+from ldmref.trace.memory import add_call
+from ldmref.trace.model import Trace
+from ldmref.trace.single import save_trace, trace_bytes
 
-FORMAT = "ldmref-run 1"
-KEY = "ldmref"  # of the metadata
-MAX_BYTES = 4 * 2**30
-INPUT = "input_"  # begins the names of the tensors that the run was given
-REQUIRED = ("x", "x0", "sigmas", "image")
-PREVIEW = {"preview_matrix", "preview_bias"}  # none or both
 STORED_MODES = ("1", "L", "P", "RGB", "RGBA")  # of Pillow images, exactly as PNG
 CODE = "E-RECORD"
 
@@ -51,6 +45,7 @@ class RunRecord:
         preview: The linear preview of the model's latents; None if none is known.
         training_alpha_bar: alpha-bar of every training timestep, (T,) float64.
         meta: Parameters and descriptions, JSON-able.
+        trace: The trace from which the arrays are, and which `save` writes.
         inputs: What the run was given and its parameters do not hold: images and arrays by name.
         truth: The converged trajectory and the errors of the run. None: they were not computed.
 
@@ -71,6 +66,7 @@ class RunRecord:
     preview: PreviewMatrix | None = field(repr=False)
     training_alpha_bar: np.ndarray = field(repr=False)
     meta: dict[str, Any] = field(repr=False)
+    trace: Trace = field(repr=False)
     inputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     truth: Truth | None = field(default=None, repr=False)
 
@@ -91,7 +87,11 @@ class RunRecord:
 
     def with_truth(self, truth: Truth) -> RunRecord:
         """Return the record with `truth`, the result of `truth_line`, which it saves."""
-        return replace(self, truth=truth, meta=self.meta | {"truth": truth.description})
+        outputs = {"states": truth.states, "distance": truth.distance}
+        outputs["local_error"] = truth.local_error
+        trace = add_call(self.trace, "truth", outputs, truth.description)
+        meta = self.meta | {"truth": truth.description}
+        return replace(self, truth=truth, meta=meta, trace=trace)
 
     def word_map(self, text: str) -> np.ndarray:
         """Return the maps of a word at all steps, (n, h', w') float32.
@@ -112,9 +112,7 @@ class RunRecord:
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
-        buffer = io.BytesIO()
-        write_to(buffer, {k: source(v) for k, v in self._tensors().items()}, self._metadata())
-        return buffer.getvalue()
+        return trace_bytes(self.trace)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the record, and return its path; the file appears complete or not at all.
@@ -126,34 +124,7 @@ class RunRecord:
         Raises:
             OutputError: The file exists (without `overwrite`), or cannot be written.
         """
-        tensors = {name: source(tensor) for name, tensor in self._tensors().items()}
-        write_tensors(Path(path), tensors, self._metadata(), overwrite=overwrite)
-        return Path(path)
-
-    def _metadata(self) -> dict[str, str]:
-        return {KEY: json.dumps(self.meta, allow_nan=False)}
-
-    def _tensors(self) -> dict[str, np.ndarray]:
-        tensors = {
-            "x": self.x,
-            "x0": self.x0,
-            "x0_uncond": self.x0_uncond,
-            "x0_cond": self.x0_cond,
-            "sigmas": self.sigmas,
-            "attention": self.attention,
-            "image": np.asarray(self.image),
-            "training_alpha_bar": self.training_alpha_bar,
-        }
-        if self.preview is not None:
-            tensors |= {"preview_matrix": self.preview.matrix, "preview_bias": self.preview.bias}
-        if self.truth is not None:
-            tensors |= self.truth.tensors()
-        tensors |= {INPUT + name: _pack(value) for name, value in self.inputs.items()}
-        return {
-            name: np.ascontiguousarray(tensor)
-            for name, tensor in tensors.items()
-            if tensor is not None
-        }
+        return save_trace(self.trace, path, overwrite=overwrite)
 
     def __repr__(self) -> str:
         prompt = short_repr(self.params.get("prompt", ""))
@@ -161,7 +132,7 @@ class RunRecord:
         return f"<RunRecord of {branch}{self.meta['mode']}: {prompt}, {self.steps} steps>"
 
 
-def _pack(value: Any) -> np.ndarray:
+def pack_input(value: Any) -> np.ndarray:
     """Return an input as an array: images as the bytes of a PNG, (n,) uint8."""
     if isinstance(value, np.ndarray):
         return value

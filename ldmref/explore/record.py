@@ -30,9 +30,10 @@ def record_run(
     """Generate one image and record every state, prediction and attention map on the way.
 
     The image is that of the mode, byte for byte: the run is observed and not changed. The record
-    takes about 16 n c h w bytes for n steps and latents (c, h, w), and 2 n h' w' bytes for each
-    word: 1.3 MB with the embedded model, 60 MB with SDXL at 50 steps. Nothing else is kept between
-    steps.
+    is the part `Selection.states()` of a trace, with maps of attention. It takes about 16 n c h w
+    bytes for n steps and latents (c, h, w), and 2 n h' w' bytes for each word: 1.4 MB with the
+    embedded model, 60 MB with SDXL at 50 steps; 4 n c h w bytes more if the sampler draws noise or
+    evaluates the network twice per step. Nothing else is kept between steps.
 
     Args:
         model: From `ldmref.load` or `ldmref.random_model`.
@@ -122,8 +123,8 @@ def record_trajectory(
         branch: The trunk, step and changes of a branch.
         warnings: Warnings in addition to those of the run.
     """
-    recording = Recording(trajectory, words_of(run) if attention else [], before)
+    recording = Recording(run, trajectory, words_of(run) if attention else [], before)
     for progress in explain_memory(recording.sample(cancel), run.model, run.job):
         notify(callback, progress)
     [image] = run.decode(recording.latents)
-    return recording.finish(run, image, {"branch": branch, "warnings": [*run.warnings, *warnings]})
+    return recording.finish(image, branch, [*run.warnings, *warnings])

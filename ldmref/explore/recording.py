@@ -1,4 +1,4 @@
-"""The arrays of a run while it is recorded."""
+"""The observer of a run that makes a run record: a trace of its states, in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ldmref.explore.attention import AVERAGE, AttentionBackend, average_maps
-from ldmref.explore.format import FORMAT, RunRecord
+from ldmref.explore.format import RunRecord, pack_input
 from ldmref.explore.preview import preview_matrix
+from ldmref.explore.view import view_run
 from ldmref.io.images.pil import open_image
 from ldmref.math.arrays import Array
-from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
@@ -21,15 +21,15 @@ from ldmref.modes.generate import CancelFlag, Progress
 from ldmref.modes.observed import TakenStep
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import RunObserver, Trajectory
+from ldmref.modes.trajectory import Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval
-from ldmref.samplers.own_spacing import name_of
-from ldmref.samplers.schedule import training_alphas_cumprod
-from ldmref.version import __version__
-
-RECORDED = ("uncond", "cond")  # predictions, in addition to the guided one
+from ldmref.trace.memory import KeptCalls, MemoryStore
+from ldmref.trace.observer import TraceObserver
+from ldmref.trace.recorder import Recorder
+from ldmref.trace.run import describe_program, describe_run
+from ldmref.trace.selection import Selection
 
 
 def words_of(run: Run) -> list[PromptWord]:
@@ -43,51 +43,53 @@ def words_of(run: Run) -> list[PromptWord]:
     return find_words(run.model.tokenizer, run.job.prompts[0], run.job.prompt_options)
 
 
-class Recording(RunObserver):
-    """Observes a run, and keeps its arrays on the host.
+class Recording(TraceObserver):
+    """Records a run of one image as the part of a trace that the explorer shows.
 
     Args:
-        trajectory: The trajectory.
+        run: The run.
+        trajectory: Its trajectory, or the rest of it.
         words: The words to record attention of; none: no attention.
         before: What was recorded of earlier steps.
     """
 
     def __init__(
         self,
+        run: Run,
         trajectory: Trajectory,
         words: Sequence[PromptWord] = (),
         before: Recording | None = None,
     ):
-        self.trajectory = trajectory
+        self.calls = KeptCalls(None if before is None else before.calls)
+        earlier = None if before is None else before.recorder
+        super().__init__(Recorder(self.calls, MemoryStore, Selection.states(), earlier))
+        self.run = run
+        self.model = run.model
+        self.job = run.job
         self.words = words
         self.latents = np.zeros(0, np.float32)
-        self.x = [self._to_host(trajectory.x)]
-        self.sigmas = [float(trajectory.schedule.sigmas[trajectory.visits[0]])]
-        self.timesteps: list[float] = []
-        self.steps: list[dict[str, np.ndarray]] = []  # predictions by name
-        # None for steps in which the conditional prediction was not evaluated
-        self.maps: list[np.ndarray | None] = []
-        self.layers: list[dict[str, Any]] = []
+        self.states = [self._to_host(trajectory.x)]
         if before is not None:
-            self.x = [*before.x]
-            self.sigmas = [*before.sigmas]
-            self.timesteps = [*before.timesteps]
-            self.steps = [*before.steps]
-            self.maps = [before.maps_of(i, words) for i in range(len(before.maps))]
-            self.layers = before.layers
+            self.states = [*before.states]
+            self._replace_words(before.words)
         self._watch: AttentionBackend | None = None
         self._watched: LatentDiffusion | None = None
         if words:
             self._watch = AttentionBackend(trajectory.model)
             self._watched = trajectory.model.with_backend(self._watch)
-        self._first = True  # the next evaluation is the first of its step
+        self.started(trajectory)
+
+    @property
+    def done(self) -> int:
+        """The number of steps so far."""
+        return len(self.states) - 1
 
     def sample(self, cancel: CancelFlag | None) -> Iterator[Progress]:
         """Take all steps; `latents` are then the final ones."""
         trajectory = self.trajectory
         if self._watched is not None and not trajectory.model.backend.compiles:
             trajectory = replace(trajectory, model=self._watched)
-        done = len(self.steps)
+        done = self.done
         events = trajectory.sample(cancel, observer=self)
         while True:
             try:
@@ -99,30 +101,27 @@ class Recording(RunObserver):
 
     def stepping(self, x: Array, interval: Interval) -> None:
         """Begin a step, of which the first evaluation is kept."""
-        self._first = True
+        super().stepping(x, interval)
         if self._watch is not None:
             self._watch.watching = True
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Keep the first evaluation of each step."""
-        if not self._first:
+        """Record the first evaluation of a step, with the maps of the words; count the others."""
+        if self.evaluations:
+            self.evaluations.append((evaluation, self.recorder.count_call("guidance")))
             return
-        self._first = False
-        guided = {"x0": self._to_host(evaluation.x0)}
-        kept = {n: self._to_host(y) for n, y in evaluation.predictions.items() if n in RECORDED}
-        self.steps.append(kept | guided)
-        schedule = self.trajectory.schedule
-        self.timesteps.append(schedule.timestep(evaluation.sigma, evaluation.interval))
-        self.maps.append(None if self._watch is None else self._find_maps(self._watch, evaluation))
+        super().evaluated(evaluation)
+        if self._watch is not None:
+            self._record_maps(self._watch, evaluation)
 
     def stepped(self, step: TakenStep) -> Array:
-        """Keep the state after a step."""
-        self.x.append(self._to_host(step.x_next))
-        self.sigmas.append(step.interval.sigma_next)
-        return step.x_next
+        """Record the step, and keep the state after it."""
+        x_next = super().stepped(step)
+        self.states.append(self._to_host(x_next))
+        return x_next
 
-    def _find_maps(self, watch: AttentionBackend, evaluation: Evaluation) -> np.ndarray | None:
-        """Return the map of each word in an evaluation; None if the prompt had no part in it."""
+    def _record_maps(self, watch: AttentionBackend, evaluation: Evaluation) -> None:
+        """Record the map of each word, unless the prompt had no part in the evaluation."""
         if self.trajectory.model.backend.compiles:
             again = self.trajectory.denoiser(self._watched)
             again.guided(evaluation.x, evaluation.sigma, interval=evaluation.interval)
@@ -130,85 +129,64 @@ class Recording(RunObserver):
         calls = watch.take()
         names = [*evaluation.predictions]
         if "cond" not in names or not calls:
-            return None
+            return
         size = evaluation.x.shape[2], evaluation.x.shape[3]
         found = average_maps(watch.inner, calls, names.index("cond"), self.words, size)
-        self.layers = found.layers
-        return found.maps.astype(np.float16)
-
-    def maps_of(self, i: int, words: Sequence[PromptWord]) -> np.ndarray | None:
-        """Return the maps of step i for the words of another prompt: 0 for those it lacks."""
-        maps = self.maps[i]
-        if maps is None or not words:
-            return None
-        rows = dict(zip(number_words(self.words), maps, strict=True))
-        return np.stack([rows.get(word, np.zeros_like(maps[0])) for word in number_words(words)])
-
-    def _to_host(self, x: Array) -> np.ndarray:
-        return np.array(self.trajectory.model.backend.to_numpy(x), np.float32)[0]
-
-    def finish(self, run: Run, image: Any, more: Mapping[str, Any]) -> RunRecord:
-        """Return the record of a finished run, with more entries of its description."""
-        sigmas = np.asarray(self.sigmas, np.float64)
-        maps = self._stack_maps()
-        meta = self._describe(run, sigmas, with_maps=maps is not None)
-        meta.update(more)
-        return RunRecord(
-            np.stack(self.x),
-            np.stack([step["x0"] for step in self.steps]),
-            self._stack("uncond"),
-            self._stack("cond"),
-            sigmas,
-            maps,
-            image,
-            preview_matrix(run.model),
-            np.array(training_alphas_cumprod(run.model.config.scheduler)),
-            meta,
-            collect_inputs(run.plan),
-        )
-
-    def _stack(self, name: str) -> np.ndarray | None:
-        """Return a prediction of all steps, NaN where it was not computed; None without any."""
-        if not any(name in step for step in self.steps):
-            return None
-        nothing = np.full_like(self.x[0], np.nan)
-        return np.stack([step.get(name, nothing) for step in self.steps])
-
-    def _stack_maps(self) -> np.ndarray | None:
-        """Return the maps of all steps, 0 where the prompt had no part; None without any."""
-        some = next((maps for maps in self.maps if maps is not None), None)
-        if some is None:
-            return None
-        nothing = np.zeros_like(some)
-        return np.stack([nothing if maps is None else maps for maps in self.maps])
-
-    def _describe(self, run: Run, sigmas: np.ndarray, with_maps: bool) -> dict[str, Any]:
-        job = run.job
-        params = run.params_of(0)
-        words = [{"text": w.text, "tokens": list(w.tokens)} for w in self.words]
-        attention = {
-            "layers": [layer["name"] for layer in self.layers],
-            "heads": [layer["heads"] for layer in self.layers],
-            "sizes": [layer["size"] for layer in self.layers],
+        attributes = {
+            "words": [{"text": word.text, "tokens": list(word.tokens)} for word in self.words],
+            "layers": [layer["name"] for layer in found.layers],
+            "heads": [layer["heads"] for layer in found.layers],
+            "sizes": [layer["size"] for layer in found.layers],
             "average": AVERAGE,
         }
-        return {
-            "format": FORMAT,
-            "version": __version__,
-            "mode": job.mode,
-            "params": params,
-            "steps": len(self.steps),
-            "sampler": job.sampler.name,
-            "schedule": name_of(job.schedule),
-            "cfg_scale": job.cfg_scale,
-            "seed": job.seeds[0],
-            "timesteps": self.timesteps,
-            "alpha_bar": [float(alpha_bar_from_sigma(sigma)) for sigma in sigmas],
-            "snr": [None if sigma == 0.0 else float(sigma**-2.0) for sigma in sigmas],
-            "words": words if with_maps else [],
-            "attention": attention if with_maps else None,
-            "model": params["model"],
-        }
+        with self.recorder.call("words", watch.inner, self.done) as call:
+            if call is not None:
+                maps = found.maps.astype(np.float16)[None]
+                call.add("", "word_maps", {}, attributes, {"": maps})
+
+    def _replace_words(self, before: Sequence[PromptWord]) -> None:
+        """Give earlier maps the words of this prompt: 0 for those that the earlier one lacks."""
+        rows = {word: i for i, word in enumerate(number_words(before))}
+        order = [rows.get(word) for word in number_words(self.words)]
+        described = [{"text": word.text, "tokens": list(word.tokens)} for word in self.words]
+        for i, entry in enumerate(self.calls.entries):
+            if not entry.call.startswith("words."):
+                continue
+            name = entry.outputs["output"]
+            maps = self.calls.tensors[name]
+            nothing = np.zeros_like(maps[:, :1])
+            rows_of = [nothing if row is None else maps[:, row : row + 1] for row in order]
+            self.calls.tensors[name] = np.concatenate(rows_of or [maps[:, :0]], axis=1)
+            attributes = {**entry.attributes, "words": described}
+            self.calls.entries[i] = replace(entry, attributes=attributes)
+
+    def _to_host(self, x: Array) -> np.ndarray:
+        return np.array(self.model.backend.to_numpy(x), np.float32)[0]
+
+    def finish(
+        self, image: Any, branch: Mapping[str, Any] | None, warnings: Sequence[str]
+    ) -> RunRecord:
+        """Return the record of a finished run.
+
+        Args:
+            image: The finished image.
+            branch: The trunk, step and changes of a branch.
+            warnings: Those of the run.
+        """
+        run = self.run
+        self.calls.add("image", {}, {"": np.asarray(image)[None]})
+        inputs = collect_inputs(run.plan)
+        if inputs:
+            packed = {name: pack_input(value) for name, value in inputs.items()}
+            self.calls.add("inputs", packed, {})
+        preview = preview_matrix(run.model)
+        manifest = describe_program(run.model, self.recorder.selection) | describe_run(run)
+        manifest |= {"params": run.params_of(0), "complete": True}
+        manifest |= {"branch": branch, "warnings": list(warnings)}
+        if preview is not None:
+            matrix, bias = preview.matrix.tolist(), preview.bias.tolist()
+            manifest["preview"] = {"matrix": matrix, "bias": bias}
+        return view_run(self.calls.trace(manifest), "the run")
 
 
 def number_words(words: Sequence[PromptWord]) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ from ldmref.trace.model import Trace
 
 HOST = (
     "tokens", "tokens_2", "schedule", "guidance", "sampler", "jump", "scale_input", "add_noise",
-    "initial", "train",
+    "initial", "train", "words", "image", "inputs", "truth",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
 SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ldmref.trace.readers.load import load_trace as load_trace
     from ldmref.trace.run import record_trace as record_trace
     from ldmref.trace.selection import Selection as Selection
+    from ldmref.trace.single import save_trace as save_trace
     from ldmref.trace.torch_hooks import record_module as record_module
     from ldmref.trace.torch_pipeline import record_pipeline as record_pipeline
 

@@ -178,8 +178,39 @@ def _delete_trace(folder: Path) -> None:
             path.unlink()
 
 
-class _CallTensors(Mapping[str, np.ndarray]):
-    """The tensors of one file, those that are stored once under two names included.
+class SharedTensors(Mapping[str, np.ndarray]):
+    """Tensors of a file, those that are stored once under several names included.
+
+    Args:
+        tensors: The stored tensors.
+        metadata: The metadata of the file.
+        name: The file, for messages.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str):
+        self.tensors = tensors
+        shared = parse_json(metadata.get(SHARED, "{}"), name, CODE)
+        self.stored = {name: name for name in tensors}
+        if isinstance(shared, dict):
+            known = {name: old for name, old in shared.items() if isinstance(old, str)}
+            self.stored |= {name: old for name, old in known.items() if old in self.stored}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[self.stored[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def name_kinds(self, kinds: Mapping[str, str]) -> dict[str, str]:
+        """Return the stored type of each name."""
+        return {name: kinds[old] for name, old in self.stored.items() if old in kinds}
+
+
+class _CallTensors(SharedTensors):
+    """The tensors of one file of a folder.
 
     Args:
         file: The file.
@@ -187,24 +218,15 @@ class _CallTensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, file: TensorFile, digest: str = ""):
+        super().__init__(file, file.metadata, file.path.name)
         self.file = file
         self.unchecked = digest
-        shared = parse_json(file.metadata.get(SHARED, "{}"), file.path.name, CODE)
-        self.stored = {name: name for name in file}
-        if isinstance(shared, dict):
-            self.stored |= {name: old for name, old in shared.items() if old in self.stored}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if self.unchecked:
             require_digest(self.file.path, self.unchecked)
             self.unchecked = ""
-        return self.file[self.stored[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
+        return super().__getitem__(name)
 
 
 def read_trace(folder: Path) -> Trace:
@@ -242,5 +264,5 @@ def read_trace(folder: Path) -> Trace:
     digests = meta.get("digests") or {}
     files = [_CallTensors(TensorFile(path), digests.get(path.name, "")) for path in paths]
     tensors: ChainMap[str, Any] = ChainMap(*files)  # type: ignore[arg-type]
-    kinds = {name: f.file.kinds[old] for f in files for name, old in f.stored.items()}
+    kinds = {name: kind for f in files for name, kind in f.name_kinds(f.file.kinds).items()}
     return build_trace(tensors, meta, kinds, str(folder))

@@ -25,7 +25,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         CorruptModelError: It is not a manifest of a version that is known, or damaged.
     """
-    meta = parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE)
+    return check_manifest(parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE), path)
+
+
+def check_manifest(meta: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a manifest if it is one.
+
+    Args:
+        meta: The content.
+        path: The file that holds it, for messages.
+
+    Raises:
+        CorruptModelError: It is not a manifest of a version that is known, or damaged.
+    """
     if not isinstance(meta, dict) or meta.get("format", FORMAT) != FORMAT:
         raise _damaged(path, f"it is not a manifest of {FORMAT}")
     version = meta.get("version", VERSION)

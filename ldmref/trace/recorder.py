@@ -15,7 +15,7 @@ from ldmref.trace.model import TraceEntry, tensor_name
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import HostCopies, TensorStore
 
-NUMBERED = ("guidance", "sampler", "jump", "train")  # calls of the host that have a number
+NUMBERED = ("guidance", "sampler", "words", "jump", "train")  # calls of the host that have a number
 
 
 class CallWriter(Protocol):
@@ -94,8 +94,9 @@ class CallRecord:
         names = {}
         for role, array in arrays.items():
             name = tensor_name(self.name, layer, side, role.replace("/", "."))
-            self.store.add(self.host, name, array)
-            names[role.replace("/", ".") or side] = name
+            if self.selection is not None and self.selection.takes_tensor(name):
+                self.store.add(self.host, name, array)
+                names[role.replace("/", ".") or side] = name
         return names
 
 
@@ -106,6 +107,7 @@ class Recorder:
         writer: Where complete calls go.
         new_store: Makes the store of a call.
         selection: What to record.
+        before: The recorder of a run that this one continues, whose calls count. None: it begins.
 
     Attributes:
         step: Index of the sampler's step that is being taken; None outside of steps.
@@ -119,6 +121,7 @@ class Recorder:
         writer: CallWriter,
         new_store: Callable[[], TensorStore],
         selection: Selection | None = None,
+        before: Recorder | None = None,
     ):
         self.writer = writer
         self.new_store = new_store
@@ -126,7 +129,7 @@ class Recorder:
         self.step: int | None = None
         self.visited: set[int] = set()
         self.numbered: set[str] = {*NUMBERED}
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter() if before is None else Counter(before._counts)
 
     def count_call(self, kind: str) -> str:
         """Return the name of the next call of a kind, and count it."""

@@ -1,4 +1,4 @@
-"""The part of a run that is traced: calls, layers and steps."""
+"""The part of a run that is traced: calls, layers, steps and tensors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,30 @@ from typing import Any
 from ldmref.errors import UsageError, closest
 
 CODE = "E-TRACE-SELECTION"
+# What `ldmref.explore` shows of a run.
+STATES = (
+    "schedule*",
+    "guidance.*",
+    "sampler.*",
+    "words.*",
+    "vae.decode",
+    "image",
+    "inputs",
+    "truth",
+)
+# What it finds from the rest: x0 from the prediction, and points between two states.
+DERIVED = (
+    "sampler.*//input.x0", "sampler.*//input.prediction.*", "sampler.*//input.x_at.*",
+    "sampler.*//input.sigma_at.*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Selection:
     """The calls, layers and steps to record; an empty tuple selects all of them.
 
-    In a pattern `*` stands for any characters, dots included, and `?` for one.
+    `Selection.states()` is what `ldmref record` keeps. In a pattern `*` stands for any characters,
+    dots included, and `?` for one.
 
     Attributes:
         layers: Patterns of layer names, `mid_block.*`. The inputs and outputs of whole calls are
@@ -24,6 +41,7 @@ class Selection:
         calls: Patterns of calls, `unet.*`.
         steps: Indices of steps of the sampler, from 0. Calls outside of steps, such as text
             encoders and the decoder, are recorded whatever the steps.
+        without: Patterns of names of tensors to leave out, `*.attention/input.*`.
 
     >>> Selection(layers=("mid_block.*",)).takes_layer("mid_block.resnets.0.conv1")
     True
@@ -32,6 +50,19 @@ class Selection:
     layers: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @classmethod
+    def states(cls) -> Selection:
+        """Return what `ldmref.explore` shows: each state and prediction, and no network.
+
+        Returns:
+            The selection.
+
+        >>> Selection.states().takes_call("unet.000", 0)
+        False
+        """
+        return cls(("constrain",), STATES, without=DERIVED)
 
     def takes_layer(self, layer: str) -> bool:
         """Return whether a layer is recorded; "" is the whole call."""
@@ -42,6 +73,10 @@ class Selection:
         if self.steps and step is not None and step not in self.steps:
             return False
         return not self.calls or _matches(call, self.calls)
+
+    def takes_tensor(self, name: str) -> bool:
+        """Return whether the tensor `name` of a recorded layer is recorded."""
+        return not _matches(name, self.without)
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -61,11 +96,12 @@ class Selection:
         Raises:
             UsageError: A pattern matches no name, or there is no such step.
         """
+        own = self.calls != STATES  # of which no run has all
         for what, patterns, names in (
             ("call", self.calls, set(calls)),
             ("layer", self.layers, set(layers)),
         ):
-            for pattern in patterns:
+            for pattern in patterns if own else ():
                 if not any(fnmatchcase(name, pattern) for name in names):
                     message = f"no {what} of this run matches {pattern!r}"
                     raise UsageError(message, code=CODE, hint=suggest(pattern, names))

@@ -209,9 +209,16 @@ class _PipelineRecorder:
         return encode
 
     def _wrap_decode(self, method: AnyMethod) -> AnyMethod:
+        vae = self._networks["vae"]
+
         @wraps(method)
         def decode(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            call = self.layers.begin(self._networks["vae"], "vae.decode", False)
+            if getattr(vae, "use_slicing", False) and len(z) > 1:  # one call for each image
+                results = [decode(part, *args, **kwargs) for part in z.split(1)]
+                images = torch.cat([result[0] for result in results])
+                is_tuple = isinstance(results[0], tuple)
+                return (images,) if is_tuple else type(results[0])(sample=images)
+            call = self.layers.begin(vae, "vae.decode", False)
             call.add("", "decode", {"latents": z})
             result = method(z, *args, **kwargs)
             call.add("", outputs={"output": first_tensor(result)})

@@ -81,3 +81,24 @@ def test_what_is_refused_writes_nothing(record, work, args, message):
     ran = record(*args)
     assert ran.code in (2, 8) and message in ran.err and not list(work.iterdir())
     assert len(ran.err.splitlines()) <= 2
+
+
+def test_the_file_is_a_trace(record, ldm, model_folder):
+    assert record("a cat", "--seed", "1", "--steps", "3", "-o", "run.safetensors", "-q").code == 0
+    shown = ldm("trace", "show", "run.safetensors", "--json")
+    calls = [json.loads(line)["call"] for line in shown.out.splitlines()]
+    assert calls[:4] == ["schedule", "guidance.000", "words.000", "sampler.000"]
+    judged = ldm("diff", "run.safetensors", "-m", model_folder)
+    assert judged.code == 0 and "agree within the rounding" in judged.out
+
+
+def test_a_trace_of_states_is_explored(ldm, model_folder, work):
+    flags = ("a cat", "-m", model_folder, "--seed", "1", "--steps", "3", "--dtype", "float32")
+    assert ldm("trace", *flags, "--states", "-o", "states").code == 0
+    found = explore.load_record("states")
+    expected = explore.record_run(load(model_folder), prompt="a cat", seed=1, steps=3)
+    assert np.array_equal(found.x, expected.x)
+    assert found.image.tobytes() == expected.image.tobytes() and found.attention is None
+    ran = ldm("trace", *flags, "--states", "--calls", "unet.*", "-o", "both")
+    assert ran.code == 2 and "--states chooses calls and layers itself" in ran.err
+    assert not (work / "both").exists()

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from record_files import changed_file, old_file, read_metadata
 
 import ldmref
 from ldmref import explore, modes, samplers
 from ldmref.errors import Cancelled, CorruptModelError, InputError, OutputError, UsageError
 from ldmref.samplers import SAMPLERS
+from ldmref.trace import Selection, load_trace, record_trace
 
 EVERY_SAMPLER = [  # rk45 chooses its own steps, of which there are many with random weights
     pytest.param(name, marks=[pytest.mark.slow] if name == "rk45" else [])
@@ -116,7 +118,7 @@ def test_the_record_holds_the_first_evaluation_of_a_step(tiny):
 
 def test_the_description_is_that_of_the_schedule(tiny, record):
     meta = record.meta
-    assert meta["format"] == "ldmref-run 1" and meta["mode"] == "txt2img" and meta["steps"] == 4
+    assert meta["mode"] == "txt2img" and meta["steps"] == 4
     assert meta["seed"] == 7 and meta["branch"] is None and meta["params"]["prompt"] == PROMPT
     job = modes.plan("txt2img", tiny.config, prompt=PROMPT, seed=7, steps=4).job
     schedule = samplers.make_schedule(tiny.config.scheduler, job.sampler, job.schedule, 4)
@@ -146,12 +148,14 @@ def test_predictions_that_were_not_computed(tiny):
 
 
 def assert_equal_records(a, b):
-    assert a.meta == b.meta and a.image.tobytes() == b.image.tobytes()
+    assert a.meta == b.meta
+    assert a.image.tobytes() == b.image.tobytes()
     assert a.words == b.words
     for name in ("x", "x0", "x0_uncond", "x0_cond", "sigmas", "attention", "training_alpha_bar"):
         left, right = getattr(a, name), getattr(b, name)
         assert (left is None) == (right is None), name
-        assert left is None or (left.dtype == right.dtype and np.array_equal(left, right)), name
+        if left is not None:
+            assert left.dtype == right.dtype and np.array_equal(left, right, equal_nan=True), name
 
 
 def test_a_saved_record_is_read_again(record, tmp_path):
@@ -167,14 +171,145 @@ def test_a_saved_record_is_read_again(record, tmp_path):
 def test_any_reader_of_safetensors_reads_it(record, tmp_path):
     content = record.to_bytes()
     tensors = safetensors.numpy.load(content)
+    manifest = json.loads(read_metadata(content)["manifest"])
+    assert manifest["params"] == record.params and manifest["format"] == "ldmref-trace"
+    assert np.array_equal(tensors["sampler.000//input.x"][0], record.x[0])
+    assert np.array_equal(tensors["image//output"][0], np.asarray(record.image))
+    assert tensors["sampler.000//input.x"].dtype == np.float32
+    assert tensors["schedule//output.sigmas"].dtype == np.float64
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    meta = json.loads(header["__metadata__"]["ldmref"])
-    assert meta == record.meta
-    assert {"x", "x0", "x0_uncond", "x0_cond", "sigmas", "attention", "image"} <= {*tensors}
-    assert tensors["x"].dtype == np.float32 and tensors["sigmas"].dtype == np.float64
     for entry in (value for key, value in header.items() if key != "__metadata__"):
         size = {"F64": 8, "F32": 4, "F16": 2, "U8": 1}[entry["dtype"]]
         assert entry["data_offsets"][0] % size == 0  # aligned for typed arrays
+
+
+# -- a record is a trace --------------------------------------------------------------------------
+
+
+def test_a_record_is_a_part_of_the_trace_of_its_run(tiny, record, tmp_path):
+    """Call by call, with the same names and the same numbers."""
+    plan = modes.plan("txt2img", tiny, prompt=PROMPT, negative_prompt="dog", seed=7, steps=4)
+    record_trace(plan, tiny, tmp_path / "trace")
+    whole = load_trace(tmp_path / "trace")
+    part = load_trace(record.save(tmp_path / "run.safetensors"))
+    assert {call.partition(".")[0] for call in part.calls} == {
+        "schedule", "guidance", "sampler", "words", "image",
+    }  # fmt: skip
+    shared = [e for e in part.entries if e.call in whole.calls]
+    assert len(shared) == 9
+    for entry in shared:
+        other = whole.find(entry.call, entry.layer)
+        for side in ("inputs", "outputs"):
+            for role, name in getattr(entry, side).items():
+                found = whole.tensors[getattr(other, side)[role]]
+                assert np.array_equal(part.tensors[name], found), (entry.call, role)
+        assert entry.attributes == other.attributes
+    assert part.manifest["params"] == whole.manifest["params"] | {"index": 0}
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "euler_churn", "heun_churn", "euler_a"])
+def test_predictions_are_those_of_the_run(tiny, sampler, tmp_path):
+    """x0 is computed again from the prediction, at the point at which it was made."""
+    request = {"prompt": "a cat", "seed": 1, "steps": 4, "sampler": sampler}
+    record = explore.record_run(tiny, **request)
+    record_trace(modes.plan("txt2img", tiny, **request), tiny, tmp_path / "trace")
+    whole = load_trace(tmp_path / "trace")
+    for i in range(4):
+        x0 = whole.tensors[whole.find(f"sampler.{i:03}").inputs["x0"]]
+        np.testing.assert_allclose(record.x0[i], x0[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mode,parameters",
+    [
+        ("txt2img", {}),
+        ("txt2img", {"sampler": "heun"}),
+        ("txt2img", {"sampler": "euler_a"}),
+        ("txt2img", {"guidance": "apg"}),
+        ("txt2img", {"guidance": {"name": "interval", "low": 0.5, "high": 4.0}}),
+        ("img2img", {"image": PHOTO, "strength": 0.6}),
+    ],
+)
+def test_a_complete_trace_is_opened_as_the_record_of_its_run(tiny, mode, parameters, tmp_path):
+    request = {"prompt": PROMPT, "seed": 5, "steps": 4, **parameters}
+    expected = explore.record_run(tiny, mode, attention=False, **request)
+    record_trace(modes.plan(mode, tiny, **request), tiny, tmp_path / "trace")
+    found = explore.load_record(tmp_path / "trace")
+    assert found.image.tobytes() == expected.image.tobytes()
+    for name in ("x", "x0", "x0_uncond", "x0_cond"):
+        left, right = getattr(found, name), getattr(expected, name)
+        assert (left is None) == (right is None), name
+        if left is not None:
+            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
+    assert found.meta["timesteps"] == expected.meta["timesteps"]
+    assert np.array_equal(found.sigmas, expected.sigmas)
+    assert_equal_records(found, explore.load_record(found.save(tmp_path / "one.safetensors")))
+    branch = explore.branch_run(tiny, found, 2) if mode == "txt2img" else None
+    assert branch is None or np.array_equal(branch.x, expected.x)
+
+
+def test_a_trace_that_cannot_be_explored_says_why(tiny, tmp_path):
+    plan = modes.plan("txt2img", tiny, prompt="a cat", seed=5, steps=2)
+    two = modes.plan("txt2img", tiny, prompt="a cat", seed=5, steps=2, count=2)
+    cases = {
+        "holds no steps of a sampler": (plan, Selection(calls=("unet.*",))),
+        "does not hold the finished image": (plan, Selection(calls=("schedule", "sampler.*"))),
+        "is a run of 2 images": (two, Selection(calls=("schedule", "sampler.*", "vae.*"))),
+    }
+    for i, (message, (planned, selection)) in enumerate(cases.items()):
+        folder = tmp_path / str(i)
+        record_trace(planned, tiny, folder, selection=selection)
+        with pytest.raises(UsageError, match=message) as caught:
+            explore.load_record(folder)
+        assert caught.value.code == "E-RECORD" and "\n" not in str(caught.value)
+
+
+def test_later_evaluations_of_a_step_are_counted_and_not_kept(tiny):
+    record = explore.record_run(tiny, prompt="a cat", seed=1, steps=3, sampler="heun")
+    kept = [call for call in record.trace.calls if call.startswith("guidance")]
+    assert kept == ["guidance.000", "guidance.002", "guidance.004"]
+    step = record.trace.find("sampler.001")
+    assert step.attributes["evaluations"] == ["guidance.002", "guidance.003"]
+
+
+def test_a_record_is_no_larger_than_before(record):
+    """The numbers are as many; names and manifest are 16 kB of a small file."""
+    assert len(record.to_bytes()) < len(old_file(record)) + 24_000
+    kept = record.trace.find("sampler.001").inputs.keys()
+    assert kept == {"x", "sigma", "sigma_next", "prediction"}
+
+
+# -- records of earlier versions ------------------------------------------------------------------
+
+
+def test_an_old_record_is_read(tiny, record, tmp_path):
+    old = explore.load_record(old_file(record))
+    assert_equal_records(old, record)
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(old_file(record))
+    assert load_trace(path).calls[-1] == "image"
+    saved = explore.load_record(old.save(tmp_path / "new.safetensors"))
+    assert_equal_records(saved, record)
+    assert np.array_equal(explore.branch_run(tiny, old, 2).x, record.x)
+
+
+def test_an_old_record_keeps_what_it_was_given_and_what_was_not_computed(tiny):
+    given = {"image": PHOTO, "mask": HALF, "seed": 1, "steps": 6}
+    given["guidance"] = {"name": "interval", "low": 0.5, "high": 4.0}
+    record = explore.record_run(tiny, "inpaint", prompt="a cat", **given)
+    record = record.with_truth(explore.truth_line(tiny, record, tolerance=0.5))
+    old = explore.load_record(old_file(record))
+    assert old.inputs["image"].tobytes() == PHOTO.tobytes()
+    computed = np.isfinite(record.x0_uncond).all(axis=(1, 2, 3)).tolist()
+    assert len({*computed}) == 2
+    guidance = [old.trace.find(f"guidance.{i:03}") for i in range(6)]
+    assert ["uncond" in entry.inputs for entry in guidance] == computed
+    assert_equal_records(old, record)
+    assert np.array_equal(old.truth.states, record.truth.states)
+    assert old.truth.description == record.truth.description
+
+
+# -- damaged files and inputs ---------------------------------------------------------------------
 
 
 def test_inputs_are_kept_exactly(tiny, tmp_path):
@@ -190,32 +325,52 @@ def test_inputs_are_kept_exactly(tiny, tmp_path):
     assert np.array_equal(again.inputs["latents"], noise)
 
 
-def damaged(record, **changes):
-    tensors = {**record._tensors(), **changes}
-    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    return safetensors.numpy.save(kept, {"ldmref": json.dumps(record.meta)})
-
-
 def test_what_is_not_a_record_is_refused(record, tmp_path):
     content = record.to_bytes()
     other = safetensors.numpy.save({"x": np.zeros(2, np.float32)})
-    newer = json.dumps(record.meta | {"format": "ldmref-run 2"})
+    step = "sampler.001//input.x"
+    prediction = "guidance.001//input.cond"
     cases = {
         "damaged": content[:-1],
         "not a safetensors": b"PK\x03\x04" * 20,
-        "lacks 'ldmref'": other,
-        "this version reads": safetensors.numpy.save(record._tensors(), {"ldmref": newer}),
-        "'x0' is missing": damaged(record, x0=None),
-        "'x' has the shape": damaged(record, x=record.x[:-1]),
-        "'attention' has the shape": damaged(record, attention=record.attention[:, :-1]),
-        "'image' has the shape": damaged(record, image=np.zeros((4, 4), np.uint8)),
+        "do not have the names of a trace": other,
+        "this ldmref reads 1": changed_file(record, manifest={"version": 2}),
+        "'sampler.001//input.prediction' is missing": changed_file(
+            record, without=["guidance.001//output"]
+        ),
+        "'cond' of guidance.001 has the shape": changed_file(record, {prediction: np.zeros(3)}),
+        "the maps of words have": changed_file(
+            record, {"words.001//output": record.attention[:1, :-1]}
+        ),
+        "'image' has the shape": changed_file(record, {"image//output": np.zeros((4, 4), "u1")}),
+        "holds 'x' as uint32": changed_file(
+            record, {"sampler.000//input.x": record.x[:1].astype(np.uint32)}
+        ),
+        "does not record its parameters": changed_file(record, manifest={"params": {}}),
+        "its preview": changed_file(record, manifest={"preview": {"matrix": [[1.0]]}}),
     }
+    assert step not in safetensors.numpy.load(content)  # it is the end of the step before
     for message, wrong in cases.items():
         with pytest.raises(CorruptModelError, match=message) as caught:
             explore.load_record(wrong)
         assert caught.value.code == "E-RECORD" and caught.value.exit_code == 3
     with pytest.raises(InputError):
         explore.load_record(tmp_path / "none.safetensors")
+
+
+def test_what_is_not_an_old_record_is_refused(record):
+    cases = {
+        "this version reads": old_file(record, meta={"format": "ldmref-run 2"}),
+        "'x0' is missing": old_file(record, without=["x0"]),
+        "'x' has the shape": old_file(record, {"x": record.x[:-1]}),
+        "'attention' has the shape": old_file(record, {"attention": record.attention[:, :-1]}),
+        "'image' has the shape": old_file(record, {"image": np.zeros((4, 4), np.uint8)}),
+        "its words are wrong": old_file(record, meta={"words": [1] * 7}),
+    }
+    for message, wrong in cases.items():
+        with pytest.raises(CorruptModelError, match=message) as caught:
+            explore.load_record(wrong)
+        assert caught.value.code == "E-RECORD" and caught.value.exit_code == 3
 
 
 # -- refusals, progress, cancel -------------------------------------------------------------------

@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from fault_cases import COMMAND_LINE, PYTHON, covers
+from record_files import changed_file, old_file
 
 from ldmref import explore
 from ldmref.backends.graph import disk_cache
@@ -97,29 +97,31 @@ def record(tiny):
     return explore.record_run(tiny, prompt="red cat", seed=7, steps=3)
 
 
-def changed(record, tensors=(), meta=(), without=()):
-    """Return the bytes of a record with other tensors and other entries of its description."""
-    content = safetensors.numpy.load(record.to_bytes()) | dict(tensors)
-    content = {name: array for name, array in content.items() if name not in without}
-    described = json.dumps(record.meta | dict(meta))
-    return safetensors.numpy.save(content, {"ldmref": described})
-
-
-@covers(149, "ten damaged records", PYTHON, code="E-RECORD")
+@covers(149, "19 damaged records", PYTHON, code="E-RECORD")
 def test_damaged_records(record):
     n = record.steps
     matrix, bias = np.zeros((3, 4), np.float32), np.zeros(3, np.float32)
+    whole = {"local_error": np.zeros(n), "truth_distance": np.zeros(n + 1), "truth": record.x}
     for title, content in {
-        "whole numbers": changed(record, {"x0": record.x0.astype(np.uint32)}),
-        "text of a model": changed(record, meta={"params": record.params | {"model": "emoji"}}),
-        "text of a branch": changed(record, meta={"branch": "emoji"}),
-        "half a preview": changed(record, {"preview_matrix": matrix}, without=["preview_bias"]),
-        "other half": changed(record, {"preview_bias": bias}, without=["preview_matrix"]),
-        "NaN as noise level": changed(record, {"sigmas": np.full(n + 1, np.nan)}),
-        "negative noise level": changed(record, {"sigmas": np.linspace(1.0, -1.0, n + 1)}),
-        "float image": changed(record, {"image": np.zeros((8, 8, 3), np.float32)}),
-        "long truth": changed(record, {"local_error": np.zeros(n + 1)}),
-        "short truth": changed(record, {"truth_distance": np.zeros(n)}),
+        "whole numbers": old_file(record, {"x0": record.x0.astype(np.uint32)}),
+        "text of a model": old_file(record, meta={"params": record.params | {"model": "emoji"}}),
+        "text of a branch": old_file(record, meta={"branch": "emoji"}),
+        "half a preview": old_file(record, {"preview_matrix": matrix}, without=["preview_bias"]),
+        "other half": old_file(record, {"preview_bias": bias}, without=["preview_matrix"]),
+        "NaN as noise level": old_file(record, {"sigmas": np.full(n + 1, np.nan)}),
+        "negative noise level": old_file(record, {"sigmas": np.linspace(1.0, -1.0, n + 1)}),
+        "float image": old_file(record, {"image": np.zeros((8, 8, 3), np.float32)}),
+        "long truth": old_file(record, {**whole, "local_error": np.zeros(n + 1)}),
+        "short truth": old_file(record, {**whole, "truth_distance": np.zeros(n)}),
+        "its model is text": changed_file(record, manifest={"params": {"mode": "a", "model": "b"}}),
+        "its branch is text": changed_file(record, manifest={"branch": "emoji"}),
+        "half of its preview": changed_file(record, manifest={"preview": {"bias": bias.tolist()}}),
+        "text as preview": changed_file(record, manifest={"preview": "emoji"}),
+        "NaN in a step": changed_file(record, {"guidance.000//input.sigma": np.float64("nan")}),
+        "negative in a step": changed_file(record, {"guidance.000//input.sigma": np.float64(-1)}),
+        "float as image": changed_file(record, {"image//output": np.zeros((1, 8, 8, 3), "f4")}),
+        "entries": changed_file(record, manifest={"entries": [1, 2]}),
+        "words": changed_file(record, {"words.001//output": np.zeros((1, 2, 3), np.float16)}),
     }.items():
         code = ""
         try:
@@ -127,15 +129,14 @@ def test_damaged_records(record):
         except CorruptModelError as error:
             code = error.code
         assert code == "E-RECORD", title
-    both = changed(record, {"preview_matrix": matrix, "preview_bias": bias})
+    both = old_file(record, {"preview_matrix": matrix, "preview_bias": bias})
     assert explore.load_record(both).preview is not None
-    whole = {"local_error": np.zeros(n), "truth_distance": np.zeros(n + 1), "truth": record.x}
-    assert explore.load_record(changed(record, whole)).truth is not None
+    assert explore.load_record(old_file(record, whole)).truth is not None
 
 
 @covers(149, "rising noise levels, wrong descriptions of a branch", PYTHON, code="E-RECORD")
 def test_records_that_cannot_be_continued(record, tiny):
-    rising = changed(record, {"sigmas": record.sigmas[::-1].copy()})
+    rising = old_file(record, {"sigmas": record.sigmas[::-1].copy()})
     with pytest.raises(UsageError, match="noise levels of the record rise"):
         explore.truth_line(tiny, explore.load_record(rising), tolerance=0.5)
     trunk = dict(record.params)
@@ -146,7 +147,7 @@ def test_records_that_cannot_be_continued(record, tiny):
         {"trunk": trunk | {"mode": "dance"}, "step": 1},
         {"trunk": {k: v for k, v in trunk.items() if k != "mode"}, "step": 1},
     ):
-        loaded = explore.load_record(changed(record, meta={"branch": recipe}))
+        loaded = explore.load_record(changed_file(record, manifest={"branch": recipe}))
         for step in (0, 2):
             with pytest.raises(UsageError) as caught:
                 explore.branch_run(tiny, loaded, step, cfg_scale=2.0)

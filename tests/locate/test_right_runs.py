@@ -55,6 +55,29 @@ def test_a_right_run_raises_no_alarm(run, tmp_path):
     assert report.equal, (unjudged, report.gaps)
 
 
+@pytest.mark.parametrize("fault", [False, True], ids=["right", "second-image-wrong"])
+def test_images_that_are_decoded_one_by_one(fault, tmp_path):
+    """`enable_vae_slicing`: a call of the decoder for each image of the batch."""
+    pipe, model = build("sd1", tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    arguments = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "np"}
+    arguments |= {"num_images_per_prompt": 2}
+    whole = pipe("a red cat", generator=torch.Generator().manual_seed(1), **arguments)
+    pipe.vae.enable_slicing()
+    with record_pipeline(pipe, tmp_path / "t", selection=Selection(calls=("vae.*", "sampler.*"))):
+        sliced = pipe("a red cat", generator=torch.Generator().manual_seed(1), **arguments)
+    assert np.abs(whole.images - sliced.images).max() < 1e-5
+    trace = read_trace(tmp_path / "t")
+    name = trace.find("vae.decode~1").inputs["latents"]
+    if fault:
+        wrong = {**trace.tensors, name: 1.01 * np.asarray(trace.tensors[name])}
+        trace = replace(trace, tensors=wrong)
+    report = diff_traces(trace, model)
+    found = {(row.call, row.kind) for row in report.faults}
+    assert ("vae.decode~1", "latents") in found if fault else report.equal and not report.gaps
+    assert len([row for row in report.rows if row.kind == "latents"]) == 2
+
+
 def test_the_runs_cover_what_users_have():
     assert len(RUNS) >= 45
     assert len({run.scheduler for run in RUNS}) >= 15

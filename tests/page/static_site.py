@@ -23,12 +23,12 @@ for folder in ("docs/_ext", "scripts"):
     sys.path.insert(0, str(ROOT / folder))
 
 
-def run_node(module: str, script: str, given: Any) -> Any:
+def run_node(module: str, script: str, given: Any, folder: Path = CORE) -> Any:
     """Run a script that returns a value, with the exports of a module as `m`; values are JSON."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("the static pages: no node on this machine (apt-get install nodejs)")
-    address = json.dumps((CORE / f"{module}.js").as_uri())
+    address = json.dumps((folder / f"{module}.js").as_uri())
     text = f"""
       import {{ readFileSync }} from "node:fs";
       const given = JSON.parse(readFileSync(0, "utf8"));

@@ -2,9 +2,21 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from ldmref.errors import CorruptModelError, OutputError
-from ldmref.trace import TraceEntry, TraceWriter, build_trace, read_trace, tensor_name
+import ldmref
+from ldmref import modes
+from ldmref.errors import CorruptModelError, InputError, OutputError
+from ldmref.trace import (
+    TraceEntry,
+    TraceWriter,
+    build_trace,
+    load_trace,
+    read_trace,
+    record_trace,
+    save_trace,
+    tensor_name,
+)
 
 
 def entry(call, layer, **fields):
@@ -61,3 +73,54 @@ def test_an_existing_trace_is_kept(tmp_path):
 def test_a_folder_without_tensors_is_refused(tmp_path):
     with pytest.raises(CorruptModelError, match="no safetensors"):
         read_trace(tmp_path)
+
+
+# -- a trace in one file --------------------------------------------------------------------------
+
+
+def recorded_folder(tmp_path):
+    model = ldmref.random_model("tiny")
+    plan = modes.plan("txt2img", model, prompt="a cat", seed=1, steps=2)
+    record_trace(plan, model, tmp_path / "folder")
+    return read_trace(tmp_path / "folder")
+
+
+def test_one_file_holds_the_whole_trace(tmp_path):
+    trace = recorded_folder(tmp_path)
+    path = save_trace(trace, tmp_path / "run.safetensors")
+    found = load_trace(path)
+    assert [e.name for e in found.entries] == [e.name for e in trace.entries]
+    for entry, other in zip(trace.entries, found.entries, strict=True):
+        assert (entry.kind, entry.attributes) == (other.kind, other.attributes)
+        for before, after in ((entry.inputs, other.inputs), (entry.outputs, other.outputs)):
+            assert before.keys() == after.keys()
+            for role, name in before.items():
+                a, b = trace.tensors[name], found.tensors[after[role]]
+                assert a.dtype == b.dtype and np.array_equal(a, b), name
+    assert found.manifest["params"] == trace.manifest["params"]
+    # the names alone are enough, those of tensors that are stored once included
+    assert {*trace.tensors} <= {*found.tensors}
+    folder = sum(file.stat().st_size for file in (tmp_path / "folder").iterdir())
+    assert path.stat().st_size < 1.1 * folder
+    with pytest.raises(OutputError, match="exists"):
+        save_trace(trace, path)
+
+
+def test_bfloat16_stays_bfloat16_in_one_file(tmp_path):
+    values = np.array([1.0, -2.5, 2.0**-100], np.float32)
+    name = "unet.000/conv_in/output"
+    trace = build_trace({name: values}, kinds={name: "BF16"})
+    found = load_trace(save_trace(trace, tmp_path / "run.safetensors"))
+    assert found.kinds[name] == "BF16" and np.array_equal(found.tensors[name], values)
+
+
+@pytest.mark.parametrize(
+    "manifest,message",
+    [("{", "JSON"), ("[]", "not a manifest"), ('{"version": 2}', "has version 2")],
+)
+def test_a_damaged_manifest_in_one_file_is_refused(tmp_path, manifest, message):
+    tensors = {"unet.000//output": np.zeros(2, np.float32)}
+    metadata = {"format": "ldmref-trace", "manifest": manifest}
+    save_file(tensors, tmp_path / "run.safetensors", metadata)
+    with pytest.raises(InputError, match=message):
+        load_trace(tmp_path / "run.safetensors")

@@ -11,11 +11,15 @@
 | `latents`   | the scale of the initial noise, and of the latents before the decoder |
 | `training`  | a training step: noising, target and losses                           |
 | `gradients` | the gradients of a training step: the norm of each layer's            |
+| `branches`  | splits a recorded branch into parts with one request each             |
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ldmref.locate.findings import Row
+from ldmref.locate.host.branches import split_branches
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.gradients import judge_gradients
 from ldmref.locate.host.guidance import judge_guidance
@@ -45,5 +49,11 @@ JUDGES = (
 
 def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]) -> list[Row]:
     """Return the rows of all computations of the host that were recorded."""
-    context = HostContext(port, model, dtype, notes)
-    return [row for judge in JUDGES for row in judge(context)]
+    parts = split_branches(port)
+    context = HostContext(parts.trunk, model, dtype, notes)
+    of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
+    rows = []
+    for judge in JUDGES:
+        for part in of_parts.get(judge, (parts.trunk,)):
+            rows += judge(context if part is parts.trunk else replace(context, port=part))
+    return rows

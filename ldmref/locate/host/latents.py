@@ -88,11 +88,15 @@ def _is_close(state: np.ndarray, scale: float) -> bool:
 def _judge_decoder(context: HostContext) -> Iterator[Row]:
     """Yield a row for the scale and shift of the latents between sampler and decoder."""
     steps = context.calls("sampler")
-    for entry in context.calls("vae.decode"):
-        got = context.read(entry, "latents", "input", "z", "sample")
+    entries = context.calls("vae.decode")
+    decoded = [context.read(entry, "latents", "input", "z", "sample") for entry in entries]
+    sizes = [0 if got is None else len(got) for got in decoded]
+    for i, (entry, got) in enumerate(zip(entries, decoded, strict=True)):
         last = state_after(context, steps[-1]) if steps else None
         if got is None or last is None:
             continue
+        if sum(sizes) == len(last):  # also if the images of a batch are decoded one by one
+            last = last[sum(sizes[:i]) : sum(sizes[: i + 1])]
         if got.shape != last.shape:
             note = "decoded in another batch than the last step"
             yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)

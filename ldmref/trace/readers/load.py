@@ -17,7 +17,9 @@ from ldmref.trace.name_maps import NameMap
 from ldmref.trace.readers.gguf import GGUFFile
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
+from ldmref.trace.readers.old_records import convert_record, is_old_record
 from ldmref.trace.readers.runtimes import is_layer, is_polygraphy, name_tensors, read_polygraphy
+from ldmref.trace.single import is_single, unpack_trace
 
 CODE = "E-TRACE-FILE"
 READABLE = (
@@ -29,10 +31,10 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
     """Open the intermediates that a program wrote; tensors are read when they are used.
 
     Args:
-        path: A folder of `ldmref trace` or of safetensors or .npy files (also in folders, or with
-            `__` for `/` in their names), or a safetensors, .npz or GGUF file, or JSON of
-            Polygraphy (a file of outputs, or a folder with that and the file of inputs). The kind
-            is recognised by content. Nothing is unpickled.
+        path: A folder of `ldmref trace`, a file of `ldmref record`, a folder of safetensors or
+            .npy files (also in folders, or with `__` for `/` in their names), or a safetensors,
+            .npz or GGUF file, or JSON of Polygraphy (a file of outputs, or a folder with that and
+            the file of inputs). The kind is recognised by content. Nothing is unpickled.
         names: The trace's name of each tensor, `CALL/LAYER/input` or `CALL/LAYER/output`: a
             mapping of names or globs, a function (see `make_renamer`), or a JSON or TOML file
             of such a mapping. Tensors that it does not name keep their name if that is a
@@ -73,8 +75,20 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
         message = f"{shown(path)} is one array, which has no name"
         raise InputError(message, code=CODE, hint="name the folder of .npy files")
     else:
-        tensors = TensorFile(path)
+        return _load_file(TensorFile(path), names)
     return _build(tensors, names, path)
+
+
+def _load_file(file: TensorFile, names: NameMap | str | Path | None) -> Trace:
+    """Open a safetensors file: a trace in one file, an old run record, or named tensors."""
+    if is_old_record(file.metadata):
+        return convert_record(file, file.metadata, shown(file.path))
+    if not is_single(file.metadata):
+        return _build(file, names, file.path)
+    trace = unpack_trace(file, file.metadata, file.kinds, str(file.path))
+    if names is None:
+        return trace
+    return _build(trace.tensors, names, file.path, trace.kinds, trace.manifest)
 
 
 def _load_folder(folder: Path, names: NameMap | str | Path | None) -> Trace:

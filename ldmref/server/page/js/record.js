@@ -1,14 +1,22 @@
 // @ts-check
-// Run records (format 1): one safetensors file whose metadata is JSON under the key "ldmref".
-// The format is described in docs/explorer.md. This file needs neither a server nor a page.
+// Recorded runs: a trace in one safetensors file, or a record of an earlier version, whose metadata
+// is JSON under the key "ldmref". docs/traces.md has the format. This needs neither a server nor a
+// page.
 
-export const FORMAT = "ldmref-run 1";
+import { RecordError } from "./record_error.js";
+import { FORMAT, stackTrace } from "./recorded_trace.js";
+
+export { RecordError };
+
+const OLD_FORMAT = "ldmref-run 1";
 
 const LARGEST_HEADER = 16 * 1024 * 1024;
 const READERS = {
   F64: { size: 8, read: (buffer) => new Float64Array(buffer) },
   F32: { size: 4, read: (buffer) => new Float32Array(buffer) },
   F16: { size: 2, read: (buffer) => Float32Array.from(new Uint16Array(buffer), halfToNumber) },
+  BF16: { size: 2, read: (buffer) => Float32Array.from(new Uint16Array(buffer), upperHalfToNumber) },
+  I32: { size: 4, read: (buffer) => new Int32Array(buffer) },
   I64: { size: 8, read: (buffer) => Float64Array.from(new BigInt64Array(buffer), Number) },
   U8: { size: 1, read: (buffer) => new Uint8Array(buffer) },
 };
@@ -32,22 +40,28 @@ const OPTIONAL = {
   local_error: ["n"],
 };
 
-export class RecordError extends Error {}
-
-// Read a run record. Returns {meta, tensors: {name: {shape, data}}, bytes}, where data is a
+// Read a recorded run. Returns {meta, tensors: {name: {shape, data}}, bytes}, where data is a
 // Float32Array (F16, F32), Float64Array (F64, I64) or Uint8Array, and bytes is the file itself.
 export function readRecord(buffer) {
   const { metadata, tensors } = readSafetensors(buffer);
+  const record = readSteps(metadata, tensors);
+  checkTensors(record.meta, record.tensors);
+  return { ...record, bytes: buffer };
+}
+
+function readSteps(metadata, tensors) {
+  if (metadata.format === FORMAT && typeof metadata.manifest === "string") {
+    return stackTrace(metadata, tensors);
+  }
   if (typeof metadata.ldmref !== "string") {
-    throw new RecordError("This safetensors file is not a run record: its metadata has no \"ldmref\".");
+    throw new RecordError("This safetensors file is not a run record: its metadata has no \"manifest\" of a trace.");
   }
   const meta = parseJson(metadata.ldmref, "the run record's metadata");
-  if (meta === null || typeof meta !== "object" || meta.format !== FORMAT) {
+  if (meta === null || typeof meta !== "object" || meta.format !== OLD_FORMAT) {
     const found = meta && typeof meta.format === "string" ? `"${meta.format.slice(0, 40)}"` : "no format";
-    throw new RecordError(`This page reads records of the format "${FORMAT}"; the file has ${found}.`);
+    throw new RecordError(`This page reads traces and records of the format "${OLD_FORMAT}"; the file has ${found}.`);
   }
-  checkTensors(meta, tensors);
-  return { meta, tensors, bytes: buffer };
+  return { meta, tensors };
 }
 
 // Read any safetensors file of the dtypes above: {metadata, tensors}.
@@ -133,6 +147,11 @@ function parseJson(text, label) {
   } catch {
     throw new RecordError(`The file cannot be read: ${label} is not JSON.`);
   }
+}
+
+// The upper half of a binary32 to a number.
+function upperHalfToNumber(bits) {
+  return new Float32Array(new Uint32Array([bits << 16]).buffer)[0];
 }
 
 // IEEE 754 binary16 to a number.

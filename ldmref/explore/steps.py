@@ -1,0 +1,206 @@
+"""The steps of a traced run: states, predictions and maps of each, checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import CorruptModelError, UsageError, short_repr
+from ldmref.explore.format import CODE
+from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.samplers.denoiser import TO_X0
+from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.readers.old_records import not_a_record
+
+HALVES = ("uncond", "cond")  # predictions, in addition to the guided one
+HOW = "record it with ldmref record, or trace all of its calls"
+NUMBERS = "fiu"  # kinds of dtypes
+CALL = re.compile(r"sampler\.(\d{1,9})")
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStep:
+    """One step of one image.
+
+    Args:
+        x, x_next: The states before and after it, (c, h, w) float32.
+        x0: The guided prediction of its first evaluation, (c, h, w) float32.
+        halves: The predictions `uncond` and `cond`, those that were computed, as `x0`.
+        sigma, sigma_next: The noise levels of the states.
+        timestep: The timestep of `sigma`.
+        maps: The map of each word, (words, h', w') float16; None: the prompt had no part.
+        described: The words, and the layers of the maps.
+    """
+
+    x: np.ndarray
+    x_next: np.ndarray
+    x0: np.ndarray
+    halves: Mapping[str, np.ndarray]
+    sigma: float
+    sigma_next: float
+    timestep: float
+    maps: np.ndarray | None
+    described: Mapping[str, Any]
+
+
+class TraceArrays:
+    """The checked arrays of a trace.
+
+    Args:
+        trace: The trace.
+        name: Its file, for messages.
+    """
+
+    def __init__(self, trace: Trace, name: str):
+        self.trace = trace
+        self.name = name
+
+    def array(self, entry: TraceEntry, side: str, role: str, kinds: str = "f") -> np.ndarray:
+        """Return an array of an entry, of some kinds of numbers.
+
+        Raises:
+            CorruptModelError: It is missing, or of another kind.
+        """
+        named = entry.inputs if side == "input" else entry.outputs
+        if role not in named:
+            suffix = "" if role == side else f".{role}"
+            raise self.bad(f"'{entry.name}/{side}{suffix}' is missing")
+        array = np.asarray(self.trace.tensors[named[role]])
+        if array.dtype.kind not in kinds:
+            raise self.bad(f"'{entry.name}' holds {role!r} as {array.dtype}")
+        return array
+
+    def latents(self, entry: TraceEntry, side: str, role: str) -> np.ndarray:
+        """Return latents of the only image, (c, h, w) float32.
+
+        Raises:
+            CorruptModelError: As `array`, or the shape is another one.
+            UsageError: There are several images.
+        """
+        array = self.array(entry, side, role)
+        if array.ndim == 4 and len(array) > 1:
+            message = f"{self.name} cannot be explored: it is a run of {len(array)} images"
+            raise UsageError(message, code=CODE, hint="record a run of one image")
+        if array.ndim != 4 or not array.size:
+            raise self.bad(f"{role!r} of {entry.call} has the shape {array.shape}")
+        return np.asarray(array, np.float32)[0]
+
+    def level(self, entry: TraceEntry, role: str) -> float:
+        """Return the noise level that is an input of an entry.
+
+        Raises:
+            CorruptModelError: It is missing, or not a finite number from 0.
+        """
+        array = self.array(entry, "input", role, NUMBERS)
+        if array.size != 1:
+            raise self.bad(f"{role!r} of {entry.call} has the shape {array.shape}")
+        sigma = float(np.ravel(array)[0])
+        if not 0.0 <= sigma < math.inf:
+            raise self.bad("its noise levels are not finite numbers from 0")
+        return sigma
+
+    def bad(self, why: str) -> CorruptModelError:
+        """Return the error about a file that is not a record."""
+        return not_a_record(self.name, why)
+
+
+def read_steps(arrays: TraceArrays) -> list[RecordedStep]:
+    """Return the steps of a trace in their order.
+
+    Raises:
+        CorruptModelError: A step lacks something, or its arrays do not fit those of the others.
+        UsageError: There are no steps, or several images.
+    """
+    entries = [entry for entry in arrays.trace.entries if not entry.layer]
+    schedules = {i: e for i, e in enumerate(entries) if e.call.partition("~")[0] == "schedule"}
+    found = []
+    for i, entry in enumerate(entries):
+        match = CALL.fullmatch(entry.call)
+        if match is not None:
+            before = [e for k, e in schedules.items() if k < i] or [*schedules.values()]
+            found.append((int(match[1]), entry, before[-1] if before else None))
+    if not found:
+        message = f"{arrays.name} cannot be explored: it holds no steps of a sampler"
+        raise UsageError(message, code=CODE, hint=HOW)
+    found.sort(key=lambda step: step[0])
+    steps = [_read_step(arrays, k, entry, schedule) for k, (_, entry, schedule) in enumerate(found)]
+    shape = steps[0].x.shape
+    for step in steps:
+        latents = {"x": step.x, "output": step.x_next, "x0": step.x0} | dict(step.halves)
+        for role, array in latents.items():
+            if array.shape != shape:
+                raise arrays.bad(f"{role!r} has the shape {array.shape}")
+    return steps
+
+
+def _read_step(
+    arrays: TraceArrays, k: int, entry: TraceEntry, schedule: TraceEntry | None
+) -> RecordedStep:
+    find = arrays.trace.find
+    x = arrays.latents(entry, "input", "x")
+    sigma = arrays.level(entry, "sigma")
+    point, level = x, sigma
+    if "x_at" in entry.inputs:
+        point = arrays.latents(entry, "input", "x_at")
+        level = arrays.level(entry, "sigma_at")
+    kind = entry.attributes.get("prediction_type")
+    if "x0" in entry.inputs:
+        x0 = arrays.latents(entry, "input", "x0")
+    else:
+        guided = arrays.latents(entry, "input", "prediction")
+        x0 = _to_x0(arrays, kind, guided, point, level)
+    halves = {}
+    evaluations = entry.attributes.get("evaluations")
+    first = evaluations[0] if isinstance(evaluations, list) and evaluations else ""
+    guidance = find(str(first or f"guidance.{k:03}"))
+    if guidance is not None:
+        kind = guidance.attributes.get("prediction_type", kind)
+        for role in HALVES:
+            if role in guidance.inputs:
+                y = arrays.latents(guidance, "input", role)
+                halves[role] = _to_x0(arrays, kind, y, point, level)
+    words = find(f"words.{k:03}")
+    maps = None
+    if words is not None:
+        maps = arrays.array(words, "output", "output")
+        if maps.ndim != 4 or not len(maps):
+            raise arrays.bad(f"the maps of {words.call} have the shape {maps.shape}")
+        maps = maps[0]
+    return RecordedStep(
+        x,
+        arrays.latents(find(entry.call, "constrain") or entry, "output", "output"),
+        x0,
+        halves,
+        sigma,
+        arrays.level(entry, "sigma_next"),
+        _timestep(arrays, entry, schedule),
+        maps,
+        {} if words is None else words.attributes,
+    )
+
+
+def _to_x0(arrays: TraceArrays, kind: Any, y: np.ndarray, x: np.ndarray, sigma: float) -> Any:
+    """Return the predicted x0 of an output of the network, (c, h, w) float32."""
+    if kind == "x0":
+        return y
+    if not isinstance(kind, str) or kind not in TO_X0:
+        raise arrays.bad(f"the type of its predictions is {short_repr(kind)}")
+    if y.shape != x.shape:
+        raise arrays.bad(f"a prediction has the shape {y.shape}")
+    alpha_bar = np.float64(alpha_bar_from_sigma(sigma))
+    xt = x.astype(np.float64) * math.sqrt(alpha_bar)
+    return np.asarray(TO_X0[kind](xt, y.astype(np.float64), alpha_bar), np.float32)
+
+
+def _timestep(arrays: TraceArrays, entry: TraceEntry, schedule: TraceEntry | None) -> float:
+    i = entry.attributes.get("i")
+    if schedule is not None and "timesteps" in schedule.outputs:
+        timesteps = np.ravel(arrays.array(schedule, "output", "timesteps", NUMBERS))
+        if isinstance(i, int) and 0 <= i < len(timesteps):
+            return float(timesteps[i])
+    raise arrays.bad(f"the timestep of {entry.call} is missing")

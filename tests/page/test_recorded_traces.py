@@ -1,0 +1,124 @@
+"""The page's reader of recorded runs, in Node: the same arrays as Python reads, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from record_files import changed_file, old_file
+from safetensors.numpy import save
+from static_site import run_node
+
+import ldmref
+from ldmref import explore, modes
+from ldmref.trace import load_trace, record_trace, save_trace
+
+PAGE = Path(ldmref.__file__).parent / "server" / "page" / "js"
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
+HALF = Image.fromarray(np.repeat([[0, 255]], 16, 0).repeat(8, 1).astype(np.uint8))
+SCRIPT = """
+  const { readFileSync } = await import("node:fs");
+  const file = readFileSync(given);
+  const buffer = file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength);
+  try {
+    const { meta, tensors } = m.readRecord(buffer);
+    return { meta, tensors };
+  } catch (error) {
+    if (!(error instanceof m.RecordError)) throw error;
+    return { error: error.message };
+  }
+"""
+STACKED = ("x", "x0", "x0_uncond", "x0_cond", "sigmas", "attention", "training_alpha_bar")
+
+
+def read(content, tmp_path):
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(content)
+    return run_node("record", SCRIPT, str(path), PAGE)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return ldmref.random_model("tiny", backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def record(tiny):
+    return explore.record_run(tiny, prompt="a red cat", negative_prompt="dog", seed=7, steps=3)
+
+
+def assert_same(found, record):
+    for name in STACKED:
+        expected = getattr(record, name)
+        assert (name in found["tensors"]) == (expected is not None), name
+        if expected is None:
+            continue
+        tensor = found["tensors"][name]
+        values = np.array([np.nan if x is None else x for x in tensor["data"]])
+        assert tuple(tensor["shape"]) == expected.shape, name
+        np.testing.assert_allclose(values, np.ravel(expected), rtol=1e-5, atol=2e-5, err_msg=name)
+    image = found["tensors"]["image"]
+    assert bytes(image["data"]) == record.image.tobytes()
+    assert image["shape"] == list(np.asarray(record.image).shape)
+    known = record.meta | {"version": None, "attention": None}
+    for key, value in found["meta"].items():
+        if key in ("alpha_bar", "snr"):
+            np.testing.assert_allclose(np.array(value, float), np.array(known[key], float))
+        elif key not in ("attention", "format", "version"):
+            assert value == known[key], key
+    assert (found["meta"]["attention"] or {}).get("layers") == (record.meta["attention"] or {}).get(
+        "layers"
+    )
+
+
+RUNS = [
+    ("txt2img", {}),
+    ("txt2img", {"sampler": "heun_churn"}),
+    ("txt2img", {"guidance": {"name": "interval", "low": 0.5, "high": 4.0}, "steps": 6}),
+    ("txt2img", {"guidance": "apg", "cfg_scale": 3.0}),
+    ("txt2img", {"cfg_scale": 0.0}),
+    ("inpaint", {"image": PHOTO, "mask": HALF}),
+]
+
+
+@pytest.mark.parametrize("mode,parameters", RUNS)
+def test_the_page_reads_what_python_reads(tiny, mode, parameters, tmp_path):
+    request = {"prompt": "a red cat", "seed": 3, "steps": 3, **parameters}
+    record = explore.record_run(tiny, mode, **request)
+    assert_same(read(record.to_bytes(), tmp_path), record)
+
+
+def test_branches_truth_and_old_records(tiny, record, tmp_path):
+    branch = explore.branch_run(tiny, record, 1, prompt="a blue dog", steps=5)
+    branch = branch.with_truth(explore.truth_line(tiny, branch, tolerance=0.5))
+    found = read(branch.to_bytes(), tmp_path)
+    assert_same(found, branch)
+    assert found["tensors"]["truth_distance"]["data"] == branch.truth.distance.tolist()
+    assert found["tensors"]["local_error"]["data"] == branch.truth.local_error.tolist()
+    assert_same(read(old_file(record), tmp_path), record)
+
+
+def test_a_complete_trace_in_one_file(tiny, tmp_path):
+    plan = modes.plan("txt2img", tiny, prompt="a red cat", seed=7, steps=2)
+    record_trace(plan, tiny, tmp_path / "folder")
+    record = explore.load_record(tmp_path / "folder")
+    assert_same(read(record.to_bytes(), tmp_path), record)
+    save_trace(load_trace(tmp_path / "folder"), tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    assert read(content, tmp_path) == {"error": 'The recorded run has no tensor "image//output".'}
+
+
+def test_a_damaged_run_is_explained(record, tmp_path):
+    state = {"sampler.000//input.x": np.zeros((2, *record.x.shape[1:]), np.float32)}
+    for part, content in {
+        "traces of version 1": changed_file(record, manifest={"version": 2}),
+        "no steps of a sampler": changed_file(record, manifest={"entries": []}),
+        "one of 2": changed_file(record, manifest={"seeds": [1, 2]}),
+        'no tensor "image//output"': changed_file(record, without=["image//output"]),
+        "does not fit the state": changed_file(record, state),
+        "not a run record": save({"x": np.zeros(3, np.float32)}),
+    }.items():
+        found = read(content, tmp_path)
+        assert part in found.get("error", ""), (part, found.get("error"))
