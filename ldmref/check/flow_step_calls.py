@@ -155,7 +155,8 @@ class FlowStepCalls:
         """Return the mean of a step that only draws: its noise cancels in a difference."""
         sampled = []
         for values in ((x, u), (0.0, 0.0)):
-            result = self._call(index, *map(self._full, values), None)
+            x0, u0 = (self._full(value) for value in values)
+            result = self._call(index, x0, u0, None)
             sampled += [to_host(v) for v in result if to_host(v).shape == SHAPE][:1]
         gap = sampled[0] - sampled[1] if len(sampled) == 2 else np.asarray([0.0, 1.0])
         return float(gap.mean()) if np.ptp(gap) < 1e-5 else np.nan
