@@ -7,6 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ldmref.errors import UsageError, did_you_mean
 
@@ -98,11 +99,10 @@ def read_flow_schedules() -> tuple[FlowSchedule, ...]:
         >>> [row.program for row in read_flow_schedules() if row.family == "FLUX.1"]
         ['BFL', 'diffusers', 'ComfyUI', 'ComfyUI normal', 'DiffSynth']
     """
-    rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["schedule"]
-    return tuple(
-        FlowSchedule(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()})
-        for row in rows
-    )
+    rows: list[dict[str, Any]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))["schedule"]
+    for row in rows:
+        row.update({name: tuple(row.get(name, ())) for name in ("sigmas", "tokens", "mus")})
+    return tuple(FlowSchedule(**row) for row in rows)
 
 
 def _plain(name: str) -> str:

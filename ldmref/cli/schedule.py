@@ -49,9 +49,9 @@ def schedule(
     show_list: bool,
     as_json: bool,
 ) -> None:
-    """Print the flow times (sigmas) that programs make for FAMILY, such as FLUX.1 or SD3.
+    """Print the flow times of a family in several programs, or name a list of flow times.
 
-    Without FAMILY, numbers on standard input are named: which family and program makes them, and
+    Families are FLUX.1, SD3, Z-Image, ...; flow times are also called sigmas. Without FAMILY, numbers on standard input are named: which family and program makes them, and
     with which shift. Timesteps (1000 sigma) are accepted, and whatever Python or torch prints.
     """
     from ldmref.atlas import count_tokens, find_flow_schedule, make_flow_sigmas
@@ -179,16 +179,12 @@ def _name_numbers(text: str, as_json: bool) -> None:
 
 def _describe(matches: list[SigmaMatch], distances: bool = False) -> list[str]:
     """Return one text for each family and rule, with the programs that use it."""
-    programs: dict[str, list[str]] = {}
-    away: dict[str, float] = {}
+    programs: dict[tuple[str, str], list[str]] = {}
     for match in matches:
         what = str(match).removesuffix(f": {match.row.program}")
-        programs.setdefault(what, []).append(match.row.program)
-        away.setdefault(what, match.distance)
-    texts = [f"{what}: {', '.join(names)}" for what, names in programs.items()]
-    if not distances:
-        return texts
-    return [f"{text} (up to {away[w]:.2g} away)" for text, w in zip(texts, away, strict=True)]
+        away = f" (up to {match.distance:.2g} away)" if distances else ""
+        programs.setdefault((what, away), []).append(match.row.program)
+    return [f"{what}: {', '.join(names)}{away}" for (what, away), names in programs.items()]
 
 
 COMMANDS = (schedule,)

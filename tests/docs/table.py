@@ -220,6 +220,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "$ ldmref check": elsewhere("tests/check/test_checking_page.py"),
     },
     "docs/checkpoints.md": {"--fetch": NETWORK, 'device="cuda"': GPU},
+    "docs/flow-schedules.md": {
+        "ldmref schedule": elsewhere("tests/atlas/test_page.py"),
+        "constant shift 3": OUTPUT,
+    },
     "docs/error-bounds.md": {
         "--backend torch": TORCH,
         "--backend numpy,torch": TORCH,

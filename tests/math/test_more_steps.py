@@ -131,6 +131,15 @@ def test_clamp_makes_the_first_step_violent():
     assert f"{variance:.0f}" == "78" and "which is 78 for 0.999 at 10 steps" in PAGE
 
 
+def test_first_steps_of_all_guards():
+    """The numbers of the row of `ldmref differences`."""
+    times = shifted_times(10, 3.0)[:2]
+    names = [n for n in LAWS if n.startswith("Flow-GRPO")]
+    found = [lm.flow_chain_moments(LAWS[n](times), times, 0.0, 0.25)[1] for n in names]
+    assert [f"{v:.4g}" for v in found] == ["1.007", "0.973", "1.758", "78.12"]
+    assert f"{times[1] ** 2 + (1 - times[1]) ** 2 * 0.25:.3f}" == "0.930"
+
+
 def right_side(power, data=None):
     grid = np.linspace(-4, 4, 8001)
     density = (data or TwoModes()).powered(power, grid)
