@@ -23,6 +23,9 @@ def count_tokens(width: int, height: int) -> int:
         width: Pixels.
         height: Pixels.
 
+    Returns:
+        The number, without what is left of a token at the edges.
+
     Example:
         >>> count_tokens(1024, 1024)
         4096
@@ -37,6 +40,9 @@ def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
         row: The row.
         steps: Number of steps; only FLUX.2 depends on it.
         tokens: Number of image tokens.
+
+    Returns:
+        mu; 0 if nothing is shifted.
 
     Example:
         >>> from ldmref.atlas import find_flow_schedule

@@ -28,6 +28,11 @@ class SigmaMatch:
         distance: The largest difference of two flow times.
         matches: Whether all differences are below the precision of the list.
         shifted_again: Whether it is the row's list with its shift applied a second time.
+
+    Example:
+        >>> from ldmref.atlas import find_flow_schedule
+        >>> str(SigmaMatch(find_flow_schedule("FLUX.1"), 4096, 0.0, True))
+        'FLUX.1, mu by tokens, 4096 tokens: BFL'
     """
 
     row: FlowSchedule
@@ -43,7 +48,7 @@ class SigmaMatch:
 
 
 def name_sigmas(values: Sequence[float], precision: float = FLOAT32) -> list[SigmaMatch]:
-    """Return all rows of the atlas, those nearest to a list of flow times first.
+    """Name a list of flow times by the rows of the atlas that make it.
 
     Args:
         values: Flow times, falling, with or without the 0 at the end; or 1000 times as much, as
@@ -51,18 +56,21 @@ def name_sigmas(values: Sequence[float], precision: float = FLOAT32) -> list[Sig
         precision: The largest difference at which two flow times are the same, such as half a unit
             of the last digit that was printed.
 
+    Returns:
+        All rows, those that match first, then the nearest.
+
     Raises:
         InputError: Less than two numbers, numbers that rise, or numbers out of range.
 
     Example:
-        >>> match = name_sigmas([1.0, 0.95455, 0.9, 0.83333, 0.75, 0.64286, 0.5, 0.3], 5e-6)[0]
+        >>> match = name_sigmas([1.0, 0.9375, 0.83333, 0.625], 5e-6)[0]
         >>> match.row.family, match.row.rule, match.matches
-        ('Z-Image', 'constant shift 3', True)
+        ('Wan', 'constant shift 5', True)
     """
-    given, precision = _read(values, precision)
+    times, precision = _read(values, precision)
     found: dict[tuple[str, bool], SigmaMatch] = {}
-    ends_at_0 = given[-1] == 0.0 and len(given) > 2
-    for reading in (given[:-1], given) if ends_at_0 else (given,):
+    ends_at_0 = times[-1] == 0.0 and len(times) > 2
+    for reading in (times[:-1], times) if ends_at_0 else (times,):
         for match in _compare(reading, precision):
             key = match.row.name, match.shifted_again
             if key not in found or match.distance < found[key].distance:
@@ -70,18 +78,18 @@ def name_sigmas(values: Sequence[float], precision: float = FLOAT32) -> list[Sig
     return sorted(found.values(), key=_likeliest)
 
 
-def _compare(given: np.ndarray, precision: float) -> Iterator[SigmaMatch]:
+def _compare(times: np.ndarray, precision: float) -> Iterator[SigmaMatch]:
     """Yield how near each row is, and each row with its shift applied a second time."""
     for row in read_flow_schedules():
-        if row.positions == "list" and len(row.sigmas) != len(given):
+        if row.positions == "list" and len(row.sigmas) != len(times):
             continue
-        tokens = _best_tokens(row, given)
-        ours = make_flow_sigmas(row, len(given), tokens or 4096)[:-1]
-        yield _match(row, tokens, ours, given, precision)
-        factor = math.exp(shift_mu(row, len(given), tokens or 4096))
+        tokens = _best_tokens(row, times)
+        ours = make_flow_sigmas(row, len(times), tokens or 4096)[:-1]
+        yield _match(row, tokens, ours, times, precision)
+        factor = math.exp(shift_mu(row, len(times), tokens or 4096))
         if row.shift != "none" and factor != 1.0:
             again = shift_flow_time(ours, factor)
-            yield _match(row, tokens, again, given, precision, True)
+            yield _match(row, tokens, again, times, precision, True)
 
 
 def _likeliest(match: SigmaMatch) -> tuple[bool, bool, bool, float]:
@@ -96,55 +104,55 @@ def _match(
     row: FlowSchedule,
     tokens: int,
     ours: np.ndarray,
-    given: np.ndarray,
+    times: np.ndarray,
     precision: float,
     again: bool = False,
 ) -> SigmaMatch:
-    distance = float(np.max(np.abs(ours - given)))
+    distance = float(np.max(np.abs(ours - times)))
     return SigmaMatch(row, tokens, distance, distance <= precision, again)
 
 
 def _read(values: Sequence[float], precision: float) -> tuple[np.ndarray, float]:
     """Return falling flow times, and their precision."""
-    given = np.asarray(values, np.float64)
-    if given.ndim != 1 or len(given) < 2 or not np.isfinite(given).all():
+    times = np.asarray(values, np.float64)
+    if times.ndim != 1 or len(times) < 2 or not np.isfinite(times).all():
         raise InputError("a schedule has at least two finite numbers", code="E-SIGMAS", hint="")
-    if given.max() > 2.0:
-        given, precision = given / 1000, precision / 1000
-    if (np.diff(given) > 0).any():
+    if times.max() > 2.0:
+        times, precision = times / 1000, precision / 1000
+    if (np.diff(times) > 0).any():
         hint = "reverse the list: a run starts at noise, with the largest"
         raise InputError("flow times must fall, and these rise", code="E-SIGMAS", hint=hint)
-    if given.min() < 0.0 or given.max() > 1.0 + precision:
+    if times.min() < 0.0 or times.max() > 1.0 + precision:
         raise InputError("flow times must be in [0, 1]", code="E-SIGMAS", hint="")
-    return given, max(precision, FLOAT32)
+    return times, max(precision, FLOAT32)
 
 
-def _best_tokens(row: FlowSchedule, given: np.ndarray) -> int:
+def _best_tokens(row: FlowSchedule, times: np.ndarray) -> int:
     """Return the number of tokens with which a row is nearest; 0 if it depends on none."""
-    steps = len(given)
-    near = _solve_tokens(row, given)
+    steps = len(times)
+    near = _solve_tokens(row, times)
     if not near:
         return 0
     around = {min(max(n + k, TOKENS[0]), TOKENS[1]) for n in near for k in range(-4, 5)}
 
     def distance(tokens: int) -> float:
-        return float(np.max(np.abs(make_flow_sigmas(row, steps, tokens)[:-1] - given)))
+        return float(np.max(np.abs(make_flow_sigmas(row, steps, tokens)[:-1] - times)))
 
     return min(sorted(around), key=distance)
 
 
-def _solve_tokens(row: FlowSchedule, given: np.ndarray) -> list[int]:
+def _solve_tokens(row: FlowSchedule, times: np.ndarray) -> list[int]:
     """Return the numbers of tokens that give the middle of a list: two for FLUX.2, none or one."""
-    middle = len(given) // 2
+    middle = len(times) // 2
     if row.positions == "logit-normal":
-        mean = _logit(given[middle]) - row.std * float(special.ndtri(1 - middle / len(given)))
+        mean = _logit(times[middle]) - row.std * float(special.ndtri(1 - middle / len(times)))
         return [_clip(row.pixels * math.exp(2 * min(mean, 8.0)) / TOKEN**2)]
     if not row.shift.startswith("tokens"):
         return []
-    mu = _fit_mu(row, given)
+    mu = _fit_mu(row, times)
     solved = []
     for low, high in ((256, 4096), (4301, 8192)):  # mu is linear in tokens, in two parts for FLUX.2
-        at_low, at_high = (shift_mu(row, len(given), n) for n in (low, high))
+        at_low, at_high = (shift_mu(row, len(times), n) for n in (low, high))
         if at_high != at_low:
             solved.append(_clip(low + (mu - at_low) * (high - low) / (at_high - at_low)))
     return solved
@@ -159,17 +167,17 @@ def _logit(s: float) -> float:
     return math.log(s / (1 - s))
 
 
-def _fit_mu(row: FlowSchedule, given: np.ndarray) -> float:
+def _fit_mu(row: FlowSchedule, times: np.ndarray) -> float:
     """Return the mu whose flow times are nearest to a list, by the logit of its middle.
 
     The stretch to a terminal flow time is undone first: 1 - s = c (1 - s'), where c depends on mu.
     """
-    steps = len(given)
+    steps = len(times)
     mu = 1.0
     for _ in range(60):
         s = positions_of(row, steps, mu)
         middle = steps // 2
-        value = given[middle]
+        value = times[middle]
         if row.terminal:
             last = float(shift_flow_time(s[-1], math.exp(mu)))
             value = 1 - (1 - value) * (1 - last) / (1 - row.terminal)

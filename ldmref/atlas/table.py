@@ -39,6 +39,11 @@ class FlowSchedule:
         pixels: Number of pixels at which the mean of the logit is 0.
         count: What the program's list has.
         remark: Anything else.
+
+    Example:
+        >>> row = find_flow_schedule("Qwen-Image")
+        >>> row.name, row.rule
+        ('Qwen-Image, diffusers', 'mu by tokens, stretched to 0.02')
     """
 
     family: str
@@ -93,7 +98,10 @@ class FlowSchedule:
 
 @functools.cache
 def read_flow_schedules() -> tuple[FlowSchedule, ...]:
-    """Return all rows, in the order of the table; the first of a family is its maker's, if known.
+    """Read the atlas.
+
+    Returns:
+        All rows, in the order of the table; the first of a family is its maker's, if known.
 
     Example:
         >>> [row.program for row in read_flow_schedules() if row.family == "FLUX.1"]
@@ -110,11 +118,14 @@ def _plain(name: str) -> str:
 
 
 def find_flow_schedule(family: str, program: str | None = None) -> FlowSchedule:
-    """Return the row of a family and a program.
+    """Find the row of a family and a program.
 
     Args:
         family: Name of the family, ignoring case and signs: "FLUX.1", "flux1".
         program: Name of the program; None for the first of the family.
+
+    Returns:
+        The row.
 
     Raises:
         UsageError: The atlas has no such family, or no such program of it.

@@ -51,8 +51,9 @@ def schedule(
 ) -> None:
     """Print the flow times of a family in several programs, or name a list of flow times.
 
-    Families are FLUX.1, SD3, Z-Image, ...; flow times are also called sigmas. Without FAMILY, numbers on standard input are named: which family and program makes them, and
-    with which shift. Timesteps (1000 sigma) are accepted, and whatever Python or torch prints.
+    Families are FLUX.1, SD3, Z-Image, ...; flow times are also called sigmas. Without FAMILY,
+    numbers on standard input are named: which family and program makes them, and with which shift.
+    Timesteps (1000 sigma) are accepted, and whatever Python or torch prints.
     """
     from ldmref.atlas import count_tokens, find_flow_schedule, make_flow_sigmas
 
@@ -140,7 +141,8 @@ def _read_standard_input() -> str:
 def read_numbers(text: str) -> tuple[list[float], float]:
     """Return the numbers of a text, and half a unit of the last digit that is printed.
 
-    >>> read_numbers("tensor([1.0000, 0.9884, 0.7595], device='cuda:0')")
+    >>> values, unit = read_numbers("tensor([1.0000, 0.9884, 0.7595], device='cuda:0')")
+    >>> values, round(unit, 9)
     ([1.0, 0.9884, 0.7595], 5.5e-05)
     """
     texts = NUMBER.findall(NOT_NUMBERS.sub(" ", text))
