@@ -168,8 +168,11 @@ def _name_renoising(steps: Sequence[MeasuredStep]) -> tuple[str, float, list[flo
 
 def _nearest(steps: Sequence[MeasuredStep]) -> tuple[str, float]:
     """Return the published step whose means are nearest at the noise level passed."""
+    from ldmref.testing.flow_chains import LAWS
+
     distances = {}
-    for name, law in _laws().items():
+    for name, make_law in LAWS.items():
+        law = make_law(TIMES, LEVEL)
         worst = 0.0
         for p in steps:
             ours = [float(law(x, u, p.s, p.s_next)[0]) for x, u in ((1.0, 0.0), (0.0, 1.0))]
@@ -178,22 +181,6 @@ def _nearest(steps: Sequence[MeasuredStep]) -> tuple[str, float]:
         distances[name] = worst
     name = min(distances, key=distances.__getitem__)
     return name, distances[name]
-
-
-def _laws() -> dict[str, Callable[..., Any]]:
-    renoise = lm.flow_renoise_transition
-    return {
-        "Euler (ODE)": lambda x, u, s, t: renoise(x, u, s, t, 0.0),
-        "Flow-GRPO": lambda x, u, s, t: lm.flow_sde_transition(
-            x, u, s, t, lm.flow_grpo_diffusion(s, TIMES[1], LEVEL)
-        ),
-        "Dance": lambda x, u, s, t: lm.flow_sde_transition(x, u, s, t, LEVEL),
-        "CPS": lambda x, u, s, t: renoise(x, u, s, t, lm.cps_std(t, LEVEL)),
-        "Precise": lambda x, u, s, t: renoise(x, u, s, t, lm.precise_std(s, t, LEVEL)),
-        "DDPM posterior": lambda x, u, s, t: renoise(x, u, s, t, lm.flow_posterior_std(s, t)),
-        "ancestral RF": lambda x, u, s, t: renoise(x, u, s, t, lm.ancestral_flow_std(s, t)),
-        "stochastic_sampling": lambda x, u, s, t: renoise(x, u, s, t, t),
-    }
 
 
 def _guard(first: MeasuredStep, level: float) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from ldmref import math as lm
 
 Law = Callable[[Any, Any, float, float], tuple[Any, float]]
+MakeLaw = Callable[..., Law]
 NOISE_LEVEL = 0.7
 
 
@@ -51,24 +52,30 @@ def guarded_law(times: Sequence[float], level: float = NOISE_LEVEL) -> Law:
     return sde_law(lambda s: lm.flow_grpo_diffusion(s, times[1], level))
 
 
-def _clamped(largest: float) -> Callable[[Sequence[float]], Law]:
-    return lambda times: sde_law(lambda s: lm.flow_grpo_clamped_diffusion(s, largest, NOISE_LEVEL))
+def _clamped(largest: float) -> MakeLaw:
+    return lambda times, level=NOISE_LEVEL: sde_law(
+        lambda s: lm.flow_grpo_clamped_diffusion(s, largest, level)
+    )
 
 
-LAWS: dict[str, Callable[[Sequence[float]], Law]] = {
-    "Euler (ODE)": lambda times: renoise_law(lambda s, t: 0.0),
+def _renoising(std: Callable[[float, float, float], float]) -> MakeLaw:
+    return lambda times, level=NOISE_LEVEL: renoise_law(lambda s, t: std(s, t, level))
+
+
+LAWS: dict[str, MakeLaw] = {
+    "Euler (ODE)": _renoising(lambda s, t, level: 0.0),
     "Flow-GRPO": guarded_law,
     "Flow-GRPO, clamp 0.95": _clamped(0.95),
     "Flow-GRPO, clamp 0.99": _clamped(0.99),
     "Flow-GRPO, clamp 0.999": _clamped(0.999),
-    "Dance": lambda times: sde_law(lambda s: NOISE_LEVEL),
-    "DDPM posterior": lambda times: renoise_law(lm.flow_posterior_std),
-    "Precise": lambda times: renoise_law(lambda s, t: lm.precise_std(s, t, NOISE_LEVEL)),
-    "ancestral RF": lambda times: renoise_law(lm.ancestral_flow_std),
-    "CPS": lambda times: renoise_law(lambda s, t: lm.cps_std(t, NOISE_LEVEL)),
-    "stochastic_sampling": lambda times: renoise_law(lambda s, t: t),
+    "Dance": lambda times, level=NOISE_LEVEL: sde_law(lambda s: level),
+    "DDPM posterior": _renoising(lambda s, t, level: lm.flow_posterior_std(s, t)),
+    "Precise": _renoising(lm.precise_std),
+    "ancestral RF": _renoising(lambda s, t, level: lm.ancestral_flow_std(s, t)),
+    "CPS": _renoising(lambda s, t, level: lm.cps_std(t, level)),
+    "stochastic_sampling": _renoising(lambda s, t, level: t),
 }
-"""The published transitions at noise level 0.7 by name, made for the times of a chain."""
+"""The published transitions by name, each made for the times of a chain and a noise level."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class TwoModes:
 
 
 def run_chain(
-    law: Callable[[Sequence[float]], Law],
+    law: MakeLaw,
     times: Sequence[float],
     data: TwoModes,
     count: int,
