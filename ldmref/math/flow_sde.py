@@ -184,7 +184,8 @@ def precise_std(s: Array, s_next: Array, eta: float = 1.0) -> Array:
         over steps, so that two short steps renew as much as a long one.
 
     Accuracy: 8 + 4 eta^2 ulp of s', amplified by s'/q where little is renewed.
-    Source: Zou et al. 2026, arXiv:2605.23522.
+    Derived: the reverse SDE with Flow-GRPO's g for a = eta, solved exactly while x0 keeps its
+    value, as Zou et al. 2026, arXiv:2605.23522, describe it.
 
     >>> round(precise_std(0.8, 0.5, 2.0**0.5), 12) == round(flow_posterior_std(0.8, 0.5), 12)
     True

@@ -116,6 +116,24 @@ def test_share_that_precise_keeps_multiplies_over_steps(a, b, c, eta):
     assert kept(high, low) == pytest.approx(kept(high, middle) * kept(middle, low), abs=1e-7)
 
 
+@pytest.mark.parametrize("eta", [0.3, 0.7, math.sqrt(2)])
+def test_precise_solves_the_sde_of_flow_grpo_while_x0_keeps_its_value(eta):
+    """4000 short steps of the SDE with x0 = 1.2: the state's mean and variance at the end."""
+    s, t, x0, x, variance = 0.8, 0.5, 1.2, 0.3, 0.0
+    eps = (x - (1 - s) * x0) / s
+    mean, std = lm.flow_renoise_transition(x, eps - x0, s, t, lm.precise_std(s, t, eta))
+    times = np.linspace(s, t, 4001).tolist()
+    for a, b in pairwise(times):
+        g = lm.flow_grpo_diffusion(a, 0.9, eta)
+        ends = []
+        for value in (x, x + 1.0):
+            noise = (value - (1 - a) * x0) / a
+            ends.append(lm.flow_sde_transition(value, noise - x0, a, b, g))
+        variance = (ends[1][0] - ends[0][0]) ** 2 * variance + ends[0][1] ** 2
+        x = ends[0][0]
+    assert (x, variance) == pytest.approx((mean, std**2), rel=1e-3)
+
+
 @given(TIMES, TIMES)
 def test_precise_is_the_posterior_at_root_two_and_ancestral_is_not(s, s_next):
     assume(s_next < 0.99 * s)
