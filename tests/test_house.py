@@ -83,6 +83,7 @@ ARROWS = {
     "export": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "cases": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "differences": ("errors", "samplers"),
+    "atlas": ("errors", "lazy", "math"),
     TOP: ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "cli": ("not", *LABORATORY),
     # -- the interfaces

@@ -3,13 +3,16 @@
 `ldmref check` runs them on the command line.
 """
 
+from ldmref.check.flow_steps import FlowStepReport, identify_flow_step
 from ldmref.check.identity import Identity
 from ldmref.check.implementation import load_implementation, unknown_functions
 from ldmref.check.runner import CheckResult, identities, run
 
 __all__ = [
     "CheckResult",
+    "FlowStepReport",
     "Identity",
+    "identify_flow_step",
     "identities",
     "load_implementation",
     "run",

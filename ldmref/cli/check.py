@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ldmref.cli import check_backends
+from ldmref.cli.check_flow_step import check_flow_step, split_function
 from ldmref.cli.progress import say
 from ldmref.errors import OutputError, UsageError, VerifyError, closest
 
@@ -34,7 +35,9 @@ MAX_CALLS = 4  # shown for a failing case
     "--dtype", type=click.Choice(["float64", "float32"]), help="Number format. Default: float64."
 )
 @option("--config", metavar="FILE", help="Configuration file. Default: ./ldmref.toml.")
-@option("--against", metavar="MODULE|FILE", help="Check the functions of another Python module.")
+@option(
+    "--against", metavar="MODULE|FILE[:STEP]", help="Check the functions of another Python module."
+)
 @option(
     "--cases",
     type=click.IntRange(1, 100_000),
@@ -76,7 +79,9 @@ def check(
     exit code is 4 if an identity fails.
 
     With --against my_package.module or --against ./file.py, the functions of that module replace
-    the functions with the same names in ldmref.math and ldmref.samplers.
+    the functions with the same names in ldmref.math and ldmref.samplers. With --against
+    my_package.module:step, the function is called, and its variant among the published stochastic
+    steps of flow models (Flow-GRPO, Dance, CPS, ...) is printed, or what it lacks.
 
     The commands below check backends instead of formulas.
     """
@@ -86,6 +91,10 @@ def check(
     from ldmref.check import load_implementation, run
     from ldmref.loading import open_backend
 
+    module_name, function_name = split_function(against or "")
+    if function_name:
+        check_flow_step(module_name, function_name, as_json)
+        return
     save = _check_file(flags["save"], flags["overwrite"])
     backend = open_backend(
         flags["backend"], flags["device"], flags["dtype"] or "float64", flags["config"]

@@ -56,6 +56,11 @@ SUMMARIES = {
     ),
     "samplers": ("info", "List the samplers with their order, cost, source and other names."),
     "info": ("info", "Show how an image was made, or what a model contains."),
+    "schedule": (
+        "schedule",
+        "Print the flow times of a family in several programs, or name a list of flow "
+        "times.",
+    ),
     "guidance": (
         "guidance",
         "List the kinds of guidance: parameters with their defaults, evaluations, "

@@ -42,6 +42,7 @@ SECTIONS = {
         "info",
         "models",
         "samplers",
+        "schedule",
         "guidance",
         "backends",
         "config",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from ldmref.errors import UsageError
 from ldmref.samplers import rng_cuda
-from ldmref.samplers.rng_cuda import CudaStream, philox4x32
+from ldmref.samplers.rng_cuda import CUDA_CARDS, CudaCard, CudaStream, philox4x32
 
 
 @pytest.mark.parametrize(
@@ -114,3 +118,113 @@ def test_the_smallest_and_the_largest_word(monkeypatch):
     largest, smallest = CudaStream(0).draw((2,)).tolist()
     assert largest == pytest.approx(np.sqrt(66.0 * np.log(2.0)), rel=1e-6)
     assert smallest == pytest.approx(2.0**-16, rel=1e-6)
+
+
+# -- arrays of more than one wave -----------------------------------------------------------------
+
+
+class Part(CudaStream):
+    """Only the first and the last values of an array: 9 million take seconds."""
+
+    def ends(self, count, many):
+        where = np.asarray([*range(many), *range(count - many, count)], np.uint64)
+        number, thread = np.divmod(where, np.uint64(self._card.wave))
+        counter = np.zeros((4, len(where)), np.uint64)
+        counter[0] = number // 4
+        counter[2] = thread
+        words = philox4x32(counter, (self._seed % 2**32, self._seed >> 32))
+        return rng_cuda._normal(words, number % 4)
+
+
+@pytest.mark.parametrize(
+    ("card", "last"),
+    [("A100", [0.1549, -0.6797, -0.1656]), ("H100 SXM", [-0.6970, -0.7780, 0.3267])],
+)
+def test_the_ends_of_nine_million_values_on_two_cards(card, last):
+    """pytorch#143086: seed 1, torch.randn(1, 49 * 12 * 112 * 144), as both cards printed it."""
+    want = [-0.2963, 2.6764, -0.1408, *last]
+    got = Part(1, card).ends(49 * 12 * 112 * 144, 3)
+    np.testing.assert_allclose(got, want, rtol=0, atol=5.1e-5)
+    other = Part(1, "H100 PCIe").ends(49 * 12 * 112 * 144, 3)
+    assert abs(other[3:] - want[3:]).min() > 0.05
+
+
+def test_whole_arrays_have_these_ends():
+    """`draw` and the ends that the other tests compare are the same numbers."""
+    for card in ("T4", "A100"):
+        whole = CudaStream(5, card).draw((1_000_000,))
+        np.testing.assert_array_equal(np.r_[whole[:9], whole[-9:]], Part(5, card).ends(10**6, 9))
+
+
+def test_an_array_of_rtx_a6000():
+    """pytorch#62467: seed 43, (1, 3, 128, 128), the first value of each channel."""
+    got = CudaStream(43, "RTX A6000").draw((1, 3, 128, 128))[0, :, 0, 0]
+    np.testing.assert_allclose(got, [1.9983, 0.8704, 2.1127], rtol=0, atol=5.1e-5)
+
+
+def test_an_array_of_rtx_a4000():
+    """pytorch#97097: seed 14, (1000, 100), mean 5 and variance 5; it has more than one wave."""
+    want = [
+        [8.6297, 2.3137, 6.2596, 7.9358, 4.4697, 2.7475],
+        [7.0551, 7.8583, 3.9990, 4.1139, 8.9315, 4.2042],
+        [2.7337, 2.2106, 7.7815, 8.2207, 6.5395, 4.2604],
+    ]
+    rows = CudaStream(14, "RTX A4000").draw((1000, 100))[-3:, [0, 1, 2, -3, -2, -1]]
+    np.testing.assert_allclose(5 + 5**0.5 * rows, want, rtol=0, atol=1e-4)
+    alone = CudaStream(14).draw((1000, 100))[-3:, [0, 1, 2, -3, -2, -1]]
+    assert abs(alone - rows).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("card", "other", "boundary"),
+    [("T4", "L4", 40_960), ("RTX 4090D", "H20", 159_744), ("A10G", "L40S", 122_880)],
+)
+def test_cards_agree_up_to_one_wave_of_the_smaller(card, other, boundary):
+    """pytorch#194676 and #176584 measured these boundaries."""
+    n = boundary + 500
+    same = CudaStream(123, card).draw((n,)) == CudaStream(123, other).draw((n,))
+    assert same[:boundary].all() and not same[boundary:].any()
+    assert min(CUDA_CARDS[c].wave for c in (card, other)) == boundary
+
+
+def test_one_wave_is_the_stream_without_a_card():
+    for card in CUDA_CARDS:
+        streams = CudaStream(7, card), CudaStream(7)
+        for _ in range(2):
+            a, b = (stream.draw((4, 64, 64)) for stream in streams)
+            assert (a == b).all()
+
+
+def test_a_call_advances_by_the_counters_that_a_thread_used():
+    """Nine values of a thread are three counters: the next call begins at the fourth."""
+    stream = CudaStream(3, CudaCard(1, 256))
+    stream.draw((256 * 9,))
+    fresh = CudaStream(3)
+    for _ in range(3):
+        fresh.draw((256,))
+    assert (stream.draw((256,)) == fresh.draw((256,))).all()
+
+
+def test_values_beyond_one_wave_are_normal():
+    z = CudaStream(0, "T4").draw((4, 40_960)).astype(float)
+    assert abs(z.mean(axis=1)).max() < 0.02 and abs(z.std(axis=1) - 1).max() < 0.02
+    assert abs(np.corrcoef(z) - np.eye(4)).max() < 0.02
+
+
+def test_an_unknown_card_is_refused():
+    with pytest.raises(UsageError, match="unknown card 'T5'"):
+        CudaStream(0, "T5")
+
+
+def test_the_page_has_these_cards_and_numbers():
+    page = (Path(__file__).parents[2] / "docs/random.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) x (\d+) \| ([\d,]+) \|$", page, re.M)
+    listed = {name: row[1:] for row in rows for name in row[0].split(", ")}
+    assert listed == {
+        name: (str(card.multiprocessors), str(card.threads), f"{card.wave:,}")
+        for name, card in CUDA_CARDS.items()
+    }
+    shape = (16, 128, 128)
+    a100, h100 = (CudaStream(0, card).draw(shape) for card in ("A100", "H100 SXM"))
+    same = int((a100 == h100).sum())
+    assert f"\n{same} of {a100.size} values are the same\n" in page

@@ -8,6 +8,8 @@ MODULES = (
     "forward_flow",
     "forward_gradients",
     "forward_batches",
+    "flow_sde",
+    "flow_sde_batches",
     "objective",
     "objective_algorithms",
     "objective_pixels",

@@ -1,0 +1,126 @@
+"""Make the flow times of a row, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special
+
+from ldmref.atlas.table import FlowSchedule
+from ldmref.errors import UsageError
+from ldmref.math import shift_flow_time
+
+TOKEN = 16  # pixels of a side: 8 by the autoencoder, 2 by the patches
+FLUX2 = ((8.73809524e-05, 1.89833333), (0.00016927, 0.45666666))  # slope, offset: 10, 200 steps
+FLUX2_LARGE = 4300
+
+
+def count_tokens(width: int, height: int) -> int:
+    """Return the number of image tokens, of 16 x 16 pixels each.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The number, without what is left of a token at the edges.
+
+    Example:
+        >>> count_tokens(1024, 1024)
+        4096
+    """
+    return (width // TOKEN) * (height // TOKEN)
+
+
+def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
+    """Return mu, the logarithm of the shift, of a row.
+
+    Args:
+        row: The row.
+        steps: Number of steps; only FLUX.2 depends on it.
+        tokens: Number of image tokens.
+
+    Returns:
+        mu; 0 if nothing is shifted.
+
+    Example:
+        >>> from ldmref.atlas import find_flow_schedule
+        >>> round(shift_mu(find_flow_schedule("FLUX.1", "BFL"), 28, 4096), 6)
+        1.15
+        >>> flux2 = find_flow_schedule("FLUX.2")
+        >>> [round(math.exp(shift_mu(flux2, 50, tokens)), 2) for tokens in (4300, 4301)]
+        [7.73, 3.27]
+    """
+    if row.shift == "linear":
+        return math.log(row.factor)
+    if row.shift == "exponential":
+        return row.mu
+    if row.shift == "tokens":
+        slope = (row.mus[1] - row.mus[0]) / (row.tokens[1] - row.tokens[0])
+        return row.mus[0] + slope * (tokens - row.tokens[0])
+    if row.shift == "tokens and steps":
+        at_10, at_200 = (slope * tokens + offset for slope, offset in FLUX2)
+        if tokens > FLUX2_LARGE:
+            return at_200
+        slope = (at_200 - at_10) / 190
+        return slope * steps + at_200 - 200 * slope
+    return 0.0
+
+
+def make_flow_sigmas(row: FlowSchedule, steps: int, tokens: int = 4096) -> np.ndarray:
+    """Return the flow times of a schedule, and the 0 at which the last step ends.
+
+    Args:
+        row: The row. A list is returned as it is: explicit flow times are never shifted.
+        steps: Number of steps; of a list, its own.
+        tokens: Number of image tokens.
+
+    Returns:
+        (steps + 1,) float64, falling from about 1 to 0.
+
+    Raises:
+        UsageError: Less than one step, or another number than the list has.
+
+    Example:
+        >>> from ldmref.atlas import find_flow_schedule
+        >>> make_flow_sigmas(find_flow_schedule("Z-Image"), 4).round(6).tolist()
+        [1.0, 0.9, 0.75, 0.5, 0.0]
+    """
+    if row.positions == "list" and steps != len(row.sigmas):
+        message = f"{row.name} is a list of {len(row.sigmas)} flow times, not of {steps}"
+        raise UsageError(message, code="E-STEPS", hint=f"--steps {len(row.sigmas)}")
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, not {steps}", code="E-STEPS", hint="")
+    return np.append(shifted(row, steps, shift_mu(row, steps, tokens), tokens), 0.0)
+
+
+def shifted(row: FlowSchedule, steps: int, mu: float, tokens: int) -> np.ndarray:
+    """Return the flow times of a row with this mu, without the final 0."""
+    if row.positions == "list":
+        return np.asarray(row.sigmas)
+    if row.positions == "logit-normal":
+        return _logit_normal(row, steps, tokens)
+    s = shift_flow_time(positions_of(row, steps, mu), math.exp(mu))
+    if row.terminal:
+        s = 1 - (1 - s) * (1 - row.terminal) / (1 - s[-1]) if s[-1] < 1 else s
+    return s
+
+
+def positions_of(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
+    """Return the positions of a row before the shift, (steps,)."""
+    if row.positions == "table":
+        return 1 - np.floor(np.arange(steps) * (row.table / steps)) / row.table
+    ends = {"1/n": 1 / steps}
+    for size in (1000, 10000):
+        ends[f"shifted 1/{size}"] = shift_flow_time(1 / size, math.exp(mu))
+    end = ends[row.end] if isinstance(row.end, str) else row.end
+    return np.linspace(1.0, end, steps)
+
+
+def _logit_normal(row: FlowSchedule, steps: int, tokens: int) -> np.ndarray:
+    """Return the quantiles of a logit-normal law, clamped to log-SNRs from -15 to 18."""
+    mean = 0.5 * math.log(tokens * TOKEN * TOKEN / row.pixels)
+    z = special.ndtri(1 - np.arange(steps) / steps)
+    low, high = (float(special.expit(-0.5 * snr)) for snr in (18.0, -15.0))
+    return 1 - np.clip(1 - special.expit(mean + row.std * z), low, high)

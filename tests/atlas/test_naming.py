@@ -1,0 +1,164 @@
+"""Lists of flow times are named by the row that makes them; made-up ones are not."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldmref.atlas import find_flow_schedule, make_flow_sigmas, name_sigmas, read_flow_schedules
+from ldmref.cli.main import main
+from ldmref.cli.schedule import read_numbers
+from ldmref.errors import InputError
+
+ROWS = read_flow_schedules()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("tokens", [1024, 4096, 6144])
+def test_every_row_is_named_in_single_precision(row, tokens):
+    steps = len(row.sigmas) or 20
+    sigmas = np.float32(make_flow_sigmas(row, steps, tokens))
+    found = [m for m in name_sigmas(sigmas.tolist()) if m.matches and not m.shifted_again]
+    assert [m for m in found if m.row == row and m.tokens in (0, tokens)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_named_from_four_decimals_and_from_timesteps(row):
+    sigmas = make_flow_sigmas(row, len(row.sigmas) or 28)[:-1]
+    assert any(m.row == row and m.matches for m in name_sigmas(sigmas.round(4).tolist(), 5.5e-5))
+    timesteps = (1000 * sigmas).round(2).tolist()
+    assert any(m.row == row and m.matches for m in name_sigmas(timesteps, 5.5e-3))
+
+
+@given(st.integers(100, 12000), st.integers(4, 60))
+def test_tokens_are_recovered(tokens, steps):
+    row = find_flow_schedule("FLUX.1", "BFL")
+    (match,) = [
+        m
+        for m in name_sigmas(make_flow_sigmas(row, steps, tokens))
+        if m.row == row and not m.shifted_again
+    ]
+    assert match.matches and match.tokens == tokens
+
+
+def test_a_list_shifted_a_second_time_is_recognised():
+    """As diffusers does with explicit timesteps (diffusers#14461)."""
+    row = find_flow_schedule("HunyuanImage 2.1")
+    sigmas = make_flow_sigmas(row, 13)[:-1]
+    best = name_sigmas(5 * sigmas / (1 + 4 * sigmas))[0]
+    assert best.matches and best.shifted_again and best.row == row
+    assert "shifted a second time" in str(best)
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=6, max_size=30, unique=True))
+def test_made_up_lists_are_unknown(values):
+    values = sorted(values, reverse=True)
+    if values[0] < 0.9 and min(-np.diff(values)) > 1e-3:
+        assert not name_sigmas([1.0, *values], 1e-4)[0].matches
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "at least two"),
+        ([1.0, float("nan")], "at least two finite"),
+        ([0.1, 0.5, 1.0], "must fall"),
+        ([1.5, 0.5], r"in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        name_sigmas(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "precision"),
+    [
+        ("1.0 0.95", [1.0, 0.95], 0.0055),
+        ("[1.0, 0.9546,\n 0.9000]", [1.0, 0.9546, 0.9], 5.5e-5),
+        ("tensor([1.0000e+00, 5.0000e-01], dtype=torch.float64)", [1.0, 0.5], 5.5e-6),
+        ("array([1. , 0.5], dtype=float32)", [1.0, 0.5], 0.055),
+        ("999, 833", [999.0, 833.0], 1.0),
+    ],
+)
+def test_numbers_are_read_as_programs_print_them(text, values, precision):
+    got, unit = read_numbers(text)
+    assert got == values and unit == pytest.approx(precision)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys):
+    """Run `ldmref schedule` with this standard input; return code, output, errors."""
+    import io
+
+    def run(*argv, text=""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        code = main(["schedule", *argv])
+        ran = capsys.readouterr()
+        return code, ran.out, ran.err
+
+    return run
+
+
+def test_command_prints_a_schedule(ask):
+    code, out, _ = ask("FLUX.1", "--size", "1024x1024", "--steps", "28", "--program", "comfyui")
+    assert code == 0 and "constant mu 1.15" in out and "28 steps, 1024x1024, 4096 tokens" in out
+    assert out.splitlines()[-2].split() == ["27", "0.104954"]
+
+
+def test_command_prints_two_programs_and_their_difference(ask):
+    code, out, _ = ask(
+        "flux1", "--size=512x512", "--steps=4", "--program=diffusers", "--program=comfyui"
+    )
+    last = out.splitlines()[-2].split()
+    assert code == 0 and float(last[2]) - float(last[1]) == pytest.approx(float(last[3]), abs=2e-6)
+
+
+def test_command_names_numbers(ask):
+    code, out, _ = ask(text=" ".join(f"{v:.5f}" for v in flux_of_comfyui()))
+    first, *rest = out.splitlines()
+    assert code == 0 and first == "FLUX.1, constant mu 1.15: ComfyUI"
+    assert rest[-1].startswith("  nearest others: FLUX.1, mu by tokens, 4")
+
+
+def flux_of_comfyui():
+    return make_flow_sigmas(find_flow_schedule("FLUX.1", "ComfyUI"), 28)[:-1]
+
+
+def test_command_says_unknown(ask):
+    code, out, _ = ask(text="1.0 0.8 0.6 0.31 0.1")
+    assert code == 0 and out.startswith("unknown\n  nearest: ")
+
+
+def test_command_prints_json(ask):
+    code, out, _ = ask("Z-Image", "--json")
+    made = json.loads(out)
+    assert code == 0 and made["family"] == "Z-Image" and len(made["made"]) == 9
+    code, out, _ = ask("--json", text="1 .9 .75 .5")
+    assert code == 0 and json.loads(out.splitlines()[0])["matches"]
+
+
+def test_command_lists_and_draws(ask, tmp_path):
+    code, out, _ = ask("--list")
+    assert code == 0 and len(out.splitlines()) == len(ROWS)
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "sigmas.png"
+    assert ask("SD3", "--plot", str(file))[0] == 0 and file.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "message"),
+    [
+        (["FLUX.1", "--size", "big"], "", "no size in pixels"),
+        (["FLUX.9"], "", "no family"),
+        ([], "nothing here", "no numbers"),
+    ],
+)
+def test_command_refuses(ask, argv, text, message):
+    code, _, err = ask(*argv, text=text)
+    assert code != 0 and message in err
