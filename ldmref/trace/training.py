@@ -87,7 +87,7 @@ class TrainingTrace:
         if self._step is None:
             return ops
         self.writer.manifest |= {"backend": ops.describe(), "dtype": ops.dtype}
-        self._first = self.recorder.count("unet")
+        self._first = self.recorder.count(self.config.denoiser.network)
         self._watch = LayerRecordingBackend(ops, self.recorder, self.config)
         return self._watch
 
@@ -103,6 +103,7 @@ class TrainingTrace:
         if self._step is None or self._watch is None:
             return
         ops = self._watch.inner
+        network = self.config.denoiser.network
         with self.recorder.call("train", ops, self._step) as call:
             if call is not None:
                 inputs = {name: self._joined(ops, name) for name in ROLES}
@@ -121,7 +122,8 @@ class TrainingTrace:
                         "rate_factor": rate,
                         "parts": len(self._batches),
                         "evaluations": [
-                            f"unet.{i:03}" for i in range(self._first, self.recorder.count("unet"))
+                            f"{network}.{i:03}"
+                            for i in range(self._first, self.recorder.count(network))
                         ],
                     },
                     outputs,
