@@ -60,7 +60,7 @@ def record(
 ) -> None:
     """Record a run: every state, prediction and attention map, for the denoising explorer.
 
-    The file is a trace, which `ldmref trace show` and `ldmref diff` read too.
+    The file is a trace, which ldmref trace show and ldmref diff read too.
 
     Example: ldmref record "red heart" --seed 1 -o heart.safetensors
     """

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ldmref.declare import Invalid, read, verify
-from ldmref.errors import CorruptModelError, UsageError
+from ldmref.declare import Invalid, get_fields, read, verify
+from ldmref.errors import CorruptModelError, UsageError, did_you_mean
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import Family, family_of, find_family
@@ -34,7 +34,11 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     rest = dict(data)
     family = find_named_family(rest.pop("family", UNetConfig.family))
     network = family.denoiser.network
+    known = [network if name == "denoiser" else name for name in get_fields(ModelConfig)]
     with _naming_the_problem():
+        for key in rest:
+            if key not in known:
+                raise Invalid(f"unknown key {key}", str(key), did_you_mean(str(key), known))
         if network in rest:
             rest["denoiser"] = read(family.denoiser, rest.pop(network), network)
         elif family.denoiser is not UNetConfig:

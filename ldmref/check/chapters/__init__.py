@@ -10,6 +10,7 @@ MODULES = (
     "forward_batches",
     "flow_sde",
     "flow_sde_batches",
+    "flow_sde_gradients",
     "objective",
     "objective_algorithms",
     "objective_pixels",
