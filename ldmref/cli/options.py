@@ -132,7 +132,7 @@ def describe_flag(field: Field) -> str:
     if field.required or isinstance(field.default, bool) or field.default in ("", ()):
         return text
     default = doc.none if field.default is None else field.default
-    return f"{text} Default: {default}."
+    return text if default == "" else f"{text} Default: {default}."
 
 
 def parameter_options(fields: Iterable[Field]) -> tuple[Option, ...]:

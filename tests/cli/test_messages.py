@@ -126,6 +126,7 @@ def test_help_is_free_of_python(name, ldm):
     text = ldm(*([name] if name else []), "--help").out
     for python in ("`", "None", "INTEGER", "FLOAT", "x<", "<x", "x>", "model.config", "(model"):
         assert python not in text, python
+    assert "Default: . " not in " ".join(text.split()), "a default without a name"
 
 
 def test_a_suggestion_is_a_misspelling():
