@@ -18,16 +18,16 @@ demo: $(DEMO)/.ready
 # In continuous integration, hypothesis tries 25 examples here and 100 in `make full`.
 test: $(TEST)/.ready
 	OMP_NUM_THREADS=1 $(EXAMPLES) $(TEST)/bin/python -m pytest -q -n auto --dist worksteal \
-		-m "not slow and not full" --durations-file build/durations/test.json $(STRICT)
+		-m "not slow and not full" --durations-file=build/durations/test.json $(STRICT)
 
 full: $(FULL)/.ready
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \
-		--durations-file build/durations/full.json
+		--durations-file=build/durations/full.json
 
 # The part of `make full` that `make test` leaves out: after `make test`, it completes `make full`.
 rest: $(FULL)/.ready
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \
-		-m "full and not slow" --durations-file build/durations/rest.json
+		-m "full and not slow" --durations-file=build/durations/rest.json
 
 slow: $(FULL)/.ready
 	$(FULL)/bin/python -m pytest -q -m "slow or not slow"
