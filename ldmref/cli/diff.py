@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from ldmref.cli.progress import ProgressBar, one_line, say
 from ldmref.errors import (
     InputError,
     NotCompared,
-    OutputError,
     UsageError,
     VerifyError,
     abbreviated,
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from ldmref.models.model import LatentDiffusion
     from ldmref.trace import Trace
 
-PLOTS = (".png", ".svg", ".pdf")
 option = click.option
 
 
@@ -172,27 +169,16 @@ def _check_plot(name: str | None, overwrite: bool) -> Path | None:
     """Check the file of --plot before anything is computed, and return its path."""
     if name is None:
         return None
-    path = Path(name)
-    if path.suffix.lower() not in PLOTS:
-        hint = f"a plot's name ends in {', '.join(PLOTS)}"
-        raise UsageError(f"cannot plot into {name!r}", code="E-FORMAT", hint=hint)
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{name!r} exists", code="E-EXISTS", hint="add --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"no folder {str(path.parent)!r}", code="E-FOLDER")
-    from ldmref.plots.axes import require_matplotlib
+    from ldmref.plots.files import check_plot
 
-    require_matplotlib()
-    return path
+    return check_plot(name, overwrite)
 
 
 def _write_plot(path: Path, report: DiffReport, overwrite: bool) -> None:
-    from ldmref.io.atomic import atomic_write
     from ldmref.plots.diff import plot_diff
+    from ldmref.plots.files import save_plot
 
-    figure = plot_diff(report).figure
-    with atomic_write(path, overwrite=overwrite) as file:
-        figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
+    save_plot(plot_diff(report).figure, path, overwrite)
     say(f"note: wrote {path}")
 
 

@@ -37,7 +37,8 @@ option = click.option
     metavar="NAME",
     help="Program, such as diffusers or comfyui; two are printed side by side. Default: the first.",
 )
-@option("--plot", metavar="FILE", help="Also draw the flow times (needs matplotlib).")
+@option("--plot", metavar="FILE", help="Also plot the flow times: .png, .svg, .pdf.")
+@option("--overwrite", is_flag=True, help="Replace an existing plot.")
 @option("--list", "show_list", is_flag=True, help="List families, programs and their rules.")
 @as_json
 def schedule(
@@ -46,6 +47,7 @@ def schedule(
     steps: int | None,
     programs: tuple[str, ...],
     plot: str | None,
+    overwrite: bool,
     show_list: bool,
     as_json: bool,
 ) -> None:
@@ -64,6 +66,11 @@ def schedule(
         _name_numbers(_read_standard_input(), as_json)
         return
     rows = [find_flow_schedule(family, program) for program in programs or (None,)]
+    file = None
+    if plot is not None:
+        from ldmref.plots.files import check_plot
+
+        file = check_plot(plot, overwrite)
     if steps is None:
         steps = rows[0].steps
     tokens = count_tokens(*_pixels(size))
@@ -73,8 +80,8 @@ def schedule(
             click.echo(json.dumps(asdict(row) | {"tokens": tokens, "made": sigmas.tolist()}))
     else:
         _print_columns(rows, columns, size, tokens)
-    if plot:
-        _draw(plot, rows, columns)
+    if file is not None:
+        _write_plot(file, rows, columns, overwrite)
 
 
 def _pixels(size: str) -> tuple[int, int]:
@@ -120,15 +127,18 @@ def _print_columns(
         click.echo("  ".join([f"{i:4d}", *cells]))
 
 
-def _draw(file: str, rows: list[FlowSchedule], columns: list[np.ndarray]) -> None:
+def _write_plot(
+    file: Path, rows: list[FlowSchedule], columns: list[np.ndarray], overwrite: bool
+) -> None:
     from ldmref.plots.axes import require_matplotlib
+    from ldmref.plots.files import save_plot
 
     figure, axes = require_matplotlib().subplots()
     for row, sigmas in zip(rows, columns, strict=True):
         axes.plot(range(len(sigmas)), sigmas, "o-", markersize=3, label=f"{row.name}: {row.rule}")
     axes.set(xlabel="step", ylabel="flow time")
     axes.legend()
-    figure.savefig(Path(file))
+    save_plot(figure, file, overwrite)
 
 
 def _read_standard_input() -> str:

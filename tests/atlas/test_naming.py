@@ -149,6 +149,13 @@ def test_command_lists_and_draws(ask, tmp_path):
     pytest.importorskip("matplotlib")
     file = tmp_path / "sigmas.png"
     assert ask("SD3", "--plot", str(file))[0] == 0 and file.stat().st_size > 1000
+    before = file.read_bytes()
+    code, out, err = ask("FLUX.1", "--plot", str(file))
+    assert code == 8 and "exists" in err and not out and file.read_bytes() == before
+    assert ask("FLUX.1", "--plot", str(file), "--overwrite")[0] == 0
+    assert file.read_bytes() != before
+    code, out, err = ask("SD3", "--plot", str(tmp_path / "sigmas.txt"))
+    assert code == 2 and "E-FORMAT" in err and not out
 
 
 @pytest.mark.parametrize(
