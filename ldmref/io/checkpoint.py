@@ -145,10 +145,10 @@ def open_checkpoint(
     if file is None:
         found, tensors, compute_sha256 = load_diffusers(path, variant)
         return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
+    averaged = select_ema(file, found, ema)
     if not isinstance(found.denoiser, UNetConfig):
         tensors = read_denoiser(file, found)
         return Checkpoint(path, found, tensors, tokenizers, file.sha256)
-    averaged = select_ema(file, found, ema)
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
     tensors = read_compvis(file, found, bool(averaged))
     return Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings)

@@ -154,6 +154,8 @@ def test_files_of_the_original(tmp_path, arrays, pipe):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"schema": 1} | model.config.to_dict()))
     options = {"vae": tmp_path / "vae", "config": config, "dtype": "float64"}
+    with pytest.raises(UsageError, match="no averaged weights"):
+        ldmref.load(tmp_path / "dit.safetensors", ema=True, **options)
     loaded = ldmref.load(tmp_path / "dit.safetensors", **options)
     x, t, _ = arrays
     labels = np.array([2, 5])
