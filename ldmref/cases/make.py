@@ -102,9 +102,10 @@ def make_suite(
     """
     _check_folder(folder, overwrite)
     families = tuple(families)
-    known = {*FAMILIES, *list_presets()} if set(families) - set(FAMILIES) else {*FAMILIES}
-    for family in set(families) - known:
-        hint = did_you_mean(family, known)
+    others = set(families) - set(FAMILIES)
+    presets = list_presets() if others else {}
+    for family in others - presets.keys():
+        hint = did_you_mean(family, {*FAMILIES, *presets})
         raise UsageError(f"unknown family {family!r}", code=CODE, hint=hint)
     with atomic_folder(folder) as temporary:
         suite = _write(temporary, tuple(parts), families, with_networks=True)

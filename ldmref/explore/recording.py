@@ -133,7 +133,7 @@ class Recording(TraceObserver):
         size = evaluation.x.shape[2], evaluation.x.shape[3]
         found = average_maps(watch.inner, calls, names.index("cond"), self.words, size)
         attributes = {
-            "words": [{"text": word.text, "tokens": list(word.tokens)} for word in self.words],
+            "words": describe_words(self.words),
             "layers": [layer["name"] for layer in found.layers],
             "heads": [layer["heads"] for layer in found.layers],
             "sizes": [layer["size"] for layer in found.layers],
@@ -148,7 +148,7 @@ class Recording(TraceObserver):
         """Give earlier maps the words of this prompt: 0 for those that the earlier one lacks."""
         rows = {word: i for i, word in enumerate(number_words(before))}
         order = [rows.get(word) for word in number_words(self.words)]
-        described = [{"text": word.text, "tokens": list(word.tokens)} for word in self.words]
+        described = describe_words(self.words)
         for i, entry in enumerate(self.calls.entries):
             if not entry.call.startswith("words."):
                 continue
@@ -187,6 +187,11 @@ class Recording(TraceObserver):
             matrix, bias = preview.matrix.tolist(), preview.bias.tolist()
             manifest["preview"] = {"matrix": matrix, "bias": bias}
         return view_run(self.calls.trace(manifest), "the run")
+
+
+def describe_words(words: Sequence[PromptWord]) -> list[dict[str, Any]]:
+    """Return the words as a trace holds them: text, and the numbers of their tokens."""
+    return [{"text": word.text, "tokens": list(word.tokens)} for word in words]
 
 
 def number_words(words: Sequence[PromptWord]) -> list[tuple[str, int]]:

@@ -169,6 +169,18 @@ def family_of(config: ModelConfig) -> Family:
     return find_family(config.denoiser.family)
 
 
+def family_of_pipeline(kind: str) -> Family | None:
+    """Return the family that reads a class of diffusers' pipelines; None if none does.
+
+    Raises:
+        UsageError: A plug-in cannot be used.
+
+    >>> family_of_pipeline("StableDiffusionXLPipeline").name
+    'latent-diffusion'
+    """
+    return next((family for family in list_families() if kind in family.pipelines), None)
+
+
 def list_families() -> Iterator[Family]:
     """Yield all families: those of ldmref, then those of other packages, by name.
 

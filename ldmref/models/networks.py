@@ -165,9 +165,8 @@ class Networks:
         leaving: Sequence[str] = ()
         if self._offload:
             leaving = [name for name in self.params if name != network]
-        elif (
-            network == self.config.denoiser.network
-        ):  # the prompts are encoded, and the file can bring these back
+        elif network == self.config.denoiser.network:
+            # the prompts are encoded, and the file can bring the text encoders back
             leaving = self._large_text_encoders
         self.params.release(*leaving)
         for name in leaving:

@@ -16,6 +16,7 @@ from ldmref.io.tensors.writer import KINDS, TensorSource, write_tensors, write_t
 from ldmref.trace.files import SHARED, SharedTensors, manifest_text
 from ldmref.trace.manifest import CODE, FORMAT, VERSION, check_manifest
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry, build_trace, tensor_name
+from ldmref.trace.store import bfloat16_bits
 
 KEY = "manifest"  # of the metadata
 OF_A_FOLDER = ("format", "version", "digests", MISSING, UNKNOWN_NAMES)
@@ -119,5 +120,5 @@ def _stored(trace: Trace, name: str) -> tuple[str, np.ndarray]:
     array = np.asarray(trace.tensors[name])
     array = np.ascontiguousarray(array).reshape(array.shape)
     if trace.kinds.get(name) == "BF16":
-        return "BF16", (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return "BF16", bfloat16_bits(array)
     return KINDS[array.dtype.newbyteorder("<")], array

@@ -136,10 +136,14 @@ def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
     shape = array.shape
     array = np.ascontiguousarray(array).reshape(shape)  # numbers would become (1,)
     if bfloat16:
-        bits = array.astype(np.float32, copy=False).view(np.uint32) >> 16
-        return "BF16", bits.astype(np.uint16)
+        return "BF16", bfloat16_bits(array)
     kind = KINDS[array.dtype.newbyteorder("<")]
     return kind, array.astype(DTYPES[kind], copy=False)
+
+
+def bfloat16_bits(array: np.ndarray) -> np.ndarray:
+    """Return the bits of numbers that bfloat16 holds exactly, uint16."""
+    return (array.astype(np.float32, copy=False).view(np.uint32) >> 16).astype(np.uint16)
 
 
 def count_bytes(source: TensorSource) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmref.models.family import list_families
+from ldmref.models.family import family_of_pipeline
 from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
 
@@ -31,9 +31,8 @@ class SchedulerRecorder:
         self._pipe = pipe
         self._scheduler = scheduler
         self._layers = layers
-        kind = type(pipe).__name__
-        found = (family.halves for family in list_families() if kind in family.pipelines)
-        self._halves = next(found, ("uncond", "cond"))
+        family = family_of_pipeline(type(pipe).__name__)
+        self._halves = ("uncond", "cond") if family is None else family.halves
         self._writer = layers.writer
 
     def wrappers(self) -> dict[str, Callable[[AnyMethod], AnyMethod]]:

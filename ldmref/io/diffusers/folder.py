@@ -37,7 +37,7 @@ from ldmref.io.key_table import (
 )
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig
-from ldmref.models.family import list_families
+from ldmref.models.family import family_of_pipeline, list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
 from ldmref.models.validate import config_from_dict
@@ -63,14 +63,13 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     """
     index = read_json(folder / "model_index.json")
     kind = str(index.get("_class_name"))
-    known: dict[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = {}
-    for family in list_families():
-        known |= family.pipelines
-        if kind in known:
-            break
-    require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
+    family = family_of_pipeline(kind)
+    if family is None:
+        known = [name for family in list_families() for name in family.pipelines]
+        require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
+    assert family is not None, "require_class refuses what no family reads"
     with damage_as_config_error(folder.name):
-        config = replace(known[kind](folder, index), name=get_model_name(folder))
+        config = replace(family.pipelines[kind](folder, index), name=get_model_name(folder))
         return config_from_dict(config.to_dict())  # checks the type of every field
 
 

@@ -1,6 +1,6 @@
 """The parts of a recorded branch (`ldmref record --branch`), each with its own request.
 
-The steps before a branch are those of its trunk. A multistep sampler goes on with the trunk's
+The steps before a branch are those of its trunk. A multistep sampler keeps the trunk's
 history, unless the branch changes the sampler or the noise levels.
 """
 
