@@ -61,8 +61,8 @@ def _judge_halves(context: HostContext) -> Iterator[Row]:
         halves = np.split(raw[:, : cond.shape[1]], 2)  # further channels are variances
         if halves[0].shape != cond.shape:
             continue
-        order = list(entry.attributes.get("halves") or ("uncond", "cond"))
-        right_uncond, right_cond = (halves[order.index(role)] for role in ("uncond", "cond"))
+        cond_first = entry.attributes.get("halves") == ["cond", "uncond"]
+        right_uncond, right_cond = halves[::-1] if cond_first else halves
         right = np.concatenate([right_uncond, right_cond])
         yield context.judge(
             entry,

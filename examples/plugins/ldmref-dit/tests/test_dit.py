@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -204,6 +205,16 @@ def test_a_live_pipeline_has_no_fault(pipe, folder, tmp_path):
     report = diff_traces(trace.trace, model)
     assert report.counts()["differs"] == 0 and report.counts()["equal"] > 150
     assert {"transformer.000", "guidance.000", "vae.decode"} <= set(trace.trace.calls)
+    entries = tuple(
+        replace(entry, attributes=dict(entry.attributes) | {"halves": 3})
+        if entry.call.startswith("guidance")
+        else entry
+        for entry in trace.trace.entries
+    )
+    odd = diff_traces(replace(trace.trace, entries=entries), model)
+    assert {row.cause for row in odd.rows if row.verdict == "differs"} == {
+        "the halves are exchanged"
+    }
 
 
 @pytest.mark.parametrize(
