@@ -8,7 +8,7 @@ FULL   := .venv-full
 STRICT := $(if $(CI),--strict-tier)
 EXAMPLES := $(if $(CI),HYPOTHESIS_PROFILE=test)
 
-.PHONY: demo test full rest slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
+.PHONY: demo test full rest reference slow lint mutation mutation-sample docs browser pages lowest processors audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -31,6 +31,10 @@ rest: $(FULL)/.ready
 
 slow: $(FULL)/.ready
 	$(FULL)/bin/python -m pytest -q -m "slow or not slow"
+
+# The reference alone: its tests in a copy of the package that has no wings.
+reference: $(TEST)/.ready
+	$(EXAMPLES) $(TEST)/bin/python scripts/check_reference.py
 
 # In the environment of `make full`: pyright needs every library that the package may import.
 lint: $(FULL)/.lint

@@ -17,7 +17,7 @@ from typing import Any
 from ldmref.bench.cases import CASES
 from ldmref.bench.formatting import markdown_table
 from ldmref.bench.machine import openblas_overrides
-from ldmref.version import __version__
+from ldmref.support.version import __version__
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ldmref.loading import load, random_model
     from ldmref.loading_networks import load_controlnet, load_taesd
     from ldmref.modes.denoiser import denoiser
+    from ldmref.support.version import __version__
     from ldmref.trace.recording import recording
-    from ldmref.version import __version__
 
 _MODULES = {
-    "__version__": "ldmref.version",
+    "__version__": "ldmref.support.version",
     "load": "ldmref.loading",
     "load_controlnet": "ldmref.loading_networks",
     "load_taesd": "ldmref.loading_networks",

@@ -13,7 +13,7 @@ def main() -> int:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
-    from ldmref.cli import main as command
+    from ldmref.apps.cli import main as command
 
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, handler)

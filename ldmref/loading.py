@@ -11,7 +11,6 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
-from ldmref.config import override_backend, settings
 from ldmref.errors import UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.lora import apply_loras, read_loras
@@ -29,6 +28,7 @@ from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
+from ldmref.support.config import override_backend, settings
 
 EAGER_BYTES = 256 * 2**20  # models up to this size are brought to the backend by `load`
 

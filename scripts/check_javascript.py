@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = Path(__file__).resolve().parent / "javascript"
-SCRIPTS = ROOT / "ldmref" / "server" / "page" / "js"
+SCRIPTS = ROOT / "ldmref" / "apps" / "server" / "page" / "js"
 TOOLS = ROOT / "build" / "javascript"
 MARK = "// @ts-check\n"
 

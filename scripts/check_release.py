@@ -2,8 +2,8 @@
 
     python scripts/check_release.py v1.0.0
 
-The tag, `ldmref/version.py`, CITATION.cff and the newest section of CHANGELOG.md must agree, and
-the section must have a date. Exits with code 1 and one line for each disagreement.
+The tag, `ldmref/support/version.py`, CITATION.cff and the newest section of CHANGELOG.md
+must agree, and the section must have a date. Exits with code 1 and one line for each disagreement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def problems(tag: str) -> list[str]:
     version = tag.removeprefix("v")
     section = find("CHANGELOG.md", r"^## (.+)$")
     stated = {
-        "ldmref/version.py": find("ldmref/version.py", r'^__version__ = "([^"]+)"'),
+        "ldmref/support/version.py": find("ldmref/support/version.py", r'^__version__ = "([^"]+)"'),
         "CITATION.cff": find("CITATION.cff", r"^version: (.+)$"),
         "CHANGELOG.md": section.partition(" ")[0],
     }

@@ -22,7 +22,7 @@ from ldmref.modes.classifier import LatentClassifier, classifier_denoiser
 from ldmref.samplers import get_sampler, make_schedule, sample
 from ldmref.samplers.interfaces import Denoiser
 from ldmref.training.recipes.file import recipe_from_dict
-from ldmref.training.run import train
+from ldmref.training.training_run import train
 
 CLASSES = ("disc", "square", "stripes", "triangle")
 SIZE = 16

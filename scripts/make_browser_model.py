@@ -38,7 +38,7 @@ from ldmref.models.params import tree_map
 from ldmref.prompts.emoji import SELECTOR, named_emoji
 from ldmref.prompts.text_checks import MAX_CHARACTERS
 from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.version import __version__
+from ldmref.support.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))

@@ -19,7 +19,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main as ldmref_main
+from ldmref.apps.cli.main import main as ldmref_main
 
 PAGE = Path(__file__).parents[1] / "docs" / "fine-tuning.md"
 OUT = PAGE.parent / "images" / "fine-tuning.png"

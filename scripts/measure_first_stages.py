@@ -16,7 +16,7 @@ import torch
 
 from ldmref.training.recipes.file import SHIPPED, read_recipe
 from ldmref.training.recipes.schema import STAGES, Recipe
-from ldmref.training.run import train
+from ldmref.training.training_run import train
 
 
 def first_stages() -> list[str]:

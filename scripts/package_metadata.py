@@ -63,10 +63,10 @@ class RepositoryHook(MetadataHookInterface):
 
 
 def read_version() -> str:
-    """Return the version that `ldmref/version.py` declares."""
-    text = (ROOT / "ldmref" / "version.py").read_text("utf-8")
+    """Return the version that `ldmref/support/version.py` declares."""
+    text = (ROOT / "ldmref" / "support" / "version.py").read_text("utf-8")
     match = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
-    assert match, "ldmref/version.py declares no version"
+    assert match, "ldmref/support/version.py declares no version"
     return match[1]
 
 

@@ -16,96 +16,81 @@ PACKAGE = Path(__file__).parents[1] / "ldmref"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TOP = "(top)"
 
-# The laboratory: a second layer on top of the core, which no part of the core imports. Two commands
-# cross the line, within functions: those of the laboratory, and `ldmref words`, which lists the
-# words of the embedded model's data set.
-LABORATORY = ("training", "evaluate", "bench", "datasets")
-LABORATORY_COMMANDS = {
-    "cli/bench.py": ("bench",),
-    "cli/evaluate.py": ("evaluate", "training", "datasets"),
-    "cli/finetune.py": ("training", "datasets"),
-    "cli/train.py": ("training", "datasets"),
-    "cli/training_trace.py": ("training",),
-    "cli/words.py": ("datasets.emoji",),
+# -- who imports whom -----------------------------------------------------------------------------
+
+# Everything but formulas may import these; they import only each other.
+SUPPORT = ("errors", "declare", "support")
+# From a formula to an image. It imports no wing: `make reference` runs its tests without them.
+REFERENCE = (
+    "math", "backends", "samplers", "prompts", "models", "families", "io", "loading",
+    "loading_networks", "modes",
+)  # fmt: skip
+# What is built on the reference.
+WINGS = {
+    "verify": ("check", "testing", "differences", "atlas", "pytest_plugin"),
+    "port": ("trace", "locate", "cases", "export"),
+    "explore": ("explore", "plots"),
+    "lab": ("training", "datasets", "evaluate", "bench"),
+    "apps": ("apps", "batch", "compat"),
 }
+ALL = (*SUPPORT, *REFERENCE)
+TOOLS = (*WINGS["verify"], *WINGS["port"], *WINGS["explore"])
 
-# They sit on `modes`, as the command line does; the core does not import them, except for the
-# declaration of the server's settings, which the configuration file reads.
-INTERFACES = ("server", "mcp", "batch", "compat", "plots")
 
-# The part of ldmref that a file belongs to -> what else it may import of ldmref than its own part.
-# ("not", ...) allows everything else.
-ARROWS = {
+def wing(name, *others):
+    """Return a row for each package of a wing: what a wing takes of another is named."""
+    return dict.fromkeys(WINGS[name], (*ALL, *WINGS[name], *others))
+
+
+# A part of ldmref -> what it may import besides itself. The longest name that fits a file counts.
+ALLOWED = {
+    **dict.fromkeys(SUPPORT, SUPPORT),
     "math": (),
-    "errors": (),
-    "memmap": ("errors", "files"),
-    "files": ("errors",),
-    "version": (),
-    "lazy": (),
-    "plugins": ("errors",),
-    "config": ("declare", "errors", "files", "server.settings"),
-    "declare": ("errors",),
-    "backends": ("errors", "files", "memmap", "math.arrays", "plugins"),
-    "samplers": ("math", "declare", "errors", "plugins"),
-    "prompts": ("math.arrays", "errors", "files", "lazy"),
-    "models": (
-        "math",
-        "declare",
-        "errors",
-        "lazy",
-        "memmap",
+    "backends": (*SUPPORT, "math.arrays"),
+    "samplers": (*SUPPORT, "math"),
+    "prompts": (*SUPPORT, "math.arrays"),
+    "models": (*SUPPORT, "math", "backends.base", "prompts", "samplers.config"),
+    "io": (*SUPPORT, "math", "prompts", "samplers.config", "models"),
+    "families": (
+        *SUPPORT,
+        "math.arrays",
         "backends.base",
-        "plugins",
-        "prompts",
-        "samplers.config",
-    ),
-    "io": (
         "models",
-        "declare",
-        "prompts",
-        "samplers.config",
-        "errors",
-        "files",
-        "lazy",
-        "memmap",
-        "math",
+        "io.diffusers",
+        "io.key_table",
     ),
-    "families": ("models", "math.arrays", "backends.base", "io.diffusers", "io.key_table", "lazy"),
-    "testing": ("backends", "math", "models", "prompts", "errors"),
-    "modes": ("not", "cli", "testing", "explore", *INTERFACES, *LABORATORY),
-    "loading": ("not", "cli", "testing", "modes", "explore", *INTERFACES, *LABORATORY),
-    "loading_networks": ("loading", "backends", "errors", "io", "models"),
-    "a1111": ("errors", "io.images", "math", "models.config", "modes", "prompts", "samplers"),
-    "check": ("not", "cli", *INTERFACES, *LABORATORY),
-    "explore": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
-    "trace": ("not", "cli", "testing", "locate", *INTERFACES, "evaluate", "bench"),
-    "locate": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
-    "export": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
-    "cases": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
-    "differences": ("errors", "samplers"),
-    "atlas": ("errors", "lazy", "math"),
-    TOP: ("not", "cli", "testing", *INTERFACES, *LABORATORY),
-    "cli": ("not", *LABORATORY),
-    # -- the interfaces
-    "server": ("not", "cli", "testing", "batch", "compat", "plots", *LABORATORY),
-    "mcp": ("not", "cli", "server", "testing", *LABORATORY),
-    "batch": ("not", "cli", "server", "testing", *LABORATORY),
-    "compat": ("not", "cli", "server", "testing", *LABORATORY),
-    "plots": ("not", "cli", "server", "testing", *LABORATORY),
-    "pytest_plugin": ("check", "backends", "errors"),
-    "__main__": ("not", *LABORATORY),
-    # -- the laboratory
-    "datasets": ("declare", "errors", "files", "io.images", "plugins", "prompts"),
-    "training": ("not", "cli", "testing", "bench", "evaluate"),
-    "evaluate": ("not", "cli", "testing", "bench"),
-    "bench": ("not", "cli", "testing", "evaluate"),
+    "loading": (*SUPPORT, *REFERENCE[:-1]),  # all but modes
+    "loading_networks": (*SUPPORT, *REFERENCE[:-1]),
+    "modes": ALL,
+    **wing("verify"),
+    **wing("port", "check"),  # golden cases are the identities of `ldmref check`, as data
+    **wing("explore", "trace"),  # a run record is a part of a trace
+    **wing("lab", "trace"),  # a training is recorded as a run is
+    "training.__main__": ("__main__",),  # `torchrun -m ldmref.training` is `ldmref train`
+    # Apps stand beside each other: only the command line, which starts them, imports them all.
+    **dict.fromkeys(WINGS["apps"], (*ALL, *TOOLS, "apps.a1111", "apps.mcp")),
+    "apps.cli": (TOP, *ALL, *TOOLS, *WINGS["lab"], *WINGS["apps"]),
+    "__main__": ("apps.cli",),
+    TOP: (*ALL, "trace"),  # the names of `ldmref`, imported at their first use
 }
 
 
 def part_of(path):
-    """math/forward.py -> math, errors.py -> errors, __init__.py -> (top)."""
-    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return TOP if first == "__init__" else first
+    """math/forward.py -> math, apps/cli/main.py -> apps.cli, __init__.py -> (top)."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or TOP
+    fitting = [rule for rule in ALLOWED if is_below(name, rule)]
+    return max(fitting, key=len, default=parts[0])
+
+
+def is_below(name, rule):
+    return name == rule or name.startswith(rule + ".")
+
+
+def own_package(path):
+    """trace/files.py -> trace, apps/server/app.py -> apps.server."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:2]) if parts[0] == "apps" else parts[0]
 
 
 def exists(module):
@@ -128,63 +113,59 @@ def imports(path):
         yield from ((node.lineno, m) for m in found if m.split(".")[0] == "ldmref")
 
 
-def allowed(part, module):
-    target = module.removeprefix("ldmref").removeprefix(".")
-    rules = ARROWS[part]
-
-    def below(rule):
-        return target == rule or target.startswith(rule + ".")
-
-    if below(part):
-        return True
-    if not target:  # `import ldmref`: everything
-        return part == "cli"
-    if rules[:1] == ("not",):
-        return not any(below(rule) for rule in rules[1:])
-    return any(below(rule) for rule in rules)
-
-
-def is_laboratory_command(path, module):
-    """Return whether a command may import a module of the laboratory."""
-    parts = LABORATORY_COMMANDS.get(path.relative_to(PACKAGE).as_posix(), ())
-    name = module.removeprefix("ldmref.")
-    return any(name == part or name.startswith(part + ".") for part in parts)
+def is_allowed(part, own, module):
+    """Return whether a file of a part may import a module; its own package is always allowed."""
+    target = module.removeprefix("ldmref").removeprefix(".") or TOP
+    return is_below(target, own) or any(is_below(target, rule) for rule in ALLOWED[part])
 
 
 @pytest.mark.parametrize("part", sorted({part_of(path) for path in FILES}))
-def test_imports_follow_the_arrows(part):
-    assert part in ARROWS, f"ldmref/{part} has no line in ARROWS: say what it may import"
+def test_imports_are_allowed(part):
+    assert part in ALLOWED, f"ldmref/{part} has no row in ALLOWED: say what it may import"
     wrong = [
         f"{path.relative_to(PACKAGE.parent)}:{line} imports {module}"
         for path in FILES
         if part_of(path) == part
         for line, module in imports(path)
-        if not allowed(part, module) and not is_laboratory_command(path, module)
+        if not is_allowed(part, own_package(path), module)
     ]
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
-    ("part", "module", "verdict"),
+    ("file", "module", "verdict"),
     [
-        ("math", "ldmref.math.forward", True),
-        ("math", "ldmref.errors", False),
-        ("models", "ldmref.backends.base", True),
-        ("models", "ldmref.backends", False),
-        ("models", "ldmref.backends.torch", False),
-        ("samplers", "ldmref", False),
-        ("modes", "ldmref", False),
-        ("modes", "ldmref.training.run", False),
-        ("modes", "ldmref.samplers", True),
-        ("cli", "ldmref.training.run", False),
-        ("check", "ldmref.evaluate", False),
-        ("datasets", "ldmref.training.run", False),
-        ("training", "ldmref.datasets", True),
-        (TOP, "ldmref.cli", False),
+        ("math/forward.py", "ldmref.math.forward", True),
+        ("math/forward.py", "ldmref.errors", False),
+        ("models/unet.py", "ldmref.backends.base", True),
+        ("models/unet.py", "ldmref.backends", False),
+        ("models/unet.py", "ldmref.backends.torch", False),
+        ("samplers/loop.py", "ldmref", False),
+        ("samplers/loop.py", "ldmref.models", False),
+        ("modes/plan.py", "ldmref", False),
+        ("modes/plan.py", "ldmref.training", False),
+        ("modes/plan.py", "ldmref.samplers", True),
+        ("support/config.py", "ldmref.modes", False),
+        ("check/runner.py", "ldmref.evaluate", False),
+        ("cases/make.py", "ldmref.check.calls", True),
+        ("cases/make.py", "ldmref.testing", False),
+        ("trace/files.py", "ldmref.locate", True),
+        ("trace/files.py", "ldmref.training", False),
+        ("datasets/base.py", "ldmref.trace.files", True),
+        ("datasets/base.py", "ldmref.apps.cli", False),
+        ("apps/server/app.py", "ldmref.apps.server.jobs", True),
+        ("apps/server/app.py", "ldmref.apps.cli", False),
+        ("apps/server/app.py", "ldmref.training", False),
+        ("batch/rows.py", "ldmref.apps.server", False),
+        ("apps/cli/main.py", "ldmref.training", True),
+        ("apps/cli/main.py", "ldmref", True),
+        ("__main__.py", "ldmref.training", False),
+        ("__init__.py", "ldmref.apps.cli", False),
     ],
 )
-def test_arrows_allow_and_refuse(part, module, verdict):
-    assert allowed(part, module) is verdict
+def test_the_rules_allow_and_refuse(file, module, verdict):
+    path = PACKAGE / file
+    assert is_allowed(part_of(path), own_package(path), module) is verdict
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):
@@ -225,8 +206,8 @@ def test_import_loads_no_heavy_library():
 def test_the_command_line_loads_no_part_of_the_laboratory():
     """Not even its commands' modules: `ldmref txt2img` and `ldmref --help` do without it."""
     code = (
-        "import sys, ldmref.cli.main\ndict(ldmref.cli.main.cli.commands)\n"
-        f"names = {tuple(f'ldmref.{name}' for name in LABORATORY)!r}\n"
+        "import sys, ldmref.apps.cli.main\ndict(ldmref.apps.cli.main.cli.commands)\n"
+        f"names = {tuple(f'ldmref.{name}' for name in WINGS['lab'])!r}\n"
         "loaded = [m for m in sys.modules if m.startswith(names)]\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)"
     )
@@ -269,7 +250,7 @@ def test_files_are_short_and_do_not_print():
         name = path.relative_to(PACKAGE)
         if len(text.splitlines()) >= 300:
             wrong.append(f"{name} has {len(text.splitlines())} lines")
-        if part_of(path) != "cli":
+        if part_of(path) != "apps.cli":
             wrong += [f"{name}:{line} prints" for line in prints(ast.parse(text))]
     assert not wrong, "\n".join(wrong)
 

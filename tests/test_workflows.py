@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ldmref.version import __version__
+from ldmref.support.version import __version__
 
 yaml = pytest.importorskip("yaml")
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,7 @@ def test_the_two_commands_run_on_three_systems():
     assert jobs["windows"]["runs-on"] == "windows-latest"
     assert jobs["full"]["strategy"] == jobs["commands"]["strategy"]
     assert "make full" in [step.get("run") for step in jobs["full"]["steps"]]
+    assert "make reference" in [step.get("run") for step in jobs["reference"]["steps"]]
     assert "make lint" in [step.get("run") for step in jobs["lint"]["steps"]]
     assert "make docs" in [step.get("run") for step in jobs["docs"]["steps"]]
 
@@ -99,7 +100,7 @@ def test_a_command_exists(command):
     elif program == "python":
         assert (ROOT / words[0]).is_file()
     if program == "ldmref":
-        from ldmref.cli.main import cli
+        from ldmref.apps.cli.main import cli
 
         assert words[0] in cli.commands
 
@@ -108,7 +109,7 @@ def test_a_release_needs_one_version_everywhere():
     command = [sys.executable, ROOT / "scripts" / "check_release.py", "v99.0"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 1
-    for file in ("ldmref/version.py", "CITATION.cff", "CHANGELOG.md"):
+    for file in ("ldmref/support/version.py", "CITATION.cff", "CHANGELOG.md"):
         assert file in ran.stdout
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.running import address_of, make_server, open_socket
 from ldmref.models.model import LatentDiffusion
-from ldmref.server.engine import Engine
-from ldmref.server.running import address_of, make_server, open_socket
-from ldmref.server.settings import ServerSettings
+from ldmref.support.server_settings import ServerSettings
 
 SECONDS = 20.0
 

@@ -29,7 +29,7 @@ SHARED = (  # files of the server's page that the static pages use
 def copy_pages(folder: Path) -> None:
     """Copy the pages, and the files of the installed server page that they use, into a folder."""
     shutil.copytree(PAGES, folder, dirs_exist_ok=True)
-    with resources.as_file(resources.files("ldmref.server") / "page") as source:
+    with resources.as_file(resources.files("ldmref.apps.server") / "page") as source:
         for name in SHARED:
             target = folder / "shared" / name
             target.parent.mkdir(parents=True, exist_ok=True)

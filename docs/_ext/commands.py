@@ -7,9 +7,9 @@ import re
 
 import click
 
-from ldmref.cli.main import SECTIONS, cli
-from ldmref.cli.options import SECTIONS as OPTION_SECTIONS
-from ldmref.cli.options import ImageCommand
+from ldmref.apps.cli.main import SECTIONS, cli
+from ldmref.apps.cli.options import SECTIONS as OPTION_SECTIONS
+from ldmref.apps.cli.options import ImageCommand
 
 
 def make_page() -> dict[str, str]:

@@ -11,10 +11,10 @@ from typing import Any
 from docstrings import to_markdown
 
 from ldmref import modes
-from ldmref.config import TABLES
-from ldmref.config import __doc__ as SETTINGS
 from ldmref.declare import Field, describe, get_fields
 from ldmref.modes.registry import MODES
+from ldmref.support.config import TABLES
+from ldmref.support.config import __doc__ as SETTINGS
 from ldmref.training import FineTuneRecipe, Recipe
 
 

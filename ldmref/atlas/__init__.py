@@ -11,7 +11,7 @@ The rows are in ldmref/assets/flow_schedules.toml; `ldmref schedule` prints them
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ldmref.atlas.making import count_tokens as count_tokens

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint
 from ldmref.backends.arguments import fill, split_arrays
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
-from ldmref.plugins import describe_origin, find_plugin, suggest_names, summarize_error
+from ldmref.support.plugins import describe_origin, find_plugin, suggest_names, summarize_error
 
 __all__ = ["Backend", "available", "fill", "get_backend", "split_arrays"]
 
@@ -112,7 +112,7 @@ def _make_backend(point: EntryPoint, kind: str, **options: str | None) -> Backen
 def available() -> dict[str, str]:
     """Return why each built-in backend cannot run on its default device, "" for those that can.
 
-    Plug-ins are not imported; `ldmref.plugins.list_plugins` lists them.
+    Plug-ins are not imported; `ldmref.support.plugins.list_plugins` lists them.
 
     Returns:
         A dictionary from the names of the built-in backends to reasons, one line each.

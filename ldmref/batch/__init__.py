@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ldmref.batch.batch_run import check_batch as check_batch
+    from ldmref.batch.batch_run import run_batch as run_batch
     from ldmref.batch.rows import BatchRow as BatchRow
     from ldmref.batch.rows import RowFailure as RowFailure
     from ldmref.batch.rows import read_rows as read_rows
-    from ldmref.batch.run import check_batch as check_batch
-    from ldmref.batch.run import run_batch as run_batch
     from ldmref.batch.summary import BatchCheck as BatchCheck
     from ldmref.batch.summary import BatchSummary as BatchSummary
     from ldmref.batch.summary import RowEvent as RowEvent

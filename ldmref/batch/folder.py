@@ -23,8 +23,8 @@ from typing import Any
 
 from ldmref.batch.planning import BatchShard
 from ldmref.errors import InputError, OutputError, UsageError, short_repr
-from ldmref.files import open_file, read_file
 from ldmref.io.atomic import atomic_write
+from ldmref.support.files import open_file, read_file
 
 IMAGES = "images"
 PART = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")  # left by a write that was killed

@@ -17,11 +17,11 @@ import numpy as np
 
 from ldmref.declare import Check, Field, Flag
 from ldmref.errors import ImageError, InputError, UsageError, did_you_mean, short_path, short_repr
-from ldmref.files import not_a_file, read_file
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.registry import MODES
+from ldmref.support.files import not_a_file, read_file
 
 MAX_IMAGE = 200_000_000  # bytes of a file
 CONTROL_KEYS = ("net", "image", "weight", "start", "end")

@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
-from ldmref.version import __version__
+from ldmref.support.version import __version__
 
 SEED_DIGITS = 8  # hexadecimal: 32 bits, as many as random seeds have
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ldmref.errors import InputError, LdmrefError, UsageError, short_repr
-from ldmref.files import open_file, parse_json
+from ldmref.support.files import open_file, parse_json
 
 STDIN = "-"
 MAX_LINE = 10_000_000  # bytes

@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.backends.fast import threads
 from ldmref.errors import BackendUnavailable
-from ldmref.version import __version__, describe_python
+from ldmref.support.version import __version__, describe_python
 
 LIBRARIES = (
     "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxruntime", "openvino",

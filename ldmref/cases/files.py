@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.cases.model import CODE, DATA, MAX_BYTES, ONNX_PARTS, TRACES, GoldenCase, Suite
 from ldmref.cases.values import from_json
 from ldmref.errors import CorruptModelError
-from ldmref.files import parse_json, read_file, shown
+from ldmref.support.files import parse_json, read_file, shown
 from ldmref.trace.files import read_trace
 
 

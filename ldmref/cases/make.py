@@ -35,10 +35,10 @@ from ldmref.cases.tokenizer_cases import tokenizer_cases
 from ldmref.cases.trace_cases import networks_of_traces, write_traces
 from ldmref.cases.values import ValueCase, to_json
 from ldmref.errors import OutputError, UsageError, did_you_mean
-from ldmref.files import shown
 from ldmref.io.atomic import atomic_folder, require_own
 from ldmref.models.presets import list_presets
-from ldmref.version import __version__
+from ldmref.support.files import shown
+from ldmref.support.version import __version__
 
 README = f"""ldmref-cases {VERSION}: golden cases for ports of latent diffusion
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import CorruptModelError, InputError, UsageError, counted, did_you_mean
-from ldmref.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import check_input_path, parse_json, read_file, shown
 
 FORMAT = "ldmref-cases"
 VERSION = "1.1"

@@ -26,7 +26,7 @@ from ldmref.cases.runtimes import Answer, Outputs
 from ldmref.cases.values import from_json
 from ldmref.cases.verdicts import MISSING
 from ldmref.errors import CorruptModelError, InputError, UsageError
-from ldmref.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import check_input_path, parse_json, read_file, shown
 from ldmref.trace.readers import load_trace
 
 RESULTS = "results"  # .json or .safetensors, next to the folders of outputs

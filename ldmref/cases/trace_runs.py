@@ -23,8 +23,8 @@ from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.trace.model import TraceEntry
 from ldmref.trace.observer import TraceObserver
+from ldmref.trace.record_plan import describe_program, describe_run
 from ldmref.trace.recorder import Recorder
-from ldmref.trace.run import describe_program, describe_run
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import SpooledStore
 

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from ldmref.check.chapters import CHAPTERS
 from ldmref.errors import InputError, closest
-from ldmref.files import not_a_file
+from ldmref.support.files import not_a_file
 
 
 def load_implementation(name: str) -> ModuleType:

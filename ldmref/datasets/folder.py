@@ -12,7 +12,7 @@ from threading import Event
 from ldmref.datasets.listing import FORMATS_READ, TABLES, list_files, unread_files
 from ldmref.datasets.memory import ImagesInMemory, Sample, caption_from_name, data_error
 from ldmref.errors import InputError, abbreviated, counted
-from ldmref.files import read_file
+from ldmref.support.files import read_file
 
 # bytes
 MAX_TABLE = 100_000_000

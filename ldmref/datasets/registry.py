@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint
 from ldmref.datasets.base import DatasetSource
 from ldmref.datasets.config import EMOJI, SCENES, SMALL_EMOJI
 from ldmref.errors import UsageError
-from ldmref.plugins import (
+from ldmref.support.plugins import (
     describe_origin,
     find_plugin,
     list_plugins,

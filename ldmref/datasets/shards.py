@@ -20,7 +20,7 @@ from threading import Event
 from ldmref.datasets.listing import IMAGE_SUFFIXES, list_files, unread_files
 from ldmref.datasets.memory import ImagesInMemory, Sample, caption_from_name, data_error
 from ldmref.errors import abbreviated, counted
-from ldmref.files import open_file
+from ldmref.support.files import open_file
 
 MAX_MEMBER = 64 * 2**20  # bytes
 TEXTS = (".txt", ".caption", ".json")

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ldmref.evaluate.evaluation import EvaluationSettings as EvaluationSettings
+    from ldmref.evaluate.evaluation import evaluate as evaluate
     from ldmref.evaluate.intervals import IntervalEstimate as IntervalEstimate
     from ldmref.evaluate.intervals import estimate as estimate
     from ldmref.evaluate.intervals import proportion as proportion
@@ -28,7 +30,5 @@ if TYPE_CHECKING:
     from ldmref.evaluate.report import Section as Section
     from ldmref.evaluate.report import to_dict as to_dict
     from ldmref.evaluate.report import to_lines as to_lines
-    from ldmref.evaluate.run import EvaluationSettings as EvaluationSettings
-    from ldmref.evaluate.run import evaluate as evaluate
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -12,7 +12,7 @@ import safetensors.numpy
 from ldmref.errors import CorruptModelError
 from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.view import view_run
-from ldmref.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import check_input_path, parse_json, read_file, shown
 from ldmref.trace.model import Trace, build_trace
 from ldmref.trace.readers.load import load_trace
 from ldmref.trace.readers.old_records import convert_record, is_old_record, not_a_record

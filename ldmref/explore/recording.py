@@ -27,8 +27,8 @@ from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval
 from ldmref.trace.memory import KeptCalls, MemoryStore
 from ldmref.trace.observer import TraceObserver
+from ldmref.trace.record_plan import describe_program, describe_run
 from ldmref.trace.recorder import Recorder
-from ldmref.trace.run import describe_program, describe_run
 from ldmref.trace.selection import Selection
 
 

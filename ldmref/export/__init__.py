@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ldmref.export.folder import ExportedFile as ExportedFile

@@ -28,13 +28,11 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, OutputError, UsageError
 from ldmref.export.networks import list_networks, name_controlnets
 from ldmref.export.pipeline import describe_tokens, is_pipeline, write_pipeline
-from ldmref.files import read_json
 from ldmref.io.atomic import atomic_folder, check_writable, require_own
 from ldmref.loading import load
 from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.memmap import release_pages
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
@@ -42,7 +40,9 @@ from ldmref.models.params import tree_map
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.version import __version__
+from ldmref.support.files import read_json
+from ldmref.support.memmap import release_pages
+from ldmref.support.version import __version__
 
 MANIFEST = "ldmref.json"
 FORMAT = "ldmref-onnx"

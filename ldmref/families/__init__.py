@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ldmref.families.latent_diffusion import describe_autoencoder as describe_autoencoder

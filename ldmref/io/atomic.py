@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ldmref.errors import LdmrefError, OutputError, short_path
-from ldmref.files import describe_kind, shown
+from ldmref.support.files import describe_kind, shown
 
 
 def check_writable(path: Path, overwrite: bool) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
-from ldmref.files import open_file
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, select_weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
+from ldmref.support.files import open_file
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 ENDING = ".safetensors"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
-from ldmref.files import check_input_path, shown
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
 from ldmref.io.denoiser_file import find_denoiser_config
@@ -17,6 +16,7 @@ from ldmref.io.native import read_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS, list_presets
+from ldmref.support.files import check_input_path, shown
 
 NATIVE_INDEX = "config.json"
 DIFFUSERS_INDEX = "model_index.json"

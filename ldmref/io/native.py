@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.files import open_file, read_json
 from ldmref.io.atomic import atomic_folder
 from ldmref.io.identify import FOLDER, get_foreign_class
 from ldmref.io.key_report import compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.memmap import release_pages
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, Shape, flatten
 from ldmref.models.validate import config_from_dict
 from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.support.files import open_file, read_json
+from ldmref.support.memmap import release_pages
 
 SCHEMA = 1
 CONFIG, WEIGHTS, TOKENIZER = FILES = ("config.json", "model.safetensors", "tokenizer.json")

@@ -3,7 +3,7 @@
 `docs/find-where-my-port-differs.md` shows how to use it.
 """
 
+from ldmref.locate.diff import diff_traces
 from ldmref.locate.findings import DiffReport, Row
-from ldmref.locate.run import diff_traces
 
 __all__ = ["DiffReport", "Row", "diff_traces"]

@@ -24,7 +24,13 @@ from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
-from ldmref.plugins import describe_origin, find_plugin, list_plugins, load_plugin, suggest_names
+from ldmref.support.plugins import (
+    describe_origin,
+    find_plugin,
+    list_plugins,
+    load_plugin,
+    suggest_names,
+)
 
 GROUP = "ldmref.families"
 BUILT_IN = {"latent-diffusion": "ldmref.families.latent_diffusion:LATENT_DIFFUSION"}

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.memmap import (
+from ldmref.support.memmap import (
     ArrayReference,
     find_mapping,
     make_reference,

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import count_decoder_flops, measure_flops_per_second
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.modes.guidance import predictions_per_call
+from ldmref.modes.guidance_parameter import predictions_per_call
 from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
 

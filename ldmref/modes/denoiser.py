@@ -17,7 +17,7 @@ from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.control import ActiveControl, sum_residuals
 from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance import PLAIN, may_need_empty_prompt
+from ldmref.modes.guidance_parameter import PLAIN, may_need_empty_prompt
 from ldmref.modes.latents import check_latents
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve

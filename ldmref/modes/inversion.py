@@ -27,7 +27,7 @@ from ldmref.modes.generate import (
     on_backend,
     run_sampler,
 )
-from ldmref.modes.guidance import guidance_record, may_need_empty_prompt
+from ldmref.modes.guidance_parameter import guidance_record, may_need_empty_prompt
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Invert

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from ldmref.config import read_number
 from ldmref.errors import InputError, UsageError, short_repr
-from ldmref.files import not_a_file
+from ldmref.support.config import read_number
+from ldmref.support.files import not_a_file
 
 
 def parse_seeds(text: str) -> int | list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.modes import validation
-from ldmref.modes.guidance import check_guidance, parse_guidance
+from ldmref.modes.guidance_parameter import check_guidance, parse_guidance
 from ldmref.modes.notation import read_noise
 from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
 from ldmref.samplers import Guidance

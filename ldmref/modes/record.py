@@ -20,7 +20,7 @@ from ldmref.declare import get_fields
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.guidance import guidance_record
+from ldmref.modes.guidance_parameter import guidance_record
 from ldmref.modes.job import Job
 from ldmref.modes.parameters import Unrecorded
 from ldmref.modes.registry import MODES
@@ -28,7 +28,7 @@ from ldmref.modes.requests import Request, Txt2Img
 from ldmref.modes.resolve import find_schedule
 from ldmref.modes.text import TextConditioning
 from ldmref.samplers.own_spacing import name_of
-from ldmref.version import __version__
+from ldmref.support.version import __version__
 
 SOURCES = ("image", "mask", "segmentation")  # which an image does not contain
 GIVEN_ARRAYS = ("latents", *EMBEDDINGS)  # of which an image records digests

@@ -17,7 +17,7 @@ from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import fit_control
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
-from ldmref.modes.guidance import PLAIN, check_embeddings
+from ldmref.modes.guidance_parameter import PLAIN, check_embeddings
 from ldmref.modes.job import Job, share_with_txt2img
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA

@@ -22,7 +22,7 @@ from ldmref.modes.generate import (
     Progress,
     decode_images,
 )
-from ldmref.modes.guidance import may_need_empty_prompt
+from ldmref.modes.guidance_parameter import may_need_empty_prompt
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image

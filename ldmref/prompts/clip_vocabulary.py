@@ -12,11 +12,11 @@ from typing import Any
 from tokenizers.models import BPE
 
 from ldmref.errors import InputError
-from ldmref.files import check_input_path, read_json, require_size
 from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_tokenizer
 from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.words import load_word_tokenizer
+from ldmref.support.files import check_input_path, read_json, require_size
 
 BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
 PACKAGES = ("open_clip", "clip")

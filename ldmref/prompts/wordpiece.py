@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
-from ldmref.files import check_input_path, read_json, require_size
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.tokens import SpecialTokens
+from ldmref.support.files import check_input_path, read_json, require_size
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 LENGTH = 77

@@ -16,11 +16,11 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ldmref.errors import CorruptModelError
-from ldmref.files import parse_json, read_json
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.emoji import with_emoji_names
 from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import END, PAD, START, UNKNOWN, PromptTokenizer, errors_as_corrupt
+from ldmref.support.files import parse_json, read_json
 
 PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # run on text
 

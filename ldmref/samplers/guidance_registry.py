@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 from ldmref.samplers.guidance import CODE, Guidance, read_guidance
 from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
@@ -14,6 +13,7 @@ from ldmref.samplers.guidance_directions import (
     PerturbedAttention,
 )
 from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
+from ldmref.support.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 
 BUILT_IN = (
     ClassifierFree,

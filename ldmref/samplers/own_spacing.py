@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import LdmrefError, UsageError, short_repr
-from ldmref.plugins import (
+from ldmref.samplers.levels import noise_levels
+from ldmref.samplers.spacings import SPACINGS, spacing_name
+from ldmref.support.plugins import (
     describe_origin,
     find_plugin,
     load_plugin,
     suggest_names,
     summarize_error,
 )
-from ldmref.samplers.levels import noise_levels
-from ldmref.samplers.spacings import SPACINGS, spacing_name
 
 GROUP = "ldmref.schedules"
 SLACK = 0.01  # by which the largest sigma may exceed the table's, as with `sigmas=`

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Literal
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
@@ -34,6 +33,7 @@ from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.steps import ancestral, with_noise
 from ldmref.samplers.tcd import tcd
 from ldmref.samplers.unipc import unipc
+from ldmref.support.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 
 
 @dataclass(frozen=True)

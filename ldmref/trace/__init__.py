@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ldmref.trace.estimate import TraceEstimate as TraceEstimate
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ldmref.trace.model import build_trace as build_trace
     from ldmref.trace.model import tensor_name as tensor_name
     from ldmref.trace.readers.load import load_trace as load_trace
-    from ldmref.trace.run import record_trace as record_trace
+    from ldmref.trace.record_plan import record_trace as record_trace
     from ldmref.trace.selection import Selection as Selection
     from ldmref.trace.single import save_trace as save_trace
     from ldmref.trace.torch_hooks import record_module as record_module

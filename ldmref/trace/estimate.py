@@ -25,8 +25,8 @@ from ldmref.trace.backend import LayerRecordingBackend, is_overridden
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
 from ldmref.trace.observer import TraceObserver
+from ldmref.trace.record_plan import describe_program, describe_run
 from ldmref.trace.recorder import Recorder
-from ldmref.trace.run import describe_program, describe_run
 from ldmref.trace.selection import Selection
 from ldmref.trace.shapes import FusedShapeBackend, ShapeBackend, shapes_of, without_weights
 from ldmref.trace.store import SizeStore, count_bytes

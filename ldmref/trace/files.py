@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ldmref.errors import CorruptModelError, LdmrefError, OutputError
-from ldmref.files import check_input_path, parse_json, read_file, shown
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_to
+from ldmref.support.files import check_input_path, parse_json, read_file, shown
 from ldmref.trace.manifest import (
     CODE,
     FORMAT,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import CorruptModelError, LdmrefError, abbreviated, short_repr
-from ldmref.files import open_file, parse_json, read_file, shown
+from ldmref.support.files import open_file, parse_json, read_file, shown
 
 FORMAT = "ldmref-trace"
 VERSION = 1

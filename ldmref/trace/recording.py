@@ -13,7 +13,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.trace.files import read_trace
 from ldmref.trace.model import Trace
 from ldmref.trace.name_maps import NameMap
-from ldmref.trace.run import tracing
+from ldmref.trace.record_plan import tracing
 from ldmref.trace.selection import Selection
 
 CODE = "E-TRACE"

@@ -29,17 +29,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ldmref.lazy import export_lazily
+from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
     from ldmref.datasets.config import DataConfig as DataConfig
     from ldmref.datasets.loading import load_dataset as load_dataset
+    from ldmref.training.finetune.finetuning_run import fine_tune as fine_tune
     from ldmref.training.finetune.recipe import FineTuneRecipe as FineTuneRecipe
-    from ldmref.training.finetune.run import fine_tune as fine_tune
     from ldmref.training.monitor.progress import TrainingProgress as TrainingProgress
     from ldmref.training.recipes.file import read_recipe as read_recipe
     from ldmref.training.recipes.file import to_toml as to_toml
     from ldmref.training.recipes.schema import Recipe as Recipe
-    from ldmref.training.run import train as train
+    from ldmref.training.training_run import train as train
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -18,9 +18,9 @@ import numpy as np
 from ldmref.datasets.config import DataSummary
 from ldmref.declare import read
 from ldmref.errors import InputError, LdmrefError
-from ldmref.files import parse_json
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.support.files import parse_json
 from ldmref.training.recipes.file import AnyRecipe, recipe_from_dict
 from ldmref.training.recipes.schema import STAGES, CheckpointConfig
 

@@ -13,10 +13,10 @@ from ldmref.datasets.base import Dataset
 from ldmref.datasets.config import DataSummary
 from ldmref.datasets.loading import check_data, load_dataset
 from ldmref.errors import OutputError, UsageError, abbreviated, counted
-from ldmref.files import not_a_file
 from ldmref.io.atomic import atomic_write
 from ldmref.prompts.text_checks import is_text
 from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.support.files import not_a_file
 from ldmref.training.checkpoint import read_headers
 from ldmref.training.monitor.progress import WARNING
 from ldmref.training.recipes.file import AnyRecipe, to_toml

@@ -11,13 +11,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref import modes
-from ldmref.a1111.names import LABELS, SCHEDULERS
-from ldmref.a1111.reading import replay_parameters
-from ldmref.a1111.replay import replay_request
+from ldmref.apps.a1111.names import LABELS, SCHEDULERS
+from ldmref.apps.a1111.reading import replay_parameters
+from ldmref.apps.a1111.replay import replay_request
+from ldmref.apps.server.a1111.translate import translate
+from ldmref.apps.server.inspecting import inspect_image
 from ldmref.models.presets import preset
 from ldmref.samplers import make_schedule
-from ldmref.server.a1111.translate import translate
-from ldmref.server.inspecting import inspect_image
 
 ANY_SCHEDULE = ("DDIM", "PLMS", "UniPC", "LCM")  # which ignore the scheduler
 SETTINGS = {

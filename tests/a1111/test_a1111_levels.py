@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ldmref.a1111.levels import (
+from ldmref.apps.a1111.levels import (
     AUTOMATIC,
     COMPVIS,
     DISCARDING,

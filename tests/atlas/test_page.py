@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 
 PAGE = (Path(__file__).parents[2] / "docs/flow-schedules.md").read_text("utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)

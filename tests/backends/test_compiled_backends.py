@@ -409,7 +409,7 @@ def test_the_cache_has_a_capacity(cache, monkeypatch):
 
 
 def test_doctor_reports_the_cache(cache):
-    from ldmref.cli.doctor import report_graph_cache
+    from ldmref.apps.cli.doctor import report_graph_cache
 
     assert report_graph_cache() == []
     disk_cache.write("a", bytes(2_000_000))

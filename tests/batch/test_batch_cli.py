@@ -11,7 +11,7 @@ import sys
 import pytest
 from batches import make_rows, read_folder, read_jsonl, write_rows
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 
 
 @pytest.fixture
@@ -162,8 +162,8 @@ def test_verbose_names_every_row_and_progress_counts_them(batch):
 
 def test_ray_and_multiprocessing_are_not_imported_unless_named():
     code = (
-        "import sys\nimport ldmref.cli.main, ldmref.batch\n"
-        "dict(ldmref.cli.main.cli.commands)\n"
+        "import sys\nimport ldmref.apps.cli.main, ldmref.batch\n"
+        "dict(ldmref.apps.cli.main.cli.commands)\n"
         "heavy = {'ray', 'torch', 'pyarrow'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from ldmref.bench.cases import CASES
 from ldmref.bench.machine import OPENBLAS_OVERRIDES
-from ldmref.version import __version__
+from ldmref.support.version import __version__
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 
 from ldmref.cases import run_cases
 from ldmref.cases.files import SuiteReader
-from ldmref.cases.run import judge_command, judge_values, open_runtime
 from ldmref.cases.runtimes import RUNTIMES
+from ldmref.cases.suite_run import judge_command, judge_values, open_runtime
 from ldmref.errors import BackendUnavailable, InputError, UsageError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

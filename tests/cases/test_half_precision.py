@@ -10,8 +10,8 @@ import pytest
 from ldmref.backends.named import LayerCall
 from ldmref.cases import read_suite, run_cases
 from ldmref.cases.recorder import HALF, compute_rounded, tolerance_of
-from ldmref.cases.run import judge_values, open_runtime
 from ldmref.cases.runtimes import LdmrefRuntime
+from ldmref.cases.suite_run import judge_values, open_runtime
 from ldmref.errors import UsageError
 
 pytest.importorskip("torch")

@@ -126,7 +126,7 @@ def test_values_keep_every_bit_of_float64():
 def test_a_changed_file_is_refused(small, tmp_path):
     from shutil import copytree
 
-    from ldmref.cases.run import open_runtime, run_cases
+    from ldmref.cases.suite_run import open_runtime, run_cases
 
     copytree(small.folder, tmp_path / "copy")
     suite = read_suite(tmp_path / "copy")

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ldmref.apps.cli.main import main
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases import golden_model, make_suite, run_cases, temporary_suite
 from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
 from ldmref.cases.golden_models import FAMILIES, network_names
 from ldmref.cases.network_cases import LENGTH
-from ldmref.cases.run import judge_command, judge_values, open_runtime
 from ldmref.cases.runtimes import RUNTIMES
+from ldmref.cases.suite_run import judge_command, judge_values, open_runtime
 from ldmref.cases.trace_cases import networks_of_traces
 from ldmref.cases.trace_runs import golden_traces, record_run
 from ldmref.cases.trace_runtimes import find_trace
-from ldmref.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.models.params import flatten
 from ldmref.models.presets import PRESETS

@@ -5,8 +5,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from ldmref.apps.cli.main import main
 from ldmref.check import identities
-from ldmref.cli.main import main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
 BLOCKS = re.findall(r"```(console|python)\n(.*?)```", PAGE, re.DOTALL)

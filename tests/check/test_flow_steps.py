@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ldmref import math as lm
+from ldmref.apps.cli.main import main
 from ldmref.check import identify_flow_step
 from ldmref.check.flow_steps import TIMES
-from ldmref.cli.main import main
 from ldmref.errors import InputError
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from wrapped import module_of, wrapped_function
 
+from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.check import identities, run
 from ldmref.check.edges.exact import cosine, logistic, normal_tail, pi
 from ldmref.check.identity import Functions, public
 from ldmref.check.runner import random_inputs
-from ldmref.cli.main import main
 
 HARD = [identity for identity in identities(hard=True) if identity.edges]
 NAMES = [identity.name for identity in HARD]

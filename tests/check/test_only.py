@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ldmref.apps.cli.main import main
 from ldmref.check.identity import Functions
 from ldmref.check.runner import selected
-from ldmref.cli.main import main
 
 
 def names(only):

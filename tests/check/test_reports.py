@@ -10,12 +10,12 @@ import pytest
 from wrapped import module_of, wrapped_function
 
 import ldmref.math
+from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.check import identities, run
 from ldmref.check.identity import Functions, public
 from ldmref.check.made_calls import MadeCall
 from ldmref.check.runner import repeat_case
-from ldmref.cli.main import main
 
 NUMPY = get_backend("numpy", dtype="float64")
 CHAPTER_0 = Path(__file__).parents[2] / "docs/course/00-before-you-start.md"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
 from ldmref.check import run
-from ldmref.cli.main import main
 
 SEEDS = 20
 

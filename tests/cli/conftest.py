@@ -11,7 +11,7 @@ from PIL import Image
 from small_models import save_wordless
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.io.native import save_folder
 
 Ran = namedtuple("Ran", "code out err")

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
+from ldmref.apps.cli import cases as command
+from ldmref.apps.cli.main import cli
 from ldmref.cases.model import PARTS
-from ldmref.cases.run import TIMEOUT
 from ldmref.cases.runtimes import RUNTIMES
-from ldmref.cli import cases as command
-from ldmref.cli.main import cli
+from ldmref.cases.suite_run import TIMEOUT
 
 
 @pytest.fixture

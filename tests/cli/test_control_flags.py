@@ -88,7 +88,7 @@ def test_control_in_the_other_modes(draw, net, sources, mode):
 def test_wrong_controls_are_refused_before_weights_are_read(
     ldm, model_folder, net, sources, monkeypatch, spec, code
 ):
-    monkeypatch.setattr("ldmref.cli.session.load", None)
+    monkeypatch.setattr("ldmref.apps.cli.session.load", None)
     ran = ldm("txt2img", "cat", "-m", model_folder, "--control", spec.replace("NET", str(net)))
     assert f"error[{code}]" in ran.err and ran.err.count("\n") <= 2
 
@@ -141,7 +141,7 @@ def test_img2img_is_replayed_with_its_image(draw, sources):
 def test_wrong_flags_are_refused_before_weights_are_read(
     ldm, model_folder, sources, monkeypatch, flags, code
 ):
-    monkeypatch.setattr("ldmref.cli.session.load", None)
+    monkeypatch.setattr("ldmref.apps.cli.session.load", None)
     of = ["-i", "a.png", "--mask", "m.png"]
     ran = ldm("inpaint", "cat", "-m", model_folder, *of, *flags)
     assert f"error[{code}]" in ran.err

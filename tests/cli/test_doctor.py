@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ldmref.cli import doctor
+from ldmref.apps.cli import doctor
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_command_leaves_the_choice_of_kernels_to_openblas():
     code = (
         "import os\n"
         "before = dict(os.environ)\n"
-        "from ldmref.cli.main import main\n"
+        "from ldmref.apps.cli.main import main\n"
         "main(['--version'])\n"
         "assert dict(os.environ) == before\n"
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 import pytest
 
-from ldmref.cli import finetune as command
+from ldmref.apps.cli import finetune as command
 from ldmref.models.presets import PRESETS, preset
-from ldmref.training import run as training_run
-from ldmref.training.finetune import run as finetune_run
+from ldmref.training import training_run
+from ldmref.training.finetune import finetuning_run as finetune_run
 from ldmref.training.finetune.defaults import DEFAULTS, is_small
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipes import file as recipe_file

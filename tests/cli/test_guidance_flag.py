@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.presets import preset

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ldmref.cli.command_table import SUMMARIES
-from ldmref.cli.main import SECTIONS, cli
+from ldmref.apps.cli.command_table import SUMMARIES
+from ldmref.apps.cli.main import SECTIONS, cli
 
 COUNT = "import sys, {}\n{}\nprint(*sys.modules)"
 
@@ -20,12 +20,13 @@ def modules(imports: str, code: str = "") -> set[str]:
 
 def test_help_imports_less_than_numpy():
     """It took five times as long as `import numpy`, for the networks of every command."""
-    loaded = modules("ldmref.cli.main", "ldmref.cli.main.main(['--help'])")
+    loaded = modules("ldmref.apps.cli.main", "ldmref.apps.cli.main.main(['--help'])")
     assert "click" in loaded and len(loaded) < len(modules("numpy"))
     assert not {"numpy", "PIL", "tokenizers", "ldmref.models", "ldmref.modes"} & loaded
-    assert {name for name in loaded if name.startswith("ldmref.cli.")} == {
-        "ldmref.cli.command_table", "ldmref.cli.completion", "ldmref.cli.flags", "ldmref.cli.main",
-        "ldmref.cli.messages", "ldmref.cli.progress", "ldmref.cli.standard_streams",
+    assert {name for name in loaded if name.startswith("ldmref.apps.cli.")} == {
+        "ldmref.apps.cli.command_table", "ldmref.apps.cli.completion", "ldmref.apps.cli.flags",
+        "ldmref.apps.cli.main", "ldmref.apps.cli.messages",
+        "ldmref.apps.cli.progress", "ldmref.apps.cli.standard_streams",
     }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def test_the_table_says_what_the_commands_say():
     """A command that another module gains, or a sentence that changes, belongs in the table."""
     for name, (module, summary) in SUMMARIES.items():
         command = cli.commands[name]
-        commands = sys.modules[f"ldmref.cli.{module}"].COMMANDS
+        commands = sys.modules[f"ldmref.apps.cli.{module}"].COMMANDS
         assert {c.name for c in commands} <= set(SUMMARIES) and command in commands, name
         assert command.get_short_help_str(200) == summary, name
         assert cli.commands[name] is command

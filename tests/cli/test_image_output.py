@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ldmref.cli.file_names import slugify
+from ldmref.apps.cli.file_names import slugify
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import read_parameters
 

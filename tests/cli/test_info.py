@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
 
+from ldmref.apps.cli import doctor as doctor_module
+from ldmref.apps.cli.file_info import describe_value
 from ldmref.backends import available
-from ldmref.cli import doctor as doctor_module
-from ldmref.cli.file_info import describe_value
 from ldmref.io.locate import find_model
 from ldmref.models.presets import PRESETS
 from ldmref.samplers import SAMPLERS

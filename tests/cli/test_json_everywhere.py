@@ -5,7 +5,7 @@ import json
 import click
 import pytest
 
-from ldmref.cli.main import cli
+from ldmref.apps.cli.main import cli
 
 WITHOUT = {
     "cases": "a group, whose commands `make` and `run` have it",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 import pytest
 
-from ldmref.cli.failures import list_flags
-from ldmref.cli.flags import describe_range
-from ldmref.cli.main import cli
-from ldmref.cli.messages import quote_command, rewrite_as_flags, shorten
+from ldmref.apps.cli.failures import list_flags
+from ldmref.apps.cli.flags import describe_range
+from ldmref.apps.cli.main import cli
+from ldmref.apps.cli.messages import quote_command, rewrite_as_flags, shorten
 from ldmref.errors import closest
 
 
@@ -149,8 +149,8 @@ def test_a_suggestion_is_a_misspelling():
 
 def test_suggested_flags_exist():
     """Whatever is misspelt, what is suggested is a flag or an alias of the command at hand."""
-    from ldmref.cli.failures import to_usage_error
-    from ldmref.cli.main import aliases
+    from ldmref.apps.cli.failures import to_usage_error
+    from ldmref.apps.cli.main import aliases
 
     everywhere = {flag for c in cli.commands.values() for flag in list_flags(c)}
     for name, c in cli.commands.items():

@@ -11,7 +11,7 @@ from PIL import Image
 from small_models import save_controlnet
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.modes.registry import MODES
 
 PAGE = Path(__file__).parents[2] / "docs" / "modes.md"

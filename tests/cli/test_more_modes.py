@@ -84,8 +84,8 @@ def test_no_guidance_from_the_configuration_spoils_an_inversion(draw, material, 
 
 
 def test_a_stopped_inversion_leaves_nothing(ldm, model_folder, material, work, monkeypatch):
-    from ldmref.cli.console import Console
-    from ldmref.cli.progress import Stop
+    from ldmref.apps.cli.console import Console
+    from ldmref.apps.cli.progress import Stop
 
     stops = []
     init_stop = Stop.__init__

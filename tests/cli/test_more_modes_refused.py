@@ -48,7 +48,7 @@ def test_a_replay_names_what_is_missing(ldm, work, mode, needed):
     ids=str,
 )
 def test_hostile_records(change, code, ldm, model_folder, material, monkeypatch):
-    monkeypatch.setattr("ldmref.cli.session.load", None)
+    monkeypatch.setattr("ldmref.apps.cli.session.load", None)
     claim({"prompt": "cat", "seed": 1} | change)
     image = ["-i", "a.png"] if change["mode"] in ("img2img", "invert", "superres") else []
     ran = ldm("run", "--from", "r.png", "-m", model_folder, *image, "-o", "x.png")
@@ -128,7 +128,7 @@ def test_refused_before_weights_are_read(
     np.save("objects.npy", np.array([{}, 1], object), allow_pickle=True)
     np.save("nan.npy", np.full((1, 4, 8, 8), np.nan, np.float32))
     before = {p.name: p.read_bytes() for p in work.iterdir()}
-    monkeypatch.setattr("ldmref.cli.session.load", None)
+    monkeypatch.setattr("ldmref.apps.cli.session.load", None)
     ran = ldm(*argv, "-m", model_folder)
     lines = ran.err.splitlines()
     assert ran.code == exit_code and lines[0].startswith(f"ldmref: error[{code}]: "), ran.err
@@ -150,7 +150,7 @@ def test_the_special_models_refuse(
 ):
     Image.new("L", (16, 16), 5).save("classes.png")
     Image.new("L", (15, 16)).save("odd.png")
-    monkeypatch.setattr("ldmref.cli.session.load", None)
+    monkeypatch.setattr("ldmref.apps.cli.session.load", None)
     model = painter if mode == "seg2img" else enlarger
     ran = ldm(mode, "-m", model, *(["-i", source] if source else ["cat"]), "-o", "x.png")
     assert f"error[{code}]" in ran.err, ran.err

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from ldmref.cli.file_names import expand_name, number_stems
-from ldmref.cli.output import Output
+from ldmref.apps.cli.file_names import expand_name, number_stems
+from ldmref.apps.cli.output import Output
 from ldmref.errors import UsageError
 
 

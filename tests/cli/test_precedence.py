@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from small_models import save_wordless
 
-from ldmref.cli.output import Output
-from ldmref.config import DEFAULT_KEYS
+from ldmref.apps.cli.output import Output
 from ldmref.io.images.metadata import read_parameters
+from ldmref.support.config import DEFAULT_KEYS
 
 
 def recorded(path):

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from processes import LDMREF, POSIX, environment, start
 
-from ldmref.cli.progress import Stopped, stopping
+from ldmref.apps.cli.progress import Stopped, stopping
 
 
 def test_help_and_version_load_no_torch(work):
     code = (
-        "import sys\nfrom ldmref.cli.main import main\n"
+        "import sys\nfrom ldmref.apps.cli.main import main\n"
         "assert main(['--help']) == main(['--version']) == main([]) == 0\n"
-        "from ldmref.cli.main import cli; dict(cli.commands)\n"
+        "from ldmref.apps.cli.main import cli; dict(cli.commands)\n"
         "sys.exit(f'loaded {heavy}' if (heavy := {'torch', 'cupy'} & set(sys.modules)) else 0)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment())

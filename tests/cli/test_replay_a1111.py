@@ -12,8 +12,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref import modes
-from ldmref.a1111.reading import replay_parameters
-from ldmref.a1111.replay import replay_request
+from ldmref.apps.a1111.reading import replay_parameters
+from ldmref.apps.a1111.replay import replay_request
 from ldmref.errors import LdmrefError
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.presets import preset

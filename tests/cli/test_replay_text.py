@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ldmref.a1111.reading import replay_parameters
+from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.io.images.metadata import read_parameters
 from ldmref.math.sigmas import karras_sigmas
 from ldmref.models.presets import preset

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ldmref.cli import session as sessions
-from ldmref.cli.serve import load_models
-from ldmref.cli.session import BACKEND_FLAGS, CommandSession
+from ldmref.apps.cli import session as sessions
+from ldmref.apps.cli.serve import load_models
+from ldmref.apps.cli.session import BACKEND_FLAGS, CommandSession
 from ldmref.errors import LdmrefError, UsageError
 
 FLAGS = dict.fromkeys([*BACKEND_FLAGS, "config", "model"])

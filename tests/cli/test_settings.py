@@ -8,9 +8,9 @@ import tomllib
 import pytest
 from small_models import save_wordless
 
-from ldmref.config import settings
 from ldmref.errors import LdmrefError
 from ldmref.io.images.metadata import read_parameters
+from ldmref.support.config import settings
 
 FILES = [
     ("typo in a key", "[defaults]\nstpes = 3", "E-CONFIG-KEY", "defaults.stpes", "steps"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmref.cli.main import cli
+from ldmref.apps.cli.main import cli
 from ldmref.io.images.metadata import read_parameters
 
 

@@ -135,7 +135,7 @@ def test_a_full_disk_names_the_images_that_are_saved(work, model_folder):
     """The third image is larger than a file may become."""
     code = (
         "import resource, signal, sys\n"
-        "from ldmref.cli import main, output\n"
+        "from ldmref.apps.cli import main, output\n"
         "write = output.atomic_write\n"
         "def limited(path, **kwargs):\n"
         "    if path.name == 'a-2.png':\n"
@@ -159,7 +159,7 @@ def test_a_full_disk_names_the_images_that_are_saved(work, model_folder):
 
 @pytest.mark.parametrize(
     ("module", "said"),
-    [("ldmref.cli", ""), ("ldmref.samplers", "ldmref: error[E-CANCELLED]: stopped\n")],
+    [("ldmref.apps.cli", ""), ("ldmref.samplers", "ldmref: error[E-CANCELLED]: stopped\n")],
 )
 def test_ctrl_c_while_python_imports(work, module, said):
     """The program interrupts itself while it imports the command line, and then a command."""

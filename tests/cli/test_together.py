@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from ldmref.cli.sheet import GAP, contact_sheet, count_columns
+from ldmref.apps.cli.sheet import GAP, contact_sheet, count_columns
 from ldmref.io.images.metadata import read_parameters
 
 
@@ -74,7 +74,7 @@ def test_labels_are_written_and_cut():
 
 
 def test_a_stopped_sheet_keeps_what_is_finished(draw, ldm, model_folder, work, monkeypatch):
-    from ldmref.cli.console import Console
+    from ldmref.apps.cli.console import Console
     from ldmref.errors import NumericError
 
     def step(self, progress, before=0):

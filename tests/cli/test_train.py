@@ -7,7 +7,7 @@ import signal
 import pytest
 from PIL import Image
 
-from ldmref.cli import train
+from ldmref.apps.cli import train
 
 pytest.importorskip("torch")
 SHORT = ["--preset", "tiny", "--autoencoder-steps", "3", "--batch", "2", "--autoencoder-batch", "2"]
@@ -148,7 +148,7 @@ def test_changed_settings(ldm, data, work, change, message):
 def test_of_several_processes_the_first_says_that_the_model_is_ready(
     ldm, data, work, monkeypatch, rank, said
 ):
-    monkeypatch.setattr("ldmref.training.run.train", lambda recipe, folder, **rest: folder)
+    monkeypatch.setattr("ldmref.training.training_run.train", lambda recipe, folder, **rest: folder)
     monkeypatch.setenv("RANK", rank)
     ran = ldm("train", "--data", data, "-o", "out", *SHORT)
     assert ran.code == 0 and ("the model is ready" in ran.err) == said

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import ldmref
-from ldmref.cli.words import EXAMPLES, _load_tokenizer
+from ldmref.apps.cli.words import EXAMPLES, _load_tokenizer
 from ldmref.errors import UsageError
 from ldmref.modes.compositions import unseen_composition
 

@@ -13,7 +13,7 @@ import pytest
 from announced import ANNOUNCED
 from course_pages import answers, exercises, load, mistakes, number_of, pages
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 
 FILES = {number_of(path): path for path in mistakes()}
 PAGES = {number_of(path): path for path in pages()}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.datasets import DataConfig, check_data, load_dataset
 from ldmref.datasets.emoji import emoji_dataset, font, small_emoji
 from ldmref.datasets.emoji.small import COLUMNS, SIDE, SUBGROUPS, small_list

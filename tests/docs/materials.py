@@ -12,7 +12,7 @@ from blocks import ROOT
 from PIL import Image
 from safetensors.numpy import save_file
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.model import model_spec

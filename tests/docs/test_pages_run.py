@@ -106,7 +106,7 @@ def toml_check(block: Block, settings: str) -> str:
     """Return Python that reads a TOML block as the program would."""
     assert settings, f"{block}: table.py says nothing about how the TOML of this page is read"
     read = {
-        "settings": "from ldmref.config import settings\nsettings(path)",
+        "settings": "from ldmref.support.config import settings\nsettings(path)",
         "recipe": "from ldmref.training import read_recipe\nread_recipe(str(path))",
     }[settings]
     return "from pathlib import Path\n\npath = Path('page.toml')\n" + (

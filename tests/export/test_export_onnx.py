@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import ldmref
+from ldmref.apps.cli.main import main
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.shrink import shrink
-from ldmref.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, OutputError, UsageError
 from ldmref.export import export_onnx
 from ldmref.export.networks import list_networks

@@ -10,6 +10,7 @@ import pytest
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.server.capabilities import describe_model
 from ldmref.cases.families import networks
 from ldmref.cases.shrink import shrink
 from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
@@ -21,7 +22,6 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import BUILT_IN, find_family, list_families
 from ldmref.models.presets import list_presets
 from ldmref.modes.advice import can_generate
-from ldmref.server.capabilities import describe_model
 from ldmref.trace import read_trace, record_trace
 from ldmref.trace.readers.runtimes import list_graph_networks, name_tensors
 

@@ -38,8 +38,8 @@ def client(tiny):
     """Yield an HTTP client of a server of the tiny model, both in this process."""
     from starlette.testclient import TestClient
 
-    from ldmref.server.app import create_app
-    from ldmref.server.engine import Engine
+    from ldmref.apps.server.app import create_app
+    from ldmref.apps.server.engine import Engine
 
     engine = Engine({"tiny": tiny})
     yield TestClient(create_app(engine), base_url="http://localhost")

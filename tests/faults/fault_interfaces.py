@@ -16,7 +16,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.declare import flag_names
 from ldmref.errors import LdmrefError
 from ldmref.models.model import LatentDiffusion

@@ -10,10 +10,10 @@ from typing import Any
 
 import uvicorn
 
-from ldmref.server.app import create_app
-from ldmref.server.engine import Engine
-from ldmref.server.guard import Limits, uvicorn_options
-from ldmref.server.settings import ServerSettings
+from ldmref.apps.server.app import create_app
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.guard import Limits, uvicorn_options
+from ldmref.support.server_settings import ServerSettings
 
 QUICK = Limits(write=0.5, linger=0.3)
 

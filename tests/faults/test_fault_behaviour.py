@@ -23,9 +23,9 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli import doctor
-from ldmref.cli.file_names import slugify
-from ldmref.cli.main import main
+from ldmref.apps.cli import doctor
+from ldmref.apps.cli.file_names import slugify
+from ldmref.apps.cli.main import main
 from ldmref.errors import (
     BackendUnavailable,
     Cancelled,

@@ -19,12 +19,12 @@ from fault_server import connect, post, serving, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.a1111 import prompts, reading
+from ldmref.apps.a1111 import prompts, reading
+from ldmref.apps.mcp.formulas import MAX_BROADCAST, check_formula
+from ldmref.apps.server import bodies
+from ldmref.apps.server.errors import BadRequest
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.images import infotext
-from ldmref.mcp.formulas import MAX_BROADCAST, check_formula
-from ldmref.server import bodies
-from ldmref.server.errors import BadRequest
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX sockets")
 
@@ -134,12 +134,12 @@ def test_others_are_served_while_json_is_parsed(tiny, monkeypatch):
 def test_others_are_served_while_a_form_or_an_image_is_read(tiny, monkeypatch):
     waiting = Waiting()
     with serving(tiny) as port:
-        monkeypatch.setattr("ldmref.server.openai.upload.parse_form", waiting)
+        monkeypatch.setattr("ldmref.apps.server.openai.upload.parse_form", waiting)
         head = post(FORM, path="/v1/images/edits", length=2)
         head = head.replace(b"Content-Type: application/json\r\n", b"")
         assert answer_meanwhile(port, head, b"{}", waiting) == (400, 200)
         waiting = Waiting()
-        monkeypatch.setattr("ldmref.server.native.inspect_image", waiting)
+        monkeypatch.setattr("ldmref.apps.server.native.inspect_image", waiting)
         head = post(path="/v1/inspect", length=2)
         assert answer_meanwhile(port, head, b"{}", waiting) == (400, 200)
 
@@ -147,9 +147,9 @@ def test_others_are_served_while_a_form_or_an_image_is_read(tiny, monkeypatch):
 def test_no_route_parses_json_by_itself():
     from pathlib import Path
 
-    import ldmref.server
+    import ldmref.apps.server
 
-    folder = Path(ldmref.server.__file__).parent
+    folder = Path(ldmref.apps.server.__file__).parent
     for path in folder.rglob("*.py"):
         text = path.read_text("utf-8")
         if path.name != "bodies.py":

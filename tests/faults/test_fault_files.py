@@ -24,8 +24,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 import ldmref
 from ldmref import modes
-from ldmref.cli import main as main_module
-from ldmref.cli.main import main
+from ldmref.apps.cli import main as main_module
+from ldmref.apps.cli.main import main
 from ldmref.datasets import folder as folder_module
 from ldmref.datasets import load_dataset, shards
 from ldmref.datasets.config import DataConfig
@@ -183,15 +183,16 @@ def test_pipe_in_the_folder_of_a_training(tmp_path, name):
 
 
 OWN = {  # functions that open what ldmref itself brings or has made, and the reader of all others
-    ("files.py", "_InputFile"), ("cli/standard_streams.py", "prepare_streams"),
-    ("cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
+    ("support/files.py", "_InputFile"),
+    ("apps/cli/standard_streams.py", "prepare_streams"),
+    ("apps/cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
     ("datasets/emoji/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
-    ("datasets/emoji/font.py", "emoji_list"), ("server/static_files.py", "read_folder"),
+    ("datasets/emoji/font.py", "emoji_list"), ("apps/server/static_files.py", "read_folder"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
     ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"),
     ("batch/folder.py", "lock"), ("batch/folder.py", "BatchFolder"),
-    ("differences.py", "read_differences"), ("lazy.py", "_read_imports"),
+    ("differences.py", "read_differences"), ("support/lazy.py", "_read_imports"),
     ("atlas/table.py", "read_flow_schedules"),
 }  # fmt: skip
 READERS = {"read_text", "read_bytes", "fromfile", "loadtxt", "genfromtxt"}
@@ -215,7 +216,7 @@ def test_files_of_others_are_opened_by_one_function():
                 modes_of = [a.value for a in call.args[1:] if isinstance(a, ast.Constant)]
                 if opens and not any(str(mode)[:1] in "wx" for mode in modes_of):
                     found.add((name, function.name))
-    assert found <= OWN, f"use ldmref.files.open_file or read_file: {sorted(found - OWN)}"
+    assert found <= OWN, f"use ldmref.support.files.open_file or read_file: {sorted(found - OWN)}"
 
 
 READING = (
@@ -466,7 +467,7 @@ import os, sys
 os.mkdir("gone")
 os.chdir("gone")
 os.rmdir("../gone")
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -525,8 +526,8 @@ def test_values_are_named_by_origin(stage, monkeypatch, name, form):
         monkeypatch.setenv(name, BAD_VALUES[name])
         origin = name
     else:
-        from ldmref.config import TABLES
         from ldmref.declare import get_fields
+        from ldmref.support.config import TABLES
 
         table = next(table for table, cls in TABLES.items() if key in get_fields(cls))
         value = BAD_VALUES[name]

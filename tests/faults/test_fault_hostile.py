@@ -19,9 +19,9 @@ from fault_server import connect, post, serving, status_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ldmref.cli.main import main
-from ldmref.mcp.protocol import Protocol, Tool
-from ldmref.mcp.stdio import serve_stdio
+from ldmref.apps.cli.main import main
+from ldmref.apps.mcp.protocol import Protocol, Tool
+from ldmref.apps.mcp.stdio import serve_stdio
 
 HALF = '"\\ud800"'
 JSON = {"Content-Type": "application/json"}
@@ -285,7 +285,7 @@ def test_sigterm_at_any_moment(stage, monkeypatch):
 
 
 def test_handlers_of_the_caller_are_kept():
-    from ldmref.cli.progress import ending
+    from ldmref.apps.cli.progress import ending
 
     def own(number, frame):
         pass

@@ -308,7 +308,7 @@ VARIED = {
 }  # fmt: skip
 COMMANDS = """
 import sys
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 model, heart = sys.argv[1], "\\u2764\\ufe0f caf\\u00e9"
 common = ["-m", model, "--steps", "2", "--seed", "5"]
 for argv in (
@@ -356,7 +356,7 @@ def hook(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request"):
         sys.exit(f"network: {event} {arguments}")
 sys.addaudithook(hook)
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 codes = [main(argv.split()) for argv in sys.argv[2:]]
 sys.exit(0 if codes == [0] * len(codes) else f"failed: {codes}")
 """

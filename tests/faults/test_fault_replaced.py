@@ -12,9 +12,9 @@ from fault_cases import COMMAND_LINE, PYTHON, covers
 from record_files import changed_file, old_file
 
 from ldmref import explore
+from ldmref.apps.cli.main import main
 from ldmref.backends.graph import disk_cache
 from ldmref.batch.folder import BatchFolder, is_named_after, name_image
-from ldmref.cli.main import main
 from ldmref.errors import CorruptModelError, OutputError, UsageError
 from ldmref.io.atomic import require_own
 

@@ -19,10 +19,10 @@ import pytest
 from fault_cases import COMMAND_LINE, HTTP, covers
 from fault_server import connect, post, serving, status_of
 
-from ldmref.server.app import create_app
-from ldmref.server.engine import Engine
-from ldmref.server.inputs import plan_work
-from ldmref.server.settings import ServerSettings
+from ldmref.apps.server.app import create_app
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.inputs import plan_work
+from ldmref.support.server_settings import ServerSettings
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
 
@@ -248,7 +248,7 @@ def test_unexpected_error(client, monkeypatch, caplog):
     def fail(*arguments):
         raise KeyError("/home/someone/secret.py")
 
-    monkeypatch.setattr("ldmref.server.native.make_work", fail)
+    monkeypatch.setattr("ldmref.apps.server.native.make_work", fail)
     answer = generate(client)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (500, "E-INTERNAL")

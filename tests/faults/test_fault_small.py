@@ -8,7 +8,7 @@ import pytest
 from fault_cases import COMMAND_LINE, HTTP, PYTHON, covers
 
 from ldmref import batch, explore
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import UsageError
 
 NAVIGATE = [("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Dest", "empty")]

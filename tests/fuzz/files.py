@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 from PIL import Image
 
-from ldmref.cli.replay import read_record
+from ldmref.apps.cli.replay import read_record
 from ldmref.errors import LdmrefError
 from ldmref.io.images import pil
 from ldmref.io.images.infotext import parse_infotext

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from ldmref.cli import replay
-from ldmref.cli.file_info import print_image_info, print_model_info
-from ldmref.cli.settings import with_settings
-from ldmref.cli.tasks import plan_task
-from ldmref.config import settings
+from ldmref.apps.cli import replay
+from ldmref.apps.cli.file_info import print_image_info, print_model_info
+from ldmref.apps.cli.settings import with_settings
+from ldmref.apps.cli.tasks import plan_task
 from ldmref.datasets.config import DataSummary
 from ldmref.datasets.folder import captioned_files
 from ldmref.modes.record import compare_inputs, compare_models
+from ldmref.support.config import settings
 from ldmref.training.checkpoint import Header, read_checkpoint
 from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
 from ldmref.training.recipes.schema import Recipe

@@ -16,8 +16,7 @@ import regex
 from PIL import Image
 
 from ldmref import modes
-from ldmref.a1111.reading import replay_parameters
-from ldmref.config import TABLES, settings
+from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
@@ -32,6 +31,7 @@ from ldmref.prompts.clip_vocabulary import byte_letters
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
 from ldmref.prompts.weights import parse_prompt_weights
 from ldmref.prompts.words import load_word_tokenizer
+from ldmref.support.config import TABLES, settings
 from ldmref.testing.clip import awkward_strings, small_vocabulary
 
 from .cached import constants_cached

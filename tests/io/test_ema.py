@@ -10,7 +10,7 @@ import pytest
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.io.compvis.ema import ema_name, ema_table
 from ldmref.io.compvis.keys import compvis_table

@@ -14,10 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import ldmref
+from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
-from ldmref.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, UsageError
-from ldmref.files import check_input_path, not_a_file, parse_json
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import read_loras
@@ -27,6 +26,7 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
+from ldmref.support.files import check_input_path, not_a_file, parse_json
 
 READERS = {
     "load": lambda path: ldmref.load(path, backend="numpy"),

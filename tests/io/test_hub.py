@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, UnsafeFileError
 from ldmref.io import hub
 from ldmref.io.diffusers.folder import get_model_name, select_weight_names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table

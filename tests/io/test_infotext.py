@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.a1111.reading import replay_parameters
+from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.errors import InputError
 from ldmref.io.images.infotext import infotext, parse_infotext
 from ldmref.samplers import SAMPLERS, SPACINGS, get_sampler

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldmref.a1111.reading import replay_parameters
+from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.errors import OutputError
 from ldmref.io.images import metadata
 from ldmref.io.images.infotext import (

@@ -227,7 +227,7 @@ FULL_DISK = """
 import resource, sys, pathlib, numpy as np, ldmref
 sys.dont_write_bytecode = True  # a .pyc would be cut off as well
 from ldmref.errors import OutputError
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 model = ldmref.random_model("tiny", backend="numpy")
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sys.exit(main(sys.argv[1:]))

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
+from ldmref.apps.mcp import Protocol, make_tools
+from ldmref.apps.mcp.generation import image_schema
+from ldmref.apps.mcp.traces import answer_diff, resolve_inside
 from ldmref.errors import UsageError
-from ldmref.mcp import Protocol, make_tools
-from ldmref.mcp.generation import image_schema
-from ldmref.mcp.traces import answer_diff, resolve_inside
 
 LAYER = "unet.000/conv_in"
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.locate import DiffReport, Row, diff_traces
 from ldmref.trace import Selection, build_trace, load_trace, record_trace
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.locate import diff_traces
 from ldmref.trace import build_trace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.locate import DiffReport, Row
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.report import table

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
+from ldmref.apps.mcp import Protocol, make_tools
+from ldmref.apps.mcp.generation import image_schema
+from ldmref.apps.mcp.protocol import Tool, is_tool_call, make_text, parse_message
+from ldmref.apps.mcp.stdio import serve_stdio
 from ldmref.errors import UsageError
-from ldmref.mcp import Protocol, make_tools
-from ldmref.mcp.generation import image_schema
-from ldmref.mcp.protocol import Tool, is_tool_call, make_text, parse_message
-from ldmref.mcp.stdio import serve_stdio
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.lazy import export_lazily
 from ldmref.models.params import init
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
+from ldmref.support.lazy import export_lazily
 
 PACKAGES = ("ldmref.models", "ldmref.io", "ldmref.prompts")
 
@@ -88,7 +88,7 @@ def test_public_names_are_read_from_the_imports_of_type_checkers(tmp_path, monke
     folder.mkdir()
     (folder / "part.py").write_text("found = 1\nhidden = 2\n")
     (folder / "__init__.py").write_text(
-        "from typing import TYPE_CHECKING\nfrom ldmref.lazy import export_lazily\n"
+        "from typing import TYPE_CHECKING\nfrom ldmref.support.lazy import export_lazily\n"
         "if TYPE_CHECKING:\n"
         "    from listed.part import found as found\n    from listed.part import hidden\n"
         "__getattr__, __dir__, __all__ = export_lazily(__name__)\n"

@@ -17,7 +17,6 @@ from ldmref.backends import get_backend
 from ldmref.errors import ResourceError, UsageError
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.memmap import find_mapping, release_pages
 from ldmref.models.memory import (
     PROGRAM,
     MemoryEstimate,
@@ -28,6 +27,7 @@ from ldmref.models.memory import (
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
+from ldmref.support.memmap import find_mapping, release_pages
 
 
 @pytest.fixture(scope="module", params=["float16", "float32"])

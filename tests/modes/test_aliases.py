@@ -7,7 +7,7 @@ import traceback
 import pytest
 from any_plan import plan_any
 
-from ldmref.cli.main import aliases, cli
+from ldmref.apps.cli.main import aliases, cli
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.modes.aliases import ALIASES, NOTES, RUNNING

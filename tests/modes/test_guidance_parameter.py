@@ -10,7 +10,7 @@ import pytest
 import ldmref
 from ldmref import modes, samplers
 from ldmref.errors import UsageError
-from ldmref.modes.guidance import parse_guidance
+from ldmref.modes.guidance_parameter import parse_guidance
 from ldmref.samplers import GUIDANCES
 
 SEEDED = dict(seed=1, steps=3, cfg_scale=3.0)

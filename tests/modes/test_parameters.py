@@ -11,7 +11,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.options import parameter_options
+from ldmref.apps.cli.options import parameter_options
 from ldmref.declare import Doc, Range, flag_names
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.modes.registry import MODES

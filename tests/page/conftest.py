@@ -17,8 +17,8 @@ import pytest
 from threaded_server import serve_in_thread
 
 import ldmref
+from ldmref.apps.server.jobs import JobReport
 from ldmref.io.native import save_folder
-from ldmref.server.jobs import JobReport
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")  # of Chromium in distributions
 VIOLATIONS = """

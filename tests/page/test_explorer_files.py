@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 import ldmref
 
-PAGE = Path(ldmref.__file__).parent / "server" / "page"
+PAGE = Path(ldmref.__file__).parent / "apps" / "server" / "page"
 POLICY = "default-src 'self'; img-src 'self' blob: data:"
 HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Records</title>

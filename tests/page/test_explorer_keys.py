@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from ldmref.server import capabilities
-from ldmref.server.jobs import JobReport
+from ldmref.apps.server import capabilities
+from ldmref.apps.server.jobs import JobReport
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3&p.steps=6"
 

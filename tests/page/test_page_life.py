@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ldmref.server.backends import FASTEST, ONLY
+from ldmref.apps.server.backends import FASTEST, ONLY
 
 COMMAND = Path(sys.executable).with_name("ldmref")
 
@@ -139,7 +139,7 @@ def test_without_a_server_the_page_says_so(page, server, watch):
 
 
 def test_a_token_is_asked_for_and_kept_in_this_tab(serve_page, tiny, new_context, watch):
-    pytest.importorskip("ldmref.server.guard")
+    pytest.importorskip("ldmref.apps.server.guard")
     watch.allow("401")
     server = serve_page({"tiny": tiny}, token="secret-token-of-a-test")
     page = new_context().new_page()

@@ -95,7 +95,7 @@ def test_files_are_short_and_the_page_has_no_inline_code():
     from importlib import resources
     from pathlib import Path
 
-    with resources.as_file(resources.files("ldmref.server") / "page") as folder:
+    with resources.as_file(resources.files("ldmref.apps.server") / "page") as folder:
         paths = [
             path for path in Path(folder).rglob("*") if path.suffix in (".js", ".html", ".css")
         ]

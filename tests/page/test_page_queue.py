@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ldmref import modes
-from ldmref.server.work import GenerateWork
+from ldmref.apps.server.work import GenerateWork
 
 SIZE = 16
 

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref import modes
-from ldmref.a1111.levels import a1111_levels
+from ldmref.apps.a1111.levels import a1111_levels
 from ldmref.io.images.metadata import read_parameters
 from ldmref.samplers.schedule import sampling_sigmas
 

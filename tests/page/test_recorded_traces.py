@@ -15,7 +15,7 @@ import ldmref
 from ldmref import explore, modes
 from ldmref.trace import load_trace, record_trace, save_trace
 
-PAGE = Path(ldmref.__file__).parent / "server" / "page" / "js"
+PAGE = Path(ldmref.__file__).parent / "apps" / "server" / "page" / "js"
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
 HALF = Image.fromarray(np.repeat([[0, 255]], 16, 0).repeat(8, 1).astype(np.uint8))
 SCRIPT = """

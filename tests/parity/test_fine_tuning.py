@@ -14,7 +14,7 @@ from ldmref.models.params import flatten
 from ldmref.training.recipes.file import recipe_from_dict
 
 torch = pytest.importorskip("torch")
-from ldmref.training.finetune.run import fine_tune  # noqa: E402
+from ldmref.training.finetune.finetuning_run import fine_tune  # noqa: E402
 
 PROMPT = "a red <toy>"
 RUNS = ["sd1", "sd2", "sdxl"]

@@ -130,7 +130,7 @@ def test_averages_are_those_that_diffusers_extracts(folder, theirs, family, tmp_
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
 def test_a_variant_is_read_where_it_is_asked_for(folder, theirs, family, tmp_path, capsys):
     """The folder holds the weights twice, as diffusers writes it."""
-    from ldmref.cli.main import main
+    from ldmref.apps.cli.main import main
 
     both = tmp_path / "both"
     theirs.save_pretrained(both)
@@ -226,7 +226,7 @@ def test_command_line_draws_from_both_alike(folder, tmp_path, monkeypatch, capsy
     """Refused without what a file does not tell; with it, the same image as from the folder."""
     from PIL import Image
 
-    from ldmref.cli.main import main
+    from ldmref.apps.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     one = "one.safetensors"
@@ -245,7 +245,7 @@ def test_info_reads_folders_and_single_files(folder, single_file, family, capsys
     """A file of a family that is not known says what does not fit, and still lists its tensors."""
     import json
 
-    from ldmref.cli.main import main
+    from ldmref.apps.cli.main import main
 
     facts = []
     for path in (folder, single_file):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.prompts.tokenizer import PromptOptions

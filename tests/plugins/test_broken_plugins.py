@@ -11,7 +11,7 @@ import pytest
 from packages import write_metadata
 
 import ldmref
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 
 MODULE = """
 from ldmref.backends.numpy import NumpyBackend

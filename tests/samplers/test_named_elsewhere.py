@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from ldmref import math as lm
 from ldmref import modes, samplers
-from ldmref.cli.main import cli
+from ldmref.apps.cli.main import cli
 from ldmref.models.presets import PRESETS
 from ldmref.samplers import ALIASES, SAMPLERS, SchedulerConfig, get_sampler, make_schedule, sample
 from ldmref.samplers.schedule import sampling_sigmas

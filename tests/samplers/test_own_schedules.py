@@ -10,7 +10,7 @@ import pytest
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.samplers import SAMPLERS, SPACINGS, SchedulerConfig, Spacing, get_spacing, make_schedule

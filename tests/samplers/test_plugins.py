@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from ldmref.apps.cli.main import main
 from ldmref.backends import get_backend
-from ldmref.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.modes import plan
-from ldmref.plugins import list_unusable
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler, heun
+from ldmref.support.plugins import list_unusable
 
 MODULE = "theirs_of_test_plugins"
 

@@ -13,11 +13,11 @@ import pytest
 from threaded_server import serve_in_thread
 
 import ldmref
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.running import raise_file_limit
 from ldmref.errors import Cancelled
 from ldmref.models.model import LatentDiffusion
-from ldmref.server.engine import Engine
-from ldmref.server.running import raise_file_limit
-from ldmref.server.settings import ServerSettings
+from ldmref.support.server_settings import ServerSettings
 
 
 @dataclass

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
-from ldmref.server.guard import Limits, guard, uvicorn_options
-from ldmref.server.running import open_socket
-from ldmref.server.settings import ServerSettings
+from ldmref.apps.server.guard import Limits, guard, uvicorn_options
+from ldmref.apps.server.running import open_socket
+from ldmref.support.server_settings import ServerSettings
 
 HOST = (b"host", b"localhost:7860")
 

@@ -15,10 +15,10 @@ import uvicorn
 from hostile_table import INTERFACES, Interface
 
 import ldmref
-from ldmref.server.app import create_app
-from ldmref.server.engine import Engine
-from ldmref.server.guard import Limits, uvicorn_options
-from ldmref.server.settings import ServerSettings
+from ldmref.apps.server.app import create_app
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.guard import Limits, uvicorn_options
+from ldmref.support.server_settings import ServerSettings
 
 PACKAGE = str(Path(ldmref.__file__).parent)
 # No answer may contain lines of a traceback, or paths of this machine.

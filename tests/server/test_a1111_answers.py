@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ldmref.server.a1111.answers import describe_progress
+from ldmref.apps.server.a1111.answers import describe_progress
 
 
 def progress_of(count=4, **now: Any):

@@ -10,14 +10,14 @@ from replaying import ODD_VALUES, load_recorded, model_of_one_size, recorded, to
 
 import ldmref
 from ldmref import modes
-from ldmref.a1111.levels import a1111_levels
+from ldmref.apps.a1111.levels import a1111_levels
+from ldmref.apps.server.a1111.fields import is_neutral
+from ldmref.apps.server.a1111.names import find_model, list_samplers, list_schedulers, read_method
+from ldmref.apps.server.a1111.translate import translate
+from ldmref.apps.server.inputs import read_base64_image
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
 from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.server.a1111.fields import is_neutral
-from ldmref.server.a1111.names import find_model, list_samplers, list_schedulers, read_method
-from ldmref.server.a1111.translate import translate
-from ldmref.server.inputs import read_base64_image
 
 SD15 = preset("sd15")
 WHITE = Image.new("RGB", (64, 64), "white")

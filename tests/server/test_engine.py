@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from ldmref import modes
+from ldmref.apps.server import engine as engine_module
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.errors import Gone, QueueFull, Stopping, UnknownJob, UnknownModel, status_of
+from ldmref.apps.server.inputs import plan_work
+from ldmref.apps.server.work import InvertWork
 from ldmref.errors import NumericError, UsageError
-from ldmref.server import engine as engine_module
-from ldmref.server.engine import Engine
-from ldmref.server.errors import Gone, QueueFull, Stopping, UnknownJob, UnknownModel, status_of
-from ldmref.server.inputs import plan_work
-from ldmref.server.work import InvertWork
 
 SECONDS = 60.0
 

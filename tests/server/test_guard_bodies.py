@@ -9,8 +9,8 @@ import logging
 import pytest
 from guard_apps import HOST, call, echo, guarded
 
-from ldmref.server.guard import Limits, guard
-from ldmref.server.settings import ServerSettings
+from ldmref.apps.server.guard import Limits, guard
+from ldmref.support.server_settings import ServerSettings
 
 QUICK = Limits(chunk=0.05, linger=0.05)
 

@@ -9,8 +9,8 @@ import pytest
 from guard_apps import HOST, call, guarded
 
 from ldmref.errors import UsageError
-from ldmref.server.addresses import split_authority
-from ldmref.server.settings import ServerSettings
+from ldmref.support.addresses import split_authority
+from ldmref.support.server_settings import ServerSettings
 
 TOKEN = "correct-horse"
 JSON = (b"content-type", b"application/json")
@@ -307,7 +307,7 @@ def test_tokens_are_compared_in_constant_time(monkeypatch):
         compared.append((sent, expected))
         return sent == b"wrong"
 
-    monkeypatch.setattr("ldmref.server.guard.tokens.hmac.compare_digest", compare)
+    monkeypatch.setattr("ldmref.apps.server.guard.tokens.hmac.compare_digest", compare)
     app = guarded(token=TOKEN)
     for text, status in ((TOKEN, 401), ("wrong", 200), ("", 401), (TOKEN[:-1], 401)):
         sent = [header("authorization", f"Bearer {text}")]

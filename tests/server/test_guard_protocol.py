@@ -8,9 +8,9 @@ import time
 import pytest
 from guard_apps import exchange, read_all, request, serving, status_of
 
-from ldmref.server.guard import Limits, uvicorn_options
-from ldmref.server.guard.limits import connections_allowed
-from ldmref.server.settings import ServerSettings
+from ldmref.apps.server.guard import Limits, uvicorn_options
+from ldmref.apps.server.guard.limits import connections_allowed
+from ldmref.support.server_settings import ServerSettings
 
 QUICK = Limits(chunk=0.4, write=0.5, linger=0.5, keep_alive=0.5)
 

@@ -75,7 +75,7 @@ def browser():
 @pytest.fixture(scope="module")
 def victim(tiny):
     """Yield a server with one finished job: its port, its engine, and the path of the job."""
-    from ldmref.server.inputs import plan_work
+    from ldmref.apps.server.inputs import plan_work
 
     with serving_models({"tiny": tiny}) as (port, engine):
         job = engine.submit(plan_work(engine, "txt2img", {"prompt": "cat", "steps": 1}))

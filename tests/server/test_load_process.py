@@ -340,8 +340,8 @@ ERRORS = [SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), G
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
 def test_worker_survives_whatever_a_job_raises(tiny, error, caplog):
-    from ldmref.server.engine import Engine
-    from ldmref.server.inputs import plan_work
+    from ldmref.apps.server.engine import Engine
+    from ldmref.apps.server.inputs import plan_work
 
     engine = Engine({"tiny": tiny})
     try:

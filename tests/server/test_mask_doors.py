@@ -14,7 +14,7 @@ from PIL import Image
 from replaying import encode, to_base64
 
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.io.native import save_folder
 
 MASKS = make_mask_files()

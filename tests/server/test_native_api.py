@@ -18,14 +18,14 @@ from PIL import Image
 from waiting import wait_until
 
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
+from ldmref.apps.server.errors import UnknownJob as AnyError
+from ldmref.apps.server.errors import error_body
 from ldmref.declare import get_fields
 from ldmref.io.native import save_folder
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.registry import MODES
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
-from ldmref.server.errors import UnknownJob as AnyError
-from ldmref.server.errors import error_body
 
 SECONDS = 30.0
 CAT = {"prompt": "a cat", "steps": 2, "seed": 3}
@@ -205,7 +205,7 @@ def test_events_are_streamed_and_resumed(server, gated):
 
 
 def test_a_stream_shows_previews_while_an_image_is_made(serve, tiny, monkeypatch):
-    monkeypatch.setattr("ldmref.server.jobs.PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr("ldmref.apps.server.jobs.PREVIEW_SECONDS", 0.0)
     server = serve({"tiny": tiny})
     job = submit(server, CAT | {"steps": 200, "sampler": "euler"})
     with server.client.stream("GET", job["events"]) as answer:
@@ -222,7 +222,7 @@ def test_a_stream_shows_previews_while_an_image_is_made(serve, tiny, monkeypatch
 
 
 def test_a_comment_keeps_an_idle_stream_open(server, gated, monkeypatch):
-    monkeypatch.setattr("ldmref.server.streams.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("ldmref.apps.server.streams.HEARTBEAT_SECONDS", 0.02)
     job = server.engine.submit(gated())
     with server.client.stream("GET", f"/v1/jobs/{job.id}/events") as answer:
         assert any(line.startswith(":") for line in islice(answer.iter_lines(), 30))
@@ -535,7 +535,7 @@ def test_a_full_queue_is_429_before_anything_is_read(serve, tiny, gated):
 
 
 def test_a_failed_job_says_why(server, gated, monkeypatch):
-    from ldmref.server.work import GenerateWork
+    from ldmref.apps.server.work import GenerateWork
 
     monkeypatch.setattr(GenerateWork, "run", lambda *arguments: 1 / 0)
     answer = server.client.post("/v1/generate", json={"parameters": CAT})
@@ -547,7 +547,7 @@ def test_an_error_of_the_server_itself_does_not_show_its_text(server, monkeypatc
     def fail(engine):
         raise RuntimeError("/home/me/secret")
 
-    monkeypatch.setattr("ldmref.server.native.describe_server", fail)
+    monkeypatch.setattr("ldmref.apps.server.native.describe_server", fail)
     answer = server.client.get("/v1/capabilities")
     assert answer.status_code == 500 and "secret" not in answer.text
     assert server.client.get("/healthz").status_code == 200
@@ -571,7 +571,7 @@ def test_refusals_have_the_form_of_their_interface():
 
 def test_settings_are_declared_with_a_description():
     from ldmref.declare import Doc
-    from ldmref.server.settings import ServerSettings
+    from ldmref.support.server_settings import ServerSettings
 
     for field in get_fields(ServerSettings).values():
         assert not field.required and field.get(Doc)

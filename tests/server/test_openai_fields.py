@@ -8,10 +8,7 @@ from PIL import Image
 from replaying import ODD_VALUES, encode, model_of_one_size, recorded
 
 from ldmref import modes
-from ldmref.errors import LdmrefError
-from ldmref.models.presets import preset
-from ldmref.modes.registry import MODES
-from ldmref.server.openai.fields import (
+from ldmref.apps.server.openai.fields import (
     OWN,
     FieldError,
     read_extra,
@@ -20,8 +17,11 @@ from ldmref.server.openai.fields import (
     read_prompt,
     read_size,
 )
-from ldmref.server.openai.translate import find_model, translate_edit, translate_generation
-from ldmref.server.openai.work import choose_steps
+from ldmref.apps.server.openai.translate import find_model, translate_edit, translate_generation
+from ldmref.apps.server.openai.work import choose_steps
+from ldmref.errors import LdmrefError
+from ldmref.models.presets import preset
+from ldmref.modes.registry import MODES
 
 SD15 = preset("sd15")
 TEAL = Image.new("RGB", (64, 64), "teal")

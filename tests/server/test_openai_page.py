@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ldmref.cli.serve import serve as serve_command
+from ldmref.apps.cli.serve import serve as serve_command
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "server-clients.md").read_text("utf-8")

@@ -263,8 +263,8 @@ def test_asynchronous_client(server):
 
 
 def test_an_error_within_a_stream_is_raised(serve, tiny, monkeypatch):
+    from ldmref.apps.server.openai.work import StreamedWork
     from ldmref.errors import NumericError
-    from ldmref.server.openai.work import StreamedWork
 
     def fail(self, model, report, cancel):
         raise NumericError("step 3 gave NaN", code="E-NAN")

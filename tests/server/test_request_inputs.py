@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldmref.apps.server.bodies import MAX_DEPTH, read_json
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.errors import BadRequest, status_of
+from ldmref.apps.server.inputs import plan_work, read_values
 from ldmref.errors import LdmrefError
 from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import MODES
-from ldmref.server.bodies import MAX_DEPTH, read_json
-from ldmref.server.engine import Engine
-from ldmref.server.errors import BadRequest, status_of
-from ldmref.server.inputs import plan_work, read_values
 
 MOST = 1_000_000  # pixels
 PARAMETERS = [(mode, name) for mode in MODES for name in MODES[mode].parameters]

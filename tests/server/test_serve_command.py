@@ -16,13 +16,13 @@ import time
 import httpx2 as httpx
 import pytest
 
-from ldmref.cli.main import main
-from ldmref.cli.serve import read_settings
-from ldmref.config import settings
+from ldmref.apps.cli.main import main
+from ldmref.apps.cli.serve import read_settings
+from ldmref.apps.server.running import open_socket
 from ldmref.errors import OutputError, UsageError
 from ldmref.io.native import save_folder
-from ldmref.server.running import open_socket
-from ldmref.server.settings import ServerSettings
+from ldmref.support.config import settings
+from ldmref.support.server_settings import ServerSettings
 
 SECONDS = 60.0
 BODY = {"parameters": {"prompt": "a cat", "steps": 2, "seed": 1}}
@@ -277,8 +277,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
 
 def test_nothing_else_loads_the_web_libraries():
     code = (
-        "import sys, ldmref.modes, ldmref.cli.main, ldmref.server.engine, ldmref.server.inputs\n"
-        "dict(ldmref.cli.main.cli.commands)\n"
+        "import sys, ldmref.modes, ldmref.apps.cli.main\n"
+        "import ldmref.apps.server.engine, ldmref.apps.server.inputs\n"
+        "dict(ldmref.apps.cli.main.cli.commands)\n"
         "loaded = {'starlette', 'uvicorn', 'anyio', 'asyncio'} & set(sys.modules)\n"
         "sys.exit(f'loaded {sorted(loaded - {\"asyncio\"})}' if loaded - {'asyncio'} else 0)"
     )

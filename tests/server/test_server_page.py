@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldmref.config import settings
+from ldmref.apps.server.errors import STATUS
 from ldmref.declare import get_fields
-from ldmref.server.errors import STATUS
-from ldmref.server.settings import ServerSettings
+from ldmref.support.config import settings
+from ldmref.support.server_settings import ServerSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -15,12 +15,12 @@ from served_process import serving_process
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.cli.serve import load_models
+from ldmref.apps.cli.session import CommandSession
+from ldmref.apps.server import backends
+from ldmref.apps.server.backends import FASTEST, FASTEST_FIRST, ONLY, choose_backend
 from ldmref.backends import available
-from ldmref.cli.serve import load_models
-from ldmref.cli.session import CommandSession
 from ldmref.errors import BackendUnavailable
-from ldmref.server import backends
-from ldmref.server.backends import FASTEST, FASTEST_FIRST, ONLY, choose_backend
 
 FLAGS = dict.fromkeys(
     ["backend", "device", "dtype", "speed", "config", "max_memory", "max_seconds"]
@@ -70,7 +70,7 @@ def test_a_broken_installation_is_named_and_left_out(installed):
 def test_packages_are_found_without_an_import():
     assert backends.is_installed("numpy") and not backends.is_installed("no_such_package_here")
     code = (
-        "import sys; from ldmref.server import backends\n"
+        "import sys; from ldmref.apps.server import backends\n"
         "backends.is_installed('onnxruntime'); backends.is_installed('torch')\n"
         "assert not {'onnxruntime', 'torch'} & {*sys.modules}"
     )

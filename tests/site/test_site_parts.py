@@ -24,9 +24,9 @@ import navigation
 import pages
 from sphinx.errors import SphinxError
 
-from ldmref.cli.main import cli
-from ldmref.config import TABLES
+from ldmref.apps.cli.main import cli
 from ldmref.declare import get_fields
+from ldmref.support.config import TABLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,17 +76,18 @@ def test_a_link_to_nothing_is_refused_or_left_out(site):
 
 def test_a_page_loses_its_comments_and_keeps_its_code(site, monkeypatch, tmp_path):
     text = (
-        "# T\n\n<!-- checked by: a -->\n\n```math\nx\n```\n\n[a](../ldmref/config.py) `[b](c.md)`\n"
+        "# T\n\n<!-- checked by: a -->\n\n```math\nx\n```\n\n"
+        "[a](../ldmref/support/config.py) `[b](c.md)`\n"
         "[![i](images/grid.png)](modes.md) [`d`](design.md)\n\n```\n<!-- kept --> [e](f.md)\n```\n"
-        '\n<pre><a href="../ldmref/config.py">c</a></pre>\n'
+        '\n<pre><a href="../ldmref/support/config.py">c</a></pre>\n'
     )
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
     assert site.text_of("docs/modes.md") == (
-        "# T\n\n\n```math\nx\n```\n\n[a](source:ldmref/config.py) `[b](c.md)`\n"
+        "# T\n\n\n```math\nx\n```\n\n[a](source:ldmref/support/config.py) `[b](c.md)`\n"
         "[![i](images/grid.png)](modes.md) [`d`](design.md)\n\n```\n<!-- kept --> [e](f.md)\n```\n"
-        '\n<pre><a href="source/ldmref/config.py.html">c</a></pre>\n'
+        '\n<pre><a href="source/ldmref/support/config.py.html">c</a></pre>\n'
     )
-    assert site.used == {"ldmref/config.py"} and site.images == {
+    assert site.used == {"ldmref/support/config.py"} and site.images == {
         "images/grid.png": "docs/images/grid.png"
     }
 

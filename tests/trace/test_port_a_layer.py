@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.trace import load_trace
 
 ROOT = Path(__file__).parents[2]

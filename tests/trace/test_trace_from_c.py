@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.trace import read_trace
 
 SOURCE = Path(__file__).parents[2] / "examples" / "porting" / "write_trace.c"

@@ -16,9 +16,9 @@ from ldmref.trace import build_trace, read_trace
 pytest.importorskip("torch")
 
 from ldmref.math.objective import simple_loss
-from ldmref.trace.training import TrainingTrace
 from ldmref.training import fine_tune, train
 from ldmref.training.recipes.file import recipe_from_dict
+from ldmref.training.step_trace import TrainingTrace
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from ldmref.training import pipeline
 from ldmref.training.checkpoint import read_checkpoint, read_headers
 from ldmref.training.monitor.metrics import read_metrics
 from ldmref.training.recipes.file import read_recipe
-from ldmref.training.run import train
+from ldmref.training.training_run import train
 
 assert pipeline  # imported here instead of in every fork
 

@@ -34,7 +34,7 @@ from ldmref.training.recipes.schema import (  # noqa: E402
     DiffusionStage,
     OptimizerConfig,
 )
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 TYPES = ("eps", "x0", "v")
 LOSSES = ("simple", "min_snr", "bound", "hybrid")

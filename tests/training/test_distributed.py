@@ -22,7 +22,7 @@ from ldmref.training.distributed import any_rank, process_group, rank, ranks  # 
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
 from ldmref.training.recipes.file import read_recipe, recipe_from_dict, to_toml  # noqa: E402
 from ldmref.training.recipes.schema import Budget, CheckpointConfig, ProgressConfig  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 # What `python -m torch.distributed.run -m ldmref.training` does, in float64.
 PROGRAM = """
@@ -31,7 +31,7 @@ import torch
 from pathlib import Path
 from ldmref.backends import torch as backend
 from ldmref.training.recipes.file import read_recipe
-from ldmref.training.run import train
+from ldmref.training.training_run import train
 torch.set_num_threads(1)
 exact = backend.TorchBackend
 backend.TorchBackend = lambda device, dtype="float64": exact(device, "float64")

@@ -15,7 +15,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.native import save_folder
@@ -27,17 +27,17 @@ from ldmref.datasets.config import DataConfig  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.finetune.adapters import make_adapter  # noqa: E402
+from ldmref.training.finetune.finetuning_run import check_base, fine_tune  # noqa: E402
 from ldmref.training.finetune.recipe import (  # noqa: E402
     FineTuneRecipe,
     LoraConfig,
     TextualInversionConfig,
 )
-from ldmref.training.finetune.run import check_base, fine_tune  # noqa: E402
 from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer  # noqa: E402
 from ldmref.training.monitor.grid import LABEL, TITLE  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.schema import Budget  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 
 class RedImages:

@@ -34,7 +34,7 @@ from ldmref.training.batches import (  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E402
 from ldmref.training.diffusion.latents import stored_latents  # noqa: E402
 from ldmref.training.recipes.file import read_recipe, recipe_from_dict  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FIRST = runpy.run_path(str(ROOT / "scripts" / "measure_first_stages.py"))["first_stages"]()

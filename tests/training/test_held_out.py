@@ -11,7 +11,7 @@ from ldmref.datasets.config import DataConfig  # noqa: E402
 from ldmref.datasets.loading import hold_out, load_dataset, summarize  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 
 def test_held_out_images_have_no_weight(images):

@@ -22,7 +22,7 @@ from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.batches import image_batch  # noqa: E402
 from ldmref.training.diffusion import latents as latents_file  # noqa: E402
 from ldmref.training.diffusion.latents import stored_latents  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 
 @pytest.fixture

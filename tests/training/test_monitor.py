@@ -24,7 +24,7 @@ from ldmref.training.monitor.grid import GAP, LABEL, TITLE, LabelledRow, enlarge
 from ldmref.training.monitor.metrics import append_metrics, drop_after, read_metrics  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict, to_toml  # noqa: E402
 from ldmref.training.recipes.schema import ProgressConfig  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 IMAGES = {"samples.png", "reconstructions.png"}
 CURVES = {"loss.png", "loss_by_timestep.png"}

@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("torch")
 import ldmref
-from ldmref.cli.train import report
+from ldmref.apps.cli.train import report
 from ldmref.errors import Cancelled, NumericError
 from ldmref.io.native import save_folder
-from ldmref.training.finetune.run import fine_tune
+from ldmref.training.finetune.finetuning_run import fine_tune
 from ldmref.training.monitor.progress import TrainingProgress
 from ldmref.training.recipes.file import recipe_from_dict
-from ldmref.training.run import train
 from ldmref.training.trainer import Trainer
+from ldmref.training.training_run import train
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_files_that_do_not_exist(name, tmp_path, monkeypatch):
 
 def test_reading_needs_no_torch():
     code = (
-        "import sys, ldmref.training.run\n"
+        "import sys, ldmref.training.training_run\n"
         "from ldmref.training import read_recipe\n"
         "read_recipe('emoji'); sys.exit('torch' in sys.modules)"
     )

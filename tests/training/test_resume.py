@@ -18,7 +18,7 @@ from ldmref.errors import Cancelled, LdmrefError, NumericError  # noqa: E402
 from ldmref.training.checkpoint import CheckpointTimer, Header, read_checkpoint, read_headers  # noqa: E402
 from ldmref.training.recipes.file import read_recipe, recipe_from_dict  # noqa: E402
 from ldmref.training.recipes.schema import CheckpointConfig  # noqa: E402
-from ldmref.training.run import train  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ldmref.backends.fast.threads import block_length, divisible, parallel, sing
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.math.arrays import Array
-from ldmref.memmap import release_pages
+from ldmref.support.memmap import release_pages
 
 
 class FastNumpyBackend(NumpyBackend):

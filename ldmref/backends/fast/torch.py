@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ldmref.backends.fast.torch_compile import compile_network
 from ldmref.backends.torch import TorchBackend
-from ldmref.memmap import release_pages
+from ldmref.support.memmap import release_pages
 
 onednn = torch.ops.mkldnn
 NO_FUSION = ("none", [], "")  # no activation after the product

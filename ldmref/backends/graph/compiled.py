@@ -19,7 +19,7 @@ from ldmref.backends.graph.graph import Graph, GraphInput
 from ldmref.backends.graph.tracer import trace
 from ldmref.errors import BackendUnavailable
 from ldmref.math.arrays import Array
-from ldmref.memmap import release_pages
+from ldmref.support.memmap import release_pages
 
 FIXED_SHAPES = 2  # combinations of shapes of a network that get their own graph
 KEPT = 4  # compiled graphs of a network

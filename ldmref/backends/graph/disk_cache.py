@@ -20,7 +20,7 @@ import numpy as np
 
 from ldmref.backends.graph.graph import Graph
 from ldmref.errors import InputError
-from ldmref.files import read_file
+from ldmref.support.files import read_file
 
 LARGEST = 2**28  # bytes of parameters; larger networks take as long to read as to compile
 CAPACITY = 2**30  # bytes of all files; those that were not used for longest are deleted

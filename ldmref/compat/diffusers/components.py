@@ -13,13 +13,13 @@ import numpy as np
 from ldmref.compat.diffusers.arrays import to_caller, to_host
 from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import UsageError, short_repr
-from ldmref.files import read_json
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.loading import load, open_backend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.support.files import read_json
 
 NETWORKS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet")
 DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -19,13 +19,13 @@ import numpy as np
 from ldmref.compat.diffusers.descriptions import SCHEDULER
 from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import InputError, UsageError, did_you_mean, short_path
-from ldmref.files import read_json
 from ldmref.io.diffusers.scheduler import PREDICTIONS, SCHEDULES, convert_scheduler_config
 from ldmref.io.diffusers.scheduler_fields import CORRECTED, FIELDS
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import GuidedDenoiser, configured_step, make_schedule, sample
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.interfaces import Guided
+from ldmref.support.files import read_json
 
 FILE = "scheduler_config.json"
 USED = "_use_default_values"

@@ -19,7 +19,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import on_backend
-from ldmref.modes.guidance import PLAIN
+from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.modes.observed import TakenStep
 from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.samplers import Guidance, get_guidance

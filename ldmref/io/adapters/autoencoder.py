@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError, UsageError
-from ldmref.files import check_input_path
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import (
@@ -30,6 +29,7 @@ from ldmref.models.params import Spec
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.models.validate import check_config, check_network
+from ldmref.support.files import check_input_path
 
 AnyConfig = AutoencoderConfig | TinyConfig
 PREFIX = "first_stage_model."

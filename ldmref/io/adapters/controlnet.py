@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError
-from ldmref.files import check_input_path
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.checks import (
     damage_as_config_error,
@@ -27,6 +26,7 @@ from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.presets import PRESETS
 from ldmref.models.validate import check_network
+from ldmref.support.files import check_input_path
 
 PREFIX = "control_model."
 CLASSES = ("ControlNetModel",)

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
-from ldmref.files import check_input_path
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.checks import read_json
 from ldmref.io.key_report import compare
@@ -29,6 +28,7 @@ from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Shape, flatten
+from ldmref.support.files import check_input_path
 
 Change = dict[str, np.ndarray]  # role -> tensor: `down`, `up` and optionally `alpha`
 ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers records PEFT's configuration here

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.files import check_input_path
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.prompts.textual_inversion import Embedding
+from ldmref.support.files import check_input_path
 
 SDXL = ("clip_l", "clip_g")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
-from ldmref import files
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
+from ldmref.support import files
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """A1111's text about an image, the infotext: how it is written and taken apart.
 
 Format and names: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py,
-processing.py, sd_samplers.py and sd_schedulers.py. It is not in `ldmref.a1111`, which says what the
-text means for a replay, because every image that `ldmref.io` saves holds it.
+processing.py, sd_samplers.py and sd_schedulers.py. It is not in `ldmref.apps.a1111`, which says
+what the text means for a replay, because every image that `ldmref.io` saves holds it.
 
 Only names that mean the same to A1111 are written without a prefix; the others begin with `ldmref`,
 which A1111 does not know. A1111's LMS and UniPC differ from `lms` and `unipc`. Older files of

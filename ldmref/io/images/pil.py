@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, short_path
-from ldmref.files import not_a_file, open_file
 from ldmref.io.images.arrays import image_from_array, is_array
+from ldmref.support.files import not_a_file, open_file
 
 Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
-from ldmref.files import (
+from ldmref.support.files import (
     check_input_path,
     identify_format,
     make_read_error,
@@ -27,7 +27,7 @@ from ldmref.files import (
     parse_json,
     shown,
 )
-from ldmref.memmap import release_pages, require_complete
+from ldmref.support.memmap import release_pages, require_complete
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ldmref.errors import CorruptModelError
-from ldmref.files import make_read_error, open_file
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickle, load_pickle_bytes
+from ldmref.support.files import make_read_error, open_file
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

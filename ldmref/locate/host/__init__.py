@@ -20,9 +20,9 @@ from dataclasses import replace
 
 from ldmref.locate.findings import Row
 from ldmref.locate.host.branches import split_branches
+from ldmref.locate.host.combination import judge_guidance
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.gradients import judge_gradients
-from ldmref.locate.host.guidance import judge_guidance
 from ldmref.locate.host.inputs import judge_inputs
 from ldmref.locate.host.latents import judge_latents
 from ldmref.locate.host.schedule import judge_added_noise, judge_schedule

@@ -19,8 +19,8 @@ from itertools import pairwise
 import numpy as np
 
 from ldmref.locate.findings import Row
+from ldmref.locate.host.combination import PLAIN
 from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.guidance import PLAIN
 from ldmref.locate.layouts import relative_error
 from ldmref.trace.model import TraceEntry
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import BackendUnavailable, CorruptModelError
-from ldmref.files import make_read_error, open_file, shown
-from ldmref.memmap import require_complete
+from ldmref.support.files import make_read_error, open_file, shown
+from ldmref.support.memmap import require_complete
 
 CODE = "E-TRACE-FILE"
 VERSIONS = (2, 3)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.files import check_input_path, open_file, shown
 from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.support.files import check_input_path, open_file, shown
 from ldmref.trace.files import read_trace
 from ldmref.trace.manifest import MANIFEST
 from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import InputError, UsageError, abbreviated, short_repr
-from ldmref.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import check_input_path, parse_json, read_file, shown
 from ldmref.trace.model import NAME
 from ldmref.trace.name_maps import NameMap, make_renamer
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
-from ldmref.files import open_file, shown
+from ldmref.support.files import open_file, shown
 
 CODE = "E-TRACE-FILE"
 MAX_FILES = 1_000_000

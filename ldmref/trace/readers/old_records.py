@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, short_repr
-from ldmref.files import parse_json
+from ldmref.support.files import parse_json
 from ldmref.trace.memory import KeptCalls
 from ldmref.trace.model import Trace
 

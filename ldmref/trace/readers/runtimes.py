@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError
-from ldmref.files import parse_json, read_file, shown
 from ldmref.models.family import family_of
 from ldmref.models.presets import list_presets
+from ldmref.support.files import parse_json, read_file, shown
 from ldmref.trace.manifest import CODE
 
 MAX_DUMP = 2**33  # bytes

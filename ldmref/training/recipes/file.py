@@ -13,11 +13,11 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
-from ldmref.files import read_file
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
+from ldmref.support.files import read_file
 from ldmref.training.finetune.defaults import DEFAULTS, default_tables
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipes.model import for_objective

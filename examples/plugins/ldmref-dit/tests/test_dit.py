@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.main import main
+from ldmref.apps.cli.main import main
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io import TensorFile, save_folder
 from ldmref.locate import diff_traces
@@ -288,7 +288,7 @@ def test_commands_know_the_family(folder):
 
 
 def test_the_server_offers_what_the_model_can(folder):
-    from ldmref.server.capabilities import describe_model
+    from ldmref.apps.server.capabilities import describe_model
 
     described = describe_model("dit", ldmref.load(folder))
     assert described["modes"] == ["img2img", "inpaint", "invert", "txt2img"]

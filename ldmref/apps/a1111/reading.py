@@ -1,0 +1,151 @@
+"""A1111's text about an image, the infotext, turned into parameters that replay the image.
+
+Meaning: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py, processing.py,
+sd_samplers.py, sd_schedulers.py and sd_samplers_kdiffusion.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from ldmref.apps.a1111.names import RNGS, find_sampler, is_of_a1111, split_sampler
+from ldmref.apps.a1111.prompts import prompt_notes, split_networks
+from ldmref.errors import InputError, one_line
+from ldmref.io.images.infotext import A1111_RNGS, OURS, parse_infotext
+
+SILENT = {"Version", "User", "Backend", "Model", "Model hash"}  # without effect, or noted
+A1111_VERSION = re.compile(r"v?1\.(?:9|10)\.")
+VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "Steps": ("steps", int), "Seed": ("seed", int), "CFG scale": ("cfg_scale", float),
+    "Eta": ("eta", float), "Eta DDIM": ("eta", float), "Denoising strength": ("strength", float),
+    "Mask blur": ("mask_blur", float), "Clip skip": ("clip_skip", lambda text: int(text) - 1),
+}  # fmt: skip
+
+
+def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
+    """Return what A1111's text says about sampling its image again.
+
+    Returns:
+        (parameters, notes). The parameters are as `modes.plan` takes them, not yet checked, with a
+        `mode`, the `model` as an image records it, and, if A1111 wrote the text, `a1111`: the
+        settings that its noise levels depend on. The notes, one line each, list what is not exact.
+        None if the text has no line of pairs.
+
+    Raises:
+        InputError: A value that should be a number is not one.
+    """
+    parsed = parse_infotext(text)
+    pairs: dict[str, Any] = dict(parsed["pairs"])
+    if not pairs:
+        return None
+    notes: list[str] = []
+    params: dict[str, Any] = {
+        "mode": _mode(pairs),
+        "prompt": parsed["prompt"],
+        "negative_prompt": parsed["negative_prompt"],
+    }
+    params["model"] = {"name": pairs.get("Model"), "sha256": pairs.get("Model hash")}
+    if any(key.startswith("Hires") for key in pairs):
+        notes.append("A1111 enlarged it in a second pass; this is the first, smaller image")
+    if str(pairs.get("Version", "")).startswith("ldmref"):
+        _as_ours(params, pairs, notes)
+    else:
+        _as_a1111(params, pairs, notes)
+    for key, (name, convert) in VALUES.items():
+        if key in pairs and not (key == "Denoising strength" and params["mode"] == "txt2img"):
+            params[name] = _converted(key, pairs.pop(key), convert)
+    size = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", str(pairs.get("Size", "")))
+    if size:
+        params |= {"width": int(size[1]), "height": int(size[2])}
+        del pairs["Size"]
+    rest = [f"{key}: {pairs[key]}"[:80] for key in sorted(pairs) if key not in SILENT]
+    if rest:
+        notes.append("not repeated: " + ", ".join(rest))
+    params = {name: value for name, value in params.items() if value is not None}
+    return params, [one_line(note) for note in notes]
+
+
+def _mode(pairs: dict[str, Any]) -> str:
+    """Return the mode that wrote the pairs; txt2img with a second pass also has a strength."""
+    if "Denoising strength" not in pairs or any(key.startswith("Hires") for key in pairs):
+        return "txt2img"
+    return "inpaint" if {"Mask blur", "Masked content", "Inpaint area"} & set(pairs) else "img2img"
+
+
+def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
+    """Read sampler, schedule and noise as ldmref writes them, with or without its prefix."""
+    notes.insert(0, "replayed from text, which is not exact")
+    sampler, schedule, rng = (pairs.pop(key, None) for key in ("Sampler", "Schedule type", "RNG"))
+    if schedule is None:
+        notes.append("its noise levels are not in the text: those of the model are used")
+    noise = {label: name for name, label in A1111_RNGS.items()}
+    params["sampler"] = sampler and sampler.removeprefix(OURS)
+    params["schedule"] = schedule and schedule.removeprefix(OURS).lower()
+    params["rng"] = rng and noise.get(rng, rng.removeprefix(OURS))
+
+
+def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
+    """Read prompt, sampler, noise levels and noise as A1111 means them."""
+    notes.insert(
+        0,
+        "replayed from text, which is not exact: read as of A1111 1.10, with the "
+        "defaults of all options that it does not record",
+    )
+    version = str(pairs.get("Version", ""))
+    if version and not A1111_VERSION.match(version):
+        notes.append(f"made by version {version[:40]}, which may differ from 1.10")
+    for name in ("prompt", "negative_prompt"):
+        words, tags = split_networks(params[name])
+        params[name] = words.strip()
+        notes += [f"left out of the prompt: {tag[:80]}; add the file as lora=" for tag in tags]
+    notes += prompt_notes(params["prompt"], params["negative_prompt"])
+    params["prompt_weights"] = "a1111"
+    params["rng"] = RNGS.get(pairs.pop("RNG", "GPU"), "a1111-gpu")
+    if params["rng"] == "torch" and params["mode"] != "txt2img":
+        notes.append(
+            "RNG CPU: rng torch encodes the image with the seed's first numbers, of which "
+            "A1111 makes the noise: another image"
+        )
+    label = str(pairs.pop("Sampler", "")).strip()
+    kind = str(pairs.pop("Schedule type", "")).lower().replace("_", " ")
+    sampler, suffix = split_sampler(label)
+    params["sampler"] = find_sampler(sampler) or sampler.lower() or None
+    beta = [_shape(pairs, f"Beta schedule {name}") for name in ("alpha", "beta")]
+    params["a1111"] = {
+        "label": label,
+        "unknown": not is_of_a1111(sampler),
+        "schedule": suffix or kind or "uniform",
+        "beta": beta,
+        "discard": _flag(pairs, "Discard penultimate sigma"),
+        "padded": _flag(pairs, "Pad conds"),
+        "scaled": _flag(pairs, "SGM noise multiplier"),
+    }
+
+
+def _shape(pairs: dict[str, Any], key: str) -> float:
+    """Return a shape of the Beta distribution; one outside A1111's range is not repeated."""
+    with suppress(ValueError):
+        shape = float(pairs.get(key, 0.6))
+        if 0.01 <= shape <= 1.0:
+            pairs.pop(key, None)
+            return shape
+    return 0.6
+
+
+def _flag(pairs: dict[str, Any], key: str) -> bool:
+    """Return whether an option is set; any other value than True is not repeated."""
+    if pairs.get(key) != "True":
+        return False
+    del pairs[key]
+    return True
+
+
+def _converted(key: str, text: str, convert: Callable[[str], Any]) -> Any:
+    try:
+        return convert(text)
+    except ValueError:
+        what = f"{key} in the image's text is not a number: {str(text)[:80]!r}"
+        raise InputError(what, code="E-REPLAY") from None

@@ -1,0 +1,148 @@
+"""A replay of an image of A1111: its noise levels for our model, and notes on differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from ldmref.apps.a1111.levels import COMPVIS, UNIPC, Levels, levels_for
+from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks
+from ldmref.errors import UsageError
+from ldmref.models.config import ModelConfig
+from ldmref.modes.resolve import find_schedule
+from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
+
+OWN_LEVELS = ("schedule", "sigmas")  # parameters that replace A1111's noise levels
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+
+
+def replay_request(
+    mode: str,
+    config: ModelConfig,
+    values: Mapping[str, Any],
+    made: Mapping[str, Any],
+    own: Collection[str] = (),
+) -> tuple[dict[str, Any], list[str]]:
+    """Complete the parameters of a replay as A1111 would for this model.
+
+    Args:
+        mode: txt2img, img2img or inpaint.
+        config: Configuration of the model that samples.
+        values: Parameters of the record and those that replace them; None stands for the default.
+        made: The entry `a1111` of `reading.replay_parameters`.
+        own: Names of the parameters that were asked for, which are kept.
+
+    Returns:
+        The parameters, and notes on differences from A1111, one line each.
+
+    Raises:
+        UsageError: The sampler is not available, or a number is out of range.
+    """
+    values = dict(values)
+    notes: list[str] = []
+    if "long_prompts" not in own and reads_chunks(config):
+        values["long_prompts"] = "chunk"
+    if "clip_skip" not in own and values.get("clip_skip") is not None:
+        values["clip_skip"] = read_clip_skip(config, values["clip_skip"] + 1, notes) or None
+    if mode == "img2img" and "resize" not in own:
+        values["resize"] = "stretch"
+    asked = values.get("sampler")
+    sampler = _resolve_sampler(config, asked, made, own, notes)
+    if asked is None or "sampler" not in own:
+        values["sampler"] = sampler
+    noised = mode != "txt2img"
+    levels = None
+    if not set(OWN_LEVELS) & set(own) and not find_schedule(values["sampler"]):
+        alpha, beta = made["beta"]
+        strength = values.get("strength") if noised else None
+        levels = levels_for(
+            config,
+            sampler,
+            made["schedule"],
+            values.get("steps"),
+            strength,
+            beta=(alpha, beta),
+            discard=made["discard"],
+        )
+        if levels is None:
+            notes.append(_no_levels(sampler, made["schedule"]))
+    if levels is not None:
+        values |= levels.parameters(noised)
+        notes += _about_levels(sampler, levels, made, noised)
+    notes += _about_mode(mode, sampler)
+    return values, notes
+
+
+def _resolve_sampler(
+    config: ModelConfig, value: Any, made: Mapping[str, Any], own: Collection[str], notes: list[str]
+) -> str:
+    """Return our name of the sampler, and append notes about it."""
+    if value is None:
+        return config.scheduler.sampler
+    if "sampler" in own:
+        suffix = find_schedule(value)
+        return get_sampler(str(value).strip()[: -len(suffix) or None].strip()).name
+    name = ALIASES.get(value, value)
+    if name not in SAMPLERS:  # a downloaded image must not import a plug-in
+        raise UsageError(
+            f"the image's sampler {made['label'][:80]!r} is not available",
+            code="E-SAMPLER",
+            hint="choose another with --sampler NAME; ldmref samplers lists them",
+        )
+    if name == UNIPC:
+        notes.append(
+            "A1111's UniPC is of order 3, variant bh1, with lower orders at the end; "
+            f"sampled with {UNIPC}, variant bh2"
+        )
+    elif made["unknown"]:
+        notes.append(f"A1111 has no sampler {made['label'][:80]!r}: sampled with {name}")
+    return name
+
+
+def _no_levels(sampler: str, schedule: str) -> str:
+    if sampler == "lcm":
+        return "A1111's LCM has other noise levels and timesteps: the model's are used"
+    if sampler in COMPVIS:
+        return "A1111 does nothing with so few steps of this sampler: the model's levels are used"
+    return f"A1111's schedule {schedule[:40]!r} is unknown: the schedule of the model is used"
+
+
+def _about_levels(
+    sampler: str, levels: Levels, made: Mapping[str, Any], noised: bool
+) -> Iterator[str]:
+    first = float(levels.sigmas[0])
+    last = float(levels.sigmas[-1])
+    if not noised and sampler not in COMPVIS and not made["scaled"]:
+        more = math.hypot(1.0, first) / first - 1.0
+        yield (f"A1111's start noise is sigma z; here sqrt(1 + sigma^2) z, {100 * more:.2g} % more")
+    if noised and levels.first == 0:
+        yield "A1111 starts from the image with noise; here from noise alone, at this strength"
+    if noised and sampler in COMPVIS:
+        yield (
+            "A1111 adds the noise of one timestep and starts at the next lower one; here both "
+            "are the lower one"
+        )
+    if sampler not in COMPVIS and last > 0.0:
+        less = 1.0 - 1.0 / math.hypot(1.0, last)
+        yield (
+            f"the levels end at {last:.3g}, where A1111 decodes x; here x / sqrt(1 + sigma^2), "
+            f"{100 * less:.2g} % less"
+        )
+
+
+def _about_mode(mode: str, sampler: str) -> Iterator[str]:
+    if sampler in BROWNIAN:
+        yield "A1111's noise for this sampler comes from a Brownian tree: another image"
+    if sampler == "dpmpp_3m_sde":
+        yield "A1111 keeps order 3 to the end; here the last two steps are of lower order"
+    if mode != "txt2img":
+        yield (
+            "A1111 encodes the image to a random sample of its posterior, not recorded; here it "
+            "is the mean"
+        )
+    if mode == "inpaint":
+        yield (
+            "A1111 keeps the rest of the image in every prediction, with another blur of the "
+            "mask; here in the noised latents: another image"
+        )

@@ -1,0 +1,202 @@
+"""`ldmref diff`: find the layers and steps of a port that compute something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldmref.apps.cli.options import PATH
+from ldmref.apps.cli.progress import ProgressBar, one_line, say
+from ldmref.errors import (
+    InputError,
+    NotCompared,
+    UsageError,
+    VerifyError,
+    abbreviated,
+)
+
+if TYPE_CHECKING:
+    from ldmref.locate import DiffReport
+    from ldmref.models.model import LatentDiffusion
+    from ldmref.trace import Trace
+
+option = click.option
+
+
+@click.command()
+@click.argument("traces", nargs=-1, type=PATH, metavar="[REFERENCE] PORT")
+@option(
+    "-m",
+    "--model",
+    type=PATH,
+    metavar="NAME|FILE|FOLDER",
+    help="Model that the port ran. Default: the one that the traces name.",
+)
+@option(
+    "--control",
+    "controlnets",
+    type=PATH,
+    multiple=True,
+    metavar="FILE|FOLDER",
+    help="ControlNet that the port ran; may be repeated.",
+)
+@option(
+    "--dtype",
+    metavar="NAME",
+    help="Number format of the port: float64, float32, float16 or bfloat16. Default: as recorded.",
+)
+@option(
+    "--names",
+    type=PATH,
+    metavar="FILE",
+    help="JSON or TOML file with the trace's name for each name of the port.",
+)
+@option("--all", "everything", is_flag=True, help="List every layer, not only those that differ.")
+@option("--worst", is_flag=True, help="List the largest error first, not in the order of the run.")
+@option("--plot", "plot_file", metavar="FILE", help="Write a plot: .png, .svg, .pdf.")
+@option("--overwrite", is_flag=True, help="Replace the file given with --plot.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option("-q", "--quiet", is_flag=True, help="Do not show progress.")
+@option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
+def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags: Any) -> None:
+    """Find the layers and steps of a port whose results differ from ldmref's.
+
+    PORT is what your program recorded: a folder of ldmref trace, a .safetensors or .npz file, a
+    folder of .npy files, or a GGUF file. ldmref computes each layer again in float64 from the
+    port's own input and the model's weights, so one run names several faults, and neither the same
+    seed nor a reference is needed. REFERENCE, a trace of the same run, adds the difference that
+    each layer has inherited; it may also be a model.
+
+    The exit code is 4 if something differs, and 10 if nothing differs but not everything that the
+    trace holds, or nothing, could be compared.
+
+    \b
+    ldmref diff port.safetensors --model v1-5.safetensors
+    ldmref diff reference-trace port-trace --plot diff.png
+    """
+    from ldmref.loading_networks import load_controlnet
+    from ldmref.locate import diff_traces
+
+    plot = _check_plot(plot_file, flags["overwrite"])
+    reference, port, name = _read(traces, flags["names"], flags["model"])
+    model = _load_model(name, port, reference)
+    bar = ProgressBar("none" if flags["quiet"] or as_json else "auto")
+
+    def progress(done: int, calls: int, call: str) -> None:
+        bar.update(max(done, 1), calls, 0, 1, call, "calls")
+
+    nets = [
+        load_controlnet(path, "numpy", dtype="float32", unet=model.config.unet)
+        for path in flags["controlnets"]
+    ]
+    try:
+        report = diff_traces(
+            port, model, reference, controlnets=nets, dtype=flags["dtype"], progress=progress
+        )
+    finally:
+        bar.clear()
+    if plot is not None:
+        _write_plot(plot, report, flags["overwrite"])
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        _print(report, flags["everything"], flags["worst"])
+    _require_equal(report)
+
+
+def _require_equal(report: DiffReport) -> None:
+    """Raise if something differs, or if not everything was compared."""
+    from ldmref.locate.findings import DIFFERS
+    from ldmref.locate.report import group_rows, summary
+
+    if report.verdict == DIFFERS:
+        names = [group.name for group in group_rows(report.faults)]
+        raise VerifyError(f"{summary(report)}: {abbreviated(names, 3)}", code="E-DIFF")
+    if not report.equal:
+        hint = "the table and the notes say what was left out; --all lists every layer"
+        raise NotCompared(summary(report), code="E-NOT-COMPARED", hint=hint)
+
+
+def _read(
+    traces: tuple[str, ...], names: str | None, model: str | None
+) -> tuple[Trace | None, Trace, str | None]:
+    """Return the reference trace, the port's trace, and the model's name."""
+    from ldmref.trace.readers import load_trace
+
+    if not 1 <= len(traces) <= 2:
+        hint = "ldmref diff [REFERENCE] PORT"
+        raise UsageError("diff needs one or two traces", code="E-USAGE", hint=hint)
+    port = load_trace(traces[-1], names)
+    if len(traces) == 1:
+        return None, port, model
+    try:
+        return load_trace(traces[0]), port, model
+    except InputError:
+        if model is not None:
+            raise
+    return None, port, traces[0]  # the reference is a model
+
+
+def _load_model(name: str | None, port: Trace, reference: Trace | None) -> LatentDiffusion:
+    """Load the model of the traces, in float32 on NumPy.
+
+    Raises:
+        UsageError: No trace names a model that is here.
+    """
+    from ldmref.cases.golden_models import model_of_suite
+    from ldmref.io.locate import EMBEDDED, read_model_config
+    from ldmref.loading import load
+
+    if name is not None:
+        return model_of_suite(name) or load(name, backend="numpy", dtype="float32")
+    for trace in (port, reference):
+        described = {} if trace is None else trace.manifest.get("model") or {}
+        found = described.get("name", "") if isinstance(described, dict) else ""
+        golden = model_of_suite(found)
+        if golden is not None:
+            return golden
+        embedded = [n for n in EMBEDDED if found in (n, read_model_config(n).name)]
+        if embedded or (found and Path(found).exists()):
+            return load(*embedded[:1] or [found], backend="numpy", dtype="float32")
+    message = "the traces do not name a model that is here"
+    raise UsageError(message, code="E-TRACE-MODEL", hint="add --model NAME|FILE|FOLDER")
+
+
+def _check_plot(name: str | None, overwrite: bool) -> Path | None:
+    """Check the file of --plot before anything is computed, and return its path."""
+    if name is None:
+        return None
+    from ldmref.plots.files import check_plot
+
+    return check_plot(name, overwrite)
+
+
+def _write_plot(path: Path, report: DiffReport, overwrite: bool) -> None:
+    from ldmref.apps.cli.diff_plot import plot_diff
+    from ldmref.plots.files import save_plot
+
+    save_plot(plot_diff(report).figure, path, overwrite)
+    say(f"note: wrote {path}")
+
+
+def _print(report: DiffReport, everything: bool, worst_first: bool) -> None:
+    """Print the table, remarks and the summary."""
+    from ldmref.locate.report import summary, table
+
+    lines = table(report, everything=everything, worst_first=worst_first)
+    if lines:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for i, line in enumerate(lines):
+            cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+            text = one_line("  ".join(cells).rstrip())
+            click.echo(click.style(text, bold=True) if i == 0 else text)
+    for note in (*report.gaps, *report.notes):
+        say(one_line(f"note: {note}"))
+    if report.equal:
+        click.echo(summary(report))
+
+
+COMMANDS = (diff,)

@@ -1,0 +1,201 @@
+"""`ldmref info FILE`: the record in an image, and the content of model files."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ldmref.apps.cli.combined import describe_images
+from ldmref.apps.cli.progress import one_line
+from ldmref.apps.cli.tables import TableRow, join_first, print_rows
+from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.io.compvis.single_file import list_unread, select_ema
+from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
+from ldmref.io.images.infotext import parse_infotext
+from ldmref.io.images.metadata import TOGETHER, read_parameters
+from ldmref.io.images.pil import open_image
+from ldmref.io.locate import is_diffusers, read_model_config
+from ldmref.io.tensors.safetensors import TensorFile
+
+MOST_VALUES = 16  # of a field; --json prints all
+
+COMFYUI_NODES = ("Sampler", "TextEncode", "Loader", "Latent", "Scheduler", "Noise", "Guid")
+OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
+    "prompt": "ComfyUI",
+    "workflow": "ComfyUI",
+    "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
+    "Comment": "NovelAI or others",
+}
+
+
+def name_weights(averaged: bool) -> str:
+    """Return the name of the weights that are read from a training checkpoint."""
+    return "the averaged weights (EMA)" if averaged else "the last weights"
+
+
+def print_image_info(path: str, as_json: bool) -> None:
+    """Print what an image records about how it was made."""
+    image = open_image(path)
+    recorded = read_parameters(path)
+    others = {key: OTHER_PROGRAMS[key] for key in image.info if key in OTHER_PROGRAMS}
+    row = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
+    row |= recorded | {"other": others}
+    if "parameters" in recorded:
+        row["infotext"] = parse_infotext(recorded["parameters"])
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    lines = [f"{path}: {image.width}x{image.height} {image.mode}"]
+    exact = recorded.get("ldmref")
+    if isinstance(exact, dict) and exact.get("mode") in TOGETHER:
+        lines += describe_images(exact)
+    elif "ldmref" in recorded:
+        lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
+    lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
+    lines += [f"also contains {key!r}, written by {program}" for key, program in others.items()]
+    lines += describe_comfyui(image.info.get("prompt"))
+    if not recorded and not others:
+        lines.append("no record of how it was made")
+    for line in lines:
+        click.echo(one_line(line))
+
+
+def describe_comfyui(prompt: object) -> list[str]:
+    """Return a line for each sampler and text in the graph that ComfyUI writes into an image.
+
+    The graph is `{"3": {"class_type": "KSampler", "inputs": {"seed": 1, "model": ["4", 0]}}}`: an
+    input is a value, or a list that names another node's output, which is left out.
+    """
+    try:
+        nodes = json.loads(prompt) if isinstance(prompt, str) else {}
+    except ValueError:
+        return []
+    lines = []
+    for node in nodes.values() if isinstance(nodes, dict) else ():
+        kind = node.get("class_type") if isinstance(node, dict) else None
+        inputs = node.get("inputs") if isinstance(node, dict) else None
+        if not isinstance(kind, str) or not isinstance(inputs, dict):
+            continue
+        values = {k: v for k, v in inputs.items() if isinstance(v, str | int | float)}
+        if values and any(word in kind for word in COMFYUI_NODES):
+            lines.append(f"{kind}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
+    return lines
+
+
+def print_model_info(
+    path: Path, as_json: bool, variant: str | None = None, listed: bool = False
+) -> None:
+    """Print the configuration of a model and the number of its tensors, without reading weights.
+
+    With `listed`, and in the JSON, every tensor is printed with its type and shape.
+    """
+    files = list_weight_files(path, variant)
+    unused = []
+    averaged = None
+    try:
+        model = read_model_config(path)
+        config = model.to_dict()
+        fits = True
+        if path.is_file():
+            file = TensorFile(path)
+            unused = list_unread(file, model)
+            averaged = select_ema(file, model)
+    except (KeyMismatchError, UsageError) as error:  # a single file of no known family
+        reason = f"{error}; {error.hint}" if error.hint else str(error)
+        config = {"name": path.name, "family": {"not found": reason}}
+        fits = False
+    table = [row for prefix, file in files for row in list_tensors(prefix, file)]
+    digests = [file.sha256() for _, file in files]
+    if as_json:
+        row = {
+            "path": str(path),
+            "sha256": digests[0],
+            "files": len(files),
+            "fits": fits,
+            "config": config,
+            "tensors": table,
+            "unused": unused,
+            "ema": averaged,
+        }
+        click.echo(json.dumps(row))
+        return
+    name = config.pop("name")
+    for (_, file), digest in zip(files, digests, strict=True):
+        click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
+    for part, values in config.items():
+        text = describe_value(values)
+        if text:
+            click.echo(one_line(f"{part}: {text}"))
+    if listed:
+        print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
+    if averaged is not None:
+        click.echo(f"reads {name_weights(averaged)}")
+    if unused:
+        click.echo(one_line(f"{len(unused)} tensors are not read: {join_first(unused)}"))
+    kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
+    total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
+    click.echo(total if listed else f"{total}; --tensors lists them")
+
+
+def describe_value(value: Any) -> str:
+    """Return a value of a configuration as words; "" for an empty one, which is left out.
+
+    >>> describe_value({"sizes": (64, 128), "bias": True, "kind": "", "part": {"a": 1}})
+    'sizes 64 128, bias yes, part (a 1)'
+    """
+    if isinstance(value, dict):
+        parts = {key: describe_value(entry) for key, entry in value.items()}
+        nested = {key for key, entry in value.items() if isinstance(entry, dict)}
+        return ", ".join(
+            f"{key} ({text})" if key in nested else f"{key} {text}"
+            for key, text in parts.items()
+            if text
+        )
+    if isinstance(value, list | tuple):
+        if len(value) > MOST_VALUES:
+            return f"({len(value)} values)"
+        texts = [describe_value(entry) for entry in value]
+        if any(isinstance(entry, dict | list | tuple) for entry in value):
+            return " ".join(f"({text})" for text in texts)
+        return " ".join(texts)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
+    """Return (prefix of the tensors' names, file) for each weight file of a model."""
+    if not path.is_dir():
+        return [("", TensorFile(path))]
+    if is_diffusers(path):
+        return [
+            (f"{part}.", file)
+            for part in list_parts()
+            if (path / part).is_dir()
+            for file in open_weight_files(path / part, get_weight_stem(part), variant)
+        ]
+    if not (path / "config.json").is_file():
+        raise InputError(
+            f"{path.name!r} is not a model folder: config.json is missing", code="E-MODEL"
+        )
+    return [("", TensorFile(path / "model.safetensors"))]
+
+
+def list_tensors(prefix: str, file: TensorFile) -> list[TableRow]:
+    """Return name, type, shape and size of every tensor, from the header of the file."""
+    return [
+        {
+            "name": prefix + name,
+            "dtype": file.kinds[name],
+            "shape": list(shape),
+            "numbers": prod(shape),
+        }
+        for name, shape in sorted(file.shapes.items())
+    ]

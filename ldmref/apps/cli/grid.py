@@ -1,0 +1,204 @@
+"""`ldmref grid`: images of two parameters against each other, on one sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldmref.apps.cli.combined import CombinedOutput
+from ldmref.apps.cli.console import Console
+from ldmref.apps.cli.grid_axes import read_axis_flag
+from ldmref.apps.cli.options import (
+    SOURCES,
+    ImageCommand,
+    is_set,
+    listed,
+    option,
+    parameter_options,
+    with_options,
+)
+from ldmref.apps.cli.progress import one_line, say, stopping
+from ldmref.apps.cli.session import CommandSession
+from ldmref.apps.cli.settings import with_settings
+from ldmref.apps.cli.shared_options import MODEL, PROMPT, SAVING, VERBOSITY
+from ldmref.apps.cli.sources import read_prompts, resolve_image_source
+from ldmref.apps.cli.standard_streams import check_stdout
+from ldmref.errors import LdmrefError, UsageError
+from ldmref.io.atomic import atomic_write, check_writable
+from ldmref.modes.registry import MODES
+
+if TYPE_CHECKING:
+    from ldmref.explore.grid import ImageGrid
+    from ldmref.explore.grid_plan import GridPlan
+
+LEFT_OUT = ("count", "batch_size")  # a cell holds one image
+PARAMETERS = {
+    name: field._replace(default=None)
+    for name, field in MODES["inpaint"].parameters.items()
+    if name not in LEFT_OUT
+}
+AXES = (
+    option(
+        "-x",
+        "x",
+        metavar="NAME=VALUES",
+        required=True,
+        help="Parameter of the columns with its values: sampler=euler,heun; steps=5:25:5 (from, "
+        'to, by); prompt="a cat|a dog, asleep", where | separates values that hold commas.',
+    ),
+    option("-y", "y", metavar="NAME=VALUES", help="Parameter of the rows. Default: a single row."),
+    option(
+        "--distance/--no-distance",
+        default=True,
+        help="Compare each image with the converged image of the same seed. Default: yes.",
+    ),
+)
+
+
+class GridOutput(CombinedOutput):
+    """A sheet, and next to it a JSON file with the parameters and distances of its images."""
+
+    mode = "grid"
+
+    def __init__(self, to: str | None, planned: GridPlan, prompt: str, **files: Any):
+        seed = planned.parameters[0][0].get("seed")
+        seeds = [seed] * planned.count if isinstance(seed, int) else None
+        super().__init__(to, [prompt] * planned.count, seeds, **files)
+        self.grid: ImageGrid | None = None
+
+    def check(self) -> None:
+        """Refuse a target that cannot be written, also for the JSON file."""
+        super().check()
+        for path in self.files:
+            check_writable(path.with_suffix(".json"), self.overwrite)
+
+    def combine(self) -> Any:
+        """Return the sheet."""
+        assert self.grid is not None
+        return self.grid.sheet()
+
+    def finish(self) -> str | None:
+        """Write both files, if the grid is complete, and return the name of the sheet."""
+        if self.grid is None:
+            return None
+        name = super().finish()
+        if name is not None and name != "-":
+            path = Path(name).with_suffix(".json")
+            with atomic_write(path, overwrite=self.overwrite) as file:
+                file.write(json.dumps(self.grid.to_json(), indent=1).encode() + b"\n")
+        return name
+
+
+@click.command(cls=ImageCommand)
+@with_options(
+    PROMPT,
+    AXES,
+    parameter_options(PARAMETERS.values()),
+    MODEL,
+    SAVING,
+    VERBOSITY,
+)
+def grid(
+    words: tuple[str, ...], prompt: tuple[str, ...], prompts: str | None, **flags: Any
+) -> None:
+    """Generate images of two parameters against each other, on one sheet.
+
+    Below each image is its distance from the converged image of the same seed: the root mean square
+    difference of their pixels, in units of 1/255. With -i, the images are made by img2img, and with
+    --mask also, by inpaint.
+
+    The sheet is written as an image, and the parameters and distances of its images as JSON next to
+    it.
+    """
+    from ldmref.explore.grid import GridCell
+    from ldmref.explore.grid_plan import plan_grid
+
+    mode = "inpaint" if flags["mask"] else "img2img" if flags["image"] else "txt2img"
+    axes = {key: read_axis_flag(mode, flags[key], key) for key in ("x", "y") if flags[key]}
+    names = [name for name, _ in axes.values()]
+    if "prompt" not in names:
+        texts = read_prompts(words, prompt, prompts, "grid")
+        if len(texts) > 1:
+            message = f"a grid has one prompt, not {len(texts)}"
+            hint = '-x "prompt=a cat|a dog" compares prompts'
+            raise UsageError(message, code="E-USAGE", hint=hint)
+        flags["prompt"] = texts[0]
+    elif words or prompt or prompts:
+        raise UsageError("prompt is an axis and has a value", code="E-GRID")
+    session = CommandSession(flags)
+    explicit = {n for n in PARAMETERS if is_set(flags.get(n))}
+    with session.planning() as config:
+        flags = with_settings(mode, flags, session.configured)
+        values = read_parameters(mode, flags)
+        values = {n: v for n, v in values.items() if n not in names or n in explicit}
+        planned = plan_grid(config, *axes.values(), mode=mode, distance=flags["distance"], **values)
+    label = str(values.get("prompt", names[0]))
+    output = GridOutput(
+        flags["output"],
+        planned,
+        label,
+        kind=flags["kind"],
+        overwrite=flags["overwrite"],
+        metadata=not flags["no_metadata"],
+    )
+    if flags["output"] == "-" and flags["as_json"]:
+        raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
+    output.check()
+    if flags["as_json"]:
+        check_stdout()
+    with stopping() as stop:
+        command = click.get_current_context().command
+        console = Console(flags, output, planned.count, command)
+        console.settings(session.configured, session.name, session.backend)
+        model = session.load()
+        cells = []
+        try:
+            for event in planned.generate(model, stop):
+                if isinstance(event, GridCell):
+                    cells.append(event)
+                    output.write(event.image, 0, event.params)
+                    console.warn(event.warnings)
+                else:
+                    console.bar.update(event.step + 1, event.steps, len(cells), planned.count)
+        except LdmrefError:
+            console.clear()
+            raise
+        console.clear()
+        output.grid = planned.finish(cells)
+        written = output.finish()
+    if not flags["quiet"]:
+        say(one_line(f"{written}  {planned.count} images"))
+    if flags["as_json"]:
+        click.echo(json.dumps({"path": written} | output.grid.to_json()))
+
+
+COMMANDS = (grid,)
+
+
+def read_parameters(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of the mode that have a flag or a setting.
+
+    Raises:
+        UsageError: A flag that the mode does not have, or several input images.
+    """
+    takes = MODES[mode].parameters
+    values = {}
+    for name in PARAMETERS:
+        value = flags.get(name)
+        if not is_set(value):
+            continue
+        if name not in takes:
+            message = f"{name} has no effect on a grid of {mode}"
+            raise UsageError(message, code="E-USAGE", hint="give -i, for inpaint also --mask")
+        if name in SOURCES:
+            if len(listed(value)) > 1:
+                message = f"a grid has one {name}, not {len(listed(value))}"
+                raise UsageError(message, code="E-USAGE")
+            value = resolve_image_source(listed(value)[0])
+        elif isinstance(value, tuple) and len(value) == 1:
+            value = value[0]
+        values[name] = value
+    return values

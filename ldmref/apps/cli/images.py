@@ -1,0 +1,137 @@
+"""The commands that generate images, one for each mode.
+
+Settings, the model's configuration, every parameter, the source images and the output are checked
+before anything is loaded: then the backend, and last the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ldmref import modes
+from ldmref.apps.a1111.prompts import chunk_notes
+from ldmref.apps.a1111.replay import replay_request
+from ldmref.apps.cli.animation import Animation, is_animated
+from ldmref.apps.cli.console import Console
+from ldmref.apps.cli.help import SUMMARIES
+from ldmref.apps.cli.options import ImageCommand, Notation, option, parameter_options, with_options
+from ldmref.apps.cli.output import Output
+from ldmref.apps.cli.preview import previewing
+from ldmref.apps.cli.progress import Stop, stopping
+from ldmref.apps.cli.session import CommandSession
+from ldmref.apps.cli.settings import with_settings
+from ldmref.apps.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
+from ldmref.apps.cli.sheet import Sheet
+from ldmref.apps.cli.sources import is_embedded, read_prompts
+from ldmref.apps.cli.standard_streams import check_stdout
+from ldmref.apps.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
+from ldmref.declare import Flag
+from ldmref.errors import LdmrefError, UsageError
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.notation import parse_positions
+from ldmref.modes.record import compare_inputs, compare_models
+from ldmref.modes.registry import MODES
+
+OWN_OPTIONS = {
+    "invert": INVERTING,
+    "interpolate": (
+        *INTERPOLATING,
+        option(
+            "--positions",
+            type=Notation(Flag(metavar="A,B,...", parse=parse_positions)),
+            help="Their positions from 0 to 1, instead of a number of images.",
+        ),
+    ),
+}
+
+
+def command(mode: str) -> click.Command:
+    """Return the command of a mode."""
+    prompt = () if mode in WITHOUT_PROMPT else PROMPT
+    flags = parameter_options(MODES[mode].parameters.values())
+
+    @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES, SHEET)
+    def run(
+        words: tuple[str, ...] = (),
+        prompt: tuple[str, ...] = (),
+        prompts: str | None = None,
+        **flags: Any,
+    ) -> None:
+        texts = [""]
+        if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):
+            texts = read_prompts(words, prompt, prompts, mode)
+        generate(mode, flags | {"prompt": texts})
+
+    return click.command(name=mode, help=SUMMARIES[mode], cls=ImageCommand)(run)
+
+
+COMMANDS = tuple(command(mode) for mode in MODES)
+
+
+def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
+    """Check everything, load the model, generate and save; a replay repeats `recorded`."""
+    session = CommandSession(flags)
+    recorded = recorded or {}
+    notes: list[str] = []
+    with session.planning() as config:
+        if made := recorded.get("a1111"):
+            flags, notes = replay_request(mode, config, flags, made, recorded["own"])
+        flags = with_settings(mode, flags, session.configured, replays=bool(recorded))
+        if flags["output"] == "-" and flags["as_json"]:
+            raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
+        tasks = plan_tasks(mode, config, flags)
+    output = make_output(mode, flags, tasks)
+    output.check()
+    if flags["as_json"]:
+        check_stdout()
+    with stopping() as stop, previewing(flags) as preview:
+        total = sum(len(task.labels) for task in tasks)
+        console = Console(flags, output, total, click.get_current_context().command, preview)
+        console.settings(session.configured, session.name, session.backend)
+        model = session.load()
+        console.memory(model, tasks[0].plan.job)
+        notes = [*recorded.get("notes", ()), *notes]
+        console.warn([*notes, *compare_models(recorded.get("model"), model)])
+        try:
+            for task in tasks:
+                _generate_task(task, model, console, stop, recorded)
+            console.finish()
+        except LdmrefError as error:
+            raise console.interrupted(error) from error
+
+
+def _generate_task(
+    task: Task, model: LatentDiffusion, console: Console, stop: Stop, recorded: Values
+) -> None:
+    """Generate the images of one task, and save each as soon as it is done."""
+    plan = task.plan if task.finish is None else task.finish(model, console, stop)
+    run = plan.prepare(model)
+    console.warn(run.warnings)
+    if recorded.get("a1111") and isinstance(run, modes.Run):
+        console.warn(chunk_notes(run, recorded["a1111"]))
+    console.warn(compare_inputs(recorded, run.params(len(run.job.seeds))))
+    first = console.finished
+    for event in run.generate(stop):
+        if isinstance(event, modes.Progress):
+            console.step(event, first)
+        else:
+            console.image(event, run, first)
+
+
+def make_output(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
+    """Return the output of the tasks: a file for each image, or one for all."""
+    labels = [label for task in tasks for label in task.labels]
+    seeds = [seed for task in tasks for seed in task.plan.job.seeds]
+    seeded = seeds if "seed" in MODES[mode].parameters else None
+    to = flags["output"]
+    kind = flags["kind"]
+    files = {"kind": kind, "overwrite": flags["overwrite"], "metadata": not flags["no_metadata"]}
+    animated = is_animated(flags.get("animate"), to)
+    if animated and flags.get("sheet"):
+        raise UsageError("--sheet and an animation exclude each other", code="E-USAGE")
+    if animated:
+        return Animation(to, labels, seeded, duration=flags["duration"], **files)
+    return (Sheet if flags.get("sheet") else Output)(to, labels, seeded, **files)

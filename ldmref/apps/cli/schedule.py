@@ -1,0 +1,202 @@
+"""`ldmref schedule`: the atlas of flow schedules, and its inverse, which names a list."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ldmref.apps.cli.info import as_json
+from ldmref.apps.cli.tables import print_rows
+from ldmref.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ldmref.atlas import FlowSchedule, SigmaMatch
+
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+NOT_NUMBERS = re.compile(r"(?:device|dtype|size)=\S+|(?<![\d.])[A-Za-z_]\w*")
+NEAREST = 3
+option = click.option
+
+
+@click.command()
+@click.argument("family", required=False)
+@option("--size", metavar="WxH", default="1024x1024", help="Pixels. Default: 1024x1024.")
+@option("--steps", type=click.IntRange(1, 1000), metavar="N", help="Default: the family's.")
+@option(
+    "--program",
+    "programs",
+    multiple=True,
+    metavar="NAME",
+    help="Program, such as diffusers or comfyui; two are printed side by side. Default: the first.",
+)
+@option("--plot", metavar="FILE", help="Also plot the flow times: .png, .svg, .pdf.")
+@option("--overwrite", is_flag=True, help="Replace an existing plot.")
+@option("--list", "show_list", is_flag=True, help="List families, programs and their rules.")
+@as_json
+def schedule(
+    family: str | None,
+    size: str,
+    steps: int | None,
+    programs: tuple[str, ...],
+    plot: str | None,
+    overwrite: bool,
+    show_list: bool,
+    as_json: bool,
+) -> None:
+    """Print the flow times of a family in several programs, or name a list of flow times.
+
+    Families are FLUX.1, SD3, Z-Image, ...; flow times are also called sigmas. Without FAMILY,
+    numbers on standard input are named: which family and program makes them, and with which shift.
+    Timesteps (1000 sigma) are accepted, and whatever Python or torch prints.
+    """
+    from ldmref.atlas import count_tokens, find_flow_schedule, make_flow_sigmas
+
+    if show_list:
+        _print_list(family, as_json)
+        return
+    if family is None:
+        _name_numbers(_read_standard_input(), as_json)
+        return
+    rows = [find_flow_schedule(family, program) for program in programs or (None,)]
+    file = None
+    if plot is not None:
+        from ldmref.plots.files import check_plot
+
+        file = check_plot(plot, overwrite)
+    if steps is None:
+        steps = rows[0].steps
+    tokens = count_tokens(*_pixels(size))
+    columns = [make_flow_sigmas(row, steps, tokens) for row in rows]
+    if as_json:
+        for row, sigmas in zip(rows, columns, strict=True):
+            click.echo(json.dumps(asdict(row) | {"tokens": tokens, "made": sigmas.tolist()}))
+    else:
+        _print_columns(rows, columns, size, tokens)
+    if file is not None:
+        _write_plot(file, rows, columns, overwrite)
+
+
+def _pixels(size: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[x×](\d+)", size)
+    if not match or min(map(int, match.groups())) < 16:
+        raise UsageError(f"{size!r} is no size in pixels", code="E-SIZE", hint="as in 1024x1024")
+    return int(match[1]), int(match[2])
+
+
+def _print_list(family: str | None, as_json: bool) -> None:
+    from ldmref.atlas import find_flow_schedule, read_flow_schedules
+
+    rows = read_flow_schedules()
+    if family is not None:
+        name = find_flow_schedule(family).family
+        rows = tuple(row for row in rows if row.family == name)
+    print_rows(
+        [asdict(row) | {"rule": row.rule, "spacing": row.spacing} for row in rows],
+        as_json,
+        lambda row: (row["family"], row["program"], row["spacing"], row["rule"], row["time"]),
+    )
+
+
+def _print_columns(
+    rows: list[FlowSchedule], columns: list[np.ndarray], size: str, tokens: int
+) -> None:
+    steps = len(columns[0]) - 1
+    for row in rows:
+        click.echo(f"{click.style(row.name, bold=True)}: {row.spacing}, {row.rule}")
+        remark = f"; {row.remark}" if row.remark else ""
+        click.echo(f"  t: {row.time}{remark}  [{row.source}]")
+    click.echo(f"{steps} steps, {size}, {tokens} tokens")
+    two = len(rows) == 2
+    heads = [row.program for row in rows] + ["difference"] * two
+    widths = [max(10, len(head)) for head in heads]
+    click.echo("  ".join(["step", *(h.rjust(w) for h, w in zip(heads, widths, strict=True))]))
+    for i in range(steps + 1):
+        values = [float(column[i]) for column in columns]
+        texts = [f"{value:.6f}" for value in values]
+        if two:
+            texts.append(f"{values[1] - values[0]:+.6f}")
+        cells = (text.rjust(width) for text, width in zip(texts, widths, strict=True))
+        click.echo("  ".join([f"{i:4d}", *cells]))
+
+
+def _write_plot(
+    file: Path, rows: list[FlowSchedule], columns: list[np.ndarray], overwrite: bool
+) -> None:
+    from ldmref.plots.axes import require_matplotlib
+    from ldmref.plots.files import save_plot
+
+    figure, axes = require_matplotlib().subplots()
+    for row, sigmas in zip(rows, columns, strict=True):
+        axes.plot(range(len(sigmas)), sigmas, "o-", markersize=3, label=f"{row.name}: {row.rule}")
+    axes.set(xlabel="step", ylabel="flow time")
+    axes.legend()
+    save_plot(figure, file, overwrite)
+
+
+def _read_standard_input() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        message = "a family or numbers on standard input are needed"
+        raise UsageError(message, code="E-USAGE", hint="ldmref schedule --list lists the families")
+    return sys.stdin.read()
+
+
+def read_numbers(text: str) -> tuple[list[float], float]:
+    """Return the numbers of a text, and half a unit of the last digit that is printed.
+
+    >>> values, unit = read_numbers("tensor([1.0000, 0.9884, 0.7595], device='cuda:0')")
+    >>> values, round(unit, 9)
+    ([1.0, 0.9884, 0.7595], 5.5e-05)
+    """
+    texts = NUMBER.findall(NOT_NUMBERS.sub(" ", text))
+    if not texts:
+        hint = "as in: echo 1.0 0.95455 0.9 | ldmref schedule"
+        raise InputError("there are no numbers on standard input", code="E-SIGMAS", hint=hint)
+    units = []
+    for number in texts:
+        mantissa, _, exponent = number.lower().partition("e")
+        decimals = len(mantissa.partition(".")[2])
+        units.append(10.0 ** (int(exponent or 0) - decimals))
+    unit = min(units)
+    return [float(number) for number in texts], unit if unit == 1.0 else 0.55 * unit
+
+
+def _name_numbers(text: str, as_json: bool) -> None:
+    from ldmref.atlas import name_sigmas
+
+    values, precision = read_numbers(text)
+    matches = name_sigmas(values, precision)
+    if as_json:
+        for match in matches:
+            click.echo(json.dumps(asdict(match) | {"rule": match.row.rule}))
+        return
+    same = _describe([match for match in matches if match.matches])
+    others = [match for match in matches if not match.matches and not match.shifted_again]
+    if same:
+        click.echo(click.style(same[0], bold=True))
+        for text in same[1:]:
+            click.echo(f"  the same numbers: {text}")
+    else:
+        click.echo(click.style("unknown", bold=True))
+    nearest = "; ".join(_describe(others, distances=True)[:NEAREST])
+    click.echo(f"  nearest{' others' if same else ''}: {nearest}")
+
+
+def _describe(matches: list[SigmaMatch], distances: bool = False) -> list[str]:
+    """Return one text for each family and rule, with the programs that use it."""
+    programs: dict[tuple[str, str], list[str]] = {}
+    for match in matches:
+        what = str(match).removesuffix(f": {match.row.program}")
+        away = f" (up to {match.distance:.2g} away)" if distances else ""
+        programs.setdefault((what, away), []).append(match.row.program)
+    return [f"{what}: {', '.join(names)}{away}" for (what, away), names in programs.items()]
+
+
+COMMANDS = (schedule,)

@@ -1,0 +1,148 @@
+"""`ldmref serve`: the web page and the HTTP interfaces."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ldmref.apps.cli.options import is_set, option, parameter_options, with_options
+from ldmref.apps.cli.progress import one_line, say
+from ldmref.apps.cli.session import DEFAULT_MODEL, CommandSession
+from ldmref.apps.cli.shared_options import BACKEND, CONFIG, LIMITS
+from ldmref.declare import Invalid, get_fields, read
+from ldmref.errors import BackendUnavailable, UsageError
+from ldmref.models.model import LatentDiffusion
+from ldmref.support.config import BACKEND_KEYS, Settings
+from ldmref.support.server_settings import ServerSettings
+
+EXTRA = ("starlette", "uvicorn", "anyio", "h11", "python_multipart")
+MODELS = option(
+    "-m",
+    "--model",
+    "models",
+    metavar="[NAME=]MODEL",
+    multiple=True,
+    help="A model to serve: a name from ldmref models, a folder, or a file, and the name that "
+    "clients use for it. May be repeated; the first one is the default. Default: emoji, which "
+    "comes with ldmref.",
+)
+SETTINGS = parameter_options(get_fields(ServerSettings).values())
+JSON = option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object with the address and the models when the server listens.",
+)
+NO_PAGE = option("--no-page", is_flag=True, help="Serve the interfaces only, without the web page.")
+
+
+@click.command()
+@with_options((MODELS,), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG, JSON))
+def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -> None:
+    """Serve the web page, and interfaces for other programs.
+
+    Open the address that is printed in a browser. Only this machine can use it, unless --host says
+    otherwise. Ctrl-C stops the server.
+
+    Example: ldmref serve --port 8000
+    """
+    try:
+        from ldmref.apps.server.running import address_of, open_socket, run_server
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        raise BackendUnavailable(
+            f"the server needs {error.name}, which is not installed",
+            code="E-EXTRA",
+            hint="pip install 'ldmref[server]'",
+        ) from error
+    session = CommandSession(flags)
+    wanted = read_settings(session.configured, flags, no_page)
+    with open_socket(wanted) as listening:
+        served, sources, reason = load_models(session, models)
+        address = address_of(listening)
+        backend = next(iter(served.values())).backend
+        say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
+        say(one_line(f"ldmref: computing on {backend.name}: {reason}"))
+        if as_json:
+            click.echo(
+                json.dumps({"url": address, "models": list(served), "backend": backend.name})
+            )
+            sys.stdout.flush()
+        signal = run_server(served, wanted, listening, sources, reason)
+    say("ldmref: stopped")
+    click.get_current_context().exit(128 + signal if signal else 0)
+
+
+COMMANDS = (serve,)
+
+
+def read_settings(configured: Settings, flags: dict[str, Any], no_page: bool) -> ServerSettings:
+    """Return the settings of the server: flags, then variables and the file, then defaults.
+
+    Raises:
+        UsageError: A value is not allowed.
+    """
+    values = dict(configured.server)
+    values |= {name: flags[name] for name in get_fields(ServerSettings) if is_set(flags.get(name))}
+    values |= {"page": False} if no_page else {}
+    try:
+        return read(ServerSettings, values)
+    except Invalid as error:
+        origin = configured.origin.get(f"server.{error.path}", "")
+        named = origin and not is_set(flags.get(error.path))
+        message = f"{origin}: {error}" if named else str(error)
+        raise UsageError(message, code="E-SERVER", hint=error.hint) from None
+
+
+def load_models(
+    session: CommandSession, named: tuple[str, ...]
+) -> tuple[dict[str, LatentDiffusion], dict[str, str], str]:
+    """Load the models by name, all on one backend.
+
+    Returns:
+        (the models, the source of each, why they are on this backend).
+
+    Raises:
+        UsageError: Two models have the same name.
+        InputError: A model cannot be read.
+    """
+    paths: dict[str, Path] = {}
+    sources: dict[str, str] = {}
+    with session.naming():
+        reason = open_backend_of(session)
+        for text in named or (session.name,):
+            name, equals, path = text.partition("=")
+            source = path if equals else text
+            if equals and not (name.strip() and path.strip()):
+                message = f"--model must be MODEL or NAME=MODEL, not {text!r}"
+                raise UsageError(message, code="E-MODEL", hint="--model mine=PATH")
+            config = session.find(source)
+            if not equals:
+                name = text if text == DEFAULT_MODEL else config.name
+            if name in paths:
+                hint = "name them: --model first=PATH --model second=PATH"
+                raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint=hint)
+            paths[name] = session.path
+            sources[name] = source
+    return {name: session.load(path) for name, path in paths.items()}, sources, reason
+
+
+def open_backend_of(session: CommandSession) -> str:
+    """Open the configured backend, otherwise the fastest one; return why it was chosen."""
+    from ldmref.apps.server.backends import choose_backend
+
+    flags = {key: "backend" if key == "name" else key for key in BACKEND_KEYS}
+    origin = [f"--{flag}" for flag in flags.values() if is_set(session.flags[flag])]
+    origin = origin or [
+        session.configured.origin[f"backend.{key}"] for key in session.configured.backend
+    ]
+    if origin:
+        session.open()
+        return f"chosen by {origin[0]}"
+    session.backend, reason = choose_backend(lambda text: say(f"ldmref: warning: {text}"))
+    return reason

@@ -1,0 +1,233 @@
+"""`ldmref trace`: every named intermediate of a run, as a folder of safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldmref.apps.cli.console import report_file
+from ldmref.apps.cli.images import OWN_OPTIONS
+from ldmref.apps.cli.options import PATH, ImageCommand, option, parameter_options, with_options
+from ldmref.apps.cli.progress import ProgressBar, one_line, say, stopping
+from ldmref.apps.cli.session import CommandSession
+from ldmref.apps.cli.settings import with_settings
+from ldmref.apps.cli.shared_options import INTERPOLATING, MODEL, PROMPT
+from ldmref.apps.cli.sources import is_embedded, read_prompts
+from ldmref.apps.cli.tasks import WITHOUT_PROMPT, Values, plan_tasks
+from ldmref.apps.cli.trace_show import CALLS, JSON, LAYERS, show
+from ldmref.errors import UsageError
+from ldmref.io.atomic import check_writable
+from ldmref.models.memory import parse_bytes
+from ldmref.modes.registry import MODES
+
+if TYPE_CHECKING:
+    from ldmref.modes.generate import Progress
+    from ldmref.trace import Selection, TraceEstimate
+
+DEFAULT_MODE = "txt2img"
+TRACED = tuple(mode for mode in MODES if mode != "invert")  # the modes that sample
+DEFAULT_DTYPE = "float64"
+DEFAULT_LIMIT = "10GB"
+SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
+RECORDING = (
+    LAYERS,
+    CALLS,
+    option(
+        "--only-steps",
+        metavar="N,N-N,...",
+        help="Only these steps of the sampler, from 0: 0,10-12. Calls outside of steps are "
+        "always recorded.",
+    ),
+    option(
+        "--states",
+        is_flag=True,
+        help="Only states, predictions and the image, which is what the explorer shows and ldmref "
+        "record keeps.",
+    ),
+    option(
+        "--max-size",
+        metavar="SIZE",
+        default=DEFAULT_LIMIT,
+        show_default=True,
+        help="Refuse a trace that would be larger.",
+    ),
+    option("--dry-run", is_flag=True, help="Only print the size that the trace would have."),
+    option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="FOLDER",
+        required=True,
+        help="The folder to write; it is created.",
+    ),
+    option("--overwrite", is_flag=True, help="Replace an existing trace."),
+    JSON,
+    option("-q", "--quiet", is_flag=True, help="Print only errors."),
+    option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors."),
+)
+
+
+class TraceGroup(click.Group):
+    """A group of modes; a prompt without a mode is traced with txt2img."""
+
+    default = DEFAULT_MODE
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the default mode where none is named."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=TraceGroup)
+def trace() -> None:
+    """Record every named intermediate of a run: inputs and outputs of each layer.
+
+    Computed by NumPy in float64, unless --backend, --device, --dtype or --speed is given.
+
+    Example: ldmref trace "red heart" --seed 1 --steps 4 -o heart-trace
+    """
+
+
+def command(mode: str) -> click.Command:
+    """Return the command that traces a mode."""
+    prompt = () if mode in WITHOUT_PROMPT else PROMPT
+    flags = parameter_options(MODES[mode].parameters.values())
+    own = ()
+    if mode == "interpolate":
+        own = (*INTERPOLATING[:2], OWN_OPTIONS[mode][-1])
+
+    @with_options(prompt, flags, own, MODEL, RECORDING)
+    def run(
+        words: tuple[str, ...] = (),
+        prompt: tuple[str, ...] = (),
+        prompts: str | None = None,
+        **flags: Any,
+    ) -> None:
+        texts = [""]
+        if mode not in WITHOUT_PROMPT and not is_embedded(words, prompt, prompts, flags):
+            texts = read_prompts(words, prompt, prompts, f"trace {mode}")
+        record_mode(mode, flags | {"prompt": texts})
+
+    name = f"Trace a run of {mode}."
+    return click.command(name=mode, help=name, cls=ImageCommand)(run)
+
+
+for _mode in TRACED:
+    trace.add_command(command(_mode))
+
+
+def record_mode(mode: str, flags: Values) -> None:
+    """Check everything, estimate the size, load the model and record the run."""
+    from ldmref.trace import check_space, estimate_trace, record_trace, show_bytes
+
+    session = CommandSession(flags, usual=("numpy", "cpu", DEFAULT_DTYPE, "exact"))
+    folder = Path(flags["output"])
+    selection = read_selection(flags)
+    limit = parse_bytes(flags["max_size"], "max_size")
+    with session.planning() as config:
+        tasks = plan_tasks(mode, config, with_settings(mode, flags, session.configured))
+    if len(tasks) > 1:
+        message = f"a trace holds one run, not those of {len(tasks)} input images"
+        raise UsageError(message, code="E-USAGE", hint="give one input image")
+    plan = tasks[0].plan
+    if folder.exists():
+        check_writable(folder / "trace.json", flags["overwrite"])
+    with stopping() as stop:
+        model = session.load()
+        estimate = estimate_trace(plan, model, selection)
+        if not flags["quiet"]:
+            say(one_line(describe_estimate(estimate)))
+            if session.backend.compiles:
+                kept = "only their inputs and outputs are recorded"
+                say(f"{session.backend.name} compiles networks: {kept}")
+        if not flags["dry_run"]:
+            check_space(estimate, folder, limit, SMALLER)
+            bar = ProgressBar("none" if flags["quiet"] else "auto")
+
+            def advance(progress: Progress) -> None:
+                done = min(progress.step + 1, progress.steps)
+                bar.update(done, progress.steps, progress.first, progress.count)
+
+            try:
+                result = record_trace(
+                    plan,
+                    model,
+                    folder,
+                    selection=selection,
+                    overwrite=flags["overwrite"],
+                    callback=advance,
+                    cancel=stop,
+                )
+            finally:
+                bar.clear()
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            calls = f"{len(estimate.calls)} calls"
+            line = [str(folder), f"seed {result.params['seed']}", calls, show_bytes(size)]
+            row = {"path": str(folder), "bytes": size} | estimate_row(estimate)
+            row |= {"params": result.params, "warnings": result.warnings}
+            report_file(line, result.warnings, row, flags)
+            return
+    if flags["as_json"]:
+        click.echo(json.dumps(estimate_row(estimate)))
+
+
+def read_selection(flags: Values) -> Selection:
+    """Return what to record.
+
+    Raises:
+        UsageError: --states is given with patterns.
+    """
+    from ldmref.trace import Selection
+
+    steps = read_steps(flags["only_steps"])
+    if not flags["states"]:
+        return Selection(flags["layers"], flags["calls"], steps)
+    if flags["layers"] or flags["calls"] or steps:
+        message = "--states chooses calls and layers itself"
+        hint = "leave out --layers, --calls and --only-steps"
+        raise UsageError(message, code="E-USAGE", hint=hint)
+    return Selection.states()
+
+
+def read_steps(text: str | None, flag: str = "--only-steps") -> tuple[int, ...]:
+    """Return the steps of a list such as `0,10-12`.
+
+    Raises:
+        UsageError: It is not such a list.
+
+    >>> read_steps("0,10-12")
+    (0, 10, 11, 12)
+    """
+    steps: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) > 10**6:
+            message = f"cannot read the steps {text!r}"
+            raise UsageError(message, code="E-USAGE", hint=f"{flag} 0,10-12")
+        steps |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(steps))
+
+
+def describe_estimate(estimate: TraceEstimate) -> str:
+    """Return one line about the size of a trace."""
+    from ldmref.trace import show_bytes
+
+    parts = sorted(estimate.by_kind.items(), key=lambda part: -part[1])[:3]
+    most = ", ".join(f"{kind} {show_bytes(size)}" for kind, size in parts)
+    size = show_bytes(estimate.bytes)
+    return f"about {size}: {len(estimate.calls)} calls, {estimate.tensors} tensors ({most})"
+
+
+def estimate_row(estimate: TraceEstimate) -> Values:
+    """Return an estimate as JSON-able values."""
+    counts = {"calls": len(estimate.calls), "layers": len(estimate.layers)}
+    counts |= {"tensors": estimate.tensors, "bytes_by_kind": dict(estimate.by_kind)}
+    return {"estimated_bytes": estimate.bytes} | counts
+
+
+trace.add_command(show)
+COMMANDS = (trace,)

@@ -1,0 +1,138 @@
+"""The capabilities of a server as JSON: models, modes, samplers, schedules, guidances, limits."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, metadata
+from typing import Any
+
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.guard.hosts import is_loopback
+from ldmref.apps.server.inputs import request_schema
+from ldmref.apps.server.reproducing import command_flags, load_arguments
+from ldmref.declare import get_fields, schema
+from ldmref.explore.preview import preview_matrix
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.advice import can_generate, parameter_advice, prompts_to_try, unused_parameters
+from ldmref.modes.registry import MODES
+from ldmref.modes.validation import MAX_STEPS
+from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
+from ldmref.samplers.registry import ALIASES, Sampler
+from ldmref.samplers.schedule import default_spacing, sampling_sigmas
+from ldmref.samplers.spacings import SUMMARIES
+from ldmref.support.version import __version__
+
+
+def describe_server(engine: Engine) -> dict[str, Any]:
+    """Return the answer of `GET /v1/capabilities`."""
+    limits = engine.settings
+    local = is_loopback(limits.host)
+    return {
+        "version": __version__,
+        "documentation": documentation_address(),
+        "models": [
+            describe_model(name, model)
+            | {
+                "backend_reason": engine.reason,
+                "load": load_arguments(model, engine.sources.get(name), local),
+            }
+            for name, model in engine.models.items()
+        ],
+        "modes": {
+            name: {
+                "summary": mode.summary,
+                "schema": request_schema(name),
+                "flags": command_flags(name),
+            }
+            for name, mode in MODES.items()
+        },
+        "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
+        "schedules": [{"name": name, "summary": text} for name, text in SUMMARIES.items()],
+        "guidances": [
+            {
+                "name": name,
+                "summary": (cls.__doc__ or "").partition("\n")[0],
+                "parameters": schema(cls)["properties"],
+                "defaults": {key: field.default for key, field in get_fields(cls).items()},
+                "source": cls.source,
+            }
+            for name, cls in GUIDANCES.items()
+        ],
+        "limits": {
+            "queue": limits.queue,
+            "lifetime": limits.lifetime,
+            "body": limits.max_body,
+            "pixels": limits.max_pixels,
+            "images": limits.max_images,
+        },
+    }
+
+
+def documentation_address() -> str:
+    """Return the address of docs/README.md of this release, "" if the package does not name one."""
+    try:
+        urls = metadata("ldmref").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    named = dict(line.split(", ", 1) for line in urls)
+    return named.get("Documentation", "")
+
+
+def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
+    """Return a model: sizes, defaults, where it computes, prompts to try, linear preview."""
+    config = model.config
+    defaults = config.defaults
+    sampler = get_sampler(config.scheduler.sampler)
+    described = model.backend.describe()
+    size = [defaults.width, defaults.height]
+    return {
+        "name": name,
+        "family": config.name,
+        "sha256": model.known_sha256,  # a large file takes seconds
+        "native_size": size,
+        "one_size": defaults.one_size,
+        "size_multiple": config.size_multiple,
+        "modes": [mode for mode in MODES if can_generate(config, mode)],
+        "defaults": {
+            "steps": defaults.steps,
+            "cfg_scale": defaults.cfg_scale,
+            "inpaint_cfg_scale": defaults.inpaint_cfg_scale or defaults.cfg_scale,
+            "sampler": sampler.name,
+            "schedule": default_spacing(config.scheduler, sampler),
+            "width": defaults.width,
+            "height": defaults.height,
+        },
+        "backend": described["name"],
+        "device": described["device"],
+        "dtype": described["dtype"],
+        "speed": described["speed"],
+        "prompts": list(prompts_to_try(config)),
+        "advice": parameter_advice(config),
+        "unused": list(unused_parameters(config)),
+        "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
+        "preview": describe_preview(model),
+        "warnings": list(model.warnings),
+    }
+
+
+def describe_preview(model: LatentDiffusion) -> dict[str, Any] | None:
+    """Return the linear map from latents to RGB in [0, 1], if the model has one."""
+    preview = preview_matrix(model)
+    if preview is None:
+        return None
+    return {"matrix": preview.matrix.tolist(), "bias": preview.bias.tolist()}
+
+
+def describe_sampler(name: str, sampler: Sampler) -> dict[str, Any]:
+    """Return a sampler with a line about it."""
+    noise = "stochastic" if sampler.stochastic else "deterministic"
+    evaluations = "1 evaluation" if sampler.nfe == 1 else f"{sampler.nfe} evaluations"
+    return {
+        "name": name,
+        "summary": f"order {sampler.order}, {evaluations} per step, {noise}",
+        "order": sampler.order,
+        "evaluations_per_step": sampler.nfe,
+        "stochastic": sampler.stochastic,
+        "eta": sampler.eta,
+        "source": sampler.source,
+        "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
+    }

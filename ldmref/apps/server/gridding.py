@@ -1,0 +1,109 @@
+"""The work behind the grids: a thin adapter of `ldmref.explore.plan_grid`.
+
+A request has `mode`, `model`, `parameters`, `x` and optionally `y`, each `{"name": ..., "values":
+[...]}`, and `distance`. Images arrive cell by cell; the job's data hold `cells`, the row, column,
+distance and index of the image of each, and its files the sheet and its JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ldmref import explore
+from ldmref.apps.server.bodies import check_keys, read_flag, read_mode, require_object
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.inputs import read_values
+from ldmref.apps.server.kinds import register
+from ldmref.apps.server.work import Report
+from ldmref.errors import UsageError, short_repr
+from ldmref.explore.grid import GridCell
+from ldmref.explore.grid_plan import CODE, GridPlan
+from ldmref.io.images.metadata import encode_png
+from ldmref.models.model import LatentDiffusion
+
+KEYS = ("kind", "mode", "model", "parameters", "x", "y", "distance")
+
+
+@dataclass(frozen=True)
+class GridWork:
+    """The images of a grid, its sheet, and the distances from the converged images."""
+
+    plan: GridPlan = field(repr=False)
+    request: Mapping[str, Any] = field(repr=False)
+    kind: str = "grid"
+    previews: bool = False
+
+    def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
+        """Generate the cells row by row."""
+        cells = []
+        placed = []
+        for event in self.plan.generate(model, cancel):
+            if not isinstance(event, GridCell):
+                report.progress(event.step + 1, event.steps, len(cells), self.plan.count)
+                continue
+            placed.append(
+                {
+                    "row": event.row,
+                    "column": event.column,
+                    "image": len(cells),
+                    "distance": event.distance,
+                }
+            )
+            # The cell's position first: clients look it up when the image event arrives.
+            report.data({"cells": [*placed]})
+            report.image(len(cells), event.image, event.params, np.zeros(0))
+            cells.append(event)
+            for line in event.warnings:
+                report.warn(line)
+        grid = self.plan.finish(cells)
+        report.file("sheet.png", "image/png", encode_png(grid.sheet()))
+        description = json.dumps(grid.to_json(), indent=1).encode()
+        report.file("grid.json", "application/json", description + b"\n")
+
+
+@register("grid")
+def make_grid_work(engine: Engine, body: Mapping[str, Any]) -> GridWork:
+    """Return the work of `{"mode": ..., "parameters": {...}, "x": {...}, "y": {...}}`."""
+    check_keys(body, KEYS)
+    mode, values = read_mode(body)
+    model = engine.models[engine.find_model(body.get("model"))]
+    limits = engine.settings
+    x = read_axis(mode, body.get("x"), "x", limits.max_pixels)
+    y = None if body.get("y") is None else read_axis(mode, body["y"], "y", limits.max_pixels)
+    count = len(x[1]) * (len(y[1]) if y else 1)
+    if count > limits.max_images:
+        raise UsageError(
+            f"{count} images in one grid, the limit is {limits.max_images}",
+            code=CODE,
+            hint="give fewer values",
+        )
+    distance = read_flag(body, "distance", True)
+    with engine.planning:
+        parameters = read_values(mode, values, limits.max_pixels)
+        plan = explore.plan_grid(model, x, y, mode, distance=distance, **parameters)
+    request = {"mode": mode, "parameters": dict(values), "distance": distance, "x": body["x"]}
+    return GridWork(plan, request | {"y": body.get("y")})
+
+
+def read_axis(mode: str, value: Any, name: str, max_pixels: int) -> tuple[str, list[Any]]:
+    """Return an axis of a request: the name of a parameter, and its values.
+
+    Raises:
+        LdmrefError: It has another form, or a value cannot come as JSON.
+    """
+    axis = require_object(value)
+    check_keys(axis, ("name", "values"))
+    parameter, values = axis.get("name"), axis.get("values")
+    if not isinstance(parameter, str) or not isinstance(values, list):
+        raise UsageError(
+            f"the axis {name} must have a name and a list of values, not {short_repr(axis)}",
+            code=CODE,
+            hint='{"name": "steps", "values": [10, 20]}',
+        )
+    return parameter, [read_values(mode, {parameter: v}, max_pixels)[parameter] for v in values]

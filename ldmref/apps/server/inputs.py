@@ -1,0 +1,279 @@
+"""JSON values of a request, read without ever opening a file or a URL that they name.
+
+Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file. A parameter that
+has neither form in JSON (`control`, which names networks on a disk) is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmref import modes
+from ldmref.apps.server.bodies import check_keys, read_flag, read_mode
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.kinds import register
+from ldmref.apps.server.work import GenerateWork, InvertWork
+from ldmref.declare import Field
+from ldmref.errors import ImageError, LdmrefError, UsageError, short_repr
+from ldmref.io.images.pil import FORMATS
+from ldmref.modes.plan import find_mode
+from ldmref.modes.plan import schema as mode_schema
+from ldmref.modes.registry import name_parameter
+from ldmref.modes.run import Plan
+from ldmref.modes.validation import code_for
+
+MAX_ARRAY = 16 * 2**20  # bytes
+MAX_HEADER = 1000  # bytes; of a .npy file
+NPY = {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/x-npy"}
+BASE64 = "paths and URLs are not opened: send the bytes of the file, as base64 in JSON"
+GENERATE_KEYS = ("kind", "mode", "model", "parameters", "previews")
+
+
+# -- values of a mode -----------------------------------------------------------------------------
+
+
+def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+    """Return the JSON values of a mode as `read_request` takes them.
+
+    Args:
+        mode: The name of the mode.
+        values: By parameter; unknown ones are left to `read_request`, which refuses them.
+        max_pixels: Pixels of an image at most.
+
+    Raises:
+        UsageError: There is no such mode, or a parameter cannot come as JSON.
+        ImageError: An image is not base64, is damaged or too large.
+    """
+    fields = find_mode(mode).parameters
+    read = dict(values)
+    for name in [name for name in values if name in fields]:
+        try:
+            read[name] = read_value(fields[name], values[name], max_pixels)
+        except LdmrefError as error:
+            raise name_parameter(error, name) from error.__cause__
+    return read
+
+
+def read_value(field: Field, value: Any, max_pixels: int) -> Any:
+    """Return a JSON value of a parameter as `read_request` takes it."""
+    if value is None or not field.attachment:
+        return value
+    if field.attachment == "image":
+        return read_base64_image(field.name, value, max_pixels)
+    if field.attachment == "array":
+        return read_array(field.name, value)
+    if value == []:
+        return ()
+    raise UsageError(
+        f"{field.name} cannot be used in a request: it names files on the server",
+        code=code_for(field.name),
+        hint="use it in Python or on the command line",
+    )
+
+
+def request_schema(mode: str) -> dict[str, Any]:
+    """Return the JSON schema of a mode's parameters as they come in a request.
+
+    It is `modes.schema`, with the second notation of arrays and without what is refused.
+    """
+    schema = mode_schema(mode)
+    for name, field in find_mode(mode).parameters.items():
+        if field.attachment == "controlnet":
+            del schema["properties"][name]
+        elif field.attachment == "array":
+            schema["properties"][name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
+    return schema
+
+
+def decode_base64(name: str, value: Any) -> bytes:
+    """Return the bytes of base64, plain or as `data:` URL.
+
+    Raises:
+        UsageError: It is something else, such as a path or a URL, which is never opened.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be base64, not {short_repr(value)}", code=code_for(name))
+    text = value
+    if text[:5].lower() == "data:":
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            raise UsageError(f"the data: URL of {name} is not base64", code=code_for(name))
+    text = "".join(text.split())
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError(
+            f"{name} must be base64, not {short_repr(value)}",
+            code=code_for(name),
+            hint=BASE64,
+        ) from None
+
+
+def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
+    """Return an image from base64; its size is checked before its pixels are decoded.
+
+    Raises:
+        UsageError: It is not base64.
+        ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
+    """
+    image = open_bytes(name, decode_base64(name, value), max_pixels)
+    try:
+        image.load()
+    except Exception as error:  # as in `open_bytes`
+        raise _damaged(name) from error
+    return image
+
+
+def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """Return an image from the bytes of a file, not yet decoded.
+
+    Raises:
+        ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "too many", max_pixels) from error
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise _damaged(name) from error
+    if image.width * image.height > max_pixels:
+        raise _too_large(name, f"{image.width} x {image.height}", max_pixels)
+    return image
+
+
+def _too_large(name: str, pixels: str, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"{name} has {pixels} pixels, the limit is {max_pixels}",
+        code="E-IMAGE-SIZE",
+        hint="scale it down first",
+    )
+
+
+def _damaged(name: str) -> ImageError:
+    return ImageError(
+        f"cannot read {name} as an image",
+        code="E-IMAGE",
+        hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
+    )
+
+
+def read_array(name: str, value: Any) -> Any:
+    """Return an array from a list of numbers, or from base64 of a .npy file.
+
+    Raises:
+        UsageError: It is something else, or too large.
+    """
+    if not isinstance(value, str):
+        try:
+            array = np.array(value, np.float32)
+        except (TypeError, ValueError, OverflowError):
+            array = np.zeros(0)
+        if not isinstance(value, list) or not array.ndim > 1 or not array.size:
+            raise _no_array(name)
+        return array
+    data = decode_base64(name, value)
+    if len(data) > MAX_ARRAY:
+        raise UsageError(f"{name} is larger than {MAX_ARRAY} bytes", code=code_for(name))
+    return read_npy(name, data)
+
+
+def read_npy(name: str, data: bytes) -> np.ndarray:
+    """Return the array of a .npy file, whose header must not promise more than the file holds.
+
+    Raises:
+        UsageError: It is not a .npy file of floating-point numbers.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read_header(file, max_header_size=MAX_HEADER)
+        size = np.prod(shape, dtype=object) * dtype.itemsize
+        if dtype.kind != "f" or size != len(data) - file.tell():
+            raise ValueError
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except MemoryError:
+        raise
+    except Exception:  # NumPy reads the header as Python, whose parser raises many kinds
+        raise _no_array(name) from None
+
+
+def _no_array(name: str) -> UsageError:
+    return UsageError(
+        f"{name} must be nested lists of numbers, or base64 of a .npy file of floats",
+        code=code_for(name),
+    )
+
+
+# -- works ----------------------------------------------------------------------------------------
+
+
+def plan_work(
+    engine: Engine,
+    mode: str,
+    values: Mapping[str, Any],
+    model: str | None = None,
+    previews: bool = True,
+) -> GenerateWork | InvertWork:
+    """Return the work of a request, checked completely; no weights are needed.
+
+    Args:
+        engine: The engine, for its models and limits.
+        mode: The name of the mode.
+        values: JSON values of its parameters.
+        model: The name of the model; None is the default.
+        previews: Whether previews may be made.
+
+    Raises:
+        LdmrefError: A value is wrong; the error says which.
+    """
+    if mode != "invert":
+        return GenerateWork(plan_request(engine, mode, values, model), previews)
+    found = engine.models[engine.find_model(model)]
+    with engine.planning:
+        read = read_values(mode, values, engine.settings.max_pixels)
+        return InvertWork(modes.plan_inversion(found, **read), previews)
+
+
+def plan_request(
+    engine: Engine, mode: str, values: Mapping[str, Any], model: str | None = None
+) -> Plan:
+    """Return the checked plan of images; arguments and errors are those of `plan_work`."""
+    found = engine.models[engine.find_model(model)]
+    with engine.planning:
+        read = read_values(mode, values, engine.settings.max_pixels)
+        plan = modes.plan(mode, found, **read)
+    check_count(engine, len(plan.job.seeds))
+    return plan
+
+
+def check_count(engine: Engine, images: int) -> None:
+    """Refuse a request for more images than the settings allow.
+
+    Raises:
+        UsageError: There are more than `max_images`.
+    """
+    if images > engine.settings.max_images:
+        raise UsageError(
+            f"{images} images in one request, the limit is {engine.settings.max_images}",
+            code="E-COUNT",
+            hint="make several requests",
+        )
+
+
+@register("generate")
+def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateWork | InvertWork:
+    """Return the work of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
+    check_keys(body, GENERATE_KEYS)
+    mode, parameters = read_mode(body)
+    return plan_work(engine, mode, parameters, body.get("model"), read_flag(body, "previews", True))

@@ -1,0 +1,41 @@
+"""The kinds of works that a request may name; each has a function that makes and checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.errors import BadRequest
+from ldmref.apps.server.work import Work
+from ldmref.errors import did_you_mean, short_repr
+
+Maker = Callable[[Engine, Mapping[str, Any]], Work]  # from the body of a request
+KINDS: dict[str, Maker] = {}
+
+
+def register(kind: str) -> Callable[[Maker], Maker]:
+    """Return a decorator that registers a function as the factory for jobs of this kind."""
+
+    def decorate(maker: Maker) -> Maker:
+        KINDS[kind] = maker
+        return maker
+
+    return decorate
+
+
+def make_work(engine: Engine, body: Mapping[str, Any]) -> Work:
+    """Return the work that the body of a request asks for; everything is checked.
+
+    Raises:
+        BadRequest: There is no such kind.
+        LdmrefError: Another value is wrong; the error says which.
+    """
+    kind = body.get("kind", "generate")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadRequest(
+            f"unknown kind {short_repr(kind)}",
+            code="E-KIND",
+            hint=did_you_mean(kind if isinstance(kind, str) else "", KINDS),
+        )
+    return KINDS[kind](engine, body)

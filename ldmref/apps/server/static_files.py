@@ -1,0 +1,86 @@
+"""The web page: static files, served from a table that is made when the server starts."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml"}
+INDEX = "index.html"
+FOLDER = "page"
+
+
+class StaticFile(NamedTuple):
+    """A file of the page."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def read_files() -> dict[str, StaticFile]:
+    """Return the files of the page by their path below `/page/`."""
+    folder = resources.files("ldmref.apps.server") / FOLDER
+    return {name: make_file(name, content) for name, content in read_folder(folder)}
+
+
+def read_folder(folder: Any, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield the path and the content of every file in a folder of the package."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from read_folder(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.read_bytes()
+
+
+def make_file(name: str, content: bytes) -> StaticFile:
+    """Return a file with its media type, and a digest as its tag."""
+    ending = name[name.rfind(".") :]
+    media_type = TYPES.get(ending) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return StaticFile(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+def routes() -> list[Route]:
+    """Return the routes of the page: `/` and `/page/...`."""
+    files = read_files()
+
+    async def index(request: Request) -> Response:
+        """Get the web page."""
+        return send(request, files[INDEX])
+
+    async def file(request: Request) -> Response:
+        """Get a file of the web page."""
+        name = request.path_params["name"]
+        if name not in files:
+            raise HTTPException(404)
+        return send(request, files[name])
+
+    return [Route("/", index, methods=["GET"]), Route("/page/{name:path}", file, methods=["GET"])]
+
+
+def is_known(values: list[str], etag: str) -> bool:
+    """Return whether a client has a file, by the tags of its If-None-Match (RFC 9110, 13.1.2).
+
+    Weak tags count, as in caches that compress.
+
+    >>> is_known(['W/"a", "b"'], '"b"'), is_known(["*"], '"b"'), is_known(['"a"'], '"b"')
+    (True, True, False)
+    """
+    tags = [tag.strip().removeprefix("W/") for value in values for tag in value.split(",")]
+    return etag in tags or tags == ["*"]
+
+
+def send(request: Request, file: StaticFile) -> Response:
+    """Return a file, or only that it has not changed."""
+    headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
+    if is_known(request.headers.getlist("if-none-match"), file.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, 200, headers, file.media_type)

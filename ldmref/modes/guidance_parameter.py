@@ -1,0 +1,81 @@
+"""The parameter `guidance`: how it is read, what an image records of it, what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.errors import UsageError, short_repr
+from ldmref.models.config import ModelConfig
+from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
+from ldmref.samplers.guidance import CODE
+from ldmref.support.config import read_number
+
+PLAIN = ClassifierFree()
+WORDS = {"true": True, "false": False, "none": None}
+HINT = "--guidance rescale, or with parameters --guidance rescale:phi=0.7"
+
+
+def check_guidance(name: str, value: Any) -> Guidance:
+    """Return a guidance by its name or record; a `Guidance` is returned unchanged."""
+    return get_guidance(value)
+
+
+def parse_guidance(text: str) -> dict[str, Any]:
+    """Read a name and parameters: `rescale`, or `rescale:phi=0.7,...`.
+
+    >>> parse_guidance("interval:low=0.2,high=3")
+    {'name': 'interval', 'low': 0.2, 'high': 3}
+    """
+    name, colon, rest = text.partition(":")
+    parameters = {}
+    for pair in rest.split(",") if colon else ():
+        key, equals, value = pair.partition("=")
+        if not key.strip() or not equals:
+            raise UsageError(f"cannot read the guidance {short_repr(text)}", code=CODE, hint=HINT)
+        parameters[key.strip()] = _parse_value(value.strip())
+    return {"name": name.strip()} | parameters
+
+
+def _parse_value(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return read_number(text, kind)
+        except ValueError:
+            continue
+    return text
+
+
+def guidance_record(guidance: Guidance) -> dict[str, Any]:
+    """Return what an image records: nothing for classifier-free guidance alone."""
+    return {} if guidance == PLAIN else {"guidance": guidance.record}
+
+
+def may_need_empty_prompt(guidance: Guidance) -> bool:
+    """Return whether a guidance may ask for the prediction with the empty prompt."""
+    return guidance != PLAIN
+
+
+def predictions_per_call(guidance: Guidance, sampler: Sampler, cfg_scale: float) -> int:
+    """Return the number of predictions of the U-Net for a call of the denoiser, at most."""
+    count = guidance.evaluations(cfg_scale)
+    alone = sampler.unconditional and "uncond" not in guidance.needs(1.0, cfg_scale)
+    return count + 1 if alone and count == 1 else count
+
+
+def check_embeddings(
+    config: ModelConfig, guidance: Guidance, cfg_scale: float, embeddings: Mapping[str, Any] | None
+) -> None:
+    """Refuse embeddings that are not as long as the empty prompt where a guidance needs both."""
+    if not embeddings or "empty" not in guidance.needs(1.0, cfg_scale):
+        return
+    length = config.text_encoder.max_position_embeddings
+    for name, array in embeddings.items():
+        if array.ndim == 3 and array.shape[1] != length:
+            raise UsageError(
+                f"{name} has {array.shape[1]} tokens, and guidance {guidance.name!r} also needs "
+                f"the empty prompt, which has {length}",
+                code=CODE,
+            )

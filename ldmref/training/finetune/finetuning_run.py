@@ -1,0 +1,150 @@
+"""A complete fine-tuning, from images and a model to a LoRA, a word or a model.
+
+folder/recipe.toml               every setting of the last run
+folder/diffusion.safetensors     checkpoint
+folder/latents-*.npy             the encoded images
+folder/lora.safetensors          the LoRA, or
+folder/embedding.safetensors     the word of a textual inversion, or
+folder/model/                    the fully fine-tuned model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+from ldmref.datasets.loading import summarize
+from ldmref.errors import UsageError
+from ldmref.io.locate import find_model, read_model_config
+from ldmref.models.config import ModelConfig
+from ldmref.models.params import tree_map
+from ldmref.training.finetune.recipe import FineTuneRecipe
+from ldmref.training.monitor.progress import TrainingProgress, warn_only
+from ldmref.training.observe import StepObserver
+from ldmref.training.setup import (
+    activation_dtype,
+    check_early,
+    prepared_folder,
+    read_images,
+    warn_about_unknown_words,
+)
+
+
+def fine_tune(
+    recipe: FineTuneRecipe,
+    folder: Path,
+    *,
+    on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
+    log: Callable[[str], None] = warn_only,
+    cancel: Event | None = None,
+    accept_changes: bool = False,
+    observer: StepObserver | None = None,
+) -> Path:
+    """Fine-tune a model as a recipe says, and write the result.
+
+    A fine-tuning that was interrupted continues from the checkpoint in its folder.
+
+    Args:
+        recipe: The base model, the method, the images and the training; `read_recipe` reads one.
+        folder: Where checkpoints, metrics and the result are written. A checkpoint in it is resumed
+            if nothing that matters has changed.
+        on_progress: Called with the progress about 20 times; `print` shows one line.
+        log: Called with lines about the images and about what is resumed, and with warnings, which
+            begin with "warning: ". By default warnings are issued with `warnings.warn`, and other
+            lines are dropped.
+        cancel: Set this event to stop after the current step; a checkpoint is saved. None: it
+            cannot be stopped.
+        accept_changes: Resume although the recipe or the images have changed.
+        observer: Sees every step of a training in a single process, such as
+            `ldmref.training.step_trace.TrainingTrace`. None: nothing observes them.
+
+    Returns:
+        The file of the LoRA or of the learned word, or the folder of the fully fine-tuned model.
+
+    Raises:
+        UsageError: The model cannot be fine-tuned with this method, or the folder was trained with
+            other settings.
+        InputError: The model, images, captions or checkpoint cannot be read.
+        OutputError: The folder cannot be written, or is in use; the last checkpoint is kept.
+        NumericError: The loss is not finite; the last checkpoint is kept.
+        Cancelled: `cancel` was set; a checkpoint is saved.
+        BackendUnavailable: PyTorch is not installed, or the device is missing.
+
+    >>> from pathlib import Path
+    >>> from ldmref.training import fine_tune, read_recipe
+    >>> recipe = read_recipe("lora", {"data": {"source": "photos"}})
+    >>> fine_tune(recipe, Path("runs/style"), on_progress=print)  # doctest: +SKIP
+    PosixPath('runs/style/lora.safetensors')
+    """
+    check_early(recipe, folder, accept_changes)
+    check_base(read_model_config(find_model(recipe.base)), recipe)
+
+    from ldmref.loading import load
+    from ldmref.training.diffusion.latents import NoisyLatents, stored_latents
+    from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
+    from ldmref.training.finetune.adapters import make_adapter  # raises BackendUnavailable
+    from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
+    from ldmref.training.monitor.previews import check_prompts, samples
+    from ldmref.training.stage import TrainingContext, exported, train_stage
+
+    with process_group(recipe.device) as device:
+        on_progress = by_first_rank(on_progress)
+        log = by_first_rank(log)
+        recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
+        ops = RecordingBackend(device, recipe.dtype)
+        data = read_images(recipe, log, cancel)
+        exact = RecordingBackend(device, "float32")
+        model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
+        model.params.read_all()  # once: each step makes a model that shares them
+        adapter = make_adapter(recipe, model, data.caption)
+        if adapter.caption == data.caption:  # otherwise the prompts are the adapter's
+            warn_about_unknown_words(data, model.tokenizer, log)
+        preview = None
+        if recipe.progress.prompts:
+            check_prompts(model.config, recipe.progress.prompts)
+            preview = samples(
+                lambda params: adapter.adapted(ops, tree_map(ops.asarray, params)),
+                recipe.progress.prompts,
+                recipe.progress.count,
+                recipe.data.size,
+                cancel,
+            )
+        summary = replace(summarize(data), base=model.sha256)
+        with prepared_folder(recipe, folder, summary, log, accept_changes) as changed:
+            vae = tree_map(exact.asarray, model.params["vae"])
+            config = model.config.vae
+            latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
+            noisy = NoisyLatents(latents, data.weights, config.scaling_factor, ops)
+            trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
+            context = TrainingContext(
+                recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
+            )
+            with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
+                train_stage(context, "diffusion", trainer, "", preview)
+            return adapter.file(folder)
+
+
+def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
+    """Check that a model can be fine-tuned, before its weights are read.
+
+    Raises:
+        UsageError: It does not accept a prompt, needs an image as input, rounds its latents to a
+            codebook, has two text encoders for one word, or does not have the size.
+    """
+    size = recipe.data.size
+    multiple = config.size_multiple
+    problem = ""
+    if not config.text_encoders or config.text_encoder.model_type != "clip":
+        problem = "it has no text transformer"
+    elif config.image_channels or config.vae.codebook_size:
+        problem = "it needs an image as input, or has a codebook"
+    elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
+        problem = "a word is learned for one text encoder, and it has two"
+    if problem:
+        message = f"recipe: {config.name!r} cannot be fine-tuned: {problem}"
+        raise UsageError(message, code="E-RECIPE")
+    if size < multiple or size % multiple:
+        message = f"size must be a multiple of {multiple}, not {size}"
+        raise UsageError(message, code="E-SIZE")
