@@ -57,7 +57,7 @@ from ldmref.samplers.moments import exponential_moment, moment_weights
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.own_spacing import Spacing, get_spacing
-from ldmref.samplers.path import FLOW, VE, Path
+from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.ratio import on_ratio
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
@@ -73,13 +73,13 @@ from ldmref.samplers.unipc import unipc
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
     "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History",
-    "Interval", "LimitedInterval", "Noise", "Path", "PerpendicularNegative", "PerturbedAttention",
-    "Rescale", "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State", "Step", "Stepped",
-    "Streams", "Threshold", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
-    "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
-    "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "heunpp2",
-    "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
+    "Interval", "LimitedInterval", "Noise", "NoisePath", "PerpendicularNegative",
+    "PerturbedAttention", "Rescale", "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State",
+    "Step", "Stepped", "Streams", "Threshold", "ancestral", "cfgpp", "churn", "configured_step",
+    "deis", "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
+    "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance",
+    "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
+    "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
     "moment_weights", "on_ratio", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample",
     "seeds_2", "seeds_3", "sigma_grid", "tcd", "unipc", "with_noise",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ldmref.declare import Range
-from ldmref.samplers.path import FLOW, VE, Path
+from ldmref.samplers.path import FLOW, VE, NoisePath
 
 LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
 
@@ -100,6 +100,6 @@ class SchedulerConfig:
     shift_terminal: UnitFloat = 0.0
 
     @property
-    def path(self) -> Path:
+    def path(self) -> NoisePath:
         """The path on which the model is sampled if a request names no other."""
         return FLOW if self.prediction_type == "flow" else VE

@@ -16,7 +16,7 @@ from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
-from ldmref.samplers.path import FLOW, VE, Path
+from ldmref.samplers.path import FLOW, VE, NoisePath
 
 # (xt, prediction, level): the level is alpha-bar, or the flow time of a velocity
 TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {
@@ -76,7 +76,7 @@ def guided_denoiser(
     guidance: Guidance,
     cfg_scale: float,
     observe: Observer | None = None,
-    path: Path = VE,
+    path: NoisePath = VE,
 ) -> GuidedDenoiser:
     """Return a network as a denoiser, its predictions combined by a guidance.
 
@@ -110,20 +110,12 @@ def guided_denoiser(
     """
     to_x0 = TO_X0[prediction_type]
     on_x0 = guidance.on_x0
-    of_flow = prediction_type == "flow"
-
-    def in_own_scale(x: Array, sigma: float, ratio: float) -> tuple[Array, float]:
-        """Return x in the network's scale, and its level there."""
-        if of_flow:
-            return (x, sigma) if path is FLOW else (x / (1.0 + ratio), FLOW.level(ratio))
-        alpha_bar = float(alpha_bar_from_sigma(ratio))
-        return x * alpha_bar**0.5 if path is VE else x * (1.0 / path.spread(sigma)), alpha_bar
 
     def predict(
         x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
     ) -> Guided:
         ratio = path.ratio(sigma)
-        xt, level = in_own_scale(x, sigma, ratio)
+        xt, level = in_own_scale(prediction_type, x, sigma, path)
         needed = {*guidance.needs(ratio, cfg_scale)}
         if unconditional:
             needed.add("uncond")
@@ -144,6 +136,31 @@ def guided_denoiser(
         return Guided(x0, uncond if on_x0 else to_x0(xt, uncond, level), memory)
 
     return GuidedDenoiser(predict, guidance.remembers)
+
+
+def in_own_scale(
+    prediction_type: str, x: Array, sigma: float, path: NoisePath = VE
+) -> tuple[Array, float]:
+    r"""Return x in the scale of a network's training, and its level there, as `TO_X0` takes them.
+
+    .. math:: x_t = \frac{x}{\sqrt{\alpha^2 + \sigma^2}} \text{ at }
+              \bar\alpha = \frac{\alpha^2}{\alpha^2 + \sigma^2}, \qquad
+              x_s = \frac{x}{\alpha + \sigma} \text{ at } s = \frac{\sigma}{\alpha + \sigma}
+
+    Args:
+        prediction_type: `eps`, `v` or `x0`, of variance-preserving x_t, or `flow`, of x_s.
+        x: The state on the path, (n, ...).
+        sigma: Its level.
+        path: The path.
+
+    Returns:
+        (x_t, alpha-bar), or (x_s, s).
+    """
+    ratio = path.ratio(sigma)
+    if prediction_type == "flow":
+        return (x, sigma) if path is FLOW else (x / (1.0 + ratio), FLOW.level(ratio))
+    alpha_bar = float(alpha_bar_from_sigma(ratio))
+    return x * (alpha_bar**0.5 if path is VE else 1.0 / path.spread(sigma)), alpha_bar
 
 
 def _in_order(names: set[str], guidance: Guidance) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.path import VE, Path
+from ldmref.samplers.path import VE, NoisePath
 
 History: TypeAlias = tuple[Any, ...]
 """The memory of a multistep method or of a guidance; () at the start."""
@@ -77,7 +77,7 @@ class Interval(NamedTuple):
     sigma_next: float
     ahead: tuple[float, ...] = ()
     between: bool = False
-    path: Path = VE
+    path: NoisePath = VE
 
     def index_of(self, sigma: float) -> int | None:
         """Return `i` or `i_next` if the step evaluates at an end, None at a level in between.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.samplers.path import VE, Path
+from ldmref.samplers.path import VE, NoisePath
 
 
-def noise_levels(sigmas: Sequence[float] | np.ndarray, path: Path = VE) -> list[float]:
+def noise_levels(sigmas: Sequence[float] | np.ndarray, path: NoisePath = VE) -> list[float]:
     """Return numbers, or a one-dimensional array of them, as a list of Python floats.
 
     Args:

@@ -31,7 +31,7 @@ from ldmref.samplers.interfaces import (
     Stepped,
 )
 from ldmref.samplers.levels import noise_levels
-from ldmref.samplers.path import VE, Path
+from ldmref.samplers.path import VE, NoisePath
 
 
 def sample(
@@ -44,7 +44,7 @@ def sample(
     constrain: Constraint | None = None,
     visits: Sequence[int] | None = None,
     history: History = (),
-    path: Path = VE,
+    path: NoisePath = VE,
 ) -> Iterator[State]:
     """Take `x` through the noise levels `sigmas`, and yield a `State` after every step.
 
@@ -102,7 +102,7 @@ def _steps(
     constrain: Constraint | None,
     visits: Sequence[int] | None,
     history: History,
-    path: Path,
+    path: NoisePath,
 ) -> Iterator[State]:
     for interval in run_intervals(sigmas, visits, path):
         if interval.i_next < interval.i:
@@ -116,7 +116,7 @@ def _steps(
 
 
 def run_intervals(
-    sigmas: Sequence[float], visits: Sequence[int] | None = None, path: Path = VE
+    sigmas: Sequence[float], visits: Sequence[int] | None = None, path: NoisePath = VE
 ) -> Iterator[Interval]:
     """Yield the interval of every step of a run, and of every jump (`i_next` below `i`).
 

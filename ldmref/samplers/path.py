@@ -25,7 +25,7 @@ PURE_NOISE = 2.0**40  # the ratio of a level without data; 2^-40 of the data is 
 
 
 @dataclass(frozen=True)
-class Path:
+class NoisePath:
     r"""A straight path x = alpha x0 + sigma eps with alpha = 1 - f sigma.
 
     Args:
@@ -85,10 +85,10 @@ class Path:
         return keep * x + math.sqrt(sigma_next**2 - (keep * sigma) ** 2) * eps
 
 
-VE = Path("ve", 0.0)
+VE = NoisePath("ve", 0.0)
 """x0 + sigma eps: variance exploding, and variance preserving up to scale."""
 
-FLOW = Path("flow", 1.0)
+FLOW = NoisePath("flow", 1.0)
 """(1 - sigma) x0 + sigma eps: flow matching, sigma from 0 (data) to 1 (noise)."""
 
 PATHS = {path.name: path for path in (VE, FLOW)}

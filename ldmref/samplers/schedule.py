@@ -23,7 +23,7 @@ from ldmref.samplers.flow_spacings import flow_levels
 from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.levels import noise_levels
 from ldmref.samplers.own_spacing import Spacing, get_spacing
-from ldmref.samplers.path import FLOW, VE, Path
+from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.spacings import check_steps, sigma_grid, timesteps_at
 
@@ -100,7 +100,7 @@ class Schedule(NamedTuple):
     init_noise_sigma: float
     training_sigmas: np.ndarray
     convention: str = ""
-    path: Path = VE
+    path: NoisePath = VE
     of_flow: bool = False
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ def make_schedule(
     spacing: str | Spacing | None,
     steps: int,
     sigmas: Sequence[float] | None = None,
-    path: Path | None = None,
+    path: NoisePath | None = None,
     tokens: int = 0,
 ) -> Schedule:
     """Return the schedule of `steps` steps.
@@ -214,7 +214,7 @@ def make_schedule(
     return _on_path(grid, table, path, of_flow)
 
 
-def _on_path(levels: np.ndarray, table: np.ndarray, path: Path, of_flow: bool) -> Schedule:
+def _on_path(levels: np.ndarray, table: np.ndarray, path: NoisePath, of_flow: bool) -> Schedule:
     """Return the schedule of levels on a path, with the timesteps that a network of `table` gets.
 
     The first state of a flow is unit noise, as in its training.
@@ -225,7 +225,7 @@ def _on_path(levels: np.ndarray, table: np.ndarray, path: Path, of_flow: bool) -
     return Schedule(levels, timesteps, first, table, "", path, of_flow)
 
 
-def on_path(schedule: Schedule, path: Path) -> Schedule:
+def on_path(schedule: Schedule, path: NoisePath) -> Schedule:
     """Return a schedule of `VE` on another path: the same distributions, scaled."""
     if path is VE:
         return schedule
