@@ -21,6 +21,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
 from ldmref.samplers.own_spacing import Spacing
+from ldmref.samplers.path import FLOW, PATHS, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.trace.model import Trace, TraceEntry
 
@@ -136,6 +137,32 @@ class HostContext:
         return bool(steps) and "model_output" in steps[0].inputs
 
     @cached_property
+    def path(self) -> NoisePath:
+        """The path of the states: recorded, otherwise that of the model."""
+        for entry in (self.schedule_entry, *self.calls("sampler")[:1]):
+            name = None if entry is None else entry.attributes.get("path")
+            if isinstance(name, str) and name in PATHS:
+                return PATHS[name]
+        return self.config.path
+
+    @property
+    def states_on_path(self) -> bool:
+        """Whether states are on the path; those of some schedulers of diffusers are x_t."""
+        if not self.is_diffusers or self.path is FLOW:
+            return True
+        return self.choose_sampler(self.config)[0].family == "euler"
+
+    @cached_property
+    def tokens(self) -> int:
+        """The number of image tokens, on which the schedule of some flows depends."""
+        steps = self.calls("sampler")
+        state = self.read(steps[0], "sample", "x") if steps else None
+        if state is None or state.ndim != 4:
+            return 0
+        factor = self.model.config.vae.factor
+        return self.model.config.count_tokens(state.shape[3] * factor, state.shape[2] * factor)
+
+    @cached_property
     def schedule_entry(self) -> TraceEntry | None:
         """The recorded schedule."""
         return next(iter(self.calls("schedule")), None)
@@ -186,7 +213,8 @@ class HostContext:
             with np.errstate(all="ignore"):
                 levels = None if spacing else self._own_sigmas(config)
                 steps = self.steps if levels is None else len(levels) - 1
-                return make_schedule(config, sampler, spacing or own, steps, levels)
+                spaced = spacing or own
+                return make_schedule(config, sampler, spaced, steps, levels, self.path, self.tokens)
         except (LdmrefError, ValueError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
@@ -210,7 +238,7 @@ class HostContext:
             return [float(sigma) for sigma in asked]
         sigmas = self.read(self.schedule_entry, "sigmas")
         timesteps = self.read(self.schedule_entry, "timesteps")
-        if sigmas is None and timesteps is not None:
+        if sigmas is None and timesteps is not None and self.path is VE:
             sigmas = sampling_sigmas(config)[timesteps.astype(np.int64)]
         if sigmas is None:
             return None
