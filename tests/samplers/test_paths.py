@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling import no_noise, without_noise
-from scipy.integrate import solve_ivp
 
 from ldmref.errors import UsageError
 from ldmref.samplers import (
@@ -29,12 +30,26 @@ from ldmref.samplers import (
 from ldmref.samplers.path import PURE_NOISE
 from ldmref.testing.mixture import Mixture, three_modes
 
-CONVERGES = [name for name in SAMPLERS if without_noise(name) is not None]
-END = 0.09
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("orders", ROOT / "scripts/measure_flow_orders.py")
+orders = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(orders)
+
 # From pure noise, where log-SNR is infinite, a first step of order 1 leaves these methods order 2.
 SECOND_FROM_NOISE = ("dpm_solver_3", "deis_3", "seeds_3", "unipc", "unipc_3")
-# Higher on evenly spaced levels than on those of its declared order.
-EVENLY_SPACED = {"pndm": 3}
+
+
+def read_table():
+    """Return {name: (declared, between levels, from pure noise)} of docs/math/samplers.md."""
+    text = (ROOT / "docs/math/samplers.md").read_text(encoding="utf-8")
+    row = r"\| `(\w+)` \| (by its slope|in log-SNR) \| (\d) \| ([\d.]+) \| ([\d.]+) \|"
+    return {
+        name: (runs, int(order), float(between), float(noise))
+        for name, runs, order, between, noise in re.findall(row, text)
+    }
+
+
+TABLE = read_table()
 
 
 def denoiser(problem):
@@ -48,68 +63,42 @@ def denoiser(problem):
     return denoise
 
 
-def solve(start, first, last):
-    """Return the end of the flow by another program's method, of 8th order."""
-    denoise = denoiser(three_modes())
-
-    def slope(s, x):
-        x = x.reshape(start.shape)
-        return ((x - denoise(x, s)) / s).ravel()
-
-    solved = solve_ivp(slope, (first, last), start.ravel(), "DOP853", rtol=1e-12, atol=1e-13)
-    return solved.y[:, -1].reshape(start.shape)
+def test_the_page_has_every_sampler_that_solves_the_flow():
+    solves = [n for n, s in SAMPLERS.items() if orders.deterministic_step(s) and not s.adaptive]
+    assert [*TABLE] == solves
+    for name, (runs, order, *_) in TABLE.items():
+        assert order == SAMPLERS[name].order
+        assert (runs == "by its slope") == SAMPLERS[name].straight
 
 
-@pytest.fixture(scope="module")
-def starts():
-    """Points at half noise and at pure noise, with the ends of their flows."""
-    stream = np.random.default_rng(0)
-    x0 = three_modes().sample(32, stream)
-    found = {}
-    for first in (0.5, 1.0):
-        start = (1.0 - first) * x0 + first * stream.standard_normal(x0.shape)
-        found[first] = start, solve(start, first, END)
-    return found
+@pytest.mark.parametrize("name", TABLE)
+def test_the_order_between_two_levels_is_the_declared_one(name):
+    """`pndm` and the third-order singlestep method have more on evenly spaced levels."""
+    _, order, printed, _ = TABLE[name]
+    measured = orders.measure(
+        orders.deterministic_step(SAMPLERS[name]), 0.5, orders.counts_of(name)
+    )
+    assert abs(measured - printed) < 0.1
+    assert abs(measured - (3 if name in ("pndm", "dpmpp_3_singlestep") else order)) < 0.2
 
 
-def step_of(name):
-    step = without_noise(name)
-    return step if SAMPLERS[name].straight else on_ratio(step)
+@pytest.mark.parametrize("name", TABLE)
+def test_the_order_from_pure_noise(name):
+    _, order, _, printed = TABLE[name]
+    measured = orders.measure(
+        orders.deterministic_step(SAMPLERS[name]), 1.0, orders.counts_of(name)
+    )
+    assert abs(measured - printed) < 0.1
+    assert measured > (2 if name in SECOND_FROM_NOISE else order) - 0.3
 
 
-def order_of(name, starts, first, counts):
-    start, end = starts[first]
-    denoise = denoiser(three_modes())
-    errors = []
-    for n in counts:
-        levels = np.linspace(first, END, n + 1)
-        *_, last = sample(denoise, start, levels, step_of(name), noise=no_noise, path=FLOW)
-        errors.append(np.abs(last.x - end).max())
-    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
-
-
-@pytest.mark.parametrize("name", [n for n in CONVERGES if not SAMPLERS[n].adaptive])
-def test_order_between_two_levels_is_the_declared_one(name, starts):
-    counts = {"rk4": (16, 32, 64), "dpmpp_3_singlestep": (63, 126, 252)}.get(name, (64, 128, 256))
-    order = 3 if name == "dpmpp_3_singlestep" else EVENLY_SPACED.get(name, SAMPLERS[name].order)
-    assert abs(order_of(name, starts, 0.5, counts) - order) < 0.2
-
-
-@pytest.mark.parametrize("name", [n for n in CONVERGES if not SAMPLERS[n].adaptive])
-def test_order_from_pure_noise(name, starts):
-    order = SAMPLERS[name].order
-    if name in SECOND_FROM_NOISE:
-        order = 2
-    counts = (16, 32, 64) if name == "rk4" else (128, 256, 512)
-    assert order_of(name, starts, 1.0, counts) > order - 0.3
-
-
-@pytest.mark.parametrize("first", [0.5, 1.0])
-def test_adaptive_steps_keep_their_tolerance(first, starts):
-    start, end = starts[first]
-    step = SAMPLERS["rk45"].make(rtol=1e-7, atol=1e-7)
-    *_, last = sample(denoiser(three_modes()), start, [first, 0.4, END], step, path=FLOW)
-    assert np.abs(last.x - end).max() < 1e-5
+def test_adaptive_steps_keep_their_tolerance():
+    start = np.random.default_rng(0).standard_normal((32, 2))
+    ends = [
+        list(sample(denoiser(three_modes()), start, [1.0, 0.4, 0.09], step, path=FLOW))[-1].x
+        for step in (SAMPLERS["rk45"].make(rtol=t, atol=t) for t in (1e-6, 1e-10))
+    ]
+    assert np.abs(np.subtract(*ends)).max() < 1e-4
 
 
 @given(st.floats(0.0, 0.999), st.floats(0.0, 1e9))
