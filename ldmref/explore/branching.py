@@ -251,7 +251,8 @@ def compare_states(record: RunRecord, before: Recording | None) -> list[str]:
         return []
     if states.shape != recorded.shape:
         return ["the recorded trunk has latents of another size"]
-    scale = np.sqrt(1.0 + record.sigmas[: len(states)] ** 2)[:, None, None, None]
+    sigmas = record.sigmas[: len(states)]
+    scale = np.hypot(record.path.alpha(sigmas), sigmas)[:, None, None, None]
     difference = np.abs((states - recorded) / scale).max()
     return [
         f"the trunk's states differ from the recorded ones by up to {difference:.1g}: it was "

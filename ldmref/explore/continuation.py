@@ -15,7 +15,7 @@ from ldmref.modes.job import Job
 from ldmref.modes.run import Run
 from ldmref.modes.start import choose_step
 from ldmref.modes.trajectory import Trajectory
-from ldmref.samplers import History, Schedule, make_schedule
+from ldmref.samplers import History, Schedule
 
 CLOSE = 1e-6  # relative: noise levels closer than this are the same
 
@@ -31,8 +31,7 @@ def remaining_schedule(
         UsageError: None is lower.
     """
     old = trunk.schedule
-    config = model.config.scheduler
-    new = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
+    new = job.make_schedule(model.config)
     if np.array_equal(new.sigmas, old.sigmas) and np.array_equal(new.timesteps, old.timesteps):
         return None
     i = trunk.visits[k]
@@ -51,6 +50,8 @@ def remaining_schedule(
         new.init_noise_sigma,
         new.training_sigmas,
         new.convention,
+        new.path,
+        new.of_flow,
     )
 
 

@@ -147,18 +147,21 @@ def solve_to_the_end(
     """Return the converged final latents, (1, c, h, w), and the largest change of an interval."""
     ops = trajectory.model.backend
     levels = trajectory.schedule.sigmas
+    path = trajectory.schedule.path
     first, last = float(levels[trajectory.visits[0]]), float(levels[trajectory.visits[-1]])
-    inner = np.sinh(np.linspace(math.asinh(first), math.asinh(last), INTERVALS + 1))[1:-1]
-    sigmas = [first, *inner.tolist(), last]
+    ends = (math.asinh(path.ratio(first)), math.asinh(path.ratio(last)))
+    inner = np.sinh(np.linspace(*ends, INTERVALS + 1))[1:-1]
+    sigmas = [first, *map(path.level, inner.tolist()), last]
 
     def distance(a: Array, b: Array, sigma: float) -> float:
-        return vp_distance(ops.to_numpy(a), ops.to_numpy(b), sigma)
+        return vp_distance(ops.to_numpy(a), ops.to_numpy(b), sigma, path)
 
     with ops.inference():
         x = begin(trajectory, trajectory.x, first)
-        solution = converge(flow_of(trajectory), x, sigmas, tolerance, refine, distance, watch)
+        flow = flow_of(trajectory)
+        solution = converge(flow, x, sigmas, tolerance, refine, distance, watch, path)
         end = finish(trajectory, solution.states[-1], last)
-        end = ops.to_numpy(end / math.hypot(1.0, last))
+        end = ops.to_numpy(end / path.spread(last))
     return np.array(end, np.float32), max(solution.changes)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.samplers.path import VE, NoisePath
+
 
 @dataclass(frozen=True, eq=False)
 class Truth:
@@ -41,13 +43,13 @@ class Truth:
         return bool(self.description.get("converged"))
 
 
-def vp_distance(a: np.ndarray, b: np.ndarray, sigma: float) -> float:
+def vp_distance(a: np.ndarray, b: np.ndarray, sigma: float, path: NoisePath = VE) -> float:
     r"""Return the root-mean-square distance of two states in variance-preserving scale.
 
-    .. math:: d = \sqrt{\frac{\lVert a - b \rVert^2}{N (1 + \sigma^2)}}
+    .. math:: d = \sqrt{\frac{\lVert a - b \rVert^2}{N (\alpha^2 + \sigma^2)}}
 
     with N the number of elements. Latents have a variance of about 1, so 0.1 is a tenth of it in
     every element on average.
     """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return float(np.sqrt(np.mean(difference**2) / (1.0 + sigma**2)))
+    return float(np.sqrt(np.mean(difference**2) / (path.alpha(sigma) ** 2 + sigma**2)))

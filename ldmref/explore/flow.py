@@ -27,6 +27,7 @@ import numpy as np
 from ldmref.errors import Cancelled
 from ldmref.math.arrays import Array
 from ldmref.modes.generate import CancelFlag
+from ldmref.samplers.path import VE, NoisePath
 
 Denoise = Callable[[Array, float], Array]
 EVALUATIONS = 3  # of a step
@@ -75,7 +76,7 @@ class FlowWatch:
 
 
 class Solution(NamedTuple):
-    """States at some noise levels, in x = x0 + sigma eps.
+    """States at some noise levels.
 
     Args:
         states: One per level.
@@ -113,24 +114,34 @@ def solve_interval(
     sigma_next: float,
     substeps: int,
     watch: FlowWatch | None = None,
+    path: NoisePath = VE,
 ) -> Array:
     """Return the state at `sigma_next` of the flow through x at `sigma`.
 
     Args:
         denoise: `denoise(x, sigma) -> x0`.
-        x: The state at `sigma`, in x = x0 + sigma eps.
+        x: The state at `sigma`.
         sigma, sigma_next: Noise levels; the second is smaller, and may be 0.
         substeps: Steps of the solver.
         watch: Progress and cancelling.
+        path: The path of x and the levels.
     """
-    spaced = np.sinh(np.linspace(math.asinh(sigma), math.asinh(sigma_next), substeps + 1))
-    thetas = np.arctan([sigma, *spaced[1:-1], sigma_next]).tolist()
-    z = x * math.cos(thetas[0])
+    first = path.ratio(sigma)
+    last = path.ratio(sigma_next)
+    spaced = np.sinh(np.linspace(math.asinh(first), math.asinh(last), substeps + 1))
+    thetas = np.arctan([first, *spaced[1:-1], last]).tolist()
+    inner = denoise if path is VE else _of_ratio(denoise, path)
+    z = x * (math.cos(thetas[0]) if path is VE else 1.0 / path.spread(sigma))
     for theta, theta_next in pairwise(thetas):
-        z = heun3_step(denoise, z, theta, theta_next)
+        z = heun3_step(inner, z, theta, theta_next)
         if watch is not None:
             watch.stepped()
-    return z / math.cos(thetas[-1])
+    return z / math.cos(thetas[-1]) if path is VE else z * path.spread(sigma_next)
+
+
+def _of_ratio(denoise: Denoise, path: NoisePath) -> Denoise:
+    """Return a denoiser on a path as one of x0 + r eps and the ratio r."""
+    return lambda x, ratio: denoise(x / (1.0 + path.fade * ratio), path.level(ratio))
 
 
 def converge(
@@ -141,6 +152,7 @@ def converge(
     most: int,
     distance: Callable[[Array, Array, float], float],
     watch: FlowWatch | None = None,
+    path: NoisePath = VE,
 ) -> Solution:
     """Solve the flow from x through noise levels until it no longer changes.
 
@@ -155,16 +167,17 @@ def converge(
         most: The largest number of substeps of an interval, which is accepted as it is.
         distance: `distance(a, b, sigma)` between two states.
         watch: Progress and cancelling.
+        path: The path of x and the levels.
     """
     watch = watch or FlowWatch()
     solution = Solution([x], [], [])
     watch.plan(3 * (len(sigmas) - 1))
     for sigma, sigma_next in pairwise(sigmas):
         start = solution.states[-1]
-        coarse = solve_interval(denoise, start, sigma, sigma_next, 1, watch)
+        coarse = solve_interval(denoise, start, sigma, sigma_next, 1, watch, path)
         substeps = 2
         while True:
-            fine = solve_interval(denoise, start, sigma, sigma_next, substeps, watch)
+            fine = solve_interval(denoise, start, sigma, sigma_next, substeps, watch, path)
             change = distance(coarse, fine, sigma_next)
             if not change > tolerance or 2 * substeps > most:
                 break

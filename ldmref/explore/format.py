@@ -20,6 +20,7 @@ from ldmref.explore.preview import PreviewMatrix
 from ldmref.io.images.metadata import encode_png
 from ldmref.io.images.pil import to_rgb
 from ldmref.prompts.prompt_words import PromptWord
+from ldmref.samplers.path import PATHS, VE, NoisePath
 from ldmref.trace.memory import add_call
 from ldmref.trace.model import Trace
 from ldmref.trace.single import save_trace, trace_bytes
@@ -33,7 +34,8 @@ class RunRecord:
     """One run of one image: its states, predictions and attention, with n steps.
 
     Args:
-        x: The states x = x0 + sigma eps before each step and at the end, (n + 1, c, h, w) float32.
+        x: The states before each step and at the end, x0 + sigma eps unless `path` is another,
+            (n + 1, c, h, w) float32.
         x0: The guided prediction of the first evaluation of each step, (n, c, h, w) float32.
         x0_uncond: The predictions without the prompt, (n, c, h, w) float32, NaN in steps in which
             the guidance did not compute one; None if it never did.
@@ -74,6 +76,11 @@ class RunRecord:
     def params(self) -> dict[str, Any]:
         """The resolved parameters, which generate the image again; of a branch, its own."""
         return self.meta["params"]
+
+    @property
+    def path(self) -> NoisePath:
+        """The path of the run."""
+        return PATHS[self.meta.get("path", VE.name)]
 
     @property
     def steps(self) -> int:

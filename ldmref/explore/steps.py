@@ -12,8 +12,8 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
 from ldmref.explore.format import CODE
-from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers.denoiser import TO_X0
+from ldmref.samplers.denoiser import TO_X0, in_own_scale
+from ldmref.samplers.path import PATHS, VE, NoisePath
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.readers.old_records import not_a_record
 
@@ -35,6 +35,7 @@ class RecordedStep:
         timestep: The timestep of `sigma`.
         maps: The map of each word, (words, h', w') float16; None: the prompt had no part.
         described: The words, and the layers of the maps.
+        path: The path of the states.
     """
 
     x: np.ndarray
@@ -46,6 +47,7 @@ class RecordedStep:
     timestep: float
     maps: np.ndarray | None
     described: Mapping[str, Any]
+    path: NoisePath = VE
 
 
 class TraceArrays:
@@ -104,6 +106,17 @@ class TraceArrays:
             raise self.bad("its noise levels are not finite numbers from 0")
         return sigma
 
+    def path(self, entry: TraceEntry) -> NoisePath:
+        """Return the path of a step.
+
+        Raises:
+            CorruptModelError: It is not a known one.
+        """
+        name = entry.attributes.get("path", VE.name)
+        if not isinstance(name, str) or name not in PATHS:
+            raise self.bad(f"the path of {entry.call} is {short_repr(name)}")
+        return PATHS[name]
+
     def bad(self, why: str) -> CorruptModelError:
         """Return the error about a file that is not a record."""
         return not_a_record(self.name, why)
@@ -149,11 +162,12 @@ def _read_step(
         point = arrays.latents(entry, "input", "x_at")
         level = arrays.level(entry, "sigma_at")
     kind = entry.attributes.get("prediction_type")
+    path = arrays.path(entry)
     if "x0" in entry.inputs:
         x0 = arrays.latents(entry, "input", "x0")
     else:
         guided = arrays.latents(entry, "input", "prediction")
-        x0 = _to_x0(arrays, kind, guided, point, level)
+        x0 = _to_x0(arrays, kind, guided, point, level, path)
     halves = {}
     evaluations = entry.attributes.get("evaluations")
     first = evaluations[0] if isinstance(evaluations, list) and evaluations else ""
@@ -163,7 +177,7 @@ def _read_step(
         for role in HALVES:
             if role in guidance.inputs:
                 y = arrays.latents(guidance, "input", role)
-                halves[role] = _to_x0(arrays, kind, y, point, level)
+                halves[role] = _to_x0(arrays, kind, y, point, level, path)
     words = find(f"words.{k:03}")
     maps = None
     if words is not None:
@@ -181,10 +195,13 @@ def _read_step(
         _timestep(arrays, entry, schedule),
         maps,
         {} if words is None else words.attributes,
+        path,
     )
 
 
-def _to_x0(arrays: TraceArrays, kind: Any, y: np.ndarray, x: np.ndarray, sigma: float) -> Any:
+def _to_x0(
+    arrays: TraceArrays, kind: Any, y: np.ndarray, x: np.ndarray, sigma: float, path: NoisePath
+) -> Any:
     """Return the predicted x0 of an output of the network, (c, h, w) float32."""
     if kind == "x0":
         return y
@@ -192,9 +209,8 @@ def _to_x0(arrays: TraceArrays, kind: Any, y: np.ndarray, x: np.ndarray, sigma: 
         raise arrays.bad(f"the type of its predictions is {short_repr(kind)}")
     if y.shape != x.shape:
         raise arrays.bad(f"a prediction has the shape {y.shape}")
-    alpha_bar = np.float64(alpha_bar_from_sigma(sigma))
-    xt = x.astype(np.float64) * math.sqrt(alpha_bar)
-    return np.asarray(TO_X0[kind](xt, y.astype(np.float64), alpha_bar), np.float32)
+    xt, level = in_own_scale(kind, x.astype(np.float64), sigma, path)
+    return np.asarray(TO_X0[kind](xt, y.astype(np.float64), np.float64(level)), np.float32)
 
 
 def _timestep(arrays: TraceArrays, entry: TraceEntry, schedule: TraceEntry | None) -> float:

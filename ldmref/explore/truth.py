@@ -126,6 +126,7 @@ class TruthSolver:
     ):
         self.ops = model.backend
         self.record = record
+        self.path = record.path
         self.tolerance = tolerance
         self.refine = refine
         self.watch = watch
@@ -141,7 +142,14 @@ class TruthSolver:
         x = begin(trajectory, on_backend(self.ops, self.states[-1][None]), sigmas[0])
         with self.ops.inference():
             solution = converge(
-                denoise, x, sigmas, self.tolerance, self.refine, self._distance, self.watch
+                denoise,
+                x,
+                sigmas,
+                self.tolerance,
+                self.refine,
+                self._distance,
+                self.watch,
+                self.path,
             )
             *inner, last = solution.states[1:]
             if end == self.record.steps:
@@ -159,16 +167,16 @@ class TruthSolver:
         for i, count in enumerate(substeps, first):
             sigma, sigma_next = self.record.sigmas[i : i + 2].tolist()
             x = begin(trajectory, on_backend(self.ops, self.record.x[i][None]), sigma)
-            exact = solve_interval(denoise, x, sigma, sigma_next, count, self.watch)
+            exact = solve_interval(denoise, x, sigma, sigma_next, count, self.watch, self.path)
             if i + 1 == self.record.steps:
                 exact = finish(trajectory, exact, sigma_next)
-            error = vp_distance(self.record.x[i + 1], self._to_host(exact), sigma_next)
+            error = vp_distance(self.record.x[i + 1], self._to_host(exact), sigma_next, self.path)
             self.local_error.append(error)
 
     def finish(self, more: Mapping[str, Any]) -> Truth:
         """Return the result, with more entries of its description."""
         distance = [
-            vp_distance(x, true, sigma)
+            vp_distance(x, true, sigma, self.path)
             for x, true, sigma in zip(self.record.x, self.states, self.record.sigmas, strict=True)
         ]
         change = max(self.changes)
@@ -187,7 +195,7 @@ class TruthSolver:
         return np.array(self.ops.to_numpy(x), np.float32)[0]
 
     def _distance(self, a: Array, b: Array, sigma: float) -> float:
-        return vp_distance(self._to_host(a), self._to_host(b), sigma)
+        return vp_distance(self._to_host(a), self._to_host(b), sigma, self.path)
 
 
 def flow_of(trajectory: Trajectory) -> Denoise:
@@ -196,16 +204,17 @@ def flow_of(trajectory: Trajectory) -> Denoise:
     sigmas = trajectory.schedule.sigmas
     visits = [*trajectory.visits]
     constrain = trajectory.constrain
+    path = trajectory.schedule.path
 
     def denoise(x: Array, sigma: float) -> Array:
         level = max((i for i in visits[:-1] if sigmas[i] >= sigma), default=visits[0])
         # the level counts for ControlNets that act in some steps only; sigma is at neither end,
         # where the sampler may have rounded timesteps
-        interval = Interval(level, level + 1, len(sigmas) - 1, math.inf, -1.0)
+        interval = Interval(level, level + 1, len(sigmas) - 1, math.inf, -1.0, path=path)
         x0 = guided.guided(x, sigma, interval=interval).x0
         if constrain is None:
             return x0
-        return constrain(x0, Interval(0, 1, 1, sigma, 0.0))
+        return constrain(x0, Interval(0, 1, 1, sigma, 0.0, path=path))
 
     return denoise
 
@@ -215,7 +224,7 @@ def begin(trajectory: Trajectory, x: Array, sigma: float) -> Array:
     return (
         x
         if trajectory.constrain is None
-        else trajectory.constrain(x, Interval(0, 0, 1, sigma, sigma))
+        else trajectory.constrain(x, Interval(0, 0, 1, sigma, sigma, path=trajectory.schedule.path))
     )
 
 
@@ -224,5 +233,5 @@ def finish(trajectory: Trajectory, x: Array, sigma: float) -> Array:
     return (
         x
         if trajectory.constrain is None
-        else trajectory.constrain(x, Interval(0, 1, 1, sigma, sigma))
+        else trajectory.constrain(x, Interval(0, 1, 1, sigma, sigma, path=trajectory.schedule.path))
     )

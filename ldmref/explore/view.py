@@ -203,6 +203,8 @@ def _describe(
         raise arrays.bad(f"its model is {short_repr(params['model'])}")
     if not isinstance(manifest.get("branch"), dict | None):
         raise arrays.bad(f"its branch is {short_repr(manifest['branch'])}")
+    path = steps[0].path
+    ratios = np.array([path.ratio(float(sigma)) for sigma in sigmas])
     schedules = [e for e in arrays.trace.entries if e.call.partition("~")[0] == "schedule"]
     last = schedules[-1].attributes if schedules else {}
     words = _with_maps(steps)
@@ -218,8 +220,9 @@ def _describe(
         "cfg_scale": params.get("cfg_scale"),
         "seed": seeds[0] if isinstance(seeds, list) and seeds else params.get("seed"),
         "timesteps": [step.timestep for step in steps],
-        "alpha_bar": [float(alpha_bar_from_sigma(sigma)) for sigma in sigmas],
-        "snr": [None if sigma == 0.0 else float(sigma**-2.0) for sigma in sigmas],
+        "path": path.name,
+        "alpha_bar": [float(alpha_bar_from_sigma(ratio)) for ratio in ratios],
+        "snr": [None if ratio == 0.0 else float(ratio**-2.0) for ratio in ratios],
         "words": _words(arrays, words) if words is not None and with_maps else [],
         "attention": (
             {key: words.described.get(key) for key in ATTENTION}

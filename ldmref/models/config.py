@@ -213,6 +213,15 @@ class ModelConfig:
         """
         return self.vae.factor * self.denoiser.side_multiple
 
+    def count_tokens(self, width: int, height: int) -> int:
+        """Return the number of image tokens of a denoiser that reads patches of the latents.
+
+        Args:
+            width, height: Size of the image in pixels.
+        """
+        side = self.vae.factor * self.denoiser.side_multiple
+        return (width // side) * (height // side)
+
     @property
     def text_encoders(self) -> tuple[TextConfig, ...]:
         """The text encoders: none, or up to three."""

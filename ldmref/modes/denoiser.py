@@ -32,8 +32,8 @@ from ldmref.samplers import (
 )
 from ldmref.samplers.denoiser import Observer
 from ldmref.samplers.guidance import PERTURBED
-from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.samplers.spacings import timesteps_at
+from ldmref.samplers.path import FLOW, VE, NoisePath
+from ldmref.samplers.schedule import sampling_sigmas, timestep_at
 
 
 def model_denoiser(
@@ -45,6 +45,7 @@ def model_denoiser(
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
     observe: Observer | None = None,
+    path: NoisePath = VE,
 ) -> GuidedDenoiser:
     """Return the denoiser of a batch.
 
@@ -58,6 +59,7 @@ def model_denoiser(
         controls: ControlNets, which read only the latents.
         channels: Further input channels of the network, (n or 1, k, h, w).
         observe: Called with every evaluation; see `samplers.guided_denoiser`.
+        path: The path of x and sigma.
     """
     ops: Backend = model.backend
 
@@ -106,7 +108,7 @@ def model_denoiser(
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type
-    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe)
+    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path)
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:
@@ -134,7 +136,8 @@ def denoiser(
 
     x = x0 + sigma eps and x0 are latents (n, c, h, w), arrays of the model's backend (x may also be
     NumPy's); sigma is a number from 0 to 1e6. The timestep is linear in log sigma between the
-    training timesteps.
+    training timesteps. For a model trained with flow matching x = (1 - sigma) x0 + sigma eps, with
+    sigma from 0 to 1, and the timestep is T sigma: give `samplers.sample` the path `FLOW`.
 
     Args:
         model: From `ldmref.load` or `ldmref.random_model`.
@@ -200,6 +203,10 @@ def denoiser(
         with_empty=may_need_empty_prompt(job.guidance),
     )
     training_sigmas = sampling_sigmas(config.scheduler)
+    path = config.scheduler.path
+
+    def timestep(sigma: float, interval: Interval | None) -> float:
+        return float(timestep_at(training_sigmas, path.ratio(sigma), path is FLOW))
 
     @cache
     def for_shape(n: int, h: int, w: int) -> list[tuple[slice, GuidedDenoiser]]:
@@ -215,11 +222,12 @@ def denoiser(
                 part,
                 model_denoiser(
                     model,
-                    lambda sigma, _: float(timesteps_at(training_sigmas, sigma)),
+                    timestep,
                     batch.conditionings(part),
                     job.cfg_scale,
                     job.guidance,
                     channels=channels,
+                    path=path,
                 ),
             )
             for part in batch.batches(n)
@@ -231,7 +239,8 @@ def denoiser(
     def predict(
         x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
     ) -> Guided:
-        sigma = validation.check_noise_level("sigma", sigma)
+        most = 1.0 if path is FLOW else validation.MAX_SIGMA
+        sigma = validation.check_noise_level("sigma", sigma, most)
         x = check_latents(config, ops.own("x", x, ops.state_dtype), prompts)
         n, _, h, w = x.shape
         with ops.inference():

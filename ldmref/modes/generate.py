@@ -5,7 +5,6 @@ All modes, and inversions, go through `run_sampler`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -75,7 +74,7 @@ class Progress:
 
     @cached_property
     def latents(self) -> np.ndarray:
-        """The noisy state x = x0 + sigma eps, (n, c, h, w) float32."""
+        """The noisy state, x0 + sigma eps on the path `ve`, (n, c, h, w) float32."""
         return np.array(self.model.backend.to_numpy(self.state.x), np.float32)
 
     @cached_property
@@ -137,8 +136,9 @@ def constrain_known(
 
     def constrain(x: Array, interval: Interval) -> Array:
         sigma = interval.sigma_next
+        path = interval.path
         clean = interval.i_next == interval.n
-        there = known * math.hypot(1.0, sigma) if clean else known + sigma * eps
+        there = known * path.spread(sigma) if clean else path.noised(known, eps, sigma)
         return (1.0 - kept) * x + kept * there
 
     return constrain

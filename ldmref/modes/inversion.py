@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +31,7 @@ from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Invert
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import History, Interval, State, implicit, make_schedule, sample
+from ldmref.samplers import History, Interval, State, implicit, sample
 
 SETTINGS = (
     "steps",
@@ -209,14 +208,14 @@ class InversionRun:
 
     def _generate(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
         job = self.job
-        config = self.model.config.scheduler
         ops = self.model.backend
         iterations = self.plan.request.iterations
-        schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
+        schedule = job.make_schedule(self.model.config)
+        path = schedule.path
         sigmas = schedule.sigmas[::-1].tolist()
-        x = on_backend(ops, self.clean * np.float32(math.hypot(1.0, sigmas[0])))
+        x = on_backend(ops, self.clean * np.float32(path.spread(sigmas[0])))
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
-            sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
+            sigmas[0] = min(sigmas[1] / 2.0, path.level(float(schedule.training_sigmas[0])))
 
         def timestep(sigma: float, interval: Interval | None) -> float:
             return schedule.timestep(sigma, interval.reversed() if interval else None)
@@ -231,9 +230,10 @@ class InversionRun:
                 job.cfg_scale,
                 job.guidance,
                 channels=self.channels,
+                path=path,
             )
             step = implicit(iterations)
-            return sample(denoise, x, sigmas, step, visits=visits, history=history)
+            return sample(denoise, x, sigmas, step, visits=visits, history=history, path=path)
 
         scale = schedule.init_noise_sigma
         latents = yield from run_sampler(self.model, x, sample_states, job.steps, scale, cancel)

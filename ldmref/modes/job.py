@@ -10,10 +10,12 @@ import numpy as np
 
 from ldmref.declare import get_fields
 from ldmref.errors import short_repr
+from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.requests import Request, Txt2Img
 from ldmref.prompts.tokenizer import PromptOptions
-from ldmref.samplers import Guidance, Sampler
+from ldmref.samplers import Guidance, Sampler, Schedule, make_schedule
+from ldmref.samplers.path import PATHS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +62,18 @@ class Job(Txt2Img):
         if self.strength is None:
             return 0
         return self.steps - min(int(self.steps * self.strength), self.steps)
+
+    def make_schedule(self, config: ModelConfig) -> Schedule:
+        """Return the schedule of the run.
+
+        Args:
+            config: The configuration of the model.
+        """
+        path = None if self.path is None else PATHS[self.path]
+        tokens = config.count_tokens(self.width, self.height)
+        return make_schedule(
+            config.scheduler, self.sampler, self.schedule, self.steps, self.sigmas, path, tokens
+        )
 
     @property
     def prompt_options(self) -> PromptOptions:

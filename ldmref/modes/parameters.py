@@ -187,7 +187,7 @@ class NoiseParameters:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SigmasParameter:
-    """The noise levels themselves."""
+    """The noise levels themselves, and the path on which they are."""
 
     sigmas: Annotated[
         Sequence[float] | None,
@@ -197,6 +197,15 @@ class SigmasParameter:
             "Noise levels instead of steps and schedule: decreasing numbers. The last one is 0, or "
             "larger to leave noise in the latents.",
             "the levels that steps and schedule give",
+        ),
+    ] = None
+    path: Annotated[
+        Literal["ve", "flow"] | None,
+        Flag(metavar="NAME"),
+        Doc(
+            "The path of the steps: `ve`, x0 + sigma eps, or `flow`, (1 - sigma) x0 + sigma eps. "
+            "The levels of the schedule are the same distributions on both.",
+            "that of the model's training",
         ),
     ] = None
 

@@ -23,9 +23,10 @@ from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
-from ldmref.samplers import SPACINGS, Sampler, Spacing, get_sampler, get_spacing, make_schedule
+from ldmref.samplers import SPACINGS, Sampler, Spacing, get_sampler, get_spacing
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.own_spacing import SLACK, name_of
+from ldmref.samplers.path import PATHS, VE
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
 from ldmref.samplers.spacings import check_steps
 
@@ -225,21 +226,26 @@ def check_sampling(config: ModelConfig, job: Job) -> None:
     steps = job.steps
     sampler = job.sampler
     table = sampling_sigmas(config.scheduler)
+    path = config.scheduler.path if job.path is None else PATHS[job.path]
+    highest = path.level(float(table[-1]))
     if job.sigmas is None:
         check_steps(steps, min(validation.MAX_STEPS, len(table)))
-        sigmas = make_schedule(config.scheduler, sampler, job.schedule, steps).sigmas[:-1]
+        sigmas = job.make_schedule(config).sigmas[:-1]
         if len(sigmas) != steps or (np.diff(sigmas) >= 0).any():
             raise UsageError(
                 f"{steps} steps of schedule {name_of(job.schedule)!r} repeat a noise level",
                 code="E-STEPS",
                 hint="take another number of steps, or another schedule",
             )
-    elif job.sigmas[0] > table[-1] * (1.0 + SLACK):
+    elif job.sigmas[0] > highest * (1.0 + SLACK):
+        levels = "14.6, 7.1, 2.3, 0" if path is VE else "0.94, 0.88, 0.7, 0"
         raise UsageError(
-            f"sigmas begin at {job.sigmas[0]:g}, the model knows noise up to {table[-1]:g}",
+            f"sigmas begin at {job.sigmas[0]:g}, the model knows noise up to {highest:g}",
             code="E-SIGMAS",
-            hint="sigmas are noise levels, such as 14.6, 7.1, 2.3, 0, not timesteps",
+            hint=f"sigmas are noise levels, such as {levels}, not timesteps",
         )
+    else:
+        job.make_schedule(config)
     if job.eta is not None and sampler.eta is None:
         raise UsageError(
             f"sampler {sampler.name!r} has no eta", code="E-ETA", hint="use ddim or euler_a"

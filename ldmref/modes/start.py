@@ -16,7 +16,6 @@ from ldmref.samplers import (
     Schedule,
     Step,
     configured_step,
-    make_schedule,
     repaint_visits,
 )
 from ldmref.samplers.interfaces import (
@@ -44,8 +43,7 @@ def start_trajectory(
         batch: The images of the batch among those of the run.
     """
     ops = model.backend
-    config = model.config.scheduler
-    schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
+    schedule = job.make_schedule(model.config)
     sigmas = schedule.sigmas.tolist()
     streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
     noise, image, masked = sample_initial(job, initial, streams, batch)
@@ -58,7 +56,7 @@ def start_trajectory(
     if image is None or initial.from_noise:
         x = noise * schedule.init_noise_sigma
     else:
-        x = image + sigmas[visits[0]] * noise
+        x = schedule.path.noised(image, noise, sigmas[visits[0]])
     channels = None
     if model.config.image_channels:
         channels = make_input_channels(model, job.size, initial.channels, masked)

@@ -6,7 +6,6 @@ run without one computes the same: an observer that returns what it is given cha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -194,6 +193,7 @@ class Trajectory:
             self.controls,
             self.channels,
             None if observer is None else observer.evaluated,
+            self.schedule.path,
         )
 
     def sample(
@@ -235,10 +235,11 @@ class Trajectory:
                 noise=lambda: present.noise_sampled(self.noise()),
                 visits=visits,
                 history=history,
+                path=self.schedule.path,
             )
 
         # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
-        scale = math.hypot(1.0, sigmas[-1])
+        scale = self.schedule.path.spread(sigmas[-1])
         return (
             yield from run_sampler(
                 self.model, self.x, sample_states, self.steps, scale, cancel, first, count

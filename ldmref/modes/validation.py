@@ -60,11 +60,11 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
-def check_noise_level(name: str, value: Any) -> float:
-    """Return a sigma: a number from 0 to `MAX_SIGMA`, or an array of one such number."""
+def check_noise_level(name: str, value: Any, most: float = MAX_SIGMA) -> float:
+    """Return a sigma: a number from 0 to `most`, or an array of one such number."""
     if is_array(value) and getattr(value, "ndim", 1) == 0:
         value = host_array(value).item()
-    return check_number(name, value, 0.0, MAX_SIGMA)
+    return check_number(name, value, 0.0, most)
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> float:

@@ -9,6 +9,8 @@
 | `own_spacing.py` | `Spacing`: a spacing of one's own, by name from a package                  |
 | `registry.py`    | `SAMPLERS`: every sampler with its order, cost and source                  |
 | `configure.py`   | the step as configured by a checkpoint's scheduler                         |
+| `path.py`        | the paths of runs: x0 + sigma eps, and that of flow matching               |
+| `ratio.py`       | `on_ratio`: methods for x0 + sigma eps on any path                         |
 | `steps.py` ...   | the methods                                                                |
 | `lower_order.py` | lower orders in the last steps                                             |
 | `denoiser.py`    | from a network to `denoise(x, sigma) -> x0`, with guidance                 |
@@ -55,6 +57,8 @@ from ldmref.samplers.moments import exponential_moment, moment_weights
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.own_spacing import Spacing, get_spacing
+from ldmref.samplers.path import FLOW, VE, NoisePath
+from ldmref.samplers.ratio import on_ratio
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
@@ -67,17 +71,17 @@ from ldmref.samplers.tcd import tcd
 from ldmref.samplers.unipc import unipc
 
 __all__ = [
-    "ALIASES", "GUIDANCES", "SAMPLERS", "SPACINGS", "AdaptiveProjected", "ClassifierFree",
-    "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History", "Interval",
-    "LimitedInterval", "Noise", "PerpendicularNegative", "PerturbedAttention", "Rescale",
-    "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State", "Step", "Stepped", "Streams",
-    "Threshold", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
-    "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
-    "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "heunpp2",
-    "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
-    "moment_weights", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "seeds_2",
-    "seeds_3", "sigma_grid", "tcd", "unipc", "with_noise",
+    "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
+    "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History",
+    "Interval", "LimitedInterval", "Noise", "NoisePath", "PerpendicularNegative",
+    "PerturbedAttention", "Rescale", "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State",
+    "Step", "Stepped", "Streams", "Threshold", "ancestral", "cfgpp", "churn", "configured_step",
+    "deis", "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
+    "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance",
+    "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
+    "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
+    "moment_weights", "on_ratio", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample",
+    "seeds_2", "seeds_3", "sigma_grid", "tcd", "unipc", "with_noise",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from ldmref.declare import Range
+from ldmref.samplers.path import FLOW, VE, NoisePath
 
 LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
 
@@ -14,7 +15,7 @@ UnitFloat = Annotated[float, Range(0, 1)]
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """The forward process on which the U-Net was trained, and the sampler's defaults.
+    """The forward process on which the denoiser was trained, and the sampler's defaults.
 
     Args:
         num_train_timesteps: Number of training timesteps T, from 2 to 100,000.
@@ -22,7 +23,9 @@ class SchedulerConfig:
             `cosine`.
         beta_start: Beta of the first timestep, in [0, 1]; not used by `cosine`.
         beta_end: Beta of the last timestep, in [0, 1]; not used by `cosine`.
-        prediction_type: Output of the U-Net: `eps`, `v` or `x0`.
+        prediction_type: Output of the denoiser: `eps`, `v` or `x0` of the variance-preserving
+            diffusion, or `flow`, the velocity eps - x0 of a model trained with flow matching, which
+            has no betas.
         sampler: Default sampler, a name in `SAMPLERS`.
         spacing: Default spacing, a name in `SPACINGS`.
         final_sigma: Last sigma of a schedule: `zero`, or `sigma_min`, the smallest of training.
@@ -51,6 +54,11 @@ class SchedulerConfig:
         original_inference_steps: Number of timesteps on which an LCM was distilled, for the spacing
             `lcm`.
         full_range: Whether Karras' and other continuous spacings span the whole table.
+        shift: Of a flow, the factor k of s -> k s / (1 + (k - 1) s) on its levels.
+        dynamic_shift: Whether k is e^mu, with mu linear in the number of image tokens.
+        shift_tokens: Two numbers of tokens.
+        shift_mus: mu at these two.
+        shift_terminal: The last level above 0, to which the others are stretched; 0: not at all.
 
     >>> from ldmref.samplers import SchedulerConfig
     >>> config = SchedulerConfig(prediction_type="v", rescale_betas_zero_snr=True)
@@ -62,7 +70,7 @@ class SchedulerConfig:
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear"
     beta_start: UnitFloat = 0.00085
     beta_end: UnitFloat = 0.012
-    prediction_type: Literal["eps", "v", "x0"] = "eps"
+    prediction_type: Literal["eps", "v", "x0", "flow"] = "eps"
     sampler: str = "ddim"
     spacing: str = "leading"
     final_sigma: str = "sigma_min"
@@ -85,3 +93,13 @@ class SchedulerConfig:
     sigma_max: Annotated[float, Range(1)] = 1000.0
     original_inference_steps: Annotated[int, Range(1, 100_000)] = 50
     full_range: bool = False
+    shift: Annotated[float, Range(1e-6, 1e6)] = 1.0
+    dynamic_shift: bool = False
+    shift_tokens: tuple[int, int] = (256, 4096)
+    shift_mus: tuple[float, float] = (0.5, 1.15)
+    shift_terminal: UnitFloat = 0.0
+
+    @property
+    def path(self) -> NoisePath:
+        """The path on which the model is sampled if a request names no other."""
+        return FLOW if self.prediction_type == "flow" else VE

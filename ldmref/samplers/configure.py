@@ -10,6 +10,8 @@ from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import diffusers_step
 from ldmref.samplers.interfaces import Constraint, Step
 from ldmref.samplers.lower_order import lower_at_the_end
+from ldmref.samplers.path import VE
+from ldmref.samplers.ratio import on_ratio
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule
 
@@ -58,4 +60,6 @@ def configured_step(
         step = sampler.make(**options)
     if config.thresholding_ratio or config.clip_sample_range:
         step = clip_predictions(step, configured_clip(config))
+    if schedule.path is not VE and not sampler.straight:
+        step = on_ratio(step)
     return step, visits

@@ -1,4 +1,8 @@
-"""From a network to a denoiser: `denoise(x, sigma) -> x0` in the coordinates x = x0 + sigma eps."""
+"""From a network to a denoiser: `denoise(x, sigma) -> x0` on a path, such as x = x0 + sigma eps.
+
+A network has coordinates of its own: variance preserving for one that predicts eps, v or x0, flow
+matching for one that predicts a velocity. x is scaled to them at the same ratio of noise to data.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,22 @@ from typing import NamedTuple, Protocol
 
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
+from ldmref.math.flow import x0_from_velocity
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
+from ldmref.samplers.path import FLOW, VE, NoisePath
 
-TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {  # (xt, prediction, alpha_bar)
+# (xt, prediction, level): the level is alpha-bar, or the flow time of a velocity
+TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {
     "eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y,
+    "flow": x0_from_velocity,
 }  # fmt: skip
 
 
 class Network(Protocol):
-    """A network that predicts eps, v or x0 under several conditions."""
+    """A network that predicts eps, v, x0 or a velocity under several conditions."""
 
     def __call__(
         self, xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None, /
@@ -26,8 +34,9 @@ class Network(Protocol):
         """Return the named predictions, in this order.
 
         Args:
-            xt: x in variance-preserving scale, x / sqrt(1 + sigma^2), (n, ...).
-            sigma: The noise level.
+            xt: x in the network's own scale, (n, ...): x / sqrt(1 + sigma^2), or for a flow
+                x / (1 + sigma), of x = x0 + sigma eps.
+            sigma: The noise level on the path.
             names: Some of `ldmref.samplers.guidance.PREDICTIONS`.
             interval: The interval of the step; None outside of `sample`.
         """
@@ -38,8 +47,8 @@ class Evaluation(NamedTuple):
     """One evaluation of a guided denoiser, as an observer sees it.
 
     Attributes:
-        x: The point, in the coordinates x = x0 + sigma eps.
-        sigma: The noise level.
+        x: The point, on the path.
+        sigma: The noise level on the path.
         interval: The interval of the step; None outside of `sample`.
         predictions: The predicted x0 of each condition by name, in the order of the network's
             batch.
@@ -67,17 +76,21 @@ def guided_denoiser(
     guidance: Guidance,
     cfg_scale: float,
     observe: Observer | None = None,
+    path: NoisePath = VE,
 ) -> GuidedDenoiser:
     """Return a network as a denoiser, its predictions combined by a guidance.
 
     Args:
         network: `network(xt, sigma, names, interval)` returns the named predictions, each (n,
-            ...), of x in variance-preserving scale, xt = x / sqrt(1 + sigma^2).
-        prediction_type: `eps`, `v` or `x0`.
+            ...), of x in the scale of its training, xt = x / sqrt(1 + sigma^2) for x = x0 + sigma
+            eps.
+        prediction_type: `eps`, `v` or `x0`; `flow` for a velocity, whose xt is on `FLOW`.
         guidance: From `get_guidance`.
         cfg_scale: The guidance scale s, dimensionless; 1 is no guidance.
         observe: Called with every `Evaluation`, which it must not change. None: nothing is
             called.
+        path: The path of x and sigma. The guidance gets the ratio sigma / alpha, which is the
+            same noise level on every path.
 
     Returns:
         The denoiser: `denoise(x, sigma)` returns x0 in the shape of x, (n, ...), and
@@ -101,28 +114,53 @@ def guided_denoiser(
     def predict(
         x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
     ) -> Guided:
-        alpha_bar = float(alpha_bar_from_sigma(sigma))
-        xt = x * alpha_bar**0.5
-        needed = {*guidance.needs(sigma, cfg_scale)}
+        ratio = path.ratio(sigma)
+        xt, level = in_own_scale(prediction_type, x, sigma, path)
+        needed = {*guidance.needs(ratio, cfg_scale)}
         if unconditional:
             needed.add("uncond")
         names = _in_order(needed, guidance)
         predictions = dict(zip(names, network(xt, sigma, names, interval), strict=True))
         if on_x0:
-            predictions = {name: to_x0(xt, y, alpha_bar) for name, y in predictions.items()}
-        y, memory = guidance(predictions, sigma, cfg_scale, memory)
-        x0 = y if on_x0 else to_x0(xt, y, alpha_bar)
+            predictions = {name: to_x0(xt, y, level) for name, y in predictions.items()}
+        y, memory = guidance(predictions, ratio, cfg_scale, memory)
+        x0 = y if on_x0 else to_x0(xt, y, level)
         if observe is not None:
             clean = predictions
             if not on_x0:
-                clean = {name: to_x0(xt, y, alpha_bar) for name, y in predictions.items()}
+                clean = {name: to_x0(xt, y, level) for name, y in predictions.items()}
             observe(Evaluation(x, sigma, interval, clean, x0, predictions, y))
         if not unconditional:
             return Guided(x0, None, memory)
         uncond = predictions["uncond"]
-        return Guided(x0, uncond if on_x0 else to_x0(xt, uncond, alpha_bar), memory)
+        return Guided(x0, uncond if on_x0 else to_x0(xt, uncond, level), memory)
 
     return GuidedDenoiser(predict, guidance.remembers)
+
+
+def in_own_scale(
+    prediction_type: str, x: Array, sigma: float, path: NoisePath = VE
+) -> tuple[Array, float]:
+    r"""Return x in the scale of a network's training, and its level there, as `TO_X0` takes them.
+
+    .. math:: x_t = \frac{x}{\sqrt{\alpha^2 + \sigma^2}} \text{ at }
+              \bar\alpha = \frac{\alpha^2}{\alpha^2 + \sigma^2}, \qquad
+              x_s = \frac{x}{\alpha + \sigma} \text{ at } s = \frac{\sigma}{\alpha + \sigma}
+
+    Args:
+        prediction_type: `eps`, `v` or `x0`, of variance-preserving x_t, or `flow`, of x_s.
+        x: The state on the path, (n, ...).
+        sigma: Its level.
+        path: The path.
+
+    Returns:
+        (x_t, alpha-bar), or (x_s, s).
+    """
+    ratio = path.ratio(sigma)
+    if prediction_type == "flow":
+        return (x, sigma) if path is FLOW else (x / (1.0 + ratio), FLOW.level(ratio))
+    alpha_bar = float(alpha_bar_from_sigma(ratio))
+    return x * (alpha_bar**0.5 if path is VE else 1.0 / path.spread(sigma)), alpha_bar
 
 
 def _in_order(names: set[str], guidance: Guidance) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ldmref.samplers.interfaces import (
     Stepped,
     between,
 )
+from ldmref.samplers.path import PURE_NOISE
 from ldmref.samplers.steps import ancestral, ancestral_sigmas, euler_step
 
 
@@ -33,7 +34,9 @@ def dpm_solver(order: int = 2) -> Step:
     .. math:: u_2 = \mathrm{euler}(s_2) - s_2 \frac{r_2}{r_1} \varphi(r_2 h) D_1, \qquad
               x' = \mathrm{euler}(\sigma') - \frac{\sigma'}{r_2} \varphi(h) D_2
 
-    Order 1 is DDIM; order 2 is k-diffusion's DPM2. The step to sigma = 0 goes to x0.
+    Order 1 is DDIM; order 2 is k-diffusion's DPM2. The step to sigma = 0 goes to x0. A step from
+    pure noise (`ldmref.samplers.path`), where lambda is infinite and eps has no expansion in it, is
+    DDIM's.
 
     Args:
         order: Number of evaluations per step: 1, 2 or 3.
@@ -68,9 +71,11 @@ def dpm_solver(order: int = 2) -> Step:
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
+        end = euler_step(x, x0, sigma, sigma_next)
+        if sigma >= PURE_NOISE:
+            return end, x0, ()
         h = math.log(sigma / sigma_next)
         inside = between(denoise, interval)
-        end = euler_step(x, x0, sigma, sigma_next)
         r1 = 0.5 if order == 2 else 1.0 / 3.0
         s1 = sigma * math.exp(-r1 * h)
         d1 = (x0 - inside(euler_step(x, x0, sigma, s1), s1)) * (1.0 / s1)

@@ -1,7 +1,7 @@
 """The interfaces of the sampling loop: denoisers, steps, noise and constraints.
 
-Coordinates: x = x0 + sigma * eps, so no sampler depends on alpha-bar; the denoiser does the
-variance-preserving scaling.
+Coordinates: x = x0 + sigma * eps, or alpha * x0 + sigma * eps on another path (`path.py`), so no
+sampler depends on alpha-bar; the denoiser does the variance-preserving scaling.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ldmref.math.arrays import Array
+from ldmref.samplers.path import VE, NoisePath
 
 History: TypeAlias = tuple[Any, ...]
 """The memory of a multistep method or of a guidance; () at the start."""
@@ -62,6 +63,7 @@ class Interval(NamedTuple):
             jump back up; () in the last step.
         between: Whether an evaluation is at a level of the step's own, between the schedule's; see
             `between`.
+        path: The path on which the levels are.
 
     >>> from ldmref.samplers import Interval
     >>> Interval(i=3, i_next=4, n=10, sigma=2.0, sigma_next=1.0).sigma_next
@@ -75,6 +77,7 @@ class Interval(NamedTuple):
     sigma_next: float
     ahead: tuple[float, ...] = ()
     between: bool = False
+    path: NoisePath = VE
 
     def index_of(self, sigma: float) -> int | None:
         """Return `i` or `i_next` if the step evaluates at an end, None at a level in between.
@@ -172,7 +175,7 @@ class GuidedDenoiser:
         """Return the prediction of x0, also without the prompt if asked for.
 
         Args:
-            x: State x = x0 + sigma eps, (n, ...).
+            x: State, (n, ...).
             sigma: Its noise level.
             memory: Memory of the guidance that the step before returned; () in the first step.
             unconditional: Whether the prediction without the prompt is needed.
@@ -239,7 +242,8 @@ class State(NamedTuple):
     Args:
         i: Index of the step, from 0.
         sigma: Noise level of x, the end of the step.
-        x: The state x = x0 + sigma eps, in the shape of the initial x.
+        x: The state alpha x0 + sigma eps, in the shape of the initial x; alpha is 1 except on
+            `FLOW`.
         x0: The prediction of the clean data at the start of the step, shape of `x`.
         history: Multistep memory, for `sample(..., history=...)`.
 

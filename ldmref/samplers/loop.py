@@ -1,7 +1,8 @@
 """The sampling loop: pure steps from one noise level to the next.
 
 Coordinates: x = x0 + sigma * eps, so no sampler depends on alpha-bar; the denoiser does the
-variance-preserving scaling. A step is a function
+variance-preserving scaling. On the path of flow matching, x = (1 - sigma) x0 + sigma * eps. A step
+is a function
 
     step(denoise, x, interval, history, noise) -> (x_next, x0, history)
 
@@ -11,7 +12,6 @@ passes it to the next step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -31,6 +31,7 @@ from ldmref.samplers.interfaces import (
     Stepped,
 )
 from ldmref.samplers.levels import noise_levels
+from ldmref.samplers.path import VE, NoisePath
 
 
 def sample(
@@ -43,6 +44,7 @@ def sample(
     constrain: Constraint | None = None,
     visits: Sequence[int] | None = None,
     history: History = (),
+    path: NoisePath = VE,
 ) -> Iterator[State]:
     """Take `x` through the noise levels `sigmas`, and yield a `State` after every step.
 
@@ -60,16 +62,19 @@ def sample(
             (inpainting). None: x is not changed.
         visits: Indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
             img2img starts at a later index. An index smaller than the one before makes x jump back
-            up by the forward process (RePaint), x' = x + sqrt(sigma'^2 - sigma^2) eps, and
+            up by the forward process (RePaint), x' = x + sqrt(sigma'^2 - sigma^2) eps on `VE`, and
             multistep methods start anew.
         history: Multistep memory (`State.history`) of an earlier run that is continued.
+        path: The path on which `sigmas` are levels; `FLOW` from 1 (noise) to 0 (data). Steps of
+            samplers that are not `straight` are made for it by `on_ratio`.
 
     Returns:
         An iterator of `State`. Each step is computed when its state is requested; x and x0 have the
         shape, dtype and library of the initial x.
 
     Raises:
-        UsageError: `sigmas` is not a list of finite numbers of at least 0.
+        UsageError: `sigmas` is not a list of finite numbers of at least 0, or has levels above 1
+            on `FLOW`.
         ValueError: The step needs noise and `noise` is None (raised when the state is requested).
 
     Source: the jump, Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, in these coordinates.
@@ -82,10 +87,10 @@ def sample(
     >>> last.i, last.sigma, last.x.round(2)
     (2, 0.0, array([1.25]))
     """
-    levels = noise_levels(sigmas)
+    levels = noise_levels(sigmas, path)
     if isinstance(denoise, GuidedDenoiser):
         step = guided_step(step)
-    return _steps(denoise, x, levels, step, noise or _no_noise, constrain, visits, history)
+    return _steps(denoise, x, levels, step, noise or _no_noise, constrain, visits, history, path)
 
 
 def _steps(
@@ -97,10 +102,11 @@ def _steps(
     constrain: Constraint | None,
     visits: Sequence[int] | None,
     history: History,
+    path: NoisePath,
 ) -> Iterator[State]:
-    for interval in run_intervals(sigmas, visits):
+    for interval in run_intervals(sigmas, visits, path):
         if interval.i_next < interval.i:
-            x = x + math.sqrt(interval.sigma_next**2 - interval.sigma**2) * noise()
+            x = path.noised_further(x, noise(), interval.sigma, interval.sigma_next)
             history = ()
             continue
         x, x0, history = step(denoise, x, interval, history, noise)
@@ -110,13 +116,14 @@ def _steps(
 
 
 def run_intervals(
-    sigmas: Sequence[float], visits: Sequence[int] | None = None
+    sigmas: Sequence[float], visits: Sequence[int] | None = None, path: NoisePath = VE
 ) -> Iterator[Interval]:
     """Yield the interval of every step of a run, and of every jump (`i_next` below `i`).
 
     Args:
         sigmas: Noise levels, (n + 1,).
         visits: Indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
+        path: The path of the levels.
 
     >>> [interval.ahead for interval in run_intervals([3.0, 2.0, 1.0, 0.0])]
     [(1.0, 0.0), (0.0,), ()]
@@ -130,7 +137,7 @@ def run_intervals(
             while stop < len(order) and order[stop] > order[stop - 1]:
                 stop += 1
         ahead = tuple(sigmas[level] for level in order[k + 2 : stop])
-        yield Interval(i, j, n, sigmas[i], sigmas[j], ahead)
+        yield Interval(i, j, n, sigmas[i], sigmas[j], ahead, path=path)
 
 
 def _no_noise() -> Array:

@@ -29,6 +29,7 @@ import numpy as np
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.moments import moment_weights, quadrature
+from ldmref.samplers.path import PURE_NOISE
 from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_correction
 from ldmref.samplers.steps import euler_step
 
@@ -75,8 +76,8 @@ def linear_multistep(
     Args:
         order: Number of slopes, >= 1.
         rule: Function that returns the weights of the slopes.
-        start: Method of the first `start_steps` steps; afterwards, or without it, the order grows
-            by one with every step up to `order`.
+        start: Method of the first `start_steps` steps, except from pure noise; afterwards, or
+            without it, the order grows by one with every step up to `order`.
         start_steps: Number of steps by `start`.
         integrate_to_zero: Whether the step to sigma = 0 also integrates the polynomial; otherwise
             it returns x0.
@@ -93,7 +94,7 @@ def linear_multistep(
         if sigma == sigma_next:  # diffusers' DEIS repeats the last of Karras' sigmas
             return x, x0, history
         past = recall(x, x0, sigma, history, order - 1)
-        if start is not None and len(past) < start_steps:
+        if start is not None and len(past) < start_steps and sigma < PURE_NOISE:
             correction = runge_kutta_correction(denoise, x, x0, sigma, sigma_next, start)
         else:
             weights = rule([s for s, _ in past], sigma, sigma_next)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError, UsageError, short_repr
 from ldmref.samplers.levels import noise_levels
-from ldmref.samplers.spacings import SPACINGS, spacing_name
+from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, spacing_name
 from ldmref.support.plugins import (
     describe_origin,
     find_plugin,
@@ -118,7 +118,7 @@ def get_spacing(spacing: str | Spacing | Callable[[np.ndarray, int], Any]) -> st
             hint="names are " + ", ".join(SPACINGS),
         )
     name = spacing_name(spacing)
-    if name in SPACINGS:
+    if name in SPACINGS or name in FLOW_SPACINGS:
         return name
     point = find_plugin(GROUP, spacing.strip())
     if point is None:

@@ -58,6 +58,8 @@ class Sampler:
         block: Steps per block of a singlestep method; 0 for other methods.
         on_timesteps: Whether `make` takes `training_sigmas`, the sigmas of the training timesteps.
         configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
+        straight: Whether its step holds on every straight path as it is, because it uses only the
+            slope (x - x0) / sigma. Others run on other paths than x0 + sigma eps by `on_ratio`.
         family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
         name: Name recorded in images; `SAMPLERS` sets it.
 
@@ -82,6 +84,7 @@ class Sampler:
     block: int = 0
     on_timesteps: bool = False
     configurable: tuple[str, ...] = ()
+    straight: bool = False
     family: Literal["euler", "ddim", "multistep"] = "euler"
     name: str = "custom"
 
@@ -123,23 +126,28 @@ _SAMPLERS: dict[str, Sampler] = {
         partial(ancestral, eta=1.0), 1, 1, True, f"{_DDPM}, algorithm 2",
         clean_end=True, family="ddim"),
     "ddim": Sampler(ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0, family="ddim"),
-    "euler": Sampler(partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1"),
+    "euler": Sampler(
+        partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1", straight=True),
     "euler_a": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0),
     "euler_churn": Sampler(euler_churn, 1, 1, True, f"{_EDM}, algorithm 2 with Euler steps"),
     "gradient_estimation": Sampler(
-        gradient_estimation, 1, 1, False, "arXiv:2306.04848, algorithm 2"),
-    "heun": Sampler(heun, 2, 2, False, f"{_EDM}, algorithm 1"),
+        gradient_estimation, 1, 1, False, "arXiv:2306.04848, algorithm 2", straight=True),
+    "heun": Sampler(heun, 2, 2, False, f"{_EDM}, algorithm 1", straight=True),
     "heun_churn": Sampler(heun_churn, 2, 2, True, f"{_EDM}, algorithm 2"),
-    "heunpp2": Sampler(heunpp2, 1, 3, False, "ComfyUI, sample_heunpp2"),
-    "midpoint": Sampler(midpoint, 2, 2, False, f"{_RK}, section II.1"),
-    "rk4": Sampler(rk4, 4, 4, False, f"{_RK}, table II.1.2"),
-    "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
-    "lms": Sampler(lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4)),
-    "lms_euler": Sampler(partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms"),
+    "heunpp2": Sampler(heunpp2, 1, 3, False, "ComfyUI, sample_heunpp2", straight=True),
+    "midpoint": Sampler(midpoint, 2, 2, False, f"{_RK}, section II.1", straight=True),
+    "rk4": Sampler(rk4, 4, 4, False, f"{_RK}, table II.1.2", straight=True),
+    "rk45": Sampler(
+        rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True, straight=True),
+    "lms": Sampler(
+        lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4), straight=True),
+    "lms_euler": Sampler(
+        partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms", straight=True),
     "pndm": Sampler(
-        pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,), family="ddim"),
-    "ipndm": Sampler(ipndm, 2, 1, False, f"{_DEIS} (iPNDM)"),
-    "ipndm_v": Sampler(ipndm_v, 2, 1, False, "arXiv:2312.00094, published code"),
+        pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2",
+        start_nfe=(2,), straight=True, family="ddim"),
+    "ipndm": Sampler(ipndm, 2, 1, False, f"{_DEIS} (iPNDM)", straight=True),
+    "ipndm_v": Sampler(ipndm_v, 2, 1, False, "arXiv:2312.00094, published code", straight=True),
     "deis": Sampler(deis, 2, 1, False, _DEIS, lower_orders="configured", family="multistep"),
     "deis_3_euler": Sampler(
         partial(deis, 3), 2, 1, False, _DEIS, lower_orders="configured", family="multistep"),
@@ -162,7 +170,8 @@ _SAMPLERS: dict[str, Sampler] = {
         partial(dpm_solver_multistep, eta=1.0), 2, 1, True, f"{_DPM}, published code",
         eta=1.0, lower_orders="configured", configurable=_SOLVER, family="multistep"),
     "dpmpp_1": Sampler(
-        partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9", family="multistep"),
+        partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9",
+        straight=True, family="multistep"),
     "dpmpp_1_sde": Sampler(
         partial(ancestral, eta=1.0), 1, 1, True, f"{_DPMPP}, eq. 18", eta=1.0, family="multistep"),
     "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP}, algorithm 1", family="multistep"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +19,11 @@ from ldmref.math.schedules import (
 )
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers import schedule as diffusers
+from ldmref.samplers.flow_spacings import flow_levels
 from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.levels import noise_levels
 from ldmref.samplers.own_spacing import Spacing, get_spacing
+from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.spacings import check_steps, sigma_grid, timesteps_at
 
@@ -31,8 +32,14 @@ NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal 
 
 @cache
 def training_alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
-    """Return alpha-bar of every training timestep, (T,) float64, read-only."""
+    """Return alpha-bar of every training timestep, (T,) float64, read-only.
+
+    Raises:
+        ValueError: The model was trained on a flow, which has none.
+    """
     n = config.num_train_timesteps
+    if config.path is FLOW:
+        raise ValueError("a model trained with flow matching has no alpha-bar")
     if config.trained_betas:
         betas = np.asarray(config.trained_betas, np.float64)
     elif config.beta_schedule == "cosine":
@@ -52,13 +59,20 @@ def training_alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
 
 @cache
 def sampling_sigmas(config: SchedulerConfig) -> np.ndarray:
-    """Return the sigmas of the timesteps that samplers use, (T,) float64, increasing, read-only.
+    """Return the ratios of the timesteps that samplers use, (T,) float64, increasing, read-only.
+
+    They are sigmas of x0 + sigma eps. Those of a flow are s / (1 - s) at s = 1/T, 2/T, ..., and
+    `PURE_NOISE` at 1.
 
     Samplers use timesteps with sigma <= `config.sigma_max`. A cosine schedule ends near
     sigma = 20,000, where nothing is left of the data and second-order methods are inaccurate.
     """
-    sigmas = sigma_from_alpha_bar(training_alphas_cumprod(config))
-    sigmas = sigmas[sigmas <= config.sigma_max]
+    if config.path is FLOW:
+        n = config.num_train_timesteps
+        sigmas = np.asarray([FLOW.ratio(k / n) for k in range(1, n + 1)])
+    else:
+        sigmas = sigma_from_alpha_bar(training_alphas_cumprod(config))
+        sigmas = sigmas[sigmas <= config.sigma_max]
     sigmas.flags.writeable = False
     return sigmas
 
@@ -67,11 +81,13 @@ class Schedule(NamedTuple):
     """Sigmas, timesteps and initial noise scale of a run; `make_schedule` returns it.
 
     Args:
-        sigmas: Noise levels, (n + 1,) float64, decreasing; the last may be 0.
+        sigmas: Noise levels on `path`, (n + 1,) float64, decreasing; the last may be 0.
         timesteps: Timesteps that the network gets at `sigmas[:-1]`, (n,) float64.
         init_noise_sigma: Standard deviation of the initial state of a run from pure noise.
-        training_sigmas: Sigmas of every training timestep, (T,), increasing.
+        training_sigmas: Ratios of every training timestep, (T,), increasing.
         convention: "diffusers" for a schedule computed as in diffusers, otherwise "".
+        path: The path on which the levels are.
+        of_flow: Whether the model was trained on a flow; its timestep is T times the flow time.
 
     >>> from ldmref.samplers import SAMPLERS, SchedulerConfig, make_schedule
     >>> schedule = make_schedule(SchedulerConfig(), SAMPLERS["euler"], "karras", 4)
@@ -84,6 +100,8 @@ class Schedule(NamedTuple):
     init_noise_sigma: float
     training_sigmas: np.ndarray
     convention: str = ""
+    path: NoisePath = VE
+    of_flow: bool = False
 
     def __repr__(self) -> str:
         ends = f"sigma {self.sigmas[0]:.6g} to {self.sigmas[-1]:.6g}"
@@ -95,13 +113,26 @@ class Schedule(NamedTuple):
         Args:
             sigma: Noise level at which a step evaluates the denoiser.
             interval: Interval of that step. At its ends, the timestep is the schedule's own;
-                otherwise it is linear in log sigma between the training timesteps. None: no step;
-                the timestep is interpolated.
+                otherwise it is linear in log sigma between the training timesteps, or T times the
+                flow time. None: no step; the timestep is interpolated.
         """
         index = None if interval is None else interval.index_of(sigma)
         if index is None or index >= len(self.timesteps):  # the last sigma has no timestep
-            return float(timesteps_at(self.training_sigmas, sigma))
+            ratio = self.path.ratio(sigma)
+            return float(timestep_at(self.training_sigmas, ratio, self.of_flow))
         return float(self.timesteps[index])
+
+
+def timestep_at(table: np.ndarray, ratio: Any, of_flow: bool) -> Any:
+    """Return the timestep that a network gets at a noise level, or an array of them.
+
+    Args:
+        table: Ratios of every training timestep, (T,), increasing.
+        ratio: The noise level, as the sigma of x0 + sigma eps.
+        of_flow: Whether the network was trained on a flow: then the timestep is T times the flow
+            time. Otherwise it is linear in log sigma between those of training.
+    """
+    return len(table) * FLOW.level(ratio) if of_flow else timesteps_at(table, ratio)
 
 
 def make_schedule(
@@ -110,6 +141,8 @@ def make_schedule(
     spacing: str | Spacing | None,
     steps: int,
     sigmas: Sequence[float] | None = None,
+    path: NoisePath | None = None,
+    tokens: int = 0,
 ) -> Schedule:
     """Return the schedule of `steps` steps.
 
@@ -122,15 +155,18 @@ def make_schedule(
         spacing: A name in `SPACINGS` or of a plug-in, or a `Spacing`; None: the checkpoint's
             spacing.
         steps: Number of steps.
-        sigmas: Decreasing noise levels, (steps + 1,), to use instead of a spacing. None: those
-            of the spacing.
+        sigmas: Decreasing noise levels on the path, (steps + 1,), to use instead of a spacing.
+            None: those of the spacing.
+        path: The path on which the sampler moves; the levels of a model's schedule are the same
+            distributions on each. None: `config.path`.
+        tokens: Number of image tokens, on which the shift of some flows depends.
 
     Returns:
         A `Schedule` of float64 NumPy arrays; pass its `sigmas` to `sample`.
 
     Raises:
-        UsageError: The spacing is unknown, the schedule does not exist for this number of steps, or
-            `sigmas` are not `steps` + 1 decreasing numbers.
+        UsageError: The spacing is unknown, the schedule does not exist for this number of steps or
+            this model, or `sigmas` are not `steps` + 1 decreasing numbers.
 
     >>> from ldmref.samplers import SAMPLERS, SchedulerConfig
     >>> schedule = make_schedule(SchedulerConfig(), SAMPLERS["euler"], "trailing", 4)
@@ -143,24 +179,59 @@ def make_schedule(
             code="E-SAMPLER",
             hint='samplers.get_sampler("euler") or samplers.SAMPLERS["euler"]',
         )
+    own = config.path
+    path = path or own
+    of_flow = own is FLOW
+    if of_flow and path is VE:
+        raise UsageError(
+            "a model trained with flow matching begins at noise without data, where the path 've' "
+            "has no level",
+            code="E-PATH",
+            hint="leave the path out",
+        )
     table = sampling_sigmas(config)
     spacing = default_spacing(config, sampler) if spacing is None else get_spacing(spacing)
     steps = check_steps(steps, len(table) if sigmas is None else None)
     if sigmas is not None:
-        grid = np.asarray(noise_levels(sigmas), np.float64)
+        grid = np.asarray(noise_levels(sigmas, path), np.float64)
         if len(grid) != steps + 1 or not (np.diff(grid) < 0).all():
             raise UsageError(
                 f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
             )
-    elif isinstance(spacing, Spacing):
-        grid = spacing.sigmas(table, steps)
+        return _on_path(grid, table, path, of_flow)
+    if isinstance(spacing, Spacing):
+        grid = spacing.sigmas(own.level(table), steps)
+    elif of_flow:
+        grid = flow_levels(config, spacing, steps, tokens)
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
         theirs = diffusers.diffusers_sigmas(config, table, sampler, spacing, steps)
-        return Schedule(*theirs, table, "diffusers")
+        return on_path(Schedule(*theirs, table, "diffusers"), path)
     else:
         final = "zero" if sampler.clean_end else config.final_sigma
         grid = sigma_grid(table, spacing, steps, final, config.steps_offset)
-    return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
+    if path is not own:
+        grid = np.asarray([path.level(own.ratio(level)) for level in grid.tolist()])
+    return _on_path(grid, table, path, of_flow)
+
+
+def _on_path(levels: np.ndarray, table: np.ndarray, path: NoisePath, of_flow: bool) -> Schedule:
+    """Return the schedule of levels on a path, with the timesteps that a network of `table` gets.
+
+    The first state of a flow is unit noise, as in its training.
+    """
+    ratios = np.asarray([path.ratio(level) for level in levels[:-1].tolist()])
+    timesteps = timestep_at(table, ratios, of_flow)
+    first = 1.0 if of_flow else path.spread(float(levels[0]))
+    return Schedule(levels, timesteps, first, table, "", path, of_flow)
+
+
+def on_path(schedule: Schedule, path: NoisePath) -> Schedule:
+    """Return a schedule of `VE` on another path: the same distributions, scaled."""
+    if path is VE:
+        return schedule
+    sigmas = np.asarray([path.level(sigma) for sigma in schedule.sigmas.tolist()])
+    first = schedule.init_noise_sigma * path.alpha(float(sigmas[0]))
+    return schedule._replace(sigmas=sigmas, init_noise_sigma=first, convention="", path=path)
 
 
 def default_spacing(config: SchedulerConfig, sampler: Sampler) -> str:

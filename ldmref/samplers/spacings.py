@@ -58,6 +58,8 @@ SUMMARIES = {
 SPACINGS = tuple(SUMMARIES)
 """The names of the spacings that `make_schedule` takes, described above."""
 
+FLOW_SPACINGS = ("flow", "flow_table")  # of models trained with flow matching: flow_spacings.py
+
 BETWEEN_ENDS = {  # spacings of sigmas from the table's smallest to its largest
     "karras": karras_sigmas,
     "exponential": exponential_sigmas,
@@ -92,6 +94,12 @@ def sigma_grid(
     >>> sigma_grid(np.geomspace(0.01, 100.0, 1000), "exponential", 4).round(3)
     array([1.000e+02, 4.642e+00, 2.150e-01, 1.000e-02, 0.000e+00])
     """
+    if spacing in FLOW_SPACINGS:
+        raise UsageError(
+            f"schedule {spacing!r} is for models trained with flow matching",
+            code="E-SCHEDULE",
+            hint="this model has " + ", ".join(SPACINGS),
+        )
     check_name("schedule", spacing, SPACINGS)
     check_name("final sigma", final_sigma, FINAL_SIGMAS)
     steps = check_steps(steps, len(table))

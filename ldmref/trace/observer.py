@@ -13,6 +13,7 @@ from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.own_spacing import name_of
+from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
 from ldmref.trace.recorder import Recorder
@@ -78,12 +79,11 @@ class TraceObserver(RunObserver):
             "steps": job.steps,
             "visits": [int(i) for i in trajectory.visits],
             "init_noise_sigma": float(schedule.init_noise_sigma),
+            **self._path(),
         }
-        outputs = {
-            "sigmas": schedule.sigmas,
-            "timesteps": schedule.timesteps,
-            "alphas_cumprod": training_alphas_cumprod(self.model.config.scheduler),
-        }
+        outputs = {"sigmas": schedule.sigmas, "timesteps": schedule.timesteps}
+        if not schedule.of_flow:
+            outputs["alphas_cumprod"] = training_alphas_cumprod(self.model.config.scheduler)
         self.recorder.step = None
         with self.recorder.call("schedule", self.model.backend) as call:
             if call is not None:
@@ -131,6 +131,7 @@ class TraceObserver(RunObserver):
             "n": interval.n,
             "prediction_type": self._kind_of_outputs(),
             "evaluations": [name for _, name in self.evaluations],
+            **self._path(),
         }
         with self.recorder.call("sampler", self.model.backend) as call:
             if call is not None:
@@ -158,6 +159,11 @@ class TraceObserver(RunObserver):
                 inputs[f"x_at{suffix}"] = evaluation.x
                 inputs[f"sigma_at{suffix}"] = float(evaluation.sigma)
         return inputs | number_draws(self.draws)
+
+    def _path(self) -> dict[str, str]:
+        """Return the path of the run, unless it is that of x0 + sigma eps."""
+        path = self.trajectory.schedule.path
+        return {} if path is VE else {"path": path.name}
 
     def _kind_of_outputs(self) -> str:
         config = self.model.config.scheduler

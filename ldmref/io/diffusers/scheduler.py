@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.checks import config_error, require_class, require_plain
+from ldmref.io.diffusers.flow_scheduler import FLOW_EULER, convert_flow_config
 from ldmref.io.diffusers.scheduler_fields import (
     CORRECTED,
     DEIS,
@@ -118,6 +119,8 @@ def convert_scheduler_config(
         CorruptModelError: The scheduler or its configuration is not supported.
     """
     kind = class_name or str(data.get("_class_name"))
+    if kind == FLOW_EULER:
+        return convert_flow_config(data, pipeline)
     known = FIELDS | FORWARD_ONLY
     require_class(kind, known, "the scheduler is", "E-SCHEDULER")
     values = {**known[kind], **data, **CORRECTED.get(pipeline, {})}

@@ -1,0 +1,82 @@
+r"""The levels of models trained with flow matching: evenly spaced flow times, shifted.
+
+| spacing      | flow times before the shift                                                   |
+|--------------|-------------------------------------------------------------------------------|
+| `flow`       | 1, ..., 1/n: evenly spaced, so that the step to 0 has the same length         |
+| `flow_table` | 1, ..., the shifted 1/T: evenly spaced over the table of training, as in SD3  |
+
+The shift k moves levels towards the noise, which larger images need: s -> k s / (1 + (k - 1) s).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.math.flow import shift_flow_time
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.spacings import FLOW_SPACINGS, check_name, check_steps
+
+
+def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int = 0) -> np.ndarray:
+    r"""Return the levels of `steps` steps of a flow.
+
+    .. math:: s_i' = \frac{k s_i}{1 + (k - 1) s_i}, \qquad
+              k = e^{\mu}, \quad \mu = \mu_0 + (\mu_1 - \mu_0) \frac{n - n_0}{n_1 - n_0}
+
+    with k the constant `config.shift` unless `config.dynamic_shift`. With `shift_terminal` the
+    distances from 1 are then stretched so that the last level above 0 is that.
+
+    Args:
+        config: Configuration of the checkpoint's scheduler.
+        spacing: `flow` or `flow_table`.
+        steps: Number of steps, from 1 to T.
+        tokens: n, the number of image tokens.
+
+    Returns:
+        (steps + 1,) float64, from 1 to 0, strictly decreasing.
+
+    Raises:
+        UsageError: The spacing is not one of these, or `steps` is out of range.
+
+    Source: Esser et al. 2024, arXiv:2403.03206, eq. 23 and section 5.3.2 (shift); diffusers 0.42.1,
+    `FlowMatchEulerDiscreteScheduler.set_timesteps`.
+
+    >>> from ldmref.samplers import SchedulerConfig
+    >>> flow_levels(SchedulerConfig(prediction_type="flow", shift=3.0), "flow", 4).round(4)
+    array([1.  , 0.9 , 0.75, 0.5 , 0.  ])
+    """
+    check_name("schedule of a flow", spacing, FLOW_SPACINGS)
+    total = config.num_train_timesteps
+    steps = check_steps(steps, total)
+    end = 1.0 / steps
+    if spacing == "flow_table":
+        end = float(shift_flow_time(1.0 / total, 1.0 if config.dynamic_shift else config.shift))
+    levels = shift_flow_time(np.linspace(1.0, end, steps), shift_factor(config, tokens))
+    if config.shift_terminal and steps > 1:
+        levels = 1.0 - (1.0 - levels) * ((1.0 - config.shift_terminal) / (1.0 - levels[-1]))
+    return np.append(levels, 0.0)
+
+
+def shift_factor(config: SchedulerConfig, tokens: int) -> float:
+    """Return the factor k of the shift for an image of this number of tokens.
+
+    Raises:
+        UsageError: The shift depends on the tokens, and their number is not positive.
+
+    >>> from ldmref.samplers import SchedulerConfig
+    >>> round(shift_factor(SchedulerConfig(dynamic_shift=True), 4096), 4)  # e^1.15
+    3.1582
+    """
+    if not config.dynamic_shift:
+        return config.shift
+    if tokens < 1:
+        raise UsageError(
+            "the shift of this model depends on the size of the image",
+            code="E-SCHEDULE",
+            hint="make_schedule(..., tokens=N), the number of image tokens",
+        )
+    (n0, n1), (mu0, mu1) = config.shift_tokens, config.shift_mus
+    return math.exp(mu0 + (mu1 - mu0) * (tokens - n0) / (n1 - n0))

@@ -1,0 +1,94 @@
+r"""The path of a run: how much data is left at each noise level.
+
+A sampler goes along a straight line from the predicted data to the predicted noise,
+
+.. math:: x = \alpha(\sigma)\, x_0 + \sigma\,\epsilon, \qquad \alpha(\sigma) = 1 - f\,\sigma
+
+with f = 0 for `VE`, x0 + sigma eps, in which models of the variance-preserving diffusion are
+sampled, and f = 1 for `FLOW`, (1 - sigma) x0 + sigma eps, the path of flow matching. The ratio
+sigma / alpha is the same noise level on every path: it says which distribution x has, up to scale.
+
+The probability-flow ODE is dx/dsigma = (x - x0) / sigma on all of them, so a method that uses only
+this slope (Euler, Heun, Runge-Kutta, linear multistep) is written once. Methods in the log-SNR, and
+those that add noise, are written for `VE` and run on other paths by a change of variables:
+`on_ratio`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ldmref.math.arrays import Array
+
+PURE_NOISE = 2.0**40  # the ratio of a level without data; 2^-40 of the data is below all rounding
+
+
+@dataclass(frozen=True)
+class NoisePath:
+    r"""A straight path x = alpha x0 + sigma eps with alpha = 1 - f sigma.
+
+    Args:
+        name: `ve` or `flow`.
+        fade: f, from 0 to 1.
+
+    Source: Lipman et al. 2022, arXiv:2210.02747, section 4 (paths as pairs of scales); Karras et
+    al. 2022, arXiv:2206.00364, section 2 (x0 + sigma eps).
+
+    >>> from ldmref.samplers import FLOW, VE
+    >>> FLOW.ratio(0.75), FLOW.level(3.0), VE.ratio(3.0)
+    (3.0, 0.75, 3.0)
+    """
+
+    name: str
+    fade: float
+
+    def alpha(self, sigma: float) -> float:
+        """Return the share of the data at a level, alpha = 1 - f sigma."""
+        return 1.0 - self.fade * sigma
+
+    def ratio(self, sigma: float) -> float:
+        """Return sigma / alpha, the noise level in x0 + sigma eps; `PURE_NOISE` without data."""
+        alpha = self.alpha(sigma)
+        return sigma / alpha if sigma < PURE_NOISE * alpha else PURE_NOISE
+
+    def level(self, ratio: float) -> float:
+        """Return the level of a ratio, sigma = r / (1 + f r)."""
+        return ratio / (1.0 + self.fade * ratio)
+
+    def spread(self, sigma: float) -> float:
+        """Return the standard deviation of x for data of variance 1, the root of a^2 + s^2."""
+        return math.hypot(self.alpha(sigma), sigma)
+
+    def noised(self, x0: Array, eps: Array, sigma: float) -> Array:
+        """Return alpha x0 + sigma eps.
+
+        Args:
+            x0: Clean data, (n, ...).
+            eps: Unit noise, shape of `x0`.
+            sigma: The level.
+        """
+        return self.alpha(sigma) * x0 + sigma * eps
+
+    def noised_further(self, x: Array, eps: Array, sigma: float, sigma_next: float) -> Array:
+        r"""Take x to a level of more noise, by the forward process.
+
+        .. math:: x' = \frac{\alpha'}{\alpha} x
+                       + \sqrt{\sigma'^2 - (\alpha' \sigma / \alpha)^2}\;\epsilon
+
+        Args:
+            x: State at `sigma`, (n, ...).
+            eps: Fresh unit noise, shape of `x`.
+            sigma, sigma_next: The levels before and after, sigma <= sigma_next.
+        """
+        keep = self.alpha(sigma_next) / self.alpha(sigma)
+        return keep * x + math.sqrt(sigma_next**2 - (keep * sigma) ** 2) * eps
+
+
+VE = NoisePath("ve", 0.0)
+"""x0 + sigma eps: variance exploding, and variance preserving up to scale."""
+
+FLOW = NoisePath("flow", 1.0)
+"""(1 - sigma) x0 + sigma eps: flow matching, sigma from 0 (data) to 1 (noise)."""
+
+PATHS = {path.name: path for path in (VE, FLOW)}
