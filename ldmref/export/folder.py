@@ -275,6 +275,7 @@ def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, An
             "channels": config.vae.latent_channels,
             "factor": config.vae.factor,
             "scaling_factor": 1.0 if tiny else config.vae.scaling_factor,
+            "shift_factor": 0.0 if tiny else config.vae.shift_factor,
             "size_multiple": config.size_multiple,
         },
         "schedule": {

@@ -40,7 +40,11 @@ class AutoencoderConfig:
         latent_activation: `sigmoid` for latents in (0, 1), as in sparse autoencoders, or "".
         norm_num_groups: Number of groups of every GroupNorm; it divides every width.
         norm_eps: Number added to the variance in GroupNorm, in [0, 1].
-        scaling_factor: Factor of the latents that the U-Net sees: latents = scaling_factor * z.
+        scaling_factor: Factor of the latents that the denoiser sees: latents = scaling_factor *
+            (z - shift_factor).
+        shift_factor: What is subtracted from z before the scaling.
+        use_quant_conv: Whether a 1 x 1 convolution follows the encoder.
+        use_post_quant_conv: Whether a 1 x 1 convolution precedes the decoder.
         preview: Linear map from latents to red, green and blue in [0, 1]: for each colour a weight
             per channel and a bias, 3 (z + 1) numbers; () for none.
 
@@ -61,6 +65,9 @@ class AutoencoderConfig:
     norm_num_groups: Width = 32
     norm_eps: Eps = 1e-6
     scaling_factor: Annotated[float, Range(1e-9, 1e9)] = 0.18215
+    shift_factor: Annotated[float, Range(-1e9, 1e9)] = 0.0
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
     preview: Annotated[tuple[float, ...], Length(0, 100_000), Range(-1e9, 1e9)] = ()
 
     @property

@@ -36,7 +36,7 @@ LIMITS = {
         (0, 10**7): "codebook_size",
         (0.0, 1.0): "norm_eps",
         (1e-9, 1e9): "scaling_factor",
-        (-1e9, 1e9): "preview",
+        (-1e9, 1e9): "preview shift_factor",
     },
     TinyConfig: {
         WIDTHS: "in_channels out_channels latent_channels encoder_channels decoder_channels",

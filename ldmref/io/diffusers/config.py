@@ -50,9 +50,6 @@ UNET_PLAIN: dict[str, tuple[Any, ...]] = {
 }
 VAE_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
-    "use_quant_conv": (True,),
-    "use_post_quant_conv": (True,),
-    "shift_factor": (None, 0, 0.0),
     "latents_mean": (None,),
     "latents_std": (None,),
 }
@@ -82,6 +79,9 @@ VAE_DEFAULTS: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 32,
     "scaling_factor": 0.18215,
+    "shift_factor": 0.0,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
 TEXT_DEFAULTS: dict[str, Any] = {
@@ -188,6 +188,7 @@ def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     attends = find_attention_levels(down, up, *kinds, "the autoencoder")
     fields["block_out_channels"] = tuple(fields["block_out_channels"])
     fields["scaling_factor"] = float(fields["scaling_factor"])
+    fields["shift_factor"] = float(fields["shift_factor"] or 0.0)  # null in published files
     codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
     levels_with_attention = attends if any(attends) else ()
     return AutoencoderConfig(

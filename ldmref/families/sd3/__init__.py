@@ -1,0 +1,3 @@
+"""Stable Diffusion 3."""
+
+from ldmref.families.sd3.config import MMDiTConfig as MMDiTConfig
