@@ -13,6 +13,7 @@ from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.schedule import other_schedules
 from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.samplers import Schedule
 from ldmref.trace.model import TraceEntry
 
@@ -52,8 +53,7 @@ def _judge_text(context: HostContext, networks: list[TraceEntry]) -> Iterator[Ro
 def _encoded(context: HostContext) -> list[np.ndarray]:
     """Return the hidden states of every prompt, (l, d), from the recorded text encoders."""
     rows: list[list[np.ndarray]] = []
-    count = len(context.model.config.text_encoders)
-    for name in ("text_encoder", "text_encoder_2")[:count]:
+    for name, _ in zip(TEXT_ENCODERS, context.model.config.text_encoders, strict=False):
         outputs = [context.read_output(entry) for entry in context.calls(name)]
         rows.append([row for x in outputs if x is not None and x.ndim == 3 for row in x])
     if not rows or not all(rows):
