@@ -87,6 +87,8 @@ FULL: dict[str, str] = {
     "tests/samplers/test_plugins.py::test_a_damaged_list_of_entry_points_hurts_nobody_else": (
         PROCESSES
     ),
+    "tests/training/test_diffusion.py::"
+    "test_the_recipe_of_a_flow_resumes_bit_for_bit_and_its_model_samples_on_the_flow": SECONDS,
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
     # -- processes

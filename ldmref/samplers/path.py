@@ -70,19 +70,17 @@ class NoisePath:
         """
         return self.alpha(sigma) * x0 + sigma * eps
 
-    def noised_further(self, x: Array, eps: Array, sigma: float, sigma_next: float) -> Array:
-        r"""Take x to a level of more noise, by the forward process.
+    def forward(self, sigma: float, sigma_next: float) -> tuple[float, float]:
+        r"""Return (keep, up): x' = keep x + up eps takes x to a level of more noise.
 
-        .. math:: x' = \frac{\alpha'}{\alpha} x
-                       + \sqrt{\sigma'^2 - (\alpha' \sigma / \alpha)^2}\;\epsilon
+        .. math:: q(x' | x) = N\left(\frac{\alpha'}{\alpha} x,\;
+                       \sigma'^2 - (\alpha' \sigma / \alpha)^2\right)
 
         Args:
-            x: State at `sigma`, (n, ...).
-            eps: Fresh unit noise, shape of `x`.
-            sigma, sigma_next: The levels before and after, sigma <= sigma_next.
+            sigma, sigma_next: The levels before and after, sigma <= sigma_next, with data in both.
         """
         keep = self.alpha(sigma_next) / self.alpha(sigma)
-        return keep * x + math.sqrt(sigma_next**2 - (keep * sigma) ** 2) * eps
+        return keep, math.sqrt(sigma_next**2 - (keep * sigma) ** 2)
 
 
 VE = NoisePath("ve", 0.0)

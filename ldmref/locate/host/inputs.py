@@ -15,6 +15,7 @@ from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.samplers import Schedule
+from ldmref.samplers.denoiser import in_own_scale
 from ldmref.trace.model import TraceEntry
 
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
@@ -200,9 +201,9 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
     sigma = _sigma_of(context, step)
     if sigma is None:
         return
-    exploding = not context.is_diffusers
-    exploding = exploding or context.choose_sampler(context.config)[0].family == "euler"
-    scale = 1.0 / math.hypot(1.0, sigma) if exploding else 1.0
+    on_path = context.states_on_path
+    kind = context.config.prediction_type
+    scale = in_own_scale(kind, 1.0, sigma, context.path)[0] if on_path else 1.0
     times = got.shape[0] // state.shape[0]
     repeated = np.concatenate([state] * times)
     variants = [
@@ -211,7 +212,7 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
         ("the input is divided by sigma", repeated / max(sigma, 1e-9)),
         ("the input is scaled by 1/sqrt(1 + sigma^2)", repeated / math.hypot(1.0, sigma)),
     ]
-    others = _other_scales(context, step, repeated) if exploding else ()
+    others = _other_scales(context, step, repeated) if on_path else ()
     yield context.judge(
         network,
         "latents",
@@ -230,7 +231,8 @@ def _other_scales(
     for text, schedule in other_schedules(context):
         sigma = _sigma_of(context, step, schedule)
         if sigma is not None:
-            yield text, state / math.hypot(1.0, sigma)
+            kind = context.config.prediction_type
+            yield text, in_own_scale(kind, state, sigma, context.path)[0]
 
 
 def _sigma_of(
