@@ -161,7 +161,8 @@ def middle_places(ops: Backend, line: Array, side: int) -> Array:
     """Return the places of a line of patches (k,) in the middle of `side` places, (k,) int64."""
     xp = ops.xp
     count = xp.cumulative_sum(xp.ones_like(line), axis=0)
-    return xp.astype(count - 1.0 + xp.floor((side - count[-1:]) / 2), xp.int64)
+    first = xp.astype((side - count[-1:]) / 2, xp.int64)
+    return first + xp.astype(count - 1.0, xp.int64)
 
 
 def embed_time_and_text(ops: Backend, p: Params, t: Array, pooled: Array) -> Array:

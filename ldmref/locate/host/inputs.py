@@ -13,6 +13,8 @@ from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.schedule import other_schedules
 from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.precision import exact_backend
+from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.samplers import Schedule
 from ldmref.samplers.denoiser import in_own_scale
@@ -64,7 +66,15 @@ def _encoded(context: HostContext) -> list[np.ndarray]:
         return []
     if len(rows) == 1:
         return rows[0]
-    return [np.concatenate(pair, axis=1) for pair in product(*rows)]
+    return [_condition(context, np.concatenate(pair, axis=1)) for pair in product(*rows)]
+
+
+def _condition(context: HostContext, states: np.ndarray) -> np.ndarray:
+    """Return the hidden states of a prompt, (l, d), as the family gives them to the denoiser."""
+    ops = exact_backend()
+    condition = context.model.family.condition
+    found = condition(ops, context.model.config, states[None], None, (0, 0)).context
+    return states if found is None else np.asarray(get_hidden_states(found))[0]
 
 
 def _judge_states(
