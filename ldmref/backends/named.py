@@ -43,6 +43,7 @@ class LayerCall:
         composite: Whether it consists of layers that are themselves visited by `compute`.
         layer: The module's path without number; of an operation without parameters, the path of
             the layer around it.
+        several: Whether it returns a tuple of arrays.
     """
 
     name: str
@@ -53,6 +54,7 @@ class LayerCall:
     compute: Callable[[Mapping[str, Array]], Any] = field(repr=False)
     composite: bool = False
     layer: str = ""
+    several: bool = False
 
 
 class NamedBackend(Backend):
@@ -151,8 +153,11 @@ class NamedBackend(Backend):
                 self._scope.pop()
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
+        several = _returns_several(function)
         return self.visit(
-            LayerCall(name, function.__name__, by_role, {}, attributes, compute, True, path)
+            LayerCall(
+                name, function.__name__, by_role, {}, attributes, compute, True, path, several
+            )
         )
 
     def call_function(self, name: str, function: Callable, *args: Any) -> Any:
@@ -231,6 +236,11 @@ _DERIVED = {name for name in dir(Backend) if isinstance(getattr(Backend, name), 
 @cache
 def _parameter_names(function: Callable) -> list[str]:
     return list(inspect.signature(function).parameters)
+
+
+@cache
+def _returns_several(function: Callable) -> bool:
+    return str(inspect.signature(function).return_annotation).startswith("tuple[")
 
 
 def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:

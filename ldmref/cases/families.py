@@ -14,6 +14,7 @@ from ldmref.families.auxiliary import (
 )
 from ldmref.families.latent_diffusion import describe_autoencoder
 from ldmref.models.classifier import ClassifierConfig
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.family import family_of
 from ldmref.models.presets import PRESETS, list_presets
@@ -77,5 +78,5 @@ def _networks(families: Collection[str]) -> Iterator[NetworkCase]:
 
 def _order(params: str) -> int:
     """Return the place of a network in the suite; denoisers of other families come first."""
-    order = ("unet", "vae", "text_encoder", "text_encoder_2", "cond_stage")
+    order = ("unet", "vae", *TEXT_ENCODERS, "cond_stage")
     return order.index(params) if params in order else -1

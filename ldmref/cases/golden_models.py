@@ -88,7 +88,8 @@ def golden_config(family: str) -> ModelConfig:
         name: replace(encoder, max_position_embeddings=LENGTH)
         for name, encoder in zip(TEXT_ENCODERS, tiny.text_encoders, strict=False)
     }
-    vae = replace(tiny.vae, scaling_factor=preset.vae.scaling_factor)
+    scales = {name: getattr(preset.vae, name) for name in ("scaling_factor", "shift_factor")}
+    vae = replace(tiny.vae, **scales)
     return replace(tiny, vae=vae, **encoders)
 
 

@@ -82,18 +82,19 @@ class LayerCollector(NamedBackend):
         inputs = {role: stored(x) for role, x in call.inputs.items()}
         wide = {role: widened(x) for role, x in inputs.items()}
 
-        def compute() -> np.ndarray:
+        def compute() -> Any:
             return call.compute(wide)
 
-        (y,) = self.compute_alone(call.name, compute)
+        results = self.compute_alone(call.name, compute)
         if call.composite:
-            (tolerances,) = self.propagate(call.name, compute, (y,))
+            tolerances = self.propagate(call.name, compute, results)
             reason = "propagated"
         else:
-            tolerances = {dtype: tolerance_of(call, y, wide, dtype) for dtype in DTYPES}
+            (y,) = results
+            tolerances = ({dtype: tolerance_of(call, y, wide, dtype) for dtype in DTYPES},)
             reason = basis(call.kind) if call.kind in OPERATIONS else "propagated"
         attributes = {k: v for k, v in call.attributes.items() if not callable(v)}
-        return RecordedLayer(call.name, call.kind, inputs, attributes, (y,), (tolerances,), reason)
+        return RecordedLayer(call.name, call.kind, inputs, attributes, results, tolerances, reason)
 
     def compute_alone(self, name: str, compute: Callable[[], Any]) -> tuple[np.ndarray, ...]:
         """Compute a layer or a network without recording the layers within it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
 
@@ -31,7 +31,7 @@ def shrink(config: ModelConfig) -> ModelConfig:
         config,
         denoiser=shrink_unet(config.unet, width, pooled),
         vae=shrink_autoencoder(config.vae),
-        **dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=False)),
+        **dict(zip(TEXT_ENCODERS, encoders, strict=False)),
         **segmentation,
     )
 

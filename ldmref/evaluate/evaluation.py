@@ -16,6 +16,7 @@ from ldmref.evaluate.images import encode_images, likelihood, reconstruction
 from ldmref.evaluate.report import Section
 from ldmref.evaluate.samples import NAME, distances, latent_features, retrieval, thumbnails
 from ldmref.io.classifier import FILE, load_classifier
+from ldmref.models.autoencoder import scale_latents
 from ldmref.models.model import LatentDiffusion
 
 TRIES = 20  # captions of an image among which a unique one is searched
@@ -126,7 +127,7 @@ def _samples(
     if folder is not None and (folder / FILE).is_file():
         classifier = load_classifier(folder)
         encoded = encode_images(model, images, rng, settings.batch)
-        latents = encoded.mean * model.config.vae.scaling_factor
+        latents = scale_latents(model.config.vae, encoded.mean)
         real, ours = (
             latent_features(model.backend, classifier, z, settings.batch)
             for z in (latents, generated.latents)

@@ -15,7 +15,7 @@ from ldmref.math.divergence import kl_standard_normal, normal_entropy, reparamet
 from ldmref.math.evaluation import structural_similarity
 from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
 from ldmref.math.likelihood import directional_derivative
-from ldmref.models.autoencoder import encode
+from ldmref.models.autoencoder import encode, scale_latents
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.text import encode_conditioning
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
@@ -49,7 +49,7 @@ def encode_images(
             posterior = encode(ops, model.params["vae"], config, ops.asarray(x))
             mean, logvar = (ops.to_numpy(m).astype(np.float64) for m in posterior)
             z = reparameterize(mean, logvar, rng.standard_normal(mean.shape))
-            decoded = model.decode(ops.asarray(z * config.scaling_factor))
+            decoded = model.decode(ops.asarray(scale_latents(config, z)))
         columns.append((x, mean, logvar, z, ops.to_numpy(decoded).astype(np.float64)))
     return Encoded(*(np.concatenate(arrays) for arrays in zip(*columns, strict=True)))
 
@@ -99,9 +99,10 @@ def likelihood(
     kl = sum_per_example(kl_standard_normal(e.mean, e.logvar))
     # of scaled latents, whose distribution the diffusion model learns
     scaled_logvar = e.logvar + 2.0 * np.log(scale)
-    kl_scaled = sum_per_example(kl_standard_normal(scale * e.mean, scaled_logvar))
+    scaled_mean = scale_latents(model.config.vae, e.mean)
+    kl_scaled = sum_per_example(kl_standard_normal(scaled_mean, scaled_logvar))
     entropy = sum_per_example(normal_entropy(scaled_logvar))
-    z = scale * e.z
+    z = scale_latents(model.config.vae, e.z)
     table = training_alphas_cumprod(model.config.scheduler)
     size = model.config.defaults.width, model.config.defaults.height
     kind = model.config.scheduler.variance_type

@@ -33,12 +33,12 @@ from ldmref.loading import load
 from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.models.config import TOKENIZERS
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.models.taesd import TinyAutoencoder
-from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.support.files import read_json
 from ldmref.support.memmap import release_pages
@@ -243,9 +243,7 @@ def _shape(graph: Graph, x: Any) -> list[int | str | None]:
 def _write_tokenizers(model: LatentDiffusion, folder: Path) -> list[dict[str, Any]]:
     """Write a tokenizer for each text encoder, and return how their tokens become `input_ids`."""
     written = []
-    names = ("tokenizer", "tokenizer_2")
-    for name, _ in zip(names, model.config.text_encoders, strict=False):
-        tokenizer: PromptTokenizer = getattr(model, name) or model.tokenizer
+    for name, tokenizer in zip(TOKENIZERS, model.tokenizers, strict=False):
         (folder / name).mkdir()
         text = describe_tokens(tokenizer)
         (folder / name / "tokenizer.json").write_text(text, "utf-8")
@@ -277,6 +275,7 @@ def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, An
             "channels": config.vae.latent_channels,
             "factor": config.vae.factor,
             "scaling_factor": 1.0 if tiny else config.vae.scaling_factor,
+            "shift_factor": 0.0 if tiny else config.vae.shift_factor,
             "size_multiple": config.size_multiple,
         },
         "schedule": {

@@ -18,7 +18,7 @@ from ldmref.io.locate import configure_single_file, find_model, is_native, read_
 from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
+from ldmref.models.config import BUILT_IN_TOKENIZERS, TOKENIZERS, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -161,7 +161,7 @@ def _find_tokenizers(
     if not config.text_encoders:
         return [tokenizer_for(config.text_encoder)]
     tokenizers = []
-    for text, name in zip(config.text_encoders, ("tokenizer", "tokenizer_2"), strict=False):
+    for text, name in zip(config.text_encoders, TOKENIZERS, strict=False):
         own = folder / name if folder is not None and (folder / name).is_dir() else None
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
         pad = 0 if text.hidden_act == "gelu" and own is None else None

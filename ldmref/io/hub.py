@@ -17,6 +17,7 @@ from typing import Any
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, select_weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
+from ldmref.models.config import TOKENIZERS
 from ldmref.prompts.clip_vocabulary import hub_cache
 from ldmref.support.files import open_file
 
@@ -25,7 +26,7 @@ ENDING = ".safetensors"
 INDEX = "model_index.json"
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
-    "tokenizer_config.json", "added_tokens.json", "vocab.txt",
+    "tokenizer_config.json", "added_tokens.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
 MAX_REF = 1000  # bytes; it holds a commit
 SITE = "https://huggingface.co/"
@@ -174,7 +175,7 @@ def select_files(files: Sequence[str], repository: str, variant: str | None = No
                 wanted += [f"{folder}/{name}" for name in names]
                 break
     others = {"scheduler": ("scheduler_config.json",)}
-    others |= dict.fromkeys(("tokenizer", "tokenizer_2"), TOKENIZER_FILES)
+    others |= dict.fromkeys(TOKENIZERS, TOKENIZER_FILES)
     for folder, names in others.items():
         wanted += [f"{folder}/{name}" for name in names if name in inside.get(folder, ())]
     return wanted

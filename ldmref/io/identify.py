@@ -57,7 +57,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
     (_all(r"(text_model|text_projection|logit_scale)"),
      "a text encoder, without the other networks", FOLDER),
-    (_all(r"(unet|vae|text_encoder|text_encoder_2)\."), "the weights of a folder of ldmref",
+    (_all(r"(unet|vae|text_encoder(_[23])?)\."), "the weights of a folder of ldmref",
      "give the folder that they come from, which also holds config.json and tokenizer.json"),
 )  # fmt: skip
 

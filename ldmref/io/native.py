@@ -33,7 +33,7 @@ from ldmref.support.memmap import release_pages
 
 SCHEMA = 1
 CONFIG, WEIGHTS, TOKENIZER = FILES = ("config.json", "model.safetensors", "tokenizer.json")
-TOKENIZERS = (TOKENIZER, "tokenizer_2.json")  # of the first and second text encoder
+TOKENIZERS = (TOKENIZER, "tokenizer_2.json", "tokenizer_3.json")  # of `TEXT_ENCODERS`
 DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 
 
@@ -51,9 +51,10 @@ def load_folder(
     file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
     tokenizers = [tokenizer_for(config.text_encoder, folder / TOKENIZER)]
-    second = folder / TOKENIZERS[1]
-    if config.text_encoder_2 is not None and second.is_file():
-        tokenizers.append(tokenizer_for(config.text_encoder_2, second))
+    for text, name in zip(config.text_encoders[1:], TOKENIZERS[1:], strict=False):
+        if not (folder / name).is_file():
+            break  # the others have the first's
+        tokenizers.append(tokenizer_for(text, folder / name))
     return config, dict(file), tokenizers, file.sha256()
 
 

@@ -9,6 +9,7 @@ from ldmref.models.config import BUILT_IN_TOKENIZERS, TextConfig
 from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.unigram import unigram_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
 
 
@@ -21,7 +22,8 @@ def tokenizer_for(
 
     Args:
         text: The configuration of the text encoder.
-        source: The location of the vocabulary, as for `load_tokenizer` and `wordpiece_tokenizer`.
+        source: The location of the vocabulary, as for `load_tokenizer`,
+            `wordpiece_tokenizer` and `unigram_tokenizer`.
         pad: The id of the padding token, as for `load_tokenizer`.
 
     Raises:
@@ -31,7 +33,9 @@ def tokenizer_for(
     if text.model_type in BUILT_IN_TOKENIZERS:
         classes = 0 if text.model_type == "none" else text.vocab_size
         return ClassLabelTokenizer(classes, text.class_names)
-    if text.model_type == "ldmbert":
+    if text.model_type == "t5":
+        tokenizer = unigram_tokenizer(source, text.max_position_embeddings)
+    elif text.model_type == "ldmbert":
         tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)
     else:
         tokenizer = load_tokenizer(source, text.max_position_embeddings, pad=pad)

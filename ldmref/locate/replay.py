@@ -28,6 +28,7 @@ from ldmref.locate.layouts import CLOSE, relative_error
 from ldmref.locate.names import (
     find_entry,
     is_apart,
+    parts_of,
     read_inputs,
     read_output,
     read_role,
@@ -150,13 +151,16 @@ class Replay(RepeatableRun):
             return self._keep(call, result)
         suspects = tuple(self._pending)
         start = frame if closed else self._frames[-1]
-        point = Point(call, "", result, recorded, inputs, start, suspects, self._last())
+        first, *others = parts_of(result)
+        point = Point(call, "", first, recorded, inputs, start, suspects, self._last())
         forced = self.observer.observe(self, point)
         if forced is not recorded:
             self._corrected[entry.layer] = forced
         self._pending = []
         self._after = [call.name]
         self.recent.append((call.name, forced))
+        if call.several:  # the first is judged, the others come from recorded layers within it
+            return forced, *others
         return self._keep(call, forced)
 
     def _keep(self, call: LayerCall, result: Any) -> Any:
@@ -242,7 +246,7 @@ class Replay(RepeatableRun):
         self._pending, self._after = [] if call.composite else [call], []
         self._frames.append(frame)
         try:
-            computed = self._operate_exactly(call, inputs)
+            computed = parts_of(self._operate_exactly(call, inputs))[0]
             point = Point(
                 call, "", computed, recorded, inputs, frame, tuple(self._pending), self._last()
             )

@@ -50,7 +50,7 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
     spec: Spec = {}
     if config.codebook_size:
         spec["quantize"] = {"embedding": {"weight": (config.codebook_size, z)}}
-    return spec | {
+    spec |= {
         "encoder": {
             "conv_in": specs.conv_spec(config.in_channels, channels[0]),
             "down_blocks": numbered(
@@ -60,9 +60,13 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
             "mid_block": mid,
             "conv_norm_out": specs.norm_spec(c),
             "conv_out": specs.conv_spec(c, moments),
-        },
-        "quant_conv": specs.conv_spec(moments, moments, 1),
-        "post_quant_conv": specs.conv_spec(z, z, 1),
+        }
+    }
+    if config.use_quant_conv:
+        spec["quant_conv"] = specs.conv_spec(moments, moments, 1)
+    if config.use_post_quant_conv:
+        spec["post_quant_conv"] = specs.conv_spec(z, z, 1)
+    return spec | {
         "decoder": {
             "conv_in": specs.conv_spec(z, c),
             "mid_block": mid,
@@ -101,7 +105,7 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
             x = nn.downsample_padded(ops, block.downsamplers["0"], x)
     x = _mid_block(ops, e.mid_block, x, groups, eps)
     x = nn.conv2d(ops, e.conv_out, nn.norm_silu(ops, e.conv_norm_out, x, groups, eps))
-    moments = nn.conv2d(ops, p.quant_conv, x)
+    moments = nn.conv2d(ops, p.quant_conv, x) if config.use_quant_conv else x
     if config.codebook_size:
         return moments, ops.xp.full_like(moments, -math.inf)
     mean = moments[:, : config.latent_channels, ...]
@@ -120,13 +124,26 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
     d = p.decoder
     if config.codebook_size:
         z = quantize(ops, p.quantize.embedding.weight, z)
-    x = nn.conv2d(ops, d.conv_in, nn.conv2d(ops, p.post_quant_conv, z))
+    z = nn.conv2d(ops, p.post_quant_conv, z) if config.use_post_quant_conv else z
+    x = nn.conv2d(ops, d.conv_in, z)
     x = _mid_block(ops, d.mid_block, x, groups, eps)
     for block in d.up_blocks.items_in_order():
         x = _layers(ops, block, x, groups, eps)
         if "upsamplers" in block:
             x = nn.upsample(ops, block.upsamplers["0"], x)
     return nn.conv2d(ops, d.conv_out, nn.norm_silu(ops, d.conv_norm_out, x, groups, eps))
+
+
+def scale_latents(config: AutoencoderConfig, z: Array) -> Array:
+    """Return the latents that the denoiser sees, scaling_factor * (z - shift_factor)."""
+    shifted = z - config.shift_factor if config.shift_factor else z
+    return shifted * config.scaling_factor
+
+
+def unscale_latents(config: AutoencoderConfig, latents: Array) -> Array:
+    """Return the z of scaled latents, which the decoder reads."""
+    z = latents / config.scaling_factor
+    return z + config.shift_factor if config.shift_factor else z
 
 
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:

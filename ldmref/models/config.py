@@ -20,7 +20,8 @@ from ldmref.models.denoiser_config import (
 from ldmref.samplers.config import SchedulerConfig
 
 BUILT_IN_TOKENIZERS = ("class", "label", "none")  # text encoders whose tokenizer needs no files
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # fields of `ModelConfig`, and networks
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")  # fields of `ModelConfig`
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")  # of the text encoders
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class AutoencoderConfig:
         latent_activation: `sigmoid` for latents in (0, 1), as in sparse autoencoders, or "".
         norm_num_groups: Number of groups of every GroupNorm; it divides every width.
         norm_eps: Number added to the variance in GroupNorm, in [0, 1].
-        scaling_factor: Factor of the latents that the U-Net sees: latents = scaling_factor * z.
+        scaling_factor: Factor of the latents that the denoiser sees: latents = scaling_factor *
+            (z - shift_factor).
+        shift_factor: What is subtracted from z before the scaling.
+        use_quant_conv: Whether a 1 x 1 convolution follows the encoder.
+        use_post_quant_conv: Whether a 1 x 1 convolution precedes the decoder.
         preview: Linear map from latents to red, green and blue in [0, 1]: for each colour a weight
             per channel and a bias, 3 (z + 1) numbers; () for none.
 
@@ -60,6 +65,9 @@ class AutoencoderConfig:
     norm_num_groups: Width = 32
     norm_eps: Eps = 1e-6
     scaling_factor: Annotated[float, Range(1e-9, 1e9)] = 0.18215
+    shift_factor: Annotated[float, Range(-1e9, 1e9)] = 0.0
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
     preview: Annotated[tuple[float, ...], Length(0, 100_000), Range(-1e9, 1e9)] = ()
 
     @property
@@ -73,31 +81,34 @@ class TextConfig:
     """The text encoder: token ids (n, l) to hidden states (n, l, hidden_size).
 
     Args:
-        model_type: `clip`, CLIP's text transformer; `ldmbert`, the transformer encoder of the
-            latent diffusion paper; `class`, an embedding table with a row per class, whose last row
-            is the null class; `label`, class numbers that the denoiser itself embeds, the last for
-            the null class; or `none`, an unconditional model.
+        model_type: `clip`, CLIP's text transformer; `t5`, the encoder of T5 1.1; `ldmbert`, the
+            transformer encoder of the latent diffusion paper; `class`, an embedding table with a
+            row per class, whose last row is the null class; `label`, class numbers that the
+            denoiser itself embeds, the last for the null class; or `none`, an unconditional model.
         vocab_size: Number of tokens, or of classes with the null class.
         hidden_size: Width of the hidden states.
         intermediate_size: Width of the feed-forward layers.
         num_hidden_layers: Number of transformer layers.
         num_attention_heads: Number of attention heads.
-        head_dim: Width of a head of `ldmbert`; 0: hidden_size / num_attention_heads.
+        head_dim: Width of a head of `t5` or `ldmbert`; 0: hidden_size / num_attention_heads.
         max_position_embeddings: Number of tokens l that the encoder reads at once.
         class_names: The prompts that name the classes of `class`; their numbers also work.
-        hidden_act: Activation of the feed-forward layers, `gelu` or `quick_gelu`.
+        hidden_act: Activation of the feed-forward layers, `gelu` or `quick_gelu`; `gelu_new`, the
+            tanh form of GELU, in `t5`.
         layer_norm_eps: Number added to the variance in LayerNorm, in [0, 1].
         projection_dim: Width of the pooled output; 0: no pooled output.
         eos_token_id: The token to pool; 2: the token with the largest id (old files).
         skipped_layers: Number of final layers left out of the hidden states: 1 in SDXL.
         final_norm: Whether the final norm is applied to the hidden states: not in SDXL.
+        relative_attention_num_buckets: Number of buckets of distances between tokens of `t5`.
+        relative_attention_max_distance: The distance from which `t5` uses the last bucket.
 
     >>> from ldmref.models import TextConfig
     >>> TextConfig().max_position_embeddings
     77
     """
 
-    model_type: Literal["clip", "ldmbert", "class", "label", "none"] = "clip"
+    model_type: Literal["clip", "t5", "ldmbert", "class", "label", "none"] = "clip"
     vocab_size: Annotated[int, Range(1, 10_000_000)] = 49408
     hidden_size: Width = 768
     intermediate_size: Width = 3072
@@ -106,12 +117,14 @@ class TextConfig:
     head_dim: WidthOrZero = 0
     max_position_embeddings: Width = 77
     class_names: tuple[str, ...] = ()
-    hidden_act: Literal["gelu", "quick_gelu"] = "quick_gelu"
+    hidden_act: Literal["gelu", "quick_gelu", "gelu_new"] = "quick_gelu"
     layer_norm_eps: Eps = 1e-5
     projection_dim: WidthOrZero = 0
     eos_token_id: Annotated[int, Range(0, 10_000_000)] = 49407
     skipped_layers: Annotated[int, Range(0, 255)] = 0
     final_norm: bool = True
+    relative_attention_num_buckets: Annotated[int, Range(4, 65536)] = 32
+    relative_attention_max_distance: Annotated[int, Range(2, 1_000_000)] = 128
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,7 @@ class ModelConfig:
         text_encoder: The text encoder, or that of classes.
         text_encoder_2: SDXL's second text encoder, which also computes the pooled output. None: the
             model has one.
+        text_encoder_3: The third text encoder. None: the model has at most two.
         concat: The image that is joined to the noisy latents: see `image_channels`.
         segmentation_classes: Number of classes, for `concat` "segmentation".
         zero_empty_negative: Whether an empty negative prompt is embedded as zeros.
@@ -176,6 +190,7 @@ class ModelConfig:
     vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
     text_encoder_2: TextConfig | None = None
+    text_encoder_3: TextConfig | None = None
     concat: Literal["", "masked_image", "low_resolution", "segmentation"] = ""
     segmentation_classes: WidthOrZero = 0
     zero_empty_negative: bool = False
@@ -216,12 +231,11 @@ class ModelConfig:
 
     @property
     def text_encoders(self) -> tuple[TextConfig, ...]:
-        """The text encoders: none, one, or two."""
-        first = self.text_encoder
-        second = self.text_encoder_2
-        if first.model_type == "none":
+        """The text encoders: none, or up to three."""
+        if self.text_encoder.model_type == "none":
             return ()
-        return (first,) if second is None else (first, second)
+        every = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        return tuple(text for text in every if text is not None)
 
     @property
     def max_clip_skip(self) -> int:

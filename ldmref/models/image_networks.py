@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.divergence import reparameterize
-from ldmref.models.autoencoder import decode, encode
+from ldmref.models.autoencoder import decode, encode, scale_latents, unscale_latents
 from ldmref.models.config import ModelConfig
 from ldmref.models.networks import Networks
 from ldmref.models.rescaler import rescaler
@@ -59,7 +59,7 @@ class ImageNetworks(Networks):
         with ops.inference():
             mean, logvar = self._encode(ops.own("images", images))
             z = mean if noise is None else reparameterize(mean, logvar, noise)
-            return z * self.config.vae.scaling_factor
+            return scale_latents(self.config.vae, z)
 
     def encode_posterior(self, images: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the scaled latents of images, both (n, c, h, w).
@@ -73,8 +73,8 @@ class ImageNetworks(Networks):
             return latents, ops.xp.zeros_like(latents)
         with ops.inference():
             mean, logvar = self._encode(ops.own("images", images))
-            scale = self.config.vae.scaling_factor
-            return mean * scale, ops.xp.exp(0.5 * logvar) * scale
+            config = self.config.vae
+            return scale_latents(config, mean), ops.xp.exp(0.5 * logvar) * config.scaling_factor
 
     def _encode(self, images: Array) -> tuple[Array, Array]:
         return self._compile(encode, "vae")(self.config.vae, images)
@@ -110,7 +110,7 @@ class ImageNetworks(Networks):
         latents = ops.own("latents", latents)
 
         def decoder(z: Array) -> Array:
-            return self._compile(decode, "vae")(config, z / config.scaling_factor)
+            return self._compile(decode, "vae")(config, unscale_latents(config, z))
 
         with ops.inference():
             if tile is None:

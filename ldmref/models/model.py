@@ -10,7 +10,7 @@ from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, convert_conditioning
-from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
 from ldmref.models.image_networks import ImageNetworks
 from ldmref.models.learned_words import add_learned_words
 from ldmref.models.networks import model_spec
@@ -22,8 +22,6 @@ from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_fo
 from ldmref.prompts.tokens import Tokens
 
 __all__ = ["TEXT_ENCODERS", "LatentDiffusion", "model_spec"]
-
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 class LatentDiffusion(ImageNetworks):
@@ -50,7 +48,7 @@ class LatentDiffusion(ImageNetworks):
         tokenizer: The tokenizer of the first text encoder.
         sha256: SHA-256 of the file that the parameters come from, or a function that computes it
             at the first use.
-        tokenizer_2: The tokenizer of the second text encoder; None: the same as the first.
+        tokenizer_2, tokenizer_3: The tokenizers of further text encoders; None: the first's.
         tiny_autoencoder: An autoencoder that replaces the model's own (TAESD). None: the model
             keeps its own.
         max_memory: The number of bytes that a request may take; None: no limit.
@@ -80,6 +78,7 @@ class LatentDiffusion(ImageNetworks):
         tokenizer: PromptTokenizer,
         sha256: str | Callable[[], str] = "",
         tokenizer_2: PromptTokenizer | None = None,
+        tokenizer_3: PromptTokenizer | None = None,
         *,
         tiny_autoencoder: TinyAutoencoder | None = None,
         max_memory: int | None = None,
@@ -91,6 +90,7 @@ class LatentDiffusion(ImageNetworks):
         self._sha256 = sha256 if isinstance(sha256, str) else cache(sha256)  # shared by copies
         self.tokenizer = tokenizer
         self.tokenizer_2 = tokenizer_2
+        self.tokenizer_3 = tokenizer_3
         self.max_seconds = max_seconds
         self.modifications = dict(modifications or {})
         self.observer: Any = None  # a `RunObserver` of every run, set by `ldmref.recording`
@@ -107,6 +107,12 @@ class LatentDiffusion(ImageNetworks):
         known = isinstance(self._sha256, str) or self._sha256.cache_info().currsize
         return self.sha256 if known else None
 
+    @property
+    def tokenizers(self) -> list[PromptTokenizer]:
+        """The tokenizer of each text encoder, the first's where an encoder has none of its own."""
+        names = TOKENIZERS[: len(self.config.text_encoders)]
+        return [getattr(self, name) or self.tokenizer for name in names]
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
         return vars(self) | {"_sha256": self.sha256, "observer": None, "_denoiser": (None, None)}
@@ -121,13 +127,11 @@ class LatentDiffusion(ImageNetworks):
             UsageError: A word is already known or was made for other text encoders.
             CorruptModelError: The vectors do not have the width of the text encoder.
         """
-        tokenizers = [getattr(self, name) or self.tokenizer for name in TOKENIZERS]
         config, params, tokenizers = add_learned_words(
-            self.config, self.params, tokenizers, embeddings
+            self.config, self.params, self.tokenizers, embeddings
         )
         grown = self.with_params(params, self.backend)
-        for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=False):
-            setattr(grown, name, tokenizer)
+        vars(grown).update(zip(TOKENIZERS, tokenizers, strict=False))
         known = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
         grown.config = config
         grown.modifications = self.modifications | {"embeddings": known}
@@ -198,12 +202,10 @@ class LatentDiffusion(ImageNetworks):
         if not 0 <= clip_skip <= most:
             message = f"clip_skip must be from 0 to {most}, not {clip_skip}"
             raise UsageError(message, code="E-CLIP-SKIP")
-        tokenizers = (self.tokenizer, self.tokenizer_2 or self.tokenizer)[: len(configs)]
-        tokens = tokenize_for_encoders(tokenizers, prompts, options)
-        weighted = options.prompt_weights != "none"
-        ops = self.backend
-        with ops.inference():
-            return self.family.encode(ops, configs, tokens, self._compile, clip_skip, weighted)
+        tokens = tokenize_for_encoders(self.tokenizers, prompts, options)
+        skip = clip_skip, options.prompt_weights != "none"
+        with self.backend.inference():
+            return self.family.encode(self.backend, configs, tokens, self._compile, *skip)
 
     def predict(
         self,

@@ -22,6 +22,7 @@ from ldmref.models.layers import (
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
+from ldmref.models.t5 import t5, t5_spec
 from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 
@@ -55,6 +56,8 @@ def text_spec(config: TextConfig) -> Spec:
         return {"embedding": {"weight": (config.vocab_size, d)}}
     if config.model_type == "ldmbert":
         return ldmbert_spec(config)
+    if config.model_type == "t5":
+        return t5_spec(config)
     d_mlp = config.intermediate_size
     projections = ("q_proj", "k_proj", "v_proj", "out_proj")
     block: Spec = {
@@ -88,6 +91,8 @@ def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: 
         return ops.embedding(p.embedding.weight, ids)
     if config.model_type == "ldmbert":
         return ldmbert(ops, p, config, ids, skip + config.skipped_layers)
+    if config.model_type == "t5":
+        return t5(ops, p, config, ids, skip + config.skipped_layers)
     return _hidden_and_last(ops, p, config, ids, skip + config.skipped_layers, pool=False)[0]
 
 

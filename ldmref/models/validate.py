@@ -127,8 +127,10 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     if not classes[0] <= config.segmentation_classes <= classes[1]:
         yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', otherwise 0"
 
-    if config.text_encoder_2 is not None and {t.model_type for t in texts} != {"clip"}:
-        yield "only CLIP text encoders come in pairs"
+    if len(texts) > 1 and not {text.model_type for text in texts} <= {"clip", "t5"}:
+        yield "only CLIP and T5 text encoders come together"
+    if config.text_encoder_3 is not None and config.text_encoder_2 is None:
+        yield "text_encoder_3 needs text_encoder_2"
     yield from family_of(config).broken_rules(config)
     for text in texts:
         if text.head_dim == 0 and text.hidden_size % text.num_attention_heads:
@@ -138,8 +140,12 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
             text.model_type not in ("class", "label") or len(set(names)) != text.vocab_size - 1
         ):
             yield "class_names needs a different name for every class except for the null class"
-        if text.head_dim and text.model_type != "ldmbert":
-            yield "head_dim is for 'ldmbert' only"
+        if text.head_dim and text.model_type not in ("t5", "ldmbert"):
+            yield "head_dim is for 't5' and 'ldmbert' only"
+        if (text.hidden_act == "gelu_new") != (text.model_type == "t5"):
+            yield "the activation of 't5', and of no other text encoder, is 'gelu_new'"
+        if text.relative_attention_num_buckets // 4 >= text.relative_attention_max_distance:
+            yield "relative_attention_max_distance must exceed a quarter of the buckets"
         if not 0 <= text.skipped_layers < text.num_hidden_layers:
             yield "skipped_layers must leave a layer of the text encoder"
 
@@ -155,6 +161,8 @@ def broken_latent_diffusion_rules(config: ModelConfig) -> Iterator[str]:
     u = config.unet
     texts = config.text_encoders
     yield from _broken_unet_rules(u)
+    if len(texts) > 1 and (len(texts) > 2 or {text.model_type for text in texts} != {"clip"}):
+        yield "only CLIP text encoders come in pairs"
     if (u.attention == "cross") != bool(texts):
         yield "a U-Net with cross-attention needs a text encoder, and only such a U-Net has one"
     if any(text.model_type == "label" for text in texts):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ldmref.prompts.tokenizer import PromptTokenizer as PromptTokenizer
     from ldmref.prompts.tokens import SpecialTokens as SpecialTokens
     from ldmref.prompts.tokens import Tokens as Tokens
+    from ldmref.prompts.unigram import unigram_tokenizer as unigram_tokenizer
     from ldmref.prompts.weights import WeightedText as WeightedText
     from ldmref.prompts.weights import emphasize as emphasize
     from ldmref.prompts.weights import parse_prompt_weights as parse_prompt_weights

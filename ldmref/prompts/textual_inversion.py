@@ -85,7 +85,7 @@ def add_embeddings(
         raise CorruptModelError(message, code="E-TOKENIZER")
     extended = Tokenizer.from_str(tokenizer.tokenizer.to_str())
     for embedding in embeddings:
-        _check(embedding, extended, table.shape[1], tokenizer.length - 2)
+        _check(embedding, extended, table.shape[1], tokenizer.room)
         add_words(extended, embedding.tokens)
     xp = array_namespace(table)
     rows = [xp.asarray(e.vectors, dtype=table.dtype, device=device(table)) for e in embeddings]

@@ -36,8 +36,6 @@ UNKNOWN = "<unknown>"
 BREAK = " BREAK "
 LONG_PROMPTS = ("truncate", "chunk")
 PROMPT_WEIGHTS = ("none", "a1111")
-
-
 WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
 
 
@@ -95,6 +93,9 @@ class PromptTokenizer:
         clean: A function applied to the text before tokenization. None: tokenizers of whole
             words replace emoji by their names, others change nothing.
 
+    Attributes:
+        room: The number of tokens of a prompt that a chunk holds.
+
     Raises:
         CorruptModelError: The vocabulary lacks a special token, or an added word has more vectors
             than a chunk has tokens.
@@ -119,9 +120,11 @@ class PromptTokenizer:
         self.clean = with_emoji_names if clean is None and self.reads_words else clean
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        ids = (token_id(tokenizer, token) for token in special_tokens)
-        self.start, self.end, self.pad, self.unknown = ids
-        self._multi_vector_ids = find_multi_vector_ids(tokenizer, length - 2)
+        start, *others = special_tokens
+        self.start = token_id(tokenizer, start) if start else None
+        self.end, self.pad, self.unknown = (token_id(tokenizer, token) for token in others)
+        self.room = length - (2 if start else 1)
+        self._multi_vector_ids = find_multi_vector_ids(tokenizer, self.room)
 
     def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Return the ids of truncated prompts, and warnings about dropped and unknown words.
@@ -157,13 +160,16 @@ class PromptTokenizer:
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
         ids = np.full(shape, self.pad, np.int64)
         weights = np.ones(shape, np.float32)
-        ids[:, :, 0] = self.start
-        ids[:, :, 1] = self.end
+        first = int(self.start is not None)
+        if self.start is not None:
+            ids[:, :, 0] = self.start
+        ids[:, :, first] = self.end
         for i, one in enumerate(tokenized):
             for j, groups in enumerate(one.chunks):
                 row = [id for group in groups for id in group.ids]
-                ids[i, j, 1 : len(row) + 2] = [*row, self.end]
-                weights[i, j, 1 : len(row) + 1] = [g.weight for g in groups for _ in g.ids]
+                ids[i, j, first : first + len(row) + 1] = [*row, self.end]
+                spread = [g.weight for g in groups for _ in g.ids]
+                weights[i, j, first : first + len(row)] = spread
         truncated = [one.truncated for one in tokenized]
         warnings = [line for one in tokenized for line in one.warnings]
         return Tokens(ids, weights, counts, truncated, warnings)
@@ -177,7 +183,7 @@ class PromptTokenizer:
         """
         warnings = []
         literal = [token for token in self.special_tokens[:2] if token in prompt]
-        if literal:
+        if literal and self.start is not None:  # T5's tokenizer knows its own
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
         warnings += find_unread_notation(prompt, options.prompt_weights)
         sections = self._parse(prompt, options)
@@ -186,7 +192,7 @@ class PromptTokenizer:
             unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
             warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
-        chunks = split_into_chunks(groups, self.length - 2)
+        chunks = split_into_chunks(groups, self.room)
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if options.long_prompts == "chunk":
             return TokenizedPrompt(text, chunks, 0, warnings)
@@ -195,7 +201,7 @@ class PromptTokenizer:
             unit = "words" if self.reads_words else "tokens"
             rest = text[dropped[0].position :].removesuffix(BREAK).strip()
             message = (
-                f"the prompt has {count} {unit}, the model reads {self.length - 2}"
+                f"the prompt has {count} {unit}, the model reads {self.room}"
                 f"{', and BREAK needs long_prompts=chunk' if len(sections) > 1 else ''}; "
                 f"left out: {rest if len(rest) <= 200 else rest[:200] + ' ...'}"
             )

@@ -12,7 +12,7 @@ class SpecialTokens(NamedTuple):
     """The tokens that do not come from text.
 
     Args:
-        start: The token before each chunk.
+        start: The token before each chunk; "" for none.
         end: The token after each chunk.
         pad: The token that fills chunks.
         unknown: The token for words outside the vocabulary.

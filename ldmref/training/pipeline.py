@@ -56,7 +56,8 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
         config = replace(config, name=context.folder.resolve().name)
 
-    noisy = NoisyLatents(latents, context.data.weights, config.vae.scaling_factor, context.ops)
+    scales = config.vae.scaling_factor, context.ops, config.vae.shift_factor
+    noisy = NoisyLatents(latents, context.data.weights, *scales)
     condition = _condition(context, config.text_encoder)
     text = condition.tokenizer.tokenizer.to_str(pretty=True)
     second = diffusion_trainer(

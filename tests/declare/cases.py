@@ -124,7 +124,7 @@ CONFIGS = [
     {"unet": 3},
     {"vae": {"scaling_factor": 0}},
     {"vae": {"latent_activation": "tanh"}},
-    {"text_encoder": {"model_type": "t5"}},
+    {"text_encoder": {"model_type": "t6"}},
     {"text_encoder": {"vocab_size": 0}},
     {"text_encoder": {"class_names": ["a", 3]}},
     {"text_encoder": {"final_norm": 1}},

@@ -36,7 +36,7 @@ LIMITS = {
         (0, 10**7): "codebook_size",
         (0.0, 1.0): "norm_eps",
         (1e-9, 1e9): "scaling_factor",
-        (-1e9, 1e9): "preview",
+        (-1e9, 1e9): "preview shift_factor",
     },
     TinyConfig: {
         WIDTHS: "in_channels out_channels latent_channels encoder_channels decoder_channels",
@@ -51,6 +51,8 @@ LIMITS = {
         (1, 256): "num_hidden_layers",
         (0, 255): "skipped_layers",
         (0.0, 1.0): "layer_norm_eps",
+        (4, 2**16): "relative_attention_num_buckets",
+        (2, 10**6): "relative_attention_max_distance",
     },
     SchedulerConfig: {
         (2, 100_000): "num_train_timesteps",
@@ -80,8 +82,8 @@ CHOICES = {
     (UNetConfig, "attention"): ["cross", "self"],
     (UNetConfig, "addition_embed_type"): ["", "text_time"],
     (UNetConfig, "resnet_time_scale_shift"): ["default", "scale_shift"],
-    (TextConfig, "model_type"): ["clip", "ldmbert", "class", "none"],
-    (TextConfig, "hidden_act"): ["gelu", "quick_gelu"],
+    (TextConfig, "model_type"): ["clip", "t5", "ldmbert", "class", "none"],
+    (TextConfig, "hidden_act"): ["gelu", "quick_gelu", "gelu_new"],
     (SchedulerConfig, "prediction_type"): ["eps", "v", "x0"],
     (SchedulerConfig, "beta_schedule"): ["linear", "scaled_linear", "cosine"],
     (SchedulerConfig, "solver_type"): ["", "midpoint", "heun", "bh1", "bh2"],
@@ -155,11 +157,14 @@ def betas(steps, *values):
 
 
 TINY_BERT = dict(model_type="ldmbert", num_attention_heads=3, head_dim=8, hidden_act="gelu")
+T5 = dict(model_type="t5", head_dim=5, hidden_act="gelu_new")
 ALLOWED = [
     changed("tiny", "scheduler", beta_start=0.01, beta_end=0.01),
     changed("tiny", "scheduler", beta_end=math.nextafter(1.0, 0.0)),
     betas(2, 0.1, 0.9),
     changed("tiny", "text_encoder", skipped_layers=1),
+    changed("tiny", "text_encoder", **T5),
+    changed("tiny", "text_encoder", **T5, relative_attention_max_distance=9),
     changed("tiny", "text_encoder", **TINY_BERT),  # 3 heads of 8 in a width of 32
     changed("tiny", "vae", attention_levels=(True, False)),
     changed("tiny", "denoiser", in_channels=9),  # masked latents and mask
@@ -175,6 +180,12 @@ REFUSED = [
     (betas(3, 0.1, 0.9), "trained_betas"),
     (changed("tiny", "text_encoder", skipped_layers=2), "skipped_layers"),
     (changed("tiny", "text_encoder", head_dim=16), "head_dim"),
+    (changed("tiny", "text_encoder", **T5 | {"hidden_act": "gelu"}), "gelu_new"),
+    (changed("tiny", "text_encoder", hidden_act="gelu_new"), "gelu_new"),
+    (changed("tiny", "text_encoder", **T5, relative_attention_max_distance=8), "buckets"),
+    (changed("sdxl", "text_encoder_2", **T5), "only CLIP"),
+    (changed("sdxl", text_encoder_3=TextConfig()), "only CLIP"),
+    (changed("sd15", text_encoder_3=TextConfig()), "needs text_encoder_2"),
     (changed("tiny", "text_encoder", num_attention_heads=5), "num_attention_heads"),
     (changed("tiny", "text_encoder", model_type="none"), "cross-attention"),
     (changed("tiny", "vae", attention_levels=(True,)), "vae.attention_levels"),

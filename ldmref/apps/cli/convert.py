@@ -162,9 +162,11 @@ def write_compvis(
     config: ModelConfig, flat: Mapping[str, np.ndarray], out: Path, overwrite: bool
 ) -> None:
     """Write a model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
-    if config.unet.class_embed_type:
+    unnamed = "a class embedding" if config.unet.class_embed_type else ""
+    unnamed = "a shift factor" if config.vae.shift_factor else unnamed
+    if unnamed:
         raise UsageError(
-            f"{config.name!r} has a class embedding, which has no name in CompVis' layout",
+            f"{config.name!r} has {unnamed}, which has no name in CompVis' layout",
             code="E-LAYOUT",
             hint="leave .safetensors out of OUT to write a folder",
         )

@@ -184,6 +184,7 @@ sqrt = _unary("sqrt", "Sqrt")
 abs = _unary("abs", "Abs")
 sum = _reduction("sum", "ReduceSum")
 mean = _reduction("mean", "ReduceMean")
+max = _reduction("max", "ReduceMax")
 argmax = _extreme("argmax", "ArgMax")
 argmin = _extreme("argmin", "ArgMin")
 

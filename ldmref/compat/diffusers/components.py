@@ -8,14 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from ldmref.compat.diffusers.arrays import to_caller, to_host
 from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.loading import load, open_backend
+from ldmref.models.autoencoder import scale_latents, unscale_latents
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.config import SchedulerConfig
@@ -161,9 +160,9 @@ class Vae(Component):
     """The autoencoder of a pipeline, with diffusers' `encode` and `decode`."""
 
     def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
-        """Decode latents, divided by `config.scaling_factor`, to images (n, 3, H, W) in [-1, 1]."""
+        """Decode unscaled latents to images (n, 3, H, W) in [-1, 1], as diffusers does."""
         model = self.weights.model
-        latents = to_host("z", z) * np.float32(model.config.vae.scaling_factor)
+        latents = scale_latents(model.config.vae, to_host("z", z))
         images = to_caller(model, model.decode(model.backend.asarray(latents)))
         return SimpleNamespace(sample=images) if return_dict else (images,)
 
@@ -171,10 +170,9 @@ class Vae(Component):
         """Encode images (n, 3, H, W) in [-1, 1]; `latent_dist` has `mean`, `std` and `mode()`."""
         model = self.weights.model
         images = model.backend.asarray(to_host("x", x))
-        mean, std = (
-            to_caller(model, part) / model.config.vae.scaling_factor
-            for part in model.encode_posterior(images)
-        )
+        config = model.config.vae
+        mean, std = (to_caller(model, part) for part in model.encode_posterior(images))
+        mean, std = unscale_latents(config, mean), std / config.scaling_factor
         posterior = SimpleNamespace(mean=mean, std=std, mode=lambda: mean)
         return SimpleNamespace(latent_dist=posterior) if return_dict else (posterior,)
 
@@ -196,6 +194,7 @@ def component_config(name: str, weights: Weights) -> Mapping[str, Any]:
     if name == "vae":
         known = {
             "scaling_factor": config.vae.scaling_factor,
+            "shift_factor": config.vae.shift_factor or None,
             "latent_channels": config.vae.latent_channels,
             "block_out_channels": list(config.vae.block_out_channels),
         }

@@ -14,6 +14,7 @@ from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, flatten
 
 SIGMOID = "SigmoidAutoencoder"  # latents in (0, 1), for which diffusers has no class
+KL_ONLY = ("shift_factor", "use_quant_conv", "use_post_quant_conv")
 SHARED = (
     "in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
     "norm_num_groups", "mid_block_add_attention", "scaling_factor",
@@ -50,4 +51,5 @@ def to_diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
     if config.codebook_size:
         sizes = {"num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.latent_channels}
         return {"_class_name": "VQModel"} | fields | sizes
+    fields |= {name: getattr(config, name) for name in KL_ONLY}
     return {"_class_name": SIGMOID if config.latent_activation else "AutoencoderKL"} | fields

@@ -50,6 +50,7 @@ STABLE_DIFFUSION = (
 WEIGHTS = "diffusion_pytorch_model"  # the stem of the files of diffusers' networks
 TEXT_WEIGHTS = "model"  # and of transformers'
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+T5_NAME = re.compile(r"shared\.|encoder\.(embed_tokens|block|final_layer_norm)\.")
 IGNORED = r".*\.position_ids|to_logits\..*"  # tensors that the networks do not use
 SHARD = r"-\d+-of-\d+"
 
@@ -197,8 +198,13 @@ def diffusers_table(spec: Spec) -> KeyTable:
 
 
 def get_current_name(part: str, name: str) -> str:
-    """Return today's name of a stored tensor; attention layers and CLIP were renamed."""
+    """Return today's name of a stored tensor; attention layers and CLIP were renamed.
+
+    T5's table of tokens has two names, since its decoder shares it.
+    """
     pieces = name.split(".")
+    if part.startswith("text_encoder") and T5_NAME.match(name):
+        return name.replace("encoder.embed_tokens.", "shared.")
     if part.startswith("text_encoder"):
         known = pieces[0] in ("text_model", "text_projection", "model", "to_logits")
         return name if known else f"text_model.{name}"

@@ -13,6 +13,9 @@ from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.schedule import other_schedules
 from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.precision import exact_backend
+from ldmref.models.conditioning import get_hidden_states
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.samplers import Schedule
 from ldmref.samplers.denoiser import in_own_scale
 from ldmref.trace.model import TraceEntry
@@ -53,8 +56,7 @@ def _judge_text(context: HostContext, networks: list[TraceEntry]) -> Iterator[Ro
 def _encoded(context: HostContext) -> list[np.ndarray]:
     """Return the hidden states of every prompt, (l, d), from the recorded text encoders."""
     rows: list[list[np.ndarray]] = []
-    count = len(context.model.config.text_encoders)
-    for name in ("text_encoder", "text_encoder_2")[:count]:
+    for name, _ in zip(TEXT_ENCODERS, context.model.config.text_encoders, strict=False):
         outputs = [context.read_output(entry) for entry in context.calls(name)]
         rows.append([row for x in outputs if x is not None and x.ndim == 3 for row in x])
     if not rows or not all(rows):
@@ -64,7 +66,15 @@ def _encoded(context: HostContext) -> list[np.ndarray]:
         return []
     if len(rows) == 1:
         return rows[0]
-    return [np.concatenate(pair, axis=1) for pair in product(*rows)]
+    return [_condition(context, np.concatenate(pair, axis=1)) for pair in product(*rows)]
+
+
+def _condition(context: HostContext, states: np.ndarray) -> np.ndarray:
+    """Return the hidden states of a prompt, (l, d), as the family gives them to the denoiser."""
+    ops = exact_backend()
+    condition = context.model.family.condition
+    found = condition(ops, context.model.config, states[None], None, (0, 0)).context
+    return states if found is None else np.asarray(get_hidden_states(found))[0]
 
 
 def _judge_states(

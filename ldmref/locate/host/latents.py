@@ -103,7 +103,7 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
         end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
         last = last / context.path.spread(end or 0.0)  # in variance-preserving scale
         scale = context.model.config.vae.scaling_factor
-        shift = _shift_of(context)
+        shift = context.model.config.vae.shift_factor
         blended = blended_at_the_end(context, steps, (got - shift) * scale, last)
         last = last if blended is None else blended
         expected = last / scale + shift
@@ -165,8 +165,3 @@ def _fit_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     offset, slope = np.polynomial.polynomial.polyfit(x.ravel(), y.ravel(), 1)
     return float(slope), float(offset)
-
-
-def _shift_of(context: HostContext) -> float:
-    """Return the autoencoder's shift factor; 0 in the families that ldmref knows."""
-    return float(getattr(context.model.config.vae, "shift_factor", 0.0) or 0.0)

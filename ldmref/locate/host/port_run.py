@@ -105,7 +105,11 @@ class PortRun:
         if not described or "class" not in described:
             return own
         try:
-            theirs = convert_scheduler_config(described.get("config", {}), described["class"])
+            theirs = convert_scheduler_config(
+                described.get("config", {}),
+                described["class"],
+                str(self.port.manifest.get("pipeline", "")),
+            )
         except LdmrefError as error:
             self.notes.append(f"the port's scheduler is not supported: {error}")
             return own

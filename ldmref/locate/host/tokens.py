@@ -43,9 +43,8 @@ def known_prompts(context: HostContext) -> list[str]:
 def expected_ids(context: HostContext, number: int, prompts: Sequence[str]) -> np.ndarray | None:
     """Return the ids of prompts by the tokenizer of a text encoder, (n, l)."""
     model = context.model
-    tokenizer = model.tokenizer if number == 0 else model.tokenizer_2 or model.tokenizer
     try:
-        ids = tokenizer.tokenize(list(prompts)).ids
+        ids = model.tokenizers[number].tokenize(list(prompts)).ids
     except LdmrefError as error:
         context.notes.append(f"the prompts cannot be tokenized: {error}")
         return None

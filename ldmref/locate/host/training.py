@@ -13,6 +13,7 @@ from ldmref.locate.host.objective import LEAST, loss_weights, read_objective
 from ldmref.locate.host.schedule import config_faults
 from ldmref.math.forward import q_sample
 from ldmref.math.prediction import v_from_x0_eps
+from ldmref.models.autoencoder import unscale_latents
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
 
@@ -63,8 +64,8 @@ def _noisings(
         yield f"alpha_bar of timestep t {offset:+d}", q_sample(x0, moved, noise)
     for text, changed in config_faults(context.config):
         yield text, q_sample(x0, training_alphas_cumprod(changed)[t], noise)
-    scale = context.model.config.vae.scaling_factor
-    yield "latents without the scaling factor", q_sample(x0 / scale, alpha_bar, noise)
+    z = unscale_latents(context.model.config.vae, x0)
+    yield "latents without the scaling factor", q_sample(z, alpha_bar, noise)
 
 
 def _targets(x0: np.ndarray, noise: np.ndarray, alpha_bar: np.ndarray) -> dict[str, np.ndarray]:

@@ -36,8 +36,9 @@ def initial_params(config: AutoencoderConfig, objective: AutoencoderObjective, s
         params |= tree_map(np.zeros, use_spec(config))
     elif not objective.sampled:
         z = config.latent_channels
-        params.quant_conv.weight[z:] = 0.0
-        params.quant_conv.bias[z:] = EXACT_LOGVAR
+        last = params.quant_conv if config.use_quant_conv else params.encoder.conv_out
+        last.weight[z:] = 0.0
+        last.bias[z:] = EXACT_LOGVAR
     if objective.learn_variance:
         params["likelihood"] = Params(logvar=np.full(1, math.log(objective.variance)))
     if objective.adversarial_weight:

@@ -65,13 +65,22 @@ class NoisyLatents:
         weights: Relative sampling frequencies, (n,).
         scale: The scaling factor, which must fit `latents`.
         ops: The backend of the batches, which are float32, or float64 if it computes in float64.
+        shift: The shift factor, which is subtracted before the scaling.
     """
 
-    def __init__(self, latents: Latents, weights: np.ndarray, scale: float, ops: TorchBackend):
+    def __init__(
+        self,
+        latents: Latents,
+        weights: np.ndarray,
+        scale: float,
+        ops: TorchBackend,
+        shift: float = 0.0,
+    ):
         self.mean = torch.as_tensor(latents.mean)
         self.logvar = torch.as_tensor(latents.logvar)
         self.probabilities = weights / weights.sum()
         self.scale = scale
+        self.shift = shift
         self.ops = ops
 
     def sample_indices(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -91,7 +100,8 @@ class NoisyLatents:
         posterior_noise, eps = (
             part.slice(z).to(mean.dtype) for z in step_noise(shape, seed, step, ops)
         )
-        return self.scale * reparameterize(mean, logvar, posterior_noise), eps
+        z = reparameterize(mean, logvar, posterior_noise)
+        return self.scale * (z - self.shift if self.shift else z), eps
 
 
 def random_timesteps(
@@ -183,7 +193,8 @@ def _digest(
 ) -> str:
     """Return the digest of everything that the latents depend on."""
     images = replace(summary, classes="")
-    digest = hashlib.sha256(repr((replace(config, scaling_factor=1.0), images)).encode())
+    unscaled = replace(config, scaling_factor=1.0, shift_factor=0.0)
+    digest = hashlib.sha256(repr((unscaled, images)).encode())
     for name, array in sorted(flatten(params).items()):
         digest.update(name.encode() + np.ascontiguousarray(ops.to_numpy(array)).tobytes())
     return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.io.native import save_folder
+from ldmref.models.config import TOKENIZERS
 from ldmref.models.learned_words import TEXT_ENCODERS, TOKEN_TABLE
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
@@ -78,7 +79,7 @@ class FullAdapter:
 
     def write(self, folder: Path, params: Params) -> None:
         """Write the trained parameters."""
-        tokenizers = [t for t in (self.model.tokenizer, self.model.tokenizer_2) if t]
+        tokenizers = [t for t in (getattr(self.model, name) for name in TOKENIZERS) if t]
         networks = Params(params | {"vae": self.vae})
         save_folder(self.file(folder), self.model.config, networks, tokenizers)
 

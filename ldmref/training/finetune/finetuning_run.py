@@ -116,7 +116,8 @@ def fine_tune(
             vae = tree_map(exact.asarray, model.params["vae"])
             config = model.config.vae
             latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
-            noisy = NoisyLatents(latents, data.weights, config.scaling_factor, ops)
+            scales = config.scaling_factor, ops, config.shift_factor
+            noisy = NoisyLatents(latents, data.weights, *scales)
             trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops, observer)
             context = TrainingContext(
                 recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed

@@ -1,0 +1,275 @@
+"""The transformer of Stable Diffusion 3: streams of image and text that attend to each other.
+
+Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2 (MMDiT); adaLN-Zero of Peebles and Xie
+2023, arXiv:2212.09748. Parameter names of diffusers' SD3Transformer2DModel.
+"""
+
+from __future__ import annotations
+
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError
+from ldmref.families.sd3.config import MMDiTConfig
+from ldmref.math.arrays import Array
+from ldmref.math.embedding import timestep_embedding
+from ldmref.models.conditioning import CachedContext, get_hidden_states
+from ldmref.models.layers import (
+    gelu_tanh,
+    layer,
+    linear,
+    merge_heads,
+    mlp,
+    rms_norm,
+    split_heads,
+)
+from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.specs import attention_spec, conv_spec, linear_spec
+
+FREQUENCIES = 256  # width of the sines and cosines of the time
+EPS = 1e-6  # of all norms
+
+
+def transformer_spec(config: MMDiTConfig) -> Spec:
+    """Return the shapes of every parameter of the transformer."""
+    d = config.width
+    patch = config.patch_size
+
+    def embedder(d_in: int) -> Spec:
+        return {"linear_1": linear_spec(d_in, d), "linear_2": linear_spec(d, d)}
+
+    return {
+        "pos_embed": {
+            "pos_embed": (1, config.pos_embed_max_size**2, d),
+            "proj": conv_spec(config.in_channels, d, patch),
+        },
+        "time_text_embed": {
+            "timestep_embedder": embedder(FREQUENCIES),
+            "text_embedder": embedder(config.pooled_projection_dim),
+        },
+        "context_embedder": linear_spec(config.joint_attention_dim, d),
+        "transformer_blocks": numbered(block_spec(config, i) for i in range(config.num_layers)),
+        "norm_out": {"linear": linear_spec(d, 2 * d)},
+        "proj_out": linear_spec(d, patch * patch * config.out_channels),
+    }
+
+
+def block_spec(config: MMDiTConfig, number: int) -> Spec:
+    """Return the shapes of a block; the last one drops the text after its attention."""
+    d = config.width
+    dual = number in config.dual_attention_layers
+    last = number == config.num_layers - 1
+    norms = {} if not config.qk_norm else {"weight": (config.attention_head_dim,)}
+    feed_forward: Spec = {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}}
+
+    def with_norms(spec: Spec, *names: str) -> Spec:
+        return spec | (dict.fromkeys(names, norms) if norms else {})
+
+    attention = attention_spec(d, bias=True)
+    added = {f"add_{name}_proj": linear_spec(d, d) for name in "qkv"}
+    if not last:
+        added["to_add_out"] = linear_spec(d, d)
+    names = "norm_q", "norm_k", "norm_added_q", "norm_added_k"
+    spec: Spec = {
+        "norm1": {"linear": linear_spec(d, (9 if dual else 6) * d)},
+        "norm1_context": {"linear": linear_spec(d, (2 if last else 6) * d)},
+        "attn": with_norms(attention | added, *names),
+        "ff": feed_forward,
+    }
+    if dual:
+        spec["attn2"] = with_norms(attention, *names[:2])
+    if not last:
+        spec["ff_context"] = feed_forward
+    return spec
+
+
+def transformer(
+    ops: Backend,
+    p: Params,
+    config: MMDiTConfig,
+    x: Array,
+    t: Array,
+    context: Array | CachedContext,
+    pooled: Array,
+) -> Array:
+    """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
+
+    Args:
+        ops: The backend.
+        p: The parameters of `transformer_spec`.
+        config: The configuration.
+        x: Noisy latents, (n, z, h, w); h and w are multiples of the patch size.
+        t: The times, multiplied by 1000, (n,).
+        context: Hidden states of the text, (n, l, joint_attention_dim).
+        pooled: Pooled text, (n, pooled_projection_dim).
+
+    Returns:
+        (n, out_channels, h, w).
+
+    Raises:
+        UsageError: The table of positions is too small for the latents.
+    """
+    xp = ops.xp
+    patch = config.patch_size
+    grid = ops.conv2d(x, p.pos_embed.proj.weight, p.pos_embed.proj.bias, patch, 0)
+    n, d, rows, columns = grid.shape
+    h = xp.permute_dims(xp.reshape(grid, (n, d, rows * columns)), (0, 2, 1))
+    h = h + crop_positions(ops, p.pos_embed.pos_embed, config.pos_embed_max_size, grid)
+    text = linear(ops, p.context_embedder, get_hidden_states(context))
+    emb = embed_time_and_text(ops, p.time_text_embed, t, pooled)
+    for p_block in p.transformer_blocks.items_in_order():
+        h, text = joint_block(ops, p_block, h, text, emb, config.num_attention_heads)
+
+    h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
+    # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
+    c = config.out_channels
+    h = xp.reshape(h, (n, rows, columns, patch, patch, c))
+    h = xp.permute_dims(h, (0, 5, 1, 3, 2, 4))
+    return xp.reshape(h, (n, c, x.shape[2], x.shape[3]))
+
+
+def crop_positions(ops: Backend, table: Array, side: int, grid: Array) -> Array:
+    """Return the middle of the table of positions, for patches (n, d, rows, columns).
+
+    Args:
+        ops: The backend.
+        table: (1, side * side, d), whose first half of the width tells the column.
+        side: Height and width of the table.
+        grid: The patches.
+
+    Returns:
+        (1, rows * columns, d), from the row (side - rows) // 2 and the column of that kind.
+
+    Raises:
+        UsageError: There are more rows or columns than in the table.
+    """
+    xp = ops.xp
+    sizes = [size for size in grid.shape[2:] if isinstance(size, int)]  # others are open in graphs
+    if max(sizes, default=0) > side:
+        raise UsageError(
+            f"the latents have {max(sizes)} patches on a side, the model knows {side} positions",
+            code="E-SIZE",
+            hint="generate a smaller image",
+        )
+    d = table.shape[2]
+    lines = xp.astype(grid[0, 0, ...], getattr(xp, ops.state_dtype))
+    rows = middle_places(ops, lines[:, 0], side)
+    columns = middle_places(ops, lines[0, :], side)
+    cropped = xp.take(xp.reshape(table, (side, side, d)), rows, axis=0)
+    return xp.reshape(xp.take(cropped, columns, axis=1), (1, -1, d))
+
+
+def middle_places(ops: Backend, line: Array, side: int) -> Array:
+    """Return the places of a line of patches (k,) in the middle of `side` places, (k,) int64."""
+    xp = ops.xp
+    count = xp.cumulative_sum(xp.ones_like(line), axis=0)
+    first = xp.astype((side - count[-1:]) / 2, xp.int64)
+    return first + xp.astype(count - 1.0, xp.int64)
+
+
+def embed_time_and_text(ops: Backend, p: Params, t: Array, pooled: Array) -> Array:
+    """Embed times (n,) and pooled text (n, d_pooled), and add them: (n, d)."""
+    xp = ops.xp
+    if xp.isdtype(t.dtype, "integral"):
+        t = xp.astype(t, getattr(xp, ops.state_dtype))
+    waves = ops.call_function("time_text_embed.time_proj", timestep_embedding, t, FREQUENCIES)
+    time = mlp(ops, p.timestep_embedder, xp.astype(waves, pooled.dtype))
+    return time + mlp(ops, p.text_embedder, pooled)
+
+
+@layer
+def joint_block(
+    ops: Backend, p: Params, x: Array, context: Array, emb: Array, num_heads: int
+) -> tuple[Array, Array]:
+    """Apply a block to image and text; x: (n, l, d), context: (n, m, d), emb: (n, d) -> both.
+
+    Each stream has its own weights. Time and pooled text give a shift, a scale and a gate for each
+    attention and feed-forward layer. Nothing reads the text after the last block, which returns it
+    as it was.
+    """
+    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb)
+    text, *of_text = adaptive_norm(ops, p.norm1_context, context, emb)
+    attended, *attended_text = joint_attention(ops, p.attn, h, text, num_heads)
+    x = x + gate * attended
+    if "attn2" in p:
+        *of_mlp, h, gate = of_mlp
+        x = x + gate * joint_attention(ops, p.attn2, h, None, num_heads)[0]
+    x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
+    if "ff_context" in p:
+        gate, *of_mlp = of_text
+        context = context + gate * attended_text[0]
+        context = context + gated_feed_forward(ops, p.ff_context, context, *of_mlp)
+    return x, context
+
+
+@layer
+def adaptive_norm(ops: Backend, p: Params, x: Array, emb: Array) -> tuple[Array, ...]:
+    """Normalise tokens (n, l, d), then scale and shift them as `emb`, (n, d), says.
+
+    Returns the tokens alone or, if the layer computes more than their scale and shift: the tokens;
+    the gate of what attention makes of them; shift, scale and gate of the feed-forward layer; and
+    for a second attention its tokens and its gate. All but tokens are (n, 1, d).
+    """
+    d = p.linear.weight.shape[1]
+    normal = normalize(ops, x)
+    rows = linear(ops, p.linear, ops.silu(emb))
+    parts = [rows[:, None, i : i + d] for i in range(0, p.linear.weight.shape[0], d)]
+    if len(parts) == 2:  # in diffusers' order, not the original's
+        scale, shift = parts
+        return (normal * (1.0 + scale) + shift,)
+    shift, scale, *others = parts
+    if len(parts) == 9:
+        *others, shift_2, scale_2, gate_2 = others
+        others += [normal * (1.0 + scale_2) + shift_2, gate_2]
+    return normal * (1.0 + scale) + shift, *others
+
+
+def normalize(ops: Backend, x: Array) -> Array:
+    """Normalise tokens (n, l, d) without learned weights."""
+    one = ops.xp.ones_like(x[0, 0, :])
+    return ops.layer_norm(x, one, one - one, EPS)
+
+
+@layer
+def joint_attention(
+    ops: Backend, p: Params, x: Array, context: Array | None, num_heads: int
+) -> tuple[Array, ...]:
+    """Let all tokens of image and text attend to each other (figure 2b).
+
+    Args:
+        ops: The backend.
+        p: Projections of both streams; `norm_q` and others if queries and keys are normalised.
+        x: Image tokens, (n, l, d), which come first.
+        context: Text tokens, (n, m, d). None: the image attends to itself.
+        num_heads: Number of heads.
+
+    Returns:
+        The image, and the text if there is one and it is read after this block.
+    """
+
+    def project(states: Array, name: str, norm: str) -> Array:
+        h = split_heads(ops, linear(ops, p[name], states), num_heads)
+        return rms_norm(ops, p[norm], h, EPS) if norm in p else h
+
+    q, k, v = (project(x, f"to_{name}", f"norm_{name}") for name in "qkv")
+    if context is None:
+        return (linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v))),)
+    added = [project(context, f"add_{name}_proj", f"norm_added_{name}") for name in "qkv"]
+    pairs = zip((q, k, v), added, strict=True)
+    joined = merge_heads(ops, ops.attention(*(ops.xp.concat(pair, axis=2) for pair in pairs)))
+    length = x.shape[1]
+    attended = linear(ops, p.to_out["0"], joined[:, :length, :])
+    if "to_add_out" not in p:
+        return (attended,)
+    return attended, linear(ops, p.to_add_out, joined[:, length:, :])
+
+
+def gated_feed_forward(
+    ops: Backend, p: Params, x: Array, shift: Array, scale: Array, gate: Array
+) -> Array:
+    """Return what the feed-forward layer adds to tokens (n, l, d)."""
+    return gate * feed_forward(ops, p, normalize(ops, x) * (1.0 + scale) + shift)
+
+
+@layer
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply an MLP with the tanh form of GELU; x: (n, l, d) -> the same."""
+    return linear(ops, p.net["2"], gelu_tanh(ops, linear(ops, p.net["0"].proj, x)))

@@ -1,0 +1,65 @@
+"""The transformer of Stable Diffusion 3 against diffusers, on tiny random weights in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ldmref.backends import get_backend
+from ldmref.errors import UsageError
+from ldmref.families.sd3.network import transformer, transformer_spec
+from ldmref.models.params import flatten, unflatten
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+from sd3_networks import KINDS, config_of, in_float64, make_transformer  # noqa: E402
+
+
+def draw(rows, columns):
+    """Return latents of so many patches, times, hidden states and pooled text."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 4, 2 * rows, 2 * columns))
+    states = rng.standard_normal((2, 5, 40))
+    return x, np.array([3.5, 700.0]), states, rng.standard_normal((2, 24))
+
+
+def predict(ops, theirs, config, arrays):
+    params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
+    with ops.inference():
+        output = transformer(ops, unflatten(params), config, *map(ops.asarray, arrays))
+    return ops.to_numpy(output)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (6, 1)])
+def test_the_transformer_is_that_of_diffusers(kind, backend, grid):
+    theirs = in_float64(make_transformer(kind))
+    x, t, states, pooled = map(torch.tensor, draw(*grid))
+    with torch.no_grad():
+        want = theirs(x, states, pooled, t).sample.numpy()
+    got = predict(get_backend(backend, dtype="float64"), theirs, config_of(kind), draw(*grid))
+    assert np.abs(got - want).max() < 1e-12 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_shapes_are_those_of_diffusers(kind):
+    theirs = {name: tuple(x.shape) for name, x in make_transformer(kind).state_dict().items()}
+    assert flatten(transformer_spec(config_of(kind))) == theirs
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_other_types_of_numbers(dtype):
+    theirs = in_float64(make_transformer("3.5 medium"))
+    config = config_of("3.5 medium")
+    want = predict(get_backend("numpy", dtype="float64"), theirs, config, draw(4, 4))
+    ops = get_backend("torch", dtype=dtype)
+    got = predict(ops, theirs, config, draw(4, 4))
+    least = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}[dtype]
+    assert np.abs(got - want).max() < least * np.abs(want).max()
+
+
+def test_an_image_may_not_be_larger_than_the_table_of_positions():
+    theirs = make_transformer("3 medium")
+    with pytest.raises(UsageError, match="8 patches on a side, the model knows 7 positions"):
+        predict(get_backend("numpy"), theirs, config_of("3 medium"), draw(2, 8))
