@@ -43,8 +43,8 @@ class NoisePath:
     name: str
     fade: float
 
-    def alpha(self, sigma: float) -> float:
-        """Return the share of the data at a level, alpha = 1 - f sigma."""
+    def alpha(self, sigma: Array) -> Array:
+        """Return the share of the data at a level, or an array of them, alpha = 1 - f sigma."""
         return 1.0 - self.fade * sigma
 
     def ratio(self, sigma: float) -> float:
@@ -52,8 +52,8 @@ class NoisePath:
         alpha = self.alpha(sigma)
         return sigma / alpha if sigma < PURE_NOISE * alpha else PURE_NOISE
 
-    def level(self, ratio: float) -> float:
-        """Return the level of a ratio, sigma = r / (1 + f r)."""
+    def level(self, ratio: Array) -> Array:
+        """Return the level of a ratio, or an array of them, sigma = r / (1 + f r)."""
         return ratio / (1.0 + self.fade * ratio)
 
     def spread(self, sigma: float) -> float:
