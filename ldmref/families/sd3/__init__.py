@@ -1,12 +1,13 @@
 """Stable Diffusion 3 and 3.5: flow matching with a transformer of image and text.
 
-| file         | holds                                                     |
-|--------------|-----------------------------------------------------------|
-| `config.py`  | the configuration of the transformer                      |
-| `network.py` | the transformer                                           |
-| `text.py`    | how three text encoders condition it                      |
-| `files.py`   | diffusers' folders, and the original's single files       |
-| `presets.py` | the published sizes                                       |
+| file          | holds                                |
+|---------------|--------------------------------------|
+| `config.py`   | the configuration of the transformer |
+| `network.py`  | the transformer                      |
+| `text.py`     | how three text encoders condition it |
+| `files.py`    | diffusers' folders                   |
+| `original.py` | the original's single files          |
+| `presets.py`  | the published sizes                  |
 
 Esser et al. 2024, arXiv:2403.03206.
 """
@@ -20,6 +21,7 @@ from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, descr
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import transformer, transformer_spec
+from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
@@ -135,6 +137,7 @@ SD3 = Family(
     encode_prompts,
     condition_on_text,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
+    files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,

@@ -40,7 +40,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     """
     transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
     vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
-    texts = {
+    texts: dict[str, Any] = {
         name: convert_encoder_config(read_json(folder / name / "config.json"), kind)
         for name in TEXT_ENCODERS
         if (kind := get_class(index, name))  # T5 may be missing

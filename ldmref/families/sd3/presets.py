@@ -30,7 +30,7 @@ _T5_XXL = TextConfig(
     layer_norm_eps=1e-6,
     eos_token_id=1,
 )
-_MEDIUM = ModelConfig(
+MEDIUM = ModelConfig(
     name="sd3-medium",
     denoiser=MMDiTConfig(),
     vae=AutoencoderConfig(
@@ -109,7 +109,7 @@ def _shrink_text(text: TextConfig, width: int) -> TextConfig:
 
 def make_presets() -> dict[str, ModelConfig]:
     """Return the configurations by name."""
-    medium = transformer_of(_MEDIUM)
+    medium = transformer_of(MEDIUM)
     normalized = replace(medium, qk_norm="rms_norm")
     dual = tuple(range(13))
     networks = {
@@ -117,5 +117,5 @@ def make_presets() -> dict[str, ModelConfig]:
         "sd35-medium": replace(normalized, pos_embed_max_size=384, dual_attention_layers=dual),
         "sd35-large": replace(normalized, num_layers=38, num_attention_heads=38),
     }
-    models = {name: replace(_MEDIUM, name=name, denoiser=net) for name, net in networks.items()}
+    models = {name: replace(MEDIUM, name=name, denoiser=net) for name, net in networks.items()}
     return {"sd3-tiny": replace(shrink(models["sd35-medium"]), name="sd3-tiny")} | models
