@@ -99,6 +99,9 @@ from ldmref.math.sigmas import (
 )
 from ldmref.math.snr import alpha_bar_from_log_snr, log_snr, snr
 from ldmref.math.special import erfc, log_ndtr
+from ldmref.math.trigflow import (
+    flow_time_from_angle, trigflow_renoise_step, trigflow_step, trigflow_velocity,
+)
 from ldmref.math.variance import learned_range_logvar, posterior_logvar_clipped, posterior_variance
 from ldmref.math.variational import (
     bernoulli_log_likelihood, elbo, elbo_estimate, gaussian_log_likelihood, iwae_bound,
@@ -122,17 +125,18 @@ __all__ = [
     "feature_distance", "flow_chain_moments", "flow_grpo_clamped_diffusion", "flow_grpo_diffusion",
     "flow_log_likelihood", "flow_map_renoise_step", "flow_map_step", "flow_posterior_std",
     "flow_renoise_transition", "flow_sample", "flow_sde_transition", "flow_time_from_alpha_bar",
-    "flow_time_from_sigma", "flow_velocity", "frechet_distance", "gaussian_average_velocity",
-    "gaussian_corruption", "gaussian_flow_map", "gaussian_flow_velocity", "gaussian_log_likelihood",
-    "geglu", "gelu", "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
-    "hutchinson_divergence", "hutchinson_variance", "hybrid_loss", "implicit_classifier",
-    "integrate_rk4", "iwae_bound", "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal",
-    "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step",
-    "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp", "linear_betas",
-    "log_discriminator_loss", "log_generator_loss", "log_importance_weight", "log_linear_sigmas",
-    "log_ndtr", "log_ratio_floor", "log_snr", "low_rank_update", "magnitude_quantile",
-    "masking_corruption", "mean_flow_target", "min_snr_weight", "nearest_code", "normal_entropy",
-    "normal_log_density", "pad_bottom_right", "parallel_part", "pca_project", "pca_reconstruct",
+    "flow_time_from_angle", "flow_time_from_sigma", "flow_velocity", "frechet_distance",
+    "gaussian_average_velocity", "gaussian_corruption", "gaussian_flow_map",
+    "gaussian_flow_velocity", "gaussian_log_likelihood", "geglu", "gelu", "gelu_tanh", "group_norm",
+    "hinge_discriminator_loss", "hinge_generator_loss", "hutchinson_divergence",
+    "hutchinson_variance", "hybrid_loss", "implicit_classifier", "integrate_rk4", "iwae_bound",
+    "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal", "kl_optimal_sigmas",
+    "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step", "langevin_step_size",
+    "layer_norm", "learned_range_logvar", "lerp", "linear_betas", "log_discriminator_loss",
+    "log_generator_loss", "log_importance_weight", "log_linear_sigmas", "log_ndtr",
+    "log_ratio_floor", "log_snr", "low_rank_update", "magnitude_quantile", "masking_corruption",
+    "mean_flow_target", "min_snr_weight", "nearest_code", "normal_entropy", "normal_log_density",
+    "pad_bottom_right", "parallel_part", "pca_project", "pca_reconstruct",
     "perpendicular_negative_guidance", "perturbed_attention_guidance", "posterior_logvar_clipped",
     "posterior_variance", "precise_std", "predictor_corrector", "principal_angles",
     "principal_components", "prior_kl", "probability_flow", "psnr", "q_posterior", "q_sample",
@@ -143,7 +147,8 @@ __all__ = [
     "sigma_from_alpha_bar", "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu",
     "simple_loss", "slerp", "snr", "softmax", "squared_error", "stop_gradient", "straight_through",
     "structural_similarity", "subspace_distance", "tempering_exponent", "timestep_embedding",
-    "training_loss", "training_pair", "transition_kl", "transition_log_density", "upsample_nearest",
+    "training_loss", "training_pair", "transition_kl", "transition_log_density",
+    "trigflow_renoise_step", "trigflow_step", "trigflow_velocity", "upsample_nearest",
     "v_from_x0_eps", "variational_bound", "vq_loss", "word_map", "x0_from_eps", "x0_from_score",
     "x0_from_v", "x0_from_velocity",
 ]

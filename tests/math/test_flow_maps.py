@@ -1,6 +1,7 @@
-"""Flow maps: steps and targets against mpmath, the Gaussian map against the ODE and by sampling."""
+"""docs/math/flow_maps.md: steps and targets against mpmath, the Gaussian map against the ODE."""
 
-from itertools import pairwise
+import re
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -11,9 +12,14 @@ from mpmath import mpf
 from scipy.integrate import solve_ivp
 
 from ldmref import math as lm
+from ldmref.samplers import lcm, tcd
+from ldmref.samplers.interfaces import Interval
 from ldmref.testing import strategies
+from ldmref.testing.flow_chains import flow_map_law, shifted_times
 
 mpmath.mp.dps = 40
+PAGE = (Path(__file__).parents[2] / "docs/math/flow_maps.md").read_text("utf-8")
+ANGLES = st.sampled_from([0.0, 2.0**-20, 0.25, 0.785, 1.25, 1.5])
 TIMES = strategies.alpha_bar_values(0.0, 1.0)
 ETAS = st.sampled_from([0.0, 2.0**-20, 0.25, 0.7, 1.0])
 MEANS = st.sampled_from([-2.0, 0.0, 1.5])
@@ -146,41 +152,31 @@ def test_target_is_met_by_a_jacobian_vector_product_of_torch():
     assert target.numpy() == pytest.approx(u.numpy(), rel=1e-12)
 
 
-def renoised_moments(eta, times, mean, variance, average_velocity):
-    """Propagate N(0, 1) exactly: each step is affine in state and noise."""
-    center, spread = 0.0, 1.0
-    for t, r in pairwise(times):
-        low = (1 - eta) * r
-        at = [
-            lm.flow_map_renoise_step(x, average_velocity(x, t, low), z, t, r, eta)
-            for x, z in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
-        ]
-        slope, noise = at[1] - at[0], at[2] - at[0]
-        center, spread = slope * center + at[0], slope**2 * spread + noise**2
-    return center, spread
-
-
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
 def test_every_eta_and_number_of_steps_draws_from_the_data_with_the_exact_map(eta, steps):
-    times = [1 - i / steps for i in range(steps + 1)]
-
-    def exact(x, t, r):
-        return lm.gaussian_average_velocity(x, t, r, 1.5, 0.25)
-
-    assert renoised_moments(eta, times, 1.5, 0.25, exact) == pytest.approx((1.5, 0.25))
+    law = flow_map_law(1.5, 0.25, eta)
+    moments = lm.flow_chain_moments(law, shifted_times(steps), 1.5, 0.25)
+    assert moments == pytest.approx((1.5, 0.25))
 
 
 def test_consistency_steps_of_a_model_that_is_not_distilled_draw_from_the_square():
     """The velocity in place of the average velocity: half of the variance, and the mean."""
-
-    def velocity(x, t, r):
-        return lm.gaussian_flow_velocity(x, t, 1.5, 0.25)
-
-    times = [1 - i / 4000 for i in range(4001)]
-    center, spread = renoised_moments(1.0, times, 1.5, 0.25, velocity)
+    law = flow_map_law(1.5, 0.25, 1.0, distilled=False)
+    center, spread = lm.flow_chain_moments(law, shifted_times(4000), 1.5, 0.25)
     assert center == pytest.approx(1.5)
     assert spread == pytest.approx(0.125, rel=0.01)
+
+
+def test_table_of_the_page():
+    shown = re.findall(r"^\| (exact map|velocity), eta ([\d.]+)[^|]*\|(.*)\|$", PAGE, re.MULTILINE)
+    assert len(shown) == 6
+    for row in shown:
+        law = flow_map_law(1.5, 0.25, float(row[1]), row[0] == "exact map")
+        for n, text in zip((1, 2, 4, 100), row[2].split("|"), strict=True):
+            mean, variance = lm.flow_chain_moments(law, shifted_times(n), 1.5, 0.25)
+            assert text.strip() == f"{variance:.4f}", (row[:2], n)
+            assert mean == pytest.approx(1.5)
 
 
 @given(data=st.data(), t=TIMES, r=TIMES)
@@ -192,15 +188,60 @@ def test_full_renoise_is_stochastic_sampling_and_no_renoise_the_step(data, t, r)
     assert (lm.flow_map_renoise_step(x, u, z, t, r, 0.0) == lm.flow_map_step(x, u, t, r)).all()
 
 
-@given(data=st.data(), angle=st.floats(0.0, 1.5))
-def test_consistency_function_of_trigflow_is_that_of_v(data, angle):
-    """x = cos(t) x0 + sin(t) z; F = cos(t) z - sin(t) x0 leads to x0 = cos(t) x - sin(t) F."""
-    x0, z = data.draw(strategies.paired(2))
-    x = np.cos(angle) * x0 + np.sin(angle) * z
-    f = np.cos(angle) * z - np.sin(angle) * x0
-    clean = lm.x0_from_v(x, f, float(np.cos(angle) ** 2))
-    assert clean == pytest.approx(np.cos(angle) * x - np.sin(angle) * f, abs=1e-12)
-    assert clean == pytest.approx(x0, abs=1e-12)
+@given(data=st.data(), r=TIMES, t=st.sampled_from([0.25, 0.7, 1.0]))
+def test_lcm_and_tcd_are_flow_maps_in_the_coordinate_of_sigma(data, r, t):
+    """x / (1 - t) has the noise level t / (1 - t); tcd without timesteps goes below in sigma."""
+    assume(0.0 < r < t < 1.0)
+    x, u, z = data.draw(strategies.paired(3))
+    interval = Interval(0, 1, 2, t / (1 - t), r / (1 - r))
+
+    def denoise(state, sigma):
+        return lm.x0_from_velocity(x, u, t)
+
+    for eta in (0.0, 0.3, 1.0):
+        below = (1 - eta) * r / (1 - r)
+        d = below / (1 + below)
+        step = lcm() if eta == 1.0 else tcd(eta)
+        moved, *_ = step(denoise, x / (1 - t), interval, (), lambda: z)
+        got = lm.flow_map_renoise_step(x, u, z, t, r, 1.0 - d / r if eta else 0.0)
+        assert got == pytest.approx((1 - r) * moved, rel=1e-9, abs=1e-9)
+
+
+@given(data=st.data(), t=ANGLES, r=ANGLES)
+def test_trigflow_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data, t, r):
+    x, f, z = data.draw(strategies.paired(3, xp, dtype))
+    turn, at, to = mpf(t - r), mpf(t), mpf(r)
+
+    def turned(x, f):
+        return mpmath.cos(turn) * x - mpmath.sin(turn) * f
+
+    def renoised(x, f, z):
+        clean = mpmath.cos(at) * x - mpmath.sin(at) * f
+        return mpmath.cos(to) * clean + mpmath.sin(to) * z
+
+    compare(xp_assert_close, to_numpy, lm.trigflow_step(x, f, t, r), turned, 4, x, f)
+    got = lm.trigflow_renoise_step(x, f, z, t, r)
+    compare(xp_assert_close, to_numpy, got, renoised, 8, x, f, z)
+
+
+@given(data=st.data(), s=TIMES)
+def test_trigflow_velocity_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data, s):
+    x, u = data.draw(strategies.paired(2, xp, dtype))
+    length = mpmath.sqrt(mpf(s) ** 2 + (1 - mpf(s)) ** 2)
+
+    def exact(x, u):
+        return ((1 - mpf(s)) * (x + (1 - mpf(s)) * u) - mpf(s) * (x - mpf(s) * u)) / length
+
+    compare(xp_assert_close, to_numpy, lm.trigflow_velocity(x, u, s), exact, 8, x, u)
+    angle = mpmath.atan2(mpf(s), 1 - mpf(s))
+    assert lm.flow_time_from_angle(float(angle)) == pytest.approx(s, rel=1e-14, abs=1e-15)
+
+
+def test_consistency_function_of_trigflow_is_that_of_v():
+    x, f = np.asarray([[0.3, -1.0]]), np.asarray([[2.0, 0.5]])
+    for angle in (0.1, 0.8, 1.5):
+        clean = lm.x0_from_v(x, f, np.cos(angle) ** 2)
+        assert lm.trigflow_step(x, f, angle) == pytest.approx(clean, rel=1e-12)
 
 
 def test_a_time_per_example_must_fit():
@@ -213,6 +254,9 @@ def test_a_time_per_example_must_fit():
         lambda: lm.flow_map_renoise_step(x, x, x, wrong, 0.1),
         lambda: lm.gaussian_flow_map(x, wrong, 0.1, 0.0, 1.0),
         lambda: lm.gaussian_average_velocity(x, wrong, 0.1, 0.0, 1.0),
+        lambda: lm.trigflow_step(x, x, wrong),
+        lambda: lm.trigflow_renoise_step(x, x, x, wrong, 0.1),
+        lambda: lm.trigflow_velocity(x, x, wrong),
     )
     for call in calls:
         with pytest.raises(ValueError, match="does not fit"):

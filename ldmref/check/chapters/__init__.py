@@ -12,6 +12,7 @@ MODULES = (
     "flow_sde_batches",
     "flow_sde_gradients",
     "flow_maps",
+    "flow_maps_trigflow",
     "flow_maps_batches",
     "flow_maps_gradients",
     "objective",

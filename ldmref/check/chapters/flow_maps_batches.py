@@ -35,3 +35,15 @@ for function in ("gaussian_flow_map", "gaussian_average_velocity"):
     batch_law(
         chapter, function, 48, size=16.0, xt=image, t=time, r=next_time, mean=0.5, variance=2.0
     )
+batch_law(chapter, "trigflow_step", 24, xt=image, velocity=image, t=time, r=next_time)
+batch_law(
+    chapter,
+    "trigflow_renoise_step",
+    24,
+    xt=image,
+    velocity=image,
+    noise=image,
+    t=time,
+    r=next_time,
+)
+batch_law(chapter, "trigflow_velocity", 24, xs=image, velocity=image, s=time)
