@@ -129,9 +129,9 @@ def test_the_truth_line_does_not_depend_on_the_path(model):
     distances = []
     for path in (None, "flow"):
         record = explore.record_run(
-            model, prompt="a cat", seed=1, steps=4, sampler="ddim", noise_path=path
+            model, prompt="a cat", seed=1, steps=3, sampler="ddim", noise_path=path
         )
-        truth = explore.truth_line(model, record, tolerance=1e-3)
+        truth = explore.truth_line(model, record, tolerance=0.1)
         distances.append(truth.distance)
         assert record.path.name == (path or "ve")
     np.testing.assert_allclose(*distances, rtol=1e-3, atol=1e-5)
