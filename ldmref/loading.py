@@ -16,7 +16,7 @@ from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.adapters.textual_inversion import read_words
 from ldmref.io.checkpoint import open_checkpoint
-from ldmref.io.denoiser_file import require_autoencoder
+from ldmref.io.denoiser_file import require_networks
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
@@ -65,7 +65,8 @@ def load(
         dtype: `float64`, `float32`, `float16` or `bfloat16`, of the weights and activations. None:
             as for `backend`, finally float32.
         config: The configuration of a single file that fits no known family: the name of a preset,
-            or a folder with the configuration. None: the family is recognised by the tensors' names
+            or a folder with the configuration. For a file that holds only the denoiser, a diffusers
+            folder also has the other networks. None: the family is recognised by the tensors' names
             and shapes.
         tokenizer: The location of CLIP's vocabulary if the folder does not hold it; see
             `ldmref.prompts.read_vocabulary`. None: the model's own folder, then the usual places.
@@ -127,7 +128,7 @@ def load(
     replacement = None if vae is None else read_vae(vae, found.vae)
     if replacement is not None:
         found, tensors = swap_vae(found, tensors, replacement)
-    require_autoencoder(path.name, tensors)
+    require_networks(path.name, tensors, found)
     tensors = apply_loras(found, tensors, loras)
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
     eager = small and limits["max_memory"] is None

@@ -70,6 +70,7 @@ FULL: dict[str, str] = {
     "tests/bench": "measures the speed of programs",
     "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
+    "tests/families/test_sd3_family.py::test_graphs_and_golden_cases": ONNX,
     # -- pages
     "tests/course/test_chapters.py": PAGES,
     "tests/training/test_chapter.py": PAGES,
@@ -87,6 +88,8 @@ FULL: dict[str, str] = {
     "tests/samplers/test_plugins.py::test_a_damaged_list_of_entry_points_hurts_nobody_else": (
         PROCESSES
     ),
+    "tests/training/test_diffusion.py::"
+    "test_the_recipe_of_a_flow_resumes_bit_for_bit_and_its_model_samples_on_the_flow": SECONDS,
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
     # -- processes

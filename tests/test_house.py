@@ -53,8 +53,10 @@ ALLOWED = {
     "io": (*SUPPORT, "math", "prompts", "samplers.config", "models"),
     "families": (
         *SUPPORT,
-        "math.arrays",
+        "math",
         "backends.base",
+        "prompts",
+        "samplers.config",
         "models",
         "io.diffusers",
         "io.key_table",

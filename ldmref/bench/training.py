@@ -23,6 +23,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.training.batches import FULL_BATCH
 from ldmref.training.diffusion.latents import Latents, NoisyLatents
+from ldmref.training.diffusion.loss import DiffusionLoss
 from ldmref.training.diffusion.stage import Condition, DiffusionBatches, diffusion_trainer
 from ldmref.training.recipes.schema import Budget, DiffusionStage, OptimizerConfig
 
@@ -75,6 +76,7 @@ def module_step(
     optimizer = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, betas=(0.9, 0.99), fused=True)
     kind = model.config.scheduler.prediction_type
     half = case.dtype == "bfloat16"
+    assert isinstance(batches.diffusion_loss, DiffusionLoss)
     alphas_cumprod = batches.diffusion_loss.alphas_cumprod
     count = itertools.count()
 

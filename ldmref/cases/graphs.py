@@ -47,9 +47,11 @@ class LayerTracer(NamedBackend):
         self.layers: list[tuple[LayerCall, SymbolicArray]] = []
 
     def visit(self, call: LayerCall) -> Any:
-        """Compute a layer and remember it."""
+        """Compute a layer and remember it, unless it reads a constant or returns several arrays."""
         y = call.compute(call.inputs)
-        self.layers.append((call, y))
+        symbolic = all(isinstance(x, SymbolicArray) for x in call.inputs.values())
+        if symbolic and not call.several:
+            self.layers.append((call, y))
         return y
 
 

@@ -11,10 +11,16 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
-from ldmref.io.denoiser_file import read_denoiser
+from ldmref.io.denoiser_file import read_denoiser, read_other_networks
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
-from ldmref.io.locate import configure_single_file, find_model, is_native, read_model_config
+from ldmref.io.locate import (
+    configure_single_file,
+    find_model,
+    is_diffusers,
+    is_native,
+    read_model_config,
+)
 from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
@@ -148,6 +154,8 @@ def open_checkpoint(
     averaged = select_ema(file, found, ema)
     if not isinstance(found.denoiser, UNetConfig):
         tensors = read_denoiser(file, found)
+        if folder is not None and is_diffusers(folder):
+            tensors = read_other_networks(folder, found) | tensors
         return Checkpoint(path, found, tensors, tokenizers, file.sha256)
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
     tensors = read_compvis(file, found, bool(averaged))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from ldmref.errors import UsageError
+from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import find_matching, fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import SingleFile, family_of, list_families
+from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
 
 
@@ -63,13 +66,32 @@ def read_denoiser(file: TensorFile, config: ModelConfig) -> dict[str, np.ndarray
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def require_autoencoder(name: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuse a model without an autoencoder.
+def read_other_networks(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return the tensors of a diffusers folder (our names) without those of the denoiser.
+
+    Raises:
+        InputError, CorruptModelError, KeyMismatchError: As for `load_diffusers`.
+    """
+    flat = load_diffusers(folder)[1]
+    prefix = config.denoiser.network + "."
+    return {name: tensor for name, tensor in flat.items() if not name.startswith(prefix)}
+
+
+def require_networks(name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> None:
+    """Refuse a model without an autoencoder, or without its text encoders.
 
     Raises:
         UsageError: It has none.
     """
-    if not any(key.startswith("vae.") for key in tensors):
+    present = {key.partition(".")[0] for key in tensors}
+    missing = [part for part, spec in model_spec(config).items() if spec and part not in present]
+    if missing and missing != ["vae"]:
+        raise UsageError(
+            f"{name} holds the denoiser alone, without {', '.join(missing)}",
+            code="E-MODEL",
+            hint="give a folder of diffusers that has them: config= (--config)",
+        )
+    if missing:
         raise UsageError(
             f"{name} holds the denoiser alone, without an autoencoder",
             code="E-VAE",

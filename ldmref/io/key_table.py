@@ -31,7 +31,8 @@ class KeyEntry:
         third: Query (0), key (1) or value (2), if the three are stacked along the first axis. None:
             they are not.
         form: "" for our layout; "matrix", "conv1d" or "conv" for a matrix with no, one or two
-            trailing axes of length 1, each of which is accepted for the others; or "transposed".
+            trailing axes of length 1, each of which is accepted for the others; "transposed"; or
+            "swapped", if the halves of the first axis are exchanged.
         heads: With several heads the stack is interleaved: query, key and value of the first head,
             then of the next (QKVAttentionLegacy).
 
@@ -62,6 +63,8 @@ class KeyEntry:
         """
         if self.form == "transposed":  # contiguous, as another BLAS routine has other last bits
             return np.ascontiguousarray(stored.T)
+        if self.form == "swapped":
+            return _swap_halves(stored)
         if self.third is None:
             return stored.reshape(self.shape)
         rows = self.shape[0] // self.heads
@@ -190,9 +193,17 @@ def _stack(members: Iterable[tuple[KeyEntry, np.ndarray]]) -> np.ndarray:
     """Return the stored tensor of one entry, or of query, key and value in any order."""
     ordered = sorted(members, key=lambda member: member[0].third or 0)
     entry, tensor = ordered[0]
+    if entry.form == "swapped":
+        return _swap_halves(tensor)
     if entry.third is None:
         return tensor.T if entry.form == "transposed" else tensor.reshape(entry.stored_shape)
     rows = entry.shape[0] // entry.heads
     rest = entry.shape[1:]
     thirds = [t.reshape(entry.heads, rows, *rest) for _, t in ordered]
     return np.stack(thirds, axis=1).reshape(entry.stored_shape)
+
+
+def _swap_halves(x: np.ndarray) -> np.ndarray:
+    """Return an array with the second half of its first axis before the first."""
+    half = len(x) // 2
+    return np.concatenate([x[half:], x[:half]])

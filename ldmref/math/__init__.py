@@ -35,7 +35,8 @@ from ldmref.math.embedding import timestep_embedding
 from ldmref.math.evaluation import frechet_distance, kernel_distance, structural_similarity
 from ldmref.math.flow import (
     alpha_bar_from_flow_time, eps_from_velocity, flow_sample, flow_time_from_alpha_bar,
-    flow_time_from_sigma, flow_velocity, shift_flow_time, sigma_from_flow_time, x0_from_velocity,
+    flow_time_from_sigma, flow_velocity, logit_normal_time, shift_flow_time, sigma_from_flow_time,
+    x0_from_velocity,
 )
 from ldmref.math.flow_density import log_ratio_floor, transition_kl, transition_log_density
 from ldmref.math.flow_gaussian import (
@@ -125,9 +126,9 @@ __all__ = [
     "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step",
     "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp", "linear_betas",
     "log_discriminator_loss", "log_generator_loss", "log_importance_weight", "log_linear_sigmas",
-    "log_ndtr", "log_ratio_floor", "log_snr", "low_rank_update", "magnitude_quantile",
-    "masking_corruption", "min_snr_weight", "nearest_code", "normal_entropy", "normal_log_density",
-    "pad_bottom_right", "parallel_part", "pca_project", "pca_reconstruct",
+    "log_ndtr", "log_ratio_floor", "log_snr", "logit_normal_time", "low_rank_update",
+    "magnitude_quantile", "masking_corruption", "min_snr_weight", "nearest_code", "normal_entropy",
+    "normal_log_density", "pad_bottom_right", "parallel_part", "pca_project", "pca_reconstruct",
     "perpendicular_negative_guidance", "perturbed_attention_guidance", "posterior_logvar_clipped",
     "posterior_variance", "precise_std", "predictor_corrector", "principal_angles",
     "principal_components", "prior_kl", "probability_flow", "psnr", "q_posterior", "q_sample",

@@ -8,6 +8,7 @@ raises ValueError.
 
 from __future__ import annotations
 
+from ldmref.math.activations import sigmoid
 from ldmref.math.arrays import Array, along, root
 
 
@@ -209,3 +210,26 @@ def shift_flow_time(s: Array, shift: float = 3.0) -> Array:
     0.75
     """
     return shift * s / ((1.0 - s) + shift * s)
+
+
+def logit_normal_time(z: Array, mean: float = 0.0, std: float = 1.0) -> Array:
+    r"""Flow time of training, logit-normal for standard normal z: most near the middle.
+
+    .. math:: s = \frac{1}{1 + e^{-(m + c z)}}, \qquad \log\frac{s}{1 - s} \sim N(m, c^2)
+
+    Args:
+        z: standard normal noise, any shape, real floating.
+        mean: m; above 0 it favours noise.
+        std: c, > 0; small values favour the middle.
+
+    Returns:
+        s, shape and dtype of `z`, in [0, 1].
+
+    Accuracy: that of the library's exp, times 1 + |m + c z|.
+    Source: Esser et al. 2024, arXiv:2403.03206, section 3.1 and eq. 19.
+
+    >>> import numpy as np
+    >>> logit_normal_time(np.asarray([0.0, np.log(3.0)]))
+    array([0.5 , 0.75])
+    """
+    return sigmoid(mean + std * z)

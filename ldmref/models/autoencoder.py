@@ -50,34 +50,31 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
     spec: Spec = {}
     if config.codebook_size:
         spec["quantize"] = {"embedding": {"weight": (config.codebook_size, z)}}
-    spec |= {
-        "encoder": {
-            "conv_in": specs.conv_spec(config.in_channels, channels[0]),
-            "down_blocks": numbered(
-                block(*width, layers, attention[i], "downsamplers" if i < last else None)
-                for i, width in enumerate(pairwise((channels[0], *channels)))
-            ),
-            "mid_block": mid,
-            "conv_norm_out": specs.norm_spec(c),
-            "conv_out": specs.conv_spec(c, moments),
-        }
+    spec["encoder"] = {
+        "conv_in": specs.conv_spec(config.in_channels, channels[0]),
+        "down_blocks": numbered(
+            block(*width, layers, attention[i], "downsamplers" if i < last else None)
+            for i, width in enumerate(pairwise((channels[0], *channels)))
+        ),
+        "mid_block": mid,
+        "conv_norm_out": specs.norm_spec(c),
+        "conv_out": specs.conv_spec(c, moments),
     }
     if config.use_quant_conv:
         spec["quant_conv"] = specs.conv_spec(moments, moments, 1)
     if config.use_post_quant_conv:
         spec["post_quant_conv"] = specs.conv_spec(z, z, 1)
-    return spec | {
-        "decoder": {
-            "conv_in": specs.conv_spec(z, c),
-            "mid_block": mid,
-            "up_blocks": numbered(
-                block(*width, layers + 1, attention[last - i], "upsamplers" if i < last else None)
-                for i, width in enumerate(pairwise((c, *channels[::-1])))
-            ),
-            "conv_norm_out": specs.norm_spec(channels[0]),
-            "conv_out": specs.conv_spec(channels[0], config.out_channels),
-        },
+    spec["decoder"] = {
+        "conv_in": specs.conv_spec(z, c),
+        "mid_block": mid,
+        "up_blocks": numbered(
+            block(*width, layers + 1, attention[last - i], "upsamplers" if i < last else None)
+            for i, width in enumerate(pairwise((c, *channels[::-1])))
+        ),
+        "conv_norm_out": specs.norm_spec(channels[0]),
+        "conv_out": specs.conv_spec(channels[0], config.out_channels),
     }
+    return spec
 
 
 def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> tuple[Array, Array]:

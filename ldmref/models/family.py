@@ -33,7 +33,10 @@ from ldmref.support.plugins import (
 )
 
 GROUP = "ldmref.families"
-BUILT_IN = {"latent-diffusion": "ldmref.families.latent_diffusion:LATENT_DIFFUSION"}
+BUILT_IN = {
+    "latent-diffusion": "ldmref.families.latent_diffusion:LATENT_DIFFUSION",
+    "sd3": "ldmref.families.sd3:SD3",
+}
 
 
 class CountWork(Protocol):

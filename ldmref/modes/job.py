@@ -69,7 +69,7 @@ class Job(Txt2Img):
         Args:
             config: The configuration of the model.
         """
-        path = None if self.path is None else PATHS[self.path]
+        path = None if self.noise_path is None else PATHS[self.noise_path]
         tokens = config.count_tokens(self.width, self.height)
         return make_schedule(
             config.scheduler, self.sampler, self.schedule, self.steps, self.sigmas, path, tokens

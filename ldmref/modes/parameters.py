@@ -199,7 +199,7 @@ class SigmasParameter:
             "the levels that steps and schedule give",
         ),
     ] = None
-    path: Annotated[
+    noise_path: Annotated[
         Literal["ve", "flow"] | None,
         Flag(metavar="NAME"),
         Doc(

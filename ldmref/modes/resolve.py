@@ -226,7 +226,7 @@ def check_sampling(config: ModelConfig, job: Job) -> None:
     steps = job.steps
     sampler = job.sampler
     table = sampling_sigmas(config.scheduler)
-    path = config.scheduler.path if job.path is None else PATHS[job.path]
+    path = config.scheduler.path if job.noise_path is None else PATHS[job.noise_path]
     highest = path.level(float(table[-1]))
     if job.sigmas is None:
         check_steps(steps, min(validation.MAX_STEPS, len(table)))

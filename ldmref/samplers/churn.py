@@ -1,5 +1,7 @@
 r"""Churn: raise the noise level a little before each step of a deterministic method.
 
+On `VE` (on other paths the ratio sigma / alpha is raised, and nothing at pure noise):
+
 .. math:: \hat\sigma = (1 + \gamma)\,\sigma, \qquad
           \hat x = x + s_{noise} \sqrt{\hat\sigma^2 - \sigma^2}\,\epsilon, \qquad
           x' = \mathrm{step}(\hat x, \hat\sigma, \sigma')
@@ -11,6 +13,7 @@ import math
 
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.path import PURE_NOISE
 from ldmref.samplers.runge_kutta import heun
 from ldmref.samplers.steps import ancestral
 
@@ -68,11 +71,13 @@ def churn(
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        sigma = interval.sigma
-        gamma = min(s_churn / interval.n, MOST) if s_tmin <= sigma <= s_tmax else 0.0
-        if gamma > 0.0:
-            raised = sigma * (1.0 + gamma)
-            x = x + (s_noise * math.sqrt(raised**2 - sigma**2)) * noise()
+        path = interval.path
+        ratio = path.ratio(interval.sigma)
+        gamma = min(s_churn / interval.n, MOST) if s_tmin <= ratio <= s_tmax else 0.0
+        if gamma > 0.0 and ratio < PURE_NOISE:
+            raised = path.level(ratio * (1.0 + gamma))
+            keep, up = path.forward(interval.sigma, raised)
+            x = keep * x + (s_noise * up) * noise()
             interval = interval._replace(sigma=raised)
         return inner(denoise, x, interval, history, noise)
 

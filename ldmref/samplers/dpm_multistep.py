@@ -15,7 +15,8 @@ import math
 
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
-from ldmref.samplers.steps import euler_step
+from ldmref.samplers.path import PURE_NOISE
+from ldmref.samplers.steps import ancestral_sigmas, euler_step
 
 
 def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoint") -> Step:
@@ -67,6 +68,10 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
             return x0, x0, ()
         eps = (x - x0) * (1.0 / sigma)
         past = ((sigma, eps), *history)[:order]
+        if sigma >= PURE_NOISE:  # the SDE in eps has no first step there: take that of `ancestral`
+            down, up = ancestral_sigmas(sigma, sigma_next, eta)
+            x_next = euler_step(x, x0, sigma, down)
+            return (x_next + up * noise() if up > 0 else x_next), x0, past
         h = math.log(sigma / sigma_next)
         k = 1.0 + eta
         x_next = euler_step(x, x0, sigma, sigma_next) - (eta * (sigma - sigma_next)) * eps

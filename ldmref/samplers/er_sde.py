@@ -9,6 +9,7 @@ import numpy as np
 
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.path import PURE_NOISE
 from ldmref.samplers.steps import euler_step
 
 POINTS = 200  # of the published sum
@@ -73,7 +74,7 @@ def er_sde(order: int = 3, scale: Callable[[float], float] = published_scale) ->
         if sigma_next == 0.0:
             return x0, x0, ()
         after = scale(sigma_next)
-        r = after / scale(sigma)
+        r = after / scale(sigma) if sigma < PURE_NOISE else 0.0
         x_next = euler_step(x, x0, sigma, r * sigma)
         if len(history) > 0 and order > 1 and sigma != sigma_next:
             (last, x0_last), *earlier = history

@@ -106,7 +106,8 @@ def _steps(
 ) -> Iterator[State]:
     for interval in run_intervals(sigmas, visits, path):
         if interval.i_next < interval.i:
-            x = path.noised_further(x, noise(), interval.sigma, interval.sigma_next)
+            keep, up = path.forward(interval.sigma, interval.sigma_next)
+            x = keep * x + up * noise()
             history = ()
             continue
         x, x0, history = step(denoise, x, interval, history, noise)

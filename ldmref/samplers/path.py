@@ -43,8 +43,8 @@ class NoisePath:
     name: str
     fade: float
 
-    def alpha(self, sigma: float) -> float:
-        """Return the share of the data at a level, alpha = 1 - f sigma."""
+    def alpha(self, sigma: Array) -> Array:
+        """Return the share of the data at a level, or an array of them, alpha = 1 - f sigma."""
         return 1.0 - self.fade * sigma
 
     def ratio(self, sigma: float) -> float:
@@ -52,8 +52,8 @@ class NoisePath:
         alpha = self.alpha(sigma)
         return sigma / alpha if sigma < PURE_NOISE * alpha else PURE_NOISE
 
-    def level(self, ratio: float) -> float:
-        """Return the level of a ratio, sigma = r / (1 + f r)."""
+    def level(self, ratio: Array) -> Array:
+        """Return the level of a ratio, or an array of them, sigma = r / (1 + f r)."""
         return ratio / (1.0 + self.fade * ratio)
 
     def spread(self, sigma: float) -> float:
@@ -70,19 +70,17 @@ class NoisePath:
         """
         return self.alpha(sigma) * x0 + sigma * eps
 
-    def noised_further(self, x: Array, eps: Array, sigma: float, sigma_next: float) -> Array:
-        r"""Take x to a level of more noise, by the forward process.
+    def forward(self, sigma: float, sigma_next: float) -> tuple[float, float]:
+        r"""Return (keep, up): x' = keep x + up eps takes x to a level of more noise.
 
-        .. math:: x' = \frac{\alpha'}{\alpha} x
-                       + \sqrt{\sigma'^2 - (\alpha' \sigma / \alpha)^2}\;\epsilon
+        .. math:: q(x' | x) = N\left(\frac{\alpha'}{\alpha} x,\;
+                       \sigma'^2 - (\alpha' \sigma / \alpha)^2\right)
 
         Args:
-            x: State at `sigma`, (n, ...).
-            eps: Fresh unit noise, shape of `x`.
-            sigma, sigma_next: The levels before and after, sigma <= sigma_next.
+            sigma, sigma_next: The levels before and after, sigma <= sigma_next, with data in both.
         """
         keep = self.alpha(sigma_next) / self.alpha(sigma)
-        return keep * x + math.sqrt(sigma_next**2 - (keep * sigma) ** 2) * eps
+        return keep, math.sqrt(sigma_next**2 - (keep * sigma) ** 2)
 
 
 VE = NoisePath("ve", 0.0)

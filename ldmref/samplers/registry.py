@@ -58,8 +58,8 @@ class Sampler:
         block: Steps per block of a singlestep method; 0 for other methods.
         on_timesteps: Whether `make` takes `training_sigmas`, the sigmas of the training timesteps.
         configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
-        straight: Whether its step holds on every straight path as it is, because it uses only the
-            slope (x - x0) / sigma. Others run on other paths than x0 + sigma eps by `on_ratio`.
+        straight: Whether it uses only the slope (x - x0) / sigma, so that every path has its step;
+            others run by `on_ratio`.
         family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
         name: Name recorded in images; `SAMPLERS` sets it.
 
@@ -121,7 +121,6 @@ _UNIPC_OPTIONS = ("variant", "noise_prediction", "lower_order_final", "disable_c
 
 # fmt: off
 _SAMPLERS: dict[str, Sampler] = {
-    #                  make(eta) -> step, order, nfe, stochastic, source, eta
     "ddpm": Sampler(
         partial(ancestral, eta=1.0), 1, 1, True, f"{_DDPM}, algorithm 2",
         clean_end=True, family="ddim"),
@@ -129,11 +128,12 @@ _SAMPLERS: dict[str, Sampler] = {
     "euler": Sampler(
         partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1", straight=True),
     "euler_a": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0),
-    "euler_churn": Sampler(euler_churn, 1, 1, True, f"{_EDM}, algorithm 2 with Euler steps"),
+    "euler_churn": Sampler(
+        euler_churn, 1, 1, True, f"{_EDM}, algorithm 2 with Euler steps", straight=True),
     "gradient_estimation": Sampler(
         gradient_estimation, 1, 1, False, "arXiv:2306.04848, algorithm 2", straight=True),
     "heun": Sampler(heun, 2, 2, False, f"{_EDM}, algorithm 1", straight=True),
-    "heun_churn": Sampler(heun_churn, 2, 2, True, f"{_EDM}, algorithm 2"),
+    "heun_churn": Sampler(heun_churn, 2, 2, True, f"{_EDM}, algorithm 2", straight=True),
     "heunpp2": Sampler(heunpp2, 1, 3, False, "ComfyUI, sample_heunpp2", straight=True),
     "midpoint": Sampler(midpoint, 2, 2, False, f"{_RK}, section II.1", straight=True),
     "rk4": Sampler(rk4, 4, 4, False, f"{_RK}, table II.1.2", straight=True),
@@ -170,8 +170,7 @@ _SAMPLERS: dict[str, Sampler] = {
         partial(dpm_solver_multistep, eta=1.0), 2, 1, True, f"{_DPM}, published code",
         eta=1.0, lower_orders="configured", configurable=_SOLVER, family="multistep"),
     "dpmpp_1": Sampler(
-        partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9",
-        straight=True, family="multistep"),
+        partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9", family="multistep"),
     "dpmpp_1_sde": Sampler(
         partial(ancestral, eta=1.0), 1, 1, True, f"{_DPMPP}, eq. 18", eta=1.0, family="multistep"),
     "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP}, algorithm 1", family="multistep"),
@@ -259,8 +258,6 @@ ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "uni_pc": "unipc",
 }
 """The names of other programs, in lower case, each with the name in `SAMPLERS`."""
-
-
 GROUP = "ldmref.samplers"
 SUBSTITUTES = ("ddim", "euler", "dpmpp_2m")  # suggested for unknown schedulers of diffusers
 

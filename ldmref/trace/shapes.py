@@ -26,7 +26,8 @@ class ConstantArray(np.ndarray):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         arrays = [x for x in inputs if isinstance(x, np.ndarray)]
-        constant = all(isinstance(x, ConstantArray) and x.size for x in arrays)
+        constant = ufunc.signature is None  # `matmul` is not elementwise
+        constant = constant and all(isinstance(x, ConstantArray) and x.size for x in arrays)
         if method == "__call__" and constant and "out" not in kwargs:
             values = [_value(x) if isinstance(x, np.ndarray) else x for x in inputs]
             shape = np.broadcast_shapes(*(np.shape(x) for x in inputs))

@@ -178,7 +178,8 @@ class _PipelineRecorder:
             if call is None:
                 return
             skip = self._request.skip_of(name)
-            if hasattr(self._pipe, "text_encoder_2"):  # SDXL leaves out the last layer and the norm
+            several = hasattr(self._pipe, "text_encoder_2")
+            if several and output.hidden_states:  # of CLIP, without the last layer and the norm
                 states = output.hidden_states[-(skip + 2)]
             elif skip:  # the pipeline applies the norm itself, which replaces this output
                 states = output.hidden_states[-(skip + 1)]

@@ -206,3 +206,25 @@ def test_shift_is_that_of_stable_diffusion_3():
     """Diffusers shifts the end points of its grid twice: it ends at 0.00893, as it prints."""
     assert lm.shift_flow_time(0.3) == lm.shift_flow_time(0.3, 3.0)
     assert f"{lm.shift_flow_time(lm.shift_flow_time(1 / 1000)):.5f}" == "0.00893"
+
+
+@given(data=st.data(), mean=st.floats(-2.0, 2.0), std=st.floats(0.1, 2.0))
+def test_logit_normal_times_have_their_density(data, mean, std):
+    """ds/dz, from mpmath, is the ratio of the normal density to the paper's, eq. 19."""
+    z = data.draw(st.floats(-3.0, 3.0))
+    s = mpf(1) / (1 + mpmath.exp(-(mpf(mean) + mpf(std) * mpf(z))))
+    got = lm.logit_normal_time(np.asarray([z]), mean, std)
+    np.testing.assert_allclose(got, [float(s)], rtol=1e-13)
+    logit = mpmath.log(s / (1 - s))
+    paper = mpmath.exp(-((logit - mpf(mean)) ** 2) / (2 * mpf(std) ** 2))
+    paper /= mpf(std) * mpmath.sqrt(2 * mpmath.pi) * s * (1 - s)
+    normal = mpmath.exp(-(mpf(z) ** 2) / 2) / mpmath.sqrt(2 * mpmath.pi)
+    slope = mpf(std) * s * (1 - s)
+    assert abs(float(paper * slope / normal) - 1.0) < 1e-12
+
+
+def test_logit_normal_times_favour_the_middle_and_the_mean_moves_them():
+    z = np.random.default_rng(0).standard_normal(10_000)
+    assert np.median(lm.logit_normal_time(z, 0.0)) == pytest.approx(0.5, abs=0.02)
+    assert np.median(lm.logit_normal_time(z, 1.0)) > 0.7
+    assert np.std(lm.logit_normal_time(z, 0.0, 0.3)) < np.std(lm.logit_normal_time(z, 0.0, 1.0))

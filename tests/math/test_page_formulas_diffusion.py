@@ -213,6 +213,13 @@ def test_likelihood_of_the_prediction_at_small_noise():
 # -- samplers.md ----------------------------------------------------------------------------------
 
 
+def test_slope_of_a_straight_path():
+    x0, eps, sigma, f = sp.symbols("x_0 epsilon sigma f")
+    x = (1 - f * sigma) * x0 + sigma * eps
+    assert sp.simplify(sp.diff(x, sigma) - (eps - f * x0)) == 0
+    assert sp.simplify(sp.diff(x, sigma) - (x - x0) / sigma) == 0
+
+
 def test_straight_line_of_a_constant_slope():
     """If eps is constant, x' = x_0 + sigma' / sigma (x - x_0) with x_0 = x - sigma eps."""
     x, eps, rho = sp.symbols("x epsilon rho", real=True)

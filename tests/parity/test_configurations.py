@@ -41,7 +41,10 @@ def test_defaults_are_those_of_the_classes():
             defaults(diffusers.ControlNetModel)
             | {"out_channels": 4, "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3},
         ),
-        (diffusers_config.VAE_DEFAULTS, defaults(diffusers.AutoencoderKL)),
+        (
+            diffusers_config.VAE_DEFAULTS | diffusers_config.KL_DEFAULTS,
+            defaults(diffusers.AutoencoderKL),
+        ),
         (diffusers_config.VAE_DEFAULTS | {"latent_channels": 3}, defaults(diffusers.VQModel)),
         (diffusers_config.TEXT_DEFAULTS, vars(text)),
         (diffusers_ldm.UNET2D_DEFAULTS, defaults(diffusers.UNet2DModel)),

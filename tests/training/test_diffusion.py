@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
@@ -22,6 +23,7 @@ from ldmref.models.params import flatten, init, tree_map  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.diffusion.classifier import classifier_trainer  # noqa: E402
+from ldmref.training.diffusion.flow_loss import FlowLoss  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, NoisyLatents, random_timesteps  # noqa: E402
 from ldmref.training.diffusion.loss import DiffusionLoss  # noqa: E402
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
@@ -414,3 +416,83 @@ def test_damaged_classifiers_are_refused(tmp_path, damage):
         file.write_bytes(file.read_bytes().replace(old, new))
     with pytest.raises(LdmrefError):
         load_classifier(tmp_path)
+
+
+# -- flow matching --------------------------------------------------------------------------------
+
+
+def flow_loss(**options):
+    objective = DiffusionObjective(**options)
+    return FlowLoss(
+        configured("flow", objective, shift=3.0), objective, TorchBackend("cpu", "float64")
+    )
+
+
+def test_the_loss_of_flow_matching_is_its_formula():
+    function = flow_loss()
+    rng = np.random.default_rng(0)
+    x0, eps, output = rng.standard_normal((3, 5, 4, 2, 2))
+    t = np.asarray([0.0, 1.5, 300.0, 750.0, 1000.0])
+    s = t[:, None, None, None] / 1000
+    xs = function.noised(*(torch.as_tensor(z) for z in (x0, eps, t)))
+    np.testing.assert_allclose(xs.numpy(), (1 - s) * x0 + s * eps, rtol=1e-12)
+    got = function(*(torch.as_tensor(z) for z in (output, x0, eps, xs.numpy(), t)))
+    expected = [np.mean((y - (e - x)) ** 2) for y, e, x in zip(output, eps, x0, strict=True)]
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampling", ["stratified", "independent"])
+def test_flow_times_have_the_density_of_the_recipe(sampling):
+    """Logit-normal, then shifted by 3: Kolmogorov-Smirnov against SciPy's normal law."""
+    function = flow_loss(logit_mean=0.3, logit_std=0.8, timestep_sampling=sampling)
+    t = function.timesteps(np.random.default_rng(0), 4000).numpy()
+    s = t / 1000 / (3.0 - 2.0 * t / 1000)  # the shift undone
+    z = (np.log(s / (1 - s)) - 0.3) / 0.8
+    assert stats.kstest(z, "norm").pvalue > 0.01
+    uniform = flow_loss(flow_times="uniform", timestep_sampling=sampling)
+    t = uniform.timesteps(np.random.default_rng(0), 4000).numpy() / 1000
+    assert stats.kstest(t / (3.0 - 2.0 * t), "uniform").pvalue > 0.01
+
+
+def test_losses_of_a_flow_are_counted_in_bins_of_time():
+    losses = torch.tensor([1.0, 2.0, 3.0])
+    sums, counts = flow_loss().by_timestep(losses, torch.tensor([0.0, 499.9, 1000.0]))
+    assert counts.sum() == 3 and sums[0] == 1.0 and sums[9] == 2.0 and sums[-1] == 3.0
+
+
+@pytest.mark.parametrize("loss", ["min_snr", "bound", "hybrid"])
+def test_losses_of_the_other_diffusion_are_refused_for_a_flow(loss):
+    with pytest.raises(LdmrefError, match="variance-preserving"):
+        configured("flow", DiffusionObjective(loss=loss))
+
+
+def test_the_recipe_of_a_flow_resumes_bit_for_bit_and_its_model_samples_on_the_flow(tmp_path):
+    recipe = recipe_from_dict(
+        {
+            "data": {"source": "small-emoji", "size": 16},
+            "model": {
+                "preset": "tiny",
+                "scheduler": {"prediction_type": "flow", "sampler": "euler", "spacing": "flow"},
+            },
+            "autoencoder": {"optimizer": {"batch_size": 4}, "budget": {"steps": 1}},
+            "diffusion": {"optimizer": {"batch_size": 4}, "budget": {"steps": 4}},
+        }
+    )
+    once = train(recipe, tmp_path / "once")
+    cancel = threading.Event()
+
+    def stop(progress):
+        if (progress.stage, progress.step) == ("diffusion", 2):
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        train(recipe, tmp_path / "twice", on_progress=stop, cancel=cancel)
+    train(recipe, tmp_path / "twice")
+    expected, got = (
+        read_checkpoint(tmp_path / name / "diffusion.safetensors")[1] for name in ("once", "twice")
+    )
+    for name in expected:
+        if not name.startswith("progress"):
+            assert got[name].tobytes() == expected[name].tobytes(), name
+    result = modes.txt2img(ldmref.load(once), "a red heart", steps=2, seed=1)
+    assert result.params["schedule"] == "flow" and np.isfinite(result.latents).all()

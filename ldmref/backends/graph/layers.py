@@ -29,7 +29,10 @@ class _LayerNames(NamedBackend):
 
     def visit(self, call: LayerCall) -> Any:
         """Compute a layer, and remember the nodes that it added."""
-        graph = next(x.graph for x in call.inputs.values() if isinstance(x, SymbolicArray))
+        read = (*call.inputs.values(), *call.parameters.values())
+        graph = next((x.graph for x in read if isinstance(x, SymbolicArray)), None)
+        if graph is None:
+            return call.compute(call.inputs)  # a constant
         start = len(graph.nodes)
         result = call.compute(call.inputs)
         added = [node.output for node in graph.nodes[start:]]

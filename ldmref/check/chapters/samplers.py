@@ -9,7 +9,7 @@ import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers import sample
+from ldmref.samplers import FLOW, sample
 from ldmref.samplers.interfaces import Denoiser, Step
 from ldmref.samplers.runge_kutta import RK4
 
@@ -87,6 +87,21 @@ def equation_12_of_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> Comparis
 @chapter.identity("with_noise", "DDIM", 40, uses=("ancestral",), amplified=4.8)
 def straight_line_becomes_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> Comparison:
     return ddim(rng, lambda eta: f.with_noise(f.ancestral(0.0), eta))
+
+
+# Roundings: z = x / alpha is up to 10 times x, and 20 of the step on it; both are scaled back.
+@chapter.identity("on_ratio", "Bayes' rule on the path of flow matching", 60, amplified=10.0)
+def eta_one_is_the_posterior_of_a_flow(f: Functions, rng: RandomInputs) -> Comparison:
+    """q(x_t | x_s, x0) of x_s = (1 - s) x0 + s eps, whose step adds the rest of the noise."""
+    s = rng.number(0.4, 0.9)
+    t = s * rng.number(0.4, 0.8)
+    x0, xs, eps = rng.normals(3, 3, 2, 1, 2)
+    step = f.on_ratio(f.ancestral(1.0))
+    *_, last = sample(lambda x, sigma: x0, xs, [s, t], step, noise=lambda: eps, path=FLOW)
+    keep = (1 - s) / (1 - t)
+    added = s**2 - (keep * t) ** 2  # variance of x_s given x_t
+    mean = (t**2 * keep * to_host(xs) + added * (1 - t) * to_host(x0)) / s**2
+    return last.x, mean + (t * math.sqrt(added) / s) * to_host(eps), 4.0
 
 
 def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoiser, Denoiser]:

@@ -1,3 +1,146 @@
-"""Stable Diffusion 3."""
+"""Stable Diffusion 3 and 3.5: flow matching with a transformer of image and text.
 
-from ldmref.families.sd3.config import MMDiTConfig as MMDiTConfig
+| file          | holds                                |
+|---------------|--------------------------------------|
+| `config.py`   | the configuration of the transformer |
+| `network.py`  | the transformer                      |
+| `text.py`     | how three text encoders condition it |
+| `files.py`    | diffusers' folders                   |
+| `original.py` | the original's single files          |
+| `presets.py`  | the published sizes                  |
+
+Esser et al. 2024, arXiv:2403.03206.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, describe_text_encoder
+from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
+from ldmref.families.sd3.files import PIPELINES, read_folder
+from ldmref.families.sd3.network import transformer, transformer_spec
+from ldmref.families.sd3.original import ORIGINALS
+from ldmref.families.sd3.presets import make_presets, shrink
+from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.family import Family
+from ldmref.models.params import flatten
+
+# adaLN-Zero: every block begins as the identity, and the output as zero
+ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", "norm_out.linear.weight",
+         "proj_out.weight")  # fmt: skip
+
+__all__ = ["SD3", "MMDiTConfig"]
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoders, transformer and autoencoder."""
+    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+    return [
+        *(describe_text_encoder(name, text) for name, text in encoders),
+        describe_transformer(transformer_of(config)),
+        *describe_autoencoder(config.vae),
+    ]
+
+
+def describe_transformer(config: MMDiTConfig) -> DeclaredNetwork:
+    """Return the transformer, whose inputs have diffusers' names."""
+    inputs = (
+        NetworkInput(
+            "x",
+            "sample",
+            (BATCH, config.in_channels, HEIGHT, WIDTH),
+            also=("input", "0", "x", "hidden_states"),
+        ),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (BATCH, TOKENS, config.joint_attention_dim),
+            also=("2", "context"),
+            layers=(("context_embedder", "input"),),
+        ),
+        NetworkInput(
+            "pooled",
+            "pooled_projections",
+            (BATCH, config.pooled_projection_dim),
+            also=("3", "y", "pooled"),
+            layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
+        ),
+    )
+    return DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image and text",
+        transformer,
+        partial(transformer_spec, config),
+        {"config": config},
+        inputs,
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+    )
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    total = 4 * network.num_layers * (image + text) ** 2 * network.width
+    total += 4 * len(network.dual_attention_layers) * image**2 * network.width
+    for name, shape in flatten(transformer_spec(network)).items():
+        if len(shape) < 2 or name == "pos_embed.pos_embed":
+            continue
+        rows = image
+        if ".add_" in name or "to_add_out" in name or "ff_context" in name:
+            rows = text
+        elif name.startswith("context_embedder"):
+            rows = text
+        elif "norm" in name or name.startswith("time_text_embed"):
+            rows = 1
+        total += 2 * math.prod(shape) * rows
+    return total
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block holds at once: both streams, and the wide layer twice."""
+    image, text = count_tokens(config, width, height)
+    return (image + text) * transformer_of(config).width * 10
+
+
+def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
+    """Return the number of patches of an image, and that of the tokens of its text."""
+    side = config.size_multiple
+    lengths = [text.max_position_embeddings for text in config.text_encoders[1:]]
+    text = lengths[0] + (lengths[1] if len(lengths) > 1 else T5_TOKENS)
+    return (width // side) * (height // side), text
+
+
+SD3 = Family(
+    "sd3",
+    MMDiTConfig,
+    describe_networks,
+    count_flops,
+    count_activations,
+    broken_rules,
+    encode_prompts,
+    condition_on_text,
+    pipelines=dict.fromkeys(PIPELINES, read_folder),
+    files=ORIGINALS,
+    presets=make_presets(),
+    shrink=shrink,
+    zeros=lambda config: ZEROS,
+    description="Stable Diffusion 3 and 3.5: a transformer of image and text",
+)
+"""The family of Stable Diffusion 3."""

@@ -57,11 +57,11 @@ def block_spec(config: MMDiTConfig, number: int) -> Spec:
     d = config.width
     dual = number in config.dual_attention_layers
     last = number == config.num_layers - 1
-    norms = {} if not config.qk_norm else {"weight": (config.attention_head_dim,)}
+    norm: Spec = {"weight": (config.attention_head_dim,)}
     feed_forward: Spec = {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}}
 
     def with_norms(spec: Spec, *names: str) -> Spec:
-        return spec | (dict.fromkeys(names, norms) if norms else {})
+        return spec | dict.fromkeys(names if config.qk_norm else (), norm)
 
     attention = attention_spec(d, bias=True)
     added = {f"add_{name}_proj": linear_spec(d, d) for name in "qkv"}
@@ -161,7 +161,8 @@ def middle_places(ops: Backend, line: Array, side: int) -> Array:
     """Return the places of a line of patches (k,) in the middle of `side` places, (k,) int64."""
     xp = ops.xp
     count = xp.cumulative_sum(xp.ones_like(line), axis=0)
-    return xp.astype(count - 1.0 + xp.floor((side - count[-1:]) / 2), xp.int64)
+    first = xp.astype((side - count[-1:]) / 2, xp.int64)
+    return first + xp.astype(count - 1.0, xp.int64)
 
 
 def embed_time_and_text(ops: Backend, p: Params, t: Array, pooled: Array) -> Array:

@@ -79,10 +79,12 @@ VAE_DEFAULTS: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 32,
     "scaling_factor": 0.18215,
-    "shift_factor": 0.0,
+    "mid_block_add_attention": True,
+}
+KL_DEFAULTS: dict[str, Any] = {  # of fields that VQ autoencoders do not have
+    "shift_factor": None,
     "use_quant_conv": True,
     "use_post_quant_conv": True,
-    "mid_block_add_attention": True,
 }
 TEXT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 49408,
@@ -170,7 +172,7 @@ def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`."""
     plain = VAE_PLAIN
     vq = data.get("_class_name") == "VQModel"
-    fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
+    fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else KL_DEFAULTS)
     fields |= {name: data[name] for name in fields if name in data}
     if vq:
         plain = plain | {
@@ -188,7 +190,7 @@ def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     attends = find_attention_levels(down, up, *kinds, "the autoencoder")
     fields["block_out_channels"] = tuple(fields["block_out_channels"])
     fields["scaling_factor"] = float(fields["scaling_factor"])
-    fields["shift_factor"] = float(fields["shift_factor"] or 0.0)  # null in published files
+    fields["shift_factor"] = float(fields.get("shift_factor") or 0.0)
     codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
     levels_with_attention = attends if any(attends) else ()
     return AutoencoderConfig(

@@ -1,224 +1,25 @@
-"""The base of all judges of the host: recorded arrays, the schedule, and the comparison."""
+"""The base of all judges of the host: a recorded run, and the comparison."""
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ldmref.errors import LdmrefError, abbreviated
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
+from ldmref.locate.host.port_run import PortRun
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
-from ldmref.locate.names import read_array
-from ldmref.locate.precision import EPSILONS
-from ldmref.models.model import LatentDiffusion
-from ldmref.modes.resolve import choose_sampler
-from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
-from ldmref.samplers.own_spacing import Spacing
-from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.trace.model import Trace, TraceEntry
+from ldmref.trace.model import TraceEntry
 
 NOISE = 16.0  # floors up to which a difference is rounding, as for layers
-MOST_SETTINGS = 8  # that are listed
-STATES = ("float64", "float32")  # types in which samplers keep their states
-OF_THE_CHECKPOINT = (
-    "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
-    "prediction_type",
-)  # fmt: skip
 Expected = np.ndarray | Callable[[], np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class HostContext:
-    """A port's trace and the model, for the computations of the host."""
-
-    port: Trace
-    model: LatentDiffusion
-    dtype: str
-    notes: list[str]
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The request of the run, as far as it was recorded."""
-        return dict(self.port.manifest.get("params") or {})
-
-    @cached_property
-    def diffusion_stage(self) -> dict[str, Any]:
-        """The stage "diffusion" of a recorded training's recipe: tables `objective`, `optimizer`.
-
-        The parameters have the recipe as TOML, in the entry `recipe`, or are its tables. {} if it
-        was not recorded.
-        """
-        recipe = self.params
-        text = recipe.get("recipe")
-        if isinstance(text, str):
-            try:
-                recipe = tomllib.loads(text)
-            except tomllib.TOMLDecodeError as error:
-                self.notes.append(f"the recorded recipe cannot be read: {error}")
-        stage = recipe.get("diffusion")
-        tables = stage if isinstance(stage, dict) else {}
-        return {name: table for name, table in tables.items() if isinstance(table, dict)}
-
-    @property
-    def denoiser(self) -> str:
-        """The name of the denoiser's calls."""
-        return self.model.denoiser.name
-
-    @property
-    def epsilon(self) -> float:
-        """The unit of rounding of arrays in the port's number format."""
-        return EPSILONS[self.dtype]
-
-    def calls(self, kind: str) -> list[TraceEntry]:
-        """Return the whole-call entries of a kind of call, in order."""
-        pattern = re.compile(rf"{re.escape(kind)}((~|\.)\d+)*")
-        return [e for e in self.port.entries if not e.layer and pattern.fullmatch(e.call)]
-
-    def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
-        """Return the first recorded input of these roles."""
-        return self._read(entry and entry.inputs, roles)
-
-    def read_output(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
-        """Return the first recorded output of these roles."""
-        return self._read(entry and entry.outputs, roles or ("output",))
-
-    def _read(self, names: Any, roles: Iterable[str]) -> np.ndarray | None:
-        found = next((names[role] for role in roles if role in names), None) if names else None
-        return None if found is None else read_array(self.port, found)
-
-    def number(self, entry: TraceEntry | None, *roles: str) -> float | None:
-        """Return a recorded number: an array of equal values."""
-        x = self.read(entry, *roles)
-        return None if x is None or not x.size else float(np.ravel(x)[0])
-
-    # -- the schedule -----------------------------------------------------------------------------
-
-    @cached_property
-    def config(self) -> SchedulerConfig:
-        """The scheduler: the port's choice of it, on the checkpoint's forward process."""
-        own = self.model.config.scheduler
-        described = self.port.manifest.get("scheduler")
-        if not described or "class" not in described:
-            return own
-        try:
-            theirs = convert_scheduler_config(described.get("config", {}), described["class"])
-        except LdmrefError as error:
-            self.notes.append(f"the port's scheduler is not supported: {error}")
-            return own
-        theirs = replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
-        self._name_differences(theirs, own)
-        return theirs
-
-    def _name_differences(self, theirs: SchedulerConfig, own: SchedulerConfig) -> None:
-        """Note the settings by which the port's steps are judged, and that the model has not."""
-        differing = [
-            f"{field.name} {getattr(theirs, field.name)!r} instead of {getattr(own, field.name)!r}"
-            for field in fields(SchedulerConfig)
-            if getattr(theirs, field.name) != getattr(own, field.name)
-        ]
-        if differing:
-            listed = abbreviated(differing, MOST_SETTINGS)
-            self.notes.append(
-                f"the port's own scheduler settings are used, not the model's: {listed}"
-            )
-
-    @property
-    def is_diffusers(self) -> bool:
-        """Whether the steps are those of a scheduler of diffusers."""
-        steps = self.calls("sampler")
-        return bool(steps) and "model_output" in steps[0].inputs
-
-    @cached_property
-    def schedule_entry(self) -> TraceEntry | None:
-        """The recorded schedule."""
-        return next(iter(self.calls("schedule")), None)
-
-    def choose_sampler(self, config: SchedulerConfig) -> tuple[Sampler, str | Spacing]:
-        """Return the sampler of the run and its spacing."""
-        attributes = {} if self.schedule_entry is None else self.schedule_entry.attributes
-        name = attributes.get("sampler", self.params.get("sampler"))
-        spacing = attributes.get("name", self.params.get("schedule"))
-        if self.is_diffusers:
-            name = spacing = None
-        return choose_sampler(name, spacing, config)
-
-    @cached_property
-    def steps(self) -> int | None:
-        """The number of steps of the whole schedule; None if it is not known."""
-        attributes = {} if self.schedule_entry is None else self.schedule_entry.attributes
-        for value in (
-            attributes.get("steps"),
-            self.params.get("num_inference_steps"),
-            self.params.get("steps"),
-        ):
-            if isinstance(value, int) and value > 0:
-                return value
-        return len(self.recorded_timesteps) or len(self.calls("sampler")) or None
-
-    @cached_property
-    def recorded_timesteps(self) -> list[float]:
-        """The timesteps at the ends of steps, from the recorded schedule, otherwise the steps."""
-        recorded = self.read_output(self.schedule_entry, "timesteps")
-        if recorded is None:
-            found = [self.number(step, "timestep") for step in self.calls("sampler")]
-            recorded = np.array([t for t in found if t is not None])
-        timesteps = np.ravel(recorded).astype(np.float64).tolist()
-        if self.is_diffusers and self.choose_sampler(self.config)[0].nfe == 2:
-            timesteps = timesteps[::2]  # the others are those of second evaluations
-        return list(dict.fromkeys(timesteps))
-
-    def make_schedule(
-        self, config: SchedulerConfig | None = None, spacing: str | None = None
-    ) -> Schedule | None:
-        """Return the schedule of the run; None if it is not known."""
-        config = config or self.config
-        if self.steps is None:
-            return None
-        try:
-            sampler, own = self.choose_sampler(config)
-            with np.errstate(all="ignore"):
-                levels = None if spacing else self._own_sigmas(config)
-                steps = self.steps if levels is None else len(levels) - 1
-                return make_schedule(config, sampler, spacing or own, steps, levels)
-        except (LdmrefError, ValueError) as error:
-            self.notes.append(f"the schedule cannot be computed: {error}")
-            return None
-
-    def sigma_at(self, t: float, schedule: Schedule | None = None) -> float | None:
-        """Return the noise level of a timestep in a schedule, by default that of the run.
-
-        None: the schedule is not known, or does not have the timestep.
-        """
-        schedule = schedule or self.make_schedule()
-        if schedule is None:
-            return None
-        index = int(np.argmin(np.abs(schedule.timesteps - t)))
-        near = abs(schedule.timesteps[index] - t) < 1e-3 * max(abs(t), 1.0)
-        return float(schedule.sigmas[index]) if near else None
-
-    def _own_sigmas(self, config: SchedulerConfig) -> list[float] | None:
-        """Return the noise levels that the caller gave, the last one included; None: none."""
-        asked = self.params.get("sigmas")
-        if isinstance(asked, list) and asked:
-            return [float(sigma) for sigma in asked]
-        sigmas = self.read(self.schedule_entry, "sigmas")
-        timesteps = self.read(self.schedule_entry, "timesteps")
-        if sigmas is None and timesteps is not None:
-            sigmas = sampling_sigmas(config)[timesteps.astype(np.int64)]
-        if sigmas is None:
-            return None
-        levels = np.ravel(sigmas).astype(float).tolist()
-        ends = len(levels) == len(self.recorded_timesteps) + 1  # else the scheduler adds 0
-        return levels if ends else [*levels, 0.0]
-
-    # -- judging ----------------------------------------------------------------------------------
+class HostContext(PortRun):
+    """A recorded run, and the judgement of what it computed."""
 
     def judge(
         self,

@@ -13,8 +13,11 @@ from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.schedule import other_schedules
 from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.precision import exact_backend
+from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.samplers import Schedule
+from ldmref.samplers.denoiser import in_own_scale
 from ldmref.trace.model import TraceEntry
 
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
@@ -63,7 +66,15 @@ def _encoded(context: HostContext) -> list[np.ndarray]:
         return []
     if len(rows) == 1:
         return rows[0]
-    return [np.concatenate(pair, axis=1) for pair in product(*rows)]
+    return [_condition(context, np.concatenate(pair, axis=1)) for pair in product(*rows)]
+
+
+def _condition(context: HostContext, states: np.ndarray) -> np.ndarray:
+    """Return the hidden states of a prompt, (l, d), as the family gives them to the denoiser."""
+    ops = exact_backend()
+    condition = context.model.family.condition
+    found = condition(ops, context.model.config, states[None], None, (0, 0)).context
+    return states if found is None else np.asarray(get_hidden_states(found))[0]
 
 
 def _judge_states(
@@ -200,9 +211,9 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
     sigma = _sigma_of(context, step)
     if sigma is None:
         return
-    exploding = not context.is_diffusers
-    exploding = exploding or context.choose_sampler(context.config)[0].family == "euler"
-    scale = 1.0 / math.hypot(1.0, sigma) if exploding else 1.0
+    on_path = context.states_on_path
+    kind = context.config.prediction_type
+    scale = in_own_scale(kind, 1.0, sigma, context.path)[0] if on_path else 1.0
     times = got.shape[0] // state.shape[0]
     repeated = np.concatenate([state] * times)
     variants = [
@@ -211,7 +222,7 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
         ("the input is divided by sigma", repeated / max(sigma, 1e-9)),
         ("the input is scaled by 1/sqrt(1 + sigma^2)", repeated / math.hypot(1.0, sigma)),
     ]
-    others = _other_scales(context, step, repeated) if exploding else ()
+    others = _other_scales(context, step, repeated) if on_path else ()
     yield context.judge(
         network,
         "latents",
@@ -230,7 +241,8 @@ def _other_scales(
     for text, schedule in other_schedules(context):
         sigma = _sigma_of(context, step, schedule)
         if sigma is not None:
-            yield text, state / math.hypot(1.0, sigma)
+            kind = context.config.prediction_type
+            yield text, in_own_scale(kind, state, sigma, context.path)[0]
 
 
 def _sigma_of(

@@ -39,11 +39,10 @@ def _judge_initial(context: HostContext) -> Iterator[Row]:
         values = {"error": math.inf, "verdict": DIFFERS, "note": bad}
         yield Row(steps[0].call, "", "initial noise", **values)
         return
-    exploding = not context.is_diffusers
-    exploding = exploding or context.choose_sampler(context.config)[0].family == "euler"
+    on_path = context.states_on_path
     sigma = float(schedule.sigmas[0])
     expected = float(schedule.init_noise_sigma)
-    if not exploding:
+    if not on_path:
         expected = 1.0
     elif not context.is_diffusers:
         expected = sigma if _is_close(state, sigma) else expected
@@ -61,7 +60,7 @@ def _judge_initial(context: HostContext) -> Iterator[Row]:
         "scaled by sqrt(1 + sigma^2) instead of sigma": math.hypot(1.0, sigma),
         "the noise is scaled twice": expected * expected,
     }
-    if exploding:
+    if on_path:
         causes |= {text: float(x.init_noise_sigma) for text, x in other_schedules(context)}
     left = {text: abs(deviation / scale - 1.0) for text, scale in causes.items()}
     best = min(left, key=left.__getitem__)
@@ -102,7 +101,7 @@ def _judge_decoder(context: HostContext) -> Iterator[Row]:
             yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
             continue
         end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
-        last = last / math.hypot(1.0, end or 0.0)  # in variance-preserving scale
+        last = last / context.path.spread(end or 0.0)  # in variance-preserving scale
         scale = context.model.config.vae.scaling_factor
         shift = context.model.config.vae.shift_factor
         blended = blended_at_the_end(context, steps, (got - shift) * scale, last)

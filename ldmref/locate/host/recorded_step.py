@@ -11,8 +11,8 @@ import numpy as np
 from ldmref.locate.host.context import HostContext
 from ldmref.locate.host.step_faults import StepSettings
 from ldmref.locate.precision import round_to
-from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers.denoiser import TO_X0
+from ldmref.samplers.denoiser import TO_X0, in_own_scale
+from ldmref.samplers.path import VE, NoisePath
 from ldmref.trace.model import TraceEntry
 
 # Methods whose later stages use the network's output as the derivative dx/dsigma.
@@ -29,7 +29,7 @@ class RecordedEvaluation:
 
     Attributes:
         state: The recorded state, in the port's coordinates.
-        prediction: eps, v or x0, guided.
+        prediction: eps, v, x0 or a velocity, guided.
         noise: The fresh noise of the step.
     """
 
@@ -45,6 +45,7 @@ class ReplayedStep:
     Args:
         evaluations: Those from the first of the step on.
         own: Whether one recorded call holds a whole step, as in ldmref.
+        path: The path of the run.
     """
 
     def __init__(
@@ -52,15 +53,17 @@ class ReplayedStep:
         context: HostContext,
         evaluations: Sequence[RecordedEvaluation],
         settings: StepSettings,
-        exploding: bool,
+        on_path: bool,
         own: bool,
+        path: NoisePath = VE,
     ):
         self.seen: list[tuple[np.ndarray, float]] = []
         self._context = context
         self._evaluations = evaluations
         self._settings = settings
-        self._exploding = exploding
+        self._on_path = on_path
         self._own = own
+        self._path = path
         self._drawn = iter([x for evaluation in evaluations[:2] for x in evaluation.noise])
 
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
@@ -72,11 +75,11 @@ class ReplayedStep:
         if number >= len(self._evaluations):
             raise NotRecorded("the last evaluations were not recorded")
         evaluation = self._evaluations[number]
-        x0 = _to_x0(evaluation, sigma, self._settings, self._exploding)
+        x0 = _to_x0(evaluation, sigma, self._settings, self._on_path, self._path)
         if number and self._settings.sampler.name in BY_DERIVATIVE:
             # The derivative (x - x0)/sigma is the recorded one. That of the recorded x0 and the
             # computed x would multiply the rounding of x by 1/sigma.
-            x0 = x0 + x - to_exploding(evaluation.state, sigma, self._exploding)
+            x0 = x0 + x - to_path(evaluation.state, sigma, self._on_path)
         return x0
 
     def draw_noise(self) -> np.ndarray:
@@ -98,20 +101,24 @@ def _own_evaluation(
 
 
 def _to_x0(
-    evaluation: RecordedEvaluation, sigma: float, settings: StepSettings, exploding: bool
+    evaluation: RecordedEvaluation,
+    sigma: float,
+    settings: StepSettings,
+    on_path: bool,
+    path: NoisePath,
 ) -> np.ndarray:
-    alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
-    xt = evaluation.state * alpha_bar**0.5 if exploding else evaluation.state
     kind = settings.prediction_type or settings.config.prediction_type
-    x0 = TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(alpha_bar))
+    xt, level = in_own_scale(kind, evaluation.state, sigma, path)
+    xt = xt if on_path else evaluation.state
+    x0 = TO_X0[kind](xt, settings.sign * evaluation.prediction, np.float64(level))
     return round_to(x0, settings.rounding)
 
 
-def to_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
-    """Return x0 + sigma eps from a state in the port's coordinates."""
-    return x if exploding else x * math.hypot(1.0, sigma)
+def to_path(x: np.ndarray, sigma: float, on_path: bool) -> np.ndarray:
+    """Return the state on the path from one in the port's coordinates, x_t unless `on_path`."""
+    return x if on_path else x * math.hypot(1.0, sigma)
 
 
-def from_exploding(x: np.ndarray, sigma: float, exploding: bool) -> np.ndarray:
-    """Return a state in the port's coordinates from x0 + sigma eps."""
-    return x if exploding else x / math.hypot(1.0, sigma)
+def from_path(x: np.ndarray, sigma: float, on_path: bool) -> np.ndarray:
+    """Return a state in the port's coordinates from one on the path."""
+    return x if on_path else x / math.hypot(1.0, sigma)

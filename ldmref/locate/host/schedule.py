@@ -13,7 +13,9 @@ from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers import Schedule, SchedulerConfig
+from ldmref.samplers.path import FLOW, VE
 from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.samplers.spacings import FLOW_SPACINGS
 
 TABLE = 1e-5  # relative error of a float32 table of alphas_cumprod
 SPACINGS = ("leading", "linspace", "trailing", "karras", "exponential", "beta_sigma")
@@ -24,6 +26,8 @@ def in_format(config: SchedulerConfig, dtype: str) -> SchedulerConfig:
 
     The product is computed in float32, as other programs do, and then rounded.
     """
+    if config.path is FLOW:
+        return config  # which has no table
     alphas = training_alphas_cumprod(config)
     steps = np.divide(alphas, np.append(1.0, alphas[:-1])).astype(np.float32)
     table = round_to(np.cumprod(steps, dtype=np.float32).astype(np.float64), dtype)
@@ -36,6 +40,9 @@ def in_format(config: SchedulerConfig, dtype: str) -> SchedulerConfig:
 
 def config_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig]]:
     """Yield other forward processes and grids: words and configuration."""
+    if config.path is FLOW:
+        yield from _flow_faults(config)
+        return
     yield "alphas_cumprod in float16", in_format(config, "float16")
     yield "alphas_cumprod in bfloat16", in_format(config, "bfloat16")
     for name in ("linear", "scaled_linear", "cosine"):
@@ -57,6 +64,22 @@ def config_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfi
     yield f"the last alpha_bar is {words} (set_alpha_to_one)", replace(config, final_alpha=end)
 
 
+def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig]]:
+    """Yield other shifts and spacings of a flow: words and configuration."""
+    for shift in (1.0, 3.0):
+        if config.dynamic_shift or shift != config.shift:
+            words = "a shift by the tokens" if config.dynamic_shift else f"shift {config.shift:g}"
+            other = replace(config, shift=shift, dynamic_shift=False)
+            yield f"shift {shift:g} instead of {words}", other
+    if not config.dynamic_shift and config.shift != 1.0:
+        yield "the levels are shifted twice", replace(config, shift=config.shift**2)
+        yield "a shift by the tokens instead of a constant one", replace(config, dynamic_shift=True)
+    for spacing in FLOW_SPACINGS:
+        if spacing != config.spacing:
+            text = f"spacing {spacing} instead of {config.spacing}"
+            yield text, replace(config, spacing=spacing)
+
+
 def other_schedules(context: HostContext) -> Iterator[tuple[str, Schedule]]:
     """Yield the schedules of other forward processes: words and schedule."""
     for text, changed in config_faults(context.config):
@@ -74,7 +97,7 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
         return
     alphas = context.read_output(entry, "alphas_cumprod")
     config = context.config
-    if alphas is not None:
+    if alphas is not None and config.path is VE:
         expected = training_alphas_cumprod(config)
         if config.rescale_betas_zero_snr and alphas.shape == expected.shape:
             alphas = np.where(alphas == 0.0, expected, alphas)  # DDIM keeps 0, Euler nearly 0
@@ -86,7 +109,7 @@ def judge_schedule(context: HostContext) -> Iterator[Row]:
     if schedule is None:
         return
     others = [*other_schedules(context)]
-    for spacing in SPACINGS:
+    for spacing in () if config.path is FLOW else SPACINGS:
         other = _other_spacing(context, spacing)
         if other is not None:
             others.append((f"spacing {spacing}", other))
@@ -159,6 +182,8 @@ def _fit_shift(got: np.ndarray, sigmas: np.ndarray) -> float:
 
 def judge_added_noise(context: HostContext) -> Iterator[Row]:
     """Yield a row for noise that was added to the latents of an image (img2img)."""
+    if context.path is FLOW:
+        return
     table = training_alphas_cumprod(context.config)
     exploding = context.choose_sampler(context.config)[0].family == "euler"
     for entry in context.calls("add_noise"):

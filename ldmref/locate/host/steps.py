@@ -1,7 +1,7 @@
 """Judge the steps of a sampler, each recomputed from its recorded state.
 
-The history of a multistep method is rebuilt from the recorded earlier steps. Coordinates are
-x = x0 + sigma eps; states of diffusers' schedulers are converted.
+The history of a multistep method is rebuilt from the recorded earlier steps. Coordinates are those
+of the run's path, such as x = x0 + sigma eps; states of diffusers' schedulers are converted.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ldmref.locate.host.recorded_step import (
     NotRecorded,
     RecordedEvaluation,
     ReplayedStep,
-    from_exploding,
-    to_exploding,
+    from_path,
+    to_path,
 )
 from ldmref.locate.host.schedule import in_format
 from ldmref.locate.host.step_faults import StepSettings, step_faults
@@ -28,6 +28,7 @@ from ldmref.locate.layouts import relative_error
 from ldmref.samplers import configured_step
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.loop import run_intervals
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import NEARLY_ZERO, Schedule
 from ldmref.trace.model import TraceEntry
 
@@ -164,16 +165,16 @@ def _follow(
         bug_compatible=settings.compatible,
     )
     own = not context.is_diffusers
-    exploding = own or settings.sampler.family == "euler"
+    on_path = own or schedule.path is FLOW or settings.sampler.family == "euler"
     sigmas = schedule.sigmas.tolist()
     history: tuple = ()
     k = 0
-    for interval in run_intervals(sigmas, visits):
+    for interval in run_intervals(sigmas, visits, schedule.path):
         if k >= len(evaluations):
             return
         start = k
-        replayed = ReplayedStep(context, evaluations[start:], settings, exploding, own)
-        x = to_exploding(evaluations[k].state, interval.sigma, exploding)
+        replayed = ReplayedStep(context, evaluations[start:], settings, on_path, own, schedule.path)
+        x = to_path(evaluations[k].state, interval.sigma, on_path)
         try:
             x_next, _, history = step(replayed.denoise, x, interval, history, replayed.draw_noise)
         except NotRecorded:
@@ -183,8 +184,8 @@ def _follow(
         history = () if settings.forgets else history
         k = start + (1 if own else len(replayed.seen))
         for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
-            yield start + j, from_exploding(state, sigma, exploding)
-        yield k - 1, from_exploding(x_next, interval.sigma_next, exploding)
+            yield start + j, from_path(state, sigma, on_path)
+        yield k - 1, from_path(x_next, interval.sigma_next, on_path)
 
 
 def _without_signal(context: HostContext, schedule: Schedule, settings: StepSettings) -> Schedule:

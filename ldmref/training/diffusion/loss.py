@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.bound import bound_term
+from ldmref.math.forward import q_sample
 from ldmref.math.objective import hybrid_loss, min_snr_weight, simple_loss
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.math.variational import normal_log_density
@@ -50,6 +51,10 @@ class DiffusionLoss:
         total = len(self.alphas_cumprod)
         power = self.objective.timestep_power
         return ((t.double() + 1) / total) ** power - (t.double() / total) ** power
+
+    def noised(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return x_t, of x0's shape."""
+        return q_sample(x0, self.alphas_cumprod[t], eps)
 
     def __call__(
         self,

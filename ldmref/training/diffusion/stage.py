@@ -1,9 +1,10 @@
 """Training the denoiser: Algorithm 1 of DDPM on latents, with a condition and its dropout.
 
 z_0 is sampled from the autoencoder's posterior, and z_t from q(z_t|z_0) in closed form (Ho et al.
-2020, arXiv:2006.11239, algorithm 1). The condition c is replaced by the empty prompt or the null
-class with probability `caption_dropout` (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
-Denoiser and text transformer, or class embedding, are trained jointly. The loss is in `loss.py`.
+2020, arXiv:2006.11239, algorithm 1), or on the straight path of flow matching. The condition c is
+replaced by the empty prompt or the null class with probability `caption_dropout` (Ho and Salimans
+2022, arXiv:2207.12598, algorithm 1). Denoiser and text transformer, or class embedding, are trained
+jointly. The losses are in `loss.py` and `flow_loss.py`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import numpy as np
 import torch
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.math.forward import q_sample
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.samplers.path import FLOW
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
+from ldmref.training.diffusion.flow_loss import FlowLoss
 from ldmref.training.diffusion.latents import NoisyLatents
 from ldmref.training.diffusion.loss import DiffusionLoss
 from ldmref.training.loss import Loss
@@ -64,7 +66,7 @@ class DiffusionBatch(NamedTuple):
 
     indices: np.ndarray  # the images
     prompts: list[str]  # "" if the condition is dropped or the model is unconditional
-    t: torch.Tensor  # (n,) int64
+    t: torch.Tensor  # (n,) int64, of a flow float64
     x0: torch.Tensor
     eps: torch.Tensor
     xt: torch.Tensor
@@ -88,7 +90,8 @@ class DiffusionBatches:
         self.stage = stage
         self.seed = seed
         self.conditional = bool(config.text_encoders)
-        self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
+        loss = FlowLoss if config.scheduler.path is FLOW else DiffusionLoss
+        self.diffusion_loss = loss(config, stage.objective, ops)
         self.observer: StepObserver | None = None
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
@@ -121,7 +124,7 @@ class DiffusionBatches:
         """Return a part of these images at timesteps from `rng`, with the noise of a step."""
         t = part.slice(self.diffusion_loss.timesteps(rng, len(indices)))
         x0, eps = self.latents.noise(indices, seed, step, part)
-        xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
+        xt = self.diffusion_loss.noised(x0, eps, t)
         return DiffusionBatch(part.slice(indices), part.slice(prompts), t, x0, eps, xt)
 
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:

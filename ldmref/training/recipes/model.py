@@ -8,6 +8,7 @@ from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.validate import check_config
 from ldmref.samplers.config import LEARNED
+from ldmref.samplers.path import FLOW
 from ldmref.training.recipes.schema import DiffusionObjective, recipe_error
 
 
@@ -30,6 +31,9 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
     if s.rescale_betas_zero_snr and s.prediction_type == "eps":
         message = "with zero terminal SNR, eps says nothing about the image at the last timestep"
         raise recipe_error(message, hint='set model.scheduler.prediction_type to "v" or "x0"')
+    if s.path is FLOW and objective.loss != "simple":
+        message = f"loss = {objective.loss!r} belongs to the variance-preserving diffusion"
+        raise recipe_error(message, hint='flow matching has loss = "simple"')
     check_config(config)
     return config
 

@@ -108,6 +108,8 @@ class DiffusionObjective:
             timesteps; with 1, "simple" is the L_simple of Ho et al. 2020, eq. 14.
         timestep_sampling: "stratified", one timestep from each n-th of that density, which lowers
             the variance of the loss; "independent", as in algorithm 1 of Ho et al.
+        flow_times: The density of the flow times of a model with `prediction_type` "flow", before
+            the scheduler's shift: "logit_normal", with `logit_mean` and `logit_std`, or "uniform".
     """
 
     loss: Literal["simple", "min_snr", "bound", "hybrid"] = "simple"
@@ -117,6 +119,9 @@ class DiffusionObjective:
     caption_dropout: Share = 0.1
     timestep_power: Annotated[float, Range(0, 100, above=True)] = 1.5
     timestep_sampling: Literal["stratified", "independent"] = "stratified"
+    flow_times: Literal["logit_normal", "uniform"] = "logit_normal"
+    logit_mean: Annotated[float, Range(-20, 20)] = 0.0
+    logit_std: Annotated[float, Range(0, 20, above=True)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""The files of Stable Diffusion 3: folders of diffusers' pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldmref.families.sd3.config import MMDiTConfig
+from ldmref.families.sd3.text import T5_TOKENS
+from ldmref.io.diffusers.checks import config_error, read_json
+from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
+from ldmref.io.diffusers.folder import get_class
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
+from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig, TextConfig
+
+PIPELINES = (
+    "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+)  # fmt: skip
+TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
+    "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 18,
+    "attention_head_dim": 64, "num_attention_heads": 18, "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048, "out_channels": 16, "pos_embed_max_size": 96,
+    "dual_attention_layers": (), "qk_norm": None,
+}  # fmt: skip
+
+
+def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
+    """Read the configuration of a folder of diffusers.
+
+    Args:
+        folder: The folder.
+        index: The contents of its model_index.json.
+
+    Raises:
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
+    """
+    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
+    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
+    texts: dict[str, Any] = {
+        name: convert_encoder_config(read_json(folder / name / "config.json"), kind)
+        for name in TEXT_ENCODERS
+        if (kind := get_class(index, name))  # T5 may be missing
+    }
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    kind = get_class(index, "scheduler")
+    side = transformer.sample_size * vae.factor
+    return ModelConfig(
+        denoiser=transformer,
+        vae=vae,
+        scheduler=convert_scheduler_config(scheduler, kind, str(index["_class_name"])),
+        defaults=Defaults(28, 7.0, width=side, height=side),
+        **texts,
+    )
+
+
+def convert_encoder_config(data: Mapping[str, Any], kind: str) -> TextConfig:
+    """Convert the configuration of a text encoder of this class.
+
+    Raises:
+        CorruptModelError: It is another kind of T5.
+    """
+    if kind == T5_CLASS:
+        return convert_t5_config(data, T5_TOKENS)
+    return convert_text_config(data, xl=True, class_name=kind)
+
+
+def convert_transformer_config(data: Mapping[str, Any]) -> MMDiTConfig:
+    """Convert the configuration of an `SD3Transformer2DModel`.
+
+    Raises:
+        CorruptModelError: The width of the projected text is not that of the image.
+    """
+    fields = {name: data.get(name, default) for name, default in TRANSFORMER_DEFAULTS.items()}
+    fields["dual_attention_layers"] = tuple(fields["dual_attention_layers"])
+    fields["qk_norm"] = fields["qk_norm"] or ""
+    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
+    found = MMDiTConfig(**fields)
+    text_width = data.get("caption_projection_dim", 1152)
+    if text_width != found.width:
+        raise config_error(
+            f"the transformer has caption_projection_dim = {text_width}, its image tokens "
+            f"{found.width}: both streams must be as wide"
+        )
+    return found

@@ -1,0 +1,126 @@
+"""The original's single files, such as sd3_medium.safetensors: the names of the transformer.
+
+They also hold the autoencoder (`first_stage_model`) and some of them text encoders, which are not
+read from there. Sources: Stability-AI/sd3.5, mmditx.py; the names of the published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from ldmref.families.sd3.config import MMDiTConfig, transformer_of
+from ldmref.families.sd3.network import transformer_spec
+from ldmref.families.sd3.presets import MEDIUM, make_presets
+from ldmref.io.key_table import KeyEntry
+from ldmref.models.config import Defaults, ModelConfig
+from ldmref.models.family import SingleFile
+from ldmref.models.params import Shape, flatten
+
+PREFIX = "model.diffusion_model."
+OTHERS = r"(first_stage_model|text_encoders)\..*"
+ENDS = {
+    "pos_embed": "",
+    "pos_embed.proj": "x_embedder.proj",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "context_embedder": "context_embedder",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+IMAGE, TEXT = "x_block", "context_block"
+BLOCK = {  # the layer of a block -> its stream and its layer there
+    "norm1.linear": (IMAGE, "adaLN_modulation.1"),
+    "norm1_context.linear": (TEXT, "adaLN_modulation.1"),
+    "attn.to_out.0": (IMAGE, "attn.proj"),
+    "attn.to_add_out": (TEXT, "attn.proj"),
+    "attn.norm_q": (IMAGE, "attn.ln_q"),
+    "attn.norm_k": (IMAGE, "attn.ln_k"),
+    "attn.norm_added_q": (TEXT, "attn.ln_q"),
+    "attn.norm_added_k": (TEXT, "attn.ln_k"),
+    "attn2.to_out.0": (IMAGE, "attn2.proj"),
+    "attn2.norm_q": (IMAGE, "attn2.ln_q"),
+    "attn2.norm_k": (IMAGE, "attn2.ln_k"),
+    "ff.net.0.proj": (IMAGE, "mlp.fc1"),
+    "ff.net.2": (IMAGE, "mlp.fc2"),
+    "ff_context.net.0.proj": (TEXT, "mlp.fc1"),
+    "ff_context.net.2": (TEXT, "mlp.fc2"),
+}
+THIRDS = {  # of the stacked queries, keys and values
+    f"{attention}.{ours}": (stream, f"{attention}.qkv", third)
+    for attention, stream, pattern in (
+        ("attn", IMAGE, "to_{}"),
+        ("attn", TEXT, "add_{}_proj"),
+        ("attn2", IMAGE, "to_{}"),
+    )
+    for third, ours in enumerate(pattern.format(letter) for letter in "qkv")
+}
+
+
+def original_table(config: ModelConfig, prefix: str = PREFIX) -> dict[str, KeyEntry]:
+    """Return the tensor of the original for each parameter of the transformer.
+
+    The last layers of both streams compute shift and scale there, in diffusers scale and shift.
+    """
+    transformer = transformer_of(config)
+    last = f"transformer_blocks.{transformer.num_layers - 1}.norm1_context.linear"
+    table = {}
+    for name, shape in flatten(transformer_spec(transformer)).items():
+        layer, _, leaf = name.rpartition(".")
+        form = "swapped" if layer in (last, "norm_out.linear") else ""
+        if layer in ENDS:
+            path, third = (ENDS[layer],), None
+        else:
+            _, number, layer = layer.split(".", 2)
+            *path, third = THIRDS[layer] if layer in THIRDS else (*BLOCK[layer], None)
+            path = "joint_blocks", number, *path
+        stored = prefix + ".".join(filter(None, (*path, leaf)))
+        table[name] = KeyEntry(stored, shape, third, form)
+    return table
+
+
+def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig | None:
+    """Return the configuration of a file of the original; None if it is another file."""
+    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    try:
+        d, z, patch, _ = own["x_embedder.proj.weight"]
+        side = round(own["pos_embed"][1] ** 0.5)
+        joint = own["context_embedder.weight"][1]
+        pooled = own["y_embedder.mlp.0.weight"][1]
+        outputs = own["final_layer.linear.weight"][0]
+    except (KeyError, ValueError, IndexError):
+        return None
+    blocks = [name.split(".") for name in own if name.startswith("joint_blocks.")]
+    (head,) = own.get("joint_blocks.0.x_block.attn.ln_q.weight", (64,))
+    network = MMDiTConfig(
+        in_channels=z,
+        out_channels=outputs // patch**2,
+        sample_size=min(128, side * patch),
+        patch_size=patch,
+        num_layers=len({path[1] for path in blocks}),
+        num_attention_heads=max(d // head, 1),
+        attention_head_dim=head,
+        joint_attention_dim=joint,
+        pooled_projection_dim=pooled,
+        pos_embed_max_size=side,
+        dual_attention_layers=tuple(sorted({int(path[1]) for path in blocks if "attn2" in path})),
+        qk_norm="rms_norm" if any("ln_q" in path for path in blocks) else "",
+    )
+    known = (config for config in make_presets().values() if config.denoiser == network)
+    other = replace(MEDIUM, name="sd3", denoiser=network, defaults=Defaults(28, 7.0))
+    return next(known, other)
+
+
+ORIGINALS = tuple(
+    SingleFile(
+        "the transformer of Stable Diffusion 3",
+        partial(recognise, prefix=prefix),
+        partial(original_table, prefix=prefix),
+        OTHERS,
+    )
+    for prefix in (PREFIX, "")
+)
+"""With and without the prefix of files that hold other networks."""

@@ -1,0 +1,77 @@
+"""How text conditions Stable Diffusion 3: two CLIP encoders side by side, and T5 after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from array_api_compat import device
+
+from ldmref.backends.base import Backend
+from ldmref.families.sd3.config import transformer_of
+from ldmref.math.arrays import Array
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
+from ldmref.models.text import EncodedText, text_encoder, text_encoder_pooled
+from ldmref.prompts.tokens import Tokens
+from ldmref.prompts.weights import emphasize
+
+T5_TOKENS = 256  # that T5 reads in diffusers' pipeline, and zeros in place of a missing T5
+
+
+def encode_prompts(
+    ops: Backend,
+    configs: Sequence[TextConfig],
+    tokens: Sequence[Tokens],
+    compile_network: Callable[[Callable, str], Callable],
+    clip_skip: int = 0,
+    weighted: bool = False,
+) -> EncodedText:
+    """Encode tokenized prompts with every text encoder; the arguments are those of `encode_tokens`.
+
+    CLIP's hidden states are joined along the width and filled up with zeros to the width of T5's,
+    which follow as further tokens. Pooled outputs are joined. `clip_skip` leaves out layers of CLIP
+    only.
+    """
+    clip = []
+    pooled = []
+    t5 = []
+    for config, part, name in zip(configs, tokens, TEXT_ENCODERS, strict=False):
+        n, chunks, length = part.ids.shape
+        ids = ops.asarray(part.ids.reshape(n * chunks, length))
+        if config.model_type == "clip":
+            hidden, vector = compile_network(text_encoder_pooled, name)(config, ids, clip_skip)
+            pooled.append(vector[::chunks, ...])  # the first chunk's
+        else:
+            hidden = compile_network(text_encoder, name)(config, ids)
+        if weighted:
+            hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
+        states = ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size))
+        (clip if config.model_type == "clip" else t5).append(states)
+    joined = ops.xp.concat(clip, axis=2)
+    if t5:
+        joined = ops.xp.concat([widen(ops, joined, t5[0].shape[2]), *t5], axis=1)
+    return EncodedText(joined, ops.xp.concat(pooled, axis=1), tokens[0])
+
+
+def condition_on_text(
+    ops: Backend, config: ModelConfig, states: Array, pooled: Array | None, size: tuple[int, int]
+) -> Conditioning:
+    """Return the conditioning of the transformer; without T5, zeros stand for its hidden states."""
+    states = widen(ops, states, transformer_of(config).joint_attention_dim)
+    if len(config.text_encoders) == 2:
+        zeros = zeros_like(ops, states, (states.shape[0], T5_TOKENS, states.shape[2]))
+        states = ops.xp.concat([states, zeros], axis=1)
+    return Conditioning(states, pooled)
+
+
+def widen(ops: Backend, states: Array, width: int) -> Array:
+    """Fill up hidden states (n, l, d) with zeros: (n, l, width)."""
+    n, length, d = states.shape
+    if d == width:
+        return states
+    return ops.xp.concat([states, zeros_like(ops, states, (n, length, width - d))], axis=2)
+
+
+def zeros_like(ops: Backend, x: Array, shape: tuple[int, ...]) -> Array:
+    """Return zeros of a shape, of the type and on the device of an array."""
+    return ops.xp.zeros(shape, dtype=x.dtype, device=device(x))

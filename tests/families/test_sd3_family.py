@@ -1,0 +1,228 @@
+"""Stable Diffusion 3 as a family: whole images against diffusers, and every tool by its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.apps.cli.main import main
+from ldmref.errors import LdmrefError
+from ldmref.io import save_folder
+from ldmref.locate import diff_traces
+from ldmref.models import config_from_dict, model_spec, preset
+from ldmref.models.family import find_family
+from ldmref.models.params import flatten
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+from sd3_networks import KINDS, make_pipeline  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+PROMPT = "a red cat"
+
+
+def run(*arguments):
+    """Run a command of ldmref; its output."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert main([str(argument) for argument in arguments]) == 0
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module", params=[("3.5 medium", True)], ids=str)
+def made(request, tmp_path_factory):
+    """(diffusers' pipeline, the folder that it writes)."""
+    pipe = make_pipeline(*request.param)
+    folder = tmp_path_factory.mktemp("sd3") / "model"
+    pipe.save_pretrained(folder)
+    return pipe, folder
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+ALL = [*((kind, True) for kind in KINDS), ("3.5 medium", False)]
+
+
+@pytest.mark.parametrize("made", ALL, indirect=True, ids=str)
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_images_are_those_of_diffusers(made, backend, scale):
+    pipe, folder = made
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 12)).astype(np.float32)
+    options = {"guidance_scale": scale, "num_inference_steps": 5, "output_type": "np"}
+    sizes = {"width": 24, "height": 16}
+    want = pipe(
+        PROMPT, negative_prompt="dog", latents=torch.tensor(latents), **sizes, **options
+    ).images[0]
+    model = ldmref.load(folder, backend=backend)
+    found = modes.txt2img(
+        model, PROMPT, negative_prompt="dog", latents=latents, steps=5, cfg_scale=scale, **sizes
+    )
+    difference = np.abs(np.asarray(found.images[0]).astype(int) - np.round(want * 255))
+    assert difference.max() <= 1
+
+
+def test_conditioning_is_that_of_diffusers(made):
+    """CLIP's hidden states are joined and filled up, T5's follow; pooled outputs are joined."""
+    pipe, folder = made
+    with torch.no_grad():
+        states, _, pooled, _ = pipe.encode_prompt(PROMPT, None, None)
+    model = ldmref.load(folder)
+    found = model.encode_prompts([PROMPT], 0, ldmref.prompts.PromptOptions())
+    got = model.family.condition(model.backend, model.config, *found[:2], (16, 16))
+    assert np.abs(got.context - states.numpy()).max() < 1e-4 * np.abs(states.numpy()).max()
+    assert np.abs(got.pooled - pooled.numpy()).max() < 1e-5
+    assert got.context.shape == (1, 77 + 256, 40) and got.pooled.shape == (1, 24)
+
+
+def test_long_prompts_are_read_in_chunks(made):
+    """Each chunk has CLIP's tokens and T5's; a shorter negative prompt is filled up."""
+    model = ldmref.load(made[1])
+    options = {"steps": 1, "seed": 1, "long_prompts": "chunk", "prompt_weights": "a1111"}
+    long = "(red:1.2) cat " * 30
+    assert modes.txt2img(model, long, negative_prompt="dog", **options).images
+
+
+def test_every_mode(made):
+    model = ldmref.load(made[1])
+    image = modes.txt2img(model, "cat", seed=1, steps=2).images[0]
+    assert modes.img2img(model, "dog", image, steps=4, strength=0.5, seed=1).images[0] != image
+    mask = image.convert("L").point(lambda level: 255 * (level > 128))
+    modes.inpaint(model, "dog", image, mask, steps=2, seed=1)
+    modes.interpolate(model, "cat", "dog", 3, steps=2, seed=1)
+    modes.invert(model, "dog", image, steps=2)
+
+
+# -- tools ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", ALL, indirect=True, ids=str)
+def test_a_live_pipeline_has_no_fault(made, tmp_path):
+    pipe, folder = made
+    with ldmref.recording(pipe, tmp_path / "trace") as trace:
+        pipe(PROMPT, generator=torch.Generator().manual_seed(5), num_inference_steps=2)
+    report = diff_traces(trace.trace, ldmref.load(folder, dtype="float32"))
+    assert report.counts()["differs"] == 0 and report.counts()["equal"] > 100
+    assert {"transformer.000", "vae.decode"} <= set(trace.trace.calls)
+
+
+@pytest.mark.parametrize(
+    ("layer", "change"),
+    [
+        ("transformer_blocks.1.ff_context", lambda x: x * 1.01),
+        ("transformer_blocks.0.attn.to_add_out", lambda x: -x),
+        ("transformer_blocks.0.attn2.to_out.0", lambda x: x + 0.1),
+        ("time_text_embed.text_embedder.linear_2", lambda x: x + 0.1),
+        ("proj_out", lambda x: 0.9 * x),
+    ],
+)
+def test_a_wrong_layer_of_a_pipeline_is_named(made, tmp_path, layer, change):
+    pipe, folder = made
+    module = pipe.transformer.get_submodule(layer)
+    hook = module.register_forward_hook(lambda module, args, output: change(output))
+    try:
+        with ldmref.recording(pipe, tmp_path / "trace") as trace:
+            pipe(PROMPT, generator=torch.Generator().manual_seed(5), num_inference_steps=1)
+    finally:
+        hook.remove()
+    report = diff_traces(trace.trace, ldmref.load(folder, dtype="float32"))
+    assert {row.layer for row in report.rows if row.verdict == "differs"} == {layer}
+
+
+def test_a_trace_agrees_with_the_model(made, tmp_path):
+    trace = tmp_path / "trace"
+    run("trace", "-m", made[1], PROMPT, "--steps", "2", "--seed", "1", "-o", trace)
+    assert "agree" in run("diff", trace, "-m", made[1])
+
+
+def test_graphs_and_golden_cases(made, tmp_path):
+    pytest.importorskip("onnxruntime")
+    run("export", "onnx", made[1], "-o", tmp_path / "onnx")
+    for name in ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3"):
+        assert (tmp_path / "onnx" / name / "model.onnx").is_file()
+    want = modes.txt2img(ldmref.load(made[1]), PROMPT, seed=1, steps=2, width=24)
+    got = modes.txt2img(ldmref.load(made[1], backend="onnx"), PROMPT, seed=1, steps=2, width=24)
+    assert np.abs(np.asarray(got.images[0], int) - np.asarray(want.images[0], int)).max() <= 1
+    run("cases", "make", "-o", tmp_path / "cases", "--family", "sd3-tiny", "--part", "networks")
+    assert "passes" in run("cases", "run", tmp_path / "cases", "--runtime", "onnxruntime")
+
+
+# -- the declaration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", ALL, indirect=True, ids=str)
+def test_operations_are_those_that_torch_counts(made):
+    """torch counts no attention on a CPU."""
+    pipe, folder = made
+    config = ldmref.load(folder).config
+    image, text, d = 24, 77 + 256, 16
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        arrays = torch.zeros(1, 4, 8, 12), torch.zeros(1, text, 40), torch.zeros(1, 24)
+        pipe.transformer(*arrays, torch.tensor([1.0]))
+    dual = len(config.denoiser.dual_attention_layers)
+    attention = 4 * d * (3 * (image + text) ** 2 + dual * image**2)
+    counted = find_family("sd3").count_flops(config, 24, 16) - attention
+    assert counter.get_total_flops() == counted
+
+
+def test_published_sizes():
+    """2.0, 2.2 and 8.1 billion parameters, and the tables of positions."""
+    for name, count, side, d in (
+        ("sd3-medium", 2_028_328_000, 192, 1536),
+        ("sd35-medium", 2_243_171_520, 384, 1536),
+        ("sd35-large", 8_056_627_520, 192, 2432),
+    ):
+        spec = flatten(model_spec(preset(name))["transformer"])
+        assert sum(np.prod(shape) for shape in spec.values()) == count + side**2 * d
+
+
+def test_a_configuration_is_checked():
+    data = preset("sd3-tiny").to_dict()
+    assert config_from_dict(data) == preset("sd3-tiny")
+    network = data["transformer"]
+    for change, rule in (
+        ({"transformer": network | {"dual_attention_layers": [3]}}, "numbers of its blocks"),
+        ({"transformer": network | {"pos_embed_max_size": 3}}, "must hold the patches"),
+        ({"transformer": network | {"pooled_projection_dim": 25}}, "projection_dim"),
+        ({"transformer": network | {"joint_attention_dim": 20}}, "both CLIP encoders"),
+        ({"transformer": network | {"joint_attention_dim": 41}}, "T5's hidden_size"),
+        ({"text_encoder": data["text_encoder"] | {"projection_dim": 0}}, "pooled output"),
+        ({"text_encoder_3": data["text_encoder_2"]}, "only these"),
+    ):
+        with pytest.raises(LdmrefError, match=rule):
+            config_from_dict(data | change)
+
+
+def test_a_folder_that_asks_for_something_else_is_refused(made, tmp_path):
+    shutil.copytree(made[1], tmp_path / "other")
+    file = tmp_path / "other" / "transformer" / "config.json"
+    for change, message in (
+        ({"caption_projection_dim": 24}, "both streams must be as wide"),
+        ({"qk_norm": "layer_norm"}, "qk_norm"),
+    ):
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        with pytest.raises(LdmrefError, match=message):
+            ldmref.load(tmp_path / "other")
+        shutil.copy(made[1] / "transformer" / "config.json", file)
+
+
+def test_folders_of_ldmref(made, tmp_path):
+    one = ldmref.load(made[1])
+    tokenizers = [one.tokenizer, one.tokenizer_2, one.tokenizer_3]
+    save_folder(tmp_path / "native", one.config, one.params, tokenizers, np.float32)
+    two = ldmref.load(tmp_path / "native")
+    images = [modes.txt2img(model, PROMPT, seed=1, steps=1).images[0] for model in (one, two)]
+    assert images[0] == images[1] and two.config == one.config
+
+
+def test_commands_know_the_family(made):
+    assert "sd35-large" in run("models")
+    assert "family: sd3" in run("info", made[1])
