@@ -42,6 +42,10 @@ from ldmref.math.flow_density import log_ratio_floor, transition_kl, transition_
 from ldmref.math.flow_gaussian import (
     flow_chain_moments, gaussian_flow_velocity, tempering_exponent,
 )
+from ldmref.math.flow_maps import (
+    flow_map_renoise_step, flow_map_step, gaussian_average_velocity, gaussian_flow_map,
+    mean_flow_target, shortcut_target,
+)
 from ldmref.math.flow_sde import (
     ancestral_flow_std, cps_std, flow_grpo_clamped_diffusion, flow_grpo_diffusion,
     flow_posterior_std, flow_renoise_transition, flow_sde_transition, precise_std,
@@ -96,6 +100,9 @@ from ldmref.math.sigmas import (
 )
 from ldmref.math.snr import alpha_bar_from_log_snr, log_snr, snr
 from ldmref.math.special import erfc, log_ndtr
+from ldmref.math.trigflow import (
+    flow_time_from_angle, trigflow_renoise_step, trigflow_step, trigflow_velocity,
+)
 from ldmref.math.variance import learned_range_logvar, posterior_logvar_clipped, posterior_variance
 from ldmref.math.variational import (
     bernoulli_log_likelihood, elbo, elbo_estimate, gaussian_log_likelihood, iwae_bound,
@@ -117,17 +124,19 @@ __all__ = [
     "elbo", "elbo_estimate", "elbo_weight", "eps_from_score", "eps_from_v", "eps_from_velocity",
     "eps_from_x0", "eps_weight", "erfc", "euler_maruyama", "exact_divergence", "exponential_sigmas",
     "feature_distance", "flow_chain_moments", "flow_grpo_clamped_diffusion", "flow_grpo_diffusion",
-    "flow_log_likelihood", "flow_posterior_std", "flow_renoise_transition", "flow_sample",
-    "flow_sde_transition", "flow_time_from_alpha_bar", "flow_time_from_sigma", "flow_velocity",
-    "frechet_distance", "gaussian_corruption", "gaussian_flow_velocity", "gaussian_log_likelihood",
-    "geglu", "gelu", "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
-    "hutchinson_divergence", "hutchinson_variance", "hybrid_loss", "implicit_classifier",
-    "integrate_rk4", "iwae_bound", "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal",
-    "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step",
-    "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp", "linear_betas",
-    "log_discriminator_loss", "log_generator_loss", "log_importance_weight", "log_linear_sigmas",
-    "log_ndtr", "log_ratio_floor", "log_snr", "logit_normal_time", "low_rank_update",
-    "magnitude_quantile", "masking_corruption", "min_snr_weight", "nearest_code", "normal_entropy",
+    "flow_log_likelihood", "flow_map_renoise_step", "flow_map_step", "flow_posterior_std",
+    "flow_renoise_transition", "flow_sample", "flow_sde_transition", "flow_time_from_alpha_bar",
+    "flow_time_from_angle", "flow_time_from_sigma", "flow_velocity", "frechet_distance",
+    "gaussian_average_velocity", "gaussian_corruption", "gaussian_flow_map",
+    "gaussian_flow_velocity", "gaussian_log_likelihood", "geglu", "gelu", "gelu_tanh", "group_norm",
+    "hinge_discriminator_loss", "hinge_generator_loss", "hutchinson_divergence",
+    "hutchinson_variance", "hybrid_loss", "implicit_classifier", "integrate_rk4", "iwae_bound",
+    "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal", "kl_optimal_sigmas",
+    "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step", "langevin_step_size",
+    "layer_norm", "learned_range_logvar", "lerp", "linear_betas", "log_discriminator_loss",
+    "log_generator_loss", "log_importance_weight", "log_linear_sigmas", "log_ndtr",
+    "log_ratio_floor", "log_snr", "logit_normal_time", "low_rank_update", "magnitude_quantile",
+    "masking_corruption", "mean_flow_target", "min_snr_weight", "nearest_code", "normal_entropy",
     "normal_log_density", "pad_bottom_right", "parallel_part", "pca_project", "pca_reconstruct",
     "perpendicular_negative_guidance", "perturbed_attention_guidance", "posterior_logvar_clipped",
     "posterior_variance", "precise_std", "predictor_corrector", "principal_angles",
@@ -135,11 +144,12 @@ __all__ = [
     "q_step", "quick_gelu", "reparameterize", "replace_known", "rescale_guidance",
     "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
     "scaled_dot_product_attention", "scaled_linear_betas", "score_from_denoised", "score_from_eps",
-    "score_from_x0", "sde_score", "shift_flow_time", "sigma_flow", "sigma_from_alpha_bar",
-    "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu", "simple_loss", "slerp", "snr",
-    "softmax", "squared_error", "stop_gradient", "straight_through", "structural_similarity",
-    "subspace_distance", "tempering_exponent", "timestep_embedding", "training_loss",
-    "training_pair", "transition_kl", "transition_log_density", "upsample_nearest", "v_from_x0_eps",
-    "variational_bound", "vq_loss", "word_map", "x0_from_eps", "x0_from_score", "x0_from_v",
-    "x0_from_velocity",
+    "score_from_x0", "sde_score", "shift_flow_time", "shortcut_target", "sigma_flow",
+    "sigma_from_alpha_bar", "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu",
+    "simple_loss", "slerp", "snr", "softmax", "squared_error", "stop_gradient", "straight_through",
+    "structural_similarity", "subspace_distance", "tempering_exponent", "timestep_embedding",
+    "training_loss", "training_pair", "transition_kl", "transition_log_density",
+    "trigflow_renoise_step", "trigflow_step", "trigflow_velocity", "upsample_nearest",
+    "v_from_x0_eps", "variational_bound", "vq_loss", "word_map", "x0_from_eps", "x0_from_score",
+    "x0_from_v", "x0_from_velocity",
 ]

@@ -56,8 +56,10 @@ class SchedulerConfig:
         full_range: Whether Karras' and other continuous spacings span the whole table.
         shift: Of a flow, the factor k of s -> k s / (1 + (k - 1) s) on its levels.
         dynamic_shift: Whether k is e^mu, with mu linear in the number of image tokens.
-        shift_tokens: Two numbers of tokens.
-        shift_mus: mu at these two.
+        base_shift: mu at `base_image_seq_len` tokens.
+        max_shift: mu at `max_image_seq_len` tokens; it is linear between and beyond.
+        base_image_seq_len: A number of tokens.
+        max_image_seq_len: Another one.
         shift_terminal: The last level above 0, to which the others are stretched; 0: not at all.
 
     >>> from ldmref.samplers import SchedulerConfig
@@ -95,8 +97,10 @@ class SchedulerConfig:
     full_range: bool = False
     shift: Annotated[float, Range(1e-6, 1e6)] = 1.0
     dynamic_shift: bool = False
-    shift_tokens: tuple[int, int] = (256, 4096)
-    shift_mus: tuple[float, float] = (0.5, 1.15)
+    base_shift: Annotated[float, Range(-20, 20)] = 0.5
+    max_shift: Annotated[float, Range(-20, 20)] = 1.15
+    base_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 256
+    max_image_seq_len: Annotated[int, Range(1, 1_000_000)] = 4096
     shift_terminal: UnitFloat = 0.0
 
     @property

@@ -78,5 +78,7 @@ def shift_factor(config: SchedulerConfig, tokens: int) -> float:
             code="E-SCHEDULE",
             hint="make_schedule(..., tokens=N), the number of image tokens",
         )
-    (n0, n1), (mu0, mu1) = config.shift_tokens, config.shift_mus
-    return math.exp(mu0 + (mu1 - mu0) * (tokens - n0) / (n1 - n0))
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
+    return math.exp(config.base_shift + slope * (tokens - config.base_image_seq_len))

@@ -44,7 +44,14 @@ class NoisePath:
     fade: float
 
     def alpha(self, sigma: Array) -> Array:
-        """Return the share of the data at a level, or an array of them, alpha = 1 - f sigma."""
+        """Return the share of the data, alpha = 1 - f sigma.
+
+        Args:
+            sigma: The level, a scalar or an array of any shape.
+
+        Returns:
+            The same shape.
+        """
         return 1.0 - self.fade * sigma
 
     def ratio(self, sigma: float) -> float:
@@ -53,11 +60,18 @@ class NoisePath:
         return sigma / alpha if sigma < PURE_NOISE * alpha else PURE_NOISE
 
     def level(self, ratio: Array) -> Array:
-        """Return the level of a ratio, or an array of them, sigma = r / (1 + f r)."""
+        """Return the level of a ratio, sigma = r / (1 + f r).
+
+        Args:
+            ratio: sigma / alpha, a scalar or an array of any shape.
+
+        Returns:
+            The same shape.
+        """
         return ratio / (1.0 + self.fade * ratio)
 
     def spread(self, sigma: float) -> float:
-        """Return the standard deviation of x for data of variance 1, the root of a^2 + s^2."""
+        """Return the standard deviation of x at level `sigma`, for data of variance 1."""
         return math.hypot(self.alpha(sigma), sigma)
 
     def noised(self, x0: Array, eps: Array, sigma: float) -> Array:

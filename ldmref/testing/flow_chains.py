@@ -1,7 +1,7 @@
 """Stochastic flow samplers with a perfect model, for tests, plots and lessons.
 
-`LAWS` has the published transitions by name. `TwoModes` is data whose velocity is known, and
-`run_chain` samples it.
+`LAWS` has the published transitions by name, and `flow_map_law` makes those of flow maps.
+`TwoModes` is data whose velocity is known, and `run_chain` samples it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,29 @@ LAWS: dict[str, MakeLaw] = {
     "stochastic_sampling": _renoising(lambda s, t, level: t),
 }
 """The published transitions by name, each made for the times of a chain and a noise level."""
+
+
+def flow_map_law(mean: float, variance: float, eta: float, distilled: bool = True) -> Law:
+    """Return the transition of a flow map that jumps below the next time and renoises.
+
+    Args:
+        mean: Mean of the Gaussian data.
+        variance: Variance of the data.
+        eta: Share of the next time by which the jump goes below it, as in `flow_map_renoise_step`.
+        distilled: Jump by the exact average velocity; False: by the velocity of an ordinary model.
+
+    >>> law = flow_map_law(1.5, 0.25, 1.0)
+    >>> [round(z, 12) for z in lm.flow_chain_moments(law, shifted_times(2), 1.5, 0.25)]
+    [1.5, 0.25]
+    """
+
+    def step(x: Any, velocity: Any, s: float, t: float) -> tuple[Any, float]:
+        below = (1.0 - eta) * t
+        u = lm.gaussian_average_velocity(x, s, below, mean, variance) if distilled else velocity
+        at = [lm.flow_map_renoise_step(x, u, noise, s, t, eta) for noise in (0.0, 1.0)]
+        return at[0], at[1] - at[0]
+
+    return step
 
 
 @dataclass(frozen=True)

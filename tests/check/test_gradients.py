@@ -98,7 +98,7 @@ TRAINED = """
     eps_from_v flow_sample flow_velocity x0_from_velocity eps_from_velocity edm_denoise softmax
     scaled_dot_product_attention silu gelu gelu_tanh quick_gelu geglu group_norm layer_norm
     low_rank_update upsample_nearest pad_bottom_right sigmoid erfc log_ndtr
-    transition_log_density transition_kl
+    transition_log_density transition_kl flow_map_step trigflow_step
 """.split()
 
 

@@ -59,10 +59,10 @@ def test_without_a_sampler_the_class_and_what_is_allowed_are_named(opened, other
 def test_a_class_with_another_forward_process_is_refused_before_weights_are_read(folder, tmp_path):
     place = tmp_path / "model"
     shutil.copytree(folder, place)
-    name_scheduler(place, "FlowMatchEulerDiscreteScheduler")
+    name_scheduler(place, "EDMEulerScheduler")
     for weights in place.rglob("*.safetensors"):
         weights.write_bytes(b"not read")
-    with pytest.raises(CorruptModelError, match="FlowMatchEulerDiscreteScheduler") as caught:
+    with pytest.raises(CorruptModelError, match="EDMEulerScheduler") as caught:
         ldmref.load(place)
     assert caught.value.code == "E-SCHEDULER"
     assert set(FIELDS) | set(FORWARD_ONLY) <= set(caught.value.hint.replace(",", "").split())

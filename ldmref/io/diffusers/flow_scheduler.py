@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ldmref.io.diffusers.checks import require_plain
+from ldmref.io.diffusers.checks import config_error, require_plain
 from ldmref.samplers.config import SchedulerConfig
 
 FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
@@ -43,6 +43,8 @@ def convert_flow_config(data: Mapping[str, Any], pipeline: str = "") -> Schedule
     """
     values = FLOW_FIELDS | {name: data[name] for name in FLOW_FIELDS.keys() & data.keys()}
     require_plain(values, FLOW_PLAIN, "the scheduler's configuration")
+    if values["base_image_seq_len"] == values["max_image_seq_len"]:
+        raise config_error("base_image_seq_len and max_image_seq_len of the scheduler are equal")
     return SchedulerConfig(
         num_train_timesteps=values["num_train_timesteps"],
         prediction_type="flow",
@@ -52,7 +54,9 @@ def convert_flow_config(data: Mapping[str, Any], pipeline: str = "") -> Schedule
         final_sigma="zero",
         shift=float(values["shift"]),
         dynamic_shift=bool(values["use_dynamic_shifting"]),
-        shift_tokens=(values["base_image_seq_len"], values["max_image_seq_len"]),
-        shift_mus=(float(values["base_shift"]), float(values["max_shift"])),
+        base_shift=float(values["base_shift"]),
+        max_shift=float(values["max_shift"]),
+        base_image_seq_len=values["base_image_seq_len"],
+        max_image_seq_len=values["max_image_seq_len"],
         shift_terminal=float(values["shift_terminal"] or 0.0),
     )

@@ -119,10 +119,10 @@ def convert_scheduler_config(
         CorruptModelError: The scheduler or its configuration is not supported.
     """
     kind = class_name or str(data.get("_class_name"))
+    known = FIELDS | FORWARD_ONLY
+    require_class(kind, [*known, FLOW_EULER], "the scheduler is", "E-SCHEDULER")
     if kind == FLOW_EULER:
         return convert_flow_config(data, pipeline)
-    known = FIELDS | FORWARD_ONLY
-    require_class(kind, known, "the scheduler is", "E-SCHEDULER")
     values = {**known[kind], **data, **CORRECTED.get(pipeline, {})}
     fields = {name: values[name] for name in known[kind]} | FIXED.get(kind, {})
     require_plain(fields, SCHEDULER_PLAIN, "the scheduler's configuration")
