@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from diffusers.models.transformers import transformer_flux
+from small_pipelines import tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from ldmref.families.flux import FluxConfig
 from ldmref.math import timestep_embedding
@@ -61,3 +76,59 @@ def _rotate(x, turns, sequence_dim):
 def config_of(guidance, channels=4):
     """Return our configuration of the same transformer."""
     return FluxConfig(in_channels=channels, out_channels=4, guidance_embeds=guidance, **SIZES)
+
+
+T5 = Path(__file__).parents[1] / "prompts" / "t5"
+
+
+def make_pipeline(guidance):
+    """Return a small random `FluxPipeline` with a factor of 2 between latents and pixels."""
+    transformer = make_transformer(guidance)
+    vae = AutoencoderKL(
+        block_out_channels=[8, 16],
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    clip = CLIPTextConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=298,
+        eos_token_id=2,  # as in the published files: the token with the largest id is pooled
+        pad_token_id=299,
+    )
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=420,
+            d_model=20,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+    for parameter in t5.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    shift = dict(shift=3.0, use_dynamic_shifting=True) if guidance else dict(shift=1.0)
+    made = FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(**shift),
+        vae=vae.eval(),
+        text_encoder=CLIPTextModel(clip).eval(),
+        tokenizer=tokenizer(),
+        text_encoder_2=t5.eval(),
+        tokenizer_2=T5TokenizerFast.from_pretrained(T5),
+    )
+    made.set_progress_bar_config(disable=True)
+    return made

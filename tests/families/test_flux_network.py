@@ -15,6 +15,7 @@ from flux_networks import config_of, in_float64, make_transformer  # noqa: E402
 
 PACK = diffusers.FluxPipeline._pack_latents
 PIXELS = 8  # of a cell
+T = 1000  # ours are the times of training, diffusers' those of the flow
 
 
 def draw(rows, columns, channels=4):
@@ -28,6 +29,7 @@ def draw(rows, columns, channels=4):
 def predict(ops, theirs, config, arrays):
     params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
     arrays = arrays if config.guidance_embeds else arrays[:4]
+    arrays = arrays[0], T * arrays[1], *arrays[2:]
     with ops.inference():
         output = transformer(ops, unflatten(params), config, *map(ops.asarray, arrays))
     return ops.to_numpy(output)
@@ -93,7 +95,7 @@ def test_other_types_of_numbers(dtype):
     want = predict(get_backend("numpy", dtype="float64"), theirs, config_of(True), arrays)
     ops = get_backend("torch", dtype=dtype)
     x, t, states, pooled, scales = arrays
-    times = ops.asarray(t, ops.state_dtype), ops.asarray(scales, ops.state_dtype)
+    times = ops.asarray(T * t, ops.state_dtype), ops.asarray(scales, ops.state_dtype)
     params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
     others = map(ops.asarray, (states, pooled))
     with ops.inference():

@@ -61,6 +61,11 @@ class FluxConfig(DenoiserConfig):
         """A token is a patch of 2 x 2 cells of the latents."""
         return 2
 
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether it does is a field."""
+        return self.guidance_embeds
+
 
 def transformer_of(config: ModelConfig) -> FluxConfig:
     """Return the transformer's configuration of a model of this family."""

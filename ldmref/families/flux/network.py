@@ -31,7 +31,7 @@ from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
 
 FREQUENCIES = 256  # width of the sines and cosines of the time
-SCALE = 1000.0  # of time and guidance before their sines and cosines
+SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 EPS = 1e-6  # of all norms
 PATCH = 2  # a token is a patch of 2 x 2 cells
@@ -95,7 +95,7 @@ def transformer(
         p: The parameters of `transformer_spec`.
         config: The configuration.
         x: Noisy latents, (n, in_channels, h, w) with even h and w.
-        t: The times, (n,) from 0 to 1.
+        t: The times, multiplied by 1000, (n,).
         context: Hidden states of the text, (n, l, joint_attention_dim).
         pooled: Pooled text, (n, pooled_projection_dim).
         guidance: The guidance scales, (n,). None: the network reads none.
@@ -137,15 +137,18 @@ def join_patches(ops: Backend, x: Array, rows: int, columns: int) -> Array:
 
 def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | None = None) -> Array:
     """Embed times and guidance scales, (n,) each, and pooled text (n, k); their sum is (n, d)."""
+    xp = ops.xp
+    if xp.isdtype(t.dtype, "integral"):
+        t = xp.astype(t, getattr(xp, ops.state_dtype))
 
     def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
         name = "time_text_embed.time_proj"
-        waves = ops.call_function(name, timestep_embedding, numbers * SCALE, FREQUENCIES)
-        return mlp(ops, p_embedder, ops.xp.astype(waves, pooled.dtype, copy=False))
+        waves = ops.call_function(name, timestep_embedding, numbers, FREQUENCIES)
+        return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
 
     emb = embed_numbers(p.timestep_embedder, t)
     if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance)
+        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
     return emb + mlp(ops, p.text_embedder, pooled)
 
 
