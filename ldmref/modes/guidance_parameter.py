@@ -52,7 +52,7 @@ def _parse_value(text: str) -> Any:
 
 def choose_guidance(
     config: ModelConfig,
-    asked: Guidance | None,
+    asked: str | Mapping[str, Any] | Guidance | None,
     negative_prompts: Sequence[str],
     embeddings: Mapping[str, Any] | None,
 ) -> Guidance:
@@ -61,11 +61,12 @@ def choose_guidance(
     Raises:
         UsageError: The network reads the scale, and something needs a second prediction.
     """
+    guidance = PLAIN if asked is None else get_guidance(asked)
     if not config.denoiser.reads_guidance:
-        return asked or PLAIN
+        return guidance
     second = ""
-    if asked not in (None, PLAIN, EMBEDDED):
-        second = f"guidance {asked.name!r}"
+    if guidance not in (PLAIN, EMBEDDED):
+        second = f"guidance {guidance.name!r}"
     elif any(negative_prompts) or "negative_prompt_embeds" in (embeddings or {}):
         second = "negative prompt"
     if second:
