@@ -70,6 +70,7 @@ FULL: dict[str, str] = {
     "tests/bench": "measures the speed of programs",
     "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
+    "tests/families/test_flux_family.py::test_graphs_and_golden_cases": ONNX,
     "tests/families/test_sd3_family.py::test_graphs_and_golden_cases": ONNX,
     # -- pages
     "tests/course/test_chapters.py": PAGES,

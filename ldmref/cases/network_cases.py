@@ -17,6 +17,7 @@ from ldmref.models.params import Params
 
 LENGTH = 7  # tokens
 TIMESTEPS = (741.0, 3.0)  # of the two examples of a batch
+GUIDANCE = (3.5, 1.0)
 SIZES = ((1024, 768, 0, 16, 1024, 1024), (512, 512, 8, 0, 768, 1024))  # of SDXL, likewise
 ONE_EXAMPLE = ("vae", "taesd", "cond_stage")  # networks whose batch is one image
 KEYS = {"x": "sample", "z": "latents"}  # argument -> the name of its random stream
@@ -83,6 +84,8 @@ def random_input(key: str, network: DeclaredNetwork, x: NetworkInput) -> np.ndar
     stream = KEYS.get(x.argument, x.argument)
     if x.content == "timesteps":
         return np.asarray(TIMESTEPS, np.float32)
+    if x.content == "guidance":
+        return np.asarray(GUIDANCE, np.float32)
     if x.content == "sizes":
         return np.asarray(SIZES, np.float32)
     if x.content == "ids":

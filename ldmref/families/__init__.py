@@ -4,6 +4,7 @@
 |---|---|
 | `latent_diffusion.py` | Stable Diffusion 1, 2 and XL, and latent diffusion before it |
 | `sd3/` | Stable Diffusion 3 and 3.5 |
+| `flux/` | Flux.1 |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |
 

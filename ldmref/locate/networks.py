@@ -151,7 +151,7 @@ class _CallSizes:
             return np.asarray(labels, np.int64)
         if value is None:
             return self.found.missing(x.shape_at(self._complete(x)))
-        if x.content == "timesteps":
+        if x.content in ("timesteps", "guidance"):
             value = np.broadcast_to(np.asarray(value, np.float64).ravel(), self.known["batch"])
             return np.array(value)
         if x.content == "sizes":

@@ -48,6 +48,11 @@ class DenoiserConfig:
         """The number that height and width of the latents must be multiples of."""
         return 1
 
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether the network takes the guidance scale as an input, `guidance`."""
+        return False
+
 
 @dataclass(frozen=True)
 class UNetConfig(DenoiserConfig):

@@ -36,6 +36,7 @@ GROUP = "ldmref.families"
 BUILT_IN = {
     "latent-diffusion": "ldmref.families.latent_diffusion:LATENT_DIFFUSION",
     "sd3": "ldmref.families.sd3:SD3",
+    "flux": "ldmref.families.flux:FLUX",
 }
 
 

@@ -107,13 +107,17 @@ def text_encoder_pooled(
     """
     skip = skip + config.skipped_layers
     hidden, last = _hidden_and_last(ops, p, config, ids, skip, pool=True)
+    return hidden, linear(ops, p.text_projection, pool_end_token(ops, config, ids, last))
+
+
+def pool_end_token(ops: Backend, config: TextConfig, ids: Array, states: Array) -> Array:
+    """Return the states of the end tokens; ids: (n, l), states: (n, l, d) -> (n, d)."""
     xp = ops.xp
     is_end = ids == config.eos_token_id if config.eos_token_id != 2 else ids
     end = xp.argmax(xp.astype(is_end, ids.dtype), axis=1)
     positions = xp.arange(ids.shape[1], dtype=end.dtype, device=device(ids))
-    one_hot = xp.astype(end[:, None] == positions[None, :], last.dtype)
-    pooled = xp.sum(one_hot[:, :, None] * last, axis=1)
-    return hidden, linear(ops, p.text_projection, pooled)
+    one_hot = xp.astype(end[:, None] == positions[None, :], states.dtype)
+    return xp.sum(one_hot[:, :, None] * states, axis=1)
 
 
 def encode_tokens(

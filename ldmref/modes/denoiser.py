@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, add_cache, join
+from ldmref.models.conditioning import Conditioning, add_cache, get_hidden_states, join
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
@@ -67,7 +67,8 @@ def model_denoiser(
     def joined(names: tuple[str, ...]) -> Conditioning:
         """Join the conditionings of several predictions, one after the other."""
         parts = [conditionings[name] for name in names]
-        return add_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
+        together = add_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
+        return add_scale(model, together, cfg_scale)
 
     def predict(
         xt: Array,
@@ -109,6 +110,15 @@ def model_denoiser(
 
     prediction_type = model.config.scheduler.prediction_type
     return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path)
+
+
+def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) -> Conditioning:
+    """Add the guidance scale to the conditioning of a denoiser that reads it."""
+    if not model.config.denoiser.reads_guidance:
+        return conditioning
+    n = get_hidden_states(conditioning.context).shape[0]
+    scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
+    return conditioning._replace(more={**conditioning.more, "guidance": scales})
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
 from ldmref.samplers.guidance import CODE
+from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.support.config import read_number
 
 PLAIN = ClassifierFree()
+EMBEDDED = EmbeddedScale()
 WORDS = {"true": True, "false": False, "none": None}
 HINT = "--guidance rescale, or with parameters --guidance rescale:phi=0.7"
 
@@ -48,14 +50,42 @@ def _parse_value(text: str) -> Any:
     return text
 
 
+def choose_guidance(
+    config: ModelConfig,
+    asked: str | Mapping[str, Any] | Guidance | None,
+    negative_prompts: Sequence[str],
+    embeddings: Mapping[str, Any] | None,
+) -> Guidance:
+    """Return the guidance of a job: classifier-free, or that of a network that reads the scale.
+
+    Raises:
+        UsageError: The network reads the scale, and something needs a second prediction.
+    """
+    guidance = PLAIN if asked is None else get_guidance(asked)
+    if not config.denoiser.reads_guidance:
+        return guidance
+    second = ""
+    if guidance not in (PLAIN, EMBEDDED):
+        second = f"guidance {guidance.name!r}"
+    elif any(negative_prompts) or "negative_prompt_embeds" in (embeddings or {}):
+        second = "negative prompt"
+    if second:
+        raise UsageError(
+            f"{config.name!r} reads the guidance scale itself, so it takes no {second}",
+            code=CODE,
+            hint="leave it out; cfg_scale is the scale that the network reads",
+        )
+    return EMBEDDED
+
+
 def guidance_record(guidance: Guidance) -> dict[str, Any]:
-    """Return what an image records: nothing for classifier-free guidance alone."""
-    return {} if guidance == PLAIN else {"guidance": guidance.record}
+    """Return what an image records: nothing for the model's own guidance."""
+    return {} if guidance in (PLAIN, EMBEDDED) else {"guidance": guidance.record}
 
 
 def may_need_empty_prompt(guidance: Guidance) -> bool:
     """Return whether a guidance may ask for the prediction with the empty prompt."""
-    return guidance != PLAIN
+    return guidance not in (PLAIN, EMBEDDED)
 
 
 def predictions_per_call(guidance: Guidance, sampler: Sampler, cfg_scale: float) -> int:

@@ -17,7 +17,7 @@ from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import fit_control
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
-from ldmref.modes.guidance_parameter import PLAIN, check_embeddings
+from ldmref.modes.guidance_parameter import check_embeddings, choose_guidance
 from ldmref.modes.job import Job, share_with_txt2img
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
@@ -85,7 +85,7 @@ def resolve(
         "eta": sampler.eta if asked.eta is None else asked.eta,
         "width": asked.width or defaults.width,
         "height": asked.height or defaults.height,
-        "guidance": asked.guidance or PLAIN,
+        "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings),
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
         "strength": strength,

@@ -47,6 +47,31 @@ class ClassifierFree(Guidance):
         return classifier_free(predictions, cfg_scale), ()
 
 
+@dataclass(frozen=True)
+class EmbeddedScale(Guidance):
+    """The guidance of a distilled network, which reads the scale itself: its one prediction.
+
+    Such a network is all that it applies to, so it has no entry in the list of guidances.
+
+    Source: Meng et al. 2023, arXiv:2210.03142, section 3.1 (the network that reads the scale).
+
+    >>> from ldmref.samplers.guidances import EmbeddedScale
+    >>> EmbeddedScale().needs(1.0, 3.5)
+    ('cond',)
+    """
+
+    name = "embedded"
+    source = "arXiv:2210.03142, section 3.1"
+
+    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
+        return ("cond",)
+
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
+        return predictions["cond"], ()
+
+
 def classifier_free(predictions: Predictions, scale: float) -> Array:
     """Guide without a classifier by the one or two predictions that the scale needs."""
     if scale == 0.0:

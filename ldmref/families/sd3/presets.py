@@ -17,7 +17,7 @@ from ldmref.models.presets import PRESETS
 from ldmref.samplers.config import SchedulerConfig
 
 _SDXL = PRESETS["sdxl"]
-_T5_XXL = TextConfig(
+T5_XXL = TextConfig(
     model_type="t5",
     vocab_size=32128,
     hidden_size=4096,
@@ -42,7 +42,7 @@ MEDIUM = ModelConfig(
     ),
     text_encoder=replace(_SDXL.text_encoder, projection_dim=768),
     text_encoder_2=_SDXL.text_encoder_2,
-    text_encoder_3=_T5_XXL,
+    text_encoder_3=T5_XXL,
     scheduler=SchedulerConfig(
         prediction_type="flow",
         sampler="euler",

@@ -11,6 +11,7 @@ from ldmref.locate.host.context import HostContext
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
 
+EMBEDDED = "embedded"  # the network reads the scale
 PLAIN = (None, "", "cfg", "classifier_free", "none")
 SURE = ("guidance", "cond", "the sum", "the prediction")  # beginnings of causes
 
@@ -29,13 +30,16 @@ def _judge(context: HostContext, entry: TraceEntry, before: TraceEntry | None) -
     cond = context.read(entry, "cond", "text")
     output = context.read_output(entry)
     name = entry.attributes.get("name", entry.attributes.get("guidance"))
-    if name not in PLAIN:
+    if name not in (*PLAIN, EMBEDDED):
         return context.not_judged(entry, "guidance", f"guidance {name!r} is not recomputed")
-    if output is None or cond is None or uncond is None:
-        return context.not_judged(entry, "guidance", "its halves or its result were not recorded")
     scale = _requested_scale(context)
     recorded = context.number(entry, "scale")
     scale = recorded if scale is None else scale
+    alone = name == EMBEDDED or (scale == 1.0 and uncond is None)
+    if output is not None and cond is not None and alone:
+        return context.judge(entry, "guidance", output, cond)
+    if output is None or cond is None or uncond is None:
+        return context.not_judged(entry, "guidance", "its halves or its result were not recorded")
     if scale is None:
         return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
     return compare(context, entry, uncond, cond, scale, output, _halves(context, before))

@@ -1,0 +1,145 @@
+"""Flux.1: a transformer whose first blocks have two streams, for text and image.
+
+| file         | holds                                |
+|--------------|--------------------------------------|
+| `config.py`  | the configuration of the transformer |
+| `network.py` | the transformer                      |
+| `text.py`    | how two text encoders condition it   |
+| `files.py`   | diffusers' folders                   |
+| `presets.py` | the published sizes                  |
+
+Black Forest Labs 2024, github.com/black-forest-labs/flux.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
+from ldmref.families.flux.files import PIPELINES, read_folder
+from ldmref.families.flux.network import transformer, transformer_spec
+from ldmref.families.flux.presets import make_presets, shrink
+from ldmref.families.flux.text import encode_prompts
+from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, describe_text_encoder
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.family import Family
+from ldmref.models.params import flatten
+
+# adaLN-Zero: every block begins as the identity
+ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
+         "norm_out.linear.weight")  # fmt: skip
+
+__all__ = ["FLUX", "FluxConfig"]
+
+
+def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoders, transformer and autoencoder."""
+    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+    return [
+        *(describe_text_encoder(name, text) for name, text in encoders),
+        describe_transformer(transformer_of(config)),
+        *describe_autoencoder(config.vae),
+    ]
+
+
+def describe_transformer(config: FluxConfig) -> DeclaredNetwork:
+    """Return the transformer, whose inputs have diffusers' names."""
+    inputs = [
+        NetworkInput(
+            "x",
+            "sample",
+            (BATCH, config.in_channels, HEIGHT, WIDTH),
+            also=("input", "0", "x", "hidden_states"),
+        ),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (BATCH, TOKENS, config.joint_attention_dim),
+            also=("2", "context"),
+            layers=(("context_embedder", "input"),),
+        ),
+        NetworkInput(
+            "pooled",
+            "pooled_projections",
+            (BATCH, config.pooled_projection_dim),
+            also=("3", "y", "pooled"),
+            layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
+        ),
+    ]
+    if config.guidance_embeds:
+        inputs.append(NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",)))
+    return DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image and text",
+        transformer,
+        partial(transformer_spec, config),
+        {"config": config},
+        tuple(inputs),
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+    )
+
+
+def count_flops(config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation for one image of `width` x `height` pixels."""
+    network = transformer_of(config)
+    image, text = count_tokens(config, width, height)
+    blocks = network.num_layers + network.num_single_layers
+    total = 4 * blocks * (image + text) ** 2 * network.width
+    for name, shape in flatten(transformer_spec(network)).items():
+        if len(shape) < 2:
+            continue
+        rows = image
+        if "norm" in name or name.startswith("time_text_embed"):
+            rows = 1
+        elif name.startswith("single_transformer_blocks"):
+            rows = image + text
+        elif name.startswith("context_embedder") or "add_" in name or "ff_context" in name:
+            rows = text
+        total += 2 * math.prod(shape) * rows
+    return total
+
+
+def count_activations(config: ModelConfig, width: int, height: int) -> int:
+    """Count the numbers that a block of one stream holds at once.
+
+    In units of the width: the stream and its norm, attention's output, the MLP before and after its
+    nonlinearity, and the two of them joined.
+    """
+    image, text = count_tokens(config, width, height)
+    return (image + text) * transformer_of(config).width * (2 + 1 + 4 + 4 + 5)
+
+
+def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
+    """Return the number of patches of an image, and that of the tokens of its text."""
+    return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
+
+
+FLUX = Family(
+    "flux",
+    FluxConfig,
+    describe_networks,
+    count_flops,
+    count_activations,
+    broken_rules,
+    encode_prompts,
+    pipelines=dict.fromkeys(PIPELINES, read_folder),
+    presets=make_presets(),
+    shrink=shrink,
+    zeros=lambda config: ZEROS,
+    description="Flux.1: a transformer with streams for image and text, then one for both",
+)
+"""The family of Flux.1."""

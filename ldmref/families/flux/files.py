@@ -1,0 +1,75 @@
+"""The files of Flux.1: folders of diffusers' pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldmref.families.flux.config import FluxConfig
+from ldmref.families.flux.text import T5_LENGTH
+from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
+from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
+from ldmref.io.diffusers.folder import get_class
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
+from ldmref.models.config import Defaults, ModelConfig
+
+PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
+    "in_channels": 64, "out_channels": None, "num_layers": 19, "num_single_layers": 38,
+    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768, "guidance_embeds": False, "axes_dims_rope": (16, 56, 56),
+}  # fmt: skip
+PACKED = 4  # cells of a token, which diffusers counts as channels
+STEPS = {True: 28, False: 4}  # with guidance, [dev]; without, [schnell]
+SCALES = {True: 3.5, False: 1.0}
+
+
+def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
+    """Read the configuration of a folder of diffusers.
+
+    Args:
+        folder: The folder.
+        index: The contents of its model_index.json.
+
+    Raises:
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
+    """
+    transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
+    vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
+    kinds = [get_class(index, name) for name in ("text_encoder", "text_encoder_2")]
+    require_class(kinds[0], ["CLIPTextModel"], "the first text encoder is", "E-CONFIG")
+    require_class(kinds[1], [T5_CLASS], "the second text encoder is", "E-CONFIG")
+    clip = read_json(folder / "text_encoder" / "config.json")
+    t5 = read_json(folder / "text_encoder_2" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    kind = get_class(index, "scheduler")
+    side = transformer.sample_size * vae.factor
+    guided = transformer.guidance_embeds
+    return ModelConfig(
+        denoiser=transformer,
+        vae=vae,
+        text_encoder=convert_text_config(clip, class_name=kinds[0]),
+        text_encoder_2=convert_t5_config(t5, T5_LENGTH),
+        scheduler=convert_scheduler_config(scheduler, kind, str(index["_class_name"])),
+        defaults=Defaults(STEPS[guided], SCALES[guided], width=side, height=side),
+    )
+
+
+def convert_transformer_config(data: Mapping[str, Any]) -> FluxConfig:
+    """Convert the configuration of a `FluxTransformer2DModel`, whose tokens are packed.
+
+    Raises:
+        CorruptModelError: Channels are not those of patches of 2 x 2 cells.
+    """
+    require_plain(data, {"patch_size": (1,)}, "the transformer's configuration")
+    fields = {name: data.get(name, default) for name, default in TRANSFORMER_DEFAULTS.items()}
+    fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
+    fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
+    for name in ("in_channels", "out_channels"):
+        if not isinstance(fields[name], int) or fields[name] % PACKED:
+            raise config_error(f"the transformer has {name} = {fields[name]!r}, no multiple of 4")
+        fields[name] //= PACKED
+    return FluxConfig(**fields)

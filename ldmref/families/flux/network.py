@@ -1,0 +1,265 @@
+"""The transformer of Flux.1: blocks of two streams, image and text, then blocks of one.
+
+Black Forest Labs 2024, github.com/black-forest-labs/flux, src/flux/model.py; two streams as in
+Esser et al. 2024, arXiv:2403.03206, section 4; rotary positions of Su et al. 2021,
+arXiv:2104.09864; attention beside the MLP as in Dehghani et al. 2023, arXiv:2302.05442, section 2.
+Parameter names of diffusers' FluxTransformer2DModel.
+"""
+
+from __future__ import annotations
+
+import math
+
+from array_api_compat import device
+
+from ldmref.backends.base import Backend
+from ldmref.families.flux.config import FluxConfig
+from ldmref.families.sd3.network import adaptive_norm, gated_feed_forward
+from ldmref.math.arrays import Array
+from ldmref.math.embedding import timestep_embedding
+from ldmref.models.conditioning import CachedContext, get_hidden_states
+from ldmref.models.layers import (
+    gelu_tanh,
+    layer,
+    linear,
+    merge_heads,
+    mlp,
+    rms_norm,
+    split_heads,
+)
+from ldmref.models.params import Params, Spec, numbered
+from ldmref.models.specs import attention_spec, linear_spec
+
+FREQUENCIES = 256  # width of the sines and cosines of the time
+SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
+THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
+EPS = 1e-6  # of all norms
+PATCH = 2  # a token is a patch of 2 x 2 cells
+
+
+def transformer_spec(config: FluxConfig) -> Spec:
+    """Return the shapes of every parameter of the transformer."""
+    d = config.width
+    norms: Spec = {"weight": (config.attention_head_dim,)}
+
+    def embedder(d_in: int) -> Spec:
+        return {"linear_1": linear_spec(d_in, d), "linear_2": linear_spec(d, d)}
+
+    embeddings: Spec = {"timestep_embedder": embedder(FREQUENCIES)}
+    if config.guidance_embeds:
+        embeddings["guidance_embedder"] = embedder(FREQUENCIES)
+    embeddings["text_embedder"] = embedder(config.pooled_projection_dim)
+    attention = attention_spec(d, bias=True) | {"norm_q": norms, "norm_k": norms}
+    alone = {name: part for name, part in attention.items() if name != "to_out"}
+    joint = attention | {f"add_{name}_proj": linear_spec(d, d) for name in "qkv"}
+    joint |= {"to_add_out": linear_spec(d, d), "norm_added_q": norms, "norm_added_k": norms}
+    feed_forward: Spec = {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}}
+    double: Spec = {
+        "norm1": {"linear": linear_spec(d, 6 * d)},
+        "norm1_context": {"linear": linear_spec(d, 6 * d)},
+        "attn": joint,
+        "ff": feed_forward,
+        "ff_context": feed_forward,
+    }
+    single: Spec = {
+        "norm": {"linear": linear_spec(d, 3 * d)},
+        "attn": alone,
+        "proj_mlp": linear_spec(d, 4 * d),
+        "proj_out": linear_spec(5 * d, d),
+    }
+    return {
+        "time_text_embed": embeddings,
+        "context_embedder": linear_spec(config.joint_attention_dim, d),
+        "x_embedder": linear_spec(PATCH**2 * config.in_channels, d),
+        "transformer_blocks": numbered([double] * config.num_layers),
+        "single_transformer_blocks": numbered([single] * config.num_single_layers),
+        "norm_out": {"linear": linear_spec(d, 2 * d)},
+        "proj_out": linear_spec(d, PATCH**2 * config.out_channels),
+    }
+
+
+def transformer(
+    ops: Backend,
+    p: Params,
+    config: FluxConfig,
+    x: Array,
+    t: Array,
+    context: Array | CachedContext,
+    pooled: Array,
+    guidance: Array | None = None,
+) -> Array:
+    """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
+
+    Args:
+        ops: The backend.
+        p: The parameters of `transformer_spec`.
+        config: The configuration.
+        x: Noisy latents, (n, in_channels, h, w) with even h and w.
+        t: The times, multiplied by 1000, (n,).
+        context: Hidden states of the text, (n, l, joint_attention_dim).
+        pooled: Pooled text, (n, pooled_projection_dim).
+        guidance: The guidance scales, (n,). None: the network reads none.
+
+    Returns:
+        (n, out_channels, h, w).
+    """
+    heads = config.num_attention_heads
+    grid = cut_patches(ops, x)
+    n, rows, columns, width = grid.shape
+    h = linear(ops, p.x_embedder, ops.xp.reshape(grid, (n, rows * columns, width)))
+    emb = embed(ops, p.time_text_embed, t, pooled, guidance)
+    text = linear(ops, p.context_embedder, get_hidden_states(context))
+    angles = find_angles(ops, config.axes_dims_rope, grid, text)
+    for block in p.transformer_blocks.items_in_order():
+        text, h = double_block(ops, block, h, text, emb, angles, heads)
+    for block in p.single_transformer_blocks.items_in_order():
+        text, h = single_block(ops, block, h, text, emb, angles, heads)
+    h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
+    return join_patches(ops, h, rows, columns)
+
+
+def cut_patches(ops: Backend, x: Array) -> Array:
+    """Cut latents (n, c, h, w) into patches (n, h/2, w/2, 4 c): c, then row and column within."""
+    n, c, h, w = x.shape
+    x = ops.xp.reshape(x, (n, c, h // PATCH, PATCH, w // PATCH, PATCH))
+    x = ops.xp.permute_dims(x, (0, 2, 4, 1, 3, 5))
+    return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
+
+
+def join_patches(ops: Backend, x: Array, rows: int, columns: int) -> Array:
+    """Join patches (n, rows * columns, 4 c) to latents (n, c, 2 rows, 2 columns)."""
+    n, _, width = x.shape
+    c = width // PATCH**2
+    x = ops.xp.reshape(x, (n, rows, columns, c, PATCH, PATCH))
+    x = ops.xp.permute_dims(x, (0, 3, 1, 4, 2, 5))
+    return ops.xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
+
+
+def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | None = None) -> Array:
+    """Embed times and guidance scales, (n,) each, and pooled text (n, k); their sum is (n, d)."""
+    xp = ops.xp
+    if xp.isdtype(t.dtype, "integral"):
+        t = xp.astype(t, getattr(xp, ops.state_dtype))
+
+    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
+        name = "time_text_embed.time_proj"
+        waves = ops.call_function(name, timestep_embedding, numbers, FREQUENCIES)
+        return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
+
+    emb = embed_numbers(p.timestep_embedder, t)
+    if guidance is not None and "guidance_embedder" in p:
+        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
+    return emb + mlp(ops, p.text_embedder, pooled)
+
+
+def find_angles(ops: Backend, dims: tuple[int, ...], grid: Array, text: Array) -> Array:
+    """Return the angle by which each pair of a head's channels is turned: (l + rows * columns, k).
+
+    A token of the text, (n, l, d), is at time, row and column 0; a patch, (n, rows, columns, c), at
+    time 0. Each of the three has `dims` channels, two for each of its frequencies.
+    """
+    xp = ops.xp
+    wide = getattr(xp, ops.state_dtype)
+    lines = xp.astype(grid[0, :, :, 0], wide, copy=False)
+    rows = count_from_zero(ops, lines[:, 0])[:, None, None]
+    columns = count_from_zero(ops, lines[0, :])[None, :, None]
+    zero = xp.zeros_like(rows + columns)
+    angles = [
+        (positions + zero) * frequencies(ops, dim, lines)
+        for positions, dim in zip((zero, rows, columns), dims, strict=True)
+    ]
+    half = sum(dims) // 2
+    of_patches = xp.reshape(xp.concat(angles, axis=2), (-1, half))
+    of_text = xp.zeros_like(xp.astype(text[0, :, :half], wide, copy=False))
+    return xp.concat([of_text, of_patches], axis=0)
+
+
+def count_from_zero(ops: Backend, line: Array) -> Array:
+    """Return 0, 1, ... for a line of patches, (k,)."""
+    return ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=0) - 1.0
+
+
+def frequencies(ops: Backend, dim: int, like: Array) -> Array:
+    """Return theta^(-2 i / dim) for i from 0 to dim / 2 - 1, in the dtype of `like`."""
+    steps = ops.xp.arange(dim // 2, dtype=like.dtype, device=device(like))
+    return ops.xp.exp(steps * (-2.0 * math.log(THETA) / dim))
+
+
+def rotate(ops: Backend, x: Array, angles: Array) -> Array:
+    """Turn each pair of neighbouring channels; x: (n, heads, l, 2 k), angles: (l, k) -> like x."""
+    xp = ops.xp
+    n, heads, length, d = x.shape
+    pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
+    first, second = xp.unstack(pairs, axis=-1)
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
+
+
+@layer
+def double_block(
+    ops: Backend, p: Params, x: Array, context: Array, emb: Array, angles: Array, num_heads: int
+) -> tuple[Array, Array]:
+    """Apply a block to image (n, l, d) and text (n, m, d), each with its own weights.
+
+    Returns the text and the image. Time, guidance and pooled text, `emb` (n, d), give a shift, a
+    scale and a gate for attention and MLP of each stream.
+    """
+    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb)
+    text, text_gate, *of_text_mlp = adaptive_norm(ops, p.norm1_context, context, emb)
+    attended, attended_text = joint_attention(ops, p.attn, h, text, angles, num_heads)
+    x = x + gate * attended
+    x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
+    context = context + text_gate * attended_text
+    return context + gated_feed_forward(ops, p.ff_context, context, *of_text_mlp), x
+
+
+@layer
+def single_block(
+    ops: Backend, p: Params, x: Array, context: Array, emb: Array, angles: Array, num_heads: int
+) -> tuple[Array, Array]:
+    """Apply attention and MLP side by side to text (n, m, d) and image (n, l, d), in this order.
+
+    Returns the text and the image.
+    """
+    xp = ops.xp
+    length = context.shape[1]
+    joined = xp.concat([context, x], axis=1)
+    h, gate = adaptive_norm(ops, p.norm, joined, emb)
+    attended = self_attention(ops, p.attn, h, angles, num_heads)
+    wide = gelu_tanh(ops, linear(ops, p.proj_mlp, h))
+    joined = joined + gate * linear(ops, p.proj_out, xp.concat([attended, wide], axis=2))
+    return joined[:, :length, :], joined[:, length:, :]
+
+
+@layer
+def joint_attention(
+    ops: Backend, p: Params, x: Array, context: Array, angles: Array, num_heads: int
+) -> tuple[Array, Array]:
+    """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
+    added = project(
+        ops, p, context, ("add_q_proj", "add_k_proj", "add_v_proj"), "added_", num_heads
+    )
+    own = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
+    q, k, v = (ops.xp.concat(pair, axis=2) for pair in zip(added, own, strict=True))
+    joined = merge_heads(ops, ops.attention(rotate(ops, q, angles), rotate(ops, k, angles), v))
+    length = context.shape[1]
+    text = linear(ops, p.to_add_out, joined[:, :length, :])
+    return linear(ops, p.to_out["0"], joined[:, length:, :]), text
+
+
+@layer
+def self_attention(ops: Backend, p: Params, x: Array, angles: Array, num_heads: int) -> Array:
+    """Let all tokens (n, l, d) attend to each other, without a projection of the result."""
+    q, k, v = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
+    return merge_heads(ops, ops.attention(rotate(ops, q, angles), rotate(ops, k, angles), v))
+
+
+def project(
+    ops: Backend, p: Params, x: Array, names: tuple[str, str, str], stream: str, num_heads: int
+) -> tuple[Array, Array, Array]:
+    """Return queries and keys, divided by their root mean squares, and values of (n, l, d)."""
+    q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in names)
+    norm_q, norm_k = p[f"norm_{stream}q"], p[f"norm_{stream}k"]
+    return rms_norm(ops, norm_q, q, EPS), rms_norm(ops, norm_k, k, EPS), v

@@ -1,0 +1,89 @@
+"""The published sizes of Flux.1, and one for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ldmref.families.flux.config import FluxConfig, transformer_of
+from ldmref.families.flux.files import SCALES, STEPS
+from ldmref.families.flux.text import T5_LENGTH
+from ldmref.families.sd3.presets import T5_XXL
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig
+from ldmref.models.presets import PRESETS
+from ldmref.samplers.config import SchedulerConfig
+
+_FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow", final_sigma="zero")
+SCHNELL = ModelConfig(
+    name="flux-schnell",
+    denoiser=FluxConfig(),
+    vae=AutoencoderConfig(
+        latent_channels=16,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ),
+    text_encoder=PRESETS["sd15"].text_encoder,
+    text_encoder_2=replace(T5_XXL, max_position_embeddings=T5_LENGTH),
+    scheduler=_FLOW,
+    defaults=Defaults(STEPS[False], SCALES[False], width=1024, height=1024),
+)
+
+
+def shrink(config: ModelConfig) -> ModelConfig:
+    """Return a small version of a model, for golden cases."""
+    small = replace(
+        transformer_of(config),
+        in_channels=4,
+        out_channels=4,
+        sample_size=8,
+        num_layers=2,
+        num_single_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        joint_attention_dim=20,
+        pooled_projection_dim=16,
+        axes_dims_rope=(2, 4, 6),
+    )
+    vae = replace(
+        config.vae,
+        latent_channels=4,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    return replace(
+        config,
+        denoiser=small,
+        vae=vae,
+        text_encoder=_shrink_text(config.text_encoders[0], 16),
+        text_encoder_2=_shrink_text(config.text_encoders[1], 20),
+        defaults=replace(config.defaults, steps=4, width=16, height=16),
+    )
+
+
+def _shrink_text(text: TextConfig, width: int) -> TextConfig:
+    return replace(
+        text,
+        vocab_size=512,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        head_dim=8 if text.head_dim else 0,
+        eos_token_id=2,
+    )
+
+
+def make_presets() -> dict[str, ModelConfig]:
+    """Return the configurations by name."""
+    dev = replace(
+        SCHNELL,
+        name="flux-dev",
+        denoiser=FluxConfig(guidance_embeds=True),
+        scheduler=replace(_FLOW, shift=3.0, dynamic_shift=True),
+        defaults=Defaults(STEPS[True], SCALES[True], width=1024, height=1024),
+    )
+    tiny = replace(shrink(dev), name="flux-tiny")
+    return {"flux-tiny": tiny, "flux-dev": dev, "flux-schnell": SCHNELL}

@@ -1,0 +1,241 @@
+"""Flux.1 as a family: whole images against diffusers, its guidance, and the tools by its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.apps.cli.main import main
+from ldmref.errors import LdmrefError
+from ldmref.io import save_folder
+from ldmref.models import config_from_dict, model_spec, preset
+from ldmref.models.family import find_family
+from ldmref.models.params import flatten
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+from flux_networks import make_pipeline  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+PROMPT = "a red cat"
+SIZE = {"width": 24, "height": 16}
+LATENTS = np.random.default_rng(0).standard_normal((1, 4, 8, 12)).astype(np.float32)
+PACKED = diffusers.FluxPipeline._pack_latents(torch.tensor(LATENTS), 1, 4, 8, 12)
+
+
+def run(*arguments):
+    """Run a command of ldmref; its output."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        assert main([str(argument) for argument in arguments]) == 0
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module", params=[True], ids=["dev"])
+def made(request, tmp_path_factory):
+    """(diffusers' pipeline, the folder that it writes)."""
+    pipe = make_pipeline(request.param)
+    folder = tmp_path_factory.mktemp("flux") / "model"
+    pipe.save_pretrained(folder)
+    return pipe, folder
+
+
+BOTH = pytest.mark.parametrize("made", [True, False], indirect=True, ids=["dev", "schnell"])
+SCHNELL = pytest.mark.parametrize("made", [False], indirect=True, ids=["schnell"])
+
+
+def compare(found, want):
+    difference = np.abs(np.asarray(found.images[0]).astype(int) - np.round(want * 255))
+    assert difference.max() <= 1
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_images_are_those_of_diffusers(made, backend):
+    pipe, folder = made
+    guided = pipe.transformer.config.guidance_embeds
+    want = pipe(
+        PROMPT,
+        latents=PACKED,
+        guidance_scale=2.5,
+        num_inference_steps=4,
+        output_type="np",
+        **SIZE,
+    ).images[0]
+    model = ldmref.load(folder, backend=backend)
+    scale = {"cfg_scale": 2.5} if guided else {}
+    compare(modes.txt2img(model, PROMPT, latents=LATENTS, steps=4, **scale, **SIZE), want)
+
+
+@SCHNELL
+def test_true_guidance_is_that_of_diffusers(made):
+    pipe, folder = made
+    options = {"num_inference_steps": 3, "output_type": "np", "true_cfg_scale": 4.0}
+    want = pipe(PROMPT, negative_prompt="dog", latents=PACKED, **options, **SIZE).images[0]
+    model = ldmref.load(folder)
+    options = {"negative_prompt": "dog", "cfg_scale": 4.0, "steps": 3}
+    compare(modes.txt2img(model, PROMPT, latents=LATENTS, **options, **SIZE), want)
+
+
+def test_conditioning_is_that_of_diffusers(made):
+    """T5's hidden states, and CLIP's last state at the end token."""
+    pipe, folder = made
+    with torch.no_grad():
+        states, pooled, _ = pipe.encode_prompt(PROMPT, None)
+    model = ldmref.load(folder)
+    got, vector, _ = model.encode_prompts([PROMPT], 0, ldmref.prompts.PromptOptions())
+    assert np.abs(got - states.numpy()).max() < 1e-4 * np.abs(states.numpy()).max()
+    assert np.abs(vector - pooled.numpy()).max() < 1e-5
+    assert got.shape == (1, 512, 20) and vector.shape == (1, 16)
+
+
+@BOTH
+def test_every_mode(made):
+    model = ldmref.load(made[1])
+    options = {"seed": 1, "steps": 2}
+    image = modes.txt2img(model, "cat", **options, **SIZE).images[0]
+    assert modes.img2img(model, "dog", image, strength=0.5, **options).images[0] != image
+    mask = image.convert("L").point(lambda level: 255 * (level > 128))
+    modes.inpaint(model, "dog", image, mask, **options)
+    modes.interpolate(model, "cat", "dog", 3, **options, **SIZE)
+    modes.invert(model, "dog", image, steps=2)
+
+
+def test_long_prompts_are_read_in_chunks(made):
+    model = ldmref.load(made[1])
+    options = {"steps": 1, "seed": 1, "long_prompts": "chunk", "prompt_weights": "a1111"}
+    assert modes.txt2img(model, "(red:1.2) cat " * 30, **options, **SIZE).images
+
+
+# -- embedded guidance ----------------------------------------------------------------------------
+
+
+def test_the_scale_is_read_by_the_network_alone(made):
+    """One prediction for each step, whose scale changes the image."""
+    model = ldmref.load(made[1])
+    options = {"seed": 1, "steps": 2, **SIZE}
+    plan = modes.plan("txt2img", model, prompt=PROMPT, cfg_scale=5.0, steps=2, **SIZE)
+    assert plan.estimate(model).evaluations == 2
+    one, two = (modes.txt2img(model, PROMPT, cfg_scale=s, **options) for s in (1.0, 5.0))
+    assert one.images[0] != two.images[0]
+    assert one.params["cfg_scale"] == 1.0 and "guidance" not in one.params
+    assert model.config.defaults.cfg_scale == 3.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"negative_prompt": "dog"}, "takes no negative prompt"),
+        ({"guidance": "rescale"}, "takes no guidance 'rescale'"),
+    ],
+)
+def test_a_second_prediction_is_refused(made, asked, message):
+    with pytest.raises(LdmrefError, match=message):
+        modes.txt2img(ldmref.load(made[1]), PROMPT, steps=1, **SIZE, **asked)
+
+
+@SCHNELL
+def test_a_model_without_it_has_guidance_as_usual(made):
+    model = ldmref.load(made[1])
+    assert model.config.defaults.cfg_scale == 1.0 and model.config.defaults.steps == 4
+    options = {"negative_prompt": "dog", "guidance": "rescale", "cfg_scale": 3.0, "steps": 1}
+    assert modes.txt2img(model, PROMPT, seed=1, **options, **SIZE).images
+
+
+# -- tools ----------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_trace_agrees_with_the_model(made, tmp_path):
+    trace = tmp_path / "trace"
+    size = ("--width", "24", "--height", "16")
+    run("trace", "-m", made[1], PROMPT, "--steps", "2", "--seed", "1", *size, "-o", trace)
+    assert "agree" in run("diff", trace, "-m", made[1])
+
+
+def test_graphs_and_golden_cases(made, tmp_path):
+    pytest.importorskip("onnxruntime")
+    run("export", "onnx", made[1], "-o", tmp_path / "onnx")
+    for name in ("transformer", "text_encoder", "text_encoder_2"):
+        assert (tmp_path / "onnx" / name / "model.onnx").is_file()
+    options = {"seed": 1, "steps": 2, **SIZE}
+    want = modes.txt2img(ldmref.load(made[1]), PROMPT, **options)
+    got = modes.txt2img(ldmref.load(made[1], backend="onnx"), PROMPT, **options)
+    assert np.abs(np.asarray(got.images[0], int) - np.asarray(want.images[0], int)).max() <= 1
+    run("cases", "make", "-o", tmp_path / "cases", "--family", "flux-tiny", "--part", "networks")
+    assert "passes" in run("cases", "run", tmp_path / "cases", "--runtime", "onnxruntime")
+
+
+# -- the declaration ------------------------------------------------------------------------------
+
+
+@BOTH
+def test_operations_are_those_that_torch_counts(made):
+    """torch counts no attention on a CPU."""
+    pipe, folder = made
+    config = ldmref.load(folder).config
+    image, text, d = 24, 512, 24
+    ids = torch.zeros(image, 3), torch.zeros(text, 3)
+    one = torch.tensor([1.0])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        arrays = PACKED, torch.zeros(1, text, 20), torch.zeros(1, 16), one, *ids
+        pipe.transformer(*arrays, one if config.denoiser.guidance_embeds else None)
+    attention = 4 * d * 4 * (image + text) ** 2
+    counted = find_family("flux").count_flops(config, 24, 16) - attention
+    assert counter.get_total_flops() == counted
+
+
+def test_published_sizes():
+    """11.9 billion parameters."""
+    for name, count in (("flux-dev", 11_901_408_320), ("flux-schnell", 11_891_178_560)):
+        spec = flatten(model_spec(preset(name))["transformer"])
+        assert sum(np.prod(shape) for shape in spec.values()) == count
+
+
+def test_a_configuration_is_checked():
+    data = preset("flux-tiny").to_dict()
+    assert config_from_dict(data) == preset("flux-tiny")
+    network = data["transformer"]
+    for change, rule in (
+        ({"transformer": network | {"axes_dims_rope": [2, 4, 8]}}, "add up to"),
+        ({"transformer": network | {"pooled_projection_dim": 25}}, "CLIP's hidden_size"),
+        ({"transformer": network | {"joint_attention_dim": 41}}, "T5's hidden_size"),
+        ({"text_encoder_2": data["text_encoder"]}, "CLIP's and T5's"),
+    ):
+        with pytest.raises(LdmrefError, match=rule):
+            config_from_dict(data | change)
+
+
+def test_a_folder_that_asks_for_something_else_is_refused(made, tmp_path):
+    shutil.copytree(made[1], tmp_path / "other")
+    file = tmp_path / "other" / "transformer" / "config.json"
+    for change, message in (({"patch_size": 2}, "patch_size"), ({"in_channels": 18}, "multiple")):
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        with pytest.raises(LdmrefError, match=message):
+            ldmref.load(tmp_path / "other")
+        shutil.copy(made[1] / "transformer" / "config.json", file)
+
+
+def test_folders_of_ldmref(made, tmp_path):
+    one = ldmref.load(made[1])
+    tokenizers = [one.tokenizer, one.tokenizer_2]
+    save_folder(tmp_path / "native", one.config, one.params, tokenizers, np.float32)
+    two = ldmref.load(tmp_path / "native")
+    options = {"seed": 1, "steps": 1, **SIZE}
+    images = [modes.txt2img(model, PROMPT, **options).images[0] for model in (one, two)]
+    assert images[0] == images[1] and two.config == one.config
+
+
+def test_commands_know_the_family(made):
+    assert "flux-dev" in run("models")
+    assert "family: flux" in run("info", made[1])
