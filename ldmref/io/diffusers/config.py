@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from reprlib import repr as shorten
 from typing import Any
 
+from ldmref.errors import short_repr
 from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import config_error, require_lists, require_plain
 from ldmref.models.config import AutoencoderConfig, TextConfig
@@ -189,8 +190,11 @@ def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     kinds = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
     attends = find_attention_levels(down, up, *kinds, "the autoencoder")
     fields["block_out_channels"] = tuple(fields["block_out_channels"])
-    fields["scaling_factor"] = float(fields["scaling_factor"])
-    fields["shift_factor"] = float(fields.get("shift_factor") or 0.0)
+    for name in ("scaling_factor", "shift_factor"):
+        value = fields.get(name) or 0.0
+        if not isinstance(value, int | float):
+            raise config_error(f"{where} has a {name} that is not a number: {short_repr(value)}")
+        fields[name] = float(value)
     codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
     levels_with_attention = attends if any(attends) else ()
     return AutoencoderConfig(
