@@ -20,7 +20,7 @@ from tokenizers.models import Unigram
 from ldmref.errors import InputError
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.tokens import SpecialTokens
-from ldmref.support.files import check_input_path, read_json, require_size
+from ldmref.support.files import check_input_path, read_file, read_json, require_size
 
 T5_SPECIAL_TOKENS = SpecialTokens("", "</s>", "<pad>", "<unk>")  # nothing before the text
 LENGTH = 512
@@ -70,7 +70,10 @@ def unigram_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prompt
     path = _find_vocabulary(source)
     with errors_as_corrupt(f"{path.name} is not a vocabulary of T5"):
         require_size(path, MAX_BYTES, "E-TOKENIZER")
-        pieces = _read_json(path) if path.suffix == ".json" else _read_model(path.read_bytes())
+        if path.suffix == ".json":
+            pieces = _read_json(path)
+        else:
+            pieces = _read_model(read_file(path, MAX_BYTES, "E-TOKENIZER"))
         tokenizer = Tokenizer(Unigram(pieces.scores, pieces.unknown, byte_fallback=False))
         if pieces.charsmap:
             tokenizer.normalizer = normalizers.Precompiled(pieces.charsmap)

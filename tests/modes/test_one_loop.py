@@ -39,6 +39,7 @@ def test_a_step_is_called_in_one_place():
         "samplers/steps.py",
         "samplers/churn.py",
         "samplers/lower_order.py",
+        "samplers/ratio.py",
         "modes/trajectory.py",
     )
     loops = [

@@ -170,7 +170,7 @@ def test_a_resumed_training_leaves_the_same_weights_and_lines(
     train(recipe(60, progress=often), once)
     path, call = {
         "autoencoder": ("ldmref.training.autoencoder.terms.squared_error", 8),
-        "diffusion": ("ldmref.training.diffusion.stage.q_sample", 8),
+        "diffusion": ("ldmref.training.diffusion.loss.q_sample", 8),
     }[stage]
     module = sys.modules[path.rpartition(".")[0]]
     name = path.rpartition(".")[2]

@@ -335,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops(recipe, out, monkeypatch, stage):
     """The step is named; the checkpoint before it stays, and training can go on from there."""
     formulas = {
         "autoencoder": "autoencoder.terms.squared_error",
-        "diffusion": "diffusion.stage.q_sample",
+        "diffusion": "diffusion.loss.q_sample",
     }
     path = f"ldmref.training.{formulas[stage]}"
     module, _, name = path.rpartition(".")

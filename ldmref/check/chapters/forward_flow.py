@@ -109,10 +109,10 @@ def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparis
 # Roundings: 3 of the logit, times at most 1/4 of it, and 2 of the exponential on both sides.
 @chapter.identity("logit_normal_time", "a hyperbolic tangent, with the standard library", 10)
 def logits_are_normal(f: Functions, rng: RandomInputs) -> Comparison:
-    z = rng.uniform(-3.0, 3.0, 2, 3)
+    z = rng.uniform(-3.0, 3.0, 2, 3, 1, 2)
     mean, std = rng.number(-1.0, 1.0), rng.number(0.3, 2.0)
     expected = [(1 + math.tanh((mean + std * v) / 2)) / 2 for v in to_host(z).ravel().tolist()]
-    return f.logit_normal_time(z, mean, std), np.reshape(expected, (2, 3))
+    return f.logit_normal_time(z, mean, std), np.reshape(expected, (2, 3, 1, 2))
 
 
 # Roundings: 6 of each coefficient, squared, and 8 of the arithmetic with it.
