@@ -14,14 +14,17 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import LdmrefError
+from ldmref.families.sd3.files import PIPELINES
 from ldmref.io import save_folder
+from ldmref.io.diffusers.flow_scheduler import convert_flow_config
 from ldmref.locate import diff_traces
 from ldmref.models import config_from_dict, model_spec, preset
 from ldmref.models.family import find_family
 from ldmref.models.params import flatten
+from ldmref.samplers import SAMPLERS, make_schedule
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers")
 from sd3_networks import KINDS, make_pipeline  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -226,3 +229,13 @@ def test_folders_of_ldmref(made, tmp_path):
 def test_commands_know_the_family(made):
     assert "sd35-large" in run("models")
     assert "family: sd3" in run("info", made[1])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_pipeline_of_diffusers_lets_the_scheduler_space_the_levels(pipeline):
+    """It is given no sigmas, so that the last one above 0 is the shifted 1/1000, and not 1/n."""
+    config = convert_flow_config({"shift": 3.0}, pipeline)
+    levels = make_schedule(config, SAMPLERS["euler"], None, 4).sigmas
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(4)
+    np.testing.assert_allclose(levels, scheduler.sigmas, atol=1e-6)

@@ -24,7 +24,10 @@ FLOW_PLAIN: dict[str, tuple[Any, ...]] = {
     "time_shift_type": ("exponential",),
 }
 # Pipelines that let the scheduler space the levels over its table; others give 1, ..., 1/n.
-ON_TABLE = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
+ON_TABLE = (
+    "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+)  # fmt: skip
 
 
 def convert_flow_config(data: Mapping[str, Any], pipeline: str = "") -> SchedulerConfig:
