@@ -21,76 +21,26 @@ from ldmref.families.flux.files import PIPELINES, read_folder
 from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts
-from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, describe_text_encoder
-from ldmref.models.config import TEXT_ENCODERS, ModelConfig
-from ldmref.models.declared import (
-    BATCH,
-    HEIGHT,
-    WIDTH,
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-)
+from ldmref.families.joint_transformers import declare_transformer, describe_model
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput
 from ldmref.models.family import Family
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
+GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",))
 
 __all__ = ["FLUX", "FluxConfig"]
 
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
-    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-    return [
-        *(describe_text_encoder(name, text) for name, text in encoders),
-        describe_transformer(transformer_of(config)),
-        *describe_autoencoder(config.vae),
-    ]
-
-
-def describe_transformer(config: FluxConfig) -> DeclaredNetwork:
-    """Return the transformer, whose inputs have diffusers' names."""
-    inputs = [
-        NetworkInput(
-            "x",
-            "sample",
-            (BATCH, config.in_channels, HEIGHT, WIDTH),
-            also=("input", "0", "x", "hidden_states"),
-        ),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (BATCH, TOKENS, config.joint_attention_dim),
-            also=("2", "context"),
-            layers=(("context_embedder", "input"),),
-        ),
-        NetworkInput(
-            "pooled",
-            "pooled_projections",
-            (BATCH, config.pooled_projection_dim),
-            also=("3", "y", "pooled"),
-            layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
-        ),
-    ]
-    if config.guidance_embeds:
-        inputs.append(NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",)))
-    return DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of image and text",
-        transformer,
-        partial(transformer_spec, config),
-        {"config": config},
-        tuple(inputs),
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-    )
+    network = transformer_of(config)
+    more = (GUIDANCE,) if network.guidance_embeds else ()
+    function = declare_transformer(network, transformer, partial(transformer_spec, network), more)
+    return describe_model(config, function)
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:

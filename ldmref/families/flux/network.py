@@ -14,26 +14,28 @@ from array_api_compat import device
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
-from ldmref.families.sd3.network import adaptive_norm, gated_feed_forward
+from ldmref.families.joint_transformers import (
+    EPS,
+    adaptive_norm,
+    embed,
+    embedding_spec,
+    feed_forward_spec,
+    gated_feed_forward,
+)
 from ldmref.math.arrays import Array
-from ldmref.math.embedding import timestep_embedding
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import (
     gelu_tanh,
     layer,
     linear,
     merge_heads,
-    mlp,
     rms_norm,
     split_heads,
 )
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
 
-FREQUENCIES = 256  # width of the sines and cosines of the time
-SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
-EPS = 1e-6  # of all norms
 PATCH = 2  # a token is a patch of 2 x 2 cells
 
 
@@ -41,19 +43,11 @@ def transformer_spec(config: FluxConfig) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
     norms: Spec = {"weight": (config.attention_head_dim,)}
-
-    def embedder(d_in: int) -> Spec:
-        return {"linear_1": linear_spec(d_in, d), "linear_2": linear_spec(d, d)}
-
-    embeddings: Spec = {"timestep_embedder": embedder(FREQUENCIES)}
-    if config.guidance_embeds:
-        embeddings["guidance_embedder"] = embedder(FREQUENCIES)
-    embeddings["text_embedder"] = embedder(config.pooled_projection_dim)
     attention = attention_spec(d, bias=True) | {"norm_q": norms, "norm_k": norms}
     alone = {name: part for name, part in attention.items() if name != "to_out"}
     joint = attention | {f"add_{name}_proj": linear_spec(d, d) for name in "qkv"}
     joint |= {"to_add_out": linear_spec(d, d), "norm_added_q": norms, "norm_added_k": norms}
-    feed_forward: Spec = {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}}
+    feed_forward = feed_forward_spec(d)
     double: Spec = {
         "norm1": {"linear": linear_spec(d, 6 * d)},
         "norm1_context": {"linear": linear_spec(d, 6 * d)},
@@ -68,7 +62,7 @@ def transformer_spec(config: FluxConfig) -> Spec:
         "proj_out": linear_spec(5 * d, d),
     }
     return {
-        "time_text_embed": embeddings,
+        "time_text_embed": embedding_spec(d, config.pooled_projection_dim, config.guidance_embeds),
         "context_embedder": linear_spec(config.joint_attention_dim, d),
         "x_embedder": linear_spec(PATCH**2 * config.in_channels, d),
         "transformer_blocks": numbered([double] * config.num_layers),
@@ -133,23 +127,6 @@ def join_patches(ops: Backend, x: Array, rows: int, columns: int) -> Array:
     x = ops.xp.reshape(x, (n, rows, columns, c, PATCH, PATCH))
     x = ops.xp.permute_dims(x, (0, 3, 1, 4, 2, 5))
     return ops.xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
-
-
-def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | None = None) -> Array:
-    """Embed times and guidance scales, (n,) each, and pooled text (n, k); their sum is (n, d)."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-
-    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
-        name = "time_text_embed.time_proj"
-        waves = ops.call_function(name, timestep_embedding, numbers, FREQUENCIES)
-        return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
-
-    emb = embed_numbers(p.timestep_embedder, t)
-    if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
-    return emb + mlp(ops, p.text_embedder, pooled)
 
 
 def find_angles(ops: Backend, dims: tuple[int, ...], grid: Array, text: Array) -> Array:

@@ -7,8 +7,13 @@ from dataclasses import replace
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.files import SCALES, STEPS
 from ldmref.families.flux.text import T5_LENGTH
-from ldmref.families.sd3.presets import T5_XXL
-from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig
+from ldmref.families.joint_transformers import (
+    AUTOENCODER,
+    T5_XXL,
+    shrink_autoencoder,
+    shrink_text,
+)
+from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.presets import PRESETS
 from ldmref.samplers.config import SchedulerConfig
 
@@ -16,13 +21,7 @@ _FLOW = SchedulerConfig(prediction_type="flow", sampler="euler", spacing="flow",
 SCHNELL = ModelConfig(
     name="flux-schnell",
     denoiser=FluxConfig(),
-    vae=AutoencoderConfig(
-        latent_channels=16,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    ),
+    vae=replace(AUTOENCODER, scaling_factor=0.3611, shift_factor=0.1159),
     text_encoder=PRESETS["sd15"].text_encoder,
     text_encoder_2=replace(T5_XXL, max_position_embeddings=T5_LENGTH),
     scheduler=_FLOW,
@@ -45,34 +44,13 @@ def shrink(config: ModelConfig) -> ModelConfig:
         pooled_projection_dim=16,
         axes_dims_rope=(2, 4, 6),
     )
-    vae = replace(
-        config.vae,
-        latent_channels=4,
-        block_out_channels=(8, 12),
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
     return replace(
         config,
         denoiser=small,
-        vae=vae,
-        text_encoder=_shrink_text(config.text_encoders[0], 16),
-        text_encoder_2=_shrink_text(config.text_encoders[1], 20),
+        vae=shrink_autoencoder(config.vae),
+        text_encoder=shrink_text(config.text_encoders[0], 16),
+        text_encoder_2=shrink_text(config.text_encoders[1], 20),
         defaults=replace(config.defaults, steps=4, width=16, height=16),
-    )
-
-
-def _shrink_text(text: TextConfig, width: int) -> TextConfig:
-    return replace(
-        text,
-        vocab_size=512,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        head_dim=8 if text.head_dim else 0,
-        eos_token_id=2,
     )
 
 

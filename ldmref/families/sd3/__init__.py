@@ -17,23 +17,15 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, describe_text_encoder
+from ldmref.families.joint_transformers import declare_transformer, describe_model
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
-from ldmref.models.config import TEXT_ENCODERS, ModelConfig
-from ldmref.models.declared import (
-    BATCH,
-    HEIGHT,
-    WIDTH,
-    CallSize,
-    DeclaredNetwork,
-    NetworkInput,
-    NetworkOutput,
-)
+from ldmref.models.config import ModelConfig
+from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import Family
 from ldmref.models.params import flatten
 
@@ -46,51 +38,9 @@ __all__ = ["SD3", "MMDiTConfig"]
 
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
-    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-    return [
-        *(describe_text_encoder(name, text) for name, text in encoders),
-        describe_transformer(transformer_of(config)),
-        *describe_autoencoder(config.vae),
-    ]
-
-
-def describe_transformer(config: MMDiTConfig) -> DeclaredNetwork:
-    """Return the transformer, whose inputs have diffusers' names."""
-    inputs = (
-        NetworkInput(
-            "x",
-            "sample",
-            (BATCH, config.in_channels, HEIGHT, WIDTH),
-            also=("input", "0", "x", "hidden_states"),
-        ),
-        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
-        NetworkInput(
-            "context",
-            "encoder_hidden_states",
-            (BATCH, TOKENS, config.joint_attention_dim),
-            also=("2", "context"),
-            layers=(("context_embedder", "input"),),
-        ),
-        NetworkInput(
-            "pooled",
-            "pooled_projections",
-            (BATCH, config.pooled_projection_dim),
-            also=("3", "y", "pooled"),
-            layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
-        ),
-    )
-    return DeclaredNetwork(
-        "transformer",
-        "transformer",
-        "transformer of image and text",
-        transformer,
-        partial(transformer_spec, config),
-        {"config": config},
-        inputs,
-        (NetworkOutput("", "out_sample"),),
-        "transformer",
-        numbered=True,
-    )
+    network = transformer_of(config)
+    function = declare_transformer(network, transformer, partial(transformer_spec, network))
+    return describe_model(config, function)
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:
@@ -121,10 +71,9 @@ def count_activations(config: ModelConfig, width: int, height: int) -> int:
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """Return the number of patches of an image, and that of the tokens of its text."""
-    side = config.size_multiple
     lengths = [text.max_position_embeddings for text in config.text_encoders[1:]]
     text = lengths[0] + (lengths[1] if len(lengths) > 1 else T5_TOKENS)
-    return (width // side) * (height // side), text
+    return config.count_tokens(width, height), text
 
 
 SD3 = Family(

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
+from ldmref.families.joint_transformers import (
+    EPS,
+    adaptive_norm,
+    embed,
+    embedding_spec,
+    feed_forward_spec,
+    gated_feed_forward,
+)
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.math.arrays import Array
-from ldmref.math.embedding import timestep_embedding
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import (
-    gelu_tanh,
     layer,
     linear,
     merge_heads,
-    mlp,
     rms_norm,
     split_heads,
 )
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
-
-FREQUENCIES = 256  # width of the sines and cosines of the time
-EPS = 1e-6  # of all norms
 
 
 def transformer_spec(config: MMDiTConfig) -> Spec:
@@ -33,18 +35,12 @@ def transformer_spec(config: MMDiTConfig) -> Spec:
     d = config.width
     patch = config.patch_size
 
-    def embedder(d_in: int) -> Spec:
-        return {"linear_1": linear_spec(d_in, d), "linear_2": linear_spec(d, d)}
-
     return {
         "pos_embed": {
             "pos_embed": (1, config.pos_embed_max_size**2, d),
             "proj": conv_spec(config.in_channels, d, patch),
         },
-        "time_text_embed": {
-            "timestep_embedder": embedder(FREQUENCIES),
-            "text_embedder": embedder(config.pooled_projection_dim),
-        },
+        "time_text_embed": embedding_spec(d, config.pooled_projection_dim),
         "context_embedder": linear_spec(config.joint_attention_dim, d),
         "transformer_blocks": numbered(block_spec(config, i) for i in range(config.num_layers)),
         "norm_out": {"linear": linear_spec(d, 2 * d)},
@@ -58,7 +54,7 @@ def block_spec(config: MMDiTConfig, number: int) -> Spec:
     dual = number in config.dual_attention_layers
     last = number == config.num_layers - 1
     norm: Spec = {"weight": (config.attention_head_dim,)}
-    feed_forward: Spec = {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}}
+    feed_forward = feed_forward_spec(d)
 
     def with_norms(spec: Spec, *names: str) -> Spec:
         return spec | dict.fromkeys(names if config.qk_norm else (), norm)
@@ -114,7 +110,7 @@ def transformer(
     h = xp.permute_dims(xp.reshape(grid, (n, d, rows * columns)), (0, 2, 1))
     h = h + crop_positions(ops, p.pos_embed.pos_embed, config.pos_embed_max_size, grid)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
-    emb = embed_time_and_text(ops, p.time_text_embed, t, pooled)
+    emb = embed(ops, p.time_text_embed, t, pooled)
     for p_block in p.transformer_blocks.items_in_order():
         h, text = joint_block(ops, p_block, h, text, emb, config.num_attention_heads)
 
@@ -165,16 +161,6 @@ def middle_places(ops: Backend, line: Array, side: int) -> Array:
     return first + xp.astype(count - 1.0, xp.int64)
 
 
-def embed_time_and_text(ops: Backend, p: Params, t: Array, pooled: Array) -> Array:
-    """Embed times (n,) and pooled text (n, d_pooled), and add them: (n, d)."""
-    xp = ops.xp
-    if xp.isdtype(t.dtype, "integral"):
-        t = xp.astype(t, getattr(xp, ops.state_dtype))
-    waves = ops.call_function("time_text_embed.time_proj", timestep_embedding, t, FREQUENCIES)
-    time = mlp(ops, p.timestep_embedder, xp.astype(waves, pooled.dtype))
-    return time + mlp(ops, p.text_embedder, pooled)
-
-
 @layer
 def joint_block(
     ops: Backend, p: Params, x: Array, context: Array, emb: Array, num_heads: int
@@ -198,34 +184,6 @@ def joint_block(
         context = context + gate * attended_text[0]
         context = context + gated_feed_forward(ops, p.ff_context, context, *of_mlp)
     return x, context
-
-
-@layer
-def adaptive_norm(ops: Backend, p: Params, x: Array, emb: Array) -> tuple[Array, ...]:
-    """Normalise tokens (n, l, d), then scale and shift them as `emb`, (n, d), says.
-
-    Returns the tokens alone or, if the layer computes more than their scale and shift: the tokens;
-    the gate of what attention makes of them; shift, scale and gate of the feed-forward layer; and
-    for a second attention its tokens and its gate. All but tokens are (n, 1, d).
-    """
-    d = p.linear.weight.shape[1]
-    normal = normalize(ops, x)
-    rows = linear(ops, p.linear, ops.silu(emb))
-    parts = [rows[:, None, i : i + d] for i in range(0, p.linear.weight.shape[0], d)]
-    if len(parts) == 2:  # in diffusers' order, not the original's
-        scale, shift = parts
-        return (normal * (1.0 + scale) + shift,)
-    shift, scale, *others = parts
-    if len(parts) == 9:
-        *others, shift_2, scale_2, gate_2 = others
-        others += [normal * (1.0 + scale_2) + shift_2, gate_2]
-    return normal * (1.0 + scale) + shift, *others
-
-
-def normalize(ops: Backend, x: Array) -> Array:
-    """Normalise tokens (n, l, d) without learned weights."""
-    one = ops.xp.ones_like(x[0, 0, :])
-    return ops.layer_norm(x, one, one - one, EPS)
 
 
 @layer
@@ -260,16 +218,3 @@ def joint_attention(
     if "to_add_out" not in p:
         return (attended,)
     return attended, linear(ops, p.to_add_out, joined[:, length:, :])
-
-
-def gated_feed_forward(
-    ops: Backend, p: Params, x: Array, shift: Array, scale: Array, gate: Array
-) -> Array:
-    """Return what the feed-forward layer adds to tokens (n, l, d)."""
-    return gate * feed_forward(ops, p, normalize(ops, x) * (1.0 + scale) + shift)
-
-
-@layer
-def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
-    """Apply an MLP with the tanh form of GELU; x: (n, l, d) -> the same."""
-    return linear(ops, p.net["2"], gelu_tanh(ops, linear(ops, p.net["0"].proj, x)))

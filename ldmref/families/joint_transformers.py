@@ -1,0 +1,220 @@
+"""What the transformers of image and text share: SD3's and Flux.1's.
+
+Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2; adaLN-Zero of Peebles and Xie 2023,
+arXiv:2212.09748.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ldmref.backends.base import Backend
+from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, describe_text_encoder
+from ldmref.math.arrays import Array
+from ldmref.math.embedding import timestep_embedding
+from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.layers import gelu_tanh, layer, linear, mlp
+from ldmref.models.params import Params, Spec
+from ldmref.models.specs import linear_spec
+
+FREQUENCIES = 256  # width of the sines and cosines of the time
+SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
+EPS = 1e-6  # of all norms
+
+# -- parts of the networks ------------------------------------------------------------------------
+
+
+def embedding_spec(width: int, pooled: int, guidance: bool = False) -> Spec:
+    """Return the shapes of `embed`, from pooled text (n, pooled) to (n, width)."""
+
+    def embedder(d_in: int) -> Spec:
+        return {"linear_1": linear_spec(d_in, width), "linear_2": linear_spec(width, width)}
+
+    spec: Spec = {"timestep_embedder": embedder(FREQUENCIES)}
+    if guidance:
+        spec["guidance_embedder"] = embedder(FREQUENCIES)
+    spec["text_embedder"] = embedder(pooled)
+    return spec
+
+
+def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | None = None) -> Array:
+    """Embed times and guidance scales, (n,) each, and pooled text (n, k); their sum is (n, d)."""
+    xp = ops.xp
+    if xp.isdtype(t.dtype, "integral"):
+        t = xp.astype(t, getattr(xp, ops.state_dtype))
+
+    def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
+        name = "time_text_embed.time_proj"
+        waves = ops.call_function(name, timestep_embedding, numbers, FREQUENCIES)
+        return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
+
+    emb = embed_numbers(p.timestep_embedder, t)
+    if guidance is not None and "guidance_embedder" in p:
+        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
+    return emb + mlp(ops, p.text_embedder, pooled)
+
+
+@layer
+def adaptive_norm(ops: Backend, p: Params, x: Array, emb: Array) -> tuple[Array, ...]:
+    """Normalise tokens (n, l, d), then scale and shift them as `emb`, (n, d), says.
+
+    Returns the tokens alone or, if the layer computes more than their scale and shift: the tokens;
+    the gate of what attention makes of them; shift, scale and gate of the feed-forward layer; and
+    for a second attention its tokens and its gate. All but tokens are (n, 1, d).
+    """
+    d = p.linear.weight.shape[1]
+    normal = normalize(ops, x)
+    rows = linear(ops, p.linear, ops.silu(emb))
+    parts = [rows[:, None, i : i + d] for i in range(0, p.linear.weight.shape[0], d)]
+    if len(parts) == 2:  # in diffusers' order, not the original's
+        scale, shift = parts
+        return (normal * (1.0 + scale) + shift,)
+    shift, scale, *others = parts
+    if len(parts) == 9:
+        *others, shift_2, scale_2, gate_2 = others
+        others += [normal * (1.0 + scale_2) + shift_2, gate_2]
+    return normal * (1.0 + scale) + shift, *others
+
+
+def normalize(ops: Backend, x: Array) -> Array:
+    """Normalise tokens (n, l, d) without learned weights."""
+    one = ops.xp.ones_like(x[0, 0, :])
+    return ops.layer_norm(x, one, one - one, EPS)
+
+
+def gated_feed_forward(
+    ops: Backend, p: Params, x: Array, shift: Array, scale: Array, gate: Array
+) -> Array:
+    """Return what the feed-forward layer adds to tokens (n, l, d)."""
+    return gate * feed_forward(ops, p, normalize(ops, x) * (1.0 + scale) + shift)
+
+
+def feed_forward_spec(d: int) -> Spec:
+    """Return the shapes of `feed_forward`."""
+    return {"net": {"0": {"proj": linear_spec(d, 4 * d)}, "2": linear_spec(4 * d, d)}}
+
+
+@layer
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply an MLP with the tanh form of GELU; x: (n, l, d) -> the same."""
+    return linear(ops, p.net["2"], gelu_tanh(ops, linear(ops, p.net["0"].proj, x)))
+
+
+# -- declarations ---------------------------------------------------------------------------------
+
+
+def describe_model(config: ModelConfig, transformer: DeclaredNetwork) -> list[DeclaredNetwork]:
+    """Return the networks of a model: text encoders, transformer and autoencoder."""
+    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+    return [
+        *(describe_text_encoder(name, text) for name, text in encoders),
+        transformer,
+        *describe_autoencoder(config.vae),
+    ]
+
+
+def declare_transformer(
+    config: Any,
+    function: Callable[..., Array],
+    spec: Callable[[], Spec],
+    more: Sequence[NetworkInput] = (),
+) -> DeclaredNetwork:
+    """Return a transformer, whose inputs have diffusers' names.
+
+    Args:
+        config: Its configuration.
+        function: The network.
+        spec: Returns the shapes of its parameters.
+        more: Inputs after latents, time, hidden states and pooled text.
+    """
+    inputs = (
+        NetworkInput(
+            "x",
+            "sample",
+            (BATCH, config.in_channels, HEIGHT, WIDTH),
+            also=("input", "0", "x", "hidden_states"),
+        ),
+        NetworkInput("t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t")),
+        NetworkInput(
+            "context",
+            "encoder_hidden_states",
+            (BATCH, TOKENS, config.joint_attention_dim),
+            also=("2", "context"),
+            layers=(("context_embedder", "input"),),
+        ),
+        NetworkInput(
+            "pooled",
+            "pooled_projections",
+            (BATCH, config.pooled_projection_dim),
+            also=("3", "y", "pooled"),
+            layers=(("text_embedder", "input"), ("text_embedder.linear_1", "input")),
+        ),
+        *more,
+    )
+    return DeclaredNetwork(
+        "transformer",
+        "transformer",
+        "transformer of image and text",
+        function,
+        spec,
+        {"config": config},
+        inputs,
+        (NetworkOutput("", "out_sample"),),
+        "transformer",
+        numbered=True,
+    )
+
+
+# -- configurations -------------------------------------------------------------------------------
+
+AUTOENCODER = AutoencoderConfig(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
+T5_XXL = TextConfig(
+    model_type="t5",
+    vocab_size=32128,
+    hidden_size=4096,
+    intermediate_size=10240,
+    num_hidden_layers=24,
+    num_attention_heads=64,
+    head_dim=64,
+    hidden_act="gelu_new",
+    layer_norm_eps=1e-6,
+    eos_token_id=1,
+)
+
+
+def shrink_autoencoder(config: AutoencoderConfig) -> AutoencoderConfig:
+    """Return a small version of an autoencoder, for golden cases."""
+    return replace(
+        config,
+        latent_channels=4,
+        block_out_channels=(8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+
+
+def shrink_text(text: TextConfig, width: int) -> TextConfig:
+    """Return a small version of a text encoder, for golden cases."""
+    return replace(
+        text,
+        vocab_size=512,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        head_dim=8 if text.head_dim else 0,
+        projection_dim=width if text.projection_dim else 0,
+        eos_token_id=2,
+    )
