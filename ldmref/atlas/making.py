@@ -10,6 +10,7 @@ from scipy import special
 from ldmref.atlas.table import FlowSchedule
 from ldmref.errors import UsageError
 from ldmref.math import shift_flow_time
+from ldmref.samplers.flow_spacings import mu_of_tokens, stretch_levels
 
 TOKEN = 16  # pixels of a side: 8 by the autoencoder, 2 by the patches
 FLUX2 = ((8.73809524e-05, 1.89833333), (0.00016927, 0.45666666))  # slope, offset: 10, 200 steps
@@ -57,8 +58,7 @@ def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
     if row.shift == "exponential":
         return row.mu
     if row.shift == "tokens":
-        slope = (row.mus[1] - row.mus[0]) / (row.tokens[1] - row.tokens[0])
-        return row.mus[0] + slope * (tokens - row.tokens[0])
+        return mu_of_tokens(tokens, row.tokens, row.mus)
     if row.shift == "tokens and steps":
         at_10, at_200 = (slope * tokens + offset for slope, offset in FLUX2)
         if tokens > FLUX2_LARGE:
@@ -102,9 +102,7 @@ def shifted(row: FlowSchedule, steps: int, mu: float, tokens: int) -> np.ndarray
     if row.positions == "logit-normal":
         return _logit_normal(row, steps, tokens)
     s = shift_flow_time(positions_of(row, steps, mu), math.exp(mu))
-    if row.terminal:
-        s = 1 - (1 - s) * (1 - row.terminal) / (1 - s[-1]) if s[-1] < 1 else s
-    return s
+    return stretch_levels(s, row.terminal) if row.terminal else s
 
 
 def positions_of(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:

@@ -130,18 +130,13 @@ def solve_interval(
     last = path.ratio(sigma_next)
     spaced = np.sinh(np.linspace(math.asinh(first), math.asinh(last), substeps + 1))
     thetas = np.arctan([first, *spaced[1:-1], last]).tolist()
-    inner = denoise if path is VE else _of_ratio(denoise, path)
+    inner = denoise if path is VE else lambda x, ratio: denoise(*path.from_ratio(x, ratio))
     z = x * (math.cos(thetas[0]) if path is VE else 1.0 / path.spread(sigma))
     for theta, theta_next in pairwise(thetas):
         z = heun3_step(inner, z, theta, theta_next)
         if watch is not None:
             watch.stepped()
     return z / math.cos(thetas[-1]) if path is VE else z * path.spread(sigma_next)
-
-
-def _of_ratio(denoise: Denoise, path: NoisePath) -> Denoise:
-    """Return a denoiser on a path as one of x0 + r eps and the ratio r."""
-    return lambda x, ratio: denoise(x / (1.0 + path.fade * ratio), path.level(ratio))
 
 
 def converge(

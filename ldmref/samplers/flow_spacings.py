@@ -11,6 +11,7 @@ The shift k moves levels towards the noise, which larger images need: s -> k s /
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -55,9 +56,20 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
     if spacing == "flow_table":
         end = float(shift_flow_time(1.0 / total, 1.0 if config.dynamic_shift else config.shift))
     levels = shift_flow_time(np.linspace(1.0, end, steps), shift_factor(config, tokens))
-    if config.shift_terminal and steps > 1:
-        levels = 1.0 - (1.0 - levels) * ((1.0 - config.shift_terminal) / (1.0 - levels[-1]))
+    if config.shift_terminal:
+        levels = stretch_levels(levels, config.shift_terminal)
     return np.append(levels, 0.0)
+
+
+def stretch_levels(levels: np.ndarray, terminal: float) -> np.ndarray:
+    """Stretch the distances from 1 so that the last level is `terminal`; 1 alone stays.
+
+    >>> stretch_levels(np.asarray([1.0, 0.6]), 0.2)
+    array([1. , 0.2])
+    """
+    if levels[-1] == 1.0:
+        return levels
+    return 1.0 - (1.0 - levels) * (1.0 - terminal) / (1.0 - levels[-1])
 
 
 def shift_factor(config: SchedulerConfig, tokens: int) -> float:
@@ -78,7 +90,15 @@ def shift_factor(config: SchedulerConfig, tokens: int) -> float:
             code="E-SCHEDULE",
             hint="make_schedule(..., tokens=N), the number of image tokens",
         )
-    slope = (config.max_shift - config.base_shift) / (
-        config.max_image_seq_len - config.base_image_seq_len
-    )
-    return math.exp(config.base_shift + slope * (tokens - config.base_image_seq_len))
+    counts = config.base_image_seq_len, config.max_image_seq_len
+    return math.exp(mu_of_tokens(tokens, counts, (config.base_shift, config.max_shift)))
+
+
+def mu_of_tokens(tokens: int, counts: Sequence[int], mus: Sequence[float]) -> float:
+    """Return mu for a number of tokens: `mus` at the two `counts`, linear between and beyond.
+
+    >>> mu_of_tokens(1024, (256, 4096), (0.5, 1.15))
+    0.63
+    """
+    slope = (mus[1] - mus[0]) / (counts[1] - counts[0])
+    return mus[0] + slope * (tokens - counts[0])

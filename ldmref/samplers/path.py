@@ -70,6 +70,15 @@ class NoisePath:
         """
         return ratio / (1.0 + self.fade * ratio)
 
+    def from_ratio(self, z: Array, ratio: float) -> tuple[Array, float]:
+        """Return the state and the level on the path of z = x / alpha = x0 + r eps.
+
+        Args:
+            z: The state in x0 + r eps, (n, ...).
+            ratio: r = sigma / alpha.
+        """
+        return z / (1.0 + self.fade * ratio), self.level(ratio)
+
     def spread(self, sigma: float) -> float:
         """Return the standard deviation of x at level `sigma`, for data of variance 1."""
         return math.hypot(self.alpha(sigma), sigma)

@@ -78,8 +78,8 @@ def denoise_at_ratio(denoise: Denoiser, interval: Interval, within: Interval) ->
     ends = {within.sigma_next: interval.sigma_next, within.sigma: interval.sigma}
 
     def back(z: Array, ratio: float) -> tuple[Array, float]:
-        sigma = ends.get(ratio)  # the ends are levels of the schedule, to the last bit
-        return z / (1.0 + path.fade * ratio), path.level(ratio) if sigma is None else sigma
+        x, sigma = path.from_ratio(z, ratio)
+        return x, ends.get(ratio, sigma)  # the ends are levels of the schedule, to the last bit
 
     if not isinstance(denoise, GuidedDenoiser):
         return lambda z, ratio: denoise(*back(z, ratio))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import ndtri
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.flow import flow_sample, flow_velocity, logit_normal_time, shift_flow_time
 from ldmref.math.objective import simple_loss
 from ldmref.models.config import ModelConfig
-from ldmref.training.diffusion.loss import BINS
+from ldmref.training.diffusion.latents import random_quantiles
+from ldmref.training.diffusion.loss import BINS, sum_in_bins
 from ldmref.training.recipes.schema import DiffusionObjective
 
 
@@ -40,10 +40,7 @@ class FlowLoss:
     def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
         """Return n random timesteps t = T s, (n,) float64, with the objective's density."""
         objective = self.objective
-        u = rng.random(n)
-        if objective.timestep_sampling == "stratified":
-            u = (np.arange(n) + u) / n
-        s = u
+        u = s = random_quantiles(rng, n, objective.timestep_sampling == "stratified")
         if objective.flow_times == "logit_normal":
             s = logit_normal_time(ndtri(u), objective.logit_mean, objective.logit_std)
         return self.ops.asarray(self.total * shift_flow_time(s, self.shift))
@@ -70,5 +67,4 @@ class FlowLoss:
     def by_timestep(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return sums of the losses (n,) and numbers of examples in bins of t / T, (2, bins)."""
         index = (t * (BINS / self.total)).long().clamp(0, BINS - 1)
-        bins = F.one_hot(index, BINS).double()
-        return torch.stack([losses.detach().double() @ bins, bins.sum(0)])
+        return sum_in_bins(losses, index)

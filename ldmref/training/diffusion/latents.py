@@ -104,6 +104,12 @@ class NoisyLatents:
         return self.scale * (z - self.shift if self.shift else z), eps
 
 
+def random_quantiles(rng: np.random.Generator, n: int, stratified: bool) -> np.ndarray:
+    """Return n uniform numbers in [0, 1); with `stratified`, one in each n-th of it, in order."""
+    u = rng.random(n)
+    return (np.arange(n) + u) / n if stratified else u
+
+
 def random_timesteps(
     rng: np.random.Generator, n: int, total: int, power: float, stratified: bool = True
 ) -> np.ndarray:
@@ -112,9 +118,7 @@ def random_timesteps(
     With `stratified` there is one in each n-th of the density, in order; otherwise they are
     independent.
     """
-    u = rng.random(n)
-    if stratified:
-        u = (np.arange(n) + u) / n
+    u = random_quantiles(rng, n, stratified)
     return np.minimum((total * u ** (1.0 / power)).astype(np.int64), total - 1)
 
 

@@ -91,8 +91,7 @@ class DiffusionLoss:
 
     def by_timestep(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return sums of the losses (n,) and numbers of examples in bins of t / T, (2, bins)."""
-        bins = F.one_hot(t * BINS // len(self.alphas_cumprod), BINS).double()
-        return torch.stack([losses.detach().double() @ bins, bins.sum(0)])
+        return sum_in_bins(losses, t * BINS // len(self.alphas_cumprod))
 
     def bound(
         self, x0_pred: torch.Tensor, v: torch.Tensor | None, x0: torch.Tensor, t: torch.Tensor
@@ -101,3 +100,9 @@ class DiffusionLoss:
         kind = self.config.scheduler.variance_type
         terms = bound_term(x0, x0_pred, t, self.alphas_cumprod, kind, v, normal_log_density)
         return terms.flatten(1).mean(1) / self.probability(t).to(terms.dtype)
+
+
+def sum_in_bins(losses: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return sums of the losses (n,) and numbers of examples by the index of a bin, (2, bins)."""
+    bins = F.one_hot(index, BINS).double()
+    return torch.stack([losses.detach().double() @ bins, bins.sum(0)])
