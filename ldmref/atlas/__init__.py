@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ldmref.atlas.making import shift_mu as shift_mu
     from ldmref.atlas.naming import SigmaMatch as SigmaMatch
     from ldmref.atlas.naming import name_sigmas as name_sigmas
+    from ldmref.atlas.reading import describe_matches as describe_matches
+    from ldmref.atlas.reading import read_numbers as read_numbers
     from ldmref.atlas.table import FlowSchedule as FlowSchedule
     from ldmref.atlas.table import find_flow_schedule as find_flow_schedule
     from ldmref.atlas.table import read_flow_schedules as read_flow_schedules

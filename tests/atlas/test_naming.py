@@ -8,8 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.apps.cli.main import main
-from ldmref.apps.cli.schedule import read_numbers
-from ldmref.atlas import find_flow_schedule, make_flow_sigmas, name_sigmas, read_flow_schedules
+from ldmref.atlas import (
+    find_flow_schedule,
+    make_flow_sigmas,
+    name_sigmas,
+    read_flow_schedules,
+    read_numbers,
+)
 from ldmref.errors import InputError
 
 ROWS = read_flow_schedules()

@@ -13,16 +13,13 @@ import click
 
 from ldmref.apps.cli.info import as_json
 from ldmref.apps.cli.tables import print_rows
-from ldmref.errors import InputError, UsageError
+from ldmref.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ldmref.atlas import FlowSchedule, SigmaMatch
+    from ldmref.atlas import FlowSchedule
 
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-NOT_NUMBERS = re.compile(r"(?:device|dtype|size)=\S+|(?<![\d.])[A-Za-z_]\w*")
-NEAREST = 3
 option = click.option
 
 
@@ -148,28 +145,8 @@ def _read_standard_input() -> str:
     return sys.stdin.read()
 
 
-def read_numbers(text: str) -> tuple[list[float], float]:
-    """Return the numbers of a text, and half a unit of the last digit that is printed.
-
-    >>> values, unit = read_numbers("tensor([1.0000, 0.9884, 0.7595], device='cuda:0')")
-    >>> values, round(unit, 9)
-    ([1.0, 0.9884, 0.7595], 5.5e-05)
-    """
-    texts = NUMBER.findall(NOT_NUMBERS.sub(" ", text))
-    if not texts:
-        hint = "as in: echo 1.0 0.95455 0.9 | ldmref schedule"
-        raise InputError("there are no numbers on standard input", code="E-SIGMAS", hint=hint)
-    units = []
-    for number in texts:
-        mantissa, _, exponent = number.lower().partition("e")
-        decimals = len(mantissa.partition(".")[2])
-        units.append(10.0 ** (int(exponent or 0) - decimals))
-    unit = min(units)
-    return [float(number) for number in texts], unit if unit == 1.0 else 0.55 * unit
-
-
 def _name_numbers(text: str, as_json: bool) -> None:
-    from ldmref.atlas import name_sigmas
+    from ldmref.atlas import describe_matches, name_sigmas, read_numbers
 
     values, precision = read_numbers(text)
     matches = name_sigmas(values, precision)
@@ -177,26 +154,14 @@ def _name_numbers(text: str, as_json: bool) -> None:
         for match in matches:
             click.echo(json.dumps(asdict(match) | {"rule": match.row.rule}))
         return
-    same = _describe([match for match in matches if match.matches])
-    others = [match for match in matches if not match.matches and not match.shifted_again]
+    same, nearest = describe_matches(matches)
     if same:
         click.echo(click.style(same[0], bold=True))
         for text in same[1:]:
             click.echo(f"  the same numbers: {text}")
     else:
         click.echo(click.style("unknown", bold=True))
-    nearest = "; ".join(_describe(others, distances=True)[:NEAREST])
-    click.echo(f"  nearest{' others' if same else ''}: {nearest}")
-
-
-def _describe(matches: list[SigmaMatch], distances: bool = False) -> list[str]:
-    """Return one text for each family and rule, with the programs that use it."""
-    programs: dict[tuple[str, str], list[str]] = {}
-    for match in matches:
-        what = str(match).removesuffix(f": {match.row.program}")
-        away = f" (up to {match.distance:.2g} away)" if distances else ""
-        programs.setdefault((what, away), []).append(match.row.program)
-    return [f"{what}: {', '.join(names)}{away}" for (what, away), names in programs.items()]
+    click.echo(f"  nearest{' others' if same else ''}: {'; '.join(nearest)}")
 
 
 COMMANDS = (schedule,)

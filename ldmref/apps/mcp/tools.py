@@ -1,4 +1,4 @@
-"""The tools: `generate_image`, `check_formula`, `where_implementations_differ`, `diff_trace`."""
+"""The tools of `ldmref mcp` and `/mcp`; `make_tools` lists them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ldmref.apps.mcp.formulas import (
     check_formula,
 )
 from ldmref.apps.mcp.protocol import Content, Tool, ToolCall, make_text
+from ldmref.apps.mcp.schedules import DESCRIPTION as SCHEDULE_DESCRIPTION
+from ldmref.apps.mcp.schedules import ScheduleRequest, answer_schedule
 from ldmref.apps.mcp.traces import DESCRIPTION as DIFF_DESCRIPTION
 from ldmref.apps.mcp.traces import DiffRequest
 from ldmref.declare import Doc
@@ -62,7 +64,7 @@ def make_tools(
     >>> from ldmref.apps.mcp import make_tools
     >>> tools = make_tools(lambda arguments, call: [], modes.schema("txt2img"), run_code=False)
     >>> [tool.name for tool in tools]
-    ['generate_image', 'check_formula', 'where_implementations_differ']
+    ['generate_image', 'check_formula', 'where_implementations_differ', 'flow_schedule']
     """
     formula = FormulaOrCodeRequest if run_code else FormulaRequest
     tools = [
@@ -87,6 +89,19 @@ def make_tools(
             lambda arguments, call: answer_differences(
                 read_arguments(DifferencesRequest, arguments)
             ),
+        ),
+        Tool(
+            "flow_schedule",
+            SCHEDULE_DESCRIPTION,
+            declare.schema(ScheduleRequest),
+            lambda arguments, call: [
+                make_text(
+                    json.dumps(
+                        answer_schedule(read_arguments(ScheduleRequest, arguments)),
+                        ensure_ascii=False,
+                    )
+                )
+            ],
         ),
     ]
     if traces is None:
