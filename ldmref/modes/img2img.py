@@ -14,6 +14,7 @@ from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
 from ldmref.modes.sizing import size_image
+from ldmref.samplers.noise import follows_diffusers
 
 
 def plan_img2img(config: ModelConfig, request: Img2Img) -> Plan:
@@ -24,7 +25,7 @@ def plan_img2img(config: ModelConfig, request: Img2Img) -> Plan:
     request = replace(request, width=image.width, height=image.height, resize=resize)
     job = resolve(config, "img2img", request, strength=request.strength)
     # diffusers also starts from the noised image at strength 1
-    from_noise = job.first_step == 0 and job.rng != "torch"
+    from_noise = job.first_step == 0 and not follows_diffusers(job.rng)
 
     def start(model: LatentDiffusion) -> InitialState:
         finish = (lambda _: image.copy()) if job.strength == 0 else None

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ldmref.modes.job import Job
 from ldmref.modes.text import Interpolation
-from ldmref.samplers.noise import Streams
+from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 class Posterior(NamedTuple):
@@ -94,7 +94,7 @@ def sample_initial(
         streams: Noise, one stream per image of the batch.
         batch: The images of the batch among those of the run.
     """
-    as_diffusers = job.rng == "torch"
+    as_diffusers = follows_diffusers(job.rng)
 
     def sample_posterior(posterior: Posterior | None) -> np.ndarray | None:
         if posterior is None or not as_diffusers:

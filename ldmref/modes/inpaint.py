@@ -22,6 +22,7 @@ from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
 from ldmref.modes.sizing import require_exact
+from ldmref.samplers.noise import follows_diffusers
 
 
 def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
@@ -85,7 +86,7 @@ def make_initial(
     channels = None
     kept = None
     noise_fill = None
-    keep = masks.find_kept_cells(mask, factor, nearest=job.rng == "torch")
+    keep = masks.find_kept_cells(mask, factor, nearest=follows_diffusers(job.rng))
     if config.image_channels:  # the U-Net sees what to keep, and needs no constraint
         hidden = masks.cut_hole(image, mask, masked_pixel(config))
         channels = MaskedImage(masks.shrink_mask(mask, factor), encode_array(model, hidden))

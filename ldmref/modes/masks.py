@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from ldmref.io.images.pil import Source, image_warnings, read_mask, to_array
 from ldmref.modes.initial import Posterior
 from ldmref.modes.sizing import resize_image
+from ldmref.samplers.noise import follows_diffusers
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 PREVIEW_SIDE = 256  # pixels; the longest side of a preview
@@ -69,10 +70,10 @@ def find_kept_cells(mask: Image.Image, factor: int, nearest: bool = False) -> np
 def vanishes(mask: Image.Image, factor: int, rng: str, channels: bool) -> bool:
     """Return whether no latent cell is repainted although the mask is not black.
 
-    This happens where the first pixel of a cell decides: with `rng="torch"`, and for U-Nets with
-    channels for the mask.
+    This happens where the first pixel of a cell decides: with the noise of PyTorch, and for
+    networks with channels for the mask.
     """
-    return (channels or rng == "torch") and not shrink_mask(mask, factor).any()
+    return (channels or follows_diffusers(rng)) and not shrink_mask(mask, factor).any()
 
 
 def cut_hole(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.notation import parse_seeds, parse_sigmas, read_noise
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.samplers import Sampler, Spacing
+from ldmref.samplers.noise import STREAMS
 
 MODEL = "the model's setting"
 IMAGE_OR_MODEL = "the size of the given image, or the model's setting"
@@ -59,6 +60,11 @@ def _is_default(value: Any, default: Any) -> bool:
 def accept(name: str, value: Any) -> Any:
     """Return a value that is checked later, when the image is read or the sampler is chosen."""
     return value
+
+
+def check_rng(name: str, value: Any) -> str:
+    """Return the name of a kind of stream."""
+    return validation.check_choice(name, value, tuple(STREAMS))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -176,11 +182,13 @@ class NoiseParameters:
         ),
     ] = None
     rng: Annotated[
-        Literal["philox", "torch", "a1111-gpu"],
+        str,
+        Check(check_rng, {"type": "string", "enum": list(STREAMS)}),
         Flag(metavar="NAME"),
         Doc(
             "Source of noise: `philox`; `torch`, with which a seed gives diffusers' image; "
-            "`a1111-gpu`, with which it gives A1111's."
+            "`a1111-gpu`, with which it gives A1111's; `cuda:A100` or another card, with which it "
+            "gives diffusers' on that card."
         ),
     ] = "philox"
 

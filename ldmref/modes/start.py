@@ -21,7 +21,7 @@ from ldmref.samplers import (
 from ldmref.samplers.interfaces import (
     Constraint,
 )
-from ldmref.samplers.noise import Streams
+from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 def start_trajectory(
@@ -96,7 +96,7 @@ def choose_step(
         eta=job.eta,
         first_step=first,
         constrain=constrain,
-        bug_compatible=job.rng == "torch" and job.resample is None,
+        bug_compatible=follows_diffusers(job.rng) and job.resample is None,
     )
     if job.resample is not None:
         visits = repaint_visits(len(visits) - 1, *job.resample, first=first)

@@ -8,12 +8,13 @@ batch uses the stream of its own seed, so an image does not depend on the batch 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.samplers.rng_cuda import CudaStream
+from ldmref.samplers.rng_cuda import CUDA_CARDS, CudaStream
 from ldmref.samplers.rng_torch import TorchStream
 
 
@@ -43,7 +44,16 @@ STREAMS: dict[str, Callable[[int], Stream]] = {
     "philox": PhiloxStream,
     "torch": TorchStream,
     "a1111-gpu": CudaStream,
+    **{f"cuda:{card}": partial(CudaStream, card=card) for card in CUDA_CARDS},
 }
+
+
+def follows_diffusers(rng: str) -> bool:
+    """Return whether noise is consumed in the order of the pipelines of diffusers.
+
+    So it is with PyTorch's generators, on the CPU and on a card.
+    """
+    return rng == "torch" or rng.startswith("cuda:")
 
 
 class Streams:
@@ -54,7 +64,7 @@ class Streams:
     Args:
         seeds: Seed of each image, integers from 0 to 2^64 - 1.
         shape: Shape of one image's noise, such as (c, h, w).
-        rng: Kind of stream, a name in `STREAMS`: `philox`, `torch` or `a1111-gpu`.
+        rng: Kind of stream, a name in `STREAMS`: `philox`, `torch`, `a1111-gpu` or `cuda:CARD`.
 
     Raises:
         UsageError: `rng` is unknown.

@@ -15,6 +15,7 @@ from rounding import same_latents
 
 import ldmref
 from ldmref import modes
+from ldmref.errors import UsageError
 from ldmref.io.images.pil import to_array
 from ldmref.modes.channels import encode_image
 from ldmref.samplers.noise import STREAMS
@@ -23,6 +24,8 @@ from ldmref.samplers.spacings import sigma_grid
 
 SHAPE = (4, 8, 8)
 STEPS = 4
+LIKE_DIFFUSERS = ("torch", "cuda:A100")
+RNGS = ("philox", "a1111-gpu", *LIKE_DIFFUSERS)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def draws_of(rng, seed=4, n=9):
 ARGUMENTS = {"steps": STEPS, "seed": 4, "sampler": "ddim", "schedule": "leading", "eta": 1.0}
 
 
-@pytest.mark.parametrize("rng", tuple(STREAMS))
+@pytest.mark.parametrize("rng", RNGS)
 def test_txt2img_draws_noise_then_the_steps(idle, rng, count):
     r = modes.txt2img(idle, "a", rng=rng, **ARGUMENTS)
     assert count == [(rng, 4, SHAPE)] * (1 + STEPS) and r.params["rng"] == rng
@@ -90,21 +93,23 @@ def test_txt2img_draws_noise_then_the_steps(idle, rng, count):
     same_latents(r.latents[0], sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
-@pytest.mark.parametrize("rng", tuple(STREAMS))
+@pytest.mark.parametrize("rng", RNGS)
 def test_img2img_draws_the_posterior_under_torch_only(idle, image, rng, count):
     r = modes.img2img(idle, "a", image, 0.5, rng=rng, **ARGUMENTS)
-    assert count == [(rng, 4, SHAPE)] * (2 + STEPS // 2 if rng == "torch" else 1 + STEPS // 2)
+    assert count == [(rng, 4, SHAPE)] * (
+        2 + STEPS // 2 if rng in LIKE_DIFFUSERS else 1 + STEPS // 2
+    )
     posterior = encode_image(idle, image)
     draws = draws_of(rng)
     sigmas = levels(idle, 2)
     known = posterior.mean
-    if rng == "torch":
+    if rng in LIKE_DIFFUSERS:
         known = known + posterior.std * draws.pop(0)
     terms = [known, sigmas[0] * draws[0], *steps_noise(sigmas, draws[1:])]
     same_latents(r.latents, sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
-@pytest.mark.parametrize("rng", tuple(STREAMS))
+@pytest.mark.parametrize("rng", RNGS)
 @pytest.mark.parametrize("given", [False, True])
 def test_inpaint_draws_the_masked_image_too_under_torch(idle, image, rng, given):
     left = Image.new("L", (16, 16), 0)
@@ -116,10 +121,10 @@ def test_inpaint_draws_the_masked_image_too_under_torch(idle, image, rng, given)
     draws = draws_of(rng)
     sigmas = levels(idle, 2)
     known = posterior.mean
-    if rng == "torch":
+    if rng in LIKE_DIFFUSERS:
         known = known + posterior.std * draws.pop(0)
     noise = own[0] if given else draws.pop(0)
-    if rng == "torch":
+    if rng in LIKE_DIFFUSERS:
         draws.pop(0)
     terms = [known, sigmas[0] * noise, *steps_noise(sigmas, draws)]
     want = sum(terms) / np.hypot(1, sigmas[-1])
@@ -137,7 +142,7 @@ def test_a_mask_without_black_draws_as_much(idle, image):
     same_latents(r.latents[0], sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
-@pytest.mark.parametrize("rng", tuple(STREAMS))
+@pytest.mark.parametrize("rng", RNGS)
 def test_an_image_depends_on_its_seed_alone(idle, image, rng):
     some = {**ARGUMENTS, "rng": rng}
     alone = modes.img2img(idle, "a", image, 0.5, **{**some, "seed": 6}).latents[0]
@@ -155,3 +160,18 @@ def test_the_posterior_is_that_of_encode_image(image):
     mean, std = model.encode_posterior(x)
     assert (mean == model.encode_image(x)).all() and std.min() > 0
     np.testing.assert_allclose(mean + 2 * std, model.encode_image(x, noise), rtol=1e-12)
+
+
+def test_a_card_draws_in_the_order_of_diffusers():
+    """The initial noise is the card's; A1111's stream has it, too, below one wave."""
+    tiny = ldmref.random_model("tiny", backend="numpy")
+    ask = dict(seed=5, steps=1, cfg_scale=1.0)
+    card = modes.txt2img(tiny, "a", rng="cuda:A100", **ask)
+    same = modes.txt2img(tiny, "a", rng="a1111-gpu", **ask)
+    other = modes.txt2img(tiny, "a", rng="torch", **ask)
+    assert np.array_equal(card.latents, same.latents)
+    assert not np.array_equal(card.latents, other.latents)
+    assert card.params["rng"] == "cuda:A100"
+    with pytest.raises(UsageError, match="unknown rng 'cuda:A10'") as caught:
+        modes.plan("txt2img", tiny, prompt="a", rng="cuda:A10")
+    assert "cuda:A100" in caught.value.hint or "cuda:A10G" in caught.value.hint

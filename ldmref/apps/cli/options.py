@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from ldmref.declare import Doc, Field, Flag, flag_names
 from ldmref.errors import UsageError
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
+from ldmref.samplers.noise import STREAMS
 from ldmref.support.config import read_number
 
 Option = Callable[[Callable], Callable]
@@ -25,6 +26,7 @@ NAMES = {
     "sampler": SAMPLERS,
     "schedule": SPACINGS,
     "guidance": GUIDANCES,
+    "rng": STREAMS,
 }  # which a shell completes
 
 
