@@ -15,7 +15,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.samplers.rng_cuda import CUDA_CARDS, CudaStream
-from ldmref.samplers.rng_torch import TorchStream
+from ldmref.samplers.rng_torch import TorchBfloat16Stream, TorchStream
 
 
 class Stream(Protocol):
@@ -43,6 +43,7 @@ class PhiloxStream:
 STREAMS: dict[str, Callable[[int], Stream]] = {
     "philox": PhiloxStream,
     "torch": TorchStream,
+    "torch-bf16": TorchBfloat16Stream,
     "a1111-gpu": CudaStream,
     **{f"cuda:{card}": partial(CudaStream, card=card) for card in CUDA_CARDS},
 }
@@ -53,7 +54,7 @@ def follows_diffusers(rng: str) -> bool:
 
     So it is with PyTorch's generators, on the CPU and on a card.
     """
-    return rng == "torch" or rng.startswith("cuda:")
+    return rng.startswith(("torch", "cuda:"))
 
 
 class Streams:
@@ -64,7 +65,8 @@ class Streams:
     Args:
         seeds: Seed of each image, integers from 0 to 2^64 - 1.
         shape: Shape of one image's noise, such as (c, h, w).
-        rng: Kind of stream, a name in `STREAMS`: `philox`, `torch`, `a1111-gpu` or `cuda:CARD`.
+        rng: Kind of stream, a name in `STREAMS`: `philox`, `torch`, `torch-bf16`, `a1111-gpu` or
+            `cuda:CARD`.
 
     Raises:
         UsageError: `rng` is unknown.

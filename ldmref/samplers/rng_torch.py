@@ -1,4 +1,4 @@
-"""`rng="torch"`: the normal numbers of `torch.Generator("cpu")`, without torch."""
+"""`rng="torch"` and `"torch-bf16"`: normal numbers of `torch.Generator("cpu")`, without torch."""
 
 from __future__ import annotations
 
@@ -57,10 +57,17 @@ class TorchStream:
     def _many(self, n: int) -> np.ndarray:
         z = np.empty(n)
         full = n - n % BLOCK
-        z[:full] = _box_muller(self._outputs(n)[:full])
+        z[:full] = self._box_muller(self._outputs(n)[:full])
         if full < n:
-            z[-BLOCK:] = _box_muller(self._outputs(BLOCK))
+            z[-BLOCK:] = self._box_muller(self._outputs(BLOCK))
         return z
+
+    def _box_muller(self, outputs: np.ndarray) -> np.ndarray:
+        """Return normal numbers of full blocks; uniforms and angles are rounded to float32."""
+        u = _split(((outputs & 0xFFFFFF) * np.float32(2.0**-24)).astype(np.float32))
+        r = np.sqrt(-2.0 * np.log(1.0 - u[:, 0].astype(np.float64)))
+        theta = (np.float32(2.0 * math.pi) * u[:, 1]).astype(np.float64)
+        return np.stack([r * np.cos(theta), r * np.sin(theta)], axis=1).reshape(-1)
 
     def _one(self) -> float:
         if self._kept is not None:
@@ -75,9 +82,54 @@ class TorchStream:
         return r * math.cos(theta)
 
 
-def _box_muller(outputs: np.ndarray) -> np.ndarray:
-    """Return normal numbers of full blocks; uniforms and angles are rounded to float32."""
-    u = ((outputs & 0xFFFFFF) * np.float32(2.0**-24)).astype(np.float32).reshape(-1, 2, BLOCK // 2)
-    r = np.sqrt(-2.0 * np.log(1.0 - u[:, 0].astype(np.float64)))
-    theta = (np.float32(2.0 * math.pi) * u[:, 1]).astype(np.float64)
-    return np.stack([r * np.cos(theta), r * np.sin(theta)], axis=1).reshape(-1)
+class TorchBfloat16Stream(TorchStream):
+    """The numbers of `torch.randn(..., dtype=torch.bfloat16)` on the CPU before PyTorch repaired it.
+
+    The twister is consumed as by `TorchStream`, but from 16 values on the uniforms have eight bits,
+    u = (output mod 2^8) / 2^8, and every operation of Box-Muller rounds to bfloat16. So there are
+    65,536 pairs (r, theta) of equal probability, and the law is another one than the normal:
+
+    * 1 - u >= 2^-8, so |z| <= sqrt(16 ln 2) = 3.33;
+    * E[z^2] = -mean of ln(k / 256) over k = 1, ..., 256 = ln 256 - ln(256!) / 256 = 0.9856 before
+      the operations round;
+    * z = 0 has a positive probability.
+
+    Fewer than 16 values are those of `TorchStream`, rounded to bfloat16.
+
+    Args:
+        seed: Integer of which only the low 32 bits count.
+
+    Source: PyTorch before 2.13, aten/src/ATen/native/cpu/DistributionTemplates.h (`normal_fill`);
+    pytorch#166853.
+
+    >>> bool(abs(TorchBfloat16Stream(0).draw((16, 128, 128))).max() < 3.34)
+    True
+    """
+
+    def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the next array of a shape, float32, in which every value is a bfloat16."""
+        return _round_to_bfloat16(super().draw(shape))
+
+    def _box_muller(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the numbers of full blocks; every operation rounds to bfloat16, as PyTorch's did.
+
+        The angle alone is one product in double precision.
+        """
+        u = _split(((outputs & 0xFF) * np.float32(2.0**-8)).astype(np.float32))
+        log = _round_to_bfloat16(np.log(1.0 - u[:, 0]))
+        r = _round_to_bfloat16(np.sqrt(-2.0 * log))
+        theta = _round_to_bfloat16(2.0 * math.pi * u[:, 1].astype(np.float64))
+        cos, sin = (_round_to_bfloat16(wave(theta)) for wave in (np.cos, np.sin))
+        return np.stack([r * cos, r * sin], axis=1).reshape(-1)
+
+
+def _split(uniforms: np.ndarray) -> np.ndarray:
+    """Return uniforms as (blocks, 2, 8): those of the radii, and those of the angles."""
+    return uniforms.reshape(-1, 2, BLOCK // 2)
+
+
+def _round_to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Return the nearest numbers of eight significant bits, ties to even, as float32."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    half = 0x7FFF + ((bits >> 16) & 1)
+    return ((bits + half) & 0xFFFF0000).astype(np.uint32).view(np.float32)
