@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ldmref.batch.keys import identify_model
 from ldmref.batch.process import ProcessExecutor, count_cores
-from ldmref.batch.serial import SerialExecutor
-from ldmref.batch.tasks import ModelSource, RowExecutor
+from ldmref.batch.tasks import (
+    ModelSource,
+    RowExecutor,
+    RowOutcome,
+    RowTask,
+    generate_task,
+    limited_threads,
+)
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
+from ldmref.modes.generate import CancelFlag
+
+
+@dataclass(frozen=True)
+class SerialExecutor:
+    """Generates in this process, with a model that is already loaded."""
+
+    model: LatentDiffusion
+    threads: int = 1
+
+    def run(
+        self, tasks: Iterator[RowTask], cancel: CancelFlag | None
+    ) -> Generator[RowOutcome, None, None]:
+        """Yield the outcome of every task, in their order."""
+        for task in tasks:
+            with limited_threads(self.threads):
+                outcome = generate_task(self.model, task, cancel)
+            yield outcome
+
 
 EXECUTORS = ("serial", "process", "ray")
 MAX_WORKERS = 10_000
 
 # From the model's source, the loaded model and the number of rows to an executor.
-ExecutorMaker = Callable[[ModelSource, LatentDiffusion, int], RowExecutor]
+ExecutorFactory = Callable[[ModelSource, LatentDiffusion, int], RowExecutor]
 
 
 def choose_executor(
     name: str, workers: int | None, threads: int, address: str | None, gpus: float
-) -> ExecutorMaker:
+) -> ExecutorFactory:
     """Check the arguments, and return a function that makes the executor.
 
     Raises:

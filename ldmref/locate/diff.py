@@ -1,4 +1,4 @@
-"""`diff_traces`: judge every layer and every computation on the host of a port."""
+"""`diff_traces`: judge every layer and every computation between the networks of a port."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.dumps import identical_dumps
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row, with_inherited
-from ldmref.locate.host import judge_host
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
 from ldmref.locate.networks import RecordedNetwork, is_host, network_of, open_network
+from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.replay import Replay
 from ldmref.models.controlnet import ControlNet
@@ -60,10 +60,10 @@ def diff_traces(
 
     Returns:
         A row for each recorded layer, for what leads to its input, and for each computation of the
-        host.
+        pipeline.
 
     Raises:
-        UsageError: The trace has no call of a network of the model, or of the host.
+        UsageError: The trace has no call of a network of the model, or of the pipeline.
 
     >>> import numpy as np
     >>> import ldmref

@@ -18,13 +18,13 @@ OVERFLOW = "ldmref itself overflows in {} here, so it does not know which errors
 
 @dataclass(frozen=True)
 class Row:
-    """One judged layer, wiring or host computation.
+    """One judged layer, wiring or computation between them.
 
     Attributes:
         call: The call, "unet.000".
         layer: The layer's module path; "" for the whole call.
         kind: "own" for the layer itself, "wiring" for what leads to its input, or the name of a
-            computation on the host ("step", "guidance").
+            computation between networks ("step", "guidance").
         error: The largest difference relative to the largest value; infinite for other shapes.
         allowed: The largest error that counts as rounding.
         floor: The error of ldmref in the port's number format. None: it was not needed.

@@ -49,7 +49,7 @@ class RecordedNetwork:
 
 
 def network_of(call: str) -> str:
-    """Return the network of a call, "" for computations on the host.
+    """Return the network of a call, "" for computations between networks.
 
     >>> network_of("unet.003"), network_of("text_encoder_2.001"), network_of("sampler.000")
     ('unet', 'text_encoder_2', '')
@@ -60,7 +60,7 @@ def network_of(call: str) -> str:
 
 
 def is_host(call: str) -> bool:
-    """Return whether a call is a computation on the host.
+    """Return whether a call is a computation between networks.
 
     >>> is_host("sampler.000"), is_host("tokens_2~1"), is_host("samplers")
     (True, True, False)

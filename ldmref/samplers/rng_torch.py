@@ -83,7 +83,7 @@ class TorchStream:
 
 
 class TorchBfloat16Stream(TorchStream):
-    """The numbers of `torch.randn(..., dtype=torch.bfloat16)` on the CPU before PyTorch repaired it.
+    """The numbers of `torch.randn(..., dtype=torch.bfloat16)` on the CPU before they were repaired.
 
     The twister is consumed as by `TorchStream`, but from 16 values on the uniforms have eight bits,
     u = (output mod 2^8) / 2^8, and every operation of Box-Muller rounds to bfloat16. So there are

@@ -256,19 +256,19 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     inner = model.backend
     fused = is_overridden(inner, "group_norm_silu") or is_overridden(inner, "geglu")
     ops = (FusedShapeBackend if fused else ShapeBackend)(dtype=inner.dtype)
-    hollow = model.with_backend(ops)
-    hollow.params = without_weights(model_spec(model.config), ops)
-    hollow.max_memory = None
-    hollow.max_seconds = None
+    weightless = model.with_backend(ops)
+    weightless.params = without_weights(model_spec(model.config), ops)
+    weightless.max_memory = None
+    weightless.max_seconds = None
     if model.tiny_autoencoder is not None:
         tiny = model.tiny_autoencoder.with_backend(ops)
         tiny.params = shapes_of(tiny_spec(tiny.config), ops)
-        hollow.tiny_autoencoder = tiny
+        weightless.tiny_autoencoder = tiny
     sizes = _Sizes()
     sizes.manifest = describe_program(model, selection)
     recorder = Recorder(sizes, SizeStore, selection)
     observer = TraceObserver(recorder, _MeasuringBackend, inner.compiles)
-    run = _with_hollow_controls(plan, model, ops).prepare(hollow, observer)
+    run = _with_weightless_controls(plan, model, ops).prepare(weightless, observer)
     sizes.manifest |= describe_run(run)
     for _ in run.generate():
         pass
@@ -276,7 +276,7 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     return sizes
 
 
-def _with_hollow_controls(plan: Plan, model: LatentDiffusion, ops: Backend) -> Plan:
+def _with_weightless_controls(plan: Plan, model: LatentDiffusion, ops: Backend) -> Plan:
     """Return a plan whose ControlNets have no weights."""
     controls = []
     for control in plan.job.control:

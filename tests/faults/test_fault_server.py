@@ -21,7 +21,7 @@ from fault_server import connect, post, serving, status_of
 
 from ldmref.apps.server.app import create_app
 from ldmref.apps.server.engine import Engine
-from ldmref.apps.server.inputs import plan_work
+from ldmref.apps.server.inputs import plan_task
 from ldmref.support.server_settings import ServerSettings
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
@@ -334,7 +334,7 @@ def test_worker(tiny):
     for error in (SystemExit(1), KeyboardInterrupt(), MemoryError(), BaseException(), OSError(5)):
         job = engine.submit(Raising(error))
         assert job.wait(20) and job.state == "failed"
-    job = engine.submit(plan_work(engine, "txt2img", SHORT))
+    job = engine.submit(plan_task(engine, "txt2img", SHORT))
     assert job.wait(20) and job.state == "done"
     assert sum("worker" in thread.name for thread in threading.enumerate()) >= 1
     engine.close()

@@ -153,7 +153,7 @@ def test_verdicts():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_no_array_of_the_host_may_be_infinite(recorded, value):
     """Each recorded array outside of the networks gets one bad value, which is seen."""
-    from ldmref.locate.host import judge_host
+    from ldmref.locate.pipeline import judge_host
 
     trace = load_trace(recorded)
     model = ldmref.load("emoji", dtype="float32")

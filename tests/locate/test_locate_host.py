@@ -10,8 +10,8 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.locate import DiffReport, diff_traces
-from ldmref.locate.host import judge_host
-from ldmref.locate.host.tokens import explain
+from ldmref.locate.pipeline import judge_host
+from ldmref.locate.pipeline.tokens import explain
 from ldmref.math.guidance import rescale_guidance
 from ldmref.samplers import SAMPLERS
 from ldmref.trace import build_trace, read_trace, record_trace

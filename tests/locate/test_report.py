@@ -7,7 +7,7 @@ from dataclasses import replace
 import ldmref
 from ldmref.apps.cli.main import main
 from ldmref.locate import DiffReport, Row
-from ldmref.locate.host.context import HostContext
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.report import table
 from ldmref.trace import build_trace
 
@@ -19,7 +19,7 @@ def notes_of(**config):
     scheduler = {"class": "DDIMScheduler", "config": {"clip_sample": False, **config}}
     notes: list[str] = []
     port = build_trace(STEP, {"scheduler": scheduler})
-    context = HostContext(port, model, "float32", notes)
+    context = PipelineContext(port, model, "float32", notes)
     assert context.config.num_train_timesteps == model.config.scheduler.num_train_timesteps
     return notes
 

@@ -16,7 +16,7 @@ from recorded_pipelines import build, names_of
 from right_runs import RUNS, Run, prepare, with_image
 
 from ldmref.locate import DiffReport, diff_traces
-from ldmref.locate.host import judge_host
+from ldmref.locate.pipeline import judge_host
 from ldmref.trace import Selection, read_trace, record_pipeline
 
 STEPS = 3

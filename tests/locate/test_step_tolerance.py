@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmref.locate.host.steps import _least
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.steps import _least
 from ldmref.locate.precision import EPSILONS
 from ldmref.samplers import SAMPLERS, SchedulerConfig, configured_step, make_schedule
 from ldmref.samplers.loop import run_intervals

@@ -14,7 +14,7 @@ from recorded_pipelines import build
 from test_twenty_faults import plain_ddim
 
 from ldmref.locate import DiffReport
-from ldmref.locate.host import judge_host
+from ldmref.locate.pipeline import judge_host
 from ldmref.trace import Selection, build_trace, read_trace, record_pipeline
 
 SCALE = 7.5

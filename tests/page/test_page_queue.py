@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ldmref import modes
-from ldmref.apps.server.work import GenerateWork
+from ldmref.apps.server.tasks import GenerateTask
 
 SIZE = 16
 
@@ -145,7 +145,7 @@ def test_the_preview_of_a_large_photo_shows_the_photo(server, tmp_path):
     asked = {"prompt": "a", "image": photo, "mask": mask, "only_masked": True, "steps": 3}
     model = server.models["tiny"]
     plan = modes.plan("inpaint", model, **asked, seed=1)
-    GenerateWork(plan).run(model, Report(), None)
+    GenerateTask(plan).run(model, Report(), None)
     assert len(previews) == 2
     for preview in previews:
         assert preview.size == (256, 128)

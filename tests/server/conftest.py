@@ -40,8 +40,8 @@ class RunningServer:
         return self.client.get(f"/v1/jobs/{id}").json()
 
 
-class GatedWork:
-    """A work of one step that waits for `gate`, then does what `act(report, cancel)` says."""
+class GatedTask:
+    """A task of one step that waits for `gate`, then does what `act(report, cancel)` says."""
 
     kind = "gated"
     previews = True
@@ -88,16 +88,16 @@ def emoji() -> LatentDiffusion:
 
 @pytest.fixture
 def gated() -> Iterator[Any]:
-    """`gated(act)` makes a work that waits for its gate, which opens when the test ends."""
-    works: list[GatedWork] = []
+    """`gated(act)` makes a task that waits for its gate, which opens when the test ends."""
+    tasks: list[GatedTask] = []
 
-    def make(act: Callable[[Any, threading.Event], None] | None = None) -> GatedWork:
-        works.append(GatedWork(act))
-        return works[-1]
+    def make(act: Callable[[Any, threading.Event], None] | None = None) -> GatedTask:
+        tasks.append(GatedTask(act))
+        return tasks[-1]
 
     yield make
-    for work in works:
-        work.gate.set()
+    for task in tasks:
+        task.gate.set()
 
 
 @pytest.fixture

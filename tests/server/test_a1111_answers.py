@@ -12,8 +12,8 @@ from ldmref.apps.server.a1111.answers import describe_progress
 
 def progress_of(count=4, **now: Any):
     job: Any = SimpleNamespace(progress=now, request={"mode": "txt2img"}, created=0.0)
-    work: Any = SimpleNamespace(count=count, was_skipped=False, was_interrupted=False, preview=None)
-    return describe_progress(job, work, with_image=False)
+    task: Any = SimpleNamespace(count=count, was_skipped=False, was_interrupted=False, preview=None)
+    return describe_progress(job, task, with_image=False)
 
 
 @pytest.mark.parametrize(

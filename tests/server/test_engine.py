@@ -16,8 +16,8 @@ from ldmref import modes
 from ldmref.apps.server import engine as engine_module
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import Gone, QueueFull, Stopping, UnknownJob, UnknownModel, status_of
-from ldmref.apps.server.inputs import plan_work
-from ldmref.apps.server.work import InvertWork
+from ldmref.apps.server.inputs import plan_task
+from ldmref.apps.server.tasks import InvertTask
 from ldmref.errors import NumericError, UsageError
 
 SECONDS = 60.0
@@ -25,7 +25,7 @@ SECONDS = 60.0
 
 def generate(engine, seed=1, **values):
     values = {"prompt": "a cat", "steps": 1, "seed": seed} | values
-    return engine.submit(plan_work(engine, "txt2img", values))
+    return engine.submit(plan_task(engine, "txt2img", values))
 
 
 def finish(job):
@@ -110,9 +110,9 @@ def test_an_error_fails_its_job_only(start_engine, tiny, gated, error, code, sta
         raise error
 
     engine = start_engine({"tiny": tiny})
-    work = gated(act)
-    work.gate.set()
-    job = finish(engine.submit(work))
+    task = gated(act)
+    task.gate.set()
+    job = finish(engine.submit(task))
     assert (job.state, job.error.code, status_of(job.error)) == ("failed", code, status)
     assert "secret" not in str(job.describe())
     assert ("ZeroDivisionError" in caplog.text) is isinstance(error, ZeroDivisionError)
@@ -157,7 +157,7 @@ def test_the_oldest_results_leave_if_they_take_too_much(start_engine, tiny):
 def test_the_end_frees_the_inputs(start_engine, tiny):
     engine = start_engine({"tiny": tiny})
     job = finish(generate(engine))
-    assert job.work is None
+    assert job.task is None
 
 
 def test_a_failed_job_frees_the_arrays_of_its_frames(start_engine, tiny, gated):
@@ -172,9 +172,9 @@ def test_a_failed_job_frees_the_arrays_of_its_frames(start_engine, tiny, gated):
             raise NumericError("NaN in step 3", code="E-NAN") from cause
 
     engine = start_engine({"tiny": tiny})
-    work = gated(act)
-    work.gate.set()
-    job = finish(engine.submit(work))
+    task = gated(act)
+    task.gate.set()
+    job = finish(engine.submit(task))
     gc.collect()
     assert job.error.code == "E-NAN" and kept[0]() is None
 
@@ -204,10 +204,10 @@ def test_models_by_name(start_engine, tiny, gated):
 def test_closing_ends_everything(start_engine, tiny, gated):
     before = workers()
     engine = start_engine({"tiny": tiny})
-    work = gated()
-    running = engine.submit(work)
+    task = gated()
+    running = engine.submit(task)
     waiting = engine.submit(gated())
-    assert work.started.wait(SECONDS)
+    assert task.started.wait(SECONDS)
     engine.close(0.4)
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
     with pytest.raises(Stopping):
@@ -217,10 +217,10 @@ def test_closing_ends_everything(start_engine, tiny, gated):
 
 def test_closing_lets_a_job_end(start_engine, tiny, gated):
     engine = start_engine({"tiny": tiny})
-    work = gated()
-    job = engine.submit(work)
-    assert work.started.wait(SECONDS)
-    threading.Timer(0.05, work.gate.set).start()
+    task = gated()
+    job = engine.submit(task)
+    assert task.started.wait(SECONDS)
+    threading.Timer(0.05, task.gate.set).start()
     engine.close(20.0)
     assert job.state == "done"
 
@@ -229,7 +229,7 @@ def test_an_inversion_gives_its_noise(start_engine, tiny):
     engine = start_engine({"tiny": tiny})
     photo = Image.new("RGB", (16, 16), "teal")
     plan = modes.plan_inversion(tiny, prompt="a cat", image=photo, steps=2)
-    job = finish(engine.submit(InvertWork(plan)))
+    job = finish(engine.submit(InvertTask(plan)))
     assert job.state == "done" and not job.images
     media_type, content = job.files["noise.npy"]
     assert media_type == "application/octet-stream" and content[:6] == b"\x93NUMPY"
@@ -264,9 +264,9 @@ def test_a_slow_reader_gets_the_latest_progress_only(start_engine, tiny, gated):
             report.progress(step, 1000)
 
     engine = start_engine({"tiny": tiny})
-    work = gated(act)
-    job = engine.submit(work)
-    work.gate.set()
+    task = gated(act)
+    job = engine.submit(task)
+    task.gate.set()
     finish(job)
     events = asyncio.run(collect(job))
     assert [e.data["step"] for e in events if e.name == "progress"] == [999]
@@ -291,12 +291,12 @@ def test_previews_are_made_for_readers_only(start_engine, tiny, gated, monkeypat
     assert wanted == [False]
 
     async def read(previews):
-        work = gated(act)
-        job = engine.submit(work)
+        task = gated(act)
+        job = engine.submit(task)
         events = []
         async for event in job.subscribe(previews=previews):
             events.append(event)
-            work.gate.set()
+            task.gate.set()
             if event.name == "preview":
                 seen.set()
         return [event for event in events if event.name == "preview"]
@@ -327,9 +327,9 @@ def test_time_left_is_measured(start_engine, tiny, gated):
             time.sleep(0.05)
 
     engine = start_engine({"tiny": tiny})
-    work = gated(act)
-    job = engine.submit(work)
-    work.gate.set()
+    task = gated(act)
+    job = engine.submit(task)
+    task.gate.set()
     finish(job)
     assert left[0] is None
     per_step = left[1] / 7  # three steps of this batch, four of the next

@@ -75,10 +75,10 @@ def browser():
 @pytest.fixture(scope="module")
 def victim(tiny):
     """Yield a server with one finished job: its port, its engine, and the path of the job."""
-    from ldmref.apps.server.inputs import plan_work
+    from ldmref.apps.server.inputs import plan_task
 
     with serving_models({"tiny": tiny}) as (port, engine):
-        job = engine.submit(plan_work(engine, "txt2img", {"prompt": "cat", "steps": 1}))
+        job = engine.submit(plan_task(engine, "txt2img", {"prompt": "cat", "steps": 1}))
         assert job.wait(20)
         yield port, engine, job
 

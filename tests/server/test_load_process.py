@@ -321,7 +321,7 @@ def status_of(served) -> str:
 
 
 class Dying:
-    """A work that ends its worker in the way of a plug-in or a library."""
+    """A task that ends its worker in the way of a plug-in or a library."""
 
     kind = "generate"
     request: ClassVar[dict] = {}
@@ -341,7 +341,7 @@ ERRORS = [SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), G
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
 def test_worker_survives_whatever_a_job_raises(tiny, error, caplog):
     from ldmref.apps.server.engine import Engine
-    from ldmref.apps.server.inputs import plan_work
+    from ldmref.apps.server.inputs import plan_task
 
     engine = Engine({"tiny": tiny})
     try:
@@ -349,7 +349,7 @@ def test_worker_survives_whatever_a_job_raises(tiny, error, caplog):
         assert job.wait(20) and job.state == "failed"
         assert job.error.code in ("E-INTERNAL", "E-MEMORY")
         assert "heart" not in str(job.error) + job.error.hint + caplog.text
-        after = engine.submit(plan_work(engine, "txt2img", SHORT))
+        after = engine.submit(plan_task(engine, "txt2img", SHORT))
         assert after.wait(20) and after.state == "done"
     finally:
         engine.close()

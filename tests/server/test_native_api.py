@@ -157,9 +157,9 @@ def test_modes_and_their_inputs(server, mode, more):
 
 
 def test_delete_cancels_once_and_for_all(server, gated):
-    work = gated()
-    job = server.engine.submit(work)
-    assert work.started.wait(SECONDS)
+    task = gated()
+    job = server.engine.submit(task)
+    assert task.started.wait(SECONDS)
     for _ in range(2):
         answer = server.client.delete(job.describe()["url"])
         assert answer.status_code == 200
@@ -177,12 +177,12 @@ def test_events_are_streamed_and_resumed(server, gated):
         report.file("a b.txt", "text/plain", b"content")
         report.data({"distance": 0.5, "worst": (float("inf"), float("nan"))})
 
-    work = gated(act)
-    job = server.engine.submit(work)
+    task = gated(act)
+    job = server.engine.submit(task)
     with server.client.stream("GET", f"/v1/jobs/{job.id}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
-        work.gate.set()
+        task.gate.set()
         events = read_events(answer.iter_lines())
     names = [name for _, name, _ in events]
     assert names == ["queued", "started", "progress", "done"] or names == names[1:]
@@ -229,8 +229,8 @@ def test_a_comment_keeps_an_idle_stream_open(server, gated, monkeypatch):
 
 
 def test_many_streams_of_one_job(server, gated):
-    work = gated()
-    job = server.engine.submit(work)
+    task = gated()
+    job = server.engine.submit(task)
     ended = []
 
     def follow():
@@ -243,7 +243,7 @@ def test_many_streams_of_one_job(server, gated):
     end = time.monotonic() + SECONDS
     while len(job.log._readers) < 20 and time.monotonic() < end:
         time.sleep(0.01)
-    work.gate.set()
+    task.gate.set()
     for thread in threads:
         thread.join(SECONDS)
     assert ended == ["done"] * 20 and not job.log._readers
@@ -349,11 +349,11 @@ def test_the_openapi_description_lists_every_route(serve, tiny):
         assert "default" in operation["responses"] and len(operation["responses"]) > 1
     references = set(find_references(description))
     assert references and all(name in schemas for name in references)
-    work = jsonschema.Draft202012Validator(schemas["Work"] | {"components": {"schemas": schemas}})
-    assert work.is_valid({"parameters": CAT})
-    assert work.is_valid({"mode": "img2img", "parameters": CAT | {"image": "aGk="}})
-    assert not work.is_valid({"mode": "img2img", "parameters": CAT})
-    assert not work.is_valid({"parameters": CAT | {"stepps": 3}})
+    task = jsonschema.Draft202012Validator(schemas["Task"] | {"components": {"schemas": schemas}})
+    assert task.is_valid({"parameters": CAT})
+    assert task.is_valid({"mode": "img2img", "parameters": CAT | {"image": "aGk="}})
+    assert not task.is_valid({"mode": "img2img", "parameters": CAT})
+    assert not task.is_valid({"parameters": CAT | {"stepps": 3}})
 
 
 def find_references(value):
@@ -526,18 +526,18 @@ def test_a_gone_job_is_410(serve, tiny):
 
 def test_a_full_queue_is_429_before_anything_is_read(serve, tiny, gated):
     server = serve({"tiny": tiny}, queue=0)
-    work = gated()
-    server.engine.submit(work)
-    assert work.started.wait(SECONDS)
+    task = gated()
+    server.engine.submit(task)
+    assert task.started.wait(SECONDS)
     answer = server.client.post("/v1/jobs", json={"parameters": {"nonsense": 1}})
     assert answer.status_code == 429 and answer.json()["error"]["code"] == "E-QUEUE"
     assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_a_failed_job_says_why(server, gated, monkeypatch):
-    from ldmref.apps.server.work import GenerateWork
+    from ldmref.apps.server.tasks import GenerateTask
 
-    monkeypatch.setattr(GenerateWork, "run", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(GenerateTask, "run", lambda *arguments: 1 / 0)
     answer = server.client.post("/v1/generate", json={"parameters": CAT})
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == "internal error (ZeroDivisionError)"

@@ -17,8 +17,8 @@ from ldmref.apps.server.openai.fields import (
     read_prompt,
     read_size,
 )
+from ldmref.apps.server.openai.tasks import choose_steps
 from ldmref.apps.server.openai.translate import find_model, translate_edit, translate_generation
-from ldmref.apps.server.openai.work import choose_steps
 from ldmref.errors import LdmrefError
 from ldmref.models.presets import preset
 from ldmref.modes.registry import MODES

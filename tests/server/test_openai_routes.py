@@ -263,13 +263,13 @@ def test_asynchronous_client(server):
 
 
 def test_an_error_within_a_stream_is_raised(serve, tiny, monkeypatch):
-    from ldmref.apps.server.openai.work import StreamedWork
+    from ldmref.apps.server.openai.tasks import StreamedTask
     from ldmref.errors import NumericError
 
     def fail(self, model, report, cancel):
         raise NumericError("step 3 gave NaN", code="E-NAN")
 
-    monkeypatch.setattr(StreamedWork, "run", fail)
+    monkeypatch.setattr(StreamedTask, "run", fail)
     client = connect(serve({"tiny": tiny}))
     with pytest.raises(openai.APIError, match="step 3 gave NaN") as raised:
         list(client.images.generate(prompt="a cat", stream=True))

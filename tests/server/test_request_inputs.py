@@ -16,7 +16,7 @@ from PIL import Image
 from ldmref.apps.server.bodies import MAX_DEPTH, read_json
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import BadRequest, status_of
-from ldmref.apps.server.inputs import plan_work, read_values
+from ldmref.apps.server.inputs import plan_task, read_values
 from ldmref.errors import LdmrefError
 from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import MODES
@@ -100,7 +100,7 @@ def test_no_text_is_ever_opened(engine, mode, name, scheme, tmp_path):
             opened.clear()
             recording = True
             try:
-                plan_work(engine, mode, given | {name: value})
+                plan_task(engine, mode, given | {name: value})
             except LdmrefError as error:
                 assert status_of(error) in (400, 422)
             finally:
@@ -184,7 +184,7 @@ def test_images_that_are_refused(value, code):
 @pytest.mark.parametrize("make", [text_bomb, lambda: png_claiming(900, 900)])
 def test_damaged_images_and_bombs_are_refused_when_they_are_planned(engine, make):
     values = {"prompt": "a cat", "image": make()}
-    error = refused(plan_work, engine, "img2img", values)
+    error = refused(plan_task, engine, "img2img", values)
     assert error.code == "E-IMAGE"
 
 
@@ -207,8 +207,8 @@ NOISE = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32
 def test_arrays_as_lists_and_as_files_give_the_same_image(engine):
     pngs = set()
     for value in (NOISE.tolist(), npy(NOISE), npy(np.asfortranarray(NOISE))):
-        work = plan_work(engine, "txt2img", {"prompt": "a cat", "steps": 1, "latents": value})
-        job = engine.submit(work)
+        task = plan_task(engine, "txt2img", {"prompt": "a cat", "steps": 1, "latents": value})
+        job = engine.submit(task)
         assert job.wait(60) and job.state == "done"
         pngs.add(np.asarray(Image.open(io.BytesIO(job.images[0].png))).tobytes())
     assert len(pngs) == 1
@@ -244,7 +244,7 @@ def header_claiming(shape):
     ],
 )
 def test_arrays_that_are_refused(engine, name, value):
-    error = refused(plan_work, engine, "txt2img", {"prompt": "a cat", name: value})
+    error = refused(plan_task, engine, "txt2img", {"prompt": "a cat", name: value})
     assert error.parameter == name
 
 
@@ -293,7 +293,7 @@ def test_arrays_that_are_refused(engine, name, value):
     ],
 )
 def test_values_that_are_refused(engine, values, parameter):
-    error = refused(plan_work, engine, "txt2img", {"prompt": "a cat"} | values)
+    error = refused(plan_task, engine, "txt2img", {"prompt": "a cat"} | values)
     assert error.parameter == parameter
 
 

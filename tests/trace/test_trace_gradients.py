@@ -217,6 +217,6 @@ def test_calls_that_were_not_recorded(step, model):
 
 
 def test_without_torch_the_reason_is_given(step, model, monkeypatch):
-    monkeypatch.setattr("ldmref.locate.host.gradients.find_spec", lambda name: None)
+    monkeypatch.setattr("ldmref.locate.pipeline.gradients.find_spec", lambda name: None)
     (row,) = gradients(step, model)
     assert row.verdict == "not judged" and "pip install torch" in row.note

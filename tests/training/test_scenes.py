@@ -13,11 +13,10 @@ import pytest
 from ldmref.datasets import summarize
 from ldmref.datasets.emoji import emoji_dataset
 from ldmref.datasets.emoji import font as emoji_data
-from ldmref.datasets.emoji.articles import article
 from ldmref.datasets.emoji.captions import scene_caption, scene_vocabulary
 from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS, recolour
 from ldmref.datasets.emoji.composing import SHARES, TESTED, held_out_scene, training_scene
-from ldmref.datasets.emoji.nouns import nouns, plural
+from ldmref.datasets.emoji.nouns import article, nouns, plural
 from ldmref.datasets.emoji.rendering import render_scene
 from ldmref.datasets.emoji.scene import (
     ABOVE,

@@ -19,9 +19,9 @@ from ldmref.apps.server.a1111 import routes as a1111
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import refusal, status_of
 from ldmref.apps.server.guard import guard
-from ldmref.apps.server.json_response import JSONResponse
 from ldmref.apps.server.openai import routes as openai
 from ldmref.apps.server.openapi import describe_interface
+from ldmref.apps.server.responses import JSONResponse
 from ldmref.errors import LdmrefError
 from ldmref.support.server_settings import ServerSettings
 

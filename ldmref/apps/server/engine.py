@@ -17,7 +17,7 @@ from ldmref.apps.server.errors import (
     as_ldmref_error,
 )
 from ldmref.apps.server.jobs import JobReport, ServedJob
-from ldmref.apps.server.work import Work
+from ldmref.apps.server.tasks import Task
 from ldmref.errors import Cancelled, LdmrefError, UsageError, did_you_mean, short_repr
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
@@ -28,7 +28,7 @@ PLANNERS = 4  # requests that are read and checked at the same time
 LONGEST_RETRY = 60  # seconds
 
 
-class Lane:
+class DeviceQueue:
     """The queue and the worker's thread of one device."""
 
     def __init__(self, device: str):
@@ -39,7 +39,7 @@ class Lane:
 
 
 class Engine:
-    """Run works one after the other on each device, and keep their results for a while.
+    """Run tasks one after the other on each device, and keep their results for a while.
 
     Args:
         models: The models by name; the first is the default. Models on one device share a worker.
@@ -49,9 +49,9 @@ class Engine:
 
     Example:
         >>> import ldmref
-        >>> from ldmref.apps.server.inputs import plan_work
+        >>> from ldmref.apps.server.inputs import plan_task
         >>> engine = Engine({"tiny": ldmref.random_model("tiny")})
-        >>> job = engine.submit(plan_work(engine, "txt2img", {"prompt": "a cat", "steps": 2}))
+        >>> job = engine.submit(plan_task(engine, "txt2img", {"prompt": "a cat", "steps": 2}))
         >>> job.wait(), job.state, len(job.images), job.images[0].png[1:4]
         (True, 'done', 1, b'PNG')
         >>> engine.close()
@@ -77,11 +77,15 @@ class Engine:
         self._bytes = 0  # of the jobs that have ended
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._closed = False
-        self._lanes = {device_of(model): Lane(device_of(model)) for model in models.values()}
-        for lane in self._lanes.values():
-            name = f"ldmref worker {lane.device}"
-            lane.thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
-            lane.thread.start()
+        self._queues = {
+            device_of(model): DeviceQueue(device_of(model)) for model in models.values()
+        }
+        for queue in self._queues.values():
+            name = f"ldmref worker {queue.device}"
+            queue.thread = threading.Thread(
+                target=self._run_queue, args=(queue,), name=name, daemon=True
+            )
+            queue.thread.start()
 
     def find_model(self, name: str | None) -> str:
         """Return the name of a model; None is the default.
@@ -104,15 +108,15 @@ class Engine:
             Stopping: The engine is being closed.
             UnknownModel: The server does not have it.
         """
-        lane = self._lane(self.find_model(model))
+        queue = self._queue(self.find_model(model))
         with self._changed:
-            self._require_room(lane)
+            self._require_room(queue)
 
-    def submit(self, work: Work, model: str | None = None) -> ServedJob:
-        """Queue a work and return its job.
+    def submit(self, task: Task, model: str | None = None) -> ServedJob:
+        """Queue a task and return its job.
 
         Args:
-            work: What to run.
+            task: What to run.
             model: The name of the model; None is the default.
 
         Raises:
@@ -121,13 +125,13 @@ class Engine:
             UnknownModel: The server does not have it.
         """
         name = self.find_model(model)
-        lane = self._lane(name)
-        job = ServedJob(work, name, self._leave_queue)
+        queue = self._queue(name)
+        job = ServedJob(task, name, self._leave_queue)
         with self._changed:
-            self._require_room(lane)
+            self._require_room(queue)
             self._jobs[job.id] = job
-            lane.waiting.append(job)
-            self._number(lane)
+            queue.waiting.append(job)
+            self._number(queue)
             self._changed.notify_all()
         self.sweep()
         return job
@@ -179,17 +183,17 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
-            waiting = [job for lane in self._lanes.values() for job in lane.waiting]
-            running = [lane.running for lane in self._lanes.values() if lane.running]
+            waiting = [job for queue in self._queues.values() for job in queue.waiting]
+            running = [queue.running for queue in self._queues.values() if queue.running]
             self._changed.notify_all()
         for job in waiting:
             job.cancel()
         for job in running:
             job.wait(max(0.0, end - timeout / 2 - time.monotonic()))
             job.cancel()
-        for lane in self._lanes.values():
-            if lane.thread is not None:
-                lane.thread.join(max(0.0, end - time.monotonic()))
+        for queue in self._queues.values():
+            if queue.thread is not None:
+                queue.thread.join(max(0.0, end - time.monotonic()))
         for job in running:  # a step that takes too long goes on in its thread, unseen
             self._end(job, Cancelled("the server stopped", code="E-CANCELLED"))
 
@@ -211,63 +215,63 @@ class Engine:
 
     # -- queue and workers ------------------------------------------------------------------------
 
-    def _lane(self, model: str) -> Lane:
-        return self._lanes[device_of(self.models[model])]
+    def _queue(self, model: str) -> DeviceQueue:
+        return self._queues[device_of(self.models[model])]
 
-    def _require_room(self, lane: Lane) -> None:
+    def _require_room(self, queue: DeviceQueue) -> None:
         if self._closed:
             raise Stopping("the server is stopping", code="E-STOPPING")
-        room = self.settings.queue + (lane.running is None)
-        if len(lane.waiting) >= room:
+        room = self.settings.queue + (queue.running is None)
+        if len(queue.waiting) >= room:
             full = QueueFull(
-                f"the queue is full: {len(lane.waiting)} jobs wait",
+                f"the queue is full: {len(queue.waiting)} jobs wait",
                 code="E-QUEUE",
                 hint="try again later",
             )
-            left = lane.running.progress.get("seconds_left") if lane.running else None
+            left = queue.running.progress.get("seconds_left") if queue.running else None
             full.retry_after = min(LONGEST_RETRY, 1 + math.ceil(left or 0.0))
             raise full
 
     def _leave_queue(self, job: ServedJob) -> None:
         """End a cancelled job that still waits."""
-        lane = self._lane(job.model)
+        queue = self._queue(job.model)
         with self._changed:
-            if job in lane.waiting:
-                lane.waiting.remove(job)
+            if job in queue.waiting:
+                queue.waiting.remove(job)
                 self._end(job, Cancelled("cancelled", code="E-CANCELLED"))
-                self._number(lane)
+                self._number(queue)
 
-    def _number(self, lane: Lane) -> None:
+    def _number(self, queue: DeviceQueue) -> None:
         """Tell the waiting jobs their positions."""
-        for position, job in enumerate(lane.waiting):
+        for position, job in enumerate(queue.waiting):
             job.queue_at(position)
 
-    def _work(self, lane: Lane) -> None:
-        """Run the jobs of a lane until the engine is closed."""
+    def _run_queue(self, queue: DeviceQueue) -> None:
+        """Run the jobs of a queue until the engine is closed."""
         while True:
             with self._changed:
-                while not lane.waiting and not self._closed:
+                while not queue.waiting and not self._closed:
                     if not self._changed.wait(SWEEP_SECONDS):
                         self.sweep()
-                if not lane.waiting:
+                if not queue.waiting:
                     return
-                job = lane.running = lane.waiting.popleft()
-                work = job.work
+                job = queue.running = queue.waiting.popleft()
+                task = job.task
                 job.start()
-                self._number(lane)
-            assert work is not None
-            error = self._run(job, work)
+                self._number(queue)
+            assert task is not None
+            error = self._run(job, task)
             with self._changed:
-                lane.running = None  # whoever learns of the end finds a free place
+                queue.running = None  # whoever learns of the end finds a free place
             self._end(job, error)
-            del job, work
+            del job, task
 
-    def _run(self, job: ServedJob, work: Work) -> LdmrefError | None:
+    def _run(self, job: ServedJob, task: Task) -> LdmrefError | None:
         """Run one job and return its error; whatever it raises is its own failure."""
         try:
             if job.cancelled.is_set():
                 raise Cancelled("cancelled", code="E-CANCELLED")
-            work.run(self.models[job.model], JobReport(job), job.cancelled)
+            task.run(self.models[job.model], JobReport(job), job.cancelled)
         except BaseException as error:  # plug-ins and libraries raise any class
             return as_ldmref_error(error)
         return None

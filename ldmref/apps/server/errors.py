@@ -134,7 +134,7 @@ def refusal(path: str, status: int, error: LdmrefError) -> Response:
         status: The HTTP status.
         error: The reason.
     """
-    from ldmref.apps.server.json_response import JSONResponse
+    from ldmref.apps.server.responses import JSONResponse
 
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFull) else {}
     return JSONResponse(error_body(path, status, error), status, headers)

@@ -18,8 +18,8 @@ from PIL import Image
 from ldmref import modes
 from ldmref.apps.server.bodies import check_keys, read_flag, read_mode
 from ldmref.apps.server.engine import Engine
-from ldmref.apps.server.kinds import register
-from ldmref.apps.server.work import GenerateWork, InvertWork
+from ldmref.apps.server.task_kinds import register
+from ldmref.apps.server.tasks import GenerateTask, InvertTask
 from ldmref.declare import Field
 from ldmref.errors import ImageError, LdmrefError, UsageError, short_repr
 from ldmref.io.images.pil import FORMATS
@@ -215,17 +215,17 @@ def _no_array(name: str) -> UsageError:
     )
 
 
-# -- works ----------------------------------------------------------------------------------------
+# -- tasks ----------------------------------------------------------------------------------------
 
 
-def plan_work(
+def plan_task(
     engine: Engine,
     mode: str,
     values: Mapping[str, Any],
     model: str | None = None,
     previews: bool = True,
-) -> GenerateWork | InvertWork:
-    """Return the work of a request, checked completely; no weights are needed.
+) -> GenerateTask | InvertTask:
+    """Return the task of a request, checked completely; no weights are needed.
 
     Args:
         engine: The engine, for its models and limits.
@@ -238,17 +238,17 @@ def plan_work(
         LdmrefError: A value is wrong; the error says which.
     """
     if mode != "invert":
-        return GenerateWork(plan_request(engine, mode, values, model), previews)
+        return GenerateTask(plan_request(engine, mode, values, model), previews)
     found = engine.models[engine.find_model(model)]
     with engine.planning:
         read = read_values(mode, values, engine.settings.max_pixels)
-        return InvertWork(modes.plan_inversion(found, **read), previews)
+        return InvertTask(modes.plan_inversion(found, **read), previews)
 
 
 def plan_request(
     engine: Engine, mode: str, values: Mapping[str, Any], model: str | None = None
 ) -> Plan:
-    """Return the checked plan of images; arguments and errors are those of `plan_work`."""
+    """Return the checked plan of images; arguments and errors are those of `plan_task`."""
     found = engine.models[engine.find_model(model)]
     with engine.planning:
         read = read_values(mode, values, engine.settings.max_pixels)
@@ -272,8 +272,8 @@ def check_count(engine: Engine, images: int) -> None:
 
 
 @register("generate")
-def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateWork | InvertWork:
-    """Return the work of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
+def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateTask | InvertTask:
+    """Return the task of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
     check_keys(body, GENERATE_KEYS)
     mode, parameters = read_mode(body)
-    return plan_work(engine, mode, parameters, body.get("model"), read_flag(body, "previews", True))
+    return plan_task(engine, mode, parameters, body.get("model"), read_flag(body, "previews", True))

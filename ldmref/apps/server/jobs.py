@@ -17,30 +17,30 @@ from ldmref.apps.server.bodies import as_json
 from ldmref.apps.server.errors import to_json
 from ldmref.apps.server.events import ENDS, Event, EventLog
 from ldmref.apps.server.images import FinishedImage, finish_image, preview_url
-from ldmref.apps.server.work import Work
+from ldmref.apps.server.tasks import Task
 from ldmref.errors import Cancelled, LdmrefError
 
 PREVIEW_SECONDS = 0.5  # from one preview to the next at least
 
 
 class ServedJob:
-    """A work that was submitted to an engine, and everything that came of it.
+    """A task that was submitted to an engine, and everything that came of it.
 
     Every method may be called from any thread.
 
     Args:
-        work: What to run.
+        task: What to run.
         model: The name of its model.
         leave: Removes a job that is cancelled from the queue.
     """
 
-    def __init__(self, work: Work, model: str, leave: Callable[[ServedJob], None]):
+    def __init__(self, task: Task, model: str, leave: Callable[[ServedJob], None]):
         self.id = secrets.token_urlsafe(16)
-        self.kind = work.kind
+        self.kind = task.kind
         self.model = model
-        self.request = dict(work.request)
-        self.previews = getattr(work, "previews", True)
-        self.work: Work | None = work  # until it ends: it holds the input images
+        self.request = dict(task.request)
+        self.previews = getattr(task, "previews", True)
+        self.task: Task | None = task  # until it ends: it holds the input images
         self.state = "queued"
         self.position: int | None = None  # in the queue, from 0
         self.created = time.time()
@@ -78,7 +78,7 @@ class ServedJob:
             if self.state in ENDS:
                 return False
             self.position = None
-            self.work = None
+            self.task = None
             self.finished = time.time()
             stopped = isinstance(error, Cancelled)
             self.error = None if stopped or error is None else without_frames(error)
@@ -95,7 +95,7 @@ class ServedJob:
         return True
 
     def cancel(self) -> None:
-        """Leave the queue, or ask the work to stop at its next step."""
+        """Leave the queue, or ask the task to stop at its next step."""
         self.cancelled.set()
         self._leave(self)
 
@@ -178,7 +178,7 @@ def without_frames(error: LdmrefError) -> LdmrefError:
 
 
 class JobReport:
-    """The `Report` of a work, which publishes on its job."""
+    """The `Report` of a task, which publishes on its job."""
 
     def __init__(self, job: ServedJob):
         self.job = job

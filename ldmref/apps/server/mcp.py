@@ -23,8 +23,8 @@ from ldmref.apps.mcp.tools import Generated
 from ldmref.apps.server.bodies import read_request
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import BadRequest
-from ldmref.apps.server.inputs import plan_work
-from ldmref.apps.server.json_response import JSONResponse
+from ldmref.apps.server.inputs import plan_task
+from ldmref.apps.server.responses import JSONResponse
 from ldmref.apps.server.streams import wait_for_disconnect
 from ldmref.errors import Cancelled
 
@@ -52,8 +52,8 @@ def routes(engine: Engine) -> list[Route]:
             return JSONResponse(make_error(None, PARSE_ERROR, str(error)), 400)
         protocol = Protocol(tools)
         protocol.accept(message)
-        work = to_thread.run_sync(protocol.answer, message, limiter=limiter[0])
-        running = asyncio.ensure_future(work)
+        task = to_thread.run_sync(protocol.answer, message, limiter=limiter[0])
+        running = asyncio.ensure_future(task)
         leaving = asyncio.ensure_future(wait_for_disconnect(request))
         try:
             await asyncio.wait([running, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -77,7 +77,7 @@ def generate_images(
         QueueFull: All places of the queue are taken.
         Cancelled: The client has left, or somebody cancelled the job.
     """
-    job = engine.submit(plan_work(engine, MODE, check_names(arguments), previews=False))
+    job = engine.submit(plan_task(engine, MODE, check_names(arguments), previews=False))
     while not job.wait(POLL_SECONDS):
         if call.cancel.is_set():
             job.cancel()

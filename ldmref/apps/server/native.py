@@ -17,10 +17,9 @@ from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import UnknownJob
 from ldmref.apps.server.inspecting import inspect_image
 from ldmref.apps.server.jobs import ServedJob
-from ldmref.apps.server.json_response import JSONResponse
-from ldmref.apps.server.kinds import make_work
+from ldmref.apps.server.responses import JSONResponse, add_warnings
 from ldmref.apps.server.streams import await_job, event_stream, read_event_number
-from ldmref.apps.server.warning_headers import add_warnings
+from ldmref.apps.server.task_kinds import make_task
 from ldmref.errors import short_repr
 
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -97,7 +96,7 @@ def routes(engine: Engine) -> list[Route]:
 
 
 async def submit_body(engine: Engine, request: Request) -> ServedJob:
-    """Submit the work that the body of a request asks for.
+    """Submit the task that the body of a request asks for.
 
     Raises:
         LdmrefError: The body is wrong, or the queue is full.
@@ -105,8 +104,8 @@ async def submit_body(engine: Engine, request: Request) -> ServedJob:
     body = await read_object(request)
     model = body.get("model")
     engine.check_room(model)
-    work = await run_in_threadpool(make_work, engine, body)
-    return engine.submit(work, model)
+    task = await run_in_threadpool(make_task, engine, body)
+    return engine.submit(task, model)
 
 
 def summarise(job: ServedJob) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.routing import Route
 
 from ldmref.apps.server.inputs import request_schema
-from ldmref.apps.server.kinds import KINDS
+from ldmref.apps.server.task_kinds import KINDS
 from ldmref.modes.registry import MODES
 from ldmref.support.version import __version__
 
@@ -88,7 +88,7 @@ def describe_interface(routes: Iterable[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {"Error": ERROR, "Job": JOB, "Work": describe_work()}
+            "schemas": {"Error": ERROR, "Job": JOB, "Task": describe_task()}
             | {f"parameters-{mode}": request_schema(mode) for mode in MODES},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -121,8 +121,8 @@ def describe_operation(method: str, path: str, route: Route) -> dict[str, Any]:
             for name in names
         ]
     if key in TAKES_WORK:
-        work = {"application/json": {"schema": {"$ref": "#/components/schemas/Work"}}}
-        operation["requestBody"] = {"required": True, "content": work}
+        task = {"application/json": {"schema": {"$ref": "#/components/schemas/Task"}}}
+        operation["requestBody"] = {"required": True, "content": task}
     if key in TAKES_IMAGE:
         images = {f"image/{kind}": {"schema": {}} for kind in ("png", "jpeg", "webp")}
         operation["requestBody"] = {"required": True, "content": images}
@@ -134,8 +134,8 @@ def type_of(name: str) -> dict[str, Any]:
     return WHOLE if name == "index" else TEXT
 
 
-def describe_work() -> dict[str, Any]:
-    """Return the schema of the body that asks for a work, with an alternative for each mode."""
+def describe_task() -> dict[str, Any]:
+    """Return the schema of the body that asks for a task, with an alternative for each mode."""
     common = {
         "model": TEXT | {"description": "A name in the capabilities; the first by default."},
         "previews": {"type": "boolean", "default": True},
@@ -159,9 +159,9 @@ def describe_work() -> dict[str, Any]:
             "type": "object",
             "properties": {"kind": {"const": kind}},
             "required": ["kind"],
-            "description": (inspect.getdoc(maker) or "").partition("\n\n")[0],
+            "description": (inspect.getdoc(factory) or "").partition("\n\n")[0],
         }
-        for kind, maker in KINDS.items()
+        for kind, factory in KINDS.items()
         if kind != "generate"
     ]
     return {"anyOf": [*generate, *others]}

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from ldmref.compat.diffusers.arrays import to_caller, to_host
-from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
@@ -19,6 +18,31 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.support.files import read_json
+
+
+class FrozenConfig(dict[str, Any]):
+    """A read-only dictionary whose keys are also attributes.
+
+    >>> config = FrozenConfig(steps_offset=1)
+    >>> config.steps_offset, config["steps_offset"], dict(config)
+    (1, 1, {'steps_offset': 1})
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"the configuration has no {name!r}; it has {', '.join(self)}")
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise UsageError(
+            "a configuration cannot be changed",
+            code="E-CONFIG",
+            hint="give changes to from_config: EulerDiscreteScheduler.from_config(config, name=1)",
+        )
+
+    __setattr__ = __setitem__ = __delitem__ = _refuse
+    update = pop = popitem = setdefault = clear = _refuse  # type: ignore[assignment]
+
 
 NETWORKS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet")
 DTYPES = ("float16", "bfloat16", "float32", "float64")

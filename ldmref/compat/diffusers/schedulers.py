@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ldmref.compat.diffusers.components import FrozenConfig
 from ldmref.compat.diffusers.descriptions import SCHEDULER
-from ldmref.compat.diffusers.frozen import FrozenConfig
 from ldmref.errors import InputError, UsageError, did_you_mean, short_path
 from ldmref.io.diffusers.scheduler import PREDICTIONS, SCHEDULES, convert_scheduler_config
 from ldmref.io.diffusers.scheduler_fields import CORRECTED, FIELDS

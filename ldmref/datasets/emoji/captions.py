@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmref.datasets.emoji.articles import article
 from ldmref.datasets.emoji.colours import COLOURS
-from ldmref.datasets.emoji.nouns import Noun, noun_by_name, nouns
+from ldmref.datasets.emoji.nouns import Noun, article, noun_by_name, nouns
 from ldmref.datasets.emoji.scene import ABOVE, Scene, Thing
 
 NUMBERS = {

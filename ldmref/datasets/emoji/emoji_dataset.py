@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.datasets.base import Augmentation
-from ldmref.datasets.emoji.articles import article
 from ldmref.datasets.emoji.font import Emoji, emoji_list, render, split_words
+from ldmref.datasets.emoji.nouns import article
 from ldmref.datasets.memory import data_error
 
 KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")  # where Debian installs it

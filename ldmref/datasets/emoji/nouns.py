@@ -6,8 +6,24 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from ldmref.datasets.emoji.articles import article
 from ldmref.datasets.emoji.font import Emoji, emoji_list
+
+# exceptions to the rule of the first letter
+AN = ("hour", "x-ray", "sos", "ng ")
+A = ("uni", "ewe", "euro", "one")
+
+
+def article(noun: str) -> str:
+    """Return `a` or `an`.
+
+    >>> article("worm"), article("orange cat"), article("hourglass"), article("unicorn")
+    ('a', 'an', 'an', 'a')
+    """
+    noun = noun.lower()
+    if noun.startswith(AN):
+        return "an"
+    return "an" if noun[0] in "aeiou" and not noun.startswith(A) else "a"
+
 
 # fmt: off
 GROUPS = frozenset((

@@ -14,8 +14,8 @@ from typing import Any
 
 from ldmref.apps.a1111.names import LABELS
 from ldmref.apps.server.a1111.names import make_title
+from ldmref.apps.server.a1111.tasks import BatchedTask
 from ldmref.apps.server.a1111.translate import Translated
-from ldmref.apps.server.a1111.work import BatchedWork
 from ldmref.apps.server.images import preview_url
 from ldmref.apps.server.jobs import ServedJob
 from ldmref.io.images.infotext import infotext, parse_infotext
@@ -89,7 +89,7 @@ def describe_images(job: ServedJob, translated: Translated) -> dict[str, Any]:
 
 
 def describe_progress(
-    job: ServedJob | None, work: BatchedWork | None, with_image: bool
+    job: ServedJob | None, task: BatchedTask | None, with_image: bool
 ) -> dict[str, Any]:
     """Return the answer to GET progress, for a job that waits or runs; None if there is none."""
     state = {
@@ -104,13 +104,13 @@ def describe_progress(
         "sampling_steps": 0,
     }
     answer = {"progress": 0.0, "eta_relative": 0.0, "current_image": None, "textinfo": None}
-    if job is None or work is None:
+    if job is None or task is None:
         return answer | {"state": state}
     now = job.progress
-    count = max(1, work.count)
+    count = max(1, task.count)
     state |= {
-        "skipped": work.was_skipped,
-        "interrupted": work.was_interrupted,
+        "skipped": task.was_skipped,
+        "interrupted": task.was_interrupted,
         "job": "scripts_" + str(job.request.get("mode", "")),
         "job_count": count,
         "job_timestamp": timestamp(job.created),
@@ -122,8 +122,8 @@ def describe_progress(
         done = (now["image"] + now["step"] / max(1, now["steps"])) / count
         answer["progress"] = min(1.0, 0.01 + done)
         answer["eta_relative"] = now["seconds_left"] or 0.0
-    if with_image and work.preview is not None:
-        answer["current_image"] = preview_url(work.preview).partition(",")[2]
+    if with_image and task.preview is not None:
+        answer["current_image"] = preview_url(task.preview).partition(",")[2]
     return answer | {"state": state}
 
 

@@ -22,16 +22,15 @@ from ldmref.apps.server.a1111.answers import (
     describe_progress,
     describe_result,
 )
+from ldmref.apps.server.a1111.tasks import BatchedTask
 from ldmref.apps.server.a1111.translate import Translated, translate
-from ldmref.apps.server.a1111.work import BatchedWork
 from ldmref.apps.server.bodies import read_object
-from ldmref.apps.server.client_errors import Endpoint, refuse_with
-from ldmref.apps.server.client_work import plan_batches
+from ldmref.apps.server.clients import Endpoint, plan_batches, refuse_with
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import status_of
 from ldmref.apps.server.inputs import decode_base64, open_bytes, read_base64_image
 from ldmref.apps.server.jobs import ServedJob
-from ldmref.apps.server.json_response import JSONResponse
+from ldmref.apps.server.responses import JSONResponse
 from ldmref.apps.server.streams import await_job
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.io.images.metadata import read_parameters
@@ -50,7 +49,7 @@ class Session:
     def __init__(self, engine: Engine):
         self.engine = engine
         self.selected = engine.find_model(None)
-        self._active: list[tuple[ServedJob, BatchedWork]] = []
+        self._active: list[tuple[ServedJob, BatchedTask]] = []
 
     @cached_property
     def models(self) -> dict[str, str | None]:
@@ -77,30 +76,30 @@ class Session:
 
     def prepare(
         self, model: str, body: Mapping[str, Any], with_images: bool
-    ) -> tuple[Translated, BatchedWork]:
-        """Return a request in our terms, and its work, checked completely."""
+    ) -> tuple[Translated, BatchedTask]:
+        """Return a request in our terms, and its task, checked completely."""
         reader = self.read_image if with_images else None
         with self.engine.planning:
             translated = translate(body, self.engine.models[model].config, reader)
             plans = plan_batches(self.engine, model, translated.mode, translated.batches)
-        return translated, BatchedWork(plans)
+        return translated, BatchedTask(plans)
 
     def read_image(self, name: str, encoded: Any) -> Image.Image:
         """Return an image from base64; paths and URLs are never opened."""
         return read_base64_image(name, encoded, self.engine.settings.max_pixels)
 
     @contextmanager
-    def follow(self, job: ServedJob, work: BatchedWork) -> Iterator[None]:
+    def follow(self, job: ServedJob, task: BatchedTask) -> Iterator[None]:
         """Remember a job while a client waits for it."""
-        self._active.append((job, work))
+        self._active.append((job, task))
         try:
             yield
         finally:
-            self._active.remove((job, work))
+            self._active.remove((job, task))
 
     @property
-    def current(self) -> tuple[ServedJob, BatchedWork] | tuple[None, None]:
-        """The oldest job that runs, otherwise the oldest that waits, with its work."""
+    def current(self) -> tuple[ServedJob, BatchedTask] | tuple[None, None]:
+        """The oldest job that runs, otherwise the oldest that waits, with its task."""
         unfinished = [pair for pair in self._active if not pair[0].has_ended]
         unfinished.sort(key=lambda pair: pair[0].state != "running")
         return unfinished[0] if unfinished else (None, None)
@@ -120,25 +119,25 @@ def routes(engine: Engine) -> list[Route]:
 
     async def progress(request: Request) -> Response:
         """Say how far the oldest job is, with a preview."""
-        job, work = session.current
+        job, task = session.current
         skip_image = request.query_params.get("skip_current_image", "").lower() in ("true", "1")
-        if work is not None and not skip_image:
-            work.watch()
-        return JSONResponse(describe_progress(job, work, not skip_image))
+        if task is not None and not skip_image:
+            task.watch()
+        return JSONResponse(describe_progress(job, task, not skip_image))
 
     async def interrupt(request: Request) -> Response:
         """Stop the oldest job."""
-        job, work = session.current
-        if job is not None and work is not None:
-            work.was_interrupted = True
+        job, task = session.current
+        if job is not None and task is not None:
+            task.was_interrupted = True
             job.cancel()
         return JSONResponse({})
 
     async def skip(request: Request) -> Response:
         """Stop the batch that runs, and go on with the next."""
-        _, work = session.current
-        if work is not None:
-            work.skip()
+        _, task = session.current
+        if task is not None:
+            task.skip()
         return JSONResponse({})
 
     async def get_options(request: Request) -> Response:
@@ -217,17 +216,17 @@ async def generate(session: Session, request: Request, with_images: bool) -> Res
     body = await read_object(request)
     model = await run_in_threadpool(session.find_model, body)
     engine.check_room(model)
-    translated, work = await run_in_threadpool(session.prepare, model, body, with_images)
-    job = engine.submit(work, model)
-    with session.follow(job, work):
+    translated, task = await run_in_threadpool(session.prepare, model, body, with_images)
+    job = engine.submit(task, model)
+    with session.follow(job, task):
         try:
             await await_job(request, job)
         except Cancelled:
-            if not work.was_interrupted:
+            if not task.was_interrupted:
                 raise
-    if work.was_interrupted or work.was_skipped:
-        what = "interrupted" if work.was_interrupted else "skipped"
-        translated.notes.append(f"{what}: {len(job.images)} of {work.count} images were finished")
+    if task.was_interrupted or task.was_skipped:
+        what = "interrupted" if task.was_interrupted else "skipped"
+        translated.notes.append(f"{what}: {len(job.images)} of {task.count} images were finished")
     return JSONResponse(await run_in_threadpool(describe_result, job, translated))
 
 

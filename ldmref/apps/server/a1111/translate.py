@@ -19,7 +19,7 @@ from ldmref.apps.a1111.names import RNGS
 from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks, split_networks
 from ldmref.apps.server.a1111.fields import Fields
 from ldmref.apps.server.a1111.names import Method, read_method
-from ldmref.apps.server.client_sizes import choose_size
+from ldmref.apps.server.clients import choose_size
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.pil import read_image as read_rgb
 from ldmref.io.images.pil import read_mask

@@ -11,12 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ldmref.apps.server.bodies import read_object
-from ldmref.apps.server.client_errors import refuse_with
-from ldmref.apps.server.client_work import plan_batches
+from ldmref.apps.server.clients import plan_batches, refuse_with
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import status_of
 from ldmref.apps.server.inputs import open_bytes
-from ldmref.apps.server.json_response import JSONResponse
 from ldmref.apps.server.openai.answers import (
     count_usage,
     describe_images,
@@ -24,6 +22,7 @@ from ldmref.apps.server.openai.answers import (
     describe_models,
 )
 from ldmref.apps.server.openai.stream import EventStream, Publisher
+from ldmref.apps.server.openai.tasks import StreamedTask
 from ldmref.apps.server.openai.translate import (
     Asked,
     find_model,
@@ -34,10 +33,9 @@ from ldmref.apps.server.openai.translate import (
     unknown_model,
 )
 from ldmref.apps.server.openai.upload import read_upload
-from ldmref.apps.server.openai.work import StreamedWork
+from ldmref.apps.server.responses import JSONResponse, add_warnings
 from ldmref.apps.server.streams import await_job
-from ldmref.apps.server.warning_headers import add_warnings
-from ldmref.apps.server.work import GenerateWork
+from ldmref.apps.server.tasks import GenerateTask
 from ldmref.errors import LdmrefError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.run import Plan
@@ -112,10 +110,10 @@ async def answer_images(
     lines = [*notes, *asked.notes]
     if output.stream:
         publisher = Publisher(kind, output)
-        work = StreamedWork(plan, output.partial_images, publisher.publish)
-        job = engine.submit(work, name)
+        task = StreamedTask(plan, output.partial_images, publisher.publish)
+        job = engine.submit(task, name)
         return add_warnings(EventStream(job, publisher, usage, headers), [*lines, *plan.warnings])
-    job = engine.submit(GenerateWork(plan, previews=False), name)
+    job = engine.submit(GenerateTask(plan, previews=False), name)
     await await_job(request, job)
     address = str(request.base_url).rstrip("/")
     answer = await run_in_threadpool(describe_images, job, output, usage, address)

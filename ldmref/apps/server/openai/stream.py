@@ -20,7 +20,7 @@ from ldmref.apps.server.openai.answers import (
     format_sse,
 )
 from ldmref.apps.server.openai.fields import ImageOutput
-from ldmref.apps.server.openai.work import Finished, Partial
+from ldmref.apps.server.openai.tasks import Finished, Partial
 from ldmref.apps.server.streams import HEADERS, HEARTBEAT_SECONDS
 from ldmref.errors import Cancelled, LdmrefError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from ldmref.apps.server.client_sizes import choose_size
+from ldmref.apps.server.clients import choose_size
 from ldmref.apps.server.openai.fields import (
     FieldError,
     ImageOutput,

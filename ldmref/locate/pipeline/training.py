@@ -8,17 +8,37 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.findings import Row
-from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.objective import LEAST, loss_weights, read_objective
-from ldmref.locate.host.schedule import config_faults
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.schedule import config_faults
 from ldmref.math.forward import q_sample
+from ldmref.math.objective import min_snr_weight
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.models.autoencoder import unscale_latents
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
 
+GAMMA = 5.0  # the usual bound of min-SNR
+LEAST = 1e-5  # relative error of alphas_cumprod from a float32 table, in the noised latents
 
-def judge_training(context: HostContext) -> Iterator[Row]:
+
+def read_objective(context: PipelineContext) -> tuple[str, float]:
+    """Return the loss and the gamma of min-SNR of a recorded recipe of ldmref."""
+    objective = context.diffusion_stage.get("objective", {})
+    return objective.get("loss", "simple"), float(objective.get("snr_gamma", GAMMA))
+
+
+def loss_weights(
+    context: PipelineContext, timesteps: np.ndarray, gamma: float
+) -> dict[str, np.ndarray]:
+    """Return the factors of the examples' squared errors, (n,), for each loss that has such."""
+    alpha_bar = training_alphas_cumprod(context.config)[timesteps]
+    return {
+        "simple": np.ones(len(timesteps)),
+        "min_snr": min_snr_weight(alpha_bar, context.config.prediction_type, gamma),
+    }
+
+
+def judge_training(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for every recorded training step, as far as its arrays were recorded."""
     for entry in context.calls("train"):
         timesteps = context.read(entry, "timesteps")
@@ -28,7 +48,7 @@ def judge_training(context: HostContext) -> Iterator[Row]:
         yield from _judge_step(context, entry, np.ravel(timesteps).astype(np.int64))
 
 
-def _judge_step(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
+def _judge_step(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
     alphas = training_alphas_cumprod(context.config)
     x0 = context.read(entry, "x0")
     noise = context.read(entry, "noise")
@@ -50,7 +70,7 @@ def _judge_step(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Itera
 
 
 def _noisings(
-    context: HostContext, t: np.ndarray, x0: np.ndarray, noise: np.ndarray
+    context: PipelineContext, t: np.ndarray, x0: np.ndarray, noise: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what known faults give as noisy latents."""
     alphas = training_alphas_cumprod(context.config)
@@ -74,7 +94,7 @@ def _targets(x0: np.ndarray, noise: np.ndarray, alpha_bar: np.ndarray) -> dict[s
     return targets | {f"-{name}": -array for name, array in targets.items()}
 
 
-def _judge_losses(context: HostContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
+def _judge_losses(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
     """Yield rows for the loss of each example, and for their mean."""
     losses = context.read_output(entry, "losses")
     prediction = context.read(entry, "prediction")

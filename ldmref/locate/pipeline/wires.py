@@ -19,16 +19,16 @@ from itertools import pairwise
 import numpy as np
 
 from ldmref.locate.findings import Row
-from ldmref.locate.host.combination import PLAIN
-from ldmref.locate.host.context import HostContext
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.combination import PLAIN
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.trace.model import TraceEntry
 
 SETTINGS = ("scale", "rescale", "sigma")  # inputs of guidance that are no predictions
 Variants = list[tuple[str, np.ndarray]]
 
 
-def judge_wires(context: HostContext) -> Iterator[Row]:
+def judge_wires(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every wire whose two ends were recorded."""
     yield from _judge_halves(context)
     yield from _judge_predictions(context)
@@ -39,7 +39,7 @@ def judge_wires(context: HostContext) -> Iterator[Row]:
 # -- predictions ----------------------------------------------------------------------------------
 
 
-def _judge_halves(context: HostContext) -> Iterator[Row]:
+def _judge_halves(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what guidance was given, from the halves of the U-Net's output."""
     networks = context.calls(context.denoiser)
     recorded = context.calls("guidance")
@@ -90,7 +90,7 @@ def _name_of(entry: TraceEntry) -> str | None:
 
 
 def _from_before(
-    context: HostContext, calls: list[TraceEntry], call: TraceEntry, like: np.ndarray
+    context: PipelineContext, calls: list[TraceEntry], call: TraceEntry, like: np.ndarray
 ) -> Variants:
     """Return the output of the call before, if it has the shape of an array."""
     index = calls.index(call)
@@ -100,7 +100,7 @@ def _from_before(
     return [("the prediction of the step before", before)]
 
 
-def _judge_predictions(context: HostContext) -> Iterator[Row]:
+def _judge_predictions(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what the steps were given, from guidance, otherwise from the U-Net."""
     steps = context.calls("sampler")
     guidances = context.calls("guidance")
@@ -143,7 +143,7 @@ def _judge_predictions(context: HostContext) -> Iterator[Row]:
 # -- states ---------------------------------------------------------------------------------------
 
 
-def _judge_initial(context: HostContext) -> Iterator[Row]:
+def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the state of the first step, from the initial latents."""
     steps = context.calls("sampler")
     initial = next(iter(context.calls("initial")), None)
@@ -161,7 +161,7 @@ def _judge_initial(context: HostContext) -> Iterator[Row]:
     )
 
 
-def _judge_states(context: HostContext) -> Iterator[Row]:
+def _judge_states(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the state of each step, from what the step before returned."""
     for step, following in pairwise(context.calls("sampler")):
         if not _continues(context, step, following):
@@ -187,7 +187,7 @@ def _judge_states(context: HostContext) -> Iterator[Row]:
         )
 
 
-def state_after(context: HostContext, step: TraceEntry) -> np.ndarray | None:
+def state_after(context: PipelineContext, step: TraceEntry) -> np.ndarray | None:
     """Return x after a step; of inpainting, with the known values put into it."""
     constrained = context.read_output(context.port.find(step.call, "constrain"))
     return context.read_output(step) if constrained is None else constrained
@@ -217,7 +217,7 @@ def _number(call: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _continues(context: HostContext, step: TraceEntry, following: TraceEntry) -> bool:
+def _continues(context: PipelineContext, step: TraceEntry, following: TraceEntry) -> bool:
     """Return whether a step goes on where the step before it ended, without a jump between."""
     if _number(following.call) != _number(step.call) + 1:
         return False  # a part of the steps was recorded
@@ -236,7 +236,7 @@ def _continues(context: HostContext, step: TraceEntry, following: TraceEntry) ->
 
 
 def _blended(
-    context: HostContext,
+    context: PipelineContext,
     step: TraceEntry,
     following: TraceEntry,
     got: np.ndarray,
@@ -255,7 +255,7 @@ def _blended(
 
 
 def blended_at_the_end(
-    context: HostContext, steps: list[TraceEntry], got: np.ndarray, expected: np.ndarray
+    context: PipelineContext, steps: list[TraceEntry], got: np.ndarray, expected: np.ndarray
 ) -> np.ndarray | None:
     """Return the last state with the known part of the image put into it; None: there is none."""
     calls = context.port.calls

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ldmref.locate.host.schedule import config_faults
+from ldmref.locate.pipeline.schedule import config_faults
 from ldmref.samplers import SAMPLERS, Sampler, SchedulerConfig
 
 

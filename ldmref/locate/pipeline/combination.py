@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.host.context import HostContext
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
 
@@ -16,7 +16,7 @@ PLAIN = (None, "", "cfg", "classifier_free", "none")
 SURE = ("guidance", "cond", "the sum", "the prediction")  # beginnings of causes
 
 
-def judge_guidance(context: HostContext) -> Iterator[Row]:
+def judge_guidance(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every recorded guidance; without any, for what each step was given."""
     recorded = context.calls("guidance")
     for before, entry in zip([None, *recorded], recorded, strict=False):
@@ -25,7 +25,7 @@ def judge_guidance(context: HostContext) -> Iterator[Row]:
         yield from _judge_steps(context)
 
 
-def _judge(context: HostContext, entry: TraceEntry, before: TraceEntry | None) -> Row:
+def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | None) -> Row:
     uncond = context.read(entry, "uncond")
     cond = context.read(entry, "cond", "text")
     output = context.read_output(entry)
@@ -45,14 +45,14 @@ def _judge(context: HostContext, entry: TraceEntry, before: TraceEntry | None) -
     return compare(context, entry, uncond, cond, scale, output, _halves(context, before))
 
 
-def _halves(context: HostContext, entry: TraceEntry | None) -> tuple[np.ndarray, ...]:
+def _halves(context: PipelineContext, entry: TraceEntry | None) -> tuple[np.ndarray, ...]:
     """Return the predictions that a guidance was given, () if they were not recorded."""
     parts = context.read(entry, "uncond"), context.read(entry, "cond", "text")
     found = tuple(x for x in parts if x is not None)
     return found if len(found) == 2 else ()
 
 
-def _judge_steps(context: HostContext) -> Iterator[Row]:
+def _judge_steps(context: PipelineContext) -> Iterator[Row]:
     """Yield rows from the halves of the U-Net's output, and what the steps were given."""
     scale = _requested_scale(context)
     networks = context.calls(context.denoiser)
@@ -70,7 +70,7 @@ def _judge_steps(context: HostContext) -> Iterator[Row]:
         before = (uncond, cond)
 
 
-def _requested_scale(context: HostContext) -> float | None:
+def _requested_scale(context: PipelineContext) -> float | None:
     for name in ("guidance_scale", "cfg_scale"):
         value = context.params.get(name)
         if isinstance(value, int | float):
@@ -79,7 +79,7 @@ def _requested_scale(context: HostContext) -> float | None:
 
 
 def compare(
-    context: HostContext,
+    context: PipelineContext,
     entry: TraceEntry,
     uncond: np.ndarray,
     cond: np.ndarray,

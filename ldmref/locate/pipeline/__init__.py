@@ -1,4 +1,4 @@
-"""The computations of the host, each recomputed from its recorded state.
+"""What a pipeline computes between its networks, each recomputed from its recorded state.
 
 | module      | what is judged                                                        |
 |-------------|-----------------------------------------------------------------------|
@@ -19,17 +19,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.locate.findings import Row
-from ldmref.locate.host.branches import split_branches
-from ldmref.locate.host.combination import judge_guidance
-from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.gradients import judge_gradients
-from ldmref.locate.host.inputs import judge_inputs
-from ldmref.locate.host.latents import judge_latents
-from ldmref.locate.host.schedule import judge_added_noise, judge_schedule
-from ldmref.locate.host.steps import judge_steps
-from ldmref.locate.host.tokens import judge_tokens
-from ldmref.locate.host.training import judge_training
-from ldmref.locate.host.wires import judge_wires
+from ldmref.locate.pipeline.branches import split_branches
+from ldmref.locate.pipeline.combination import judge_guidance
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.gradients import judge_gradients
+from ldmref.locate.pipeline.inputs import judge_inputs
+from ldmref.locate.pipeline.latents import judge_latents
+from ldmref.locate.pipeline.schedule import judge_added_noise, judge_schedule
+from ldmref.locate.pipeline.steps import judge_steps
+from ldmref.locate.pipeline.tokens import judge_tokens
+from ldmref.locate.pipeline.training import judge_training
+from ldmref.locate.pipeline.wires import judge_wires
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -48,9 +48,9 @@ JUDGES = (
 
 
 def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]) -> list[Row]:
-    """Return the rows of all computations of the host that were recorded."""
+    """Return the rows of all computations of the pipeline that were recorded."""
     parts = split_branches(port)
-    context = HostContext(parts.trunk, model, dtype, notes)
+    context = PipelineContext(parts.trunk, model, dtype, notes)
     of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
     rows = []
     for judge in JUDGES:

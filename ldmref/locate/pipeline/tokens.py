@@ -8,14 +8,14 @@ import numpy as np
 
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.host.context import HostContext
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.trace.model import TraceEntry
 
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 
 
-def judge_tokens(context: HostContext) -> Iterator[Row]:
+def judge_tokens(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the ids that each text encoder was given, as far as prompts are known."""
     prompts = known_prompts(context)
     if not prompts:
@@ -27,7 +27,7 @@ def judge_tokens(context: HostContext) -> Iterator[Row]:
                 yield from _judge_ids(context, entry, number, np.asarray(ids), prompts)
 
 
-def known_prompts(context: HostContext) -> list[str]:
+def known_prompts(context: PipelineContext) -> list[str]:
     """Return the prompts of the run; none if they were not recorded."""
     found: list[str] = []
     for entry in context.calls("tokens"):
@@ -40,7 +40,9 @@ def known_prompts(context: HostContext) -> list[str]:
     return list(dict.fromkeys([*found, ""])) if found else []
 
 
-def expected_ids(context: HostContext, number: int, prompts: Sequence[str]) -> np.ndarray | None:
+def expected_ids(
+    context: PipelineContext, number: int, prompts: Sequence[str]
+) -> np.ndarray | None:
     """Return the ids of prompts by the tokenizer of a text encoder, (n, l)."""
     model = context.model
     try:
@@ -52,7 +54,7 @@ def expected_ids(context: HostContext, number: int, prompts: Sequence[str]) -> n
 
 
 def _judge_ids(
-    context: HostContext,
+    context: PipelineContext,
     entry: TraceEntry,
     number: int,
     ids: np.ndarray,

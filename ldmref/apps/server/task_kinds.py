@@ -1,4 +1,4 @@
-"""The kinds of works that a request may name; each has a function that makes and checks it."""
+"""The kinds of tasks that a request may name; each has a function that makes and checks it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import BadRequest
-from ldmref.apps.server.work import Work
+from ldmref.apps.server.tasks import Task
 from ldmref.errors import did_you_mean, short_repr
 
-Maker = Callable[[Engine, Mapping[str, Any]], Work]  # from the body of a request
-KINDS: dict[str, Maker] = {}
+Factory = Callable[[Engine, Mapping[str, Any]], Task]  # from the body of a request
+KINDS: dict[str, Factory] = {}
 
 
-def register(kind: str) -> Callable[[Maker], Maker]:
+def register(kind: str) -> Callable[[Factory], Factory]:
     """Return a decorator that registers a function as the factory for jobs of this kind."""
 
-    def decorate(maker: Maker) -> Maker:
-        KINDS[kind] = maker
-        return maker
+    def decorate(factory: Factory) -> Factory:
+        KINDS[kind] = factory
+        return factory
 
     return decorate
 
 
-def make_work(engine: Engine, body: Mapping[str, Any]) -> Work:
-    """Return the work that the body of a request asks for; everything is checked.
+def make_task(engine: Engine, body: Mapping[str, Any]) -> Task:
+    """Return the task that the body of a request asks for; everything is checked.
 
     Raises:
         BadRequest: There is no such kind.

@@ -9,10 +9,10 @@ from itertools import chain, product
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.schedule import other_schedules
-from ldmref.locate.host.tokens import expected_ids
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.schedule import other_schedules
+from ldmref.locate.pipeline.tokens import expected_ids
 from ldmref.locate.precision import exact_backend
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
@@ -24,7 +24,7 @@ SIZES = ("original_size", "crops_coords_top_left", "target_size")
 OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 
 
-def judge_inputs(context: HostContext) -> Iterator[Row]:
+def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the text, the sizes, the timestep and the latents of the U-Net's calls."""
     networks = context.calls(context.denoiser)
     yield from _judge_text(context, networks)
@@ -39,7 +39,7 @@ def judge_inputs(context: HostContext) -> Iterator[Row]:
 # -- text -----------------------------------------------------------------------------------------
 
 
-def _judge_text(context: HostContext, networks: list[TraceEntry]) -> Iterator[Row]:
+def _judge_text(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
     """Yield a row for the hidden states, once for all calls that were given the same."""
     texts = _encoded(context)
     if not texts:
@@ -53,7 +53,7 @@ def _judge_text(context: HostContext, networks: list[TraceEntry]) -> Iterator[Ro
         yield _judge_states(context, network, states, texts)
 
 
-def _encoded(context: HostContext) -> list[np.ndarray]:
+def _encoded(context: PipelineContext) -> list[np.ndarray]:
     """Return the hidden states of every prompt, (l, d), from the recorded text encoders."""
     rows: list[list[np.ndarray]] = []
     for name, _ in zip(TEXT_ENCODERS, context.model.config.text_encoders, strict=False):
@@ -69,7 +69,7 @@ def _encoded(context: HostContext) -> list[np.ndarray]:
     return [_condition(context, np.concatenate(pair, axis=1)) for pair in product(*rows)]
 
 
-def _condition(context: HostContext, states: np.ndarray) -> np.ndarray:
+def _condition(context: PipelineContext, states: np.ndarray) -> np.ndarray:
     """Return the hidden states of a prompt, (l, d), as the family gives them to the denoiser."""
     ops = exact_backend()
     condition = context.model.family.condition
@@ -78,7 +78,7 @@ def _condition(context: HostContext, states: np.ndarray) -> np.ndarray:
 
 
 def _judge_states(
-    context: HostContext, network: TraceEntry, states: np.ndarray, texts: list[np.ndarray]
+    context: PipelineContext, network: TraceEntry, states: np.ndarray, texts: list[np.ndarray]
 ) -> Row:
     zero = np.zeros_like(texts[0])
     allowed = [*texts, zero] if context.model.config.zero_empty_negative else texts
@@ -102,7 +102,7 @@ def _judge_states(
     return context.judge(network, "text", states, expected, variants=variants, segment=segment)
 
 
-def _right_order(context: HostContext, texts: list[np.ndarray]) -> np.ndarray | None:
+def _right_order(context: PipelineContext, texts: list[np.ndarray]) -> np.ndarray | None:
     """Return the states of the negative prompt and of the prompt; None if they are not known."""
     prompt = context.params.get("prompt")
     negative = context.params.get("negative_prompt") or ""
@@ -126,7 +126,7 @@ def _right_order(context: HostContext, texts: list[np.ndarray]) -> np.ndarray | 
 # -- micro-conditioning ---------------------------------------------------------------------------
 
 
-def _judge_sizes(context: HostContext, networks: list[TraceEntry]) -> Iterator[Row]:
+def _judge_sizes(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
     """Yield a row for the sizes, once for all calls that were given the same."""
     seen: list[np.ndarray] = []
     for network in networks:
@@ -155,7 +155,7 @@ def _judge_sizes(context: HostContext, networks: list[TraceEntry]) -> Iterator[R
         yield context.judge(network, "micro-conditioning", sizes, expected, variants=variants)
 
 
-def _asked_sizes(context: HostContext, usual: np.ndarray, prefix: str = "") -> np.ndarray:
+def _asked_sizes(context: PipelineContext, usual: np.ndarray, prefix: str = "") -> np.ndarray:
     """Return the six sizes of a request: original height and width, top and left, target."""
     found = usual.copy()
     for i, name in enumerate(SIZES):
@@ -168,7 +168,9 @@ def _asked_sizes(context: HostContext, usual: np.ndarray, prefix: str = "") -> n
 # -- timestep and latents -------------------------------------------------------------------------
 
 
-def _judge_timestep(context: HostContext, network: TraceEntry, step: TraceEntry) -> Iterator[Row]:
+def _judge_timestep(
+    context: PipelineContext, network: TraceEntry, step: TraceEntry
+) -> Iterator[Row]:
     got = context.read(network, "timestep", "t")
     if got is None:
         return
@@ -200,7 +202,9 @@ def _judge_timestep(context: HostContext, network: TraceEntry, step: TraceEntry)
     )
 
 
-def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) -> Iterator[Row]:
+def _judge_latents(
+    context: PipelineContext, network: TraceEntry, step: TraceEntry
+) -> Iterator[Row]:
     got = context.read(network, "sample", "input", "x")
     state = context.read(step, "sample", "x")
     if got is None or state is None or got.ndim != 4 or got.shape[2:] != state.shape[2:]:
@@ -235,7 +239,7 @@ def _judge_latents(context: HostContext, network: TraceEntry, step: TraceEntry) 
 
 
 def _other_scales(
-    context: HostContext, step: TraceEntry, state: np.ndarray
+    context: PipelineContext, step: TraceEntry, state: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield a state as it would be scaled with other forward processes."""
     for text, schedule in other_schedules(context):
@@ -246,7 +250,7 @@ def _other_scales(
 
 
 def _sigma_of(
-    context: HostContext, step: TraceEntry, schedule: Schedule | None = None
+    context: PipelineContext, step: TraceEntry, schedule: Schedule | None = None
 ) -> float | None:
     """Return the noise level of a step in a schedule, by default that of the run."""
     t = context.number(step, "timestep")

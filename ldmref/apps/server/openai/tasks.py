@@ -1,4 +1,4 @@
-"""A work that publishes unfinished images at selected steps, and every finished one."""
+"""A task that publishes unfinished images at selected steps, and every finished one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldmref.apps.server.work import Report, report_step
+from ldmref.apps.server.tasks import Report, report_step
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.run import Plan, Run
@@ -34,7 +34,7 @@ class Finished:
 Publish = Callable[[Partial | Finished], None]
 
 
-class StreamedWork:
+class StreamedTask:
     """The images of a plan.
 
     Args:

@@ -1,4 +1,4 @@
-"""The work behind the grids: a thin adapter of `ldmref.explore.plan_grid`.
+"""The task behind the grids: a thin adapter of `ldmref.explore.plan_grid`.
 
 A request has `mode`, `model`, `parameters`, `x` and optionally `y`, each `{"name": ..., "values":
 [...]}`, and `distance`. Images arrive cell by cell; the job's data hold `cells`, the row, column,
@@ -19,8 +19,8 @@ from ldmref import explore
 from ldmref.apps.server.bodies import check_keys, read_flag, read_mode, require_object
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.inputs import read_values
-from ldmref.apps.server.kinds import register
-from ldmref.apps.server.work import Report
+from ldmref.apps.server.task_kinds import register
+from ldmref.apps.server.tasks import Report
 from ldmref.errors import UsageError, short_repr
 from ldmref.explore.grid import GridCell
 from ldmref.explore.grid_plan import CODE, GridPlan
@@ -31,7 +31,7 @@ KEYS = ("kind", "mode", "model", "parameters", "x", "y", "distance")
 
 
 @dataclass(frozen=True)
-class GridWork:
+class GridTask:
     """The images of a grid, its sheet, and the distances from the converged images."""
 
     plan: GridPlan = field(repr=False)
@@ -68,8 +68,8 @@ class GridWork:
 
 
 @register("grid")
-def make_grid_work(engine: Engine, body: Mapping[str, Any]) -> GridWork:
-    """Return the work of `{"mode": ..., "parameters": {...}, "x": {...}, "y": {...}}`."""
+def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
+    """Return the task of `{"mode": ..., "parameters": {...}, "x": {...}, "y": {...}}`."""
     check_keys(body, KEYS)
     mode, values = read_mode(body)
     model = engine.models[engine.find_model(body.get("model"))]
@@ -88,7 +88,7 @@ def make_grid_work(engine: Engine, body: Mapping[str, Any]) -> GridWork:
         parameters = read_values(mode, values, limits.max_pixels)
         plan = explore.plan_grid(model, x, y, mode, distance=distance, **parameters)
     request = {"mode": mode, "parameters": dict(values), "distance": distance, "x": body["x"]}
-    return GridWork(plan, request | {"y": body.get("y")})
+    return GridTask(plan, request | {"y": body.get("y")})
 
 
 def read_axis(mode: str, value: Any, name: str, max_pixels: int) -> tuple[str, list[Any]]:

@@ -33,7 +33,7 @@ OF_THE_CHECKPOINT = (
 
 @dataclass(frozen=True)
 class PortRun:
-    """A port's trace and the model, for the computations of the host."""
+    """A port's trace and the model, for the computations between the networks."""
 
     port: Trace
     model: LatentDiffusion

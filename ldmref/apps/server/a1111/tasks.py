@@ -1,4 +1,4 @@
-"""The work of a request of A1111: batches one after the other, of which one can be skipped."""
+"""The task of a request of A1111: batches one after the other, of which one can be skipped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.apps.server.client_work import Relay
-from ldmref.apps.server.work import GenerateWork, Report
+from ldmref.apps.server.clients import Relay
+from ldmref.apps.server.tasks import GenerateTask, Report
 from ldmref.errors import Cancelled
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.run import Plan
@@ -20,7 +20,7 @@ WATCHED_SECONDS = 5.0  # for which a request for the progress counts as a reader
 PREVIEW_SECONDS = 0.5  # from one preview to the next at least
 
 
-class BatchedWork:
+class BatchedTask:
     """The `n_iter` batches of a request; after `skip`, the batch that runs gives way to the next.
 
     Args:
@@ -66,7 +66,7 @@ class BatchedWork:
             self.skipping.clear()
             relay = PreviewKeeper(self, report, finished)
             try:
-                GenerateWork(plan).run(model, relay, EitherFlag(cancel, self.skipping))  # type: ignore[arg-type]
+                GenerateTask(plan).run(model, relay, EitherFlag(cancel, self.skipping))  # type: ignore[arg-type]
             except Cancelled:
                 if cancel.is_set():
                     raise
@@ -87,21 +87,21 @@ class EitherFlag:
 class PreviewKeeper(Relay):
     """The report of one batch, which keeps the last preview for `GET progress`."""
 
-    def __init__(self, work: BatchedWork, report: Report, first: int):
-        super().__init__(report, first, work.count)
-        self.work = work
+    def __init__(self, task: BatchedTask, report: Report, first: int):
+        super().__init__(report, first, task.count)
+        self.task = task
         self.finished = 0
         self._made = 0.0
 
     def wanted(self) -> bool:
         """Return whether the job or a client of A1111's progress wants a preview."""
         due = time.monotonic() - self._made >= PREVIEW_SECONDS
-        return super().wanted() or (self.work.is_watched and due)
+        return super().wanted() or (self.task.is_watched and due)
 
     def preview(self, index: int, image: Image.Image) -> None:
         """Keep a preview."""
         self._made = time.monotonic()
-        self.work.preview = image
+        self.task.preview = image
         super().preview(index, image)
 
     def image(
@@ -109,5 +109,5 @@ class PreviewKeeper(Relay):
     ) -> None:
         """Count a finished image, and keep it as the last preview."""
         self.finished += 1
-        self.work.preview = image
+        self.task.preview = image
         super().image(index, image, params, latents)

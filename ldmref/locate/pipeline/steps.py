@@ -14,17 +14,17 @@ import numpy as np
 
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import Row
-from ldmref.locate.host.context import NOISE, HostContext
-from ldmref.locate.host.recorded_step import (
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.context import NOISE, PipelineContext
+from ldmref.locate.pipeline.recorded_step import (
     NotRecorded,
     RecordedEvaluation,
     ReplayedStep,
     from_path,
     to_path,
 )
-from ldmref.locate.host.schedule import in_format
-from ldmref.locate.host.step_faults import StepSettings, step_faults
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.schedule import in_format
+from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
 from ldmref.samplers import configured_step
 from ldmref.samplers.diffusers.steps import plms_calls
 from ldmref.samplers.loop import run_intervals
@@ -41,7 +41,7 @@ EXACTLY_ZERO = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler"
 NO_SIGNAL = 2.0**40  # sigma where nothing is left of x0 in float64's steps
 
 
-def judge_steps(context: HostContext) -> Iterator[Row]:
+def judge_steps(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every recorded step."""
     entries = context.calls("sampler")
     if not entries:
@@ -117,7 +117,7 @@ def _least(
     return max(least, seen) if np.isfinite(seen) else least
 
 
-def _read(context: HostContext, entry: TraceEntry) -> RecordedEvaluation | None:
+def _read(context: PipelineContext, entry: TraceEntry) -> RecordedEvaluation | None:
     state = context.read(entry, "sample", "x")
     prediction = context.read(entry, "model_output", "prediction", "x0")
     if state is None or prediction is None:
@@ -126,7 +126,7 @@ def _read(context: HostContext, entry: TraceEntry) -> RecordedEvaluation | None:
     return RecordedEvaluation(entry, state, prediction, [x for x in noises if x is not None])
 
 
-def _settings(context: HostContext) -> StepSettings:
+def _settings(context: PipelineContext) -> StepSettings:
     """Return how the steps should have been taken."""
     config = context.config
     sampler = context.choose_sampler(config)[0]
@@ -142,7 +142,7 @@ def _settings(context: HostContext) -> StepSettings:
 
 
 def _follow(
-    context: HostContext, evaluations: Sequence[RecordedEvaluation], settings: StepSettings
+    context: PipelineContext, evaluations: Sequence[RecordedEvaluation], settings: StepSettings
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the state that each evaluation's call should have returned, by its index.
 
@@ -188,7 +188,9 @@ def _follow(
         yield k - 1, from_path(x_next, interval.sigma_next, on_path)
 
 
-def _without_signal(context: HostContext, schedule: Schedule, settings: StepSettings) -> Schedule:
+def _without_signal(
+    context: PipelineContext, schedule: Schedule, settings: StepSettings
+) -> Schedule:
     """Return the schedule with no signal at its start, if the port's scheduler has none there."""
     name = (context.port.manifest.get("scheduler") or {}).get("class")
     rescaled = settings.config.rescale_betas_zero_snr
@@ -199,7 +201,7 @@ def _without_signal(context: HostContext, schedule: Schedule, settings: StepSett
 
 
 def _first_step(
-    context: HostContext, entry: TraceEntry, timesteps: np.ndarray, sigmas: np.ndarray
+    context: PipelineContext, entry: TraceEntry, timesteps: np.ndarray, sigmas: np.ndarray
 ) -> int:
     """Return the index in the schedule of the first recorded step."""
     sigma = context.number(entry, "sigma")
@@ -212,7 +214,7 @@ def _first_step(
 
 
 def _first_of_pndm(
-    context: HostContext, evaluations: Sequence[RecordedEvaluation], timesteps: np.ndarray
+    context: PipelineContext, evaluations: Sequence[RecordedEvaluation], timesteps: np.ndarray
 ) -> int:
     """Return where img2img cut diffusers' list of timesteps, which has the second one twice."""
     found = [context.number(evaluation.entry, "timestep") for evaluation in evaluations]
@@ -226,7 +228,7 @@ def _first_of_pndm(
 
 
 def _all_faults(
-    context: HostContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
+    context: PipelineContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
 ) -> dict[str, dict[int, np.ndarray]]:
     """Return, for each known fault (keyed by its description), the states it would produce."""
     found = {}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
-from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.objective import LEAST, loss_weights, read_objective
 from ldmref.locate.networks import open_network
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.training import LEAST, loss_weights, read_objective
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.trace.model import TraceEntry
 
@@ -30,7 +30,7 @@ NETWORKS = ("unet", *TEXT_ENCODERS)
 UNKNOWN_PARAMETERS = "its parameters are not those of the model"
 
 
-def judge_gradients(context: HostContext) -> Iterator[Row]:
+def judge_gradients(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the norms of the gradients of every recorded training step."""
     for entry in context.calls("train"):
         layers = [
@@ -43,13 +43,13 @@ def judge_gradients(context: HostContext) -> Iterator[Row]:
             yield from _judge_layers(context, entry, layers)
 
 
-def _norm(context: HostContext, entry: TraceEntry) -> float:
+def _norm(context: PipelineContext, entry: TraceEntry) -> float:
     found = context.read_output(entry, "grad_norm")
     return math.nan if found is None else float(np.ravel(found)[0])
 
 
 def _judge_total(
-    context: HostContext, entry: TraceEntry, layers: list[TraceEntry]
+    context: PipelineContext, entry: TraceEntry, layers: list[TraceEntry]
 ) -> Iterator[Row]:
     """Yield the row of the norm of all gradients, if all layers were recorded."""
     selection = context.port.manifest.get("selection")
@@ -67,7 +67,7 @@ def _judge_total(
 
 
 def _judge_layers(
-    context: HostContext, entry: TraceEntry, layers: list[TraceEntry]
+    context: PipelineContext, entry: TraceEntry, layers: list[TraceEntry]
 ) -> Iterator[Row]:
     """Yield a row for every layer, or the reason why they are not judged."""
     if find_spec("torch") is None:
@@ -143,7 +143,7 @@ def _find_gradient(
 
 
 def _judge_layer(
-    context: HostContext,
+    context: PipelineContext,
     entry: TraceEntry,
     layer: TraceEntry,
     gradient: _LayerGradient,
@@ -184,11 +184,11 @@ def _judge_layer(
     return replace(row, layer=layer.layer)
 
 
-def _clip_norm(context: HostContext) -> float:
+def _clip_norm(context: PipelineContext) -> float:
     return float(context.diffusion_stage.get("optimizer", {}).get("clip_norm", CLIP))
 
 
-def _evaluations(context: HostContext, entry: TraceEntry) -> list[UnetEvaluation] | str:
+def _evaluations(context: PipelineContext, entry: TraceEntry) -> list[UnetEvaluation] | str:
     """Return the U-Net's evaluations in a step, or the reason why they cannot be repeated."""
     from ldmref.locate.autodiff import UnetEvaluation
 

@@ -1,4 +1,4 @@
-"""The works behind the explorer: thin adapters of `ldmref.explore`.
+"""The tasks behind the explorer: thin adapters of `ldmref.explore`.
 
 | kind     | fields of the request                              | result                         |
 |----------|----------------------------------------------------|--------------------------------|
@@ -23,8 +23,8 @@ from ldmref import explore
 from ldmref.apps.server.bodies import check_keys, read_mode, require_object
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.inputs import plan_request, read_array, read_values
-from ldmref.apps.server.kinds import register
-from ldmref.apps.server.work import Report, report_step
+from ldmref.apps.server.task_kinds import register
+from ldmref.apps.server.tasks import Report, report_step
 from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.explore.branching import CHANGEABLE
 from ldmref.explore.flow import FlowProgress
@@ -103,8 +103,8 @@ def read_branch(engine: Engine, body: Mapping[str, Any], model: str | None) -> R
 
 
 @dataclass(frozen=True)
-class RunWork:
-    """A work on a run or a branch."""
+class RunTask:
+    """A task on a run or a branch."""
 
     source: RunSource
     kind: str
@@ -117,7 +117,7 @@ class RunWork:
 
 
 @dataclass(frozen=True)
-class RecordWork(RunWork):
+class RecordTask(RunTask):
     """The record of a run or of a branch, and its image."""
 
     previews: bool = True
@@ -132,21 +132,21 @@ class RecordWork(RunWork):
 
 
 @register("record")
-def make_record(engine: Engine, body: Mapping[str, Any]) -> RecordWork:
-    """Return the work of `{"mode": ..., "model": ..., "parameters": {...}}`."""
+def make_record(engine: Engine, body: Mapping[str, Any]) -> RecordTask:
+    """Return the task of `{"mode": ..., "model": ..., "parameters": {...}}`."""
     check_keys(body, RUN_KEYS)
-    return RecordWork(read_run(engine, body, body.get("model")), "record")
+    return RecordTask(read_run(engine, body, body.get("model")), "record")
 
 
 @register("branch")
-def make_branch(engine: Engine, body: Mapping[str, Any]) -> RecordWork:
-    """Return the work of `{"trunk": {...}, "step": k, "changes": {...}, "model": ...}`."""
+def make_branch(engine: Engine, body: Mapping[str, Any]) -> RecordTask:
+    """Return the task of `{"trunk": {...}, "step": k, "changes": {...}, "model": ...}`."""
     check_keys(body, BRANCH_KEYS)
     require_object(body.get("trunk"))
-    return RecordWork(read_run(engine, body, body.get("model")), "branch")
+    return RecordTask(read_run(engine, body, body.get("model")), "branch")
 
 
-class TruthWork(RunWork):
+class TruthTask(RunTask):
     """The record of a run with its truth line, which is also the data of the job."""
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
@@ -167,14 +167,14 @@ class TruthWork(RunWork):
 
 
 @register("truth")
-def make_truth(engine: Engine, body: Mapping[str, Any]) -> TruthWork:
-    """Return the work of the fields of a record or of a branch."""
+def make_truth(engine: Engine, body: Mapping[str, Any]) -> TruthTask:
+    """Return the task of the fields of a record or of a branch."""
     check_keys(body, BRANCH_KEYS if "trunk" in body else RUN_KEYS)
-    return TruthWork(read_run(engine, body, body.get("model")), "truth")
+    return TruthTask(read_run(engine, body, body.get("model")), "truth")
 
 
 @dataclass(frozen=True)
-class DecodeWork:
+class DecodeTask:
     """The images of latents (n, c, h, w)."""
 
     latents: np.ndarray = field(repr=False)
@@ -198,8 +198,8 @@ class DecodeWork:
 
 
 @register("decode")
-def make_decode(engine: Engine, body: Mapping[str, Any]) -> DecodeWork:
-    """Return the work of `{"model": ..., "latents": base64 of a .npy file}`."""
+def make_decode(engine: Engine, body: Mapping[str, Any]) -> DecodeTask:
+    """Return the task of `{"model": ..., "latents": base64 of a .npy file}`."""
     check_keys(body, ("kind", "model", "latents"))
     config = engine.models[engine.find_model(body.get("model"))].config
     latents = read_array("latents", body.get("latents"))
@@ -219,4 +219,4 @@ def make_decode(engine: Engine, body: Mapping[str, Any]) -> DecodeWork:
         )
     if not np.isfinite(latents).all():
         raise UsageError("latents hold NaN or infinity", code="E-LATENTS")
-    return DecodeWork(np.asarray(latents, np.float32))
+    return DecodeTask(np.asarray(latents, np.float32))

@@ -8,23 +8,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
-from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.schedule import other_schedules
-from ldmref.locate.host.wires import blended_at_the_end, clamp_of, state_after
 from ldmref.locate.layouts import first_nonfinite, relative_error
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.schedule import other_schedules
+from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
 LEAST = 2e-6  # latents are handed over in float32
 KNOWN_SCALES = (0.18215, 0.13025, 0.3611, 1.5305, 1.0)
 
 
-def judge_latents(context: HostContext) -> Iterator[Row]:
+def judge_latents(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the initial latents and the decoder's input."""
     yield from _judge_initial(context)
     yield from _judge_decoder(context)
 
 
-def _judge_initial(context: HostContext) -> Iterator[Row]:
+def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the standard deviation of the initial latents of a run from pure noise."""
     steps = context.calls("sampler")
     schedule = context.make_schedule()
@@ -71,7 +71,7 @@ def _judge_initial(context: HostContext) -> Iterator[Row]:
     yield Row(**values)
 
 
-def _is_first(context: HostContext, timesteps: np.ndarray) -> bool:
+def _is_first(context: PipelineContext, timesteps: np.ndarray) -> bool:
     """Return whether the first recorded step is the first of the schedule."""
     first = context.calls("sampler")[0]
     if "i" in first.attributes:
@@ -84,7 +84,7 @@ def _is_close(state: np.ndarray, scale: float) -> bool:
     return abs(float(np.std(state)) / scale - 1.0) < DEVIATIONS / math.sqrt(2.0 * state.size)
 
 
-def _judge_decoder(context: HostContext) -> Iterator[Row]:
+def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the scale and shift of the latents between sampler and decoder."""
     steps = context.calls("sampler")
     entries = context.calls("vae.decode")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldmref.locate.host.context import HostContext
-from ldmref.locate.host.step_faults import StepSettings
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.step_faults import StepSettings
 from ldmref.locate.precision import round_to
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.samplers.path import VE, NoisePath
@@ -50,7 +50,7 @@ class ReplayedStep:
 
     def __init__(
         self,
-        context: HostContext,
+        context: PipelineContext,
         evaluations: Sequence[RecordedEvaluation],
         settings: StepSettings,
         on_path: bool,
@@ -91,7 +91,7 @@ class ReplayedStep:
 
 
 def _own_evaluation(
-    context: HostContext, evaluation: RecordedEvaluation, number: int
+    context: PipelineContext, evaluation: RecordedEvaluation, number: int
 ) -> np.ndarray:
     """Return x0 of a later evaluation in a step of ldmref."""
     x0 = context.read(evaluation.entry, f"x0.{number}")

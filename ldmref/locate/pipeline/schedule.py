@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.host.context import HostContext
+from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
@@ -80,7 +80,7 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
             yield text, replace(config, spacing=spacing)
 
 
-def other_schedules(context: HostContext) -> Iterator[tuple[str, Schedule]]:
+def other_schedules(context: PipelineContext) -> Iterator[tuple[str, Schedule]]:
     """Yield the schedules of other forward processes: words and schedule."""
     for text, changed in config_faults(context.config):
         kept = len(context.notes)
@@ -90,7 +90,7 @@ def other_schedules(context: HostContext) -> Iterator[tuple[str, Schedule]]:
             yield text, other
 
 
-def judge_schedule(context: HostContext) -> Iterator[Row]:
+def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for alphas_cumprod, timesteps and sigmas, as far as they were recorded."""
     entry = context.schedule_entry
     if entry is None:
@@ -143,7 +143,7 @@ def _alphas(config: SchedulerConfig) -> Iterator[tuple[str, np.ndarray]]:
     yield "the square root of alphas_cumprod", np.sqrt(exact)
 
 
-def _judge_small(context: HostContext, got: np.ndarray, expected: np.ndarray, row: Row) -> Row:
+def _judge_small(context: PipelineContext, got: np.ndarray, expected: np.ndarray, row: Row) -> Row:
     """Judge the smallest values, which an error relative to the largest does not show."""
     entry = context.schedule_entry
     assert entry is not None
@@ -159,7 +159,7 @@ def _judge_small(context: HostContext, got: np.ndarray, expected: np.ndarray, ro
     )
 
 
-def _other_spacing(context: HostContext, spacing: str):
+def _other_spacing(context: PipelineContext, spacing: str):
     config = replace(context.config, timestep_spacing=spacing, spacing=spacing)
     kept = len(context.notes)
     schedule = context.make_schedule(config, spacing)
@@ -180,7 +180,7 @@ def _fit_shift(got: np.ndarray, sigmas: np.ndarray) -> float:
     return a * (1.0 - b) / below if below else 1.0
 
 
-def judge_added_noise(context: HostContext) -> Iterator[Row]:
+def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for noise that was added to the latents of an image (img2img)."""
     if context.path is FLOW:
         return

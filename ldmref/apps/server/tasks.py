@@ -1,4 +1,4 @@
-"""Works, which workers run: checked when they are made, they report progress and results."""
+"""Tasks, which workers run: checked when they are made, they report progress and results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Planned = TypeVar("Planned", Plan, InversionPlan)
 
 
 class Report(Protocol):
-    """The reports of a work to its job, made by the worker's thread only."""
+    """The reports of a task to its job, made by the worker's thread only."""
 
     def progress(
         self, step: int, steps: int, image: int = 0, images: int = 1, together: int = 1
@@ -57,10 +57,10 @@ class Report(Protocol):
         ...
 
 
-class Work(Protocol):
+class Task(Protocol):
     """A checked request; `request` says as JSON what was asked, with all defaults.
 
-    A work with `previews = False` never shows previews.
+    A task with `previews = False` never shows previews.
     """
 
     @property
@@ -74,7 +74,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class PlannedWork(Generic[Planned]):
+class PlannedTask(Generic[Planned]):
     """The run of a plan."""
 
     plan: Planned = field(repr=False)
@@ -87,7 +87,7 @@ class PlannedWork(Generic[Planned]):
         return self.plan.params
 
 
-class GenerateWork(PlannedWork[Plan]):
+class GenerateTask(PlannedTask[Plan]):
     """The images of a plan."""
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
@@ -106,7 +106,7 @@ class GenerateWork(PlannedWork[Plan]):
                 report_step(report, event, job.batch_size, run.initial.show)
 
 
-class InvertWork(PlannedWork[InversionPlan]):
+class InvertTask(PlannedTask[InversionPlan]):
     """The noise of an image, and the settings that generate the image from it."""
 
     def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:

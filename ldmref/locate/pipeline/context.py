@@ -1,4 +1,4 @@
-"""The base of all judges of the host: a recorded run, and the comparison."""
+"""The base of all judges of the pipeline: a recorded run, and the comparison."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
-from ldmref.locate.host.port_run import PortRun
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
+from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.trace.model import TraceEntry
 
 NOISE = 16.0  # floors up to which a difference is rounding, as for layers
@@ -18,7 +18,7 @@ Expected = np.ndarray | Callable[[], np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class HostContext(PortRun):
+class PipelineContext(PortRun):
     """A recorded run, and the judgement of what it computed."""
 
     def judge(
