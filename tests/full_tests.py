@@ -133,10 +133,10 @@ SAMPLED: dict[str, int] = {
 
 # Parameters of a test, by fixture, with which only `make full` runs it. NumPy, the definition, is
 # tested in both types, and torch in float32, the type in which networks run.
-COMBINATIONS: tuple[tuple[dict[str, str], str], ...] = (
-    ({"library": "array_api_strict"}, "sweeps, of which a sample ran"),
-    ({"library": "torch", "dtype": "float64"}, "sweeps, of which a sample ran"),
-    ({"ops": "torch", "dtype": "float64"}, "sweeps, of which a sample ran"),
+COMBINATIONS: tuple[dict[str, str], ...] = (
+    {"library": "array_api_strict"},
+    {"library": "torch", "dtype": "float64"},
+    {"ops": "torch", "dtype": "float64"},
 )
 
 # Tests of `make test` that may take more than three seconds of processor time -> why.

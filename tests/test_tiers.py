@@ -115,7 +115,7 @@ TABLES = """
 FULL = {"test_some.py::test_listed": "needs Ray", "test_other.py": "needs a browser"}
 LIBRARIES = {"onnx": "ONNX Runtime"}
 SAMPLED = {"test_some.py::test_sampled": 4}
-COMBINATIONS = [({"library": "strict"}, "sweeps")]
+COMBINATIONS = [{"library": "strict"}]
 LONG = {"test_some.py::test_long_with_a_reason": "measures"}
 """
 
@@ -123,7 +123,7 @@ LONG = {"test_some.py::test_long_with_a_reason": "measures"}
 @pytest.fixture
 def suite(tmp_path):
     """A project with the tables above and a limit of a tenth of a second."""
-    markers = "markers =\n    slow: long\n    gpu: CUDA\n    full: all\n"
+    markers = "markers =\n    slow: long\n    gpu: CUDA\n    full: all\n    not_sampled: rest\n"
     (tmp_path / "pytest.ini").write_text(f"[pytest]\n{markers}")
     for name in PLUGINS:
         text = Path(__file__).with_name(name).read_text("utf-8")
@@ -155,6 +155,19 @@ def test_the_two_parts_are_the_whole(suite):
         "test_other.py::test_other",
     }
     assert len(rest - kept) == 16
+
+
+def test_continuous_integration_leaves_out_the_rest_of_the_sweeps(suite):
+    """The options are those of `.ci/run`: what stands in the tables runs, on any machine."""
+    options = next(
+        line for line in (ROOT / ".ci" / "run").read_text("utf-8").splitlines() if "-k" in line
+    )
+    _, ran = suite("-m", "full and not slow", "-k", options.split('"')[1])
+    assert ran == {
+        "test_some.py::test_library[onnx]",
+        "test_some.py::test_listed",
+        "test_other.py::test_other",
+    }
 
 
 def test_a_test_that_takes_long_fails_unless_it_is_listed(suite, tmp_path):

@@ -10,7 +10,8 @@
 A test belongs to the rest if its file, folder or function is listed in `FULL`, if a parameter of it
 names a library that is not installed for `make test`, if it is marked `@pytest.mark.full`, or if it
 is one of a sweep, of which `make test` runs a sample. The sample depends on nothing but the names
-of the tests: a file that has more tests tomorrow keeps most of those of today.
+of the tests: a file that has more tests tomorrow keeps most of those of today. The others have the
+mark `not_sampled`: `make full` runs them, `.ci/run` does not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from full_tests import COMBINATIONS, FULL, LIBRARIES, LONG, SAMPLED
 from not_tested import not_collected
 
 Row = TypeVar("Row")
+SWEEP = "sweeps, of which a sample ran"  # the reason to leave out what is not in a sample
 SEED = 40  # of the samples
 
 
@@ -84,9 +86,9 @@ def reason_in_parameters(parameters: dict[str, object]) -> str:
     for value in parameters.values():
         if isinstance(value, str) and value in LIBRARIES:
             return f"needs {LIBRARIES[value]}"
-    for combination, reason in COMBINATIONS:
+    for combination in COMBINATIONS:
         if all(parameters.get(name) == value for name, value in combination.items()):
-            return reason
+            return SWEEP
     return ""
 
 
@@ -104,10 +106,12 @@ def pytest_collection_modifyitems(items):
         item.nodeid: reason_of(item) for item in items if not item.get_closest_marker("slow")
     }
     for name in leave_out(name for name, reason in reasons.items() if not reason):
-        reasons[name] = "sweeps, of which a sample ran"
+        reasons[name] = SWEEP
     for item in items:
         if reason := reasons.get(item.nodeid):
             item.add_marker(pytest.mark.full(reason=reason))
+        if reason == SWEEP:
+            item.add_marker("not_sampled")
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.samplers.rng_torch import TorchStream
+from ldmref.samplers.rng_torch import TorchBfloat16Stream, TorchStream
 
 UNIT = 2.0**-21  # in the last place of a float32 from 4 on: of |z| as of the angle theta
 LARGEST = np.sqrt(48 * np.log(2.0))  # of |z|, since 1 - u >= 2^-24
@@ -115,3 +115,53 @@ def test_half_precision_is_the_same_stream_rounded():
     )
     below = np.abs(single) < 4
     assert np.abs(half.astype(np.float32) - single)[below].max() < 0.001
+
+
+def bfloat16(x):
+    """Round to eight significant bits, ties to even, by the definition."""
+    x = np.asarray(x, np.float32).astype(np.float64)
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(mantissa * 256), exponent - 8)
+
+
+@pytest.fixture(scope="module")
+def law():
+    """All 2^16 pairs (z_i, z_{i+8}) of eight-bit uniforms, of equal probability."""
+    k = np.arange(256) / 256
+    r = bfloat16(np.sqrt(-2 * bfloat16(np.log(1 - k))))
+    theta = bfloat16(2 * np.pi * k)
+    waves = (bfloat16(np.cos(theta)), bfloat16(np.sin(theta)))
+    return np.stack([bfloat16(r[:, None] * wave) for wave in waves], axis=-1).reshape(-1, 2)
+
+
+def test_eight_bits_are_the_enumerated_law(law):
+    """2^20 values: every pair is one of the 65,536, and each moment within five deviations."""
+    n = 2**20
+    pairs = TorchBfloat16Stream(1).draw((n,)).reshape(-1, 2, 8).swapaxes(1, 2).reshape(-1, 2)
+    known = np.unique(law @ np.array([1.0, 1j]))
+    assert np.isin(pairs.astype(np.float64) @ np.array([1.0, 1j]), known).all()
+    for power in (1, 2, 4):
+        of_law = law**power
+        off = (pairs.astype(np.float64) ** power).mean() - of_law.mean()
+        assert abs(off) < 5 * of_law.std() / np.sqrt(n / 2)
+    assert abs(pairs).max() == abs(law).max() == 3.328125
+
+
+def test_the_page_tells_the_law_of_eight_bits(law, pytestconfig):
+    """docs/random.md: variance, kurtosis, zeros and the largest value."""
+    page = (pytestconfig.rootpath / "docs" / "random.md").read_text("utf-8")
+    variance = (law**2).mean()
+    for what in (
+        f"variance {variance:.4f}",
+        f"kurtosis {(law**4).mean() / variance**2:.2f}",
+        f"zero with probability {(law == 0).mean():.4f}",
+        f"largest value {abs(law).max():.3f}",
+    ):
+        assert what in page
+    log_factorial = np.log(np.arange(1, 257)).sum()
+    assert abs(variance - (np.log(256) - log_factorial / 256)) < 5e-4
+
+
+def test_fewer_than_sixteen_values_are_only_rounded():
+    few, single = (stream(3).draw((15,)) for stream in (TorchBfloat16Stream, TorchStream))
+    assert np.array_equal(few, bfloat16(single))

@@ -1,0 +1,106 @@
+"""docs/math/differences.md, "Networks": each number, by the lines of other programs."""
+
+import math
+
+import numpy as np
+
+import ldmref
+from ldmref import math as lm
+from ldmref.families.flux.network import frequencies, rotate
+from ldmref.models.t5 import t5
+from ldmref.samplers.flow_spacings import flow_levels
+
+
+def round_to_bfloat16(x):
+    """Round to eight significant bits, ties to even."""
+    mantissa, exponent = np.frexp(np.asarray(x, np.float64))
+    return np.ldexp(np.rint(mantissa * 256), exponent - 8)
+
+
+def embedding_of_flux(t, dim, time_factor=1000.0):
+    """black-forest-labs/flux, src/flux/modules/layers.py, `timestep_embedding`."""
+    half = dim // 2
+    freqs = np.exp(-math.log(10000) * np.arange(half) / half)
+    args = (time_factor * t)[:, None] * freqs[None]
+    return np.concatenate([np.cos(args), np.sin(args)], axis=-1)
+
+
+def test_the_time_of_flux_is_multiplied_inside():
+    sigma = np.array([0.5, 0.013])
+    want = lm.timestep_embedding(1000 * sigma, 32)
+    np.testing.assert_allclose(embedding_of_flux(sigma, 32), want, rtol=0, atol=1e-9)
+    twice = embedding_of_flux(1000 * sigma, 32)
+    np.testing.assert_allclose(twice, lm.timestep_embedding(1e6 * sigma, 32), rtol=0, atol=1e-6)
+    assert abs(twice - want).max() > 1
+
+
+def test_timesteps_of_flux_in_bfloat16():
+    """`t_vec` has the type of the image, and is multiplied by 1000 in it."""
+    scheduler = ldmref.presets["flux-dev"].scheduler
+    sigmas = flow_levels(scheduler, "flow", 28, tokens=(1024 // 16) ** 2)[:28]
+    rounded = round_to_bfloat16(1000 * round_to_bfloat16(sigmas))
+    off = abs(rounded - 1000 * sigmas)
+    assert (off > 1e-3).sum() == 27 and round(off.max(), 1) == 3.5
+    large = rounded[(rounded >= 512) & (rounded < 1024)]
+    assert (large % 4 == 0).all()
+
+
+def test_padding_of_t5_is_attended():
+    """The states of a prompt's own tokens change with the number of paddings."""
+    model = ldmref.random_model("flux-tiny", backend="numpy")
+    encoder = model.config.text_encoders[1]
+    ids = np.array([[5, 7, 9, 3, 1]])
+    params = model.params["text_encoder_2"]
+    padded = np.concatenate([ids, np.zeros((1, 507), int)], axis=1)
+    assert padded.shape == (1, 512)
+    alone, among = (t5(model.ops, params, x, encoder)[:, :5] for x in (ids, padded))
+    assert abs(alone - among).max() > 0.01
+
+
+def test_layouts_of_rotary_positions():
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 1, 1, 6, 8))
+    ops = ldmref.get_backend("numpy", dtype="float64")
+    angles = np.arange(6.0)[:, None] * frequencies(ops, 8, q)
+
+    def rotate_halves(x):
+        first, second = np.split(x, 2, axis=-1)
+        turned = np.concatenate([-second, first], axis=-1)
+        cos, sin = (np.concatenate([wave(angles)] * 2, axis=-1) for wave in (np.cos, np.sin))
+        return x * cos + turned * sin
+
+    def scores(turn, q, k):
+        return turn(q) @ turn(k).swapaxes(-1, -2)
+
+    def neighbours(x):
+        return rotate(ops, x, angles)
+
+    order = [0, 4, 1, 5, 2, 6, 3, 7]
+    want = scores(rotate_halves, q, k)
+    np.testing.assert_allclose(scores(neighbours, q[..., order], k[..., order]), want, atol=1e-12)
+    assert abs(scores(neighbours, q, k) - want).max() > 0.1
+
+
+def test_dit_guides_three_of_four_channels():
+    """facebookresearch/DiT, models.py, `forward_with_cfg`."""
+    cond, uncond = np.random.default_rng(1).standard_normal((2, 1, 4, 2, 2))
+    scale = 4.0
+    guided = uncond[:, :3] + scale * (cond[:, :3] - uncond[:, :3])
+    theirs = np.concatenate([guided, cond[:, 3:]], axis=1)
+    ours = lm.classifier_free_guidance(uncond, cond, scale)
+    np.testing.assert_allclose(theirs[:, :3], ours[:, :3], rtol=1e-12)
+    np.testing.assert_allclose((ours - uncond)[:, 3], scale * (theirs - uncond)[:, 3], rtol=1e-12)
+
+
+def test_scales_that_mean_off():
+    """Tongyi-MAI/Z-Image, src/zimage/pipeline.py, and diffusers' pipeline_z_image.py."""
+    cond, uncond = np.random.default_rng(2).standard_normal((2, 5))
+
+    def z_image(w, guides):
+        return cond + w * (cond - uncond) if guides(w) else cond
+
+    authors, diffusers = (z_image(0.5, guides) for guides in (lambda w: w > 1, lambda w: w > 0))
+    assert np.array_equal(authors, lm.classifier_free_guidance(uncond, cond, 1.0))
+    np.testing.assert_allclose(
+        diffusers, lm.classifier_free_guidance(uncond, cond, 1.5), rtol=1e-12
+    )
