@@ -6,7 +6,9 @@ import numpy as np
 
 import ldmref
 from ldmref import math as lm
+from ldmref.backends import get_backend
 from ldmref.families.flux.network import frequencies, rotate
+from ldmref.families.flux.presets import make_presets
 from ldmref.models.t5 import t5
 from ldmref.samplers.flow_spacings import flow_levels
 
@@ -36,7 +38,7 @@ def test_the_time_of_flux_is_multiplied_inside():
 
 def test_timesteps_of_flux_in_bfloat16():
     """`t_vec` has the type of the image, and is multiplied by 1000 in it."""
-    scheduler = ldmref.presets["flux-dev"].scheduler
+    scheduler = make_presets()["flux-dev"].scheduler
     sigmas = flow_levels(scheduler, "flow", 28, tokens=(1024 // 16) ** 2)[:28]
     rounded = round_to_bfloat16(1000 * round_to_bfloat16(sigmas))
     off = abs(rounded - 1000 * sigmas)
@@ -46,21 +48,24 @@ def test_timesteps_of_flux_in_bfloat16():
 
 
 def test_padding_of_t5_is_attended():
-    """The states of a prompt's own tokens change with the number of paddings."""
+    """The states of a prompt's own tokens change with the padding, unless a mask hides it."""
     model = ldmref.random_model("flux-tiny", backend="numpy")
     encoder = model.config.text_encoders[1]
     ids = np.array([[5, 7, 9, 3, 1]])
     params = model.params["text_encoder_2"]
     padded = np.concatenate([ids, np.zeros((1, 507), int)], axis=1)
     assert padded.shape == (1, 512)
-    alone, among = (t5(model.ops, params, x, encoder)[:, :5] for x in (ids, padded))
+    alone, among = (t5(model.backend, params, encoder, x)[:, :5] for x in (ids, padded))
     assert abs(alone - among).max() > 0.01
+    mask = (np.arange(512) < 5)[None].astype(np.float32)
+    masked = t5(model.backend, params, encoder, padded, mask=mask)[:, :5]
+    np.testing.assert_allclose(masked, alone, rtol=0, atol=1e-5 * abs(alone).max())
 
 
 def test_layouts_of_rotary_positions():
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((2, 1, 1, 6, 8))
-    ops = ldmref.get_backend("numpy", dtype="float64")
+    ops = get_backend("numpy", dtype="float64")
     angles = np.arange(6.0)[:, None] * frequencies(ops, 8, q)
 
     def rotate_halves(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -165,3 +166,20 @@ def test_the_page_tells_the_law_of_eight_bits(law, pytestconfig):
 def test_fewer_than_sixteen_values_are_only_rounded():
     few, single = (stream(3).draw((15,)) for stream in (TorchBfloat16Stream, TorchStream))
     assert np.array_equal(few, bfloat16(single))
+
+
+@pytest.mark.parametrize(
+    "seed, digest",
+    [
+        (0, "e32adc3da1082ee7a87ff51bf9f64c6d49cdf3942cc0b3f975abee6c7e89674d"),
+        (42, "018db8368e9d0175f2ca0cd9737def3eabe3f6855189db366e9b7a84820c7387"),
+    ],
+)
+def test_eight_bits_are_those_of_an_older_torch(seed, digest):
+    """What torch 2.8.0 drew in bfloat16, in seven calls of one generator; float32, without -0."""
+    stream = TorchBfloat16Stream(seed)
+    shapes = [(20,), (4, 64, 64), (3,), (17,), (16, 128, 128), (16,), (100,)]
+    values = np.concatenate([stream.draw(shape).ravel() for shape in shapes]) + np.float32(0)
+    assert hashlib.sha256(values.tobytes()).hexdigest() == digest
+    if seed == 0:
+        assert values[:4].tolist() == [1.4609375, 0.291015625, 0.9609375, 1.5703125]
