@@ -11,7 +11,7 @@ A test belongs to the rest if its file, folder or function is listed in `FULL`, 
 names a library that is not installed for `make test`, if it is marked `@pytest.mark.full`, or if it
 is one of a sweep, of which `make test` runs a sample. The sample depends on nothing but the names
 of the tests: a file that has more tests tomorrow keeps most of those of today. The others have the
-mark `not_sampled`: `make full` runs them, `.ci/run` does not.
+mark `not_sampled`, also in sweeps that are all in the rest: `.ci/run` leaves them to `make full`.
 """
 
 from __future__ import annotations
@@ -105,12 +105,13 @@ def pytest_collection_modifyitems(items):
     reasons = {
         item.nodeid: reason_of(item) for item in items if not item.get_closest_marker("slow")
     }
-    for name in leave_out(name for name, reason in reasons.items() if not reason):
-        reasons[name] = SWEEP
+    not_sampled = leave_out(name for name, reason in reasons.items() if not reason)
+    not_sampled |= leave_out(name for name, reason in reasons.items() if reason)
     for item in items:
-        if reason := reasons.get(item.nodeid):
+        reason = reasons.get(item.nodeid, "") or (SWEEP if item.nodeid in not_sampled else "")
+        if reason:
             item.add_marker(pytest.mark.full(reason=reason))
-        if reason == SWEEP:
+        if item.nodeid in not_sampled or reason == SWEEP:
             item.add_marker("not_sampled")
 
 

@@ -17,7 +17,7 @@ from ldmref.apps.server.errors import (
     as_ldmref_error,
 )
 from ldmref.apps.server.jobs import JobReport, ServedJob
-from ldmref.apps.server.tasks import Task
+from ldmref.apps.server.tasks import ServedTask
 from ldmref.errors import Cancelled, LdmrefError, UsageError, did_you_mean, short_repr
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
@@ -112,7 +112,7 @@ class Engine:
         with self._changed:
             self._require_room(queue)
 
-    def submit(self, task: Task, model: str | None = None) -> ServedJob:
+    def submit(self, task: ServedTask, model: str | None = None) -> ServedJob:
         """Queue a task and return its job.
 
         Args:
@@ -266,7 +266,7 @@ class Engine:
             self._end(job, error)
             del job, task
 
-    def _run(self, job: ServedJob, task: Task) -> LdmrefError | None:
+    def _run(self, job: ServedJob, task: ServedTask) -> LdmrefError | None:
         """Run one job and return its error; whatever it raises is its own failure."""
         try:
             if job.cancelled.is_set():

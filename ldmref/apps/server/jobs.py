@@ -17,7 +17,7 @@ from ldmref.apps.server.bodies import as_json
 from ldmref.apps.server.errors import to_json
 from ldmref.apps.server.events import ENDS, Event, EventLog
 from ldmref.apps.server.images import FinishedImage, finish_image, preview_url
-from ldmref.apps.server.tasks import Task
+from ldmref.apps.server.tasks import ServedTask
 from ldmref.errors import Cancelled, LdmrefError
 
 PREVIEW_SECONDS = 0.5  # from one preview to the next at least
@@ -34,13 +34,13 @@ class ServedJob:
         leave: Removes a job that is cancelled from the queue.
     """
 
-    def __init__(self, task: Task, model: str, leave: Callable[[ServedJob], None]):
+    def __init__(self, task: ServedTask, model: str, leave: Callable[[ServedJob], None]):
         self.id = secrets.token_urlsafe(16)
         self.kind = task.kind
         self.model = model
         self.request = dict(task.request)
         self.previews = getattr(task, "previews", True)
-        self.task: Task | None = task  # until it ends: it holds the input images
+        self.task: ServedTask | None = task  # until it ends: it holds the input images
         self.state = "queued"
         self.position: int | None = None  # in the queue, from 0
         self.created = time.time()

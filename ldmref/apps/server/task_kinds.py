@@ -7,10 +7,10 @@ from typing import Any
 
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import BadRequest
-from ldmref.apps.server.tasks import Task
+from ldmref.apps.server.tasks import ServedTask
 from ldmref.errors import did_you_mean, short_repr
 
-Factory = Callable[[Engine, Mapping[str, Any]], Task]  # from the body of a request
+Factory = Callable[[Engine, Mapping[str, Any]], ServedTask]  # from the body of a request
 KINDS: dict[str, Factory] = {}
 
 
@@ -24,7 +24,7 @@ def register(kind: str) -> Callable[[Factory], Factory]:
     return decorate
 
 
-def make_task(engine: Engine, body: Mapping[str, Any]) -> Task:
+def make_task(engine: Engine, body: Mapping[str, Any]) -> ServedTask:
     """Return the task that the body of a request asks for; everything is checked.
 
     Raises:

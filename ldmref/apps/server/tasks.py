@@ -57,7 +57,7 @@ class Report(Protocol):
         ...
 
 
-class Task(Protocol):
+class ServedTask(Protocol):
     """A checked request; `request` says as JSON what was asked, with all defaults.
 
     A task with `previews = False` never shows previews.
