@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import html
 import re
 import sys
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,7 @@ FRAGMENTS = {f"docs/{name}.md" for name in ("add-a-formula", "write-a-backend", 
 MATH = re.compile(r"^( *)```math\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"\$`([^`]+)`\$")
 COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
-IMAGE = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^)\s:]+\.(?:png|webp))\)")
+IMAGE = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^)\s:]+\.(?:png|webp|svg))\)")
 
 
 def make_notebook(text: str, folder: Path) -> Any:
@@ -63,8 +64,11 @@ def markdown_cells(text: str, folder: Path) -> list[Any]:
         path = folder / match["path"]
         if not path.is_file():
             return match[0]
-        kind = f"image/{path.suffix.removeprefix('.')}"
-        attachments[path.name] = {kind: base64.b64encode(path.read_bytes()).decode()}
+        data = base64.b64encode(path.read_bytes()).decode()
+        if path.suffix == ".svg":  # Jupyter displays no attachments of this kind
+            text = html.escape(match["text"])
+            return f'<img alt="{text}" src="data:image/svg+xml;base64,{data}">'
+        attachments[path.name] = {f"image/{path.suffix.removeprefix('.')}": data}
         return f"![{match['text']}](attachment:{path.name})"
 
     text = IMAGE.sub(attach, text)

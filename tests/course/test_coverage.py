@@ -9,13 +9,16 @@ import functools
 import re
 
 import pytest
-from course_pages import COURSE
+from course_pages import COURSE, number_of, pages
 
 PAGE = COURSE / "coverage.md"
 ROW = re.compile(r"^\| (?P<part>[^|]+) \| (?P<links>\[[^|]+) \| (?P<words>`[^|]+`) \|$", re.M)
 LINK = re.compile(r"\]\((?P<file>[\w.-]+\.md)#(?P<anchor>[\w-]+)\)")
 HEADING = re.compile(r"^(#+) (.+)$", re.M)
-PARTS = 73
+PARTS = 74
+ANALOGY = re.compile(
+    r"^\*\*An analogy: ([^*]+)\.\*\*(.+?)\*\*Where it breaks\.\*\*(.+?)\n\n", re.M | re.S
+)
 
 
 def rows():
@@ -78,6 +81,17 @@ def test_every_part_is_taught_by_its_sections():
 def test_every_chapter_teaches_a_part():
     taught = {link["file"] for _, links, _ in rows() for link in LINK.finditer(links)}
     assert {page.name for page in COURSE.glob("[01][0-9]-*.md")} <= taught
+
+
+@pytest.mark.parametrize("page", pages(), ids=number_of)
+def test_a_chapter_has_one_short_analogy_that_says_where_it_breaks(page):
+    text = page.read_text("utf-8")
+    found = ANALOGY.findall(text)
+    assert len(found) == text.count("**An analogy") == text.count("**Where it breaks") == 1
+    name, picture, limit = found[0]
+    assert 2 <= len(name.split()) <= 6
+    assert 15 <= len(picture.split()) <= 60
+    assert 15 <= len(limit.split()) <= 75
 
 
 @pytest.mark.parametrize(

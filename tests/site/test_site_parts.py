@@ -345,6 +345,8 @@ print(1)
 ```
 
 ![an image](images/grid.png) and ![none](images/none.png)
+
+![a "drawing"](course/images/07-unet.svg)
 """
 
 
@@ -355,6 +357,11 @@ def test_a_notebook_has_outputs_images_and_formulas():
     assert "![an image](attachment:grid.png) and ![none](images/none.png)" in last.source
     data = last.attachments["grid.png"]["image/png"]
     assert base64.b64decode(data) == (ROOT / "docs" / "images" / "grid.png").read_bytes()
+    drawing = re.search(
+        r'<img alt="a &quot;drawing&quot;" src="data:image/svg\+xml;base64,([^"]+)">', last.source
+    )
+    file = ROOT / "docs" / "course" / "images" / "07-unet.svg"
+    assert drawing and base64.b64decode(drawing[1]) == file.read_bytes()
 
 
 def test_every_page_with_python_has_a_valid_notebook():
