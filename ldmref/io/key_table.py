@@ -35,9 +35,13 @@ class KeyEntry:
             "swapped", if the halves of the first axis are exchanged.
         heads: With several heads the stack is interleaved: query, key and value of the first head,
             then of the next (QKVAttentionLegacy).
+        rows: The first row and the number of all rows, if the tensor is a part of another that
+            stacks several, which may have different heights, along the first axis.
 
     >>> KeyEntry("attn.qkv.weight", (8, 8), third=1).stored_shape
     (24, 8)
+    >>> KeyEntry("linear1.weight", (32, 8), rows=(24, 56)).stored_shape
+    (56, 8)
     """
 
     name: str
@@ -45,10 +49,13 @@ class KeyEntry:
     third: int | None = None
     form: str = ""
     heads: int = 1
+    rows: tuple[int, int] | None = None
 
     @property
     def stored_shape(self) -> Shape:
         """The shape in the checkpoint."""
+        if self.rows is not None:
+            return (self.rows[1], *self.shape[1:])
         shape = self.shape if self.third is None else (3 * self.shape[0], *self.shape[1:])
         return shape[::-1] if self.form == "transposed" else shape + ONE_BY_ONE.get(self.form, ())
 
@@ -61,6 +68,8 @@ class KeyEntry:
         Returns:
             Our tensor, whose shape is `shape`.
         """
+        if self.rows is not None:
+            return stored[self.rows[0] : self.rows[0] + self.shape[0]]
         if self.form == "transposed":  # contiguous, as another BLAS routine has other last bits
             return np.ascontiguousarray(stored.T)
         if self.form == "swapped":
@@ -190,9 +199,11 @@ def to_compvis(flat: Mapping[str, np.ndarray], table: KeyTable) -> dict[str, np.
 
 
 def _stack(members: Iterable[tuple[KeyEntry, np.ndarray]]) -> np.ndarray:
-    """Return the stored tensor of one entry, or of query, key and value in any order."""
-    ordered = sorted(members, key=lambda member: member[0].third or 0)
+    """Return the stored tensor of one entry, or of the parts of a stack in any order."""
+    ordered = sorted(members, key=lambda member: (member[0].third or 0, member[0].rows or ()))
     entry, tensor = ordered[0]
+    if entry.rows is not None:
+        return np.concatenate([part for _, part in ordered])
     if entry.form == "swapped":
         return _swap_halves(tensor)
     if entry.third is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from dataclasses import dataclass
@@ -54,6 +55,17 @@ def require_complete(x: Any) -> None:
         name = os.path.basename(str(getattr(mapping[1], "filename", "") or "a file"))
         message = f"{name} was truncated while it was being read"
         raise CorruptModelError(message, code="E-FILE-CHANGED", hint="load the model again")
+
+
+def hash_mapped(data: np.ndarray) -> str:
+    """Return the SHA-256 of a mapped file, in hexadecimal, which stays on the disk."""
+    digest = hashlib.sha256()
+    for begin in range(0, len(data), 1 << 24):
+        require_complete(data)
+        part = data[begin : begin + (1 << 24)]
+        digest.update(part.tobytes())
+        release_pages(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

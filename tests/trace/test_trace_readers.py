@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from gguf_files import gguf_bytes, patched, text
 
 from ldmref.errors import (
     BackendUnavailable,
@@ -56,22 +57,6 @@ def write_npy(path, separator="__"):
 
 def write_npy_folders(path):
     return write_npy(path, "/")
-
-
-def text(value):
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def gguf_bytes(tensors, alignment=32, fields=b"", field_count=0, version=3):
-    """Return a GGUF file as its specification says; tensors: name -> (type, shape, bytes)."""
-    head = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), field_count) + fields
-    data = b""
-    for name, (kind, shape, raw) in tensors.items():
-        data += b"\0" * (-len(data) % alignment)
-        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        head += text(name) + sizes + struct.pack("<IQ", kind, len(data))
-        data += raw
-    return head + b"\0" * (-len(head) % alignment) + data
 
 
 def write_gguf(path):
@@ -171,9 +156,10 @@ def test_files_of_the_gguf_package(tmp_path):
 def test_a_quantised_type_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     path = tmp_path / "q"
-    path.write_bytes(gguf_bytes({"unet.000/a/output": (14, (1, 256), b"\0" * 210)}))
-    with pytest.raises(BackendUnavailable, match="ggml type 14") as caught:
-        load_trace(path)
+    path.write_bytes(gguf_bytes({"unet.000/a/output": (23, (1, 256), b"\0" * 136)}))
+    trace = load_trace(path)
+    with pytest.raises(BackendUnavailable, match="is stored as IQ4_XS, which needs") as caught:
+        _ = trace.tensors["unet.000/a/output"]
     assert caught.value.hint == "pip install ldmref[gguf]"
 
 
@@ -271,12 +257,6 @@ def test_two_tensors_of_one_name_and_a_name_that_is_not_a_traces(tmp_path):
 def gguf(**changes):
     return gguf_bytes({"unet.000/a/output": (0, (2, 32), b"\0" * 256)} | changes.pop("more", {}),
                       **changes)  # fmt: skip
-
-
-def patched(data, layout, offset, *values):
-    data = bytearray(data)
-    struct.pack_into(layout, data, offset, *values)
-    return bytes(data)
 
 
 def npy(array=X, **changes):

@@ -1,12 +1,13 @@
 """Flux.1: a transformer whose first blocks have two streams, for text and image.
 
-| file         | holds                                |
-|--------------|--------------------------------------|
-| `config.py`  | the configuration of the transformer |
-| `network.py` | the transformer                      |
-| `text.py`    | how two text encoders condition it   |
-| `files.py`   | diffusers' folders                   |
-| `presets.py` | the published sizes                  |
+| file          | holds                                |
+|---------------|--------------------------------------|
+| `config.py`   | the configuration of the transformer |
+| `network.py`  | the transformer                      |
+| `text.py`     | how two text encoders condition it   |
+| `files.py`    | diffusers' folders                   |
+| `original.py` | the original's single files          |
+| `presets.py`  | the published sizes                  |
 
 Black Forest Labs 2024, github.com/black-forest-labs/flux.
 """
@@ -19,6 +20,7 @@ from functools import partial
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.files import PIPELINES, read_folder
 from ldmref.families.flux.network import transformer, transformer_spec
+from ldmref.families.flux.original import ORIGINALS
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts
 from ldmref.families.joint_transformers import declare_transformer, describe_model
@@ -87,6 +89,7 @@ FLUX = Family(
     broken_rules,
     encode_prompts,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
+    files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,

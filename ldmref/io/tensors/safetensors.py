@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
+from ldmref.io.quantized.float8 import decode_e4m3fn, decode_e5m2, decode_e8m0
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.support.files import (
     check_input_path,
     identify_format,
@@ -27,13 +29,27 @@ from ldmref.support.files import (
     parse_json,
     shown,
 )
-from ldmref.support.memmap import release_pages, require_complete
+from ldmref.support.memmap import hash_mapped, require_complete
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"), "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+    "F8_E4M3": np.dtype("u1"), "F8_E5M2": np.dtype("u1"), "F8_E8M0": np.dtype("u1"),
 }  # fmt: skip
+
+
+def expand_bfloat16(codes: np.ndarray) -> np.ndarray:
+    """Return bfloat16, the upper halves of float32, as float32 of the same shape."""
+    return (codes.astype(np.uint32) << 16).view(np.float32)
+
+
+EXPANDED = {  # types that NumPy lacks -> what makes float32 of their codes
+    "BF16": expand_bfloat16,
+    "F8_E4M3": decode_e4m3fn,
+    "F8_E5M2": decode_e5m2,
+    "F8_E8M0": decode_e8m0,
+}
 MAX_HEADER = 100_000_000
 MAX_AXES = 32
 CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
@@ -48,11 +64,12 @@ class HeaderEntry(NamedTuple):
     end: int
 
 
-class TensorFile(Mapping[str, np.ndarray]):
+class TensorFile(ModelFile):
     """The tensors of one file by name.
 
     A read-only mapping from names to arrays, each read when it is used. Floats keep their type,
-    except that bfloat16 becomes float32. These attributes are known without reading the tensors:
+    except that bfloat16 and those of eight bits become float32. The attributes are known without
+    reading the tensors.
 
     Args:
         path: A safetensors file.
@@ -106,6 +123,19 @@ class TensorFile(Mapping[str, np.ndarray]):
         self.offsets = {name: begin + entry.begin for name, entry in entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        expand = EXPANDED.get(self.kinds[name])
+        codes = self.codes(name)
+        return codes if expand is None else expand(codes)
+
+    def codes(self, name: str) -> np.ndarray:
+        """Return a tensor as it is stored: bfloat16 and floats of eight bits as integers.
+
+        Args:
+            name: The name of the tensor.
+
+        Returns:
+            The shape of the tensor.
+        """
         kind = self.kinds[name]
         shape = self.shapes[name]
         begin = self.offsets[name]
@@ -114,10 +144,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         raw = self._data[begin : begin + math.prod(shape) * dtype.itemsize]
         if begin % dtype.itemsize:  # not aligned
             raw = raw.copy()
-        tensor = raw.view(dtype).reshape(shape)
-        if kind == "BF16":
-            return (tensor.astype(np.uint32) << 16).view(np.float32)
-        return tensor
+        return raw.view(dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -127,13 +154,7 @@ class TensorFile(Mapping[str, np.ndarray]):
 
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
-        digest = hashlib.sha256()
-        for begin in range(0, len(self._data), 1 << 24):
-            require_complete(self._data)
-            part = self._data[begin : begin + (1 << 24)]
-            digest.update(part.tobytes())
-            release_pages(part)
-        return digest.hexdigest()
+        return hash_mapped(self._data)
 
 
 class TensorView(Mapping[str, np.ndarray]):
@@ -145,7 +166,7 @@ class TensorView(Mapping[str, np.ndarray]):
     """
 
     def __init__(
-        self, files: Sequence[TensorFile], rename: Callable[[str], str] = str, prefix: str = ""
+        self, files: Sequence[ModelFile], rename: Callable[[str], str] = str, prefix: str = ""
     ):
         """Rename the tensors; if any new name begins with `prefix`, keep only those, without it."""
         stored = {rename(name): (file, name) for file in files for name in file}
@@ -171,7 +192,7 @@ class TensorView(Mapping[str, np.ndarray]):
         return len(self._stored)
 
 
-def hash_files(files: Sequence[TensorFile]) -> str:
+def hash_files(files: Sequence[ModelFile]) -> str:
     """Return the SHA-256 of one file; for several files, of their joined hexadecimal digests."""
     digests = [file.sha256() for file in files]
     if len(digests) == 1:

@@ -15,9 +15,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ldmref.io.atomic import atomic_write, check_writable
-from ldmref.io.tensors.safetensors import DTYPES
+from ldmref.io.tensors.safetensors import DTYPES, EXPANDED
 
-KINDS = {dtype: kind for kind, dtype in DTYPES.items() if kind != "BF16"}
+KINDS = {dtype: kind for kind, dtype in DTYPES.items() if kind not in EXPANDED}
 
 
 class TensorSource(NamedTuple):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.support.files import check_input_path, open_file, shown
 from ldmref.trace.files import read_trace
 from ldmref.trace.manifest import MANIFEST
 from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
 from ldmref.trace.name_maps import NameMap
-from ldmref.trace.readers.gguf import GGUFFile
 from ldmref.trace.readers.names import rename_all
 from ldmref.trace.readers.npy import NpyFolder, NpzFile
 from ldmref.trace.readers.old_records import convert_record, is_old_record
@@ -68,7 +68,7 @@ def load_trace(path: str | Path, names: NameMap | str | Path | None = None) -> T
     if is_polygraphy(start):
         return _build(read_polygraphy([path]), names, path)
     if start.startswith(b"GGUF"):
-        tensors = GGUFFile(path)
+        tensors = GGUFFile(path, CODE)
     elif start.startswith(b"PK"):
         tensors = NpzFile(path)
     elif start.startswith(b"\x93NUMPY"):

@@ -1,8 +1,8 @@
-"""Tensors of GGUF files, memory-mapped: dumps of programs on ggml.
+"""GGUF files, memory-mapped: nothing is read before it is used.
 
-The header is parsed here, because the reader of the package `gguf` trusts the sizes in a file, and
-needs four packages. F32, F16, BF16, integers, Q8_0 and Q4_0 are read without it; it expands all
-other quantised types if it is installed.
+A header of metadata and tensors' entries is followed by the tensors' bytes, in blocks of ggml's
+types (`ldmref.io.quantized.ggml_types`). The header is parsed here, because the reader of the
+package `gguf` trusts the sizes in a file, and needs four packages.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -10,6 +10,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,15 +18,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import BackendUnavailable, CorruptModelError
+from ldmref.errors import CorruptModelError
+from ldmref.io.quantized.ggml_types import GGML_TYPES, GGMLType, read_ggml
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.support.files import make_read_error, open_file, shown
-from ldmref.support.memmap import require_complete
+from ldmref.support.memmap import hash_mapped, release_pages, require_complete
 
-CODE = "E-TRACE-FILE"
+CODE = "E-GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # bytes, unless general.alignment says otherwise
 MAX_AXES = 4
+MAX_VALUES = 2**59  # of a tensor
 MAX_NAME = 2**16  # bytes of a name
+MAX_TEXT = 2**12  # bytes of a value of the metadata that is kept
+MAX_ITEMS = 16  # of an array of the metadata that is kept
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # of a tensor whose rows were joined to whole blocks
 STRING = 8
 ARRAY = 9
 SCALARS = {
@@ -41,56 +48,32 @@ SCALARS = {
     11: "q",
     12: "d",
 }
-Q_VALUES = 32  # values of a block of Q8_0 and Q4_0
-
-
-class GGUFType(NamedTuple):
-    """A type of ggml: its name, and the values and bytes of a block."""
-
-    name: str
-    values: int
-    nbytes: int
-
-
-PLAIN = {
-    0: np.dtype("<f4"),
-    1: np.dtype("<f2"),
-    24: np.dtype("i1"),
-    25: np.dtype("<i2"),
-    26: np.dtype("<i4"),
-    27: np.dtype("<i8"),
-    28: np.dtype("<f8"),
-}
-TYPES = {
-    0: GGUFType("F32", 1, 4),
-    1: GGUFType("F16", 1, 2),
-    2: GGUFType("Q4_0", Q_VALUES, 18),
-    8: GGUFType("Q8_0", Q_VALUES, 34),
-    24: GGUFType("I8", 1, 1),
-    25: GGUFType("I16", 1, 2),
-    26: GGUFType("I32", 1, 4),
-    27: GGUFType("I64", 1, 8),
-    28: GGUFType("F64", 1, 8),
-    30: GGUFType("BF16", 1, 2),
-}
 
 
 class GGUFTensor(NamedTuple):
-    """The header's entry of a tensor: number of its type, shape, and place in the file."""
+    """The header's entry of a tensor: its type, shape, and place in the file."""
 
-    type_number: int
-    type: GGUFType
+    type: GGMLType
     shape: tuple[int, ...]
     begin: int
     nbytes: int
 
 
-class GGUFFile(Mapping[str, np.ndarray]):
+class GGUFFile(ModelFile):
     """The tensors of a GGUF file by name. ggml writes the last axis first: shapes are reversed.
 
+    Quantised tensors and bfloat16 become float32, the others keep their type.
+
+    Args:
+        path: A GGUF file.
+        code: The code of the errors.
+
     Attributes:
-        kinds: The type of each tensor ("F32", "BF16", "Q8_0"); quantised ones and bfloat16 are read
-            as float32.
+        path: The file.
+        kinds: The type of each tensor ("F32", "BF16", "Q8_0").
+        shapes: Shapes: those of `comfy.gguf.orig_shape`, if the file has them.
+        metadata: The metadata of the header, without long texts and arrays.
+        identity: Device, inode, size and time of change, which differ between contents.
 
     Raises:
         InputError: It cannot be read.
@@ -98,23 +81,31 @@ class GGUFFile(Mapping[str, np.ndarray]):
         BackendUnavailable: Reading a tensor needs the package `gguf`.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
-        with open_file(path, CODE) as file:
+    def __init__(self, path: Path, code: str = CODE):
+        self.path = path
+        with open_file(path, code) as file:
+            status = os.fstat(file.fileno())
+            self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             try:
                 self._data = np.memmap(file, np.uint8, mode="r")
             except ValueError as error:
-                raise CorruptModelError(f"{shown(path)} is empty", code=CODE) from error
+                raise CorruptModelError(f"{shown(path)} is empty", code=code) from error
             except OSError as error:
-                raise make_read_error(path, error, CODE) from error
-        self._tensors = _Header(path, self._data).read()
+                raise make_read_error(path, error, code) from error
+        header = _Header(path, self._data, code)
+        self._tensors = header.read()
+        self.metadata: dict[str, Any] = header.metadata
         self.kinds = {name: tensor.type.name for name, tensor in self._tensors.items()}
+        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         require_complete(self._data)
-        raw = np.array(self._data[tensor.begin : tensor.begin + tensor.nbytes])
-        return _expand(raw, tensor, f"{shown(self._path)}: {name[:80]}")
+        mapped = self._data[tensor.begin : tensor.begin + tensor.nbytes]
+        raw = np.array(mapped)
+        release_pages(mapped)
+        label = f"{shown(self.path)}: {name[:80]}"
+        return read_ggml(raw, tensor.type, label).reshape(tensor.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -122,30 +113,36 @@ class GGUFFile(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of the whole file, in hexadecimal."""
+        return hash_mapped(self._data)
+
 
 class _Header:
     """The header of a file, read from the beginning; every size is checked before it is used."""
 
-    def __init__(self, path: Path, data: np.ndarray):
+    def __init__(self, path: Path, data: np.ndarray, code: str):
+        self.metadata: dict[str, Any] = {}
         self._path = path
-        self._data = data
+        self._code = code
+        self._data = data.view(np.ndarray)
         self._position = 0
 
     def read(self) -> dict[str, GGUFTensor]:
-        """Return the entries of all tensors."""
+        """Return the entries of all tensors, and read the metadata."""
         magic, version = self._unpack("<4sI")
         if magic != b"GGUF":
             raise self._damaged("it does not begin with GGUF")
         if version not in VERSIONS:
             raise self._damaged(f"version {version:,} is not 2 or 3 (little-endian)")
         tensor_count, field_count = self._unpack("<QQ")
-        alignment = ALIGNMENT
         for _ in range(field_count):
             key = self._string()
             (kind,) = self._unpack("<I")
             value = self._value(kind)
-            if key == "general.alignment":
-                alignment = value
+            if value is not None:
+                self.metadata[key] = value
+        alignment = self.metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self._damaged(f"its alignment {alignment!r} is not a power of two")
         entries = [self._entry() for _ in range(tensor_count)]
@@ -158,7 +155,7 @@ class _Header:
             if tensor.begin % alignment:
                 raise self._damaged(f"{name[:80]!r} is not aligned to {alignment} bytes")
         self._require_room(tensors)
-        return tensors
+        return {name: self._in_original_shape(name, x) for name, x in tensors.items()}
 
     def _require_room(self, tensors: Mapping[str, GGUFTensor]) -> None:
         """Refuse tensors that overlap or end after the file."""
@@ -173,6 +170,17 @@ class _Header:
         if missing > 0:
             raise self._damaged(f"{missing:,} bytes are missing at its end; is it truncated?")
 
+    def _in_original_shape(self, name: str, tensor: GGUFTensor) -> GGUFTensor:
+        """Return an entry with the shape that the tensor had before its rows were joined."""
+        shape = self.metadata.get(ORIGINAL_SHAPE + name)
+        if shape is None:
+            return tensor
+        good = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+        if not good or not _is_possible(shape) or math.prod(shape) != math.prod(tensor.shape):
+            text = f"{ORIGINAL_SHAPE[:-1]} of {name[:80]!r} does not fit its {tensor.shape}"
+            raise self._damaged(text)
+        return tensor._replace(shape=shape)
+
     def _entry(self) -> tuple[str, GGUFTensor]:
         name = self._string()
         (axes,) = self._unpack("<I")
@@ -180,38 +188,30 @@ class _Header:
             raise self._damaged(f"{name[:80]!r} has {axes:,} axes; at most {MAX_AXES} are allowed")
         sizes = self._unpack(f"<{axes}Q")
         number, offset = self._unpack("<IQ")
-        kind = TYPES.get(number) or self._other_type(number, name)
-        values = math.prod(sizes)
-        if values >= 2**63 or offset >= 2**63:
+        kind = GGML_TYPES.get(number)
+        if kind is None:
+            raise self._damaged(f"{name[:80]!r} has the unknown type {number}")
+        if not _is_possible(sizes) or offset >= 2**63:
             raise self._damaged(f"the size of {name[:80]!r} is too large")
         row = sizes[0] if sizes else 1
         if row % kind.values:
             raise self._damaged(f"rows of {name[:80]!r} are not whole blocks of {kind.name}")
-        nbytes = values // kind.values * kind.nbytes
-        return name, GGUFTensor(number, kind, tuple(reversed(sizes)), offset, nbytes)
-
-    def _other_type(self, number: int, name: str) -> GGUFType:
-        quants = _import_gguf(f"{shown(self._path)}: {name[:80]!r} has the ggml type {number}")
-        try:
-            kind = quants.GGMLQuantizationType(number)
-            values, nbytes = quants.GGML_QUANT_SIZES[kind]
-        except (ValueError, KeyError) as error:
-            raise self._damaged(f"{name[:80]!r} has the unknown type {number}") from error
-        return GGUFType(kind.name, values, nbytes)
+        nbytes = math.prod(sizes) // kind.values * kind.nbytes
+        return name, GGUFTensor(kind, tuple(reversed(sizes)), offset, nbytes)
 
     def _value(self, kind: int, nested: bool = False) -> Any:
-        """Return a value of the metadata; arrays are skipped."""
+        """Return a value of the metadata; None for a long text or array, which is skipped."""
         if kind in SCALARS:
             return self._unpack(f"<{SCALARS[kind]}")[0]
         if kind == STRING:
-            self._take(self._unpack("<Q")[0])
-            return None
+            text = self._take(self._unpack("<Q")[0])
+            return bytes(text).decode(errors="replace") if len(text) <= MAX_TEXT else None
         if kind != ARRAY or nested:
             raise self._damaged(f"its metadata has a value of type {kind}")
         item, count = self._unpack("<IQ")
         if item in SCALARS:
-            self._take(count * struct.calcsize(f"<{SCALARS[item]}"))
-            return None
+            data = self._take(count * struct.calcsize(f"<{SCALARS[item]}"))
+            return struct.unpack(f"<{count}{SCALARS[item]}", data) if count <= MAX_ITEMS else None
         for _ in range(count):
             self._value(item, nested=True)
         return None
@@ -226,7 +226,7 @@ class _Header:
             raise self._damaged("a name is not UTF-8") from error
 
     def _unpack(self, layout: str) -> tuple[Any, ...]:
-        return struct.unpack(layout, bytes(self._take(struct.calcsize(layout))))
+        return struct.unpack(layout, self._take(struct.calcsize(layout)))
 
     def _take(self, size: int) -> np.ndarray:
         end = self._position + size
@@ -237,38 +237,11 @@ class _Header:
         return part
 
     def _damaged(self, problem: str) -> CorruptModelError:
-        return CorruptModelError(f"{shown(self._path)} is damaged: {problem}", code=CODE)
+        message = f"{shown(self._path)} is a damaged GGUF file: {problem}"
+        hint = "take the file from its source again"
+        return CorruptModelError(message, code=self._code, hint=hint)
 
 
-def _expand(raw: np.ndarray, tensor: GGUFTensor, label: str) -> np.ndarray:
-    """Return the values of a tensor."""
-    dtype = PLAIN.get(tensor.type_number)
-    if dtype is not None:
-        return raw.view(dtype).reshape(tensor.shape)
-    if tensor.type.name == "BF16":
-        bits = raw.view("<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(tensor.shape)
-    if tensor.type.name in ("Q8_0", "Q4_0"):
-        blocks = raw.reshape(-1, tensor.type.nbytes)
-        scale = blocks[:, :2].view("<f2").astype(np.float32)
-        quants = blocks[:, 2:]
-        if tensor.type.name == "Q8_0":
-            values = quants.view(np.int8).astype(np.float32)
-        else:  # the low halves of the bytes are the first 16 values
-            halves = np.concatenate([quants & 15, quants >> 4], axis=1)
-            values = halves.astype(np.float32) - 8.0
-        return (scale * values).reshape(tensor.shape)
-    module = _import_gguf(f"{label} is stored as {tensor.type.name}")
-    rows = raw.reshape(*tensor.shape[:-1], -1)
-    values = module.dequantize(rows, module.GGMLQuantizationType(tensor.type_number))
-    return values.reshape(tensor.shape)
-
-
-def _import_gguf(reason: str) -> Any:
-    try:
-        from gguf import quants
-    except ImportError as error:
-        message = f"{reason}, which needs the package gguf"
-        hint = "pip install ldmref[gguf]"
-        raise BackendUnavailable(message, code="E-GGUF", hint=hint) from error
-    return quants
+def _is_possible(shape: tuple[int, ...]) -> bool:
+    """Return whether NumPy could have an array of this shape, also if an axis is 0."""
+    return math.prod(max(n, 1) for n in shape) < MAX_VALUES

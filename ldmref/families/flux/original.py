@@ -1,0 +1,140 @@
+"""The original's single files, such as flux1-dev.safetensors: the names of the transformer.
+
+They hold nothing else: the autoencoder is a file of its own, ae.safetensors, with CompVis' names.
+GGUF files have the same names. Sources: black-forest-labs/flux, src/flux/model.py, modules/
+layers.py; the names of the published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from ldmref.families.flux.config import FluxConfig, transformer_of
+from ldmref.families.flux.network import PATCH, transformer_spec
+from ldmref.families.flux.presets import make_presets
+from ldmref.io.key_table import KeyEntry
+from ldmref.models.config import ModelConfig
+from ldmref.models.family import SingleFile
+from ldmref.models.params import Shape, flatten
+
+PREFIX = "model.diffusion_model."  # in files of other programs
+ENDS = {
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "context_embedder": "txt_in",
+    "x_embedder": "img_in",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+DOUBLE = {  # the layer of a block of two streams -> its layer there
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "attn.norm_q": "img_attn.norm.query_norm",
+    "attn.norm_k": "img_attn.norm.key_norm",
+    "attn.norm_added_q": "txt_attn.norm.query_norm",
+    "attn.norm_added_k": "txt_attn.norm.key_norm",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+STACKS = {"to_{}": "img_attn.qkv", "add_{}_proj": "txt_attn.qkv"}
+THIRDS = {  # of the stacked queries, keys and values
+    f"attn.{pattern.format(letter)}": (stack, third)
+    for pattern, stack in STACKS.items()
+    for third, letter in enumerate("qkv")
+}
+SINGLE = {  # of a block of one stream
+    "norm.linear": "modulation.lin",
+    "attn.norm_q": "norm.query_norm",
+    "attn.norm_k": "norm.key_norm",
+    "proj_out": "linear2",
+}
+FIRST_LINEAR = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")  # stacked, d rows each but 4 d
+
+
+def original_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
+    """Return the tensor of the original for each parameter of the transformer.
+
+    The last layer computes shift and scale there, in diffusers scale and shift.
+    """
+    transformer = transformer_of(config)
+    return {
+        name: _entry(name, shape, prefix, transformer.width)
+        for name, shape in flatten(transformer_spec(transformer)).items()
+    }
+
+
+def _entry(name: str, shape: Shape, prefix: str, width: int) -> KeyEntry:
+    layer, _, leaf = name.rpartition(".")
+    if layer in ENDS:
+        form = "swapped" if layer == "norm_out.linear" else ""
+        return KeyEntry(f"{prefix}{ENDS[layer]}.{leaf}", shape, form=form)
+    blocks, number, layer = layer.split(".", 2)
+    if leaf == "weight" and ".norm_" in f".{layer}":
+        leaf = "scale"
+    if blocks == "transformer_blocks":
+        stored, third = THIRDS[layer] if layer in THIRDS else (DOUBLE[layer], None)
+        return KeyEntry(f"{prefix}double_blocks.{number}.{stored}.{leaf}", shape, third)
+    rows = None
+    stored = SINGLE.get(layer, "linear1")
+    if layer in FIRST_LINEAR:
+        rows = (FIRST_LINEAR.index(layer) * width, 7 * width)
+    return KeyEntry(f"{prefix}single_blocks.{number}.{stored}.{leaf}", shape, rows=rows)
+
+
+def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+    """Return the configuration of a file of the original; None if it is another file."""
+    own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
+    try:
+        d, patch = own["img_in.weight"]
+        joint = own["txt_in.weight"][1]
+        pooled = own["vector_in.in_layer.weight"][1]
+        outputs = own["final_layer.linear.weight"][0]
+        (head,) = own["double_blocks.0.img_attn.norm.query_norm.scale"]
+    except (KeyError, ValueError, IndexError):
+        return None
+    counts = {
+        kind: len({name.split(".")[1] for name in own if name.startswith(kind)})
+        for kind in ("double_blocks.", "single_blocks.")
+    }
+    network = FluxConfig(
+        in_channels=patch // PATCH**2,
+        out_channels=outputs // PATCH**2,
+        num_layers=counts["double_blocks."],
+        num_single_layers=counts["single_blocks."],
+        num_attention_heads=max(d // max(head, 1), 1),
+        attention_head_dim=head,
+        joint_attention_dim=joint,
+        pooled_projection_dim=pooled,
+        guidance_embeds="guidance_in.in_layer.weight" in own,
+    )
+    presets = make_presets()
+    for config in presets.values():  # which also say what no tensor does
+        known = transformer_of(config)
+        unseen = {"sample_size": known.sample_size, "axes_dims_rope": known.axes_dims_rope}
+        if replace(network, **unseen) == known:
+            return config
+    if sum(network.axes_dims_rope) != head:
+        return None
+    nearest = presets["flux-dev" if network.guidance_embeds else "flux-schnell"]
+    return replace(nearest, name="flux", denoiser=network)
+
+
+ORIGINALS = tuple(
+    SingleFile(
+        "the transformer of Flux.1",
+        partial(recognise, prefix=prefix),
+        partial(original_table, prefix=prefix),
+    )
+    for prefix in ("", PREFIX)
+)
+"""Without the prefix of files that hold other networks, and with it."""
