@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ldmref.apps.server import exploring, gridding, inputs, mcp, native, static_files
+from ldmref.apps.server import exploring, gridding, inputs, looking, mcp, native, static_files
 from ldmref.apps.server.a1111 import routes as a1111
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import refusal, status_of
@@ -26,7 +26,7 @@ from ldmref.errors import LdmrefError
 from ldmref.support.server_settings import ServerSettings
 
 INTERFACES = (native, a1111, openai, mcp)
-KINDS_OF_WORKS = (inputs, exploring, gridding)  # registered when they are imported
+KINDS_OF_WORKS = (inputs, exploring, gridding, looking)  # registered when they are imported
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
