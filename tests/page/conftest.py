@@ -112,6 +112,26 @@ def serve_page() -> Iterator[Any]:
         yield lambda *models, **changes: stack.enter_context(serve_in_thread(*models, **changes))
 
 
+@pytest.fixture(scope="module")
+def emoji() -> Any:
+    """Return the model in the package, which made the ready run of the explorer."""
+    return ldmref.load("emoji", backend="numpy")
+
+
+@pytest.fixture
+def open_ready(serve_page: Any, new_context: Any, emoji: Any) -> Any:
+    """`open_ready(link, **options)` opens the explorer of a server of the model in the package."""
+
+    def make(link: str, **options: Any) -> Any:
+        page = new_context(**options).new_page()
+        page.server = serve_page({"emoji": emoji})
+        page.goto(f"{page.server.url}/{link}")
+        page.locator(".ex-strips canvas").first.wait_for()
+        return page
+
+    return make
+
+
 @pytest.fixture
 def server(serve_page: Any, tiny: Any, tiny_folder: Path) -> Any:
     """Return a server of the tiny model."""

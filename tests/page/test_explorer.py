@@ -111,18 +111,22 @@ def test_images_of_every_step_are_the_linear_preview(emoji_link):
             assert np.abs(found - expected).max() <= 1, (name, k)
 
 
-def test_the_film_begins_with_noise(emoji_link):
+def test_the_film_begins_with_noise_and_shows_guess_and_noise_below(emoji_link):
     page = emoji_link()
     record = saved(page)
     for k in (0, 3, record.steps):
-        cell = page.locator(".ex-strips canvas").nth(k)
-        size, data = cell.evaluate("""(canvas) => {
-          const {width, height} = canvas;
-          const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-          return [[height, width, 4], [...data]];
-        }""")
-        found = np.reshape(data, size)[..., :3]
-        assert np.abs(found - linear(record, latents_of(record, "x", k))).max() <= 1
+        scale = np.hypot(1.0, record.sigmas[k])
+        guess = latents_of(record, "x0", k)
+        rows = {"x": record.x[k] / scale, "x0": guess, "noise": (record.x[k] - guess) / scale}
+        for name, latents in rows.items():
+            cell = page.locator(f".ex-strips canvas[data-row-image={name}]").nth(k)
+            size, data = cell.evaluate("""(canvas) => {
+              const {width, height} = canvas;
+              const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+              return [[height, width, 4], [...data]];
+            }""")
+            found = np.reshape(data, size)[..., :3]
+            assert np.abs(found - linear(record, latents)).max() <= 1, (name, k)
 
 
 def test_the_difference_and_its_scale(emoji_link):
@@ -165,8 +169,9 @@ def test_maps_of_the_words(open_link):
     chips = page.locator(".ex-words .chip")
     assert [text.split()[0] for text in chips.all_inner_texts()] == ["a", "red", "cat"]
     means = record.attention[2].astype(float).mean(axis=(1, 2))
-    shown = [float(text.split()[1]) for text in chips.all_inner_texts()]
-    assert shown == pytest.approx(means, rel=0.01)
+    shown = [text.split()[1:] for text in chips.all_inner_texts()]
+    assert [unit for _, unit in shown] == ["%"] * 3
+    assert [float(number) for number, _ in shown] == pytest.approx(100 * means, rel=0.01)
     assert chips.nth(2).get_attribute("aria-pressed") == "true"
     label = page.locator(".ex-maps canvas").get_attribute("aria-label")
     assert label.startswith('Attention to "cat" in run A at step 2')
@@ -290,8 +295,10 @@ def test_recording_from_the_form(server, new_context):
     page.goto(f"{server.url}/#view=explore")
     form = page.locator(".ex-intro form")
     form.get_by_label("Prompt", exact=True).fill("a red cat")
+    form.get_by_text("Settings").click()
     form.get_by_label("Steps").fill("3")
     form.get_by_role("button", name="Record a run").click()
+    page.locator(".ex-waiting").wait_for()  # the ready run is replaced
     page.locator(".ex-strips canvas").first.wait_for()
     assert saved(page).params["prompt"] == "a red cat"
 
@@ -339,8 +346,8 @@ def test_a_saved_record_is_opened_again(server, open_link, new_context, tmp_path
     other = new_context().new_page()
     other.goto(f"{server.url}/#view=explore")
     other.get_by_label("Record file").set_input_files(file)
-    other.locator(".ex-strips canvas").first.wait_for()
     other.wait_for_function("() => location.hash.includes('p.prompt=a+red+cat')")
+    assert other.locator(".ex-strips tr").count() == 1  # it replaces the ready run
     # It was read from the file instead of made again.
     assert [job.kind for job in server.engine.jobs() if job.kind != "decode"] == ["record"]
 

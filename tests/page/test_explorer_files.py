@@ -143,7 +143,7 @@ def test_a_record_of_another_program(static_page):
     chips = static_page.locator(".ex-words .chip").all_inner_texts()
     assert [chip.split()[0] for chip in chips] == WORDS
     mean = tensors["attention"][3].astype(float).mean(axis=(1, 2))
-    assert [float(chip.split()[1]) for chip in chips] == pytest.approx(mean, rel=0.01)
+    assert [float(chip.split()[1]) for chip in chips] == pytest.approx(100 * mean, rel=0.01)
     # Nothing that needs a server is offered.
     assert explorer.get_by_role("button", name="Branch here").count() == 0
     assert explorer.get_by_role("button", name="Compute the truth line").count() == 0

@@ -14,7 +14,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ldmref.apps.server import explorer_tasks, grid_tasks, inputs, mcp, native, static_files
+from ldmref.apps.server import (
+    explorer_tasks,
+    grid_tasks,
+    inputs,
+    inside_tasks,
+    mcp,
+    native,
+    static_files,
+)
 from ldmref.apps.server.a1111 import routes as a1111
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import refusal, status_of
@@ -26,7 +34,8 @@ from ldmref.errors import LdmrefError
 from ldmref.support.server_settings import ServerSettings
 
 INTERFACES = (native, a1111, openai, mcp)
-TASK_MODULES = (inputs, explorer_tasks, grid_tasks)  # registered when they are imported
+# registered when they are imported
+TASK_MODULES = (inputs, explorer_tasks, grid_tasks, inside_tasks)
 
 
 def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:

@@ -88,6 +88,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "name": name,
         "family": config.name,
         "sha256": model.known_sha256,  # a large file takes seconds
+        "modifications": [*model.modifications],
         "native_size": size,
         "one_size": defaults.one_size,
         "size_multiple": config.size_multiple,

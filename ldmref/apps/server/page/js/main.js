@@ -17,7 +17,7 @@ const VIEWS = {
   generate: { element: "generate", load: () => import("./generate.js") },
   paint: { element: "generate", load: () => import("./generate.js") },
   grids: { element: "grids", load: () => import("./grids/main.js") },
-  explore: { element: "explore", load: () => import("./explorer/main.js") },
+  explore: { element: "explore", load: () => (import("./explorer/early.js"), import("./explorer/main.js")) },
 };
 const mounted = new Map(); // element -> promise of the view
 let shown = null;
@@ -26,6 +26,7 @@ let context = null;
 async function start() {
   api.onTokenNeeded(askForToken);
   state.subscribe(show);
+  VIEWS[currentView()].load().catch(() => {}); // its scripts come while the server answers; `mount` tells of errors
   const capabilities = await watchConnection(api, document.getElementById("connection"));
   context = { api, state, notify: notifications, capabilities };
   learnNames(capabilities.modes);

@@ -6,6 +6,7 @@ import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
 import { formulaButton } from "./formulas.js";
 import { PAIRS } from "./panels.js";
 import { COMPONENTS } from "./preview.js";
+import { isReadyAlone } from "./specs.js";
 import { letter } from "./tools.js";
 import { toText } from "../schema.js";
 
@@ -22,38 +23,39 @@ export function createControls({ source, start, branch, change, open }) {
   const branching = createBranching();
 
   function createIntro() {
-    const fields = schema ? createFields(schema, START_FIELDS, source.lists) : null;
+    const examples = h("div", { class: "row", hidden: true });
+    const prompt = schema ? createFields(schema, START_FIELDS.slice(0, 1), source.lists) : null;
+    const fields = schema ? createFields(schema, START_FIELDS.slice(1), source.lists) : null;
     const form = fields
       ? h(
           "form",
           {
             onsubmit: (event) => {
               event.preventDefault();
-              const texts = fields.texts();
-              texts.prompt ??= fields.example ?? "";
+              const texts = { prompt: fields.example ?? "", ...prompt.texts(), ...fields.texts() };
               start(MODE, null, texts);
               details.open = false;
             },
           },
-          fields.element,
+          prompt.element,
+          examples,
+          h("details", {}, h("summary", {}, "Settings"), fields.element),
           h("div", { class: "row" }, h("button", { class: "primary" }, "Record a run"), openButton(open)),
         )
       : h("div", { class: "row" }, openButton(open));
-    const examples = h("div", { class: "row", hidden: true });
     const details = h(
       "details",
       { class: "panel ex-intro", open: true },
-      h("summary", {}, h("h2", {}, "Watch a model remove noise")),
+      h("summary", {}, h("h2", {}, "Try your own words")),
       h(
         "p",
         { class: "soft" },
-        "A run is recorded once. Then every step can be looked at: the noisy state, the predictions without and with the prompt, what guidance adds, where each word looks, and how far the sampler is from the truth. ",
+        "A run is recorded once. Then every step can be looked at: the noisy picture, the guesses without and with your words, what guidance adds, and where each word looks. ",
         schema ? "Record one, or drop a record file here." : "Open a record file, or drop one here.",
       ),
-      examples,
       form,
     );
-    return { element: details, fields, examples };
+    return { element: details, prompt, fields, examples, wasOpen: true };
   }
 
   function createBranching() {
@@ -117,17 +119,21 @@ export function createControls({ source, start, branch, change, open }) {
     viewing: viewing.element,
     branching: branching.element,
     setRuns(specs, view, shown) {
-      intro.element.open = specs.length === 0;
+      const open = specs.length === 0 || isReadyAlone(specs);
+      if (open !== intro.wasOpen) intro.element.open = open;
+      intro.wasOpen = open;
       viewing.set(view, shown);
+      if (shown) branching.element.hidden ||= !specs[shown.find((one) => one.main).index].texts;
       if (shown) branching.setRun(readParams(shown.find((one) => one.main).run.meta.params));
     },
     setStep: (index, k, run) => branching.setStep(index, k, run),
-    setStart: (spec) => intro.fields?.setTexts(spec.texts),
+    setStart: (spec) => [intro.prompt, intro.fields].forEach((fields) => fields?.setTexts(spec.texts)),
     // Prompts to try, and the values that empty fields stand for.
     suggest(prompts, defaults) {
       if (!intro.fields || !prompts.length) return;
       [intro.fields.example] = prompts;
-      intro.fields.setHints({ ...readParams(defaults), prompt: prompts[0], seed: "random" });
+      intro.prompt.setHints({ prompt: prompts[0] });
+      intro.fields.setHints({ ...readParams(defaults), seed: "random" });
       intro.examples.hidden = false;
       fill(
         intro.examples,
@@ -135,7 +141,6 @@ export function createControls({ source, start, branch, change, open }) {
         prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, null, { prompt }) }, prompt)),
       );
     },
-    specOf: (meta, specs) => specOf(meta, specs, source),
   };
 }
 
@@ -183,25 +188,4 @@ function createViewing(change) {
 // The parameters of a record as texts, without what only says where it was made.
 function readParams(params = {}) {
   return Object.fromEntries(Object.entries(params).map(([name, value]) => [name, toText(value)]));
-}
-
-/**
- * Return the spec that makes the run of a record again, or null: without a source, for a branch,
- * and for parameters that the address cannot hold (images, arrays).
- */
-function specOf(meta, specs, source) {
-  const schema = source.modes?.[meta.mode];
-  if (!schema || !source.record || meta.branch || specs.some((spec) => !spec.texts)) return null;
-  const texts = {};
-  for (const [name, value] of Object.entries(meta.params ?? {})) {
-    const property = schema.properties[name];
-    if (!property || value === null || toText(value) === toText(property.default)) continue;
-    if (property.contentEncoding || (typeof value === "object" && name !== "guidance" && name !== "sigmas")) return null;
-    texts[name] = toText(value);
-  }
-  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model: null, texts };
-  const base = specs[0];
-  if (base.mode !== meta.mode || Object.keys(base.texts).some((name) => !(name in texts))) return null;
-  const changes = Object.entries(texts).filter(([name, text]) => base.texts[name] !== text);
-  return { of: 0, from: null, model: null, texts: Object.fromEntries(changes) };
 }

@@ -3,7 +3,9 @@
 
 import { h } from "../dom.js";
 import { createChart, formatNumber } from "../charts.js";
+import { explain } from "./explain.js";
 import { formulaButton } from "./formulas.js";
+import { NUMBERS } from "./plain.js";
 
 const CURVES = [
   { key: "alpha_bar", title: "alpha-bar", log: false, range: [0, 1], of: (run, k) => run.alphaBar(k), curve: (a) => a },
@@ -26,10 +28,12 @@ export function createCurves(onMove) {
       onMove,
     }),
   );
+  charts.forEach(({ element: one }, i) => explain(one.querySelector(".chart-reading"), NUMBERS[CURVES[i].key]));
   const element = h(
     "section",
     { class: "panel", "aria-labelledby": "ex-curves-title" },
     h("h2", { id: "ex-curves-title" }, "Position on the schedule"),
+    h("p", { class: "ex-plain" }, "How much noise each step starts from: at first it is nearly everything, in the end there is none."),
     h("div", { class: "ex-charts" }, charts.map((chart) => chart.element)),
   );
   return {

@@ -14,21 +14,26 @@ export class Decoder {
     this.ask = debounce(() => this.fetch(), DELAY);
   }
 
-  /** Call `show(name, image)` for each image of the run at position k, now or when it is decoded. */
-  request(run, k, show) {
+  /**
+   * Call `show(name, image)` for each image of the run at position k, now or when it is decoded;
+   * with `ask = false` only for those that are there.
+   */
+  request(run, k, show, ask = true) {
     const names = ["x", "x0_uncond", "x0_cond", "x0"].filter((name) => run.hasAt(name, k));
     const missing = names.filter((name) => {
       const image = this.find(run, name, k);
       if (image) show(name, image);
       return !image;
     });
-    if (!this.source.decode || missing.length === 0) return;
+    if (!ask || !this.source.decode || run.foreign || missing.length === 0) return;
     this.waiting ??= [];
     this.waiting.push({ run, k, missing, show });
     this.ask();
   }
 
   find(run, name, k) {
+    const frame = run.frames?.[name]?.[name === "x" ? k : run.stepOf(k)];
+    if (frame) return frame;
     return this.images.get(run)?.get(`${name} ${name === "x" ? k : run.stepOf(k)}`);
   }
 

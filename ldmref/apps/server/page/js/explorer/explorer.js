@@ -6,10 +6,14 @@ import { fill, h } from "../dom.js";
 import { createControls } from "./controls.js";
 import { createCurves } from "./curves.js";
 import { Decoder } from "./decoder.js";
+import { explain, showExplanations } from "./explain.js";
 import { createComparison, createRunPanels } from "./panels.js";
+import { NUMBERS, describePosition } from "./plain.js";
+import { describeOrigin } from "./ready.js";
 import { Runs } from "./runs.js";
 import { createScrubber } from "./scrubber.js";
-import { readSpecs, removeSpec, writeSpecs } from "./specs.js";
+import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs } from "./specs.js";
+import { createStory } from "./story.js";
 import { createStrips } from "./strips.js";
 import { acceptFiles, debounce, download, fileName, letter } from "./tools.js";
 import { createTruth } from "./truth.js";
@@ -18,25 +22,32 @@ import { createWords } from "./words.js";
 /**
  * Build the explorer in `element` and return {show(), hide(), open(name, buffer)}.
  *
- * `source` offers what a server can do, each optional: record, truth, decode, forms (source.js).
+ * `source` offers what a server can do, each optional: record, truth, decode, forms (source.js); if
+ * it has a ready run, the view begins with that one, moving.
  * `place` keeps the state of the view: {read() -> state, write(patch, clear)} (the address).
  * `notify` has notify(text, options) and notifyError(error).
  */
 export function createExplorer(element, { source, place, notify }) {
   let view = readSpecs({}).view;
+  let byItself = false; // the page plays, and nobody has touched it yet
+  let playsNext = false; // the run that was asked for in the form plays once it is there
   const runs = new Runs(source, () => {
+    if (playsNext && runs.entries[0].run) playFromStart();
     refresh();
     writePlace();
   });
   const decoder = new Decoder(source);
   const writePlace = debounce(() => {
+    if (byItself) return;
     const { patch, clear } = writeSpecs(runs.specs, view);
     place.write(patch, clear);
   }, 150);
 
   const actions = { onMove: move, onCompare: compare, onSave: save, onRemove: remove, onCancel: cancel };
+  const story = createStory();
   const strips = createStrips(actions);
   const scrubber = createScrubber((k) => move(view.show, k));
+  explain(scrubber.element.querySelector("output"), NUMBERS.position);
   const controls = createControls({ source, start, branch, change: setView, open: () => file.click() });
   const panels = [createRunPanels(0), createRunPanels(1)];
   const headings = panels.map(() => h("h3", { class: "ex-run-heading" }));
@@ -46,17 +57,10 @@ export function createExplorer(element, { source, place, notify }) {
   const curves = createCurves((k) => move(view.show, k));
   const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
   const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
-  const body = h(
-    "div",
-    { class: "ex-body", hidden: true },
-    strips.element,
-    scrubber.element,
-    controls.viewing,
-    h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared),
-    controls.branching,
-    h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element)),
-  );
-  fill(element, controls.intro, file, body);
+  const images = h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared);
+  const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element));
+  const ofRun = [story.element, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
+  fill(element, story.element, strips.element, scrubber.element, controls.intro, file, controls.viewing, images, controls.branching, columns, showExplanations(element));
   element.classList.add("explorer");
   acceptFiles(element, file, open);
   // The keys work wherever the focus is in the view, and where it is on nothing.
@@ -65,6 +69,11 @@ export function createExplorer(element, { source, place, notify }) {
     if (element.closest("[hidden]") || !(onNothing || element.contains(event.target))) return;
     if (current()) scrubber.key(event);
   });
+  const touch = () => {
+    if (byItself) writePlace();
+    byItself = false;
+  };
+  for (const name of ["pointerdown", "keydown", "input"]) element.addEventListener(name, touch, { capture: true });
 
   // The positions that are shown, [{run, k, index, main, letter, tone, busy}]: one, or two in the
   // order of the runs. `main` is the one that the scrubber moves.
@@ -88,10 +97,10 @@ export function createExplorer(element, { source, place, notify }) {
   // Everything: after runs came or went, or another run is shown.
   function refresh() {
     const shown = current();
-    body.hidden = runs.entries.length === 0;
+    strips.element.hidden = runs.entries.length === 0;
     const find = (main) => shown?.find((one) => one.main === main)?.index;
     strips.show(runs.entries, find(true) ?? view.show, find(false) ?? null);
-    for (const part of [...body.children].slice(1)) part.hidden = !shown; // only strips before the first run
+    for (const part of ofRun) part.hidden = !shown; // only strips before the first run
     controls.setRuns(runs.specs, view, shown);
     if (!shown) return;
     curves.show(shown);
@@ -108,6 +117,7 @@ export function createExplorer(element, { source, place, notify }) {
     if (!shown) return;
     element.dataset.step = String(view.step);
     const { run, k, index } = shown.find((one) => one.main);
+    story.show(run, k, describeOrigin(run, runs.specs[index]));
     scrubber.set(k, run.n, describePosition(run, k));
     strips.mark(shown.map((one) => [one.index, one.k, one.main]));
     shown.forEach((one, i) => {
@@ -122,9 +132,12 @@ export function createExplorer(element, { source, place, notify }) {
     curves.mark(k);
     truth.mark(k);
     controls.setStep(index, k, run);
-    if (!scrubber.playing) {
-      shown.forEach((one, i) => decoder.request(one.run, one.k, (name, image) => panels[i].showDecoded(one.run, name, one.k, image)));
-    }
+    shown.forEach((one, i) => decoder.request(one.run, one.k, (name, image) => showDecoded(one, i, name, image), !scrubber.playing));
+  }
+
+  function showDecoded({ run, k, main }, i, name, image) {
+    panels[i].showDecoded(run, name, k, image);
+    if (main) story.showDecoded(run, name, k, image);
   }
 
   function move(index, k) {
@@ -150,8 +163,28 @@ export function createExplorer(element, { source, place, notify }) {
     setView({ with: index });
   }
 
+  // Show the ready run: it plays, unless the address names a step or motion is not wanted.
+  function startReady(wanted) {
+    view = wanted;
+    byItself = view.step === null;
+    runs.set([source.ready.spec]);
+    runs.entries[0].run.foreign = !source.ready.own;
+    if (byItself) playFromStart();
+    refresh();
+  }
+
+  function playFromStart() {
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    playsNext = false;
+    view.step = still ? runs.entries[0].run.n : 0;
+    if (!still) scrubber.play();
+  }
+
   // Explore other parameters: all runs so far are left.
   function start(mode, model, texts) {
+    scrubber.stop();
+    byItself = false;
+    playsNext = true;
     view = { ...readSpecs({}).view, part: view.part, pair: view.pair, smooth: view.smooth, fixed: view.fixed };
     runs.set([{ of: null, from: null, mode, model, texts }]);
     refresh();
@@ -208,7 +241,10 @@ export function createExplorer(element, { source, place, notify }) {
   function open(name, buffer) {
     try {
       const record = readRecord(buffer);
-      const index = runs.add(name, record, controls.specOf(record.meta, runs.specs));
+      if (isReadyAlone(runs.specs)) runs.set([]);
+      scrubber.stop();
+      byItself = false;
+      const index = runs.add(name, record, specOf(record.meta, runs.specs, source));
       view.with = index > 0 ? view.show : null;
       view.show = index;
       setView({});
@@ -218,6 +254,7 @@ export function createExplorer(element, { source, place, notify }) {
     }
   }
 
+  refresh();
   return {
     open,
     suggest: controls.suggest,
@@ -225,15 +262,21 @@ export function createExplorer(element, { source, place, notify }) {
     // alone, without the runs and the position that were shown before.
     show({ onlyRun = false } = {}) {
       let wanted = readSpecs(place.read());
+      const isNamed = "prompt" in (wanted.specs[0]?.texts ?? {});
+      if (source.ready && !isNamed && runs.entries.length === 0) {
+        startReady(wanted.view);
+        return;
+      }
       const format = ({ specs, view: own }) => JSON.stringify(writeSpecs(specs, own).patch);
       if (format(wanted) === format({ specs: runs.specs, view })) return;
-      if (!("prompt" in (wanted.specs[0]?.texts ?? {}))) {
+      if (!isNamed) {
         if (runs.entries.length) writePlace();
         return;
       }
       const isNew = JSON.stringify(wanted.specs[0].texts) !== JSON.stringify(runs.specs[0]?.texts);
       if (onlyRun && isNew) wanted = { specs: [wanted.specs[0]], view: readSpecs({}).view };
       view = wanted.view;
+      byItself = false;
       element.classList.toggle("smooth", view.smooth);
       runs.set(wanted.specs);
       controls.setStart(wanted.specs[0]);
@@ -241,12 +284,8 @@ export function createExplorer(element, { source, place, notify }) {
       writePlace();
     },
     hide() {
+      playsNext = false;
       scrubber.stop();
     },
   };
-}
-
-function describePosition(run, k) {
-  const sigma = Number(run.sigmas[k].toPrecision(3));
-  return `step ${k} of ${run.n}, σ ${sigma}`;
 }

@@ -1,18 +1,21 @@
 // @ts-check
 // The view Explore of the page.
 
+import { ready, style } from "./early.js";
 import { createExplorer } from "./explorer.js";
+import { placeReady } from "./ready.js";
 import { serverSource } from "./source.js";
-import { loadStyle } from "./tools.js";
 
 export async function mount(element, context) {
-  await loadStyle("explorer.css");
+  const [record] = await Promise.all([ready, style]);
   const { state, notify, capabilities } = context;
   const place = {
     read: () => state.readState(),
     write: (patch, clear) => state.readState().view === "explore" && state.writeState(patch, { clear }),
   };
-  const explorer = createExplorer(element, { source: serverSource(context), place, notify });
+  const source = serverSource(context);
+  if (record) source.ready = placeReady(record, source);
+  const explorer = createExplorer(element, { source, place, notify });
   const [{ prompts, defaults }] = capabilities.models;
   explorer.suggest(prompts ?? [], defaults);
   // Another view that opens a run here changes the parameters only, and means this run alone. A link

@@ -3,8 +3,10 @@
 
 import { h } from "../dom.js";
 import { formatNumber } from "../charts.js";
+import { explain } from "./explain.js";
 import { formulaButton } from "./formulas.js";
-import { divergingColours, largest, linearPreview, moments, paint, rmsDifference, signedDifference } from "./preview.js";
+import { NUMBERS, PANELS } from "./plain.js";
+import { divergingColours, largest, moments, paint, rmsDifference, signedDifference } from "./preview.js";
 
 export const IMAGES = {
   x: { title: "Noisy state", symbol: "x", formula: "x" },
@@ -23,13 +25,14 @@ export const PAIRS = {
 function createPanel(key, title, symbol, formula) {
   const canvas = h("canvas", { role: "img", width: 1, height: 1 });
   const badge = h("span", { class: "ex-badge" });
-  const numbers = h("p", { class: "ex-numbers numbers" });
+  const numbers = explain(h("p", { class: "ex-numbers numbers" }), NUMBERS.moments);
   const name = h("span", { class: "ex-title" }, title);
-  const legend = h("div", { class: "ex-legend numbers", hidden: true });
+  const legend = explain(h("div", { class: "ex-legend numbers", hidden: true }), NUMBERS.scale);
   const caption = h("figcaption", {}, h("span", {}, name, formulaButton(formula)), h("span", { class: "ex-symbol" }, symbol));
   const frame = h("div", { class: "ex-frame" }, canvas, badge);
-  const element = h("figure", { class: "ex-panel", "data-image": key }, caption, frame, legend, numbers);
-  return { element, canvas, badge, numbers, legend, name, title };
+  const plain = h("p", { class: "ex-plain" }, PANELS[key] ?? "");
+  const element = h("figure", { class: "ex-panel", "data-image": key }, caption, frame, plain, legend, numbers);
+  return { element, canvas, badge, numbers, legend, plain, name, title };
 }
 
 /** Return the panels of one run: {element, show(run, k, options), showDecoded(run, name, k, image)}. */
@@ -94,7 +97,9 @@ export function createDifference(key, title, formula) {
   const high = h("span");
   panel.legend.append(low, h("span", { class: "ex-diverging", "aria-hidden": "true" }), high);
   panel.legend.hidden = false;
+  explain(panel.numbers, NUMBERS.rms);
   panel.badge.hidden = true;
+  panel.plain.hidden = key !== "difference"; // the others compare two runs
   return {
     element: panel.element,
     show({ run, parts, part, text, scale, where, short = "" }) {
@@ -141,6 +146,7 @@ export function createComparison() {
 // The difference of the two finished images, enlarged around grey.
 function createImageDifference() {
   const panel = createPanel("image", "Finished", "", "preview");
+  explain(panel.numbers, NUMBERS.rms);
   panel.badge.hidden = true;
   const symbol = panel.element.querySelector(".ex-symbol");
   return {
@@ -163,8 +169,7 @@ function createImageDifference() {
   };
 }
 
-/** Draw the thumbnail of a run at a position: its state, so the film begins with noise. */
-export function drawThumbnail(canvas, run, k) {
-  const { values, scale } = run.latents("x", k);
-  paint(canvas, linearPreview(values, run.pixels, run.matrix, run.bias, scale), run.width, run.height);
+/** Draw the thumbnail of x, x0 or the noise of a run at a position. */
+export function drawThumbnail(canvas, run, name, k) {
+  paint(canvas, run.preview(name, k), run.width, run.height);
 }

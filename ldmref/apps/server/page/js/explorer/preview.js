@@ -155,6 +155,13 @@ function blend(stops, position) {
   return stops[first].map((from, i) => from + share * (stops[first + 1][i] - from));
 }
 
+// The RGBA bytes of an image (h, w, 3).
+export function imageBytes({ data }) {
+  const rgba = new Uint8ClampedArray((4 * data.length) / 3).fill(255);
+  data.forEach((value, i) => (rgba[4 * Math.floor(i / 3) + (i % 3)] = value));
+  return rgba;
+}
+
 // Put RGBA bytes on a canvas, one canvas pixel per value; CSS scales the canvas.
 export function paint(canvas, rgba, width, height) {
   canvas.width = width;

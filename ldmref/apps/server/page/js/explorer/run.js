@@ -23,6 +23,8 @@ export class Run {
     this.sigmas = record.tensors.sigmas.data;
     this.words = (this.meta.words ?? []).map((word) => word.text);
     this.scales = new Map();
+    this.foreign = false; // of a model that nobody here has
+    this.frames = null; // {x, x0}: decoded images by position, if they came with the run
     this.setPreview();
   }
 
@@ -56,10 +58,15 @@ export class Run {
   }
 
   /**
-   * Return the latents of x, x0, x0_uncond or x0_cond at position k, and the factor that brings
-   * them to the scale of the preview: x is divided by sqrt(1 + sigma^2).
+   * Return the latents of x, x0, x0_uncond, x0_cond or noise at position k, and the factor that
+   * brings them to the scale of the preview: x is divided by sqrt(1 + sigma^2). The noise is x
+   * without the prediction, at the same scale, so it fades as the noise level falls.
    */
   latents(name, k) {
+    if (name === "noise") {
+      const guess = this.slice("x0", this.stepOf(k));
+      return { values: this.slice("x", k).map((value, i) => value - guess[i]), scale: 1 / Math.hypot(1, this.sigmas[k]) };
+    }
     if (name === "x") return { values: this.slice("x", k), scale: 1 / Math.hypot(1, this.sigmas[k]) };
     return { values: this.slice(name, this.stepOf(k)), scale: 1 };
   }

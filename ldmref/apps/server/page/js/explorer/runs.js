@@ -4,6 +4,7 @@
 import { counted } from "../dom.js";
 import { sentence } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
+import { fetchFrames, isReady } from "./ready.js";
 import { Run } from "./run.js";
 import { describeRequest } from "./specs.js";
 
@@ -13,7 +14,7 @@ import { describeRequest } from "./specs.js";
  * they are set, while it is made.
  *
  * `source` may have the actions record(request, hooks) and truth(request, hooks); without them only
- * files are shown. See source.js.
+ * files are shown. `source.ready` is a run that is there already (ready.js). See source.js.
  */
 export class Runs {
   constructor(source, onChange) {
@@ -42,6 +43,13 @@ export class Runs {
 
   /** Make the record of an entry. */
   async load(entry) {
+    const { ready } = this.source;
+    if (isReady(ready, entry.spec, entry.spec.texts && describeRequest(this.specs, this.entries.indexOf(entry)))) {
+      this.finish(entry, ready.record);
+      entry.run.frames = await fetchFrames(entry.run.n);
+      this.onChange(entry);
+      return;
+    }
     if (!this.source.record) {
       entry.error = "This run is named in the address, and there is no server here that could make it. Open its record file.";
       return;
@@ -72,7 +80,7 @@ export class Runs {
     entry.run = new Run(record);
     const { seed } = entry.run.meta.params ?? {};
     // A run without a seed has a random one; from now on it is part of the address.
-    if (entry.spec.of === null && !("seed" in entry.spec.texts) && seed !== undefined) {
+    if (entry.spec.of === null && entry.spec.texts && !("seed" in entry.spec.texts) && seed !== undefined) {
       entry.spec.texts.seed = String(seed);
       this.entries.forEach((one, index) => (one.key = JSON.stringify(describeRequest(this.specs, index))));
     }

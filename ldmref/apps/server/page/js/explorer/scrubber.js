@@ -9,7 +9,7 @@ const BACK = "M15 5l-8 7 8 7";
 const NEXT = "M9 5l8 7-8 7";
 const FRAME = 350; // milliseconds per step while playing
 
-/** Return a scrubber: {element, set(position, last, text), key(event), stop()}. */
+/** Return a scrubber: {element, set(position, last, text), key(event), play(), stop()}. */
 export function createScrubber(onMove) {
   let position = 0;
   let last = 1;
@@ -38,8 +38,18 @@ export function createScrubber(onMove) {
   function toggle() {
     if (timer) return stop();
     if (position === last) onMove(0);
-    timer = setInterval(() => (position < last ? onMove(position + 1) : stop()), FRAME);
+    start();
+  }
+
+  function start() {
+    timer = setInterval(() => (position < last ? onMove(position + 1) : end()), FRAME);
     showPlaying(true);
+  }
+
+  // The end is shown once more, now that nothing moves: it may be decoded.
+  function end() {
+    stop();
+    onMove(last);
   }
 
   function stop() {
@@ -56,6 +66,9 @@ export function createScrubber(onMove) {
   return {
     element,
     stop,
+    play() {
+      if (!timer) start();
+    },
     get playing() {
       return timer !== 0;
     },

@@ -4,6 +4,8 @@
 //   record(request, {signal, progress, preview}) -> ArrayBuffer      a run record
 //   truth(request, {signal, progress}) -> ArrayBuffer       the same record with its truth line
 //   check(request)                                          throws if a link names what is not there
+//   inside(request, step, {signal, progress}) -> ArrayBuffer        what the networks compute (inside.js)
+//   ready                                                   a run that is there already (ready.js)
 //   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
@@ -69,6 +71,7 @@ export function serverSource({ api, capabilities }) {
   }
 
   return {
+    ready: null,
     check,
     modes,
     lists,
@@ -79,6 +82,10 @@ export function serverSource({ api, capabilities }) {
     },
     async truth(request, hooks) {
       return recordOf(await finish({ kind: "truth", ...describe(request) }, hooks));
+    },
+    async inside(request, step, hooks) {
+      const ended = await finish({ kind: "inside", ...describe(request), step }, hooks);
+      return api.bytes(ended.files[0].url);
     },
     async decode({ latents, shape, model }, signal) {
       const known = capabilities.models.find(({ name, family }) => name === model || family === model);

@@ -5,11 +5,15 @@
 //   from   the step at which it branches; left out, it starts from noise
 //   model  another model
 // The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
+// open (a part of the overview), tour (its stop),
 // word2 (that of the second run, if it is another one),
 // pair, part, fixed, smooth and truth (compute the truth line).
 
+import { toText } from "../schema.js";
+
+const STOPS = 8; // of the tour
 const RESERVED = new Set(["of", "from", "model"]);
-export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
+export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
@@ -32,6 +36,8 @@ export function readSpecs(state) {
     step: number(state.step, 100_000),
     word: state.word ?? "",
     word2: state.word2 ?? "",
+    open: state.open ?? "",
+    tour: number(state.tour, STOPS) ?? 0,
     pair: state.pair ?? VIEW.pair,
     part: state.part ?? VIEW.part,
     fixed: state.fixed === "1",
@@ -63,6 +69,8 @@ export function writeSpecs(specs, view) {
     step: view.step,
     word: view.word || null,
     word2: view.word2 || null,
+    open: view.open || null,
+    tour: view.tour || null,
     pair: view.pair === VIEW.pair ? null : view.pair,
     part: view.part === VIEW.part ? null : view.part,
     fixed: view.fixed ? "1" : null,
@@ -72,6 +80,7 @@ export function writeSpecs(specs, view) {
   if (specs.length > 1 && view.show === 0 && view.with === 1) patch.with = null;
   const groups = ["p"];
   for (let i = 1; i <= 64; i += 1) groups.push(groupName(i));
+  if (isReadyAlone(specs)) return { patch, clear: groups.slice(1) };
   if (specs.length && specs[0].texts) {
     patch.mode = specs[0].mode;
     patch.model = specs[0].model;
@@ -81,6 +90,11 @@ export function writeSpecs(specs, view) {
     });
   }
   return { patch, clear: groups };
+}
+
+/** Whether nothing but the ready run is shown: the address of the view is then enough. */
+export function isReadyAlone(specs) {
+  return specs.length === 1 && Boolean(specs[0].ready);
 }
 
 function groupName(index) {
@@ -109,4 +123,25 @@ export function removeSpec(specs, index) {
   specs.forEach((_, i) => !gone.has(i) && places.set(i, places.size));
   const kept = specs.filter((_, i) => !gone.has(i)).map((spec) => ({ ...spec, of: spec.of === null ? null : places.get(spec.of) }));
   return { kept, places };
+}
+
+/**
+ * Return the spec that makes the run of a record again, or null: without a source, for a branch,
+ * and for parameters that the address cannot hold (images, arrays).
+ */
+export function specOf(meta, specs, source) {
+  const schema = source.modes?.[meta.mode];
+  if (!schema || !source.record || meta.branch || specs.some((spec) => !spec.texts)) return null;
+  const texts = {};
+  for (const [name, value] of Object.entries(meta.params ?? {})) {
+    const property = schema.properties[name];
+    if (!property || value === null || toText(value) === toText(property.default)) continue;
+    if (property.contentEncoding || (typeof value === "object" && name !== "guidance" && name !== "sigmas")) return null;
+    texts[name] = toText(value);
+  }
+  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model: null, texts };
+  const base = specs[0];
+  if (base.mode !== meta.mode || Object.keys(base.texts).some((name) => !(name in texts))) return null;
+  const changes = Object.entries(texts).filter(([name, text]) => base.texts[name] !== text);
+  return { of: 0, from: null, model: null, texts: Object.fromEntries(changes) };
 }

@@ -1,9 +1,11 @@
 // @ts-check
-// The runs as strips of film, one below the other: each thumbnail is a step. A branch leaves the
-// part that it shares with its trunk blank, so the trunk stays visible above it.
+// The runs as strips of film, one below the other. Each cell is a step, with the picture now, the
+// guess of the finished one, and the noise. A branch leaves the part that it shares with its trunk
+// blank, so the trunk stays visible above it.
 
 import { h } from "../dom.js";
 import { drawThumbnail } from "./panels.js";
+import { ROWS } from "./plain.js";
 import { letter } from "./tools.js";
 
 /**
@@ -51,8 +53,11 @@ export function createStrips(actions) {
     }
     const { run } = entry;
     const own = Array.from({ length: run.n + 1 }, (_, k) => {
-      const canvas = h("canvas", { "aria-hidden": "true" });
-      drawThumbnail(canvas, run, k);
+      const canvases = ROWS.map(({ key }) => {
+        const canvas = h("canvas", { "aria-hidden": "true", "data-row-image": key });
+        drawThumbnail(canvas, run, key, k);
+        return canvas;
+      });
       // At the step of the branch the state is shared, and the predictions are its own already.
       const shared = k < run.shared;
       const level = run.sigmas[k].toPrecision(3);
@@ -68,7 +73,7 @@ export function createStrips(actions) {
           onclick: () => actions.onMove(index, k),
           onkeydown: (event) => event.key === "Enter" && actions.onMove(index, k),
         },
-        canvas,
+        canvases,
         h("span", { class: "numbers", "aria-hidden": "true" }, String(k)),
       );
     });
@@ -81,7 +86,7 @@ export function createStrips(actions) {
     const pressed = index === compared;
     const small = (text, label, onclick, extra = {}) =>
       h("button", { type: "button", class: "ex-small", "aria-label": label, title: label, onclick, ...extra }, text);
-    return [
+    const own = [
       h("div", { class: "ex-run-name" }, h("span", { class: `ex-letter tone-${index % 6}` }, name), h("span", { class: "ex-run-text", title: entry.label }, entry.label)),
       h(
         "div",
@@ -93,6 +98,8 @@ export function createStrips(actions) {
         index > 0 ? small("Remove", `Remove run ${name}`, () => actions.onRemove(index)) : null,
       ),
     ];
+    const rows = ROWS.map(({ name: title, text }) => h("span", { title: text }, title));
+    return h("div", { class: "ex-run-head" }, h("div", {}, own), entry.run ? h("div", { class: "ex-row-names" }, rows) : null);
   }
 
   function describeWaiting(entry, index, name) {

@@ -3,7 +3,9 @@
 
 import { fill, h } from "../dom.js";
 import { createChart, formatNumber } from "../charts.js";
+import { explain } from "./explain.js";
 import { formulaButton } from "./formulas.js";
+import { NUMBERS } from "./plain.js";
 
 /**
  * Return the panel of the truth line: {element, show(runs, canCompute), mark(k), progress(...)}.
@@ -19,6 +21,7 @@ export function createTruth({ onCompute, onCancel, onMove }) {
     read: describe,
     onMove,
   });
+  explain(chart.element.querySelector(".chart-reading"), NUMBERS.truth);
   const about = h("ul", { class: "soft small" });
   const buttons = h("div", { class: "row" });
   const state = h("p", { class: "soft", role: "status" });
@@ -26,6 +29,7 @@ export function createTruth({ onCompute, onCancel, onMove }) {
     "section",
     { class: "panel ex-truth", "aria-labelledby": "ex-truth-title" },
     h("h2", { id: "ex-truth-title" }, "The truth line ", formulaButton("distance"), formulaButton("local")),
+    h("p", { class: "ex-plain" }, "A few large steps do not end exactly where endlessly many small ones would. This shows how far off each step is."),
     h(
       "p",
       { class: "soft small" },

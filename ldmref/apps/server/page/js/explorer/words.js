@@ -3,7 +3,9 @@
 
 import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
+import { explain } from "./explain.js";
 import { formulaButton } from "./formulas.js";
+import { NUMBERS } from "./plain.js";
 import { amountColours, linearPreview, paint, paintOver } from "./preview.js";
 import { findTelling } from "./telling.js";
 
@@ -21,6 +23,7 @@ export function createWords(change) {
     "section",
     { class: "panel ex-words", "aria-labelledby": "ex-words-title" },
     h("h2", { id: "ex-words-title" }, "Attention to each word ", formulaButton("attention")),
+    h("p", { class: "ex-plain" }, "Where the computer looks for each word while it guesses: bright places attend to the word. The number beside a word is its share of the attention; the rest goes to the beginning, the end and the padding of the text."),
     choices,
     missing,
     maps,
@@ -67,7 +70,7 @@ export function createWords(change) {
 function makeChips({ run, name, letter, tone }, several, change) {
   const label = several ? `Words of run ${letter}` : "Words of the prompt";
   const chips = run.words.map((word) =>
-    h("button", { type: "button", class: "chip", title: "The number is the mean share of the attention in this step", onclick: () => change({ [name]: word }) }, word, " ", h("span", { class: "numbers soft" })),
+    explain(h("button", { type: "button", class: "chip", onclick: () => change({ [name]: word }) }, word, " ", h("span", { class: "numbers soft" })), NUMBERS.word),
   );
   return h("div", { class: "row", role: "group", "aria-label": label }, several ? h("span", { class: `ex-letter tone-${tone}` }, letter) : null, chips);
 }
@@ -75,7 +78,7 @@ function makeChips({ run, name, letter, tone }, several, change) {
 function markChips(group, { run, k }, chosen) {
   [...group.querySelectorAll(".chip")].forEach((chip, i) => {
     chip.setAttribute("aria-pressed", String(i === chosen));
-    chip.lastChild.textContent = formatNumber(run.wordMap(i, k).mean);
+    chip.lastChild.textContent = formatShare(run.wordMap(i, k).mean);
   });
 }
 
@@ -85,8 +88,8 @@ function makeMap({ run, k, letter, tone }, word, opacity) {
   const { values, scale } = run.latents("x0", k);
   paint(base, linearPreview(values, run.pixels, run.matrix, run.bias, scale), run.width, run.height);
   const canvas = h("canvas", { role: "img" });
-  const range = `${formatNumber(Math.min(...map.values))} to ${formatNumber(Math.max(...map.values))}`;
-  const text = `share ${range}, mean ${formatNumber(map.mean)}`;
+  const range = `${formatShare(Math.min(...map.values))} to ${formatShare(Math.max(...map.values))}`;
+  const text = `${range} of the attention of a place, ${formatShare(map.mean)} on average`;
   paintOver(canvas, base, amountColours(map.values, map.scale, opacity), map.width, map.height);
   canvas.setAttribute("aria-label", `Attention to "${run.words[word]}" in run ${letter} at step ${run.stepOf(k)}: ${text}`);
   return h(
@@ -94,9 +97,14 @@ function makeMap({ run, k, letter, tone }, word, opacity) {
     { class: "ex-panel" },
     h("figcaption", {}, h("span", { class: `ex-letter tone-${tone}` }, letter), h("span", { class: "ex-title" }, `“${run.words[word]}”`)),
     h("div", { class: "ex-frame" }, canvas),
-    h("div", { class: "ex-legend numbers" }, h("span", {}, "0"), h("span", { class: "ex-amount", "aria-hidden": "true" }), h("span", {}, formatNumber(map.scale))),
-    h("p", { class: "ex-numbers numbers" }, text),
+    explain(h("div", { class: "ex-legend numbers" }, h("span", {}, "0 %"), h("span", { class: "ex-amount", "aria-hidden": "true" }), h("span", {}, formatShare(map.scale))), NUMBERS.share),
+    explain(h("p", { class: "ex-numbers numbers" }, text), NUMBERS.share),
   );
+}
+
+// A share as people read it: 0.00933 is "0.933 %".
+function formatShare(share) {
+  return `${formatNumber(100 * share)} %`;
 }
 
 function describe(run) {

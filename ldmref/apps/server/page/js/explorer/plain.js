@@ -1,0 +1,58 @@
+// @ts-check
+// What the page says in plain words: a sentence for each step and for each panel.
+
+/** Return the sentence of position k of a run. */
+export function describeStep(run, k) {
+  if (k === 0) {
+    return "This is pure noise: random numbers, chosen by the seed. The computer does not draw a picture, it finds one in the noise.";
+  }
+  if (k === run.n) {
+    return "No noise is left. The decoder has turned the small grid of numbers into the finished picture.";
+  }
+  return `The computer guesses the finished picture and moves a little towards the guess. ${describeStage(run, k)}`;
+}
+
+/** Return a position of a run in numbers. */
+export function describePosition(run, k) {
+  const sigma = Number(run.sigmas[k].toPrecision(3));
+  return `step ${k} of ${run.n}, σ ${sigma}`;
+}
+
+// How much of the variance at a position is still noise: sigma^2 / (1 + sigma^2).
+function describeStage(run, k) {
+  const share = 1 - run.alphaBar(k);
+  const percent = Math.round(100 * share);
+  if (share > 0.9) return `So far ${percent} % is noise: only large shapes and colours can be guessed.`;
+  if (share > 0.3) return `${percent} % is still noise: the shape is decided, and now the parts are.`;
+  return `Only ${percent} % is noise: what is left to find is fine detail.`;
+}
+
+// What each image of a step is, in one sentence.
+export const PANELS = {
+  x: "The picture now: a part that is already right, and noise.",
+  x0_uncond: "The guess of the finished picture, made without reading your words.",
+  x0_cond: "The guess made with your words.",
+  x0: "The guess that is used: it goes further in the direction of your words.",
+  difference: "What your words change: red adds, blue takes away.",
+};
+
+// What the numbers are, for `explain`.
+export const NUMBERS = {
+  moments: "The mean and the usual size (standard deviation) of the numbers of this latent. Pure noise has the mean 0 and the deviation 1.",
+  rms: "rms, root mean square: the usual size of the difference of two numbers at the same place. 0 is no difference.",
+  scale: "The colours at both ends stand for a change of this part of the full brightness: 1 is from black to white.",
+  position: "The step, and σ (sigma): how strong the noise is, where the numbers of the picture itself have a size of about 1.",
+  word: "How much of the picture's attention this word has in this step, on average over all places.",
+  alpha_bar: "The share of the picture in the mixture of picture and noise: 0 is noise alone, 1 the picture alone.",
+  snr: "Signal-to-noise ratio: how many times stronger the picture is than the noise. Below 1 there is more noise.",
+  sigma: "σ, sigma: how strong the noise is, where the numbers of the picture itself have a size of about 1.",
+  truth: "How far the run is from the exact path from the same noise, and the error of the next step alone. 0 is no error.",
+  share: "At each place the attention adds up to 100 %: to the words, and to the beginning, the end and the padding of the text.",
+};
+
+// The rows of a strip of film.
+export const ROWS = [
+  { key: "x", name: "Now", text: "The picture now: noise at first, the picture in the end" },
+  { key: "x0", name: "Guess", text: "The guess of the finished picture" },
+  { key: "noise", name: "Noise", text: "The noise that is still in it: the picture now without the guess" },
+];
