@@ -31,6 +31,7 @@ class Job(Txt2Img):
         schedule: None with `sigmas`.
         eta: None for a sampler without one.
         strength: Of img2img and inpaint.
+        first_step: Steps of the schedule that are skipped; `skip_steps` counts them.
         resample: Of inpaint.
         embeddings: Hidden states and pooled outputs by parameter, with a row per image.
     """
@@ -48,6 +49,7 @@ class Job(Txt2Img):
     clip_skip: int = field()
     control: tuple[Control, ...] = field()
     strength: float | None = None
+    first_step: int = 0
     resample: tuple[int, int] | None = None
     embeddings: Mapping[str, np.ndarray] | None = None
 
@@ -55,13 +57,6 @@ class Job(Txt2Img):
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.width, self.height
-
-    @property
-    def first_step(self) -> int:
-        """Steps of the schedule that are skipped: n - min(int(n strength), n), as in diffusers."""
-        if self.strength is None:
-            return 0
-        return self.steps - min(int(self.steps * self.strength), self.steps)
 
     def make_schedule(self, config: ModelConfig) -> Schedule:
         """Return the schedule of the run.

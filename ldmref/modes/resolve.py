@@ -89,6 +89,7 @@ def resolve(
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
         "strength": strength,
+        "first_step": skip_steps(config, steps, strength),
         "resample": resample,
         "embeddings": embeddings,
     }
@@ -99,6 +100,23 @@ def resolve(
     check_sampling(config, job)
     check_size(config, job)
     return job
+
+
+def skip_steps(config: ModelConfig, steps: int, strength: float | None) -> int:
+    """Return how many of n steps img2img skips.
+
+    Models of eps, x0 and v keep floor(n strength) steps, models of flow matching skip
+    floor(n - n strength): where n strength is not a whole number, the latter take one step more.
+    None: nothing is skipped.
+
+    Source: `get_timesteps` of diffusers' img2img pipelines, of Stable Diffusion and of SD3 and Flux;
+    Stability-AI/sd3.5, sd3_infer.py, cuts its sigmas as the latter do.
+    """
+    if strength is None:
+        return 0
+    if config.scheduler.prediction_type == "flow":
+        return int(max(steps - steps * strength, 0))
+    return steps - min(int(steps * strength), steps)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:
