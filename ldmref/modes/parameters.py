@@ -24,9 +24,27 @@ from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.notation import parse_seeds, parse_sigmas, read_noise
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.samplers import Sampler, Spacing
-from ldmref.samplers.noise import STREAMS
 
 MODEL = "the model's setting"
+StreamName = Literal[
+    "philox",
+    "torch",
+    "torch-bf16",
+    "a1111-gpu",
+    "cuda:T4",
+    "cuda:RTX 2070 Super",
+    "cuda:RTX A4000",
+    "cuda:L4",
+    "cuda:A10G",
+    "cuda:RTX A6000",
+    "cuda:H20",
+    "cuda:RTX 4090D",
+    "cuda:L40",
+    "cuda:L40S",
+    "cuda:A100",
+    "cuda:H100 PCIe",
+    "cuda:H100 SXM",
+]  # the names in `ldmref.samplers.noise.STREAMS`
 IMAGE_OR_MODEL = "the size of the given image, or the model's setting"
 TEXTS = {"type": ["string", "array"], "items": {"type": "string"}}
 NUMBERS = {"type": "array", "items": {"type": "number"}}
@@ -60,11 +78,6 @@ def _is_default(value: Any, default: Any) -> bool:
 def accept(name: str, value: Any) -> Any:
     """Return a value that is checked later, when the image is read or the sampler is chosen."""
     return value
-
-
-def check_rng(name: str, value: Any) -> str:
-    """Return the name of a kind of stream."""
-    return validation.check_choice(name, value, tuple(STREAMS))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -182,13 +195,12 @@ class NoiseParameters:
         ),
     ] = None
     rng: Annotated[
-        str,
-        Check(check_rng, {"type": "string", "enum": list(STREAMS)}),
+        StreamName,
         Flag(metavar="NAME"),
         Doc(
-            "Source of noise: `philox`; `torch`, with which a seed gives diffusers' image; "
-            "`a1111-gpu`, with which it gives A1111's; `cuda:A100` or another card, with which it "
-            "gives diffusers' on that card."
+            "Source of noise: `philox`; `torch`, with which a seed gives diffusers' image "
+            "(`torch-bf16`: in bfloat16, up to PyTorch 2.11); `a1111-gpu`, with which it gives "
+            "A1111's; `cuda:CARD`, with which it gives diffusers' on that card."
         ),
     ] = "philox"
 

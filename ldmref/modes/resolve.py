@@ -109,7 +109,7 @@ def skip_steps(config: ModelConfig, steps: int, strength: float | None) -> int:
     floor(n - n strength): where n strength is not a whole number, the latter take one step more.
     None: nothing is skipped.
 
-    Source: `get_timesteps` of diffusers' img2img pipelines, of Stable Diffusion and of SD3 and Flux;
+    Source: `get_timesteps` of diffusers' img2img pipelines for Stable Diffusion and for Flux;
     Stability-AI/sd3.5, sd3_infer.py, cuts its sigmas as the latter do.
     """
     if strength is None:
