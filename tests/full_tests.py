@@ -73,6 +73,7 @@ FULL: dict[str, str] = {
     "tests/families/test_flux_family.py::test_graphs_and_golden_cases": ONNX,
     "tests/families/test_sd3_family.py::test_graphs_and_golden_cases": ONNX,
     # -- pages
+    "tests/course/test_capstone.py": PAGES,
     "tests/course/test_chapters.py": PAGES,
     "tests/training/test_chapter.py": PAGES,
     "tests/training/test_fine_tuning_page.py": PAGES,

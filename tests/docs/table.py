@@ -303,6 +303,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         '"ldmref.datasets"': elsewhere("tests/datasets/test_dataset_plugins.py"),
     },
     "docs/course/05-destroying-data.md": COURSE,
+    "docs/course/capstone.md": {"": elsewhere("tests/course/test_capstone.py")},
     "docs/course/06-undoing-it.md": COURSE,
     "docs/course/07-the-network.md": COURSE,
     "docs/course/08-guidance.md": COURSE,

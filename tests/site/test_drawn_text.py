@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import pytest
 from drawings import make_drawings
 from PIL import Image
 
 DRAWINGS = make_drawings()
+STYLE = Path(__file__).parents[2] / "docs" / "_static" / "site.css"
 BOXES = """
 () => [...document.querySelectorAll("text")].map((text) => {
   const box = text.getBBox();
@@ -28,10 +30,12 @@ def source(name):
     return f"data:image/svg+xml;base64,{data}"
 
 
-def corner(page, scheme, style=""):
-    """Return the grey value of a corner of a drawing's paper."""
-    page.emulate_media(color_scheme=scheme)
-    page.set_content(f'<img style="{style}" src="{source("00-system")}">')
+def corner(page, theme, **media):
+    """Return the grey value of a corner of a drawing's paper, on a page of the site."""
+    page.emulate_media(**media)
+    image = f'<img src="{source("00-system")}#drawing.svg">'
+    body = f'<body data-theme="{theme}"><article>{image}</article>'
+    page.set_content(f"<style>{STYLE.read_text('utf-8')}</style>{body}")
     page.wait_for_function("document.images[0].complete")
     shot = Image.open(io.BytesIO(page.locator("img").screenshot())).convert("L")
     return shot.getpixel((12, 12))
@@ -58,13 +62,14 @@ def test_text_is_legible_on_a_phone(page):
     assert smallest * 343 / 400 >= 11
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_scheme(page, scheme):
-    assert (corner(page, scheme) > 128) == (scheme == "light")
+@pytest.mark.parametrize("system", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["auto", "light", "dark"])
+def test_colours_follow_the_theme_of_the_page(page, theme, system):
+    """A reader may choose another theme for the site than for the system."""
+    expected = system if theme == "auto" else theme
+    assert (corner(page, theme, color_scheme=system) > 128) == (expected == "light")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_place_on_the_page(page, scheme):
-    """A reader may choose another scheme for the page than for the system."""
-    other = {"light": "dark", "dark": "light"}[scheme]
-    assert (corner(page, other, f"color-scheme: {scheme}") > 128) == (scheme == "light")
+@pytest.mark.parametrize("theme", ["auto", "dark"])
+def test_paper_is_light(page, theme):
+    assert corner(page, theme, color_scheme="dark", media="print") > 128
