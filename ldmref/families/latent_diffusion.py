@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.io.compvis.unet_file import UNET_FILES
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
@@ -272,6 +273,7 @@ LATENT_DIFFUSION = Family(
     broken_latent_diffusion_rules,
     condition=condition_on_text,
     pipelines=PIPELINES,
+    files=UNET_FILES,
     presets=PRESETS,
     zeros=list_zeros,
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
-from ldmref.io.denoiser_file import read_denoiser, read_other_networks
+from ldmref.io.denoiser_file import find_layout, read_denoiser, read_other_networks
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import (
@@ -22,10 +22,9 @@ from ldmref.io.locate import (
     read_model_config,
 )
 from ldmref.io.native import check_weights, load_folder, require_digests
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import BUILT_IN_TOKENIZERS, TOKENIZERS, ModelConfig
-from ldmref.models.denoiser_config import UNetConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 
@@ -134,7 +133,7 @@ def open_checkpoint(
         file = None
         found = read_model_config(path, config)
     else:
-        file = TensorFile(path)
+        file = open_model_file(path)
         found = configure_single_file(file, config, ema)
     if tokenizer is not None and (
         is_native(path) or found.text_encoder.model_type in BUILT_IN_TOKENIZERS
@@ -152,8 +151,9 @@ def open_checkpoint(
         found, tensors, compute_sha256 = load_diffusers(path, variant)
         return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
     averaged = select_ema(file, found, ema)
-    if not isinstance(found.denoiser, UNetConfig):
-        tensors = read_denoiser(file, found)
+    layout = find_layout(file, found)
+    if layout is not None:
+        tensors = read_denoiser(file, layout, found)
         if folder is not None and is_diffusers(folder):
             tensors = read_other_networks(folder, found) | tensors
         return Checkpoint(path, found, tensors, tokenizers, file.sha256)

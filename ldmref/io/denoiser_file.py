@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import UsageError
+from ldmref.io.compvis.unet_file import is_unet_alone
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import find_matching, fit, to_native
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import SingleFile, family_of, list_families
@@ -19,7 +20,7 @@ from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
 
 
-def find_denoiser_config(file: TensorFile, config: ModelConfig | None = None) -> ModelConfig | None:
+def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> ModelConfig | None:
     """Return the configuration of a file that holds only a denoiser.
 
     Args:
@@ -27,14 +28,13 @@ def find_denoiser_config(file: TensorFile, config: ModelConfig | None = None) ->
         config: The configuration that it must fit. None: the family's, by names and shapes.
 
     Returns:
-        The configuration; None if no family knows the file, or `config` is of a U-Net.
+        The configuration; None if no family knows the file, or it may hold a U-Net and more.
 
     Raises:
         KeyMismatchError: It does not fit.
+        UsageError: `config` is of a family without single files.
     """
     if config is not None:
-        if isinstance(config.denoiser, UNetConfig):
-            return None
         layouts = family_of(config).files
         if not layouts:
             raise UsageError(
@@ -42,6 +42,8 @@ def find_denoiser_config(file: TensorFile, config: ModelConfig | None = None) ->
                 code="E-MODEL",
                 hint="give the folder",
             )
+        if isinstance(config.denoiser, UNetConfig) and not is_unet_alone(file.shapes):
+            return None
         reports = [_compare(file.shapes, layout, config) for layout in layouts]
         best = max(reports, key=lambda report: report.likeness)
         best.require(f"{file.path.name} is not a {config.name!r} model")
@@ -56,11 +58,21 @@ def find_denoiser_config(file: TensorFile, config: ModelConfig | None = None) ->
     return None
 
 
-def read_denoiser(file: TensorFile, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return the tensors of a file (our names) that `find_denoiser_config` knows."""
-    layout = next(
-        layout for layout in family_of(config).files if _compare(file.shapes, layout, config).fits
-    )
+def find_layout(file: ModelFile, config: ModelConfig) -> SingleFile | None:
+    """Return the layout of a file that holds only the denoiser; None if it holds more networks.
+
+    Args:
+        file: A file that fits `config`, as `configure_single_file` says.
+        config: Its configuration.
+    """
+    layouts = family_of(config).files
+    return next((x for x in layouts if _compare(file.shapes, x, config).fits), None)
+
+
+def read_denoiser(
+    file: ModelFile, layout: SingleFile, config: ModelConfig
+) -> dict[str, np.ndarray]:
+    """Return the tensors of a file (our names) that holds only the denoiser."""
     prefix = config.denoiser.network
     tensors = to_native(file, layout.table(config))
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

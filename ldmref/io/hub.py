@@ -1,7 +1,8 @@
 """Models on Hugging Face: in the local cache and, only on request, downloaded into it.
 
-`owner/model` is a diffusers folder, `owner/model/file.safetensors` a single file; `@revision` at
-the end of either is a branch, a tag or a commit. Downloading uses the package huggingface_hub.
+`owner/model` is a diffusers folder, `owner/model/file.safetensors` or `.gguf` a single file;
+`@revision` at the end of either is a branch, a tag or a commit. Downloading uses the package
+huggingface_hub.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ldmref.prompts.clip_vocabulary import hub_cache
 from ldmref.support.files import open_file
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-ENDING = ".safetensors"
+ENDINGS = (".safetensors", ".gguf")
 INDEX = "model_index.json"
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
@@ -77,7 +78,7 @@ def parse_reference(name: str) -> HubReference | None:
     parts += revision.split("/") if at else []
     if ".." in name or not all(NAME.fullmatch(part) for part in parts):
         return None
-    if path.endswith("/") or model.endswith(ENDING) or (file and not file.endswith(ENDING)):
+    if path.endswith("/") or model.endswith(ENDINGS) or (file and not file.endswith(ENDINGS)):
         return None
     return HubReference(f"{owner}/{model}", file, revision)
 
@@ -156,7 +157,7 @@ def select_files(files: Sequence[str], repository: str, variant: str | None = No
         InputError: It is not such a folder, or its weights are pickles or have several variants.
     """
     if INDEX not in files:
-        single = [name for name in files if name.endswith(ENDING) and "/" not in name]
+        single = [name for name in files if name.endswith(ENDINGS) and "/" not in name]
         raise InputError(
             f"{repository} is not a diffusers folder: it has no {INDEX}",
             code="E-MODEL",

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from ldmref.errors import KeyMismatchError
 
 SUPPORTED = (
-    "supported are Stable Diffusion 1.x, 2.x and XL, their inpainting models, and the models of "
-    "latent diffusion"
+    "supported are Stable Diffusion 1.x, 2.x and XL, their inpainting models, the models of "
+    "latent diffusion, Stable Diffusion 3 and Flux.1"
 )
 LORA = "give the model it was made for, and this as lora= (--lora)"
 EMBEDDING = "give the model, and this to model.with_embeddings"
@@ -42,11 +42,14 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "of these adapters, only LoRA is supported"),
     (_some(r"lora_down\.weight$|lora\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
-    (_some(r"(^|\.)double_blocks\.\d+\.img_attn\."), "a Flux model", SUPPORTED),
-    (_some(r"(^|\.)joint_blocks\.\d+\."), "a Stable Diffusion 3 model", SUPPORTED),
+    (_some(r"(^|\.)double_stream_modulation_img\."), "a Flux.2 model", SUPPORTED),
+    (_some(r"(^|\.)double_blocks\.\d+\.img_attn\."), "a Flux model of another kind", SUPPORTED),
+    (_some(r"(^|\.)joint_blocks\.\d+\."), "a Stable Diffusion 3 model of another kind", SUPPORTED),
     (_some(r"(^|\.)transformer_blocks\.\d+\.attn\.add_k_proj\."),
      "a transformer of Flux or Stable Diffusion 3", SUPPORTED),
     (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", SUPPORTED),
+    (_some(r"^(enc\.)?blk\.\d+\.attn_q\.weight$"), "a text encoder of llama.cpp",
+     "give the denoiser, and a folder of diffusers with text encoders as config= (--model-config)"),
     (_some(r"^conditioner\.embedders\.0\.model\."), "SDXL's refiner",
      "not supported; use the base model alone. " + SUPPORTED),
     (_some(r"^(depth_model|low_scale_model|noise_augmentor|embedder\.model\.visual)\."),

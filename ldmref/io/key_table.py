@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from ldmref.io.key_report import KeyReport, compare
 from ldmref.models.params import Shape
+from ldmref.support.deferred import DeferredArray
 
 Config = TypeVar("Config")
 ONE_BY_ONE = {"matrix": (), "conv1d": (1,), "conv": (1, 1)}  # form -> trailing axes
@@ -66,8 +67,10 @@ class KeyEntry:
             stored: The tensor of the checkpoint, whose shape is `stored_shape`.
 
         Returns:
-            Our tensor, whose shape is `shape`.
+            Our tensor, whose shape is `shape`; deferred, if the stored one is.
         """
+        if isinstance(stored, DeferredArray):
+            return cast(np.ndarray, stored.then(self.read, self.shape))
         if self.rows is not None:
             return stored[self.rows[0] : self.rows[0] + self.shape[0]]
         if self.form == "transposed":  # contiguous, as another BLAS routine has other last bits

@@ -13,7 +13,8 @@ from ldmref.io.denoiser_file import find_denoiser_config
 from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.io.native import read_config
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.open_file import open_model_file
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS, list_presets
 from ldmref.support.files import check_input_path, shown
@@ -154,12 +155,12 @@ def read_model_config(
             hint="config= (--model-config) is for single files; leave it out",
         )
     if path.is_file():
-        return configure_single_file(TensorFile(path), config, ema)
+        return configure_single_file(open_model_file(path), config, ema)
     return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
 
 
 def configure_single_file(
-    file: TensorFile, config: str | Path | None = None, ema: bool | None = None
+    file: ModelFile, config: str | Path | None = None, ema: bool | None = None
 ) -> ModelConfig:
     """Return the configuration of a single file: `config` by name or path, or the one that fits.
 

@@ -141,7 +141,8 @@ def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False)
     """
     bad = []
     zero = []
-    for name, tensor in flat.items():
+    for name, stored in flat.items():
+        tensor = np.asarray(stored)  # deferred ones are computed once
         if not np.isfinite(tensor).all():
             bad.append(name)
         elif tensor.ndim > 1 and tensor.size and not tensor.any():

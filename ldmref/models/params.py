@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.support.deferred import DeferredArray
 from ldmref.support.memmap import (
     ArrayReference,
     find_mapping,
@@ -136,8 +137,9 @@ def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
 class LazyParams(Mapping[str, Params]):
     """The parameters of each network (`unet`, `vae`, ...), on a backend.
 
-    Host arrays in a memory-mapped file stay there until their network is used, and can be released
-    again, since the file can bring them back. All others are brought to the backend at once.
+    Host arrays in a memory-mapped file, or deferred, stay there until their network is used, and
+    can be released again, since the file can bring them back. All others are brought to the backend
+    at once.
 
     Args:
         backend: The backend.
@@ -255,7 +257,8 @@ class LazyParams(Mapping[str, Params]):
     def _bring(self, tree: Mapping[str, Any], copy: bool = False) -> Params:
         def bring(leaf: Any) -> Any:
             require_complete(leaf)
-            weight = self._backend.weight(np.array(leaf) if copy else leaf)
+            own = copy or isinstance(leaf, DeferredArray)
+            weight = self._backend.weight(np.array(leaf) if own else leaf)
             if isinstance(leaf, np.ndarray):
                 release_pages(leaf)  # the backend has copied it, or will read it again
             return weight
@@ -264,10 +267,11 @@ class LazyParams(Mapping[str, Params]):
             return tree_map(bring, tree)
 
 
-def _as_reference(leaf: np.ndarray) -> np.ndarray | ArrayReference:
+def _as_reference(leaf: Any) -> Any:
+    """Return what is pickled of a host array: a reference, if a file can bring it back."""
     return make_reference(leaf) or leaf
 
 
 def _is_mapped(tree: Mapping[str, Any]) -> bool:
     leaves = flatten(tree).values()
-    return all(isinstance(leaf, np.ndarray) and find_mapping(leaf) for leaf in leaves)
+    return all(isinstance(leaf, DeferredArray) or find_mapping(leaf) for leaf in leaves)

@@ -42,7 +42,7 @@ MAGICS = (
     (b"GIF8", "a GIF image", ""),
     (b"RIFF", "a WebP image or a sound", ""),
     (b"%PDF", "a PDF document", ""),
-    (b"GGUF", "a GGUF file", "its quantised tensors are not supported"),
+    (b"GGUF", "a GGUF file", "only models are read from GGUF files"),
     (b"\x93NUMPY", "a NumPy array (.npy)", ""),
     (b"\x89HDF", "an HDF5 file", ""),
     (b"\x7fELF", "a program", ""),

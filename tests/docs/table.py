@@ -313,7 +313,12 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/add-a-family.md": {"": elsewhere("tests/plugins/test_example_plugins.py")},
     "docs/write-a-backend.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
     "docs/write-a-sampler.md": {"": elsewhere("tests/docs/test_own_parts_pages.py")},
-    "docs/weights.md": {"model.ckpt": TORCH, "ldmref convert model.safetensors": TORCH},
+    "docs/weights.md": {
+        "model.ckpt": TORCH,
+        "ldmref convert model.safetensors": TORCH,
+        ".gguf": elsewhere("tests/families/test_quantized_models.py"),
+        "sdxl-unet-fp8": elsewhere("tests/families/test_quantized_models.py"),
+    },
     "examples/plugins/ldmref-dit/README.md": PLUGIN,
     "examples/plugins/ldmref-jax/README.md": PLUGIN,
     "examples/plugins/ldmref-sa-sampler/README.md": PLUGIN,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 
-from . import configs, files, names, programs, texts
+from . import configs, files, names, programs, quantized, texts
 from .guard import Target, check
 from .mutate import mutator
 
 TARGETS: dict[str, Target] = (
-    files.TARGETS | texts.TARGETS | configs.TARGETS | names.TARGETS | programs.TARGETS
+    files.TARGETS
+    | quantized.TARGETS
+    | texts.TARGETS
+    | configs.TARGETS
+    | names.TARGETS
+    | programs.TARGETS
 )
 
 

@@ -161,7 +161,7 @@ FORMATS = {
     "XML": b"<?xml version='1.0'?><Error>", "JSON": b'{"error": "Repository not found"}',
     "LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
     "gzip": gzip.compress(b"x" * 100), "PNG": b"\x89PNG\r\n\x1a\n" + bytes(50),
-    "JPEG": b"\xff\xd8\xff\xe0" + bytes(50), "GGUF": b"GGUF\x03\0\0\0" + bytes(50),
+    "JPEG": b"\xff\xd8\xff\xe0" + bytes(50), "GGUF": b"GGUF\x01\0\0\0" + bytes(50),
     "NumPy": b"\x93NUMPY\x01\0" + bytes(50), "7z": b"7z\xbc\xaf\x27\x1c" + bytes(50),
     "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(50), "PDF": b"%PDF-1.7" + bytes(50),
 }  # fmt: skip

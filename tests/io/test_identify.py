@@ -130,6 +130,9 @@ FOREIGN = {
     "an autoencoder, no": ["first_stage_model.encoder.conv_in.weight"],
     "a Flux model": ["img_in.weight", "double_blocks.0.img_attn.qkv.weight"],
     "a Flux model, no": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"],
+    "a Flux.2 model": ["double_stream_modulation_img.lin.weight",
+                       "double_blocks.0.img_attn.qkv.weight"],
+    "a text encoder of llama.cpp": ["blk.0.attn_q.weight", "token_embd.weight"],
     "a Stable Diffusion 3 model": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"],
     "a T5 text encoder": ["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"],
     "a U-Net of diffusers": ["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"],
@@ -186,12 +189,21 @@ def test_a_file_that_shares_nothing_is_near_to_nothing(tmp_path):
     assert "supported are" in caught.value.hint
 
 
-def test_gguf_is_named(tmp_path, capsys):
+def test_damaged_gguf_is_named(tmp_path, capsys):
     (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(99))
-    with pytest.raises(CorruptModelError, match="is a GGUF file"):
+    with pytest.raises(CorruptModelError, match="version 0 is not 2 or 3"):
         ldmref.load(tmp_path / "a.gguf")
     assert main(["info", str(tmp_path / "a.gguf")]) == 3
     assert "error[E-GGUF]" in capsys.readouterr().err
+
+
+def test_adapters_are_not_read_from_gguf(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(99))
+    for name in ("lora", "vae"):
+        given = tmp_path / "a.gguf" if name == "vae" else [tmp_path / "a.gguf"]
+        with pytest.raises(CorruptModelError, match="is a GGUF file") as caught:
+            ldmref.load("emoji", **{name: given})
+        assert caught.value.code == "E-GGUF" and "only models" in caught.value.hint
 
 
 def test_info_tells_what_a_file_is(tmp_path, capsys):

@@ -21,7 +21,8 @@ from ldmref.io.compvis.single_file import list_unread, make_scale_tensor, select
 from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import save_folder
-from ldmref.io.tensors.safetensors import DTYPES, TensorFile
+from ldmref.io.tensors.open_file import open_model_file
+from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
 from ldmref.models.config import ModelConfig
@@ -106,7 +107,7 @@ def convert(
     else:
         write_folder(config, tensors, checkpoint.tokenizers, out)
     report_weights(origin, config, ema)
-    unused = list_unread(TensorFile(origin), config, ema) if origin.is_file() else []
+    unused = list_unread(open_model_file(origin), config, ema) if origin.is_file() else []
     report_written(out, unused, as_json)
 
 
@@ -193,7 +194,7 @@ def write_folder(
 def report_weights(path: Path, config: ModelConfig, ema: bool | None) -> None:
     """Print whether the averaged or the last weights of a single file were read."""
     if path.is_file():
-        averaged = select_ema(TensorFile(path), config, ema)
+        averaged = select_ema(open_model_file(path), config, ema)
         if averaged is not None:
             say(f"ldmref: read {name_weights(averaged)}")
 
@@ -201,7 +202,7 @@ def report_weights(path: Path, config: ModelConfig, ema: bool | None) -> None:
 def report_written(out: Path, left_out: Sequence[str], as_json: bool) -> None:
     """Print path, number of tensors and size of the output, and the names that were left out."""
     weights = out if out.is_file() else out / "model.safetensors"
-    tensors = len(TensorFile(weights))
+    tensors = len(open_model_file(weights))
     size = out.stat().st_size if out.is_file() else sum(f.stat().st_size for f in out.iterdir())
     if as_json:
         row = {"output": str(out), "tensors": tensors, "bytes": size, "left_out": list(left_out)}

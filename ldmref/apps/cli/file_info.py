@@ -19,7 +19,8 @@ from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.pil import open_image
 from ldmref.io.locate import is_diffusers, read_model_config
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.open_file import open_model_file
 
 MOST_VALUES = 16  # of a field; --json prints all
 
@@ -104,7 +105,7 @@ def print_model_info(
         config = model.to_dict()
         fits = True
         if path.is_file():
-            file = TensorFile(path)
+            file = open_model_file(path)
             unused = list_unread(file, model)
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
@@ -170,10 +171,10 @@ def describe_value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
+def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, ModelFile]]:
     """Return (prefix of the tensors' names, file) for each weight file of a model."""
     if not path.is_dir():
-        return [("", TensorFile(path))]
+        return [("", open_model_file(path))]
     if is_diffusers(path):
         return [
             (f"{part}.", file)
@@ -185,10 +186,10 @@ def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str,
         raise InputError(
             f"{path.name!r} is not a model folder: config.json is missing", code="E-MODEL"
         )
-    return [("", TensorFile(path / "model.safetensors"))]
+    return [("", open_model_file(path / "model.safetensors"))]
 
 
-def list_tensors(prefix: str, file: TensorFile) -> list[TableRow]:
+def list_tensors(prefix: str, file: ModelFile) -> list[TableRow]:
     """Return name, type, shape and size of every tensor, from the header of the file."""
     return [
         {

@@ -81,4 +81,4 @@ def family_uses_ema(config: ModelConfig) -> bool:
 
 def has_updated_ema(tensors: Mapping[str, np.ndarray]) -> bool:
     """Return whether training updated the averages: `num_updates` is absent or not 0."""
-    return COUNTERS[1] not in tensors or bool(np.any(tensors[COUNTERS[1]] != 0))
+    return COUNTERS[1] not in tensors or bool(np.any(np.asarray(tensors[COUNTERS[1]]) != 0))

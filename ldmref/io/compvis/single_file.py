@@ -26,7 +26,8 @@ from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.identify import SUPPORTED, refuse_foreign
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import find_matching, fit, list_stored_shapes, to_native
-from ldmref.io.tensors.safetensors import TensorFile, TensorView
+from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.safetensors import TensorView
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape
 from ldmref.models.presets import PRESETS
@@ -68,7 +69,7 @@ def canonical_name(stored: str) -> str:
     return name
 
 
-def view_canonical(file: TensorFile) -> TensorView:
+def view_canonical(file: ModelFile) -> TensorView:
     """Return the tensors of a single file under the names of the key tables."""
     return TensorView([file], canonical_name)
 
@@ -95,7 +96,7 @@ def report_fit(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = Fal
     return fit(shapes, table, ignorable)
 
 
-def select_ema(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
+def select_ema(file: ModelFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
     """Return whether to read the averaged weights of a file; None if it has none.
 
     With `ema` None they are read if the file has no other weights, or if the family is sampled with
@@ -124,7 +125,7 @@ def select_ema(file: TensorFile, config: ModelConfig, ema: bool | None = None) -
     )
 
 
-def describe_ema(file: TensorFile, config: ModelConfig) -> str:
+def describe_ema(file: ModelFile, config: ModelConfig) -> str:
     """Return a warning that a file holds averages, with the default choice; "" if it has none."""
     averaged = select_ema(file, config)
     if averaged is None:
@@ -142,14 +143,14 @@ def describe_ema(file: TensorFile, config: ModelConfig) -> str:
     return f"{file.path.name} also holds {what}; the {read} are read{hint}"
 
 
-def list_unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
+def list_unread(file: ModelFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
     """Return the canonical names of the tensors of a file that the model does not use."""
     report = report_fit(view_canonical(file).shapes, config, bool(select_ema(file, config, ema)))
     return [name for name in report.ignored if name != SCALE]
 
 
 def find_config(
-    file: TensorFile, config: ModelConfig | None = None, ema: bool | None = None
+    file: ModelFile, config: ModelConfig | None = None, ema: bool | None = None
 ) -> ModelConfig:
     """Return the configuration that a file fits: `config` if given, otherwise a published family.
 
@@ -177,7 +178,7 @@ def find_config(
     return replace(config, vae=replace(config.vae, scaling_factor=float(scale.item())))
 
 
-def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> ModelConfig:
+def _family(file: ModelFile, config: ModelConfig | None, ema: bool | None) -> ModelConfig:
     shapes = view_canonical(file).shapes
     candidates = [PRESETS[name] for name in FAMILIES] if config is None else [config]
     reports = [
@@ -206,7 +207,7 @@ def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> M
     raise AssertionError("no family fits")
 
 
-def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfig:
+def _with_prediction(file: ModelFile, fitting: list[ModelConfig]) -> ModelConfig:
     """Choose the family with the prediction type that the file names, for equal tensors."""
     metadata = str(file.metadata.get("modelspec.prediction_type", "")).lower()
     prediction = "v" if "v_pred" in file else PREDICTIONS.get(metadata, "")
@@ -242,7 +243,7 @@ def make_scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def load_compvis(
-    file: TensorFile, config: ModelConfig | None = None, ema: bool | None = None
+    file: ModelFile, config: ModelConfig | None = None, ema: bool | None = None
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Load configuration and tensors (our names) of a single file, checked before any is read.
 
@@ -252,7 +253,7 @@ def load_compvis(
     return config, read_compvis(file, config, bool(select_ema(file, config, ema)))
 
 
-def read_compvis(file: TensorFile, config: ModelConfig, averaged: bool) -> dict[str, np.ndarray]:
+def read_compvis(file: ModelFile, config: ModelConfig, averaged: bool) -> dict[str, np.ndarray]:
     """Return the tensors (our names) of a single file that fits `config`.
 
     Args:

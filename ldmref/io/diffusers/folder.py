@@ -35,7 +35,9 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
-from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
+from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.open_file import open_weights
+from ldmref.io.tensors.safetensors import TensorView, hash_files
 from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig
 from ldmref.models.family import family_of_pipeline, list_families
 from ldmref.models.model import model_spec
@@ -213,7 +215,7 @@ def get_current_name(part: str, name: str) -> str:
     return ".".join(pieces)
 
 
-def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[TensorFile]:
+def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[ModelFile]:
     """Open the weights of one network: one file, or the shards that an index names.
 
     Raises:
@@ -224,7 +226,7 @@ def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> li
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     first = select_weight_names(files, stem, folder.name, variant)[0]
     if not first.endswith(".json"):
-        return [TensorFile(folder / first)]
+        return [open_weights(folder / first)]
     weights = read_json(folder / first).get("weight_map")
     if not isinstance(weights, Mapping) or not weights:
         raise config_error(f"{first} names no files")
@@ -235,7 +237,7 @@ def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> li
     if absent:
         message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0][:80]!r}"
         raise InputError(f"{folder.name}: {message}", code="E-MODEL")
-    return [TensorFile(folder / name) for name in shards]
+    return [open_weights(folder / name) for name in shards]
 
 
 def select_weight_names(

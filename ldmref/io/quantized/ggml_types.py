@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import BackendUnavailable
+from ldmref.io.quantized.bits import decode_bfloat16
 from ldmref.io.quantized.float4 import dequantize_ggml_nvfp4, dequantize_mxfp4
 from ldmref.io.quantized.ggml_blocks import (
     dequantize_q4_0,
@@ -48,12 +49,6 @@ class GGMLType(NamedTuple):
     dequantize: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def read_bfloat16(blocks: np.ndarray) -> np.ndarray:
-    """Return bfloat16, the upper halves of float32, as float32; (n, 2) bytes -> (n, 1)."""
-    bits = np.ascontiguousarray(blocks).view("<u2").astype(np.uint32) << 16
-    return bits.view(np.float32)
-
-
 GGML_TYPES = {
     0: GGMLType("F32", 1, 4, "<f4"),
     1: GGMLType("F16", 1, 2, "<f2"),
@@ -81,7 +76,7 @@ GGML_TYPES = {
     27: GGMLType("I64", 1, 8, "<i8"),
     28: GGMLType("F64", 1, 8, "<f8"),
     29: GGMLType("IQ1_M", 256, 56),
-    30: GGMLType("BF16", 1, 2, dequantize=read_bfloat16),
+    30: GGMLType("BF16", 1, 2, dequantize=lambda blocks: decode_bfloat16(blocks.view("<u2"))),
     34: GGMLType("TQ1_0", 256, 54),
     35: GGMLType("TQ2_0", 256, 66),
     39: GGMLType("MXFP4", 32, 17, dequantize=dequantize_mxfp4),

@@ -94,7 +94,7 @@ class GGUFFile(ModelFile):
                 raise make_read_error(path, error, code) from error
         header = _Header(path, self._data, code)
         self._tensors = header.read()
-        self.metadata: dict[str, Any] = header.metadata
+        self.metadata = header.metadata
         self.kinds = {name: tensor.type.name for name, tensor in self._tensors.items()}
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
@@ -125,7 +125,7 @@ class _Header:
         self.metadata: dict[str, Any] = {}
         self._path = path
         self._code = code
-        self._data = data.view(np.ndarray)
+        self._data = data.view(np.ndarray)  # whose slices take less time
         self._position = 0
 
     def read(self) -> dict[str, GGUFTensor]:
@@ -204,14 +204,17 @@ class _Header:
         if kind in SCALARS:
             return self._unpack(f"<{SCALARS[kind]}")[0]
         if kind == STRING:
-            text = self._take(self._unpack("<Q")[0])
-            return bytes(text).decode(errors="replace") if len(text) <= MAX_TEXT else None
+            (size,) = self._unpack("<Q")
+            if size <= MAX_TEXT:
+                return self._take(size).decode(errors="replace")
+            return self._skip(size)
         if kind != ARRAY or nested:
             raise self._damaged(f"its metadata has a value of type {kind}")
         item, count = self._unpack("<IQ")
         if item in SCALARS:
-            data = self._take(count * struct.calcsize(f"<{SCALARS[item]}"))
-            return struct.unpack(f"<{count}{SCALARS[item]}", data) if count <= MAX_ITEMS else None
+            if count <= MAX_ITEMS:
+                return self._unpack(f"<{count}{SCALARS[item]}")
+            return self._skip(count * struct.calcsize(f"<{SCALARS[item]}"))
         for _ in range(count):
             self._value(item, nested=True)
         return None
@@ -221,20 +224,23 @@ class _Header:
         if size > MAX_NAME:
             raise self._damaged(f"a name has {size:,} bytes")
         try:
-            return bytes(self._take(size)).decode()
+            return self._take(size).decode()
         except UnicodeDecodeError as error:
             raise self._damaged("a name is not UTF-8") from error
 
     def _unpack(self, layout: str) -> tuple[Any, ...]:
         return struct.unpack(layout, self._take(struct.calcsize(layout)))
 
-    def _take(self, size: int) -> np.ndarray:
+    def _take(self, size: int) -> bytes:
+        begin = self._position
+        self._skip(size)
+        return self._data[begin : self._position].tobytes()
+
+    def _skip(self, size: int) -> None:
         end = self._position + size
         if end > len(self._data):
             raise self._damaged("its header ends in the middle; is it truncated?")
-        part = self._data[self._position : end]
         self._position = end
-        return part
 
     def _damaged(self, problem: str) -> CorruptModelError:
         message = f"{shown(self._path)} is a damaged GGUF file: {problem}"

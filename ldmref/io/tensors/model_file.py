@@ -24,7 +24,7 @@ class ModelFile(Mapping[str, np.ndarray]):
     path: Path
     kinds: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
-    metadata: Mapping[str, Any]
+    metadata: dict[str, Any]
     identity: tuple[int, ...]
 
     @abstractmethod

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
+from ldmref.io.quantized.bits import decode_bfloat16
 from ldmref.io.quantized.float8 import decode_e4m3fn, decode_e5m2, decode_e8m0
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.support.files import (
@@ -37,21 +38,15 @@ DTYPES = {
     "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
     "F8_E4M3": np.dtype("u1"), "F8_E5M2": np.dtype("u1"), "F8_E8M0": np.dtype("u1"),
 }  # fmt: skip
-
-
-def expand_bfloat16(codes: np.ndarray) -> np.ndarray:
-    """Return bfloat16, the upper halves of float32, as float32 of the same shape."""
-    return (codes.astype(np.uint32) << 16).view(np.float32)
-
-
 EXPANDED = {  # types that NumPy lacks -> what makes float32 of their codes
-    "BF16": expand_bfloat16,
+    "BF16": decode_bfloat16,
     "F8_E4M3": decode_e4m3fn,
     "F8_E5M2": decode_e5m2,
     "F8_E8M0": decode_e8m0,
 }
 MAX_HEADER = 100_000_000
 MAX_AXES = 32
+MAX_VALUES = 2**59  # of a tensor; also without the axes of length 0, which NumPy multiplies too
 CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
 
 
@@ -115,7 +110,7 @@ class TensorFile(ModelFile):
             except OSError as error:
                 raise make_read_error(path, error) from error
         header, begin = _header(path, self._data)
-        self.metadata: dict[str, str] = _metadata(path, header.pop("__metadata__", None))
+        self.metadata = _metadata(path, header.pop("__metadata__", None))
         entries = {name: _entry(path, name, entry) for name, entry in header.items()}
         _require_cover(path, entries, len(self._data) - begin)
         self.kinds = {name: entry.kind for name, entry in entries.items()}
@@ -253,7 +248,7 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _metadata(path: Path, metadata: Any) -> dict[str, str]:
+def _metadata(path: Path, metadata: Any) -> dict[str, Any]:
     values = {} if metadata is None else metadata
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
         raise _damaged(path, "__metadata__ is not a table of texts")
@@ -275,7 +270,8 @@ def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
             hint=f"supported types: {', '.join(DTYPES)}",
         )
     entry = HeaderEntry(kind, tuple(shape), *offsets)
-    if any(size >= 2**63 for size in accumulate(entry.shape, mul)) or len(shape) > MAX_AXES:
+    overflows = any(size >= 2**63 for size in accumulate(entry.shape, mul))
+    if overflows or len(shape) > MAX_AXES or math.prod(max(n, 1) for n in shape) >= MAX_VALUES:
         raise _damaged(path, f"the shape of {name[:80]!r} is too large")
     if entry.end - entry.begin != math.prod(entry.shape) * DTYPES[kind].itemsize:
         raise _damaged(path, f"the size of {name[:80]!r} does not match its shape")

@@ -1,0 +1,57 @@
+"""Single files with the U-Net of Stable Diffusion alone, under CompVis' names.
+
+GGUF files and many quantised ones hold it so, without `model.diffusion_model.` or with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from ldmref.io.compvis.keys import unet_table
+from ldmref.io.key_table import KeyEntry, add_prefixes, fit
+from ldmref.models.config import ModelConfig
+from ldmref.models.family import SingleFile
+from ldmref.models.params import Shape
+from ldmref.models.presets import PRESETS
+
+PREFIX = "model.diffusion_model."
+FIRST = "input_blocks.0.0.weight"
+# Of two with the same U-Net, the first: sd2-v can only be told by its folder.
+FAMILIES = ("sd15", "sd15-inpainting", "sd2-base", "sd2-inpainting", "sdxl")
+
+
+def is_unet_alone(shapes: Mapping[str, Shape]) -> bool:
+    """Return whether a file holds the U-Net of CompVis and no other network.
+
+    >>> is_unet_alone({"input_blocks.0.0.weight": (320, 4, 3, 3)})
+    True
+    """
+    return FIRST in shapes or (
+        PREFIX + FIRST in shapes and all(name.startswith(PREFIX) for name in shapes)
+    )
+
+
+def list_stored(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
+    """Return the tensor of such a file for each parameter of the U-Net."""
+    return add_prefixes("", prefix, unet_table(config.unet))
+
+
+def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
+    """Return the configuration of a published U-Net that a file holds; None if it is another."""
+    if prefix + FIRST not in shapes or not is_unet_alone(shapes):
+        return None
+    reports = [(fit(shapes, list_stored(PRESETS[name], prefix)), name) for name in FAMILIES]
+    best, name = max(reports, key=lambda pair: pair[0].likeness)
+    return PRESETS[name] if best.shared else None
+
+
+UNET_FILES = tuple(
+    SingleFile(
+        "the U-Net of Stable Diffusion",
+        partial(recognise, prefix=prefix),
+        partial(list_stored, prefix=prefix),
+    )
+    for prefix in ("", PREFIX)
+)
+"""Without and with the prefix of files that hold other networks."""
