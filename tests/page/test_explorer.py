@@ -295,7 +295,7 @@ def test_recording_from_the_form(server, new_context):
     page.goto(f"{server.url}/#view=explore")
     form = page.locator(".ex-intro form")
     form.get_by_label("Prompt", exact=True).fill("a red cat")
-    form.get_by_text("Settings").click()
+    form.get_by_text("Settings, or a record file").click()
     form.get_by_label("Steps").fill("3")
     form.get_by_role("button", name="Record a run").click()
     page.locator(".ex-waiting").wait_for()  # the ready run is replaced

@@ -89,7 +89,7 @@ def test_without_motion_the_end_is_shown(open_ready):
 def test_other_words_replace_it_with_a_live_run(open_ready):
     page = open_ready(READY)
     page.locator(".ex-intro").get_by_label("Prompt", exact=True).fill("a blue fish")
-    page.locator(".ex-intro").get_by_text("Settings").click()
+    page.locator(".ex-intro").get_by_text("Settings, or a record file").click()
     page.locator(".ex-intro").get_by_label("Steps").fill("4")
     page.keyboard.press("Enter")
     page.locator(".ex-waiting").wait_for()

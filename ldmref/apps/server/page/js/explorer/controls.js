@@ -37,10 +37,9 @@ export function createControls({ source, start, branch, change, open }) {
               details.open = false;
             },
           },
-          prompt.element,
+          h("div", { class: "ex-ask" }, prompt.element, h("button", { class: "primary" }, "Record a run")),
           examples,
-          h("details", {}, h("summary", {}, "Settings"), fields.element),
-          h("div", { class: "row" }, h("button", { class: "primary" }, "Record a run"), openButton(open)),
+          h("details", {}, h("summary", {}, "Settings, or a record file"), fields.element, openButton(open)),
         )
       : h("div", { class: "row" }, openButton(open));
     const details = h(
@@ -50,8 +49,7 @@ export function createControls({ source, start, branch, change, open }) {
       h(
         "p",
         { class: "soft" },
-        "A run is recorded once. Then every step can be looked at: the noisy picture, the guesses without and with your words, what guidance adds, and where each word looks. ",
-        schema ? "Record one, or drop a record file here." : "Open a record file, or drop one here.",
+        schema ? "Every step of your run can then be looked at, as above and below. A record file can be dropped here." : "Every step of a run can be looked at. Open a record file, or drop one here.",
       ),
       form,
     );

@@ -7,13 +7,12 @@ import { createControls } from "./controls.js";
 import { createCurves } from "./curves.js";
 import { Decoder } from "./decoder.js";
 import { explain, showExplanations } from "./explain.js";
+import { createGuide } from "./guide.js";
 import { createComparison, createRunPanels } from "./panels.js";
 import { NUMBERS, describePosition } from "./plain.js";
-import { describeOrigin } from "./ready.js";
 import { Runs } from "./runs.js";
 import { createScrubber } from "./scrubber.js";
 import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs } from "./specs.js";
-import { createStory } from "./story.js";
 import { createStrips } from "./strips.js";
 import { acceptFiles, debounce, download, fileName, letter } from "./tools.js";
 import { createTruth } from "./truth.js";
@@ -43,8 +42,8 @@ export function createExplorer(element, { source, place, notify }) {
     place.write(patch, clear);
   }, 150);
 
-  const actions = { onMove: move, onCompare: compare, onSave: save, onRemove: remove, onCancel: cancel };
-  const story = createStory();
+  const actions = { onMove: move, onCompare: (index) => setView({ with: index }), onSave: save, onRemove: remove, onCancel: (index) => runs.entries[index].controller?.abort() };
+  const guide = createGuide({ source, change: setView, look, move: (k) => move(view.show, k), vary });
   const strips = createStrips(actions);
   const scrubber = createScrubber((k) => move(view.show, k));
   explain(scrubber.element.querySelector("output"), NUMBERS.position);
@@ -59,8 +58,8 @@ export function createExplorer(element, { source, place, notify }) {
   const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
   const images = h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared);
   const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element));
-  const ofRun = [story.element, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
-  fill(element, story.element, strips.element, scrubber.element, controls.intro, file, controls.viewing, images, controls.branching, columns, showExplanations(element));
+  const ofRun = [guide.story.element, guide.overview, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
+  fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, showExplanations(element));
   element.classList.add("explorer");
   acceptFiles(element, file, open);
   // The keys work wherever the focus is in the view, and where it is on nothing.
@@ -116,8 +115,9 @@ export function createExplorer(element, { source, place, notify }) {
     const shown = current();
     if (!shown) return;
     element.dataset.step = String(view.step);
-    const { run, k, index } = shown.find((one) => one.main);
-    story.show(run, k, describeOrigin(run, runs.specs[index]));
+    const main = shown.find((one) => one.main);
+    const { run, k, index } = main;
+    guide.show(main, view, runs);
     scrubber.set(k, run.n, describePosition(run, k));
     strips.mark(shown.map((one) => [one.index, one.k, one.main]));
     shown.forEach((one, i) => {
@@ -137,7 +137,7 @@ export function createExplorer(element, { source, place, notify }) {
 
   function showDecoded({ run, k, main }, i, name, image) {
     panels[i].showDecoded(run, name, k, image);
-    if (main) story.showDecoded(run, name, k, image);
+    if (main) guide.story.showDecoded(run, name, k, image);
   }
 
   function move(index, k) {
@@ -159,13 +159,9 @@ export function createExplorer(element, { source, place, notify }) {
     writePlace();
   }
 
-  function compare(index) {
-    setView({ with: index });
-  }
-
   // Show the ready run: it plays, unless the address names a step or motion is not wanted.
   function startReady(wanted) {
-    view = wanted;
+    view = guide.complete(wanted);
     byItself = view.step === null;
     runs.set([source.ready.spec]);
     runs.entries[0].run.foreign = !source.ready.own;
@@ -201,16 +197,27 @@ export function createExplorer(element, { source, place, notify }) {
     strips.element.scrollIntoView({ block: "nearest" });
   }
 
+  // A variation of the first run beside it, or two variations beside each other.
+  function vary(from, texts, then = null) {
+    view.show = 0;
+    runs.set(runs.specs.slice(0, 1));
+    branch(from, texts);
+    if (then) branch(null, then);
+  }
+
+  function look(target) {
+    const panel = { words: words.element, strips: strips.element, images }[target];
+    panel.tabIndex = -1;
+    panel.focus();
+    panel.scrollIntoView({ block: "start" });
+  }
+
   function remove(index) {
     const { kept, places } = removeSpec(runs.specs, index);
     runs.set(kept);
     const show = places.get(view.show) ?? 0;
     const other = places.get(view.with) ?? null;
     setView({ show, with: other === show ? null : other });
-  }
-
-  function cancel(index) {
-    runs.entries[index].controller?.abort();
   }
 
   function save(index) {
@@ -275,7 +282,7 @@ export function createExplorer(element, { source, place, notify }) {
       }
       const isNew = JSON.stringify(wanted.specs[0].texts) !== JSON.stringify(runs.specs[0]?.texts);
       if (onlyRun && isNew) wanted = { specs: [wanted.specs[0]], view: readSpecs({}).view };
-      view = wanted.view;
+      view = guide.complete(wanted.view);
       byItself = false;
       element.classList.toggle("smooth", view.smooth);
       runs.set(wanted.specs);
