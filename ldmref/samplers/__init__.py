@@ -33,7 +33,9 @@ from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
     PerpendicularNegative,
     PerturbedAttention,
+    SkipLayers,
 )
+from ldmref.samplers.guidance_norms import MagnitudeAware, Renormalized, Tangential, ZeroStar
 from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance
 from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
 from ldmref.samplers.heunpp import heunpp2
@@ -73,13 +75,14 @@ from ldmref.samplers.unipc import unipc
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
     "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History",
-    "Interval", "LimitedInterval", "Noise", "NoisePath", "PerpendicularNegative",
-    "PerturbedAttention", "Rescale", "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State",
-    "Step", "Stepped", "Streams", "Threshold", "ancestral", "cfgpp", "churn", "configured_step",
-    "deis", "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
-    "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance",
-    "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
-    "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
+    "Interval", "LimitedInterval", "MagnitudeAware", "Noise", "NoisePath", "PerpendicularNegative",
+    "PerturbedAttention", "Renormalized", "Rescale", "Sampler", "Schedule", "SchedulerConfig",
+    "SkipLayers", "Spacing", "State", "Step", "Stepped", "Streams", "Tangential", "Threshold",
+    "ZeroStar", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
+    "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
+    "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance", "get_sampler",
+    "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn", "heunpp2",
+    "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
     "moment_weights", "on_ratio", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample",
     "seeds_2", "seeds_3", "sigma_grid", "tcd", "unipc", "with_noise",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ MODULES = (
     "score_batches",
     "guidance",
     "guidance_directions",
+    "guidance_norms",
     "guidance_batches",
     "autoencoders",
     "autoencoders_latents",
