@@ -38,6 +38,7 @@ MODULES = (
     "samplers",
     "samplers_multistep",
     "samplers_guided",
+    "samplers_editing",
     "samplers_ends",
     "samplers_published",
     "evaluation",
