@@ -177,5 +177,5 @@ def guidance_cases() -> Iterator[ValueCase]:
 
 
 def on(guidance: Any) -> str:
-    """Return what a guidance combines: "x0" or the network's "prediction"."""
-    return "x0" if guidance.on_x0 else "prediction"
+    """Return what a guidance combines: "x0", "flow" (velocities) or the network's "prediction"."""
+    return guidance.combines("prediction")

@@ -155,6 +155,9 @@ class RoundedGuidance(Guidance):
     def __post_init__(self) -> None:
         """Leave the fields unchecked: they are not declared parameters."""
 
+    def combines(self, prediction_type: str) -> str:
+        return self.inner.combines(prediction_type)
+
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return self.inner.needs(sigma, cfg_scale)
 

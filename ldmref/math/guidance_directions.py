@@ -87,7 +87,7 @@ def perturbed_attention_guidance(
     f is the prediction so far: the conditional one, or that of classifier-free guidance. f_p is
     the conditional prediction of the same network with its self-attention maps replaced by the
     identity (`identity_attention` of `ldmref.models.unet.unet`), which loses the structure of the
-    image.
+    image. Skip-layer guidance is the same formula, with f_p of a transformer without some layers.
 
     Args:
         guided: f, (n, ...), real floating.
@@ -100,7 +100,7 @@ def perturbed_attention_guidance(
 
     Accuracy: 3 ulp of the larger term.
     Source: Ahn et al. 2024, arXiv:2403.17377, section 4.2, and published code for the sum with
-        classifier-free guidance.
+        classifier-free guidance; Stability-AI/sd3.5, sd3_impls.py, for skipped layers.
 
     >>> import numpy as np
     >>> perturbed_attention_guidance(*np.asarray([[5.0], [2.0], [1.5]]), 3.0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from ldmref.errors import UsageError
 from ldmref.models.params import Spec
 
 
@@ -170,6 +171,21 @@ class DeclaredNetwork:
         }
         known = defaults | dict(self.settings) | dict(arrays)
         return [known[name] for name in self.arguments[3:]]
+
+    def check_steering(self, model: str, steering: Mapping[str, Any]) -> None:
+        """Refuse what steers a denoiser that does not take it.
+
+        Args:
+            model: The name of the model.
+            steering: Values by argument; empty ones are no steering.
+
+        Raises:
+            UsageError: A value for an argument that the function does not have.
+        """
+        for name, value in steering.items():
+            if value and name not in self.arguments[3:]:
+                message = f"{model!r} takes no {name}"
+                raise UsageError(message, code="E-FAMILY", hint="leave it out")
 
     def input_of(self, argument: str) -> NetworkInput | None:
         """Return the input of an argument.

@@ -49,6 +49,11 @@ class DenoiserConfig:
         return 1
 
     @property
+    def skippable_layers(self) -> int:
+        """The number of layers of which `skip_layers` may leave some out; 0: it takes none."""
+        return 0
+
+    @property
     def reads_guidance(self) -> bool:
         """Whether the network takes the guidance scale as an input, `guidance`."""
         return False

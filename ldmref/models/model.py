@@ -214,6 +214,7 @@ class LatentDiffusion(ImageNetworks):
         context: Array | Conditioning | None = None,
         control: Residuals | None = None,
         identity_attention: Sequence[str] = (),
+        skip_layers: Sequence[int] = (),
     ) -> Array:
         """Return the prediction of eps, v or x0, as `config.scheduler.prediction_type` says.
 
@@ -226,15 +227,17 @@ class LatentDiffusion(ImageNetworks):
             control: The output of ControlNets (`ControlNet.residuals`). None: none.
             identity_attention: Parts of the U-Net, `down`, `mid` or `up`, whose self-attention maps
                 are replaced by the identity.
+            skip_layers: Blocks of a transformer that are left out, by number.
 
         Returns:
             The prediction, (n, c, h, w); `predict_with_variance` also returns a learned variance.
 
         Raises:
-            UsageError: The network does not take ControlNets or the identity as attention.
+            UsageError: The network takes no ControlNets, identity as attention or skipped layers.
         """
         z = self.config.vae.latent_channels
-        output = self.predict_with_variance(latents, t, context, control, identity_attention)
+        steering = {"identity_attention": identity_attention, "skip_layers": skip_layers}
+        output = self.predict_with_variance(latents, t, context, control, **steering)
         return output[:, :z, ...]
 
     def predict_with_variance(
@@ -243,14 +246,15 @@ class LatentDiffusion(ImageNetworks):
         t: Array,
         context: Array | Conditioning | None = None,
         control: Residuals | None = None,
-        identity_attention: Sequence[str] = (),
+        **steering: Sequence[Any],
     ) -> Array:
         """Return the whole output of the denoiser: with a learned variance, also v of
         `learned_range_logvar`.
 
         Args:
-            latents, t, context, control, identity_attention: As for `predict`: (n, c, h, w), (n,)
-                and (n, l, d); None: no text, no ControlNets.
+            latents, t, context, control: As for `predict`: (n, c, h, w), (n,) and (n, l, d); None:
+                no text, no ControlNets.
+            steering: `identity_attention` and `skip_layers`, as for `predict`.
 
         Returns:
             (n, c, h, w), or (n, 2 c, h, w) with a learned variance.
@@ -263,16 +267,12 @@ class LatentDiffusion(ImageNetworks):
         t = ops.own("t", t)
         arrays: dict[str, Any] = convert_conditioning(ops, context).arrays
         declared = self.denoiser
-        names = declared.arguments[3:]
         with ops.inference():
-            residuals = convert_residuals(ops, control)
-            steering = {"control": residuals, "identity_attention": tuple(identity_attention)}
-            for name, value in steering.items():
-                if value and name not in names:
-                    message = f"{self.config.name!r} takes no {name}"
-                    raise UsageError(message, code="E-FAMILY", hint="leave it out")
+            steered: dict[str, Any] = {name: tuple(value) for name, value in steering.items()}
+            steered["control"] = convert_residuals(ops, control)
+            declared.check_steering(self.config.name, steered)
             network = self._compile(declared.function, declared.params)
-            arguments = declared.arrange(arrays | steering)
+            arguments = declared.arrange(arrays | steered)
             return network(self.config.denoiser, latents, t, *arguments)
 
     def unet(

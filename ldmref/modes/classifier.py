@@ -17,6 +17,7 @@ from ldmref.models.classifier import ClassifierConfig, classifier
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Params, tree_map
 from ldmref.samplers.interfaces import Denoiser
+from ldmref.samplers.path import PURE_NOISE, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.spacings import timesteps_at
 
@@ -77,7 +78,11 @@ class LatentClassifier:
 
 
 def classifier_denoiser(
-    denoise: Denoiser, guide: LatentClassifier, label: int, scale: float
+    denoise: Denoiser,
+    guide: LatentClassifier,
+    label: int,
+    scale: float,
+    path: NoisePath = VE,
 ) -> Denoiser:
     r"""Return a denoiser of p(x) p(y | x)^s, from a denoiser of p(x).
 
@@ -88,13 +93,21 @@ def classifier_denoiser(
         guide: The classifier of the same latents.
         label: The index of the class, see `LatentClassifier.label`.
         scale: s; at 0 the result equals `denoise`.
+        path: The path of x and sigma; `FLOW` for models of flow matching. The classifier sees
+            x / alpha, which is x0 + sigma eps at the same ratio of noise to data, and is not asked
+            about pure noise, which belongs to no class.
 
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.2, in these coordinates.
     """
 
     def guided(x: Array, sigma: float) -> Array:
-        score = score_from_denoised(x, denoise(x, sigma), sigma)
-        score = classifier_guidance(score, guide.gradient(x, sigma, label), scale)
-        return denoised_from_score(x, score, sigma)
+        x0 = denoise(x, sigma)
+        ratio = path.ratio(sigma)
+        if ratio >= PURE_NOISE:
+            return x0
+        z = x * (1.0 + path.fade * ratio)
+        score = score_from_denoised(z, x0, ratio)
+        score = classifier_guidance(score, guide.gradient(z, ratio, label), scale)
+        return denoised_from_score(z, score, ratio)
 
     return guided

@@ -31,7 +31,7 @@ from ldmref.samplers import (
     guided_denoiser,
 )
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.guidance import PERTURBED
+from ldmref.samplers.guidance import steering_of
 from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas, timestep_at
 
@@ -75,7 +75,7 @@ def model_denoiser(
         sigma: float,
         interval: Interval | None,
         names: tuple[str, ...],
-        identity: Sequence[str] = (),
+        **steering: tuple[Any, ...],
     ) -> Array:
         """Predict for the conditionings of these names, one after the other in one batch."""
         xt = repeat(ops, xt, xt.shape[0] * len(names))
@@ -84,11 +84,9 @@ def model_denoiser(
         x = ops.cast(xt, ops.dtype)
         conditioning = joined(names)
         acting = [control for control in controls if control.acts_at(sigma, interval)]
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = dict(steering)
         if acting:
             more["control"] = sum_residuals(acting, x, t, conditioning)
-        if identity:
-            more["identity_attention"] = identity
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
         return ops.cast(model.predict(x, t, conditioning, **more), ops.state_dtype)
@@ -97,15 +95,15 @@ def model_denoiser(
         xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
     ) -> list[Array]:
         n = xt.shape[0]
-        plain = tuple(name for name in names if name not in PERTURBED)
+        plain = tuple(name for name in names if not steering_of(name))
         predictions = {}
         if plain:
             together = predict(xt, sigma, interval, plain)
             for i, name in enumerate(plain):
                 predictions[name] = together[i * n : i * n + n, ...]
         for name in names:
-            if name in PERTURBED:
-                predictions[name] = predict(xt, sigma, interval, ("cond",), PERTURBED[name])
+            if steering := steering_of(name):
+                predictions[name] = predict(xt, sigma, interval, ("cond",), **steering)
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type

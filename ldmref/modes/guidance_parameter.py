@@ -7,8 +7,9 @@ from typing import Any
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
-from ldmref.samplers.guidance import CODE
+from ldmref.samplers.guidance import CODE, steering_of
 from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.support.config import read_number
 
@@ -28,6 +29,8 @@ def parse_guidance(text: str) -> dict[str, Any]:
 
     >>> parse_guidance("interval:low=0.2,high=3")
     {'name': 'interval', 'low': 0.2, 'high': 3}
+    >>> parse_guidance("slg:layers=7+8")
+    {'name': 'slg', 'layers': [7, 8]}
     """
     name, colon, rest = text.partition(":")
     parameters = {}
@@ -40,6 +43,9 @@ def parse_guidance(text: str) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
+    parts = text.split("+")
+    if len(parts) > 1 and all(part.strip().isdecimal() for part in parts):
+        return [int(part) for part in parts]
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     for kind in (int, float):
@@ -55,6 +61,7 @@ def choose_guidance(
     asked: str | Mapping[str, Any] | Guidance | None,
     negative_prompts: Sequence[str],
     embeddings: Mapping[str, Any] | None,
+    sampler: Sampler,
 ) -> Guidance:
     """Return the guidance of a job: classifier-free, or that of a network that reads the scale.
 
@@ -63,12 +70,15 @@ def choose_guidance(
     """
     guidance = PLAIN if asked is None else get_guidance(asked)
     if not config.denoiser.reads_guidance:
+        check_perturbed(config, guidance)
         return guidance
     second = ""
     if guidance not in (PLAIN, EMBEDDED):
         second = f"guidance {guidance.name!r}"
     elif any(negative_prompts) or "negative_prompt_embeds" in (embeddings or {}):
         second = "negative prompt"
+    elif sampler.unconditional:
+        second = f"sampler {sampler.name!r}, which guides by two predictions"
     if second:
         raise UsageError(
             f"{config.name!r} reads the guidance scale itself, so it takes no {second}",
@@ -76,6 +86,27 @@ def choose_guidance(
             hint="leave it out; cfg_scale is the scale that the network reads",
         )
     return EMBEDDED
+
+
+def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
+    """Refuse a guidance that needs the network in a way in which it cannot be perturbed."""
+    if not guidance.perturbed:
+        return
+    takes = family_of(config).declared(config, config.denoiser.network).arguments
+    layers = config.denoiser.skippable_layers
+    for name in guidance.perturbed:
+        steering = steering_of(name)
+        unknown = [argument for argument in steering if argument not in takes]
+        problem = f"takes no {unknown[0]}" if unknown else ""
+        if not problem and any(layer >= layers for layer in steering.get("skip_layers", ())):
+            problem = f"has the layers 0 to {layers - 1}"
+        if problem:
+            raise UsageError(
+                f"guidance {guidance.name!r} needs the prediction {name!r}, but {config.name!r} "
+                f"{problem}",
+                code=CODE,
+                hint="take another guidance, or other layers",
+            )
 
 
 def guidance_record(guidance: Guidance) -> dict[str, Any]:

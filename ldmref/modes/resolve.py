@@ -85,7 +85,7 @@ def resolve(
         "eta": sampler.eta if asked.eta is None else asked.eta,
         "width": asked.width or defaults.width,
         "height": asked.height or defaults.height,
-        "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings),
+        "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler),
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
         "strength": strength,

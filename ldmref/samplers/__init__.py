@@ -19,6 +19,7 @@
 | `diffusers/`     | conventions of diffusers' schedulers                                       |
 """
 
+from ldmref.samplers.autoguidance import autoguidance
 from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import churn, euler_churn, heun_churn
 from ldmref.samplers.config import SchedulerConfig
@@ -27,13 +28,16 @@ from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from ldmref.samplers.editing import flow_edit, toward_data, toward_noise
 from ldmref.samplers.er_sde import er_sde
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
     PerpendicularNegative,
     PerturbedAttention,
+    SkipLayers,
 )
+from ldmref.samplers.guidance_norms import MagnitudeAware, Renormalized, Tangential, ZeroStar
 from ldmref.samplers.guidance_registry import GUIDANCES, get_guidance
 from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
 from ldmref.samplers.heunpp import heunpp2
@@ -59,6 +63,7 @@ from ldmref.samplers.noise import Streams
 from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.ratio import on_ratio
+from ldmref.samplers.rectified_cfgpp import rectified_cfgpp
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
@@ -73,15 +78,17 @@ from ldmref.samplers.unipc import unipc
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
     "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History",
-    "Interval", "LimitedInterval", "Noise", "NoisePath", "PerpendicularNegative",
-    "PerturbedAttention", "Rescale", "Sampler", "Schedule", "SchedulerConfig", "Spacing", "State",
-    "Step", "Stepped", "Streams", "Threshold", "ancestral", "cfgpp", "churn", "configured_step",
-    "deis", "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
-    "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "get_guidance",
-    "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
-    "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
-    "moment_weights", "on_ratio", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample",
-    "seeds_2", "seeds_3", "sigma_grid", "tcd", "unipc", "with_noise",
+    "Interval", "LimitedInterval", "MagnitudeAware", "Noise", "NoisePath", "PerpendicularNegative",
+    "PerturbedAttention", "Renormalized", "Rescale", "Sampler", "Schedule", "SchedulerConfig",
+    "SkipLayers", "Spacing", "State", "Step", "Stepped", "Streams", "Tangential", "Threshold",
+    "ZeroStar", "ancestral", "autoguidance", "cfgpp", "churn", "configured_step", "deis",
+    "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
+    "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "flow_edit",
+    "get_guidance", "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun",
+    "heun_churn", "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms",
+    "make_schedule", "midpoint", "moment_weights", "on_ratio", "pndm", "rectified_cfgpp",
+    "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "seeds_2", "seeds_3", "sigma_grid",
+    "tcd", "toward_data", "toward_noise", "unipc", "with_noise",
 ]  # fmt: skip
 
 

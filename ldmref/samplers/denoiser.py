@@ -7,6 +7,7 @@ matching for one that predicts a velocity. x is scaled to them at the same ratio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from ldmref.errors import UsageError
@@ -14,7 +15,8 @@ from ldmref.math.arrays import Array
 from ldmref.math.flow import x0_from_velocity
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance
+from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance, skipped, steering_of
+from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval
 from ldmref.samplers.path import FLOW, VE, NoisePath
 
@@ -53,8 +55,8 @@ class Evaluation(NamedTuple):
         predictions: The predicted x0 of each condition by name, in the order of the network's
             batch.
         x0: The guided prediction.
-        outputs: What the guidance combined, by name: the network's outputs, or the predicted x0 of
-            a guidance with `on_x0`.
+        outputs: What the guidance combined, by name: the network's outputs, or what they were
+            converted to (`Guidance.combines`).
         guided: The result of the guidance, of the same kind.
     """
 
@@ -98,7 +100,9 @@ def guided_denoiser(
 
     Raises:
         KeyError: `prediction_type` is not one of these.
-        UsageError: The guidance asks for a prediction that does not exist (raised by the denoiser).
+        UsageError: The guidance asks for a prediction that does not exist, or combines velocities
+            at sigma 0; or the step needs a second prediction that the network does not have
+            (raised by the denoiser).
 
     >>> import numpy as np
     >>> from ldmref.samplers import get_guidance, guided_denoiser
@@ -109,7 +113,8 @@ def guided_denoiser(
     array([[3., 3.]])
     """
     to_x0 = TO_X0[prediction_type]
-    on_x0 = guidance.on_x0
+    combined = guidance.combines(prediction_type)
+    from_combined = TO_X0[combined]
 
     def predict(
         x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
@@ -118,22 +123,24 @@ def guided_denoiser(
         xt, level = in_own_scale(prediction_type, x, sigma, path)
         needed = {*guidance.needs(ratio, cfg_scale)}
         if unconditional:
+            require_second(guidance)
             needed.add("uncond")
         names = _in_order(needed, guidance)
         predictions = dict(zip(names, network(xt, sigma, names, interval), strict=True))
-        if on_x0:
+        if combined != prediction_type:
             predictions = {name: to_x0(xt, y, level) for name, y in predictions.items()}
+            if combined == "flow":
+                xt, level = in_own_scale("flow", x, sigma, path)
+                velocity = partial(velocity_from_x0, guidance, xt, level)
+                predictions = {name: velocity(x0) for name, x0 in predictions.items()}
         y, memory = guidance(predictions, ratio, cfg_scale, memory)
-        x0 = y if on_x0 else to_x0(xt, y, level)
+        x0 = from_combined(xt, y, level)
         if observe is not None:
-            clean = predictions
-            if not on_x0:
-                clean = {name: to_x0(xt, y, level) for name, y in predictions.items()}
+            clean = {name: from_combined(xt, y, level) for name, y in predictions.items()}
             observe(Evaluation(x, sigma, interval, clean, x0, predictions, y))
         if not unconditional:
             return Guided(x0, None, memory)
-        uncond = predictions["uncond"]
-        return Guided(x0, uncond if on_x0 else to_x0(xt, uncond, level), memory)
+        return Guided(x0, from_combined(xt, predictions["uncond"], level), memory)
 
     return GuidedDenoiser(predict, guidance.remembers)
 
@@ -163,15 +170,39 @@ def in_own_scale(
     return x * (alpha_bar**0.5 if path is VE else 1.0 / path.spread(sigma)), alpha_bar
 
 
+def require_second(guidance: Guidance) -> None:
+    """Refuse a second prediction of a network that reads the guidance scale itself.
+
+    Raises:
+        UsageError: Both predictions would have the scale, and their difference is no guidance.
+    """
+    if isinstance(guidance, EmbeddedScale):
+        message = "CFG++ needs two predictions, but this network reads the guidance scale itself"
+        raise UsageError(message, code=CODE, hint="take the step of euler or ddim")
+
+
+def velocity_from_x0(guidance: Guidance, xs: Array, s: float, x0: Array) -> Array:
+    """Return the velocity eps - x0 of a prediction of x0, for x_s at flow time s.
+
+    Raises:
+        UsageError: s is 0, where x0 says nothing about the velocity.
+    """
+    if s == 0.0:
+        message = f"guidance {guidance.name!r} combines velocities, which do not exist at sigma 0"
+        raise UsageError(message, code=CODE, hint="sigma above 0")
+    return (xs - x0) / s
+
+
 def _in_order(names: set[str], guidance: Guidance) -> tuple[str, ...]:
     """Return names of predictions in the order of `PREDICTIONS`.
 
     Raises:
         UsageError: The guidance asks for another prediction, or for none.
     """
-    unknown = sorted(names.difference(PREDICTIONS))
+    others = sorted(names.difference(PREDICTIONS))
+    unknown = [name for name in others if not steering_of(name)]
     if unknown or not names:
         asks = f"the prediction {unknown[0]!r}" if unknown else "no prediction"
-        hint = f"known: {', '.join(PREDICTIONS)}"
+        hint = f"known: {', '.join(PREDICTIONS)}, {skipped((7, 8, 9))}"
         raise UsageError(f"guidance {guidance.name!r} needs {asks}", code=CODE, hint=hint)
-    return tuple(name for name in PREDICTIONS if name in names)
+    return (*(name for name in PREDICTIONS if name in names), *others)

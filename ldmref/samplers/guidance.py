@@ -23,7 +23,7 @@ It is loaded only when its name is asked for. The guidances of ldmref are in `gu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,6 +41,30 @@ PERTURBED = {
     "perturbed_all": ("down", "mid", "up"),
 }
 PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED)
+SKIPPED = "skipped_"  # predictions without some layers of the network: "skipped_7_8_9"
+
+
+def skipped(layers: Sequence[int]) -> str:
+    """Return the name of the prediction without these layers of the network.
+
+    >>> skipped((7, 8, 9))
+    'skipped_7_8_9'
+    """
+    return SKIPPED + "_".join(map(str, layers))
+
+
+def steering_of(name: str) -> dict[str, tuple[Any, ...]]:
+    """Return what the network of a perturbed prediction gets, by argument; {} for other names.
+
+    >>> steering_of("skipped_7_8"), steering_of("cond")
+    ({'skip_layers': (7, 8)}, {})
+    """
+    if name in PERTURBED:
+        return {"identity_attention": PERTURBED[name]}
+    numbers = name.removeprefix(SKIPPED).split("_")
+    if name.startswith(SKIPPED) and all(number.isdecimal() for number in numbers):
+        return {"skip_layers": tuple(map(int, numbers))}
+    return {}
 
 
 @dataclass(frozen=True)
@@ -54,7 +78,9 @@ class Guidance:
         name: Name that images record, and the name of the entry point.
         source: The paper or code, with equation or algorithm.
         on_x0: Whether predictions are converted to x0 first; otherwise they are the network's own
-            output (eps, v or x0).
+            output (eps, v, x0 or velocity).
+        on_velocity: Whether predictions are converted to velocities eps - x0 first, those of flow
+            matching at the same ratio of noise to data.
 
     Raises:
         UsageError: A parameter is not as declared.
@@ -77,6 +103,7 @@ class Guidance:
     name: ClassVar[str] = "custom"
     source: ClassVar[str] = ""
     on_x0: ClassVar[bool] = False
+    on_velocity: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         try:
@@ -89,12 +116,28 @@ class Guidance:
         """Whether `memory` is passed from step to step."""
         return False
 
+    @property
+    def perturbed(self) -> tuple[str, ...]:
+        """The names of the predictions of a perturbed network that it needs at some noise level."""
+        return ()
+
+    def combines(self, prediction_type: str) -> str:
+        """Return what it combines: `x0`, `flow` (velocities), or what the network predicts.
+
+        Args:
+            prediction_type: What the network predicts: `eps`, `v`, `x0` or `flow`.
+        """
+        if self.on_x0:
+            return "x0"
+        return "flow" if self.on_velocity else prediction_type
+
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         """Return the names of the predictions that are needed at a noise level.
 
         `cond` is with the prompt, `uncond` with the negative prompt, which is empty by default,
-        `empty` always with the empty prompt, and `perturbed_mid` (`_down`, `_up`, `_all`) with the
-        prompt and perturbed self-attention. By default `uncond` and `cond`, or only one of them
+        `empty` always with the empty prompt, `perturbed_mid` (`_down`, `_up`, `_all`) with the
+        prompt and perturbed self-attention, and `skipped_7_8` with the prompt and without these
+        layers of the network. By default `uncond` and `cond`, or only one of them
         where the scale makes that the result.
 
         Args:

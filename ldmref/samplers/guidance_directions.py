@@ -6,14 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ldmref.declare import Doc, Range, document_fields
+from ldmref.declare import Doc, Length, Range, document_fields
 from ldmref.math.guidance_directions import (
     adaptive_projected_guidance,
     perpendicular_negative_guidance,
     perturbed_attention_guidance,
 )
-from ldmref.samplers.guidance import Guidance
-from ldmref.samplers.guidances import GuidanceResult, Predictions, classifier_free
+from ldmref.samplers.guidance import Guidance, skipped
+from ldmref.samplers.guidances import (
+    GuidanceResult,
+    Predictions,
+    check_interval,
+    classifier_free,
+)
 from ldmref.samplers.interfaces import History
 
 
@@ -91,11 +96,13 @@ class PerturbedAttention(Guidance):
         Literal["down", "mid", "up", "all"], Doc("Part of the U-Net whose attention is perturbed.")
     ] = "mid"
 
+    @property
+    def perturbed(self) -> tuple[str, ...]:
+        """The prediction with perturbed self-attention, unless the scale is 0."""
+        return (f"perturbed_{self.layers}",) if self.scale else ()
+
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
-        names = super().needs(sigma, cfg_scale)
-        if self.scale == 0.0:
-            return names
-        return (*(("uncond",) if "uncond" in names else ()), "cond", f"perturbed_{self.layers}")
+        return with_perturbed(super().needs(sigma, cfg_scale), self.perturbed)
 
     def __call__(
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory
@@ -106,6 +113,79 @@ class PerturbedAttention(Guidance):
         cond = predictions["cond"]
         perturbed = predictions[f"perturbed_{self.layers}"]
         return perturbed_attention_guidance(guided, cond, perturbed, self.scale), ()
+
+
+def with_perturbed(names: tuple[str, ...], perturbed: tuple[str, ...]) -> tuple[str, ...]:
+    """Add predictions of the perturbed network, and the conditional one that they belong to."""
+    return (*dict.fromkeys((*names, "cond", *perturbed)),) if perturbed else names
+
+
+@document_fields
+@dataclass(frozen=True)
+class SkipLayers(Guidance):
+    r"""Guidance away from the prediction without some layers of the transformer (SLG).
+
+    .. math:: \hat f' = \hat f + t\,(f_c - f_{skipped}) \text{ for }
+              \sigma_{low} < \sigma \le \sigma_{high}
+
+    with \hat f of classifier-free guidance and t the scale of this guidance. The defaults are those
+    of Stable Diffusion 3.5 medium: 0.01 to 0.2 of the steps at its shift of 3, as noise levels.
+
+    Raises:
+        UsageError: A parameter is not as declared, or `low` is not below `high`.
+
+    Source: Stability-AI/sd3.5, sd3_impls.py (`SkipLayerCFGDenoiser`); Hyung et al. 2024,
+    arXiv:2411.18664 (`ldmref.math.perturbed_attention_guidance`).
+
+    >>> from ldmref.samplers import SkipLayers
+    >>> SkipLayers().needs(20.0, 5.0), SkipLayers().needs(1.0, 5.0)
+    (('uncond', 'cond', 'skipped_7_8_9'), ('uncond', 'cond'))
+    """
+
+    name = "slg"
+    source = "Stability-AI/sd3.5, sd3_impls.py; arXiv:2411.18664"
+    scale: Annotated[
+        float, Range(0.0, 1000.0), Doc("Strength; 0 is classifier-free guidance alone.")
+    ] = 2.8
+    layers: Annotated[
+        tuple[int, ...], Range(0, 999), Length(1, 100), Doc("Blocks that are left out, from 0.")
+    ] = (7, 8, 9)
+    low: Annotated[float, Range(0.0, 1e12), Doc("It acts above this sigma.")] = 12.0
+    high: Annotated[float, Range(0.0, 1e12), Doc("It acts up to this sigma.")] = 300.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_interval(self.name, self.low, self.high)
+
+    @property
+    def perturbed(self) -> tuple[str, ...]:
+        """The prediction without the layers, unless the scale is 0."""
+        return (skipped(self.layers),) if self.scale else ()
+
+    def acts(self, sigma: float) -> bool:
+        """Return whether layers are left out.
+
+        Args:
+            sigma: The noise level.
+        """
+        return self.scale != 0.0 and self.low < sigma <= self.high
+
+    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
+        names = super().needs(sigma, cfg_scale)
+        return with_perturbed(names, self.perturbed) if self.acts(sigma) else names
+
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
+        guided = classifier_free(predictions, cfg_scale)
+        if not self.acts(sigma):
+            return guided, ()
+        cond = predictions["cond"]
+        without = predictions[skipped(self.layers)]
+        return perturbed_attention_guidance(guided, cond, without, self.scale), ()
+
+    def evaluations(self, cfg_scale: float) -> int:
+        return len(self.needs(self.high, cfg_scale))
 
 
 @document_fields

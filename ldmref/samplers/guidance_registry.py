@@ -11,7 +11,9 @@ from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
     PerpendicularNegative,
     PerturbedAttention,
+    SkipLayers,
 )
+from ldmref.samplers.guidance_norms import MagnitudeAware, Renormalized, Tangential, ZeroStar
 from ldmref.samplers.guidances import ClassifierFree, LimitedInterval, Rescale, Threshold
 from ldmref.support.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 
@@ -23,6 +25,11 @@ BUILT_IN = (
     PerpendicularNegative,
     PerturbedAttention,
     AdaptiveProjected,
+    SkipLayers,
+    ZeroStar,
+    Renormalized,
+    Tangential,
+    MagnitudeAware,
 )
 
 GUIDANCES: dict[str, type[Guidance]] = {guidance.name: guidance for guidance in BUILT_IN}

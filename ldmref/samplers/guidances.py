@@ -173,6 +173,17 @@ class Threshold(Guidance):
         return dynamic_threshold(guided, self.ratio, bound), ()
 
 
+def check_interval(name: str, low: float, high: float) -> None:
+    """Refuse an interval of noise levels that is empty.
+
+    Raises:
+        UsageError: `low` is not below `high`.
+    """
+    if low >= high:
+        message = f"{name}.low must be below {name}.high, not {low:g} and {high:g}"
+        raise UsageError(message, code=CODE)
+
+
 @document_fields
 @dataclass(frozen=True)
 class LimitedInterval(Guidance):
@@ -200,11 +211,7 @@ class LimitedInterval(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.low >= self.high:
-            raise UsageError(
-                f"interval.low must be below interval.high, not {self.low:g} and {self.high:g}",
-                code=CODE,
-            )
+        check_interval(self.name, self.low, self.high)
 
     def scale_at(self, sigma: float, cfg_scale: float) -> float:
         """Return the scale at noise level `sigma`: `cfg_scale` in the interval, 1 outside."""

@@ -10,6 +10,7 @@ import numpy as np
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, State, Step, Stepped
 from ldmref.samplers.loop import sample
+from ldmref.samplers.path import VE, NoisePath
 from ldmref.samplers.steps import ancestral, euler_step
 
 
@@ -18,6 +19,7 @@ def invert(
     x: Array,
     sigmas: Sequence[float] | np.ndarray,
     step: Step | None = None,
+    path: NoisePath = VE,
 ) -> Iterator[State]:
     r"""Run a deterministic sampler over increasing `sigmas`; by default DDIM (DDIM inversion).
 
@@ -33,7 +35,9 @@ def invert(
         sigmas: Increasing noise levels, (n + 1,). The first must be positive because the slope
             (x - x0) / sigma does not exist at 0; the smallest sigma of the network's training is a
             good choice.
-        step: Step of a deterministic sampler in `SAMPLERS`; None: DDIM.
+        step: Step of a deterministic sampler in `SAMPLERS`; None: DDIM. On `FLOW`, `midpoint` is
+            RF-Solver.
+        path: The path of x and the levels.
 
     Returns:
         An iterator of `State`, as from `sample`; the x of the last state is the noise.
@@ -53,7 +57,7 @@ def invert(
     sigmas = [float(sigma) for sigma in sigmas]
     if not sigmas or sigmas[0] <= 0.0 or any(b <= a for a, b in pairwise(sigmas)):
         raise ValueError(f"inversion needs increasing sigmas above 0, not {sigmas}")
-    return sample(denoise, x, sigmas, ancestral(0.0) if step is None else step)
+    return sample(denoise, x, sigmas, ancestral(0.0) if step is None else step, path=path)
 
 
 def implicit(iterations: int = 5) -> Step:

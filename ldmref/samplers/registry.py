@@ -217,8 +217,7 @@ _SAMPLERS: dict[str, Sampler] = {
         _EXP_HEUN, 2, 2, True, "ComfyUI, sample_exp_heun_2_x0_sde", eta=1.0),
     "er_sde": Sampler(er_sde, 1, 1, True, "arXiv:2309.06169, algorithm 3"),
     "ddim_cfgpp": Sampler(
-        cfgpp, 1, 1, False, f"{_CFGPP}, algorithm 2",
-        eta=0.0, unconditional=True, family="ddim"),
+        cfgpp, 1, 1, False, f"{_CFGPP}, algorithm 2", eta=0.0, unconditional=True, family="ddim"),
     "euler_cfgpp": Sampler(
         partial(cfgpp, eta=0.0), 1, 1, False, f"{_CFGPP}, algorithm 2", unconditional=True),
     "lcm": Sampler(
@@ -255,6 +254,7 @@ ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "euler_cfg_pp": "euler_cfgpp",
     "euler cfg++": "euler_cfgpp",
     "plms": "pndm",
+    "rf_solver": "midpoint",
     "uni_pc": "unipc",
 }
 """The names of other programs, in lower case, each with the name in `SAMPLERS`."""

@@ -167,7 +167,7 @@ class TraceObserver(RunObserver):
 
     def _kind_of_outputs(self) -> str:
         config = self.model.config.scheduler
-        return "x0" if self.job.guidance.on_x0 else config.prediction_type
+        return self.job.guidance.combines(config.prediction_type)
 
 
 def number_draws(draws: Sequence[Array]) -> dict[str, Array]:

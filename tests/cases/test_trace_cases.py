@@ -239,7 +239,7 @@ class SwappedGuidance:
 
     def __init__(self, inner):
         self.inner = inner
-        self.on_x0 = inner.on_x0
+        self.combines = inner.combines
         self.remembers = inner.remembers
         self.needs = inner.needs
 

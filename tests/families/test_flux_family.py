@@ -87,6 +87,25 @@ def test_true_guidance_is_that_of_diffusers(made):
     compare(modes.txt2img(model, PROMPT, latents=LATENTS, **options, **SIZE), want)
 
 
+def test_the_network_that_reads_the_scale_takes_no_second_prediction(made):
+    """CFG++ would take the difference of two predictions that both have the scale."""
+    model = ldmref.load(made[1])
+    for asked in ({"sampler": "euler_cfgpp"}, {"guidance": "cfg_zero"}, {"guidance": "slg"}):
+        with pytest.raises(LdmrefError, match="reads the guidance scale itself") as caught:
+            modes.plan("txt2img", model, prompt="cat", **asked)
+        assert caught.value.code == "E-GUIDANCE" and "\n" not in str(caught.value)
+    denoise = ldmref.denoiser(model, "cat")
+    with pytest.raises(LdmrefError, match="reads the guidance scale itself"):
+        denoise.guided(LATENTS, 0.5, unconditional=True)
+
+
+@SCHNELL
+def test_cfgpp_guides_a_network_without_the_scale(made):
+    model = ldmref.load(made[1])
+    options = {"seed": 1, "steps": 2, "cfg_scale": 0.6, "sampler": "euler_cfgpp"}
+    assert np.isfinite(modes.txt2img(model, "cat", **options, **SIZE).latents).all()
+
+
 def test_conditioning_is_that_of_diffusers(made):
     """T5's hidden states, and CLIP's last state at the end token."""
     pipe, folder = made

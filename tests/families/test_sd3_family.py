@@ -73,6 +73,55 @@ def test_images_are_those_of_diffusers(made, backend, scale):
     assert difference.max() <= 1
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_images_with_skipped_layers_are_those_of_diffusers(made, backend):
+    """Steps 1 and 2 of 5: diffusers counts steps, here the noise levels of the schedule."""
+    pipe, folder = made
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 12)).astype(np.float32)
+    sizes = {"width": 24, "height": 16}
+    options = {"guidance_scale": 4.0, "num_inference_steps": 5, "output_type": "np"}
+    skipping = {"skip_guidance_layers": [1], "skip_layer_guidance_scale": 3.0}
+    window = {"skip_layer_guidance_start": 0.01, "skip_layer_guidance_stop": 0.6}
+    noise = torch.tensor(latents)
+    want, plain = (
+        pipe(PROMPT, latents=noise, **sizes, **options, **more).images[0]
+        for more in (skipping | window, {})
+    )
+    ratios = [s / max(1.0 - s, 1e-12) for s in pipe.scheduler.sigmas.tolist()]
+    low = 0.5 * (ratios[2] + ratios[3])
+    guidance = {"name": "slg", "layers": [1], "scale": 3.0, "low": low, "high": 1e4}
+    model = ldmref.load(folder, backend=backend)
+    found = modes.txt2img(
+        model, PROMPT, latents=latents, steps=5, cfg_scale=4.0, guidance=guidance, **sizes
+    )
+    difference = np.abs(np.asarray(found.images[0]).astype(int) - np.round(want * 255))
+    assert difference.max() <= 1
+    assert np.abs(want - plain).max() > 4 / 255
+    assert found.params["guidance"]["layers"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "problem"),
+    [
+        ({"name": "slg", "layers": [1, 3]}, "has the layers 0 to 2"),
+        ("pag", "takes no identity_attention"),
+    ],
+)
+def test_a_guidance_that_the_transformer_cannot_serve_is_refused_at_once(made, guidance, problem):
+    with pytest.raises(LdmrefError, match=problem) as caught:
+        modes.plan("txt2img", ldmref.load(made[1]), prompt="cat", guidance=guidance)
+    assert caught.value.code == "E-GUIDANCE" and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cfg_zero", "renorm", "tcfg", "mambo_g"])
+def test_guidance_of_flow_models(made, name):
+    model = ldmref.load(made[1])
+    options = {"seed": 1, "steps": 2, "cfg_scale": 5.0}
+    plain = modes.txt2img(model, "cat", **options).latents
+    found = modes.txt2img(model, "cat", guidance=name, **options).latents
+    assert np.isfinite(found).all() and not np.array_equal(found, plain)
+
+
 def test_conditioning_is_that_of_diffusers(made):
     """CLIP's hidden states are joined and filled up, T5's follow; pooled outputs are joined."""
     pipe, folder = made

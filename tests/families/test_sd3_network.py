@@ -23,10 +23,10 @@ def draw(rows, columns):
     return x, np.array([3.5, 700.0]), states, rng.standard_normal((2, 24))
 
 
-def predict(ops, theirs, config, arrays):
+def predict(ops, theirs, config, arrays, **options):
     params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
     with ops.inference():
-        output = transformer(ops, unflatten(params), config, *map(ops.asarray, arrays))
+        output = transformer(ops, unflatten(params), config, *map(ops.asarray, arrays), **options)
     return ops.to_numpy(output)
 
 
@@ -40,6 +40,20 @@ def test_the_transformer_is_that_of_diffusers(kind, backend, grid):
         want = theirs(x, states, pooled, t).sample.numpy()
     got = predict(get_backend(backend, dtype="float64"), theirs, config_of(kind), draw(*grid))
     assert np.abs(got - want).max() < 1e-12 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("skip", [(0,), (1, 2)])
+def test_blocks_can_be_left_out(kind, skip):
+    theirs = in_float64(make_transformer(kind))
+    x, t, states, pooled = map(torch.tensor, draw(3, 4))
+    with torch.no_grad():
+        want = theirs(x, states, pooled, t, skip_layers=list(skip)).sample.numpy()
+    ops = get_backend("numpy", dtype="float64")
+    got = predict(ops, theirs, config_of(kind), draw(3, 4), skip_layers=skip)
+    assert np.abs(got - want).max() < 1e-12 * np.abs(want).max()
+    whole = predict(ops, theirs, config_of(kind), draw(3, 4))
+    assert np.abs(got - whole).max() > 1e-3 * np.abs(want).max()
 
 
 @pytest.mark.parametrize("kind", KINDS)

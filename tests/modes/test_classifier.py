@@ -13,6 +13,8 @@ from ldmref.io.classifier import save_classifier  # noqa: E402
 from ldmref.models.classifier import ClassifierConfig, classifier_spec  # noqa: E402
 from ldmref.models.params import init  # noqa: E402
 from ldmref.modes.classifier import LatentClassifier, classifier_denoiser  # noqa: E402
+from ldmref.samplers import FLOW, VE  # noqa: E402
+from ldmref.testing.mixture import Mixture, three_modes  # noqa: E402
 
 CONFIG = ClassifierConfig(4, (8, 16), 1, 8, ("cat", "dog"))
 
@@ -49,6 +51,39 @@ def test_guidance_moves_x0_by_sigma_squared_times_the_gradient(folder):
     for scale in (0.0, 2.0):
         guided = classifier_denoiser(free, guide, guide.label("dog"), scale)(x, sigma)
         torch.testing.assert_close(guided, x0 + scale * sigma**2 * guide.gradient(x, sigma, 1))
+
+
+class MixtureClassifier:
+    """The exact classifier of the components of a mixture, of x0 + sigma eps."""
+
+    def __init__(self, problem):
+        self.problem = problem
+
+    def gradient(self, x, sigma, label):
+        slopes = self.problem.posterior_gradient(x, sigma)[:, label]
+        return slopes / self.problem.posterior(x, sigma)[:, label, None]
+
+
+@pytest.mark.parametrize("path", [VE, FLOW], ids=["ve", "flow"])
+@pytest.mark.parametrize("level", [0.2, 0.8])
+def test_the_exact_classifier_gives_the_denoiser_of_its_class(path, level):
+    """Bayes' rule, on both paths: p(x) p(y | x) is the density of one component."""
+    problem = three_modes()
+    one = Mixture(np.ones(1), problem.means[1:2], problem.stds[1:2])
+
+    def denoise(x, sigma):
+        return problem.denoise(x / path.alpha(sigma), path.ratio(sigma))
+
+    x = np.random.default_rng(0).standard_normal((6, 2))
+    guided = classifier_denoiser(denoise, MixtureClassifier(problem), 1, 1.0, path)
+    want = one.denoise(x / path.alpha(level), path.ratio(level))
+    np.testing.assert_allclose(guided(x, level), want, rtol=1e-9)
+
+
+def test_pure_noise_has_no_class():
+    guide = MixtureClassifier(three_modes())
+    guided = classifier_denoiser(lambda x, s: 0.5 * x, guide, 0, 3.0, FLOW)
+    assert guided(np.ones((2, 2)), 1.0).tolist() == [[0.5, 0.5]] * 2
 
 
 def test_mistakes(folder, tmp_path):

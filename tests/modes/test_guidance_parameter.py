@@ -14,11 +14,13 @@ from ldmref.modes.guidance_parameter import parse_guidance
 from ldmref.samplers import GUIDANCES
 
 SEEDED = dict(seed=1, steps=3, cfg_scale=3.0)
-OTHERS = sorted(set(GUIDANCES) - {"cfg"})
+OF_UNETS = sorted(set(GUIDANCES) - {"slg"})  # a U-Net has no blocks that can be left out
+OTHERS = sorted({*OF_UNETS} - {"cfg"})
 ACTING = {  # each changes the image of a small random network
     "interval": {"name": "interval", "low": 1.0, "high": 3.0},
     "apg": {"name": "apg", "radius": 0.5},
     "pag": {"name": "pag", "scale": 20.0, "layers": "all"},
+    "renorm": {"name": "renorm", "over": "token", "grow": True},
 }
 
 
@@ -102,7 +104,7 @@ def test_images_do_not_depend_on_their_batch(tiny64, name, batch_size):
     np.testing.assert_allclose(together.latents[:1], alone.latents, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(GUIDANCES))
+@pytest.mark.parametrize("name", OF_UNETS)
 @pytest.mark.parametrize("long_prompts", ["truncate", "chunk"])
 def test_every_guidance_with_two_text_encoders_and_long_prompts(two_encoders, name, long_prompts):
     got = modes.txt2img(
@@ -114,6 +116,19 @@ def test_every_guidance_with_two_text_encoders_and_long_prompts(two_encoders, na
         **SEEDED,
     )
     assert np.isfinite(got.latents).all()
+
+
+def test_a_u_net_has_no_layers_to_skip(tiny):
+    with pytest.raises(UsageError, match="takes no skip_layers") as caught:
+        modes.plan("txt2img", tiny, prompt="a", guidance={"name": "slg", "layers": [1]})
+    assert caught.value.code == "E-GUIDANCE" and "\n" not in str(caught.value)
+    plain = modes.plan("txt2img", tiny, prompt="a", guidance={"name": "slg", "scale": 0.0})
+    assert plain.job.guidance.evaluations(3.0) == 2
+
+
+def test_a_list_is_written_with_plus_signs():
+    assert parse_guidance("slg:layers=7+8,scale=2")["layers"] == [7, 8]
+    assert parse_guidance("own:name=a+b")["name"] == "a+b"
 
 
 def test_other_modes_take_it(tiny):

@@ -8,11 +8,12 @@ from closeness import close
 
 import ldmref
 from ldmref import math as lm
-from ldmref import modes
+from ldmref import modes, samplers
 from ldmref.models.unet import unet
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+from diffusers.guiders.magnitude_aware_guidance import MagnitudeAwareGuidance  # noqa: E402
 
 RNG = np.random.default_rng(0)
 UNCOND, COND, THIRD, FOURTH = RNG.standard_normal((4, 3, 4, 6, 5))
@@ -112,6 +113,128 @@ def test_perpendicular_negative_guidance(weight):
         want = UNCOND[one] + 6.0 * perp_neg_of_the_authors(positive, negative, weight).numpy()
         got = lm.perpendicular_negative_guidance(UNCOND, COND, THIRD, 6.0, weight)[one]
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+# -- guidance of flow families --------------------------------------------------------------------
+
+ROUNDED = dict(rtol=1e-5, atol=1e-5)  # diffusers' guiders compute in float32
+
+
+@pytest.mark.parametrize("original", [False, True])
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_zero_star_guidance(scale, original):
+    guider = diffusers.ClassifierFreeZeroStarGuidance(
+        guidance_scale=scale, use_original_formulation=original
+    )
+    guider.set_state(1, 4, torch.tensor(0))
+    want = guider.forward(*tensors(COND, UNCOND)).pred
+    got = lm.zero_star_guidance(UNCOND, COND, scale + original)
+    np.testing.assert_allclose(got, want, **ROUNDED)
+
+
+def test_zero_star_of_diffusers_begins_with_zero():
+    guider = diffusers.ClassifierFreeZeroStarGuidance(guidance_scale=4.0)
+    guider.set_state(0, 4, torch.tensor(0))
+    assert not guider.forward(*tensors(COND, UNCOND)).pred.any()
+    predictions = {"cond": COND}
+    assert not samplers.ZeroStar()(predictions, 2.0**40, 4.0, ())[0].any()
+
+
+def zero_star_of_the_authors(positive, negative, scale):
+    """Guide as the pipelines of WeichenFan/CFG-Zero-star do, from the second step on."""
+    flat, other = positive.flatten(1), negative.flatten(1)
+    alpha = (flat * other).sum(1, keepdim=True) / ((other**2).sum(1, keepdim=True) + 1e-8)
+    alpha = alpha.view(-1, 1, 1, 1)
+    return negative * alpha + scale * (positive - negative * alpha)
+
+
+def test_zero_star_of_the_published_code():
+    want = zero_star_of_the_authors(*tensors(COND, UNCOND), 4.0)
+    np.testing.assert_allclose(lm.zero_star_guidance(UNCOND, COND, 4.0), want, rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_tangential_guidance(scale):
+    guider = diffusers.TangentialClassifierFreeGuidance(guidance_scale=scale)
+    uncond = 0.5 * COND + 0.4 * UNCOND
+    want = guider.forward(*tensors(COND, uncond)).pred
+    got = lm.tangential_guidance(uncond, COND, scale)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.3, 8.0])
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_magnitude_aware_guidance(scale, strength):
+    """Of packed latents: torch's norm over the three axes of others is an error."""
+    guider = MagnitudeAwareGuidance(guidance_scale=scale, alpha=strength)
+    cond, uncond = (x.reshape(3, 4, 30) for x in (COND, COND + 0.2 * UNCOND))
+    want = guider.forward(*tensors(cond, uncond)).pred
+    got = lm.magnitude_aware_guidance(uncond, cond, scale, strength)
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def attention_of_the_authors(positive, negative, scale, tau, alpha):
+    """Guide as ChenDarYen/Normalized-Attention-Guidance does (`attention_flux_nag.py`)."""
+    guidance = positive * scale - negative * (scale - 1)
+    ratio = guidance.norm(dim=-1, keepdim=True) / positive.norm(dim=-1, keepdim=True)
+    guidance = guidance * torch.minimum(ratio, ratio.new_ones(1) * tau) / ratio
+    return guidance * alpha + positive * (1 - alpha)
+
+
+@pytest.mark.parametrize("tau", [1.2, 2.5])
+def test_normalized_attention_guidance(tau):
+    want = attention_of_the_authors(*tensors(COND, UNCOND), 5.0, tau, 0.25)
+    got = lm.normalized_attention_guidance(COND, UNCOND, 5.0, tau, 0.25)
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+def renormalized_as_published(program, guided, cond):
+    """Renormalise (n, c, h, w) as the pipeline of a program does."""
+    if program == "Lumina 2":
+        axes = tuple(range(1, cond.ndim))
+        size = torch.linalg.vector_norm(guided, dim=axes, keepdim=True)
+        largest = torch.linalg.vector_norm(cond, dim=axes, keepdim=True)
+        return torch.where(size >= largest, guided * (largest / size), guided)
+    if program == "Z-Image":
+        images = []
+        for one, positive in zip(guided, cond, strict=True):
+            size, largest = torch.linalg.vector_norm(one), torch.linalg.vector_norm(positive)
+            images.append(one * (largest / size) if size > largest else one)
+        return torch.stack(images)
+    if program == "Qwen-Image":
+        packed, other = (diffusers.QwenImagePipeline._pack_latents(x[:, None], *x.shape)
+                         for x in (guided, cond))  # fmt: skip
+        packed = packed * (other.norm(dim=-1, keepdim=True) / packed.norm(dim=-1, keepdim=True))
+        h, w = (8 * size for size in guided.shape[2:])
+        return diffusers.QwenImagePipeline._unpack_latents(packed, h, w, 8)[:, :, 0]
+    return guided * (cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("Lumina 2", {}),
+        ("Z-Image", {}),
+        ("Qwen-Image", {"over": "token", "grow": True}),
+        ("Lumina 2 of diffusers", {"over": "row", "grow": True}),
+    ],
+)
+def test_renormalized_guidance(program, options):
+    cond, uncond = COND[..., :4], UNCOND[..., :4]
+    for size in (1.0, 0.2):
+        guided = size * lm.classifier_free_guidance(uncond, cond, 4.0)
+        want = renormalized_as_published(program, *tensors(guided, cond))
+        got = lm.renormalize_guidance(guided, cond, **options)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+def test_lumina_2_of_diffusers_renormalizes_rows_in_both_directions():
+    """The authors' code takes one norm for an image, and only shrinks."""
+    guided = lm.classifier_free_guidance(UNCOND, COND, 4.0)
+    theirs = renormalized_as_published("diffusers", *tensors(guided, COND)).numpy()
+    ours = lm.renormalize_guidance(guided, COND)
+    apart = np.abs(theirs - ours).max() / np.abs(ours).max()
+    assert apart > 0.2
 
 
 # -- the network and whole images -----------------------------------------------------------------

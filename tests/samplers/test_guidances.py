@@ -15,16 +15,22 @@ from ldmref.declare import Doc, Range
 from ldmref.errors import UsageError
 from ldmref.math import classifier_free_guidance, score_from_denoised
 from ldmref.samplers import (
+    FLOW,
     GUIDANCES,
     SAMPLERS,
     AdaptiveProjected,
     ClassifierFree,
     Guidance,
     LimitedInterval,
+    MagnitudeAware,
     PerpendicularNegative,
     PerturbedAttention,
+    Renormalized,
     Rescale,
+    SkipLayers,
+    Tangential,
     Threshold,
+    ZeroStar,
     get_guidance,
     sample,
 )
@@ -32,6 +38,9 @@ from ldmref.samplers.clipping import clip_predictions, clip_to
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.configure import configured_step
 from ldmref.samplers.denoiser import guided_denoiser
+from ldmref.samplers.guidance import steering_of
+from ldmref.samplers.guidances import EmbeddedScale
+from ldmref.samplers.path import PURE_NOISE
 from ldmref.samplers.schedule import make_schedule
 from ldmref.testing.mixture import Mixture, three_modes
 
@@ -47,11 +56,22 @@ PLAIN = {
     "perp_neg": PerpendicularNegative(weight=0.0),
     "pag": PerturbedAttention(scale=0.0),
     "apg": AdaptiveProjected(eta=1.0, radius=0.0, momentum=0.0),
+    "slg": SkipLayers(scale=0.0),
+    "renorm": Renormalized(factor=1000.0),
+    "mambo_g": MagnitudeAware(strength=0.0),
 }
+NEVER_PLAIN = {"cfg_zero": ZeroStar(zero_above=1e13), "tcfg": Tangential()}
 # Guidances without those of their terms that act at scale 1.
 AT_ONE = {name: cls() for name, cls in GUIDANCES.items()} | {
     "perp_neg": PerpendicularNegative(weight=0.0),
     "pag": PerturbedAttention(scale=0.0),
+    "slg": SkipLayers(scale=0.0),
+}
+ACTING = {  # where the defaults do nothing at sigma 0.7
+    "apg": AdaptiveProjected(radius=0.1),
+    "interval": LimitedInterval(low=1.0),
+    "slg": SkipLayers(low=0.0),
+    "mambo_g": MagnitudeAware(strength=0.5),
 }
 
 
@@ -67,7 +87,8 @@ class Network:
     """The mixture as a network that predicts x0: one class, any class, and a blurred class."""
 
     def __init__(self, **others):
-        self.parts = COMPONENTS | {"perturbed_mid": component(1)} | others
+        worse = {"perturbed_mid": component(1), "skipped_7_8_9": component(1)}
+        self.parts = COMPONENTS | worse | others
         self.calls = []
 
     def __call__(self, xt, sigma, names, interval):
@@ -81,7 +102,7 @@ def denoiser(guidance, scale, **others):
 
 
 def test_every_guidance_is_tested_here():
-    assert set(PLAIN) == set(AT_ONE) == set(EVERY)
+    assert {*PLAIN, *NEVER_PLAIN} == set(AT_ONE) == set(EVERY)
     assert {cls.name: cls for cls in GUIDANCES.values()} == GUIDANCES
     assert all(cls.__doc__ and "arXiv" in cls.source for cls in GUIDANCES.values())
 
@@ -94,7 +115,7 @@ def test_scale_1_is_the_conditional_prediction(name, sigma):
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 3.0])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", PLAIN)
 def test_every_guidance_contains_classifier_free_guidance(name, scale):
     want = denoiser(ClassifierFree(), scale)(X, 0.7)
     np.testing.assert_allclose(denoiser(PLAIN[name], scale)(X, 0.7), want, rtol=1e-9, atol=1e-12)
@@ -104,8 +125,7 @@ def test_every_guidance_contains_classifier_free_guidance(name, scale):
 def test_every_guidance_but_cfg_does_something(name):
     plain = denoiser(ClassifierFree(), 4.0)(X, 0.7)
     negative = {"uncond": component(2)} if name == "perp_neg" else {}
-    radius = {"apg": AdaptiveProjected(radius=0.1)}.get(name, GUIDANCES[name]())
-    other = denoiser(replace(radius, low=1.0) if name == "interval" else radius, 4.0, **negative)
+    other = denoiser(ACTING.get(name, GUIDANCES[name]()), 4.0, **negative)
     assert (name == "cfg") == np.allclose(other(X, 0.7), plain, rtol=1e-6)
 
 
@@ -155,14 +175,18 @@ def test_a_guidance_uses_what_it_needs_and_nothing_else(name, scale):
     assert used == set(names) and len(names) <= guidance.evaluations(scale)
 
 
-@pytest.mark.parametrize("kind", ["eps", "v"])
-@pytest.mark.parametrize("name", ["cfg", "perp_neg", "pag", "interval", "threshold", "apg"])
+@pytest.mark.parametrize("kind", ["eps", "v", "flow"])
+@pytest.mark.parametrize("name", sorted({*EVERY} - {"rescale", "tcfg"}))
 def test_the_prediction_type_does_not_matter_where_it_should_not(name, kind):
-    """All of these are affine in the predictions at one x, or are computed on x0."""
+    """All of these are affine in the predictions at one x, or are computed on x0 or velocities."""
     sigma = 0.9
     a = 1 / (1 + sigma**2)
 
     def network(xt, sigma, names, interval):
+        if kind == "flow":
+            x = xt * (1 + sigma)
+            x0s = Network(uncond=component(2))(x * math.sqrt(a), sigma, names, interval)
+            return [(x - x0) / sigma - x0 for x0 in x0s]
         x0s = Network(uncond=component(2))(xt, sigma, names, interval)
         eps = [(xt - math.sqrt(a) * x0) / math.sqrt(1 - a) for x0 in x0s]
         if kind == "eps":
@@ -173,6 +197,133 @@ def test_the_prediction_type_does_not_matter_where_it_should_not(name, kind):
     got = guided_denoiser(network, kind, GUIDANCES[name](), 3.0)(X, sigma)
     want = denoiser(GUIDANCES[name](), 3.0, uncond=component(2))(X, sigma)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+def test_skipped_layers_act_between_two_noise_levels():
+    guidance = SkipLayers(scale=2.0, low=0.5, high=2.0)
+    network = Network()
+    denoise = guided_denoiser(network, "x0", guidance, 3.0)
+    plain = denoiser(ClassifierFree(), 3.0)
+    for sigma, inside in ((0.5, False), (0.5001, True), (2.0, True), (2.0001, False)):
+        away = COMPONENTS["cond"].denoise(X, sigma) - component(1).denoise(X, sigma)
+        want = plain(X, sigma) + (2.0 * away if inside else 0.0)
+        np.testing.assert_allclose(denoise(X, sigma), want, rtol=1e-12)
+        assert network.calls[-1] == ("uncond", "cond", *(("skipped_7_8_9",) if inside else ()))
+    assert guidance.evaluations(3.0) == 3 and guidance.evaluations(1.0) == 2
+    assert guidance.perturbed == ("skipped_7_8_9",) and SkipLayers(scale=0.0).perturbed == ()
+
+
+def test_a_prediction_without_layers_has_their_numbers():
+    assert steering_of("skipped_0_12") == {"skip_layers": (0, 12)}
+    assert steering_of("perturbed_mid") == {"identity_attention": ("mid",)}
+    for other in ("cond", "skipped_", "skipped_a", "skipped_1_"):
+        assert steering_of(other) == {}
+
+    class Wrong(Guidance):
+        def needs(self, sigma, cfg_scale):
+            return ("cond", "skipped_x")
+
+    with pytest.raises(UsageError, match="needs the prediction 'skipped_x'") as caught:
+        denoiser(Wrong(), 3.0)(X, 1.0)
+    assert "skipped_7_8_9" in caught.value.hint
+
+
+def test_cfgpp_refuses_a_network_that_reads_the_scale():
+    """Both predictions have the scale, so that their difference is no guidance (Flux.1 dev)."""
+    denoise = denoiser(EmbeddedScale(), 3.5)
+    with pytest.raises(UsageError, match="reads the guidance scale itself") as caught:
+        list(sample(denoise, X, SIGMAS, samplers.cfgpp()))
+    assert caught.value.code == "E-GUIDANCE"
+    assert np.isfinite(list(sample(denoise, X, SIGMAS, SAMPLERS["ddim"].make()))[-1].x).all()
+
+
+# -- velocities -----------------------------------------------------------------------------------
+
+ON_VELOCITY = sorted(name for name, cls in GUIDANCES.items() if cls.on_velocity)
+
+
+def velocities(x, sigma):
+    """Return the velocities of the mixture at x0 + sigma eps: without and with the prompt."""
+    x0s = [COMPONENTS[name].denoise(x, sigma) for name in ("uncond", "cond")]
+    return [(x - x0) / sigma - x0 for x0 in x0s]
+
+
+def test_cfg_zero_is_the_published_formula_on_velocities():
+    u, c = velocities(X, 0.7)
+    alpha = (c * u).sum(axis=1, keepdims=True) / (u * u).sum(axis=1, keepdims=True)
+    v = alpha * u + 3.0 * (c - alpha * u)
+    x0 = X / 1.7 - 0.7 / 1.7 * v
+    np.testing.assert_allclose(denoiser(ZeroStar(), 3.0)(X, 0.7), x0, rtol=1e-12)
+
+
+def test_the_renormalised_velocity_has_the_norm_of_the_conditional_one():
+    _, c = velocities(X, 0.7)
+    x0 = denoiser(Renormalized(grow=True), 3.0)(X, 0.7)
+    v = (X / 1.7 - x0) / (0.7 / 1.7)
+    np.testing.assert_allclose(np.linalg.norm(v, axis=1), np.linalg.norm(c, axis=1), rtol=1e-12)
+
+
+def test_mambo_g_damps_by_the_ratio_of_velocities():
+    u, c = velocities(X, 0.7)
+    ratio = np.linalg.norm(c - u, axis=1) / np.linalg.norm(u, axis=1)
+    x0 = denoiser(MagnitudeAware(strength=0.5), 3.0)(X, 0.7)
+    v = c + 2.0 * np.exp(-0.5 * ratio)[:, None] * (c - u)
+    np.testing.assert_allclose(x0, X / 1.7 - 0.7 / 1.7 * v, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ON_VELOCITY)
+def test_a_network_of_velocities_gives_them_to_the_guidance_unchanged(name):
+    """On the path of flow matching, as the networks of flow families are sampled."""
+    seen = {}
+
+    class Watched(GUIDANCES[name]):
+        def __call__(self, predictions, sigma, cfg_scale, memory):
+            seen.update(predictions, sigma=sigma)
+            return super().__call__(predictions, sigma, cfg_scale, memory)
+
+    def network(xs, s, names, interval):
+        return [np.full_like(xs, float(name == "cond") - 2.0) for name in names]
+
+    denoise = guided_denoiser(network, "flow", Watched(), 3.0, path=FLOW)
+    denoise(X, 0.75)
+    np.testing.assert_array_equal(seen["cond"], np.full_like(X, -1.0))
+    np.testing.assert_array_equal(seen["uncond"], np.full_like(X, -2.0))
+    assert seen["sigma"] == 3.0
+    assert np.isfinite(denoise(X, 0.0)).all()
+
+
+def test_cfg_zero_leaves_pure_noise_as_it_is():
+    """The velocity is zero: Euler's step does not move, and the network is called once."""
+    calls = []
+
+    def network(xs, s, names, interval):
+        calls.append(names)
+        return [np.full_like(xs, 0.1 + (name == "cond")) for name in names]
+
+    denoise = guided_denoiser(network, "flow", ZeroStar(), 3.0, path=FLOW)
+    levels = [1.0, 0.75, 0.5]
+    states = list(sample(denoise, X, levels, SAMPLERS["euler"].make(), path=FLOW))
+    np.testing.assert_array_equal(states[0].x, X)
+    assert calls == [("cond",), ("uncond", "cond")] and not np.allclose(states[1].x, X)
+    never = ZeroStar(zero_above=1e13)
+    assert never.needs(PURE_NOISE, 3.0) == ("uncond", "cond")
+    assert ZeroStar().needs(PURE_NOISE, 1.0) == ("cond",)
+    assert (
+        guided_denoiser(network, "flow", ZeroStar(), 1.0, path=FLOW)(X, 1.0).tolist()
+        == (X - 1.1).tolist()
+    )
+
+
+def test_velocities_do_not_exist_without_noise():
+    with pytest.raises(UsageError, match="'cfg_zero' combines velocities") as caught:
+        denoiser(ZeroStar(), 3.0)(X, 0.0)
+    assert caught.value.code == "E-GUIDANCE" and "\n" not in str(caught.value)
+
+
+def test_tokens_must_fit():
+    odd = np.ones((1, 4, 3, 4))
+    with pytest.raises(UsageError, match="latents of 3 x 4 have no whole tokens of 2 x 2"):
+        Renormalized(over="token")({"uncond": odd, "cond": 2 * odd}, 1.0, 3.0, ())
 
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -323,7 +474,7 @@ def test_memory_passes_through_clipped_predictions():
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_recorded_is_read_back(name):
-    for guidance in (GUIDANCES[name](), PLAIN[name]):
+    for guidance in (GUIDANCES[name](), (PLAIN | NEVER_PLAIN)[name]):
         assert get_guidance(guidance.record) == guidance
         assert get_guidance(guidance) is guidance
     assert get_guidance(name.upper()) == GUIDANCES[name]()
@@ -342,6 +493,10 @@ def test_what_is_recorded_is_read_back(name):
         ({"name": "rescale", "phi": math.nan}, "rescale.phi must be a number", ""),
         ({"name": "pag", "layers": "mids"}, "unknown pag.layers 'mids'", "mid"),
         ({"name": "threshold", "bound": 0}, "threshold.bound must be a number above 0", ""),
+        ({"name": "slg", "layers": []}, "slg.layers", ""),
+        ({"name": "slg", "low": 3, "high": 2}, "slg.low must be below slg.high", ""),
+        ({"name": "renorm", "over": "tokens"}, "unknown renorm.over 'tokens'", "token"),
+        ({"name": "cfg_zero", "zero_above": -1}, "cfg_zero.zero_above must be a number", ""),
         ({"name": "interval", "low": 3, "high": 2}, "interval.low must be below interval.high", ""),
     ],
 )

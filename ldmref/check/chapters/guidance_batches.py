@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ldmref.check.batches import NormalImages, PerExample, UniformImages, batch_law
-from ldmref.check.identity import Chapter
+from ldmref.check.identity import Chapter, Functions
 
 chapter = Chapter("guidance")
 image = NormalImages()
 alpha_bar = PerExample(0.1, 0.9)
+
+
+def guide_tokens(f: Functions, positive: Any, negative: Any, scale: float) -> Any:
+    """Guide the pixels of each image as one token, so that a row is the same token alone."""
+    tokens = [x.reshape((x.shape[0], 1, -1)) for x in (positive, negative)]
+    return f.normalized_attention_guidance(*tokens, scale).reshape(positive.shape)
+
+
+def guide_away_from_a_similar_one(f: Functions, other: Any, cond: Any, scale: float) -> Any:
+    """Guide with predictions whose singular values differ, as those of a network do."""
+    return f.tangential_guidance(0.5 * cond + 0.25 * other, cond, scale)
+
 
 # Roundings: 3 of values up to the scale, twice.
 batch_law(chapter, "classifier_free_guidance", 6, size=40.0, uncond=image, cond=image, scale=5.0)
@@ -66,6 +80,49 @@ batch_law(
     negative=image,
     scale=5.0,
     weight=1.0,
+)
+batch_law(chapter, "zero_star_guidance", 64, size=60.0, uncond=image, cond=image, scale=5.0)
+# Roundings: 20 in each of two norms and 4 of the rest, twice.
+batch_law(
+    chapter,
+    "renormalize_guidance",
+    88,
+    guided=image,
+    cond=image,
+    over="image",
+    factor=0.8,
+    grow=True,
+)
+batch_law(
+    chapter,
+    "normalized_attention_guidance",
+    88,
+    size=20.0,
+    call=guide_tokens,
+    positive=image,
+    negative=image,
+    scale=4.0,
+)
+batch_law(
+    chapter,
+    "magnitude_aware_guidance",
+    88,
+    size=12.0,
+    uncond=image,
+    cond=image,
+    scale=5.0,
+    strength=0.5,
+)
+# Roundings: 20 in each of two inner products and 8 of the rest, twice; the angle is amplified.
+batch_law(
+    chapter,
+    "tangential_guidance",
+    192,
+    size=60.0,
+    call=guide_away_from_a_similar_one,
+    uncond=image,
+    cond=image,
+    scale=5.0,
 )
 batch_law(
     chapter,

@@ -59,6 +59,11 @@ class MMDiTConfig(DenoiserConfig):
         """Latents are cut into whole patches."""
         return self.patch_size
 
+    @property
+    def skippable_layers(self) -> int:
+        """Every block may be left out."""
+        return self.num_layers
+
 
 def transformer_of(config: ModelConfig) -> MMDiTConfig:
     """Return the transformer's configuration of a model of this family."""

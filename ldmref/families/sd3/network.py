@@ -6,6 +6,8 @@ Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2 (MMDiT); adaLN-Zero 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.families.joint_transformers import (
@@ -85,6 +87,7 @@ def transformer(
     t: Array,
     context: Array | CachedContext,
     pooled: Array,
+    skip_layers: Sequence[int] = (),
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
 
@@ -96,6 +99,7 @@ def transformer(
         t: The times, multiplied by 1000, (n,).
         context: Hidden states of the text, (n, l, joint_attention_dim).
         pooled: Pooled text, (n, pooled_projection_dim).
+        skip_layers: Numbers of blocks that are left out (skip-layer guidance).
 
     Returns:
         (n, out_channels, h, w).
@@ -111,7 +115,9 @@ def transformer(
     h = h + crop_positions(ops, p.pos_embed.pos_embed, config.pos_embed_max_size, grid)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     emb = embed(ops, p.time_text_embed, t, pooled)
-    for p_block in p.transformer_blocks.items_in_order():
+    for number, p_block in enumerate(p.transformer_blocks.items_in_order()):
+        if number in skip_layers:
+            continue
         h, text = joint_block(ops, p_block, h, text, emb, config.num_attention_heads)
 
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])

@@ -193,5 +193,8 @@ export function guidanceControl(field, hints, rules, changed) {
 }
 
 function readOption(text) {
+  const numbers = text.split(/\s*\+\s*|,\s+/).map((part) => readNumber(part));
+  if (numbers.length > 1 && numbers.every((number) => number !== undefined)) return numbers;
+  if (text === "true" || text === "false") return text === "true";
   return readNumber(text) ?? text;
 }
