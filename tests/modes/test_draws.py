@@ -7,7 +7,6 @@ start + sum of sigma_up times the noise of each step. The test is which noise is
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.io.images.pil import to_array
-from ldmref.modes import parameters
 from ldmref.modes.channels import encode_image
 from ldmref.samplers.noise import STREAMS
 from ldmref.samplers.schedule import sampling_sigmas
@@ -177,7 +175,3 @@ def test_a_card_draws_in_the_order_of_diffusers():
     with pytest.raises(UsageError, match="unknown rng 'cuda:A10'") as caught:
         modes.plan("txt2img", tiny, prompt="a", rng="cuda:A10")
     assert "cuda:A100" in caught.value.hint or "cuda:A10G" in caught.value.hint
-
-
-def test_requests_know_every_stream():
-    assert get_args(parameters.StreamName) == tuple(STREAMS)
