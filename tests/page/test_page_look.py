@@ -106,6 +106,33 @@ def test_the_page_does_not_put_data_into_html(page, server):
     assert page.locator("b").count() == 0
 
 
+TEASER = """
+() => {
+  const canvas = document.querySelector(".frame.vacant canvas");
+  if (!canvas || canvas.hidden) return null;
+  return [...canvas.getContext("2d").getImageData(0, 0, 128, 128).data].join();
+}
+"""
+
+
+def test_the_empty_page_shows_noise_that_becomes_a_picture(new_context, server):
+    page = new_context().new_page()
+    page.goto(server.url)
+    first = page.wait_for_function(TEASER, polling=20).json_value()
+    page.wait_for_timeout(900)
+    assert page.evaluate(TEASER) != first
+    still = new_context(reduced_motion="reduce").new_page()
+    still.goto(server.url)
+    end = still.wait_for_function(TEASER, polling=20).json_value()
+    still.wait_for_timeout(900)
+    assert still.evaluate(TEASER) == end
+    page.wait_for_timeout(4500)
+    assert page.evaluate(TEASER) == end
+    page.get_by_role("link", name="see how").click()
+    page.locator(".ex-story").wait_for()
+    assert server.engine.jobs() == []
+
+
 def test_reduced_motion_has_no_transitions(new_context, server):
     page = new_context(reduced_motion="reduce").new_page()
     page.goto(server.url)

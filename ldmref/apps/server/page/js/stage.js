@@ -6,6 +6,7 @@ import { counted, fill, h, newId } from "./dom.js";
 import { download, fileName } from "./files.js";
 import { describe } from "./gallery.js";
 import { announce, sentence } from "./notify.js";
+import { createTeaser } from "./teaser.js";
 
 const SAID = 25; // per cent between two announcements of the progress
 
@@ -40,7 +41,7 @@ export class Stage {
     this.shown = null;
     this.setSlots(1);
     this.slots[0].frame.classList.add("vacant");
-    fill(this.slots[0].caption, "The image appears here.");
+    fill(this.slots[0].caption, createTeaser());
     this.details.hidden = true;
   }
 
