@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ldmref.check.batches import NormalImages, batch_law
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser
@@ -52,3 +53,27 @@ def velocity_is_mixed_with_that_towards_the_noise(f: Functions, rng: RandomInput
     velocity = (to_host(x) - to_host(x0)) / s
     wanted = (to_host(noise) - to_host(x)) / (1.0 - s)
     return (to_host(x) - to_host(mixed)) / s, velocity + strength * (wanted - velocity), 40.0
+
+
+def edit_images(f: Functions, x: Array) -> Array:
+    """Edit images with noise that is a function of the pixel."""
+    models = gaussian(0.0, 1.0), gaussian(1.0, 0.5)
+    return list(f.flow_edit(*models, x, [1.0, 0.5, 0.0], lambda: 0.5 * x))[-1].x
+
+
+def move_toward_data(f: Functions, x: Array, data: Array) -> Array:
+    """Denoise images towards data."""
+    return f.toward_data(gaussian(0.0, 1.0), data, 0.3)(x, 0.5)
+
+
+def move_toward_noise(f: Functions, x: Array, noise: Array) -> Array:
+    """Denoise images towards noise."""
+    return f.toward_noise(gaussian(0.0, 1.0), noise, 0.3)(x, 0.5)
+
+
+# Roundings: 30 a step, twice.
+image = NormalImages()
+batch_law(chapter, "flow_edit", 120, call=edit_images, x=image)
+# Roundings: 16, twice.
+batch_law(chapter, "toward_data", 32, call=move_toward_data, x=image, data=image)
+batch_law(chapter, "toward_noise", 32, call=move_toward_noise, x=image, noise=image)
