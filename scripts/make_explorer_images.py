@@ -26,9 +26,9 @@ IMAGES = {
     "explorer-branch": f"{RUN}&step=7&show=1&with=0&compare.from=4&compare.prompt=a+blue+dog",
 }
 HEIGHTS = {
-    "explorer-top": 760,
-    "explorer": 1850,
-    "explorer-branch": 1400,
+    "explorer-top": 930,
+    "explorer": 2600,
+    "explorer-branch": 2050,
 }  # of the images, in pixels
 SIZE = {"width": 1200, "height": 900}
 READY = """

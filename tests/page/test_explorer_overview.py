@@ -11,9 +11,18 @@ from test_page_look import find_serious
 from ldmref.apps.server import static_files
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3&p.steps=4"
-PARTS = (
-    "words", "tokens", "numbers", "noise", "unet", "guidance", "latent", "decoder", "picture",
-)  # fmt: skip
+# Each part, and what its sentence tells somebody who knows nothing of it.
+PARTS = {
+    "words": "The words steer every step",
+    "tokens": "cut into pieces that the model knows",
+    "numbers": "all that the next network learns of your words",
+    "noise": "Where the words leave something open, the noise decides it",
+    "unet": "moves a little towards the guess and looks again, 20 times",
+    "guidance": "At 0 your words do nothing",
+    "latent": "a small grid of numbers that stands for a picture",
+    "decoder": "turns the small grid into pixels",
+    "picture": "128 x 128 pixels",
+}
 
 
 def parts_of(page):
@@ -28,7 +37,7 @@ def test_each_part_opens_to_a_sentence_and_a_drawing(open_ready):
         button.click()
         assert button.get_attribute("aria-expanded") == "true"
         panel = page.locator("#ex-part")
-        assert len(panel.locator(".ex-sentence").inner_text()) > 40, name
+        assert PARTS[name] in panel.locator(".ex-sentence").inner_text()
         panel.locator(".ex-inside :is(canvas, svg, li, .ex-large)").first.wait_for()
         page.wait_for_function(f"() => location.hash.includes('open={name}')")
         assert find_serious(page) == [], name
@@ -60,8 +69,10 @@ def test_the_levels_are_those_of_the_step(open_ready):
         "c => [c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]]"
     )
     opacity = np.reshape(data, (-1, width, 4))[..., 3].astype(float)
-    strength = levels["down_blocks.0"][7].astype(float)
-    assert opacity.argmax() == strength.argmax() and opacity.argmin() == strength.argmin()
+    strength = levels["down_blocks.0"].astype(float)
+    expected = [255 * (0.25 + 0.75 * np.sqrt(one / one.max())) for one in strength]
+    far = [np.abs(opacity - one).max() for one in expected]
+    assert np.argmin(far) == 7 and far[7] <= 1
 
 
 def test_a_live_run_is_looked_into_on_demand(server, new_context):
