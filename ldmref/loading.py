@@ -55,9 +55,10 @@ def load(
     """Load a model.
 
     Args:
-        name: `emoji`, the embedded text-to-emoji model; a folder of ldmref or diffusers; a CompVis
-            single file (.safetensors); or a model in the local cache of Hugging Face,
-            `owner/model` or `owner/model/file.safetensors`, optionally with `@revision`.
+        name: `emoji`, the embedded text-to-emoji model; a folder of ldmref or diffusers; a single
+            file of the original's program (.safetensors, .gguf), also quantised; or a model in the
+            local cache of Hugging Face, `owner/model` or `owner/model/file.safetensors`, optionally
+            with `@revision`.
         backend: `numpy`, `torch`, `onnx`, `openvino`, `cupy`, the name of a plug-in, or a
             `Backend`. None: the environment (`LDMREF_BACKEND`), then the configuration file, then
             numpy.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import UsageError
+from ldmref.io.compvis.single_file import list_unread
 from ldmref.io.compvis.unet_file import is_unet_alone
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.key_report import KeyReport
@@ -76,6 +77,20 @@ def read_denoiser(
     prefix = config.denoiser.network
     tensors = to_native(file, layout.table(config))
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def list_unused(file: ModelFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
+    """Return the names of the tensors of a single file that the model does not use.
+
+    Args:
+        file: A file that fits `config`.
+        config: Its configuration.
+        ema: Whether the averages are used, as for `select_ema`.
+    """
+    layout = find_layout(file, config)
+    if layout is None:
+        return list_unread(file, config, ema)
+    return _compare(file.shapes, layout, config).ignored
 
 
 def read_other_networks(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:

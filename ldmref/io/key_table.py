@@ -37,7 +37,8 @@ class KeyEntry:
         heads: With several heads the stack is interleaved: query, key and value of the first head,
             then of the next (QKVAttentionLegacy).
         rows: The first row and the number of all rows, if the tensor is a part of another that
-            stacks several, which may have different heights, along the first axis.
+            stacks several, which may have different heights, along the first axis. None: it is
+            not.
 
     >>> KeyEntry("attn.qkv.weight", (8, 8), third=1).stored_shape
     (24, 8)

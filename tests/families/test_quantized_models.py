@@ -15,12 +15,14 @@ from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError
 from ldmref.families.flux.original import original_table
+from ldmref.families.sd3.original import original_table as sd3_table
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.unet_file import PREFIX, list_stored
-from ldmref.io.key_table import to_compvis
+from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.io.quantized.float8 import E4M3FN
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.writer import TensorSource, write_tensors
+from ldmref.models import preset
 from ldmref.models.params import flatten
 from ldmref.support.deferred import DeferredArray
 
@@ -261,11 +263,25 @@ def test_nonfinite_weights_are_refused(folder, tmp_path):
 
 def test_the_command_line(folder, tmp_path, capsys):
     save_gguf("Q8_0", "sd1")(tmp_path / "a.gguf", stored_unet(folder))
-    arguments = ["txt2img", "-m", str(tmp_path / "a.gguf"), "--model-config", str(folder)]
-    arguments += ["-p", "a cat", "--steps", "1", "--width", "16", "--height", "16"]
-    assert main([*arguments, "-o", str(tmp_path / "out.png")]) == 0
+    source = [str(tmp_path / "a.gguf"), "--model-config", str(folder)]
+    size = ["--seed", "1", "--steps", "2", "--width", "16", "--height", "16"]
+    out = ["-o", str(tmp_path / "out.png")]
+    assert main(["txt2img", "-m", *source, "-p", "a cat", *size, *out]) == 0
     assert main(["info", str(tmp_path / "a.gguf"), "--tensors"]) == 0
     assert "Q8_0" in capsys.readouterr().out
+    assert main(["convert", source[0], str(tmp_path / "native"), *source[1:]]) == 0
+    models = ldmref.load(source[0], config=folder), ldmref.load(tmp_path / "native")
+    assert generate(models[0]) == generate(models[1])
+
+
+def test_info_describes_single_files_of_transformers(tmp_path, capsys):
+    for name, table in (("flux-tiny", original_table), ("sd3-tiny", sd3_table)):
+        shapes = list_stored_shapes(table(preset(name)))
+        tensors = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
+        write_model(tmp_path / f"{name}.gguf", tensors, "Q8_0", "wan")
+        assert main(["info", str(tmp_path / f"{name}.gguf")]) == 0
+        printed = capsys.readouterr().out
+        assert "transformer: " in printed and "not found" not in printed
 
 
 def test_other_formats_are_refused_in_one_line(tmp_path):

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,25 @@ def raw(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
 
 def tensor(begin: Any, end: Any, shape: Any, kind: Any = "F32") -> dict[str, Any]:
     return {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+
+
+def gguf(kind: int = 8, row: int = 32, tensors: int = 1, fields: int = 0) -> bytes:
+    """Return a GGUF file with one tensor of a block of Q8_0."""
+    head = struct.pack("<4sIQQQ", b"GGUF", 3, tensors, fields, 1) + b"a"
+    head += struct.pack("<IQIQ", 1, row, kind, 0)
+    return head + b"\0" * (-len(head) % 32) + b"\0" * 34
+
+
+def quantized(change: Mapping[str, np.ndarray] = MappingProxyType({}), without: str = "") -> Make:
+    """A safetensors file with a weight of two rows in int8 and its scale."""
+
+    def make(folder: Path) -> Path:
+        tensors = {"a.weight": np.ones((2, 4), np.int8), "a.weight_scale": np.ones(1, np.float32)}
+        tensors = {name: x for name, x in (tensors | dict(change)).items() if name != without}
+        save_file(tensors, folder / "a.safetensors")
+        return folder / "a.safetensors"
+
+    return make
 
 
 def tiny(
@@ -517,6 +537,16 @@ FILES: list[Case] = [
     case(31, "schema 2", DAMAGED, "E-SCHEMA",
          model=tiny(config=lambda data: data.update(schema=2))),
     case(31, "no schema", DAMAGED, CONFIG, model=tiny(config=lambda data: data.pop("schema") == 0)),
+    case(155, "truncated", DAMAGED, "E-GGUF", model=file("a.gguf", gguf()[:-1])),
+    case(155, "2^63 tensors", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(tensors=2**63))),
+    case(155, "2^63 fields", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(fields=2**63))),
+    case(155, "unknown type", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(kind=15))),
+    case(155, "half a block", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(row=33))),
+    case(156, "no weight", DAMAGED, "E-QUANTIZED", model=quantized(without="a.weight")),
+    case(156, "three scales", DAMAGED, "E-QUANTIZED",
+         model=quantized({"a.weight_scale": np.ones(3, np.float32)})),
+    case(156, "SVDQuant", InputError, "E-QUANTIZED",
+         model=quantized({"a.wscales": np.ones(3, np.float32)})),
 ]  # fmt: skip
 
 if os.getuid():

@@ -197,6 +197,8 @@ refused, or 404 in a path
 152|If-None-Match with weak tags, a list or `*`|304 if the client has the file
 153|argument of another type, model without a name|refused by name
 154|ldmref.toml that is a FIFO, a folder or a dangling link|refused instead of ignored
+155|GGUF file that is truncated, or has wrong counts, sizes, types|refused before a tensor is read
+156|quantised weight without a scale that fits, or for other kernels|refused with the reason
 """
 
 ROWS = {

@@ -17,7 +17,8 @@ from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import list_unread, make_scale_tensor, select_ema
+from ldmref.io.compvis.single_file import make_scale_tensor, select_ema
+from ldmref.io.denoiser_file import list_unused
 from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import save_folder
@@ -107,7 +108,7 @@ def convert(
     else:
         write_folder(config, tensors, checkpoint.tokenizers, out)
     report_weights(origin, config, ema)
-    unused = list_unread(open_model_file(origin), config, ema) if origin.is_file() else []
+    unused = list_unused(open_model_file(origin), config, ema) if origin.is_file() else []
     report_written(out, unused, as_json)
 
 

@@ -13,7 +13,8 @@ from ldmref.apps.cli.combined import describe_images
 from ldmref.apps.cli.progress import one_line
 from ldmref.apps.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis.single_file import list_unread, select_ema
+from ldmref.io.compvis.single_file import select_ema
+from ldmref.io.denoiser_file import list_unused
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
@@ -106,7 +107,7 @@ def print_model_info(
         fits = True
         if path.is_file():
             file = open_model_file(path)
-            unused = list_unread(file, model)
+            unused = list_unused(file, model)
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
