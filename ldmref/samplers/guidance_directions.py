@@ -150,8 +150,8 @@ class SkipLayers(Guidance):
     layers: Annotated[
         tuple[int, ...], Range(0, 999), Length(1, 100), Doc("Blocks that are left out, from 0.")
     ] = (7, 8, 9)
-    low: Annotated[float, Range(0.0, 1e12), Doc("It acts above this sigma.")] = 12.0
-    high: Annotated[float, Range(0.0, 1e12), Doc("It acts up to this sigma.")] = 300.0
+    low: Annotated[float, Range(0.0, 1e13), Doc("It acts above this sigma.")] = 12.0
+    high: Annotated[float, Range(0.0, 1e13), Doc("It acts up to this sigma.")] = 300.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

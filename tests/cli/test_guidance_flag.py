@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from ldmref import modes
+from ldmref.apps.cli.guidance import guidance_row, in_words
 from ldmref.apps.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.presets import preset
+from ldmref.modes.guidance_parameter import parse_guidance
 from ldmref.samplers import GUIDANCES, get_guidance
 
 MODULE = "theirs_of_test_guidance"
@@ -90,6 +92,13 @@ def test_refused_in_one_line(ldm, work, flag, words):
     ran = ldm("txt2img", "red", "--guidance", flag)
     assert ran.code == 2 and "E-GUIDANCE" in ran.err and words in ran.err
     assert len(ran.err.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize("name", GUIDANCES)
+def test_printed_defaults_are_read_back(name):
+    defaults = guidance_row(GUIDANCES[name])["defaults"]
+    text = ",".join(f"{key}={in_words(value)}" for key, value in defaults.items())
+    assert get_guidance(parse_guidance(f"{name}:{text}" if text else name)) == GUIDANCES[name]()
 
 
 def test_the_listing(capfd, install):

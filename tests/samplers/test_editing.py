@@ -289,5 +289,5 @@ def test_autoguidance_at_scale_1_does_not_ask_the_worse_model():
 
 def test_the_table_of_round_trips_is_measured():
     page = (ROOT / "docs/math/samplers.md").read_text(encoding="utf-8")
-    printed = re.findall(r"^\| .* \| [\d.e-]+ \| [\d.e-]+ \| [\d.e-]+ \| [\d.e-]+ \|$", page, re.M)
-    assert printed == measured.rows()
+    (printed,) = re.findall(r"^\| method \| 10 steps .*\n\|[-|]+\n((?:\|.*\n)+)", page, re.M)
+    assert printed.splitlines() == measured.rows()

@@ -287,7 +287,7 @@ def test_unknown_sampler_names_the_nearest():
 
 
 def test_aliases_lead_to_samplers():
-    assert len(ALIASES) == 24
+    assert len(ALIASES) == 25
     for alias, name in ALIASES.items():
         assert alias == alias.lower() and alias not in SAMPLERS
         assert get_sampler(alias) is get_sampler(alias.upper()) is SAMPLERS[name]

@@ -50,6 +50,8 @@ def guidance_row(cls: type[Guidance]) -> TableRow:
 
 def in_words(value: object) -> str:
     """Return a default as `--guidance` reads it."""
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
     return "none" if value is None else str(value)
 
 
