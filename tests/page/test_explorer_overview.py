@@ -86,6 +86,18 @@ def test_a_live_run_is_looked_into_on_demand(server, new_context):
     assert "red" in page.locator(".ex-pieces").inner_text()  # the text is known by now
 
 
+def test_the_numbers_of_one_run_are_not_shown_for_another(open_ready):
+    page = open_ready(READY + "&step=5")
+    width = "() => document.querySelectorAll('.ex-station')[2].querySelector('canvas').width"
+    page.wait_for_function(f"() => ({width})() === 192")
+    page.locator(".ex-branching").get_by_label("Guidance scale").fill("4")
+    page.get_by_role("button", name="Run from the start").click()
+    page.locator(".ex-strips tr").nth(1).locator("canvas").first.wait_for(timeout=60_000)
+    assert page.evaluate(width) == 1
+    page.locator(".ex-strips tr").first.locator("[role=gridcell]").nth(3).click()
+    assert page.evaluate(width) == 192
+
+
 def test_guidance_is_drawn_as_far_as_it_goes(open_ready):
     page = open_ready(READY + "&step=5&open=guidance")
     said = page.locator(".ex-arrows").get_attribute("aria-label")

@@ -48,7 +48,10 @@ export function createOverview({ inside, change, go }) {
     if (!text && !asked && !said && inside.isReady(run)) inside.look(run, specs, one.index, k);
     for (const { part, art, count, button } of stations) {
       if (part.label) art.textContent = part.label(run);
-      else part.draw(art, run, k, text);
+      else {
+        art.width = 1; // what is not known of this run stays empty
+        part.draw(art, run, k, text);
+      }
       count.textContent = `${k} of ${run.n}`;
       button.setAttribute("aria-expanded", String(view.open === part.key));
     }
