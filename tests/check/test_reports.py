@@ -22,7 +22,8 @@ CHAPTER_0 = Path(__file__).parents[2] / "docs/course/00-before-you-start.md"
 FIELDS = ("probability_flow", "reverse_sde", "sde_score", "sigma_flow")
 STEPS = sorted(
     {i.function for i in identities() if getattr(ldmref.math, i.function, None) is None}
-    - {"invert"}  # returns states, no step
+    - {"invert", "flow_edit"}  # return states, no step
+    - {"autoguidance", "toward_data", "toward_noise"}  # return denoisers
 )
 
 

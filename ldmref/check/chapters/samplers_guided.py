@@ -5,7 +5,7 @@ from __future__ import annotations
 from ldmref.check.chapters.samplers import decreasing_sigmas, final_state, vp_scales
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Guided, GuidedDenoiser
+from ldmref.samplers.interfaces import Denoiser, Guided, GuidedDenoiser
 from ldmref.samplers.loop import sample
 from ldmref.samplers.path import FLOW
 
@@ -34,7 +34,7 @@ def guided_data_and_unconditional_noise(f: Functions, rng: RandomInputs) -> Comp
 @chapter.identity("rectified_cfgpp", "algorithm 1 with velocities", 80)
 def guidance_from_the_middle_of_the_conditional_step(f: Functions, rng: RandomInputs) -> Comparison:
     """Two denoisers linear in x, on the path of flow matching."""
-    x = rng.normal(3, 4)
+    x = rng.normal(3, 2, 1, 2)
     s = rng.number(0.6, 0.9)
     s_next = rng.number(0.1, 0.5)
     strength = rng.number(0.0, 2.0)
@@ -44,7 +44,13 @@ def guidance_from_the_middle_of_the_conditional_step(f: Functions, rng: RandomIn
     def velocity(gain: float, x: Array, at: float) -> Array:
         return x * (1.0 - gain * (1.0 - at)) / at
 
-    conditional, free = (lambda x, s, gain=gain: gain * (1.0 - s) * x for gain in gains)
+    def with_gain(gain: float) -> Denoiser:
+        def denoise(x: Array, sigma: float) -> Array:
+            return gain * (1.0 - sigma) * x
+
+        return denoise
+
+    conditional, free = map(with_gain, gains)
     step = f.rectified_cfgpp(free, strength, power)
     got = list(sample(conditional, x, [s, s_next], step, path=FLOW))[-1].x
     v = velocity(gains[0], to_host(x), s)
