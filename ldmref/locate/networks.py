@@ -23,6 +23,7 @@ HOST = (
     "initial", "train", "words", "image", "inputs", "truth",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
+STEERING = ("identity_attention", "skip_layers")  # of calls that a guidance perturbs
 SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports
 
 
@@ -97,6 +98,11 @@ def open_network(
         arguments["control"] = found.residuals()
     if "skip" in network.arguments:
         arguments["skip"] = _clip_skip(found, network.settings["config"].num_hidden_layers)
+    whole = port.find(call)
+    for name in STEERING:
+        steered = None if whole is None else whole.attributes.get(name)
+        if name in network.arguments and isinstance(steered, list):
+            arguments[name] = tuple(steered)
     return RecordedNetwork(network, params, arguments, found.complete)
 
 

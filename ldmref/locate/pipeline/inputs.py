@@ -56,7 +56,10 @@ def _judge_text(context: PipelineContext, networks: list[TraceEntry]) -> Iterato
 def _encoded(context: PipelineContext) -> list[np.ndarray]:
     """Return the hidden states of every prompt, (l, d), from the recorded text encoders."""
     rows: list[list[np.ndarray]] = []
-    for name, _ in zip(TEXT_ENCODERS, context.model.config.text_encoders, strict=False):
+    encoders = context.model.config.text_encoders
+    if len(encoders) > 1 and any(encoder.model_type != "clip" for encoder in encoders):
+        return []  # the family joins their states in its own way
+    for name, _ in zip(TEXT_ENCODERS, encoders, strict=False):
         outputs = [context.read_output(entry) for entry in context.calls(name)]
         rows.append([row for x in outputs if x is not None and x.ndim == 3 for row in x])
     if not rows or not all(rows):
