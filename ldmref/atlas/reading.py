@@ -29,6 +29,15 @@ class NamedSchedule(NamedTuple):
 def read_numbers(text: str) -> tuple[list[float], float]:
     """Return the numbers of a text, and half a unit of the last digit that is printed.
 
+    Args:
+        text: Numbers with anything between them, such as a printed tensor.
+
+    Returns:
+        The numbers, and how far each may be from the one that was printed.
+
+    Raises:
+        InputError: There are no numbers.
+
     >>> values, unit = read_numbers("tensor([1.0000, 0.9884, 0.7595], device='cuda:0')")
     >>> values, round(unit, 9)
     ([1.0, 0.9884, 0.7595], 5.5e-05)
@@ -49,9 +58,16 @@ def read_numbers(text: str) -> tuple[list[float], float]:
 def describe_matches(matches: Sequence[SigmaMatch]) -> NamedSchedule:
     """Return the matches of a list in words; those that were shifted again only if they match.
 
+    Args:
+        matches: The rows of the atlas, the nearest first, from `name_sigmas`.
+
+    Returns:
+        The rules that make the list, and the nearest others.
+
     Example:
+        >>> from ldmref.atlas import name_sigmas
         >>> describe_matches(name_sigmas([1.0, 0.9, 0.75, 0.5], 1e-6)).same[0]
-        'SD3, constant shift 3: Stability'
+        'SD3, constant shift 3: to 1/n, ComfyUI'
     """
     same = _describe([match for match in matches if match.matches])
     others = [match for match in matches if not match.matches and not match.shifted_again]

@@ -100,3 +100,20 @@ def share_with_txt2img(request: Request, **decided: Any) -> Txt2Img:
     shared: dict[str, Any] = {"prompt": ""}
     shared |= {name: getattr(request, name) for name in names}
     return Txt2Img(**shared | decided)
+
+
+def skip_steps(config: ModelConfig, steps: int, strength: float | None) -> int:
+    """Return how many of n steps img2img skips.
+
+    Models of eps, x0 and v keep floor(n strength) steps, models of flow matching skip
+    floor(n - n strength): where n strength is not a whole number, the latter take one step more.
+    None: nothing is skipped.
+
+    Source: `get_timesteps` of diffusers' img2img pipelines for Stable Diffusion and for Flux;
+    Stability-AI/sd3.5, sd3_infer.py, cuts its sigmas as the latter do.
+    """
+    if strength is None:
+        return 0
+    if config.scheduler.prediction_type == "flow":
+        return int(max(steps - steps * strength, 0))
+    return steps - min(int(steps * strength), steps)

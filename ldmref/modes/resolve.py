@@ -18,7 +18,7 @@ from ldmref.modes import validation
 from ldmref.modes.control import fit_control
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
 from ldmref.modes.guidance_parameter import check_embeddings, choose_guidance
-from ldmref.modes.job import Job, share_with_txt2img
+from ldmref.modes.job import Job, share_with_txt2img, skip_steps
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
@@ -100,23 +100,6 @@ def resolve(
     check_sampling(config, job)
     check_size(config, job)
     return job
-
-
-def skip_steps(config: ModelConfig, steps: int, strength: float | None) -> int:
-    """Return how many of n steps img2img skips.
-
-    Models of eps, x0 and v keep floor(n strength) steps, models of flow matching skip
-    floor(n - n strength): where n strength is not a whole number, the latter take one step more.
-    None: nothing is skipped.
-
-    Source: `get_timesteps` of diffusers' img2img pipelines for Stable Diffusion and for Flux;
-    Stability-AI/sd3.5, sd3_infer.py, cuts its sigmas as the latter do.
-    """
-    if strength is None:
-        return 0
-    if config.scheduler.prediction_type == "flow":
-        return int(max(steps - steps * strength, 0))
-    return steps - min(int(steps * strength), steps)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:

@@ -45,7 +45,7 @@ STREAMS: dict[str, Callable[[int], Stream]] = {
     "torch": TorchStream,
     "torch-bf16": TorchBfloat16Stream,
     "a1111-gpu": CudaStream,
-    **{f"cuda:{card}": partial(CudaStream, card=card) for card in CUDA_CARDS},
+    **{f"cuda:{card.replace(' ', '-')}": partial(CudaStream, card=card) for card in CUDA_CARDS},
 }
 
 

@@ -8,6 +8,9 @@ from scipy import stats
 
 from ldmref.errors import UsageError
 from ldmref.samplers.noise import STREAMS, Streams
+from ldmref.samplers.rng_cuda import CUDA_CARDS
+
+KINDS = ("philox", "torch", "torch-bf16", "a1111-gpu")
 
 
 @pytest.mark.parametrize("rng", STREAMS)
@@ -33,7 +36,7 @@ def test_calls_differ_and_the_numbers_are_normal(rng):
 
 
 def test_the_kinds_are_different_streams():
-    draws = [STREAMS[rng](1).draw((32,)) for rng in STREAMS]
+    draws = [STREAMS[rng](1).draw((32,)) for rng in KINDS]
     assert all((a != b).all() for i, a in enumerate(draws) for b in draws[:i])
 
 
@@ -44,4 +47,11 @@ def test_an_unknown_kind_is_refused():
 
 
 def test_the_names_of_generators_are_those_of_the_option():
-    assert list(STREAMS) == ["philox", "torch", "a1111-gpu"]
+    assert list(STREAMS) == [*KINDS, *(f"cuda:{card.replace(' ', '-')}" for card in CUDA_CARDS)]
+
+
+def test_a_card_has_the_stream_of_its_wave():
+    """Below one wave all cards agree; what lies above is another on each."""
+    shape = (16, 128, 128)
+    t4, a100 = (STREAMS[f"cuda:{card}"](1).draw(shape).ravel() for card in ("T4", "A100"))
+    assert (t4 == a100)[:40_960].all() and not (t4 == a100).all()
