@@ -124,6 +124,7 @@ SAMPLED: dict[str, int] = {
     "tests/backends": 16,
     "tests/backends/test_bounds.py::test_bounds_hold_on_ten_thousand_random_inputs": 60,
     "tests/batch": 3,
+    "tests/cases/test_traces_by_diffusers.py": 3,
     "tests/compat": 4,
     "tests/explore": 3,
     "tests/locate": 6,
