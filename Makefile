@@ -24,10 +24,9 @@ full: $(FULL)/.ready
 	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \
 		--durations-file=build/durations/full.json
 
-# The part of `make full` that `make test` leaves out: after `make test`, it completes `make full`. One
-# process more than there are cores, because many of these tests wait for browsers and other programs.
+# The part of `make full` that `make test` leaves out: after `make test`, it completes `make full`.
 rest: $(FULL)/.ready
-	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal \
+	OMP_NUM_THREADS=1 $(FULL)/bin/python -m pytest -q -n auto --dist worksteal \
 		-m "full and not slow" --durations-file=build/durations/rest.json
 
 slow: $(FULL)/.ready
