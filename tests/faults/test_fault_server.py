@@ -248,7 +248,7 @@ def test_unexpected_error(client, monkeypatch, caplog):
     def fail(*arguments):
         raise KeyError("/home/someone/secret.py")
 
-    monkeypatch.setattr("ldmref.apps.server.native.make_work", fail)
+    monkeypatch.setattr("ldmref.apps.server.native.make_task", fail)
     answer = generate(client)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (500, "E-INTERNAL")
