@@ -10,6 +10,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.base import DTYPES, Backend
 from ldmref.backends.named import NamedBackend
 from ldmref.errors import UsageError, did_you_mean
+from ldmref.support.bfloat16 import round_to_bfloat16
 from ldmref.trace.model import Trace
 
 EPSILONS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -26,10 +27,7 @@ def round_to(x: Any, dtype: str) -> np.ndarray:
     if x.dtype.kind != "f" or dtype == "float64":
         return x
     if dtype == "bfloat16":
-        bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-        even = (bits >> np.uint32(16)) & np.uint32(1)
-        kept = (bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)
-        return np.where(np.isfinite(x), kept.view(np.float32), x).astype(x.dtype)
+        return round_to_bfloat16(x).astype(x.dtype)
     with np.errstate(over="ignore"):
         return x.astype(dtype).astype(x.dtype)
 

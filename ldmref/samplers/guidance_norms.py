@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from array_api_compat import array_namespace
 
 from ldmref.declare import Doc, Range, document_fields
 from ldmref.errors import UsageError
+from ldmref.math.guidance import classifier_free_guidance
 from ldmref.math.guidance_norms import (
     magnitude_aware_guidance,
     renormalize_guidance,
@@ -16,17 +18,40 @@ from ldmref.math.guidance_norms import (
     zero_star_guidance,
 )
 from ldmref.samplers.guidance import CODE, Guidance
-from ldmref.samplers.guidances import GuidanceResult, Predictions, classifier_free
+from ldmref.samplers.guidances import GuidanceResult, Predictions
 
 
-def both_unless_one(cfg_scale: float) -> tuple[str, ...]:
-    """Return the predictions of a guidance that compares them at every scale but 1."""
-    return ("cond",) if cfg_scale == 1.0 else ("uncond", "cond")
+class PairGuidance(Guidance):
+    """A guidance that combines both predictions at every scale but 1, where it is the conditional.
+
+    A subclass states `combine`.
+    """
+
+    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
+        return ("cond",) if cfg_scale == 1.0 else ("uncond", "cond")
+
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
+        cond = predictions["cond"]
+        if cfg_scale == 1.0:
+            return cond, ()
+        return self.combine(predictions["uncond"], cond, cfg_scale), ()
+
+    @abstractmethod
+    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+        """Return the guided prediction.
+
+        Args:
+            uncond: The unconditional prediction.
+            cond: The conditional prediction.
+            cfg_scale: The guidance scale, not 1.
+        """
 
 
 @document_fields
 @dataclass(frozen=True)
-class ZeroStar(Guidance):
+class ZeroStar(PairGuidance):
     r"""Guidance from a rescaled unconditional velocity, and none at pure noise (CFG-Zero*).
 
     .. math:: \hat v = \alpha v_\varnothing + s\,(v_c - \alpha v_\varnothing), \qquad
@@ -69,17 +94,20 @@ class ZeroStar(Guidance):
         return sigma > self.zero_above and cfg_scale != 1.0
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
-        return ("cond",) if self.is_zero(sigma, cfg_scale) else both_unless_one(cfg_scale)
+        if self.is_zero(sigma, cfg_scale):
+            return ("cond",)
+        return super().needs(sigma, cfg_scale)
 
     def __call__(
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory
     ) -> GuidanceResult:
-        cond = predictions["cond"]
-        if cfg_scale == 1.0:
-            return cond, ()
         if self.is_zero(sigma, cfg_scale):
+            cond = predictions["cond"]
             return array_namespace(cond).zeros_like(cond), ()
-        return zero_star_guidance(predictions["uncond"], cond, cfg_scale), ()
+        return super().__call__(predictions, sigma, cfg_scale, memory)
+
+    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+        return zero_star_guidance(uncond, cond, cfg_scale)
 
     def evaluations(self, cfg_scale: float) -> int:
         return len(self.needs(0.0, cfg_scale))
@@ -87,7 +115,7 @@ class ZeroStar(Guidance):
 
 @document_fields
 @dataclass(frozen=True)
-class Renormalized(Guidance):
+class Renormalized(PairGuidance):
     r"""Classifier-free guidance with the norm of the conditional velocity, or at most that.
 
     .. math:: \hat v' = \hat v\,\min(1, r), \qquad r = \frac{k\,\|v_c\|}{\|\hat v\|}
@@ -126,20 +154,11 @@ class Renormalized(Guidance):
     ] = False
     patch: Annotated[int, Range(1, 64), Doc("Height and width of a token, in latents.")] = 2
 
-    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
-        return both_unless_one(cfg_scale)
-
-    def __call__(
-        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
-    ) -> GuidanceResult:
-        cond = predictions["cond"]
-        if cfg_scale == 1.0:
-            return cond, ()
+    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
         if self.over == "token":
             self._check_tokens(cond.shape)
-        guided = classifier_free(predictions, cfg_scale)
-        args = self.over, self.factor, self.grow, self.patch
-        return renormalize_guidance(guided, cond, *args), ()
+        guided = classifier_free_guidance(uncond, cond, cfg_scale)
+        return renormalize_guidance(guided, cond, self.over, self.factor, self.grow, self.patch)
 
     def _check_tokens(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or any(size % self.patch for size in shape[2:]):
@@ -153,7 +172,7 @@ class Renormalized(Guidance):
 
 @document_fields
 @dataclass(frozen=True)
-class Tangential(Guidance):
+class Tangential(PairGuidance):
     r"""Classifier-free guidance away from what the unconditional prediction shares (TCFG).
 
     .. math:: \hat f = f'_\varnothing + s\,(f_c - f'_\varnothing), \qquad
@@ -177,21 +196,13 @@ class Tangential(Guidance):
     name = "tcfg"
     source = "arXiv:2503.18137, section 3"
 
-    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
-        return both_unless_one(cfg_scale)
-
-    def __call__(
-        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
-    ) -> GuidanceResult:
-        cond = predictions["cond"]
-        if cfg_scale == 1.0:
-            return cond, ()
-        return tangential_guidance(predictions["uncond"], cond, cfg_scale), ()
+    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+        return tangential_guidance(uncond, cond, cfg_scale)
 
 
 @document_fields
 @dataclass(frozen=True)
-class MagnitudeAware(Guidance):
+class MagnitudeAware(PairGuidance):
     r"""Classifier-free guidance, weaker where it would change the velocity much (MAMBO-G).
 
     .. math:: \hat v = v_c + (s - 1)\,e^{-a\rho}\,(v_c - v_\varnothing), \qquad
@@ -218,14 +229,5 @@ class MagnitudeAware(Guidance):
         float, Range(0.0, 1000.0), Doc("How fast guidance falls; 0 is classifier-free guidance.")
     ] = 8.0
 
-    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
-        return both_unless_one(cfg_scale)
-
-    def __call__(
-        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
-    ) -> GuidanceResult:
-        cond = predictions["cond"]
-        if cfg_scale == 1.0:
-            return cond, ()
-        uncond = predictions["uncond"]
-        return magnitude_aware_guidance(uncond, cond, cfg_scale, self.strength), ()
+    def combine(self, uncond: Any, cond: Any, cfg_scale: float) -> Any:
+        return magnitude_aware_guidance(uncond, cond, cfg_scale, self.strength)

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from ldmref.support.bfloat16 import round_to_bfloat16
+
 BLOCK = 16
 
 
@@ -108,7 +110,7 @@ class TorchBfloat16Stream(TorchStream):
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
         """Return the next array of a shape, float32, in which every value is a bfloat16."""
-        return _round_to_bfloat16(super().draw(shape))
+        return round_to_bfloat16(super().draw(shape))
 
     def _box_muller(self, outputs: np.ndarray) -> np.ndarray:
         """Return the numbers of full blocks; every operation rounds to bfloat16, as PyTorch's did.
@@ -116,20 +118,13 @@ class TorchBfloat16Stream(TorchStream):
         The angle alone is one product in double precision.
         """
         u = _split(((outputs & 0xFF) * np.float32(2.0**-8)).astype(np.float32))
-        log = _round_to_bfloat16(np.log(1.0 - u[:, 0]))
-        r = _round_to_bfloat16(np.sqrt(-2.0 * log))
-        theta = _round_to_bfloat16(2.0 * math.pi * u[:, 1].astype(np.float64))
-        cos, sin = (_round_to_bfloat16(wave(theta)) for wave in (np.cos, np.sin))
+        log = round_to_bfloat16(np.log(1.0 - u[:, 0]))
+        r = round_to_bfloat16(np.sqrt(-2.0 * log))
+        theta = round_to_bfloat16(2.0 * math.pi * u[:, 1].astype(np.float64))
+        cos, sin = (round_to_bfloat16(wave(theta)) for wave in (np.cos, np.sin))
         return np.stack([r * cos, r * sin], axis=1).reshape(-1)
 
 
 def _split(uniforms: np.ndarray) -> np.ndarray:
     """Return uniforms as (blocks, 2, 8): those of the radii, and those of the angles."""
     return uniforms.reshape(-1, 2, BLOCK // 2)
-
-
-def _round_to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """Return the nearest numbers of eight significant bits, ties to even, as float32."""
-    bits = np.asarray(x, np.float32).view(np.uint32)
-    half = 0x7FFF + ((bits >> 16) & 1)
-    return ((bits + half) & 0xFFFF0000).astype(np.uint32).view(np.float32)

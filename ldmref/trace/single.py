@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_tensors, write_to
+from ldmref.support.bfloat16 import bfloat16_bits
 from ldmref.support.files import parse_json
 from ldmref.trace.files import SHARED, SharedTensors, manifest_text
 from ldmref.trace.manifest import CODE, FORMAT, VERSION, check_manifest
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry, build_trace, tensor_name
-from ldmref.trace.store import bfloat16_bits
 
 KEY = "manifest"  # of the metadata
 OF_A_FOLDER = ("format", "version", "digests", MISSING, UNKNOWN_NAMES)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.writer import KINDS, TensorSource
+from ldmref.support.bfloat16 import bfloat16_bits
 
 TensorContent = tuple[str, tuple[int, ...], bytes]  # type, shape and digest of a tensor
 
@@ -139,11 +140,6 @@ def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
         return "BF16", bfloat16_bits(array)
     kind = KINDS[array.dtype.newbyteorder("<")]
     return kind, array.astype(DTYPES[kind], copy=False)
-
-
-def bfloat16_bits(array: np.ndarray) -> np.ndarray:
-    """Return the bits of numbers that bfloat16 holds exactly, uint16."""
-    return (array.astype(np.float32, copy=False).view(np.uint32) >> 16).astype(np.uint16)
 
 
 def count_bytes(source: TensorSource) -> int:

@@ -72,15 +72,6 @@ def read_halves(field: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(field).view("<f2").astype(np.float32)
 
 
-def decode_bfloat16(codes: np.ndarray) -> np.ndarray:
-    """Return bfloat16, the upper halves of float32, as float32 of the same shape.
-
-    >>> decode_bfloat16(np.array([0x3F80], np.uint16)).tolist()
-    [1.0]
-    """
-    return (codes.astype(np.uint32) << 16).view(np.float32)
-
-
 def signed(numbers: np.ndarray, offset: int) -> np.ndarray:
     """Return small numbers minus an offset, as float32 of the same shape."""
     return numbers.astype(np.float32) - np.float32(offset)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import BackendUnavailable
-from ldmref.io.quantized.bits import decode_bfloat16
 from ldmref.io.quantized.float4 import dequantize_ggml_nvfp4, dequantize_mxfp4
 from ldmref.io.quantized.ggml_blocks import (
     dequantize_q4_0,
@@ -27,6 +26,7 @@ from ldmref.io.quantized.ggml_k_blocks import (
     dequantize_q5_k,
     dequantize_q6_k,
 )
+from ldmref.support.bfloat16 import decode_bfloat16
 
 VALUES_AT_ONCE = 1 << 20  # so that a large tensor needs little more memory than its result
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.quantized.ggml_types import GGML_TYPES, GGMLType, read_ggml
-from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
 from ldmref.support.files import make_read_error, open_file, shown
 from ldmref.support.memmap import hash_mapped, release_pages, require_complete
 
@@ -28,7 +28,6 @@ CODE = "E-GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # bytes, unless general.alignment says otherwise
 MAX_AXES = 4
-MAX_VALUES = 2**59  # of a tensor
 MAX_NAME = 2**16  # bytes of a name
 MAX_TEXT = 2**12  # bytes of a value of the metadata that is kept
 MAX_ITEMS = 16  # of an array of the metadata that is kept
@@ -176,7 +175,7 @@ class _Header:
         if shape is None:
             return tensor
         good = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-        if not good or not _is_possible(shape) or math.prod(shape) != math.prod(tensor.shape):
+        if not good or not is_possible_shape(shape) or math.prod(shape) != math.prod(tensor.shape):
             text = f"{ORIGINAL_SHAPE[:-1]} of {name[:80]!r} does not fit its {tensor.shape}"
             raise self._damaged(text)
         return tensor._replace(shape=shape)
@@ -191,7 +190,7 @@ class _Header:
         kind = GGML_TYPES.get(number)
         if kind is None:
             raise self._damaged(f"{name[:80]!r} has the unknown type {number}")
-        if not _is_possible(sizes) or offset >= 2**63:
+        if not is_possible_shape(sizes) or offset >= 2**63:
             raise self._damaged(f"the size of {name[:80]!r} is too large")
         row = sizes[0] if sizes else 1
         if row % kind.values:
@@ -246,8 +245,3 @@ class _Header:
         message = f"{shown(self._path)} is a damaged GGUF file: {problem}"
         hint = "take the file from its source again"
         return CorruptModelError(message, code=self._code, hint=hint)
-
-
-def _is_possible(shape: tuple[int, ...]) -> bool:
-    """Return whether NumPy could have an array of this shape, also if an axis is 0."""
-    return math.prod(max(n, 1) for n in shape) < MAX_VALUES

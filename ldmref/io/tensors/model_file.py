@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+MAX_VALUES = 2**59  # of a tensor
 
 
 class ModelFile(Mapping[str, np.ndarray]):
@@ -30,3 +33,14 @@ class ModelFile(Mapping[str, np.ndarray]):
     @abstractmethod
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
+
+
+def is_possible_shape(shape: Sequence[int]) -> bool:
+    """Return whether NumPy could have an array of this shape.
+
+    NumPy multiplies the other axes also if one is 0.
+
+    >>> is_possible_shape((2, 3)), is_possible_shape((0, 2**60))
+    (True, False)
+    """
+    return math.prod(max(size, 1) for size in shape) < MAX_VALUES

@@ -11,17 +11,15 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
-from operator import mul
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
-from ldmref.io.quantized.bits import decode_bfloat16
 from ldmref.io.quantized.float8 import decode_e4m3fn, decode_e5m2, decode_e8m0
-from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
+from ldmref.support.bfloat16 import decode_bfloat16
 from ldmref.support.files import (
     check_input_path,
     identify_format,
@@ -46,7 +44,6 @@ EXPANDED = {  # types that NumPy lacks -> what makes float32 of their codes
 }
 MAX_HEADER = 100_000_000
 MAX_AXES = 32
-MAX_VALUES = 2**59  # of a tensor; also without the axes of length 0, which NumPy multiplies too
 CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
 
 
@@ -270,8 +267,7 @@ def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
             hint=f"supported types: {', '.join(DTYPES)}",
         )
     entry = HeaderEntry(kind, tuple(shape), *offsets)
-    overflows = any(size >= 2**63 for size in accumulate(entry.shape, mul))
-    if overflows or len(shape) > MAX_AXES or math.prod(max(n, 1) for n in shape) >= MAX_VALUES:
+    if len(shape) > MAX_AXES or not is_possible_shape(entry.shape):
         raise _damaged(path, f"the shape of {name[:80]!r} is too large")
     if entry.end - entry.begin != math.prod(entry.shape) * DTYPES[kind].itemsize:
         raise _damaged(path, f"the size of {name[:80]!r} does not match its shape")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
+from ldmref.support.bfloat16 import decode_bfloat16
 from ldmref.support.files import open_file, shown
 
 CODE = "E-TRACE-FILE"
@@ -233,7 +234,7 @@ def _to_array(data: bytes, header: ArrayHeader, label: str) -> np.ndarray:
     dtype = np.dtype("<u2") if header.kind else header.dtype
     array = np.frombuffer(data, dtype).reshape(header.shape, order="F" if header.fortran else "C")
     if header.kind:
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        return decode_bfloat16(array)
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
