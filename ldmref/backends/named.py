@@ -161,18 +161,13 @@ class NamedBackend(Backend):
         )
 
     def call_function(self, name: str, function: Callable, *args: Any) -> Any:
-        """Visit a part of a network without operations."""
-        x, *rest = args
-        attributes = dict(zip(_parameter_names(function)[1:], rest, strict=False))
+        """Visit a part of a network without operations; parameters give it their name."""
+        arguments = dict(zip(_parameter_names(function), args, strict=False))
 
-        def compute(arrays: Mapping[str, Array]) -> Any:
-            return function(arrays["input"], *rest)
+        def call(**arguments: Any) -> Any:
+            return self.inner.call_function(name, function, *arguments.values())
 
-        path = self._within(name)
-        full = self._unique(path)
-        return self.visit(
-            LayerCall(full, function.__name__, {"input": x}, {}, attributes, compute, layer=path)
-        )
+        return self._visit_function(call, function.__name__, arguments, self._within(name))
 
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
@@ -191,21 +186,32 @@ class NamedBackend(Backend):
     def _operate(self, operation: str, args: tuple, kwargs: Mapping[str, Any]) -> Array:
         names = _parameter_names(getattr(Backend, operation))[1:]
         arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
+
+        def call(**arguments: Any) -> Any:
+            return getattr(self.inner, operation)(**arguments)
+
+        return self._visit_function(call, operation, arguments)
+
+    def _visit_function(
+        self, function: Callable, kind: str, arguments: Mapping[str, Any], own_name: str = ""
+    ) -> Any:
+        """Visit `function(**arguments)`; `own_name` is its name if it has no parameters."""
         all_arrays, attributes = _split(arguments)
         parameters = {k: v for k, v in all_arrays.items() if k in PARAMETER_ARGUMENTS}
         inputs = {k: v for k, v in all_arrays.items() if k not in PARAMETER_ARGUMENTS}
         first = next(iter(inputs))
         path = next((self._names[id(v)] for v in parameters.values() if id(v) in self._names), None)
-        layer = self._scope[-1].partition(AGAIN)[0] if path is None and self._scope else path or ""
+        around = self._scope[-1].partition(AGAIN)[0] if self._scope else ""
 
         def compute(arrays: Mapping[str, Array]) -> Array:
             named = {first if key == "input" else key: x for key, x in arrays.items()}
-            return getattr(self.inner, operation)(**{**arguments, **named})
+            return function(**{**arguments, **named})
 
         by_role = {"input" if key == first else key: value for key, value in inputs.items()}
-        name = self._unique(path or self._within(operation))
+        name = self._unique(path or own_name or self._within(kind))
+        layer = path or own_name or around
         return self.visit(
-            LayerCall(name, operation, by_role, parameters, attributes, compute, layer=layer)
+            LayerCall(name, kind, by_role, parameters, attributes, compute, layer=layer)
         )
 
     def _within(self, name: str) -> str:

@@ -24,9 +24,10 @@ from ldmref.models.declared import (
     NetworkInput,
     NetworkOutput,
 )
-from ldmref.models.layers import gelu_tanh, layer, linear, mlp
+from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
 from ldmref.models.specs import linear_spec
+from ldmref.models.transformer_layers import gelu_tanh
 
 FREQUENCIES = 256  # width of the sines and cosines of the time
 SCALE = 1000.0  # of the guidance before its sines and cosines, as T is of the time
@@ -108,7 +109,13 @@ def feed_forward_spec(d: int) -> Spec:
 @layer
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """Apply an MLP with the tanh form of GELU; x: (n, l, d) -> the same."""
-    return linear(ops, p.net["2"], gelu_tanh(ops, linear(ops, p.net["0"].proj, x)))
+    return linear(ops, p.net["2"], project_gelu(ops, p.net["0"], x))
+
+
+@layer
+def project_gelu(ops: Backend, p: Params, x: Array) -> Array:
+    """Apply a linear layer and GELU; x: (n, l, d) -> (n, l, 4 d)."""
+    return gelu_tanh(ops, linear(ops, p.proj, x))
 
 
 # -- declarations ---------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ width, l tokens, d width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
@@ -58,23 +57,6 @@ def norm_silu(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Arr
 def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
     """Apply layer normalization; x: (n, l, d) -> the same shape."""
     return ops.layer_norm(x, p.weight, p.bias, eps)
-
-
-def rms_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
-    """Divide by the root mean square of the last axis, and scale; x: (..., d) -> the same shape.
-
-    Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`.
-    """
-    xp = ops.xp
-    wide = xp.astype(x, getattr(xp, ops.state_dtype), copy=False)
-    wide = wide / xp.sqrt(xp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return xp.astype(wide, x.dtype, copy=False) * p.weight
-
-
-def gelu_tanh(ops: Backend, x: Array) -> Array:
-    """Return the tanh form of GELU, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    return 0.5 * x * (1.0 + ops.xp.tanh(inner))
 
 
 @layer

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
-from ldmref.models.layers import gelu_tanh, layer, linear, merge_heads, rms_norm, split_heads
+from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
+from ldmref.models.transformer_layers import gelu_tanh, rms_norm
 
 
 def t5_spec(config: TextConfig) -> Spec:
@@ -88,20 +90,25 @@ def biased_attention(ops: Backend, p: Params, x: Array, bias: Array, num_heads: 
     The scores are not divided by the square root of the head's width: T5's initial weights make up
     for it. They are therefore large, and the softmax is computed in `ops.state_dtype`.
     """
-    xp = ops.xp
     q, k, v = (split_heads(ops, linear(ops, proj, x), num_heads) for proj in (p.q, p.k, p.v))
+    mixed = ops.call_function("attention", attend_with_bias, q, k, v, bias)
+    return linear(ops, p.o, merge_heads(ops, mixed))
+
+
+def attend_with_bias(q: Array, k: Array, v: Array, bias: Array) -> Array:
+    """Return softmax(q k^T + bias) v; q, k, v: (n, heads, l, d), bias: (1 or n, heads, l, l)."""
+    xp = array_namespace(q)
     scores = xp.matmul(q, xp.permute_dims(k, (0, 1, 3, 2)))
-    scores = xp.astype(scores, getattr(xp, ops.state_dtype), copy=False) + bias
+    scores = xp.astype(scores, bias.dtype, copy=False) + bias
     weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
     weights = weights / xp.sum(weights, axis=-1, keepdims=True)
-    mixed = xp.matmul(xp.astype(weights, v.dtype, copy=False), v)
-    return linear(ops, p.o, merge_heads(ops, mixed))
+    return xp.matmul(xp.astype(weights, v.dtype, copy=False), v)
 
 
 @layer
 def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
     """Compute W_o (gelu(W_0 x) * W_1 x) with the tanh form of GELU; x: (n, l, d) -> the same."""
-    return linear(ops, p.wo, gelu_tanh(ops, linear(ops, p.wi_0, x)) * linear(ops, p.wi_1, x))
+    return linear(ops, p.wo, gelu_tanh(ops, linear(ops, p.wi_0, x), "act") * linear(ops, p.wi_1, x))
 
 
 def position_bias(ops: Backend, table: Array, length: int, max_distance: int) -> Array:

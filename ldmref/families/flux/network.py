@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from array_api_compat import device
+from array_api_compat import array_namespace, device
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
@@ -24,16 +24,10 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import (
-    gelu_tanh,
-    layer,
-    linear,
-    merge_heads,
-    rms_norm,
-    split_heads,
-)
+from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
+from ldmref.models.transformer_layers import gelu_tanh, rms_norm
 
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 PATCH = 2  # a token is a patch of 2 x 2 cells
@@ -103,11 +97,12 @@ def transformer(
     h = linear(ops, p.x_embedder, ops.xp.reshape(grid, (n, rows * columns, width)))
     emb = embed(ops, p.time_text_embed, t, pooled, guidance)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
-    angles = find_angles(ops, config.axes_dims_rope, grid, text)
+    positions = find_positions(ops, grid, text)
+    dims = config.axes_dims_rope
     for block in p.transformer_blocks.items_in_order():
-        text, h = double_block(ops, block, h, text, emb, angles, heads)
+        text, h = double_block(ops, block, h, text, emb, positions, dims, heads)
     for block in p.single_transformer_blocks.items_in_order():
-        text, h = single_block(ops, block, h, text, emb, angles, heads)
+        text, h = single_block(ops, block, h, text, emb, positions, dims, heads)
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
     return join_patches(ops, h, rows, columns)
 
@@ -129,26 +124,21 @@ def join_patches(ops: Backend, x: Array, rows: int, columns: int) -> Array:
     return ops.xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
 
 
-def find_angles(ops: Backend, dims: tuple[int, ...], grid: Array, text: Array) -> Array:
-    """Return the angle by which each pair of a head's channels is turned: (l + rows * columns, k).
+def find_positions(ops: Backend, grid: Array, text: Array) -> Array:
+    """Return time, row and column of each token, (l + rows * columns, 3), in `ops.state_dtype`.
 
     A token of the text, (n, l, d), is at time, row and column 0; a patch, (n, rows, columns, c), at
-    time 0. Each of the three has `dims` channels, two for each of its frequencies.
+    time 0.
     """
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)
     lines = xp.astype(grid[0, :, :, 0], wide, copy=False)
-    rows = count_from_zero(ops, lines[:, 0])[:, None, None]
-    columns = count_from_zero(ops, lines[0, :])[None, :, None]
+    rows = count_from_zero(ops, lines[:, 0])[:, None]
+    columns = count_from_zero(ops, lines[0, :])[None, :]
     zero = xp.zeros_like(rows + columns)
-    angles = [
-        (positions + zero) * frequencies(ops, dim, lines)
-        for positions, dim in zip((zero, rows, columns), dims, strict=True)
-    ]
-    half = sum(dims) // 2
-    of_patches = xp.reshape(xp.concat(angles, axis=2), (-1, half))
-    of_text = xp.zeros_like(xp.astype(text[0, :, :half], wide, copy=False))
-    return xp.concat([of_text, of_patches], axis=0)
+    of_patches = [xp.reshape(positions + zero, (-1, 1)) for positions in (zero, rows, columns)]
+    of_text = xp.zeros_like(xp.astype(text[0, :, :3], wide, copy=False))
+    return xp.concat([of_text, xp.concat(of_patches, axis=1)], axis=0)
 
 
 def count_from_zero(ops: Backend, line: Array) -> Array:
@@ -156,16 +146,27 @@ def count_from_zero(ops: Backend, line: Array) -> Array:
     return ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=0) - 1.0
 
 
-def frequencies(ops: Backend, dim: int, like: Array) -> Array:
-    """Return theta^(-2 i / dim) for i from 0 to dim / 2 - 1, in the dtype of `like`."""
-    steps = ops.xp.arange(dim // 2, dtype=like.dtype, device=device(like))
-    return ops.xp.exp(steps * (-2.0 * math.log(THETA) / dim))
+def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
+    """Turn each pair of neighbouring channels by the position times the frequency of the pair.
 
+    Args:
+        x: Queries or keys, (n, heads, l, d).
+        positions: (l, axes), floating.
+        dims: How many of the d channels belong to each axis.
+        theta: The i-th pair of an axis of `dim` channels has the frequency theta^(-2 i / dim).
 
-def rotate(ops: Backend, x: Array, angles: Array) -> Array:
-    """Turn each pair of neighbouring channels; x: (n, heads, l, 2 k), angles: (l, k) -> like x."""
-    xp = ops.xp
+    Returns:
+        Like `x`.
+    """
+    xp = array_namespace(x)
     n, heads, length, d = x.shape
+    angles = xp.concat(
+        [
+            positions[:, axis : axis + 1] * frequencies(dim, theta, positions)
+            for axis, dim in enumerate(dims)
+        ],
+        axis=1,
+    )
     pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
     first, second = xp.unstack(pairs, axis=-1)
     cos, sin = xp.cos(angles), xp.sin(angles)
@@ -174,9 +175,23 @@ def rotate(ops: Backend, x: Array, angles: Array) -> Array:
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
 
+def frequencies(dim: int, theta: float, like: Array) -> Array:
+    """Return theta^(-2 i / dim) for i from 0 to dim / 2 - 1, in the dtype of `like`."""
+    xp = array_namespace(like)
+    steps = xp.arange(dim // 2, dtype=like.dtype, device=device(like))
+    return xp.exp(steps * (-2.0 * math.log(theta) / dim))
+
+
 @layer
 def double_block(
-    ops: Backend, p: Params, x: Array, context: Array, emb: Array, angles: Array, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array,
+    emb: Array,
+    positions: Array,
+    dims: tuple[int, ...],
+    num_heads: int,
 ) -> tuple[Array, Array]:
     """Apply a block to image (n, l, d) and text (n, m, d), each with its own weights.
 
@@ -185,7 +200,7 @@ def double_block(
     """
     h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb)
     text, text_gate, *of_text_mlp = adaptive_norm(ops, p.norm1_context, context, emb)
-    attended, attended_text = joint_attention(ops, p.attn, h, text, angles, num_heads)
+    attended, attended_text = joint_attention(ops, p.attn, h, text, positions, dims, num_heads)
     x = x + gate * attended
     x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
     context = context + text_gate * attended_text
@@ -194,7 +209,14 @@ def double_block(
 
 @layer
 def single_block(
-    ops: Backend, p: Params, x: Array, context: Array, emb: Array, angles: Array, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array,
+    emb: Array,
+    positions: Array,
+    dims: tuple[int, ...],
+    num_heads: int,
 ) -> tuple[Array, Array]:
     """Apply attention and MLP side by side to text (n, m, d) and image (n, l, d), in this order.
 
@@ -204,15 +226,21 @@ def single_block(
     length = context.shape[1]
     joined = xp.concat([context, x], axis=1)
     h, gate = adaptive_norm(ops, p.norm, joined, emb)
-    attended = self_attention(ops, p.attn, h, angles, num_heads)
-    wide = gelu_tanh(ops, linear(ops, p.proj_mlp, h))
+    attended = self_attention(ops, p.attn, h, positions, dims, num_heads)
+    wide = gelu_tanh(ops, linear(ops, p.proj_mlp, h), "act_mlp")
     joined = joined + gate * linear(ops, p.proj_out, xp.concat([attended, wide], axis=2))
     return joined[:, :length, :], joined[:, length:, :]
 
 
 @layer
 def joint_attention(
-    ops: Backend, p: Params, x: Array, context: Array, angles: Array, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array,
+    positions: Array,
+    dims: tuple[int, ...],
+    num_heads: int,
 ) -> tuple[Array, Array]:
     """Let text (n, m, d) and image (n, l, d) attend to each other; returns image and text."""
     added = project(
@@ -220,17 +248,27 @@ def joint_attention(
     )
     own = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
     q, k, v = (ops.xp.concat(pair, axis=2) for pair in zip(added, own, strict=True))
-    joined = merge_heads(ops, ops.attention(rotate(ops, q, angles), rotate(ops, k, angles), v))
+    joined = merge_heads(ops, attend(ops, q, k, v, positions, dims))
     length = context.shape[1]
     text = linear(ops, p.to_add_out, joined[:, :length, :])
     return linear(ops, p.to_out["0"], joined[:, length:, :]), text
 
 
 @layer
-def self_attention(ops: Backend, p: Params, x: Array, angles: Array, num_heads: int) -> Array:
+def self_attention(
+    ops: Backend, p: Params, x: Array, positions: Array, dims: tuple[int, ...], num_heads: int
+) -> Array:
     """Let all tokens (n, l, d) attend to each other, without a projection of the result."""
     q, k, v = project(ops, p, x, ("to_q", "to_k", "to_v"), "", num_heads)
-    return merge_heads(ops, ops.attention(rotate(ops, q, angles), rotate(ops, k, angles), v))
+    return merge_heads(ops, attend(ops, q, k, v, positions, dims))
+
+
+def attend(
+    ops: Backend, q: Array, k: Array, v: Array, positions: Array, dims: tuple[int, ...]
+) -> Array:
+    """Return attention of queries and keys that are turned by their positions."""
+    q, k = (ops.call_function("rotate", rotate, x, positions, dims) for x in (q, k))
+    return ops.attention(q, k, v)
 
 
 def project(

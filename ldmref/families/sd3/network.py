@@ -21,15 +21,10 @@ from ldmref.families.joint_transformers import (
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref.models.layers import (
-    layer,
-    linear,
-    merge_heads,
-    rms_norm,
-    split_heads,
-)
+from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
+from ldmref.models.transformer_layers import rms_norm
 
 
 def transformer_spec(config: MMDiTConfig) -> Spec:
