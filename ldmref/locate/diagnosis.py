@@ -24,6 +24,7 @@ from ldmref.locate.replay import Replay
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 CLEAR = 16.0  # floors up to which an error is explained
+TOGETHER = ("rotate",)  # operations that share a table: a fault concerns both or one of them
 GAIN = 4.0  # factor by which a fault must reduce the error
 SKIPPED = "{} is skipped: its output is its input"
 LARGE_GAIN = 50.0  # the same for an error that is a fault anyway; its noise may be larger
@@ -136,6 +137,8 @@ def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, O
     for call in point.suspects:
         alone = len(point.suspects) <= LARGE
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
+        if call.kind in TOGETHER and alone:
+            groups.setdefault((call.kind, ""), []).append(call)
     for (kind, name), calls in groups.items():
         first = calls[0]
         for variant in _variants(replay, first):
@@ -147,7 +150,7 @@ def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, O
 def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
-    if call.kind == "attention" and replay.ids is not None:
+    if call.kind in ("attention", "attend_with_bias") and replay.ids is not None:
         yield from with_padding_mask(call, replay.ids)
     for name, parameters in replay.similar_layers(call):
         yield Variant(

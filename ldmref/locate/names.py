@@ -20,6 +20,7 @@ ALIASES = {  # the last part of ldmref's name -> those of other programs
     "silu": ("nonlinearity", "act", "conv_act", "activation"),
     "gelu": ("activation_fn", "act_fn"),
     "quick_gelu": ("activation_fn", "act_fn"),
+    "gelu_tanh": ("act", "activation_fn", "act_fn"),
 }
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules

@@ -41,6 +41,7 @@ from ldmref.trace.backend import name_outputs
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 8  # outputs kept to recognise them
+MODULATIONS = re.compile(r"(.*\.)?norm\w*\.linear", re.ASCII)
 SKIPS = re.compile(r"conv_in|down_blocks\.\d+\.(resnets|attentions|downsamplers)\.\d+(\.conv)?")
 
 
@@ -60,10 +61,12 @@ class Replay(RepeatableRun):
         self.visited: set[str] = set()
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
+        self.modulations: dict[str, int] = {}  # linear layers of adaptive norms, and their parts
         self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
         self._frames: list[Frame] = []
         self._modules: list[Frame] = []  # the layers around an operation, recorded or not
-        self._pending: list[LayerCall] = []
+        self._pending: list[LayerCall] = []  # operations since the last recorded array
+        self._led: tuple[LayerCall, ...] = ()  # those that led to the last recorded input
         self._after: list[str] = []
 
     # -- the run ----------------------------------------------------------------------------------
@@ -132,6 +135,7 @@ class Replay(RepeatableRun):
             inputs = self._observe_inputs(call, entry)
             closed = bool(entry.inputs)
         if closed:
+            self._led = tuple(self._pending) or self._led
             self._pending = []
         if call.composite:
             frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
@@ -146,6 +150,7 @@ class Replay(RepeatableRun):
             frame = Frame(call.name, call.compute, inputs, Counter(), [])
             result = self._operate_exactly(call, inputs)
             self._pending.append(call)
+            self._keep_modulation(call)
         recorded = None if entry is None else read_output(self.port, entry)
         if entry is None or recorded is None:
             return self._keep(call, result)
@@ -168,6 +173,13 @@ class Replay(RepeatableRun):
         if SKIPS.fullmatch(call.name) and isinstance(result, np.ndarray):
             self.skips[call.name] = result
         return result
+
+    def _keep_modulation(self, call: LayerCall) -> None:
+        """Note a linear layer that gives shift, scale and gate of a block."""
+        if MODULATIONS.fullmatch(call.name) and call.kind == "linear":
+            rows, columns = call.parameters["weight"].shape
+            if rows in (2 * columns, 3 * columns, 6 * columns, 9 * columns):
+                self.modulations[call.name] = rows // columns
 
     # -- operations that the port left out -------------------------------------------------------
 
@@ -263,7 +275,7 @@ class Replay(RepeatableRun):
             recorded = read_role(self.port, entry.inputs, role, list(call.inputs))
             if recorded is None:
                 continue
-            suspects = tuple(self._pending)
+            suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
             point = Point(call, role, computed, recorded, {}, frame, suspects, self._last())
             used = self.observer.observe(self, point)

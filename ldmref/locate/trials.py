@@ -124,7 +124,8 @@ class RepeatableRun(NamedBackend):
             raise _Reached(call.inputs[trial.role])
         entry = self._entry_of(call)
         within = target or trial.target.startswith(call.name + ".")
-        if entry is not None and not (trial.free or within or call.several):
+        changed = call.name in trial.changes
+        if entry is not None and not (trial.free or within or changed or call.several):
             forced = self._forced(entry)
             if forced is not None:
                 return self._cast({"": forced})[""]

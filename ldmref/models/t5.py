@@ -95,11 +95,11 @@ def biased_attention(ops: Backend, p: Params, x: Array, bias: Array, num_heads: 
     return linear(ops, p.o, merge_heads(ops, mixed))
 
 
-def attend_with_bias(q: Array, k: Array, v: Array, bias: Array) -> Array:
-    """Return softmax(q k^T + bias) v; q, k, v: (n, heads, l, d), bias: (1 or n, heads, l, l)."""
+def attend_with_bias(q: Array, k: Array, v: Array, score_bias: Array) -> Array:
+    """Return softmax(q k^T + b) v; q, k, v: (n, heads, l, d), b: (1 or n, heads, l, l)."""
     xp = array_namespace(q)
     scores = xp.matmul(q, xp.permute_dims(k, (0, 1, 3, 2)))
-    scores = xp.astype(scores, bias.dtype, copy=False) + bias
+    scores = xp.astype(scores, score_bias.dtype, copy=False) + score_bias
     weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
     weights = weights / xp.sum(weights, axis=-1, keepdims=True)
     return xp.matmul(xp.astype(weights, v.dtype, copy=False), v)

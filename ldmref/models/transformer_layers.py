@@ -1,14 +1,16 @@
-"""The norm and the activation of T5 and of the transformers of SD3 and Flux.1."""
+"""Norm, activation and rotary positions of T5 and of the transformers of SD3 and Flux.1."""
 
 from __future__ import annotations
 
 import math
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.params import Params
+
+THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 
 
 def rms_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
@@ -36,3 +38,46 @@ def tanh_gelu(x: Array) -> Array:
     """Return 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), fast for large arrays."""
     inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
     return 0.5 * x * (1.0 + array_namespace(x).tanh(inner))
+
+
+def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
+    """Turn each pair of neighbouring channels by its angle (rotary positions).
+
+    Su et al. 2021, arXiv:2104.09864, section 3.2, with several axes.
+
+    Args:
+        x: Queries or keys, (n, heads, l, d).
+        positions: Of the tokens on each axis, (l, axes), floating.
+        dims: How many of the d channels belong to each axis.
+        theta: The base of the frequencies.
+
+    Returns:
+        Like `x`.
+    """
+    return turn(x, find_angles(positions, dims, theta))
+
+
+def find_angles(positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
+    """Return the angle of each pair, (l, d / 2): the position on its axis times its frequency.
+
+    The i-th pair of an axis of `dim` channels has the frequency theta^(-2 i / dim).
+    """
+    xp = array_namespace(positions)
+    angles = []
+    for axis, dim in enumerate(dims):
+        steps = xp.arange(dim // 2, dtype=positions.dtype, device=device(positions))
+        frequencies = xp.exp(steps * (-2.0 * math.log(theta) / dim))
+        angles.append(positions[:, axis : axis + 1] * frequencies)
+    return xp.concat(angles, axis=1)
+
+
+def turn(x: Array, angles: Array) -> Array:
+    """Turn each pair of neighbouring channels; x: (n, heads, l, 2 k), angles: (l, k) -> like x."""
+    xp = array_namespace(x)
+    n, heads, length, d = x.shape
+    pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
+    first, second = xp.unstack(pairs, axis=-1)
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)

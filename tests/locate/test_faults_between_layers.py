@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import test_locate_layers as layers
+from numpy_ports import layers_of, make_model, run_port
+from test_locate_layers import MID
 
 from ldmref.locate import diff_traces
 from ldmref.locate.faults.activations import exact_gelu
@@ -16,10 +17,14 @@ from ldmref.locate.faults.table import BETWEEN
 from ldmref.models.unet import run_encoder
 from ldmref.trace import build_trace
 
-model = layers.model  # a fixture
 TEXT = "text_model.encoder.layers.0.self_attn.attention"
 EMBEDDINGS = "text_model.embeddings"
-GEGLU = f"{layers.MID}.ff.net.0"
+GEGLU = f"{MID}.ff.net.0"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model("tiny")
 
 
 def judge(model, tensors):
@@ -37,7 +42,7 @@ def test_another_skip_connection_is_named(model, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run_encoder", exchanged)
-        tensors = layers.run_port(model)
+        tensors = run_port(model)
     found = {key: row.cause for key, row in judge(model, tensors).items()}
     words = "the skip connection is the output of {} instead of {}"
     first, second = "conv_in", "down_blocks.0.attentions.0"
@@ -63,7 +68,7 @@ def test_other_positions_are_named(model, shift, words):
         i = np.arange(right.shape[1])
         return right - table[i] + table[shift(i, len(table))]
 
-    tensors = layers.run_port(model, {EMBEDDINGS: wrong}, "text_encoder")
+    tensors = run_port(model, {EMBEDDINGS: wrong}, "text_encoder")
     found = judge(model, tensors)
     assert list(found) == [(EMBEDDINGS, "own")]
     assert words in found[EMBEDDINGS, "own"].cause
@@ -87,7 +92,7 @@ def test_gelu_of_the_wrong_half_is_named(model, make, words, recorded):
         h = x["input"] @ projection["weight"].T + projection["bias"]
         return make(*np.split(h, 2, axis=-1), h[..., ::2], h[..., 1::2])
 
-    tensors = layers.run_port(model, {GEGLU: wrong})
+    tensors = run_port(model, {GEGLU: wrong})
     call = f"unet.000/{GEGLU}"
     h = tensors[f"{call}/input"] @ projection["weight"].T + projection["bias"]
     tensors |= {f"{call}.proj/input": tensors[f"{call}/input"], f"{call}.proj/output": h}
@@ -100,7 +105,7 @@ def test_gelu_of_the_wrong_half_is_named(model, make, words, recorded):
 
 
 def test_an_activation_that_reads_the_value_is_named(model):
-    tensors = layers.run_port(model)
+    tensors = run_port(model)
     value = np.split(tensors[f"unet.000/{GEGLU}.proj/output"], 2, axis=-1)[0]
     tensors |= {f"unet.000/{GEGLU}.gelu/input": value}
     row = judge(model, tensors)[f"{GEGLU}.gelu", "wiring"]
@@ -129,21 +134,14 @@ def test_a_padding_mask_is_named(model, causal):
 
 def run_text(model, ids, wrong=None):
     """Return the arrays of a port that encodes these tokens."""
-    from ldmref.models.text import text_encoder
-
-    params = model.params["text_encoder"]
-    port = layers.Port("text_encoder", wrong)
-    port.name_parameters(params)
-    with port.observed("text_encoder"):
-        output = text_encoder(port, params, model.config.text_encoder, ids)
-    return port.tensors | {"text_encoder//input.input_ids": ids, "text_encoder//output": output}
+    return run_port(model, wrong, "text_encoder", given={"ids": ids})
 
 
 def test_texts_without_padding_have_no_mask(model):
     """The last token alone is no padding, and a mask of nothing is no fault."""
     ids = np.tile(np.arange(16), (2, 1))
     assert not judge(model, run_text(model, ids))
-    (call,) = [c for n, c in layers.layers_of(model, "text_encoder").items() if n == TEXT]
+    (call,) = [c for n, c in layers_of(model, "text_encoder").items() if n == TEXT]
     first, *_ = with_padding_mask(call, ids)
     x = {**call.parameters, **call.inputs}
     np.testing.assert_allclose(first.change(call, x), call.compute(x), rtol=1e-4, atol=1e-6)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-import test_locate_layers as layers
+from numpy_ports import make_model, run_port
 
 from ldmref.backends.named import AGAIN
 from ldmref.locate import diff_traces
@@ -14,14 +14,18 @@ from ldmref.locate.alignment import align
 from ldmref.locate.layouts import recognise
 from ldmref.trace import build_trace
 
-model = layers.model  # a fixture
 BLOCK = "mid_block.resnets.0"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model("tiny")
 
 
 def leave_out(model, base, number):
     """Return the arrays of a port without an operation, whose later ones are counted anew."""
     name = f"{base}{AGAIN}{number}" if number else base
-    tensors = layers.run_port(model, {name: lambda call, x: x["input"]})
+    tensors = run_port(model, {name: lambda call, x: x["input"]})
     kept = {}
     for key, x in tensors.items():
         found = re.fullmatch(rf"(.*/{re.escape(base)})(?:~(\d+))?(/.*)", key)
@@ -50,7 +54,7 @@ def test_only_the_layer_after_an_omitted_activation_is_named(model, number, vict
 
 def test_a_wrong_input_of_an_activation_is_still_named(model):
     """Nothing was left out, so the numbers are as they are."""
-    tensors = layers.run_port(model)
+    tensors = run_port(model)
     name = f"unet.000/{BLOCK}.silu~2/input"
     wrong = {**tensors, name: 0.5 * tensors[name]}
     rows = diff_traces(build_trace(wrong), model).faults

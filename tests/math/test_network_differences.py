@@ -6,9 +6,9 @@ import numpy as np
 
 import ldmref
 from ldmref import math as lm
-from ldmref.families.flux.network import frequencies, rotate
 from ldmref.families.flux.presets import make_presets
 from ldmref.models.t5 import t5
+from ldmref.models.transformer_layers import find_angles, turn
 from ldmref.samplers.flow_spacings import flow_levels
 
 
@@ -64,7 +64,7 @@ def test_padding_of_t5_is_attended():
 def test_layouts_of_rotary_positions():
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((2, 1, 1, 6, 8))
-    angles = np.arange(6.0)[:, None] * frequencies(8, 10000.0, q)
+    angles = find_angles(np.arange(6.0)[:, None], (8,))
 
     def rotate_halves(x):
         first, second = np.split(x, 2, axis=-1)
@@ -76,7 +76,7 @@ def test_layouts_of_rotary_positions():
         return turn(q) @ turn(k).swapaxes(-1, -2)
 
     def neighbours(x):
-        return rotate(x, np.arange(6.0)[:, None], (8,))
+        return turn(x, angles)
 
     order = [0, 4, 1, 5, 2, 6, 3, 7]
     want = scores(rotate_halves, q, k)

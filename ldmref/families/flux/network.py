@@ -8,10 +8,6 @@ Parameter names of diffusers' FluxTransformer2DModel.
 
 from __future__ import annotations
 
-import math
-
-from array_api_compat import array_namespace, device
-
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.joint_transformers import (
@@ -27,9 +23,8 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
-from ldmref.models.transformer_layers import gelu_tanh, rms_norm
+from ldmref.models.transformer_layers import gelu_tanh, rms_norm, rotate
 
-THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 PATCH = 2  # a token is a patch of 2 x 2 cells
 
 
@@ -144,42 +139,6 @@ def find_positions(ops: Backend, grid: Array, text: Array) -> Array:
 def count_from_zero(ops: Backend, line: Array) -> Array:
     """Return 0, 1, ... for a line of patches, (k,)."""
     return ops.xp.cumulative_sum(ops.xp.ones_like(line), axis=0) - 1.0
-
-
-def rotate(x: Array, positions: Array, dims: tuple[int, ...], theta: float = THETA) -> Array:
-    """Turn each pair of neighbouring channels by the position times the frequency of the pair.
-
-    Args:
-        x: Queries or keys, (n, heads, l, d).
-        positions: (l, axes), floating.
-        dims: How many of the d channels belong to each axis.
-        theta: The i-th pair of an axis of `dim` channels has the frequency theta^(-2 i / dim).
-
-    Returns:
-        Like `x`.
-    """
-    xp = array_namespace(x)
-    n, heads, length, d = x.shape
-    angles = xp.concat(
-        [
-            positions[:, axis : axis + 1] * frequencies(dim, theta, positions)
-            for axis, dim in enumerate(dims)
-        ],
-        axis=1,
-    )
-    pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
-    first, second = xp.unstack(pairs, axis=-1)
-    cos, sin = xp.cos(angles), xp.sin(angles)
-    turned = [first * cos - second * sin, first * sin + second * cos]
-    together = xp.concat([part[..., None] for part in turned], axis=-1)
-    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
-
-
-def frequencies(dim: int, theta: float, like: Array) -> Array:
-    """Return theta^(-2 i / dim) for i from 0 to dim / 2 - 1, in the dtype of `like`."""
-    xp = array_namespace(like)
-    steps = xp.arange(dim // 2, dtype=like.dtype, device=device(like))
-    return xp.exp(steps * (-2.0 * math.log(theta) / dim))
 
 
 @layer

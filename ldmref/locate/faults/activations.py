@@ -30,7 +30,7 @@ def exact_gelu(x: np.ndarray) -> np.ndarray:
 
 FUNCTIONS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "gelu": ("exact GELU", exact_gelu),
-    "gelu_tanh": ("tanh GELU", tanh_gelu),
+    "tanh_gelu": ("tanh GELU", tanh_gelu),
     "quick_gelu": ("quick GELU", lambda x: x * sigmoid(1.702 * x)),
     "silu": ("SiLU", lambda x: x * sigmoid(x)),
     "sigmoid": ("sigmoid", sigmoid),

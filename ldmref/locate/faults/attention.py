@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -73,6 +73,24 @@ def other_mask(call: LayerCall) -> Iterator[Variant]:
         yield with_changes("a causal mask that should not be there", causal=True)
 
 
+def other_bias(call: LayerCall) -> Iterator[Variant]:
+    """Yield attention with a bias of positions, as T5 has it, in other forms."""
+    d = call.inputs["input"].shape[-1]
+    text = "the scores are divided by sqrt(d), which they should not be"
+    yield Variant(text, lambda c, x: c.compute({**x, "input": x["input"] / math.sqrt(d)}))
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "the bias of positions is missing": lambda b: 0.0 * b,
+        "the bias of positions is that of the query from the key": lambda b: b.swapaxes(-1, -2),
+        "a causal mask that should not be there": lambda b: b + np.triu(np.full(b.shape, -1e9), 1),
+    }
+    for text, change in changes.items():
+        yield Variant(text, lambda c, x, f=change: _with_bias(c, x, f(x["score_bias"])))
+
+
+def _with_bias(call: LayerCall, x: Inputs, bias: np.ndarray) -> np.ndarray:
+    return call.compute({**x, "score_bias": bias})
+
+
 def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
     """Yield attention in which nothing attends to the padding of a text.
 
@@ -90,6 +108,10 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
     after_end[:, 0] = False
     for padding, end in ((after_end, ""), (tail, ", which hides the end token also")):
         text = f"a padding mask that should not be there{end}"
+        if "score_bias" in call.inputs:
+            hidden = -1e9 * padding[:, None, None, :]
+            yield Variant(text, lambda c, x, m=hidden: _with_bias(c, x, x["score_bias"] + m))
+            continue
         yield Variant(text, lambda c, x, m=padding: _masked(x, m, _causal(c)))
         if _causal(call):
             text = f"a padding mask instead of the causal one{end}"

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.faults.activations import exact_gelu
+from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import Point
 from ldmref.locate.replay import Replay
 
-Given = tuple[str, np.ndarray]  # words, and the array that the fault would have given
 JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(
     r"(.*\.)?(embeddings|layers\.0(\.(layer_norm1|self_attn_layer_norm))?)", re.ASCII

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ldmref.backends.named import LayerCall
+from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant
 from ldmref.math.embedding import timestep_embedding
 
@@ -37,21 +37,25 @@ def other_period(call: LayerCall) -> Iterator[Variant]:
 
 
 def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
-    """Yield the embedding of scaled, shifted and projected timesteps."""
+    """Yield the embedding of scaled, shifted and projected timesteps.
+
+    A network that embeds the guidance scale as well embeds it after the timestep.
+    """
+    noun = "guidance" if AGAIN in call.name else "timestep"
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "the timestep is scaled by 1000": lambda t: 1000.0 * t,
-        "the timestep is scaled by 1/1000": lambda t: t / 1000.0,
-        "the timestep is scaled by 1e6": lambda t: 1e6 * t,
-        "the sign of the timestep is reversed": lambda t: -t,
-        "the timestep is larger by 1": lambda t: t + 1.0,
-        "the timestep is smaller by 1": lambda t: t - 1.0,
+        f"the {noun} is scaled by 1000": lambda t: 1000.0 * t,
+        f"the {noun} is scaled by 1/1000": lambda t: t / 1000.0,
+        f"the {noun} is scaled by 1e6": lambda t: 1e6 * t,
+        f"the sign of the {noun} is reversed": lambda t: -t,
+        f"the {noun} is larger by 1": lambda t: t + 1.0,
+        f"the {noun} is smaller by 1": lambda t: t - 1.0,
         "the timestep t is 999 - t": lambda t: 999.0 - t,
         "the timestep t is 1000 - t": lambda t: 1000.0 - t,
-        "the timestep is 0": lambda t: 0.0 * t,
+        f"the {noun} is 0": lambda t: 0.0 * t,
     }
     for text, change in changes.items():
         yield Variant(text, lambda c, x, f=change: c.compute({**x, "input": f(x["input"])}))
-    yield Variant("the timestep is projected twice", _projected_twice)
+    yield Variant(f"the {noun} is projected twice", _projected_twice)
 
 
 def _projected_twice(call: LayerCall, x: Inputs) -> np.ndarray:

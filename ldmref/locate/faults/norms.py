@@ -48,11 +48,12 @@ def unbiased_variance(call: LayerCall) -> Iterator[Variant]:
 def missing_affine(call: LayerCall) -> Iterator[Variant]:
     """Yield the norm without its weight, without its bias, and without both."""
     yield Variant("weight is missing", lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1}))
-    yield Variant("bias is missing", lambda c, x: c.compute({**x, "bias": 0 * x["bias"]}))
-    yield Variant(
-        "weight and bias are missing",
-        lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1, "bias": 0 * x["bias"]}),
-    )
+    if "bias" in call.parameters:
+        yield Variant("bias is missing", lambda c, x: c.compute({**x, "bias": 0 * x["bias"]}))
+        yield Variant(
+            "weight and bias are missing",
+            lambda c, x: c.compute({**x, "weight": 0 * x["weight"] + 1, "bias": 0 * x["bias"]}),
+        )
     yield Variant(
         "weight + 1 instead of weight", lambda c, x: c.compute({**x, "weight": x["weight"] + 1})
     )
@@ -67,6 +68,32 @@ def root_mean_square(call: LayerCall) -> Iterator[Variant]:
         return _affine(call, x, flat / np.sqrt(np.mean(flat * flat, -1, keepdims=True) + eps))
 
     yield Variant("the mean is not subtracted (RMS norm)", change)
+
+
+def other_mean_square(call: LayerCall) -> Iterator[Variant]:
+    """Yield RMS norms of another mean square: of all heads, without the mean, and other roots."""
+    eps = call.attributes["eps"]
+
+    def change(call: LayerCall, x: Inputs, axes: tuple[int, ...]) -> np.ndarray:
+        y = x["input"]
+        return y / np.sqrt(np.mean(y * y, axis=axes, keepdims=True) + eps) * x["weight"]
+
+    def centred(call: LayerCall, x: Inputs) -> np.ndarray:
+        y = x["input"]
+        return call.compute({**x, "input": y - y.mean(axis=-1, keepdims=True)})
+
+    def outside(call: LayerCall, x: Inputs) -> np.ndarray:
+        y = x["input"]
+        return y / (np.sqrt(np.mean(y * y, axis=-1, keepdims=True)) + eps) * x["weight"]
+
+    if call.inputs["input"].ndim == 4:
+        text = "the mean square is that of all heads instead of each"
+        yield Variant(text, lambda c, x: change(c, x, (1, 3)))
+    yield Variant("the mean is subtracted (layer norm)", centred)
+    yield Variant("eps is added to the root instead of the mean square", outside)
+    yield Variant("the norm is missing", lambda c, x: x["input"])
+    text = "the norm is missing, but for its weight"
+    yield Variant(text, lambda c, x: x["input"] * x["weight"])
 
 
 def other_groups(call: LayerCall) -> Iterator[Variant]:

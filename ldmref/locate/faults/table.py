@@ -11,13 +11,24 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults import activations, attention, between, embedding, norms, products
-from ldmref.locate.faults.variants import Variant
+from ldmref.locate.faults import (
+    activations,
+    attention,
+    between,
+    embedding,
+    modulation,
+    norms,
+    packing,
+    products,
+    rotary,
+)
+from ldmref.locate.faults.variants import Given, Variant
 from ldmref.locate.points import Point
 from ldmref.locate.replay import Replay
 
 NORMS = ("group_norm", "layer_norm")
-ACTIVATIONS = ("silu", "gelu", "quick_gelu")
+RMS = ("divide_by_rms",)
+ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu")
 
 
 class Fault(NamedTuple):
@@ -47,6 +58,9 @@ FAULTS = (
     Fault(("group_norm",), norms.other_groups, "norm_num_groups of small networks"),
     Fault(("group_norm",), norms.interleaved_groups, "channels-last kernels"),
     Fault(("layer_norm",), norms.other_axis, "axis of the norm in another order in memory"),
+    Fault(RMS, norms.other_eps, "torch.nn.RMSNorm takes the epsilon of the number format"),
+    Fault(RMS, norms.missing_affine, "norms of queries and keys without their weights"),
+    Fault(RMS, norms.other_mean_square, "norms over all heads: NVIDIA's and Lightricks' networks"),
     Fault(ACTIVATIONS, activations.other_activation, "gelu_new: stable-diffusion-webui-forge#1817"),
     Fault(ACTIVATIONS, activations.activation_twice, "an activation in the norm and after it"),
     Fault(("add",), activations.missing_term, "residual connections"),
@@ -65,6 +79,10 @@ FAULTS = (
     Fault(("attention",), attention.permuted_heads, "FastVideo#1321"),
     Fault(("attention",), attention.other_heads, "attention_head_dim: diffusers#2011"),
     Fault(("attention",), attention.other_softmax, "axis of the softmax"),
+    Fault(("attend_with_bias",), attention.other_bias, "T5's scale of 1: port-bugs of T5"),
+    Fault(("rotate",), rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
+    Fault(("rotate",), rotary.other_frequencies, "theta and axes of other models"),
+    Fault(("rotate",), rotary.other_positions, "vllm-omni#4443, diffusion-4k#17"),
     Fault(("timestep_embedding",), embedding.sine_first, "flip_sin_to_cos"),
     Fault(("timestep_embedding",), embedding.frequency_shift, "downscale_freq_shift"),
     Fault(("timestep_embedding",), embedding.scaled_timestep, "maxdiffusion#482"),
@@ -77,7 +95,7 @@ FAULTS = (
 class BetweenLayers(NamedTuple):
     """A kind of fault between layers: `variants(replay, point)` yields words and arrays."""
 
-    variants: Callable[[Replay, Point], Iterator[between.Given]]
+    variants: Callable[[Replay, Point], Iterator[Given]]
     source: str
 
 
@@ -85,6 +103,9 @@ BETWEEN = (
     BetweenLayers(between.other_skip, "lists of skip connections that are read from the wrong end"),
     BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
     BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
+    BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
+    BetweenLayers(packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),
+    BetweenLayers(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
 )
 """Known faults of what is joined, added or multiplied between layers."""
 

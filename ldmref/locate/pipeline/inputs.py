@@ -191,6 +191,7 @@ def _judge_timestep(
         ("the timestep is scaled by 1/1000", expected / 1000.0),
         ("the timestep is smaller by 1", expected - 1.0),
         ("the timestep is larger by 1", expected + 1.0),
+        ("the timestep t is 1000 - t", 1000.0 - expected),
     ]
     if schedule is not None:
         index = int(np.argmin(np.abs(schedule.timesteps - t)))

@@ -1,0 +1,83 @@
+"""Known faults of adaptive norms: parts of a modulation in another order, or used in another way.
+
+A linear layer gives shift, scale and gate of a block (adaLN-Zero: Peebles and Xie 2023,
+arXiv:2212.09748, section 3.2). A port that reads its parts in another order computes what the block
+would with the rows of this layer in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.variants import Given
+from ldmref.locate.points import OperationChange, Point
+from ldmref.locate.replay import Replay
+
+ATTENTION = ("shift", "scale", "gate")
+MLP = ("shift of the MLP", "scale of the MLP", "gate of the MLP")
+SECOND = ("shift of the second attention", "scale of the second attention",
+          "gate of the second attention")  # fmt: skip
+PARTS = {  # by their number, in the order of diffusers
+    2: ("scale", "shift"),
+    3: ATTENTION,
+    6: (*ATTENTION, *MLP),
+    9: (*ATTENTION, *MLP, *SECOND),
+}
+NEAREST = 4  # modulations that are tried
+
+
+def other_modulation(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield an array with parts of the modulations of its block exchanged or misused."""
+    within = f"{point.frame.name}." if point.frame.name else ""
+    near = [name for name in reversed(replay.modulations) if name.startswith(within)]
+    for name in near[:NEAREST]:
+        parts = PARTS[replay.modulations[name]]
+        for text, change in _changes(parts):
+            yield f"{text} in {name}", _rerun(replay, point, {name: change})
+
+
+def _rerun(
+    replay: Replay, point: Point, changes: Mapping[str, OperationChange]
+) -> np.ndarray | None:
+    try:
+        return replay.rerun(point, changes)
+    except (ValueError, IndexError):
+        return None
+
+
+def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, OperationChange]]:
+    """Yield words, and changes of the linear layer."""
+    count = len(parts)
+    for i, j in combinations(range(count), 2):
+        order = list(range(count))
+        order[i], order[j] = j, i
+        yield f"{parts[i]} and {parts[j]} are exchanged", _in_order(order)
+    for i, name in enumerate(parts):
+        if name.startswith("scale"):
+            yield f"1 is not added to the {name}", _with_part(i, count, 1.0, -1.0)
+        elif name.startswith("gate"):
+            yield f"1 is added to the {name}", _with_part(i, count, 1.0, 1.0)
+            yield f"the {name} is missing", _with_part(i, count, 0.0, 1.0)
+        else:
+            yield f"the {name} is missing", _with_part(i, count, 0.0, 0.0)
+
+
+def _in_order(order: list[int]) -> OperationChange:
+    def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        parts = np.split(call.compute(x), len(order), axis=-1)
+        return np.concatenate([parts[i] for i in order], axis=-1)
+
+    return change
+
+
+def _with_part(index: int, count: int, factor: float, term: float) -> OperationChange:
+    def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        parts = np.split(call.compute(x), count, axis=-1)
+        parts[index] = factor * parts[index] + term
+        return np.concatenate(parts, axis=-1)
+
+    return change

@@ -1,0 +1,132 @@
+"""Known faults of rotary positions, `ldmref.models.transformer_layers.rotate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.variants import Inputs, Variant
+from ldmref.locate.precision import round_to
+from ldmref.models.transformer_layers import THETA, find_angles, turn
+
+THETAS = (100.0, 256.0, 500.0, 1000.0, 2000.0, 5000.0, 1e5, 5e5, 1e6)
+
+
+def other_layout(call: LayerCall) -> Iterator[Variant]:
+    """Yield pairs of channels that are half a head apart, and pairs turned by other formulas."""
+
+    def halves(c: LayerCall, x: Inputs) -> np.ndarray:
+        return _apart(turn(_beside(x["input"]), _angles(c, x)))
+
+    def halves_of_axes(c: LayerCall, x: Inputs) -> np.ndarray:
+        ends = np.cumsum(_dims(c))[:-1]
+        parts = np.split(x["input"], ends, axis=-1)
+        angles = np.split(_angles(c, x), ends // 2, axis=-1)
+        turned = [_apart(turn(_beside(y), a)) for y, a in zip(parts, angles, strict=True)]
+        return np.concatenate(turned, axis=-1)
+
+    yield Variant("halves of a head are rotated instead of neighbouring channels", halves)
+    text = "halves of each axis are rotated instead of neighbouring channels"
+    yield Variant(text, halves_of_axes)
+    quarter = np.pi / 2
+    angles: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "sine and cosine are swapped in the rotation": lambda a: quarter - a,
+        "the rotation has the other direction": lambda a: -a,
+        "the rotation is missing": lambda a: 0.0 * a,
+        "the angles of the rotation are rounded to bfloat16": lambda a: round_to(a, "bfloat16"),
+        "the angles of the rotation are rounded to float16": lambda a: round_to(a, "float16"),
+    }
+    for text, change in angles.items():
+        yield Variant(text, lambda c, x, f=change: turn(x["input"], f(_angles(c, x))))
+
+
+def other_frequencies(call: LayerCall) -> Iterator[Variant]:
+    """Yield other bases of the frequencies, and other shares of the axes."""
+    for theta in THETAS:
+        text = f"theta {theta:g} instead of {THETA:g}"
+        yield Variant(text, lambda c, x, b=theta: turn(x["input"], _angles(c, x, theta=b)))
+    dims = _dims(call)
+    shares = dict.fromkeys(permutations(dims))
+    if sum(dims) % (2 * len(dims)) == 0:
+        shares[(sum(dims) // len(dims),) * len(dims)] = None
+    shares.pop(dims, None)
+    for other in shares:
+        text = f"axes of {_listed(other)} channels instead of {_listed(dims)}"
+        yield Variant(text, lambda c, x, o=other: turn(x["input"], _angles(c, x, dims=o)))
+
+
+def other_positions(call: LayerCall) -> Iterator[Variant]:
+    """Yield other positions of the tokens."""
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "rows and columns count from 1": lambda p: _move_image(p, 1.0),
+        "rows and columns count from the middle": _from_the_middle,
+        "rows and columns are exchanged": lambda p: p[:, [*range(p.shape[1] - 2), -1, -2]],
+        "all positions are larger by 1": lambda p: p + 1.0,
+        "the positions are twice as large, or the rotation is applied twice": lambda p: 2.0 * p,
+        "the positions are half as large": lambda p: 0.5 * p,
+        "the tokens of the text count on the first axis": lambda p: _count_text(p, 0),
+        "the tokens of the text count on the last axis": lambda p: _count_text(p, -1),
+        "the positions have the image before the text": lambda p: np.roll(p, -_text(p), axis=0),
+        "the tokens count on one axis": _count_all,
+    }
+    for text, change in changes.items():
+        yield Variant(text, lambda c, x, f=change: c.compute({**x, "positions": f(x["positions"])}))
+
+
+def _dims(call: LayerCall) -> tuple[int, ...]:
+    return tuple(call.attributes["dims"])
+
+
+def _angles(
+    call: LayerCall, x: Inputs, dims: tuple[int, ...] = (), theta: float = THETA
+) -> np.ndarray:
+    return find_angles(x["positions"], dims or _dims(call), theta)
+
+
+def _beside(x: np.ndarray) -> np.ndarray:
+    """Move channels i and i + d / 2 beside each other."""
+    return x.reshape(*x.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(x.shape)
+
+
+def _apart(x: np.ndarray) -> np.ndarray:
+    """Move neighbouring channels half a head apart."""
+    return x.reshape(*x.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+def _text(positions: np.ndarray) -> int:
+    """Return the number of tokens before the image, whose first one is at 0 as all of them."""
+    placed = np.flatnonzero(positions.any(axis=1))
+    return max(int(placed[0]) - 1, 0) if placed.size else 0
+
+
+def _move_image(positions: np.ndarray, by: float) -> np.ndarray:
+    moved = positions.copy()
+    moved[_text(positions) :, -2:] += by
+    return moved
+
+
+def _from_the_middle(positions: np.ndarray) -> np.ndarray:
+    sizes = positions[:, -2:].max(axis=0) + 1.0
+    moved = positions.copy()
+    moved[_text(positions) :, -2:] -= sizes // 2
+    return moved
+
+
+def _count_text(positions: np.ndarray, axis: int) -> np.ndarray:
+    length = _text(positions)
+    moved = positions.copy()
+    moved[:length, axis] = np.arange(length)
+    return moved
+
+
+def _count_all(positions: np.ndarray) -> np.ndarray:
+    counted = np.zeros_like(positions)
+    counted[:, 0] = np.arange(len(positions))
+    return counted
+
+
+def _listed(dims: tuple[int, ...]) -> str:
+    return ", ".join(map(str, dims))
