@@ -19,6 +19,7 @@ from ldmref.locate.names import read_output
 from ldmref.locate.networks import RecordedNetwork, is_host, network_of, open_network
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import port_dtype
+from ldmref.locate.preflight import missing_layers, require_comparable
 from ldmref.locate.replay import Replay
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.model import LatentDiffusion
@@ -26,6 +27,7 @@ from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace
 
 CODE = "E-TRACE"
 MAX_LISTED = 5
+FAR = 0.01  # relative difference from a reference that no rounding of a right run makes
 # Parts of text encoders that ldmref does not compute: the hidden states come from before them.
 UNUSED = re.compile(
     r"(text_model\.)?(embeddings\.position_embedding|encoder\.layers\..*|final_layer_norm)"
@@ -63,7 +65,8 @@ def diff_traces(
         pipeline.
 
     Raises:
-        UsageError: The trace has no call of a network of the model, or of the pipeline.
+        UsageError: The trace has no call of a network of the model, or of the pipeline; or it holds
+            no results, or the reference none (`ldmref.locate.preflight`).
 
     >>> import numpy as np
     >>> import ldmref
@@ -87,9 +90,10 @@ def diff_traces(
             code=CODE,
             hint="docs/traces.md has the names",
         )
+    require_comparable(port, reference)
     rows: list[Row] = []
     notes: list[str] = []
-    gaps = _gaps(port)
+    gaps = [*_gaps(port), *missing_layers(port)]
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)
@@ -103,6 +107,7 @@ def diff_traces(
     rows = identical_dumps(port, rows)
     if reference is not None:
         rows = with_inherited(rows, _inherited(port, reference))
+        notes += _doubts(rows)
     if progress is not None:
         progress(len(calls), len(calls), "")
     order = {call: i for i, call in enumerate(calls)}
@@ -188,6 +193,16 @@ def _with_request(port: Trace, reference: Trace) -> Trace:
     if request is None or "params" in port.manifest or "scheduler" in port.manifest:
         return port
     return replace(port, manifest={**port.manifest, "params": request})
+
+
+def _doubts(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield that the port agrees with ldmref, but not with the reference."""
+    far = [row for row in rows if row.inherited is not None and row.inherited > FAR]
+    if far and not any(row.verdict == DIFFERS for row in rows):
+        yield (
+            f"{counted(len(far), 'layer')} of the port differ from the reference, and none of them "
+            "from ldmref: another request or noise, or the reference is the inaccurate side"
+        )
 
 
 def _no_layer(call: str) -> Row:

@@ -1,0 +1,175 @@
+"""The pre-flight of a diff: traces that cannot be compared are refused before anything is judged.
+
+A comparison can lie: hooks record a profiling run, a buffer that a captured graph uses again, or a
+run whose images are black. What such traces hold would be judged as faults of the port, or as
+agreement with a reference that is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ldmref.errors import UsageError, abbreviated, counted
+from ldmref.locate.layouts import first_nonfinite
+from ldmref.locate.networks import NUMBER, network_of
+from ldmref.trace.model import Trace, TraceEntry
+
+CODE = "E-TRACE-RUN"
+MAX_LISTED = 3
+IMAGES = ("vae.decode",)  # networks whose output is never one colour
+
+
+def require_comparable(port: Trace, reference: Trace | None = None) -> None:
+    """Check that a port's trace holds results, and that a reference does and is of the same sizes.
+
+    Args:
+        port: The trace of the port.
+        reference: The trace that it is compared with; None: there is none.
+
+    Raises:
+        UsageError: All outputs of the port are constant; all layers of two calls hold the same
+            numbers for other inputs; the reference is not finite, or an image of it has one colour;
+            or all outputs of the two traces have other shapes.
+
+    >>> import numpy as np
+    >>> from ldmref.trace import build_trace
+    >>> zeros = {f"unet.000/{layer}/output": np.zeros((1, 4)) for layer in ("conv_in", "conv_out")}
+    >>> require_comparable(build_trace(zeros))
+    Traceback (most recent call last):
+    ldmref.errors.UsageError: the trace of the port: all 2 outputs are constant...
+    """
+    _require_results(port, "the trace of the port")
+    _require_own_buffers(port)
+    if reference is not None:
+        _require_results(reference, "the reference")
+        _require_sound(reference)
+        _require_same_sizes(port, reference)
+
+
+def missing_layers(port: Trace) -> Iterator[str]:
+    """Yield in words which calls lack layers that an earlier call of the same network has.
+
+    Hooks do not run again within captured graphs, so modules of later calls are missing.
+    """
+    seen: dict[str, tuple[str, set[str]]] = {}
+    for call in port.calls:
+        network = network_of(call)
+        layers = {entry.layer for entry in port.of_call(call)}
+        if not network:
+            continue
+        first, known = seen.setdefault(network, (call, layers))
+        lost = sorted(known - layers)
+        if lost and layers:
+            listed = abbreviated(lost, MAX_LISTED)
+            yield f"{call} lacks {counted(len(lost), 'layer')} that {first} has: {listed}"
+
+
+# -- the checks -----------------------------------------------------------------------------------
+
+
+def _require_results(trace: Trace, what: str) -> None:
+    """Refuse a trace in which every output has one value."""
+    count = 0
+    for entry in trace.entries:
+        outputs = _arrays(trace, entry) if network_of(entry.call) else ()
+        for x in outputs:
+            if x.size > 1 and not _is_constant(x):
+                return
+            count += x.size > 1
+    if count > 1:
+        raise UsageError(
+            f"{what}: all {count} outputs are constant, so they are no results",
+            code=CODE,
+            hint="hooks also see profiling and warm-up runs; record a run that generates an image",
+        )
+
+
+def _require_own_buffers(port: Trace) -> None:
+    """Refuse two calls of a network with other inputs in which all layers hold the same numbers."""
+    last: dict[str, str] = {}
+    for call in port.calls:
+        network = network_of(call)
+        before = last.get(network)
+        last[network] = call
+        if network and before is not None and _has_same_outputs(port, before, call):
+            raise UsageError(
+                f"{before} and {call} hold the same numbers in all layers for other inputs",
+                code=CODE,
+                hint="a buffer was recorded after it was used again: copy each array when its "
+                "layer ends, without captured graphs",
+            )
+
+
+def _require_sound(reference: Trace) -> None:
+    """Refuse a reference that is not finite, or whose image has one colour."""
+    for entry in reference.entries:
+        name = NUMBER.sub("", entry.call)
+        if entry.layer or not network_of(entry.call):
+            continue
+        for x in _arrays(reference, entry):
+            bad = first_nonfinite(x)
+            flat = name in IMAGES and x.size > 1 and _is_constant(x)
+            if bad or flat:
+                text = f"has {bad}" if bad else "is one colour"
+                raise UsageError(
+                    f"the output of {entry.call} of the reference {text}, so it proves nothing",
+                    code=CODE,
+                    hint="diff the port alone, or make the reference again in float32",
+                )
+
+
+def _require_same_sizes(port: Trace, reference: Trace) -> None:
+    """Refuse traces without an output of the same shape."""
+    pairs = []
+    for entry in port.entries:
+        other = reference.find(entry.call, entry.layer)
+        if other is None or not network_of(entry.call):
+            continue
+        for x, y in zip(_arrays(port, entry), _arrays(reference, other), strict=False):
+            if x.shape == y.shape:
+                return
+            pairs.append(f"{x.shape} and {y.shape} in {entry.name}")
+    if pairs:
+        raise UsageError(
+            f"no output of the port has the shape of the reference's: {pairs[0]}",
+            code=CODE,
+            hint="record runs of the same size and batch",
+        )
+
+
+def _has_same_outputs(port: Trace, before: str, call: str) -> bool:
+    """Return whether all recorded outputs of two calls are equal, and an input is not."""
+    others = False
+    layers = 0
+    for entry in port.of_call(call):
+        other = port.find(before, entry.layer)
+        if other is None:
+            return False
+        same = _is_same(port, entry.outputs, other.outputs)
+        if entry.outputs and not same:
+            return False
+        layers += bool(entry.outputs)
+        others = others or not _is_same(port, entry.inputs, other.inputs)
+    return others and layers > 1
+
+
+def _is_same(port: Trace, roles: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    """Return whether the arrays of two layers are equal, role by role."""
+    return roles.keys() == others.keys() and all(
+        np.array_equal(port.tensors[name], port.tensors[others[role]])
+        for role, name in roles.items()
+    )
+
+
+def _arrays(trace: Trace, entry: TraceEntry) -> Iterator[np.ndarray]:
+    """Yield the outputs of a layer that are floating."""
+    for name in entry.outputs.values():
+        x = np.asarray(trace.tensors[name])
+        if x.dtype.kind == "f":
+            yield x
+
+
+def _is_constant(x: np.ndarray) -> bool:
+    return bool((x == x.flat[0]).all())
