@@ -192,6 +192,7 @@ def _judge_timestep(
         ("the timestep is smaller by 1", expected - 1.0),
         ("the timestep is larger by 1", expected + 1.0),
         ("the timestep t is 1000 - t", 1000.0 - expected),
+        ("the timestep is truncated to a whole number", np.floor(expected)),
     ]
     if schedule is not None:
         index = int(np.argmin(np.abs(schedule.timesteps - t)))

@@ -13,6 +13,7 @@ from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers import Schedule, SchedulerConfig
+from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.samplers.path import FLOW, VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.samplers.spacings import FLOW_SPACINGS
@@ -80,6 +81,19 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
             yield text, replace(config, spacing=spacing)
 
 
+def _other_levels(config: SchedulerConfig, schedule: Schedule) -> Iterator[tuple[str, Schedule]]:
+    """Yield the levels of a flow that are shifted again after they were made, and not at all."""
+    if config.path is not FLOW or config.dynamic_shift or config.shift == 1.0:
+        return
+    for text, shift in (
+        ("the levels are shifted twice", config.shift),
+        (f"shift 1 instead of shift {config.shift:g}", 1.0 / config.shift),
+    ):
+        sigmas = _shifted(schedule.sigmas, shift)
+        timesteps = config.num_train_timesteps * sigmas[: len(schedule.timesteps)]
+        yield text, schedule._replace(sigmas=sigmas, timesteps=timesteps)
+
+
 def other_schedules(context: PipelineContext) -> Iterator[tuple[str, Schedule]]:
     """Yield the schedules of other forward processes: words and schedule."""
     for text, changed in config_faults(context.config):
@@ -108,7 +122,7 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     schedule = context.make_schedule()
     if schedule is None:
         return
-    others = [*other_schedules(context)]
+    others = [*other_schedules(context), *_other_levels(config, schedule)]
     for spacing in () if config.path is FLOW else SPACINGS:
         other = _other_spacing(context, spacing)
         if other is not None:
@@ -117,7 +131,10 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     if timesteps is not None and timesteps.size:
         got = np.array(context.recorded_timesteps)
         variants = [(text, other.timesteps) for text, other in others]
-        variants += [("the timesteps are in increasing order", schedule.timesteps[::-1])]
+        variants += [
+            ("the timesteps are in increasing order", schedule.timesteps[::-1]),
+            ("the timesteps are truncated to whole numbers", np.floor(schedule.timesteps)),
+        ]
         yield context.judge(
             entry, "timesteps", got, schedule.timesteps, least=1e-4, variants=variants
         )
@@ -125,7 +142,11 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     if sigmas is not None and sigmas.ndim == 1 and len(sigmas) <= len(schedule.sigmas):
         shift = _fit_shift(sigmas, schedule.sigmas)
         variants = [(text, other.sigmas) for text, other in others]
-        variants += [(f"sigma shift {shift:.5g}", _shifted(schedule.sigmas, shift))]
+        words = f"sigma shift {shift:.5g}"
+        if config.path is FLOW:
+            factor = shift_factor(config, context.tokens)
+            words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
+        variants += [(words, _shifted(schedule.sigmas, shift))]
         variants += [("the last sigma is missing", schedule.sigmas[:-1])]
         yield context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
 
@@ -172,10 +193,11 @@ def _shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
 
 
 def _fit_shift(got: np.ndarray, sigmas: np.ndarray) -> float:
-    """Return s of s sigma / (1 + (s - 1) sigma) at the first sigma; 1 if there is none."""
-    if got.shape != sigmas.shape or not sigmas[0]:
+    """Return s of s sigma / (1 + (s - 1) sigma) at the first sigma but 1; 1 if there is none."""
+    inner = np.flatnonzero((sigmas > 0.0) & (sigmas != 1.0)) if got.shape == sigmas.shape else []
+    if not len(inner):
         return 1.0
-    a, b = float(got[0]), float(sigmas[0])
+    a, b = float(got[inner[0]]), float(sigmas[inner[0]])
     below = b * (1.0 - a)
     return a * (1.0 - b) / below if below else 1.0
 

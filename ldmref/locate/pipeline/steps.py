@@ -153,6 +153,8 @@ def _follow(
     if schedule is None:
         raise NotRecorded("the number of steps was not recorded")
     schedule = _without_signal(context, schedule, settings)
+    if settings.config == context.config:
+        schedule = _as_recorded(context, schedule)
     first = _first_step(context, evaluations[0].entry, schedule.timesteps, schedule.sigmas)
     if context.is_diffusers and settings.sampler.name == "pndm":
         first = _first_of_pndm(context, evaluations, schedule.timesteps)
@@ -198,6 +200,19 @@ def _without_signal(
         return schedule
     ends = schedule.sigmas >= 0.999 * NEARLY_ZERO**-0.5
     return schedule._replace(sigmas=np.where(ends, NO_SIGNAL, schedule.sigmas))
+
+
+def _as_recorded(context: PipelineContext, schedule: Schedule) -> Schedule:
+    """Return the schedule of a flow with the levels that the port recorded, which are judged alone.
+
+    They are the only other argument of a step, so that another shift is not a fault of each step.
+    """
+    sigmas = context.read_output(context.schedule_entry, "sigmas")
+    if schedule.path is not FLOW or sigmas is None or sigmas.shape != schedule.sigmas.shape:
+        return schedule
+    timesteps = np.array(context.recorded_timesteps)
+    kept = timesteps if timesteps.shape == schedule.timesteps.shape else schedule.timesteps
+    return schedule._replace(sigmas=sigmas, timesteps=kept)
 
 
 def _first_step(
