@@ -26,7 +26,12 @@ from ldmref.training.finetune.recipe import TARGETS
 def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
     """Return the names of the tensors that a LoRA with these `TARGETS` changes."""
     ends = [TARGETS[name] for name in targets]
-    tensors = dict.fromkeys(target.tensor for target in lora_names(config).values())
+    tensors = dict.fromkeys(
+        target.tensor
+        for targets in lora_names(config).values()
+        for target in targets
+        if target.role == "down"
+    )
     return [
         name
         for name in tensors
