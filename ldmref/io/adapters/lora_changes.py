@@ -133,9 +133,7 @@ def _bare(shape: Shape) -> Shape:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def _recorded_alpha(
-    adapter: Mapping[str, Any], tensor: str, name: str, rank: int
-) -> float | None:
+def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, name: str, rank: int) -> float | None:
     """Return alpha in PEFT's configuration; None if it has none.
 
     `tensor` is ours, and `name` that of its `down` in the file.

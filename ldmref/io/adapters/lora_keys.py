@@ -103,7 +103,9 @@ def lora_file_name(config: ModelConfig, tensor: str, role: str) -> str:
         entry = _original_entries(config)[f"{path}.weight"][0]
         path = entry.name.removesuffix(".weight")
     prefix = _kohya_prefixes(config)[part][1 if second and part == "text_encoder" else 0]
-    return prefix + path.replace(".", "_") + next(end for end, name in KOHYA.items() if name == role)
+    return (
+        prefix + path.replace(".", "_") + next(end for end, name in KOHYA.items() if name == role)
+    )
 
 
 def _kohya_prefixes(config: ModelConfig) -> dict[str, tuple[str, ...]]:
@@ -150,7 +152,9 @@ def _names(
         elif len(shape) == 1 and own:
             layers = [(root, {f".{leaf}": "whole"}) for root in roots]
         for root, roles in layers:
-            yield from ((root + end, LoraTarget(tensor, role, entry)) for end, role in roles.items())
+            yield from (
+                (root + end, LoraTarget(tensor, role, entry)) for end, role in roles.items()
+            )
 
 
 def _old_roots(part: str, path: str, own: bool) -> Iterator[str]:
