@@ -82,6 +82,8 @@ def test_merged_weights_are_those_of_diffusers(made, tmp_path):
     changed = 0
     for part in ("transformer", "text_encoder", "text_encoder_2"):
         for name, x in getattr(pipe, part).state_dict().items():
+            if name == "encoder.embed_tokens.weight":  # T5's table, a second time
+                continue
             name = f"{part}.{name}"
             if name not in ours:
                 name = f"{part}.text_model.{name.partition('.')[2]}"
