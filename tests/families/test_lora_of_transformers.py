@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from threading import Event
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.errors import Cancelled
 from ldmref.families.flux.original import original_table
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import lora_changes
@@ -25,6 +28,9 @@ import flux_networks  # noqa: E402
 import sd3_networks  # noqa: E402
 from diffusers.loaders import lora_conversion_utils  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
+
+from ldmref.training.finetune.finetuning_run import fine_tune  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 
 RANK = 3
 SIZE = {"width": 24, "height": 16}
@@ -77,9 +83,15 @@ def test_merged_weights_are_those_of_diffusers(made, tmp_path):
     for module in (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2):
         module.double()
     pipe.load_lora_weights(tmp_path, weight_name="a.safetensors")
-    pipe.fuse_lora(components=pipe._lora_loadable_modules, lora_scale=0.7)
+    assert_merged_alike(pipe, ours, 0.7, 1e-10)
+    changed = sum(not np.array_equal(ours[name], flat[name]) for name in flat)
+    assert changed == len(tensors) // 2
+
+
+def assert_merged_alike(pipe, ours, scale, bound):
+    """Compare the weights into which diffusers merges the LoRA that it has read with ours."""
+    pipe.fuse_lora(components=pipe._lora_loadable_modules, lora_scale=scale)
     pipe.unload_lora_weights()
-    changed = 0
     for part in ("transformer", "text_encoder", "text_encoder_2"):
         for name, x in getattr(pipe, part).state_dict().items():
             if name == "encoder.embed_tokens.weight":  # T5's table, a second time
@@ -88,9 +100,7 @@ def test_merged_weights_are_those_of_diffusers(made, tmp_path):
             if name not in ours:
                 name = f"{part}.text_model.{name.partition('.')[2]}"
             want = x.detach().numpy()
-            assert np.abs(ours[name] - want).max() <= 1e-10 * max(1.0, np.abs(want).max()), name
-            changed += not np.array_equal(ours[name], flat[name])
-    assert changed == len(tensors) // 2
+            assert np.abs(ours[name] - want).max() <= bound * max(1.0, np.abs(want).max()), name
 
 
 @pytest.mark.parametrize("made", ["flux dev", "sd3.5 medium"], indirect=True)
@@ -112,6 +122,36 @@ def test_images_are_those_of_diffusers(made, tmp_path):
     got, before = (modes.txt2img(m, "a red cat", **options).images[0] for m in (model, plain))
     assert np.abs(np.asarray(got).astype(int) - np.round(want * 255)).max() <= 1
     assert np.abs(np.asarray(before).astype(int) - np.round(want * 255)).max() > 8
+
+
+@pytest.mark.parametrize("made", ["flux dev", "sd3.5 medium"], indirect=True)
+def test_a_fine_tuning_is_resumed_and_read_by_diffusers(made, tmp_path):
+    """Interrupted and resumed, the file is the same; diffusers merges what was trained."""
+    pipe, folder = made
+    (tmp_path / "images").mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "images" / f"{colour}.png")
+    tables = {
+        "base": str(folder),
+        "data": {"source": str(tmp_path / "images"), "size": 16},
+        "lora": {"rank": 4, "alpha": 3.0},
+        "diffusion": {
+            "optimizer": {"batch_size": 2, "warmup": 1, "learning_rate": 0.02},
+            "budget": {"steps": 4},
+        },
+    }
+    recipe = recipe_from_dict(tables)
+    once = fine_tune(recipe, tmp_path / "once")
+    cancel = Event()
+    with pytest.raises(Cancelled):
+        fine_tune(recipe, tmp_path / "twice", on_progress=lambda p: cancel.set(), cancel=cancel)
+    assert fine_tune(recipe, tmp_path / "twice").read_bytes() == once.read_bytes()
+
+    config, flat, _ = load_diffusers(folder)
+    ours = apply_loras(config, flat, read_loras([once]))
+    pipe.load_lora_weights(once.parent, weight_name=once.name)
+    assert_merged_alike(pipe, ours, 1.0, 2e-6)
+    assert sum(not np.array_equal(ours[name], flat[name]) for name in flat) > 30
 
 
 # -- diffusers' converters, which have the published size of Flux.1 built in ---------------------

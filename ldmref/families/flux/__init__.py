@@ -23,7 +23,7 @@ from ldmref.families.flux.network import transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts
-from ldmref.families.joint_transformers import declare_transformer, describe_model
+from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput
 from ldmref.models.family import Family
@@ -93,6 +93,7 @@ FLUX = Family(
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,
+    lora_targets=LORA_TARGETS,
     description="Flux.1: a transformer with streams for image and text, then one for both",
 )
 """The family of Flux.1."""

@@ -90,22 +90,26 @@ def lora_names(config: ModelConfig) -> dict[str, tuple[LoraTarget, ...]]:
     return {name: tuple(targets.values()) for name, targets in found.items()}
 
 
+def has_kohyas_names(config: ModelConfig) -> bool:
+    """Return whether the files that we write for a model have kohya's names."""
+    return isinstance(config.denoiser, UNetConfig)
+
+
 def lora_file_name(config: ModelConfig, tensor: str, role: str) -> str:
     """Return the name of a role of our tensor in the files that we write.
 
     It is kohya's for models with a U-Net, in SDXL with the paths of CompVis, and otherwise PEFT's.
     """
     part, _, path = tensor.removesuffix(".weight").partition(".")
-    if not isinstance(config.denoiser, UNetConfig):
+    if not has_kohyas_names(config):
         return f"{part}.{path}" + next(end for end, name in PEFT.items() if name == role)
     second = config.text_encoder_2 is not None
     if second and part == "unet":
         entry = _original_entries(config)[f"{path}.weight"][0]
         path = entry.name.removesuffix(".weight")
     prefix = _kohya_prefixes(config)[part][1 if second and part == "text_encoder" else 0]
-    return (
-        prefix + path.replace(".", "_") + next(end for end, name in KOHYA.items() if name == role)
-    )
+    end = next(end for end, name in KOHYA.items() if name == role)
+    return prefix + path.replace(".", "_") + end
 
 
 def _kohya_prefixes(config: ModelConfig) -> dict[str, tuple[str, ...]]:
@@ -152,9 +156,8 @@ def _names(
         elif len(shape) == 1 and own:
             layers = [(root, {f".{leaf}": "whole"}) for root in roots]
         for root, roles in layers:
-            yield from (
-                (root + end, LoraTarget(tensor, role, entry)) for end, role in roles.items()
-            )
+            for end, role in roles.items():
+                yield root + end, LoraTarget(tensor, role, entry)
 
 
 def _old_roots(part: str, path: str, own: bool) -> Iterator[str]:
