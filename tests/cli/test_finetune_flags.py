@@ -109,8 +109,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "fine-tuning.md"
 
 def written(value):
     """Return a default as the page writes it."""
+    if callable(value):  # all that the base has
+        return "all"
     if isinstance(value, list):
-        return "all" if len(value) > 1 else value[0]
+        return value[0]
     return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)
 
 
