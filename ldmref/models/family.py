@@ -98,6 +98,9 @@ class Family:
         pipelines: For each class of diffusers' pipelines, a function of the folder and its
             model_index.json that reads the configuration.
         halves: The order of the predictions in a batch of the denoiser in these pipelines.
+        unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
+            from the numbers of rows and columns of tokens. None: they pass latents.
+        timestep_factor: Our timestep over the one that the denoiser of these pipelines takes.
         files: Files that hold only the denoiser.
         presets: Configurations by name.
         zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
@@ -129,6 +132,8 @@ class Family:
         default_factory=dict
     )
     halves: tuple[str, str] = ("uncond", "cond")
+    unpack: Callable[[Array, int, int], Array] | None = None
+    timestep_factor: float = 1.0
     files: Sequence[SingleFile] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
