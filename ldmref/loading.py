@@ -13,7 +13,8 @@ from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
-from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.adapters.lora import apply_loras
+from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_words
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.denoiser_file import require_networks

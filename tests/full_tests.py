@@ -92,6 +92,8 @@ FULL: dict[str, str] = {
     ),
     "tests/training/test_diffusion.py::"
     "test_the_recipe_of_a_flow_resumes_bit_for_bit_and_its_model_samples_on_the_flow": SECONDS,
+    "tests/families/test_lora_of_transformers.py::"
+    "test_a_fine_tuning_is_resumed_and_read_by_diffusers": SECONDS,
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
     # -- processes

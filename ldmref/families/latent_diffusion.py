@@ -27,7 +27,7 @@ from ldmref.models.declared import (
     NetworkOutput,
 )
 from ldmref.models.denoiser_config import UNetConfig
-from ldmref.models.family import Family
+from ldmref.models.family import BLOCK_LAYERS, Family
 from ldmref.models.flops import count_unet_flops
 from ldmref.models.memory import count_unet_activations
 from ldmref.models.presets import PRESETS
@@ -37,6 +37,10 @@ from ldmref.models.unet import unet, unet_spec
 from ldmref.models.validate import broken_latent_diffusion_rules
 
 TOKENS = CallSize("tokens", label="sequence_length")
+LORA_TARGETS = BLOCK_LAYERS | {
+    "projections": (".proj_in", ".proj_out"),
+    "convolutions": (".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv"),
+}
 
 
 def networks_of(config: ModelConfig) -> list[DeclaredNetwork]:
@@ -276,5 +280,6 @@ LATENT_DIFFUSION = Family(
     files=UNET_FILES,
     presets=PRESETS,
     zeros=list_zeros,
+    lora_targets=LORA_TARGETS,
 )
 """The family of latent diffusion with a U-Net."""

@@ -39,6 +39,11 @@ BUILT_IN = {
     "flux": "ldmref.families.flux:FLUX",
 }
 
+BLOCK_LAYERS = {  # of transformer blocks, as diffusers names them
+    "attention": (".to_q", ".to_k", ".to_v", ".to_out.0"),
+    "feed_forward": (".ff.net.0.proj", ".ff.net.2"),
+}
+
 
 class CountWork(Protocol):
     """A number of one evaluation of the denoiser for one image, from the latents' size in cells."""
@@ -93,10 +98,16 @@ class Family:
         pipelines: For each class of diffusers' pipelines, a function of the folder and its
             model_index.json that reads the configuration.
         halves: The order of the predictions in a batch of the denoiser in these pipelines.
+        unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
+            from the numbers of rows and columns of tokens. None: they pass latents.
+        timestep_factor: Our timestep over the one that the denoiser of these pipelines takes.
         files: Files that hold only the denoiser.
         presets: Configurations by name.
         zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
             training.
+        lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
+            `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
+            end that belong to it.
         with_classes: Returns a configuration for the classes of a data set, by their names.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
             not made smaller.
@@ -121,10 +132,13 @@ class Family:
         default_factory=dict
     )
     halves: tuple[str, str] = ("uncond", "cond")
+    unpack: Callable[[Array, int, int], Array] | None = None
+    timestep_factor: float = 1.0
     files: Sequence[SingleFile] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
     description: str = ""
 

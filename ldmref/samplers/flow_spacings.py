@@ -55,10 +55,21 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
     end = 1.0 / steps
     if spacing == "flow_table":
         end = float(shift_flow_time(1.0 / total, 1.0 if config.dynamic_shift else config.shift))
-    levels = shift_flow_time(np.linspace(1.0, end, steps), shift_factor(config, tokens))
-    if config.shift_terminal:
-        levels = stretch_levels(levels, config.shift_terminal)
-    return np.append(levels, 0.0)
+    return np.append(shift_levels(config, np.linspace(1.0, end, steps), tokens), 0.0)
+
+
+def shift_levels(config: SchedulerConfig, levels: np.ndarray, tokens: int = 0) -> np.ndarray:
+    """Return levels above 0 after the shift of a scheduler, stretched to its terminal.
+
+    Raises:
+        UsageError: The shift depends on the tokens, and their number is not positive.
+
+    >>> from ldmref.samplers import SchedulerConfig
+    >>> shift_levels(SchedulerConfig(prediction_type="flow", shift=3.0), np.asarray([1.0, 0.5]))
+    array([1.  , 0.75])
+    """
+    levels = shift_flow_time(levels, shift_factor(config, tokens))
+    return stretch_levels(levels, config.shift_terminal) if config.shift_terminal else levels
 
 
 def stretch_levels(levels: np.ndarray, terminal: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ldmref.errors import UsageError
+from ldmref.models.family import family_of_pipeline
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
@@ -18,6 +19,7 @@ from ldmref.trace.torch_calls import (
     first_tensor,
 )
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
+from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
@@ -40,7 +42,8 @@ def record_pipeline(
     random noise.
 
     Args:
-        pipe: A pipeline of diffusers for Stable Diffusion or SDXL, in any dtype, on any device.
+        pipe: A pipeline of diffusers for Stable Diffusion 1 to 3 or Flux.1, in any dtype, on any
+            device. Latents that it passes as tokens are recorded as latents, (n, c, h, w).
         folder: The folder of the trace.
         selection: Calls, layers and steps to record. None: all.
         overwrite: Whether an existing trace is replaced.
@@ -81,7 +84,9 @@ class _PipelineRecorder:
         self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
         self._replaced: list[tuple[Any, str]] = []
-        self._request = RequestRecorder(writer)
+        self._family = family_of_pipeline(type(pipe).__name__)
+        self._layout = LatentLayout(self._family)
+        self._request = RequestRecorder(writer, self._layout)
 
     def start(self) -> None:
         """Attach all hooks."""
@@ -96,7 +101,9 @@ class _PipelineRecorder:
                 self.layers.hook(network, self._make_begin(name), self._end)
         scheduler = getattr(self._pipe, "scheduler", None)
         if scheduler is not None:
-            self._scheduler = SchedulerRecorder(self._pipe, scheduler, self.layers)
+            self._scheduler = SchedulerRecorder(
+                self._pipe, scheduler, self.layers, self._family, self._layout
+            )
             for method, wrap in self._scheduler.wrappers().items():
                 self._replace(scheduler, method, wrap)
         for method, wrap in self._request.wrappers().items():
@@ -141,9 +148,12 @@ class _PipelineRecorder:
             inputs = {_role(role): x for role, x in named_inputs(module, "", args, kwargs).items()}
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
+            inputs["sample"] = self._layout.convert(inputs["sample"])
             timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
+                if self._family is not None and self._family.timestep_factor != 1.0:
+                    inputs["timestep"] = inputs["timestep"] * self._family.timestep_factor
             scale = kwargs.get("conditioning_scale")
             call.add("", "", inputs, {} if scale is None else {"conditioning_scale": scale})
 
@@ -159,7 +169,7 @@ class _PipelineRecorder:
             down, mid = output if isinstance(output, tuple) else output.values()
             found = {f"down.{i}": x for i, x in enumerate(down)} | {"mid": mid}
         else:
-            found = {"output": first_tensor(output)}
+            found = {"output": self._layout.convert(first_tensor(output))}
             if self._scheduler is not None:
                 self._scheduler.prediction = found["output"]
         call.add("", outputs=found)

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from ldmref.trace.torch_calls import TorchTraceWriter, first_tensor
+from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_scheduler import AnyMethod
 
 PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip")
@@ -21,10 +22,12 @@ class RequestRecorder:
         params: The request, for the manifest.
     """
 
-    def __init__(self, writer: TorchTraceWriter):
+    def __init__(self, writer: TorchTraceWriter, layout: LatentLayout):
         self.params: dict[str, Any] = {}
+        self._layout = layout
         self._writer = writer
         self._encoded: set[str] = set()
+        self._encoding = False  # the prompts of a run, before its latents
 
     def skip_of(self, encoder: str) -> int:
         """Return how many layers the next run of a text encoder leaves out.
@@ -44,13 +47,18 @@ class RequestRecorder:
         }
 
     def _wrap_prompt(self, method: AnyMethod) -> AnyMethod:
+        """Note the prompts; a method that takes no negative one is called for it a second time."""
         signature = inspect.signature(method)
 
         @wraps(method)
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
             self._encoded = set()
-            self.params |= {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
+            found = {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
+            if self._encoding and "negative_prompt" not in signature.parameters:
+                found = {f"negative_{k}": x for k, x in found.items() if k.startswith("prompt")}
+            self._encoding = True
+            self.params |= found
             return method(*args, **kwargs)
 
         return encode_prompt
@@ -73,8 +81,11 @@ class RequestRecorder:
         @wraps(method)
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
+            self._encoding = False
+            self._layout.note(result)
+            latents = self._layout.convert(first_tensor(result))
             call = self._writer.begin("initial", numbered=False)
-            call.add("", "initial", outputs={"output": first_tensor(result)})
+            call.add("", "initial", outputs={"output": latents})
             self._writer.end(call)
             return result
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmref.models.family import family_of_pipeline
+from ldmref.models.family import Family
 from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
+from ldmref.trace.torch_latents import LatentLayout
 
 NOISE = "noise"
 OWN = ("sigmas", "timesteps")  # a schedule that the caller gives
@@ -26,12 +27,19 @@ class SchedulerRecorder:
         prediction: The last output of the denoiser, which guidance combines.
     """
 
-    def __init__(self, pipe: Any, scheduler: Any, layers: LayerRecorder):
+    def __init__(
+        self,
+        pipe: Any,
+        scheduler: Any,
+        layers: LayerRecorder,
+        family: Family | None,
+        layout: LatentLayout,
+    ):
         self.prediction: torch.Tensor | None = None
         self._pipe = pipe
         self._scheduler = scheduler
         self._layers = layers
-        family = family_of_pipeline(type(pipe).__name__)
+        self._layout = layout
         self._halves = ("uncond", "cond") if family is None else family.halves
         self._writer = layers.writer
 
@@ -73,8 +81,9 @@ class SchedulerRecorder:
         def step(*args: Any, **kwargs: Any) -> Any:
             arguments = signature.bind(*args, **kwargs).arguments
             call = self._writer.begin("sampler")
-            self._record_guidance(arguments["model_output"])
+            self._record_guidance(self._layout.convert(arguments["model_output"]))
             inputs, attributes = _split(arguments)
+            inputs = self._layout.convert_all(inputs)
             call.add("", type(self._scheduler).__name__, inputs)  # before a step works in place
             self._layers.noise = []
             try:
@@ -84,7 +93,8 @@ class SchedulerRecorder:
             x0 = _predicted(result)
             outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
             noise = {NOISE: torch.cat(noise_parts)} if noise_parts else {}
-            call.add("", "", noise | self._levels(), attributes, outputs)
+            convert = self._layout.convert_all
+            call.add("", "", convert(noise) | self._levels(), attributes, convert(outputs))
             self._writer.end(call)
             return result
 
@@ -136,9 +146,9 @@ class SchedulerRecorder:
             def run(*args: Any, **kwargs: Any) -> Any:
                 inputs, _ = _split(signature.bind(*args, **kwargs).arguments)
                 call = self._writer.begin(name)
-                call.add("", name, inputs)
+                call.add("", name, self._layout.convert_all(inputs))
                 result = method(*args, **kwargs)
-                call.add("", outputs={"output": first_tensor(result)})
+                call.add("", outputs={"output": self._layout.convert(first_tensor(result))})
                 self._writer.end(call)
                 return result
 

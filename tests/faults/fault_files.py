@@ -1,4 +1,4 @@
-"""Rows 119 to 134: what can be wrong with other files than the weights, and with targets."""
+"""Rows 119 to 134, 157: what can be wrong with other files than the weights, and with targets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fault_images import image_file
 from fault_models import file, tiny
 from safetensors.numpy import save_file
 
-import ldmref
-from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError
 from ldmref.io.adapters.lora_keys import lora_file_name
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
+from ldmref.models.presets import preset
 
 Make = Callable[[Path], Path]
 
@@ -124,11 +124,11 @@ def shared(count: int) -> Make:
     return make
 
 
-def lora(alpha: float = 1.0) -> Make:
-    """A LoRA of one matrix of the tiny model."""
+def lora(alpha: float = 1.0, made_for: str = "tiny") -> Make:
+    """A LoRA of one matrix of a model."""
 
     def make(folder: Path) -> Path:
-        config = ldmref.random_model("tiny", backend="numpy").config
+        config = preset(made_for)
         shapes = {n: s for n, s in flatten(model_spec(config)).items() if n.endswith("to_q.weight")}
         tensor, (rows, columns) = next(iter(shapes.items()))
         names = {role: lora_file_name(config, tensor, role) for role in ("down", "up", "alpha")}
@@ -172,6 +172,8 @@ OTHER_FILES: list[Case] = [
     *(case(126, f"weight {weight}, allowed", only=PYTHON, load={"lora": weighted(weight)})
       for weight in (-100, 100.0)),
     case(126, "alpha 10^38", CorruptModelError, "E-NONFINITE", load={"lora": lora(1e38)}),
+    *(case(157, f"of {name}", KeyMismatchError, "E-KEYS", load={"lora": lora(made_for=name)})
+      for name in ("flux-tiny", "sd3-tiny", "sd15")),
     command(126, "weight 1e300", UsageError, "E-LORA-WEIGHT",
             "txt2img", "cat", *TARGET, "a.png", "--lora", "style.safetensors:1e300"),
 ]  # fmt: skip

@@ -199,6 +199,7 @@ refused, or 404 in a path
 154|ldmref.toml that is a FIFO, a folder or a dangling link|refused instead of ignored
 155|GGUF file that is truncated, or has wrong counts, sizes, types|refused before a tensor is read
 156|quantised weight without a scale that fits, or for other kernels|refused with the reason
+157|LoRA of another family|refused; the message lists the names or shapes that do not fit
 """
 
 ROWS = {

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ldmref.errors import InputError
 from ldmref.io import key_table
-from ldmref.io.adapters import autoencoder, controlnet, lora
+from ldmref.io.adapters import autoencoder, controlnet, lora_changes
 from ldmref.io.compvis import single_file
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model
@@ -52,7 +52,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (autoencoder, "autoencoder_table"),
         (controlnet, "controlnet_table"),
         (single_file, "compvis_table"),
-        (lora, "lora_names"),
+        (lora_changes, "lora_names"),
         (autoencoder, "_spec"),
     ]
     seen = by_identity(key_table.list_stored_shapes)

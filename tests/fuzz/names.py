@@ -17,7 +17,8 @@ from ldmref.errors import LdmrefError
 from ldmref.io.adapters import autoencoder
 from ldmref.io.adapters.autoencoder import read_vae, require_fit
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.adapters.lora import apply_loras
+from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.lora_keys import lora_names
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis import single_file
@@ -171,8 +172,9 @@ def _lora_seeds() -> list[bytes]:
     shapes = flatten(model_spec(MICRO))
     seeds = []
     targets: dict[str, list[tuple[str, str]]] = {}
-    for name, (tensor, role) in lora_names(MICRO).items():
-        targets.setdefault(tensor, []).append((name, role))
+    for name, ((tensor, role, _), *_) in lora_names(MICRO).items():
+        if role in ("down", "up", "alpha"):
+            targets.setdefault(tensor, []).append((name, role))
     endings = (
         (".lora_down.weight", ".lora_up.weight", ".alpha"),
         (".lora_A.weight", ".lora_B.weight"),

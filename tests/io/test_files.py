@@ -19,7 +19,7 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, UsageError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.adapters.lora import read_loras
+from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.locate import find_model, find_named_config, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile

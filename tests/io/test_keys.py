@@ -353,19 +353,21 @@ LORA_NAMES = {  # as in published files
 def test_notations_of_lora():
     table = lora_names(PRESETS["sd15"])
     for name, role in LORA_NAMES.items():
-        assert table[name] == LoraTarget("unet.mid_block.attentions.0.proj_in.weight", role), name
+        want = LoraTarget("unet.mid_block.attentions.0.proj_in.weight", role)
+        assert table[name] == (want,), name
     attention = "unet.mid_block.attentions.0.transformer_blocks.0.attn1."
     text = "text_encoder.text_model.encoder.layers.3.self_attn."
     for ours, old in (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("to_out.0", "to_out")):
         got = table[f"{attention}processor.{old}_lora.up.weight"]
-        assert got == LoraTarget(f"{attention}{ours}.weight", "up")
+        assert got == (LoraTarget(f"{attention}{ours}.weight", "up"),)
     for kind in ("q", "k", "v", "out"):
         ours = f"{kind}_proj"
         old = f"to_{kind}"
-        assert table[f"{text}{old}_lora.down.weight"] == LoraTarget(f"{text}{ours}.weight", "down")
+        want = LoraTarget(f"{text}{ours}.weight", "down")
+        assert table[f"{text}{old}_lora.down.weight"] == (want,)
     for start in ("lora_te_", "lora_te1_"):
         name = f"{start}text_model_encoder_layers_3_mlp_fc1.lora_up.weight"
-        assert table[name].tensor == "text_encoder.text_model.encoder.layers.3.mlp.fc1.weight"
+        assert table[name][0].tensor == "text_encoder.text_model.encoder.layers.3.mlp.fc1.weight"
     assert "text_model.encoder.layers.3.mlp.fc1.lora_A.weight" in table  # the network left out
     assert unwrapped("base_model.model.a.base_model.model.b") == "a.base_model.model.b"
 

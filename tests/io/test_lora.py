@@ -18,7 +18,9 @@ from ldmref.errors import (
     UnsafeFileError,
     UsageError,
 )
-from ldmref.io.adapters.lora import Lora, apply_loras, lora_changes, merge, read_loras
+from ldmref.io.adapters.lora import apply_loras, merge
+from ldmref.io.adapters.lora_changes import lora_changes
+from ldmref.io.adapters.lora_file import Lora, read_loras
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
@@ -73,14 +75,15 @@ def test_every_matrix_and_convolution_has_names_of_its_own(name):
         and not tensor.startswith(("vae.", "cond_stage."))
         and not any(part in tensor for part in ("embedding.w", ".embed_"))
     }
-    assert {target.tensor for target in table.values()} == want
+    changed = [target for targets in table.values() for target in targets]
+    assert {target.tensor for target in changed if target.role == "down"} == want
     for tensor in want:
         part, inner = tensor.removesuffix(".weight").split(".", 1)
         start = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}[part]
         path = inner.replace(".", "_")
-        assert table[f"lora_{start}_{path}.lora_up.weight"] == LoraTarget(tensor, "up")
-        assert table[f"lora_{start}_{path}.alpha"] == LoraTarget(tensor, "alpha")
-        assert table[f"{part}.{inner}.lora_A.weight"] == LoraTarget(tensor, "down")
+        assert table[f"lora_{start}_{path}.lora_up.weight"] == (LoraTarget(tensor, "up"),)
+        assert table[f"lora_{start}_{path}.alpha"] == (LoraTarget(tensor, "alpha"),)
+        assert table[f"{part}.{inner}.lora_A.weight"] == (LoraTarget(tensor, "down"),)
 
 
 def test_names_never_stand_for_two_layers(monkeypatch):
@@ -89,10 +92,10 @@ def test_names_never_stand_for_two_layers(monkeypatch):
     seen = {}
     names = module._names
 
-    def record(part, layer, paths):
-        for name, kind in names(part, layer, paths):
-            assert seen.setdefault(name, (part, layer, kind)) == (part, layer, kind), name
-            yield name, kind
+    def record(tensor, *arguments):
+        for name, target in names(tensor, *arguments):
+            assert seen.setdefault(name, target[:2]) == target[:2], name
+            yield name, target
 
     monkeypatch.setattr(module, "_names", record)
     for preset in ("sd15", "sd2-base", "sdxl"):
@@ -123,7 +126,7 @@ SDXL = {
 
 def test_names_of_sdxl():
     table = lora_names(PRESETS["sdxl"])
-    got = {name: table[f"{name}.lora_down.weight"].tensor for name in SDXL}
+    got = {name: table[f"{name}.lora_down.weight"][0].tensor for name in SDXL}
     assert got == {name: f"{ours}.weight" for name, ours in SDXL.items()}
 
 
@@ -144,7 +147,8 @@ OLD = {
 
 def test_names_of_older_diffusers():
     table = lora_names(PRESETS["sd15"])
-    assert {name: table[name] for name in OLD} == {n: LoraTarget(t, "down") for n, t in OLD.items()}
+    want = {name: (LoraTarget(tensor, "down"),) for name, tensor in OLD.items()}
+    assert {name: table[name] for name in OLD} == want
 
 
 @pytest.mark.parametrize("alpha", [None, 0.5])

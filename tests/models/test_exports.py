@@ -59,7 +59,7 @@ def test_models_and_tokenizers_are_one_line():
 
 
 def test_files_are_short_without_their_numbers():
-    from ldmref.io.adapters.lora import Lora
+    from ldmref.io.adapters.lora_file import Lora
     from ldmref.prompts import Embedding, Vocabulary
 
     word = Embedding("<toy>", np.ones((2, 768), np.float32))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.adapters.lora import apply_loras
+from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.compvis.keys import unet_table
 from ldmref.io.diffusers.folder import load_diffusers
 

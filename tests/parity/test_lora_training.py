@@ -9,17 +9,14 @@ import pytest
 from small_pipelines import embed_timesteps_exactly
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.adapters.lora import apply_loras
+from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.models.text import text_encoder
 from ldmref.models.unet import unet
-from ldmref.training.finetune.lora import (
-    initial_lora,
-    lora_layers,
-    with_lora,
-    write_lora,
-)
+from ldmref.training.finetune.lora import initial_lora, with_lora, write_lora
+from ldmref.training.finetune.lora_targets import lora_layers
 from ldmref.training.finetune.recipe import TARGETS
 
 torch = pytest.importorskip("torch")
@@ -116,7 +113,7 @@ def test_gradients_of_the_text_encoder_equal_those_of_peft(model, theirs, peft):
     )
 
 
-@pytest.mark.parametrize("targets", [("attention",), tuple(TARGETS)])
+@pytest.mark.parametrize("targets", [("attention",), TARGETS])
 def test_the_file_is_read_by_us_and_by_diffusers(model, theirs, targets, tmp_path, peft):
     config, params = model
     lora = tree_map(torch.Tensor.float, random_lora(config, targets))

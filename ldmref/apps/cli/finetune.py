@@ -49,8 +49,8 @@ option = click.option
     "targets",
     multiple=True,
     metavar="NAME",
-    help="LoRA: layers to change, attention, feed_forward, projections, convolutions or text; may "
-    "be repeated. Default: all for a small base, attention for Stable Diffusion.",
+    help="LoRA: layers to change, attention, feed_forward, projections, convolutions (of a U-Net) "
+    "or text; may be repeated. Default: all for a small base, attention for Stable Diffusion.",
 )
 @option("--word", help="Textual inversion: the new word. Default: <new>.")
 @option("--initial", metavar="WORD", help="Textual inversion: the known word to start from.")

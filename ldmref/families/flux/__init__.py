@@ -17,13 +17,21 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from array_api_compat import array_namespace
+
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.files import PIPELINES, read_folder
-from ldmref.families.flux.network import transformer, transformer_spec
+from ldmref.families.flux.network import join_patches, transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts
-from ldmref.families.joint_transformers import declare_transformer, describe_model
+from ldmref.families.joint_transformers import (
+    LORA_TARGETS,
+    SCALE,
+    declare_transformer,
+    describe_model,
+)
+from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput
 from ldmref.models.family import Family
@@ -80,6 +88,11 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
+def unpack(x: Array, rows: int, columns: int) -> Array:
+    """Return latents, (n, c, 2 rows, 2 columns), of the tokens of diffusers' pipelines."""
+    return join_patches(array_namespace(x), x, rows, columns)
+
+
 FLUX = Family(
     "flux",
     FluxConfig,
@@ -93,6 +106,9 @@ FLUX = Family(
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,
+    lora_targets=LORA_TARGETS,
+    unpack=unpack,
+    timestep_factor=SCALE,
     description="Flux.1: a transformer with streams for image and text, then one for both",
 )
 """The family of Flux.1."""

@@ -8,6 +8,8 @@ Parameter names of diffusers' FluxTransformer2DModel.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.joint_transformers import (
@@ -99,7 +101,7 @@ def transformer(
     for block in p.single_transformer_blocks.items_in_order():
         text, h = single_block(ops, block, h, text, emb, positions, dims, heads)
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
-    return join_patches(ops, h, rows, columns)
+    return join_patches(ops.xp, h, rows, columns)
 
 
 def cut_patches(ops: Backend, x: Array) -> Array:
@@ -110,13 +112,13 @@ def cut_patches(ops: Backend, x: Array) -> Array:
     return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
 
 
-def join_patches(ops: Backend, x: Array, rows: int, columns: int) -> Array:
+def join_patches(xp: Any, x: Array, rows: int, columns: int) -> Array:
     """Join patches (n, rows * columns, 4 c) to latents (n, c, 2 rows, 2 columns)."""
     n, _, width = x.shape
     c = width // PATCH**2
-    x = ops.xp.reshape(x, (n, rows, columns, c, PATCH, PATCH))
-    x = ops.xp.permute_dims(x, (0, 3, 1, 4, 2, 5))
-    return ops.xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
+    x = xp.reshape(x, (n, rows, columns, c, PATCH, PATCH))
+    x = xp.permute_dims(x, (0, 3, 1, 4, 2, 5))
+    return xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
 
 
 def find_positions(ops: Backend, grid: Array, text: Array) -> Array:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from ldmref.families.joint_transformers import declare_transformer, describe_model
+from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import transformer, transformer_spec
@@ -90,6 +90,7 @@ SD3 = Family(
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,
+    lora_targets=LORA_TARGETS,
     description="Stable Diffusion 3 and 3.5: a transformer of image and text",
 )
 """The family of Stable Diffusion 3."""

@@ -33,7 +33,12 @@ def is_unet_alone(shapes: Mapping[str, Shape]) -> bool:
 
 
 def list_stored(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]:
-    """Return the tensor of such a file for each parameter of the U-Net."""
+    """Return the tensor of such a file for each parameter of the U-Net.
+
+    None has one if the U-Net embeds classes, for which CompVis has no name.
+    """
+    if config.unet.class_embed_type:
+        return {}
     return add_prefixes("", prefix, unet_table(config.unet))
 
 

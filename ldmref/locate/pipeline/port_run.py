@@ -18,6 +18,7 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
+from ldmref.samplers.flow_spacings import shift_levels
 from ldmref.samplers.own_spacing import Spacing
 from ldmref.samplers.path import FLOW, PATHS, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas
@@ -243,5 +244,7 @@ class PortRun:
         if sigmas is None:
             return None
         levels = np.ravel(sigmas).astype(float).tolist()
+        if self.is_diffusers and self.path is FLOW:  # whose scheduler shifts what it is given
+            levels = shift_levels(config, np.asarray(levels), self.tokens).tolist()
         ends = len(levels) == len(self.recorded_timesteps) + 1  # else the scheduler adds 0
         return levels if ends else [*levels, 0.0]

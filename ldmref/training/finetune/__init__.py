@@ -4,5 +4,6 @@ run.py                 `fine_tune`
 recipe.py              the recipe; defaults.py: defaults that depend on method and base
 stage.py               the trainer, whose loss is that of the denoiser
 adapters.py            the trained parameters of each method, and the file that they are written to
-lora.py                low-rank updates; textual_inversion.py: the vectors of a new word
+lora.py                low-rank updates; lora_targets.py: the layers that have them
+textual_inversion.py   the vectors of a new word
 """

@@ -15,7 +15,8 @@ from ldmref.models.learned_words import TEXT_ENCODERS, TOKEN_TABLE
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.prompts.textual_inversion import Embedding
-from ldmref.training.finetune.lora import initial_lora, lora_layers, with_lora, write_lora
+from ldmref.training.finetune.lora import initial_lora, with_lora, write_lora
+from ldmref.training.finetune.lora_targets import lora_layers
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.finetune.textual_inversion import (
     initial_vectors,

@@ -1,6 +1,6 @@
 """Defaults of a fine-tuning that depend on its method and on the size of its base.
 
-A small U-Net, such as the embedded model's, has no spare capacity: a LoRA of a few layers cannot
+A small denoiser, such as the embedded model's, has no spare capacity: a LoRA of a few layers cannot
 change its style, and it tolerates learning rates as high as in training. Stable Diffusion is
 fine-tuned with the usual settings: a LoRA of the attention layers at 1e-4 (kohya's scripts,
 diffusers), a word at 5e-3 (Gal et al. 2022, arXiv:2208.01618, section 4), the whole model at 1e-5
@@ -9,21 +9,20 @@ diffusers), a word at 5e-3 (Gal et al. 2022, arXiv:2208.01618, section 4), the w
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import flatten
-from ldmref.models.unet import unet_spec
-from ldmref.training.finetune.recipe import TARGETS
+from ldmref.models.networks import model_spec
+from ldmref.models.params import count
+from ldmref.training.finetune.lora_targets import list_targets
 
-SMALL_UNET = 100_000_000  # parameters; a U-Net with fewer is small
+SMALL_DENOISER = 100_000_000  # parameters; a denoiser with fewer is small
 
-# method -> key -> the values for a small base and for a large one
+# method -> key -> the values for a small base and for a large one, or functions of the base
 DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
     "lora": {
         "lora.rank": (32, 8),
-        "lora.targets": (list(TARGETS), ["attention"]),
+        "lora.targets": (list_targets, ["attention"]),
         "diffusion.objective.caption_dropout": (0.1, 0.0),
         "diffusion.optimizer.learning_rate": (3e-3, 1e-4),
         "diffusion.budget.steps": (400, 1000),
@@ -46,8 +45,8 @@ DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
 
 
 def is_small(base: ModelConfig) -> bool:
-    """Return whether the U-Net has fewer than `SMALL_UNET` parameters."""
-    return sum(math.prod(shape) for shape in flatten(unet_spec(base.unet)).values()) < SMALL_UNET
+    """Return whether the denoiser has fewer than `SMALL_DENOISER` parameters."""
+    return count(model_spec(base)[base.denoiser.network]) < SMALL_DENOISER
 
 
 def default_tables(method: str, base: ModelConfig) -> dict[str, Any]:
@@ -59,5 +58,6 @@ def default_tables(method: str, base: ModelConfig) -> dict[str, Any]:
         table = tables
         for name in names:
             table = table.setdefault(name, {})
-        table[last] = values[column]
+        value = values[column]
+        table[last] = value(base) if callable(value) else value
     return tables

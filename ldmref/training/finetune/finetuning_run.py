@@ -20,6 +20,7 @@ from ldmref.errors import UsageError
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
+from ldmref.training.finetune.lora_targets import check_targets
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.monitor.progress import TrainingProgress, warn_only
 from ldmref.training.observe import StepObserver
@@ -132,7 +133,8 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
 
     Raises:
         UsageError: It does not accept a prompt, needs an image as input, rounds its latents to a
-            codebook, has two text encoders for one word, or does not have the size.
+            codebook, has two text encoders for one word, or does not have the size or a target of
+            the LoRA.
     """
     size = recipe.data.size
     multiple = config.size_multiple
@@ -146,6 +148,8 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
     if problem:
         message = f"recipe: {config.name!r} cannot be fine-tuned: {problem}"
         raise UsageError(message, code="E-RECIPE")
+    if recipe.method == "lora":
+        check_targets(config, recipe.lora.targets)
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple}, not {size}"
         raise UsageError(message, code="E-SIZE")

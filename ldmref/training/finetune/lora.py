@@ -14,27 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ldmref.io.adapters.lora_keys import lora_file_name, lora_names
+from ldmref.io.adapters.lora_keys import has_kohyas_names, lora_file_name
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten, init, unflatten
-from ldmref.training.finetune.recipe import TARGETS
-
-
-def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
-    """Return the names of the tensors that a LoRA with these `TARGETS` changes."""
-    ends = [TARGETS[name] for name in targets]
-    tensors = dict.fromkeys(target.tensor for target in lora_names(config).values())
-    return [
-        name
-        for name in tensors
-        if any(
-            name.startswith(network) and name.removesuffix(".weight").endswith(paths)
-            for network, paths in ends
-        )
-    ]
 
 
 def initial_lora(config: ModelConfig, layers: Sequence[str], rank: int, seed: int) -> Params:
@@ -66,7 +51,10 @@ def with_lora(params: Mapping[str, Params], lora: Params, scale: float) -> Param
 def write_lora(
     path: Path, config: ModelConfig, lora: Params, alpha: float, metadata: Mapping[str, str]
 ) -> None:
-    """Write the changes in the format of kohya's scripts, which diffusers, A1111 and ComfyUI read.
+    """Write the changes under the names of `lora_file_name`, which diffusers and ComfyUI read.
+
+    kohya's format holds alpha. In diffusers', which has no place for it that every program reads,
+    alpha / rank is multiplied into `up`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -74,7 +62,10 @@ def write_lora(
     tensors = {}
     for name, tensor in flatten(lora).items():
         layer, _, role = name.rpartition(".")
+        if has_kohyas_names(config):
+            tensors[lora_file_name(config, layer, "alpha")] = np.asarray(alpha, np.float32)
+        elif role == "up":
+            tensor = tensor * (alpha / tensor.shape[1])
         tensors[lora_file_name(config, layer, role)] = np.ascontiguousarray(tensor, np.float32)
-        tensors[lora_file_name(config, layer, "alpha")] = np.asarray(alpha, np.float32)
     sources = {name: source(tensor) for name, tensor in tensors.items()}
     write_tensors(path, sources, metadata, overwrite=True)

@@ -31,14 +31,8 @@ from ldmref.training.recipes.schema import (
     ProgressConfig,
 )
 
-# target of a LoRA -> the network, and the ends of the paths of its layers
-TARGETS = {
-    "attention": ("unet", (".to_q", ".to_k", ".to_v", ".to_out.0")),
-    "feed_forward": ("unet", (".ff.net.0.proj", ".ff.net.2")),
-    "projections": ("unet", (".proj_in", ".proj_out")),
-    "convolutions": ("unet", (".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv")),
-    "text": ("text_encoder", (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")),
-}
+# targets of a LoRA: of the denoiser, as its family says (`Family.lora_targets`), and of CLIP
+TARGETS = ("attention", "feed_forward", "projections", "convolutions", "text")
 DENOISING = DiffusionStage(
     DiffusionObjective(caption_dropout=0.0, timestep_power=1.0),
     OptimizerConfig(batch_size=4, learning_rate=1e-4, warmup=20, ema_decay=0.0),
@@ -52,7 +46,7 @@ class LoraConfig:
 
     rank: Annotated[int, Range(1, 1024)] = 8
     alpha: Annotated[float, Range(0, 1e6, above=True)] = 8.0
-    targets: Annotated[tuple[str, ...], Names(tuple(TARGETS))] = ("attention",)
+    targets: Annotated[tuple[str, ...], Names(TARGETS)] = ("attention",)
 
 
 @dataclass(frozen=True)

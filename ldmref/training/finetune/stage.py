@@ -1,6 +1,7 @@
 """The trainer of a fine-tuning, with the denoiser's loss as a function of the adapter's parameters.
 
-The forward pass is the one that generates images, on a backend that records gradients.
+The forward pass is the one that generates images, on a backend that records gradients. A network
+that reads the guidance scale is given the model's default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
+from ldmref.modes.denoiser import add_scale
 from ldmref.modes.text import encode_conditioning
 from ldmref.training.batches import Part
 from ldmref.training.diffusion.latents import NoisyLatents
@@ -48,6 +50,7 @@ def fine_tune_trainer(
         adapted = adapter.adapted(ops, params)
         batch = batches(step, part)
         condition = encode_conditioning(adapted, batch.prompts, size)
+        condition = add_scale(adapted, condition, config.defaults.cfg_scale)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
         return batches.loss(batch, adapted.predict_with_variance(*inputs))
 

@@ -22,7 +22,8 @@ import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.io import TensorFile, save_folder
+from ldmref.io import TensorFile, apply_loras, save_folder
+from ldmref.io.adapters.lora_file import Lora
 from ldmref.locate import diff_traces
 from ldmref.math import timestep_embedding
 from ldmref.models import Conditioning, config_from_dict, flatten, preset
@@ -164,6 +165,29 @@ def test_files_of_the_original(tmp_path, arrays, pipe):
     assert same.all() and loaded.config.denoiser.freq_shift == 0
     found = DIT.files[0].recognise(TensorFile(tmp_path / "dit.safetensors").shapes)
     assert (found.denoiser.num_layers, found.denoiser.num_classes) == (2, 5)
+
+
+def test_a_lora_under_the_names_of_the_original(folder):
+    """Queries, keys and values are one layer there, and all blocks share the embeddings."""
+    model = ldmref.load(folder, dtype="float64")
+    flat = {name: np.asarray(x) for name, x in flatten(dict(model.params)).items()}
+    draw = np.random.default_rng(0).standard_normal
+    width = model.config.denoiser.width
+    tensors = {}
+    for layer, rows in (("blocks.1.attn.qkv", 3 * width), ("t_embedder.mlp.2", width)):
+        name = "lora_unet_" + layer.replace(".", "_")
+        tensors |= {f"{name}.lora_down.weight": draw((2, width))}
+        tensors |= {f"{name}.lora_up.weight": draw((rows, 2)), f"{name}.alpha": np.ones(1)}
+    merged = apply_loras(model.config, flat, [Lora("style", tensors, 0.7)])
+    changed = {name for name in flat if not np.array_equal(merged[name], flat[name])}
+    time = "transformer.transformer_blocks.{}.norm1.emb.timestep_embedder.linear_2.weight"
+    attention = "transformer.transformer_blocks.1.attn1.to_{}.weight"
+    assert changed == {time.format(0), time.format(1), *(attention.format(x) for x in "qkv")}
+    down, up, _ = list(tensors.values())[:3]
+    for third, letter in enumerate("qkv"):
+        name = attention.format(letter)
+        want = flat[name] + 0.35 * up[third * width : (third + 1) * width] @ down
+        assert np.abs(merged[name] - want).max() < 1e-14
 
 
 def test_folders_of_ldmref(tmp_path, folder, arrays):

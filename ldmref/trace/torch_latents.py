@@ -1,0 +1,43 @@
+"""The latents of a pipeline of diffusers in the layout of ldmref, also if it passes tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ldmref.models.family import Family
+from ldmref.trace.torch_calls import find_tensors
+
+
+class LatentLayout:
+    """Returns latents (n, c, h, w) of the arrays that a pipeline passes.
+
+    Pipelines that pass tokens make the positions of these, (l, 3), together with the first latents.
+
+    Args:
+        family: The family of the pipeline. None: it is not known, and nothing changes.
+    """
+
+    def __init__(self, family: Family | None):
+        self._unpack = None if family is None else family.unpack
+        self._grid = (0, 0)
+
+    def note(self, prepared: Any) -> None:
+        """Note rows and columns of the tokens, from the result of `prepare_latents`."""
+        if self._unpack is None:
+            return
+        for _, x in find_tensors(prepared, ""):
+            if x.ndim == 2 and x.shape[1] == 3:
+                self._grid = (int(x[:, 1].max()) + 1, int(x[:, 2].max()) + 1)
+
+    def convert(self, x: Any) -> Any:
+        """Return an array as latents if it holds tokens; anything else as it is."""
+        rows, columns = self._grid
+        if self._unpack is None or not isinstance(x, torch.Tensor) or x.ndim != 3:
+            return x
+        return self._unpack(x, rows, columns) if x.shape[1] == rows * columns else x
+
+    def convert_all(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Return arrays by name, each as `convert` does."""
+        return {name: self.convert(x) for name, x in arrays.items()}
