@@ -57,20 +57,23 @@ def embedding_spec(width: int, pooled: int, guidance: bool = False) -> Spec:
     return spec
 
 
+@layer
 def embed(ops: Backend, p: Params, t: Array, pooled: Array, guidance: Array | None = None) -> Array:
-    """Embed times and guidance scales, (n,) each, and pooled text (n, k); their sum is (n, d)."""
+    """Embed times and guidance scales, (n,) each, and pooled text (n, k); their sum is (n, d).
+
+    Both numbers are multiplied by 1000 before.
+    """
     xp = ops.xp
     if xp.isdtype(t.dtype, "integral"):
         t = xp.astype(t, getattr(xp, ops.state_dtype))
 
     def embed_numbers(p_embedder: Params, numbers: Array) -> Array:
-        name = "time_text_embed.time_proj"
-        waves = ops.call_function(name, timestep_embedding, numbers, FREQUENCIES)
+        waves = ops.call_function("time_proj", timestep_embedding, numbers, FREQUENCIES)
         return mlp(ops, p_embedder, xp.astype(waves, pooled.dtype, copy=False))
 
     emb = embed_numbers(p.timestep_embedder, t)
     if guidance is not None and "guidance_embedder" in p:
-        emb = emb + embed_numbers(p.guidance_embedder, guidance * SCALE)
+        emb = emb + embed_numbers(p.guidance_embedder, guidance)
     return emb + mlp(ops, p.text_embedder, pooled)
 
 

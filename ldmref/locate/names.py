@@ -20,14 +20,20 @@ ALIASES = {  # the last part of ldmref's name -> those of other programs
     "silu": ("nonlinearity", "act", "conv_act", "activation"),
     "gelu": ("activation_fn", "act_fn"),
     "quick_gelu": ("activation_fn", "act_fn"),
-    "gelu_tanh": ("act", "activation_fn", "act_fn"),
+    "gelu_tanh": ("gelu", "act", "activation_fn", "act_fn"),
+    "act_mlp": ("gelu",),
+    "act": ("gelu",),
+    "shared": ("encoder.embed_tokens",),
+    "layer_norm": ("norm", "norm2"),
+    "layer_norm~1": ("norm2_context",),
 }
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "emb": ("temb",),
+    "pooled": ("pooled_projection",),
     "context": ("encoder_hidden_states",),
     "ids": ("input_ids",),
-    "input": ("hidden_states", "sample", "x", "0"),
+    "input": ("hidden_states", "sample", "timestep", "latent", "x", "0"),
 }
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
@@ -46,6 +52,8 @@ def _possible_names(name: str) -> list[str]:
     base, again, count = name.partition(AGAIN)
     parent, _, last = base.rpartition(".")
     number = again + count
+    for alias in ALIASES.get(last + number, ()) if number else ():
+        names.append(f"{parent}.{alias}" if parent else alias)
     for alias in ALIASES.get(last, ()):
         names.append(f"{parent}.{alias}{number}" if parent else alias + number)
     for prefix in PREFIXES:

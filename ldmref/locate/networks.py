@@ -19,7 +19,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
 HOST = (
-    "tokens", "tokens_2", "schedule", "guidance", "sampler", "jump", "scale_input", "add_noise",
+    "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input", "add_noise",
     "initial", "train", "words", "image", "inputs", "truth",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call

@@ -76,11 +76,24 @@ def t5(
 @layer
 def t5_block(ops: Backend, p: Params, x: Array, bias: Array, config: TextConfig) -> Array:
     """Apply self-attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
-    eps = config.layer_norm_eps
     attend, feed = p.layer.items_in_order()
-    h = rms_norm(ops, attend.layer_norm, x, eps)
-    x = ops.add(x, biased_attention(ops, attend.SelfAttention, h, bias, config.num_attention_heads))
-    return ops.add(x, gated_mlp(ops, feed.DenseReluDense, rms_norm(ops, feed.layer_norm, x, eps)))
+    x = add_attention(ops, attend, x, bias, config.num_attention_heads, config.layer_norm_eps)
+    return add_mlp(ops, feed, x, config.layer_norm_eps)
+
+
+@layer
+def add_attention(
+    ops: Backend, p: Params, x: Array, bias: Array, num_heads: int, eps: float
+) -> Array:
+    """Add self-attention of the normalised tokens; x: (n, l, d) -> the same."""
+    h = rms_norm(ops, p.layer_norm, x, eps)
+    return ops.add(x, biased_attention(ops, p.SelfAttention, h, bias, num_heads))
+
+
+@layer
+def add_mlp(ops: Backend, p: Params, x: Array, eps: float) -> Array:
+    """Add the feed-forward layer of the normalised tokens; x: (n, l, d) -> the same."""
+    return ops.add(x, gated_mlp(ops, p.DenseReluDense, rms_norm(ops, p.layer_norm, x, eps)))
 
 
 @layer

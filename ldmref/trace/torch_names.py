@@ -23,6 +23,7 @@ KINDS = {
     "Attention": "attention",
     "FeedForward": "feed_forward",
     "GEGLU": "geglu",
+    "GELU": "project_gelu",
     "TimestepEmbedding": "mlp",
     "Downsample2D": "downsample",
     "Upsample2D": "upsample",
@@ -49,6 +50,8 @@ ACTIVATIONS = {
     "AccurateGELUActivation": "gelu",
 }
 ACTIVATION_MODULES = ("nn.modules.activation", ".activations")
+# Modules whose results ldmref computes where they are used: cosines and sines of positions.
+WITHOUT_LAYER = {"FluxPosEmbed": True}
 # Modules that only hold others: ldmref has no layer of that name.
 CONTAINER = re.compile(
     r"|((encoder|decoder)\.)?((down|up)_blocks\.\d+|mid_block)|encoder|decoder"
@@ -65,6 +68,8 @@ def class_in(module: object, table: dict[str, Any]) -> str:
 def kind_of(module: Any) -> str:
     """Return the kind of layer that a module is, "" if it is not known."""
     kind = KINDS.get(class_in(module, KINDS), "")
+    if kind == "project_gelu" and not hasattr(module, "proj"):
+        return ""  # PyTorch's class of this name is an activation
     if kind == "attention" and getattr(module, "group_norm", None) is not None:
         return "attention_block"
     if kind == "downsample" and module.padding == 0:
@@ -76,7 +81,7 @@ def is_layer(name: str, module: Any) -> bool:
     """Return whether a module is a layer; activations and holders of layers are none."""
     if type(module).__module__.endswith(ACTIVATION_MODULES) and not kind_of(module):
         return False  # seen as the function of torch that it calls
-    return CONTAINER.fullmatch(name) is None
+    return CONTAINER.fullmatch(name) is None and not class_in(module, WITHOUT_LAYER)
 
 
 def attributes_of(module: Any, kind: str) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def shifted(sigmas, by):
 CASES = {
     "shifted-twice": (change_levels(lambda s: shifted(s, 3.0)), "the levels are shifted twice"),
     "not-shifted": (change_levels(lambda s: shifted(s, 1 / 3)), "shift 1 instead of shift 3"),
-    "vllm-omni-5302-another-mu": (change_levels(lambda s: shifted(s, 1.7)), "shift 5.1 instead of 3"),
+    "vllm-omni-5302-another-mu": (
+        change_levels(lambda s: shifted(s, 1.7)), "shift 5.1 instead of 3"),
     "UniRL-251-truncated": (
         change_time(lambda t: t.floor()), "the timestep is truncated to a whole number"),
     "sd-scripts-2215-reversed": (

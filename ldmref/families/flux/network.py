@@ -14,6 +14,7 @@ from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.joint_transformers import (
     EPS,
+    SCALE,
     adaptive_norm,
     embed,
     embedding_spec,
@@ -92,7 +93,8 @@ def transformer(
     grid = cut_patches(ops, x)
     n, rows, columns, width = grid.shape
     h = linear(ops, p.x_embedder, ops.xp.reshape(grid, (n, rows * columns, width)))
-    emb = embed(ops, p.time_text_embed, t, pooled, guidance)
+    scale = None if guidance is None else guidance * SCALE
+    emb = embed(ops, p.time_text_embed, t, pooled, scale)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     positions = find_positions(ops, grid, text)
     dims = config.axes_dims_rope

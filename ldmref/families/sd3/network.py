@@ -104,10 +104,8 @@ def transformer(
     """
     xp = ops.xp
     patch = config.patch_size
-    grid = ops.conv2d(x, p.pos_embed.proj.weight, p.pos_embed.proj.bias, patch, 0)
-    n, d, rows, columns = grid.shape
-    h = xp.permute_dims(xp.reshape(grid, (n, d, rows * columns)), (0, 2, 1))
-    h = h + crop_positions(ops, p.pos_embed.pos_embed, config.pos_embed_max_size, grid)
+    n, rows, columns = x.shape[0], x.shape[2] // patch, x.shape[3] // patch
+    h = embed_patches(ops, p.pos_embed, x, patch, config.pos_embed_max_size)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     emb = embed(ops, p.time_text_embed, t, pooled)
     for number, p_block in enumerate(p.transformer_blocks.items_in_order()):
@@ -121,6 +119,15 @@ def transformer(
     h = xp.reshape(h, (n, rows, columns, patch, patch, c))
     h = xp.permute_dims(h, (0, 5, 1, 3, 2, 4))
     return xp.reshape(h, (n, c, x.shape[2], x.shape[3]))
+
+
+@layer
+def embed_patches(ops: Backend, p: Params, x: Array, patch: int, side: int) -> Array:
+    """Embed patches of latents and their positions, of a table of `side`^2; returns (n, l, d)."""
+    grid = ops.conv2d(x, p.proj.weight, p.proj.bias, patch, 0)
+    n, d, rows, columns = grid.shape
+    h = ops.xp.permute_dims(ops.xp.reshape(grid, (n, d, rows * columns)), (0, 2, 1))
+    return h + crop_positions(ops, p.pos_embed, side, grid)
 
 
 def crop_positions(ops: Backend, table: Array, side: int, grid: Array) -> Array:
