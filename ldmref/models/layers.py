@@ -73,8 +73,14 @@ def rms_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
 
 def gelu_tanh(ops: Backend, x: Array) -> Array:
     """Return the tanh form of GELU, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
-    return 0.5 * x * (1.0 + ops.xp.tanh(inner))
+    inner = 0.044715 * x  # in place from here on: new memory costs more than the arithmetic
+    inner *= x
+    inner *= x
+    inner += x
+    inner *= math.sqrt(2.0 / math.pi)
+    half = 0.5 * x
+    half *= 1.0 + ops.xp.tanh(inner)
+    return half
 
 
 @layer
