@@ -94,6 +94,7 @@ FULL: dict[str, str] = {
     "test_the_recipe_of_a_flow_resumes_bit_for_bit_and_its_model_samples_on_the_flow": SECONDS,
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
+    "tests/training/test_mixture_recipe.py": SECONDS,
     # -- processes
     "tests/cli/test_train.py": PROCESSES,
     "tests/datasets/test_dataset_plugins.py": PROCESSES,
