@@ -21,7 +21,7 @@ class ImplementationDifference:
     """One difference.
 
     Args:
-        section: Its subject: "Schedules", "Steps" or "Objectives".
+        section: Its subject: "Schedules", "Steps", "Networks", "Noise" or "Objectives".
         programs: The programs that differ from the definition or from each other.
         samplers: ldmref's names of the samplers that it concerns; empty if it concerns all or none.
         difference: A description, in Markdown with LaTeX.

@@ -96,6 +96,7 @@ FULL: dict[str, str] = {
     "test_a_fine_tuning_is_resumed_and_read_by_diffusers": SECONDS,
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
+    "tests/training/test_mixture_recipe.py": SECONDS,
     # -- processes
     "tests/cli/test_train.py": PROCESSES,
     "tests/datasets/test_dataset_plugins.py": PROCESSES,

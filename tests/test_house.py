@@ -68,7 +68,8 @@ ALLOWED = {
     **wing("verify"),
     **wing("port", "check"),  # golden cases are the identities of `ldmref check`, as data
     **wing("explore", "trace"),  # a run record is a part of a trace
-    **wing("lab", "trace"),  # a training is recorded as a run is
+    # a training is recorded as a run is, and one data set is the mixture of the tests
+    **wing("lab", "trace", "testing.mixture"),
     "training.__main__": ("__main__",),  # `torchrun -m ldmref.training` is `ldmref train`
     # Apps stand beside each other: only the command line, which starts them, imports them all.
     **dict.fromkeys(WINGS["apps"], (*ALL, *TOOLS, "apps.a1111", "apps.mcp")),

@@ -1,6 +1,8 @@
 """`ldmref bench`: time and memory of ldmref and its peers.
 
 cases.py          the rows, their models and inputs, and ldmref's side of each
+workload.py       the computation of one side, and how long it takes
+blocks.py         single blocks of transformers, both sides
 peers.py          the other side: diffusers, transformers, ONNX Runtime
 training.py       a training step on both sides
 compare.py        measures a row; child_process.py: processes whose memory or start is measured

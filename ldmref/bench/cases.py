@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,13 +12,17 @@ from PIL import Image
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
+from ldmref.bench.blocks import BLOCKS, block_workload, make_block, make_block_inputs
+from ldmref.bench.workload import Workload
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.loading import random_model
-from ldmref.models.model import LatentDiffusion
 
 TRAINING_BATCH = 32
 WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one image",
                "text": "encoding one prompt", "image": "one whole image",
+               "joint_block": "one joint block, 333 text tokens",
+               "double_block": "one double block, 256 text tokens",
+               "single_block": "one single block, 256 text tokens",
                "train": f"one training step, batch {TRAINING_BATCH}"}  # fmt: skip
 PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
@@ -29,44 +31,11 @@ PEER_TITLES = {
     "autocast": "{library} eager, autocast", "process": "{library} eager, a fresh process",
     "one_thread": "{library} on one thread",
 }  # fmt: skip
-MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
-MAX_REPEATS = 1000
 PROMPT = "a red heart"
 NEGATIVE_PROMPT = ""
 SEED = 1
 CFG_SCALE = 7.5
 TIMESTEP = 500.0
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The computation of one side."""
-
-    run: Callable[[], Any]
-    to_numpy: Callable[[Any], np.ndarray]  # result of `run` as float32
-    synchronize: Callable[[], None] = lambda: None  # wait for the device
-
-    def output(self) -> np.ndarray:
-        """Run once; return the result as float32."""
-        return self.to_numpy(self.run())
-
-    def seconds_per_call(self, repeat: int = 1) -> float:
-        """Return the mean seconds of `repeat` calls."""
-        self.synchronize()
-        start = time.perf_counter()
-        for _ in range(repeat):
-            self.run()
-        self.synchronize()
-        return (time.perf_counter() - start) / repeat
-
-    def repeats(self) -> int:
-        """Return the calls per round, by the duration of one call."""
-        return repeat_count(self.seconds_per_call())
-
-
-def repeat_count(seconds: float) -> int:
-    """Return the calls per round, for calls of this duration."""
-    return min(MAX_REPEATS, max(1, math.ceil(MIN_SECONDS / max(seconds, 1e-9))))
 
 
 @dataclass(frozen=True)
@@ -107,6 +76,11 @@ class BenchmarkCase:
         return "transformers" if self.work == "text" else "diffusers"
 
     @property
+    def is_block(self) -> bool:
+        """Whether the work is a single block of a transformer."""
+        return self.work in BLOCKS
+
+    @property
     def title(self) -> str:
         """Description of the workload."""
         prefix = {"memory": "peak memory: ", "start": "process start to file: "}
@@ -135,12 +109,26 @@ class BenchmarkCase:
         dtype = self.array_dtype or self.dtype
         return get_backend(self.backend, self.device, dtype, self.speed or None)
 
-    def make_model(self, backend: Backend | None = None) -> LatentDiffusion:
-        """Return the case's model with seeded random weights, on `backend` or the case's own."""
-        return random_model(self.model, backend=backend or self.make_backend())
+    def make_model(self, backend: Backend | None = None) -> Any:
+        """Return the case's model, a `LatentDiffusion` or `BlockModel`, with random weights.
 
-    def make_inputs(self, model: LatentDiffusion, batch: int | None = None) -> CaseInputs:
-        """Return seeded inputs; the default batch is 2 for the U-Net (guidance), otherwise 1."""
+        Args:
+            backend: The backend. None: the case's own.
+        """
+        ops = backend or self.make_backend()
+        return (
+            make_block(self.work, self.model, ops)
+            if self.is_block
+            else random_model(self.model, backend=ops)
+        )
+
+    def make_inputs(self, model: Any, batch: int | None = None) -> Any:
+        """Return seeded inputs, `CaseInputs` or `BlockInputs`.
+
+        The default batch is 2 for the U-Net (guidance), otherwise 1.
+        """
+        if self.is_block:
+            return make_block_inputs(model, self.size, batch or 1)
         config = model.config
         normal = np.random.default_rng(SEED).standard_normal
         n = batch or (2 if self.work == "unet" else 1)
@@ -166,6 +154,13 @@ _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128,
 _TRAIN: dict[str, Any] = _EMBEDDED | {"speed": "exact"}
 _THREADS: dict[str, Any] = {"peer": "one_thread", "tolerance": 1e-5}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
+_SD3: dict[str, Any] = {"model": "sd3-medium"}
+_FLUX: dict[str, Any] = {"model": "flux-dev"}
+_MEASURED_BLOCKS = (
+    ("joint", "joint_block", _SD3),
+    ("double", "double_block", _FLUX),
+    ("single", "single_block", _FLUX),
+)
 _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
     ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),
     ("unet-numpy-32", "unet", 0.85, 0.65, "numpy", {"size": 256}),
@@ -193,18 +188,25 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("clip-torch", "text", 0.75, 0.65, "torch", {}),
     ("train-unet", "train", 1.1, 1.0, "torch", _TRAIN),
     ("train-unet-bf16", "train", 1.1, 1.0, "torch", _TRAIN | _BF16 | {"peer": "autocast"}),
-    (
-        "threads-embedded",
-        "unet",
-        1.05,
-        0.95,
-        "numpy",
-        _THREADS | _EMBEDDED,
-    ),
+    ("threads-embedded", "unet", 1.05, 0.95, "numpy", _THREADS | _EMBEDDED),
     ("threads-16", "unet", 1.05, 0.70, "numpy", _THREADS | {"size": 128}),
     ("threads-32", "unet", 1.05, 0.60, "numpy", _THREADS | {"size": 256}),
     ("memory-numpy", "image", 1.0, 0.8, "numpy", _MEMORY),
     ("memory-torch", "image", 1.0, 0.8, "torch", _MEMORY),
+    ("sd3-joint-numpy", "joint_block", 0.9, 0.8, "numpy", _SD3),
+    ("sd3-joint-torch", "joint_block", 0.9, 0.8, "torch", _SD3),
+    ("sd3-joint-openvino", "joint_block", 1.05, 1.0, "openvino", _SD3 | {"peer": "openvino"}),
+    ("flux-double-numpy", "double_block", 0.9, 0.8, "numpy", _FLUX),
+    ("flux-double-torch", "double_block", 0.9, 0.8, "torch", _FLUX),
+    ("flux-double-openvino", "double_block", 1.05, 1.0, "openvino", _FLUX | {"peer": "openvino"}),
+    ("flux-single-numpy", "single_block", 0.9, 0.8, "numpy", _FLUX),
+    ("flux-single-torch", "single_block", 0.9, 0.8, "torch", _FLUX),
+    ("flux-single-openvino", "single_block", 1.05, 1.0, "openvino", _FLUX | {"peer": "openvino"}),
+    *(
+        (f"memory-{name}-{backend}", work, 0.9, 0.8, backend, {**model, "measured": "memory"})
+        for name, work, model in _MEASURED_BLOCKS
+        for backend in ("numpy", "torch")
+    ),
     ("embedded", "image", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),
     ("gpu-torch", "image", 0.6, 0.6, "torch", _GPU),
     ("gpu-torch-compiled", "image", 1.0, 1.0, "torch", _GPU | _COMPILED),
@@ -245,12 +247,15 @@ def resized(
     if quick and case.measured == "start":
         case = replace(case, steps=2)
     elif quick:
-        case = replace(case, model="tiny", size=32, steps=min(case.steps, 2))
+        model = BLOCKS[case.work].small if case.is_block else "tiny"
+        case = replace(case, model=model, size=32, steps=min(case.steps, 2))
     return replace(case, size=size or case.size, steps=steps or case.steps)
 
 
-def ldmref_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
+def ldmref_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
     """Return ldmref's side of a case, through the public methods of the model."""
+    if case.is_block:
+        return block_workload(model, inputs)
     ops = model.backend
     latents = ops.asarray(inputs.latents)
     context = ops.asarray(inputs.context)

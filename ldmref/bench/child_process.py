@@ -1,6 +1,6 @@
 """Programs that `ldmref bench` starts as separate processes.
 
-    python -m ldmref.bench.child_process memory ours|theirs CASE MODEL_FOLDER OUTPUT.png
+    python -m ldmref.bench.child_process memory ours|theirs CASE MODEL OUTPUT
     python -P child_process.py diffusers FOLDER OUTPUT.png
 
 `diffusers` is timed from the start of its process. It imports nothing of ldmref, and this file
@@ -22,12 +22,16 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-def memory(side: str, case_json: str, folder: str, output: str) -> None:
-    """Generate the case's image by one side, and print `{"peak": ..., "before": ...}` in bytes.
+def memory(side: str, case_json: str, path: str, output: str) -> None:
+    """Do a case's work by one side, write its output, and print `{"peak": ..., "before": ...}`.
 
-    `before` is the resident memory after the model is loaded; `peak` is the maximum from then on.
+    In bytes: `before` is the resident memory after the model is loaded, `peak` the maximum from
+    then on.
     """
+    import numpy as np
+
     from ldmref.backends import get_backend
+    from ldmref.bench.blocks import make_block
     from ldmref.bench.cases import BenchmarkCase, ldmref_workload
     from ldmref.bench.peers import peer_workload
     from ldmref.loading import load
@@ -39,14 +43,21 @@ def memory(side: str, case_json: str, folder: str, output: str) -> None:
     else:
         make_workload = peer_workload
         backend = get_backend("numpy", "cpu", "float32", "exact")
-    model = load(folder, backend=backend)
+    model: Any = (
+        make_block(case.work, case.model, backend, Path(path))
+        if case.is_block
+        else load(path, backend=backend)
+    )
     workload = make_workload(case, model, case.make_inputs(model))
     del model  # each workload keeps what it needs
     before = reset_peak()
-    images = workload.run()
+    result = workload.run()
     workload.synchronize()
     peak = resident_bytes("VmHWM")
-    images[0].save(output)
+    if case.is_block:
+        np.save(output, workload.to_numpy(result))
+    else:
+        result[0].save(output)
     sys.stdout.write(json.dumps({"peak": peak, "before": before}) + "\n")
 
 

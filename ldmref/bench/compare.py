@@ -21,10 +21,12 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends import get_backend
-from ldmref.bench.cases import PROMPT, SEED, BenchmarkCase, Workload, ldmref_workload, pixels
+from ldmref.bench.blocks import save_block
+from ldmref.bench.cases import PROMPT, SEED, BenchmarkCase, ldmref_workload, pixels
 from ldmref.bench.machine import GEMM_SIZES, gemm_peaks
 from ldmref.bench.peers import import_peer, peer_network, peer_workload, require_peer
 from ldmref.bench.profile import count_flops
+from ldmref.bench.workload import Workload
 from ldmref.errors import LdmrefError, ResourceError, VerifyError
 from ldmref.io.native import save_folder
 from ldmref.loading import load
@@ -133,7 +135,7 @@ def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
             return float(memory["peak"])
 
         samples = alternate(measure, rounds, warm_up=int(startup))
-        error = require_agreement(case, *(read_image(folder, side) for side in SIDES))
+        error = require_agreement(case, *(read_output(case, folder, side) for side in SIDES))
     result = {"unit": "s" if startup else "B", "error": error} | samples.to_dict()
     if not startup:
         for side in SIDES:
@@ -143,19 +145,22 @@ def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
 
 def save_model(case: BenchmarkCase, folder: Path) -> None:
     """Write the model that the processes read, float32, to `folder`/model."""
-    if case.measured == "start":
+    exact = get_backend("numpy", "cpu", "float32", "exact")
+    if case.is_block:
+        save_block(case.make_model(exact), folder / "model")
+    elif case.measured == "start":
         model = load(case.model, backend="numpy", device="cpu", dtype="float32")
         save_diffusers(model, folder / "model", case)
     else:
-        model = case.make_model(get_backend("numpy", "cpu", "float32", "exact"))
+        model = case.make_model(exact)
         params = Params(model.params)
         save_folder(folder / "model", model.config, params, [model.tokenizer], np.float32)
 
 
 def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
-    """Return the command line that generates the case's image by one side."""
+    """Return the command line that does the case's work by one side."""
     model = str(folder / "model")
-    output = str(folder / f"{side}.png")
+    output = str(output_file(case, folder, side))
     if case.measured == "memory":
         case_json = json.dumps(asdict(case))
         argv = ["-m", "ldmref.bench.child_process", "memory", side, case_json, model, output]
@@ -188,9 +193,17 @@ def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
     return [sys.executable, *argv]
 
 
-def read_image(folder: Path, side: str) -> np.ndarray:
-    """Return the last image of a side's process."""
-    with Image.open(folder / f"{side}.png") as image:
+def output_file(case: BenchmarkCase, folder: Path, side: str) -> Path:
+    """Return the file that a side's process writes: an image or an array."""
+    return folder / f"{side}.{'npy' if case.is_block else 'png'}"
+
+
+def read_output(case: BenchmarkCase, folder: Path, side: str) -> np.ndarray:
+    """Return the last output of a side's process."""
+    file = output_file(case, folder, side)
+    if case.is_block:
+        return np.load(file)
+    with Image.open(file) as image:
         return pixels([image])
 
 

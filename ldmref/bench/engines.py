@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.bench.cases import BenchmarkCase, CaseInputs, Workload
+from ldmref.backends.base import Backend
+from ldmref.bench.blocks import BlockInputs, BlockModel
+from ldmref.bench.cases import BenchmarkCase, CaseInputs
 from ldmref.bench.machine import require_disk_space, thread_count
+from ldmref.bench.workload import Workload
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.params import flatten, tree_map
+from ldmref.models.params import Params, flatten, tree_map
 from ldmref.models.unet import unet
 
 ENGINES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}  # their packages
@@ -23,33 +26,48 @@ ENGINES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}  #
 Feed = dict[str, np.ndarray]
 
 
-def engine_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
-    """Return the U-Net in an engine, on as many threads as ldmref has on the case's backend.
+def engine_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
+    """Return the U-Net or a block in an engine, on as many threads as the case's backend has.
 
     Raises:
         BackendUnavailable: The disk has no room for the graph, which is deleted afterwards.
     """
     open_engine = {"onnx": _open_onnxruntime, "openvino": _open_openvino}[case.peer]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        file = Path(folder) / "unet.onnx"
-        feed = write_unet(model, inputs, file)
+        file = Path(folder) / f"{case.work}.onnx"
+        write = write_block if case.is_block else write_unet
+        feed = write(model, inputs, file)
         run = open_engine(file, thread_count(case.backend))
     return Workload(lambda: run(feed), np.asarray)
 
 
 def write_unet(model: LatentDiffusion, inputs: CaseInputs, file: Path) -> Feed:
     """Write the U-Net for inputs of these shapes; return the inputs by their names in the graph."""
+    arguments = (model.config.unet, inputs.latents, inputs.timesteps, inputs.context)
+    return write_network(model.backend, unet, model.params["unet"], arguments, file)
+
+
+def write_block(model: BlockModel, inputs: BlockInputs, file: Path) -> Feed:
+    """Write a block for inputs of these shapes; return the inputs by their names in the graph."""
+    return write_network(
+        model.backend, model.block.apply, model.tree, model.arguments(inputs), file
+    )
+
+
+def write_network(
+    ops: Backend, network: Callable, params: Params, arguments: tuple[Any, ...], file: Path
+) -> Feed:
+    """Write a network for arguments of these shapes; return its inputs by their names."""
     from ldmref.backends.arguments import split_arrays
     from ldmref.backends.graph.compiled import describe_inputs
     from ldmref.backends.graph.onnx import write_model
     from ldmref.backends.graph.tracer import trace
 
-    params = tree_map(model.backend.to_numpy, model.params["unet"])
+    params = tree_map(ops.to_numpy, params)
     require_disk_space(file.parent, sum(array.nbytes for array in flatten(params).values()))
-    arguments = (model.config.unet, inputs.latents, inputs.timesteps, inputs.context)
     arrays, template = split_arrays(arguments)
     described = describe_inputs(arrays)
-    write_model(trace(unet, params, template, described), file)
+    write_model(trace(network, params, template, described), file)
     return {spec.name: array for spec, array in zip(described, arrays, strict=True)}
 
 

@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends.fast.threads import one_thread
+from ldmref.bench.blocks import block_peer
 from ldmref.bench.cases import (
     CFG_SCALE,
     BenchmarkCase,
-    CaseInputs,
-    Workload,
     ldmref_workload,
     pixels,
 )
 from ldmref.bench.engines import ENGINES, engine_workload
+from ldmref.bench.workload import Workload
 from ldmref.errors import BackendUnavailable
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
@@ -82,7 +82,7 @@ def require_peer(case: BenchmarkCase) -> None:
         )
 
 
-def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
+def peer_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
     """Return the peer's side of a case, with the weights of `model`.
 
     Raises:
@@ -95,6 +95,8 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
     if case.peer == "torch":
         other = replace(case, backend="torch", speed="")
         return ldmref_workload(other, other.make_model(), inputs)
+    if case.is_block:
+        return block_peer(model, inputs)
     torch = import_peer("torch")
     dtype = getattr(torch, case.dtype)
     channels_last = case.peer == "channels_last"

@@ -13,9 +13,9 @@ from ldmref.bench.cases import (
     TRAINING_BATCH,
     BenchmarkCase,
     CaseInputs,
-    Workload,
     ldmref_workload,
 )
+from ldmref.bench.workload import Workload
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.bench.cases import PROMPT, SEED, TRAINING_BATCH, BenchmarkCase, Workload
+from ldmref.bench.cases import PROMPT, SEED, TRAINING_BATCH, BenchmarkCase
 from ldmref.bench.peers import peer_network
+from ldmref.bench.workload import Workload
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten

@@ -54,6 +54,10 @@ class Dataset(Protocol):
     `digest() -> str`, which identifies all of them without making them. Otherwise every image is
     read once to compute the digest that a resumed training is compared with.
 
+    A data set of latents instead of images has `moments`, (n, 2, z, h, w) float32: mean and
+    log-variance of each image's latents, as an autoencoder would encode it. The autoencoder is then
+    not trained.
+
     >>> import tempfile
     >>> from pathlib import Path
     >>> from PIL import Image

@@ -10,6 +10,7 @@ from ldmref.declare import Formerly, Range
 EMOJI = "emoji"  # data sets that come with ldmref, by name
 SCENES = "scenes"
 SMALL_EMOJI = "small-emoji"
+MIXTURE = "mixture"
 MAX_SIZE = 1024  # pixels
 
 

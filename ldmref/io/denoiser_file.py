@@ -9,13 +9,11 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.compvis.single_file import list_unread
-from ldmref.io.compvis.unet_file import is_unet_alone
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import find_matching, fit, to_native
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.models.config import ModelConfig
-from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import SingleFile, family_of, list_families
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
@@ -29,7 +27,7 @@ def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> 
         config: The configuration that it must fit. None: the family's, by names and shapes.
 
     Returns:
-        The configuration; None if no family knows the file, or it may hold a U-Net and more.
+        The configuration; None if no family knows the file, or it may hold more networks.
 
     Raises:
         KeyMismatchError: It does not fit.
@@ -43,7 +41,8 @@ def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> 
                 code="E-MODEL",
                 hint="give the folder",
             )
-        if isinstance(config.denoiser, UNetConfig) and not is_unet_alone(file.shapes):
+        layouts = [layout for layout in layouts if layout.applies(file.shapes)]
+        if not layouts:
             return None
         reports = [_compare(file.shapes, layout, config) for layout in layouts]
         best = max(reports, key=lambda report: report.likeness)

@@ -67,6 +67,8 @@ class SingleFile:
             is another one.
         table: Returns the tensor of the file for each parameter of the denoiser, a `KeyEntry`.
         ignored: A pattern of the names that are not needed but may be present.
+        applies: Whether a file of these names and shapes may hold only the denoiser, where the
+            family also has files that hold all networks.
 
     >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
     True
@@ -76,6 +78,7 @@ class SingleFile:
     recognise: Callable[[Mapping[str, Shape]], ModelConfig | None]
     table: Callable[[ModelConfig], Mapping[str, Any]]
     ignored: str = ""
+    applies: Callable[[Mapping[str, Shape]], bool] = lambda shapes: True
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_tr
 from ldmref.training.checkpoint import read_headers
 from ldmref.training.classes import class_labels, class_names
 from ldmref.training.diffusion.classifier import classifier_config, classifier_trainer
-from ldmref.training.diffusion.latents import Latents, NoisyLatents, stored_latents
+from ldmref.training.diffusion.latents import Latents, NoisyLatents, known_latents, stored_latents
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer
 from ldmref.training.distributed import on_first_rank
 from ldmref.training.monitor.previews import (
@@ -92,7 +92,11 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
 
 
 def train_autoencoder(context: TrainingContext[Recipe]) -> tuple[Params, Latents]:
-    """Train the first stage; return its averaged weights, and the encoded images."""
+    """Train the first stage; return its averaged weights, and the encoded images.
+
+    Raises:
+        UsageError: The data set has latents of another shape than the model's.
+    """
     recipe = context.recipe
     config = context.recipe.model.vae
     data = context.data
@@ -105,6 +109,10 @@ def train_autoencoder(context: TrainingContext[Recipe]) -> tuple[Params, Latents
         train_stage(context, "features", feature_stage, "")
         features = feature_stage.ema_params()
     trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, ops, features)
+    known = known_latents(data, config, recipe.data.size)
+    if known is not None:
+        context.log("the data set has latents: the autoencoder is not trained")
+        return autoencoder_params(trainer.ema_params(), config), known
     preview = reconstructions(data, config, objective, recipe.seed, exact)
     trained = train_stage(context, "autoencoder", trainer, "", preview)
     averaged = trainer.ema_params()

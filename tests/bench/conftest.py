@@ -31,4 +31,4 @@ def peers():
 @pytest.fixture
 def single_call_rounds(monkeypatch):
     """Time one call per round, however short."""
-    monkeypatch.setattr("ldmref.bench.cases.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("ldmref.bench.workload.MIN_SECONDS", 0.0)

@@ -106,7 +106,7 @@ def test_threads_are_those_of_the_backend(monkeypatch):
 
 def test_a_case_is_measured_or_refused(monkeypatch):
     require(CASE)
-    monkeypatch.setattr("ldmref.bench.cases.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("ldmref.bench.workload.MIN_SECONDS", 0.0)
     result = compare.run_case(CASE, 2, (64,))
     assert result["target"] is None and result["aim"] == 1
     assert result["peer_title"] == "ONNX Runtime"

@@ -25,6 +25,9 @@ from ldmref.models.params import flatten
 GEMM_SIZES = (64,)
 
 
+BLOCKS = [name for name, case in CASES.items() if case.is_block]
+
+
 def quick(name, **fields):
     return dataclasses.replace(resized(CASES[name], quick=True), **fields)
 
@@ -48,6 +51,33 @@ def test_auxiliary_networks_their_peers(single_call_rounds, peers, name):
     assert result["theirs"]["share"] == pytest.approx(result["theirs"]["gflops"] / peak)
     assert set(result["peak"]) == {"numpy", "torch"}
     assert result["target"] == case.target and json.dumps(result)
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if CASES[name].measured == "time"])
+def test_blocks_beside_their_peers(single_call_rounds, peers, name):
+    case = quick(name)
+    pytest.importorskip(case.backend)
+    result = run_case(case, 1, GEMM_SIZES)
+    assert 0 <= result["error"] < 1e-6 and result["flops"] > 1e6
+
+
+def test_the_work_of_a_block_is_that_of_its_products():
+    """Products count by rows and widths, attention by pairs of tokens."""
+    case = quick("flux-single-numpy")
+    model, inputs = model_and_inputs(case)
+    tokens, width = 256 + 8 * 8, 24
+    products = 2 * tokens * width * (3 * width + 4 * width + 5 * width) + 2 * width * 3 * width
+    assert count_flops(case, model, inputs) == products + 4 * tokens**2 * width
+
+
+def test_blocks_are_compared_with_text_and_image_in_place(peers):
+    case = quick("sd3-joint-numpy")
+    model, inputs = model_and_inputs(case)
+    ours = ldmref_workload(case, model, inputs).output()
+    turned = np.roll(ours, 333, axis=1)
+    assert ours.shape == (1, 333 + 64, 16)
+    theirs = peer_workload(case, model, inputs).output()
+    assert relative_error(ours, theirs) < 1e-6 < 0.1 < relative_error(turned, theirs)
 
 
 @pytest.mark.parametrize(("name", "error"), [("train-unet", 1e-5), ("train-unet-bf16", 0.1)])
@@ -149,6 +179,12 @@ def test_memory_of_a_process(peers, tmp_path):
         assert 2**24 < before <= peak < 2**34
 
 
+def test_memory_of_a_block(peers):
+    result = run_case(quick("memory-single-numpy"), 1, GEMM_SIZES)
+    assert result["unit"] == "B" and result["error"] < 1e-6
+    assert result["ours"]["values"][0] < result["theirs"]["values"][0]  # no torch in the process
+
+
 def test_the_peak_counts_from_its_reset():
     code = (
         "import sys, numpy as np\n"
@@ -177,7 +213,7 @@ def test_embedded_model_from_process_start(peers, tmp_path):
     compare.save_model(case, tmp_path)
     for side in SIDES:
         assert compare.run_process(compare.process_command(case, side, tmp_path))[0] > 0.1
-    ours, theirs = (compare.read_image(tmp_path, side) for side in SIDES)
+    ours, theirs = (compare.read_output(case, tmp_path, side) for side in SIDES)
     assert ours.shape == (1, 128, 128, 3) and ours.std() > 0.05
     assert relative_error(ours, theirs) <= 2 / 255 + 1e-6
 

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.bench.cases import MIN_SECONDS, Workload, repeat_count
 from ldmref.bench.compare import PairedSamples, alternate, relative_error, time_alternately
 from ldmref.bench.machine import gemm_peak
 from ldmref.bench.profile import time_workload
+from ldmref.bench.workload import MIN_SECONDS, Workload, repeat_count
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ldmref.bench.machine import OPENBLAS_OVERRIDES
 @pytest.fixture(autouse=True)
 def quick_and_default_blas(monkeypatch):
     """Time one call per round, and warn of nothing."""
-    monkeypatch.setattr("ldmref.bench.cases.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("ldmref.bench.workload.MIN_SECONDS", 0.0)
     for name in OPENBLAS_OVERRIDES:
         monkeypatch.delenv(name, raising=False)
 

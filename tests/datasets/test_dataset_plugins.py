@@ -71,7 +71,15 @@ def test_the_entry_points_are_those_of_pyproject():
 
 
 def test_a_plugin_is_listed_without_being_imported(package):
-    assert dataset_names() == ["emoji", "missing", "noise", "scenes", "small-emoji", "thing"]
+    assert dataset_names() == [
+        "emoji",
+        "missing",
+        "mixture",
+        "noise",
+        "scenes",
+        "small-emoji",
+        "thing",
+    ]
     assert is_dataset("noise") and not is_dataset("Noise") and not is_dataset("./noise")
     assert "their_data" not in sys.modules
 

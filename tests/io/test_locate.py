@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ldmref
-from ldmref.errors import InputError
+from ldmref.errors import InputError, KeyMismatchError
+from ldmref.io import denoiser_file
 from ldmref.io.locate import embedded_folder, find_model
 from ldmref.io.native import save_folder
+from ldmref.io.tensors.open_file import open_model_file
+from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.models.family import find_family
 from ldmref.models.params import Params
+from ldmref.models.presets import list_presets
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path):
@@ -47,3 +54,17 @@ def test_the_folder_of_a_training_stands_for_its_model(tmp_path):
     save_folder(tmp_path / "both", tiny.config, Params(tiny.params), [tiny.tokenizer])
     save_folder(tmp_path / "both/model", tiny.config, Params(tiny.params), [tiny.tokenizer])
     assert find_model(tmp_path / "both") == tmp_path / "both"  # its own configuration decides
+
+
+def test_a_family_says_which_files_may_hold_only_its_denoiser(tmp_path, monkeypatch):
+    """Where none of its layouts applies, the file is left to the reader of whole models."""
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"w": source(np.zeros(2, np.float32))})
+    file = open_model_file(path)
+    config = list_presets()["flux-tiny"]
+    family = find_family("flux")
+    with pytest.raises(KeyMismatchError):
+        denoiser_file.find_denoiser_config(file, config)
+    others = tuple(replace(layout, applies=lambda shapes: "v" in shapes) for layout in family.files)
+    monkeypatch.setattr(denoiser_file, "family_of", lambda config: replace(family, files=others))
+    assert denoiser_file.find_denoiser_config(file, config) is None

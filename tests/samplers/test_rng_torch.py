@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from ldmref.samplers.rng_torch import TorchBfloat16Stream, TorchStream
 
@@ -183,3 +184,26 @@ def test_eight_bits_are_those_of_an_older_torch(seed, digest):
     assert hashlib.sha256(values.tobytes()).hexdigest() == digest
     if seed == 0:
         assert values[:4].tolist() == [1.4609375, 0.291015625, 0.9609375, 1.5703125]
+
+
+def test_noise_in_bfloat16_of_older_torch_has_no_tails(law, pytestconfig):
+    """The row of docs/math/differences.md: what is missing of a normal law, and the newer noise."""
+    page = (pytestconfig.rootpath / "docs" / "math" / "differences.md").read_text("utf-8")
+    size = 16 * 128 * 128
+    latent = TorchBfloat16Stream(7).draw((16, 128, 128))
+    largest = abs(law).max()
+    missing = 2 * size * norm.sf(largest)
+    assert f"variance {(law**2).mean():.4f} instead of 1" in page
+    assert f"of the {size:,} numbers" in page and f"none is above {largest:.3f}" in page
+    assert f"a normal law puts {missing:.0f}" in page
+    assert abs(latent).max() <= largest
+    newer = TorchStream(7).draw((16, 128, 128))
+    assert abs((abs(newer) > largest).sum() - missing) < 5 * np.sqrt(missing)
+    torch = pytest.importorskip("torch")
+    repaired = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12)
+    ours = bfloat16(newer) if repaired else latent
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.randn(16, 128, 128, generator=generator, dtype=torch.bfloat16)
+    off = np.abs(ours - drawn.float().numpy())
+    assert (off > 0).mean() < 1e-3  # a last bit before the rounding
+    assert np.all(off <= np.abs(ours) * 2.0**-7)

@@ -56,6 +56,7 @@ UNET_FILES = tuple(
         "the U-Net of Stable Diffusion",
         partial(recognise, prefix=prefix),
         partial(list_stored, prefix=prefix),
+        applies=is_unet_alone,
     )
     for prefix in ("", PREFIX)
 )

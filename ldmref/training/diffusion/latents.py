@@ -28,6 +28,7 @@ from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, flatten
 from ldmref.training.batches import Part, step_noise, to_unit
 from ldmref.training.distributed import first_rank_first
+from ldmref.training.recipes.schema import recipe_error
 
 BATCH = 64  # images that are encoded at a time
 PATTERN = "latents-*.npy"
@@ -120,6 +121,28 @@ def random_timesteps(
     """
     u = random_quantiles(rng, n, stratified)
     return np.minimum((total * u ** (1.0 / power)).astype(np.int64), total - 1)
+
+
+def known_latents(data: Dataset, config: AutoencoderConfig, size: int) -> Latents | None:
+    """Return the latents of a data set that has them, `moments`; None if it has images only.
+
+    Args:
+        data: The data set.
+        config: The autoencoder, which says what shape latents have.
+        size: Width and height of the images in pixels.
+
+    Raises:
+        UsageError: They have another shape.
+    """
+    moments = getattr(data, "moments", None)
+    if moments is None:
+        return None
+    cells = size // config.factor
+    shape = (len(data.images), 2, config.latent_channels, cells, cells)
+    if moments.shape != shape:
+        message = f"the data set has latents of shape {moments.shape[2:]}, the model {shape[2:]}"
+        raise recipe_error(message, hint="set model.vae.latent_channels and data.size to fit")
+    return Latents(moments[:, 0], moments[:, 1])
 
 
 # -- on disk --------------------------------------------------------------------------------------
