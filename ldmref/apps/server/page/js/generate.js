@@ -5,27 +5,20 @@ import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { fill, h } from "./dom.js";
 import { watchFiles } from "./drops.js";
+import { rememberPrompt } from "./history.js";
 import { KeptFiles } from "./kept.js";
 import { tellWrongLink } from "./links.js";
 import { inspectFile } from "./replay.js";
 import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
+import { PromptTools } from "./prompt_tools.js";
+import { Queue } from "./queue.js";
 import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
 import { Stage } from "./stage.js";
+import { MODE_ORDER, modeName } from "./wording.js";
 
-// The order of the modes and their names; others follow under their own.
-const NAMES = {
-  txt2img: "Text",
-  img2img: "Image",
-  inpaint: "Paint",
-  interpolate: "Between",
-  invert: "Invert",
-  superres: "Enlarge",
-  seg2img: "Map",
-};
-const SHOWN = 5; // prompts to try
 const WRITE = 250; // milliseconds from a change to the address
 
 export function mount(element, context) {
@@ -57,7 +50,9 @@ class Generate {
       },
       mask: maskControl(painter),
     });
+    this.promptTools = new PromptTools(this.form, () => this.edited(this.form.texts()));
     this.kept = new KeptFiles(this.form, painter);
+    this.queue = new Queue({ edit: (request) => this.reuse(request) });
     this.stage = new Stage({
       capabilities,
       actions: {
@@ -80,7 +75,6 @@ class Generate {
   build(element) {
     this.modes = h("div", { class: "segments", role: "radiogroup", "aria-label": "Mode" });
     this.summary = h("p", { class: "soft small" });
-    this.tries = h("div", { class: "row tries" });
     this.button = h("button", { type: "submit", class: "primary" }, "Generate");
     const explain = h("button", { type: "button", class: "link small", "aria-pressed": "false" }, "Explain");
     explain.addEventListener("click", () => {
@@ -104,7 +98,7 @@ class Generate {
     });
     const restore = h("button", { type: "button", class: "link small", onclick: () => open.click() }, "Restore the settings of an image file");
     const hint = h("p", { class: "soft small restore" }, "Drop an image with settings anywhere on this page, or: ", restore, open);
-    const parts = [this.painter.element, this.stage.element, hint, this.gallery.element];
+    const parts = [this.painter.element, this.stage.element, this.queue.element, hint, this.gallery.element];
     this.work = h("div", { class: "work" }, parts);
     fill(element, h("div", { class: "columns" }, this.settings, this.work));
     this.element = element;
@@ -147,7 +141,7 @@ class Generate {
 
   offeredModes() {
     const offered = this.model.modes ?? Object.keys(this.capabilities.modes);
-    return [...new Set([...Object.keys(NAMES), ...offered])].filter((mode) => offered.includes(mode));
+    return [...new Set([...MODE_ORDER, ...offered])].filter((mode) => offered.includes(mode));
   }
 
   apply(state) {
@@ -176,7 +170,7 @@ class Generate {
     const radios = others.map((name) => {
       const input = h("input", { type: "radio", name: "mode", value: name, checked: name === mode });
       input.addEventListener("change", () => this.chooseMode(name));
-      return h("label", { class: "segment" }, input, h("span", {}, NAMES[name] ?? name));
+      return h("label", { class: "segment" }, input, h("span", {}, modeName(name)));
     });
     const focused = this.modes.contains(document.activeElement);
     fill(this.modes, radios);
@@ -184,7 +178,7 @@ class Generate {
     if (focused) this.modes.querySelector(":checked")?.focus();
     this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
     this.form.show(mode, this.model, texts);
-    this.showTries();
+    this.promptTools.show(this.model);
     this.painter.element.hidden = !this.form.rows.has("mask");
     this.work.classList.toggle("painting", !this.painter.element.hidden);
     this.button.textContent = mode === "invert" ? "Find the noise" : "Generate";
@@ -194,22 +188,6 @@ class Generate {
     const view = mode === "inpaint" ? "paint" : "generate";
     this.state.writeState({ view, mode }, { push: true });
     this.apply(this.state.readState());
-  }
-
-  showTries() {
-    const row = this.form.rows.get("prompt");
-    if (!row || !this.model.prompts?.length) return;
-    const use = (prompt) => () => {
-      row.control.write(prompt);
-      this.form.clearError("prompt");
-      this.edited(this.form.texts());
-      row.control.input.focus();
-    };
-    const chips = this.model.prompts
-      .slice(0, SHOWN)
-      .map((prompt) => h("button", { type: "button", class: "chip", onclick: use(prompt) }, prompt));
-    fill(this.tries, h("span", { class: "soft small" }, "Try"), chips);
-    row.element.append(this.tries);
   }
 
   edited(texts) {
@@ -234,6 +212,7 @@ class Generate {
     const { models } = this.capabilities;
     const request = { mode: this.mode, values: await this.form.values() };
     if (this.model !== models[0]) request.model = this.model.name;
+    rememberPrompt(this.form.texts());
     this.runner.run(request);
   }
 
