@@ -176,14 +176,22 @@ export class Form {
     return false;
   }
 
-  /** Show what is wrong in the texts of all fields and return whether something is. */
-  showWrongTexts() {
-    const wrong = [...this.rows].map(([name, { field, control, choices }]) => {
+  findWrongTexts() {
+    const found = [...this.rows].map(([name, { field, control, choices }]) => {
       const most = this.mostOf(name, this.model);
       return { parameter: name, message: checkText(field, control.read?.() ?? "", { choices, most }) };
     });
-    const shown = wrong.filter(({ message }) => message).map((error) => this.showError(error));
-    return shown.length > 0;
+    return found.filter(({ message }) => message);
+  }
+
+  /** Return whether something is wrong in the texts of the fields. */
+  hasWrongTexts() {
+    return this.findWrongTexts().length > 0;
+  }
+
+  /** Show what is wrong in the texts of all fields and return whether something is. */
+  showWrongTexts() {
+    return this.findWrongTexts().map((error) => this.showError(error)).length > 0;
   }
 
   clearError(name) {

@@ -13,6 +13,7 @@ import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
 import { PromptTools } from "./prompt_tools.js";
 import { Queue } from "./queue.js";
+import { Remains } from "./remains.js";
 import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
@@ -36,6 +37,7 @@ class Generate {
       changed: () => {
         this.form.clearError("mask");
         this.kept.maskChanged();
+        this.remains.refresh();
       },
     });
     this.gallery = new Gallery({ open: (entry) => this.open(entry) });
@@ -47,9 +49,11 @@ class Generate {
       imageChanged: (name, blob, size) => {
         if (name === "image") painter.setImage(blob, size);
         this.kept.imageChanged(name, blob);
+        this.remains.refresh();
       },
       mask: maskControl(painter),
     });
+    this.remains = new Remains(this);
     this.promptTools = new PromptTools(this.form, () => this.edited(this.form.texts()));
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });
@@ -137,6 +141,11 @@ class Generate {
     return models.find(({ name }) => name === model) ?? models[0];
   }
 
+  /** Return the name of the model for requests; undefined for the first one, which is the default. */
+  modelName() {
+    return this.model === this.capabilities.models[0] ? undefined : this.model.name;
+  }
+
   // -- the state
 
   offeredModes() {
@@ -179,6 +188,7 @@ class Generate {
     this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
     this.form.show(mode, this.model, texts);
     this.promptTools.show(this.model);
+    this.remains.show();
     this.painter.element.hidden = !this.form.rows.has("mask");
     this.work.classList.toggle("painting", !this.painter.element.hidden);
     this.button.textContent = mode === "invert" ? "Find the noise" : "Generate";
@@ -191,6 +201,7 @@ class Generate {
   }
 
   edited(texts) {
+    this.remains.refresh();
     clearTimeout(this.writing);
     this.writing = setTimeout(() => this.state.writeState({ mode: this.mode, p: texts }), WRITE);
   }
@@ -209,9 +220,9 @@ class Generate {
     clearTimeout(this.writing);
     this.state.writeState({ mode: this.mode, p: this.form.texts() });
     if (this.form.showMissing() || this.form.showWrongTexts()) return;
-    const { models } = this.capabilities;
     const request = { mode: this.mode, values: await this.form.values() };
-    if (this.model !== models[0]) request.model = this.model.name;
+    const model = this.modelName();
+    if (model) request.model = model;
     rememberPrompt(this.form.texts());
     this.runner.run(request);
   }
