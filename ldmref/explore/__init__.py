@@ -6,7 +6,7 @@
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
 | `branching.py` | `branch_run`: a run continued from one of its steps with other parameters  |
 | `attention.py` | maps of cross-attention for each word                                      |
-| `grid.py`      | `ImageGrid`: images of two parameters against each other, and their sheet  |
+| `grid.py`      | `ImageGrid`: images of parameters against each other, and their sheets     |
 | `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
 | `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
 | `converged.py` | `converged_image`: what a request converges to with more and more steps    |
