@@ -65,6 +65,16 @@ class ServerSettings:
     max_streams: Annotated[
         int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
     ] = 200
+    loras: Annotated[
+        str | None,
+        Flag(metavar="FOLDER"),
+        Doc("Folder of LoRA files, which requests may apply by name.", "none"),
+    ] = None
+    embeddings: Annotated[
+        str | None,
+        Flag(metavar="FOLDER"),
+        Doc("Folder of textual-inversion files, whose words requests may use.", "none"),
+    ] = None
     page: Annotated[bool, Flag(()), Doc("Serve the web page at /.")] = True
 
     @property

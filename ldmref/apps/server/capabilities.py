@@ -31,6 +31,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         "documentation": documentation_address(),
         "models": [
             describe_model(name, model)
+            | engine.adapters.describe(name)
             | {
                 "backend_reason": engine.reason,
                 "load": load_arguments(model, engine.sources.get(name), local),

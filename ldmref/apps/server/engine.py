@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 
+from ldmref.apps.server.adapters import Adapters
 from ldmref.apps.server.errors import (
     Gone,
     QueueFull,
@@ -68,6 +69,7 @@ class Engine:
             raise UsageError("an engine needs a model", code="E-MODEL")
         self.models = dict(models)
         self.settings = settings or ServerSettings()
+        self.adapters = Adapters(self.models, self.settings)
         self.sources = dict(sources or {})
         self.reason = reason
         self._changed = threading.Condition()

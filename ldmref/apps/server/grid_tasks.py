@@ -76,8 +76,8 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
     mode, values = read_mode(body)
     model = engine.models[engine.find_model(body.get("model"))]
     limits = engine.settings
-    given = {key: body.get(key) for key in "xyz" if key == "x" or body.get(key) is not None}
-    axes = {key: read_axis(mode, axis, key, limits.max_pixels) for key, axis in given.items()}
+    asked = {key: body.get(key) for key in "xyz" if key == "x" or body.get(key) is not None}
+    axes = {key: read_axis(mode, axis, key, limits.max_pixels) for key, axis in asked.items()}
     count = math.prod(len(axis_values) for _, axis_values in axes.values())
     if count > limits.max_images:
         raise UsageError(

@@ -167,28 +167,41 @@ def merge(w: np.ndarray, change: Change, weight: float = 1.0) -> np.ndarray:
     return low_rank_update(w, down, up, weight * alpha / rank)
 
 
+def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, str]]:
+    """Return, for each of our tensors that a LoRA changes, its names in the file by role.
+
+    Names and shapes are compared; no numbers are read.
+
+    Raises:
+        KeyMismatchError: A tensor of the file is not used, or has another shape.
+        CorruptModelError: The file holds no tensors.
+    """
+    if not lora.tensors:
+        raise _error(f"the LoRA {lora.name!r} holds no tensors")
+    known = lora_names(config)
+    shapes = flatten(model_spec(config))
+    names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
+    for name in lora.tensors:
+        target = known.get(unwrapped(name))
+        if target is not None:  # a second name of one target is unexpected
+            names.setdefault(target.tensor, {}).setdefault(target.role, name)
+    have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
+    want = {}
+    for tensor, roles in names.items():
+        want |= _wanted(roles, have, shapes[tensor])
+    hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
+    compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
+    return names
+
+
 def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     """Return the change of each of our tensors; every tensor of the file is used, and fits.
 
     Raises:
         KeyMismatchError, CorruptModelError: As for `apply_loras`.
     """
+    names = match_tensors(config, lora)
     tensors = dict(lora.tensors)
-    if not tensors:
-        raise _error(f"the LoRA {lora.name!r} holds no tensors")
-    known = lora_names(config)
-    shapes = flatten(model_spec(config))
-    names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
-    for name in tensors:
-        target = known.get(unwrapped(name))
-        if target is not None:  # a second name of one target is unexpected
-            names.setdefault(target.tensor, {}).setdefault(target.role, name)
-    have = {name: _bare(tensor.shape) for name, tensor in tensors.items()}
-    want = {}
-    for tensor, roles in names.items():
-        want |= _wanted(roles, have, shapes[tensor])
-    hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
-    compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
     bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
         what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
