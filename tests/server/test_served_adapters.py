@@ -6,7 +6,6 @@ import io
 
 import numpy as np
 import pytest
-from conftest import run_server
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -54,11 +53,11 @@ def folders(tmp_path_factory, tiny):
     return base
 
 
-@pytest.fixture(scope="module")
-def adapted(folders, tiny):
+@pytest.fixture
+def adapted(folders, tiny, serve):
+    """Return a server that has them."""
     folder = {"loras": str(folders / "loras"), "embeddings": str(folders / "words")}
-    with run_server({"tiny": tiny}, **folder) as server:
-        yield server
+    return serve({"tiny": tiny}, **folder)
 
 
 def generate(server, **keys):
@@ -110,7 +109,8 @@ def test_a_request_uses_learned_words(adapted, folders, tiny):
 
 def test_the_job_and_the_capabilities_name_them(adapted):
     [model] = adapted.client.get("/v1/capabilities").json()["models"]
-    assert (model["loras"], model["embeddings"]) == (["cold", "warm"], ["<toy>"])
+    assert model["loras"] == ["cold", "warm"]
+    assert model["embeddings"] == [{"word": "<toy>", "file": "toy.safetensors"}]
     body = {"parameters": ASKED, "loras": ["warm"]}
     job = adapted.finish(adapted.client.post("/v1/jobs", json=body).json()["id"])
     assert job["state"] == "done"

@@ -17,10 +17,9 @@ from ldmref.apps.server.tasks import Report, ServedTask
 from ldmref.errors import InputError, LdmrefError, UsageError, did_you_mean, one_line, short_repr
 from ldmref.io.adapters.lora import MAX_WEIGHT, Lora, match_tensors, read_loras
 from ldmref.io.adapters.merging import with_loras
-from ldmref.io.adapters.textual_inversion import read_embeddings
+from ldmref.io.adapters.textual_inversion import read_embeddings, read_words
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import LatentDiffusion
-from ldmref.prompts.textual_inversion import Embedding
 from ldmref.support.server_settings import ServerSettings
 
 MOST = 20  # adapters of one request
@@ -50,7 +49,7 @@ class ModelAdapters:
 
     model: LatentDiffusion
     loras: dict[str, Path] = field(default_factory=dict)
-    words: dict[str, list[Embedding]] = field(default_factory=dict)
+    words: dict[str, Path] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     last: tuple[WantedAdapters, LatentDiffusion] | None = None
 
@@ -64,7 +63,7 @@ class ModelAdapters:
             if self.last is None or self.last[0] != wanted:
                 self.last = None  # two copies do not need to fit into the memory
                 files = [(self.loras[name], weight) for name, weight in wanted.loras]
-                words = [embedding for word in wanted.words for embedding in self.words[word]]
+                words = read_words([self.words[word] for word in wanted.words])
                 model = with_loras(self.model, read_loras(files)) if files else self.model
                 self.last = wanted, model.with_embeddings(words) if words else model
             return self.last[1]
@@ -110,11 +109,13 @@ class Adapters:
     def _offer_words(self, path: Path, adapters: ModelAdapters) -> None:
         embeddings = read_embeddings(path)
         adapters.model.with_embeddings(embeddings)
-        adapters.words[embeddings[0].word] = embeddings
+        adapters.words[embeddings[0].word] = path
 
-    def describe(self, model: str) -> dict[str, list[str]]:
-        """Return the names of the LoRAs and the words that a model can use."""
-        return {"loras": [*self.of[model].loras], "embeddings": [*self.of[model].words]}
+    def describe(self, model: str) -> dict[str, list[Any]]:
+        """Return the names of the LoRAs and the words, with their files, that a model can use."""
+        own = self.of[model]
+        words = [{"word": word, "file": path.name} for word, path in own.words.items()]
+        return {"loras": [*own.loras], "embeddings": words}
 
     def choose(self, model: str, body: Mapping[str, Any]) -> WantedAdapters:
         """Return the adapters that a body names in `loras` and `embeddings`.

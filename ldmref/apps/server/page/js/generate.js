@@ -1,6 +1,7 @@
 // @ts-check
 // The view that generates images: the form of a mode, the painter, the stage and the gallery.
 
+import { AdapterPicker } from "./adapters.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { fill, h } from "./dom.js";
@@ -8,7 +9,7 @@ import { watchFiles } from "./drops.js";
 import { rememberPrompt } from "./history.js";
 import { KeptFiles } from "./kept.js";
 import { tellWrongLink } from "./links.js";
-import { inspectFile } from "./replay.js";
+import { inspectFile, makeRestoreHint } from "./replay.js";
 import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
 import { PromptTools } from "./prompt_tools.js";
@@ -54,7 +55,9 @@ class Generate {
       mask: maskControl(painter),
     });
     this.remains = new Remains(this);
-    this.promptTools = new PromptTools(this.form, () => this.edited(this.form.texts()));
+    const edited = () => this.edited(this.form.texts());
+    this.promptTools = new PromptTools(this.form, edited);
+    this.adapters = new AdapterPicker(this.form, edited);
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });
     this.stage = new Stage({
@@ -95,13 +98,7 @@ class Generate {
       this.form.element,
       h("div", { class: "row submit" }, this.button, keys),
     );
-    const open = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", tabindex: "-1", "aria-label": "Open an image to restore its settings" });
-    open.addEventListener("change", () => {
-      if (open.files[0]) this.restore(open.files[0]);
-      open.value = "";
-    });
-    const restore = h("button", { type: "button", class: "link small", onclick: () => open.click() }, "Restore the settings of an image file");
-    const hint = h("p", { class: "soft small restore" }, "Drop an image with settings anywhere on this page, or: ", restore, open);
+    const hint = makeRestoreHint((file) => this.restore(file));
     const parts = [this.painter.element, this.stage.element, this.queue.element, hint, this.gallery.element];
     this.work = h("div", { class: "work" }, parts);
     fill(element, h("div", { class: "columns" }, this.settings, this.work));
@@ -160,12 +157,13 @@ class Generate {
     const mode = modes.includes(wanted) && !painting ? wanted : modes[0];
     if (mode !== this.mode || this.model.name !== this.shownModel) this.showMode(mode, state.p);
     else this.form.write(state.p);
+    this.adapters.write(state.lora);
   }
 
   // A link may be wrong; the page says so, and shows what it can.
   checkLink(state) {
     const models = this.capabilities.models.map(({ name }) => name);
-    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, models, shown: this.mode };
+    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, models, shown: this.mode, loras: this.model.loras ?? [] };
     tellWrongLink(state, known);
     this.form.clearErrors();
     this.form.showWrongTexts();
@@ -188,6 +186,7 @@ class Generate {
     this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
     this.form.show(mode, this.model, texts);
     this.promptTools.show(this.model);
+    this.adapters.show(this.model, this.adapters.texts());
     this.remains.show();
     this.painter.element.hidden = !this.form.rows.has("mask");
     this.work.classList.toggle("painting", !this.painter.element.hidden);
@@ -203,7 +202,11 @@ class Generate {
   edited(texts) {
     this.remains.refresh();
     clearTimeout(this.writing);
-    this.writing = setTimeout(() => this.state.writeState({ mode: this.mode, p: texts }), WRITE);
+    this.writing = setTimeout(() => this.writeTexts(texts), WRITE);
+  }
+
+  writeTexts(p) {
+    this.state.writeState({ mode: this.mode, p, lora: this.adapters.texts() }, { clear: ["lora"] });
   }
 
   /** Show settings: a mode with texts of its parameters. Parameters without a text get defaults. */
@@ -213,16 +216,22 @@ class Generate {
     this.state.writeState({ view, mode, p: this.form.texts() }, { clear: ["p"], push: true });
   }
 
+  /** Choose LoRAs {name, weight}, and no others. */
+  setLoras(loras) {
+    this.adapters.write(Object.fromEntries(loras.map(({ name, weight }) => [name, String(weight)])));
+    this.writeTexts(this.form.texts());
+  }
+
   // -- what the user does
 
   async submit() {
     this.form.clearErrors();
     clearTimeout(this.writing);
-    this.state.writeState({ mode: this.mode, p: this.form.texts() });
-    if (this.form.showMissing() || this.form.showWrongTexts()) return;
-    const request = { mode: this.mode, values: await this.form.values() };
+    this.writeTexts(this.form.texts());
+    if (this.form.showMissing() || this.form.showWrongTexts() || this.adapters.showWrong()) return;
+    const values = await this.form.values();
     const model = this.modelName();
-    if (model) request.model = model;
+    const request = { mode: this.mode, ...(model ? { model } : {}), values, ...this.adapters.request(values) };
     rememberPrompt(this.form.texts());
     this.runner.run(request);
   }
@@ -238,10 +247,11 @@ class Generate {
   }
 
   /** Fill the form with a request, its files included. */
-  async reuse({ mode, model, values }) {
+  async reuse({ mode, model, values, loras }) {
     if (model) this.state.writeState({ model });
     const files = Object.entries(values).filter(([, value]) => value instanceof Blob);
     this.setSettings(mode, writeParameters(withoutFiles(values)));
+    this.setLoras(loras ?? []);
     for (const [name, file] of files.sort(([a]) => (a === "mask" ? 1 : -1))) {
       await this.form.setImage(name, file);
     }

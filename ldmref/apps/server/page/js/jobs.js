@@ -10,12 +10,12 @@ const DAY = 24 * 3600 * 1000; // milliseconds for which the request of a closed 
 const RETRY = 2; // seconds until a full queue is asked again, if the server does not say
 
 /** Return the body of a request for POST /v1/jobs; files become base64. */
-export async function jobBody(kind, { mode, model, values }) {
+export async function jobBody(kind, { mode, model, values, ...adapters }) {
   const parameters = {};
   for (const [name, value] of Object.entries(values)) {
     parameters[name] = value instanceof Blob ? await toBase64(value) : value;
   }
-  return { kind, mode, ...(model ? { model } : {}), parameters };
+  return { kind, mode, ...(model ? { model } : {}), parameters, ...adapters };
 }
 
 /**

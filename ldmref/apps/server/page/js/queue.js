@@ -128,11 +128,11 @@ function nameRequest({ mode, values }) {
   return [values.prompt ?? modeName(mode)].flat().join("; ") || "an image without a prompt";
 }
 
-function describeValues({ mode, model, values }) {
+function describeValues({ mode, model, values, loras = [] }) {
   const others = Object.entries(values).filter(([name]) => name !== "prompt");
   const parts = others.map(([name, value]) => {
     const text = value instanceof Blob ? "a file" : toText(value);
     return `${label(name).toLowerCase()} ${text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text}`;
   });
-  return [modeName(mode), model, ...parts].filter(Boolean).join(" · ");
+  return [modeName(mode), model, ...loras.map(({ name, weight }) => `LoRA ${name} ${weight}`), ...parts].filter(Boolean).join(" · ");
 }
