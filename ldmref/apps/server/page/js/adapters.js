@@ -33,7 +33,7 @@ export class AdapterPicker {
     if (row) row.element.append(this.element);
     else this.element.remove();
     const words = wordsOf(model);
-    const insert = (word) => h("button", { type: "button", class: "chip", onclick: () => this.insert(word) }, word);
+    const insert = (word) => h("button", { type: "button", class: "chip", onclick: () => this.form.insert("prompt", word) }, word);
     fill(this.words, words.length ? [h("span", { class: "soft small" }, "Learned words"), words.map(insert)] : null);
     this.write(weights);
   }
@@ -82,16 +82,6 @@ export class AdapterPicker {
     };
     const button = h("button", { type: "button", class: "chip", "aria-label": `Remove ${name}`, onclick: remove }, "Remove");
     return h("li", {}, h("label", { for: input.id }, `LoRA ${name}, weight`), input, button, error);
-  }
-
-  insert(word) {
-    const { input } = this.form.rows.get("prompt").control;
-    const { selectionStart: start, selectionEnd: end, value } = input;
-    const before = value.slice(0, start);
-    const gap = before && !/\s$/.test(before) ? " " : "";
-    input.setRangeText(`${gap}${word}`, start, end, "end");
-    input.focus();
-    input.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
   /** Return the weights as texts, for the address. */

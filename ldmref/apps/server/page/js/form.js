@@ -149,6 +149,16 @@ export class Form {
     return values;
   }
 
+  /** Put a text into a field of text, at the place of the cursor, as if it was typed. */
+  insert(name, text) {
+    const { input } = this.rows.get(name).control;
+    const { selectionStart: start, selectionEnd: end, value } = input;
+    const gap = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
+    input.setRangeText(`${gap}${text}`, start, end, "end");
+    input.focus();
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
   /** Set the image of a field. */
   async setImage(name, blob) {
     await this.rows.get(name)?.control.set?.(blob);

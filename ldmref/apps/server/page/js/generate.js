@@ -14,6 +14,7 @@ import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
 import { PromptTools } from "./prompt_tools.js";
 import { Queue } from "./queue.js";
+import { valuesOfImage } from "./record_prompts.js";
 import { Remains } from "./remains.js";
 import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
@@ -56,7 +57,7 @@ class Generate {
     });
     this.remains = new Remains(this);
     const edited = () => this.edited(this.form.texts());
-    this.promptTools = new PromptTools(this.form, edited);
+    this.promptTools = new PromptTools(this.form, capabilities, edited);
     this.adapters = new AdapterPicker(this.form, edited);
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });
@@ -250,7 +251,7 @@ class Generate {
   async reuse({ mode, model, values, loras }) {
     if (model) this.state.writeState({ model });
     const files = Object.entries(values).filter(([, value]) => value instanceof Blob);
-    this.setSettings(mode, writeParameters(withoutFiles(values)));
+    this.setSettings(mode, writeParameters(values));
     this.setLoras(loras ?? []);
     for (const [name, file] of files.sort(([a]) => (a === "mask" ? 1 : -1))) {
       await this.form.setImage(name, file);
@@ -275,8 +276,9 @@ class Generate {
     notify("The image is the one to paint on", { action: restore });
   }
 
-  explore({ params, request }) {
-    const p = writeParameters({ ...withoutFiles(request.values), seed: params.seed });
+  explore(entry) {
+    const { params } = entry;
+    const p = writeParameters(valuesOfImage(entry));
     this.state.writeState({ view: "explore", mode: params.mode, p }, { clear: ["p"], push: true });
   }
 
@@ -291,8 +293,4 @@ class Generate {
   restore(file) {
     return inspectFile(this, file);
   }
-}
-
-function withoutFiles(values) {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => !(value instanceof Blob)));
 }
