@@ -6,11 +6,12 @@
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
 | `branching.py` | `branch_run`: a run continued from one of its steps with other parameters  |
 | `attention.py` | maps of cross-attention for each word                                      |
-| `grid.py`      | `ImageGrid`: images of two parameters against each other, and their sheet  |
+| `grid.py`      | `ImageGrid`: images of parameters against each other, and their sheets     |
 | `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |
 | `truth.py`     | `truth_line`: how far each state is from the converged trajectory          |
 | `converged.py` | `converged_image`: what a request converges to with more and more steps    |
 | `flow.py`      | the solver of the probability flow; `distance.py`: the distance of states  |
+| `noised.py`    | `noised_image`: what remains of an image that a run starts from            |
 | `preview.py`   | the linear preview: latents to small RGB images without a decoder          |
 """
 
@@ -22,6 +23,7 @@ from ldmref.explore.distance import Truth
 from ldmref.explore.format import RunRecord
 from ldmref.explore.grid import ImageGrid
 from ldmref.explore.grid_plan import make_grid, plan_grid
+from ldmref.explore.noised import NoisedImage, noised_image
 from ldmref.explore.preview import has_preview, preview_images, preview_matrix
 from ldmref.explore.reading import load_record
 from ldmref.explore.record import record_run
@@ -30,6 +32,7 @@ from ldmref.explore.truth import truth_line
 __all__ = [
     "ConvergedImage",
     "ImageGrid",
+    "NoisedImage",
     "RunRecord",
     "Truth",
     "branch_run",
@@ -37,6 +40,7 @@ __all__ = [
     "has_preview",
     "load_record",
     "make_grid",
+    "noised_image",
     "plan_grid",
     "preview_images",
     "preview_matrix",

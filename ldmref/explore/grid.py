@@ -1,7 +1,8 @@
-"""A grid: images of two parameters against each other, each with its distance from the truth."""
+"""A grid: images of two or three parameters against each other, with distances from the truth."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +38,13 @@ class GridCell:
     """An image of a grid.
 
     Args:
-        row, column: Its place.
+        row, column: Its place on its sheet.
         image: The image.
         params: The parameters that generate it again.
         distance: Root mean square difference of its pixels from the converged image of the same
             seed, in units of 1/255; None if it was not asked for.
         warnings: Warnings, one line each.
+        sheet: The number of its sheet, from 0; without a third axis there is one.
     """
 
     row: int
@@ -51,17 +53,20 @@ class GridCell:
     params: dict[str, Any]
     distance: float | None
     warnings: list[str]
+    sheet: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ImageGrid:
-    """A finished grid: rows of cells, one row for each value of `y`.
+    """A finished grid: rows of cells, one row for each value of `y`, on a sheet for each of `z`.
 
     Args:
         mode: The mode of the images.
         x: Name and values of the parameter that differs between columns.
         y: Name and values of the parameter that differs between rows; None for a single row.
-        cells: The images with their parameters, by row and column.
+        cells: The images with their parameters, by row and column. With `z`, the rows of the first
+            sheet come first.
+        z: Name and values of the parameter that differs between sheets; None for a single sheet.
 
     >>> import ldmref
     >>> from ldmref.explore import make_grid
@@ -76,10 +81,21 @@ class ImageGrid:
     x: Axis
     y: Axis | None
     cells: list[list[GridCell]] = field(repr=False)
+    z: Axis | None = None
+
+    @property
+    def sheets(self) -> list[ImageGrid]:
+        """The grids of two axes, one for each value of `z`."""
+        rows = 1 if self.y is None else len(self.y.values)
+        starts = range(0, len(self.cells), rows)
+        return [ImageGrid(self.mode, self.x, self.y, self.cells[i : i + rows]) for i in starts]
 
     def sheet(self) -> Image.Image:
-        """Return all images on one sheet, with the values along its sides and the distances."""
-        return draw_sheet(self)
+        """Return all images on one sheet, with the values along its sides and the distances.
+
+        With `z`, the sheets of its values are below each other, each under its value.
+        """
+        return draw_sheet(self) if self.z is None else stack_sheets(self.z, self.sheets)
 
     def to_json(self) -> dict[str, Any]:
         """Return the axes and, for each cell, its parameters, distance and warnings."""
@@ -87,6 +103,7 @@ class ImageGrid:
             "mode": self.mode,
             "x": describe_axis(self.x),
             "y": None if self.y is None else describe_axis(self.y),
+            "z": None if self.z is None else describe_axis(self.z),
             "cells": [
                 [{"params": c.params, "distance": c.distance, "warnings": c.warnings} for c in row]
                 for row in self.cells
@@ -94,9 +111,11 @@ class ImageGrid:
         }
 
     def __repr__(self) -> str:
-        rows = 1 if self.y is None else len(self.y.values)
-        names = self.x.name if self.y is None else f"{self.x.name} and {self.y.name}"
-        return f"<Grid of {self.mode}: {names}, {len(self.x.values)} x {rows} images>"
+        axes = [axis for axis in (self.x, self.y, self.z) if axis is not None]
+        names = " and ".join(axis.name for axis in axes)
+        sizes = [len(self.x.values), 1 if self.y is None else len(self.y.values)]
+        sizes += [] if self.z is None else [len(self.z.values)]
+        return f"<Grid of {self.mode}: {names}, {' x '.join(map(str, sizes))} images>"
 
 
 def describe_axis(axis: Axis) -> dict[str, Any]:
@@ -157,6 +176,23 @@ def draw_sheet(grid: ImageGrid) -> Image.Image:
                 place = (left + width // 2, y + height - LINE // 2)
                 write(*place, describe_distance(cell), width, QUIET)
     return sheet
+
+
+def stack_sheets(z: Axis, grids: Sequence[ImageGrid]) -> Image.Image:
+    """Return the sheets of grids below each other, each under its value of z."""
+    font = ImageFont.load_default(FONT_SIZE)
+    sheets = [draw_sheet(grid) for grid in grids]
+    title = GAP + LINE
+    size = max(s.width for s in sheets), sum(title + s.height for s in sheets)
+    stacked = Image.new("RGB", size, BACKGROUND)
+    pen = ImageDraw.Draw(stacked)
+    y = 0
+    for label, sheet in zip(z.labels, sheets, strict=True):
+        text = fit_text(f"{z.name} {label}", font, size[0] - 2 * GAP)
+        pen.text((GAP, y + GAP + LINE // 2), text, TEXT, font, anchor="lm")
+        stacked.paste(sheet, (0, y + title))
+        y += title + sheet.height
+    return stacked
 
 
 def describe_distance(cell: GridCell) -> str:

@@ -33,9 +33,10 @@ class GridPlan:
     Args:
         mode: Mode of the images.
         x, y: The axes; without `y` the grid has one row.
-        plans: One row of plans for each value of `y`.
-        parameters: One row of parameters for each value of `y`, as they were planned.
+        plans: One row of plans for each value of `y`, and all of them again for each value of `z`.
+        parameters: One row of parameters for each row of plans, as they were planned.
         distance: Whether the distances from the converged images are computed.
+        z: The axis of the sheets; None: a single sheet.
     """
 
     mode: str
@@ -44,6 +45,12 @@ class GridPlan:
     plans: Sequence[Sequence[Plan]] = field(repr=False)
     parameters: Sequence[Sequence[Mapping[str, Any]]] = field(repr=False)
     distance: bool = True
+    z: Axis | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of a sheet."""
+        return 1 if self.y is None else len(self.y.values)
 
     @property
     def count(self) -> int:
@@ -56,7 +63,7 @@ class GridPlan:
         cancel: CancelFlag | None = None,
         cache: MutableMapping[str, ConvergedImage] | None = None,
     ) -> Iterator[Progress | GridCell]:
-        """Generate the cells row by row.
+        """Generate the cells row by row, and sheet by sheet.
 
         Args:
             model: The model.
@@ -79,21 +86,19 @@ class GridPlan:
                         continue
                     distance = None
                     if self.distance:
-                        params = self.parameters[i][j]
-                        truth = converged_image(
-                            model, self.mode, params, cache=cache, cancel=cancel
-                        )
+                        asked = self.parameters[i][j]
+                        truth = converged_image(model, self.mode, asked, cache=cache, cancel=cancel)
                         distance = measure_distance(event.image, truth.image)
-                    yield GridCell(
-                        i, j, event.image, run.params_of(event.index), distance, run.warnings
-                    )
+                    sheet, place = divmod(i, self.rows)
+                    params = run.params_of(event.index)
+                    yield GridCell(place, j, event.image, params, distance, run.warnings, sheet)
 
     def finish(self, cells: Sequence[GridCell]) -> ImageGrid:
         """Return the grid of all cells, in any order."""
         rows: list[list[GridCell]] = [[] for _ in self.plans]
-        for cell in sorted(cells, key=lambda c: (c.row, c.column)):
-            rows[cell.row].append(cell)
-        return ImageGrid(self.mode, self.x, self.y, rows)
+        for cell in sorted(cells, key=lambda c: c.column):
+            rows[cell.sheet * self.rows + cell.row].append(cell)
+        return ImageGrid(self.mode, self.x, self.y, rows, self.z)
 
 
 def plan_grid(
@@ -103,6 +108,7 @@ def plan_grid(
     /,
     mode: str = "txt2img",
     *,
+    z: tuple[str, Sequence[Any]] | None = None,
     distance: bool = True,
     **parameters: Any,
 ) -> GridPlan:
@@ -113,6 +119,7 @@ def plan_grid(
         x: Name and values of the parameter that differs between columns.
         y: Name and values of the parameter that differs between rows. None: a single row.
         mode: Mode of the images.
+        z: Name and values of the parameter that differs between sheets. None: a single sheet.
         distance: Whether to compute the distance of each image from the converged one.
         parameters: The parameters that all cells share. Without a seed, all cells have the same
             random one.
@@ -130,21 +137,24 @@ def plan_grid(
     >>> plan.count
     6
     """
-    axes = [read_axis(mode, axis) for axis in (x, y) if axis is not None]
-    check_axes(axes, parameters)
+    columns, rows, sheets = (None if axis is None else read_axis(mode, axis) for axis in (x, y, z))
+    assert columns is not None
+    check_axes([axis for axis in (columns, rows, sheets) if axis is not None], parameters)
     takes = find_mode(mode).parameters
     if "seed" in takes and parameters.get("seed") is None:
         parameters["seed"] = assign_seeds(None, 1)[0]
-    rows = axes[1].values if y is not None else (None,)
     values_of = [
-        [
-            parameters | {axes[0].name: value} | ({axes[1].name: other} if y is not None else {})
-            for value in axes[0].values
-        ]
-        for other in rows
+        [parameters | sheet | row | column for column in values_along(columns)]
+        for sheet in values_along(sheets)
+        for row in values_along(rows)
     ]
     plans = [[plan_cell(model, mode, values) for values in row] for row in values_of]
-    return GridPlan(mode, axes[0], axes[1] if y is not None else None, plans, values_of, distance)
+    return GridPlan(mode, columns, rows, plans, values_of, distance, sheets)
+
+
+def values_along(axis: Axis | None) -> list[dict[str, Any]]:
+    """Return the parameter of each place along an axis; one place without it if it is None."""
+    return [{}] if axis is None else [{axis.name: value} for value in axis.values]
 
 
 def make_grid(
@@ -154,18 +164,20 @@ def make_grid(
     /,
     mode: str = "txt2img",
     *,
+    z: tuple[str, Sequence[Any]] | None = None,
     distance: bool = True,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
     **parameters: Any,
 ) -> ImageGrid:
-    """Generate the images of two parameters against each other.
+    """Generate the images of two or three parameters against each other.
 
     Args:
         model: From `ldmref.load` or `ldmref.random_model`.
         x: Name and values of the parameter that differs between columns.
         y: Name and values of the parameter that differs between rows. None: a single row.
         mode: Mode of the images.
+        z: Name and values of the parameter that differs between sheets. None: a single sheet.
         distance: Whether to compute the distance of each image from the converged one.
         callback: Called after every step with a `Progress`. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
@@ -187,7 +199,7 @@ def make_grid(
     <Grid of txt2img: steps and sampler, 2 x 2 images>
     """
     check_callbacks(callback, cancel)
-    planned = plan_grid(model, x, y, mode, distance=distance, **parameters)
+    planned = plan_grid(model, x, y, mode, z=z, distance=distance, **parameters)
     cells = []
     for event in planned.generate(model, cancel):
         if isinstance(event, GridCell):
@@ -224,8 +236,9 @@ def check_axes(axes: Sequence[Axis], parameters: Mapping[str, Any]) -> None:
         UsageError: They do not.
     """
     names = [axis.name for axis in axes]
-    if len({*names}) < len(names):
-        raise UsageError(f"both axes are {names[0]}", code=CODE, hint="choose another one")
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two axes are {name}", code=CODE, hint="choose another one")
     for name in names:
         if name in parameters:
             raise UsageError(f"{name} is an axis and has a value", code=CODE)

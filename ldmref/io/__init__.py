@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ldmref.io.adapters.controlnet import open_controlnet as open_controlnet
     from ldmref.io.adapters.lora import apply_loras as apply_loras
     from ldmref.io.adapters.lora_file import read_loras as read_loras
+    from ldmref.io.adapters.merging import with_loras as with_loras
     from ldmref.io.adapters.textual_inversion import read_embeddings as read_embeddings
     from ldmref.io.checkpoint import Checkpoint as Checkpoint
     from ldmref.io.checkpoint import open_checkpoint as open_checkpoint

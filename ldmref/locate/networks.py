@@ -19,8 +19,8 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
 HOST = (
-    "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input", "add_noise",
-    "initial", "train", "words", "image", "inputs", "truth",
+    "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
+    "add_noise", "initial", "train", "words", "image", "inputs", "truth",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
 STEERING = ("identity_attention", "skip_layers")  # of calls that a guidance perturbs

@@ -65,6 +65,26 @@ class ServerSettings:
     max_streams: Annotated[
         int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
     ] = 200
+    loras: Annotated[
+        str | None,
+        Flag(metavar="FOLDER"),
+        Doc("Folder of LoRA files, which requests may apply by name.", "none"),
+    ] = None
+    embeddings: Annotated[
+        str | None,
+        Flag(metavar="FOLDER"),
+        Doc("Folder of textual-inversion files, whose words requests may use.", "none"),
+    ] = None
+    styles: Annotated[
+        str | None,
+        Flag(metavar="FILE.csv"),
+        Doc("Styles for the web page, in the format of A1111's styles.csv.", "none"),
+    ] = None
+    wildcards: Annotated[
+        str | None,
+        Flag(metavar="FOLDER"),
+        Doc("Folder of files NAME.txt: __NAME__ in a prompt becomes one of its lines.", "none"),
+    ] = None
     page: Annotated[bool, Flag(()), Doc("Serve the web page at /.")] = True
 
     @property

@@ -62,6 +62,18 @@ def test_a_sheet_and_its_numbers_are_written(draw, ldm, work):
     assert described.code == 0 and "grid of 4 images" in described.out
 
 
+def test_a_third_axis_is_below_the_first_sheet(draw, work):
+    axes = ("-x", "sampler=euler,heun", "-y", "steps=2,3", "-z", "seed=5,6")
+    draw("grid", "a cat", *axes, "--no-distance", "-o", "g.png")
+    draw("grid", "a cat", *axes[:4], "--seed", "6", "--no-distance", "-o", "h.png")
+    both, second = (Image.open(work / name) for name in ("g.png", "h.png"))
+    assert both.size == (second.width, both.height)
+    bottom = both.crop((0, both.height - second.height, *both.size))
+    assert bottom.tobytes() == second.tobytes()
+    cells = json.loads((work / "g.json").read_text())["cells"]
+    assert [row[0]["params"]["seed"] for row in cells] == [5, 5, 6, 6]
+
+
 def test_with_an_image_the_grid_is_img2img(draw, work):
     Image.new("RGB", (16, 16), "red").save("red.png")
     draw("grid", "a cat", "-i", "red.png", "-x", "strength=0.3,0.6", "-o", "g.png", "--no-distance")
@@ -79,7 +91,7 @@ def test_distances_are_in_the_file(draw, work):
     ("arguments", "words"),
     [
         (("a",), "Missing option"),
-        (("a", "-x", "steps=1", "-y", "steps=2"), "both axes are steps"),
+        (("a", "-x", "steps=1", "-y", "steps=2"), "two axes are steps"),
         (("a", "-x", "steps=1", "--steps", "2"), "is an axis and has a value"),
         (("-x", "steps=1"), "no prompt"),
         (("a", "-x", "prompt=b|c"), "prompt is an axis"),

@@ -34,6 +34,47 @@ def test_each_cell_is_the_image_of_its_parameters(tiny):
             assert cell.distance is None
 
 
+def test_a_third_axis_makes_sheets_of_two(tiny):
+    seeds = ("seed", [3, 5, 8])
+    grid = make_grid(tiny, SAMPLERS, STEPS, z=seeds, prompt="a cat", distance=False)
+    assert len(grid.sheets) == 3 and len(grid.cells) == 6
+    for seed, sheet in zip(seeds[1], grid.sheets, strict=True):
+        alone = make_grid(tiny, SAMPLERS, STEPS, prompt="a cat", seed=seed, distance=False)
+        assert sheet.to_json() == alone.to_json()
+        assert sheet.sheet().tobytes() == alone.sheet().tobytes()
+        places = [[(cell.sheet, cell.row, cell.column) for cell in row] for row in sheet.cells]
+        k = seeds[1].index(seed)
+        assert places == [[(k, 0, 0), (k, 0, 1)], [(k, 1, 0), (k, 1, 1)]]
+    whole = grid.sheet()
+    assert (whole.width, whole.height) > grid.sheets[0].sheet().size
+    parts = np.asarray(whole).reshape(3, -1, whole.width, 3)
+    for part, sheet in zip(parts, grid.sheets, strict=True):
+        assert (part[-sheet.sheet().height :] == np.asarray(sheet.sheet())).all()
+    data = json.loads(json.dumps(grid.to_json()))
+    assert data["z"] == {"name": "seed", "values": [3, 5, 8]}
+    assert [row[0]["params"]["seed"] for row in data["cells"]] == [3, 3, 5, 5, 8, 8]
+    assert repr(grid) == "<Grid of txt2img: sampler and steps and seed, 2 x 2 x 3 images>"
+
+
+def test_a_third_axis_without_rows(tiny):
+    grid = make_grid(tiny, STEPS, z=("seed", [3, 5]), prompt="a cat", distance=False)
+    seeds = [[cell.params["seed"] for cell in sheet.cells[0]] for sheet in grid.sheets]
+    assert seeds == [[3, 3], [5, 5]] and grid.y is None
+
+
+@pytest.mark.parametrize(
+    ("z", "words"),
+    [
+        (SAMPLERS, "two axes are sampler"),
+        (("seed", range(101)), "a grid may have 400 cells, not 404"),
+        ("seed", "must be a name and its values"),
+    ],
+)
+def test_a_wrong_third_axis_is_refused(tiny, z, words):
+    with pytest.raises(UsageError, match=words):
+        plan_grid(tiny, SAMPLERS, STEPS, z=z, prompt="a")
+
+
 def test_all_cells_share_a_random_seed(tiny):
     grid = make_grid(tiny, STEPS, prompt="a cat", distance=False)
     assert len({cell.params["seed"] for cell in grid.cells[0]}) == 1
@@ -82,7 +123,7 @@ def test_the_sheet_holds_every_image_and_json_every_parameter(tiny):
         (("steps", []), None, {}, "needs a list"),
         (("prompt", "cat"), None, {}, "needs a list"),
         (("count", [1, 2]), None, {}, "cannot be the axis"),
-        (STEPS, STEPS, {}, "both axes are steps"),
+        (STEPS, STEPS, {}, "two axes are steps"),
         (STEPS, None, {"steps": 3}, "is an axis and has a value"),
         (("seed", range(21)), ("steps", range(1, 21)), {}, "400 cells"),
         (("steps", [0]), None, {}, "steps must"),

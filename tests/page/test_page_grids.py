@@ -60,7 +60,7 @@ def test_cells_arrive_one_after_the_other(grids):
     page.evaluate("""() => {
       window.counts = [];
       new MutationObserver(() => counts.push(document.querySelectorAll(".grid-cell").length))
-        .observe(document.querySelector(".grid-sheet"), {childList: true, subtree: true});
+        .observe(document.querySelector(".grid-sheets"), {childList: true, subtree: true});
     }""")
     generate(page)
     counts = page.evaluate("counts")
@@ -132,6 +132,41 @@ def test_a_reload_keeps_the_grid(grids):
     page.get_by_role("link", name="Download sheet.png").wait_for()
     assert page.locator(".grid-cell").count() == 6
     assert page.get_by_label("Values").first.input_value() == "euler, heun"
+
+
+def test_a_third_axis_makes_sheets(grids, server):
+    page = grids(f"{GRID.replace('&p.seed=5', '')}&z.name=seed&z.values=5,+6")
+    page.get_by_label("Parameter").nth(1).select_option("")
+    page.get_by_label("Measure the distance").uncheck()
+    generate(page, cells=4)
+    assert page.locator(".grid-box h3").all_inner_texts() == ["Seed 5", "Seed 6"]
+    names = page.locator(".grid-cell").evaluate_all("all => all.map((e) => e.ariaLabel)")
+    assert names == [
+        f"sampler {name}, seed {seed}" for seed in (5, 6) for name in ("euler", "heun")
+    ]
+    [job] = server.engine.jobs()
+    assert [image.seed for image in job.images] == [5, 5, 6, 6]
+    book = page.locator(".grid-flip")
+    book.get_by_label("Seed", exact=True).fill("1")
+    assert "sampler euler, seed 6" in book.inner_text()
+    page.locator(".grid-cell").nth(1).click()
+    page.keyboard.press("PageDown")
+    assert page.evaluate("document.activeElement.ariaLabel") == "sampler heun, seed 6"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("PageUp")
+    assert page.evaluate("document.activeElement.ariaLabel") == "sampler euler, seed 5"
+    page.reload()
+    page.get_by_role("link", name="Download sheet.png").wait_for()
+    assert page.locator(".grid-cell").count() == 4
+    assert page.get_by_label("Values").last.input_value() == "5, 6"
+
+
+def test_axes_of_one_parameter_are_refused(grids, server):
+    page = grids(f"{BOTH}&z.name=steps&z.values=2")
+    page.get_by_role("button", name="Generate the grid").click()
+    text = page.locator(".grid-axis").nth(2).inner_text()
+    assert "Choose another parameter than for the rows." in text
+    assert server.engine.jobs() == []
 
 
 def test_one_axis_and_no_distance(grids):

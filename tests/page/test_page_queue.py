@@ -29,23 +29,84 @@ def test_requests_of_the_page_wait_for_each_other(page, server, hold):
     generate(page, "a fox")
     page.get_by_text("2 more requests wait").wait_for()
     go_on.set()
-    for prompt in ("a cat", "a dog", "a fox"):
-        page.get_by_role("button", name=re.compile(f"^{prompt}, seed")).wait_for()
-    assert [job.request["prompt"] for job in reversed(server.engine.jobs())] == [
-        "a cat", "a dog", "a fox",
-    ]  # fmt: skip
+    finish(page, "a cat", "a dog", "a fox")
+    assert prompts_of(server) == ["a cat", "a dog", "a fox"]
 
 
-def test_waiting_requests_can_be_removed(page, server, hold):
+def start_three(page, hold):
+    """Let a request run, held, and two wait: a dog, a fox."""
     go_on = hold("generate")
     generate(page, "a cat")
     page.get_by_text(re.compile("Step [1-9]")).first.wait_for()
     generate(page, "a dog")
+    generate(page, "a fox")
+    page.get_by_text("2 more requests wait").wait_for()
+    return go_on
+
+
+def waiting(page):
+    return page.locator(".queue-list li .queue-text p:first-child").all_inner_texts()
+
+
+def finish(page, *prompts):
+    for prompt in prompts:
+        page.get_by_role("button", name=re.compile(f"^{prompt}, seed")).wait_for()
+
+
+def prompts_of(server):
+    return [job.request["prompt"] for job in reversed(server.engine.jobs())]
+
+
+def test_waiting_requests_can_be_removed(page, server, hold):
+    go_on = start_three(page, hold)
+    page.get_by_role("button", name="Remove a fox", exact=True).click()
     page.get_by_text("1 more request waits").wait_for()
-    page.get_by_role("button", name="Remove", exact=True).click()
+    page.get_by_role("button", name="Remove all", exact=True).click()
+    page.get_by_role("region", name="Queue").wait_for(state="hidden")
     go_on.set()
     page.get_by_role("button", name="Download", exact=True).wait_for()
-    assert len(server.engine.jobs()) == 1
+    assert prompts_of(server) == ["a cat"]
+
+
+def test_the_queue_is_reordered_by_keys_and_by_dragging(page, server, hold):
+    go_on = start_three(page, hold)
+    generate(page, "a hen")
+    assert waiting(page) == ["a dog", "a fox", "a hen"]
+    page.get_by_role("button", name="Move up a fox", exact=True).focus()
+    page.keyboard.press("Enter")
+    assert waiting(page) == ["a fox", "a dog", "a hen"]
+    focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert focused == "Move down a fox"  # it cannot move up any more
+    rows = page.locator(".queue-list li")
+    rows.nth(2).drag_to(rows.nth(0))
+    assert waiting(page) == ["a hen", "a fox", "a dog"]
+    go_on.set()
+    finish(page, "a cat", "a hen", "a fox", "a dog")
+    assert prompts_of(server) == ["a cat", "a hen", "a fox", "a dog"]
+
+
+def test_a_waiting_request_is_taken_out_to_be_edited(page, server, hold):
+    go_on = start_three(page, hold)
+    page.get_by_role("button", name="Edit a dog", exact=True).click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a dog"
+    assert waiting(page) == ["a fox"]
+    generate(page, "a big dog")
+    go_on.set()
+    finish(page, "a cat", "a fox", "a big dog")
+    assert prompts_of(server) == ["a cat", "a fox", "a big dog"]
+
+
+def test_the_queue_goes_on_after_a_reload(page, server, hold):
+    go_on = start_three(page, hold)
+    page.reload()
+    page.get_by_text("2 more requests wait").wait_for()
+    assert waiting(page) == ["a dog", "a fox"]
+    go_on.set()
+    finish(page, "a cat", "a dog", "a fox")
+    assert prompts_of(server) == ["a cat", "a dog", "a fox"]
+    page.reload()
+    page.get_by_role("region", name="Gallery").wait_for()
+    assert page.get_by_role("region", name="Queue").is_hidden()
 
 
 def test_an_error_leaves_the_last_image(page, watch):

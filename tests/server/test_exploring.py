@@ -53,6 +53,21 @@ def test_the_image_of_a_record_is_that_of_the_mode(server, tiny):
     assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
+def test_what_remains_of_an_image_is_that_of_noised_image(server, tiny):
+    photo = Image.new("RGB", (16, 16), "teal")
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    parameters = {"prompt": "", "strength": 0.5, "steps": 4, "seed": 5}
+    sent = parameters | {"image": base64.b64encode(buffer.getvalue()).decode()}
+    job = submit(server, {"kind": "noised", "mode": "img2img", "parameters": sent})
+    found = Image.open(io.BytesIO(fetch(server, job, "noised.png")))
+    expected = explore.noised_image(tiny, image=photo, **parameters)
+    assert np.array_equal(np.asarray(found), np.asarray(expected.image))
+    assert job["data"] == {"share": expected.share, "noise": expected.noise, "taken": 2, "steps": 4}
+    refused = refusal(server, {"kind": "noised", "parameters": {"prompt": "a cat"}})
+    assert refused["message"] == "txt2img starts from no image"
+
+
 def test_a_random_seed_is_chosen_once(server):
     job = submit(server, {"kind": "record", "parameters": {"prompt": "a cat", "steps": 2}})
     record = explore.load_record(fetch(server, job, "record.safetensors"))

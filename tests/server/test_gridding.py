@@ -50,6 +50,21 @@ def test_cells_are_those_of_make_grid(server, tiny):
     assert json.loads(server.client.get(files["grid.json"]).content) == expected.to_json()
 
 
+def test_sheets_of_a_third_axis(server, tiny):
+    axes = {"x": {"name": "steps", "values": [2, 3]}, "z": {"name": "seed", "values": [5, 6]}}
+    body = {"kind": "grid", "parameters": {"prompt": "a cat"}, "distance": False} | axes
+    job = submit(server, body)
+    places = [(cell["sheet"], cell["row"], cell["column"]) for cell in job["data"]["cells"]]
+    assert places == [(0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1)]
+    assert [image["seed"] for image in job["images"]] == [5, 5, 6, 6]
+    assert (job["request"]["z"], job["request"]["y"]) == (axes["z"], None)
+    expected = explore.make_grid(
+        tiny, ("steps", [2, 3]), z=("seed", [5, 6]), prompt="a cat", distance=False
+    )
+    [sheet] = [file for file in job["files"] if file["name"] == "sheet.png"]
+    assert np.array_equal(image_of(server, sheet["url"]), np.asarray(expected.sheet()))
+
+
 def test_a_row_without_distances_has_one_seed(server):
     body = {key: value for key, value in GRID.items() if key != "y"}
     job = submit(server, body | {"parameters": {"prompt": "a cat", "steps": 2}, "distance": False})
@@ -65,7 +80,7 @@ def test_a_row_without_distances_has_one_seed(server):
         ({"x": {"name": "sampler", "values": []}}, "list of values"),
         ({"x": {"name": "sampler", "values": "euler"}}, "list of values"),
         ({"x": {"name": 5, "values": [1]}}, "must have a name"),
-        ({"x": {"name": "steps", "values": [1]}}, "both axes"),
+        ({"x": {"name": "steps", "values": [1]}}, "two axes"),
         ({"x": {"name": "seed", "values": [1]}}, "seed is an axis and has a value"),
         ({"x": None}, "object"),
         ({"y": 7}, "object"),

@@ -1,4 +1,4 @@
-"""`ldmref grid`: images of two parameters against each other, on one sheet."""
+"""`ldmref grid`: images of two or three parameters against each other, on one sheet."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ AXES = (
         'to, by); prompt="a cat|a dog, asleep", where | separates values that hold commas.',
     ),
     option("-y", "y", metavar="NAME=VALUES", help="Parameter of the rows. Default: a single row."),
+    option(
+        "-z",
+        "z",
+        metavar="NAME=VALUES",
+        help="Parameter of the sheets, which are below each other. Default: a single sheet.",
+    ),
     option(
         "--distance/--no-distance",
         default=True,
@@ -104,7 +110,7 @@ class GridOutput(CombinedOutput):
 def grid(
     words: tuple[str, ...], prompt: tuple[str, ...], prompts: str | None, **flags: Any
 ) -> None:
-    """Generate images of two parameters against each other, on one sheet.
+    """Generate images of two or three parameters against each other, on one sheet.
 
     Below each image is its distance from the converged image of the same seed: the root mean square
     difference of their pixels, in units of 1/255. With -i, the images are made by img2img, and with
@@ -117,7 +123,7 @@ def grid(
     from ldmref.explore.grid_plan import plan_grid
 
     mode = "inpaint" if flags["mask"] else "img2img" if flags["image"] else "txt2img"
-    axes = {key: read_axis_flag(mode, flags[key], key) for key in ("x", "y") if flags[key]}
+    axes = {key: read_axis_flag(mode, flags[key], key) for key in "xyz" if flags[key]}
     names = [name for name, _ in axes.values()]
     if "prompt" not in names:
         texts = read_prompts(words, prompt, prompts, "grid")
@@ -134,7 +140,9 @@ def grid(
         flags = with_settings(mode, flags, session.configured)
         values = read_parameters(mode, flags)
         values = {n: v for n, v in values.items() if n not in names or n in explicit}
-        planned = plan_grid(config, *axes.values(), mode=mode, distance=flags["distance"], **values)
+        x, y, z = (axes.get(key) for key in "xyz")
+        assert x is not None
+        planned = plan_grid(config, x, y, mode, z=z, distance=flags["distance"], **values)
     label = str(values.get("prompt", names[0]))
     output = GridOutput(
         flags["output"],

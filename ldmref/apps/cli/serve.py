@@ -73,7 +73,7 @@ def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -
                 json.dumps({"url": address, "models": list(served), "backend": backend.name})
             )
             sys.stdout.flush()
-        signal = run_server(served, wanted, listening, sources, reason)
+        signal = run_server(served, wanted, listening, sources, reason, warn)
     say("ldmref: stopped")
     click.get_current_context().exit(128 + signal if signal else 0)
 
@@ -130,6 +130,11 @@ def load_models(
             paths[name] = session.path
             sources[name] = source
     return {name: session.load(path) for name, path in paths.items()}, sources, reason
+
+
+def warn(line: str) -> None:
+    """Print a warning of the server."""
+    say(one_line(f"ldmref: warning: {line}"))
 
 
 def open_backend_of(session: CommandSession) -> str:

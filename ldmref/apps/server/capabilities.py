@@ -31,6 +31,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         "documentation": documentation_address(),
         "models": [
             describe_model(name, model)
+            | engine.adapters.describe(name)
             | {
                 "backend_reason": engine.reason,
                 "load": load_arguments(model, engine.sources.get(name), local),
@@ -45,6 +46,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             }
             for name, mode in MODES.items()
         },
+        **engine.templates.describe(),
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
         "schedules": [{"name": name, "summary": text} for name, text in SUMMARIES.items()],
         "guidances": [

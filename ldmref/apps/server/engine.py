@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 
+from ldmref.apps.server.adapters import Adapters
 from ldmref.apps.server.errors import (
     Gone,
     QueueFull,
@@ -18,6 +19,7 @@ from ldmref.apps.server.errors import (
 )
 from ldmref.apps.server.jobs import JobReport, ServedJob
 from ldmref.apps.server.tasks import ServedTask
+from ldmref.apps.server.templates import PromptTemplates
 from ldmref.errors import Cancelled, LdmrefError, UsageError, did_you_mean, short_repr
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
@@ -68,6 +70,8 @@ class Engine:
             raise UsageError("an engine needs a model", code="E-MODEL")
         self.models = dict(models)
         self.settings = settings or ServerSettings()
+        self.adapters = Adapters(self.models, self.settings)
+        self.templates = PromptTemplates(self.settings)
         self.sources = dict(sources or {})
         self.reason = reason
         self._changed = threading.Condition()

@@ -5,6 +5,7 @@
 | `record` | `mode`, `model`, `parameters`                      | file `record.safetensors`      |
 | `branch` | `model`, `trunk`, `step`, `changes`                | file `record.safetensors`      |
 | `truth`  | those of `record` or of `branch`                   | the same with the truth line   |
+| `noised` | `mode`, `model`, `parameters`                      | file `noised.png`, its factors |
 | `decode` | `model`, `latents` (base64 of a .npy file)         | files `0.png`, `1.png`, ...    |
 
 A `trunk` has `mode` and `parameters`, or `trunk`, `step` and `changes` if it is a branch itself.
@@ -29,6 +30,7 @@ from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.explore.branching import CHANGEABLE
 from ldmref.explore.flow import FlowProgress
 from ldmref.explore.format import CODE
+from ldmref.explore.noised import check_start
 from ldmref.explore.record import require_one
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
@@ -171,6 +173,26 @@ def make_truth(engine: Engine, body: Mapping[str, Any]) -> TruthTask:
     """Return the task of the fields of a record or of a branch."""
     check_keys(body, BRANCH_KEYS if "trunk" in body else RUN_KEYS)
     return TruthTask(read_run(engine, body, body.get("model")), "truth")
+
+
+class NoisedTask(RunTask):
+    """What remains of the image that a run starts from; the factors are the data of the job."""
+
+    def run(self, model: LatentDiffusion, report: Report, cancel: threading.Event) -> None:
+        """Encode, noise and decode the image."""
+        recipe = dict(self.source.recipe)
+        start = explore.noised_image(model, recipe.pop("mode"), **recipe)
+        report.file("noised.png", "image/png", encode_png(start.image))
+        names = ("share", "noise", "taken", "steps")
+        report.data({name: getattr(start, name) for name in names})
+
+
+@register("noised")
+def make_noised(engine: Engine, body: Mapping[str, Any]) -> NoisedTask:
+    """Return the task of `{"mode": ..., "model": ..., "parameters": {...}}`."""
+    check_keys(body, RUN_KEYS)
+    check_start(read_mode(body)[0])
+    return NoisedTask(read_run(engine, body, body.get("model")), "noised")
 
 
 @dataclass(frozen=True)

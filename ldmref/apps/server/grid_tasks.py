@@ -1,13 +1,14 @@
 """The task behind the grids: a thin adapter of `ldmref.explore.plan_grid`.
 
-A request has `mode`, `model`, `parameters`, `x` and optionally `y`, each `{"name": ..., "values":
-[...]}`, and `distance`. Images arrive cell by cell; the job's data hold `cells`, the row, column,
-distance and index of the image of each, and its files the sheet and its JSON.
+A request has `mode`, `model`, `parameters`, `x` and optionally `y` and `z`, each `{"name": ...,
+"values": [...]}`, and `distance`. Images arrive cell by cell; the job's data hold `cells`, the
+sheet, row, column, distance and index of the image of each, and its files the sheets and JSON.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from ldmref.explore.grid_plan import CODE, GridPlan
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 
-KEYS = ("kind", "mode", "model", "parameters", "x", "y", "distance")
+KEYS = ("kind", "mode", "model", "parameters", "x", "y", "z", "distance")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class GridTask:
                 continue
             placed.append(
                 {
+                    "sheet": event.sheet,
                     "row": event.row,
                     "column": event.column,
                     "image": len(cells),
@@ -74,9 +76,9 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
     mode, values = read_mode(body)
     model = engine.models[engine.find_model(body.get("model"))]
     limits = engine.settings
-    x = read_axis(mode, body.get("x"), "x", limits.max_pixels)
-    y = None if body.get("y") is None else read_axis(mode, body["y"], "y", limits.max_pixels)
-    count = len(x[1]) * (len(y[1]) if y else 1)
+    asked = {key: body.get(key) for key in "xyz" if key == "x" or body.get(key) is not None}
+    axes = {key: read_axis(mode, axis, key, limits.max_pixels) for key, axis in asked.items()}
+    count = math.prod(len(axis_values) for _, axis_values in axes.values())
     if count > limits.max_images:
         raise UsageError(
             f"{count} images in one grid, the limit is {limits.max_images}",
@@ -86,9 +88,11 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
     distance = read_flag(body, "distance", True)
     with engine.planning:
         parameters = read_values(mode, values, limits.max_pixels)
-        plan = explore.plan_grid(model, x, y, mode, distance=distance, **parameters)
-    request = {"mode": mode, "parameters": dict(values), "distance": distance, "x": body["x"]}
-    return GridTask(plan, request | {"y": body.get("y")})
+        x, y, z = (axes.get(key) for key in "xyz")
+        assert x is not None
+        plan = explore.plan_grid(model, x, y, mode, z=z, distance=distance, **parameters)
+    request = {"mode": mode, "parameters": dict(values), "distance": distance}
+    return GridTask(plan, request | {key: body.get(key) for key in "xyz"})
 
 
 def read_axis(mode: str, value: Any, name: str, max_pixels: int) -> tuple[str, list[Any]]:

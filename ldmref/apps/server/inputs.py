@@ -276,4 +276,5 @@ def make_generate(engine: Engine, body: Mapping[str, Any]) -> GenerateTask | Inv
     """Return the task of `{"mode": ..., "model": ..., "parameters": {...}, "previews": ...}`."""
     check_keys(body, GENERATE_KEYS)
     mode, parameters = read_mode(body)
-    return plan_task(engine, mode, parameters, body.get("model"), read_flag(body, "previews", True))
+    values = engine.templates.expand(parameters, engine.settings.max_images)
+    return plan_task(engine, mode, values, body.get("model"), read_flag(body, "previews", True))

@@ -139,6 +139,20 @@ def describe_task() -> dict[str, Any]:
     common = {
         "model": TEXT | {"description": "A name in the capabilities; the first by default."},
         "previews": {"type": "boolean", "default": True},
+        "loras": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": TEXT, "weight": {"type": "number", "default": 1}},
+                "required": ["name"],
+            },
+            "description": "LoRAs of the capabilities to apply, with their weights.",
+        },
+        "embeddings": {
+            "type": "array",
+            "items": TEXT,
+            "description": "Learned words of the capabilities that the prompts use.",
+        },
     }
     generate = [
         {

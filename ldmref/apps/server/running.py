@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import uvicorn
@@ -98,6 +98,7 @@ def run_server(
     listening: socket.socket,
     sources: Mapping[str, str] | None = None,
     reason: str = "",
+    warn: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Serve models until the process is asked to stop, and return the number of that signal.
 
@@ -107,9 +108,16 @@ def run_server(
         listening: From `open_socket`.
         sources: The name or path from which each model was loaded.
         reason: Why the models are on their backend.
+        warn: Called with each warning before the server listens.
+
+    Raises:
+        InputError: The folder of LoRAs or embeddings does not exist.
     """
     raise_file_limit(settings.max_connections)
-    server = make_server(Engine(models, settings, sources, reason), settings)
+    engine = Engine(models, settings, sources, reason)
+    for line in engine.adapters.warnings:
+        warn(line)
+    server = make_server(engine, settings)
     server.run(sockets=[listening])
     return server.signal
 

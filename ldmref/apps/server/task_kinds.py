@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ldmref.apps.server.adapters import AdaptedTask, without_adapters
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import BadRequest
 from ldmref.apps.server.tasks import ServedTask
@@ -38,4 +39,7 @@ def make_task(engine: Engine, body: Mapping[str, Any]) -> ServedTask:
             code="E-KIND",
             hint=did_you_mean(kind if isinstance(kind, str) else "", KINDS),
         )
-    return KINDS[kind](engine, body)
+    model = engine.find_model(body.get("model"))
+    wanted = engine.adapters.choose(model, body)
+    task = KINDS[kind](engine, without_adapters(body))
+    return AdaptedTask(task, engine.adapters.of[model], wanted) if wanted else task

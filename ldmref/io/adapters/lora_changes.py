@@ -34,6 +34,28 @@ class NamedTensor(NamedTuple):
 Roles = Mapping[str, NamedTensor]
 
 
+def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedTensor]]:
+    """Return, for each of our tensors that a LoRA changes, its tensors in the file by role.
+
+    Names and shapes are compared; no numbers are read.
+
+    Raises:
+        KeyMismatchError: A tensor of the file is not used, or has another shape.
+        CorruptModelError: The file holds no tensors.
+    """
+    if not lora.tensors:
+        raise lora_error(f"the LoRA {lora.name!r} holds no tensors")
+    shapes = flatten(model_spec(config))
+    named = _assign(lora_names(config), lora.tensors)
+    have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
+    want: dict[str, Shape] = {}
+    for tensor, roles in named.items():
+        want |= _wanted(tensor, roles, have, shapes)
+    hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
+    compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
+    return named
+
+
 def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     """Return the change of each of our tensors; every tensor of the file is used, and fits.
 
@@ -43,17 +65,8 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     Raises:
         KeyMismatchError, CorruptModelError: As for `apply_loras`.
     """
+    named = match_tensors(config, lora)
     tensors = dict(lora.tensors)
-    if not tensors:
-        raise lora_error(f"the LoRA {lora.name!r} holds no tensors")
-    shapes = flatten(model_spec(config))
-    named = _assign(lora_names(config), tensors)
-    have = {name: _bare(tensor.shape) for name, tensor in tensors.items()}
-    want: dict[str, Shape] = {}
-    for tensor, roles in named.items():
-        want |= _wanted(tensor, roles, have, shapes)
-    hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
-    compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
     bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
         what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"

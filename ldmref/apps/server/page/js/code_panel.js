@@ -5,6 +5,7 @@ import { KINDS, writeCode } from "./copy.js";
 import { fill, h, newId } from "./dom.js";
 import { download, fileName } from "./files.js";
 import { notify } from "./notify.js";
+import { requestOf } from "./record_prompts.js";
 
 const CHOICE = "ldmref-code"; // in localStorage: the kind that was shown last
 
@@ -46,9 +47,10 @@ export class CodePanel {
   }
 
   write() {
-    const { request, params, first, count, place, seed, token } = this.entry;
-    const name = fileName(params.prompt, count > 1 ? first : seed).replace(/\.png$/, "");
-    const { text, files } = writeCode(request, { first, count, index: place }, {
+    const { params, seed, token } = this.entry;
+    const { request, images } = requestOf(this.entry);
+    const name = fileName(params.prompt, images.count > 1 ? images.first : seed).replace(/\.png$/, "");
+    const { text, files } = writeCode(request, images, {
       kind: this.kind,
       name,
       capabilities: this.capabilities,

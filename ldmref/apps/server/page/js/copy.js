@@ -24,7 +24,7 @@ export function writeCode(request, images, context) {
   const values = { ...request.values, ...fixSeed(request, images, mode) };
   const files = nameFiles(values, name);
   const model = capabilities.models.find((one) => one.name === request.model) ?? capabilities.models[0];
-  const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {} });
+  const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {}, adapters: nameAdapters(request, model) });
   return { text, files };
 }
 
@@ -43,6 +43,15 @@ function nameFiles(values, name) {
     files[key] = { name: `${name}-${key}${array ? ".npy" : ending(value)}`, blob: value, array };
   }
   return files;
+}
+
+// The files of the folders of the server: [name, weight] of LoRAs, and names of those of words.
+function nameAdapters({ loras = [], embeddings = [] }, model) {
+  const files = new Map((model.embeddings ?? []).map(({ word, file }) => [word, file]));
+  return {
+    loras: loras.map(({ name, weight }) => [`${name}.safetensors`, weight]),
+    words: embeddings.map((word) => files.get(word) ?? `${word}.safetensors`),
+  };
 }
 
 /** Return the name of the file that the text writes: several images are numbered. */
@@ -68,7 +77,7 @@ function writePython(given) {
     "import ldmref",
     "from ldmref import modes",
     "",
-    `model = ${formatCall("ldmref.load", loadArguments(load), 8)}`,
+    `model = ${formatCall("ldmref.load", [...loadArguments(load), ...adapterArguments(given.adapters)], 8)}`,
     `result = ${formatCall(`modes.${request.mode}`, call, 9)}`,
     ...(images.count > 1 ? [`# ${outputName(given)} is this image.`] : []),
     `result.save(${python(`${name}.png`)})`,
@@ -79,6 +88,11 @@ function writePython(given) {
 function loadArguments({ source, ...options }) {
   const named = Object.entries(options).map(([key, value]) => `${key}=${python(value)}`);
   return source === undefined ? named : [python(source), ...named];
+}
+
+function adapterArguments({ loras, words }) {
+  const files = loras.map(([file, weight]) => `(${python(file)}, ${formatNumber(weight)})`);
+  return [files.length ? `lora=[${files.join(", ")}]` : null, words.length ? `embeddings=${python(words)}` : null].filter(Boolean);
 }
 
 function formatCall(called, given, indent) {
@@ -110,6 +124,8 @@ function writeCommand(given) {
   const { source, ...options } = load;
   if (source !== undefined) words.push("--model", source);
   for (const [key, value] of Object.entries(options)) words.push(`--${key}`, String(value));
+  for (const [file, weight] of given.adapters.loras) words.push("--lora", `${file}:${formatNumber(weight)}`);
+  for (const file of given.adapters.words) words.push("--embedding", file);
   words.push("-o", `${name}.png`);
   const comment = images.count > 1 ? `# ${outputName(given)} is this image.\n` : "";
   return `${comment}${wrapWords(words)}\n`;
@@ -157,7 +173,8 @@ function writeCurl(given) {
   const parameters = { ...values };
   const marks = Object.fromEntries(Object.keys(files).map((key) => [key, newMark()]));
   Object.assign(parameters, marks);
-  const body = { mode: request.mode, ...(request.model ? { model: request.model } : {}), parameters };
+  const { mode, model, loras, embeddings } = request;
+  const body = { mode, ...(model ? { model } : {}), ...(loras ? { loras } : {}), ...(embeddings ? { embeddings } : {}), parameters };
   const which = images.count > 1 ? `?image=${images.index}` : "";
   const lines = [`curl -fsS ${quote(`${origin}/v1/generate${which}`)}`, "  -H 'Content-Type: application/json'"];
   if (token) lines.push('  -H "Authorization: Bearer $LDMREF_TOKEN"');

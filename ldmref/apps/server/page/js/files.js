@@ -48,6 +48,18 @@ export function fileName(prompt, seed, more = "") {
   return `${stem}-${seed}${more}.png`;
 }
 
+/** Return names for files that differ: a name that was there gets `-2`, `-3`, ... before its ending. */
+export function distinctNames(names) {
+  const taken = new Set();
+  return names.map((name) => {
+    const [, stem, end] = name.match(/^(.*?)(\.[^.]*)?$/s);
+    let own = name;
+    for (let i = 2; taken.has(own); i += 1) own = `${stem}-${i}${end ?? ""}`;
+    taken.add(own);
+    return own;
+  });
+}
+
 /** Return the image files of a drop or a paste. */
 export function imageFiles(transfer) {
   return [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));

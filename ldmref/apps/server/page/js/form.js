@@ -149,6 +149,16 @@ export class Form {
     return values;
   }
 
+  /** Put a text into a field of text, at the place of the cursor, as if it was typed. */
+  insert(name, text) {
+    const { input } = this.rows.get(name).control;
+    const { selectionStart: start, selectionEnd: end, value } = input;
+    const gap = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
+    input.setRangeText(`${gap}${text}`, start, end, "end");
+    input.focus();
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
   /** Set the image of a field. */
   async setImage(name, blob) {
     await this.rows.get(name)?.control.set?.(blob);
@@ -176,14 +186,22 @@ export class Form {
     return false;
   }
 
-  /** Show what is wrong in the texts of all fields and return whether something is. */
-  showWrongTexts() {
-    const wrong = [...this.rows].map(([name, { field, control, choices }]) => {
+  findWrongTexts() {
+    const found = [...this.rows].map(([name, { field, control, choices }]) => {
       const most = this.mostOf(name, this.model);
       return { parameter: name, message: checkText(field, control.read?.() ?? "", { choices, most }) };
     });
-    const shown = wrong.filter(({ message }) => message).map((error) => this.showError(error));
-    return shown.length > 0;
+    return found.filter(({ message }) => message);
+  }
+
+  /** Return whether something is wrong in the texts of the fields. */
+  hasWrongTexts() {
+    return this.findWrongTexts().length > 0;
+  }
+
+  /** Show what is wrong in the texts of all fields and return whether something is. */
+  showWrongTexts() {
+    return this.findWrongTexts().map((error) => this.showError(error)).length > 0;
   }
 
   clearError(name) {

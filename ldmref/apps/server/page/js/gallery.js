@@ -1,6 +1,8 @@
 // @ts-check
 // The gallery: the last images that this browser generated, with the requests that made them.
 
+import { downloadAll } from "./archive.js";
+import { openDialog } from "./dialog.js";
 import { counted, fill, h } from "./dom.js";
 import { download, fileName } from "./files.js";
 import { iconButton } from "./icons.js";
@@ -23,10 +25,11 @@ export class Gallery {
     this.list = h("ul", { class: "thumbs" });
     this.count = h("span", { class: "soft small numbers" });
     this.clearButton = h("button", { type: "button", class: "chip", onclick: () => this.clear() }, "Clear");
+    this.saveButton = h("button", { type: "button", class: "chip", onclick: () => downloadAll(this.entries) }, "Download all");
     this.element = h(
       "section",
       { class: "gallery", "aria-label": "Gallery" },
-      h("div", { class: "row heading" }, h("h2", {}, "Gallery"), this.count, this.clearButton),
+      h("div", { class: "row heading" }, h("h2", {}, "Gallery"), this.count, h("div", { class: "row ends" }, this.saveButton, this.clearButton)),
       this.list,
     );
     channel?.addEventListener("message", () => this.load());
@@ -89,7 +92,6 @@ export class Gallery {
       this.addresses.delete(id);
     }
     this.element.hidden = !this.entries.length;
-    this.clearButton.hidden = !this.entries.length;
     const forgotten = store.isLasting() ? "" : ", kept until the page is closed";
     this.count.textContent = `${this.entries.length}${forgotten}`;
     fill(this.list, this.entries.map((entry) => this.makeThumb(entry)));
@@ -117,38 +119,20 @@ export class Gallery {
   }
 
   /** Let the user choose an image and return its Blob; null if the dialog is closed. */
-  pick() {
-    const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("picker"));
-    return new Promise((resolve) => {
-      let chosen = null;
-      const choose = (entry) => () => {
+  async pick() {
+    let chosen = null;
+    const items = this.entries.map((entry) => {
+      const choose = () => {
         chosen = entry.blob;
         dialog.close();
       };
-      const items = this.entries.map((entry) =>
-        h(
-          "li",
-          {},
-          h(
-            "button",
-            { type: "button", class: "thumb", "aria-label": describe(entry), onclick: choose(entry) },
-            h("img", { src: this.address(entry), alt: "" }),
-          ),
-        ),
-      );
-      const close = h("button", { type: "button", onclick: () => dialog.close() }, "Close");
-      dialog.replaceChildren(
-        h(
-          "div",
-          { class: "stack" },
-          h("h2", { id: "picker-title" }, "Choose an image"),
-          items.length ? h("ul", { class: "thumbs" }, items) : h("p", { class: "soft" }, "The gallery is empty."),
-          h("div", { class: "row" }, close),
-        ),
-      );
-      dialog.addEventListener("close", () => resolve(chosen), { once: true });
-      dialog.showModal();
+      const image = h("img", { src: this.address(entry), alt: "" });
+      return h("li", {}, h("button", { type: "button", class: "thumb", "aria-label": describe(entry), onclick: choose }, image));
     });
+    const list = items.length ? h("ul", { class: "thumbs" }, items) : h("p", { class: "soft" }, "The gallery is empty.");
+    const dialog = openDialog("Choose an image", list);
+    await dialog.closed;
+    return chosen;
   }
 }
 

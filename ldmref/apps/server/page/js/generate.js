@@ -1,31 +1,27 @@
 // @ts-check
 // The view that generates images: the form of a mode, the painter, the stage and the gallery.
 
+import { AdapterPicker } from "./adapters.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { fill, h } from "./dom.js";
 import { watchFiles } from "./drops.js";
+import { rememberPrompt } from "./history.js";
 import { KeptFiles } from "./kept.js";
 import { tellWrongLink } from "./links.js";
-import { inspectFile } from "./replay.js";
+import { inspectFile, makeRestoreHint } from "./replay.js";
 import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
+import { PromptTools } from "./prompt_tools.js";
+import { Queue } from "./queue.js";
+import { valuesOfImage } from "./record_prompts.js";
+import { Remains } from "./remains.js";
 import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
 import { Stage } from "./stage.js";
+import { MODE_ORDER, modeName } from "./wording.js";
 
-// The order of the modes and their names; others follow under their own.
-const NAMES = {
-  txt2img: "Text",
-  img2img: "Image",
-  inpaint: "Paint",
-  interpolate: "Between",
-  invert: "Invert",
-  superres: "Enlarge",
-  seg2img: "Map",
-};
-const SHOWN = 5; // prompts to try
 const WRITE = 250; // milliseconds from a change to the address
 
 export function mount(element, context) {
@@ -43,6 +39,7 @@ class Generate {
       changed: () => {
         this.form.clearError("mask");
         this.kept.maskChanged();
+        this.remains.refresh();
       },
     });
     this.gallery = new Gallery({ open: (entry) => this.open(entry) });
@@ -54,10 +51,16 @@ class Generate {
       imageChanged: (name, blob, size) => {
         if (name === "image") painter.setImage(blob, size);
         this.kept.imageChanged(name, blob);
+        this.remains.refresh();
       },
       mask: maskControl(painter),
     });
+    this.remains = new Remains(this);
+    const edited = () => this.edited(this.form.texts());
+    this.promptTools = new PromptTools(this.form, capabilities, edited);
+    this.adapters = new AdapterPicker(this.form, edited);
     this.kept = new KeptFiles(this.form, painter);
+    this.queue = new Queue({ edit: (request) => this.reuse(request) });
     this.stage = new Stage({
       capabilities,
       actions: {
@@ -80,7 +83,6 @@ class Generate {
   build(element) {
     this.modes = h("div", { class: "segments", role: "radiogroup", "aria-label": "Mode" });
     this.summary = h("p", { class: "soft small" });
-    this.tries = h("div", { class: "row tries" });
     this.button = h("button", { type: "submit", class: "primary" }, "Generate");
     const explain = h("button", { type: "button", class: "link small", "aria-pressed": "false" }, "Explain");
     explain.addEventListener("click", () => {
@@ -97,14 +99,8 @@ class Generate {
       this.form.element,
       h("div", { class: "row submit" }, this.button, keys),
     );
-    const open = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", tabindex: "-1", "aria-label": "Open an image to restore its settings" });
-    open.addEventListener("change", () => {
-      if (open.files[0]) this.restore(open.files[0]);
-      open.value = "";
-    });
-    const restore = h("button", { type: "button", class: "link small", onclick: () => open.click() }, "Restore the settings of an image file");
-    const hint = h("p", { class: "soft small restore" }, "Drop an image with settings anywhere on this page, or: ", restore, open);
-    const parts = [this.painter.element, this.stage.element, hint, this.gallery.element];
+    const hint = makeRestoreHint((file) => this.restore(file));
+    const parts = [this.painter.element, this.stage.element, this.queue.element, hint, this.gallery.element];
     this.work = h("div", { class: "work" }, parts);
     fill(element, h("div", { class: "columns" }, this.settings, this.work));
     this.element = element;
@@ -143,11 +139,16 @@ class Generate {
     return models.find(({ name }) => name === model) ?? models[0];
   }
 
+  /** Return the name of the model for requests; undefined for the first one, which is the default. */
+  modelName() {
+    return this.model === this.capabilities.models[0] ? undefined : this.model.name;
+  }
+
   // -- the state
 
   offeredModes() {
     const offered = this.model.modes ?? Object.keys(this.capabilities.modes);
-    return [...new Set([...Object.keys(NAMES), ...offered])].filter((mode) => offered.includes(mode));
+    return [...new Set([...MODE_ORDER, ...offered])].filter((mode) => offered.includes(mode));
   }
 
   apply(state) {
@@ -157,12 +158,13 @@ class Generate {
     const mode = modes.includes(wanted) && !painting ? wanted : modes[0];
     if (mode !== this.mode || this.model.name !== this.shownModel) this.showMode(mode, state.p);
     else this.form.write(state.p);
+    this.adapters.write(state.lora);
   }
 
   // A link may be wrong; the page says so, and shows what it can.
   checkLink(state) {
     const models = this.capabilities.models.map(({ name }) => name);
-    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, models, shown: this.mode };
+    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, models, shown: this.mode, loras: this.model.loras ?? [] };
     tellWrongLink(state, known);
     this.form.clearErrors();
     this.form.showWrongTexts();
@@ -176,7 +178,7 @@ class Generate {
     const radios = others.map((name) => {
       const input = h("input", { type: "radio", name: "mode", value: name, checked: name === mode });
       input.addEventListener("change", () => this.chooseMode(name));
-      return h("label", { class: "segment" }, input, h("span", {}, NAMES[name] ?? name));
+      return h("label", { class: "segment" }, input, h("span", {}, modeName(name)));
     });
     const focused = this.modes.contains(document.activeElement);
     fill(this.modes, radios);
@@ -184,7 +186,9 @@ class Generate {
     if (focused) this.modes.querySelector(":checked")?.focus();
     this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
     this.form.show(mode, this.model, texts);
-    this.showTries();
+    this.promptTools.show(this.model);
+    this.adapters.show(this.model, this.adapters.texts());
+    this.remains.show();
     this.painter.element.hidden = !this.form.rows.has("mask");
     this.work.classList.toggle("painting", !this.painter.element.hidden);
     this.button.textContent = mode === "invert" ? "Find the noise" : "Generate";
@@ -196,25 +200,14 @@ class Generate {
     this.apply(this.state.readState());
   }
 
-  showTries() {
-    const row = this.form.rows.get("prompt");
-    if (!row || !this.model.prompts?.length) return;
-    const use = (prompt) => () => {
-      row.control.write(prompt);
-      this.form.clearError("prompt");
-      this.edited(this.form.texts());
-      row.control.input.focus();
-    };
-    const chips = this.model.prompts
-      .slice(0, SHOWN)
-      .map((prompt) => h("button", { type: "button", class: "chip", onclick: use(prompt) }, prompt));
-    fill(this.tries, h("span", { class: "soft small" }, "Try"), chips);
-    row.element.append(this.tries);
+  edited(texts) {
+    this.remains.refresh();
+    clearTimeout(this.writing);
+    this.writing = setTimeout(() => this.writeTexts(texts), WRITE);
   }
 
-  edited(texts) {
-    clearTimeout(this.writing);
-    this.writing = setTimeout(() => this.state.writeState({ mode: this.mode, p: texts }), WRITE);
+  writeTexts(p) {
+    this.state.writeState({ mode: this.mode, p, lora: this.adapters.texts() }, { clear: ["lora"] });
   }
 
   /** Show settings: a mode with texts of its parameters. Parameters without a text get defaults. */
@@ -224,16 +217,23 @@ class Generate {
     this.state.writeState({ view, mode, p: this.form.texts() }, { clear: ["p"], push: true });
   }
 
+  /** Choose LoRAs {name, weight}, and no others. */
+  setLoras(loras) {
+    this.adapters.write(Object.fromEntries(loras.map(({ name, weight }) => [name, String(weight)])));
+    this.writeTexts(this.form.texts());
+  }
+
   // -- what the user does
 
   async submit() {
     this.form.clearErrors();
     clearTimeout(this.writing);
-    this.state.writeState({ mode: this.mode, p: this.form.texts() });
-    if (this.form.showMissing() || this.form.showWrongTexts()) return;
-    const { models } = this.capabilities;
-    const request = { mode: this.mode, values: await this.form.values() };
-    if (this.model !== models[0]) request.model = this.model.name;
+    this.writeTexts(this.form.texts());
+    if (this.form.showMissing() || this.form.showWrongTexts() || this.adapters.showWrong()) return;
+    const values = await this.form.values();
+    const model = this.modelName();
+    const request = { mode: this.mode, ...(model ? { model } : {}), values, ...this.adapters.request(values) };
+    rememberPrompt(this.form.texts());
     this.runner.run(request);
   }
 
@@ -248,10 +248,11 @@ class Generate {
   }
 
   /** Fill the form with a request, its files included. */
-  async reuse({ mode, model, values }) {
+  async reuse({ mode, model, values, loras }) {
     if (model) this.state.writeState({ model });
     const files = Object.entries(values).filter(([, value]) => value instanceof Blob);
-    this.setSettings(mode, writeParameters(withoutFiles(values)));
+    this.setSettings(mode, writeParameters(values));
+    this.setLoras(loras ?? []);
     for (const [name, file] of files.sort(([a]) => (a === "mask" ? 1 : -1))) {
       await this.form.setImage(name, file);
     }
@@ -275,8 +276,9 @@ class Generate {
     notify("The image is the one to paint on", { action: restore });
   }
 
-  explore({ params, request }) {
-    const p = writeParameters({ ...withoutFiles(request.values), seed: params.seed });
+  explore(entry) {
+    const { params } = entry;
+    const p = writeParameters(valuesOfImage(entry));
     this.state.writeState({ view: "explore", mode: params.mode, p }, { clear: ["p"], push: true });
   }
 
@@ -291,8 +293,4 @@ class Generate {
   restore(file) {
     return inspectFile(this, file);
   }
-}
-
-function withoutFiles(values) {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => !(value instanceof Blob)));
 }

@@ -9,13 +9,13 @@ const PRESENT = "ldmref-job"; // in sessionStorage: the job that this tab shows
 const DAY = 24 * 3600 * 1000; // milliseconds for which the request of a closed tab is kept
 const RETRY = 2; // seconds until a full queue is asked again, if the server does not say
 
-/** Return the body of a request for POST /v1/jobs: files become base64. */
-export async function toBody({ mode, model, values }) {
+/** Return the body of a request for POST /v1/jobs; files become base64. */
+export async function jobBody(kind, { mode, model, values, ...adapters }) {
   const parameters = {};
   for (const [name, value] of Object.entries(values)) {
     parameters[name] = value instanceof Blob ? await toBase64(value) : value;
   }
-  return { kind: "generate", mode, ...(model ? { model } : {}), parameters, previews: true };
+  return { kind, mode, ...(model ? { model } : {}), parameters, ...adapters };
 }
 
 /**
@@ -23,7 +23,8 @@ export async function toBody({ mode, model, values }) {
  * started, progress, preview, image, done, failed, cancelled, lost, found, gone(error).
  */
 export async function runJob(api, request, view, signal) {
-  const job = await submit(api, await toBody(request), view, signal);
+  const body = { ...(await jobBody("generate", request)), previews: true };
+  const job = await submit(api, body, view, signal);
   await store.put("requests", { id: job.id, request, created: Date.now() }).catch(() => {});
   sessionStorage.setItem(PRESENT, job.id);
   view.submitted?.(job, request);

@@ -1,5 +1,6 @@
 // @ts-check
-// The images and the mask of this tab's form, kept across a reload. They are too large for the address.
+// What this tab keeps across a reload and is too large for the address: the images and the mask of its
+// form, and the requests that wait.
 
 import * as store from "./store.js";
 
@@ -16,13 +17,15 @@ const idOf = (name) => `${tabName()} ${name}`;
 
 const WRITE = 250; // milliseconds from a stroke to the store
 
-async function keep(name, value) {
+/** Keep a value of this tab under a name; null forgets it. */
+export async function keepOne(name, value) {
   const id = idOf(name);
   const done = value ? store.put("inputs", { id, value, created: Date.now() }) : store.remove("inputs", id);
   await done.catch(() => {}); // without a place to keep it, a reload loses it
 }
 
-async function recallOne(name) {
+/** Return what this tab kept under a name, or null. */
+export async function recallOne(name) {
   const found = await store.get("inputs", idOf(name)).catch(() => null);
   return found?.value ?? null;
 }
@@ -35,13 +38,13 @@ export class KeptFiles {
 
   /** Keep the file of a field; null forgets it. A new image may have emptied the mask. */
   imageChanged(name, blob) {
-    keep(name, blob);
-    if (name === "image" && (this.painter.mask?.empty ?? true)) keep("mask", null);
+    keepOne(name, blob);
+    if (name === "image" && (this.painter.mask?.empty ?? true)) keepOne("mask", null);
   }
 
   maskChanged() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(async () => keep("mask", await this.painter.file()), WRITE);
+    this.timer = setTimeout(async () => keepOne("mask", await this.painter.file()), WRITE);
   }
 
   /** Put what was kept into fields that are empty, and the mask onto the image. */

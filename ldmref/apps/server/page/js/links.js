@@ -7,7 +7,7 @@ import { readFields } from "./schema.js";
 let forget = () => {}; // the message about the link before
 
 /** Say what a link names that this page or model does not have, before something else is shown. */
-export function tellWrongLink(state, { modes, offered, views, models, shown }) {
+export function tellWrongLink(state, { modes, offered, views, models, shown, loras }) {
   const lines = [];
   if (state.view && !views.includes(state.view)) lines.push(`there is no view “${state.view}”`);
   if (state.model && !models.includes(state.model)) lines.push(`there is no model “${state.model}” on this server`);
@@ -18,6 +18,9 @@ export function tellWrongLink(state, { modes, offered, views, models, shown }) {
   for (const name of Object.keys(state.p ?? {})) {
     if (known.has(name)) continue;
     if (!others.has(name)) lines.push(`there is no setting “${name}”`);
+  }
+  for (const name of Object.keys(state.lora ?? {})) {
+    if (!loras.includes(name)) lines.push(`the model here has no LoRA “${name}”`);
   }
   forget();
   if (lines.length) forget = notify(`Not everything in this link can be shown: ${lines.join("; ")}.`, { kind: "error" });

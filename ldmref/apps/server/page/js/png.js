@@ -2,18 +2,9 @@
 // A grey PNG, written byte by byte. Browsers that hide the device change what a canvas exports, and
 // a mask must not change by a pixel.
 
-const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
-  let c = n;
-  for (let k = 0; k < 8; k += 1) c = c & 1 ? 0xedb88320 ^ (c >>> 1) : c >>> 1;
-  return c >>> 0;
-});
+import { crc } from "./crc.js";
 
-function crc(bytes) {
-  let c = 0xffffffff;
-  for (const byte of bytes) c = TABLE[(c ^ byte) & 255] ^ (c >>> 8);
-  return (c ^ 0xffffffff) >>> 0;
-}
+const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 
 function chunk(type, data) {
   const bytes = new Uint8Array(12 + data.length);

@@ -7,12 +7,11 @@ import { resumeJob, runJob } from "./jobs.js";
 import { announce, notifyError } from "./notify.js";
 
 export class Runner {
-  /** `view` has api, form, stage and gallery. */
+  /** `view` has api, form, stage, gallery and queue. */
   constructor(view) {
     this.view = view;
     this.job = null;
     this.controller = null;
-    this.waiting = [];
   }
 
   get busy() {
@@ -22,24 +21,22 @@ export class Runner {
   /** Generate the images of a request {mode, model, values}, after those that were asked for before. */
   run(request) {
     if (this.busy) {
-      this.waiting.push(request);
-      this.showQueue();
-      announce(`${counted(this.waiting.length, "request")} waiting`);
+      this.view.queue.add(request);
       return undefined;
     }
     return this.follow((events, signal) => runJob(this.view.api, request, events, signal), request);
   }
 
-  /** Go on with the job that this tab followed before a reload. */
-  resume() {
-    return this.follow((events, signal) => resumeJob(this.view.api, events, signal), null);
+  /** Go on with the job that this tab followed before a reload, and with those that waited. */
+  async resume() {
+    this.view.queue.recall().then(() => this.runNext());
+    await this.follow((events, signal) => resumeJob(this.view.api, events, signal), null);
   }
 
-  showQueue() {
-    this.view.stage.showQueue(this.waiting.length, () => {
-      this.waiting = [];
-      this.showQueue();
-    });
+  runNext() {
+    if (this.busy) return;
+    const next = this.view.queue.take();
+    if (next) this.run(next);
   }
 
   async follow(action, request) {
@@ -61,9 +58,7 @@ export class Runner {
     } finally {
       this.controller = null;
       this.job = null;
-      const next = this.waiting.shift();
-      this.showQueue();
-      if (next) this.run(next);
+      this.runNext();
     }
   }
 

@@ -102,7 +102,8 @@ export function readParameters(schema, texts) {
   return values;
 }
 
-/** Return the texts of parameters, for the address of the page. */
+/** Return the texts of parameters, for the address of the page; files are left out. */
 export function writeParameters(values) {
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, toText(value)]));
+  const texts = Object.entries(values).filter(([, value]) => !(value instanceof Blob));
+  return Object.fromEntries(texts.map(([name, value]) => [name, toText(value)]));
 }

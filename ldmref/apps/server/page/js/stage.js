@@ -1,6 +1,7 @@
 // @ts-check
 // The stage: the images of one request, while they are generated and afterwards.
 
+import { downloadAll } from "./archive.js";
 import { CodePanel } from "./code_panel.js";
 import { counted, fill, h, newId } from "./dom.js";
 import { download, fileName } from "./files.js";
@@ -19,8 +20,7 @@ export class Stage {
     this.status = h("p", { id: newId("status"), class: "status numbers" });
     this.bar = h("progress", { max: "1", "aria-labelledby": this.status.id });
     this.cancelButton = h("button", { type: "button", onclick: () => this.cancel() }, "Cancel");
-    this.queue = h("p", { class: "small soft row queue", role: "status", hidden: true });
-    this.running = h("div", { class: "running", hidden: true }, h("div", { class: "row spread" }, this.status, this.cancelButton), this.bar, this.queue);
+    this.running = h("div", { class: "running", hidden: true }, h("div", { class: "row spread" }, this.status, this.cancelButton), this.bar);
     this.images = h("div", { class: "images" });
     this.notice = h("div", { class: "notice", role: "alert", hidden: true });
     this.details = h("div", { class: "details", hidden: true });
@@ -74,13 +74,6 @@ export class Stage {
     this.say("Sending the request");
     const narrow = matchMedia("(max-width: 60rem)").matches;
     this.element.scrollIntoView({ block: narrow ? "start" : "nearest" });
-  }
-
-  /** Say how many requests wait behind this one, with a button to forget them. */
-  showQueue(count, forget) {
-    const button = h("button", { type: "button", class: "link small", onclick: forget }, "Remove");
-    fill(this.queue, count ? [`${counted(count, "more request")} ${count === 1 ? "waits" : "wait"}`, button] : []);
-    this.queue.hidden = count === 0;
   }
 
   say(text) {
@@ -211,10 +204,11 @@ export class Stage {
         "div",
         { class: "row actions" },
         button("Download", save),
+        this.slots.length > 1 ? button("Download all", () => downloadAll(this.slots.map((one) => one.entry))) : null,
         button("Use as input", () => use("img2img", entry)),
         button("Paint on it", () => use("inpaint", entry)),
         button("Use its settings", () => reuse(entry)),
-        explore && entry.params.mode === "txt2img" ? button("Explore", () => explore(entry)) : null,
+        entry.params.mode === "txt2img" && !entry.request.loras && !entry.request.embeddings ? button("Explore", () => explore(entry)) : null,
       ),
       this.code.element,
     );

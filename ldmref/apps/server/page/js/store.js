@@ -1,12 +1,12 @@
 // @ts-check
-// What the browser keeps: the images of the gallery, the requests of jobs that run, and the files of
-// the form.
+// What the browser keeps: the images of the gallery, the requests of jobs that run and of those that
+// wait, the files of the form, and the prompts that were used.
 // Everything is in IndexedDB, which holds the files themselves. Without it (some private windows),
 // the page works and forgets.
 
 const NAME = "ldmref";
-const VERSION = 2;
-const STORES = { images: "id", requests: "id", inputs: "id" };
+const VERSION = 3;
+const STORES = { images: "id", requests: "id", inputs: "id", prompts: "id" };
 const memory = Object.fromEntries(Object.keys(STORES).map((name) => [name, new Map()]));
 let opened = null;
 let lasting = true;

@@ -4,11 +4,28 @@
 
 // Names of fields that differ from their parameter.
 const LABELS = { cfg_scale: "Guidance scale", count: "Images", prompt_b: "Last prompt" };
+// The order of the modes and their names; others follow under their own.
+const MODES = {
+  txt2img: "Text",
+  img2img: "Image",
+  inpaint: "Paint",
+  interpolate: "Between",
+  invert: "Invert",
+  superres: "Enlarge",
+  seg2img: "Map",
+};
 // What only other doors have. A clause that names one is left out.
 const FOREIGN = /(^|\s)--[a-z]|\bload\(|\bbase64\b|\bldmref[ .]|paths and URLs|\ba list gives\b|\barray\b|\bPillow\b/;
 const ON_OFF = { True: "on", False: "off" };
 
 let names = [];
+
+export const MODE_ORDER = Object.keys(MODES);
+
+/** Return the name of a mode on the page. */
+export function modeName(mode) {
+  return MODES[mode] ?? mode;
+}
 
 /** Learn the names of all parameters, from the modes of the server's capabilities. */
 export function learnNames(modes) {

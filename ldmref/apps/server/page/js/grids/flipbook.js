@@ -7,11 +7,11 @@ import { label } from "../wording.js";
 import { describe } from "./sheet.js";
 import { valueLabel } from "./values.js";
 
-/** Return the flip-book: {element, show(grid, row, column)}; `onSelect(row, column)` as its sliders move. */
+/** Return the flip-book: {element, show(grid, place)}; `onSelect(row, column, sheet)` as its sliders move. */
 export function createFlipbook(onSelect) {
   let grid = null;
-  let place = [0, 0];
-  let before = null; // [row, column] of the image on the left of the wipe
+  let place = [0, 0, 0];
+  let before = null; // [row, column, sheet] of the image on the left of the wipe
   const under = h("img", { alt: "", class: "flip-before" });
   const over = h("img", { alt: "", class: "flip-after" });
   const line = h("span", { class: "flip-line", "aria-hidden": "true" });
@@ -53,7 +53,7 @@ export function createFlipbook(onSelect) {
   }
 
   function makeSliders() {
-    const axes = [["x", 1], ["y", 0]].filter(([axis]) => grid[axis]);
+    const axes = [["x", 1], ["y", 0], ["z", 2]].filter(([axis]) => grid[axis]);
     fill(
       sliders,
       axes.map(([axis, part]) => {
@@ -83,8 +83,8 @@ export function createFlipbook(onSelect) {
   }
 
   /** @param {number[]} place */
-  function find([row, column]) {
-    return grid.cells.get(`${row} ${column}`);
+  function find(place) {
+    return grid.cells.get(place.join(" "));
   }
 
   function draw() {
@@ -94,17 +94,18 @@ export function createFlipbook(onSelect) {
     frame.classList.toggle("waiting", !cell);
     const distance = (one) => (one && one.distance !== null ? `, distance ${formatNumber(one.distance)}` : "");
     if (cell) over.src = cell.url;
-    text.textContent = cell ? `${describe(grid, ...place)}, seed ${cell.seed}${distance(cell)}` : `${describe(grid, ...place)}: not there yet`;
+    const seeds = [grid.x, grid.y, grid.z].some((axis) => axis?.name === "seed"); // the description says it
+    text.textContent = cell ? `${describe(grid, place)}${seeds ? "" : `, seed ${cell.seed}`}${distance(cell)}` : `${describe(grid, place)}: not there yet`;
     under.hidden = !other;
     line.hidden = !other;
     wipe.hidden = !other;
     if (other) under.src = other.url;
-    versus.textContent = other ? `Left: ${describe(grid, ...before)}${distance(other)}. Right: the cell below.` : "";
+    versus.textContent = other ? `Left: ${describe(grid, before)}${distance(other)}. Right: the cell below.` : "";
     pin.textContent = before ? "Stop comparing" : "Compare with this cell";
     pin.disabled = !cell;
     explore.hidden = !cell?.link;
     if (cell?.link) explore.href = cell.link;
-    frame.setAttribute("aria-label", other ? `${describe(grid, ...before)} to the left, ${describe(grid, ...place)} to the right` : `Image of ${text.textContent}`);
+    frame.setAttribute("aria-label", other ? `${describe(grid, before)} to the left, ${describe(grid, place)} to the right` : `Image of ${text.textContent}`);
     drawWipe();
   }
 
@@ -117,10 +118,10 @@ export function createFlipbook(onSelect) {
 
   return {
     element,
-    show(newGrid, row, column) {
+    show(newGrid, newPlace) {
       const fresh = newGrid.key !== grid?.key;
       grid = newGrid;
-      place = [row, column];
+      place = newPlace;
       if (fresh) {
         before = null;
         makeSliders();

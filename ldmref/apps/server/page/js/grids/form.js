@@ -1,5 +1,5 @@
 // @ts-check
-// The form of a grid: two axes, and the parameters that all cells share.
+// The form of a grid: up to three axes, and the parameters that all cells share.
 
 import { counted, fill, h, newId } from "../dom.js";
 import { START_FIELDS, createFields } from "../explorer/form.js";
@@ -15,13 +15,13 @@ const SHARED = new Set(["width", "height", "count", "batch_size", "tile"]);
 /**
  * Return the form: {element, read() -> request or null, set(texts, axes), busy(state)}.
  *
- * `lists` are the known names by field; `onSubmit(request)` gets {texts, x: {name, values}, y or
- * null, distance}, `onChange()` follows every edit.
+ * `lists` are the known names by field; `onSubmit(request)` gets {texts, x: {name, values}, y and z
+ * or null, distance}, `onChange()` follows every edit.
  */
 export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }) {
   const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.has(field.name) && (field.kind !== "numbers" || field.integers));
   const shared = createFields(schema, START_FIELDS, lists);
-  const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps") };
+  const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps"), z: createAxis("z", "Sheets", NONE) };
   const distance = h("input", { type: "checkbox", checked: true });
   const submit = h("button", { type: "submit", class: "primary" }, "Generate the grid");
   const cancel = h("button", { type: "button", hidden: true, onclick: onCancel }, "Cancel");
@@ -29,8 +29,8 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
   const element = h(
     "form",
     { class: "panel grid-form", novalidate: true },
-    h("h2", {}, "Two parameters against each other"),
-    h("div", { class: "grid-axes" }, axes.x.element, axes.y.element),
+    h("h2", {}, "Parameters against each other"),
+    h("div", { class: "grid-axes" }, Object.values(axes).map((axis) => axis.element)),
     shared.element,
     h("label", { class: "ex-inline" }, distance, "Measure the distance of each image from the converged image of its seed"),
     h("div", { class: "row" }, submit, cancel, count),
@@ -47,7 +47,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
 
   function createAxis(key, title, first) {
     const ids = [newId("axis"), newId("values"), newId("problem")];
-    const name = h("select", { id: ids[0] }, key === "y" ? h("option", { value: NONE }, "none") : null, fields.map((field) => h("option", { value: field.name }, label(field.name))));
+    const name = h("select", { id: ids[0] }, key === "x" ? null : h("option", { value: NONE }, "none"), fields.map((field) => h("option", { value: field.name }, label(field.name))));
     name.value = first;
     const values = h("textarea", { id: ids[1], rows: 2, "aria-describedby": ids[2], spellcheck: "false" });
     const more = h("select", { "aria-label": `Add a name to the ${title.toLowerCase()}` });
@@ -78,7 +78,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
       values.dispatchEvent(new Event("input", { bubbles: true }));
     });
     refresh();
-    return { element: own, name, values, find, say, refresh };
+    return { element: own, title: title.toLowerCase(), name, values, find, say, refresh };
   }
 
   // One axis as {name, values}; null without one, undefined if it is wrong (which is then said).
@@ -102,24 +102,26 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
 
   function read(strict) {
     // A parameter on an axis is not also that of all cells.
+    const all = Object.values(axes);
     for (const field of shared.element.children) {
-      field.hidden = [axes.x.name.value, axes.y.name.value].some((name) => name && field.classList.contains(name));
+      field.hidden = all.some(({ name }) => name.value && field.classList.contains(name.value));
     }
-    const x = readOneAxis(axes.x, strict);
-    const y = readOneAxis(axes.y, strict);
+    const [x, y, z] = all.map((axis) => readOneAxis(axis, strict));
     count.textContent = "";
-    if (x === undefined || y === undefined) return null;
-    if (x.name === y?.name) {
-      axes.y.say("Choose another parameter than for the columns.", true);
+    if ([x, y, z].includes(undefined)) return null;
+    for (const [i, one] of [x, y, z].entries()) {
+      const same = [x, y, z].slice(0, i).findIndex((other) => one && one.name === other?.name);
+      if (same < 0) continue;
+      all[i].say(`Choose another parameter than for the ${all[same].title}.`, true);
       return null;
     }
-    const images = x.values.length * (y?.values.length ?? 1);
+    const given = [x, y, z].filter(Boolean);
+    const images = given.reduce((product, { values }) => product * values.length, 1);
     count.textContent = images > most ? `These are ${images} images; this server makes at most ${most} in one grid.` : counted(images, "image");
     if (images > most) return null;
     const texts = shared.texts();
-    delete texts[x.name];
-    delete texts[y?.name];
-    return { texts, x, y, distance: distance.checked };
+    for (const { name } of given) delete texts[name];
+    return { texts, x, y, z, distance: distance.checked };
   }
 
   return {
@@ -138,7 +140,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
     setHints: (hints) => shared.setHints(hints),
     state() {
       const axis = ({ name, values }) => ({ name: name.value, values: values.value.trim() });
-      return { p: shared.texts(), x: axis(axes.x), y: axis(axes.y) };
+      return { p: shared.texts(), x: axis(axes.x), y: axis(axes.y), z: axis(axes.z) };
     },
     busy(running) {
       submit.disabled = running;

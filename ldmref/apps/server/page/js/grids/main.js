@@ -1,5 +1,5 @@
 // @ts-check
-// The view Grids: two parameters against each other, with the distance of each image from the truth.
+// The view Grids: two or three parameters against each other, with the distance of each image from the truth.
 
 import { fill, h } from "../dom.js";
 import { readTexts } from "../explorer/form.js";
@@ -10,6 +10,7 @@ import { createForm } from "./form.js";
 import { createSheet } from "./sheet.js";
 
 const MODE = "txt2img";
+const AXES = ["x", "y", "z"];
 const START = { x: { name: "sampler", values: "euler, heun, dpmpp_2m" }, y: { name: "steps", values: "5, 10, 20" } };
 
 export async function mount(element, context) {
@@ -37,28 +38,28 @@ export async function mount(element, context) {
 
   let running = null; // the controller of the grid that is generated
   let grid = null;
-  let place = [0, 0];
+  let place = [0, 0, 0]; // row, column, sheet
   let shownJob = null;
   const [model] = capabilities.models;
   form.setHints({ prompt: model.prompts?.[0] ?? "", ...Object.fromEntries(Object.entries(model.defaults).map(([name, value]) => [name, toText(value)])) });
 
   function writeForm() {
-    const { p, x, y } = form.state();
-    if (state.readState().view === "grids") state.writeState({ mode: MODE, p, x, y }, { clear: ["p", "x", "y"] });
+    if (state.readState().view !== "grids") return;
+    state.writeState({ mode: MODE, ...form.state() }, { clear: ["p", ...AXES] });
   }
 
   async function start(request) {
+    /** @type {Record<string, any>} */
     const body = {
       kind: "grid",
       mode: MODE,
       parameters: { prompt: model.prompts?.[0] ?? "", ...readTexts(schema, request.texts) },
-      x: request.x,
-      ...(request.y ? { y: request.y } : {}),
       distance: request.distance,
     };
-    if (request.x.name === "prompt" || request.y?.name === "prompt") delete body.parameters.prompt;
+    for (const axis of AXES) if (request[axis]) body[axis] = request[axis];
+    if (AXES.some((axis) => request[axis]?.name === "prompt")) delete body.parameters.prompt;
     const { model: wanted } = state.readState();
-    if (wanted) Object.assign(body, { model: wanted });
+    if (wanted) body.model = wanted;
     try {
       const job = await api.submit(body);
       shownJob = job.id;
@@ -78,7 +79,7 @@ export async function mount(element, context) {
     signal.addEventListener("abort", cancel, { once: true });
     form.busy(true);
     progress.hidden = false;
-    place = [0, 0];
+    place = [0, 0, 0];
     show(job);
     const refresh = debounce(async () => !signal.aborted && show(await api.job(job.id)), 120);
     try {
@@ -122,12 +123,12 @@ export async function mount(element, context) {
 
   // A grid from the description of its job.
   function readGrid(job) {
-    const { x, y, distance } = job.request;
+    const { x, y, z, distance } = job.request;
     const cells = new Map();
     for (const cell of job.data.cells ?? []) {
       const image = job.images[cell.image];
       if (!image) continue;
-      cells.set(`${cell.row} ${cell.column}`, {
+      cells.set(`${cell.row} ${cell.column} ${cell.sheet}`, {
         url: image.url,
         width: image.width,
         height: image.height,
@@ -136,7 +137,7 @@ export async function mount(element, context) {
         link: linkTo(image.params),
       });
     }
-    return { key: job.id, x, y: y ?? null, distance, cells };
+    return { key: job.id, x, y: y ?? null, z: z ?? null, distance, cells };
   }
 
   // The address of the explorer with the run of a cell.
@@ -150,18 +151,18 @@ export async function mount(element, context) {
     return state.formatState({ view: "explore", mode: MODE, ...(wanted ? { model: wanted } : {}), p });
   }
 
-  function select(row, column) {
+  function select(...chosen) {
     if (!grid) return;
-    place = [row, column];
-    sheet.mark(row, column);
-    flipbook.show(grid, row, column);
+    place = chosen;
+    sheet.mark(place);
+    flipbook.show(grid, place);
   }
 
   return {
     async show() {
-      const { p, x, y, grid: id } = state.readState();
+      const { p, x, y, z, grid: id } = state.readState();
       if (running) return;
-      if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? START.x, y: y ?? START.y });
+      if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? START.x, y: y ?? START.y, z: z ?? { name: "" } });
       element.dataset.filled = "yes";
       if (!id || id === shownJob) return;
       shownJob = id;

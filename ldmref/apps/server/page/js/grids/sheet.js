@@ -1,30 +1,36 @@
 // @ts-check
-// The sheet of a grid: a table whose cells arrive one after the other.
+// The sheets of a grid: tables whose cells arrive one after the other.
 
 import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
 import { label } from "../wording.js";
 import { valueLabel } from "./values.js";
 
+const MOVES = { ArrowLeft: [0, -1, 0], ArrowRight: [0, 1, 0], ArrowUp: [-1, 0, 0], ArrowDown: [1, 0, 0], PageUp: [0, 0, -1], PageDown: [0, 0, 1] };
+
 /**
- * Return the sheet: {element, show(grid), mark(row, column)}.
+ * Return the sheets, one for each value of the third axis: {element, show(grid), mark(place)}.
  *
- * `grid` is {x: {name, values}, y: {name, values} or null, cells: Map of "row column" to
- * {url, distance, seed, link}}. `onSelect(row, column)` is called by pointer and keys.
+ * `grid` is {x: {name, values}, y and z: {name, values} or null, cells: Map of "row column sheet" to
+ * {url, distance, seed, link}}. A place is [row, column, sheet]; `onSelect(...place)` is called by
+ * pointer and keys.
  */
 export function createSheet(onSelect) {
-  const table = h("table", { class: "grid-sheet", role: "grid" });
-  const element = h("div", { class: "grid-box" }, table);
-  let shown = null;
-  let current = [0, 0];
+  const element = h("div", { class: "grid-sheets" });
+  let current = [0, 0, 0];
   let buttons = new Map();
 
   function show(grid) {
-    shown = grid;
     buttons = new Map();
     const distances = [...grid.cells.values()].map((cell) => cell.distance).filter((value) => Number.isFinite(value));
     const best = distances.length > 1 ? Math.min(...distances) : null;
-    table.setAttribute("aria-label", grid.y ? `${label(grid.x.name)} by ${label(grid.y.name)}` : label(grid.x.name));
+    fill(element, (grid.z?.values ?? [null]).map((_, sheet) => makeSheet(grid, sheet, best)));
+    mark(current);
+  }
+
+  function makeSheet(grid, sheet, best) {
+    const title = grid.z ? `${label(grid.z.name)} ${valueLabel(grid.z.values[sheet])}` : "";
+    const axes = grid.y ? `${label(grid.x.name)} by ${label(grid.y.name)}` : label(grid.x.name);
     const head = h(
       "tr",
       { role: "row" },
@@ -36,26 +42,30 @@ export function createSheet(onSelect) {
         "tr",
         { role: "row" },
         grid.y ? h("th", { scope: "row", role: "rowheader" }, valueLabel(value)) : null,
-        grid.x.values.map((_, column) => makeCell(grid, row, column, best)),
+        grid.x.values.map((_, column) => makeCell(grid, [row, column, sheet], best)),
       ),
     );
-    fill(table, h("thead", { role: "rowgroup" }, head), h("tbody", { role: "rowgroup" }, rows));
-    table.style.setProperty("--columns", String(grid.x.values.length));
-    mark(...current);
+    const table = h(
+      "table",
+      { class: "grid-sheet", role: "grid", "aria-label": [axes, title].filter(Boolean).join(", "), style: { "--columns": String(grid.x.values.length) } },
+      h("thead", { role: "rowgroup" }, head),
+      h("tbody", { role: "rowgroup" }, rows),
+    );
+    return h("div", { class: "grid-box" }, title ? h("h3", {}, title) : null, table);
   }
 
-  function makeCell(grid, row, column, best) {
-    const cell = grid.cells.get(`${row} ${column}`);
+  function makeCell(grid, place, best) {
+    const cell = grid.cells.get(place.join(" "));
     if (!cell) return h("td", { role: "gridcell", class: "grid-empty" }, h("span", { class: "sr" }, "not there yet"));
     const distance = cell.distance === null ? "" : formatNumber(cell.distance);
     const isBest = best !== null && cell.distance === best;
-    const text = `${describe(grid, row, column)}${distance ? `, distance ${distance}` : ""}${isBest ? ", the smallest" : ""}`;
+    const text = `${describe(grid, place)}${distance ? `, distance ${distance}` : ""}${isBest ? ", the smallest" : ""}`;
     const button = h(
       "button",
-      { type: "button", class: "grid-cell", tabindex: -1, "aria-label": text, onclick: () => select(row, column) },
+      { type: "button", class: "grid-cell", tabindex: -1, "aria-label": text, onclick: () => onSelect(...place) },
       h("img", { src: cell.url, alt: "", width: cell.width, height: cell.height }),
     );
-    buttons.set(`${row} ${column}`, button);
+    buttons.set(place.join(" "), button);
     return h(
       "td",
       { role: "gridcell", class: isBest ? "best" : "" },
@@ -64,43 +74,44 @@ export function createSheet(onSelect) {
         "div",
         { class: "grid-under numbers" },
         distance ? h("span", { title: "Distance from the converged image of the same seed" }, distance) : h("span"),
-        cell.link ? h("a", { href: cell.link, tabindex: -1, "aria-label": `Explore ${describe(grid, row, column)}` }, "Explore") : null,
+        cell.link ? h("a", { href: cell.link, tabindex: -1, "aria-label": `Explore ${describe(grid, place)}` }, "Explore") : null,
       ),
     );
   }
 
-  table.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-    if (!shown || !(event.key in moves)) return;
+  element.addEventListener("keydown", (event) => {
+    if (!(event.key in MOVES)) return;
+    const next = current.map((place, i) => place + MOVES[event.key][i]);
+    const button = buttons.get(next.join(" "));
+    if (!button && event.key.startsWith("Page")) return; // it scrolls where there is no other sheet
     event.preventDefault();
-    const [row, column] = current.map((place, i) => place + moves[event.key][i]);
-    if (!buttons.has(`${row} ${column}`)) return;
-    select(row, column);
-    buttons.get(`${row} ${column}`).focus();
+    if (!button) return;
+    onSelect(...next);
+    button.focus();
   });
 
-  function select(row, column) {
-    onSelect(row, column);
-  }
-
-  function mark(row, column) {
-    current = [row, column];
+  function mark(place) {
+    current = place;
     for (const [key, button] of buttons) {
-      const own = key === `${row} ${column}`;
+      const own = key === place.join(" ");
       button.classList.toggle("selected", own);
       button.tabIndex = own ? 0 : -1;
       const link = button.parentElement.querySelector("a");
       if (link) link.tabIndex = own ? 0 : -1;
     }
     const first = buttons.values().next().value;
-    if (first && !buttons.has(`${row} ${column}`)) first.tabIndex = 0;
+    if (first && !buttons.has(place.join(" "))) first.tabIndex = 0;
   }
 
   return { element, show, mark };
 }
 
-/** Return the values of a cell as text: `sampler euler, steps 20`. */
-export function describe(grid, row, column) {
-  const one = (axis, i) => `${axis.name.replaceAll("_", " ")} ${valueLabel(axis.values[i])}`;
-  return [one(grid.x, column), ...(grid.y ? [one(grid.y, row)] : [])].join(", ");
+/**
+ * Return the values of a cell as text: `sampler euler, steps 20`.
+ * @param {Record<string, any>} grid
+ * @param {number[]} place
+ */
+export function describe(grid, [row, column, sheet]) {
+  const one = (axis, i) => (axis ? `${axis.name.replaceAll("_", " ")} ${valueLabel(axis.values[i])}` : null);
+  return [one(grid.x, column), one(grid.y, row), one(grid.z, sheet)].filter(Boolean).join(", ");
 }

@@ -1,0 +1,74 @@
+// @ts-check
+// What helps to write a prompt, below its field: prompts to try, those that were used before, and the
+// styles and wildcards of the server.
+
+import { fill, h } from "./dom.js";
+import { openHistory } from "./history.js";
+
+const SHOWN = 5; // prompts to try
+const PLACE = "{prompt}"; // in a style: where the prompt is put
+
+export class PromptTools {
+  /** `form` has the fields; `changed()` is called after one of them was filled. */
+  constructor(form, { styles = [], wildcards = [] }, changed) {
+    this.form = form;
+    this.changed = changed;
+    this.tries = h("div", { class: "row tries" });
+    const style = makeMenu("Apply a style …", styles.map(({ name }) => name), (name) => {
+      this.apply(styles.find((one) => one.name === name));
+    });
+    const wildcard = makeMenu("Insert a wildcard …", wildcards, (name) => form.insert("prompt", `__${name}__`));
+    const menus = h("div", { class: "row menus", hidden: !styles.length && !wildcards.length }, style, wildcard);
+    this.element = h("div", {}, this.tries, menus);
+  }
+
+  /** Show the tools of a model below the prompt, if the mode has one. */
+  show(model) {
+    const row = this.form.rows.get("prompt");
+    if (!row) return;
+    const chips = (model.prompts ?? [])
+      .slice(0, SHOWN)
+      .map((prompt) => h("button", { type: "button", class: "chip", onclick: () => this.use({ prompt }) }, prompt));
+    const history = h("button", { type: "button", class: "link small", "aria-haspopup": "dialog", onclick: () => openHistory((entry) => this.useAgain(entry)) }, "History");
+    fill(this.tries, chips.length ? h("span", { class: "soft small" }, "Try") : null, chips, history);
+    row.element.append(this.element);
+  }
+
+  useAgain({ prompt, negative }) {
+    this.use({ prompt, negative_prompt: negative });
+  }
+
+  /** Add the texts of a style to those of the form, as A1111 does. */
+  apply(style) {
+    const texts = this.form.texts();
+    const merged = ["prompt", "negative_prompt"].map((name) => [name, merge(texts[name] ?? "", style[name])]);
+    this.use(Object.fromEntries(merged));
+  }
+
+  /** Write texts into fields by name, and go on in the prompt. */
+  use(texts) {
+    for (const [name, text] of Object.entries(texts)) {
+      this.form.rows.get(name)?.control.write(text);
+      this.form.clearError(name);
+    }
+    this.changed();
+    this.form.rows.get("prompt")?.control.input.focus();
+  }
+}
+
+function merge(text, part) {
+  if (part.includes(PLACE)) return part.replaceAll(PLACE, text.trim());
+  return [text.trim(), part.trim()].filter(Boolean).join(", ");
+}
+
+// A menu whose first line says what a choice does; after it, the menu shows that line again.
+function makeMenu(title, names, choose) {
+  const options = names.map((name) => h("option", { value: name }, name));
+  const select = h("select", { "aria-label": title.replace(" …", ""), hidden: !names.length }, h("option", { value: "" }, title), options);
+  select.addEventListener("change", () => {
+    const { value } = select;
+    select.value = "";
+    if (value) choose(value);
+  });
+  return select;
+}
