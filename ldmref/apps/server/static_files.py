@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ldmref.apps.server.module_graph import add_preloads
+
 TYPES = {
     ".js": "text/javascript",
     ".mjs": "text/javascript",
@@ -33,8 +35,10 @@ class StaticFile(NamedTuple):
 
 def read_files() -> dict[str, StaticFile]:
     """Return the files of the page by their path below `/page/`."""
-    folder = resources.files("ldmref.apps.server") / FOLDER
-    return {name: make_file(name, content) for name, content in read_folder(folder)}
+    contents = dict(read_folder(resources.files("ldmref.apps.server") / FOLDER))
+    scripts = {name: text.decode() for name, text in contents.items() if name.endswith(".js")}
+    contents[INDEX] = add_preloads(contents[INDEX].decode(), scripts).encode()
+    return {name: make_file(name, content) for name, content in contents.items()}
 
 
 def read_folder(folder: Any, prefix: str = "") -> Iterator[tuple[str, bytes]]:

@@ -166,7 +166,8 @@ export function createExplorer(element, { source, place, notify }) {
     runs.set([source.ready.spec]);
     runs.entries[0].run.foreign = !source.ready.own;
     if (byItself) playFromStart();
-    refresh();
+    guide.tell(current()[0], runs); // the picture and its sentence first: the rest takes longer
+    requestAnimationFrame(() => setTimeout(refresh));
   }
 
   function playFromStart() {

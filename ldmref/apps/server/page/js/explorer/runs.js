@@ -4,7 +4,7 @@
 import { counted } from "../dom.js";
 import { sentence } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
-import { fetchFrames, isReady } from "./ready.js";
+import { fetchDecoded, isReady } from "./ready.js";
 import { Run } from "./run.js";
 import { describeRequest } from "./specs.js";
 
@@ -46,7 +46,7 @@ export class Runs {
     const { ready } = this.source;
     if (isReady(ready, entry.spec, entry.spec.texts && describeRequest(this.specs, this.entries.indexOf(entry)))) {
       this.finish(entry, ready.record);
-      entry.run.frames = await fetchFrames(entry.run.n);
+      entry.run.frames = await fetchDecoded();
       this.onChange(entry);
       return;
     }
