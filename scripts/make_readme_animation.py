@@ -4,7 +4,7 @@
     python scripts/make_readme_animation.py --stills DIR   # and some of its frames as PNG
 
 It starts a server with the embedded model and opens its page in headless Chromium (Playwright, from
-the test dependencies; fonts-noto-color-emoji shows the emoji). Every frame is the page as it is, but
+the test dependencies; fonts-noto-color-emoji shows the emoji). Every frame is the page as it is;
 each step waits until its images are decoded, so that the animation runs evenly.
 """
 
