@@ -7,6 +7,7 @@ import { RecordError, readRecord } from "../record.js";
 import { fetchDecoded, isReady } from "./ready.js";
 import { Run } from "./run.js";
 import { describeRequest } from "./specs.js";
+import { download, fileName } from "./tools.js";
 
 /**
  * The runs. `entries` are {spec, key, run, label, error, progress, job}; `onChange(entry)` is called
@@ -96,6 +97,12 @@ export class Runs {
     entry.key = entry.spec.file ? `file ${entry.spec.file}` : JSON.stringify(describeRequest(this.specs, index));
     entry.label = entry.spec.file || index === 0 ? describeRun(entry.run) : describeSpec(entry.spec);
     return index;
+  }
+
+  /** Offer the record of a run as a file. */
+  save(index) {
+    const { run, label } = this.entries[index];
+    download(run.record.bytes, fileName(`${run.meta.params?.prompt ?? "run"} ${label}`, "safetensors"));
   }
 
   /** Compute the truth line of a run; `say(words)` tells how far it is. */
