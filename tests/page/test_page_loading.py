@@ -58,4 +58,4 @@ def test_the_frames_of_the_ready_run_are_fetched_once(requested, server):
     page.locator(".ex-strips canvas").first.wait_for()
     page.wait_for_timeout(300)
     for name in ("frames.webp", "run.safetensors"):
-        assert [path for path in paths if path.endswith(name)] == [f"/page/ready/{name}"]
+        assert len([path for path in paths if path.endswith(f"/ready/{name}")]) == 1
