@@ -21,15 +21,10 @@ from threaded_server import serve_in_thread  # noqa: E402
 
 RUN = "#view=explore&p.prompt=a+red+cat&p.seed=3"
 IMAGES = {
-    "explorer-top": f"{RUN}&p.steps=12&step=4&word=cat",  # for the README
     "explorer": f"{RUN}&p.steps=12&step=4&word=cat&truth=1",
     "explorer-branch": f"{RUN}&step=7&show=1&with=0&compare.from=4&compare.prompt=a+blue+dog",
 }
-HEIGHTS = {
-    "explorer-top": 930,
-    "explorer": 2600,
-    "explorer-branch": 2050,
-}  # of the images, in pixels
+HEIGHTS = {"explorer": 2600, "explorer-branch": 2050}  # of the images, in pixels
 SIZE = {"width": 1200, "height": 900}
 READY = """
 () => document.querySelector("canvas[data-kind=decoded]")

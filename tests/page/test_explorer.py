@@ -457,7 +457,9 @@ def test_a_run_of_another_model_is_compared(serve_page, new_context, tiny):
 
 def test_another_view_that_opens_a_run_means_this_run_alone(open_link):
     page = open_link(RUN + "&step=2&compare.cfg_scale=5", runs=2)
-    page.evaluate("""() => import("/page/js/state.js").then(({writeState}) => {
+    page.evaluate("""() => import(
+      document.querySelector("script[type=module]").src.replace("main.js", "state.js")
+    ).then(({writeState}) => {
       writeState({view: "generate"});
       writeState({view: "explore", p: {prompt: "a blue dog", seed: 1, steps: 4}}, {clear: ["p"]});
     })""")

@@ -109,7 +109,8 @@ MESSAGES = {
 def test_messages_of_the_server_are_in_words_of_the_page(page):
     said = page.evaluate(
         """async (messages) => {
-          const {sentence} = await import("/page/js/notify.js");
+          const {src} = document.querySelector("script[type=module]");
+          const {sentence} = await import(src.replace("main.js", "notify.js"));
           return messages.map(sentence);
         }""",
         list(MESSAGES),

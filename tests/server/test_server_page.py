@@ -83,6 +83,8 @@ def test_every_status_and_route_is_on_the_page(server):
         assert f"| {status} |" in PAGE
     native = [path for path in server.client.get("/openapi.json").json()["paths"] if "/v1/" in path]
     for path in native:
-        if path.startswith(("/v1/jobs", "/v1/generate", "/v1/inspect", "/v1/capabilities")):
+        if path.startswith(
+            ("/v1/jobs", "/v1/generate", "/v1/inspect", "/v1/capabilities", "/v1/schedules")
+        ):
             shown = path.replace("{id}", "ID").replace("{index}", "0").replace("{name}", "NAME")
             assert shown in PAGE, shown

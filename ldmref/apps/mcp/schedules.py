@@ -72,6 +72,11 @@ def answer_schedule(request: ScheduleRequest) -> Any:
         own = len(row.sigmas) if row.positions == "list" and not request.programs else None
         steps = own or request.steps or row.steps
         made = make_flow_sigmas(row, steps, tokens).tolist()
-        described = asdict(row) | {"rule": row.rule, "steps": steps, "tokens": tokens}
+        described = asdict(row) | {
+            "rule": row.rule,
+            "spacing": row.spacing,
+            "steps": steps,
+            "tokens": tokens,
+        }
         answers.append(described | {"made": made})
     return answers

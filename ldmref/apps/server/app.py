@@ -21,6 +21,7 @@ from ldmref.apps.server import (
     inside_tasks,
     mcp,
     native,
+    schedules,
     static_files,
 )
 from ldmref.apps.server.a1111 import routes as a1111
@@ -33,7 +34,7 @@ from ldmref.apps.server.responses import JSONResponse
 from ldmref.errors import LdmrefError
 from ldmref.support.server_settings import ServerSettings
 
-INTERFACES = (native, a1111, openai, mcp)
+INTERFACES = (native, schedules, a1111, openai, mcp)
 # registered when they are imported
 TASK_MODULES = (inputs, explorer_tasks, grid_tasks, inside_tasks)
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from starlette.routing import Route
 
+from ldmref import declare
+from ldmref.apps.mcp.schedules import ScheduleRequest
 from ldmref.apps.server.inputs import request_schema
+from ldmref.apps.server.schedules import PATH as SCHEDULES
 from ldmref.apps.server.task_kinds import KINDS
 from ldmref.modes.registry import MODES
 from ldmref.support.version import __version__
@@ -67,6 +70,7 @@ NATIVE = {  # (method, path) -> status and media type of the answer, and its sch
     ("GET", "/page/{name}"): ("200", "application/octet-stream", {}),
 }
 TAKES_WORK = (("POST", "/v1/jobs"), ("POST", "/v1/generate"))
+TAKES_SCHEDULE = (("POST", SCHEDULES),)
 TAKES_IMAGE = (("POST", "/v1/inspect"),)
 
 
@@ -88,7 +92,12 @@ def describe_interface(routes: Iterable[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {"Error": ERROR, "Job": JOB, "Task": describe_task()}
+            "schemas": {
+                "Error": ERROR,
+                "Job": JOB,
+                "Task": describe_task(),
+                "Schedule": declare.schema(ScheduleRequest),
+            }
             | {f"parameters-{mode}": request_schema(mode) for mode in MODES},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -120,9 +129,10 @@ def describe_operation(method: str, path: str, route: Route) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "schema": type_of(name)}
             for name in names
         ]
-    if key in TAKES_WORK:
-        task = {"application/json": {"schema": {"$ref": "#/components/schemas/Task"}}}
-        operation["requestBody"] = {"required": True, "content": task}
+    for keys, name in ((TAKES_WORK, "Task"), (TAKES_SCHEDULE, "Schedule")):
+        if key in keys:
+            body = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+            operation["requestBody"] = {"required": True, "content": body}
     if key in TAKES_IMAGE:
         images = {f"image/{kind}": {"schema": {}} for kind in ("png", "jpeg", "webp")}
         operation["requestBody"] = {"required": True, "content": images}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import re
 from collections.abc import Iterator
 from importlib import resources
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ldmref.apps.server.module_graph import add_preloads
+
 TYPES = {
     ".js": "text/javascript",
     ".mjs": "text/javascript",
@@ -21,6 +24,9 @@ TYPES = {
 }
 INDEX = "index.html"
 FOLDER = "page"
+VERSION = re.compile(r"v-[0-9a-f]{16}/")
+NO_CACHE = "no-cache"
+IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 class StaticFile(NamedTuple):
@@ -32,9 +38,17 @@ class StaticFile(NamedTuple):
 
 
 def read_files() -> dict[str, StaticFile]:
-    """Return the files of the page by their path below `/page/`."""
-    folder = resources.files("ldmref.apps.server") / FOLDER
-    return {name: make_file(name, content) for name, content in read_folder(folder)}
+    """Return the files of the page by their path below `/page/`.
+
+    `index.html` names the others by addresses with a digest of all of them, `/page/v-.../`, so a
+    browser may keep those; the scripts have relative addresses.
+    """
+    contents = dict(read_folder(resources.files("ldmref.apps.server") / FOLDER))
+    scripts = {name: text.decode() for name, text in contents.items() if name.endswith(".js")}
+    digest = hashlib.sha256(b"".join(contents[name] for name in sorted(contents))).hexdigest()
+    index = add_preloads(contents[INDEX].decode(), scripts)
+    contents[INDEX] = index.replace('="/page/', f'="/page/v-{digest[:16]}/').encode()
+    return {name: make_file(name, content) for name, content in contents.items()}
 
 
 def read_folder(folder: Any, prefix: str = "") -> Iterator[tuple[str, bytes]]:
@@ -56,6 +70,8 @@ def make_file(name: str, content: bytes) -> StaticFile:
 def routes() -> list[Route]:
     """Return the routes of the page: `/` and `/page/...`."""
     files = read_files()
+    version = VERSION.search(files[INDEX].content.decode())
+    assert version
 
     async def index(request: Request) -> Response:
         """Get the web page."""
@@ -63,10 +79,12 @@ def routes() -> list[Route]:
 
     async def file(request: Request) -> Response:
         """Get a file of the web page."""
-        name = request.path_params["name"]
+        path = request.path_params["name"]
+        name = VERSION.sub("", path, count=1) if VERSION.match(path) else path
         if name not in files:
             raise HTTPException(404)
-        return send(request, files[name])
+        # A tab that was opened before the server was replaced asks for another version.
+        return send(request, files[name], IMMUTABLE if path.startswith(version[0]) else NO_CACHE)
 
     return [Route("/", index, methods=["GET"]), Route("/page/{name:path}", file, methods=["GET"])]
 
@@ -83,9 +101,9 @@ def is_known(values: list[str], etag: str) -> bool:
     return etag in tags or tags == ["*"]
 
 
-def send(request: Request, file: StaticFile) -> Response:
+def send(request: Request, file: StaticFile, caching: str = NO_CACHE) -> Response:
     """Return a file, or only that it has not changed."""
-    headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
+    headers = {"ETag": file.etag, "Cache-Control": caching}
     if is_known(request.headers.getlist("if-none-match"), file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.content, 200, headers, file.media_type)

@@ -118,6 +118,16 @@ export function capabilities() {
   return json("/v1/capabilities");
 }
 
+/** Return the flow schedules of other programs, without their flow times. */
+export async function schedules() {
+  return (await json("/v1/schedules")).schedules;
+}
+
+/** Return the flow schedules of a family with their flow times: `request` is {family, steps, width, height}. */
+export async function makeSchedules(request) {
+  return (await json("/v1/schedules", post(request))).answer;
+}
+
 /** Ask whether the server is there. */
 export function health() {
   return json("/healthz");

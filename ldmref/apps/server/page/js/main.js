@@ -17,7 +17,7 @@ const VIEWS = {
   generate: { element: "generate", load: () => import("./generate.js") },
   paint: { element: "generate", load: () => import("./generate.js") },
   grids: { element: "grids", load: () => import("./grids/main.js") },
-  explore: { element: "explore", load: () => (import("./explorer/early.js"), import("./explorer/main.js")) },
+  explore: { element: "explore", load: () => import("./explorer/main.js") },
 };
 const mounted = new Map(); // element -> promise of the view
 let shown = null;
@@ -26,8 +26,9 @@ let context = null;
 async function start() {
   api.onTokenNeeded(askForToken);
   state.subscribe(show);
-  VIEWS[currentView()].load().catch(() => {}); // its scripts come while the server answers; `mount` tells of errors
-  const capabilities = await watchConnection(api, document.getElementById("connection"));
+  const answer = watchConnection(api, document.getElementById("connection"));
+  fetchNeeds(currentView()); // after the question, so that its short answer does not wait behind them
+  const capabilities = await answer;
   context = { api, state, notify: notifications, capabilities };
   learnNames(capabilities.modes);
   // Formulas link to the pages that derive them.
@@ -47,6 +48,13 @@ function modeOf(view) {
   const { mode } = state.readState();
   if (view === "paint") return "inpaint";
   return mode === "inpaint" && view === "generate" ? null : mode;
+}
+
+// Let the browser fetch what index.html lists for a view, all at once.
+function fetchNeeds(view) {
+  /** @type {HTMLTemplateElement} */
+  const needs = document.querySelector(`template[data-views~="${view}"]`);
+  document.head.append(needs.content); // which is empty afterwards
 }
 
 async function show() {
@@ -76,6 +84,7 @@ async function show() {
 
 async function mount(view, element) {
   try {
+    fetchNeeds(view);
     const module = await VIEWS[view].load();
     return await module.mount(element, context);
   } catch (error) {

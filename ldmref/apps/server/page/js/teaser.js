@@ -2,9 +2,9 @@
 // What stands where the first image will be: noise becomes a picture, once, and where to see how.
 
 import { h } from "./dom.js";
+import { fetchFrames } from "./frames.js";
 import { writeState } from "./state.js";
 
-const FRAMES = new URL("../ready/frames.webp", import.meta.url).href; // states above, guesses below
 const PAUSE = 200; // milliseconds per step: all of it takes less than five seconds
 
 /** Return the teaser: [canvas, sentence]. Without motion it shows the end. */
@@ -22,9 +22,7 @@ export function createTeaser() {
 }
 
 async function play(canvas) {
-  const sheet = await createImageBitmap(await (await fetch(FRAMES)).blob());
-  const side = sheet.height / 2;
-  const last = sheet.width / side - 1;
+  const { sheet, side, last } = await fetchFrames();
   const draw = (k) => canvas.getContext("2d").drawImage(sheet, k * side, 0, side, side, 0, 0, canvas.width, canvas.height);
   let k = matchMedia("(prefers-reduced-motion: reduce)").matches ? last : 0;
   draw(k);

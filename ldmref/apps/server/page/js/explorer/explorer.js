@@ -3,6 +3,7 @@
 
 import { readRecord, RecordError } from "../record.js";
 import { fill, h } from "../dom.js";
+import { createAtlas } from "./atlas.js";
 import { createControls } from "./controls.js";
 import { createCurves } from "./curves.js";
 import { Decoder } from "./decoder.js";
@@ -14,7 +15,7 @@ import { Runs } from "./runs.js";
 import { createScrubber } from "./scrubber.js";
 import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs } from "./specs.js";
 import { createStrips } from "./strips.js";
-import { acceptFiles, debounce, download, fileName, letter } from "./tools.js";
+import { acceptFiles, debounce, letter } from "./tools.js";
 import { createTruth } from "./truth.js";
 import { createWords } from "./words.js";
 
@@ -42,7 +43,7 @@ export function createExplorer(element, { source, place, notify }) {
     place.write(patch, clear);
   }, 150);
 
-  const actions = { onMove: move, onCompare: (index) => setView({ with: index }), onSave: save, onRemove: remove, onCancel: (index) => runs.entries[index].controller?.abort() };
+  const actions = { onMove: move, onCompare: (index) => setView({ with: index }), onSave: (index) => runs.save(index), onRemove: remove, onCancel: (index) => runs.entries[index].controller?.abort() };
   const guide = createGuide({ source, change: setView, look, move: (k) => move(view.show, k), vary });
   const strips = createStrips(actions);
   const scrubber = createScrubber((k) => move(view.show, k));
@@ -55,11 +56,12 @@ export function createExplorer(element, { source, place, notify }) {
   const words = createWords(setView);
   const curves = createCurves((k) => move(view.show, k));
   const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
+  const atlas = createAtlas({ source, change: setView });
   const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
   const images = h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared);
   const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element));
   const ofRun = [guide.story.element, guide.overview, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
-  fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, showExplanations(element));
+  fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, atlas.element, showExplanations(element));
   element.classList.add("explorer");
   acceptFiles(element, file, open);
   // The keys work wherever the focus is in the view, and where it is on nothing.
@@ -101,6 +103,7 @@ export function createExplorer(element, { source, place, notify }) {
     strips.show(runs.entries, find(true) ?? view.show, find(false) ?? null);
     for (const part of ofRun) part.hidden = !shown; // only strips before the first run
     controls.setRuns(runs.specs, view, shown);
+    atlas.show(shown, view.atlas);
     if (!shown) return;
     curves.show(shown);
     const canCompute = Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts);
@@ -166,7 +169,8 @@ export function createExplorer(element, { source, place, notify }) {
     runs.set([source.ready.spec]);
     runs.entries[0].run.foreign = !source.ready.own;
     if (byItself) playFromStart();
-    refresh();
+    guide.tell(current()[0], runs); // the picture and its sentence first: the rest takes longer
+    requestAnimationFrame(() => setTimeout(refresh));
   }
 
   function playFromStart() {
@@ -181,7 +185,7 @@ export function createExplorer(element, { source, place, notify }) {
     scrubber.stop();
     byItself = false;
     playsNext = true;
-    view = { ...readSpecs({}).view, part: view.part, pair: view.pair, smooth: view.smooth, fixed: view.fixed };
+    view = { ...readSpecs({}).view, part: view.part, pair: view.pair, smooth: view.smooth, fixed: view.fixed, atlas: view.atlas };
     runs.set([{ of: null, from: null, mode, model, texts }]);
     refresh();
     writePlace();
@@ -218,11 +222,6 @@ export function createExplorer(element, { source, place, notify }) {
     const show = places.get(view.show) ?? 0;
     const other = places.get(view.with) ?? null;
     setView({ show, with: other === show ? null : other });
-  }
-
-  function save(index) {
-    const { run, label } = runs.entries[index];
-    download(run.record.bytes, fileName(`${run.meta.params?.prompt ?? "run"} ${label}`, "safetensors"));
   }
 
   // Compute the truth line of a run, once; the address then asks for it.
@@ -277,7 +276,7 @@ export function createExplorer(element, { source, place, notify }) {
       const format = ({ specs, view: own }) => JSON.stringify(writeSpecs(specs, own).patch);
       if (format(wanted) === format({ specs: runs.specs, view })) return;
       if (!isNamed) {
-        if (runs.entries.length) writePlace();
+        if (runs.entries.length) setView({ atlas: wanted.view.atlas });
         return;
       }
       const isNew = JSON.stringify(wanted.specs[0].texts) !== JSON.stringify(runs.specs[0]?.texts);

@@ -8,7 +8,8 @@ import { createStory } from "./story.js";
 import { STOPS, colourWord, createTour } from "./tour.js";
 
 /**
- * Return the guide: {story, tour, overview, show(position, view, runs), complete(view)}.
+ * Return the guide: {story, tour, overview, tell(position, runs), show(position, view, runs), complete(view)};
+ * `tell` shows the story alone.
  *
  * `change(view)` changes the view, `look(target)` shows a panel of the page, and `move(k)` and
  * `vary(from, texts, then)` show another step and a variation of the first run.
@@ -35,15 +36,20 @@ export function createGuide({ source, change, look, move, vary }) {
     tour.focus();
   }
 
+  function tell({ run, k, index }, runs) {
+    story.element.hidden = false;
+    story.show(run, k, describeOrigin(run, runs.specs[index]));
+  }
+
   return {
     story,
+    tell,
     tour: tour.element,
     overview: overview.element,
     show(position, view, runs) {
-      const { run, k, index } = position;
       const [{ spec, run: own }] = runs.entries;
       first = own;
-      story.show(run, k, describeOrigin(run, runs.specs[index]));
+      tell(position, runs);
       overview.show(position, view, runs.specs);
       tour.show(own, view, Boolean(source.record && spec.texts));
     },

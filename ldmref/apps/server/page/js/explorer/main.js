@@ -1,13 +1,13 @@
 // @ts-check
 // The view Explore of the page.
 
-import { ready, style } from "./early.js";
 import { createExplorer } from "./explorer.js";
-import { placeReady } from "./ready.js";
+import { fetchReady, placeReady } from "./ready.js";
 import { serverSource } from "./source.js";
+import { loadStyle } from "./tools.js";
 
 export async function mount(element, context) {
-  const [record] = await Promise.all([ready, style]);
+  const [record] = await Promise.all([fetchReady(), loadStyle("explorer.css")]);
   const { state, notify, capabilities } = context;
   const place = {
     read: () => state.readState(),

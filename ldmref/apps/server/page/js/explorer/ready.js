@@ -2,12 +2,12 @@
 // The run that comes with the page: something moves before anything was asked for. It is a record
 // file like any other, made by scripts/make_ready_run.py with the model in the package.
 
+import { fetchFrames } from "../frames.js";
 import { readRecord } from "../record.js";
 import { toText } from "../schema.js";
 import { describeRequest, specOf } from "./specs.js";
 
 const FILE = new URL("../../ready/run.safetensors", import.meta.url).href;
-const FRAMES = new URL("../../ready/frames.webp", import.meta.url).href;
 const INSIDE = new URL("../../ready/inside.safetensors", import.meta.url).href;
 
 /** Return the record of the ready run; null if it cannot be read, and the page begins with a form. */
@@ -21,13 +21,12 @@ export async function fetchReady() {
   }
 }
 
-/** Return the decoded images of the n steps of the ready run: states in one row, guesses below. */
-export async function fetchFrames(n) {
+/** Return the decoded images of the ready run by position, {x, x0}; null if they cannot be read. */
+export async function fetchDecoded() {
   try {
-    const sheet = await createImageBitmap(await (await fetch(FRAMES)).blob());
-    const side = sheet.height / 2;
+    const { sheet, side, last } = await fetchFrames();
     const cut = (row, count) => Promise.all(Array.from({ length: count }, (_, k) => createImageBitmap(sheet, k * side, row * side, side, side)));
-    return { x: await cut(0, n + 1), x0: await cut(1, n) };
+    return { x: await cut(0, last + 1), x0: await cut(1, last) };
   } catch (error) {
     console.info(`No frames of the ready run: ${error.message}`);
     return null;

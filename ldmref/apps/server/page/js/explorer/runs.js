@@ -4,9 +4,10 @@
 import { counted } from "../dom.js";
 import { sentence } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
-import { fetchFrames, isReady } from "./ready.js";
+import { fetchDecoded, isReady } from "./ready.js";
 import { Run } from "./run.js";
 import { describeRequest } from "./specs.js";
+import { download, fileName } from "./tools.js";
 
 /**
  * The runs. `entries` are {spec, key, run, label, error, progress, job}; `onChange(entry)` is called
@@ -46,7 +47,7 @@ export class Runs {
     const { ready } = this.source;
     if (isReady(ready, entry.spec, entry.spec.texts && describeRequest(this.specs, this.entries.indexOf(entry)))) {
       this.finish(entry, ready.record);
-      entry.run.frames = await fetchFrames(entry.run.n);
+      entry.run.frames = await fetchDecoded();
       this.onChange(entry);
       return;
     }
@@ -96,6 +97,12 @@ export class Runs {
     entry.key = entry.spec.file ? `file ${entry.spec.file}` : JSON.stringify(describeRequest(this.specs, index));
     entry.label = entry.spec.file || index === 0 ? describeRun(entry.run) : describeSpec(entry.spec);
     return index;
+  }
+
+  /** Offer the record of a run as a file. */
+  save(index) {
+    const { run, label } = this.entries[index];
+    download(run.record.bytes, fileName(`${run.meta.params?.prompt ?? "run"} ${label}`, "safetensors"));
   }
 
   /** Compute the truth line of a run; `say(words)` tells how far it is. */

@@ -6,6 +6,7 @@
 //   check(request)                                          throws if a link names what is not there
 //   inside(request, step, {signal, progress}) -> ArrayBuffer        what the networks compute (inside.js)
 //   ready                                                   a run that is there already (ready.js)
+//   schedules {list() -> rows, make(request) -> schedules}         flow schedules of other programs (atlas.js)
 //   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
@@ -76,6 +77,7 @@ export function serverSource({ api, capabilities }) {
     modes,
     lists,
     models: capabilities.models,
+    schedules: { list: api.schedules, make: api.makeSchedules },
     async record(request, hooks) {
       const described = describe(request);
       return recordOf(await finish({ kind: described.trunk ? "branch" : "record", ...described }, hooks));

@@ -7,13 +7,13 @@
 // The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
 // open (a part of the overview), tour (its stop),
 // word2 (that of the second run, if it is another one),
-// pair, part, fixed, smooth and truth (compute the truth line).
+// pair, part, fixed, smooth, truth (compute the truth line) and the group atlas (its panel; see atlas.js).
 
 import { toText } from "../schema.js";
 
 const STOPS = 8; // of the tour
 const RESERVED = new Set(["of", "from", "model"]);
-export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
+export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false, atlas: null };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
@@ -43,6 +43,7 @@ export function readSpecs(state) {
     fixed: state.fixed === "1",
     smooth: state.smooth === "1",
     truth: state.truth === "1",
+    atlas: typeof state.atlas === "object" ? { ...state.atlas } : null,
   };
   if (view.with === view.show) view.with = null;
   return { specs, view };
@@ -76,9 +77,10 @@ export function writeSpecs(specs, view) {
     fixed: view.fixed ? "1" : null,
     smooth: view.smooth ? "1" : null,
     truth: view.truth ? "1" : null,
+    atlas: view.atlas,
   };
   if (specs.length > 1 && view.show === 0 && view.with === 1) patch.with = null;
-  const groups = ["p"];
+  const groups = ["p", "atlas"];
   for (let i = 1; i <= 64; i += 1) groups.push(groupName(i));
   if (isReadyAlone(specs)) return { patch, clear: groups.slice(1) };
   if (specs.length && specs[0].texts) {

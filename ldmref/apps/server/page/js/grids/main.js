@@ -27,6 +27,13 @@ export async function mount(element, context) {
   const about = h("p", { class: "soft small" });
   const sheet = createSheet(select);
   const flipbook = createFlipbook(select);
+  const schedules = h(
+    "p",
+    { class: "soft" },
+    "Other programs space the noise levels of flow models in their own ways: ",
+    h("a", { href: state.formatState({ view: "explore", atlas: { family: "" } }) }, "schedules of other programs"),
+    ".",
+  );
   const result = h(
     "div",
     { class: "grid-result", hidden: true },
@@ -34,7 +41,7 @@ export async function mount(element, context) {
     flipbook.element,
   );
   element.classList.add("explorer", "grids");
-  fill(element, form.element, result);
+  fill(element, form.element, result, schedules);
 
   let running = null; // the controller of the grid that is generated
   let grid = null;
