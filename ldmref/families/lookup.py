@@ -39,7 +39,8 @@ def find_network(
     Args:
         networks: The networks of the run.
         function: The name of the function.
-        arguments: Its arguments by name. The configuration among them tells text encoders apart.
+        arguments: Its arguments by name. The configuration among them, or one that equals it, tells
+            text encoders apart.
 
     >>> from ldmref.models import preset
     >>> sdxl = preset("sdxl")
@@ -49,5 +50,6 @@ def find_network(
     """
     same = [network for network in networks if network.function.__name__ == function]
     wanted = arguments.get("config")
-    exact = (network for network in same if network.settings.get("config") is wanted)
-    return next(exact, same[0] if same else None)
+    exact = [network for network in same if network.settings.get("config") is wanted]
+    equal = [network for network in same if network.settings.get("config") == wanted]
+    return next(iter((*exact, *equal, *same)), None)

@@ -4,8 +4,8 @@ The loss of a step with n examples is
 
     L = 1/n sum_i w_i mean((f(x_t, t, c)_i - target_i)^2)
 
-Its gradient in the U-Net's parameters is a sum over the examples, which are computed one after the
-other: only the activations of a single one are in memory. The gradient in the text encoders'
+Its gradient in the denoiser's parameters is a sum over the examples, which are computed one after
+the other: only the activations of a single one are in memory. The gradient in the text encoders'
 parameters follows by the chain rule from dL/dc and the recorded prompts.
 """
 
@@ -33,11 +33,11 @@ CONDITIONS = ("context", "pooled")
 
 
 @dataclass(frozen=True)
-class UnetEvaluation:
-    """One evaluation of the U-Net in a training step.
+class DenoiserEvaluation:
+    """One evaluation of the denoiser in a training step.
 
     Attributes:
-        network: The U-Net with its recorded inputs.
+        network: The denoiser with its recorded inputs.
         target: What its output is compared with, (n, c, h, w).
         weights: The factors w_i / n of the examples' losses, (n,).
         prompts: The prompts of the examples; [] if they were not recorded.
@@ -61,7 +61,7 @@ class StepGradients:
     """
 
     model: LatentDiffusion
-    evaluations: Sequence[UnetEvaluation]
+    evaluations: Sequence[DenoiserEvaluation]
     dtype: str
     stored: str
 
@@ -80,15 +80,18 @@ class StepGradients:
         return tree_map(leaf, params)
 
     @property
-    def unet(self) -> dict[str, torch.Tensor]:
-        """The gradients in the U-Net's parameters, by `unet.NAME`."""
-        return self._unet_and_conditions[0]
+    def denoiser(self) -> dict[str, torch.Tensor]:
+        """The gradients in the denoiser's parameters, by `unet.NAME` or `transformer.NAME`."""
+        return self._own_and_conditions[0]
 
     @cached_property
-    def _unet_and_conditions(self) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
-        """The gradients in the U-Net's parameters, and in the conditions of each evaluation."""
+    def _own_and_conditions(
+        self,
+    ) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+        """The gradients in the denoiser's parameters, and in the conditions of each evaluation."""
         conditions = []
-        params = self.leaves(self.model.params["unet"])
+        network = self.model.config.denoiser.network
+        params = self.leaves(self.model.params[network])
         for evaluation in self.evaluations:
             arguments = dict(evaluation.network.arguments)
             found: dict[str, list[torch.Tensor]] = {name: [] for name in CONDITIONS}
@@ -102,7 +105,7 @@ class StepGradients:
                     if inputs.get(name) is not None:
                         found[name].append(inputs[name].grad)
             conditions.append({name: torch.cat(parts) for name, parts in found.items() if parts})
-        return _collect("unet", params), conditions
+        return _collect(network, params), conditions
 
     def _example(self, name: str, value: Any, i: int) -> Any:
         if not isinstance(value, np.ndarray):
@@ -123,7 +126,7 @@ class StepGradients:
         params = {name: self.leaves(self.model.params[name]) for name in names}
         model = self.model.with_params(params, self.ops)
         allowed = max(SAME_CONTEXT, 16 * EPSILONS[self.stored])
-        for part, gradients in zip(self.evaluations, self._unet_and_conditions[1], strict=True):
+        for part, gradients in zip(self.evaluations, self._own_and_conditions[1], strict=True):
             height, width = (s * self.model.config.vae.factor for s in part.target.shape[-2:])
             encoded = encode_conditioning(model, part.prompts, (width, height))._asdict()
             for name in gradients:

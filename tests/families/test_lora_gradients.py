@@ -15,9 +15,9 @@ from ldmref.models.presets import preset
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
-import diffusers  # noqa: E402
 import flux_networks  # noqa: E402
 import sd3_networks  # noqa: E402
+from flux_networks import FluxPipeline  # noqa: E402
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.training.finetune.lora import initial_lora, with_lora  # noqa: E402
@@ -39,13 +39,12 @@ def sd3(monkeypatch):
 
 
 def flux(monkeypatch):
-    pipeline = diffusers.FluxPipeline
     x, states, pooled = draw((2, 4, 6, 8), (2, 5, 20), (2, 16))
     scales = torch.tensor([3.5, 1.0], dtype=torch.float64)
     theirs = flux_networks.in_float64(flux_networks.make_transformer(True), monkeypatch)
     config = replace(preset("flux-tiny"), denoiser=flux_networks.config_of(True))
-    ids = pipeline._prepare_latent_image_ids(2, 3, 4, "cpu", x.dtype), torch.zeros(5, 3)
-    packed = pipeline._pack_latents(x, 2, 4, 6, 8)
+    ids = FluxPipeline._prepare_latent_image_ids(2, 3, 4, "cpu", x.dtype), torch.zeros(5, 3)
+    packed = FluxPipeline._pack_latents(x, 2, 4, 6, 8)
     arguments = packed, states, pooled, TIME / 1000, *ids, scales
     return config, flux_transformer, theirs, (x, TIME, states, pooled, scales), arguments
 

@@ -30,6 +30,7 @@ from diffusers.loaders import lora_conversion_utils  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 from ldmref.training.finetune.finetuning_run import fine_tune  # noqa: E402
+from ldmref.training.finetune.recipe import FineTuneRecipe  # noqa: E402
 from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
 
 RANK = 3
@@ -58,7 +59,7 @@ def random_pair(shape, seed):
     return 0.3 * down, 0.3 * up
 
 
-def peft_file(config, path, dtype=np.float64, text=True):
+def peft_file(config, path, dtype="float64", text=True):
     """Write a LoRA for every layer of the transformer and, with `text`, for those of CLIP."""
     tensors = {}
     for seed, (name, shape) in enumerate(flatten(model_spec(config)).items()):
@@ -107,7 +108,7 @@ def assert_merged_alike(pipe, ours, scale, bound):
 def test_images_are_those_of_diffusers(made, tmp_path):
     pipe, folder = made
     config, _, _ = load_diffusers(folder)
-    peft_file(config, tmp_path / "a.safetensors", np.float32, text=False)
+    peft_file(config, tmp_path / "a.safetensors", "float32", text=False)
     plain = ldmref.load(folder)
     model = ldmref.load(folder, lora=[tmp_path / "a.safetensors"])
     shape = 1, *plain.latent_shape(**SIZE)
@@ -141,6 +142,7 @@ def test_a_fine_tuning_is_resumed_and_read_by_diffusers(made, tmp_path):
         },
     }
     recipe = recipe_from_dict(tables)
+    assert isinstance(recipe, FineTuneRecipe)
     once = fine_tune(recipe, tmp_path / "once")
     cancel = Event()
     with pytest.raises(Cancelled):

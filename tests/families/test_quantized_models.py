@@ -167,6 +167,35 @@ def test_a_whole_single_file_in_float8(folder, tmp_path):
     assert generate(found) == generate(want)
 
 
+@pytest.mark.parametrize("name", ["q8_0.gguf", "float8.safetensors"])
+def test_a_lora_of_a_quantised_transformer(name, tmp_path, monkeypatch):
+    """It is merged into each matrix when that is expanded, so the network can be released."""
+    made = make_pipeline(True)
+    made.save_pretrained(tmp_path / "model")
+    config = ldmref.load(tmp_path / "model").config
+    theirs = {key: x.numpy() for key, x in made.transformer.state_dict().items()}
+    want = SAVED[name](tmp_path / name, to_compvis(theirs, original_table(config)))
+    save_file(want, str(tmp_path / "plain.safetensors"))
+    draw = np.random.default_rng(0).standard_normal
+    layers = {"double_blocks.1.img_attn.qkv": (72, 24), "single_blocks.0.linear1": (168, 24)}
+    change = {}
+    for layer, (rows, columns) in layers.items():
+        change |= {f"{layer}.lora_A.weight": draw((2, columns)).astype(np.float32)}
+        change |= {f"{layer}.lora_B.weight": draw((rows, 2)).astype(np.float32)}
+    save_file(change, str(tmp_path / "lora.safetensors"))
+    monkeypatch.setattr("ldmref.loading.EAGER_BYTES", 0)
+    plain, model, without = (
+        ldmref.load(tmp_path / file, config=tmp_path / "model", lora=lora)
+        for file, lora in (("plain.safetensors", [tmp_path / "lora.safetensors"]),
+                           (name, [tmp_path / "lora.safetensors"]), (name, ()))
+    )  # fmt: skip
+    image = generate(model)
+    assert image == generate(plain) != generate(without)
+    assert "transformer" in model.params.releasable
+    model.params.release("transformer")
+    assert generate(pickle.loads(pickle.dumps(model))) == generate(model) == image
+
+
 # -- memory ---------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldmref.errors import KeyMismatchError
+from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import lora_changes
 from ldmref.io.adapters.lora_file import Lora, read_loras
@@ -18,6 +18,7 @@ from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
+from ldmref.support.deferred import DeferredArray
 
 RANK = 3
 TINY = ["flux-tiny", "sd3-tiny"]
@@ -176,6 +177,26 @@ def test_alpha_beside_a_file_of_peft(config, flat, tmp_path):
     got = apply_loras(config, flat, read_loras([tmp_path / "adapter_model.safetensors"]))
     want = flat[f"{QUERY}.weight"] + 6 / RANK * up[: len(up) // 3] @ down
     assert np.abs(got[f"{QUERY}.weight"] - want).max() < 1e-12
+
+
+def test_a_deferred_matrix_is_changed_when_it_is_used(config, flat):
+    reads = []
+    name = f"{QUERY}.weight"
+
+    def read():
+        reads.append(name)
+        return flat[name]
+
+    down, up = thin(flat[name].shape, 0)
+    tensors = {f"{QUERY}.lora_A.weight": down, f"{QUERY}.lora_B.weight": up}
+    lazy = flat | {name: DeferredArray(read, flat[name].shape, np.float64)}
+    got = apply_loras(config, lazy, [Lora("style", tensors), Lora("other", tensors, 0.5)])[name]
+    assert isinstance(got, DeferredArray) and not reads
+    assert np.allclose(got, flat[name] + 1.5 * up @ down, rtol=1e-13) and len(reads) == 1
+    huge = tensors | {f"{QUERY}.lora_B.weight": 1e9 * up, f"{QUERY}.alpha": np.asarray(1e308)}
+    bad = apply_loras(config, lazy, [Lora("style", huge)])[name]
+    with pytest.raises(CorruptModelError, match="the LoRA 'style' with weight 1 makes"):
+        np.asarray(bad)
 
 
 # -- what is refused ------------------------------------------------------------------------------

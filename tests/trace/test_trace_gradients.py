@@ -213,7 +213,7 @@ def test_calls_that_were_not_recorded(step, model):
     tensors = {name: x for name, x in step.tensors.items() if name.startswith(CALL)}
     rows = gradients(build_trace(tensors), model)
     assert [row.verdict for row in rows] == ["not judged"]
-    assert rows[0].note == "the U-Net's calls of this step were not recorded"
+    assert rows[0].note == "the denoiser's calls of this step were not recorded"
 
 
 def test_without_torch_the_reason_is_given(step, model, monkeypatch):

@@ -8,6 +8,8 @@ Hu et al. 2021, arXiv:2106.09685, section 4.1. A convolution's `down` is k x k, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from ldmref.io.adapters.lora_changes import Change, lora_changes
 from ldmref.io.adapters.lora_file import Lora
 from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
+from ldmref.support.deferred import DeferredArray
 
 
 def apply_loras(
@@ -36,7 +39,8 @@ def apply_loras(
         loras: From `read_loras`; they are added in this order.
 
     Returns:
-        All tensors of the model by name, in the shapes of `flat`.
+        All tensors of the model by name, in the shapes of `flat`. Of a quantised file, a changed
+        tensor is computed when it is used, as the others are, and an infinite one refused then.
 
     Raises:
         KeyMismatchError: A LoRA belongs to another model; the message lists what does not fit.
@@ -49,17 +53,30 @@ def apply_loras(
     """
     merged = dict(flat)
     for lora in loras:
+        where = f"the LoRA {lora.name!r} with weight {lora.weight:g}"
         for name, change in lora_changes(config, lora).items():
-            wide = np.result_type(merged[name].dtype, np.float32)
-            base = merged[name].astype(wide)
-            with np.errstate(over="ignore", invalid="ignore"):
-                merged[name] = merge(base, change, lora.weight)
-            if not np.isfinite(merged[name]).all() and np.isfinite(base).all():
-                message = (
-                    f"the LoRA {lora.name!r} with weight {lora.weight:g} makes {name} infinite"
-                )
-                hint = "its alpha or its numbers are too large"
-                raise CorruptModelError(message, code="E-NONFINITE", hint=hint)
+            base: Any = merged[name]
+            read = partial(_merge_finite, base, change, lora.weight, f"{where} makes {name}")
+            if isinstance(base, DeferredArray):  # a quantised matrix is expanded when it is used
+                wide = np.result_type(base.dtype, np.float32)
+                merged[name] = cast(np.ndarray, DeferredArray(read, base.shape, wide))
+            else:
+                merged[name] = read()
+    return merged
+
+
+def _merge_finite(base: np.ndarray, change: Change, weight: float, text: str) -> np.ndarray:
+    """Return a tensor with a change, in float32 or better; `text` begins the error's message.
+
+    Raises:
+        CorruptModelError: The change makes it infinite.
+    """
+    w = base.astype(np.result_type(base.dtype, np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        merged = merge(w, change, weight)
+    if not np.isfinite(merged).all() and np.isfinite(w).all():
+        hint = "its alpha or its numbers are too large"
+        raise CorruptModelError(f"{text} infinite", code="E-NONFINITE", hint=hint)
     return merged
 
 

@@ -21,12 +21,11 @@ from ldmref.trace.model import TraceEntry
 if TYPE_CHECKING:
     import torch
 
-    from ldmref.locate.autodiff import StepGradients, UnetEvaluation
+    from ldmref.locate.autodiff import DenoiserEvaluation, StepGradients
 
 KIND = "gradient"
 CLIP = 1.0  # the usual bound of the gradients' norm
 LOSS_SCALES = range(8, 25)  # powers of two by which losses are multiplied for float16
-NETWORKS = ("unet", *TEXT_ENCODERS)
 UNKNOWN_PARAMETERS = "its parameters are not those of the model"
 
 
@@ -126,10 +125,11 @@ def _find_gradient(
 ) -> _LayerGradient | str:
     """Return the gradient of a layer's trained parameters, or the reason why it is not known."""
     network = layer.layer.partition(".")[0]
-    if network not in NETWORKS:
+    denoiser = exact.model.config.denoiser.network
+    if network not in (denoiser, *TEXT_ENCODERS):
         return UNKNOWN_PARAMETERS
-    gradients = exact.unet if network == "unet" else exact.text
-    rounded = low.unet if network == "unet" else low.text
+    gradients = exact.denoiser if network == denoiser else exact.text
+    rounded = low.denoiser if network == denoiser else low.text
     if gradients is None or rounded is None:
         return "the recorded context is not that of recorded prompts"
     recorded = layer.attributes.get("parameters")
@@ -188,16 +188,16 @@ def _clip_norm(context: PipelineContext) -> float:
     return float(context.diffusion_stage.get("optimizer", {}).get("clip_norm", CLIP))
 
 
-def _evaluations(context: PipelineContext, entry: TraceEntry) -> list[UnetEvaluation] | str:
-    """Return the U-Net's evaluations in a step, or the reason why they cannot be repeated."""
-    from ldmref.locate.autodiff import UnetEvaluation
+def _evaluations(context: PipelineContext, entry: TraceEntry) -> list[DenoiserEvaluation] | str:
+    """Return the denoiser's evaluations in a step, or the reason why they cannot be repeated."""
+    from ldmref.locate.autodiff import DenoiserEvaluation
 
     target = context.read(entry, "target")
     timesteps = context.read(entry, "timesteps")
     if target is None or timesteps is None:
         return "the target or the timesteps were not recorded"
     kind, gamma = read_objective(context)
-    known = loss_weights(context, np.ravel(timesteps).astype(np.int64), gamma)
+    known = loss_weights(context, timesteps, gamma)
     if kind not in known:
         return f"the loss {kind!r} is not recomputed"
     weights = known[kind] / len(target)
@@ -220,9 +220,9 @@ def _evaluations(context: PipelineContext, entry: TraceEntry) -> list[UnetEvalua
             return "gradients of a run with ControlNets are not recomputed"
         last = first + len(network.arguments["x"])
         own = slice(first, last)
-        part = UnetEvaluation(network, target[own], weights[own], prompts[own])
+        part = DenoiserEvaluation(network, target[own], weights[own], prompts[own])
         parts.append(part)
         first = last
     if first != len(target):
-        return "the U-Net's calls of this step were not recorded"
+        return "the denoiser's calls of this step were not recorded"
     return parts

@@ -10,10 +10,12 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.schedule import config_faults
+from ldmref.math.flow import flow_sample, flow_velocity
 from ldmref.math.forward import q_sample
 from ldmref.math.objective import min_snr_weight
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.models.autoencoder import unscale_latents
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
 
@@ -31,11 +33,11 @@ def loss_weights(
     context: PipelineContext, timesteps: np.ndarray, gamma: float
 ) -> dict[str, np.ndarray]:
     """Return the factors of the examples' squared errors, (n,), for each loss that has such."""
-    alpha_bar = training_alphas_cumprod(context.config)[timesteps]
-    return {
-        "simple": np.ones(len(timesteps)),
-        "min_snr": min_snr_weight(alpha_bar, context.config.prediction_type, gamma),
-    }
+    weights = {"simple": np.ones(timesteps.size)}
+    if context.config.path is not FLOW:
+        alpha_bar = training_alphas_cumprod(context.config)[np.ravel(timesteps).astype(np.int64)]
+        weights["min_snr"] = min_snr_weight(alpha_bar, context.config.prediction_type, gamma)
+    return weights
 
 
 def judge_training(context: PipelineContext) -> Iterator[Row]:
@@ -45,23 +47,20 @@ def judge_training(context: PipelineContext) -> Iterator[Row]:
         if timesteps is None:
             yield context.not_judged(entry, "noising", "the timesteps were not recorded")
             continue
-        yield from _judge_step(context, entry, np.ravel(timesteps).astype(np.int64))
+        yield from _judge_step(context, entry, np.ravel(timesteps))
 
 
 def _judge_step(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:
-    alphas = training_alphas_cumprod(context.config)
     x0 = context.read(entry, "x0")
     noise = context.read(entry, "noise")
     if x0 is not None and noise is not None:
-        alpha_bar = alphas[t]
         x_t = context.read(entry, "x_t")
         if x_t is not None:
-            expected = q_sample(x0, alpha_bar, noise)
-            others = _noisings(context, t, x0, noise)
+            (_, expected), *others = _noisings(context, t, x0, noise)
             yield context.judge(entry, "noising", x_t, expected, least=LEAST, variants=others)
         target = context.read(entry, "target")
         if target is not None:
-            targets = _targets(x0, noise, alpha_bar)
+            targets = _targets(context, t, x0, noise)
             kind = context.config.prediction_type
             expected = targets.pop(kind)
             others = [(f"{name} instead of {kind}", array) for name, array in targets.items()]
@@ -72,11 +71,21 @@ def _judge_step(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> I
 def _noisings(
     context: PipelineContext, t: np.ndarray, x0: np.ndarray, noise: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what known faults give as noisy latents."""
+    """Yield the noisy latents, then what known faults give as such."""
+    z = unscale_latents(context.model.config.vae, x0)
+    if context.config.path is FLOW:
+        s = t / context.config.num_train_timesteps
+        yield "", flow_sample(x0, noise, s)
+        yield "x0 and noise swapped: the time is 1 - s", flow_sample(noise, x0, s)
+        yield "the time is not divided by its number of steps", flow_sample(x0, noise, t)
+        yield "latents without the scaling factor", flow_sample(z, noise, s)
+        return
     alphas = training_alphas_cumprod(context.config)
+    t = t.astype(np.int64)
     last = len(alphas) - 1
     alpha_bar = alphas[t]
     column = alpha_bar.reshape(-1, *[1] * (x0.ndim - 1))
+    yield "", q_sample(x0, alpha_bar, noise)
     yield "x0 and noise swapped", q_sample(noise, alpha_bar, x0)
     yield "alpha_bar instead of its square root", column * x0 + (1.0 - column) * noise
     for offset in (-1, 1):
@@ -84,13 +93,19 @@ def _noisings(
         yield f"alpha_bar of timestep t {offset:+d}", q_sample(x0, moved, noise)
     for text, changed in config_faults(context.config):
         yield text, q_sample(x0, training_alphas_cumprod(changed)[t], noise)
-    z = unscale_latents(context.model.config.vae, x0)
     yield "latents without the scaling factor", q_sample(z, alpha_bar, noise)
 
 
-def _targets(x0: np.ndarray, noise: np.ndarray, alpha_bar: np.ndarray) -> dict[str, np.ndarray]:
+def _targets(
+    context: PipelineContext, t: np.ndarray, x0: np.ndarray, noise: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return the targets of each prediction type, and the negative ones."""
-    targets = {"eps": noise, "x0": x0, "v": v_from_x0_eps(x0, noise, alpha_bar)}
+    targets = {"eps": noise, "x0": x0}
+    if context.config.path is FLOW:
+        targets["flow"] = flow_velocity(x0, noise)
+    else:
+        alpha_bar = training_alphas_cumprod(context.config)[t.astype(np.int64)]
+        targets["v"] = v_from_x0_eps(x0, noise, alpha_bar)
     return targets | {f"-{name}": -array for name, array in targets.items()}
 
 
