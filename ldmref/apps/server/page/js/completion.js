@@ -24,6 +24,7 @@ export class Completion {
     };
     input.addEventListener("input", soon);
     this.element.addEventListener("keydown", (event) => this.move(event));
+    this.element.addEventListener("mousedown", (event) => event.preventDefault()); // the field keeps the focus
     input.addEventListener("blur", (event) => {
       if (!this.element.contains(event.relatedTarget)) soon();
     });
