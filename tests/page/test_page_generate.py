@@ -60,6 +60,25 @@ def test_an_image_with_its_seed_previews_and_progress(page, server):
     assert shown.evaluate("image => image.naturalWidth") == 16
 
 
+def test_brackets_are_weights_unless_they_are_switched_off(page, server):
+    fill(page, Prompt="a (red:1.3) cat", Steps=1)
+    start(page)
+    finish(page)
+    assert 'prompt_weights="a1111"' in page.locator("pre").inner_text()
+    page.get_by_text("More settings").click()
+    weights = page.get_by_label("Prompt weights", exact=True)
+    assert weights.locator("option").all_inner_texts() == ["a1111 (default)", "none", "a1111"]
+    weights.select_option("none")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_role("listitem").nth(1).wait_for()
+    weights.select_option("")
+    fill(page, Prompt="a red cat")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.get_by_role("region", name="Gallery").get_by_text("3", exact=True).wait_for()
+    used = [job.request["prompt_weights"] for job in reversed(server.engine.jobs())]
+    assert used == ["a1111", "none", "none"]
+
+
 def test_several_images_and_a_gallery_that_survives_a_reload(page):
     fill(page, Prompt="a cat", Steps=2, Seed=7, Images=3)
     start(page)

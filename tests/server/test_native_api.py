@@ -25,6 +25,7 @@ from ldmref.declare import get_fields
 from ldmref.io.native import save_folder
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.registry import MODES
+from ldmref.prompts.completion import complete_word, list_words
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
 
 SECONDS = 30.0
@@ -575,3 +576,11 @@ def test_settings_are_declared_with_a_description():
 
     for field in get_fields(ServerSettings).values():
         assert not field.required and field.get(Doc)
+
+
+def test_words_of_the_vocabulary_are_completed(server, tiny):
+    ask = server.client.get
+    expected = complete_word(list_words(tiny.tokenizer), "r")
+    assert ask("/v1/words", params={"start": "r"}).json() == {"words": expected}
+    assert ask("/v1/words").json() == {"words": []}
+    assert ask("/v1/words", params={"start": "r", "model": "x"}).status_code == 404

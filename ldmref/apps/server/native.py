@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from ldmref.apps.server.responses import JSONResponse, add_warnings
 from ldmref.apps.server.streams import await_job, event_stream, read_event_number
 from ldmref.apps.server.task_kinds import make_task
 from ldmref.errors import short_repr
+from ldmref.prompts.completion import complete_word, list_words
 
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 SHORT = ("request", "images", "files", "data", "warnings")  # left out of a list of jobs
@@ -77,6 +79,17 @@ def routes(engine: Engine) -> list[Route]:
         """List models, modes with their parameters, samplers, schedules, guidances and limits."""
         return JSONResponse(await run_in_threadpool(describe_server, engine))
 
+    @cache
+    def words_of(model: str) -> list[str]:
+        return list_words(engine.models[model].tokenizer)
+
+    async def words(request: Request) -> Response:
+        """Complete a word of a prompt by those of a vocabulary: `?start=re&model=NAME`."""
+        model = engine.find_model(request.query_params.get("model"))
+        start = request.query_params.get("start", "")
+        known = await run_in_threadpool(words_of, model)
+        return JSONResponse({"words": complete_word(known, start) if start else []})
+
     def find(request: Request) -> ServedJob:
         return engine.get(request.path_params["id"])
 
@@ -92,6 +105,7 @@ def routes(engine: Engine) -> list[Route]:
         Route("/v1/generate", generate, methods=["POST"]),
         Route("/v1/inspect", inspect, methods=["POST"]),
         Route("/v1/capabilities", capabilities, methods=["GET"]),
+        Route("/v1/words", words, methods=["GET"]),
     ]
 
 

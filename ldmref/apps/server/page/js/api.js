@@ -173,6 +173,11 @@ export async function bytes(url) {
   return (await request(url)).arrayBuffer();
 }
 
+/** Return words of a model's vocabulary that begin with a text. */
+export async function words(start, model) {
+  return (await json(`/v1/words?start=${encodeURIComponent(start)}&model=${encodeURIComponent(model)}`)).words;
+}
+
 /** Return the settings that an image file records, for a model. */
 export function inspect(file, model) {
   const type = file.type || "application/octet-stream";

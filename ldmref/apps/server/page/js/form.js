@@ -13,6 +13,8 @@ import { label } from "./wording.js";
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 const LISTS = { sampler: "samplers", schedule: "schedules", guidance: "guidances" };
+// On the page brackets are weights, as in A1111; a program says so itself.
+const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
 const PROGRAMS_ONLY = /_embeds$/; // hidden states come from a program, which has the API
 
 export class Form {
@@ -146,6 +148,9 @@ export class Form {
       else if (text !== "") values[name] = fromText(field, text);
       else if (field.required && (field.kind === "text" || field.kind === "texts")) values[name] = "";
     }
+    const prompts = FIRST.map((name) => values[name]).filter((value) => value && !(value instanceof Blob));
+    const weighted = prompts.flat().some((text) => WEIGHTS.notation.test(text));
+    if (weighted && this.rows.has(WEIGHTS.field)) values[WEIGHTS.field] ??= WEIGHTS.value;
     return values;
   }
 
@@ -217,6 +222,7 @@ export class Form {
 }
 
 function findFallback(field, model) {
+  if (field.name === WEIGHTS.field) return WEIGHTS.value;
   const value = model.defaults?.[field.name] ?? field.default;
   return typeof value === "object" && value !== null ? (value.name ?? "") : toText(value);
 }

@@ -57,7 +57,7 @@ class Generate {
     });
     this.remains = new Remains(this);
     const edited = () => this.edited(this.form.texts());
-    this.promptTools = new PromptTools(this.form, capabilities, edited);
+    this.promptTools = new PromptTools(this.form, capabilities, api, edited);
     this.adapters = new AdapterPicker(this.form, edited);
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });

@@ -2,16 +2,20 @@
 // What helps to write a prompt, below its field: prompts to try, those that were used before, and the
 // styles and wildcards of the server.
 
+import { Completion } from "./completion.js";
 import { fill, h } from "./dom.js";
 import { openHistory } from "./history.js";
 
+const PROMPTS = ["prompt", "negative_prompt", "prompt_b"];
 const SHOWN = 5; // prompts to try
 const PLACE = "{prompt}"; // in a style: where the prompt is put
 
 export class PromptTools {
   /** `form` has the fields; `changed()` is called after one of them was filled. */
-  constructor(form, { styles = [], wildcards = [] }, changed) {
+  constructor(form, { styles = [], wildcards = [] }, api, changed) {
     this.form = form;
+    this.api = api;
+    this.wildcards = wildcards;
     this.changed = changed;
     this.tries = h("div", { class: "row tries" });
     const style = makeMenu("Apply a style …", styles.map(({ name }) => name), (name) => {
@@ -32,6 +36,20 @@ export class PromptTools {
     const history = h("button", { type: "button", class: "link small", "aria-haspopup": "dialog", onclick: () => openHistory((entry) => this.useAgain(entry)) }, "History");
     fill(this.tries, chips.length ? h("span", { class: "soft small" }, "Try") : null, chips, history);
     row.element.append(this.element);
+    for (const name of PROMPTS) this.complete(name, model);
+  }
+
+  // A field that stays when another mode is shown keeps its completion.
+  complete(name, model) {
+    const row = this.form.rows.get(name);
+    if (!row || row.completed === model) return;
+    row.completed = model;
+    const source = {
+      words: (start) => this.api.words(start, model.name),
+      learned: () => (model.embeddings ?? []).map(({ word }) => word),
+      wildcards: this.wildcards,
+    };
+    row.control.input.after(new Completion(row.control.input, source).element);
   }
 
   useAgain({ prompt, negative }) {
