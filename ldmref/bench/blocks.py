@@ -17,7 +17,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.bench.workload import Workload
 from ldmref.families.flux.config import FluxConfig
-from ldmref.families.flux.network import double_block, find_angles, single_block
+from ldmref.families.flux.network import double_block, find_positions, single_block
 from ldmref.families.flux.network import transformer_spec as flux_spec
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.network import block_spec, joint_block
@@ -182,17 +182,25 @@ def _joined(block: Callable[..., tuple[Array, Array]]) -> Callable[..., Array]:
     """Return a block of Flux as a function whose results are joined."""
 
     def apply(
-        ops: Backend, p: Params, image: Array, text: Array, emb: Array, angles: Array, heads: int
+        ops: Backend,
+        p: Params,
+        image: Array,
+        text: Array,
+        emb: Array,
+        positions: Array,
+        dims: tuple[int, ...],
+        heads: int,
     ) -> Array:
-        return ops.xp.concat(block(ops, p, image, text, emb, angles, heads), axis=1)
+        return ops.xp.concat(block(ops, p, image, text, emb, positions, dims, heads), axis=1)
 
     return apply
 
 
-def _angles(ops: Backend, config: FluxConfig, sides: tuple[int, int], text: Array) -> tuple:
-    """Return the angles of the positions, and the number of heads."""
+def _positions(ops: Backend, config: FluxConfig, sides: tuple[int, int], text: Array) -> tuple:
+    """Return the positions of the tokens, the channels of each axis, and the number of heads."""
     grid = ops.asarray(np.zeros((1, *sides, 1), np.float32))
-    return find_angles(ops, config.axes_dims_rope, grid, text), config.num_attention_heads
+    positions = find_positions(ops, grid, text)
+    return positions, config.axes_dims_rope, config.num_attention_heads
 
 
 def _joint_peer(config: MMDiTConfig, sides: tuple[int, int], tokens: int) -> tuple[Any, dict]:
@@ -239,7 +247,7 @@ BLOCKS = {
         "flux-tiny",
         _spec_of("transformer_blocks"),
         _joined(double_block),
-        _angles,
+        _positions,
         _flux_peer("FluxTransformerBlock"),
     ),
     "single_block": MeasuredBlock(
@@ -247,7 +255,7 @@ BLOCKS = {
         "flux-tiny",
         _spec_of("single_transformer_blocks"),
         _joined(single_block),
-        _angles,
+        _positions,
         _flux_peer("FluxSingleTransformerBlock"),
     ),
 }

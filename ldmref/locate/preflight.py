@@ -38,9 +38,10 @@ def require_comparable(port: Trace, reference: Trace | None = None) -> None:
     >>> zeros = {f"unet.000/{layer}/output": np.zeros((1, 4)) for layer in ("conv_in", "conv_out")}
     >>> require_comparable(build_trace(zeros))
     Traceback (most recent call last):
-    ldmref.errors.UsageError: the trace of the port: all 2 outputs are constant...
+    ldmref.errors.UsageError: the port's trace: all 2 outputs are constant, so they are no results
+    hint: hooks also see profiling and warm-up runs; record a run that generates an image
     """
-    _require_results(port, "the trace of the port")
+    _require_results(port, "the port's trace")
     _require_own_buffers(port)
     if reference is not None:
         _require_results(reference, "the reference")

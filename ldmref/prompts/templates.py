@@ -124,6 +124,12 @@ class Wildcards:
     def find(self, name: str) -> Sequence[str]:
         """Return the lines of a wildcard.
 
+        Args:
+            name: The wildcard, without the underscores around it.
+
+        Returns:
+            What it may stand for, at least one line.
+
         Raises:
             UsageError: It is not in the table.
         """
