@@ -110,7 +110,8 @@ def make_block_inputs(model: BlockModel, size: int, batch: int = 1) -> BlockInpu
     """Return seeded tokens of a square image of `size` pixels and of a text."""
     normal = np.random.default_rng(SEED).standard_normal
     tokens = model.config.count_tokens(size, size)
-    width = model.config.denoiser.width
+    denoiser: Any = model.config.denoiser
+    width = denoiser.width
     shapes = (batch, tokens, width), (batch, model.block.tokens, width), (batch, width)
     return BlockInputs(*(normal(shape, np.float32) for shape in shapes))
 
@@ -225,7 +226,7 @@ def _flux_peer(kind: str) -> Callable[..., tuple[Any, dict[str, Any]]]:
         with torch.device("cpu"):
             positions = torch.zeros(tokens + math.prod(sides), 3)
             positions[tokens:, 1:] = torch.cartesian_prod(*(torch.arange(k) for k in sides))
-            rotate = transformer_flux.FluxPosEmbed(10000, config.axes_dims_rope)
+            rotate = transformer_flux.FluxPosEmbed(10000, [*config.axes_dims_rope])
             rotations = rotate(positions)
         sizes = config.width, config.num_attention_heads, config.attention_head_dim
         return getattr(transformer_flux, kind)(*sizes), {"image_rotary_emb": rotations}
