@@ -124,6 +124,9 @@ class Wildcards:
     def find(self, name: str) -> Sequence[str]:
         """Return the lines of a wildcard.
 
+        Args:
+            name: Its name, without the underscores around it.
+
         Raises:
             UsageError: It is not in the table.
         """
