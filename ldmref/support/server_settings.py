@@ -65,12 +65,12 @@ class ServerSettings:
     max_streams: Annotated[
         int, Range(1, 60_000), Doc("Event streams that one client address may keep open.")
     ] = 200
-    loras: Annotated[
+    lora_folder: Annotated[
         str | None,
         Flag(metavar="FOLDER"),
         Doc("Folder of LoRA files, which requests may apply by name.", "none"),
     ] = None
-    embeddings: Annotated[
+    embedding_folder: Annotated[
         str | None,
         Flag(metavar="FOLDER"),
         Doc("Folder of textual-inversion files, whose words requests may use.", "none"),

@@ -34,7 +34,7 @@ def folders(tmp_path_factory, tiny):
         save_file(lora, base / "loras" / f"{stem}.safetensors")
     width = tiny.config.text_encoders[0].hidden_size
     save_file({"<toy>": np.ones((1, width), np.float32)}, base / "words" / "toy.safetensors")
-    return {"loras": str(base / "loras"), "embeddings": str(base / "words")}
+    return {"lora_folder": str(base / "loras"), "embedding_folder": str(base / "words")}
 
 
 @pytest.fixture

@@ -285,3 +285,19 @@ def test_nothing_else_loads_the_web_libraries():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_folders_of_loras_words_styles_and_wildcards(folder, tmp_path):
+    """They do not clash with the flags by which other commands load a model."""
+    for name in ("loras", "words", "wild"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "loras" / "broken.safetensors").write_bytes(b"x")
+    (tmp_path / "wild" / "colour.txt").write_text("red\n")
+    (tmp_path / "styles.csv").write_text("name,prompt,negative_prompt\nink,ink,\n")
+    flags = ["--lora-folder", "loras", "--embedding-folder", "words", "--wildcards", "wild"]
+    command = ["--model", folder, "--port", "0", *flags, "--styles", "styles.csv"]
+    with running(*command, cwd=tmp_path) as (_, url, lines):
+        answer = httpx.get(url + "/v1/capabilities").json()
+        assert (answer["wildcards"], len(answer["styles"])) == (["colour"], 1)
+        assert answer["models"][0]["loras"] == answer["models"][0]["embeddings"] == []
+        assert any("warning: broken.safetensors is left out" in line for line in lines)

@@ -56,7 +56,10 @@ def folders(tmp_path_factory, tiny):
 @pytest.fixture
 def adapted(folders, tiny, serve):
     """Return a server that has them."""
-    folder = {"loras": str(folders / "loras"), "embeddings": str(folders / "words")}
+    folder = {
+        "lora_folder": str(folders / "loras"),
+        "embedding_folder": str(folders / "words"),
+    }
     return serve({"tiny": tiny}, **folder)
 
 
@@ -151,5 +154,5 @@ def test_what_is_refused(adapted, keys, part):
 
 
 def test_a_folder_that_is_not_there_is_named(tiny):
-    with pytest.raises(InputError, match="--loras must be a folder"):
-        Engine({"tiny": tiny}, ServerSettings(loras="/nowhere"))
+    with pytest.raises(InputError, match="--lora-folder must be a folder"):
+        Engine({"tiny": tiny}, ServerSettings(lora_folder="/nowhere"))

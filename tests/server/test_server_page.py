@@ -65,8 +65,8 @@ def test_the_settings_of_the_page_are_read_and_their_values_are_the_defaults(tmp
     path = tmp_path / "ldmref.toml"
     path.write_text(text, "utf-8")
     shown = settings(path, {}).server
-    others = {"token", "insecure_no_token", "allow_origin", "loras", "embeddings"}
-    others |= {"styles", "wildcards"}
+    others = {"token", "insecure_no_token", "allow_origin", "lora_folder"}
+    others |= {"embedding_folder", "styles", "wildcards"}
     assert shown.keys() == get_fields(ServerSettings).keys() - others
     defaults = {name: getattr(ServerSettings(), name) for name in shown if name != "allow_host"}
     assert {name: shown[name] for name in defaults} == defaults

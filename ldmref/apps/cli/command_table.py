@@ -38,7 +38,10 @@ SUMMARIES = {
         "Generate the images of a file of requests, one JSON object per line; - is "
         "standard input.",
     ),
-    "grid": ("grid", "Generate images of two or three parameters against each other, on one sheet."),
+    "grid": (
+        "grid",
+        "Generate images of two or three parameters against each other, on one sheet.",
+    ),
     "run": ("replay", "Generate an image again from its record; flags override the record."),
     "train": ("train", "Train an autoencoder, then a denoiser, on captioned images."),
     "finetune": (

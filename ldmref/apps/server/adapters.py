@@ -75,7 +75,7 @@ class Adapters:
 
     Args:
         models: By name.
-        settings: `loras` and `embeddings` are the folders.
+        settings: `lora_folder` and `embedding_folder`.
 
     Attributes:
         warnings: A line for each file that no model can use.
@@ -87,9 +87,9 @@ class Adapters:
     def __init__(self, models: Mapping[str, LatentDiffusion], settings: ServerSettings):
         self.warnings: list[str] = []
         self.of = {name: ModelAdapters(model) for name, model in models.items()}
-        for path in list_files(settings.loras, "loras"):
+        for path in list_files(settings.lora_folder, "lora-folder"):
             self._offer(path, self._offer_lora)
-        for path in list_files(settings.embeddings, "embeddings"):
+        for path in list_files(settings.embedding_folder, "embedding-folder"):
             self._offer(path, self._offer_words)
 
     def _offer(self, path: Path, offer: Callable[[Path, ModelAdapters], None]) -> None:
