@@ -73,11 +73,18 @@ def test_rows_of_a_product_may_be_cut_at_multiples_of_the_tile(kernels):
     code = """
 import itertools
 import numpy as np
+from ldmref.backends.fast import matmul
 from ldmref.backends.fast.matmul import ROWS, TILE
 from ldmref.backends.fast.threads import blas_kernels, single_threaded_blas
 
+matmul.WORK = 1  # only what one call needs
+
 def cut(a, b, step):
-    return np.concatenate([a[i:i + step] @ b for i in range(0, len(a), step)])
+    matmul.count = lambda: len(a)  # as many parts as allowed
+    if step == ROWS:
+        matmul.count = lambda: 1
+    parts = matmul.choose_parts(len(a), a.size * b.shape[1], step)
+    return np.concatenate([a[part] @ b for part in parts])
 
 rng = np.random.default_rng(0)
 with single_threaded_blas():
@@ -110,12 +117,16 @@ def test_parts_of_a_product(total, work, maximum, count):
     maximum *= matmul.TILE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matmul, "count", lambda: count)
-        length = matmul.choose_part_length(total, total * work, maximum)
-    assert length % matmul.TILE == 0 and matmul.TILE <= length <= maximum
-    parts = -(-total // length)
-    assert parts <= max(count, -(-total // maximum)) + count
-    enough = length * work >= min(matmul.WORK, total * work) / 2
-    assert enough or parts <= -(-total // maximum), "a part is worth handing over"
+        parts = matmul.choose_parts(total, total * work, maximum)
+    rows = [part.stop - part.start for part in parts]
+    assert [row for part in parts for row in range(part.start, part.stop)] == [*range(total)]
+    assert all(part.start % matmul.TILE == 0 for part in parts)
+    assert len(parts) == 1 or min(rows, default=0) * work >= matmul.CALL
+    least = -(-matmul.CALL // work)
+    assert all(length <= max(maximum, least + matmul.TILE) + least for length in rows)
+    assert len(parts) <= max(count, -(-total // maximum)) + count
+    enough = [length * work >= min(matmul.WORK, total * work) / 2 for length in rows[:-1]]
+    assert all(enough) or len(parts) <= -(-total // maximum), "a part is worth handing over"
 
 
 SD_STEP = {  # products of Stable Diffusion 1.5 at 32 x 32, batch 2

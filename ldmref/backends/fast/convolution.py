@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.matmul import choose_part_length, linear
+from ldmref.backends.fast.matmul import choose_parts, linear
 from ldmref.backends.fast.memory import scratch
 from ldmref.backends.fast.threads import block_length, divisible, parallel
 
@@ -159,12 +159,12 @@ def _by_channels(
     parallel(gather, -(-c // channels))
     matrix = columns.reshape(c * k * k, -1)
     y = np.empty((n * h * w, out), x.dtype)
-    step = choose_part_length(out, weight.size * n * h * w)
+    parts = choose_parts(out, weight.size * n * h * w)
 
     def multiply(i: int) -> None:
-        outputs = slice(i * step, (i + 1) * step)
+        outputs = parts[i]
         product = np.matmul(weight[outputs].reshape(-1, c * k * k), matrix)
         y[:, outputs] = product.T if bias is None else product.T + bias[outputs]
 
-    parallel(multiply, -(-out // step))
+    parallel(multiply, len(parts))
     return y.reshape(n, h, w, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ldmref.backends.fast.memory import scratch
@@ -19,23 +21,34 @@ FEW_ROWS = 512  # below which the rows of the weight are divided instead of thos
 SMALL = 2**22
 LIGHT = 2**19
 WORK = 2**23  # multiplications of a part, at least
+# Multiplications of one call of BLAS, at least: up to 10^6, OpenBLAS takes other kernels on
+# processors with AVX-512 (`sgemm_small_matrix_permit`), which round differently.
+CALL = 2**20
 
 
-def choose_part_length(total: int, multiplications: int, maximum: int = ROWS) -> int:
-    """Return the length of equal parts of the rows of a product, as many for each thread.
+def choose_parts(
+    total: int, multiplications: int, maximum: int = ROWS, calls: int = 1
+) -> list[slice]:
+    """Divide the rows of a product into parts of equal length, as many for each thread.
 
-    The parts are multiples of `TILE`, so the result does not depend on the number of threads.
+    The parts begin at multiples of `TILE`, and none of them is so small that BLAS computes it by
+    other kernels, so the result does not depend on the number of threads.
 
     Args:
         total: Rows to divide, >= 0.
         multiplications: Of the whole product.
-        maximum: Rows of a part, at most; a multiple of `TILE`.
+        maximum: Rows of a part, at most, unless they are too few for `CALL`; a multiple of `TILE`.
+        calls: Calls of BLAS for each part.
     """
     turns = max(1, -(-total // (count() * maximum)))
     worthwhile = max(1, multiplications // WORK, -(-total // maximum))
     parts = min(count() * turns, worthwhile)
-    tiles = -(-total // (parts * TILE))
-    return TILE * max(1, tiles)
+    least = -(-CALL * calls * total // max(multiplications, 1))
+    length = TILE * max(1, -(-total // (parts * TILE)), -(-least // TILE))
+    starts = list(range(0, total, length))
+    if len(starts) > 1 and total - starts[-1] < least:
+        starts.pop()
+    return [slice(*ends) for ends in pairwise([*starts, total])]
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -60,16 +73,16 @@ def _multiply_in_blocks(
     y = np.empty((n, out), rows.dtype)
     by_rows = n >= min(FEW_ROWS, out)
     length = n if by_rows else out
-    step = choose_part_length(length, n * weight.size)
+    parts = choose_parts(length, n * weight.size)
 
     def multiply_rows(i: int) -> None:
-        part = slice(i * step, (i + 1) * step)
+        part = parts[i]
         np.matmul(rows[part], weight.T, out=y[part])
         if bias is not None:
             y[part] += bias
 
     def multiply_transposed(i: int) -> None:
-        part = slice(i * step, (i + 1) * step)
+        part = parts[i]
         product = scratch("product", (len(weight[part]), n), rows.dtype)
         np.matmul(weight[part], rows.T, out=product)
         if bias is None:
@@ -77,7 +90,7 @@ def _multiply_in_blocks(
         else:
             np.add(product.T, bias[part], out=y[:, part])
 
-    parallel(multiply_rows if by_rows else multiply_transposed, -(-length // step))
+    parallel(multiply_rows if by_rows else multiply_transposed, len(parts))
     return y
 
 
@@ -102,11 +115,12 @@ def _geglu_by_rows(
 ) -> None:
     """Write the result into y, (rows, o), by blocks of rows and of columns."""
     half = y.shape[1]
-    height = choose_part_length(len(rows), len(rows) * weight.size, ROWS // 2)
-    width = -(-half // -(-half // COLUMNS))  # set by the shape alone: columns keep no bits
+    blocks = -(-half // COLUMNS)
+    width = -(-half // blocks)  # set by the shape alone: columns keep no bits
+    parts = choose_parts(len(rows), len(rows) * weight.size, ROWS // 2, 2 * blocks)
 
     def block(i: int) -> None:
-        row = slice(i * height, (i + 1) * height)
+        row = parts[i]
         for first in range(0, half, width):
             values = slice(first, min(first + width, half))
             gates = slice(half + values.start, half + values.stop)
@@ -126,7 +140,7 @@ def _geglu_by_rows(
                 gelu_(b)
                 np.multiply(a, b, out=target[top : top + step])
 
-    parallel(block, -(-len(rows) // height))
+    parallel(block, len(parts))
 
 
 def _geglu_transposed(
@@ -134,10 +148,10 @@ def _geglu_transposed(
 ) -> None:
     """Write the result into y, (rows, o), by rows of the weight: columns of y."""
     half = y.shape[1]
-    step = choose_part_length(half, len(rows) * weight.size)
+    parts = choose_parts(half, len(rows) * weight.size, calls=2)
 
     def block(i: int) -> None:
-        values = slice(i * step, min((i + 1) * step, half))
+        values = parts[i]
         gates = slice(half + values.start, half + values.stop)
         shape = (values.stop - values.start, len(rows))
         value = scratch("value", shape)
@@ -151,4 +165,4 @@ def _geglu_transposed(
         value *= gate
         y[:, values] = value.T
 
-    parallel(block, -(-half // step))
+    parallel(block, len(parts))
