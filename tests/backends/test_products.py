@@ -121,7 +121,7 @@ def test_parts_of_a_product(total, work, maximum, count):
     rows = [part.stop - part.start for part in parts]
     assert [row for part in parts for row in range(part.start, part.stop)] == [*range(total)]
     assert all(part.start % matmul.TILE == 0 for part in parts)
-    assert len(parts) == 1 or min(rows, default=0) * work >= matmul.CALL
+    assert len(parts) <= 1 or min(rows) * work >= matmul.CALL
     least = -(-matmul.CALL // work)
     assert all(length <= max(maximum, least + matmul.TILE) + least for length in rows)
     assert len(parts) <= max(count, -(-total // maximum)) + count
