@@ -67,11 +67,11 @@ def load(
         dtype: `float64`, `float32`, `float16` or `bfloat16`, of the weights and activations. None:
             as for `backend`, finally float32.
         config: The configuration of a single file that fits no known family: the name of a preset,
-            or a folder with the configuration. For a file that holds only the denoiser, a diffusers
-            folder also has the other networks. None: the family is recognised by the tensors' names
-            and shapes.
+            or a folder with the configuration. A diffusers folder also has the networks that the
+            file lacks. None: the family is recognised by the tensors' names and shapes.
         tokenizer: The location of CLIP's vocabulary if the folder does not hold it; see
-            `ldmref.prompts.read_vocabulary`. None: the model's own folder, then the usual places.
+            `ldmref.prompts.read_vocabulary`; or a folder with a `tokenizer`, `tokenizer_2`, ... for
+            each text encoder. None: the model's own folder, then the usual places.
         vae: Another autoencoder, or TAESD; see `ldmref.io.read_vae`. None: the model's own.
         lora: LoRA files to merge into the weights: paths, or (path, weight) with a weight from -100
             to 100; without one it is 1.

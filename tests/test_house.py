@@ -58,6 +58,7 @@ ALLOWED = {
         "prompts",
         "samplers.config",
         "models",
+        "io.compvis.keys",
         "io.compvis.unet_file",
         "io.diffusers",
         "io.key_table",

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
-from ldmref.io.denoiser_file import find_layout, read_denoiser, read_other_networks
+from ldmref.io.denoiser_file import find_layout, read_networks, read_other_networks
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import (
@@ -153,7 +153,7 @@ def open_checkpoint(
     averaged = select_ema(file, found, ema)
     layout = find_layout(file, found)
     if layout is not None:
-        tensors = read_denoiser(file, layout, found)
+        tensors = read_networks(file, layout, found)
         if folder is not None and is_diffusers(folder):
             tensors = read_other_networks(folder, found) | tensors
         return Checkpoint(path, found, tensors, tokenizers, file.sha256)
@@ -165,13 +165,17 @@ def open_checkpoint(
 def _find_tokenizers(
     config: ModelConfig, folder: Path | None, source: str | Path | None
 ) -> list[PromptTokenizer]:
-    """Return a tokenizer per text encoder: from `source`, `folder` or an installed vocabulary."""
+    """Return a tokenizer per text encoder: from `source`, `folder` or an installed vocabulary.
+
+    Both may be folders that hold one for each encoder: `tokenizer`, `tokenizer_2`, `tokenizer_3`.
+    """
     if not config.text_encoders:
         return [tokenizer_for(config.text_encoder)]
+    place = folder if source is None else Path(source)
     tokenizers = []
     for text, name in zip(config.text_encoders, TOKENIZERS, strict=False):
-        own = folder / name if folder is not None and (folder / name).is_dir() else None
+        own = place / name if place is not None and (place / name).is_dir() else None
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
         pad = 0 if text.hidden_act == "gelu" and own is None else None
-        tokenizers.append(tokenizer_for(text, source if source is not None else own, pad))
+        tokenizers.append(tokenizer_for(text, source if own is None else own, pad))
     return tokenizers

@@ -59,7 +59,7 @@ def name_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
 
 @dataclass(frozen=True)
 class SingleFile:
-    """Files of a family that hold only the denoiser, under names of their own.
+    """Files of a family that hold the denoiser, under names of their own, and perhaps more.
 
     Attributes:
         description: What such a file is, in a few words.
@@ -69,6 +69,9 @@ class SingleFile:
         ignored: A pattern of the names that are not needed but may be present.
         applies: Whether a file of these names and shapes may hold only the denoiser, where the
             family also has files that hold all networks.
+        others: Returns, for each other network that such a file may also hold, by name, the tensor
+            of the file for each parameter, a `KeyEntry`; or an array, where the parameter has this
+            value and no file is asked for it.
 
     >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
     True
@@ -79,6 +82,7 @@ class SingleFile:
     table: Callable[[ModelConfig], Mapping[str, Any]]
     ignored: str = ""
     applies: Callable[[Mapping[str, Shape]], bool] = lambda shapes: True
+    others: Callable[[ModelConfig], Mapping[str, Mapping[str, Any]]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Family:
         unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
             from the numbers of rows and columns of tokens. None: they pass latents.
         timestep_factor: Our timestep over the one that the denoiser of these pipelines takes.
-        files: Files that hold only the denoiser.
+        files: Single files that hold the denoiser.
         presets: Configurations by name.
         zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
             training.

@@ -117,7 +117,12 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     if u.out_channels != (2 * z if s.variance_type == LEARNED else z):
         problem = "out_channels must equal vae.latent_channels, twice with a learned variance"
         yield f"{u.network}.{problem}"
-    extra = {"": (0, 1 + z), "masked_image": (1 + z,), "low_resolution": (v.in_channels,)}
+    extra = {
+        "": (0, 1 + z),
+        "masked_image": (1 + z,),
+        "folded_mask": (z + v.factor**2,),
+        "low_resolution": (v.in_channels,),
+    }
     if concat in extra and config.image_channels not in extra[concat]:
         widths = " or ".join(str(z + n) for n in extra[concat])
         yield f"{u.network}.in_channels must be {widths} with concat {concat!r}"

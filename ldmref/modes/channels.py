@@ -1,4 +1,4 @@
-"""Further input channels of the U-Net: masks and masked images, small images, class maps."""
+"""Further input channels of the denoiser: masks and masked images, small images, class maps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ldmref.io.images.pil import to_array
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes import masks
 from ldmref.modes.initial import MaskedImage, Posterior
 
 
@@ -30,16 +31,17 @@ def make_input_channels(
     channels: np.ndarray | MaskedImage | None = None,
     masked: np.ndarray | None = None,
 ) -> Array:
-    """Return the further input channels of a U-Net, (n or 1, k, h, w).
+    """Return the further input channels of the denoiser, (n or 1, k, h, w).
 
     Args:
-        model: The model, whose U-Net has such channels.
+        model: The model, whose denoiser has such channels.
         size: Width and height of the image.
         channels: An array, which is returned as it is; or a mask and the masked image. Without
             either, everything is repainted, and the masked image is all `masked_pixel`.
         masked: Latents of the masked image.
 
-    With concat "masked_image", the masked latents come first and the mask runs from -1 to 1.
+    With concat "masked_image", the masked latents come first and the mask runs from -1 to 1. With
+    "folded_mask", they also come first.
     """
     config = model.config
     if isinstance(channels, np.ndarray):
@@ -48,12 +50,22 @@ def make_input_channels(
         nothing = np.full((1, 3, size[1], size[0]), masked_pixel(config))
         latents = model.encode_image(model.backend.asarray(nothing))
         masked = np.asarray(model.backend.to_numpy(latents))
-        mask = np.ones((1, 1, *masked.shape[2:]))
+        cell = config.vae.factor**2 if config.concat == "folded_mask" else 1
+        mask = np.ones((1, cell, *masked.shape[2:]))
     else:
         mask = channels.mask
     mask = np.broadcast_to(mask, (masked.shape[0], *mask.shape[1:]))
-    parts = [masked, 2.0 * mask - 1.0] if config.concat == "masked_image" else [mask, masked]
+    parts = {
+        "masked_image": [masked, 2.0 * mask - 1.0],
+        "folded_mask": [masked, mask],
+    }.get(config.concat, [mask, masked])
     return model.backend.asarray(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+def mask_channels(config: ModelConfig, mask: Image.Image) -> np.ndarray:
+    """Return the input channels of a mask, (1, 1 or more, h, w), 1 where it repaints."""
+    fit = masks.fold_mask if config.concat == "folded_mask" else masks.shrink_mask
+    return fit(mask, config.vae.factor)
 
 
 def masked_pixel(config: ModelConfig) -> float:

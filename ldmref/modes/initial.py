@@ -27,15 +27,18 @@ class Posterior(NamedTuple):
 
 
 class MaskedImage(NamedTuple):
-    """Input channels of an inpainting U-Net.
+    """Input channels of a denoiser for inpainting.
 
     Args:
-        mask: (1, 1, h, w), 1 where it repaints.
+        mask: (1, 1, h, w), 1 where it repaints; or a channel for each pixel of a cell.
         image: The latents of the image without that part.
+        draws_image: Whether diffusers' pipeline also samples the posterior of the given image
+            before noise that it starts from.
     """
 
     mask: np.ndarray
     image: Posterior
+    draws_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ def sample_initial(
     """Return the initial noise of a batch, and the latents of the given image.
 
     With `rng="torch"`, the order is that of diffusers: a sample of the image's posterior (except
-    for an inpainting U-Net that starts from pure noise), the noise, and for inpainting a sample of
-    the masked image's posterior, which advances the stream even if the U-Net has no channels for
-    it. Otherwise only the noise is sampled, and latents are the mean of the posterior.
+    for an inpainting U-Net that starts from pure noise, and Flux.1 [Fill] that starts from given
+    latents), the noise, and for inpainting a sample of the masked image's posterior, which advances
+    the stream even if the U-Net has no channels for it. Otherwise only the noise is sampled, and
+    latents are the mean of the posterior.
 
     Args:
         job: The resolved job.
@@ -101,8 +105,14 @@ def sample_initial(
             return None if posterior is None else posterior.mean
         return posterior.mean + posterior.std * streams()
 
-    masked_image = initial.channels.image if isinstance(initial.channels, MaskedImage) else None
-    unseen = as_diffusers and masked_image is not None and job.first_step == 0
+    channels = initial.channels if isinstance(initial.channels, MaskedImage) else None
+    masked_image = None if channels is None else channels.image
+    unseen = (
+        as_diffusers
+        and channels is not None
+        and job.first_step == 0
+        and not (channels.draws_image and initial.noise is None)
+    )
     image = None if unseen else sample_posterior(initial.image)
     noise = streams() if initial.noise is None else initial.noise[batch]
     masked = sample_posterior(masked_image)

@@ -12,7 +12,7 @@ from ldmref.io.images.pil import image_warnings, read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
-from ldmref.modes.channels import encode_array, encode_image, masked_pixel
+from ldmref.modes.channels import encode_array, encode_image, mask_channels, masked_pixel
 from ldmref.modes.control import crop_control
 from ldmref.modes.initial import InitialState, MaskedImage, Posterior
 from ldmref.modes.job import Job
@@ -47,7 +47,9 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
         warnings += [warning for _, warning in regions if warning]
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
-    elif masks.vanishes(small_mask, config.vae.factor, job.rng, bool(config.image_channels)):
+    elif config.concat != "folded_mask" and masks.vanishes(
+        small_mask, config.vae.factor, job.rng, bool(config.image_channels)
+    ):
         warnings.append(
             f"the white part falls between the latent cells of {config.vae.factor} "
             "pixels, and is not repainted"
@@ -87,9 +89,10 @@ def make_initial(
     kept = None
     noise_fill = None
     keep = masks.find_kept_cells(mask, factor, nearest=follows_diffusers(job.rng))
-    if config.image_channels:  # the U-Net sees what to keep, and needs no constraint
+    if config.image_channels:  # the denoiser sees what to keep, and needs no constraint
         hidden = masks.cut_hole(image, mask, masked_pixel(config))
-        channels = MaskedImage(masks.shrink_mask(mask, factor), encode_array(model, hidden))
+        folded = config.concat == "folded_mask"  # Flux.1's
+        channels = MaskedImage(mask_channels(config, mask), encode_array(model, hidden), folded)
     elif mask.getextrema()[0] == 0:
         kept = keep
     if fill == "noise":

@@ -87,6 +87,17 @@ def shrink_mask(mask: Image.Image, factor: int) -> np.ndarray:
     return (np.asarray(mask)[None, None, ::factor, ::factor] >= 128).astype(np.float32)
 
 
+def fold_mask(mask: Image.Image, factor: int) -> np.ndarray:
+    """Return the mask cut at one half, with a channel per pixel of a cell, row by row.
+
+    The result is (1, factor^2, h, w) float32, as Flux.1 [Fill] reads it.
+    """
+    m = (np.asarray(mask) >= 128).astype(np.float32)
+    h, w = (side // factor for side in m.shape)
+    cells = m.reshape(h, factor, w, factor).transpose(1, 3, 0, 2)
+    return cells.reshape(1, factor * factor, h, w)
+
+
 def paste(image: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
     """Return `image` where the mask is white, and `original` bit for bit where it is black."""
     m = np.asarray(mask, np.uint32)[..., None]

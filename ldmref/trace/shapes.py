@@ -21,10 +21,13 @@ SAME_SIZE = {"bfloat16": "float16"}  # NumPy has no bfloat16
 class ConstantArray(np.ndarray):
     """An array of equal values in the memory of one; elementwise functions of such arrays are such.
 
-    Everything else is computed by NumPy as for any other array.
+    Everything else is computed by NumPy as for any other array. Nothing is written into such an
+    array: `x += 1` makes a new one, which the assignment binds to x.
     """
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, ConstantArray) for x in kwargs.get("out", ())):
+            kwargs = {"dtype": kwargs.pop("out")[0].dtype} | kwargs
         arrays = [x for x in inputs if isinstance(x, np.ndarray)]
         constant = ufunc.signature is None  # `matmul` is not elementwise
         constant = constant and all(isinstance(x, ConstantArray) and x.size for x in arrays)

@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
 )
@@ -130,5 +131,13 @@ def make_pipeline(guidance):
         text_encoder_2=t5.eval(),
         tokenizer_2=T5TokenizerFast.from_pretrained(T5),
     )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def make_fill_pipeline():
+    """Return a small random `FluxFillPipeline`: latents, masked latents and 2 x 2 mask pixels."""
+    parts = {name: part for name, part in make_pipeline(True).components.items() if part}
+    made = FluxFillPipeline(**parts | {"transformer": make_transformer(True, channels=12)})
     made.set_progress_bar_config(disable=True)
     return made

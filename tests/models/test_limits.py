@@ -80,7 +80,7 @@ FIELDS = [
     for name in names.split()
 ]
 CHOICES = {
-    (ModelConfig, "concat"): ["", "masked_image", "low_resolution", "segmentation"],
+    (ModelConfig, "concat"): ["", "masked_image", "folded_mask", "low_resolution", "segmentation"],
     (UNetConfig, "class_embed_type"): ["", "simple_projection"],
     (UNetConfig, "attention"): ["cross", "self"],
     (UNetConfig, "addition_embed_type"): ["", "text_time"],

@@ -111,6 +111,17 @@ def test_constant_arrays_take_no_memory():
     assert type(real + x) is np.ndarray
 
 
+def test_constant_arrays_change_by_assignment():
+    """`x *= y` writes into no memory that others share, and keeps the type."""
+    x = old = constant_array(np.full((), 2.0, np.float32), (3, 4))
+    x *= x
+    x += 1.0
+    assert (x == 5.0).all() and (old == 2.0).all()
+    assert x.strides == (0, 0) and x.dtype == np.float32
+    x *= np.arange(4.0)
+    assert x.dtype == np.float32 and np.array_equal(x[0], [0, 5, 10, 15])
+
+
 def test_the_backend_of_shapes_has_every_operation():
     assert ShapeBackend().missing_operations() == []
     assert isinstance(ShapeBackend(), Backend)

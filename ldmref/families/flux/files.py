@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
 from ldmref.models.config import Defaults, ModelConfig
 
-PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+FILL = "FluxFillPipeline"
+PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL)
 TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
     "in_channels": 64, "out_channels": None, "num_layers": 19, "num_single_layers": 38,
     "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
@@ -24,6 +26,7 @@ TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that
 PACKED = 4  # cells of a token, which diffusers counts as channels
 STEPS = {True: 28, False: 4}  # with guidance, [dev]; without, [schnell]
 SCALES = {True: 3.5, False: 1.0}
+FILL_STEPS, FILL_SCALE = 50, 30.0
 
 
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
@@ -48,13 +51,18 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     kind = get_class(index, "scheduler")
     side = transformer.sample_size * vae.factor
     guided = transformer.guidance_embeds
+    defaults = Defaults(STEPS[guided], SCALES[guided], width=side, height=side)
+    fill = index["_class_name"] == FILL
+    if fill:
+        defaults = replace(defaults, steps=FILL_STEPS, cfg_scale=FILL_SCALE)
     return ModelConfig(
         denoiser=transformer,
         vae=vae,
         text_encoder=convert_text_config(clip, class_name=kinds[0]),
         text_encoder_2=convert_t5_config(t5, T5_LENGTH),
         scheduler=convert_scheduler_config(scheduler, kind, str(index["_class_name"])),
-        defaults=Defaults(STEPS[guided], SCALES[guided], width=side, height=side),
+        concat="folded_mask" if fill else "",
+        defaults=defaults,
     )
 
 

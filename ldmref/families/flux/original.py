@@ -1,8 +1,9 @@
 """The original's single files, such as flux1-dev.safetensors: the names of the transformer.
 
 They hold nothing else: the autoencoder is a file of its own, ae.safetensors, with CompVis' names.
-GGUF files have the same names. Sources: black-forest-labs/flux, src/flux/model.py, modules/
-layers.py; the names of the published files.
+GGUF files have the same names. ComfyUI's checkpoints also hold autoencoder and text encoders.
+Sources: black-forest-labs/flux, src/flux/model.py, modules/layers.py; the names of the published
+files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from ldmref.families.combined_files import CLIP_L, T5, UNUSED, list_other_networks
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.network import PATCH, transformer_spec
 from ldmref.families.flux.presets import make_presets
@@ -20,6 +22,7 @@ from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
 PREFIX = "model.diffusion_model."  # in files of other programs
+AUTOENCODER = "vae."
 ENDS = {
     "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
     "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
@@ -125,8 +128,11 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
             return config
     if sum(network.axes_dims_rope) != head:
         return None
-    nearest = presets["flux-dev" if network.guidance_embeds else "flux-schnell"]
-    return replace(nearest, name="flux", denoiser=network)
+    names = ("flux-dev", "flux-fill-dev") if network.guidance_embeds else ("flux-schnell",)
+    extra = network.in_channels - network.out_channels
+    alike = (presets[name] for name in names if presets[name].image_channels == extra)
+    nearest = next(alike, None)
+    return nearest and replace(nearest, name="flux", denoiser=network)
 
 
 ORIGINALS = tuple(
@@ -134,6 +140,8 @@ ORIGINALS = tuple(
         "the transformer of Flux.1",
         partial(recognise, prefix=prefix),
         partial(original_table, prefix=prefix),
+        UNUSED,
+        others=partial(list_other_networks, texts=(CLIP_L, T5), autoencoder=AUTOENCODER),
     )
     for prefix in ("", PREFIX)
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.flux.config import FluxConfig, transformer_of
-from ldmref.families.flux.files import SCALES, STEPS
+from ldmref.families.flux.files import FILL_SCALE, FILL_STEPS, SCALES, STEPS
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.families.joint_transformers import (
     AUTOENCODER,
@@ -31,9 +31,10 @@ SCHNELL = ModelConfig(
 
 def shrink(config: ModelConfig) -> ModelConfig:
     """Return a small version of a model, for golden cases."""
+    vae = shrink_autoencoder(config.vae)
     small = replace(
         transformer_of(config),
-        in_channels=4,
+        in_channels=8 + vae.factor**2 if config.concat else 4,
         out_channels=4,
         sample_size=8,
         num_layers=2,
@@ -47,7 +48,7 @@ def shrink(config: ModelConfig) -> ModelConfig:
     return replace(
         config,
         denoiser=small,
-        vae=shrink_autoencoder(config.vae),
+        vae=vae,
         text_encoder=shrink_text(config.text_encoders[0], 16),
         text_encoder_2=shrink_text(config.text_encoders[1], 20),
         defaults=replace(config.defaults, steps=4, width=16, height=16),
@@ -63,5 +64,12 @@ def make_presets() -> dict[str, ModelConfig]:
         scheduler=replace(_FLOW, shift=3.0, dynamic_shift=True),
         defaults=Defaults(STEPS[True], SCALES[True], width=1024, height=1024),
     )
+    fill = replace(
+        dev,
+        name="flux-fill-dev",
+        denoiser=FluxConfig(in_channels=96, guidance_embeds=True),
+        concat="folded_mask",
+        defaults=replace(dev.defaults, steps=FILL_STEPS, cfg_scale=FILL_SCALE),
+    )
     tiny = replace(shrink(dev), name="flux-tiny")
-    return {"flux-tiny": tiny, "flux-dev": dev, "flux-schnell": SCHNELL}
+    return {"flux-tiny": tiny} | {model.name: model for model in (dev, SCHNELL, fill)}

@@ -1,7 +1,7 @@
-"""The original's single files, such as sd3_medium.safetensors: the names of the transformer.
+"""The original's single files, such as sd3_medium.safetensors: the names of their networks.
 
-They also hold the autoencoder (`first_stage_model`) and some of them text encoders, which are not
-read from there. Sources: Stability-AI/sd3.5, mmditx.py; the names of the published files.
+They also hold the autoencoder (`first_stage_model`), and some of them text encoders; T5 may be
+missing. Sources: Stability-AI/sd3.5, mmditx.py; the names of the published files.
 """
 
 from __future__ import annotations
@@ -10,6 +10,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from ldmref.families.combined_files import (
+    CLIP_G,
+    CLIP_L,
+    T5,
+    UNUSED,
+    lacks_t5,
+    list_other_networks,
+)
 from ldmref.families.sd3.config import MMDiTConfig, transformer_of
 from ldmref.families.sd3.network import transformer_spec
 from ldmref.families.sd3.presets import MEDIUM, make_presets
@@ -19,7 +27,7 @@ from ldmref.models.family import SingleFile
 from ldmref.models.params import Shape, flatten
 
 PREFIX = "model.diffusion_model."
-OTHERS = r"(first_stage_model|text_encoders)\..*"
+AUTOENCODER = "first_stage_model."
 ENDS = {
     "pos_embed": "",
     "pos_embed.proj": "x_embedder.proj",
@@ -83,7 +91,10 @@ def original_table(config: ModelConfig, prefix: str = PREFIX) -> dict[str, KeyEn
 
 
 def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig | None:
-    """Return the configuration of a file of the original; None if it is another file."""
+    """Return the configuration of a file of the original; None if it is another file.
+
+    A file with text encoders, but not T5, is that of a model without it.
+    """
     own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}
     try:
         d, z, patch, _ = own["x_embedder.proj.weight"]
@@ -111,7 +122,8 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig 
     )
     known = (config for config in make_presets().values() if config.denoiser == network)
     other = replace(MEDIUM, name="sd3", denoiser=network, defaults=Defaults(28, 7.0))
-    return next(known, other)
+    found = next(known, other)
+    return replace(found, text_encoder_3=None) if lacks_t5(shapes) else found
 
 
 ORIGINALS = tuple(
@@ -119,7 +131,8 @@ ORIGINALS = tuple(
         "the transformer of Stable Diffusion 3",
         partial(recognise, prefix=prefix),
         partial(original_table, prefix=prefix),
-        OTHERS,
+        UNUSED,
+        others=partial(list_other_networks, texts=(CLIP_L, CLIP_G, T5), autoencoder=AUTOENCODER),
     )
     for prefix in (PREFIX, "")
 )

@@ -1,0 +1,58 @@
+"""Single files that hold text encoders and an autoencoder beside a transformer.
+
+The text encoders have the names of transformers, the autoencoder those of CompVis. Sources: the
+names of sd3_medium_incl_clips_t5xxlfp16.safetensors; huggingface/diffusers, loaders/
+single_file_utils.py; Comfy-Org/ComfyUI, comfy/supported_models.py (SD3, Flux).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ldmref.io.compvis.keys import autoencoder_table, clip_table
+from ldmref.io.key_table import KeyEntry, add_prefixes
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.params import Shape
+
+TEXTS = "text_encoders."
+CLIP_L, CLIP_G, T5 = "clip_l", "clip_g", "t5xxl"
+PROJECTION = "text_projection.weight"
+# Numbers of the training, positions, and T5's vocabulary, also as a second name of its embedding.
+# Nobody reads the projection of `clip_l`, and T5 may be left out.
+UNUSED = (
+    r"text_encoders\.(\w+\.(logit_scale|transformer\.text_model\.embeddings\.position_ids)"
+    r"|clip_l\.(transformer\.)?text_projection(\.weight)?|t5xxl\..*)"
+)
+
+
+def list_other_networks(
+    config: ModelConfig, texts: Sequence[str], autoencoder: str
+) -> dict[str, dict[str, KeyEntry | np.ndarray]]:
+    """Return the tables of the networks beside the transformer, for `SingleFile.others`.
+
+    The pooled output of `clip_l` is not projected in these models: where the configuration has a
+    projection, as diffusers' folders do, it is the identity.
+
+    Args:
+        config: The configuration of the model.
+        texts: The names of its text encoders in a file: `clip_l`, `clip_g`, `t5xxl`.
+        autoencoder: The prefix of the autoencoder's names.
+    """
+    tables: dict[str, dict[str, KeyEntry | np.ndarray]] = {
+        "vae": {**add_prefixes("", autoencoder, autoencoder_table(config.vae))}
+    }
+    for network, text, stored in zip(TEXT_ENCODERS, config.text_encoders, texts, strict=False):
+        table = {**add_prefixes("", f"{TEXTS}{stored}.transformer.", clip_table(text))}
+        if stored == CLIP_L and PROJECTION in table:
+            tables[network] = table | {PROJECTION: np.eye(*table[PROJECTION].shape, dtype="f4")}
+        else:
+            tables[network] = {**table}
+    return tables
+
+
+def lacks_t5(shapes: Mapping[str, Shape]) -> bool:
+    """Return whether a file holds text encoders, but not T5."""
+    names = [name for name in shapes if name.startswith(TEXTS)]
+    return bool(names) and not any(name.startswith(f"{TEXTS}{T5}.") for name in names)
