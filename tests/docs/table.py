@@ -219,7 +219,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'np.load("case.npz")': elsewhere("tests/check/test_checking_page.py"),
         "$ ldmref check": elsewhere("tests/check/test_checking_page.py"),
     },
-    "docs/checkpoints.md": {"--fetch": NETWORK, 'device="cuda"': GPU},
+    "docs/checkpoints.md": {
+        "--fetch": NETWORK,
+        'device="cuda"': GPU,
+        "-m sd3_medium": elsewhere("tests/families/test_combined_files.py"),
+    },
     "docs/flow-schedules.md": {
         "ldmref schedule": elsewhere("tests/atlas/test_page.py"),
         "constant shift 3": OUTPUT,

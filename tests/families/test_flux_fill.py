@@ -19,6 +19,7 @@ from ldmref.io import read_model_config
 from ldmref.io.key_table import list_stored_shapes, to_compvis
 from ldmref.locate import diff_traces
 from ldmref.models import config_from_dict, preset
+from ldmref.models.family import find_family
 from ldmref.modes.masks import fold_mask
 
 torch = pytest.importorskip("torch")
@@ -153,5 +154,8 @@ def test_a_folder_with_other_channels_is_refused(made, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 32}))
     with pytest.raises(LdmrefError, match="in_channels must be 12 with concat 'folded_mask'"):
         ldmref.load(tmp_path / "other")
-    data = read_model_config(made[1]).to_dict()
-    assert config_from_dict(data).image_channels == 8
+
+
+def test_a_small_version_for_golden_cases():
+    small = find_family("flux").shrink(preset("flux-fill-dev"))
+    assert config_from_dict(small.to_dict()) == small and small.image_channels == 4 + 2 * 2
