@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,18 @@ SKIPS = (
 def residual_blocks(student: Student) -> Iterator[Question]:
     """Yield a block with a time and a shortcut, and one without."""
     rng = student.rng("residual_block")
-    groups, eps = config_of("unet")["norm_num_groups"], config_of("unet")["norm_eps"]
-    p = weights_of("unet").down_blocks["1"].resnets["0"]
     # small numbers, beside which epsilon counts
     x, emb = random(rng, 2, 96, 8, 6, scale=0.01), random(rng, 2, 384)
-    arguments = {"x": x, "emb": emb, "groups": groups, "eps": eps}
-    where = WeightsAt("unet.down_blocks.1.resnets.0")
+    where = "unet.down_blocks.1.resnets.0"
+    yield _residual_block("with a time and a shortcut", where, x, emb)
+    x = random(rng, 1, 96, 4, 6, scale=0.01)
+    yield _residual_block("without a time", "vae.decoder.mid_block.resnets.0", x, None)
+
+
+def _residual_block(law: str, where: str, x: Any, emb: Any) -> Question:
+    network, _, name = where.partition(".")
+    p = reduce(getitem, name.split("."), weights_of(network))
+    groups, eps = config_of(network)["norm_num_groups"], config_of(network)["norm_eps"]
 
     def block(ops: Any = net.RIGHT, emb: Any = emb, eps: float = eps, groups: int = groups) -> dict:
         return {"result": layers.resnet_block(ops, p, x, emb, groups, eps)}
@@ -43,35 +51,27 @@ def residual_blocks(student: Student) -> Iterator[Question]:
         time = layers.linear(net.RIGHT, p.time_emb_proj, net.RIGHT.silu(emb))
         return {"result": block(emb=None)["result"] + time[:, :, None, None]}
 
-    mistakes = [
+    of_time = [
         wrong("the time gets no SiLU before time_emb_proj", block, silu=net.silu_not_for_the_time),
         Mistake("the time is not added", lambda: block(emb=None)),
         Mistake(
             "the time is added after conv2; it belongs between conv1 and norm2", with_late_time
         ),
+    ]
+    mistakes = [
+        *(of_time if emb is not None else ()),
         wrong("x is not added at the end", block, add=lambda a, b: b),
         wrong("there is no SiLU after GroupNorm", block, group_norm_silu=net.norm_without_silu),
         wrong("SiLU comes before GroupNorm", block, group_norm_silu=net.silu_before_norm),
         *(
             Mistake(f"epsilon is {other:g}, whatever eps says", lambda e=other: block(eps=e))
-            for other in (1e-6, 1e-3, 1e-2, 0.0)
+            for other in (1e-6, 1e-5, 1e-3, 1e-2, 0.0)
         ),
         Mistake("all channels are one group", lambda: block(groups=1)),
+        Mistake("there are 32 groups, whatever groups says", lambda: block(groups=32)),
     ]
-    yield Question(
-        "residual_block", "with a time and a shortcut", {"p": where, **arguments}, block(),
-        mistakes, SHORTCUT,
-    )  # fmt: skip
-    vae = config_of("vae")
-    groups, eps = vae["norm_num_groups"], vae["norm_eps"]
-    x = random(rng, 1, 96, 4, 6)
-    arguments = {"x": x, "emb": None, "groups": groups, "eps": eps}
-    middle = weights_of("vae").decoder.mid_block.resnets["0"]
-    right = {"result": layers.resnet_block(net.RIGHT, middle, x, None, groups, eps)}
-    where = WeightsAt("vae.decoder.mid_block.resnets.0")
-    yield Question(
-        "residual_block", "without a time", {"p": where, **arguments}, right, (), SHORTCUT
-    )
+    arguments = {"p": WeightsAt(where), "x": x, "emb": emb, "groups": groups, "eps": eps}
+    return Question("residual_block", law, arguments, block(), mistakes, SHORTCUT)
 
 
 def attention_blocks(student: Student) -> Iterator[Question]:
@@ -84,11 +84,12 @@ def attention_blocks(student: Student) -> Iterator[Question]:
     def block(ops: Any = net.RIGHT) -> dict:
         return {"result": layers.spatial_transformer(ops, p, x, context, heads, groups)}
 
-    def of_mixed_positions() -> dict:
+    def of_mixed_positions(mixed_at_the_end: bool) -> dict:
         y = layers.group_norm(net.RIGHT, p.norm, x, groups, 1e-6)
         y = layers.conv2d(net.RIGHT, p.proj_in, y).reshape(2, 24, 128)
         y = layers.transformer_block(net.RIGHT, p.transformer_blocks["0"], y, context, heads)
-        return {"result": x + layers.conv2d(net.RIGHT, p.proj_out, y.reshape(x.shape))}
+        y = (y if mixed_at_the_end else y.transpose(0, 2, 1)).reshape(x.shape)
+        return {"result": x + layers.conv2d(net.RIGHT, p.proj_out, y)}
 
     def eps_of_norm(value: float) -> dict:
         def group_norm(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
@@ -126,8 +127,12 @@ def attention_blocks(student: Student) -> Iterator[Question]:
             attention=net.attention_of_cut_rows,
         ),
         wrong("all channels are one head", block, attention=net.attention_of_one_head),
-        Mistake(
-            "the image is reshaped to tokens without a transpose: " + TOKENS, of_mixed_positions
+        *(
+            Mistake(
+                "the image is reshaped to tokens without a transpose: " + TOKENS,
+                lambda end=end: of_mixed_positions(end),
+            )
+            for end in (False, True)
         ),
     ]
     arguments = {"x": x, "context": context, "heads": heads, "groups": groups}

@@ -21,6 +21,7 @@ from ldmref.io.embedded import embedded_folder
 
 Parts = Mapping[str, np.ndarray]
 ALLOWED = 1e-4  # of the largest number: several hundred roundings of float32
+SAME = 0.02  # of the error: a mistake that explains the rest of it is the right one
 NONE = (
     "this is the result of no likely mistake alone: correct what is marked before it first, then "
     "compare parts of it with `ldmref diff`"
@@ -185,12 +186,19 @@ def _hint(text: str) -> tuple[str, ...]:
 
 def _named(question: Question, got: Parts) -> tuple[str, ...]:
     """Return a hint that names the mistake whose result this is."""
+    error = _mean_difference(got, question.right)
     for mistake in question.mistakes:
-        result = mistake.result()
-        same = _difference(got, result, question.absolute)[0] <= question.allowed
-        if same and _difference(result, question.right, question.absolute)[0] > question.allowed:
+        if _mean_difference(got, mistake.result()) < SAME * error:
             return _hint(f"this is the result if {mistake.text}")
     return _hint(NONE)
+
+
+def _mean_difference(got: Parts, other: Parts) -> float:
+    """Return the mean difference; infinite if shapes differ."""
+    if any(got[name].shape != value.shape for name, value in other.items()):
+        return np.inf
+    parts = [np.mean(np.abs(got[name] - value.astype(float))) for name, value in other.items()]
+    return float(np.mean(parts))
 
 
 def _difference(got: Parts, right: Parts, absolute: bool) -> tuple[float, str]:

@@ -38,9 +38,8 @@ class Loop:
     reads: str = "x root of alpha-bar"
     time: str = "interpolated"
     v_is: str = "v"
-    sign: float = 1.0
+    sign: tuple[float, float] = (1.0, -1.0)
     unscaled: bool = True
-    rounding: str = "round"
     turned: bool = False
     last: int = 0
 
@@ -61,19 +60,18 @@ class Loop:
             xt = np.repeat(read, 2, axis=0).astype(np.float32)
             times_two = np.full(2, t, np.float32)
             v = unet(net.RIGHT, weights_of("unet"), config.unet, xt, times_two, self.states)
-            xt = np.repeat(x * np.sqrt(a), 2, axis=0)
+            xt = np.repeat(read, 2, axis=0)
             if self.v_is == "eps":
                 cond, uncond = (xt - np.sqrt(1.0 - a) * v) / np.sqrt(a)
             else:
                 cond, uncond = np.sqrt(a) * xt - np.sqrt(1.0 - a) * v
             x0 = uncond + self.scale * (cond - uncond)
-            x = x0 + sigma_next / sigma * self.sign * (x - x0)
+            x = x0 + sigma_next / sigma * (self.sign[0] * x + self.sign[1] * x0)
         z = x / config.vae.scaling_factor if self.unscaled else x
         pixels = decode(net.RIGHT, weights_of("vae"), config.vae, z.astype(np.float32))
         pixels = np.clip(pixels, -1.0, 1.0)
         pixels = pixels.transpose(0, 3, 2, 1) if self.turned else pixels.transpose(0, 2, 3, 1)
-        values = (pixels + 1.0) * 127.5
-        return {"image": (np.round(values) if self.rounding == "round" else values).astype("u1")}
+        return {"image": np.round((pixels + 1.0) * 127.5).astype(np.uint8)}
 
 
 def images(student: Student) -> Iterator[Question]:
@@ -90,7 +88,9 @@ def images(student: Student) -> Iterator[Question]:
     changes = {
         "the predictions with and without the prompt are exchanged: states begin with the prompt":
             {"states": states[::-1].copy()},
-        "Euler's step has the wrong sign: it is x0 + sigma_next / sigma (x - x0)": {"sign": -1.0},
+        "Euler's step adds x0 to x: it is x0 + sigma_next / sigma (x - x0)": {"sign": (1.0, 1.0)},
+        "Euler's step goes away from x0: it is x0 + sigma_next / sigma (x - x0)":
+            {"sign": (-1.0, 1.0)},
         "the scale is that of the paper, 1 + scale; here 1 means no guidance": {"scale": 1 + SCALE},
         "there is no guidance: scale has no effect": {"scale": 1.0},
         "the prompt has no effect: scale is 0": {"scale": 0.0},
@@ -103,7 +103,6 @@ def images(student: Student) -> Iterator[Question]:
             {"time": "squared"},
         "latents are not divided by the scaling factor before they are decoded":
             {"unscaled": False},
-        "pixels are cut off, not rounded": {"rounding": "cut"},
         "height and width of the image are exchanged": {"turned": True},
         "the last step, to sigma = 0, is left out": {"last": 1},
     }  # fmt: skip

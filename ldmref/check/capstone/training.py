@@ -173,8 +173,8 @@ def _wrong_reports(losses: np.ndarray, last: float, own: float) -> str:
     if not np.isfinite(losses).all():
         return "the loss becomes infinite: the learning rate is too large, or a sign is wrong"
     ratio = last / own
-    if own < 1.0 and not 0.9 < ratio < 1.1:
-        says = "the sum over the coordinates" if 1.9 < ratio < 2.1 else "another number"
+    if own < 1.0 and (1.8 < ratio < 2.2 or ratio < 0.6):
+        says = "the sum over the coordinates" if ratio > 1.0 else "another number"
         return (
             f"the layer's true loss is {own:.3g}, but {last:.3g} is returned: the loss of a step "
             f"is the mean over examples and coordinates, and this looks like {says}"
