@@ -41,7 +41,15 @@ MISTAKES = [
      "decode", "z is divided by the scaling factor"),
     # -- piece 3
     ("training", "gradient = 2.0 *", "gradient = -2.0 *",
-     "train", "the loss rises: steps go up the gradient"),
+     "train", "the loss rises from the start: steps go up the gradient"),
+    ("training", "        x0 = draw(batch)", "        x0 = x0 if step > 1 else draw(batch)",
+     "train", "draws a fresh batch in each step"),
+    ("training", "rng.integers(len(alpha_bar), size=batch)", "np.full(batch, rng.integers(100))",
+     "train", "a whole batch has one timestep"),
+    ("training", "rng.integers(len(alpha_bar), size=batch)", "rng.integers(50, size=batch)",
+     "train", "50 of 100 are never drawn"),
+    ("training", "eps, alpha_bar).mean())", "eps, np.sqrt(alpha_bar)).mean())",
+     "train", "the root of alpha_bar is taken twice"),
     ("training", "np.sqrt(1.0 - a) * eps", "(1.0 - a) * eps",
      "train", "noise is multiplied by 1 - alpha_bar, not by its root"),
     ("training", "rng.integers(len(alpha_bar), size=batch)", "np.zeros(batch, int)",
@@ -63,4 +71,18 @@ MISTAKES = [
      "generate", "the U-Net reads x itself"),
     ("sampling", "first * np.sqrt(1.0 + sigmas[0] ** 2)", "first",
      "generate", "noise is not multiplied by the root of 1 + sigma^2"),
+]  # fmt: skip
+
+# The same, in the answers in PyTorch.
+MISTAKES_IN_TORCH = [
+    ("blocks", "torch.cat([x, skips.pop()], dim=1)", "torch.cat([skips.pop(), x], dim=1)",
+     "unet", "skip connections come before x"),
+    ("autoencoder", "mean, logvar = conv(p.at", "logvar, mean = conv(p.at",
+     "encode", "mean and log-variance are exchanged"),
+    ("training", "        optimizer.zero_grad()\n", "",
+     "train", "gradients of earlier steps are added up"),
+    ("training", "        optimizer.step()\n", "",
+     "train", "the loss does not fall: the layer's weights are not changed"),
+    ("sampling", "v = unet(weights", "v = -unet(weights",
+     "generate", "the U-Net's output has the wrong sign"),
 ]  # fmt: skip

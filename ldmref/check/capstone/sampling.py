@@ -61,6 +61,7 @@ class Loop:
             times_two = np.full(2, t, np.float32)
             v = unet(net.RIGHT, weights_of("unet"), config.unet, xt, times_two, self.states)
             xt = np.repeat(read, 2, axis=0)
+            v = -v if self.v_is == "-v" else v
             if self.v_is == "eps":
                 cond, uncond = (xt - np.sqrt(1.0 - a) * v) / np.sqrt(a)
             else:
@@ -99,6 +100,7 @@ def images(student: Student) -> Iterator[Question]:
             {"start": "sigma"},
         "the U-Net reads x itself: it wants x times the root of alpha-bar": {"reads": "x"},
         "the U-Net's output is taken for eps; it is v": {"v_is": "eps"},
+        "the U-Net's output has the wrong sign": {"v_is": "-v"},
         "timesteps belong to sigma^2, not to sigma: ln sigma = ln((1 - alpha-bar) / alpha-bar) / 2":
             {"time": "squared"},
         "latents are not divided by the scaling factor before they are decoded":
