@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import shutil
@@ -189,3 +190,31 @@ def test_the_answers_stand_alone(answers):
         page = PAGE.read_text("utf-8")
         assert all(f"`{name}`" in page or f"`{name}(" in page
                    for name in (*FORMULAS[piece].split(), *FUNCTIONS[piece].split()))  # fmt: skip
+
+
+def test_the_report_on_the_page_is_what_is_printed(student, mark):
+    (row,) = [row for row in MISTAKES if "gelu(values)" in row[4]]
+    file = student(ANSWERS) / "blocks.py"
+    file.write_text(file.read_text("utf-8").replace(row[1], row[2]), "utf-8")
+    _, out, _ = mark("blocks.py:attention_block")
+    text = PAGE.read_text("utf-8")
+    assert RUNNER["hide_numbers"](out) in RUNNER["hide_numbers"](text)
+
+
+def test_results_that_are_no_arrays_are_one_line(student, mark):
+    folder = student(ANSWERS)
+    code = "from blocks import read_weights\n\n\ndef decode(p, config, z):\n    return {}\n\n\n"
+    code += 'def encode(p, config, image):\n    return ["mean", "logvar", 3]\n'
+    (folder / "own.py").write_text(code.format("None"), "utf-8")
+    code, out, notes = mark("own.py", "--save", str(folder / "case.npz"))
+    assert code == 4 and not (folder / "case.npz").exists()
+    assert "3 results instead of 2: mean, logvar" in out and "shape () instead of" in out
+    assert "encode is a piece, without cases" in notes
+
+
+def test_a_run_is_one_json_object_for_each_mark(student, mark):
+    student(ANSWERS)
+    code, out, _ = mark("autoencoder.py", "--json", "--only", "code: ")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [row["function"] for row in rows] == ["encode", "decode"]
+    assert all(row["verdict"] == "ok" and row["worst"] < row["allowed"] for row in rows)

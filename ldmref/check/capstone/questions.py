@@ -15,7 +15,7 @@ import numpy as np
 
 from ldmref.backends import Backend
 from ldmref.check.calls import value_text
-from ldmref.check.comparison import as_numpy
+from ldmref.check.comparison import to_host
 from ldmref.check.results import CheckResult
 from ldmref.io.embedded import embedded_folder
 
@@ -26,7 +26,8 @@ NONE = (
     "this is the result of no likely mistake alone: correct what is marked before it first, then "
     "compare parts of it with `ldmref diff`"
 )
-WEIGHTS = embedded_folder("emoji") / "model.safetensors"
+FOLDER = embedded_folder("emoji")
+WEIGHTS = FOLDER / "model.safetensors"
 
 
 class WeightsAt(NamedTuple):
@@ -71,7 +72,7 @@ class Question:
 
 
 class Student:
-    """A student's module, which gets arrays of a backend's library."""
+    """A student's module, whose functions get arrays of a backend's library."""
 
     def __init__(self, module: ModuleType, backend: Backend, seed: int = 0):
         self.module = module
@@ -127,7 +128,7 @@ class Student:
         values = list(returned) if len(names) > 1 else [returned]
         if len(values) != len(names):
             raise ValueError(f"{len(values)} results instead of {len(names)}: {', '.join(names)}")
-        return {name: as_numpy(value) for name, value in zip(names, values, strict=True)}
+        return {name: to_host(value) for name, value in zip(names, values, strict=True)}
 
 
 def _is_beside(module: ModuleType, other: ModuleType) -> bool:
