@@ -133,6 +133,7 @@ def attention_of_cut_rows(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
 
 def attention_of_one_head(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
     """Return attention of one head with all channels."""
-    one = [layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), 1) for x in (q, k, v)]
-    y = RIGHT.attention(*one, causal)
-    return layers.split_heads(RIGHT, layers.merge_heads(RIGHT, y), q.shape[1])
+    heads = q.shape[1]
+    q, k, v = (layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), 1) for x in (q, k, v))
+    y = RIGHT.attention(q, k, v, causal)
+    return layers.split_heads(RIGHT, layers.merge_heads(RIGHT, y), heads)
