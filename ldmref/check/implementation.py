@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from ldmref.check.capstone import piece_names
 from ldmref.check.chapters import CHAPTERS
 from ldmref.errors import InputError, closest
 from ldmref.support.files import not_a_file
@@ -84,5 +85,6 @@ def unknown_functions(module: ModuleType) -> dict[str, str]:
         for name, value in vars(module).items()
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
+    known.update(piece_names(module))
     unknown = [n for n in public if n not in known and callable(getattr(module, n, None))]
     return {name: closest(name, known) for name in unknown}

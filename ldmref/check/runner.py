@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from ldmref.backends import Backend
 from ldmref.check.calls import Call, difference_from_ours, shape_hint
+from ldmref.check.capstone import mark_pieces, piece_names
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Comparison, Deviation, deviation, to_host
 from ldmref.check.edges import EDGE_CHAPTERS
@@ -19,68 +18,8 @@ from ldmref.check.gradients import records_gradients
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
 from ldmref.check.made_calls import MadeCall, RecordedMakers
+from ldmref.check.results import CheckResult
 from ldmref.errors import UsageError
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The outcome of one identity.
-
-    Args:
-        identity: Name of the identity, "function: law".
-        function: Function under test.
-        formula: Formula of the function, in LaTeX.
-        source: Source of the formula.
-        oracle: How the expected value is computed.
-        cases: Number of random inputs.
-        worst, allowed: Largest error and the error allowed, in units of rounding of the dtype.
-        verdict: "ok", "FAILED", or "ERROR: ...".
-        case: Number of the worst case.
-        detail: For failures, the worst case: both values and their index.
-        calls: For failures, the calls of the function in the worst case.
-        notes: For failures, the part of the result that differs from ldmref's, and a hint.
-        edge: For an identity of `hard`, the edge of the worst case, such as "d = 1e-9".
-        basis: "derived" if `allowed` is the sum of all roundings, which holds for certain;
-            "probable" if it is seven standard deviations of that sum (`ldmref.check.identity`).
-    """
-
-    identity: str
-    function: str
-    formula: str
-    source: str
-    oracle: str
-    cases: int
-    worst: float
-    allowed: float
-    verdict: str
-    case: int = 0
-    detail: str = ""
-    calls: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    basis: str = "derived"
-    edge: str = ""
-
-    def __repr__(self) -> str:
-        return (
-            f"<CheckResult {self.identity!r}: {self.verdict}, {self.worst:g} of {self.allowed:g}>"
-        )
-
-    @property
-    def holds(self) -> bool:
-        """Whether the identity holds."""
-        return self.verdict == "ok"
-
-    @property
-    def ratio(self) -> float:
-        """The largest error as a part of the error allowed."""
-        if self.allowed:
-            return self.worst / self.allowed
-        return float("inf") if self.worst else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain types for JSON; an infinite error becomes None."""
-        numbers = {"worst": self.worst, "ratio": self.ratio}
-        return asdict(self) | {k: v if np.isfinite(v) else None for k, v in numbers.items()}
 
 
 def identities(hard: bool = False) -> list[Identity]:
@@ -118,6 +57,7 @@ def run(
     only: str = "",
     case: int | None = None,
     hard: bool = False,
+    piece: str = "",
 ) -> Iterator[CheckResult]:
     """Check the identities in the backend's library, device and dtype.
 
@@ -134,6 +74,9 @@ def run(
         case: Number of the only case to run, whatever `cases` is.
         hard: Whether to also run the identities at the edges of the functions' ranges: alpha-bar
             near 0 and 1, nearly equal Gaussians, tails, nearly parallel vectors, ...
+        piece: The only function to check, a piece of the course's capstone such as
+            `residual_block`, whatever its arguments are called. "": the identities, and the pieces
+            whose arguments have the names of the page.
 
     Returns:
         An iterator of `CheckResult`; each identity is checked when its result is requested.
@@ -145,8 +88,11 @@ def run(
         raise UsageError(f"cases must be at least 1, not {cases}", code="E-USAGE")
     functions = Functions(against)
     for identity in selected(functions, only, all_of_them=against is None, hard=hard):
-        if can_run(identity, backend):
+        if can_run(identity, backend) and not piece:
             yield check_identity(identity, functions, backend, cases, seed, case)
+    if against is not None:
+        names = [piece] if piece else [n for n in piece_names(against) if only in f"{n}: "]
+        yield from mark_pieces(against, names, backend, seed)
 
 
 def check_identity(

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ldmref.apps.cli import check_backends
-from ldmref.apps.cli.check_flow_step import check_flow_step, split_function
+from ldmref.apps.cli.check_flow_step import check_flow_step, find_function, split_function
 from ldmref.apps.cli.progress import say
 from ldmref.errors import OutputError, UsageError, VerifyError, closest
 
@@ -36,7 +36,7 @@ MAX_CALLS = 4  # shown for a failing case
 )
 @option("--config", metavar="FILE", help="Configuration file. Default: ./ldmref.toml.")
 @option(
-    "--against", metavar="MODULE|FILE[:STEP]", help="Check the functions of another Python module."
+    "--against", metavar="MODULE|FILE[:NAME]", help="Check the functions of another Python module."
 )
 @option(
     "--cases",
@@ -83,24 +83,31 @@ def check(
     my_package.module:step, the function is called, and its variant among the published stochastic
     steps of flow models (Flow-GRPO, Dance, CPS, ...) is printed, or what it lacks.
 
+    The pieces of the course's capstone (residual_block, unet, encode, train, generate, ...) are
+    compared with the embedded model if their arguments have the names of the page; with --against
+    blocks.py:residual_block only this one is, whatever its arguments are called.
+
     The commands below check backends instead of formulas.
     """
     if ctx.invoked_subcommand:
         _refuse_flags(ctx)
         return
-    from ldmref.check import load_implementation, run
+    from ldmref.check import PIECES, load_implementation, run
     from ldmref.loading import open_backend
 
     module_name, function_name = split_function(against or "")
-    if function_name:
+    piece = function_name if function_name in PIECES else ""
+    if function_name and not piece:
         check_flow_step(module_name, function_name, as_json)
         return
     save = _check_file(flags["save"], flags["overwrite"])
     backend = open_backend(
         flags["backend"], flags["device"], flags["dtype"] or "float64", flags["config"]
     )
-    module = None if against is None else load_implementation(against)
-    if module:
+    module = None if against is None else load_implementation(module_name)
+    if module and piece:
+        find_function(module, module_name, piece)
+    elif module:
         _report_unknown_functions(module)
     results = run(
         backend,
@@ -110,14 +117,18 @@ def check(
         only=flags["only"],
         case=flags["case"],
         hard=flags["hard"],
+        piece=piece,
     )
     count = 0
     failed = []
     heading = ""
+    noun = ("identity", "identities")
     for result in results:
         count += 1
         if not result.holds:
             failed.append(result)
+        if result.function in PIECES:
+            noun = ("check", "checks")
         if as_json:
             click.echo(json.dumps(result.to_dict()))
             continue
@@ -127,7 +138,8 @@ def check(
             if formulas and result.formula:
                 click.echo(f"  {result.formula}")
         click.echo(_format_result(result))
-    _report_unchecked_gradients(backend, module, flags["only"])
+    if not piece:
+        _report_unchecked_gradients(backend, module, flags["only"])
     if not count:
         raise _no_identity_error(against, flags["only"])
     if save and failed:
@@ -136,12 +148,12 @@ def check(
         say(f"note: {flags['save']} was not written, because no identity failed")
     if failed:
         names = "; ".join(result.identity for result in failed[:3])
-        which = f"{len(failed)} of {count} identities fail" if count > 1 else "the identity fails"
+        which = f"{len(failed)} of {count} {noun[1]} fail" if count > 1 else f"the {noun[0]} fails"
         more = " ..." if len(failed) > 3 else ""
         raise VerifyError(f"{which}: {names}{more}", code="E-CHECK")
     if not as_json:
         cases = f"case {flags['case']}" if flags["case"] is not None else f"{flags['cases']} cases"
-        which = "the identity holds" if count == 1 else f"all {count} identities hold"
+        which = f"the {noun[0]} holds" if count == 1 else f"all {count} {noun[1]} hold"
         click.echo(f"{which} on {backend!r}, {cases}{' each' * (count > 1)}")
 
 
@@ -186,7 +198,11 @@ def _save_case(
     from ldmref.check.identity import Functions
     from ldmref.check.saving import case_arrays, save_case
 
-    (identity,) = (i for i in identities(hard=True) if i.name == result.identity)
+    found = [i for i in identities(hard=True) if i.name == result.identity]
+    if not found:
+        say(f"note: {path} was not written, because {result.function} is a piece, without cases")
+        return
+    (identity,) = found
     arrays = case_arrays(identity, Functions(module), backend, flags["seed"], result.case)
     save_case(path, arrays, flags["overwrite"])
     say(f"note: saved case {result.case} of {result.identity} to {path}")
@@ -222,9 +238,12 @@ def _format_result(result: CheckResult) -> str:
 
 def _report_unknown_functions(module: ModuleType) -> None:
     """Print the functions of a module that are not checked, and names that may be meant."""
-    from ldmref.check import unknown_functions
+    from ldmref.check import nearly_pieces, unknown_functions
 
     unknown = unknown_functions(module)
+    for name, parameters in nearly_pieces(module).items():
+        say(f"note: {name} is not marked, because the capstone's has the arguments {parameters}")
+        unknown.pop(name, None)
     for name, close in unknown.items():
         if close:
             say(f"warning: {name} is not checked: did you mean {close}?")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +22,20 @@ def split_function(against: str) -> tuple[str, str]:
     return (module, function) if module and function.isidentifier() else (against, "")
 
 
+def find_function(module: ModuleType, module_name: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module.
+
+    Raises:
+        InputError: The module has no such function.
+    """
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [other for other, value in vars(module).items() if callable(value)]
+        message = f"{module_name!r} has no function {name!r}"
+        raise InputError(message, code="E-AGAINST", hint=did_you_mean(name, names))
+    return function
+
+
 def check_flow_step(module_name: str, function_name: str, as_json: bool) -> None:
     """Print the variant of a function, and raise VerifyError if it is unknown or lacks something.
 
@@ -29,12 +45,7 @@ def check_flow_step(module_name: str, function_name: str, as_json: bool) -> None
     """
     from ldmref.check import identify_flow_step, load_implementation
 
-    module = load_implementation(module_name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if callable(value)]
-        message = f"{module_name!r} has no function {function_name!r}"
-        raise InputError(message, code="E-AGAINST", hint=did_you_mean(function_name, names))
+    function = find_function(load_implementation(module_name), module_name, function_name)
     report = identify_flow_step(function)
     if as_json:
         click.echo(json.dumps(report.to_dict()))

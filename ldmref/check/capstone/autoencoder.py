@@ -1,0 +1,130 @@
+"""Questions of piece 2: encoder and decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ldmref.check.capstone import networks as net
+from ldmref.check.capstone.networks import MistakenBackend, config_of, random, weights_of, wrong
+from ldmref.check.capstone.questions import Mistake, Question, Student, WeightsAt
+from ldmref.models import layers
+from ldmref.models.autoencoder import decode, encode
+
+HALVED = (
+    "before it halves a grid, the encoder pads with pad_bottom_right, and its convolution of "
+    "stride 2 pads nothing more"
+)
+
+
+def encoders(student: Student) -> Iterator[Question]:
+    """Yield the encoder on a random image."""
+    image = np.tanh(random(student.rng("encode"), 1, 3, 64, 32))
+    config, p = net.embedded_model().config.vae, weights_of("vae")
+
+    def network(ops: Any = net.RIGHT) -> dict:
+        mean, logvar = encode(ops, p, config, image)
+        return {"mean": mean, "logvar": logvar}
+
+    def other(mean: Any = lambda m, v: m, logvar: Any = lambda m, v: v) -> dict:
+        parts = network()
+        return {"mean": mean(*parts.values()), "logvar": logvar(*parts.values())}
+
+    def padded_evenly(ops: Any, p: Any, x: Any) -> Any:
+        return layers.conv2d(ops, p.conv, x, stride=2)
+
+    scale = np.float32(config.scaling_factor)
+    mistakes = [
+        wrong(
+            "the encoder pads all four sides before it halves a grid; " + HALVED, network,
+            of_layers={layers.downsample_padded: padded_evenly},
+        ),
+        Mistake(
+            "the log-variance is halved: that is the logarithm of the standard deviation",
+            lambda: other(logvar=lambda m, v: np.float32(0.5) * v),
+        ),
+        Mistake(
+            "a variance is returned: the second result is its logarithm",
+            lambda: other(logvar=lambda m, v: np.exp(v)),
+        ),
+        Mistake(
+            "a standard deviation is returned: the second result is the logarithm of the variance",
+            lambda: other(logvar=lambda m, v: np.exp(np.float32(0.5) * v)),
+        ),
+        Mistake(
+            "mean and log-variance are exchanged: the first channels of quant_conv are the mean",
+            lambda: other(lambda m, v: v, lambda m, v: m),
+        ),
+        Mistake(
+            "the mean is multiplied by the scaling factor, which belongs to the denoiser's input",
+            lambda: other(lambda m, v: m * scale),
+        ),
+        _without("quant_conv", "quant_conv", network, p.quant_conv),
+        *_of_both(network, p.encoder.conv_norm_out.weight),
+    ]  # fmt: skip
+    arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "image": image}
+    yield Question("encode", "of a random image", arguments, network(), mistakes, HALVED)
+
+
+def decoders(student: Student) -> Iterator[Question]:
+    """Yield the decoder on random latents."""
+    z = random(student.rng("decode"), 1, 16, 8, 4)
+    config, p = net.embedded_model().config.vae, weights_of("vae")
+
+    def network(ops: Any = net.RIGHT, z: Any = z) -> dict:
+        return {"image": decode(ops, p, config, z)}
+
+    scale = np.float32(config.scaling_factor)
+    mistakes = [
+        Mistake(
+            "z is divided by the scaling factor, which the sampler has done already",
+            lambda: network(z=z / scale),
+        ),
+        Mistake("z is multiplied by the scaling factor", lambda: network(z=z * scale)),
+        Mistake(
+            "the image is clipped; the sampler does that",
+            lambda: {"image": np.clip(network()["image"], -1.0, 1.0)},
+        ),
+        Mistake(
+            "tanh is applied to the image; the decoder ends with conv_out",
+            lambda: {"image": np.tanh(network()["image"])},
+        ),
+        _without("post_quant_conv", "post_quant_conv", network, p.post_quant_conv),
+        *_of_both(network, p.decoder.conv_norm_out.weight),
+    ]
+    arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "z": z}
+    hint = "each level but the last doubles the grid, with upsample_nearest and then a convolution"
+    yield Question("decode", "of random latents", arguments, network(), mistakes, hint)
+
+
+def _of_both(network: Any, last: Any) -> list[Mistake]:
+    """Return the mistakes of encoder and decoder; `last` is the weight of the last norm."""
+
+    def end_without_silu(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+        norm = net.RIGHT.group_norm if weight is last else net.RIGHT.group_norm_silu
+        return norm(x, weight, bias, groups, eps)
+
+    def left_out(ops: Any, p: Any, x: Any, *args: Any) -> Any:
+        return x
+
+    def only_attention(ops: Any, p: Any, x: Any, *args: Any) -> Any:
+        return layers.attention_block(net.RIGHT, p, x, *args) - x
+
+    return [
+        wrong("there is no SiLU after conv_norm_out", network, group_norm_silu=end_without_silu),
+        wrong("the middle has no attention", network,
+               of_layers={layers.attention_block: left_out}),
+        wrong("the attention of the middle is not added to its input", network,
+               of_layers={layers.attention_block: only_attention}),
+    ]  # fmt: skip
+
+
+def _without(name: str, text: str, network: Any, conv: Any) -> Mistake:
+    """Return the mistake that a convolution is left out."""
+
+    def conv2d(x: Any, weight: Any, bias: Any = None, stride: int = 1, padding: int = 0) -> Any:
+        return x if weight is conv.weight else net.RIGHT.conv2d(x, weight, bias, stride, padding)
+
+    return Mistake(f"{text} is left out", lambda: network(MistakenBackend(conv2d=conv2d)))

@@ -1,0 +1,139 @@
+"""The embedded model's networks with one mistake in them: a backend with a wrong operation."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.check.capstone.questions import FOLDER, Mistake, Parts
+from ldmref.loading import load
+from ldmref.models import layers, unflatten
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import Params, flatten
+
+RIGHT = NumpyBackend()
+
+
+class MistakenBackend(NumpyBackend):
+    """NumPy's operations, some of them replaced; `of_layers` replaces whole layers."""
+
+    def __init__(
+        self, of_layers: Mapping[Callable, Callable] | None = None, **operations: Any
+    ) -> None:
+        super().__init__()
+        self._of_layers = {_plain(layer): other for layer, other in (of_layers or {}).items()}
+        for name, operation in operations.items():
+            setattr(self, name, operation)
+
+    def call_layer(
+        self, function: Callable, p: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call the layer, or what replaces it."""
+        return self._of_layers.get(_plain(function), function)(self, p, *args, **kwargs)
+
+
+def _plain(layer: Callable) -> Callable:
+    return getattr(layer, "__wrapped__", layer)
+
+
+class ReversedConcat:
+    """The namespace of NumPy, whose `concat` takes channels in the opposite order."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(RIGHT.xp, name)
+
+    def concat(self, arrays: Any, axis: int = 0) -> Any:
+        """Concatenate; along channels, the last array first."""
+        return RIGHT.xp.concat([*arrays][::-1] if axis == 1 else arrays, axis=axis)
+
+
+def wrong(text: str, network: Callable[[Any], Parts], **operations: Any) -> Mistake:
+    """Return a mistake that a network has with other operations."""
+    return Mistake(text, lambda: network(MistakenBackend(**operations)))
+
+
+@functools.cache
+def embedded_model() -> LatentDiffusion:
+    """Return the embedded model on NumPy."""
+    return load(backend="numpy", dtype="float32")
+
+
+@functools.cache
+def weights_of(network: str) -> Params:
+    """Return the weights of "unet" or "vae" in float32."""
+    flat = flatten(embedded_model().params[network])
+    return unflatten({name: np.asarray(x, np.float32) for name, x in flat.items()})
+
+
+def config_of(network: str) -> dict[str, Any]:
+    """Return the sizes of "unet" or "vae" in config.json."""
+    return json.loads((FOLDER / "config.json").read_text("utf-8"))[network]
+
+
+def random(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    """Return standard normal numbers times `scale`, in float32."""
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def is_time(x: np.ndarray) -> bool:
+    """Return whether x is an embedded time, (n, d), and not an image or tokens."""
+    return x.ndim == 2
+
+
+def silu_not_for_the_time(x: np.ndarray) -> np.ndarray:
+    """Return SiLU of images, and the time as it is."""
+    return x if is_time(x) else RIGHT.silu(x)
+
+
+def norm_without_silu(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+    """Return GroupNorm alone, in place of GroupNorm and SiLU."""
+    return RIGHT.group_norm(x, weight, bias, groups, eps)
+
+
+def silu_before_norm(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
+    """Return GroupNorm of SiLU, in place of SiLU of GroupNorm."""
+    return RIGHT.group_norm(RIGHT.silu(x), weight, bias, groups, eps)
+
+
+def gate_for_value(x: Any, weight: Any, bias: Any) -> Any:
+    """Return gelu(values) times gates, in place of values times gelu(gates)."""
+    value, gate = np.split(RIGHT.linear(x, weight, bias), 2, axis=-1)
+    return gate * RIGHT.gelu(value)
+
+
+def silu_gate(x: Any, weight: Any, bias: Any) -> Any:
+    """Return values times silu(gates)."""
+    value, gate = np.split(RIGHT.linear(x, weight, bias), 2, axis=-1)
+    return value * RIGHT.silu(gate)
+
+
+def scaled_attention(factor: Callable[[Any], float]) -> Callable:
+    """Return attention whose scores are multiplied by factor(q)."""
+
+    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+        return RIGHT.attention(q * np.float32(factor(q)), k, v, causal)
+
+    return attention
+
+
+def attention_of_cut_rows(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+    """Return attention whose heads are made by a reshape without a transpose."""
+
+    def cut(x: Any) -> Any:
+        return layers.merge_heads(RIGHT, x).reshape(x.shape)
+
+    y = RIGHT.attention(cut(q), cut(k), cut(v), causal)
+    return layers.split_heads(RIGHT, y.reshape(len(y), y.shape[2], -1), y.shape[1])
+
+
+def attention_of_one_head(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+    """Return attention of one head with all channels."""
+    heads = q.shape[1]
+    q, k, v = (layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), 1) for x in (q, k, v))
+    y = RIGHT.attention(q, k, v, causal)
+    return layers.split_heads(RIGHT, layers.merge_heads(RIGHT, y), heads)
