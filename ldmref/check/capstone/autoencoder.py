@@ -73,7 +73,7 @@ def encoders(student: Student) -> Iterator[CheckResult]:
             "the mean is multiplied by the scaling factor, which belongs to the denoiser's input",
             lambda: other(lambda m, v: m * scale),
         ),
-        _without("quant_conv", "quant_conv", network, p.quant_conv),
+        _without("quant_conv", network, p.quant_conv),
         *_of_both(network, p.encoder.conv_norm_out.weight),
     ]  # fmt: skip
     arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "image": image}
@@ -90,14 +90,14 @@ def clipped_encoders(student: Student) -> Iterator[CheckResult]:
     config, p = net.embedded_model().config.vae, weights_of("vae")
     bias = np.where(np.arange(32) < 24, 50.0, -50.0).astype(np.float16)
     bias[:16] = 0.0
-    shifted = Params(p | {"quant_conv": Params(p.quant_conv | {"bias": np.float32(bias)})})
+    shifted = Params(p | {"quant_conv": Params(p.quant_conv | {"bias": bias.astype(np.float32)})})
     mean, logvar = encode(net.RIGHT, shifted, config, image)
     right = {"mean": mean, "logvar": logvar}
 
     def unclipped() -> dict:
         # a shift moves the output and nothing else, so it can be added after an ordinary encoder
         within = encode(net.RIGHT, p, config, image)[1]
-        shift = np.float32(bias)[16:] - p.quant_conv.bias[16:]
+        shift = bias[16:].astype(np.float32) - p.quant_conv.bias[16:]
         return {"mean": mean, "logvar": within + shift[:, None, None]}
 
     mistakes = [Mistake("the log-variance is not clipped to the range from -30 to 20", unclipped)]
@@ -133,7 +133,7 @@ def decoders(student: Student) -> Iterator[Question]:
             "tanh is applied to the image; the decoder ends with conv_out",
             lambda: {"image": np.tanh(network()["image"])},
         ),
-        _without("post_quant_conv", "post_quant_conv", network, p.post_quant_conv),
+        _without("post_quant_conv", network, p.post_quant_conv),
         *_of_both(network, p.decoder.conv_norm_out.weight),
     ]
     arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "z": z}
@@ -163,10 +163,10 @@ def _of_both(network: Any, last: Any) -> list[Mistake]:
     ]  # fmt: skip
 
 
-def _without(name: str, text: str, network: Any, conv: Any) -> Mistake:
+def _without(name: str, network: Any, conv: Any) -> Mistake:
     """Return the mistake that a convolution is left out."""
 
     def conv2d(x: Any, weight: Any, bias: Any = None, stride: int = 1, padding: int = 0) -> Any:
         return x if weight is conv.weight else net.RIGHT.conv2d(x, weight, bias, stride, padding)
 
-    return Mistake(f"{text} is left out", lambda: network(MistakenBackend(conv2d=conv2d)))
+    return Mistake(f"{name} is left out", lambda: network(MistakenBackend(conv2d=conv2d)))
