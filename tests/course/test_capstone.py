@@ -167,6 +167,14 @@ def test_weights_that_nobody_reads_are_asked_for(student, mark):
     assert code == 4 and "read_weights, of piece 1, is neither here nor in an imported file" in out
 
 
+def test_tensors_are_asked_for_if_a_file_wants_them(student, mark):
+    student(ANSWERS_IN_TORCH)
+    code, _, notes = mark("blocks.py:residual_block")
+    assert code == 4 and "if yours want tensors, add --backend torch" in notes
+    code, _, notes = mark("blocks.py:residual_block", "--backend", "torch")
+    assert code == 0 and "tensors" not in notes
+
+
 def test_functions_of_other_people_are_not_pieces():
     module = ModuleType("theirs")
     exec("def encode(model, images): ...\ndef train(model, data, steps): ...", vars(module))
@@ -216,5 +224,5 @@ def test_a_run_is_one_json_object_for_each_mark(student, mark):
     student(ANSWERS)
     code, out, _ = mark("autoencoder.py", "--json", "--only", "code: ")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0 and [row["function"] for row in rows] == ["encode", "decode"]
+    assert code == 0 and [row["function"] for row in rows] == ["encode", "encode", "decode"]
     assert all(row["verdict"] == "ok" and row["worst"] < row["allowed"] for row in rows)

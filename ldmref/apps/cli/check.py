@@ -150,7 +150,8 @@ def check(
         names = "; ".join(result.identity for result in failed[:3])
         which = f"{len(failed)} of {count} {noun[1]} fail" if count > 1 else f"the {noun[0]} fails"
         more = " ..." if len(failed) > 3 else ""
-        raise VerifyError(f"{which}: {names}{more}", code="E-CHECK")
+        hint = _tensor_hint(module, backend)
+        raise VerifyError(f"{which}: {names}{more}", code="E-CHECK", hint=hint)
     if not as_json:
         cases = f"case {flags['case']}" if flags["case"] is not None else f"{flags['cases']} cases"
         which = f"the {noun[0]} holds" if count == 1 else f"all {count} {noun[1]} hold"
@@ -250,6 +251,15 @@ def _report_unknown_functions(module: ModuleType) -> None:
     others = [name for name, close in unknown.items() if not close]
     if others:
         say(f"note: not checked, because ldmref has no such function: {', '.join(others)}")
+
+
+def _tensor_hint(module: ModuleType | None, backend: Backend) -> str:
+    """Return a hint for functions of tensors that got other arrays."""
+    names = {getattr(value, "__name__", "") for value in vars(module or object).values()}
+    is_torch = any(name == "torch" or name.startswith("torch.") for name in names)
+    if backend.name == "torch" or not is_torch:
+        return ""
+    return f"functions get arrays of {backend.name}; if yours want tensors, add --backend torch"
 
 
 def _no_identity_error(against: str | None, only: str) -> UsageError:

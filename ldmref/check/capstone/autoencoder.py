@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ldmref.check.capstone import networks as net
 from ldmref.check.capstone.networks import MistakenBackend, config_of, random, weights_of, wrong
-from ldmref.check.capstone.questions import Mistake, Question, Student, WeightsAt
+from ldmref.check.capstone.questions import (
+    WEIGHTS,
+    Mistake,
+    Question,
+    Student,
+    WeightsAt,
+    ask,
+)
+from ldmref.check.capstone.reading import with_bias
+from ldmref.check.results import CheckResult
 from ldmref.models import layers
 from ldmref.models.autoencoder import decode, encode
+from ldmref.models.params import Params
 
 HALVED = (
     "before it halves a grid, the encoder pads with pad_bottom_right, and its convolution of "
@@ -19,8 +31,8 @@ HALVED = (
 )
 
 
-def encoders(student: Student) -> Iterator[Question]:
-    """Yield the encoder on a random image."""
+def encoders(student: Student) -> Iterator[CheckResult]:
+    """Yield the marks of the encoder on a random image, and with extreme log-variances."""
     image = np.tanh(random(student.rng("encode"), 1, 3, 64, 32))
     config, p = net.embedded_model().config.vae, weights_of("vae")
 
@@ -61,11 +73,41 @@ def encoders(student: Student) -> Iterator[Question]:
             "the mean is multiplied by the scaling factor, which belongs to the denoiser's input",
             lambda: other(lambda m, v: m * scale),
         ),
-        _without("quant_conv", "quant_conv", network, p.quant_conv),
+        _without("quant_conv", network, p.quant_conv),
         *_of_both(network, p.encoder.conv_norm_out.weight),
     ]  # fmt: skip
     arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "image": image}
-    yield Question("encode", "of a random image", arguments, network(), mistakes, HALVED)
+    question = Question("encode", "of a random image", arguments, network(), mistakes, HALVED)
+    result = ask(student, question)
+    yield result
+    if result.holds:
+        yield from clipped_encoders(student)
+
+
+def clipped_encoders(student: Student) -> Iterator[CheckResult]:
+    """Yield the mark of an encoder whose last bias puts log-variances far outside of the range."""
+    image = np.tanh(random(student.rng("clip"), 1, 3, 16, 16))
+    config, p = net.embedded_model().config.vae, weights_of("vae")
+    bias = np.where(np.arange(32) < 24, 50.0, -50.0).astype(np.float16)
+    bias[:16] = 0.0
+    shifted = Params(p | {"quant_conv": Params(p.quant_conv | {"bias": bias.astype(np.float32)})})
+    mean, logvar = encode(net.RIGHT, shifted, config, image)
+    right = {"mean": mean, "logvar": logvar}
+
+    def unclipped() -> dict:
+        # a shift moves the output and nothing else, so it can be added after an ordinary encoder
+        within = encode(net.RIGHT, p, config, image)[1]
+        shift = bias[16:].astype(np.float32) - p.quant_conv.bias[16:]
+        return {"mean": mean, "logvar": within + shift[:, None, None]}
+
+    mistakes = [Mistake("the log-variance is not clipped to the range from -30 to 20", unclipped)]
+    arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "image": image}
+    law = "of extreme log-variances"
+    question = Question("encode", law, arguments, right, mistakes, HALVED)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS.name
+        path.write_bytes(with_bias("vae.quant_conv.bias", bias))
+        yield ask(Student(student.module, student.backend, student.seed, path), question)
 
 
 def decoders(student: Student) -> Iterator[Question]:
@@ -91,7 +133,7 @@ def decoders(student: Student) -> Iterator[Question]:
             "tanh is applied to the image; the decoder ends with conv_out",
             lambda: {"image": np.tanh(network()["image"])},
         ),
-        _without("post_quant_conv", "post_quant_conv", network, p.post_quant_conv),
+        _without("post_quant_conv", network, p.post_quant_conv),
         *_of_both(network, p.decoder.conv_norm_out.weight),
     ]
     arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "z": z}
@@ -121,10 +163,10 @@ def _of_both(network: Any, last: Any) -> list[Mistake]:
     ]  # fmt: skip
 
 
-def _without(name: str, text: str, network: Any, conv: Any) -> Mistake:
+def _without(name: str, network: Any, conv: Any) -> Mistake:
     """Return the mistake that a convolution is left out."""
 
     def conv2d(x: Any, weight: Any, bias: Any = None, stride: int = 1, padding: int = 0) -> Any:
         return x if weight is conv.weight else net.RIGHT.conv2d(x, weight, bias, stride, padding)
 
-    return Mistake(f"{text} is left out", lambda: network(MistakenBackend(conv2d=conv2d)))
+    return Mistake(f"{name} is left out", lambda: network(MistakenBackend(conv2d=conv2d)))

@@ -24,7 +24,8 @@ SHORTCUT = (
 TOKENS = "tokens are (n, positions, channels): reshape (n, c, h, w) to (n, c, h w), then transpose"
 SKIPS = (
     "conv_in, each residual block (with its attention) and each downsampling of the way down leave "
-    "one skip connection; each residual block of the way up takes the last one left"
+    "one skip connection; each residual block of the way up takes the last one left; num_heads are "
+    "those of the levels on the way down, so the way up begins with the last"
 )
 
 

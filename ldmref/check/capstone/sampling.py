@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -108,16 +107,9 @@ def images(student: Student) -> Iterator[Question]:
         "height and width of the image are exchanged": {"turned": True},
         "the last step, to sigma = 0, is left out": {"last": 1},
     }  # fmt: skip
-    mistakes = [
-        Mistake(text, functools.partial(_run, replace(loop, **change)))
-        for text, change in changes.items()
-    ]
+    mistakes = [Mistake(text, replace(loop, **change).run) for text, change in changes.items()]
     config = {"unet": config_of("unet"), "vae": config_of("vae")}
     arguments = {"weights": WeightsAt(""), "config": config, "states": states}
     arguments |= {"first": first, "sigmas": sigmas, "scale": SCALE}
     law = "the bytes of an image in four steps"
     yield Question("generate", law, arguments, right, mistakes, BYTES, 1.0, absolute=True)
-
-
-def _run(loop: Loop) -> dict[str, np.ndarray]:
-    return loop.run()
