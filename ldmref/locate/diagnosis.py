@@ -14,7 +14,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask
-from ldmref.locate.faults.table import BETWEEN
+from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes
 from ldmref.locate.layouts import recognise, relative_error
@@ -127,6 +127,9 @@ def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | No
             yield text, _safely(replay, point, arguments=arguments, free=free)
     for fault in BETWEEN:
         yield from fault.variants(replay, point)
+    for block_fault in IN_BLOCKS:
+        for text, changes in block_fault.variants(replay, point):
+            yield text, _safely(replay, point, changes)
     for text, changes in _changes(replay, point):
         yield text, _safely(replay, point, changes)
 

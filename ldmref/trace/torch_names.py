@@ -7,6 +7,7 @@ the names of operations.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 KINDS = {
@@ -51,7 +52,7 @@ ACTIVATIONS = {
 }
 ACTIVATION_MODULES = ("nn.modules.activation", ".activations")
 # Modules whose results ldmref computes where they are used: cosines and sines of positions.
-WITHOUT_LAYER = {"FluxPosEmbed": True}
+WITHOUT_LAYER = ("FluxPosEmbed",)
 # Modules that only hold others: ldmref has no layer of that name.
 CONTAINER = re.compile(
     r"|((encoder|decoder)\.)?((down|up)_blocks\.\d+|mid_block)|encoder|decoder"
@@ -59,7 +60,7 @@ CONTAINER = re.compile(
 )
 
 
-def class_in(module: object, table: dict[str, Any]) -> str:
+def class_in(module: object, table: Collection[str]) -> str:
     """Return the name of the module's class, or of its nearest base class, that is in a table."""
     names = (c.__name__ for c in type(module).__mro__)
     return next((name for name in names if name in table), "")

@@ -85,7 +85,7 @@ def test_patches_are_those_of_diffusers():
     x = draw(3, 5)[0]
     patches = cut_patches(ops, x)
     assert (patches.reshape(2, 15, 16) == PACK(torch.tensor(x), 2, 4, 6, 10).numpy()).all()
-    assert (join_patches(ops.xp, patches.reshape(2, 15, 16), 3, 5) == x).all()
+    assert (join_patches(patches.reshape(2, 15, 16), 3, 5) == x).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -242,8 +242,7 @@ def test_guidance_that_is_forgotten_is_named(flux_model):
     check(report, "", (f"{BLOCK}", "norm_out", SINGLE, ""))
 
 
-@pytest.mark.parametrize("kind", ["adaptive_norm"])
-def test_swapped_parts_of_a_modulation_are_named(model, kind):
+def test_swapped_parts_of_a_modulation_are_named(model):
     def exchanged(call, x):
         h, gate, shift, scale, *rest = call.compute(x)
         return (h, gate, scale, shift, *rest)
@@ -294,7 +293,7 @@ def test_another_packing_is_named(flux_model, monkeypatch, order, words):
 
 
 def test_another_unpacking_is_named(flux_model, monkeypatch):
-    def join(ops, x, rows, columns):
+    def join(x, rows, columns):
         n, _, width = x.shape
         x = x.reshape(n, rows, columns, 2, 2, width // 4).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(n, width // 4, 2 * rows, 2 * columns)

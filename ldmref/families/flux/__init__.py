@@ -17,8 +17,6 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from array_api_compat import array_namespace
-
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.files import PIPELINES, read_folder
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
@@ -31,7 +29,6 @@ from ldmref.families.joint_transformers import (
     declare_transformer,
     describe_model,
 )
-from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput
 from ldmref.models.family import Family
@@ -88,11 +85,6 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
-def unpack(x: Array, rows: int, columns: int) -> Array:
-    """Return latents, (n, c, 2 rows, 2 columns), of the tokens of diffusers' pipelines."""
-    return join_patches(array_namespace(x), x, rows, columns)
-
-
 FLUX = Family(
     "flux",
     FluxConfig,
@@ -107,7 +99,7 @@ FLUX = Family(
     shrink=shrink,
     zeros=lambda config: ZEROS,
     lora_targets=LORA_TARGETS,
-    unpack=unpack,
+    unpack=join_patches,
     timestep_factor=SCALE,
     description="Flux.1: a transformer with streams for image and text, then one for both",
 )

@@ -8,7 +8,7 @@ Parameter names of diffusers' FluxTransformer2DModel.
 
 from __future__ import annotations
 
-from typing import Any
+from array_api_compat import array_namespace
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
@@ -103,7 +103,7 @@ def transformer(
     for block in p.single_transformer_blocks.items_in_order():
         text, h = single_block(ops, block, h, text, emb, positions, dims, heads)
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
-    return join_patches(ops.xp, h, rows, columns)
+    return join_patches(h, rows, columns)
 
 
 def cut_patches(ops: Backend, x: Array) -> Array:
@@ -114,8 +114,9 @@ def cut_patches(ops: Backend, x: Array) -> Array:
     return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
 
 
-def join_patches(xp: Any, x: Array, rows: int, columns: int) -> Array:
+def join_patches(x: Array, rows: int, columns: int) -> Array:
     """Join patches (n, rows * columns, 4 c) to latents (n, c, 2 rows, 2 columns)."""
+    xp = array_namespace(x)
     n, _, width = x.shape
     c = width // PATCH**2
     x = xp.reshape(x, (n, rows, columns, c, PATCH, PATCH))

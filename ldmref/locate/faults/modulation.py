@@ -13,10 +13,10 @@ from itertools import combinations
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import OperationChange, Point
 from ldmref.locate.replay import Replay
 
+ChangedOperations = tuple[str, Mapping[str, OperationChange]]  # words, and changes by name
 ATTENTION = ("shift", "scale", "gate")
 MLP = ("shift of the MLP", "scale of the MLP", "gate of the MLP")
 SECOND = ("shift of the second attention", "scale of the second attention",
@@ -30,23 +30,14 @@ PARTS = {  # by their number, in the order of diffusers
 NEAREST = 4  # modulations that are tried
 
 
-def other_modulation(replay: Replay, point: Point) -> Iterator[Given]:
-    """Yield an array with parts of the modulations of its block exchanged or misused."""
+def other_modulation(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+    """Yield parts of the modulations of a block exchanged or misused."""
     within = f"{point.frame.name}." if point.frame.name else ""
     near = [name for name in reversed(replay.modulations) if name.startswith(within)]
     for name in near[:NEAREST]:
         parts = PARTS[replay.modulations[name]]
         for text, change in _changes(parts):
-            yield f"{text} in {name}", _rerun(replay, point, {name: change})
-
-
-def _rerun(
-    replay: Replay, point: Point, changes: Mapping[str, OperationChange]
-) -> np.ndarray | None:
-    try:
-        return replay.rerun(point, changes)
-    except (ValueError, IndexError):
-        return None
+            yield f"{text} in {name}", {name: change}
 
 
 def _changes(parts: tuple[str, ...]) -> Iterator[tuple[str, OperationChange]]:

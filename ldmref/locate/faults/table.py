@@ -79,7 +79,11 @@ FAULTS = (
     Fault(("attention",), attention.permuted_heads, "FastVideo#1321"),
     Fault(("attention",), attention.other_heads, "attention_head_dim: diffusers#2011"),
     Fault(("attention",), attention.other_softmax, "axis of the softmax"),
-    Fault(("attend_with_bias",), attention.other_bias, "T5's scale of 1: port-bugs of T5"),
+    Fault(
+        ("attend_with_bias",),
+        attention.other_bias,
+        "T5 does not scale: TensorRT-LLM#1343",
+    ),
     Fault(("rotate",), rotary.other_layout, "flashinfer#3819, FastVideo#1321, candle#3520"),
     Fault(("rotate",), rotary.other_frequencies, "theta and axes of other models"),
     Fault(("rotate",), rotary.other_positions, "vllm-omni#4443, diffusion-4k#17"),
@@ -105,9 +109,19 @@ BETWEEN = (
     BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
     BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
     BetweenLayers(packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),
-    BetweenLayers(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
 )
 """Known faults of what is joined, added or multiplied between layers."""
+
+
+class InBlock(NamedTuple):
+    """A kind of fault in a block: `variants(replay, point)` yields words and changed operations."""
+
+    variants: Callable[[Replay, Point], Iterator[modulation.ChangedOperations]]
+    source: str
+
+
+IN_BLOCKS = (InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),)
+"""Known faults that change recorded operations of a block, so that it is computed again."""
 
 
 def faults_of(operation: str) -> Iterator[Fault]:

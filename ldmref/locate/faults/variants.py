@@ -10,8 +10,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 
 Inputs = Mapping[str, Any]
-# Words, and the array that a fault would have given; None where it does not fit the shapes.
-Given = tuple[str, np.ndarray | None]
+Given = tuple[str, np.ndarray]  # words, and the array that a fault would have given
 
 
 class Variant(NamedTuple):
