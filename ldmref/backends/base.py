@@ -188,13 +188,18 @@ class Backend(Operations):
         """
         return function(self, p, *args, **kwargs)
 
-    def call_function(self, name: str, function: Callable, *args: Any) -> Array:
+    def call_function(
+        self, name: str, function: Callable, *args: Any, axis: int | None = None
+    ) -> Array:
         """Call `function(*args)`, a part of a network without operations, which gets a name.
 
         Args:
             name: Name of the part, such as "time_proj".
             function: A function of arrays.
             args: Its arguments.
+            axis: An axis of the first argument, and of a result of its shape, along which every
+                item is computed alone, so that a backend may compute a few at a time. None: there
+                is none.
 
         Returns:
             What the function returns, an array of any shape.

@@ -160,12 +160,14 @@ class NamedBackend(Backend):
             )
         )
 
-    def call_function(self, name: str, function: Callable, *args: Any) -> Any:
+    def call_function(
+        self, name: str, function: Callable, *args: Any, axis: int | None = None
+    ) -> Any:
         """Visit a part of a network without operations; parameters give it their name."""
         arguments = dict(zip(_parameter_names(function), args, strict=False))
 
         def call(**arguments: Any) -> Any:
-            return self.inner.call_function(name, function, *arguments.values())
+            return self.inner.call_function(name, function, *arguments.values(), axis=axis)
 
         return self._visit_function(call, function.__name__, arguments, self._within(name))
 

@@ -18,7 +18,8 @@ def rms_norm(ops: Backend, p: Params, x: Array, eps: float) -> Array:
 
     Zhang and Sennrich 2019, arXiv:1910.07467. The mean is taken in `ops.state_dtype`.
     """
-    return ops.call_function("rms_norm", divide_by_rms, x, p.weight, eps, ops.state_dtype)
+    args = x, p.weight, eps, ops.state_dtype
+    return ops.call_function("rms_norm", divide_by_rms, *args, axis=-2)
 
 
 def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str) -> Array:
@@ -31,7 +32,7 @@ def divide_by_rms(x: Array, weight: Array, eps: float, dtype: str) -> Array:
 
 def gelu_tanh(ops: Backend, x: Array, name: str = "gelu_tanh") -> Array:
     """Return the tanh form of GELU; `name` is that of the module."""
-    return ops.call_function(name, tanh_gelu, x)
+    return ops.call_function(name, tanh_gelu, x, axis=-2)
 
 
 def tanh_gelu(x: Array) -> Array:

@@ -21,6 +21,7 @@ from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import UsageError
 from ldmref.models.params import unflatten
+from ldmref.models.transformer_layers import divide_by_rms
 from ldmref.testing.conformance import EPS
 
 REFERENCE = NumpyBackend(dtype="float64")
@@ -93,6 +94,20 @@ def test_activations_in_blocks(monkeypatch, name, size):
         got = getattr(FastNumpyBackend(), name)(layout)
         np.testing.assert_allclose(got, want, rtol=0, atol=3e-7 * 3)
         assert got.strides == layout.strides and (layout == before).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 11])
+@pytest.mark.parametrize("axis", [-2, 1, 2])
+def test_functions_of_items_in_parts(monkeypatch, length, axis):
+    """Every item once, whatever the layout; the other arguments are the same for all parts."""
+    monkeypatch.setattr(pointwise, "BLOCK", 40)
+    plain = np.random.default_rng(0).standard_normal((2, length, 3, 4), np.float32)
+    weight = np.arange(1.0, 5.0, dtype=np.float32)
+    for x in (plain, plain.transpose(0, 2, 1, 3)):
+        args = x, weight, 1e-6, "float32"
+        got = FastNumpyBackend().call_function("norm", divide_by_rms, *args, axis=axis)
+        np.testing.assert_allclose(got, divide_by_rms(*args), rtol=4 * EPS["float32"])
+        assert got.shape == x.shape and got.dtype == x.dtype
 
 
 @given(

@@ -13,6 +13,8 @@ from ldmref.backends.fast import numpy as fast_numpy
 from ldmref.backends.fast import winograd as winograd_module
 from ldmref.backends.fast.convolution import winograd_pays
 from ldmref.backends.fast.numpy import FastNumpyBackend
+from ldmref.models.params import Params
+from ldmref.models.transformer_layers import gelu_tanh, rms_norm
 
 MODULES = (attention, convolution, matmul, norms, pointwise, fast_numpy, memory, threads)
 
@@ -56,6 +58,7 @@ def recorded(monkeypatch):
 
 OPS = FastNumpyBackend()
 KERNEL = OPS.weight(zeros(64, 64, 3, 3))
+NORM = Params(weight=zeros(128))
 LARGE = {  # much work: a call of it, and the most elements that a block may have
     "tokens": (lambda: OPS.linear(zeros(4096, 320), zeros(320, 320), zeros(320)), 0),
     "few tokens, wide": (lambda: OPS.linear(zeros(16, 1024), zeros(4096, 1024)), 2**15),
@@ -83,6 +86,8 @@ LARGE = {  # much work: a call of it, and the most elements that a block may hav
     "silu": (lambda: OPS.silu(zeros(2**20)), 2**18),
     "gelu": (lambda: OPS.gelu(zeros(2**20)), 2**17),
     "quick gelu": (lambda: OPS.quick_gelu(zeros(2**20)), 2**17),
+    "tanh form of gelu": (lambda: gelu_tanh(OPS, zeros(1, 1024, 1024)), 0),
+    "rms norm": (lambda: rms_norm(OPS, NORM, zeros(1, 8, 1024, 128), 1e-6), 0),
     "upsampling": (lambda: OPS.upsample2x(image(1, 8, 16, 16)), 0),
 }
 
@@ -106,6 +111,7 @@ SMALL = {
     ),
     "silu": lambda: OPS.silu(zeros(64, 64)),
     "gelu of a share": lambda: OPS.gelu(zeros(2**18)),
+    "tanh form of gelu": lambda: gelu_tanh(OPS, zeros(1, 77, 1024)),
 }
 
 
@@ -126,6 +132,18 @@ def test_transformed_tiles_keep_to_their_workspace(recorded, monkeypatch, m, n, 
     calls.clear()
     winograd_module.winograd(zeros(n, size, size, 64), u, None, m)
     assert 0.5 * workspace < largest[0] <= workspace and len(calls) > 4
+
+
+def test_functions_in_parts_need_no_large_arrays_in_between():
+    """New memory costs more than the arithmetic: the result, and a few parts of it."""
+    x = zeros(1, 1024, 4096)
+    with threads.one_thread():
+        gelu_tanh(OPS, x)
+        tracemalloc.start()
+        gelu_tanh(OPS, x)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < x.nbytes + 5 * pointwise.BLOCK * x.itemsize
 
 
 EMPTY = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,13 @@ class FastNumpyBackend(NumpyBackend):
 
     def gelu(self, x: Array) -> Array:
         return pointwise.apply(pointwise.gelu_, x)
+
+    def call_function(
+        self, name: str, function: Callable, *args: Any, axis: int | None = None
+    ) -> Array:
+        if axis is None or args[0].size <= pointwise.BLOCK:
+            return function(*args)
+        return pointwise.apply_in_parts(function, axis, *args)
 
     def upsample2x(self, x: Array) -> Array:
         return _channels_first(_double_pixels(_channels_last(x)))

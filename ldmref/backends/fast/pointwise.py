@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -78,4 +79,27 @@ def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
         function(flat[i * SHARE : (i + 1) * SHARE])
 
     parallel(block, -(-flat.size // SHARE))
+    return y
+
+
+@divisible
+def apply_in_parts(
+    function: Callable[..., np.ndarray], axis: int, x: np.ndarray, *args: Any
+) -> np.ndarray:
+    """Return function(x, *args), computed on all threads for a few items of an axis at a time.
+
+    What a part holds in between stays in the cache; in new memory it would cost more than the
+    arithmetic.
+    """
+    y = np.empty_like(x)
+    length = x.shape[axis]
+    step = max(1, BLOCK * length // x.size)  # set by the shape alone, as the rounding may be
+
+    def compute(i: int) -> None:
+        part = [slice(None)] * x.ndim
+        part[axis] = slice(i * step, (i + 1) * step)
+        at = tuple(part)
+        y[at] = function(x[at], *args)
+
+    parallel(compute, -(-length // step))
     return y
