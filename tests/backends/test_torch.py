@@ -267,6 +267,28 @@ def test_activations_in_training_keep_their_input():
     assert torch.isfinite(x.grad).all() and (x.grad != 0).any()
 
 
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 11])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_functions_of_items_in_parts(monkeypatch, length, transposed):
+    """The whole only while gradients are recorded; parts are equal to it."""
+    fast_torch = inspect.getmodule(type(get_backend("torch")))
+    monkeypatch.setattr(fast_torch, "PART", 40)
+    ops = get_backend("torch")
+    sizes = []
+
+    def double_tanh(x, factor):
+        sizes.append(x.numel())
+        return factor * torch.tanh(x)
+
+    x = torch.linspace(-3.0, 3.0, 24 * length).reshape(2, length, 3, 4)
+    x = x.transpose(1, 2) if transposed else x
+    whole = ops.call_function("f", double_tanh, x, 2.0, axis=1)
+    with torch.no_grad():
+        got = ops.call_function("f", double_tanh, x, 2.0, axis=1)
+    assert sizes[0] == x.numel() and max(sizes[1:]) <= max(40, 24, 8 * length)
+    torch.testing.assert_close(got, whole, rtol=2e-7, atol=0)
+
+
 @pytest.mark.slow
 def test_compiled_networks_draw_the_same_image():
     images = [

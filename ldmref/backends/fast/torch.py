@@ -23,6 +23,7 @@ from ldmref.support.memmap import release_pages
 
 onednn = torch.ops.mkldnn
 NO_FUSION = ("none", [], "")  # no activation after the product
+PART = 2**20  # elements of a part of a function, on a CPU: enough for all threads
 SHARED = (np.float16, np.float32)  # dtypes of weights that are read in place
 
 
@@ -66,6 +67,21 @@ class FastTorchBackend(TorchBackend):
             self._packed[weight] = reorder(weight.to(self._dtype), *args)
             release_pages(self._host[weight])
         return self._packed[weight]
+
+    def call_function(
+        self, name: str, function: Callable, *args: Any, axis: int | None = None
+    ) -> Tensor:
+        """Compute large results on a CPU a few items at a time, without large arrays in between."""
+        x = args[0]
+        if axis is None or self.compiles or torch.is_grad_enabled():
+            return function(*args)
+        if x.device.type != "cpu" or x.numel() <= PART:
+            return function(*args)
+        y = torch.empty_like(x)
+        length = max(1, PART * x.shape[axis] // x.numel())
+        for part, result in zip(x.split(length, axis), y.split(length, axis), strict=True):
+            result.copy_(function(part, *args[1:]))
+        return y
 
     # -- operations -------------------------------------------------------------------------------
 
