@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from ldmref import random_model
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, TextConfig
@@ -15,7 +17,9 @@ from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
+from ldmref.prompts.unigram import unigram_tokenizer
 
+T5 = Path(__file__).parent / "prompts" / "t5"
 SMALL_MODEL = {
     "preset": "tiny",
     "unet": {"block_out_channels": [8, 8], "norm_num_groups": 2, "cross_attention_dim": 8},
@@ -39,6 +43,14 @@ def save_wordless(folder, concat, **changes):
         **changes,
     )
     save_folder(folder, config, init(model_spec(config), 0), [tokenizer_for(text)], np.float32)
+    return folder
+
+
+def save_flow(folder):
+    """Save preset `sd3-tiny`, a model of flow matching, with random weights."""
+    model = random_model("sd3-tiny", backend="numpy")
+    t5 = unigram_tokenizer(T5, model.config.text_encoders[2].max_position_embeddings)
+    save_folder(folder, model.config, model.params, [*model.tokenizers[:2], t5], np.float32)
     return folder
 
 

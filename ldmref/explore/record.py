@@ -37,7 +37,7 @@ def record_run(
 
     Args:
         model: From `ldmref.load` or `ldmref.random_model`.
-        mode: A mode that generates images: any except for `invert`.
+        mode: A mode that generates images: any except for `invert` and `edit`.
         attention: Whether to record a map of cross-attention for each word. On a backend that
             compiles networks this takes a second evaluation per step, which is not compiled.
         callback: Called after every step with a `Progress`. None: nothing is called.
@@ -93,12 +93,15 @@ def require_one(planned: Plan) -> Plan:
     """Return a plan if it can be recorded.
 
     Raises:
-        UsageError: There are several images.
+        UsageError: There are several images, or they are edits.
     """
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"
         raise UsageError(message, code=CODE, hint="give one seed and one prompt, and count 1")
+    if planned.job.mode == "edit":
+        message = "a record holds the flow of one prompt, and an edit follows two"
+        raise UsageError(message, code=CODE, hint="record txt2img or img2img with each prompt")
     return planned
 
 

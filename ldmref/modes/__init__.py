@@ -8,6 +8,7 @@ checks everything without weights and returns a `Plan`, whose `run(model)` gener
 
 from ldmref.modes.control import Control
 from ldmref.modes.cost import Cost
+from ldmref.modes.edit import edit
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.img2img import img2img
 from ldmref.modes.inpaint import inpaint
@@ -35,6 +36,7 @@ __all__ = [
     "Run",
     "RunObserver",
     "TakenStep",
+    "edit",
     "img2img",
     "inpaint",
     "interpolate",

@@ -7,7 +7,7 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.job import Job
-from ldmref.modes.resolve import check_mode
+from ldmref.modes.mode_checks import check_mode
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
 EXAMPLES = (  # prompts that those models understand

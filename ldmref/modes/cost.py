@@ -43,20 +43,23 @@ class Cost:
     seconds: float
 
 
-def estimate_cost(model: LatentDiffusion, job: Job, calls: int | None = None) -> Cost:
+def estimate_cost(
+    model: LatentDiffusion, job: Job, calls: int | None = None, more: int = 0
+) -> Cost:
     """Estimate the memory and time of a job.
 
     Args:
         model: The model that generates.
         job: The resolved request.
         calls: Calls of the denoiser per image; None: those of the sampler.
+        more: Evaluations per image with another guidance.
     """
     spec = model_spec(model.config)
     images = len(job.seeds)
     if calls is None:
         calls = count_calls(job.sampler, plan_visits(job))
     per_call = predictions_per_call(job.guidance, job.sampler, job.cfg_scale)
-    evaluations = calls * per_call * images
+    evaluations = (calls * per_call + more) * images
     flops = evaluations * model.family.count_flops(model.config, job.width, job.height)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
     memory = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile).peak_resident
@@ -121,11 +124,11 @@ def out_of_memory(model: LatentDiffusion, job: Job) -> ResourceError:
     )
 
 
-def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None) -> None:
+def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None, more: int = 0) -> None:
     """Refuse a job that takes more memory or time than the model may use.
 
     Args:
-        model, job, calls: As for `estimate_cost`.
+        model, job, calls, more: As for `estimate_cost`.
 
     Raises:
         ResourceError: It takes more than `model.max_memory` bytes or `model.max_seconds`.
@@ -133,7 +136,7 @@ def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None) -> 
     model.limit_memory(*job.size, job.batch_size, job.tile)
     if model.max_seconds is None:
         return
-    seconds = estimate_cost(model, job, calls).seconds
+    seconds = estimate_cost(model, job, calls, more).seconds
     if seconds > model.max_seconds:
         raise ResourceError(
             f"the request takes at least about {seconds:.3g} s, more than the "

@@ -88,6 +88,11 @@ def choose_guidance(
     return EMBEDDED
 
 
+def plain_guidance(config: ModelConfig) -> Guidance:
+    """Return the guidance of a model without a wish: classifier-free, or that of its network."""
+    return EMBEDDED if config.denoiser.reads_guidance else PLAIN
+
+
 def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
     """Refuse a guidance that needs the network in a way in which it cannot be perturbed."""
     if not guidance.perturbed:

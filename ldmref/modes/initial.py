@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ldmref.modes.edit_methods import EditMethod
 from ldmref.modes.job import Job
 from ldmref.modes.text import Interpolation
 from ldmref.samplers.noise import Streams, follows_diffusers
@@ -53,6 +54,7 @@ class InitialState:
         keep: (1, 1, h, w), 1 where `image` is put back after every step.
         channels: Further input channels of the U-Net, (1, k, h, w); or a masked image.
         interpolation: A second prompt.
+        edit: How `image` is edited; the initial state is then `image` itself.
         finish: Applied to every generated image.
         show: The same for a preview of any size, without the cost of a large image.
     """
@@ -64,6 +66,7 @@ class InitialState:
     keep: np.ndarray | None = None
     channels: np.ndarray | MaskedImage | None = None
     interpolation: Interpolation | None = None
+    edit: EditMethod | None = None
     finish: Callable[[Image.Image], Image.Image] | None = None
     show: Callable[[Image.Image], Image.Image] | None = None
 

@@ -161,12 +161,18 @@ class SizeParameters:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CountParameters:
-    """The number of images, and their initial noise."""
+class CountParameter:
+    """The number of images."""
 
     count: Annotated[
         int, Range(1, MAX_COUNT), Flag(("-c", "--count")), Doc("Number of images per prompt.")
     ] = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LatentsParameter:
+    """The initial noise."""
+
     latents: Annotated[
         np.ndarray | None,
         Check(validation.check_noise, ARRAY),
@@ -182,8 +188,8 @@ class CountParameters:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class NoiseParameters:
-    """The noise of the sampler."""
+class EtaParameter:
+    """The fresh noise of the sampler."""
 
     eta: Annotated[
         float | None,
@@ -194,6 +200,12 @@ class NoiseParameters:
             "the sampler's own",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RngParameter:
+    """The source of noise."""
+
     rng: Annotated[
         StreamName,
         Flag(metavar="NAME"),

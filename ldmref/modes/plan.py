@@ -17,7 +17,7 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, /, **parameters: Any)
     """Check all parameters of a mode that generates images, without weights.
 
     Args:
-        mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `superres` or `seg2img`.
+        mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `edit`, `superres` or `seg2img`.
         config: The model's configuration, `model.config`; or the model.
         parameters: Those of `modes.<mode>`, all by name.
 

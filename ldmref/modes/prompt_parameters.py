@@ -50,7 +50,7 @@ class GuidanceParameters:
         ),
         Doc(
             "Guidance scale s in u + s (c - u): 1 disables it, 0 ignores the prompt.",
-            "the model's setting, or 1 for invert",
+            "the model's setting; 1 for invert, and that of its method for edit",
         ),
     ] = None
     guidance: Annotated[

@@ -36,7 +36,7 @@ OF_ALL_IMAGES = ("count", "batch_size")  # each image records itself alone
 ONE_EACH = ("seed", "prompt", "negative_prompt")  # of which an image has one
 REPLACED = {  # the parameters that a changed one also replaces
     "sampler": {"eta"},
-    "steps": {"sigmas"},
+    "steps": {"sigmas", "n_max", "n_min"},
     "schedule": {"sigmas"},
     "sigmas": {"steps", "schedule"},
     "negative_prompt_embeds": {"negative_prompt"},

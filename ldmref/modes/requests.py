@@ -9,29 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-import numpy as np
-
-from ldmref.declare import Attachment, Check, Doc, Flag, Range
-from ldmref.io.images.pil import Source
+from ldmref.declare import Check, Doc, Flag, Range
 from ldmref.modes import validation
+from ldmref.modes.edit_parameters import (
+    EditParameters,
+    FlowEditParameters,
+    RFInversionParameters,
+)
+from ldmref.modes.image_parameters import (
+    Fill,
+    ImageInput,
+    Mask,
+    MaskBlur,
+    ResizeMethod,
+    Segmentation,
+    Strength,
+)
 from ldmref.modes.notation import parse_jumps, parse_positions
 from ldmref.modes.parameters import (
     NUMBERS,
     TEXTS,
     BatchParameters,
     ControlParameter,
-    CountParameters,
-    NoiseParameters,
+    CountParameter,
+    EtaParameter,
+    LatentsParameter,
+    RngParameter,
     SamplerParameter,
     ScheduleParameter,
     SeedParameter,
     SigmasParameter,
     SizeParameters,
     StepParameter,
-    Unrecorded,
-    accept,
 )
 from ldmref.modes.prompt_parameters import (
     EmbeddingParameters,
@@ -42,11 +53,6 @@ from ldmref.modes.prompt_parameters import (
 )
 from ldmref.modes.validation import MAX_SIDE
 
-Resize = Literal["crop", "stretch", "fill"]
-Fill = Literal["original", "noise", "fill", "nothing"]
-FILLS = get_args(Fill)
-FILE = {"type": "string", "contentEncoding": "base64"}
-
 Prompt = Annotated[
     str | Sequence[str] | None,
     Check(validation.check_texts, TEXTS),
@@ -56,62 +62,17 @@ Prompt = Annotated[
         "allowed with prompt_embeds only",
     ),
 ]
-ImageFile = Annotated[Source | np.ndarray, Check(accept, FILE), Attachment("image"), Unrecorded()]
-ImageInput = Annotated[
-    ImageFile,
-    Flag(
-        ("-i", "--image"),
-        "FILE",
-        help="The given image: PNG, JPEG or WebP; - reads standard input. May be repeated.",
-    ),
-    Doc(
-        "The given image: a path, an open file (PNG, JPEG, WebP), a Pillow image, or an array "
-        "(H, W, 3) of uint8, or of floats from 0 to 1."
-    ),
+Edits = Annotated[
+    str | Sequence[str],
+    Check(validation.check_texts, TEXTS),
+    Flag(()),
+    Doc("Description of the edited image: one text, or a list of texts with an image for each."),
 ]
-Mask = Annotated[
-    ImageFile,
-    Flag(
-        metavar="FILE",
-        help="White is repainted; black and transparent pixels are kept. If it is painted on "
-        "transparency in dark colours only, its opaque part is repainted, with a warning. A mask "
-        "of another size is stretched to the image's. One for all images, or one for each.",
-    ),
-    Doc(
-        "An image or boolean array: white (True) is repainted, black and transparent are kept. "
-        "Its luminance is cut at one half. If it is painted on transparency in dark colours only, "
-        "its opaque part is repainted, with a warning. Another size is stretched to fit."
-    ),
-]
-Segmentation = Annotated[
-    ImageFile,
-    Flag(
-        ("-i", "--image", "--map", "--segmentation"),
-        "FILE",
-        help="The map: a grey or palette image whose values are the numbers of the classes. "
-        "May be repeated.",
-    ),
-    Doc(
-        "Numbers of classes: an integer array (H, W), or an image whose grey values or palette "
-        "indices are these numbers."
-    ),
-]
-Strength = Annotated[
-    float | None,
-    Range(0, 1),
-    Doc("Amount of change: 0 returns the image, 1 replaces all of it."),
-]
-MaskBlur = Annotated[
-    float,
-    Range(0, 256),
-    Doc(
-        "Width of the transition around the white area, over which the repainted part fades out: "
-        "a standard deviation in pixels."
-    ),
-]
-ResizeMethod = Annotated[
-    Resize,
-    Doc("Method that brings the given image to the size of the result."),
+SourcePrompt = Annotated[
+    str,
+    Check(validation.check_single_text, {"type": "string"}),
+    Flag(metavar="TEXT"),
+    Doc("Description of the given image; FlowEdit needs one to know what is to change."),
 ]
 Positions = Annotated[
     int | Sequence[float],
@@ -146,8 +107,10 @@ class Txt2Img(
     EmbeddingParameters,
     PromptParameters,
     SigmasParameter,
-    NoiseParameters,
-    CountParameters,
+    RngParameter,
+    EtaParameter,
+    LatentsParameter,
+    CountParameter,
     SizeParameters,
     SeedParameter,
     ScheduleParameter,
@@ -212,7 +175,8 @@ class Interpolate(
     ControlParameter,
     PromptParameters,
     SigmasParameter,
-    NoiseParameters,
+    RngParameter,
+    EtaParameter,
     SizeParameters,
     SeedParameter,
     ScheduleParameter,
@@ -262,12 +226,39 @@ class Invert(
     ] = 5
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(
+    RFInversionParameters,
+    FlowEditParameters,
+    EditParameters,
+    BatchParameters,
+    PromptParameters,
+    RngParameter,
+    CountParameter,
+    SizeParameters,
+    SeedParameter,
+    ScheduleParameter,
+    GuidanceParameters,
+    StepParameter,
+    NegativePromptParameter,
+):
+    """Edit an image along the flow of a model."""
+
+    prompt: Edits
+    image: ImageInput
+    source_prompt: SourcePrompt = ""
+    _: KW_ONLY
+    resize: ResizeMethod = "crop"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class WithoutPrompt(
     BatchParameters,
     SigmasParameter,
-    NoiseParameters,
-    CountParameters,
+    RngParameter,
+    EtaParameter,
+    LatentsParameter,
+    CountParameter,
     SeedParameter,
     ScheduleParameter,
     SamplerParameter,
@@ -290,4 +281,4 @@ class Seg2Img(WithoutPrompt):
     segmentation: Segmentation
 
 
-Request = Txt2Img | Interpolate | Invert | Superres | Seg2Img
+Request = Txt2Img | Interpolate | Invert | Edit | Superres | Seg2Img

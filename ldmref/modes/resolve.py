@@ -19,6 +19,7 @@ from ldmref.modes.control import fit_control
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
 from ldmref.modes.guidance_parameter import check_embeddings, choose_guidance
 from ldmref.modes.job import Job, share_with_txt2img, skip_steps
+from ldmref.modes.mode_checks import check_mode
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
@@ -30,7 +31,6 @@ from ldmref.samplers.path import PATHS, VE
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
 from ldmref.samplers.spacings import check_steps
 
-MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
 MIN_TILE = 4  # latent cells
 
 
@@ -174,30 +174,6 @@ def find_schedule(sampler: object) -> str:
         return ""
     name, _, spacing = sampler.strip().rpartition(" ")
     return spacing.lower() if name and spacing.lower() in SPACINGS else ""
-
-
-def check_mode(config: ModelConfig, mode: str) -> None:
-    """Refuse a mode that needs another model."""
-    needed = MODE_OF.get(config.concat)
-    if mode in MODE_OF.values() and mode != needed:
-        kind = next(concat for concat, its_mode in MODE_OF.items() if its_mode == mode)
-        raise UsageError(
-            f"{mode} needs a model with concat {kind!r}, which {config.name!r} is not",
-            code="E-MODE",
-            hint=f"use {needed}" if needed else "use txt2img, img2img or inpaint",
-        )
-    if mode == "interpolate" and config.text_encoder.model_type == "label":
-        raise UsageError(
-            f"{config.name!r} reads class numbers, between which there is nothing",
-            code="E-MODE",
-            hint="use txt2img with each class",
-        )
-    if needed and mode != needed:
-        raise UsageError(
-            f"{config.name!r} generates images only from a given image",
-            code="E-MODE",
-            hint=f"use {needed}",
-        )
 
 
 def check_text(config: ModelConfig, job: Job) -> None:

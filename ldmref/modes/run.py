@@ -14,6 +14,7 @@ from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
+from ldmref.modes.editing import start_edit
 from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import (
     Callback,
@@ -44,6 +45,8 @@ class Plan:
             the networks read.
         recorded: Values of `params` that differ from the request's; None leaves one out.
         warnings: Warnings about the inputs, one line each.
+        calls: Calls of the denoiser per image; None: those of the sampler.
+        more_evaluations: Evaluations per image with another guidance.
 
     >>> import ldmref
     >>> model = ldmref.random_model("tiny")
@@ -57,6 +60,8 @@ class Plan:
     start: Callable[[LatentDiffusion], InitialState] = lambda model: InitialState()
     recorded: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    calls: int | None = None
+    more_evaluations: int = 0
 
     @property
     def params(self) -> dict[str, Any]:
@@ -69,7 +74,7 @@ class Plan:
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the request takes on `model`, without computing it."""
-        return estimate_cost(model, self.job)
+        return estimate_cost(model, self.job, self.calls, self.more_evaluations)
 
     def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> Run:
         """Return a run: everything up to the first step, with prompts, images and ControlNets read.
@@ -85,7 +90,7 @@ class Plan:
         """
         job = self.job
         if model.max_memory is not None or model.max_seconds is not None:
-            check_limits(model, job)
+            check_limits(model, job, self.calls, self.more_evaluations)
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
         initial = self.start(model)
@@ -98,6 +103,7 @@ class Plan:
             job.prompt_options,
             initial.interpolation,
             may_need_empty_prompt(job.guidance),
+            None if initial.edit is None else initial.edit.source_prompt,
         )
         if job.embeddings:
             text = apply_embeddings(text, job.embeddings)
@@ -211,6 +217,10 @@ class Run:
         Args:
             batch: The images of the run, such as `slice(0, 4)`.
         """
+        edit = self.initial.edit
+        if edit is not None:
+            assert self.initial.image is not None
+            return start_edit(self.model, self.job, edit, self.initial.image, self.text, batch)
         conditionings = self.text.conditionings(batch)
         return start_trajectory(
             self.model, self.job, self.initial, conditionings, self.controls, batch

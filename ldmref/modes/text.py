@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ class TextConditioning:
         chunks: For each image, the number of chunks of its longest prompt.
         size: Width and height of the images, which condition SDXL.
         interpolation: A second prompt.
+        source_prompt: The description of the image to edit; None for a mode without one.
     """
 
     model: LatentDiffusion
@@ -50,6 +51,7 @@ class TextConditioning:
     chunks: Sequence[int]
     size: tuple[int, int]
     interpolation: Interpolation | None = None
+    source_prompt: str | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -61,7 +63,7 @@ class TextConditioning:
 
         One number is returned if all are equal.
         """
-        others = [] if self.interpolation is None else [self.interpolation.prompt]
+        others = other_prompts(self.interpolation, self.source_prompt)
         left_out = {prompt: text.tokens.truncated[0] for prompt, text in self.encoded.items()}
         pairs = zip(self.prompts[:n], self.negative_prompts[:n], strict=True)
         sums = [sum(left_out.get(text, 0) for text in (*pair, *others)) for pair in pairs]
@@ -106,6 +108,12 @@ class TextConditioning:
             parts["empty"] = self._condition(empty, self.chunks[batch.start], negative=True)
         return parts
 
+    def source_conditionings(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what the network is conditioned on for the source prompt, as `conditionings`."""
+        assert self.source_prompt is not None
+        source = [self.source_prompt] * len(self.prompts)
+        return replace(self, prompts=source).conditionings(batch)
+
     def _condition(
         self, prompts: Sequence[str], chunks: int, negative: bool = False
     ) -> Conditioning:
@@ -139,6 +147,7 @@ def encode_texts(
     options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
     with_empty: bool = False,
+    source_prompt: str | None = None,
 ) -> TextConditioning:
     """Encode every distinct prompt with the tokenizers and text encoders of the model.
 
@@ -148,14 +157,22 @@ def encode_texts(
     chunks = [1] * len(prompts)
     if model.config.text_encoders:
         options = options or PromptOptions()
-        others = [] if interpolation is None else [interpolation.prompt]
+        others = other_prompts(interpolation, source_prompt)
         empty = [""] if with_empty or options.long_prompts == "chunk" else []
         for prompt in dict.fromkeys([*prompts, *negative_prompts, *others, *empty]):
             encoded[prompt] = model.encode_prompts([prompt], clip_skip, options)
         counts = {prompt: text.tokens.counts[0] for prompt, text in encoded.items()}
         pairs = zip(prompts, negative_prompts, strict=True)
         chunks = [max(counts[text] for text in (*pair, *others)) for pair in pairs]
-    return TextConditioning(model, encoded, prompts, negative_prompts, chunks, size, interpolation)
+    return TextConditioning(
+        model, encoded, prompts, negative_prompts, chunks, size, interpolation, source_prompt
+    )
+
+
+def other_prompts(interpolation: Interpolation | None, source_prompt: str | None) -> list[str]:
+    """Return the prompts that all images of a run share."""
+    last = None if interpolation is None else interpolation.prompt
+    return [prompt for prompt in (last, source_prompt) if prompt is not None]
 
 
 def encode_conditioning(

@@ -152,6 +152,19 @@ class Trajectory:
     history: History = field(default=(), repr=False)
 
     @property
+    def levels(self) -> list[float]:
+        """The noise levels, into which `visits` are indices."""
+        return self.schedule.sigmas.tolist()
+
+    def timestep(self, sigma: float, interval: Interval | None = None) -> float:
+        """Return the timestep that the network gets at a level within a step."""
+        return self.schedule.timestep(sigma, interval)
+
+    def step_on(self, model: LatentDiffusion) -> Step:
+        """Return the step for a model: this one, or a copy that watches its operations."""
+        return self.step
+
+    @property
     def steps(self) -> int:
         """The number of steps; a jump back up is not one."""
         return sum(j > i for i, j in pairwise(self.visits))
@@ -186,7 +199,7 @@ class Trajectory:
     ) -> GuidedDenoiser:
         return model_denoiser(
             model,
-            self.schedule.timestep,
+            self.timestep,
             self.conditionings,
             self.cfg_scale,
             self.guidance,
@@ -218,7 +231,7 @@ class Trajectory:
             Cancelled: `cancel` was set.
             NumericError: The latents hold NaN or infinity.
         """
-        sigmas = self.schedule.sigmas.tolist()
+        sigmas = self.levels
 
         def sample_states(
             model: LatentDiffusion,
@@ -231,7 +244,7 @@ class Trajectory:
                 self.denoiser(model, present),
                 x,
                 sigmas,
-                self._observed_step(present),
+                self._observed_step(present, self.step_on(model)),
                 noise=lambda: present.noise_sampled(self.noise()),
                 visits=visits,
                 history=history,
@@ -246,14 +259,14 @@ class Trajectory:
             )
         )
 
-    def _observed_step(self, observer: RunObserver) -> Step:
+    def _observed_step(self, observer: RunObserver, step: Step) -> Step:
         """Return the step with the constraint of the mode, seen by an observer."""
 
         def take(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
         ) -> Stepped:
             observer.stepping(x, interval)
-            sampled, x0, history = self.step(denoise, x, interval, history, noise)
+            sampled, x0, history = step(denoise, x, interval, history, noise)
             constrain = self.constrain
             x_next = sampled if constrain is None else constrain(sampled, interval)
             x_next = observer.stepped(TakenStep(interval, x, sampled, x_next, x0))

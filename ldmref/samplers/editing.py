@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, Noise, State
-from ldmref.samplers.loop import run_intervals
+from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, State, Step, Stepped
+from ldmref.samplers.loop import sample
 from ldmref.samplers.path import FLOW, NoisePath
+from ldmref.samplers.steps import euler_step
 
 
 def toward_data(
@@ -130,9 +131,44 @@ def flow_edit(
     >>> last.x.round(12)
     array([3.5, 2. ])
     """
-    y = x
-    for interval in run_intervals([float(sigma) for sigma in sigmas], None, path):
+    return sample(target, x, sigmas, flow_edit_step(source, x, averages), noise=noise, path=path)
+
+
+def flow_edit_step(source: Denoiser, x: Array, averages: int = 1, generated: int = 0) -> Step:
+    r"""Return the step of `flow_edit`, whose state is the edited data y without noise.
+
+    In the last `generated` steps the state is y with noise, at first
+    :math:`y + \alpha x + \sigma\epsilon - x`, which Euler's method denoises with the target alone.
+
+    Args:
+        source: The denoiser with the prompt of the data.
+        x: The data, (n, ...).
+        averages: Number of noises in the mean of each step.
+        generated: n_min of the paper.
+
+    Source: Kulikov et al. 2024, arXiv:2412.08629, algorithm 1.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import FLOW, sample
+    >>> from ldmref.samplers.editing import flow_edit_step
+    >>> x = np.asarray([2.0])
+    >>> step = flow_edit_step(lambda y, s: 0.0 * y, x)
+    >>> *_, last = sample(lambda y, s: 0.0 * y + 1, x, [1, 0], step, noise=lambda: x, path=FLOW)
+    >>> last.x
+    array([3.])
+    """
+
+    def step(
+        target: Denoiser, y: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
         sigma = interval.sigma
+        path = interval.path
+        left = interval.n - interval.i
+        if left <= generated:
+            if left == generated:
+                y = path.noised(x, noise(), sigma) + (y - x)
+            x0 = target(y, sigma)
+            return euler_step(y, x0, sigma, interval.sigma_next), x0, ()
         total = 0.0 * x
         x0 = total
         for _ in range(averages):
@@ -140,5 +176,54 @@ def flow_edit(
             moved = noisy + (y - x)
             x0 = target(moved, sigma)
             total = total + (moved - x0) - (noisy - source(noisy, sigma))
-        y = y + (interval.sigma_next - sigma) / (sigma * averages) * total
-        yield State(interval.i, interval.sigma_next, y, x0, ())
+        return y + (interval.sigma_next - sigma) / (sigma * averages) * total, x0, ()
+
+    return step
+
+
+def rf_inversion_step(
+    source: Denoiser,
+    data: Array,
+    noise: Array,
+    gamma: float,
+    eta: float,
+    low: float = 0.0,
+    high: float = 1.0,
+    path: NoisePath = FLOW,
+) -> Step:
+    """Return the step of RF inversion: up to noise with the source, and down with the target.
+
+    A step to more noise is Euler's with `toward_noise`, one to less noise Euler's with
+    `toward_data`, so a run goes through levels like 0.001, 0.5, 1, 0.5, 0.
+
+    Args:
+        source: The denoiser with the prompt of the data.
+        data: y, the data, (n, ...).
+        noise: z, of unit variance, (n, ...).
+        gamma: Strength of the control on the way up, from 0 to 1.
+        eta: Strength of the control on the way down, from 0 to 1.
+        low, high: The control on the way down acts above `low`, and up to `high`.
+        path: The path of the levels.
+
+    Source: Rout et al. 2024, arXiv:2410.10792, algorithms 1 and 2.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import FLOW, sample
+    >>> from ldmref.samplers.editing import rf_inversion_step
+    >>> y = np.asarray([2.0])
+    >>> step = rf_inversion_step(lambda x, s: 0.0 * x, y, np.asarray([1.0]), 0.5, 1.0)
+    >>> *_, last = sample(lambda x, s: x, y, [0.01, 0.5, 1, 0.5, 0], step, path=FLOW)
+    >>> last.x
+    array([2.])
+    """
+    upwards = toward_noise(source, noise, gamma, path)
+
+    def step(
+        target: Denoiser, x: Array, interval: Interval, history: History, fresh: Noise
+    ) -> Stepped:
+        rises = interval.sigma_next > interval.sigma
+        denoise = upwards if rises else toward_data(target, data, eta, low, high)
+        x0 = denoise(x, interval.sigma)
+        return euler_step(x, x0, interval.sigma, interval.sigma_next), x0, ()
+
+    return step

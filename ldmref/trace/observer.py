@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import Job
@@ -58,7 +59,17 @@ class TraceObserver(RunObserver):
             self._ops.abandon()
 
     def prepared(self, run: PreparedRun) -> None:
-        """Record the tokens of each prompt: `tokens`, `tokens~1`, ..."""
+        """Record the tokens of each prompt: `tokens`, `tokens~1`, ...
+
+        Raises:
+            UsageError: The run is an edit.
+        """
+        if run.job.mode == "edit":
+            raise UsageError(
+                "a trace holds the flow of one prompt, and an edit follows two",
+                code="E-MODE",
+                hint="trace txt2img or img2img with each prompt",
+            )
         self.model = run.model
         self.job = run.job
         for prompt, encoded in run.text.encoded.items():

@@ -8,7 +8,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import save_wordless
+from small_models import save_flow, save_wordless
 
 import ldmref
 from ldmref.apps.cli.main import main
@@ -73,6 +73,12 @@ def painter(tmp_path_factory):
     """Return a folder with a model for seg2img, of five classes."""
     folder = tmp_path_factory.mktemp("models") / "semantic"
     return save_wordless(folder, "segmentation", segmentation_classes=5)
+
+
+@pytest.fixture(scope="session")
+def flow_folder(tmp_path_factory):
+    """Return a folder with a model of flow matching."""
+    return save_flow(tmp_path_factory.mktemp("models") / "flow")
 
 
 @pytest.fixture

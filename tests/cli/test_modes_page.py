@@ -21,11 +21,14 @@ def same(a, b):
     return bool((np.asarray(Image.open(a)) == np.asarray(Image.open(b))).all())
 
 
-def test_the_page_runs(work, material, model_folder, enlarger, painter, monkeypatch, capfd):
+def test_the_page_runs(
+    work, material, model_folder, enlarger, painter, flow_folder, monkeypatch, capfd
+):
     """Every command and every Python block of the page, in its order, on random models."""
     save_controlnet(work / "canny")
     (work / "bsr-sr").symlink_to(enlarger)
     (work / "semantic").symlink_to(painter)
+    (work / "sd35-medium").symlink_to(flow_folder)
     Image.open("a.png").save("edges.png")
     Image.new("RGB", (40, 30), "green").save("photo.png")
     mask = Image.new("L", (40, 30))
@@ -50,7 +53,7 @@ def test_the_page_runs(work, material, model_folder, enlarger, painter, monkeypa
             assert "warning" not in "\n".join(printed), line
             commands.append(argv[0])
     assert set(commands) == {*MODES, "run"}
-    for drawn in ("heart", "filled", "controlled", "edited-0", "large", "from-noise"):
+    for drawn in ("heart", "filled", "controlled", "edited-0", "large", "from-noise", "held"):
         again = {"heart": "again", "edited-0": "edited-again"}.get(drawn, f"{drawn}-again")
         assert same(f"{drawn}.png", f"{again}.png"), drawn
     assert same("frame-1.png", "frame-again.png")

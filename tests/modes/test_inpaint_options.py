@@ -15,8 +15,8 @@ from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
 from ldmref.modes.channels import encode_image
+from ldmref.modes.image_parameters import FILLS
 from ldmref.modes.masks import crop_region, fill_surroundings, find_region
-from ldmref.modes.requests import FILLS
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.spacings import sigma_grid

@@ -47,6 +47,8 @@ ARGUMENTS = {
     "interpolate": ({"prompt": "a", "prompt_b": "a dog", "positions": 3, "seed": 1},
                     {"prompt_b": "hat"}),
     "invert": ({"prompt": "a cat", "image": FIRST}, {"image": SECOND}),
+    "edit": ({"prompt": "a dog", "image": FIRST, "source_prompt": "a cat", "seed": 1},
+             {"image": SECOND}),
     "superres": ({"image": noisy_image(1, 8), "seed": 1}, {"image": noisy_image(2, 8)}),
     "seg2img": ({"segmentation": labels(1), "seed": 1}, {"segmentation": labels(2)}),
 }  # fmt: skip
@@ -54,6 +56,8 @@ ARGUMENTS = {
 
 def model_for(mode):
     """Preset tiny; without words, with channels for an image, for the modes that need it."""
+    if mode == "edit":
+        return ldmref.random_model("sd3-tiny", backend="numpy")
     if mode not in CONCAT:
         return ldmref.random_model("tiny", backend="numpy")
     tiny = preset("tiny")

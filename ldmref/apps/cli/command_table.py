@@ -14,6 +14,11 @@ from ldmref.apps.cli.flags import simplify_options
 
 # fmt: off
 SUMMARIES = {
+    "edit": (
+        "images",
+        "Edit an image with a flow-matching model; what two prompts share stays as it "
+        "is.",
+    ),
     "img2img": ("images", "Change an image to match a prompt."),
     "inpaint": ("images", "Repaint the white area of a mask; black pixels are preserved exactly."),
     "interpolate": ("images", "Generate images that gradually turn one prompt into another."),

@@ -27,6 +27,12 @@ SUMMARIES = {  # the first sentence is also in the list of commands
 
     Example: ldmref invert "red heart" -i heart.png --edit "blue heart"
     """,
+    "edit": """Edit an image with a flow-matching model; what two prompts share stays as it is.
+
+    PROMPT describes the edited image, --source-prompt the given one. Needs SD3 or Flux.
+
+    Example: ldmref edit "a dog" --source-prompt "a cat" -i cat.png -m sd35-medium
+    """,
     "superres": """Upscale an image by the model's factor; needs a super-resolution model.
 
     Example: ldmref superres -m bsr-sr -i small.png

@@ -28,6 +28,7 @@ SECTIONS = {
         "inpaint",
         "interpolate",
         "invert",
+        "edit",
         "superres",
         "seg2img",
         "batch",

@@ -37,7 +37,7 @@ def with_settings(
         flags["count"] = _images_for_each(flags, len(seed))
     for key, value in configured.defaults.items():
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
-        own_guidance = key == "cfg_scale" and mode == "invert"
+        own_guidance = key == "cfg_scale" and mode in ("invert", "edit")
         own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
         own_schedule = key == "schedule" and find_schedule(flags.get("sampler"))
         own_count = key == "count" and flags.get("latents") is not None

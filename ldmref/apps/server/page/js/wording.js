@@ -11,6 +11,7 @@ const MODES = {
   inpaint: "Paint",
   interpolate: "Between",
   invert: "Invert",
+  edit: "Edit",
   superres: "Enlarge",
   seg2img: "Map",
 };

@@ -1,0 +1,107 @@
+"""The trajectory of an edit: from the latents of an image to those of the edited image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ldmref.math.arrays import Array
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.channels import make_input_channels
+from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.edit_methods import EditMethod
+from ldmref.modes.generate import on_backend
+from ldmref.modes.guidance_parameter import plain_guidance
+from ldmref.modes.initial import Posterior
+from ldmref.modes.job import Job
+from ldmref.modes.text import TextConditioning
+from ldmref.modes.trajectory import Trajectory
+from ldmref.samplers import Step
+from ldmref.samplers.interfaces import Interval, Stepped
+from ldmref.samplers.noise import Streams
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EditTrajectory(Trajectory):
+    """The sampling of a batch of edits, which begins at the latents of the given image.
+
+    Args:
+        method: FlowEdit or RF inversion.
+        source: The conditionings of the source prompt, as `conditionings`.
+    """
+
+    method: EditMethod
+    source: Mapping[str, Conditioning] = field(repr=False)
+
+    @property
+    def levels(self) -> list[float]:
+        """The noise levels, into which `visits` are indices."""
+        return self.method.levels(self.schedule)
+
+    def timestep(self, sigma: float, interval: Interval | None = None) -> float:
+        """Return the timestep of a level, whose index is not that of the schedule."""
+        return self.schedule.timestep(sigma)
+
+    def step_on(self, model: LatentDiffusion) -> Step:
+        """Return the step with the denoiser of the source prompt on a model."""
+        source = model_denoiser(
+            model,
+            self.timestep,
+            self.source,
+            self.method.source_cfg_scale,
+            plain_guidance(model.config),
+            channels=self.channels,
+            path=self.schedule.path,
+        )
+        return self.method.step(self.schedule, source, self.x, self.noise)
+
+
+def refuse_step(*arguments: Any) -> Stepped:
+    """Fail: an edit has no step without the denoiser of its source prompt."""
+    raise TypeError("the step of an edit is `step_on(model)`")
+
+
+def start_edit(
+    model: LatentDiffusion,
+    job: Job,
+    method: EditMethod,
+    image: Posterior,
+    text: TextConditioning,
+    batch: slice,
+) -> EditTrajectory:
+    """Prepare the edits of a batch.
+
+    Args:
+        model: The model.
+        job: The resolved parameters.
+        method: FlowEdit or RF inversion.
+        image: The latents of the given image, whose mean is edited.
+        text: The encoded prompts.
+        batch: The images of the batch among those of the run.
+    """
+    ops = model.backend
+    schedule = job.make_schedule(model.config)
+    streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
+    data = np.repeat(image.mean, len(job.seeds[batch]), axis=0)
+    channels: Array | None = None
+    if model.config.image_channels:
+        channels = make_input_channels(model, job.size)
+    return EditTrajectory(
+        model=model,
+        schedule=schedule,
+        step=refuse_step,
+        visits=method.visits(schedule),
+        x=on_backend(ops, data),
+        noise=lambda: on_backend(ops, streams()),
+        constrain=None,
+        conditionings=text.conditionings(batch),
+        cfg_scale=job.cfg_scale,
+        guidance=job.guidance,
+        channels=channels,
+        method=method,
+        source=text.source_conditionings(batch),
+    )

@@ -1,0 +1,77 @@
+"""The parameters of modes that are given an image: the image, its mask or map, and how it is used.
+
+As in `parameters.py`, each is declared once; `requests.py` makes fields of them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+import numpy as np
+
+from ldmref.declare import Attachment, Check, Doc, Flag, Range
+from ldmref.io.images.pil import Source
+from ldmref.modes.parameters import Unrecorded, accept
+
+Resize = Literal["crop", "stretch", "fill"]
+Fill = Literal["original", "noise", "fill", "nothing"]
+FILLS = get_args(Fill)
+FILE = {"type": "string", "contentEncoding": "base64"}
+
+ImageFile = Annotated[Source | np.ndarray, Check(accept, FILE), Attachment("image"), Unrecorded()]
+ImageInput = Annotated[
+    ImageFile,
+    Flag(
+        ("-i", "--image"),
+        "FILE",
+        help="The given image: PNG, JPEG or WebP; - reads standard input. May be repeated.",
+    ),
+    Doc(
+        "The given image: a path, an open file (PNG, JPEG, WebP), a Pillow image, or an array "
+        "(H, W, 3) of uint8, or of floats from 0 to 1."
+    ),
+]
+Mask = Annotated[
+    ImageFile,
+    Flag(
+        metavar="FILE",
+        help="White is repainted; black and transparent pixels are kept. If it is painted on "
+        "transparency in dark colours only, its opaque part is repainted, with a warning. A mask "
+        "of another size is stretched to the image's. One for all images, or one for each.",
+    ),
+    Doc(
+        "An image or boolean array: white (True) is repainted, black and transparent are kept. "
+        "Its luminance is cut at one half. If it is painted on transparency in dark colours only, "
+        "its opaque part is repainted, with a warning. Another size is stretched to fit."
+    ),
+]
+Segmentation = Annotated[
+    ImageFile,
+    Flag(
+        ("-i", "--image", "--map", "--segmentation"),
+        "FILE",
+        help="The map: a grey or palette image whose values are the numbers of the classes. "
+        "May be repeated.",
+    ),
+    Doc(
+        "Numbers of classes: an integer array (H, W), or an image whose grey values or palette "
+        "indices are these numbers."
+    ),
+]
+Strength = Annotated[
+    float | None,
+    Range(0, 1),
+    Doc("Amount of change: 0 returns the image, 1 replaces all of it."),
+]
+MaskBlur = Annotated[
+    float,
+    Range(0, 256),
+    Doc(
+        "Width of the transition around the white area, over which the repainted part fades out: "
+        "a standard deviation in pixels."
+    ),
+]
+ResizeMethod = Annotated[
+    Resize,
+    Doc("Method that brings the given image to the size of the result."),
+]
