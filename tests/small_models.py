@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ldmref import random_model
+from ldmref.cases.shrink import shrink
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, TextConfig
@@ -46,11 +47,13 @@ def save_wordless(folder, concat, **changes):
     return folder
 
 
-def save_flow(folder):
-    """Save preset `sd3-tiny`, a model of flow matching, with random weights."""
-    model = random_model("sd3-tiny", backend="numpy")
-    t5 = unigram_tokenizer(T5, model.config.text_encoders[2].max_position_embeddings)
-    save_folder(folder, model.config, model.params, [*model.tokenizers[:2], t5], np.float32)
+def save_flow(folder, name="sd3-tiny"):
+    """Save a small version of a model of flow matching, with random weights."""
+    config = preset(name) if name.endswith("-tiny") else shrink(preset(name))
+    words = random_model("sd3-tiny", backend="numpy").tokenizer
+    *clip, t5 = config.text_encoders
+    tokenizers = [words] * len(clip) + [unigram_tokenizer(T5, t5.max_position_embeddings)]
+    save_folder(folder, config, init(model_spec(config), 0), tokenizers, np.float32)
     return folder
 
 

@@ -191,7 +191,9 @@ class ModelConfig:
     text_encoder: TextConfig = field(default_factory=TextConfig)
     text_encoder_2: TextConfig | None = None
     text_encoder_3: TextConfig | None = None
-    concat: Literal["", "masked_image", "folded_mask", "low_resolution", "segmentation"] = ""
+    concat: Literal[
+        "", "masked_image", "folded_mask", "control", "low_resolution", "segmentation"
+    ] = ""
     segmentation_classes: WidthOrZero = 0
     zero_empty_negative: bool = False
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -252,6 +254,7 @@ class ModelConfig:
         - "": none, or mask and masked latents (5) in inpainting models of Stable Diffusion.
         - "masked_image": masked latents and mask, in latent diffusion's order.
         - "folded_mask": masked latents, and a channel of the mask for each pixel of a cell.
+        - "control": latents of a control image.
         - "low_resolution": an image of the latents' size.
         - "segmentation": a class map, rescaled to the latents' size.
         """

@@ -121,6 +121,7 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
         "": (0, 1 + z),
         "masked_image": (1 + z,),
         "folded_mask": (z + v.factor**2,),
+        "control": (z,),
         "low_resolution": (v.in_channels,),
     }
     if concat in extra and config.image_channels not in extra[concat]:

@@ -49,10 +49,11 @@ def parameter_advice(config: ModelConfig) -> dict[str, dict[str, str]]:
 def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
     """Return the parameters that a model has no use for, such as weights of words without words."""
     words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
+    control = () if config.concat == "control" else ("control_image",)
     kind = config.text_encoder.model_type
     if kind == "none":
-        return (*words, "negative_prompt", "cfg_scale", "guidance")
-    return words if kind in ("class", "label") else ()
+        return (*words, "negative_prompt", "cfg_scale", "guidance", *control)
+    return (*words, *control) if kind in ("class", "label") else control
 
 
 def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:

@@ -15,7 +15,6 @@ ALIASES = {  # the name elsewhere -> the parameter here
     "batch_count": "count",
     "cfg": "cfg_scale",
     "conditioning_scale": "control",
-    "control_image": "control",
     "controlnet": "control",
     "ddim_eta": "eta",
     "ddim_steps": "steps",
@@ -50,7 +49,6 @@ ALIASES = {  # the name elsewhere -> the parameter here
     "scheduler": "schedule",
 }
 NOTES = {  # where the value also differs
-    "control_image": "control=[modes.Control(net, image)]",
     "controlnet": "control=[modes.Control(net, image)]",
     "conditioning_scale": "control=[modes.Control(net, image, weight)]",
     "generator": "an integer; rng='torch' gives the noise of torch's generator",

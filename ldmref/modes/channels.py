@@ -41,7 +41,7 @@ def make_input_channels(
         masked: Latents of the masked image.
 
     With concat "masked_image", the masked latents come first and the mask runs from -1 to 1. With
-    "folded_mask", they also come first.
+    "folded_mask", they also come first. With "control" they are the latents of the control image.
     """
     config = model.config
     if isinstance(channels, np.ndarray):
@@ -58,6 +58,7 @@ def make_input_channels(
     parts = {
         "masked_image": [masked, 2.0 * mask - 1.0],
         "folded_mask": [masked, mask],
+        "control": [masked],
     }.get(config.concat, [mask, masked])
     return model.backend.asarray(np.concatenate(parts, axis=1).astype(np.float32))
 

@@ -21,6 +21,11 @@ class EditMethod(Protocol):
     @property
     def source_cfg_scale(self) -> float: ...
 
+    @property
+    def leaves_noise(self) -> bool:
+        """Whether the last state holds the noise of the last level."""
+        ...
+
     def levels(self, schedule: Schedule) -> list[float]:
         """Return the noise levels of the run."""
         ...
@@ -56,6 +61,11 @@ class FlowEdit:
     def target_calls(self) -> int:
         """The number of evaluations of the target's denoiser."""
         return self.source_calls + self.n_min
+
+    @property
+    def leaves_noise(self) -> bool:
+        """Whether the last state holds noise: only if the prompt alone decides the last steps."""
+        return self.n_min > 0
 
     def levels(self, schedule: Schedule) -> list[float]:
         """Return the levels of the schedule."""
@@ -95,6 +105,11 @@ class RFInversion:
     def target_calls(self) -> int:
         """The number of evaluations of the target's denoiser."""
         return self.steps
+
+    @property
+    def leaves_noise(self) -> bool:
+        """Whether the last state holds the noise of the last level: it does."""
+        return True
 
     def levels(self, schedule: Schedule) -> list[float]:
         """Return the levels from the image up to noise, and down to the edited image.

@@ -42,6 +42,11 @@ class EditTrajectory(Trajectory):
         """The noise levels, into which `visits` are indices."""
         return self.method.levels(self.schedule)
 
+    @property
+    def scale(self) -> float:
+        """The divisor of the last state, which may hold no noise."""
+        return super().scale if self.method.leaves_noise else 1.0
+
     def timestep(self, sigma: float, interval: Interval | None = None) -> float:
         """Return the timestep of a level, whose index is not that of the schedule."""
         return self.schedule.timestep(sigma)

@@ -1,16 +1,19 @@
-"""The parameters of modes that are given an image: the image, its mask or map, and how it is used.
+"""The images that modes are given: to change, a mask, a map, to control; and how they are used.
 
 As in `parameters.py`, each is declared once; `requests.py` makes fields of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 import numpy as np
 
 from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.io.images.pil import Source
+from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.parameters import Unrecorded, accept
 
 Resize = Literal["crop", "stretch", "fill"]
@@ -75,3 +78,34 @@ ResizeMethod = Annotated[
     Resize,
     Doc("Method that brings the given image to the size of the result."),
 ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ControlParameter:
+    """ControlNets, and the image that some models read without one."""
+
+    control: Annotated[
+        Sequence[Control],
+        Check(check_controls, {"type": "array", "items": {"type": "object"}}),
+        Attachment("controlnet"),
+        Flag(
+            metavar="NET:IMAGE[:WEIGHT[:START-END]]",
+            parse=parse_control,
+            multiple=True,
+            help="A ControlNet and the image that it reads; may be repeated.",
+        ),
+        Unrecorded(),
+        Doc("ControlNets, each with the image that it reads; their outputs are added."),
+    ] = ()
+    control_image: Annotated[
+        Source | np.ndarray | None,
+        Check(accept, FILE),
+        Attachment("image"),
+        Flag(metavar="FILE"),
+        Unrecorded(),
+        Doc(
+            "The edges, depths or other image that a model like Flux.1 [Canny] or [Depth] reads "
+            "beside the prompt.",
+            "for all other models",
+        ),
+    ] = None

@@ -54,6 +54,7 @@ class InitialState:
         keep: (1, 1, h, w), 1 where `image` is put back after every step.
         channels: Further input channels of the U-Net, (1, k, h, w); or a masked image.
         interpolation: A second prompt.
+        control: Latents of the control image.
         edit: How `image` is edited; the initial state is then `image` itself.
         finish: Applied to every generated image.
         show: The same for a preview of any size, without the cost of a large image.
@@ -66,6 +67,7 @@ class InitialState:
     keep: np.ndarray | None = None
     channels: np.ndarray | MaskedImage | None = None
     interpolation: Interpolation | None = None
+    control: Posterior | None = None
     edit: EditMethod | None = None
     finish: Callable[[Image.Image], Image.Image] | None = None
     show: Callable[[Image.Image], Image.Image] | None = None
@@ -76,12 +78,14 @@ class InitialLatents(NamedTuple):
 
     Args:
         noise: (n, c, h, w).
-        image, masked: Latents of the given image and of the masked image, (n or 1, c, h, w).
+        image, masked, control: Latents of the given image, of the masked image and of the control
+            image, (n or 1, c, h, w).
     """
 
     noise: np.ndarray
     image: np.ndarray | None = None
     masked: np.ndarray | None = None
+    control: np.ndarray | None = None
 
 
 def sample_initial(
@@ -89,11 +93,11 @@ def sample_initial(
 ) -> InitialLatents:
     """Return the initial noise of a batch, and the latents of the given image.
 
-    With `rng="torch"`, the order is that of diffusers: a sample of the image's posterior (except
-    for an inpainting U-Net that starts from pure noise, and Flux.1 [Fill] that starts from given
-    latents), the noise, and for inpainting a sample of the masked image's posterior, which advances
-    the stream even if the U-Net has no channels for it. Otherwise only the noise is sampled, and
-    latents are the mean of the posterior.
+    With `rng="torch"`, the order is that of diffusers: a sample of the control image's posterior, a
+    sample of the image's posterior (except for an inpainting U-Net that starts from pure noise, and
+    Flux.1 [Fill] that starts from given latents), the noise, and for inpainting a sample of the
+    masked image's posterior, which advances the stream even if the U-Net has no channels for it.
+    Otherwise only the noise is sampled, and latents are the mean of the posterior.
 
     Args:
         job: The resolved job.
@@ -116,6 +120,7 @@ def sample_initial(
         and job.first_step == 0
         and not (channels.draws_image and initial.noise is None)
     )
+    control = sample_posterior(initial.control)
     image = None if unseen else sample_posterior(initial.image)
     noise = streams() if initial.noise is None else initial.noise[batch]
     masked = sample_posterior(masked_image)
@@ -123,4 +128,4 @@ def sample_initial(
         sample_posterior(initial.image)
     if image is not None and initial.noise_fill is not None:
         image = (1.0 - initial.noise_fill) * image + initial.noise_fill * noise
-    return InitialLatents(noise, image, masked)
+    return InitialLatents(noise, image, masked, control)

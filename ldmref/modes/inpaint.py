@@ -44,11 +44,14 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
         image, small_mask = masks.crop_region(original, mask, box, size)
         regions = [crop_control(control, original.size, box, size) for control in job.control]
         job = replace(job, control=tuple(control for control, _ in regions))
+        if job.control_image is not None:
+            region = job.control_image.crop(original.size, box, size)
+            job = replace(job, control_image=region)
         warnings += [warning for _, warning in regions if warning]
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
     elif config.concat != "folded_mask" and masks.vanishes(
-        small_mask, config.vae.factor, job.rng, bool(config.image_channels)
+        small_mask, config.vae.factor, job.rng, reads_mask(config)
     ):
         warnings.append(
             f"the white part falls between the latent cells of {config.vae.factor} "
@@ -89,7 +92,7 @@ def make_initial(
     kept = None
     noise_fill = None
     keep = masks.find_kept_cells(mask, factor, nearest=follows_diffusers(job.rng))
-    if config.image_channels:  # the denoiser sees what to keep, and needs no constraint
+    if reads_mask(config):  # the denoiser sees what to keep, and needs no constraint
         hidden = masks.cut_hole(image, mask, masked_pixel(config))
         folded = config.concat == "folded_mask"  # Flux.1's
         channels = MaskedImage(mask_channels(config, mask), encode_array(model, hidden), folded)
@@ -105,6 +108,11 @@ def make_initial(
     return InitialState(
         job.latents, known, job.first_step == 0, noise_fill, kept, channels, finish=finish
     )
+
+
+def reads_mask(config: ModelConfig) -> bool:
+    """Return whether the denoiser reads the mask and the masked image."""
+    return bool(config.image_channels) and config.concat != "control"
 
 
 def decide_only_masked(

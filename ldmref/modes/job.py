@@ -12,6 +12,7 @@ from ldmref.declare import get_fields
 from ldmref.errors import short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
+from ldmref.modes.control_image import ControlImage
 from ldmref.modes.requests import Request, Txt2Img
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance, Sampler, Schedule, make_schedule
@@ -48,6 +49,7 @@ class Job(Txt2Img):
     height: int = field()
     clip_skip: int = field()
     control: tuple[Control, ...] = field()
+    control_image: ControlImage | None = field()
     strength: float | None = None
     first_step: int = 0
     resample: tuple[int, int] | None = None

@@ -24,6 +24,13 @@ def check_mode(config: ModelConfig, mode: str) -> None:
             code="E-MODE",
             hint="use txt2img with each class",
         )
+    if config.concat == "control" and mode in ("invert", "edit"):
+        raise UsageError(
+            f"{config.name!r} generates images only with a control image, which {mode} does not "
+            "take",
+            code="E-MODE",
+            hint="use txt2img, img2img or inpaint",
+        )
     if mode == "edit" and config.scheduler.prediction_type != "flow":
         raise UsageError(
             f"edit needs a model of flow matching, which {config.name!r} is not",

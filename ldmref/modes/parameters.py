@@ -20,7 +20,6 @@ import numpy as np
 from ldmref.declare import Attachment, Check, Doc, Flag, Range, get_fields
 from ldmref.errors import short_repr
 from ldmref.modes import validation
-from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.notation import parse_seeds, parse_sigmas, read_noise
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.samplers import Sampler, Spacing
@@ -240,25 +239,6 @@ class SigmasParameter:
             "that of the model's training",
         ),
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ControlParameter:
-    """ControlNets."""
-
-    control: Annotated[
-        Sequence[Control],
-        Check(check_controls, {"type": "array", "items": {"type": "object"}}),
-        Attachment("controlnet"),
-        Flag(
-            metavar="NET:IMAGE[:WEIGHT[:START-END]]",
-            parse=parse_control,
-            multiple=True,
-            help="A ControlNet and the image that it reads; may be repeated.",
-        ),
-        Unrecorded(),
-        Doc("ControlNets, each with the image that it reads; their outputs are added."),
-    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -32,6 +32,7 @@ from ldmref.support.version import __version__
 
 SOURCES = ("image", "mask", "segmentation")  # which an image does not contain
 GIVEN_ARRAYS = ("latents", *EMBEDDINGS)  # of which an image records digests
+CONTROL_IMAGE = "control_image"  # of which an image records the digest
 OF_ALL_IMAGES = ("count", "batch_size")  # each image records itself alone
 ONE_EACH = ("seed", "prompt", "negative_prompt")  # of which an image has one
 REPLACED = {  # the parameters that a changed one also replaces
@@ -102,6 +103,8 @@ def record_run(
         params["truncated"] = truncated
     if controls:
         params["control"] = [control.record for control in controls]
+    if job.control_image is not None:
+        params[CONTROL_IMAGE] = job.control_image.sha256
     params["backend"] = model.backend.describe()
     return params | {"ldmref": __version__}
 
@@ -153,7 +156,9 @@ def replay(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         changes: Parameters to use instead of the recorded ones, and the inputs that an image does
             not contain: source images, noise, embeddings, ControlNets.
     """
-    gone = {*OF_ALL_IMAGES, *GIVEN_ARRAYS}.union(*(REPLACED.get(name, ()) for name in changes))
+    gone = {*OF_ALL_IMAGES, *GIVEN_ARRAYS, CONTROL_IMAGE}.union(
+        *(REPLACED.get(name, ()) for name in changes)
+    )
     if find_schedule(changes.get("sampler")):
         gone.add("schedule")
     takes = MODES[record["mode"]].parameters
@@ -186,6 +191,8 @@ def find_missing(record: Mapping[str, Any], supplied: Mapping[str, Any]) -> list
     controls = record.get("control")
     if controls and isinstance(controls, list) and not supplied.get("control"):
         missing.append("control")
+    if record.get(CONTROL_IMAGE) and supplied.get(CONTROL_IMAGE) is None:
+        missing.append(CONTROL_IMAGE)
     return missing
 
 
@@ -204,6 +211,8 @@ def compare_inputs(record: Mapping[str, Any], used: Mapping[str, Any]) -> Iterat
             value = str(control[key])[:80]
             if key != "name" and control[key] != other.get(key):
                 yield f"generated with another --control {i + 1}: its {key} was {value}"
+    if record.get(CONTROL_IMAGE) not in (None, used.get(CONTROL_IMAGE)):
+        yield "generated from another --control-image: the recorded one has another digest"
     for name in GIVEN_ARRAYS if used["mode"] != "invert" else ():
         if record.get(name) not in (None, used.get(name)):
             flag = name.replace("_", "-")

@@ -19,6 +19,7 @@ from ldmref.modes.edit_parameters import (
     RFInversionParameters,
 )
 from ldmref.modes.image_parameters import (
+    ControlParameter,
     Fill,
     ImageInput,
     Mask,
@@ -32,7 +33,6 @@ from ldmref.modes.parameters import (
     NUMBERS,
     TEXTS,
     BatchParameters,
-    ControlParameter,
     CountParameter,
     EtaParameter,
     LatentsParameter,

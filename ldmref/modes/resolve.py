@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import fit_control
+from ldmref.modes.control_image import read_control_image
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
 from ldmref.modes.guidance_parameter import check_embeddings, choose_guidance
 from ldmref.modes.job import Job, share_with_txt2img, skip_steps
@@ -88,6 +90,7 @@ def resolve(
         "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler),
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
+        "control_image": None,
         "strength": strength,
         "first_step": skip_steps(config, steps, strength),
         "resample": resample,
@@ -99,7 +102,8 @@ def resolve(
     check_embeddings(config, job.guidance, job.cfg_scale, job.embeddings)
     check_sampling(config, job)
     check_size(config, job)
-    return job
+    control_image = read_control_image(config, asked.control_image, job.size)
+    return replace(job, control_image=control_image)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
+from ldmref.modes.channels import encode_image
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
 from ldmref.modes.editing import start_edit
@@ -94,6 +95,8 @@ class Plan:
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
         initial = self.start(model)
+        if job.control_image is not None:
+            initial = replace(initial, control=encode_image(model, job.control_image.image))
         text = encode_texts(
             model,
             job.prompts,
@@ -252,7 +255,8 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """Warnings about the model's files, the inputs, the prompts and the controls."""
-        controls = [control.warning for control in self.controls if control.warning]
+        images = [*self.controls, *([self.job.control_image] if self.job.control_image else [])]
+        controls = [control.warning for control in images if control.warning]
         advised = advise(self.model.config, self.job, self.model.backend)
         texts = dict.fromkeys(self.text.warnings)
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]

@@ -46,7 +46,7 @@ def start_trajectory(
     schedule = job.make_schedule(model.config)
     sigmas = schedule.sigmas.tolist()
     streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
-    noise, image, masked = sample_initial(job, initial, streams, batch)
+    noise, image, masked, control = sample_initial(job, initial, streams, batch)
 
     constrain = None
     if initial.keep is not None and image is not None:
@@ -59,7 +59,8 @@ def start_trajectory(
         x = schedule.path.noised(image, noise, sigmas[visits[0]])
     channels = None
     if model.config.image_channels:
-        channels = make_input_channels(model, job.size, initial.channels, masked)
+        given = initial.channels if control is None else control
+        channels = make_input_channels(model, job.size, given, masked)
     levels = sorted(set(visits))
     return Trajectory(
         model,

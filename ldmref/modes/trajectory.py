@@ -160,6 +160,14 @@ class Trajectory:
         """Return the timestep that the network gets at a level within a step."""
         return self.schedule.timestep(sigma, interval)
 
+    @property
+    def scale(self) -> float:
+        """The divisor of the last state: latents are in variance-preserving scale.
+
+        A schedule that ends above 0 leaves noise.
+        """
+        return self.schedule.path.spread(self.levels[-1])
+
     def step_on(self, model: LatentDiffusion) -> Step:
         """Return the step for a model: this one, or a copy that watches its operations."""
         return self.step
@@ -251,11 +259,9 @@ class Trajectory:
                 path=self.schedule.path,
             )
 
-        # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
-        scale = self.schedule.path.spread(sigmas[-1])
         return (
             yield from run_sampler(
-                self.model, self.x, sample_states, self.steps, scale, cancel, first, count
+                self.model, self.x, sample_states, self.steps, self.scale, cancel, first, count
             )
         )
 

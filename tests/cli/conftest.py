@@ -81,6 +81,12 @@ def flow_folder(tmp_path_factory):
     return save_flow(tmp_path_factory.mktemp("models") / "flow")
 
 
+@pytest.fixture(scope="session")
+def control_folder(tmp_path_factory):
+    """Return a folder with a model that reads a control image."""
+    return save_flow(tmp_path_factory.mktemp("models") / "control", "flux-control-dev")
+
+
 @pytest.fixture
 def material(work):
     """Images, a mask, a map of classes and noise in the working folder."""

@@ -22,13 +22,14 @@ def same(a, b):
 
 
 def test_the_page_runs(
-    work, material, model_folder, enlarger, painter, flow_folder, monkeypatch, capfd
+    work, material, model_folder, enlarger, painter, flow_folder, control_folder, monkeypatch, capfd
 ):
     """Every command and every Python block of the page, in its order, on random models."""
     save_controlnet(work / "canny")
     (work / "bsr-sr").symlink_to(enlarger)
     (work / "semantic").symlink_to(painter)
     (work / "sd35-medium").symlink_to(flow_folder)
+    (work / "flux-canny").symlink_to(control_folder)
     Image.open("a.png").save("edges.png")
     Image.new("RGB", (40, 30), "green").save("photo.png")
     mask = Image.new("L", (40, 30))
@@ -53,7 +54,16 @@ def test_the_page_runs(
             assert "warning" not in "\n".join(printed), line
             commands.append(argv[0])
     assert set(commands) == {*MODES, "run"}
-    for drawn in ("heart", "filled", "controlled", "edited-0", "large", "from-noise", "held"):
+    for drawn in (
+        "heart",
+        "filled",
+        "controlled",
+        "edited-0",
+        "large",
+        "from-noise",
+        "held",
+        "canny",
+    ):
         again = {"heart": "again", "edited-0": "edited-again"}.get(drawn, f"{drawn}-again")
         assert same(f"{drawn}.png", f"{again}.png"), drawn
     assert same("frame-1.png", "frame-again.png")

@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlPipeline,
     FluxFillPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -139,5 +140,13 @@ def make_fill_pipeline():
     """Return a small random `FluxFillPipeline`: latents, masked latents and 2 x 2 mask pixels."""
     parts = {name: part for name, part in make_pipeline(True).components.items() if part}
     made = FluxFillPipeline(**parts | {"transformer": make_transformer(True, channels=12)})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def make_control_pipeline(kind=FluxControlPipeline):
+    """Return a small random `FluxControlPipeline`: latents, and latents of the control image."""
+    parts = {name: part for name, part in make_pipeline(True).components.items() if part}
+    made = kind(**parts | {"transformer": make_transformer(True, channels=8)})
     made.set_progress_bar_config(disable=True)
     return made

@@ -23,6 +23,7 @@ from ldmref.samplers import (
     toward_data,
     toward_noise,
 )
+from ldmref.samplers.editing import flow_edit_step, rf_inversion_step
 from ldmref.testing.mixture import Mixture, three_modes
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,20 @@ def test_control_ends_where_it_should():
         assert np.allclose(inside(X, s), denoise(X, s)) != acts
 
 
+def test_rf_inversion_step_goes_up_and_down():
+    """It is `invert` towards the noise, then Euler's method towards the data."""
+    source, target = part(0), part(2)
+    noise = drawn(4)()
+    up = [0.01, 0.3, 0.6, 0.9, 1.0]
+    step = rf_inversion_step(source, X, noise, 0.4, 0.7, 0.3, 0.9)
+    *_, last = sample(target, X, up + up[-2::-1], step, path=FLOW)
+    euler = SAMPLERS["euler"].make()
+    top = list(invert(toward_noise(source, noise, 0.4), X, up, euler, FLOW))[-1].x
+    down = toward_data(target, X, 0.7, 0.3, 0.9)
+    want = list(sample(down, top, up[::-1], euler, path=FLOW))[-1].x
+    np.testing.assert_allclose(last.x, want, rtol=1e-12)
+
+
 # -- FlowEdit -------------------------------------------------------------------------------------
 
 
@@ -160,6 +175,20 @@ def test_flow_edit_is_the_published_loop(averages):
     loops = [lambda x, s, d=d: velocity(d, x, s) for d in (source, target)]
     want = flow_edit_of_the_authors(*loops, X, LEVELS[2:], drawn(1), averages)
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
+
+
+def test_the_last_steps_of_flow_edit_follow_the_target_alone():
+    """n_min of the paper: noise of the level is added to the edit, and Euler's method goes on."""
+    source, target = part(0), part(2)
+    step = flow_edit_step(source, X, generated=3)
+    noise = drawn(1)
+    *_, last = sample(target, X, LEVELS, step, noise=noise, path=FLOW)
+    noise = drawn(1)
+    edited = list(flow_edit(source, target, X, LEVELS[:-3], noise))[-1].x
+    s = LEVELS[-4]
+    x = edited + (1 - s) * X + s * noise() - X
+    want = list(sample(target, x, LEVELS[-4:], SAMPLERS["euler"].make(), path=FLOW))[-1].x
+    np.testing.assert_allclose(last.x, want, rtol=1e-12)
 
 
 def gaussian(mean, std, path):

@@ -20,6 +20,7 @@ from ldmref.modes.registry import MODES
 from ldmref.modes.requests import Txt2Img
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
+GIVEN = {"latents": ("noise", "NOISE.npy"), "control_image": ("a control image", "IMAGE")}
 RECORDED = get_fields(Txt2Img)  # by images of every mode
 
 
@@ -151,11 +152,11 @@ def refuse_missing(source: str, record: Mapping[str, Any], supplied: Mapping[str
                 code="E-REPLAY",
                 hint=f"add {' '.join(nets)}; ldmref info {source} shows their weights",
             )
-        what = "noise" if name == "latents" else "embeddings"
+        what, file = GIVEN.get(name, ("embeddings", "EMBEDDINGS.npy"))
         raise UsageError(
-            f"{source!r} was generated from given {what}, not recorded in it",
+            f"{source!r} was generated from {what} that it does not record",
             code="E-REPLAY",
-            hint=f"add --{name.replace('_', '-')} {what.upper()}.npy",
+            hint=f"add --{name.replace('_', '-')} {file}",
         )
 
 

@@ -17,7 +17,8 @@ from ldmref.io.diffusers.t5 import T5_CLASS, convert_t5_config
 from ldmref.models.config import Defaults, ModelConfig
 
 FILL = "FluxFillPipeline"
-PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL)
+CONTROL = ("FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline")
+PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL)
 TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
     "in_channels": 64, "out_channels": None, "num_layers": 19, "num_single_layers": 38,
     "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
@@ -27,6 +28,7 @@ PACKED = 4  # cells of a token, which diffusers counts as channels
 STEPS = {True: 28, False: 4}  # with guidance, [dev]; without, [schnell]
 SCALES = {True: 3.5, False: 1.0}
 FILL_STEPS, FILL_SCALE = 50, 30.0
+CONTROL_STEPS, CONTROL_SCALE = 50, 10.0  # of [Depth]; the scale of [Canny] is 30
 
 
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
@@ -53,15 +55,18 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     guided = transformer.guidance_embeds
     defaults = Defaults(STEPS[guided], SCALES[guided], width=side, height=side)
     fill = index["_class_name"] == FILL
+    control = index["_class_name"] in CONTROL
     if fill:
         defaults = replace(defaults, steps=FILL_STEPS, cfg_scale=FILL_SCALE)
+    elif control:
+        defaults = replace(defaults, steps=CONTROL_STEPS, cfg_scale=CONTROL_SCALE)
     return ModelConfig(
         denoiser=transformer,
         vae=vae,
         text_encoder=convert_text_config(clip, class_name=kinds[0]),
         text_encoder_2=convert_t5_config(t5, T5_LENGTH),
         scheduler=convert_scheduler_config(scheduler, kind, str(index["_class_name"])),
-        concat="folded_mask" if fill else "",
+        concat="folded_mask" if fill else "control" if control else "",
         defaults=defaults,
     )
 

@@ -128,7 +128,11 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | No
             return config
     if sum(network.axes_dims_rope) != head:
         return None
-    names = ("flux-dev", "flux-fill-dev") if network.guidance_embeds else ("flux-schnell",)
+    names = (
+        ("flux-dev", "flux-fill-dev", "flux-control-dev")
+        if network.guidance_embeds
+        else ("flux-schnell",)
+    )
     extra = network.in_channels - network.out_channels
     alike = (presets[name] for name in names if presets[name].image_channels == extra)
     nearest = next(alike, None)

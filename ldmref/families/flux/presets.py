@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.families.flux.config import FluxConfig, transformer_of
-from ldmref.families.flux.files import FILL_SCALE, FILL_STEPS, SCALES, STEPS
+from ldmref.families.flux.files import (
+    CONTROL_SCALE,
+    CONTROL_STEPS,
+    FILL_SCALE,
+    FILL_STEPS,
+    SCALES,
+    STEPS,
+)
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.families.joint_transformers import (
     AUTOENCODER,
@@ -34,7 +41,7 @@ def shrink(config: ModelConfig) -> ModelConfig:
     vae = shrink_autoencoder(config.vae)
     small = replace(
         transformer_of(config),
-        in_channels=8 + vae.factor**2 if config.concat else 4,
+        in_channels={"folded_mask": 8 + vae.factor**2, "control": 8}.get(config.concat, 4),
         out_channels=4,
         sample_size=8,
         num_layers=2,
@@ -71,5 +78,12 @@ def make_presets() -> dict[str, ModelConfig]:
         concat="folded_mask",
         defaults=replace(dev.defaults, steps=FILL_STEPS, cfg_scale=FILL_SCALE),
     )
+    control = replace(
+        dev,
+        name="flux-control-dev",
+        denoiser=FluxConfig(in_channels=32, guidance_embeds=True),
+        concat="control",
+        defaults=replace(dev.defaults, steps=CONTROL_STEPS, cfg_scale=CONTROL_SCALE),
+    )
     tiny = replace(shrink(dev), name="flux-tiny")
-    return {"flux-tiny": tiny} | {model.name: model for model in (dev, SCHNELL, fill)}
+    return {"flux-tiny": tiny} | {model.name: model for model in (dev, SCHNELL, fill, control)}
