@@ -58,7 +58,11 @@ SUMMARIES = {
 SPACINGS = tuple(SUMMARIES)
 """The names of the spacings that `make_schedule` takes, described above."""
 
-FLOW_SPACINGS = ("flow", "flow_table")  # of models trained with flow matching: flow_spacings.py
+FLOW_SUMMARIES = {  # of models trained with flow matching: flow_spacings.py
+    "flow": "flow times at equal distances from noise, shifted: Esser et al. 2024, section 5.3.2",
+    "flow_table": "shifted flow times at equal distances to the last of training, as in SD3",
+}
+FLOW_SPACINGS = tuple(FLOW_SUMMARIES)
 
 BETWEEN_ENDS = {  # spacings of sigmas from the table's smallest to its largest
     "karras": karras_sigmas,

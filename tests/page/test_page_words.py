@@ -128,7 +128,7 @@ def test_the_advice_of_a_model_stands_beside_its_field(page_of, emoji, tiny):
 
 def test_a_link_with_wrong_values_says_so(page_of, tiny):
     page = page_of(tiny, "#mode=foo&p.steps=abc&p.sampler=nope&p.foo=1&view=zzz&model=other")
-    said = page.locator(".message.error").inner_text()
+    said = "\n".join(page.locator(".message.error").all_inner_texts())
     for part in ("view “zzz”", "model “other”", "mode “foo”", "setting “foo”"):
         assert part in said
     assert "Steps must be a whole number" in error_of(page, "steps")

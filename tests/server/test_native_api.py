@@ -27,6 +27,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.registry import MODES
 from ldmref.prompts.completion import complete_word, list_words
 from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
+from ldmref.samplers.spacings import FLOW_SPACINGS
 
 SECONDS = 30.0
 CAT = {"prompt": "a cat", "steps": 2, "seed": 3}
@@ -315,7 +316,7 @@ def test_capabilities(server, tiny):
         assert properties.keys() == MODES[name].parameters.keys() - {"control"}
         jsonschema.Draft202012Validator.check_schema(mode["schema"])
     assert [row["name"] for row in told["samplers"]] == list(SAMPLERS)
-    assert [row["name"] for row in told["schedules"]] == list(SPACINGS)
+    assert [row["name"] for row in told["schedules"]] == [*SPACINGS, *FLOW_SPACINGS]
     assert [row["name"] for row in told["guidances"]] == list(GUIDANCES)
     for row in (*told["samplers"], *told["schedules"], *told["guidances"]):
         assert row["summary"] and "\n" not in row["summary"]

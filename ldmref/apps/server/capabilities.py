@@ -13,12 +13,13 @@ from ldmref.declare import get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import can_generate, parameter_advice, prompts_to_try, unused_parameters
+from ldmref.modes.choices import choices_of
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
-from ldmref.samplers.spacings import SUMMARIES
+from ldmref.samplers.spacings import FLOW_SUMMARIES, SUMMARIES
 from ldmref.support.version import __version__
 
 
@@ -48,7 +49,9 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         },
         **engine.templates.describe(),
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],
-        "schedules": [{"name": name, "summary": text} for name, text in SUMMARIES.items()],
+        "schedules": [
+            {"name": name, "summary": text} for name, text in (SUMMARIES | FLOW_SUMMARIES).items()
+        ],
         "guidances": [
             {
                 "name": name,
@@ -80,7 +83,7 @@ def documentation_address() -> str:
 
 
 def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
-    """Return a model: sizes, defaults, where it computes, prompts to try, linear preview."""
+    """Return a model: sizes, defaults, choices, where it computes, prompts to try, preview."""
     config = model.config
     defaults = config.defaults
     sampler = get_sampler(config.scheduler.sampler)
@@ -104,6 +107,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
             "width": defaults.width,
             "height": defaults.height,
         },
+        "choices": {field: list(names) for field, names in choices_of(config).items()},
         "backend": described["name"],
         "device": described["device"],
         "dtype": described["dtype"],

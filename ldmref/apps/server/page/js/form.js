@@ -5,6 +5,7 @@ import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, newId } from "./dom.js";
 import { arrayControl, imageControl } from "./inputs.js";
+import { choicesOf } from "./models.js";
 import { sentence } from "./notify.js";
 import { fromText, readFields, toText } from "./schema.js";
 import { label } from "./wording.js";
@@ -12,7 +13,6 @@ import { label } from "./wording.js";
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
-const LISTS = { sampler: "samplers", schedule: "schedules", guidance: "guidances" };
 // On the page brackets are weights, as in A1111; a program says so itself.
 const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
 const PROGRAMS_ONLY = /_embeds$/; // hidden states come from a program, which has the API
@@ -32,6 +32,7 @@ export class Form {
     const schema = this.options.capabilities.modes[mode].schema;
     this.advice = model.advice?.[mode] ?? {};
     this.model = model;
+    this.choices = choicesOf(this.options.capabilities, model);
     const fields = readFields(schema).filter((field) => this.isUseful(field, model));
     this.fields = fields;
     this.rows = new Map();
@@ -71,8 +72,8 @@ export class Form {
   }
 
   makeRow(field, model) {
-    const { capabilities, changed } = this.options;
-    const hints = { fallback: findFallback(field, model), choices: capabilities[LISTS[field.name]] };
+    const { changed } = this.options;
+    const hints = { fallback: findFallback(field, model), choices: this.choices[field.name] };
     const edited = () => {
       this.clearError(field.name);
       describe();
@@ -105,7 +106,7 @@ export class Form {
   }
 
   makeControl(field, hints, edited) {
-    const { capabilities, pick, imageChanged, mask } = this.options;
+    const { pick, imageChanged, mask } = this.options;
     if (field.name === "mask" && field.kind === "image") return mask;
     if (field.kind === "image") {
       const told = (blob, size) => {
@@ -116,7 +117,7 @@ export class Form {
     }
     if (field.kind === "array") return arrayControl(field, { changed: edited });
     if (field.kind === "guidance") {
-      return guidanceControl(field, hints, capabilities.guidances ?? [], edited);
+      return guidanceControl(field, hints, this.choices.guidance, edited);
     }
     return makeControl(field, hints, edited);
   }

@@ -9,6 +9,7 @@ import { watchFiles } from "./drops.js";
 import { rememberPrompt } from "./history.js";
 import { KeptFiles } from "./kept.js";
 import { tellWrongLink } from "./links.js";
+import { describeMode, findModel, modesOf, nameOf } from "./models.js";
 import { inspectFile, makeRestoreHint } from "./replay.js";
 import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
@@ -20,7 +21,7 @@ import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
 import { Stage } from "./stage.js";
-import { MODE_ORDER, modeName } from "./wording.js";
+import { modeName } from "./wording.js";
 
 const WRITE = 250; // milliseconds from a change to the address
 
@@ -35,6 +36,7 @@ class Generate {
     this.capabilities = capabilities;
     this.views = views;
     this.mode = null;
+    this.unwritten = null; // texts that are not in the address yet
     this.painter = new Painter({
       changed: () => {
         this.form.clearError("mask");
@@ -130,25 +132,24 @@ class Generate {
 
   /** Called when the tab is opened. */
   show() {
+    const typed = this.model.name !== this.shownModel && this.unwritten; // another model keeps it
+    if (typed) this.writeTexts(typed);
     this.apply(this.state.readState());
   }
 
   get model() {
-    const { models } = this.capabilities;
-    const { model } = this.state.readState();
-    return models.find(({ name }) => name === model) ?? models[0];
+    return findModel(this.capabilities, this.state.readState().model);
   }
 
   /** Return the name of the model for requests; undefined for the first one, which is the default. */
   modelName() {
-    return this.model === this.capabilities.models[0] ? undefined : this.model.name;
+    return nameOf(this.capabilities, this.model);
   }
 
   // -- the state
 
   offeredModes() {
-    const offered = this.model.modes ?? Object.keys(this.capabilities.modes);
-    return [...new Set([...MODE_ORDER, ...offered])].filter((mode) => offered.includes(mode));
+    return modesOf(this.capabilities, this.model);
   }
 
   apply(state) {
@@ -158,13 +159,13 @@ class Generate {
     const mode = modes.includes(wanted) && !painting ? wanted : modes[0];
     if (mode !== this.mode || this.model.name !== this.shownModel) this.showMode(mode, state.p);
     else this.form.write(state.p);
+    this.summary.textContent = describeMode(this.capabilities, this.model, wanted, mode);
     this.adapters.write(state.lora);
   }
 
   // A link may be wrong; the page says so, and shows what it can.
   checkLink(state) {
-    const models = this.capabilities.models.map(({ name }) => name);
-    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, models, shown: this.mode, loras: this.model.loras ?? [] };
+    const known = { modes: this.capabilities.modes, offered: this.offeredModes(), views: this.views, shown: this.mode, loras: this.model.loras ?? [] };
     tellWrongLink(state, known);
     this.form.clearErrors();
     this.form.showWrongTexts();
@@ -184,7 +185,6 @@ class Generate {
     fill(this.modes, radios);
     this.modes.hidden = others.length < 2 || mode === "inpaint";
     if (focused) this.modes.querySelector(":checked")?.focus();
-    this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
     this.form.show(mode, this.model, texts);
     this.promptTools.show(this.model);
     this.adapters.show(this.model, this.adapters.texts());
@@ -203,10 +203,13 @@ class Generate {
   edited(texts) {
     this.remains.refresh();
     clearTimeout(this.writing);
+    this.unwritten = texts;
     this.writing = setTimeout(() => this.writeTexts(texts), WRITE);
   }
 
   writeTexts(p) {
+    clearTimeout(this.writing);
+    this.unwritten = null;
     this.state.writeState({ mode: this.mode, p, lora: this.adapters.texts() }, { clear: ["lora"] });
   }
 
@@ -227,7 +230,6 @@ class Generate {
 
   async submit() {
     this.form.clearErrors();
-    clearTimeout(this.writing);
     this.writeTexts(this.form.texts());
     if (this.form.showMissing() || this.form.showWrongTexts() || this.adapters.showWrong()) return;
     const values = await this.form.values();
@@ -249,7 +251,7 @@ class Generate {
 
   /** Fill the form with a request, its files included. */
   async reuse({ mode, model, values, loras }) {
-    if (model) this.state.writeState({ model });
+    this.state.writeState({ model: model ?? null });
     const files = Object.entries(values).filter(([, value]) => value instanceof Blob);
     this.setSettings(mode, writeParameters(values));
     this.setLoras(loras ?? []);
@@ -277,9 +279,10 @@ class Generate {
   }
 
   explore(entry) {
-    const { params } = entry;
+    const { params, request } = entry;
     const p = writeParameters(valuesOfImage(entry));
-    this.state.writeState({ view: "explore", mode: params.mode, p }, { clear: ["p"], push: true });
+    const model = request.model ?? null;
+    this.state.writeState({ view: "explore", mode: params.mode, model, p }, { clear: ["p"], push: true });
   }
 
   /** Generate from the noise that an inversion found, with its settings. */

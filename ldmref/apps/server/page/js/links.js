@@ -7,10 +7,9 @@ import { readFields } from "./schema.js";
 let forget = () => {}; // the message about the link before
 
 /** Say what a link names that this page or model does not have, before something else is shown. */
-export function tellWrongLink(state, { modes, offered, views, models, shown, loras }) {
+export function tellWrongLink(state, { modes, offered, views, shown, loras }) {
   const lines = [];
   if (state.view && !views.includes(state.view)) lines.push(`there is no view “${state.view}”`);
-  if (state.model && !models.includes(state.model)) lines.push(`there is no model “${state.model}” on this server`);
   if (state.mode && !(state.mode in modes)) lines.push(`there is no mode “${state.mode}”`);
   else if (state.mode && !offered.includes(state.mode)) lines.push(`the model here cannot do “${state.mode}”`);
   const known = new Set(readFields(modes[shown].schema).map(({ name }) => name));

@@ -4,6 +4,7 @@
 import * as api from "./api.js";
 import { watchConnection } from "./connection.js";
 import { h } from "./dom.js";
+import { explainGone, findModel } from "./models.js";
 import { notifyError } from "./notify.js";
 import { askForToken } from "./token.js";
 import * as notifications from "./notify.js";
@@ -25,7 +26,7 @@ let context = null;
 
 async function start() {
   api.onTokenNeeded(askForToken);
-  state.subscribe(show);
+  state.subscribe((_, own) => show(own));
   const answer = watchConnection(api, document.getElementById("connection"));
   fetchNeeds(currentView()); // after the question, so that its short answer does not wait behind them
   const capabilities = await answer;
@@ -57,8 +58,9 @@ function fetchNeeds(view) {
   document.head.append(needs.content); // which is empty afterwards
 }
 
-async function show() {
+async function show(own = false) {
   if (!context) return;
+  leaveGone(own);
   const view = currentView();
   const { element: id } = VIEWS[view];
   /** @type {NodeListOf<HTMLAnchorElement>} */
@@ -99,14 +101,26 @@ async function mount(view, element) {
 function fillModels(models) {
   const select = /** @type {HTMLSelectElement} */ (document.getElementById("model"));
   for (const model of models) select.append(h("option", { value: model.name }, model.name));
-  const read = () => {
-    const wanted = state.readState().model;
-    select.value = models.some((model) => model.name === wanted) ? wanted : models[0].name;
-  };
+  const read = () => (select.value = findModel(context.capabilities, state.readState().model).name);
   select.hidden = models.length < 2;
-  select.addEventListener("change", () => state.writeState({ model: select.value }));
+  select.addEventListener("change", () => {
+    const chosen = select.value === models[0].name ? null : select.value;
+    state.writeState({ model: chosen }, { push: true });
+  });
   state.subscribe(read);
   read();
+}
+
+let forgetGone = () => {}; // the message about the model of the link before
+
+// A link may name a model that is served no more: the page says so, and goes on with the default.
+function leaveGone(own) {
+  if (!own) forgetGone();
+  const { model } = state.readState();
+  const said = explainGone(context.capabilities, model, context.capabilities.models[0].name);
+  if (!said) return;
+  forgetGone = notifications.notify(said, { kind: "error" });
+  state.writeState({ model: null });
 }
 
 start();

@@ -6,7 +6,7 @@ import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
 import { formulaButton } from "./formulas.js";
 import { PAIRS } from "./panels.js";
 import { COMPONENTS } from "./preview.js";
-import { isReadyAlone } from "./specs.js";
+import { describeRequest, isReadyAlone } from "./specs.js";
 import { letter } from "./tools.js";
 import { toText } from "../schema.js";
 
@@ -14,30 +14,34 @@ const MODE = "txt2img"; // the mode of the form; records of every mode can be op
 
 /**
  * Return the controls: the elements intro, viewing and branching, and setRuns, setStep, setStart,
- * specOf. `calls` are start(mode, model, texts), branch(from, texts, model), change(view), open().
+ * useModel. `calls` are start(mode, model, texts), branch(from, texts, model), change(view), open().
  */
 export function createControls({ source, start, branch, change, open }) {
   const schema = source.modes?.[MODE];
+  let chosen = schema ? source.modelOf(null) : null; // the model of runs that are started here
   const intro = createIntro();
   const viewing = createViewing(change);
   const branching = createBranching();
 
   function createIntro() {
     const examples = h("div", { class: "row", hidden: true });
-    const prompt = schema ? createFields(schema, START_FIELDS.slice(0, 1), source.lists) : null;
-    const fields = schema ? createFields(schema, START_FIELDS.slice(1), source.lists) : null;
+    const prompt = schema ? createFields(schema, START_FIELDS.slice(0, 1), {}) : null;
+    const fields = schema ? createFields(schema, START_FIELDS.slice(1), chosen.lists) : null;
+    const button = h("button", { class: "primary" }, "Record a run");
+    const problem = h("p", { class: "error", role: "status", hidden: true });
     const form = fields
       ? h(
           "form",
           {
             onsubmit: (event) => {
               event.preventDefault();
-              const texts = { prompt: fields.example ?? "", ...prompt.texts(), ...fields.texts() };
-              start(MODE, null, texts);
+              const texts = { prompt: chosen.prompts[0] ?? "", ...prompt.texts(), ...fields.texts() };
+              start(MODE, chosen.name, texts);
               details.open = false;
             },
           },
-          h("div", { class: "ex-ask" }, prompt.element, h("button", { class: "primary" }, "Record a run")),
+          h("div", { class: "ex-ask" }, prompt.element, button),
+          problem,
           examples,
           h("details", {}, h("summary", {}, "Settings, or a record file"), fields.element, openButton(open)),
         )
@@ -53,12 +57,12 @@ export function createControls({ source, start, branch, change, open }) {
       ),
       form,
     );
-    return { element: details, prompt, fields, examples, wasOpen: true };
+    return { element: details, prompt, fields, button, problem, examples, wasOpen: true };
   }
 
   function createBranching() {
     if (!schema || !source.record) return { element: h("div", { hidden: true }), setRun() {}, setStep() {} };
-    const fields = createFields(schema, START_FIELDS, source.lists);
+    const fields = createFields(schema, START_FIELDS, chosen.lists);
     const models = source.models ?? [];
     const model = h("select", { id: "ex-model" }, h("option", { value: "" }, "the same"), models.map(({ name }) => h("option", { value: name }, name)));
     const here = h("button", { type: "submit", class: "primary" });
@@ -75,6 +79,12 @@ export function createControls({ source, start, branch, change, open }) {
     );
     let k = 0;
     let last = 0;
+    let own = chosen; // the model of the run
+    const fit = () => {
+      const { lists, unused } = model.value ? source.modelOf(model.value) : own;
+      fields.setLists(lists);
+      fields.hide(unused);
+    };
     const check = () => {
       const texts = fields.texts();
       const fixed = Object.keys(texts).filter((name) => !BRANCH_FIELDS.includes(name));
@@ -91,8 +101,10 @@ export function createControls({ source, start, branch, change, open }) {
       branch(from, fields.texts(), model.value || null);
       fields.setTexts({});
       model.value = "";
+      fit();
       check();
     };
+    model.addEventListener("change", fit);
     form.addEventListener("input", check);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -101,7 +113,11 @@ export function createControls({ source, start, branch, change, open }) {
     anew.addEventListener("click", () => submit(null));
     return {
       element: h("section", { class: "panel ex-branching", "aria-labelledby": "ex-branch-title" }, title, form),
-      setRun: (params) => fields.setHints(params),
+      setRun(params, name) {
+        own = source.modelOf(name);
+        fit();
+        fields.setHints(params);
+      },
       setStep(index, step, run) {
         k = step;
         last = run.n;
@@ -121,22 +137,31 @@ export function createControls({ source, start, branch, change, open }) {
       if (open !== intro.wasOpen) intro.element.open = open;
       intro.wasOpen = open;
       viewing.set(view, shown);
-      if (shown) branching.element.hidden ||= !specs[shown.find((one) => one.main).index].texts;
-      if (shown) branching.setRun(readParams(shown.find((one) => one.main).run.meta.params));
+      if (!shown) return;
+      const { index, run } = shown.find((one) => one.main);
+      branching.element.hidden ||= !specs[index].texts;
+      branching.setRun(readParams(run.meta.params), describeRequest(specs, index).model);
     },
     setStep: (index, k, run) => branching.setStep(index, k, run),
     setStart: (spec) => [intro.prompt, intro.fields].forEach((fields) => fields?.setTexts(spec.texts)),
-    // Prompts to try, and the values that empty fields stand for.
-    suggest(prompts, defaults) {
-      if (!intro.fields || !prompts.length) return;
-      [intro.fields.example] = prompts;
-      intro.prompt.setHints({ prompt: prompts[0] });
-      intro.fields.setHints({ ...readParams(defaults), seed: "random" });
-      intro.examples.hidden = false;
+    // The model of the next run: what it takes, prompts to try, and what empty fields stand for.
+    useModel(model) {
+      chosen = model;
+      if (!intro.fields) return;
+      const { name, title, lists, unused, defaults, prompts, modes } = model;
+      const isAble = modes.includes(MODE);
+      intro.prompt.setHints(defaults);
+      intro.fields.setHints({ ...defaults, seed: "random" });
+      intro.fields.setLists(lists);
+      intro.fields.hide(unused);
+      intro.button.disabled = !isAble;
+      intro.problem.hidden = isAble;
+      intro.problem.textContent = isAble ? "" : `The model ${title} makes no picture from words alone. Choose another model.`;
+      intro.examples.hidden = prompts.length === 0;
       fill(
         intro.examples,
         h("span", { class: "soft small" }, "Try:"),
-        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, null, { prompt }) }, prompt)),
+        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, name, { prompt }) }, prompt)),
       );
     },
   };

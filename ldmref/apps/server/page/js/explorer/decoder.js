@@ -56,7 +56,7 @@ export class Decoder {
           latents.set(scale === 1 ? values : values.map((value) => value * scale), i * values.length);
         });
         const shape = [missing.length, run.channels, run.height, run.width];
-        const images = await this.source.decode({ latents, shape, model: run.meta.model?.name ?? null }, controller.signal);
+        const images = await this.source.decode({ latents, shape, model: run.meta.model?.name ?? null, served: run.served }, controller.signal);
         missing.forEach((name, i) => this.keep(run, name, k, images[i]));
         if (!controller.signal.aborted) missing.forEach((name, i) => show(name, images[i]));
       } catch (error) {

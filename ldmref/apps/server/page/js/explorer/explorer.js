@@ -15,7 +15,7 @@ import { Runs } from "./runs.js";
 import { createScrubber } from "./scrubber.js";
 import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs } from "./specs.js";
 import { createStrips } from "./strips.js";
-import { acceptFiles, debounce, letter } from "./tools.js";
+import { acceptFiles, acceptKeys, debounce, letter } from "./tools.js";
 import { createTruth } from "./truth.js";
 import { createWords } from "./words.js";
 
@@ -64,12 +64,7 @@ export function createExplorer(element, { source, place, notify }) {
   fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, atlas.element, showExplanations(element));
   element.classList.add("explorer");
   acceptFiles(element, file, open);
-  // The keys work wherever the focus is in the view, and where it is on nothing.
-  document.addEventListener("keydown", (event) => {
-    const onNothing = event.target === document.body || event.target === element.closest("main");
-    if (element.closest("[hidden]") || !(onNothing || element.contains(event.target))) return;
-    if (current()) scrubber.key(event);
-  });
+  acceptKeys(element, (event) => current() && scrubber.key(event));
   const touch = () => {
     if (byItself) writePlace();
     byItself = false;
@@ -263,7 +258,12 @@ export function createExplorer(element, { source, place, notify }) {
   refresh();
   return {
     open,
-    suggest: controls.suggest,
+    // The model that the next run is made with, as `modelOf` of the source describes it.
+    useModel(model) {
+      controls.useModel(model);
+      guide.useModel(model);
+      refresh();
+    },
     // Show the state of the address. `onlyRun`: if the parameters of run 0 are new, they are meant
     // alone, without the runs and the position that were shown before.
     show({ onlyRun = false } = {}) {

@@ -10,10 +10,11 @@ export const START_FIELDS = ["prompt", "negative_prompt", "seed", "steps", "cfg_
 export const BRANCH_FIELDS = ["prompt", "negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
 
 /**
- * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), focus()}.
+ * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), setLists(lists),
+ * hide(names), focus()}.
  *
  * `schema` is that of the mode, `names` the fields wanted, and `lists` the known names by field,
- * {sampler: [{name, text}], ...}. An empty field means: unchanged.
+ * {sampler: [{name, text}], ...}. An empty field means: unchanged; a hidden one is empty.
  */
 export function createFields(schema, names, lists) {
   const known = new Map(readFields(schema).map((field) => [field.name, field]));
@@ -23,17 +24,16 @@ export function createFields(schema, names, lists) {
     const field = known.get(name);
     const id = newId(name);
     const input = makeInput(field, lists[name], id);
-    inputs.set(name, { field, input });
-    element.append(
-      h("div", { class: `ex-field ${name}` }, h("label", { for: id }, label(name)), input),
-    );
+    const row = h("div", { class: `ex-field ${name}` }, h("label", { for: id }, label(name)), input);
+    inputs.set(name, { field, input, row });
+    element.append(row);
   }
   return {
     element,
     texts() {
       const texts = {};
-      for (const [name, { input }] of inputs) {
-        if (input.value.trim() !== "") texts[name] = input.value.trim();
+      for (const [name, { input, row }] of inputs) {
+        if (!row.hidden && input.value.trim() !== "") texts[name] = input.value.trim();
       }
       return texts;
     },
@@ -48,6 +48,18 @@ export function createFields(schema, names, lists) {
         else input.placeholder = String(hint);
       }
     },
+    // The names that another model knows; a chosen one that it lacks is given up.
+    setLists(others) {
+      for (const [name, { input }] of inputs) {
+        if (input.tagName !== "SELECT" || !others[name]) continue;
+        const { value } = input;
+        input.replaceChildren(input.options[0], ...makeOptions(others[name]));
+        input.value = others[name].some((one) => one.name === value) ? value : "";
+      }
+    },
+    hide(names) {
+      for (const [name, { row }] of inputs) row.hidden = names.includes(name);
+    },
     focus() {
       inputs.values().next().value?.input.focus();
     },
@@ -56,12 +68,15 @@ export function createFields(schema, names, lists) {
 
 function makeInput(field, list, id) {
   if (list?.length) {
-    const options = list.map(({ name, text }) => h("option", { value: name, title: text ?? "" }, name));
-    return h("select", { id, title: inPageWords(field.help) }, h("option", { value: "" }, ""), options);
+    return h("select", { id, title: inPageWords(field.help) }, h("option", { value: "" }, ""), makeOptions(list));
   }
   if (field.name === "prompt") return h("input", { id, type: "text", maxlength: 2000, title: inPageWords(field.help) });
   const numeric = field.kind === "integer" || field.kind === "number";
   return h("input", { id, type: "text", inputmode: numeric ? "decimal" : null, autocomplete: "off", title: inPageWords(field.help) });
+}
+
+function makeOptions(list) {
+  return list.map(({ name, text }) => h("option", { value: name, title: text ?? "" }, name));
 }
 
 function setValue(input, text) {

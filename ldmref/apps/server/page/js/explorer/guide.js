@@ -8,8 +8,8 @@ import { createStory } from "./story.js";
 import { STOPS, colourWord, createTour } from "./tour.js";
 
 /**
- * Return the guide: {story, tour, overview, tell(position, runs), show(position, view, runs), complete(view)};
- * `tell` shows the story alone.
+ * Return the guide: {story, tour, overview, tell(position, runs), show(position, view, runs), useModel(model),
+ * complete(view)}; `tell` shows the story alone.
  *
  * `change(view)` changes the view, `look(target)` shows a panel of the page, and `move(k)` and
  * `vary(from, texts, then)` show another step and a variation of the first run.
@@ -18,6 +18,7 @@ export function createGuide({ source, change, look, move, vary }) {
   const story = createStory();
   const inside = new Inside(source, () => overview.again());
   const overview = createOverview({ inside, change, go: look });
+  let chosen = null; // the model of the next run
   let first = null; // the first run, to which the questions belong
   const actions = {
     move,
@@ -38,7 +39,7 @@ export function createGuide({ source, change, look, move, vary }) {
 
   function tell({ run, k, index }, runs) {
     story.element.hidden = false;
-    story.show(run, k, describeOrigin(run, runs.specs[index]));
+    story.show(run, k, describeOrigin(run, runs.specs[index], chosen));
   }
 
   return {
@@ -46,6 +47,7 @@ export function createGuide({ source, change, look, move, vary }) {
     tell,
     tour: tour.element,
     overview: overview.element,
+    useModel: (model) => (chosen = model),
     show(position, view, runs) {
       const [{ spec, run: own }] = runs.entries;
       first = own;

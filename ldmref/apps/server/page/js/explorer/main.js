@@ -8,7 +8,7 @@ import { loadStyle } from "./tools.js";
 
 export async function mount(element, context) {
   const [record] = await Promise.all([fetchReady(), loadStyle("explorer.css")]);
-  const { state, notify, capabilities } = context;
+  const { state, notify } = context;
   const place = {
     read: () => state.readState(),
     write: (patch, clear) => state.readState().view === "explore" && state.writeState(patch, { clear }),
@@ -16,11 +16,21 @@ export async function mount(element, context) {
   const source = serverSource(context);
   if (record) source.ready = placeReady(record, source);
   const explorer = createExplorer(element, { source, place, notify });
-  const [{ prompts, defaults }] = capabilities.models;
-  explorer.suggest(prompts ?? [], defaults);
+  let used = null; // the name of the model in the forms
+  const follow = () => {
+    const model = source.modelOf(state.readState().model);
+    if (used !== model.title) explorer.useModel(model);
+    used = model.title;
+  };
   // Another view that opens a run here changes the parameters only, and means this run alone. A link
   // or an edited address means everything in it.
   let byPage = false;
   state.subscribe((_, own) => (byPage = own));
-  return { ...explorer, show: () => explorer.show({ onlyRun: byPage }) };
+  return {
+    ...explorer,
+    show() {
+      follow();
+      explorer.show({ onlyRun: byPage });
+    },
+  };
 }

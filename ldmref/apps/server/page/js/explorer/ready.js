@@ -5,7 +5,7 @@
 import { fetchFrames } from "../frames.js";
 import { readRecord } from "../record.js";
 import { toText } from "../schema.js";
-import { describeRequest, specOf } from "./specs.js";
+import { describeRequest, isSame, specOf } from "./specs.js";
 
 const FILE = new URL("../../ready/run.safetensors", import.meta.url).href;
 const INSIDE = new URL("../../ready/inside.safetensors", import.meta.url).href;
@@ -48,7 +48,6 @@ export function placeReady(record, source) {
   const own = index >= 0;
   const spec = own ? specOf(record.meta, [], source) : null;
   if (!spec) return { record, own: false, request: null, spec: { of: null, from: null, texts: null, file: "ready", ready: true } };
-  if (index > 0) spec.model = source.models[index].name;
   // What the model does anyway is no part of an address.
   for (const [name, value] of Object.entries(source.models[index].defaults)) {
     if (spec.texts[name] === toText(value)) delete spec.texts[name];
@@ -56,16 +55,14 @@ export function placeReady(record, source) {
   return { record, own, request: format(describeRequest([spec], 0)), spec: { ...spec, ready: true } };
 }
 
-function isSame(model, made) {
-  const changed = model.modifications?.length || Object.keys(made).some((name) => name !== "name" && name !== "sha256");
-  return !changed && model.family === made.name && (model.sha256 ?? made.sha256) === made.sha256;
-}
-
-/** Say where a run comes from, if nobody has asked for it. */
-export function describeOrigin(run, spec) {
-  if (!run.foreign) return spec.ready ? "This run comes with the page. Type other words to see one of your own." : "";
+/** Say where a run comes from, if nobody has asked for it. `chosen` is the model of the next run. */
+export function describeOrigin(run, spec, chosen) {
+  if (!run.foreign && !spec.ready) return "";
+  const isOther = Boolean(chosen) && spec.model !== chosen.name;
+  if (!run.foreign && !isOther) return "This run comes with the page. Type other words to see one of your own.";
   const { name } = run.meta.model ?? {};
-  return `This run was made by the model ${name}, which comes with ldmref. Type words to see a run of the model of this server.`;
+  const next = run.foreign ? "the model of this server" : chosen.title;
+  return `This run was made by the model ${name}, which comes with ldmref. Type words to see a run of ${next}.`;
 }
 
 /** Whether the ready run is what a spec asks for, so that nobody has to make it. */

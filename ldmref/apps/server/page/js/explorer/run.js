@@ -14,9 +14,13 @@ export class Run {
   /** @type {ArrayLike<number>} */ matrix;
   /** @type {ArrayLike<number>} */ bias;
 
-  /** `record` as `readRecord` returns it. */
-  constructor(record) {
+  /**
+   * `record` as `readRecord` returns it. `served` is the name of the model of a server that makes it,
+   * null for the default; undefined: nobody here made it.
+   */
+  constructor(record, served = undefined) {
     this.record = record;
+    this.served = served;
     this.meta = record.meta;
     const [n, channels, height, width] = record.tensors.x0.shape;
     Object.assign(this, { n, channels, height, width, pixels: height * width });

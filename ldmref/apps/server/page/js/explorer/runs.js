@@ -78,7 +78,7 @@ export class Runs {
   }
 
   finish(entry, record) {
-    entry.run = new Run(record);
+    entry.run = new Run(record, entry.spec.texts ? describeRequest(this.specs, this.entries.indexOf(entry)).model : undefined);
     const { seed } = entry.run.meta.params ?? {};
     // A run without a seed has a random one; from now on it is part of the address.
     if (entry.spec.of === null && entry.spec.texts && !("seed" in entry.spec.texts) && seed !== undefined) {
@@ -113,7 +113,7 @@ export class Runs {
       const request = describeRequest(this.specs, index);
       const signal = entry.truthController.signal;
       const buffer = await this.source.truth(request, { signal, progress: (share, words) => say(words) });
-      entry.run = new Run(readRecord(buffer));
+      entry.run = new Run(readRecord(buffer), request.model);
       say("");
     } catch (error) {
       entry.truthAsked = error.name !== "AbortError";

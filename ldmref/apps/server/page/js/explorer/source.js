@@ -7,20 +7,39 @@
 //   inside(request, step, {signal, progress}) -> ArrayBuffer        what the networks compute (inside.js)
 //   ready                                                   a run that is there already (ready.js)
 //   schedules {list() -> rows, make(request) -> schedules}         flow schedules of other programs (atlas.js)
-//   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
+//   decode({latents, shape, model, served}, signal) -> [ImageBitmap, ...]
 //
-// and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
-// {mode, model, texts, branches}, as describeRequest of specs.js returns it.
+// and, for the forms, modes {name: schema}, models, and modelOf(name) -> what a model takes, as
+// describeModel returns it. `request` is {mode, model, texts, branches}, as describeRequest of
+// specs.js returns it.
 
+import { choicesOf, findModel, modesOf, nameOf } from "../models.js";
+import { toText } from "../schema.js";
 import { readTexts } from "./form.js";
+
+/**
+ * Return what the forms of a run need to know of a model: its name (null for the default), the names
+ * that it takes by field, the fields that it has no use for, the values that empty fields stand for,
+ * prompts to try, and its modes.
+ */
+export function describeModel(capabilities, model) {
+  const named = Object.entries(choicesOf(capabilities, model));
+  const lists = named.map(([field, rows]) => [field, rows.map(({ name, summary }) => ({ name, text: summary }))]);
+  const defaults = Object.entries(model.defaults).map(([name, value]) => [name, toText(value)]);
+  const prompts = model.prompts ?? [];
+  return {
+    name: nameOf(capabilities, model) ?? null,
+    title: model.name,
+    lists: Object.fromEntries(lists),
+    unused: model.unused ?? [],
+    defaults: { ...Object.fromEntries(defaults), ...(prompts.length ? { prompt: prompts[0] } : {}) },
+    prompts,
+    modes: modesOf(capabilities, model),
+  };
+}
 
 export function serverSource({ api, capabilities }) {
   const modes = Object.fromEntries(Object.entries(capabilities.modes).map(([name, { schema }]) => [name, schema]));
-  const lists = {
-    sampler: capabilities.samplers.map(({ name, summary }) => ({ name, text: summary })),
-    schedule: capabilities.schedules.map(({ name, summary }) => ({ name, text: summary })),
-    guidance: capabilities.guidances.map(({ name, summary }) => ({ name, text: summary })),
-  };
 
   // The fields of a request that say which run is meant.
   function describe({ mode, model, texts, branches }) {
@@ -75,7 +94,7 @@ export function serverSource({ api, capabilities }) {
     ready: null,
     check,
     modes,
-    lists,
+    modelOf: (name) => describeModel(capabilities, findModel(capabilities, name)),
     models: capabilities.models,
     schedules: { list: api.schedules, make: api.makeSchedules },
     async record(request, hooks) {
@@ -89,8 +108,10 @@ export function serverSource({ api, capabilities }) {
       const ended = await finish({ kind: "inside", ...describe(request), step }, hooks);
       return api.bytes(ended.files[0].url);
     },
-    async decode({ latents, shape, model }, signal) {
-      const known = capabilities.models.find(({ name, family }) => name === model || family === model);
+    // By the model that made the latents; `model` is its own name, for runs that are from elsewhere.
+    async decode({ latents, shape, model, served }, signal) {
+      const named = capabilities.models.find(({ name, family }) => name === model || family === model);
+      const known = served === undefined ? named : findModel(capabilities, served);
       const body = { kind: "decode", latents: toBase64(writeNpy(latents, shape)), ...(known ? { model: known.name } : {}) };
       const ended = await finish(body, { signal, progress: null, preview: null });
       return Promise.all(ended.files.map(async ({ url }) => createImageBitmap(await api.blob(url))));

@@ -141,9 +141,17 @@ export function specOf(meta, specs, source) {
     if (property.contentEncoding || (typeof value === "object" && name !== "guidance" && name !== "sigmas")) return null;
     texts[name] = toText(value);
   }
-  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model: null, texts };
+  const made = meta.model ? (source.models ?? []).findIndex((model) => isSame(model, meta.model)) : 0;
+  const model = made > 0 ? source.models[made].name : null; // the default stands in no address
+  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model, texts };
   const base = specs[0];
   if (base.mode !== meta.mode || Object.keys(base.texts).some((name) => !(name in texts))) return null;
   const changes = Object.entries(texts).filter(([name, text]) => base.texts[name] !== text);
-  return { of: 0, from: null, model: null, texts: Object.fromEntries(changes) };
+  return { of: 0, from: null, model: model === base.model ? null : model, texts: Object.fromEntries(changes) };
+}
+
+/** Whether a model of the server is the one that a record names. */
+export function isSame(model, made) {
+  const changed = model.modifications?.length || Object.keys(made).some((name) => name !== "name" && name !== "sha256");
+  return !changed && model.family === made.name && (model.sha256 ?? made.sha256) === made.sha256;
 }

@@ -68,3 +68,12 @@ export function acceptFiles(area, input, open) {
     read(event.dataTransfer.files[0]);
   });
 }
+
+/** Call `act(event)` for keys wherever the focus is in a view that is shown, and where it is on nothing. */
+export function acceptKeys(area, act) {
+  document.addEventListener("keydown", (event) => {
+    const onNothing = event.target === document.body || event.target === area.closest("main");
+    if (area.closest("[hidden]") || !(onNothing || area.contains(event.target))) return;
+    act(event);
+  });
+}

@@ -13,12 +13,15 @@ const KINDS = new Set(["text", "texts", "number", "integer", "choice", "guidance
 const SHARED = new Set(["width", "height", "count", "batch_size", "tile"]);
 
 /**
- * Return the form: {element, read() -> request or null, set(texts, axes), busy(state)}.
+ * Return the form: {element, read() -> request or null, set(texts, axes), useModel(model), busy(state)}.
  *
- * `lists` are the known names by field; `onSubmit(request)` gets {texts, x: {name, values}, y and z
+ * `model` is described as by `describeModel` of the explorer; `onSubmit(request)` gets {texts, x: {name, values}, y and z
  * or null, distance}, `onChange()` follows every edit.
  */
-export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }) {
+export function createForm({ schema, mode, model, most, onSubmit, onChange, onCancel }) {
+  let { lists, unused } = model;
+  let isAble = true; // the model has the mode
+  let running = false;
   const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.has(field.name) && (field.kind !== "numbers" || field.integers));
   const shared = createFields(schema, START_FIELDS, lists);
   const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps"), z: createAxis("z", "Sheets", NONE) };
@@ -26,6 +29,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
   const submit = h("button", { type: "submit", class: "primary" }, "Generate the grid");
   const cancel = h("button", { type: "button", hidden: true, onclick: onCancel }, "Cancel");
   const count = h("p", { class: "soft small", role: "status" });
+  const cannot = h("p", { class: "error", role: "status", hidden: true });
   const element = h(
     "form",
     { class: "panel grid-form", novalidate: true },
@@ -33,6 +37,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
     h("div", { class: "grid-axes" }, Object.values(axes).map((axis) => axis.element)),
     shared.element,
     h("label", { class: "ex-inline" }, distance, "Measure the distance of each image from the converged image of its seed"),
+    cannot,
     h("div", { class: "row" }, submit, cancel, count),
   );
   element.addEventListener("submit", (event) => {
@@ -103,9 +108,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
   function read(strict) {
     // A parameter on an axis is not also that of all cells.
     const all = Object.values(axes);
-    for (const field of shared.element.children) {
-      field.hidden = all.some(({ name }) => name.value && field.classList.contains(name.value));
-    }
+    shared.hide([...unused, ...all.map(({ name }) => name.value)]);
     const [x, y, z] = all.map((axis) => readOneAxis(axis, strict));
     count.textContent = "";
     if ([x, y, z].includes(undefined)) return null;
@@ -137,13 +140,25 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
       }
       read(false);
     },
-    setHints: (hints) => shared.setHints(hints),
+    // The model that the grid is made with: what it takes, and what empty fields stand for.
+    useModel(other) {
+      ({ lists, unused } = other);
+      isAble = other.modes.includes(mode);
+      cannot.hidden = isAble;
+      cannot.textContent = isAble ? "" : `The model ${other.title} makes no picture from words alone. Choose another model.`;
+      submit.disabled = !isAble || running;
+      shared.setHints(other.defaults);
+      shared.setLists(lists);
+      for (const axis of Object.values(axes)) axis.refresh();
+      read(false);
+    },
     state() {
       const axis = ({ name, values }) => ({ name: name.value, values: values.value.trim() });
       return { p: shared.texts(), x: axis(axes.x), y: axis(axes.y), z: axis(axes.z) };
     },
-    busy(running) {
-      submit.disabled = running;
+    busy(state) {
+      running = state;
+      submit.disabled = !isAble || running;
       cancel.hidden = !running;
     },
   };

@@ -3,7 +3,9 @@
 
 import { fill, h } from "../dom.js";
 import { readTexts } from "../explorer/form.js";
+import { describeModel } from "../explorer/source.js";
 import { debounce, loadStyle } from "../explorer/tools.js";
+import { findModel } from "../models.js";
 import { toText } from "../schema.js";
 import { createFlipbook } from "./flipbook.js";
 import { createForm } from "./form.js";
@@ -17,9 +19,8 @@ export async function mount(element, context) {
   await Promise.all([loadStyle("explorer.css"), loadStyle("grids.css")]);
   const { api, state, notify, capabilities } = context;
   const schema = capabilities.modes[MODE].schema;
-  const names = (list) => list.map(({ name, summary }) => ({ name, text: summary }));
-  const lists = { sampler: names(capabilities.samplers), schedule: names(capabilities.schedules), guidance: names(capabilities.guidances) };
-  const form = createForm({ schema, lists, most: capabilities.limits.images, onSubmit: start, onChange: debounce(writeForm, 300), onCancel: () => running?.abort() });
+  let model = chosenModel();
+  const form = createForm({ schema, mode: MODE, model, most: capabilities.limits.images, onSubmit: start, onChange: debounce(writeForm, 300), onCancel: () => running?.abort() });
   const bar = h("progress", { max: 1, "aria-label": "Progress of the grid" });
   const words = h("p", { class: "small", role: "status" });
   const progress = h("div", { class: "grid-progress", hidden: true }, words, bar);
@@ -27,11 +28,12 @@ export async function mount(element, context) {
   const about = h("p", { class: "soft small" });
   const sheet = createSheet(select);
   const flipbook = createFlipbook(select);
+  const atlas = h("a", {}, "schedules of other programs");
   const schedules = h(
     "p",
     { class: "soft" },
     "Other programs space the noise levels of flow models in their own ways: ",
-    h("a", { href: state.formatState({ view: "explore", atlas: { family: "" } }) }, "schedules of other programs"),
+    atlas,
     ".",
   );
   const result = h(
@@ -47,8 +49,11 @@ export async function mount(element, context) {
   let grid = null;
   let place = [0, 0, 0]; // row, column, sheet
   let shownJob = null;
-  const [model] = capabilities.models;
-  form.setHints({ prompt: model.prompts?.[0] ?? "", ...Object.fromEntries(Object.entries(model.defaults).map(([name, value]) => [name, toText(value)])) });
+  form.useModel(model);
+
+  function chosenModel() {
+    return describeModel(capabilities, findModel(capabilities, state.readState().model));
+  }
 
   function writeForm() {
     if (state.readState().view !== "grids") return;
@@ -60,13 +65,12 @@ export async function mount(element, context) {
     const body = {
       kind: "grid",
       mode: MODE,
-      parameters: { prompt: model.prompts?.[0] ?? "", ...readTexts(schema, request.texts) },
+      parameters: { prompt: model.prompts[0] ?? "", ...readTexts(schema, request.texts) },
       distance: request.distance,
     };
     for (const axis of AXES) if (request[axis]) body[axis] = request[axis];
     if (AXES.some((axis) => request[axis]?.name === "prompt")) delete body.parameters.prompt;
-    const { model: wanted } = state.readState();
-    if (wanted) body.model = wanted;
+    if (model.name) body.model = model.name;
     try {
       const job = await api.submit(body);
       shownJob = job.id;
@@ -141,21 +145,21 @@ export async function mount(element, context) {
         height: image.height,
         seed: image.seed,
         distance: cell.distance ?? null,
-        link: linkTo(image.params),
+        link: linkTo(image.params, job.model),
       });
     }
     return { key: job.id, x, y: y ?? null, z: z ?? null, distance, cells };
   }
 
   // The address of the explorer with the run of a cell.
-  function linkTo(params) {
+  function linkTo(params, made) {
     const p = {};
     for (const [name, value] of Object.entries(params)) {
       const property = schema.properties[name];
       if (property && value !== null && toText(value) !== toText(property.default)) p[name] = toText(value);
     }
-    const { model: wanted } = state.readState();
-    return state.formatState({ view: "explore", mode: MODE, ...(wanted ? { model: wanted } : {}), p });
+    const named = made === capabilities.models[0].name ? null : made;
+    return state.formatState({ view: "explore", mode: MODE, model: named, p });
   }
 
   function select(...chosen) {
@@ -168,6 +172,10 @@ export async function mount(element, context) {
   return {
     async show() {
       const { p, x, y, z, grid: id } = state.readState();
+      const before = model;
+      model = chosenModel();
+      if (model.title !== before.title) form.useModel(model);
+      atlas.href = state.formatState({ view: "explore", model: model.name, atlas: { family: "" } });
       if (running) return;
       if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? START.x, y: y ?? START.y, z: z ?? { name: "" } });
       element.dataset.filled = "yes";
