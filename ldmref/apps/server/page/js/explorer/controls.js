@@ -1,12 +1,13 @@
 // @ts-check
 // The controls of the explorer: start a run, change one from a step on, and choose what is shown.
 
+import { AdapterPicker } from "../adapters.js";
 import { fill, h } from "../dom.js";
 import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
 import { formulaButton } from "./formulas.js";
 import { PAIRS } from "./panels.js";
 import { COMPONENTS } from "./preview.js";
-import { isReadyAlone } from "./specs.js";
+import { describeRequest, diffLoras, isReadyAlone } from "./specs.js";
 import { letter } from "./tools.js";
 import { toText } from "../schema.js";
 
@@ -14,10 +15,13 @@ const MODE = "txt2img"; // the mode of the form; records of every mode can be op
 
 /**
  * Return the controls: the elements intro, viewing and branching, and setRuns, setStep, setStart,
- * specOf. `calls` are start(mode, model, texts), branch(from, texts, model), change(view), open().
+ * specOf. `calls` are start(mode, model, texts, loras), branch(from, texts, model, loras), change(view),
+ * open().
  */
 export function createControls({ source, start, branch, change, open }) {
   const schema = source.modes?.[MODE];
+  const models = source.models ?? [];
+  const findModel = (wanted) => models.find(({ name }) => name === wanted) ?? models[0];
   const intro = createIntro();
   const viewing = createViewing(change);
   const branching = createBranching();
@@ -26,19 +30,23 @@ export function createControls({ source, start, branch, change, open }) {
     const examples = h("div", { class: "row", hidden: true });
     const prompt = schema ? createFields(schema, START_FIELDS.slice(0, 1), source.lists) : null;
     const fields = schema ? createFields(schema, START_FIELDS.slice(1), source.lists) : null;
+    const adapters = new AdapterPicker((word) => prompt?.insert("prompt", word), () => {});
+    adapters.show(findModel(null), {});
     const form = fields
       ? h(
           "form",
           {
             onsubmit: (event) => {
               event.preventDefault();
+              if (adapters.showWrong()) return;
               const texts = { prompt: fields.example ?? "", ...prompt.texts(), ...fields.texts() };
-              start(MODE, null, texts);
+              start(MODE, null, texts, adapters.texts());
               details.open = false;
             },
           },
           h("div", { class: "ex-ask" }, prompt.element, h("button", { class: "primary" }, "Record a run")),
           examples,
+          adapters.element,
           h("details", {}, h("summary", {}, "Settings, or a record file"), fields.element, openButton(open)),
         )
       : h("div", { class: "row" }, openButton(open));
@@ -53,13 +61,13 @@ export function createControls({ source, start, branch, change, open }) {
       ),
       form,
     );
-    return { element: details, prompt, fields, examples, wasOpen: true };
+    return { element: details, prompt, fields, adapters, examples, wasOpen: true };
   }
 
   function createBranching() {
     if (!schema || !source.record) return { element: h("div", { hidden: true }), setRun() {}, setStep() {} };
     const fields = createFields(schema, START_FIELDS, source.lists);
-    const models = source.models ?? [];
+    const adapters = new AdapterPicker((word) => fields.insert("prompt", word), () => check());
     const model = h("select", { id: "ex-model" }, h("option", { value: "" }, "the same"), models.map(({ name }) => h("option", { value: name }, name)));
     const here = h("button", { type: "submit", class: "primary" });
     const anew = h("button", { type: "button" }, "Run from the start");
@@ -69,16 +77,20 @@ export function createControls({ source, start, branch, change, open }) {
       "form",
       {},
       fields.element,
+      adapters.element,
       models.length > 1 ? h("div", { class: "ex-field" }, h("label", { for: "ex-model" }, "Model"), model) : null,
       h("div", { class: "row" }, here, anew, formulaButton("step")),
       problem,
     );
     let k = 0;
     let last = 0;
+    let base = { model: null, loras: {} }; // of the run that is changed
+    const changedLoras = () => diffLoras(base.loras, adapters.texts());
     const check = () => {
       const texts = fields.texts();
       const fixed = Object.keys(texts).filter((name) => !BRANCH_FIELDS.includes(name));
-      const none = Object.keys(texts).length === 0 && !model.value;
+      if (Object.keys(changedLoras()).length) fixed.push("LoRAs");
+      const none = Object.keys(texts).length === 0 && !model.value && fixed.length === 0;
       here.disabled = none || fixed.length > 0 || Boolean(model.value) || k >= last;
       anew.disabled = none;
       problem.textContent = fixed.length
@@ -88,12 +100,14 @@ export function createControls({ source, start, branch, change, open }) {
           : "Fields that are empty stay as they are. The steps before are kept exactly.";
     };
     const submit = (from) => {
-      branch(from, fields.texts(), model.value || null);
+      if (adapters.showWrong()) return;
+      branch(from, fields.texts(), model.value || null, changedLoras());
       fields.setTexts({});
       model.value = "";
       check();
     };
     form.addEventListener("input", check);
+    model.addEventListener("change", () => adapters.show(findModel(model.value || base.model), adapters.texts()));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (!here.disabled) submit(k);
@@ -101,7 +115,12 @@ export function createControls({ source, start, branch, change, open }) {
     anew.addEventListener("click", () => submit(null));
     return {
       element: h("section", { class: "panel ex-branching", "aria-labelledby": "ex-branch-title" }, title, form),
-      setRun: (params) => fields.setHints(params),
+      setRun(params, made) {
+        fields.setHints(params);
+        if (!made || JSON.stringify(made) === JSON.stringify(base)) return; // what is being edited stays
+        base = made;
+        adapters.show(findModel(base.model), base.loras);
+      },
       setStep(index, step, run) {
         k = step;
         last = run.n;
@@ -122,10 +141,16 @@ export function createControls({ source, start, branch, change, open }) {
       intro.wasOpen = open;
       viewing.set(view, shown);
       if (shown) branching.element.hidden ||= !specs[shown.find((one) => one.main).index].texts;
-      if (shown) branching.setRun(readParams(shown.find((one) => one.main).run.meta.params));
+      if (!shown) return;
+      const { run, index } = shown.find((one) => one.main);
+      const { model, loras } = specs[index].texts ? describeRequest(specs, index) : {};
+      branching.setRun(readParams(run.meta.params), specs[index].texts ? { index, model, loras } : null);
     },
     setStep: (index, k, run) => branching.setStep(index, k, run),
-    setStart: (spec) => [intro.prompt, intro.fields].forEach((fields) => fields?.setTexts(spec.texts)),
+    setStart(spec) {
+      [intro.prompt, intro.fields].forEach((fields) => fields?.setTexts(spec.texts));
+      intro.adapters.write(spec.loras);
+    },
     // Prompts to try, and the values that empty fields stand for.
     suggest(prompts, defaults) {
       if (!intro.fields || !prompts.length) return;
@@ -136,7 +161,7 @@ export function createControls({ source, start, branch, change, open }) {
       fill(
         intro.examples,
         h("span", { class: "soft small" }, "Try:"),
-        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, null, { prompt }) }, prompt)),
+        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, null, { prompt }, intro.adapters.texts()) }, prompt)),
       );
     },
   };

@@ -1,7 +1,7 @@
 // @ts-check
 // Forms for the parameters of a run. The fields come from the schema of the mode.
 
-import { h, newId } from "../dom.js";
+import { h, insertText, newId } from "../dom.js";
 import { fromText, readFields } from "../schema.js";
 import { inPageWords, label } from "../wording.js";
 
@@ -10,7 +10,7 @@ export const START_FIELDS = ["prompt", "negative_prompt", "seed", "steps", "cfg_
 export const BRANCH_FIELDS = ["prompt", "negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
 
 /**
- * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), focus()}.
+ * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), insert(name, word), focus()}.
  *
  * `schema` is that of the mode, `names` the fields wanted, and `lists` the known names by field,
  * {sampler: [{name, text}], ...}. An empty field means: unchanged.
@@ -47,6 +47,12 @@ export function createFields(schema, names, lists) {
         if (input.tagName === "SELECT") input.options[0].textContent = hint ? String(hint) : "default";
         else input.placeholder = String(hint);
       }
+    },
+    // An empty field stands for its hint, so that is what a word is added to.
+    insert(name, word) {
+      const { input } = inputs.get(name);
+      input.value ||= input.placeholder;
+      insertText(input, word);
     },
     focus() {
       inputs.values().next().value?.input.focus();

@@ -10,8 +10,9 @@
 //   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
-// {mode, model, texts, branches}, as describeRequest of specs.js returns it.
+// {mode, model, loras, texts, branches}, as describeRequest of specs.js returns it.
 
+import { adapterKeys, explainWeights } from "../adapters.js";
 import { readTexts } from "./form.js";
 
 export function serverSource({ api, capabilities }) {
@@ -22,24 +23,29 @@ export function serverSource({ api, capabilities }) {
     guidance: capabilities.guidances.map(({ name, summary }) => ({ name, text: summary })),
   };
 
+  const find = (model) => capabilities.models.find(({ name }) => name === model) ?? capabilities.models[0];
+
   // The fields of a request that say which run is meant.
-  function describe({ mode, model, texts, branches }) {
+  function describe({ mode, model, loras, texts, branches }) {
     const schema = modes[mode];
     if (!schema) throw new Error(`The server has no mode ${mode}`);
     const parameters = readTexts(schema, texts);
     const run = { mode, parameters, ...(model ? { model } : {}) };
-    return branches.reduce(
+    const described = branches.reduce(
       (trunk, { step, texts: changed }) => ({ trunk, step, changes: readTexts(schema, changed), ...(model ? { model } : {}) }),
       run,
     );
+    return { ...described, ...adapterKeys(find(model), loras, [texts, ...branches.map((branch) => branch.texts)]) };
   }
 
   // Refuse names that the mode lacks: they come from a link, and would be left out silently.
-  function check({ mode, texts, branches }) {
+  function check({ mode, model, loras, texts, branches }) {
     const known = modes[mode]?.properties ?? {};
     const given = [texts, ...branches.map((branch) => branch.texts)].flatMap(Object.keys);
     const unknown = given.filter((name) => !(name in known));
     if (modes[mode] && unknown.length) throw new Error(`There is no setting “${unknown.join("”, “")}”`);
+    const wrong = explainWeights(find(model), loras);
+    if (wrong) throw new Error(wrong);
   }
 
   // Run a job to its end and return its description.

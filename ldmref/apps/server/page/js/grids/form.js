@@ -1,6 +1,7 @@
 // @ts-check
 // The form of a grid: up to three axes, and the parameters that all cells share.
 
+import { AdapterPicker } from "../adapters.js";
 import { counted, fill, h, newId } from "../dom.js";
 import { START_FIELDS, createFields } from "../explorer/form.js";
 import { readFields } from "../schema.js";
@@ -13,15 +14,16 @@ const KINDS = new Set(["text", "texts", "number", "integer", "choice", "guidance
 const SHARED = new Set(["width", "height", "count", "batch_size", "tile"]);
 
 /**
- * Return the form: {element, read() -> request or null, set(texts, axes), busy(state)}.
+ * Return the form: {element, adapters, read() -> request or null, set(texts, axes), busy(state)}.
  *
  * `lists` are the known names by field; `onSubmit(request)` gets {texts, x: {name, values}, y and z
- * or null, distance}, `onChange()` follows every edit.
+ * or null, distance}, `onChange()` follows every edit. `adapters` is the picker of LoRAs and words.
  */
 export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }) {
   const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.has(field.name) && (field.kind !== "numbers" || field.integers));
   const shared = createFields(schema, START_FIELDS, lists);
   const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps"), z: createAxis("z", "Sheets", NONE) };
+  const adapters = new AdapterPicker((word) => shared.insert("prompt", word), onChange);
   const distance = h("input", { type: "checkbox", checked: true });
   const submit = h("button", { type: "submit", class: "primary" }, "Generate the grid");
   const cancel = h("button", { type: "button", hidden: true, onclick: onCancel }, "Cancel");
@@ -32,13 +34,14 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
     h("h2", {}, "Parameters against each other"),
     h("div", { class: "grid-axes" }, Object.values(axes).map((axis) => axis.element)),
     shared.element,
+    adapters.element,
     h("label", { class: "ex-inline" }, distance, "Measure the distance of each image from the converged image of its seed"),
     h("div", { class: "row" }, submit, cancel, count),
   );
   element.addEventListener("submit", (event) => {
     event.preventDefault();
     const request = read(true);
-    if (request) onSubmit(request);
+    if (request && !adapters.showWrong()) onSubmit(request);
   });
   element.addEventListener("input", () => {
     read(false);
@@ -126,6 +129,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
 
   return {
     element,
+    adapters,
     read: () => read(false),
     set(texts, given) {
       shared.setTexts(texts);
@@ -140,7 +144,7 @@ export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }
     setHints: (hints) => shared.setHints(hints),
     state() {
       const axis = ({ name, values }) => ({ name: name.value, values: values.value.trim() });
-      return { p: shared.texts(), x: axis(axes.x), y: axis(axes.y), z: axis(axes.z) };
+      return { p: shared.texts(), lora: adapters.texts(), x: axis(axes.x), y: axis(axes.y), z: axis(axes.z) };
     },
     busy(running) {
       submit.disabled = running;
