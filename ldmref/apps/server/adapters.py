@@ -16,7 +16,7 @@ from typing import Any
 from ldmref.apps.server.tasks import Report, ServedTask
 from ldmref.errors import InputError, LdmrefError, UsageError, did_you_mean, one_line, short_repr
 from ldmref.io.adapters.lora_changes import match_tensors
-from ldmref.io.adapters.lora_file import MAX_WEIGHT, Lora, read_loras
+from ldmref.io.adapters.lora_file import Lora, check_lora_weight, read_loras
 from ldmref.io.adapters.merging import with_loras
 from ldmref.io.adapters.textual_inversion import read_embeddings, read_words
 from ldmref.io.tensors.safetensors import TensorFile
@@ -173,16 +173,9 @@ def read_named(value: Any, known: Mapping[str, Path], model: str) -> Iterator[tu
         if not isinstance(named, dict) or not {"name"} <= {*named} <= {"name", "weight"}:
             message = f"a LoRA must be a name, or name and weight, not {short_repr(item)}"
             raise UsageError(message, code="E-LORA", hint=USAGE)
-        weight = named.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UsageError(
-                f"the weight must be a number, not {short_repr(weight)}", code="E-LORA"
-            )
-        if not abs(weight) <= MAX_WEIGHT:
-            message = f"the weight must be from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, not {weight:g}"
-            raise UsageError(message, code="E-LORA-WEIGHT", hint="1 is full strength, 0 no effect")
+        weight = check_lora_weight(named.get("weight", 1.0))
         require_known(named["name"], known, "LoRA", model)
-        yield named["name"], float(weight)
+        yield named["name"], weight
 
 
 def require_known(name: Any, known: Mapping[str, Any], kind: str, model: str) -> None:

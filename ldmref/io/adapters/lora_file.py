@@ -83,17 +83,33 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
             )
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
         path = check_input_path(path, "the path of a LoRA", "E-LORA")
-        number = isinstance(weight, Real) and not isinstance(weight, bool)
-        if not number or not abs(weight) <= MAX_WEIGHT:
-            message = (
-                f"the weight of a LoRA must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
-                f"not {short_repr(weight)}"
-            )
-            hint = "1 is full strength, 0 no effect; a negative weight reverses the change"
-            raise UsageError(message, code="E-LORA-WEIGHT", hint=hint)
+        weight = check_lora_weight(weight)
         file = TensorFile(path)
-        result.append(Lora(path.stem, file, float(weight), file.sha256(), _adapter(file)))
+        result.append(Lora(path.stem, file, weight, file.sha256(), _adapter(file)))
     return result
+
+
+def check_lora_weight(weight: object) -> float:
+    """Return the weight of a LoRA: a number in [-100, 100].
+
+    Args:
+        weight: A number of Python or NumPy.
+
+    Raises:
+        UsageError: It is something else, or out of range.
+
+    >>> check_lora_weight(1)
+    1.0
+    """
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if is_number and -MAX_WEIGHT <= weight <= MAX_WEIGHT:
+        return float(weight)
+    raise UsageError(
+        f"the weight of a LoRA must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
+        f"not {short_repr(weight)}",
+        code="E-LORA-WEIGHT",
+        hint="1 is full strength, 0 no effect; a negative weight reverses the change",
+    )
 
 
 def lora_error(message: str) -> CorruptModelError:

@@ -1,6 +1,6 @@
 // @ts-check
-// The LoRAs and the learned words that the server has for a model: chosen below the prompt. Weights are
-// in the address, as lora.NAME; a word is part of the prompt.
+// The LoRAs and the learned words that the server has for a model: chosen below the prompt of every form.
+// Weights are in the address, as lora.NAME; a word is part of the prompt.
 
 import { fill, h, newId } from "./dom.js";
 import { readNumber } from "./numbers.js";
@@ -9,9 +9,9 @@ const FULL = "1"; // the weight of a LoRA that is added
 const MOST = 100; // a weight, as the server allows it
 
 export class AdapterPicker {
-  /** `form` has the fields; `changed()` is called after every edit. */
-  constructor(form, changed) {
-    this.form = form;
+  /** `insert(word)` puts a word into the prompt; `changed()` is called after every edit. */
+  constructor(insert, changed) {
+    this.insert = insert;
     this.changed = changed;
     this.weights = new Map(); // name -> text
     this.model = null;
@@ -25,15 +25,12 @@ export class AdapterPicker {
     this.element = h("div", { class: "stack adapters" }, this.words, this.select, this.list);
   }
 
-  /** Show what a model has below the prompt, if the mode has one, with the weights of an address. */
+  /** Show what a model has, with the weights {name: text} of an address. */
   show(model, weights) {
     this.model = model;
-    const row = this.form.rows.get("prompt");
-    this.element.hidden = !model.loras?.length && !model.embeddings?.length;
-    if (row) row.element.append(this.element);
-    else this.element.remove();
+    this.element.hidden = !model?.loras?.length && !model?.embeddings?.length;
     const words = wordsOf(model);
-    const insert = (word) => h("button", { type: "button", class: "chip", onclick: () => this.form.insert("prompt", word) }, word);
+    const insert = (word) => h("button", { type: "button", class: "chip", onclick: () => this.insert(word) }, word);
     fill(this.words, words.length ? [h("span", { class: "soft small" }, "Learned words"), words.map(insert)] : null);
     this.write(weights);
   }
@@ -97,13 +94,39 @@ export class AdapterPicker {
     return place >= 0;
   }
 
-  /** Return the keys of a request: the LoRAs with their weights, and the words that its prompts have. */
-  request(values) {
-    const loras = [...this.weights].map(([name, text]) => ({ name, weight: Number(readNumber(text)) }));
-    const prompts = Object.entries(values).filter(([name]) => /prompt/.test(name)).flatMap(([, value]) => value);
-    const embeddings = wordsOf(this.model).filter((word) => prompts.some((text) => String(text).includes(word)));
-    return { ...(loras.length ? { loras } : {}), ...(embeddings.length ? { embeddings } : {}) };
+  /** Return the keys of a request whose parameters are these. */
+  request(...given) {
+    return adapterKeys(this.model, this.texts(), given);
   }
+}
+
+/**
+ * Return the keys of a request: LoRAs with their weights, and the learned words that its prompts have.
+ *
+ * `weights` are {name: text}, and `given` parameters by name; there may be several of one name.
+ */
+export function adapterKeys(model, weights, given) {
+  const loras = Object.entries(weights).map(([name, text]) => ({ name, weight: Number(readNumber(text)) }));
+  const prompts = given.flatMap(Object.entries).filter(([name]) => /prompt/.test(name)).flatMap(([, value]) => value);
+  const embeddings = wordsOf(model).filter((word) => prompts.some((text) => String(text).includes(word)));
+  return { ...(loras.length ? { loras } : {}), ...(embeddings.length ? { embeddings } : {}) };
+}
+
+/** Return what is wrong with the weights {name: text} of an address for a model, "" if nothing is. */
+export function explainWeights(model, weights) {
+  const gone = Object.keys(weights).filter((name) => !model?.loras?.includes(name));
+  if (gone.length) return `The model here has no LoRA “${gone.join("”, “")}”`;
+  return Object.values(weights).map(checkWeight).find(Boolean) ?? "";
+}
+
+/** Return the weights {name: text} of LoRAs [{name, weight}], as a request or a record has them. */
+export function weightsOf(loras) {
+  return Object.fromEntries((loras ?? []).map(({ name, weight }) => [name, String(weight)]));
+}
+
+/** Return a line for weights {name: text}: "LoRA warm 0.5"; weight 0 is "without LoRA warm". */
+export function describeWeights(weights) {
+  return Object.entries(weights).map(([name, text]) => (Number(text) === 0 ? `without LoRA ${name}` : `LoRA ${name} ${text}`)).join(", ");
 }
 
 function wordsOf(model) {

@@ -47,6 +47,15 @@ export function icon(path) {
   return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("path", { d: path }));
 }
 
+/** Put a text into a field of text, at the place of the cursor, as if it was typed. */
+export function insertText(input, text) {
+  const { selectionStart: start, selectionEnd: end, value } = input;
+  const gap = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
+  input.setRangeText(`${gap}${text}`, start, end, "end");
+  input.focus();
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
 /** Replace the children of an element. */
 export function fill(element, ...children) {
   element.replaceChildren(

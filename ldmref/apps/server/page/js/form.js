@@ -3,7 +3,7 @@
 
 import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
-import { fill, h, newId } from "./dom.js";
+import { fill, h, insertText, newId } from "./dom.js";
 import { arrayControl, imageControl } from "./inputs.js";
 import { choicesOf } from "./models.js";
 import { sentence } from "./notify.js";
@@ -157,12 +157,7 @@ export class Form {
 
   /** Put a text into a field of text, at the place of the cursor, as if it was typed. */
   insert(name, text) {
-    const { input } = this.rows.get(name).control;
-    const { selectionStart: start, selectionEnd: end, value } = input;
-    const gap = start && !/\s$/.test(value.slice(0, start)) ? " " : "";
-    input.setRangeText(`${gap}${text}`, start, end, "end");
-    input.focus();
-    input.dispatchEvent(new Event("input", { bubbles: true }));
+    insertText(this.rows.get(name).control.input, text);
   }
 
   /** Set the image of a field. */

@@ -1,7 +1,8 @@
 // @ts-check
 // The view that generates images: the form of a mode, the painter, the stage and the gallery.
 
-import { AdapterPicker } from "./adapters.js";
+import { AdapterPicker, weightsOf } from "./adapters.js";
+import { exploreImage } from "./follow_ups.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { fill, h } from "./dom.js";
@@ -15,7 +16,6 @@ import { Painter } from "./painter.js";
 import { maskControl } from "./painter_tools.js";
 import { PromptTools } from "./prompt_tools.js";
 import { Queue } from "./queue.js";
-import { valuesOfImage } from "./record_prompts.js";
 import { Remains } from "./remains.js";
 import { Runner } from "./runner.js";
 import { notify } from "./notify.js";
@@ -60,7 +60,7 @@ class Generate {
     this.remains = new Remains(this);
     const edited = () => this.edited(this.form.texts());
     this.promptTools = new PromptTools(this.form, capabilities, api, edited);
-    this.adapters = new AdapterPicker(this.form, edited);
+    this.adapters = new AdapterPicker((word) => this.form.insert("prompt", word), edited);
     this.kept = new KeptFiles(this.form, painter);
     this.queue = new Queue({ edit: (request) => this.reuse(request) });
     this.stage = new Stage({
@@ -69,7 +69,7 @@ class Generate {
         cancel: () => this.runner.cancel(),
         reuse: (entry) => this.reuse(entry.request),
         use: (mode, entry) => this.useImage(mode, entry.blob),
-        explore: (entry) => this.explore(entry),
+        explore: (entry) => exploreImage(state, entry),
       },
     });
     this.runner = new Runner(this);
@@ -188,6 +188,9 @@ class Generate {
     this.form.show(mode, this.model, texts);
     this.promptTools.show(this.model);
     this.adapters.show(this.model, this.adapters.texts());
+    const prompt = this.form.rows.get("prompt");
+    if (prompt) prompt.element.append(this.adapters.element);
+    else this.adapters.element.remove();
     this.remains.show();
     this.painter.element.hidden = !this.form.rows.has("mask");
     this.work.classList.toggle("painting", !this.painter.element.hidden);
@@ -222,7 +225,7 @@ class Generate {
 
   /** Choose LoRAs {name, weight}, and no others. */
   setLoras(loras) {
-    this.adapters.write(Object.fromEntries(loras.map(({ name, weight }) => [name, String(weight)])));
+    this.adapters.write(weightsOf(loras));
     this.writeTexts(this.form.texts());
   }
 
@@ -276,13 +279,6 @@ class Generate {
     await this.form.setImage("image", file);
     const restore = { label: "Restore its settings instead", run: () => this.restore(file) };
     notify("The image is the one to paint on", { action: restore });
-  }
-
-  explore(entry) {
-    const { params, request } = entry;
-    const p = writeParameters(valuesOfImage(entry));
-    const model = request.model ?? null;
-    this.state.writeState({ view: "explore", mode: params.mode, model, p }, { clear: ["p"], push: true });
   }
 
   /** Generate from the noise that an inversion found, with its settings. */

@@ -2,6 +2,7 @@
 // The requests of this tab that wait for the one that runs: a list to reorder, to edit and to empty.
 // It is kept across a reload, as the job that runs is.
 
+import { describeWeights, weightsOf } from "./adapters.js";
 import { counted, fill, h } from "./dom.js";
 import { iconButton } from "./icons.js";
 import { keepOne, recallOne } from "./kept.js";
@@ -134,5 +135,5 @@ function describeValues({ mode, model, values, loras = [] }) {
     const text = value instanceof Blob ? "a file" : toText(value);
     return `${label(name).toLowerCase()} ${text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text}`;
   });
-  return [modeName(mode), model, ...loras.map(({ name, weight }) => `LoRA ${name} ${weight}`), ...parts].filter(Boolean).join(" · ");
+  return [modeName(mode), model, describeWeights(weightsOf(loras)), ...parts].filter(Boolean).join(" · ");
 }

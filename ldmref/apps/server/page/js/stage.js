@@ -208,7 +208,7 @@ export class Stage {
         button("Use as input", () => use("img2img", entry)),
         button("Paint on it", () => use("inpaint", entry)),
         button("Use its settings", () => reuse(entry)),
-        entry.params.mode === "txt2img" && !entry.request.loras && !entry.request.embeddings ? button("Explore", () => explore(entry)) : null,
+        entry.params.mode === "txt2img" ? button("Explore", () => explore(entry)) : null,
       ),
       this.code.element,
     );

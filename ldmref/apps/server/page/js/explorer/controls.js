@@ -1,12 +1,13 @@
 // @ts-check
 // The controls of the explorer: start a run, change one from a step on, and choose what is shown.
 
+import { AdapterPicker } from "../adapters.js";
 import { fill, h } from "../dom.js";
 import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
 import { formulaButton } from "./formulas.js";
 import { PAIRS } from "./panels.js";
 import { COMPONENTS } from "./preview.js";
-import { describeRequest, isReadyAlone } from "./specs.js";
+import { describeRequest, diffLoras, isReadyAlone } from "./specs.js";
 import { letter } from "./tools.js";
 import { toText } from "../schema.js";
 
@@ -14,7 +15,8 @@ const MODE = "txt2img"; // the mode of the form; records of every mode can be op
 
 /**
  * Return the controls: the elements intro, viewing and branching, and setRuns, setStep, setStart,
- * useModel. `calls` are start(mode, model, texts), branch(from, texts, model), change(view), open().
+ * useModel. `calls` are start(mode, model, texts, loras), branch(from, texts, model, loras),
+ * change(view), open().
  */
 export function createControls({ source, start, branch, change, open }) {
   const schema = source.modes?.[MODE];
@@ -27,6 +29,8 @@ export function createControls({ source, start, branch, change, open }) {
     const examples = h("div", { class: "row", hidden: true });
     const prompt = schema ? createFields(schema, START_FIELDS.slice(0, 1), {}) : null;
     const fields = schema ? createFields(schema, START_FIELDS.slice(1), chosen.lists) : null;
+    const adapters = new AdapterPicker((word) => prompt?.insert("prompt", word), () => {});
+    adapters.show(chosen?.served, {});
     const button = h("button", { class: "primary" }, "Record a run");
     const problem = h("p", { class: "error", role: "status", hidden: true });
     const form = fields
@@ -35,14 +39,16 @@ export function createControls({ source, start, branch, change, open }) {
           {
             onsubmit: (event) => {
               event.preventDefault();
+              if (adapters.showWrong()) return;
               const texts = { prompt: chosen.prompts[0] ?? "", ...prompt.texts(), ...fields.texts() };
-              start(MODE, chosen.name, texts);
+              start(MODE, chosen.name, texts, adapters.texts());
               details.open = false;
             },
           },
           h("div", { class: "ex-ask" }, prompt.element, button),
           problem,
           examples,
+          adapters.element,
           h("details", {}, h("summary", {}, "Settings, or a record file"), fields.element, openButton(open)),
         )
       : h("div", { class: "row" }, openButton(open));
@@ -57,12 +63,13 @@ export function createControls({ source, start, branch, change, open }) {
       ),
       form,
     );
-    return { element: details, prompt, fields, button, problem, examples, wasOpen: true };
+    return { element: details, prompt, fields, adapters, button, problem, examples, wasOpen: true };
   }
 
   function createBranching() {
     if (!schema || !source.record) return { element: h("div", { hidden: true }), setRun() {}, setStep() {} };
     const fields = createFields(schema, START_FIELDS, chosen.lists);
+    const adapters = new AdapterPicker((word) => fields.insert("prompt", word), () => check());
     const models = source.models ?? [];
     const model = h("select", { id: "ex-model" }, h("option", { value: "" }, "the same"), models.map(({ name }) => h("option", { value: name }, name)));
     const here = h("button", { type: "submit", class: "primary" });
@@ -73,6 +80,7 @@ export function createControls({ source, start, branch, change, open }) {
       "form",
       {},
       fields.element,
+      adapters.element,
       models.length > 1 ? h("div", { class: "ex-field" }, h("label", { for: "ex-model" }, "Model"), model) : null,
       h("div", { class: "row" }, here, anew, formulaButton("step")),
       problem,
@@ -80,15 +88,19 @@ export function createControls({ source, start, branch, change, open }) {
     let k = 0;
     let last = 0;
     let own = chosen; // the model of the run
+    let base = { index: null, model: null, loras: {} }; // the run that is changed
+    const changedLoras = () => diffLoras(base.loras, adapters.texts());
     const fit = () => {
-      const { lists, unused } = model.value ? source.modelOf(model.value) : own;
+      const { lists, unused, served } = model.value ? source.modelOf(model.value) : own;
       fields.setLists(lists);
       fields.hide(unused);
+      adapters.show(served, adapters.texts());
     };
     const check = () => {
       const texts = fields.texts();
       const fixed = Object.keys(texts).filter((name) => !BRANCH_FIELDS.includes(name));
-      const none = Object.keys(texts).length === 0 && !model.value;
+      if (Object.keys(changedLoras()).length) fixed.push("LoRAs");
+      const none = Object.keys(texts).length === 0 && !model.value && fixed.length === 0;
       here.disabled = none || fixed.length > 0 || Boolean(model.value) || k >= last;
       anew.disabled = none;
       problem.textContent = fixed.length
@@ -98,7 +110,8 @@ export function createControls({ source, start, branch, change, open }) {
           : "Fields that are empty stay as they are. The steps before are kept exactly.";
     };
     const submit = (from) => {
-      branch(from, fields.texts(), model.value || null);
+      if (adapters.showWrong()) return;
+      branch(from, fields.texts(), model.value || null, changedLoras());
       fields.setTexts({});
       model.value = "";
       fit();
@@ -113,10 +126,13 @@ export function createControls({ source, start, branch, change, open }) {
     anew.addEventListener("click", () => submit(null));
     return {
       element: h("section", { class: "panel ex-branching", "aria-labelledby": "ex-branch-title" }, title, form),
-      setRun(params, name) {
+      setRun(params, name, made) {
         own = source.modelOf(name);
         fit();
         fields.setHints(params);
+        if (!made || JSON.stringify(made) === JSON.stringify(base)) return; // what is being edited stays
+        base = made;
+        adapters.write(base.loras);
       },
       setStep(index, step, run) {
         k = step;
@@ -140,20 +156,25 @@ export function createControls({ source, start, branch, change, open }) {
       if (!shown) return;
       const { index, run } = shown.find((one) => one.main);
       branching.element.hidden ||= !specs[index].texts;
-      branching.setRun(readParams(run.meta.params), describeRequest(specs, index).model);
+      const { model, loras } = describeRequest(specs, index);
+      branching.setRun(readParams(run.meta.params), model, specs[index].texts ? { index, model, loras } : null);
     },
     setStep: (index, k, run) => branching.setStep(index, k, run),
-    setStart: (spec) => [intro.prompt, intro.fields].forEach((fields) => fields?.setTexts(spec.texts)),
+    setStart(spec) {
+      [intro.prompt, intro.fields].forEach((fields) => fields?.setTexts(spec.texts));
+      intro.adapters?.write(spec.loras);
+    },
     // The model of the next run: what it takes, prompts to try, and what empty fields stand for.
     useModel(model) {
       chosen = model;
       if (!intro.fields) return;
-      const { name, title, lists, unused, defaults, prompts, modes } = model;
+      const { name, title, lists, unused, defaults, prompts, modes, served } = model;
       const isAble = modes.includes(MODE);
       intro.prompt.setHints(defaults);
       intro.fields.setHints({ ...defaults, seed: "random" });
       intro.fields.setLists(lists);
       intro.fields.hide(unused);
+      intro.adapters.show(served, intro.adapters.texts());
       intro.button.disabled = !isAble;
       intro.problem.hidden = isAble;
       intro.problem.textContent = isAble ? "" : `The model ${title} makes no picture from words alone. Choose another model.`;
@@ -161,7 +182,7 @@ export function createControls({ source, start, branch, change, open }) {
       fill(
         intro.examples,
         h("span", { class: "soft small" }, "Try:"),
-        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, name, { prompt }) }, prompt)),
+        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, name, { prompt }, intro.adapters.texts()) }, prompt)),
       );
     },
   };

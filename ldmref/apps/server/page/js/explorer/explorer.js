@@ -163,6 +163,7 @@ export function createExplorer(element, { source, place, notify }) {
     byItself = view.step === null;
     runs.set([source.ready.spec]);
     runs.entries[0].run.foreign = !source.ready.own;
+    controls.setStart({ texts: {}, loras: place.read().lora ?? {} });
     if (byItself) playFromStart();
     guide.tell(current()[0], runs); // the picture and its sentence first: the rest takes longer
     requestAnimationFrame(() => setTimeout(refresh));
@@ -176,20 +177,20 @@ export function createExplorer(element, { source, place, notify }) {
   }
 
   // Explore other parameters: all runs so far are left.
-  function start(mode, model, texts) {
+  function start(mode, model, texts, loras) {
     scrubber.stop();
     byItself = false;
     playsNext = true;
     view = { ...readSpecs({}).view, part: view.part, pair: view.pair, smooth: view.smooth, fixed: view.fixed, atlas: view.atlas };
-    runs.set([{ of: null, from: null, mode, model, texts }]);
+    runs.set([{ of: null, from: null, mode, model, loras, texts }]);
     refresh();
     writePlace();
   }
 
   // A run with changes, from a step of the shown run on, or from the start (null).
-  function branch(from, texts, model = null) {
+  function branch(from, texts, model = null, loras = {}) {
     const of = view.show;
-    runs.set([...runs.specs, { of, from, model, texts }]);
+    runs.set([...runs.specs, { of, from, model, loras, texts }]);
     Object.assign(view, { with: of, show: runs.entries.length - 1 });
     refresh();
     writePlace();
@@ -279,7 +280,8 @@ export function createExplorer(element, { source, place, notify }) {
         if (runs.entries.length) setView({ atlas: wanted.view.atlas });
         return;
       }
-      const isNew = JSON.stringify(wanted.specs[0].texts) !== JSON.stringify(runs.specs[0]?.texts);
+      const own = ({ texts, loras }) => JSON.stringify([texts, loras]);
+      const isNew = !runs.specs.length || own(wanted.specs[0]) !== own(runs.specs[0]);
       if (onlyRun && isNew) wanted = { specs: [wanted.specs[0]], view: readSpecs({}).view };
       view = guide.complete(wanted.view);
       byItself = false;

@@ -1,7 +1,7 @@
 // @ts-check
 // Forms for the parameters of a run. The fields come from the schema of the mode.
 
-import { h, newId } from "../dom.js";
+import { h, insertText, newId } from "../dom.js";
 import { fromText, readFields } from "../schema.js";
 import { inPageWords, label } from "../wording.js";
 
@@ -11,7 +11,7 @@ export const BRANCH_FIELDS = ["prompt", "negative_prompt", "steps", "cfg_scale",
 
 /**
  * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), setLists(lists),
- * hide(names), focus()}.
+ * hide(names), insert(name, word), focus()}.
  *
  * `schema` is that of the mode, `names` the fields wanted, and `lists` the known names by field,
  * {sampler: [{name, text}], ...}. An empty field means: unchanged; a hidden one is empty.
@@ -59,6 +59,12 @@ export function createFields(schema, names, lists) {
     },
     hide(names) {
       for (const [name, { row }] of inputs) row.hidden = names.includes(name);
+    },
+    // An empty field stands for its hint, so that is what a word is added to.
+    insert(name, word) {
+      const { input } = inputs.get(name);
+      input.value ||= input.placeholder;
+      insertText(input, word);
     },
     focus() {
       inputs.values().next().value?.input.focus();

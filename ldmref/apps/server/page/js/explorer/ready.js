@@ -71,6 +71,6 @@ export function isReady(ready, spec, request) {
   return spec.texts ? format(request) === ready.request : Boolean(spec.ready);
 }
 
-function format({ mode, model, texts, branches }) {
-  return JSON.stringify([mode, model, Object.entries(texts).sort(), branches]);
+function format({ mode, model, loras, texts, branches }) {
+  return JSON.stringify([mode, model, loras, Object.entries(texts).sort(), branches]);
 }

@@ -1,6 +1,7 @@
 // @ts-check
 // The runs of the explorer: what the address names, and the records that are loaded or made for it.
 
+import { describeWeights, weightsOf } from "../adapters.js";
 import { counted } from "../dom.js";
 import { sentence } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
@@ -133,13 +134,15 @@ function describeError(error) {
 export function describeSpec(spec, run = null) {
   if (spec.of === null) return run ? describeRun(run) : `“${spec.texts?.prompt ?? ""}”`;
   const changes = Object.entries({ ...(spec.model ? { model: spec.model } : {}), ...spec.texts });
-  const text = changes.map(([name, value]) => `${name.replaceAll("_", " ")} ${name === "prompt" ? `“${value}”` : value}`).join(", ");
+  const parts = changes.map(([name, value]) => `${name.replaceAll("_", " ")} ${name === "prompt" ? `“${value}”` : value}`);
+  const text = [...parts, describeWeights(spec.loras ?? {})].filter(Boolean).join(", ");
   return spec.from === null ? text || "the same again" : `from step ${spec.from}: ${text || "unchanged"}`;
 }
 
 function describeRun(run) {
   const { params = {}, sampler, schedule, cfg_scale: scale, seed, branch } = run.meta;
   const branched = branch ? `branch at step ${branch.step}` : "";
-  const parts = [branched, `“${params.prompt ?? ""}”`, `seed ${seed}`, counted(run.n, "step"), `cfg ${scale}`, sampler, schedule];
+  const loras = describeWeights(weightsOf(params.model?.loras));
+  const parts = [branched, `“${params.prompt ?? ""}”`, loras, `seed ${seed}`, counted(run.n, "step"), `cfg ${scale}`, sampler, schedule];
   return parts.filter(Boolean).join(", ");
 }

@@ -10,9 +10,10 @@
 //   decode({latents, shape, model, served}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and modelOf(name) -> what a model takes, as
-// describeModel returns it. `request` is {mode, model, texts, branches}, as describeRequest of
+// describeModel returns it. `request` is {mode, model, loras, texts, branches}, as describeRequest of
 // specs.js returns it.
 
+import { adapterKeys, explainWeights } from "../adapters.js";
 import { choicesOf, findModel, modesOf, nameOf } from "../models.js";
 import { toText } from "../schema.js";
 import { readTexts } from "./form.js";
@@ -20,7 +21,7 @@ import { readTexts } from "./form.js";
 /**
  * Return what the forms of a run need to know of a model: its name (null for the default), the names
  * that it takes by field, the fields that it has no use for, the values that empty fields stand for,
- * prompts to try, and its modes.
+ * prompts to try, its modes, and what the server says of it.
  */
 export function describeModel(capabilities, model) {
   const named = Object.entries(choicesOf(capabilities, model));
@@ -35,6 +36,7 @@ export function describeModel(capabilities, model) {
     defaults: { ...Object.fromEntries(defaults), ...(prompts.length ? { prompt: prompts[0] } : {}) },
     prompts,
     modes: modesOf(capabilities, model),
+    served: model,
   };
 }
 
@@ -42,23 +44,26 @@ export function serverSource({ api, capabilities }) {
   const modes = Object.fromEntries(Object.entries(capabilities.modes).map(([name, { schema }]) => [name, schema]));
 
   // The fields of a request that say which run is meant.
-  function describe({ mode, model, texts, branches }) {
+  function describe({ mode, model, loras, texts, branches }) {
     const schema = modes[mode];
     if (!schema) throw new Error(`The server has no mode ${mode}`);
     const parameters = readTexts(schema, texts);
     const run = { mode, parameters, ...(model ? { model } : {}) };
-    return branches.reduce(
+    const described = branches.reduce(
       (trunk, { step, texts: changed }) => ({ trunk, step, changes: readTexts(schema, changed), ...(model ? { model } : {}) }),
       run,
     );
+    return { ...described, ...adapterKeys(findModel(capabilities, model), loras, [texts, ...branches.map((branch) => branch.texts)]) };
   }
 
   // Refuse names that the mode lacks: they come from a link, and would be left out silently.
-  function check({ mode, texts, branches }) {
+  function check({ mode, model, loras, texts, branches }) {
     const known = modes[mode]?.properties ?? {};
     const given = [texts, ...branches.map((branch) => branch.texts)].flatMap(Object.keys);
     const unknown = given.filter((name) => !(name in known));
     if (modes[mode] && unknown.length) throw new Error(`There is no setting “${unknown.join("”, “")}”`);
+    const wrong = explainWeights(findModel(capabilities, model), loras);
+    if (wrong) throw new Error(wrong);
   }
 
   // Run a job to its end and return its description.

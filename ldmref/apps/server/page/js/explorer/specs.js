@@ -1,25 +1,28 @@
 // @ts-check
-// The address of the explorer. Run 0 has the parameters p.*. Each other run is a group, compare,
-// compare2, ..., with the parameters that it changes, and with:
-//   of     the run that it belongs to; run 0 if it is left out
-//   from   the step at which it branches; left out, it starts from noise
-//   model  another model
+// The address of the explorer. Run 0 has the parameters p.* and the weights of LoRAs lora.*. Each other
+// run is a group, compare, compare2, ..., with the parameters that it changes, and with:
+//   of         the run that it belongs to; run 0 if it is left out
+//   from       the step at which it branches; left out, it starts from noise
+//   model      another model
+//   lora.NAME  another weight of a LoRA; 0 leaves the LoRA out
 // The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
 // open (a part of the overview), tour (its stop),
 // word2 (that of the second run, if it is another one),
 // pair, part, fixed, smooth, truth (compute the truth line) and the group atlas (its panel; see atlas.js).
 
+import { explainWeights, weightsOf } from "../adapters.js";
 import { toText } from "../schema.js";
 
 const STOPS = 8; // of the tour
 const RESERVED = new Set(["of", "from", "model"]);
+const LORA = "lora."; // before the name of a LoRA in a group
 export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false, atlas: null };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
   const specs = [];
   if (state.p && typeof state.p === "object" && Object.keys(state.p).length > 0) {
-    specs.push({ of: null, from: null, mode: state.mode ?? "txt2img", model: state.model ?? null, texts: { ...state.p } });
+    specs.push({ of: null, from: null, mode: state.mode ?? "txt2img", model: state.model ?? null, loras: { ...state.lora }, texts: { ...state.p } });
     for (let i = 1; typeof state[groupName(i)] === "object"; i += 1) {
       specs.push(readChange(state[groupName(i)], i));
     }
@@ -52,12 +55,14 @@ export function readSpecs(state) {
 function readChange(group, index) {
   const of = Number.parseInt(group.of ?? "0", 10);
   const from = Number.parseInt(group.from ?? "", 10);
-  const texts = Object.fromEntries(Object.entries(group).filter(([name]) => !RESERVED.has(name)));
+  const changes = Object.entries(group).filter(([name]) => !RESERVED.has(name));
+  const loras = changes.filter(([name]) => name.startsWith(LORA));
   return {
     of: of >= 0 && of < index ? of : 0,
     from: from >= 0 ? from : null,
     model: group.model ?? null,
-    texts,
+    loras: Object.fromEntries(loras.map(([name, text]) => [name.slice(LORA.length), text])),
+    texts: Object.fromEntries(changes.filter((change) => !loras.includes(change))),
   };
 }
 
@@ -80,15 +85,17 @@ export function writeSpecs(specs, view) {
     atlas: view.atlas,
   };
   if (specs.length > 1 && view.show === 0 && view.with === 1) patch.with = null;
-  const groups = ["p", "atlas"];
+  const groups = ["p", "lora", "atlas"];
   for (let i = 1; i <= 64; i += 1) groups.push(groupName(i));
-  if (isReadyAlone(specs)) return { patch, clear: groups.slice(1) };
+  if (isReadyAlone(specs)) return { patch, clear: groups.slice(2) };
   if (specs.length && specs[0].texts) {
     patch.mode = specs[0].mode;
     patch.model = specs[0].model;
     patch.p = { ...specs[0].texts };
-    specs.slice(1).forEach(({ of, from, model, texts }, i) => {
-      patch[groupName(i + 1)] = { ...(of ? { of } : {}), ...(from === null ? {} : { from }), ...(model ? { model } : {}), ...texts };
+    patch.lora = { ...specs[0].loras };
+    specs.slice(1).forEach(({ of, from, model, loras, texts }, i) => {
+      const weights = Object.fromEntries(Object.entries(loras ?? {}).map(([name, text]) => [`${LORA}${name}`, text]));
+      patch[groupName(i + 1)] = { ...(of ? { of } : {}), ...(from === null ? {} : { from }), ...(model ? { model } : {}), ...weights, ...texts };
     });
   }
   return { patch, clear: groups };
@@ -104,17 +111,32 @@ function groupName(index) {
 }
 
 /**
- * Return what a source has to make for run `index`: {mode, model, texts, branches}. `texts` are the
- * parameters from noise on, and `branches` the changes on the way, [{step, texts}].
+ * Return what a source has to make for run `index`: {mode, model, loras, texts, branches}. `loras` are
+ * weights by name, `texts` the parameters from noise on, and `branches` the changes on the way, [{step,
+ * texts}].
  */
 export function describeRequest(specs, index) {
   const spec = specs[index];
-  if (spec.of === null) return { mode: spec.mode, model: spec.model, texts: spec.texts, branches: [] };
+  if (spec.of === null) return { mode: spec.mode, model: spec.model, loras: { ...spec.loras }, texts: spec.texts, branches: [] };
   const trunk = describeRequest(specs, spec.of);
   if (spec.from !== null) {
     return { ...trunk, branches: [...trunk.branches, { step: spec.from, texts: spec.texts }] };
   }
-  return { mode: trunk.mode, model: spec.model ?? trunk.model, texts: { ...trunk.texts, ...spec.texts }, branches: trunk.branches };
+  const loras = changeLoras(trunk.loras, spec.loras ?? {});
+  return { mode: trunk.mode, model: spec.model ?? trunk.model, loras, texts: { ...trunk.texts, ...spec.texts }, branches: trunk.branches };
+}
+
+/** Return weights {name: text} after changes; one of 0 leaves its LoRA out. */
+function changeLoras(loras, changes) {
+  const left = Object.entries({ ...loras, ...changes }).filter(([name, text]) => !(name in changes) || Number(text) !== 0);
+  return Object.fromEntries(left);
+}
+
+/** Return the changes that make other weights {name: text} of these. */
+export function diffLoras(loras, wanted) {
+  const gone = Object.keys(loras).filter((name) => !(name in wanted));
+  const changed = Object.entries(wanted).filter(([name, text]) => loras[name] !== text);
+  return Object.fromEntries([...gone.map((name) => [name, "0"]), ...changed]);
 }
 
 /** Return the runs without run `index` and those that branched from it, and the map of old to new. */
@@ -129,7 +151,7 @@ export function removeSpec(specs, index) {
 
 /**
  * Return the spec that makes the run of a record again, or null: without a source, for a branch,
- * and for parameters that the address cannot hold (images, arrays).
+ * for parameters that the address cannot hold (images, arrays), and for LoRAs that the source lacks.
  */
 export function specOf(meta, specs, source) {
   const schema = source.modes?.[meta.mode];
@@ -143,15 +165,19 @@ export function specOf(meta, specs, source) {
   }
   const made = meta.model ? (source.models ?? []).findIndex((model) => isSame(model, meta.model)) : 0;
   const model = made > 0 ? source.models[made].name : null; // the default stands in no address
-  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model, texts };
+  const loras = weightsOf(meta.params?.model?.loras);
+  if (explainWeights(source.models?.[Math.max(made, 0)], loras)) return null;
+  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model, loras, texts };
   const base = specs[0];
   if (base.mode !== meta.mode || Object.keys(base.texts).some((name) => !(name in texts))) return null;
   const changes = Object.entries(texts).filter(([name, text]) => base.texts[name] !== text);
-  return { of: 0, from: null, model: model === base.model ? null : model, texts: Object.fromEntries(changes) };
+  const changed = diffLoras(base.loras ?? {}, loras);
+  return { of: 0, from: null, model: model === base.model ? null : model, loras: changed, texts: Object.fromEntries(changes) };
 }
 
-/** Whether a model of the server is the one that a record names. */
+/** Whether a model of the server is the one that a record names, apart from LoRAs of the request. */
 export function isSame(model, made) {
-  const changed = model.modifications?.length || Object.keys(made).some((name) => name !== "name" && name !== "sha256");
+  const apart = new Set(["name", "sha256", "loras", "embeddings"]);
+  const changed = model.modifications?.length || Object.keys(made).some((name) => !apart.has(name));
   return !changed && model.family === made.name && (model.sha256 ?? made.sha256) === made.sha256;
 }

@@ -1,6 +1,7 @@
 // @ts-check
 // The form of a grid: up to three axes, and the parameters that all cells share.
 
+import { AdapterPicker } from "../adapters.js";
 import { counted, fill, h, newId } from "../dom.js";
 import { START_FIELDS, createFields } from "../explorer/form.js";
 import { readFields } from "../schema.js";
@@ -13,10 +14,10 @@ const KINDS = new Set(["text", "texts", "number", "integer", "choice", "guidance
 const SHARED = new Set(["width", "height", "count", "batch_size", "tile"]);
 
 /**
- * Return the form: {element, read() -> request or null, set(texts, axes), useModel(model), busy(state)}.
+ * Return the form: {element, adapters, read() -> request or null, set(texts, axes), useModel(model), busy(state)}.
  *
  * `model` is described as by `describeModel` of the explorer; `onSubmit(request)` gets {texts, x: {name, values}, y and z
- * or null, distance}, `onChange()` follows every edit.
+ * or null, distance}, `onChange()` follows every edit. `adapters` is the picker of LoRAs and words.
  */
 export function createForm({ schema, mode, model, most, onSubmit, onChange, onCancel }) {
   let { lists, unused } = model;
@@ -25,6 +26,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
   const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.has(field.name) && (field.kind !== "numbers" || field.integers));
   const shared = createFields(schema, START_FIELDS, lists);
   const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps"), z: createAxis("z", "Sheets", NONE) };
+  const adapters = new AdapterPicker((word) => shared.insert("prompt", word), onChange);
   const distance = h("input", { type: "checkbox", checked: true });
   const submit = h("button", { type: "submit", class: "primary" }, "Generate the grid");
   const cancel = h("button", { type: "button", hidden: true, onclick: onCancel }, "Cancel");
@@ -36,6 +38,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
     h("h2", {}, "Parameters against each other"),
     h("div", { class: "grid-axes" }, Object.values(axes).map((axis) => axis.element)),
     shared.element,
+    adapters.element,
     h("label", { class: "ex-inline" }, distance, "Measure the distance of each image from the converged image of its seed"),
     cannot,
     h("div", { class: "row" }, submit, cancel, count),
@@ -43,7 +46,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
   element.addEventListener("submit", (event) => {
     event.preventDefault();
     const request = read(true);
-    if (request) onSubmit(request);
+    if (request && !adapters.showWrong()) onSubmit(request);
   });
   element.addEventListener("input", () => {
     read(false);
@@ -129,6 +132,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
 
   return {
     element,
+    adapters,
     read: () => read(false),
     set(texts, given) {
       shared.setTexts(texts);
@@ -154,7 +158,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
     },
     state() {
       const axis = ({ name, values }) => ({ name: name.value, values: values.value.trim() });
-      return { p: shared.texts(), x: axis(axes.x), y: axis(axes.y), z: axis(axes.z) };
+      return { p: shared.texts(), lora: adapters.texts(), x: axis(axes.x), y: axis(axes.y), z: axis(axes.z) };
     },
     busy(state) {
       running = state;

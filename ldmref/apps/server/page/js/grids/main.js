@@ -1,6 +1,7 @@
 // @ts-check
 // The view Grids: two or three parameters against each other, with the distance of each image from the truth.
 
+import { weightsOf } from "../adapters.js";
 import { fill, h } from "../dom.js";
 import { readTexts } from "../explorer/form.js";
 import { describeModel } from "../explorer/source.js";
@@ -57,7 +58,7 @@ export async function mount(element, context) {
 
   function writeForm() {
     if (state.readState().view !== "grids") return;
-    state.writeState({ mode: MODE, ...form.state() }, { clear: ["p", ...AXES] });
+    state.writeState({ mode: MODE, ...form.state() }, { clear: ["p", "lora", ...AXES] });
   }
 
   async function start(request) {
@@ -68,7 +69,10 @@ export async function mount(element, context) {
       parameters: { prompt: model.prompts[0] ?? "", ...readTexts(schema, request.texts) },
       distance: request.distance,
     };
-    for (const axis of AXES) if (request[axis]) body[axis] = request[axis];
+    const given = AXES.filter((axis) => request[axis]);
+    for (const axis of given) body[axis] = request[axis];
+    const swept = given.map((axis) => ({ [request[axis].name]: request[axis].values }));
+    Object.assign(body, form.adapters.request(body.parameters, ...swept));
     if (AXES.some((axis) => request[axis]?.name === "prompt")) delete body.parameters.prompt;
     if (model.name) body.model = model.name;
     try {
@@ -134,7 +138,7 @@ export async function mount(element, context) {
 
   // A grid from the description of its job.
   function readGrid(job) {
-    const { x, y, z, distance } = job.request;
+    const { x, y, z, distance, loras } = job.request;
     const cells = new Map();
     for (const cell of job.data.cells ?? []) {
       const image = job.images[cell.image];
@@ -145,21 +149,21 @@ export async function mount(element, context) {
         height: image.height,
         seed: image.seed,
         distance: cell.distance ?? null,
-        link: linkTo(image.params, job.model),
+        link: linkTo(image.params, job.model, weightsOf(loras)),
       });
     }
     return { key: job.id, x, y: y ?? null, z: z ?? null, distance, cells };
   }
 
   // The address of the explorer with the run of a cell.
-  function linkTo(params, made) {
+  function linkTo(params, made, lora) {
     const p = {};
     for (const [name, value] of Object.entries(params)) {
       const property = schema.properties[name];
       if (property && value !== null && toText(value) !== toText(property.default)) p[name] = toText(value);
     }
     const named = made === capabilities.models[0].name ? null : made;
-    return state.formatState({ view: "explore", mode: MODE, model: named, p });
+    return state.formatState({ view: "explore", mode: MODE, model: named, p, lora });
   }
 
   function select(...chosen) {
@@ -171,12 +175,13 @@ export async function mount(element, context) {
 
   return {
     async show() {
-      const { p, x, y, z, grid: id } = state.readState();
+      const { p, x, y, z, lora, grid: id } = state.readState();
       const before = model;
       model = chosenModel();
       if (model.title !== before.title) form.useModel(model);
       atlas.href = state.formatState({ view: "explore", model: model.name, atlas: { family: "" } });
       if (running) return;
+      form.adapters.show(model.served, lora);
       if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? START.x, y: y ?? START.y, z: z ?? { name: "" } });
       element.dataset.filled = "yes";
       if (!id || id === shownJob) return;
