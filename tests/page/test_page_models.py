@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 from test_page_look import PHONE, find_serious
 
-import ldmref
-from ldmref.io.native import save_folder
 from ldmref.modes.choices import choices_of
 
 RUN = "p.prompt=a+red+cat&p.seed=3"
-
-
-@pytest.fixture(scope="module")
-def flow(tmp_path_factory, tiny):
-    """A model of velocities with its own number of steps, for which few schedules exist."""
-    folder = tmp_path_factory.mktemp("models") / "flow"
-    scheduler = replace(
-        tiny.config.scheduler,
-        prediction_type="flow",
-        sampler="euler",
-        spacing="flow",
-        final_sigma="zero",
-    )
-    defaults = replace(tiny.config.defaults, steps=6)
-    config = replace(tiny.config, name="tiny-flow", scheduler=scheduler, defaults=defaults)
-    save_folder(folder, config, tiny.params, [tiny.tokenizer], np.float32)
-    return ldmref.load(folder, backend="numpy")
 
 
 @pytest.fixture

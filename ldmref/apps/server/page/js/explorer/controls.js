@@ -28,7 +28,7 @@ export function createControls({ source, start, branch, change, open }) {
     const prompt = schema ? createFields(schema, START_FIELDS.slice(0, 1), {}) : null;
     const fields = schema ? createFields(schema, START_FIELDS.slice(1), chosen.lists) : null;
     const button = h("button", { class: "primary" }, "Record a run");
-    const problem = h("p", { class: "error", role: "status", hidden: true });
+    const problem = h("p", { class: "notice error", role: "status", hidden: true });
     const form = fields
       ? h(
           "form",

@@ -82,7 +82,7 @@ export function createExplorer(element, { source, place, notify }) {
     const k = view.step;
     const positions = [{ run, k, index: shown }];
     if (other) {
-      const otherK = view.by === "sigma" ? other.nearest(run.sigmas[k]) : Math.min(k, other.n);
+      const otherK = view.by === "sigma" ? other.nearest(run.ratio(k)) : Math.min(k, other.n);
       positions.push({ run: other, k: otherK, index: view.with });
     }
     return positions
