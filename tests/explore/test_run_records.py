@@ -407,5 +407,5 @@ def test_levels_of_a_file_are_checked(record):
     good = step["attributes"]["levels"]
     for wrong in ("flow", [1, 2], {}, good | {"signal": [0.5]}, good | {"noise": ["a", 1]}):
         step["attributes"]["levels"] = wrong
-        with pytest.raises(CorruptModelError, match="the levels of sampler.001 are"):
+        with pytest.raises(CorruptModelError, match=r"the levels of sampler\.001 are"):
             explore.load_record(changed_file(record, manifest={"entries": entries}))
