@@ -36,6 +36,8 @@ class RecordedStep:
         maps: The map of each word, (words, h', w') float16; None: the prompt had no part.
         described: The words, and the layers of the maps.
         path: The path of the states.
+        levels: Where the step begins and ends on the curve of the run, as its trace says:
+            `curve`, and pairs `signal` and `noise`. None: it does not.
     """
 
     x: np.ndarray
@@ -48,6 +50,7 @@ class RecordedStep:
     maps: np.ndarray | None
     described: Mapping[str, Any]
     path: NoisePath = VE
+    levels: Mapping[str, Any] | None = None
 
 
 class TraceArrays:
@@ -116,6 +119,25 @@ class TraceArrays:
         if not isinstance(name, str) or name not in PATHS:
             raise self.bad(f"the path of {entry.call} is {short_repr(name)}")
         return PATHS[name]
+
+    def levels(self, entry: TraceEntry) -> Mapping[str, Any] | None:
+        """Return where a step begins and ends on the curve of its run; None if it does not say.
+
+        Raises:
+            CorruptModelError: It is not a curve with two pairs of numbers.
+        """
+        levels = entry.attributes.get("levels")
+        if levels is None:
+            return None
+        try:
+            pairs = [[float(x) for x in levels[key]] for key in ("signal", "noise")]
+            right = all(len(pair) == 2 and all(map(math.isfinite, pair)) for pair in pairs)
+            right = right and isinstance(levels["curve"], str)
+        except (TypeError, KeyError, ValueError):
+            right = False
+        if not right:
+            raise self.bad(f"the levels of {entry.call} are {short_repr(levels)}")
+        return levels
 
     def bad(self, why: str) -> CorruptModelError:
         """Return the error about a file that is not a record."""
@@ -196,6 +218,7 @@ def _read_step(
         maps,
         {} if words is None else words.attributes,
         path,
+        arrays.levels(entry),
     )
 
 

@@ -223,6 +223,7 @@ def _describe(
         "path": path.name,
         "alpha_bar": [float(alpha_bar_from_sigma(ratio)) for ratio in ratios],
         "snr": [None if ratio == 0.0 else float(ratio**-2.0) for ratio in ratios],
+        "levels": _stack_levels(steps),
         "words": _words(arrays, words) if words is not None and with_maps else [],
         "attention": (
             {key: words.described.get(key) for key in ATTENTION}
@@ -233,6 +234,17 @@ def _describe(
         "branch": manifest.get("branch"),
         "warnings": warnings if isinstance(warnings, list) else [],
     }
+
+
+def _stack_levels(steps: list[RecordedStep]) -> dict[str, Any] | None:
+    """Return the points of all states on the curve of the run; None if its steps do not say."""
+    levels = [step.levels for step in steps]
+    if not all(levels):
+        return None
+    stacked = {
+        key: [levels[0][key][0], *(pair[key][1] for pair in levels)] for key in ("signal", "noise")
+    }
+    return {"curve": levels[0]["curve"], **stacked}
 
 
 def _table(value: Any) -> Mapping[str, Any]:

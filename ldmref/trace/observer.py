@@ -12,6 +12,7 @@ from ldmref.modes.job import Job
 from ldmref.modes.observed import PreparedRun, TakenStep
 from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.samplers import Interval
+from ldmref.samplers.curve import path_point
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.own_spacing import name_of
 from ldmref.samplers.path import VE
@@ -142,6 +143,7 @@ class TraceObserver(RunObserver):
             "n": interval.n,
             "prediction_type": self._kind_of_outputs(),
             "evaluations": [name for _, name in self.evaluations],
+            "levels": self._levels(interval),
             **self._path(),
         }
         with self.recorder.call("sampler", self.model.backend) as call:
@@ -175,6 +177,19 @@ class TraceObserver(RunObserver):
         """Return the path of the run, unless it is that of x0 + sigma eps."""
         path = self.trajectory.schedule.path
         return {} if path is VE else {"path": path.name}
+
+    def _levels(self, interval: Interval) -> dict[str, Any]:
+        """Return where the step begins and ends on the curve of the run."""
+        kind = self.model.config.scheduler.prediction_type
+        path = self.trajectory.schedule.path
+        asked = self.job.noise_path is not None
+        ends = (interval.sigma, interval.sigma_next)
+        points = [path_point(kind, float(sigma), path, asked) for sigma in ends]
+        return {
+            "curve": points[0].curve,
+            "signal": [point.signal for point in points],
+            "noise": [point.noise for point in points],
+        }
 
     def _kind_of_outputs(self) -> str:
         config = self.model.config.scheduler

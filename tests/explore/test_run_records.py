@@ -144,8 +144,9 @@ def test_predictions_that_were_not_computed(tiny):
 # -- the file -------------------------------------------------------------------------------------
 
 
-def assert_equal_records(a, b):
-    assert a.meta == b.meta
+def assert_equal_records(a, b, levels=True):
+    without = {} if levels else {"levels": None}
+    assert a.meta | without == b.meta | without
     assert a.image.tobytes() == b.image.tobytes()
     assert a.words == b.words
     for name in ("x", "x0", "x0_uncond", "x0_cond", "sigmas", "attention", "training_alpha_bar"):
@@ -281,12 +282,12 @@ def test_a_record_is_no_larger_than_before(record):
 
 def test_an_old_record_is_read(tiny, record, tmp_path):
     old = explore.load_record(old_file(record))
-    assert_equal_records(old, record)
+    assert_equal_records(old, record, levels=False)
     path = tmp_path / "old.safetensors"
     path.write_bytes(old_file(record))
     assert load_trace(path).calls[-1] == "image"
     saved = explore.load_record(old.save(tmp_path / "new.safetensors"))
-    assert_equal_records(saved, record)
+    assert_equal_records(saved, record, levels=False)
     assert np.array_equal(explore.branch_run(tiny, old, 2).x, record.x)
 
 
@@ -301,7 +302,7 @@ def test_an_old_record_keeps_what_it_was_given_and_what_was_not_computed(tiny):
     assert len({*computed}) == 2
     guidance = [old.trace.find(f"guidance.{i:03}") for i in range(6)]
     assert ["uncond" in entry.inputs for entry in guidance] == computed
-    assert_equal_records(old, record)
+    assert_equal_records(old, record, levels=False)
     assert np.array_equal(old.truth.states, record.truth.states)
     assert old.truth.description == record.truth.description
 
@@ -397,3 +398,14 @@ def test_progress_and_cancel(tiny):
     with pytest.raises(Cancelled):
         explore.record_run(tiny, prompt="a", steps=4, callback=watch, cancel=stop)
     assert seen == [(0, 4), (1, 4)]
+
+
+def test_levels_of_a_file_are_checked(record):
+    """A file of another program may say where its steps are; it must be two pairs of numbers."""
+    entries = json.loads(read_metadata(record.to_bytes())["manifest"])["entries"]
+    step = next(entry for entry in entries if entry["call"] == "sampler.001")
+    good = step["attributes"]["levels"]
+    for wrong in ("flow", [1, 2], {}, good | {"signal": [0.5]}, good | {"noise": ["a", 1]}):
+        step["attributes"]["levels"] = wrong
+        with pytest.raises(CorruptModelError, match=r"the levels of sampler\.001 are"):
+            explore.load_record(changed_file(record, manifest={"entries": entries}))

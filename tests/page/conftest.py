@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -103,6 +103,18 @@ def write_tiny(folder: Path) -> None:
 def tiny(tiny_folder: Path) -> Any:
     """Return the model of `tiny_folder`."""
     return ldmref.load(tiny_folder, backend="numpy")
+
+
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Any:
+    """Return a flow model: the networks of `tiny`, read as velocities, with its own steps."""
+    folder = tmp_path_factory.mktemp("models") / "flow"
+    of_flow = {"prediction_type": "flow", "sampler": "euler", "spacing": "flow"}
+    scheduler = replace(tiny.config.scheduler, final_sigma="zero", shift=1.5, **of_flow)
+    defaults = replace(tiny.config.defaults, steps=6)
+    config = replace(tiny.config, name="tiny-flow", scheduler=scheduler, defaults=defaults)
+    save_folder(folder, config, tiny.params, [tiny.tokenizer], np.float32)
+    return ldmref.load(folder, backend="numpy")
 
 
 @pytest.fixture

@@ -183,3 +183,44 @@ def test_a_click_is_painted_within_a_frame_or_two(open_ready):
     clicks = re.search(r"CLICKS = \"\"\"(.*?)\"\"\"", SCRIPT.read_text(), re.DOTALL)
     times = page.evaluate(clicks[1])
     assert times[50] < 200, json.dumps(times)  # 40 ms on a quiet machine
+
+
+SEEN = """
+() => {
+  const [now, guess] = document.querySelectorAll(".ex-story .ex-picture");
+  const canvas = guess.querySelector("canvas");
+  window.seen = new Set();
+  const look = () => now.hidden && !guess.hidden && canvas.width > 1 && seen.add(canvas.ariaLabel);
+  new MutationObserver(look).observe(now.parentElement, {subtree: true, attributes: true});
+}
+"""
+
+
+def test_a_run_that_is_made_shows_its_guesses_as_they_come(open_ready, hold):
+    page = open_ready(READY + "&step=5")
+    go_on = hold("record")
+    form = page.locator(".ex-intro")
+    form.get_by_label("Prompt", exact=True).fill("a blue dog")
+    form.get_by_role("button", name="Record a run").click()
+    story = page.locator(".ex-story")
+    story.get_by_text("Step 1 of 20.").wait_for()
+    assert story.locator(".ex-asked").inner_text() == "“a blue dog”"
+    assert story.get_by_role("button", include_hidden=True).first.is_hidden()  # the tour
+    page.evaluate(SEEN)
+    go_on.set()
+    story.locator("[data-image=x]").wait_for()
+    seen = page.evaluate("() => [...seen]")
+    assert seen and all(re.fullmatch(r"The guess: Step \d+ of 20", label) for label in seen)
+    story.get_by_role("button", name="Take the tour").wait_for()
+
+
+def test_a_run_without_previews_says_how_far_it_is(server, new_context, hold):
+    hold("record")
+    page = new_context().new_page()
+    page.goto(f"{server.url}/#view=explore&p.prompt=a+cat&p.steps=20")
+    story = page.locator(".ex-story")
+    story.get_by_text("Step 1 of 20.").wait_for()
+    assert story.locator("canvas:visible").count() == 0
+    page.get_by_role("button", name="Cancel").click()
+    page.locator(".ex-failed").wait_for()
+    assert story.is_hidden()

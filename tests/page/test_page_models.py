@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
+from small_models import save_wordless
 from test_page_look import PHONE, find_serious
 
 import ldmref
-from ldmref.io.native import save_folder
 from ldmref.modes.choices import choices_of
 
 RUN = "p.prompt=a+red+cat&p.seed=3"
-
-
-@pytest.fixture(scope="module")
-def flow(tmp_path_factory, tiny):
-    """A model of velocities with its own number of steps, for which few schedules exist."""
-    folder = tmp_path_factory.mktemp("models") / "flow"
-    scheduler = replace(
-        tiny.config.scheduler,
-        prediction_type="flow",
-        sampler="euler",
-        spacing="flow",
-        final_sigma="zero",
-    )
-    defaults = replace(tiny.config.defaults, steps=6)
-    config = replace(tiny.config, name="tiny-flow", scheduler=scheduler, defaults=defaults)
-    save_folder(folder, config, tiny.params, [tiny.tokenizer], np.float32)
-    return ldmref.load(folder, backend="numpy")
 
 
 @pytest.fixture
@@ -137,6 +117,30 @@ def test_a_grid_is_made_with_the_chosen_model(open_page):
     choose(page, "tiny")
     link = page.locator(".grid-flip").get_by_text("Open in the explorer")
     assert "model=flow" in link.get_attribute("href")  # the image's own model
+
+
+@pytest.fixture(scope="module")
+def enlarger(tmp_path_factory):
+    """A model that enlarges images, and makes none from words alone."""
+    folder = save_wordless(tmp_path_factory.mktemp("models") / "enlarger", "low_resolution")
+    return ldmref.load(folder, backend="numpy")
+
+
+def test_what_a_model_cannot_do_is_said_in_its_place(open_page, tiny, enlarger):
+    page = open_page("#view=paint", models={"tiny": tiny, "enlarger": enlarger})
+    page.get_by_label("Prompt", exact=True).wait_for()
+    choose(page, "enlarger")
+    page.get_by_text("The model enlarger cannot do “Paint”.").wait_for()
+    assert page.get_by_label("Prompt", exact=True).count() == 0
+    for name, button in (("Grids", "Generate the grid"), ("Explore", "Record a run")):
+        page.get_by_role("link", name=name).click()
+        view = page.locator(f"#{name.lower()}")
+        view.get_by_text("The model enlarger makes no picture from words alone.").wait_for()
+        assert view.get_by_role("button", name=button).is_disabled()
+        choose(page, "tiny")
+        view.get_by_text("The model enlarger makes no picture").wait_for(state="hidden")
+        assert view.get_by_role("button", name=button).is_enabled()
+        choose(page, "enlarger")
 
 
 def test_one_model_is_not_chosen(open_page, tiny):

@@ -8,11 +8,17 @@ export const FORMAT = "ldmref-trace";
 const VERSION = 1;
 const STEP = /^sampler\.(\d+)$/;
 const SCHEDULE = /^schedule(~\d+)?$/;
-// x0 from what the network predicted, with xt = x / sqrt(1 + sigma^2), a = 1 / sqrt(1 + sigma^2).
+const FADES = { ve: 0, flow: 1 }; // f of the paths x = (1 - f sigma) x0 + sigma eps
+/** Return how much the picture counts in a state of a path; older records are on "ve". */
+export const alphaOf = (path, sigma) => 1 - FADES[path ?? "ve"] * sigma;
+
+const PURE_NOISE = 2 ** 40; // the ratio of noise to data where no data is left
+// x0 from what the network predicted, of x = alpha x0 + sigma eps.
 const TO_X0 = {
-  eps: (x, y, sigma) => x - sigma * y,
-  v: (x, y, sigma) => (x / Math.hypot(1, sigma) - sigma * y) / Math.hypot(1, sigma),
+  eps: (x, y, alpha, sigma) => (x - sigma * y) / alpha,
+  v: (x, y, alpha, sigma) => ((alpha * x) / Math.hypot(alpha, sigma) - sigma * y) / Math.hypot(alpha, sigma),
   x0: (_x, y) => y,
+  flow: (x, y, alpha, sigma) => (x - sigma * y) / (alpha + sigma),
 };
 
 // Return {meta, tensors} of a trace, from the metadata and tensors of its file.
@@ -54,7 +60,8 @@ function readSteps(calls, read, find) {
     const schedule = find(`${before.at(-1) ?? schedules[0]}//output.timesteps`);
     const x = read(`${name}//input.x`);
     const moved = find(`${name}//input.x_at`);
-    const point = { x: moved ?? x, sigma: moved ? number("sigma_at") : number("sigma") };
+    const path = readPath(attributes);
+    const point = { x: moved ?? x, sigma: moved ? number("sigma_at") : number("sigma"), path };
     const first = attributes.evaluations?.[0] ?? `guidance.${String(k).padStart(3, "0")}`;
     const kind = calls.get(first)?.attributes?.prediction_type ?? attributes.prediction_type;
     const guided = find(`${name}//input.x0`);
@@ -68,18 +75,32 @@ function readSteps(calls, read, find) {
       sigma: number("sigma"),
       sigmaNext: number("sigma_next"),
       timestep: schedule?.data[attributes.i],
+      path,
+      levels: readLevels(attributes.levels),
       maps: find(`${words}//output`),
       words: calls.get(words)?.attributes ?? {},
     };
   });
 }
 
-function toX0(kind, output, { x, sigma }) {
+function readPath({ path = "ve" }) {
+  if (!Object.hasOwn(FADES, path)) throw new RecordError(`The recorded run moves on an unknown path, ${path}.`);
+  return path;
+}
+
+// Where a step begins and ends on the curve of its run, {curve, signal: [.., ..], noise: [.., ..]}.
+function readLevels(levels) {
+  const isPair = (pair) => Array.isArray(pair) && pair.length === 2 && pair.every(Number.isFinite);
+  return levels && isPair(levels.signal) && isPair(levels.noise) ? levels : null;
+}
+
+function toX0(kind, output, { x, sigma, path }) {
   if (output === undefined) return undefined;
   const convert = Object.hasOwn(TO_X0, kind ?? "") ? TO_X0[kind] : null;
   if (!convert) throw new RecordError(`The recorded run has predictions of an unknown type, ${kind}.`);
   if (output.data.length !== x.data.length) throw new RecordError("A prediction does not fit the state.");
-  const data = Float32Array.from(output.data, (y, i) => convert(x.data[i], y, sigma));
+  const alpha = alphaOf(path, sigma);
+  const data = Float32Array.from(output.data, (y, i) => convert(x.data[i], y, alpha, sigma));
   return { shape: output.shape, data };
 }
 
@@ -146,6 +167,8 @@ function addOthers(tensors, { preview }, find) {
 function describe(manifest, calls, steps) {
   const params = manifest.params ?? {};
   const sigmas = [steps[0].sigma, ...steps.map(({ sigmaNext }) => sigmaNext)];
+  const [{ path }] = steps;
+  const ratios = sigmas.map((sigma) => Math.min(sigma / alphaOf(path, sigma), PURE_NOISE));
   const schedules = [...calls].filter(([name]) => SCHEDULE.test(name));
   const schedule = schedules.at(-1)?.[1].attributes ?? {};
   const described = steps.findLast(({ maps }) => maps !== undefined)?.words;
@@ -159,8 +182,11 @@ function describe(manifest, calls, steps) {
     cfg_scale: params.cfg_scale,
     seed: manifest.seeds?.[0] ?? params.seed,
     timesteps: steps.map(({ timestep }) => timestep),
-    alpha_bar: sigmas.map((sigma) => 1 / (1 + sigma * sigma)),
-    snr: sigmas.map((sigma) => (sigma === 0 ? null : 1 / (sigma * sigma))),
+    path,
+    alpha_bar: ratios.map((ratio) => 1 / (1 + ratio * ratio)),
+    snr: ratios.map((ratio) => (ratio === 0 ? null : 1 / (ratio * ratio))),
+    levels: stackLevels(steps),
+    network: manifest.model?.config?.transformer ? "transformer" : "U-Net",
     words: described?.words ?? [],
     attention: described ?? null,
     branch: manifest.branch ?? null,
@@ -168,6 +194,13 @@ function describe(manifest, calls, steps) {
     warnings: manifest.warnings ?? [],
     ...(truth ? { truth } : {}),
   };
+}
+
+// The points of all states on the curve of the run; null if a step does not say where it is.
+function stackLevels(steps) {
+  if (!steps.every(({ levels }) => levels)) return null;
+  const join = (key) => [steps[0].levels[key][0], ...steps.map(({ levels }) => levels[key][1])];
+  return { curve: steps[0].levels.curve, signal: join("signal"), noise: join("noise") };
 }
 
 function parse(text, name) {

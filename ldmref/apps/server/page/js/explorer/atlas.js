@@ -6,12 +6,12 @@ import { counted, fill, h, newId } from "../dom.js";
 
 // What the panel is, in plain words.
 const PLAIN =
-  "Flow models start at flow time 1, pure noise, and end at 0. Programs choose other times between for the same model, and so give another picture for the same seed. Here are those of two programs beside the noise levels σ of your run, as σ / (1 + σ).";
+  "Flow models start at flow time 1, pure noise, and end at 0. Programs choose other times between for the same model, and so give another picture for the same seed. Here are those of two programs beside your run: its share of noise, σ of a flow model and otherwise σ / (1 + σ).";
 const TONES = ["tone-4", "tone-5 dashed"]; // of the programs; runs have the first ones
 const SIZE = 1024; // pixels of a side
 
-/** Return the flow time of a noise level of the run: x0 + sigma eps, divided by 1 + sigma. */
-export const flowTime = (sigma) => sigma / (1 + sigma);
+/** Return the flow times of a run: those of alpha x0 + sigma eps, divided by alpha + sigma. */
+export const flowTimes = (run) => Array.from(run.sigmas, (sigma, k) => sigma / (run.alpha(k) + sigma));
 
 /**
  * Return the panel: {element, show(shown, wanted)}. `source` may have schedules: {list() -> rows,
@@ -109,7 +109,7 @@ export function createAtlas({ source, change }) {
     const chosen = find();
     chart.setSeries([
       ...chosen.map((row, i) => makeLine(row.program, row.made, TONES[i])),
-      ...runs.map(({ run, letter, tone }) => makeLine(`run ${letter}`, Array.from(run.sigmas, flowTime), `tone-${tone}`)),
+      ...runs.map(({ run, letter, tone }) => makeLine(`run ${letter}`, flowTimes(run), `tone-${tone}`)),
     ]);
     place = Math.min(place, chosen[0].made.length - 1);
     chart.setCursor(place);
@@ -123,7 +123,7 @@ export function createAtlas({ source, change }) {
   function describe(k) {
     const chosen = find();
     const values = chosen.filter((row) => k < row.made.length).map((row) => `${row.program} ${formatNumber(row.made[k])}`);
-    const own = runs.filter(({ run }) => k <= run.n).map(({ run, letter }) => `run ${letter} ${formatNumber(flowTime(run.sigmas[k]))}`);
+    const own = runs.filter(({ run }) => k <= run.n).map(({ run, letter }) => `run ${letter} ${formatNumber(flowTimes(run)[k])}`);
     const apart = comparable(chosen) && k < chosen[0].made.length ? [`difference ${formatNumber(chosen[1].made[k] - chosen[0].made[k])}`] : [];
     return `step ${k}: ${[...values, ...apart, ...own].join(", ")}`;
   }
@@ -131,7 +131,7 @@ export function createAtlas({ source, change }) {
   function fillTable(chosen) {
     const columns = chosen.map((row) => [row.program, row.made]);
     if (comparable(chosen)) columns.push(["difference", chosen[1].made.map((value, k) => value - chosen[0].made[k])]);
-    columns.push(...runs.map(({ run, letter }) => [`run ${letter}`, Array.from(run.sigmas, flowTime)]));
+    columns.push(...runs.map(({ run, letter }) => [`run ${letter}`, flowTimes(run)]));
     const count = Math.max(...columns.map(([, values]) => values.length));
     fill(
       table,

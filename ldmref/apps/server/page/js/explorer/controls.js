@@ -32,7 +32,7 @@ export function createControls({ source, start, branch, change, open }) {
     const adapters = new AdapterPicker((word) => prompt?.insert("prompt", word), () => {});
     adapters.show(chosen?.served, {});
     const button = h("button", { class: "primary" }, "Record a run");
-    const problem = h("p", { class: "error", role: "status", hidden: true });
+    const problem = h("p", { class: "notice error", role: "status", hidden: true });
     const form = fields
       ? h(
           "form",

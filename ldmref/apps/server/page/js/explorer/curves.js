@@ -5,6 +5,7 @@ import { h } from "../dom.js";
 import { createChart, formatNumber } from "../charts.js";
 import { explain } from "./explain.js";
 import { formulaButton } from "./formulas.js";
+import { createPath } from "./path.js";
 import { NUMBERS } from "./plain.js";
 
 const CURVES = [
@@ -16,6 +17,7 @@ const CURVES = [
 /** Return the curves: {element, show(runs), mark(k)}, with runs [{run, letter, tone}]. */
 export function createCurves(onMove) {
   let shown = null;
+  const path = createPath(onMove);
   const charts = CURVES.map((curve) =>
     createChart({
       title: `${curve.title} by timestep`,
@@ -34,15 +36,18 @@ export function createCurves(onMove) {
     { class: "panel", "aria-labelledby": "ex-curves-title" },
     h("h2", { id: "ex-curves-title" }, "Position on the schedule"),
     h("p", { class: "ex-plain" }, "How much noise each step starts from: at first it is nearly everything, in the end there is none."),
+    path.element,
     h("div", { class: "ex-charts" }, charts.map((chart) => chart.element)),
   );
   return {
     element,
     show(runs) {
       shown = runs.find((one) => one.main).run;
+      path.show(runs);
       charts.forEach((chart, i) => chart.setSeries(makeSeries(CURVES[i], runs)));
     },
     mark(k) {
+      path.mark(k);
       charts.forEach((chart) => chart.setCursor(k));
     },
   };

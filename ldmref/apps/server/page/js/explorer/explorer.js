@@ -35,7 +35,7 @@ export function createExplorer(element, { source, place, notify }) {
     if (playsNext && runs.entries[0].run) playFromStart();
     refresh();
     writePlace();
-  });
+  }, (entry) => current() || guide.showMaking(entry));
   const decoder = new Decoder(source);
   const writePlace = debounce(() => {
     if (byItself) return;
@@ -82,7 +82,7 @@ export function createExplorer(element, { source, place, notify }) {
     const k = view.step;
     const positions = [{ run, k, index: shown }];
     if (other) {
-      const otherK = view.by === "sigma" ? other.nearest(run.sigmas[k]) : Math.min(k, other.n);
+      const otherK = view.by === "sigma" ? other.nearest(run.ratio(k)) : Math.min(k, other.n);
       positions.push({ run: other, k: otherK, index: view.with });
     }
     return positions
@@ -99,7 +99,7 @@ export function createExplorer(element, { source, place, notify }) {
     for (const part of ofRun) part.hidden = !shown; // only strips before the first run
     controls.setRuns(runs.specs, view, shown);
     atlas.show(shown, view.atlas);
-    if (!shown) return;
+    if (!shown) return guide.showMaking(runs.entries[0]);
     curves.show(shown);
     const canCompute = Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts);
     truth.show(shown, canCompute);

@@ -31,8 +31,8 @@ const prediction = (condition) =>
 export const FORMULAS = {
   x: {
     title: "The noisy state x",
-    formula: () => row(i("x"), o("="), sub(i("x"), num("0")), o("+"), i("σ"), i("ε")),
-    text: "Clean latents plus noise of standard deviation sigma. The preview shows x divided by the square root of 1 + sigma², which has the variance of the clean latents.",
+    formula: () => row(i("x"), o("="), i("α"), sub(i("x"), num("0")), o("+"), i("σ"), i("ε")),
+    text: "Clean latents plus noise of standard deviation sigma. In the numbers of the sampler, alpha is 1, and in a flow model 1 − sigma. The preview shows x divided by the square root of alpha² + sigma², which has the variance of the clean latents. The path draws alpha and sigma in the scale that the network reads: a line for a flow model, and a quarter of a circle for others.",
     names: ["q_sample"],
     page: "math/samplers",
     section: "One coordinate system",
@@ -74,24 +74,24 @@ export const FORMULAS = {
   alpha_bar: {
     title: "alpha-bar",
     formula: () =>
-      row(alphaBar(), o("="), m("munderover", o("∏"), row(i("i"), o("="), num("0")), i("t")), o("("), num("1"), o("−"), sub(i("β"), i("i")), o(")"), o("="), frac(num("1"), row(num("1"), o("+"), sup(i("σ"), num("2"))))),
-    text: "The remaining share of the signal's variance at timestep t.",
+      row(alphaBar(), o("="), m("munderover", o("∏"), row(i("i"), o("="), num("0")), i("t")), o("("), num("1"), o("−"), sub(i("β"), i("i")), o(")"), o("="), frac(sup(i("α"), num("2")), row(sup(i("α"), num("2")), o("+"), sup(i("σ"), num("2"))))),
+    text: "The remaining share of the signal's variance at timestep t. A flow model has no betas, and the last form alone: there alpha is 1 − sigma, and otherwise 1.",
     names: ["alphas_cumprod", "alpha_bar_from_sigma"],
     page: "math/schedules",
     section: "Four names for one quantity",
   },
   snr: {
     title: "The signal-to-noise ratio",
-    formula: () => row(words("SNR"), o("="), frac(alphaBar(), row(num("1"), o("−"), alphaBar())), o("="), frac(num("1"), sup(i("σ"), num("2")))),
-    text: "The variance of the signal over that of the noise.",
+    formula: () => row(words("SNR"), o("="), frac(alphaBar(), row(num("1"), o("−"), alphaBar())), o("="), frac(sup(i("α"), num("2")), sup(i("σ"), num("2")))),
+    text: "The variance of the signal over that of the noise. alpha is 1 − sigma in a flow model, and otherwise 1.",
     names: ["snr", "log_snr"],
     page: "math/schedules",
     section: "Four names for one quantity",
   },
   sigma: {
     title: "sigma",
-    formula: () => row(i("σ"), o("="), m("msqrt", frac(row(num("1"), o("−"), alphaBar()), alphaBar()))),
-    text: "The noise level: the standard deviation of the noise where the signal is not scaled. Steps of a sampler go from one sigma to the next.",
+    formula: () => row(i("σ"), o("="), i("α"), m("msqrt", frac(row(num("1"), o("−"), alphaBar()), alphaBar()))),
+    text: "The noise level: the standard deviation of the noise where the signal is not scaled, alpha = 1, or in a flow model scaled by alpha = 1 − sigma. Steps of a sampler go from one sigma to the next.",
     names: ["sigma_from_alpha_bar"],
     page: "math/schedules",
     section: "Four names for one quantity",
@@ -108,7 +108,7 @@ export const FORMULAS = {
   distance: {
     title: "The distance from the truth",
     formula: () =>
-      row(sub(i("d"), i("k")), o("="), words("rms"), o("("), frac(row(sub(i("x"), i("k")), o("−"), i("x"), o("*"), o("("), sub(i("σ"), i("k")), o(")")), m("msqrt", row(num("1"), o("+"), m("msubsup", i("σ"), i("k"), num("2"))))), o(")")),
+      row(sub(i("d"), i("k")), o("="), words("rms"), o("("), frac(row(sub(i("x"), i("k")), o("−"), i("x"), o("*"), o("("), sub(i("σ"), i("k")), o(")")), m("msqrt", row(m("msubsup", i("α"), i("k"), num("2")), o("+"), m("msubsup", i("σ"), i("k"), num("2"))))), o(")")),
     text: "The truth is the solution x* of the probability-flow equation dx/dσ = (x − x̂₀)/σ from the same noise, solved with steps so fine that more steps change nothing.",
     names: ["probability_flow"],
     page: "math/samplers",
@@ -117,7 +117,7 @@ export const FORMULAS = {
   local: {
     title: "The local error of a step",
     formula: () =>
-      row(sub(i("e"), i("k")), o("="), words("rms"), o("("), frac(row(sub(i("x"), row(i("k"), o("+"), num("1"))), o("−"), sub(i("Φ"), row(i("k"), o("→"), i("k"), o("+"), num("1"))), o("("), sub(i("x"), i("k")), o(")")), m("msqrt", row(num("1"), o("+"), m("msubsup", i("σ"), row(i("k"), o("+"), num("1")), num("2"))))), o(")")),
+      row(sub(i("e"), i("k")), o("="), words("rms"), o("("), frac(row(sub(i("x"), row(i("k"), o("+"), num("1"))), o("−"), sub(i("Φ"), row(i("k"), o("→"), i("k"), o("+"), num("1"))), o("("), sub(i("x"), i("k")), o(")")), m("msqrt", row(m("msubsup", i("α"), row(i("k"), o("+"), num("1")), num("2")), o("+"), m("msubsup", i("σ"), row(i("k"), o("+"), num("1")), num("2"))))), o(")")),
     text: "The error of this one step alone: the step is solved again finely from the same state x_k. A method of order p has a local error of order p + 1.",
     names: ["probability_flow"],
     page: "math/samplers",

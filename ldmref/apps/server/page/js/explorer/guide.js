@@ -9,7 +9,7 @@ import { STOPS, colourWord, createTour } from "./tour.js";
 
 /**
  * Return the guide: {story, tour, overview, tell(position, runs), show(position, view, runs), useModel(model),
- * complete(view)}; `tell` shows the story alone.
+ * showMaking(entry), complete(view)}; `tell` shows the story alone.
  *
  * `change(view)` changes the view, `look(target)` shows a panel of the page, and `move(k)` and
  * `vary(from, texts, then)` show another step and a variation of the first run.
@@ -47,6 +47,12 @@ export function createGuide({ source, change, look, move, vary }) {
     tell,
     tour: tour.element,
     overview: overview.element,
+    /** Show how far a run is that is being made; one that failed says so in its row. */
+    showMaking(entry) {
+      story.element.hidden = !entry || Boolean(entry.error);
+      tour.button.hidden = true;
+      if (!story.element.hidden) story.showMaking(entry);
+    },
     useModel: (model) => (chosen = model),
     show(position, view, runs) {
       const [{ spec, run: own }] = runs.entries;

@@ -5,6 +5,7 @@
 import { fill, h } from "../dom.js";
 import { PARTS } from "./parts.js";
 
+const titleOf = (part, run) => part.named?.(run) ?? part.title;
 const find = (key) => PARTS.find((part) => part.key === key);
 
 /**
@@ -16,15 +17,16 @@ export function createOverview({ inside, change, go }) {
   let last = null;
   const stations = PARTS.map((part) => {
     const art = part.label ? h("span", { class: "ex-art ex-label" }) : h("canvas", { class: "ex-art", "aria-hidden": "true", width: 1, height: 1 });
+    const name = h("span", {}, part.title);
     const count = h("span", { class: "ex-count numbers" });
     const button = h(
       "button",
       { type: "button", class: "ex-station", "aria-controls": "ex-part", onclick: () => change({ open: last?.view.open === part.key ? "" : part.key }) },
       art,
-      h("span", { class: "ex-station-name" }, part.title, part.symbol ? h("span", { class: "ex-symbol" }, ` ${part.symbol}`) : null),
+      h("span", { class: "ex-station-name" }, name, part.symbol ? h("span", { class: "ex-symbol" }, ` ${part.symbol}`) : null),
       part.repeated ? count : null,
     );
-    return { part, art, count, button };
+    return { part, art, count, button, name };
   });
   const title = h("h3", { id: "ex-part-title" });
   const sentence = h("p", { class: "ex-sentence" });
@@ -46,7 +48,8 @@ export function createOverview({ inside, change, go }) {
     const { run, k } = one;
     const { text, asked, said } = inside.of(run);
     if (!text && !asked && !said && inside.isReady(run)) inside.look(run, specs, one.index, k);
-    for (const { part, art, count, button } of stations) {
+    for (const { part, art, count, button, name } of stations) {
+      name.textContent = titleOf(part, run);
       if (part.label) art.textContent = part.label(run);
       else {
         art.width = 1; // what is not known of this run stays empty
@@ -64,7 +67,7 @@ export function createOverview({ inside, change, go }) {
     const own = inside.of(run);
     const levels = own.levels.get(run.stepOf(k));
     const isKnown = part.needs === "text" ? own.text : part.needs === "levels" ? levels : true;
-    title.textContent = part.title;
+    title.textContent = titleOf(part, run);
     sentence.textContent = part.plain(run);
     fill(content, isKnown ? part.detail({ run, k, text: own.text, levels }) : askFor(own, run, specs, index, k));
   }

@@ -47,10 +47,10 @@ export const PARTS = [
     detail: ({ run }) => [figure("The start", (canvas) => showLatents("x")(canvas, run, 0))],
   },
   {
-    key: "unet", title: "U-Net", symbol: "x̂₀", needs: "levels", target: "images", repeated: true,
+    key: "unet", title: "U-Net", named: ({ meta }) => (meta.network === "transformer" ? "Transformer" : "U-Net"), symbol: "x̂₀", needs: "levels", target: "images", repeated: true,
     draw: showLatents("x0"),
     plain: (run) => `This network looks at the noise and at your words, and guesses the finished picture. A guess from pure noise is rough, because many pictures would fit; so it moves a little towards the guess and looks again, ${run.n} times.`,
-    detail: ({ levels }) => (levels.length ? describeLevels(levels) : [h("p", {}, "This network has no levels that could be shown.")]),
+    detail: ({ run, levels }) => (levels.length ? describeLevels(levels) : [h("p", {}, withoutLevels(run))]),
   },
   {
     key: "guidance", title: "Guidance", symbol: "s", target: "images",
@@ -113,6 +113,11 @@ function describeLevels(levels) {
     h("ol", { class: "ex-levels" }, drawn),
     h("p", { class: "small soft" }, "From left to right: the U-Net makes the grid smaller, to see the whole, and larger again, to place the parts. Bright places are active at this step."),
   ];
+}
+
+function withoutLevels({ meta }) {
+  if (meta.network !== "transformer") return "This network has no levels that could be shown.";
+  return "A transformer cuts the grid into patches and lets each of them look at all others and at the words, so it has no smaller grids that could be shown.";
 }
 
 function layerOf(run, k, channel) {

@@ -41,13 +41,21 @@ export const NUMBERS = {
   moments: "The mean and the usual size (standard deviation) of the numbers of this latent. Pure noise has the mean 0 and the deviation 1.",
   rms: "rms, root mean square: the usual size of the difference of two numbers at the same place. 0 is no difference.",
   scale: "The colours at both ends stand for a change of this part of the full brightness: 1 is from black to white.",
-  position: "The step, and σ (sigma): how strong the noise is, where the numbers of the picture itself have a size of about 1.",
+  position: "The step, and σ (sigma): how strong the noise is, where the numbers of the picture itself have a size of about 1. In a flow model the picture then counts 1 − σ.",
   word: "How much of the picture's attention this word has in this step, on average over all places.",
   alpha_bar: "The share of the picture in the mixture of picture and noise: 0 is noise alone, 1 the picture alone.",
   snr: "Signal-to-noise ratio: how many times stronger the picture is than the noise. Below 1 there is more noise.",
-  sigma: "σ, sigma: how strong the noise is, where the numbers of the picture itself have a size of about 1.",
+  sigma: "σ, sigma: how strong the noise is, where the numbers of the picture itself have a size of about 1. In a flow model the picture then counts 1 − σ.",
+  path: "A state is a mixture: the numbers of the picture times alpha, plus noise times sigma. Both are here in the scale that the network reads.",
   truth: "How far the run is from the exact path from the same noise, and the error of the next step alone. 0 is no error.",
   share: "At each place the attention adds up to 100 %: to the words, and to the beginning, the end and the padding of the text.",
+};
+
+// What the curve is on which the states of a run lie.
+export const PATHS = {
+  preserving: "The squares of both numbers add up to 1, so the way is a quarter of a circle: from noise alone, at the top, round to the picture alone, at the right.",
+  flow: "Both numbers add up to 1, so the way is a straight line: from noise alone, at the top, to the picture alone, at the right.",
+  exploding: "The picture always counts 1, and the noise comes on top of it: the way leads down, from much noise to none.",
 };
 
 // The rows of a strip of film.

@@ -3,7 +3,10 @@
 // position 0 is noise and position n the end. The predictions at position k are those of the step
 // that starts there; the end shows those of the last step again.
 
+import { alphaOf } from "../recorded_trace.js";
 import { fitPreview, largest, linearPreview, signedDifference } from "./preview.js";
+
+const MOST = 2 ** 40; // the ratio that stands for noise alone
 
 export class Run {
   /** @type {number} */ n;
@@ -25,6 +28,7 @@ export class Run {
     const [n, channels, height, width] = record.tensors.x0.shape;
     Object.assign(this, { n, channels, height, width, pixels: height * width });
     this.sigmas = record.tensors.sigmas.data;
+    this.levels = this.meta.levels ?? null; // {curve, signal, noise} by position, if the record has them
     this.words = (this.meta.words ?? []).map((word) => word.text);
     this.scales = new Map();
     this.foreign = false; // of a model that nobody here has
@@ -35,7 +39,7 @@ export class Run {
   setPreview() {
     const { preview_matrix: matrix, preview_bias: bias, image } = this.record.tensors;
     this.previewName = matrix && bias ? "linear preview" : "linear preview, fitted to this image";
-    const latent = () => this.slice("x", this.n).map((value) => value / Math.hypot(1, this.sigmas[this.n]));
+    const latent = () => this.slice("x", this.n).map((value) => value / this.spread(this.n));
     const fitted = matrix && bias ? { matrix: matrix.data, bias: bias.data } : fitPreview(latent(), this.width, this.height, image);
     Object.assign(this, fitted);
   }
@@ -63,15 +67,16 @@ export class Run {
 
   /**
    * Return the latents of x, x0, x0_uncond, x0_cond or noise at position k, and the factor that
-   * brings them to the scale of the preview: x is divided by sqrt(1 + sigma^2). The noise is x
-   * without the prediction, at the same scale, so it fades as the noise level falls.
+   * brings them to the scale of the preview: x = alpha x0 + sigma eps is divided by its spread. The
+   * noise is x without alpha times the prediction, at the same scale, so it fades as the noise falls.
    */
   latents(name, k) {
     if (name === "noise") {
       const guess = this.slice("x0", this.stepOf(k));
-      return { values: this.slice("x", k).map((value, i) => value - guess[i]), scale: 1 / Math.hypot(1, this.sigmas[k]) };
+      const alpha = this.alpha(k);
+      return { values: this.slice("x", k).map((value, i) => value - alpha * guess[i]), scale: 1 / this.spread(k) };
     }
-    if (name === "x") return { values: this.slice("x", k), scale: 1 / Math.hypot(1, this.sigmas[k]) };
+    if (name === "x") return { values: this.slice("x", k), scale: 1 / this.spread(k) };
     return { values: this.slice(name, this.stepOf(k)), scale: 1 };
   }
 
@@ -93,12 +98,28 @@ export class Run {
     });
   }
 
+  /** Return how much the picture counts in the numbers of the state: 1, and on a flow 1 - sigma. */
+  alpha(k) {
+    return alphaOf(this.meta.path, this.sigmas[k]);
+  }
+
+  /** Return the standard deviation of the state's numbers, sqrt(alpha^2 + sigma^2), where those of the picture have 1. */
+  spread(k) {
+    return Math.hypot(this.alpha(k), this.sigmas[k]);
+  }
+
   alphaBar(k) {
     return this.meta.alpha_bar[k];
   }
 
+  /** Return the signal-to-noise ratio: infinity without noise, 0 without any of the picture. */
   snr(k) {
-    return this.meta.snr[k] ?? Infinity;
+    return this.alpha(k) === 0 ? 0 : (this.meta.snr[k] ?? Infinity);
+  }
+
+  /** Return sigma / alpha, the same noise level on every path. */
+  ratio(k) {
+    return this.sigmas[k] / this.alpha(k);
   }
 
   /** Return the timestep at which the network is evaluated at position k, null at the end. */
@@ -121,13 +142,14 @@ export class Run {
     return { values, width, height, scale, mean: values.reduce((a, b) => a + b, 0) / size };
   }
 
-  /** Return the position whose noise level is nearest to sigma, by the logarithm. */
-  nearest(sigma) {
-    const floor = this.sigmas.reduce((least, level) => (level > 0 ? Math.min(least, level) : least), 1) / 10;
-    const log = (level) => Math.log(Math.max(level, floor));
+  /** Return the position whose ratio of noise to picture is nearest to one, by the logarithm. */
+  nearest(ratio) {
+    const ratios = Array.from(this.sigmas, (_, k) => this.ratio(k));
+    const floor = ratios.reduce((least, level) => (level > 0 ? Math.min(least, level) : least), 1) / 10;
+    const log = (level) => Math.log(Math.min(Math.max(level, floor), MOST));
     let best = 0;
-    this.sigmas.forEach((level, k) => {
-      if (Math.abs(log(level) - log(sigma)) < Math.abs(log(this.sigmas[best]) - log(sigma))) best = k;
+    ratios.forEach((level, k) => {
+      if (Math.abs(log(level) - log(ratio)) < Math.abs(log(ratios[best]) - log(ratio))) best = k;
     });
     return best;
   }

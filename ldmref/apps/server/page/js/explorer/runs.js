@@ -13,15 +13,17 @@ import { download, fileName } from "./tools.js";
 /**
  * The runs. `entries` are {spec, key, run, label, error, progress, job}; `onChange(entry)` is called
  * when one arrives or fails, and entry.onProgress(share, words) and entry.onPreview(image, step), if
- * they are set, while it is made.
+ * they are set, while it is made; then also `onMaking(entry)`, with what was said last in entry.said
+ * and the last preview in entry.guess.
  *
  * `source` may have the actions record(request, hooks) and truth(request, hooks); without them only
  * files are shown. `source.ready` is a run that is there already (ready.js). See source.js.
  */
 export class Runs {
-  constructor(source, onChange) {
+  constructor(source, onChange, onMaking) {
     this.source = source;
     this.onChange = onChange;
+    this.onMaking = onMaking;
     this.entries = [];
   }
 
@@ -64,8 +66,16 @@ export class Runs {
       const request = describeRequest(this.specs, this.entries.indexOf(entry));
       entry.promise = this.source.record(request, {
         signal: entry.controller.signal,
-        progress: (share, words) => entry.onProgress?.(share, words),
-        preview: (image, step) => entry.onPreview?.(image, step),
+        progress: (share, words) => {
+          entry.said = words;
+          entry.onProgress?.(share, words);
+          this.onMaking(entry);
+        },
+        preview: (image, step) => {
+          entry.guess = image;
+          entry.onPreview?.(image, step);
+          this.onMaking(entry);
+        },
       });
       this.finish(entry, readRecord(await entry.promise));
     } catch (error) {

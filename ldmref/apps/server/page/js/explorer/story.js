@@ -7,7 +7,7 @@ import { imageBytes, paint } from "./preview.js";
 
 const PICTURES = { x: "The picture now", x0: "The guess" };
 
-/** Return the story: {element, show(run, k, note), showDecoded(run, name, k, image)}. */
+/** Return the story: {element, show(run, k, note), showDecoded(run, name, k, image), showMaking(entry)}. */
 export function createStory() {
   const pictures = Object.entries(PICTURES).map(([name, title]) => {
     const canvas = h("canvas", { role: "img", width: 1, height: 1 });
@@ -18,16 +18,42 @@ export function createStory() {
   const sentence = h("p", { class: "ex-sentence" });
   const made = h("p", { class: "soft small" });
   const [now, guess] = pictures.map(({ element }) => element);
+  const towards = h("span", { class: "ex-towards", "aria-hidden": "true" }, "→");
   const element = h(
     "section",
     { class: "panel ex-story", "aria-labelledby": "ex-story-title" },
-    h("div", { class: "ex-pictures" }, now, h("span", { class: "ex-towards", "aria-hidden": "true" }, "→"), guess),
+    h("div", { class: "ex-pictures" }, now, towards, guess),
     h("div", { class: "ex-telling" }, h("h2", { id: "ex-story-title" }, "How noise becomes a picture"), prompt, sentence, made),
   );
+  function showPictures({ both, one }) {
+    now.hidden = !both;
+    towards.hidden = !both;
+    guess.hidden = !one;
+  }
+
   return {
     element,
+    // An entry of `Runs` that is being made: how far it is, and the guess of its last step if there is one.
+    showMaking({ spec, said, guess: image }) {
+      const { canvas } = pictures[1];
+      showPictures({ both: false, one: Boolean(image) });
+      prompt.textContent = spec.texts?.prompt ? `“${spec.texts.prompt}”` : "";
+      sentence.textContent = `${said ?? "Waiting"}. ${image ? "The computer guesses the finished picture and moves a little towards the guess, step by step." : ""}`;
+      made.hidden = true;
+      if (!image) return;
+      const picture = new Image();
+      picture.addEventListener("load", () => {
+        if (!now.hidden) return; // the run has come meanwhile
+        canvas.width = picture.naturalWidth;
+        canvas.height = picture.naturalHeight;
+        canvas.getContext("2d").drawImage(picture, 0, 0);
+      });
+      picture.src = image;
+      canvas.setAttribute("aria-label", `${PICTURES.x0}: ${said}`);
+    },
     // `note` says where the run is from, if that is not what one would expect.
     show(run, k, note) {
+      showPictures({ both: true, one: true });
       for (const { name, title, canvas } of pictures) {
         if (k === run.n) {
           const [height, width] = run.record.tensors.image.shape;

@@ -131,6 +131,7 @@ export function createTour({ go, actions }) {
       const isNew = shown !== view.tour || !before;
       if (isNew) answered = false;
       shown = view.tour;
+      button.hidden = shown > 0; // while a run is made there is none
       if (isNew || before.canRun !== canRun) draw();
     },
     focus: () => (shown ? element.querySelector("h2") : button).focus(),

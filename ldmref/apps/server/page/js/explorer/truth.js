@@ -15,7 +15,7 @@ export function createTruth({ onCompute, onCancel, onMove }) {
   let shown = [];
   const chart = createChart({
     title: "Distance from the truth and local error, by step",
-    caption: "Both are root mean squares over the latents, relative to sqrt(1 + sigma²); the axis is logarithmic.",
+    caption: "Both are root mean squares over the latents, relative to sqrt(alpha² + sigma²); the axis is logarithmic.",
     xLabel: "step",
     log: true,
     read: describe,

@@ -31,7 +31,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
   const submit = h("button", { type: "submit", class: "primary" }, "Generate the grid");
   const cancel = h("button", { type: "button", hidden: true, onclick: onCancel }, "Cancel");
   const count = h("p", { class: "soft small", role: "status" });
-  const cannot = h("p", { class: "error", role: "status", hidden: true });
+  const cannot = h("p", { class: "notice error", role: "status", hidden: true });
   const element = h(
     "form",
     { class: "panel grid-form", novalidate: true },
