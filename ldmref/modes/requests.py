@@ -40,6 +40,7 @@ from ldmref.modes.prompt_parameters import (
     PromptParameters,
     SinglePrompt,
 )
+from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.modes.validation import MAX_SIDE
 
 Resize = Literal["crop", "stretch", "fill"]
@@ -140,7 +141,7 @@ Jumps = Annotated[
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Txt2Img(
+class FromPrompts(
     BatchParameters,
     ControlParameter,
     EmbeddingParameters,
@@ -156,13 +157,18 @@ class Txt2Img(
     StepParameter,
     NegativePromptParameter,
 ):
-    """Generate images from prompts."""
+    """The parameters of modes with a prompt for each image."""
 
     prompt: Prompt
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Img2Img(Txt2Img):
+class Txt2Img(UpscaleParameters, FromPrompts):
+    """Generate images from prompts."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Img2Img(FromPrompts):
     """Change an image towards a prompt."""
 
     image: ImageInput
@@ -172,7 +178,7 @@ class Img2Img(Txt2Img):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inpaint(Txt2Img):
+class Inpaint(FromPrompts):
     """Repaint the white part of a mask."""
 
     image: ImageInput
@@ -290,4 +296,4 @@ class Seg2Img(WithoutPrompt):
     segmentation: Segmentation
 
 
-Request = Txt2Img | Interpolate | Invert | Superres | Seg2Img
+Request = FromPrompts | Interpolate | Invert | Superres | Seg2Img

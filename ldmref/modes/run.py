@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,16 @@ class Plan:
     start: Callable[[LatentDiffusion], InitialState] = lambda model: InitialState()
     recorded: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> tuple[Job, ...]:
+        """The jobs that are run one after the other: one, or two with `upscale`."""
+        return (self.job,)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of each batch, of all passes."""
+        return sum(job.steps - job.first_step for job in self.passes)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -170,6 +180,11 @@ class Run:
         """The resolved parameters."""
         return self.plan.job
 
+    @property
+    def last_pass(self) -> Job:
+        """The job whose size the images have."""
+        return self.plan.passes[-1]
+
     def generate(
         self, cancel: CancelFlag | None = None, observer: RunObserver | None = None
     ) -> Iterator[Progress | GeneratedImage]:
@@ -190,20 +205,32 @@ class Run:
             ResourceError: Out of memory.
         """
         events = self._generate(cancel, observer or self.observer)
-        yield from explain_memory(events, self.model, self.job)
+        yield from explain_memory(events, self.model, self.last_pass)
 
     def _generate(
         self, cancel: CancelFlag | None, observer: RunObserver
     ) -> Iterator[Progress | GeneratedImage]:
-        count = len(self.job.seeds)
         for batch in self.text.batches(self.job.batch_size):
-            trajectory = observer.started(self.trajectory(batch))
-            latents = yield from trajectory.sample(cancel, batch.start, count, observer)
-            observer.finished(latents)
+            latents = yield from self.sample_batch(batch, cancel, observer)
             images = self.decode(latents)
             observer.decoded(images)
             for i, image in enumerate(images):
                 yield GeneratedImage(batch.start + i, image, latents[i])
+
+    def sample_batch(
+        self, batch: slice, cancel: CancelFlag | None, observer: RunObserver
+    ) -> Generator[Progress, None, np.ndarray]:
+        """Take all steps of a batch and return its final latents, (n, c, h, w) float32.
+
+        Args:
+            batch: The images of the run, such as `slice(0, 4)`.
+            cancel, observer: As in `generate`.
+        """
+        trajectory = observer.started(self.trajectory(batch))
+        count = len(self.job.seeds)
+        latents = yield from trajectory.sample(cancel, batch.start, count, observer)
+        observer.finished(latents)
+        return latents
 
     def trajectory(self, batch: slice) -> Trajectory:
         """Return the sampling of a batch of images, prepared up to its first step.
@@ -233,7 +260,7 @@ class Run:
             generated: The `GeneratedImage` events so far, in order.
         """
         n = len(generated)
-        latents = np.zeros((n, *self.model.latent_shape(*self.job.size)), np.float32)
+        latents = np.zeros((n, *self.model.latent_shape(*self.last_pass.size)), np.float32)
         for i, image in enumerate(generated):
             latents[i] = image.latents
         images = [image.image for image in generated]
