@@ -128,7 +128,8 @@ def plan_grid(
         The plan; `count` is the number of its images, which `make_grid` generates.
 
     Raises:
-        UsageError: An axis is not a parameter of the mode, or the values of a cell are wrong.
+        UsageError: An axis is not a parameter of the mode, or the values of a cell are wrong, or
+            have no distance.
 
     >>> from ldmref.explore import plan_grid
     >>> from ldmref.models import preset
@@ -149,6 +150,9 @@ def plan_grid(
         for row in values_along(rows)
     ]
     plans = [[plan_cell(model, mode, values) for values in row] for row in values_of]
+    if distance and any(len(planned.passes) > 1 for row in plans for planned in row):
+        message = "an image of two passes (upscale) has no distance from a converged one"
+        raise UsageError(message, code=CODE, hint="distance=False (--no-distance)")
     return GridPlan(mode, columns, rows, plans, values_of, distance, sheets)
 
 

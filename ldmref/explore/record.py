@@ -93,8 +93,11 @@ def require_one(planned: Plan) -> Plan:
     """Return a plan if it can be recorded.
 
     Raises:
-        UsageError: There are several images, or they are edits.
+        UsageError: There are several images, or two passes, or they are edits.
     """
+    if len(planned.passes) > 1:
+        message = "a record holds one pass, and upscale adds a second one"
+        raise UsageError(message, code=CODE, hint="leave upscale out")
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"

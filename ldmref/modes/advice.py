@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ldmref.backends.base import Backend
+from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.job import Job
 from ldmref.modes.mode_checks import check_mode
+from ldmref.modes.upscale_parameters import UpscaleParameters
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
 EXAMPLES = (  # prompts that those models understand
@@ -47,7 +49,18 @@ def parameter_advice(config: ModelConfig) -> dict[str, dict[str, str]]:
 
 
 def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
-    """Return the parameters that a model has no use for, such as weights of words without words."""
+    """Return the parameters that a model has no use for, such as weights of words without words.
+
+    >>> from ldmref.models import preset
+    >>> unused_parameters(preset("sd15"))
+    ()
+    """
+    names = unused_words(config)
+    return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
+
+
+def unused_words(config: ModelConfig) -> tuple[str, ...]:
+    """Return the parameters about prompts that a model has no use for."""
     words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
     control = () if config.concat == "control" else ("control_image",)
     kind = config.text_encoder.model_type

@@ -42,6 +42,13 @@ class ControlImage:
         """The digest of the image as the model reads it."""
         return hashlib.sha256(np.asarray(self.image).tobytes()).hexdigest()
 
+    def at(self, size: tuple[int, int]) -> ControlImage:
+        """Return the control image for generated images of another size."""
+        same = self.given.size == size
+        return ControlImage(
+            self.given, self.given if same else resize_image(self.given, size, "crop")
+        )
+
     def crop(
         self, whole: tuple[int, int], box: tuple[int, int, int, int], size: tuple[int, int]
     ) -> ControlImage:
@@ -84,5 +91,4 @@ def read_control_image(
             "(--control NET:IMAGE)",
         )
     given = read_image(source)
-    image = given if given.size == size else resize_image(given, size, "crop")
-    return ControlImage(given, image)
+    return ControlImage(given, given).at(size)

@@ -16,7 +16,7 @@ from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.edit_methods import EditMethod
 from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance_parameter import plain_guidance
-from ldmref.modes.initial import Posterior
+from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import Trajectory
@@ -73,8 +73,7 @@ def refuse_step(*arguments: Any) -> Stepped:
 def start_edit(
     model: LatentDiffusion,
     job: Job,
-    method: EditMethod,
-    image: Posterior,
+    initial: InitialState,
     text: TextConditioning,
     batch: slice,
 ) -> EditTrajectory:
@@ -83,11 +82,13 @@ def start_edit(
     Args:
         model: The model.
         job: The resolved parameters.
-        method: FlowEdit or RF inversion.
-        image: The latents of the given image, whose mean is edited.
+        initial: The method, and the latents of the given image, whose mean is edited.
         text: The encoded prompts.
         batch: The images of the batch among those of the run.
     """
+    method = initial.edit
+    image = initial.image
+    assert method is not None and image is not None
     ops = model.backend
     schedule = job.make_schedule(model.config)
     streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)

@@ -12,7 +12,7 @@ from ldmref.errors import UsageError
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
-from ldmref.modes.requests import Txt2Img
+from ldmref.modes.requests import FromPrompts
 from ldmref.modes.text import TextConditioning
 
 EMBEDDINGS = {  # by the prompt that they replace: hidden states, pooled output
@@ -23,14 +23,14 @@ NAMES = tuple(name for names in EMBEDDINGS.values() for name in names)
 CODE = "E-PROMPT-EMBEDS"
 
 
-def has_embeddings(request: Txt2Img) -> bool:
+def has_embeddings(request: FromPrompts) -> bool:
     """Return whether a request gives hidden states or pooled outputs."""
     return any(getattr(request, name) is not None for name in NAMES)
 
 
 def resolve_embeddings(
-    config: ModelConfig, request: Txt2Img
-) -> tuple[Txt2Img, dict[str, np.ndarray]]:
+    config: ModelConfig, request: FromPrompts
+) -> tuple[FromPrompts, dict[str, np.ndarray]]:
     """Return the request with empty prompts for its embeddings, and the embeddings.
 
     The embeddings are by name, with a row per image.

@@ -21,10 +21,13 @@ from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 class Posterior(NamedTuple):
-    """The normal distribution of an image's scaled latents, (1, c, h, w) float32."""
+    """The normal distribution of an image's scaled latents, (n or 1, c, h, w) float32.
+
+    `std` is None for latents that are known.
+    """
 
     mean: np.ndarray
-    std: np.ndarray
+    std: np.ndarray | None
 
 
 class MaskedImage(NamedTuple):
@@ -108,8 +111,10 @@ def sample_initial(
     as_diffusers = follows_diffusers(job.rng)
 
     def sample_posterior(posterior: Posterior | None) -> np.ndarray | None:
-        if posterior is None or not as_diffusers:
-            return None if posterior is None else posterior.mean
+        if posterior is None:
+            return None
+        if posterior.std is None or not as_diffusers:
+            return posterior.mean
         return posterior.mean + posterior.std * streams()
 
     channels = initial.channels if isinstance(initial.channels, MaskedImage) else None

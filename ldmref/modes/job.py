@@ -13,14 +13,14 @@ from ldmref.errors import short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.control_image import ControlImage
-from ldmref.modes.requests import Request, Txt2Img
+from ldmref.modes.requests import FromPrompts, Request
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance, Sampler, Schedule, make_schedule
 from ldmref.samplers.path import PATHS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Job(Txt2Img):
+class Job(FromPrompts):
     """The parameters of txt2img as they were resolved, for any mode.
 
     Every mode is txt2img with another initial state, so all of them have these parameters. Fields
@@ -91,17 +91,17 @@ class Job(Txt2Img):
         return f"<Job of {self.summary}>"
 
 
-def share_with_txt2img(request: Request, **decided: Any) -> Txt2Img:
+def share_with_txt2img(request: Request, **decided: Any) -> FromPrompts:
     """Return the parameters that a request has in common with txt2img.
 
     Args:
         request: Of any mode; parameters that the mode does not have get their default.
         decided: Values that the mode decides itself, such as the size of the given image.
     """
-    names = [name for name in get_fields(Txt2Img) if hasattr(request, name)]
+    names = [name for name in get_fields(FromPrompts) if hasattr(request, name)]
     shared: dict[str, Any] = {"prompt": ""}
     shared |= {name: getattr(request, name) for name in names}
-    return Txt2Img(**shared | decided)
+    return FromPrompts(**shared | decided)
 
 
 def skip_steps(config: ModelConfig, steps: int, strength: float | None) -> int:

@@ -24,7 +24,7 @@ from ldmref.modes.guidance_parameter import guidance_record
 from ldmref.modes.job import Job
 from ldmref.modes.parameters import Unrecorded
 from ldmref.modes.registry import MODES
-from ldmref.modes.requests import Request, Txt2Img
+from ldmref.modes.requests import FromPrompts, Request
 from ldmref.modes.resolve import find_schedule
 from ldmref.modes.text import TextConditioning
 from ldmref.samplers.own_spacing import name_of
@@ -40,6 +40,9 @@ REPLACED = {  # the parameters that a changed one also replaces
     "steps": {"sigmas", "n_max", "n_min"},
     "schedule": {"sigmas"},
     "sigmas": {"steps", "schedule"},
+    "upscale_steps": {"upscale_sigmas"},
+    "upscale_strength": {"upscale_sigmas"},
+    "upscale_sigmas": {"upscale_steps", "upscale_strength"},
     "negative_prompt_embeds": {"negative_prompt"},
 }
 PARTS = {"vae": "--vae", "loras": "--lora", "ema": "--ema", "embeddings": "--embedding"}
@@ -58,7 +61,7 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         n: How many images.
     """
     params: dict[str, Any] = {"mode": job.mode}
-    for name, field in {**get_fields(Txt2Img), **get_fields(type(request))}.items():
+    for name, field in {**get_fields(FromPrompts), **get_fields(type(request))}.items():
         value = getattr(job, name) if hasattr(job, name) else getattr(request, name)
         if field.get(Unrecorded) is None:
             params[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)

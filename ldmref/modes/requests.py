@@ -51,6 +51,7 @@ from ldmref.modes.prompt_parameters import (
     PromptParameters,
     SinglePrompt,
 )
+from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.modes.validation import MAX_SIDE
 
 Prompt = Annotated[
@@ -101,7 +102,7 @@ Jumps = Annotated[
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Txt2Img(
+class FromPrompts(
     BatchParameters,
     ControlParameter,
     EmbeddingParameters,
@@ -119,13 +120,18 @@ class Txt2Img(
     StepParameter,
     NegativePromptParameter,
 ):
-    """Generate images from prompts."""
+    """The parameters of modes with a prompt for each image."""
 
     prompt: Prompt
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Img2Img(Txt2Img):
+class Txt2Img(UpscaleParameters, FromPrompts):
+    """Generate images from prompts."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Img2Img(FromPrompts):
     """Change an image towards a prompt."""
 
     image: ImageInput
@@ -135,7 +141,7 @@ class Img2Img(Txt2Img):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inpaint(Txt2Img):
+class Inpaint(FromPrompts):
     """Repaint the white part of a mask."""
 
     image: ImageInput
@@ -281,4 +287,4 @@ class Seg2Img(WithoutPrompt):
     segmentation: Segmentation
 
 
-Request = Txt2Img | Interpolate | Invert | Edit | Superres | Seg2Img
+Request = FromPrompts | Interpolate | Invert | Edit | Superres | Seg2Img

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +63,16 @@ class Plan:
     warnings: tuple[str, ...] = ()
     calls: int | None = None
     more_evaluations: int = 0
+
+    @property
+    def passes(self) -> tuple[Job, ...]:
+        """The jobs that are run one after the other: one, or two with `upscale`."""
+        return (self.job,)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of each batch, of all passes."""
+        return sum(job.steps - job.first_step for job in self.passes)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -179,6 +189,11 @@ class Run:
         """The resolved parameters."""
         return self.plan.job
 
+    @property
+    def last_pass(self) -> Job:
+        """The job whose size the images have."""
+        return self.plan.passes[-1]
+
     def generate(
         self, cancel: CancelFlag | None = None, observer: RunObserver | None = None
     ) -> Iterator[Progress | GeneratedImage]:
@@ -199,20 +214,32 @@ class Run:
             ResourceError: Out of memory.
         """
         events = self._generate(cancel, observer or self.observer)
-        yield from explain_memory(events, self.model, self.job)
+        yield from explain_memory(events, self.model, self.last_pass)
 
     def _generate(
         self, cancel: CancelFlag | None, observer: RunObserver
     ) -> Iterator[Progress | GeneratedImage]:
-        count = len(self.job.seeds)
         for batch in self.text.batches(self.job.batch_size):
-            trajectory = observer.started(self.trajectory(batch))
-            latents = yield from trajectory.sample(cancel, batch.start, count, observer)
-            observer.finished(latents)
+            latents = yield from self.sample_batch(batch, cancel, observer)
             images = self.decode(latents)
             observer.decoded(images)
             for i, image in enumerate(images):
                 yield GeneratedImage(batch.start + i, image, latents[i])
+
+    def sample_batch(
+        self, batch: slice, cancel: CancelFlag | None, observer: RunObserver
+    ) -> Generator[Progress, None, np.ndarray]:
+        """Take all steps of a batch and return its final latents, (n, c, h, w) float32.
+
+        Args:
+            batch: The images of the run, such as `slice(0, 4)`.
+            cancel, observer: As in `generate`.
+        """
+        trajectory = observer.started(self.trajectory(batch))
+        count = len(self.job.seeds)
+        latents = yield from trajectory.sample(cancel, batch.start, count, observer)
+        observer.finished(latents)
+        return latents
 
     def trajectory(self, batch: slice) -> Trajectory:
         """Return the sampling of a batch of images, prepared up to its first step.
@@ -220,14 +247,10 @@ class Run:
         Args:
             batch: The images of the run, such as `slice(0, 4)`.
         """
-        edit = self.initial.edit
-        if edit is not None:
-            assert self.initial.image is not None
-            return start_edit(self.model, self.job, edit, self.initial.image, self.text, batch)
-        conditionings = self.text.conditionings(batch)
-        return start_trajectory(
-            self.model, self.job, self.initial, conditionings, self.controls, batch
-        )
+        if self.initial.edit is not None:
+            return start_edit(self.model, self.job, self.initial, self.text, batch)
+        text = self.text.conditionings(batch)
+        return start_trajectory(self.model, self.job, self.initial, text, self.controls, batch)
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Return the images of the final `latents`, (n, c, h, w), finished as the mode does.
@@ -246,7 +269,7 @@ class Run:
             generated: The `GeneratedImage` events so far, in order.
         """
         n = len(generated)
-        latents = np.zeros((n, *self.model.latent_shape(*self.job.size)), np.float32)
+        latents = np.zeros((n, *self.model.latent_shape(*self.last_pass.size)), np.float32)
         for i, image in enumerate(generated):
             latents[i] = image.latents
         images = [image.image for image in generated]
@@ -255,8 +278,8 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """Warnings about the model's files, the inputs, the prompts and the controls."""
-        images = [*self.controls, *([self.job.control_image] if self.job.control_image else [])]
-        controls = [control.warning for control in images if control.warning]
+        images = (*self.controls, self.job.control_image)
+        controls = [image.warning for image in images if image is not None and image.warning]
         advised = advise(self.model.config, self.job, self.model.backend)
         texts = dict.fromkeys(self.text.warnings)
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]

@@ -12,12 +12,14 @@ from ldmref.modes.requests import Txt2Img
 from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
+from ldmref.modes.upscale import plan_second_pass
 
 
 def plan_txt2img(config: ModelConfig, request: Txt2Img) -> Plan:
     """Check a request; the initial state is pure noise."""
     job = resolve(config, "txt2img", request)
-    return Plan(request, job, lambda model: InitialState(noise=job.latents))
+    plan = Plan(request, job, lambda model: InitialState(noise=job.latents))
+    return plan_second_pass(config, request, plan)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,6 +30,12 @@ class Txt2ImgArguments(Watched, Txt2Img):
 @mode(plan_txt2img, Txt2ImgArguments)
 def txt2img(model: LatentDiffusion, request: Txt2Img, watched: Watched) -> Result:
     """Generate images from prompts.
+
+    With `upscale`, the result of the first pass is enlarged and changed by a second one, which is
+    img2img at the larger size with the same prompts, sampler and seeds. It takes `upscale_steps`
+    steps: the last ones of a schedule of int(upscale_steps / upscale_strength), as A1111's hires
+    fix does. The width and height of the request are those of the first pass; the sides of the
+    result are rounded down to multiples that the model can generate.
 
     Returns:
         A `Result`: the images (RGB), their latents (n, c, h, w) float32 and seeds, the resolved

@@ -53,6 +53,7 @@ def record_trace(
         The images, as `plan.run(model)` returns them.
 
     Raises:
+        UsageError: The plan has two passes (`upscale`).
         OutputError: The folder has a trace, or cannot be written.
         Cancelled, NumericError, ResourceError: See `ldmref.errors`.
 
@@ -66,9 +67,21 @@ def record_trace(
     ...     read_trace(folder).calls[:6]
     ['text_encoder', 'text_encoder~1', 'tokens', 'tokens~1', 'schedule', 'unet.000']
     """
+    require_one_pass(plan)
     check_callbacks(callback, cancel)
     with tracing(model, Path(folder), selection, overwrite) as observer:
         return plan.run(model, callback, cancel, observer)
+
+
+def require_one_pass(plan: Plan) -> None:
+    """Check that a plan can be traced.
+
+    Raises:
+        UsageError: It has two passes.
+    """
+    if len(plan.passes) > 1:
+        message = "a trace holds one pass, and upscale adds a second one"
+        raise UsageError(message, code="E-TRACE", hint="leave upscale out")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,33 @@ def test_every_pair_has_the_levels_of_a1111(name, label, schedule, n):
     assert "start noise" in said and "levels" not in said
 
 
+@pytest.mark.parametrize(("steps", "strength"), [(5, 0.6), (None, 0.5), (8, 1)])
+@pytest.mark.parametrize("schedule", ["Uniform", "Karras", "SGM Uniform"])
+def test_a_second_pass_has_the_levels_of_a1111(schedule, steps, strength):
+    """It takes all of its steps, the last ones of a longer schedule."""
+    line = f"Steps: 10, Sampler: Euler, Schedule type: {schedule}, {LINE}"
+    line += f", Denoising strength: {strength}, Hires upscale: 2, Hires upscaler: Latent"
+    line += f", Hires steps: {steps}" if steps else ""
+    config, plan, _ = plan_replay("sd15", line)
+    first, second = plan.passes
+    taken = steps or 10
+    n = int(taken / min(strength, 0.999))
+    np.testing.assert_allclose(levels_of(config, first), theirs("sd15", schedule, 10), rtol=1e-11)
+    want = theirs("sd15", schedule, n)[n - taken :]
+    np.testing.assert_allclose(levels_of(config, second), want, rtol=1e-11)
+    assert second.size == (1024, 1024)
+
+
+def test_a_model_of_one_size_leaves_the_second_pass_out():
+    line = f"Steps: 10, Sampler: Euler, {LINE}, Denoising strength: 0.5, Hires upscale: 2"
+    params, _ = replay_parameters(f"a cat\n{line}")
+    config = preset("sd15")
+    config = replace(config, defaults=replace(config.defaults, one_size=True))
+    values, notes = replay_request("txt2img", config, params, params["a1111"])
+    assert not [name for name in values if name.startswith("upscale")]
+    assert "the second pass of A1111 is left out" in " | ".join(notes)
+
+
 @pytest.mark.parametrize(
     ("label", "method", "schedule"),
     [
@@ -202,7 +230,8 @@ def test_what_img2img_and_inpaint_do_otherwise_is_named():
         ),
         ("Sampler: DEIS", "A1111 has no sampler 'DEIS': sampled with deis"),
         ("Sampler: Euler, Schedule rho: 5", "not repeated: Schedule rho: 5"),
-        ("Sampler: Euler, Hires upscale: 2", "second pass"),
+        ("Sampler: Euler, Hires upscale: 2, Hires upscaler: ESRGAN_4x", "second pass"),
+        ("Sampler: Euler, Hires upscale: 2, Hires upscaler: Lanczos", "the second pass: A1111"),
     ],
 )
 def test_what_is_not_exact_is_named(line, said):
@@ -264,6 +293,7 @@ KEYS = (
     "Beta schedule alpha",
     "Discard penultimate sigma",
     "Hires upscale",
+    "Hires steps",
     "RNG",
 )
 VALUES = (*SAMPLERS, "DDIM", "PLMS", "UniPC", "LCM", "Restart", "Karras", "KL Optimal", "DDIM",

@@ -99,13 +99,17 @@ def test_what_the_text_says_is_sampled(draw, work):
             ", Denoising strength: 0.6, Mask blur: 4",
             {"mode": "inpaint", "strength": 0.6, "mask_blur": 4.0},
         ),
-        (", Denoising strength: 0.6, Hires upscale: 2", {"mode": "txt2img"}),
+        (
+            ", Denoising strength: 0.6, Hires upscale: 2",
+            {"mode": "txt2img", "upscale": 2.0, "upscale_strength": 0.6},
+        ),
+        (", Denoising strength: 0.6, Hires resize: 0x64", {"mode": "txt2img", "upscale": None}),
     ],
 )
 def test_pairs(more, want):
     params, notes = replay_parameters("a cat\n" + LINE + more)
     assert {key: params.get(key) for key in want} == want and "not exact" in notes[0]
-    if "Hires" in more:
+    if "Hires resize" in more:
         assert "strength" not in params and any("second pass" in note for note in notes)
 
 

@@ -286,10 +286,25 @@ def test_numbers_have_their_types():
         assert caught.value.code == "E-REPLAY"
 
 
-def test_a_second_pass_is_left_out():
-    params, notes = replayed(f"{LINE}, Denoising strength: 0.6, Hires upscale: 2, Hires steps: 5")
+def test_a_second_pass_is_read():
+    line = f"{LINE}, Denoising strength: 0.6, Hires upscale: 2, Hires steps: 5"
+    for more, upscaler in (("", "latent"), ("Latent", "latent"), ("Lanczos", "lanczos")):
+        params, notes = replayed(line + (f", Hires upscaler: {more}" if more else ""))
+        assert params["mode"] == "txt2img" and "strength" not in params
+        expected = {"upscale": 2.0, "upscale_steps": 5, "upscale_strength": 0.6}
+        found = {name: value for name, value in params.items() if name.startswith("upscale")}
+        assert found == expected | {"upscaler": upscaler}
+        assert "Hires" not in notes and "second pass" not in notes
+
+
+@pytest.mark.parametrize(
+    "more", ["Hires upscale: 2, Hires upscaler: 4x-UltraSharp", "Hires resize: 1024x0"]
+)
+def test_a_second_pass_that_is_not_here_is_left_out(more):
+    params, notes = replayed(f"{LINE}, Denoising strength: 0.6, {more}")
     assert params["mode"] == "txt2img" and "strength" not in params
-    assert "second pass" in notes and "Hires upscale: 2" in notes
+    assert not [name for name in params if name.startswith("upscale")]
+    assert "this is the first, smaller image" in notes and "Hires" in notes
 
 
 def test_what_is_not_repeated_is_listed_and_what_is_about_no_pixel_is_not():
@@ -298,9 +313,7 @@ def test_what_is_not_repeated_is_listed_and_what_is_about_no_pixel_is_not():
     assert "not repeated: ENSD: 31337, Variation seed: 5" in notes
     assert not any(word in notes for word in ("Version", "User", "Model", "Backend", "Steps"))
     fields = {
-        "Hires upscale": "2",
-        "Hires upscaler": "Latent",
-        "Hires steps": "5",
+        "Hires prompt": "a dog",
         "Refiner": "xl",
         "Hires schedule type": "Karras",
         "Refiner switch at": "0.8",

@@ -33,7 +33,13 @@ REQUIRED = {
     "invert": {"prompt": "a", "image": IMAGE},
 }
 ELSEWHERE = ("width", "height", "tile", "clip_skip")  # the model decides, too: below
-WITH = {"eta": {"sampler": "ddim"}, "strength": {"steps": 4}, "padding": {"only_masked": True}}
+WITH = {
+    "eta": {"sampler": "ddim"},
+    "strength": {"steps": 4},
+    "padding": {"only_masked": True},
+    "upscale_strength": {"upscale": 2},
+    "upscale_steps": {"upscale": 2, "upscale_strength": 1.0},
+}
 
 
 def code_of(mode, **values):

@@ -96,7 +96,9 @@ def read_as_client(method, path, content):
         assert content["progress"] == 0.0 and content["state"]["job_count"] == 0
     elif route == "scripts":
         assert "controlnet m2m" not in content["txt2img"]
-    elif route in ("upscalers", "latent-upscale-modes", "sd-vae", "sd-modules", "loras"):
+    elif route in ("upscalers", "latent-upscale-modes"):
+        assert [each["name"] for each in content] in (["Lanczos"], ["Latent"])
+    elif route in ("sd-vae", "sd-modules", "loras"):
         assert content == []
 
 
@@ -231,11 +233,37 @@ def test_webuiapi_reads_the_lists_and_sets_the_model(api):
     assert api.util_get_current_model() == "tiny"
     assert {"Euler a", "DPM++ 2M", "DDIM"} <= {*api.util_get_sampler_names()}
     assert {"automatic", "karras", "normal"} <= {*api.util_get_scheduler_names()}
-    assert api.get_upscalers() == api.get_sd_vae() == api.get_loras() == []
+    assert [each["name"] for each in api.get_upscalers()] == ["Lanczos"]
+    assert [each["name"] for each in api.get_latent_upscale_modes()] == ["Latent"]
+    assert api.get_sd_vae() == api.get_loras() == []
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
     assert api.get_cmd_flags() == {} and "ram" in api.get_memory()
     assert api.get_hypernetworks() == api.get_face_restorers() == api.get_prompt_styles() == []
     assert api.get_realesrgan_models() == [] and api.refresh_checkpoints() is None
+
+
+def test_webuiapi_enlarges_an_image(api, tiny):
+    result = api.txt2img(
+        prompt="a cat",
+        seed=7,
+        steps=4,
+        width=16,
+        height=16,
+        sampler_name="Euler",
+        enable_hr=True,
+        hr_scale=2,
+        hr_upscaler=webuiapi.HiResUpscaler.Latent,
+        hr_second_pass_steps=3,
+        denoising_strength=0.6,
+    )
+    assert result.image.size == (32, 32)
+    read = {"seed": 7, "steps": 4, "sampler": "euler", "cfg_scale": 7.0}
+    second = {"upscale": 2, "upscale_steps": 3, "upscale_strength": 0.6}
+    expected = modes.txt2img(tiny, "a cat", **read, **second, prompt_weights="a1111")
+    assert np.array_equal(np.asarray(result.image), np.asarray(expected[0]))
+    assert result.info["denoising_strength"] == 0.6
+    [text] = result.info["infotexts"]
+    assert "Hires upscale: 2, Hires steps: 3, Hires upscaler: Latent" in text
 
 
 def test_webuiapi_reads_an_image(api, tiny):

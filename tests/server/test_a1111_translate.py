@@ -167,8 +167,6 @@ def test_ignored_fields_are_listed_and_passwords_not_echoed():
         subseed_strength=0.3,
         tiling=False,
         s_noise=1,
-        enable_hr=True,
-        hr_scale=2,
         override_settings={"sd_vae": "other", "eta_noise_seed_delta": 31337, "sd_hypernetwork": ""},
     )
     assert translated.ignored == [
@@ -179,10 +177,61 @@ def test_ignored_fields_are_listed_and_passwords_not_echoed():
         "override_settings.sd_vae",
         "override_settings.eta_noise_seed_delta",
     ]
-    assert translated.notes == [
-        "enable_hr: a second pass is not offered, the image keeps its first size"
-    ]
+    assert translated.notes == []
     assert "secret" not in str(translated.echo) and translated.echo["restore_faces"] is True
+
+
+SECOND = {"width": 512, "height": 384, "enable_hr": True, "denoising_strength": 0.5}
+
+
+def test_enable_hr_is_a_second_pass():
+    (values,) = txt2img(**SECOND, hr_scale=1.5, hr_upscaler="Lanczos", steps=20).batches
+    second = {name: value for name, value in values.items() if name.startswith("upscale")}
+    assert second == {
+        "upscale": 1.5,
+        "upscaler": "lanczos",
+        "upscale_strength": 0.5,
+        "upscale_steps": None,
+    }
+    plan = modes.plan("txt2img", SD15, **values)
+    _, job = plan.passes
+    assert (job.size, job.steps, job.first_step) == ((768, 576), 40, 20)
+    defaults = modes.plan("txt2img", SD15, **txt2img(enable_hr=True).batches[0]).params
+    assert (defaults["upscale"], defaults["upscale_strength"]) == (2.0, 0.75)
+    assert defaults["upscaler"] == "latent"
+    assert "upscale" not in txt2img(enable_hr=False, hr_scale=2).batches[0]
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"),
+    [({"hr_resize_x": 1000}, (1000, 744)), ({"hr_resize_y": 576}, (768, 576)),
+     ({"hr_resize_x": 1024, "hr_resize_y": 768}, (1024, 768))],
+)  # fmt: skip
+def test_a_second_pass_to_a_size(sides, size):
+    (values,) = txt2img(**SECOND, **sides).batches
+    _, job = modes.plan("txt2img", SD15, **values).passes
+    assert job.size == size
+
+
+def test_a_second_pass_on_a1111s_levels_has_them_as_well():
+    asked = {"sampler_name": "Euler", "scheduler": "SGM Uniform", "steps": 10}
+    (values,) = txt2img(**SECOND, **asked, hr_second_pass_steps=6).batches
+    table = sampling_sigmas(SD15.scheduler)
+    levels = a1111_levels(table, "euler", "sgm uniform", 12).sigmas[6:]
+    assert values["upscale_sigmas"] == tuple(levels.tolist())
+    assert "upscale_steps" not in values and "upscale_strength" not in values
+
+
+def test_what_a_second_pass_does_not_have_is_said(emoji_config):
+    translated = txt2img(**SECOND, hr_prompt="a dog", hr_sampler_name="Use same sampler")
+    assert translated.notes == ["hr_prompt: the second pass has that of the first"]
+    translated = txt2img(emoji_config, enable_hr=True, width=128, height=128)
+    assert translated.notes == ["enable_hr: the model generates one size, so the image keeps it"]
+    assert "upscale" not in translated.batches[0]
+    with pytest.raises(UsageError, match="could not find upscaler named 'ESRGAN_4x'"):
+        txt2img(**SECOND, hr_upscaler="ESRGAN_4x")
+    with pytest.raises(UsageError, match="another shape"):
+        txt2img(**SECOND, hr_resize_x=1024, hr_resize_y=1024)
 
 
 def test_neutral_values():

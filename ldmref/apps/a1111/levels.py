@@ -79,6 +79,11 @@ class Levels(NamedTuple):
     first: int = 0
 
     @property
+    def taken(self) -> tuple[float, ...]:
+        """The levels from the start of the run on."""
+        return tuple(self.sigmas[self.first :].tolist())
+
+    @property
     def strength(self) -> float:
         """The `strength` of `modes.img2img` that starts these levels at `first`."""
         steps = len(self.sigmas) - 1
@@ -146,9 +151,22 @@ def a1111_levels(
         strength: Denoising strength of img2img, from 0 to 1; None for txt2img.
         options: Further options; None: the defaults of `Options`.
     """
-    options = options or Options()
-    # int(min(strength, 0.999) * steps), one less than the steps that A1111 takes
     encoded = None if strength is None else int(min(strength, MOST) * steps)
+    return encoded_levels(table, sampler, schedule, steps, encoded, options or Options())
+
+
+def encoded_levels(
+    table: np.ndarray,
+    sampler: str,
+    schedule: str,
+    steps: int,
+    encoded: int | None,
+    options: Options,
+) -> Levels | None:
+    """Return the noise levels of A1111; arguments and None are those of `a1111_levels`.
+
+    `encoded` is A1111's `t_enc`, one less than the steps that it takes; None: all of them.
+    """
     if sampler in COMPVIS:
         return _compvis_levels(table, sampler, steps + options.discard, encoded)
     name = AUTOMATIC.get(sampler, "uniform") if schedule == "automatic" else schedule

@@ -13,6 +13,7 @@ from typing import Any
 
 from ldmref.apps.a1111.names import RNGS, find_sampler, is_of_a1111, split_sampler
 from ldmref.apps.a1111.prompts import prompt_notes, split_networks
+from ldmref.apps.a1111.second_pass import read_second_pass
 from ldmref.errors import InputError, one_line
 from ldmref.io.images.infotext import A1111_RNGS, OURS, parse_infotext
 
@@ -49,7 +50,10 @@ def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
     }
     params["model"] = {"name": pairs.get("Model"), "sha256": pairs.get("Model hash")}
     if any(key.startswith("Hires") for key in pairs):
-        notes.append("A1111 enlarged it in a second pass; this is the first, smaller image")
+        second = read_second_pass(pairs, _converted)
+        params |= second
+        if not second:
+            notes.append("A1111 enlarged it in a second pass; this is the first, smaller image")
     if str(pairs.get("Version", "")).startswith("ldmref"):
         _as_ours(params, pairs, notes)
     else:

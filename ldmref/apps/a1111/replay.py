@@ -6,14 +6,21 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from ldmref.apps.a1111.levels import COMPVIS, UNIPC, Levels, levels_for
+from ldmref.apps.a1111.levels import COMPVIS, UNIPC, Levels, Options, levels_for
 from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks
+from ldmref.apps.a1111.second_pass import STRENGTH, second_pass_levels
+from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.resolve import find_schedule
+from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
 
 OWN_LEVELS = ("schedule", "sigmas")  # parameters that replace A1111's noise levels
+SECOND_PASS = {*get_fields(UpscaleParameters)}
+POSTERIOR = (
+    "A1111 encodes the image to a random sample of its posterior, not recorded; here it is the mean"
+)
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
 
 
@@ -52,7 +59,11 @@ def replay_request(
     if asked is None or "sampler" not in own:
         values["sampler"] = sampler
     noised = mode != "txt2img"
+    if values.get("upscale") is not None and config.defaults.one_size:
+        values = {name: value for name, value in values.items() if name not in SECOND_PASS}
+        notes.append(f"{config.name!r} generates one size: the second pass of A1111 is left out")
     levels = None
+    second = None
     if not set(OWN_LEVELS) & set(own) and not find_schedule(values["sampler"]):
         alpha, beta = made["beta"]
         strength = values.get("strength") if noised else None
@@ -67,10 +78,23 @@ def replay_request(
         )
         if levels is None:
             notes.append(_no_levels(sampler, made["schedule"]))
+        if values.get("upscale") is not None and "upscale_sigmas" not in own:
+            second = second_pass_levels(
+                config,
+                sampler,
+                made["schedule"],
+                values.get("upscale_steps") or values.get("steps"),
+                values.get("upscale_strength") or STRENGTH,
+                Options((alpha, beta), made["discard"], sdxl=config.text_encoder_2 is not None),
+            )
     if levels is not None:
         values |= levels.parameters(noised)
         notes += _about_levels(sampler, levels, made, noised)
+    if second is not None:
+        values |= {"upscale_sigmas": second.taken, "upscale_steps": None, "upscale_strength": None}
     notes += _about_mode(mode, sampler)
+    if values.get("upscaler") == "lanczos":
+        notes.append(f"the second pass: {POSTERIOR}")
     return values, notes
 
 
@@ -137,10 +161,7 @@ def _about_mode(mode: str, sampler: str) -> Iterator[str]:
     if sampler == "dpmpp_3m_sde":
         yield "A1111 keeps order 3 to the end; here the last two steps are of lower order"
     if mode != "txt2img":
-        yield (
-            "A1111 encodes the image to a random sample of its posterior, not recorded; here it "
-            "is the mean"
-        )
+        yield POSTERIOR
     if mode == "inpaint":
         yield (
             "A1111 keeps the rest of the image in every prediction, with another blur of the "

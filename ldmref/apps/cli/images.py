@@ -92,7 +92,7 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console = Console(flags, output, total, click.get_current_context().command, preview)
         console.settings(session.configured, session.name, session.backend)
         model = session.load()
-        console.memory(model, tasks[0].plan.job)
+        console.memory(model, tasks[0].plan.passes[-1])
         notes = [*recorded.get("notes", ()), *notes]
         console.warn([*notes, *compare_models(recorded.get("model"), model)])
         try:

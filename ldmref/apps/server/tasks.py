@@ -95,7 +95,7 @@ class GenerateTask(PlannedTask[Plan]):
         run = self.plan.prepare(model)
         job = run.job
         count = len(job.seeds)
-        report.progress(0, max(1, job.steps - job.first_step), 0, count, job.batch_size)
+        report.progress(0, max(1, self.plan.steps), 0, count, job.batch_size)
         for line in run.warnings:
             report.warn(line)
         for event in run.generate(cancel):

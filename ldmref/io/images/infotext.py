@@ -25,6 +25,7 @@ A1111_SAMPLERS = {  # by name here: the same method in A1111
 }  # fmt: skip
 A1111_SCHEDULES = {"karras": "Karras", "exponential": "Exponential"}
 A1111_RNGS = {"torch": "CPU", "a1111-gpu": "NV"}
+A1111_UPSCALERS = {"latent": "Latent", "lanczos": "Lanczos"}
 OURS = "ldmref "  # before a name that A1111 does not know
 NAME = re.compile(r"[\w \-/]++(:?)")  # as much as there is, and whether it names a value
 VALUE = re.compile(r'\s*("(?:\\.|[^\\"])++"(?=,|$)|[^,]*+),?')
@@ -51,7 +52,10 @@ def infotext(params: dict[str, Any]) -> str:
         "Model": model.get("name"),
         "VAE hash": vae.get("sha256", "")[:10] or None,
         "VAE": vae.get("name"),
-        "Denoising strength": _shortest(params.get("strength")),
+        "Denoising strength": _shortest(params.get("strength", params.get("upscale_strength"))),
+        "Hires upscale": _shortest(params.get("upscale")),
+        "Hires steps": params.get("upscale_steps"),
+        "Hires upscaler": A1111_UPSCALERS.get(params.get("upscaler", "")),
         "Clip skip": params["clip_skip"] + 1 if params.get("clip_skip") else None,
         "Mask blur": _shortest(params.get("mask_blur")) or None,
         eta: _shortest(params.get("eta")) or None,

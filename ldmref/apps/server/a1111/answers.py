@@ -14,6 +14,7 @@ from typing import Any
 
 from ldmref.apps.a1111.names import LABELS
 from ldmref.apps.server.a1111.names import make_title
+from ldmref.apps.server.a1111.second_pass import IMAGE_UPSCALERS, LATENT_MODES
 from ldmref.apps.server.a1111.tasks import BatchedTask
 from ldmref.apps.server.a1111.translate import Translated
 from ldmref.apps.server.images import preview_url
@@ -22,7 +23,8 @@ from ldmref.io.images.infotext import infotext, parse_infotext
 from ldmref.support.version import __version__
 
 STUBS: dict[str, Any] = {  # by path: what a server without these things answers
-    "upscalers": [], "latent-upscale-modes": [], "sd-vae": [], "sd-modules": [], "loras": [],
+    "upscalers": IMAGE_UPSCALERS, "latent-upscale-modes": LATENT_MODES,
+    "sd-vae": [], "sd-modules": [], "loras": [],
     "embeddings": {"loaded": {}, "skipped": {}}, "scripts": {"txt2img": [], "img2img": []},
     "script-info": [], "cmd-flags": {}, "hypernetworks": [], "face-restorers": [],
     "realesrgan-models": [], "prompt-styles": [], "extensions": [],
@@ -74,7 +76,7 @@ def describe_images(job: ServedJob, translated: Translated) -> dict[str, Any]:
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": first.get("strength"),
+        "denoising_strength": first.get("strength", first.get("upscale_strength")),
         "extra_generation_params": {},
         "index_of_first_image": 0,
         "infotexts": [infotext(image.params) for image in job.images],

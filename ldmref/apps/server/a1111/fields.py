@@ -90,6 +90,10 @@ class Fields:
             raise _wrong(name, "true or false", value)
         return bool(value)
 
+    def other(self, name: str) -> Any:
+        """Return a field whose value has no meaning here."""
+        return self._value(name)
+
     def images(self, name: str) -> list[Any]:
         """Return a list of images that are not decoded yet."""
         value = self._value(name)

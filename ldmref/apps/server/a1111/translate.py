@@ -19,6 +19,7 @@ from ldmref.apps.a1111.names import RNGS
 from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks, split_networks
 from ldmref.apps.server.a1111.fields import Fields
 from ldmref.apps.server.a1111.names import Method, read_method
+from ldmref.apps.server.a1111.second_pass import read_second_pass
 from ldmref.apps.server.clients import choose_size
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.pil import read_image as read_rgb
@@ -82,13 +83,12 @@ def translate(
         size = choose_size(config, asked)
         notes += [size.note] if size.note else []
         values |= {"width": size.width, "height": size.height}
+        values |= read_second_pass(fields, config, values, notes)
     else:
         mode, images = read_given(fields, config, read_image, notes)
         values |= images
     refuse_scripts(fields)
     batches = make_batches(fields, values)
-    if fields.flag("enable_hr"):
-        notes.append("enable_hr: a second pass is not offered, the image keeps its first size")
     send_images = fields.flag("send_images", True)
     return Translated(mode, batches, fields.echo(), fields.ignored(), notes, send_images)
 

@@ -31,6 +31,7 @@ export class AdapterPicker {
     this.element.hidden = !model?.loras?.length && !model?.embeddings?.length;
     const words = wordsOf(model);
     const insert = (word) => h("button", { type: "button", class: "chip", onclick: () => this.insert(word) }, word);
+    this.words.hidden = words.length === 0;
     fill(this.words, words.length ? [h("span", { class: "soft small" }, "Learned words"), words.map(insert)] : null);
     this.write(weights);
   }

@@ -5,7 +5,7 @@ import { weightsOf } from "./adapters.js";
 import { valuesOfImage } from "./record_prompts.js";
 import { writeParameters } from "./schema.js";
 
-/** Open the run of an image in the view Explore. */
+/** Open the run of an image, or the first of its two passes, in the view Explore. */
 export function exploreImage(state, entry) {
   const p = writeParameters(valuesOfImage(entry));
   const lora = weightsOf(entry.request.loras);

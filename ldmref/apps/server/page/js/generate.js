@@ -67,6 +67,7 @@ class Generate {
       capabilities,
       actions: {
         cancel: () => this.runner.cancel(),
+        again: (request) => this.runner.run(request),
         reuse: (entry) => this.reuse(entry.request),
         use: (mode, entry) => this.useImage(mode, entry.blob),
         explore: (entry) => exploreImage(state, entry),

@@ -4,6 +4,7 @@
 import { downloadAll } from "./archive.js";
 import { CodePanel } from "./code_panel.js";
 import { counted, fill, h, newId } from "./dom.js";
+import { createEnlarge } from "./enlarge.js";
 import { download, fileName } from "./files.js";
 import { describe } from "./gallery.js";
 import { announce, sentence } from "./notify.js";
@@ -15,6 +16,7 @@ export class Stage {
   /** `actions`: cancel(), again(request), reuse(entry), use(mode, entry), explore(entry). */
   constructor({ capabilities, actions }) {
     this.actions = actions;
+    this.capabilities = capabilities;
     this.slots = [];
     this.addresses = [];
     this.status = h("p", { id: newId("status"), class: "status numbers" });
@@ -193,7 +195,7 @@ export class Stage {
       frame.classList.toggle("chosen", chosen);
       frame.querySelector(".choose")?.setAttribute("aria-pressed", String(chosen));
     }
-    const { reuse, use, explore } = this.actions;
+    const { again, reuse, use, explore } = this.actions;
     const button = (text, run) => h("button", { type: "button", onclick: run }, text);
     const save = () => download(entry.blob, fileName(entry.params.prompt, entry.seed));
     fill(
@@ -210,6 +212,7 @@ export class Stage {
         button("Use its settings", () => reuse(entry)),
         entry.params.mode === "txt2img" ? button("Explore", () => explore(entry)) : null,
       ),
+      createEnlarge(this.capabilities, entry, again),
       this.code.element,
     );
     this.code.show(entry);

@@ -16,13 +16,14 @@ import { toText } from "../schema.js";
 const STOPS = 8; // of the tour
 const RESERVED = new Set(["of", "from", "model"]);
 const LORA = "lora."; // before the name of a LoRA in a group
+const SECOND_PASS = /^upscale/; // parameters of a second pass: what is explored is the first one
 export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", word2: "", open: "", tour: 0, pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false, atlas: null };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
   const specs = [];
   if (state.p && typeof state.p === "object" && Object.keys(state.p).length > 0) {
-    specs.push({ of: null, from: null, mode: state.mode ?? "txt2img", model: state.model ?? null, loras: { ...state.lora }, texts: { ...state.p } });
+    specs.push({ of: null, from: null, mode: state.mode ?? "txt2img", model: state.model ?? null, loras: { ...state.lora }, texts: ofFirstPass(state.p) });
     for (let i = 1; typeof state[groupName(i)] === "object"; i += 1) {
       specs.push(readChange(state[groupName(i)], i));
     }
@@ -50,6 +51,10 @@ export function readSpecs(state) {
   };
   if (view.with === view.show) view.with = null;
   return { specs, view };
+}
+
+function ofFirstPass(texts) {
+  return Object.fromEntries(Object.entries(texts).filter(([name]) => !SECOND_PASS.test(name)));
 }
 
 function readChange(group, index) {
@@ -159,7 +164,7 @@ export function specOf(meta, specs, source) {
   const texts = {};
   for (const [name, value] of Object.entries(meta.params ?? {})) {
     const property = schema.properties[name];
-    if (!property || value === null || toText(value) === toText(property.default)) continue;
+    if (!property || value === null || SECOND_PASS.test(name) || toText(value) === toText(property.default)) continue;
     if (property.contentEncoding || (typeof value === "object" && name !== "guidance" && name !== "sigmas")) return null;
     texts[name] = toText(value);
   }

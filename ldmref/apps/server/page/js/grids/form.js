@@ -11,7 +11,7 @@ import { ValuesError, explainValues, isText, readAxis } from "./values.js";
 const NONE = "";
 const KINDS = new Set(["text", "texts", "number", "integer", "choice", "guidance", "flag", "numbers"]);
 // Parameters of every cell alike: a sheet has images of one size, and one image in a cell.
-const SHARED = new Set(["width", "height", "count", "batch_size", "tile"]);
+const SHARED = /^(width|height|count|batch_size|tile|upscale.*)$/;
 
 /**
  * Return the form: {element, adapters, read() -> request or null, set(texts, axes), useModel(model), busy(state)}.
@@ -23,7 +23,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
   let { lists, unused } = model;
   let isAble = true; // the model has the mode
   let running = false;
-  const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.has(field.name) && (field.kind !== "numbers" || field.integers));
+  const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.test(field.name) && (field.kind !== "numbers" || field.integers));
   const shared = createFields(schema, START_FIELDS, lists);
   const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps"), z: createAxis("z", "Sheets", NONE) };
   const adapters = new AdapterPicker((word) => shared.insert("prompt", word), onChange);
