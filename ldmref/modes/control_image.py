@@ -22,19 +22,19 @@ class ControlImage:
     """A control image.
 
     Args:
-        given: As it was given.
+        source: As it was read.
         image: At the size of the generated image.
     """
 
-    given: Image.Image
+    source: Image.Image
     image: Image.Image
 
     @property
     def warning(self) -> str:
         """A warning if the size was changed, or ""."""
-        if self.given.size == self.image.size:
+        if self.source.size == self.image.size:
             return ""
-        sizes = [f"{image.width} x {image.height}" for image in (self.given, self.image)]
+        sizes = [f"{image.width} x {image.height}" for image in (self.source, self.image)]
         return f"the control image is {sizes[0]}; cropped and scaled to {sizes[1]}"
 
     @property
@@ -48,12 +48,12 @@ class ControlImage:
         """Return the control image of a region.
 
         Args:
-            whole: Size of the whole image, to which the given control image belongs.
+            whole: Size of the whole image, to which the whole control image belongs.
             box: Left, top, right and bottom of the region.
             size: Size of the result.
         """
-        same = self.given.size == whole
-        image = self.given if same else resize_image(self.given, whole, "crop")
+        same = self.source.size == whole
+        image = self.source if same else resize_image(self.source, whole, "crop")
         part = image.crop(box)
         return ControlImage(part, part.resize(size, Image.Resampling.LANCZOS))
 
@@ -83,6 +83,6 @@ def read_control_image(
             hint="leave it out; a ControlNet has its own: control=[Control(net, image)] "
             "(--control NET:IMAGE)",
         )
-    given = read_image(source)
-    image = given if given.size == size else resize_image(given, size, "crop")
-    return ControlImage(given, image)
+    whole = read_image(source)
+    image = whole if whole.size == size else resize_image(whole, size, "crop")
+    return ControlImage(whole, image)
