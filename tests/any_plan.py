@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldmref import modes
+from ldmref.models.presets import preset
 
 
 def plan_any(mode, config, /, **parameters):
@@ -10,3 +11,8 @@ def plan_any(mode, config, /, **parameters):
     if mode == "invert":
         return modes.plan_inversion(config, **parameters)
     return modes.plan(mode, config, **parameters)
+
+
+def config_for(mode, config):
+    """Return a small model's configuration, or that of a model of flow matching for `edit`."""
+    return preset("sd3-tiny") if mode == "edit" else config

@@ -22,19 +22,19 @@ class ControlImage:
     """A control image.
 
     Args:
-        given: As it was given.
+        source: As it was read.
         image: At the size of the generated image.
     """
 
-    given: Image.Image
+    source: Image.Image
     image: Image.Image
 
     @property
     def warning(self) -> str:
         """A warning if the size was changed, or ""."""
-        if self.given.size == self.image.size:
+        if self.source.size == self.image.size:
             return ""
-        sizes = [f"{image.width} x {image.height}" for image in (self.given, self.image)]
+        sizes = [f"{image.width} x {image.height}" for image in (self.source, self.image)]
         return f"the control image is {sizes[0]}; cropped and scaled to {sizes[1]}"
 
     @property
@@ -44,10 +44,9 @@ class ControlImage:
 
     def at(self, size: tuple[int, int]) -> ControlImage:
         """Return the control image for generated images of another size."""
-        same = self.given.size == size
-        return ControlImage(
-            self.given, self.given if same else resize_image(self.given, size, "crop")
-        )
+        same = self.source.size == size
+        image = self.source if same else resize_image(self.source, size, "crop")
+        return ControlImage(self.source, image)
 
     def crop(
         self, whole: tuple[int, int], box: tuple[int, int, int, int], size: tuple[int, int]
@@ -55,13 +54,11 @@ class ControlImage:
         """Return the control image of a region.
 
         Args:
-            whole: Size of the whole image, to which the given control image belongs.
+            whole: Size of the whole image, to which the whole control image belongs.
             box: Left, top, right and bottom of the region.
             size: Size of the result.
         """
-        same = self.given.size == whole
-        image = self.given if same else resize_image(self.given, whole, "crop")
-        part = image.crop(box)
+        part = self.at(whole).image.crop(box)
         return ControlImage(part, part.resize(size, Image.Resampling.LANCZOS))
 
 
@@ -90,5 +87,5 @@ def read_control_image(
             hint="leave it out; a ControlNet has its own: control=[Control(net, image)] "
             "(--control NET:IMAGE)",
         )
-    given = read_image(source)
-    return ControlImage(given, given).at(size)
+    whole = read_image(source)
+    return ControlImage(whole, whole).at(size)

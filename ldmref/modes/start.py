@@ -59,8 +59,8 @@ def start_trajectory(
         x = schedule.path.noised(image, noise, sigmas[visits[0]])
     channels = None
     if model.config.image_channels:
-        given = initial.channels if control is None else control
-        channels = make_input_channels(model, job.size, given, masked)
+        images = initial.channels if control is None else control
+        channels = make_input_channels(model, job.size, images, masked)
     levels = sorted(set(visits))
     return Trajectory(
         model,

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from any_plan import config_for
 from PIL import Image
 
 import ldmref
@@ -43,6 +44,7 @@ INPUTS = {
     "inpaint": {"prompt": "a", "image": IMAGE, "mask": IMAGE},
     "interpolate": {"prompt": "a", "prompt_b": "b", "positions": 2},
     "invert": {"prompt": "a", "image": IMAGE},
+    "edit": {"prompt": "a", "image": IMAGE},
     "superres": {"image": IMAGE},
     "seg2img": {"segmentation": np.zeros((16, 16), int)},
 }
@@ -56,10 +58,11 @@ def model():
 @pytest.mark.parametrize("mode", MODES)
 def test_no_value_of_any_parameter_raises_an_error_that_is_not_ours(model, mode):
     refused = 0
+    config = config_for(mode, model.config)
     for name in MODES[mode].parameters:
         for kind, value in JUNK.items():
             try:
-                modes.plan(mode, model.config, **INPUTS[mode] | {name: value})
+                modes.plan(mode, config, **INPUTS[mode] | {name: value})
             except LdmrefError as error:
                 refused += 1
                 text = str(error)

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from any_plan import plan_any
+from any_plan import config_for, plan_any
 from PIL import Image
 from test_junk import INPUTS
 
@@ -29,7 +29,7 @@ def params(mode, **values):
     """Return the resolved request, or None if it is refused."""
     inputs = INPUTS[mode] | ({"seed": 1} if "seed" in MODES[mode].parameters else {})
     try:
-        return plan_any(mode, TINY, **inputs | values).params
+        return plan_any(mode, config_for(mode, TINY), **inputs | values).params
     except LdmrefError:
         return None
 

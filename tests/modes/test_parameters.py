@@ -6,7 +6,7 @@ import inspect
 import json
 
 import pytest
-from any_plan import plan_any
+from any_plan import config_for, plan_any
 from PIL import Image
 
 import ldmref
@@ -23,6 +23,7 @@ INPUTS = {
     "inpaint": {"prompt": "a", "image": IMAGE, "mask": IMAGE},
     "interpolate": {"prompt": "a", "prompt_b": "b"},
     "invert": {"prompt": "a", "image": IMAGE},
+    "edit": {"prompt": "a", "image": IMAGE},
 }
 
 
@@ -73,6 +74,7 @@ def test_the_schema_is_json_and_names_what_is_required(mode):
 
 @pytest.mark.parametrize("mode", INPUTS)
 def test_a_plan_needs_no_weights_and_its_parameters_plan_the_same(config, mode):
+    config = config_for(mode, config)
     plan = (
         plan_any(mode, config, **INPUTS[mode], seed=3, steps=2)
         if ("seed" in MODES[mode].parameters)
