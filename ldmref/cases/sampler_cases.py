@@ -15,13 +15,15 @@ from ldmref.samplers.configure import configured_step
 from ldmref.samplers.guidance_registry import BUILT_IN
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval, Step
 from ldmref.samplers.loop import sample
-from ldmref.samplers.registry import SAMPLERS, Sampler
+from ldmref.samplers.registry import SAMPLERS
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.schedule import make_schedule
 
 SHAPE = (2, 3)
 STEPS = 6
 SIGMA_MIN = 0.0292
 SIGMA_MAX = 14.6146
+SCALE = 1.5  # of samplers that guide themselves
 
 
 def sampler_cases() -> Iterator[ValueCase]:
@@ -70,6 +72,8 @@ def _case(
     attributes: dict[str, Any] = {"sampler": sampler.name, "source": sampler.source}
     if sampler.eta is not None:
         attributes["eta"] = sampler.eta
+    if sampler.guides:
+        attributes["cfg_scale"] = SCALE
     if convention:
         attributes["convention"] = convention
     if list(visits) != list(range(len(sigmas))):
@@ -83,10 +87,15 @@ def run_sampler(
     """Return the states after every step, (steps, ...)."""
 
     def guided(
-        x: np.ndarray, sigma: float, memory: History, unconditional: bool, _: Interval | None
+        x: np.ndarray,
+        sigma: float,
+        memory: History,
+        unconditional: bool,
+        _: Interval | None,
+        scale: float | None,
     ) -> Guided:
         x0, uncond = predict(x, sigma)
-        return Guided(x0, uncond if unconditional else None, memory)
+        return Guided(x0, uncond if unconditional else None, memory, SCALE)
 
     run = sample(GuidedDenoiser(guided), x, sigmas, step, noise=draw, visits=visits)
     return np.stack([state.x for state in run])

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import count_decoder_flops, measure_flops_per_second
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.modes.guidance_parameter import predictions_per_call
+from ldmref.modes.guidance_parameter import count_predictions
 from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
 
@@ -58,8 +58,8 @@ def estimate_cost(
     images = len(job.seeds)
     if calls is None:
         calls = count_calls(job.sampler, plan_visits(job))
-    per_call = predictions_per_call(job.guidance, job.sampler, job.cfg_scale)
-    evaluations = (calls * per_call + more) * images
+    predictions = count_predictions(job.guidance, job.sampler, job.cfg_scale, calls)
+    evaluations = (predictions + more) * images
     flops = evaluations * model.family.count_flops(model.config, job.width, job.height)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
     memory = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile).peak_resident

@@ -245,7 +245,12 @@ def denoiser(
         return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
 
     def predict(
-        x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
+        x: Array,
+        sigma: float,
+        memory: History,
+        unconditional: bool,
+        interval: Interval | None,
+        scale: float | None,
     ) -> Guided:
         most = 1.0 if path is FLOW else validation.MAX_SIGMA
         sigma = validation.check_noise_level("sigma", sigma, most)
@@ -255,12 +260,13 @@ def denoiser(
             parts = for_shape(n, h, w)
             memories = memory or ((),) * len(parts)
             results = [
-                denoise.guided(x[rows], sigma, part_memory, unconditional, interval)
+                denoise.guided(x[rows], sigma, part_memory, unconditional, interval, scale)
                 for (rows, denoise), part_memory in zip(parts, memories, strict=True)
             ]
             x0 = concat([result.x0 for result in results])
             uncond = concat([r.uncond for r in results]) if unconditional else None
-        return Guided(x0, uncond, tuple(result.memory for result in results))
+        memories = tuple(result.memory for result in results)
+        return Guided(x0, uncond, memories, job.cfg_scale)
 
     return GuidedDenoiser(predict, job.guidance.remembers)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldmref.errors import UsageError, short_repr
+from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
 from ldmref.samplers.guidance import CODE, steering_of
 from ldmref.samplers.guidances import EmbeddedScale
-from ldmref.support.config import read_number
+from ldmref.samplers.notation import read_notation
+from ldmref.samplers.path import FLOW
 
 PLAIN = ClassifierFree()
 EMBEDDED = EmbeddedScale()
-WORDS = {"true": True, "false": False, "none": None}
 HINT = "--guidance rescale, or with parameters --guidance rescale:phi=0.7"
 
 
@@ -32,28 +32,8 @@ def parse_guidance(text: str) -> dict[str, Any]:
     >>> parse_guidance("slg:layers=7+8")
     {'name': 'slg', 'layers': [7, 8]}
     """
-    name, colon, rest = text.partition(":")
-    parameters = {}
-    for pair in rest.split(",") if colon else ():
-        key, equals, value = pair.partition("=")
-        if not key.strip() or not equals:
-            raise UsageError(f"cannot read the guidance {short_repr(text)}", code=CODE, hint=HINT)
-        parameters[key.strip()] = _parse_value(value.strip())
-    return {"name": name.strip()} | parameters
-
-
-def _parse_value(text: str) -> Any:
-    parts = text.split("+")
-    if len(parts) > 1 and all(part.strip().isdecimal() for part in parts):
-        return [int(part) for part in parts]
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            return read_number(text, kind)
-        except ValueError:
-            continue
-    return text
+    name, parameters = read_notation(text, "guidance", CODE, HINT)
+    return {"name": name} | parameters
 
 
 def choose_guidance(
@@ -71,6 +51,7 @@ def choose_guidance(
     guidance = PLAIN if asked is None else get_guidance(asked)
     if not config.denoiser.reads_guidance:
         check_perturbed(config, guidance)
+        check_guiding_step(config, guidance, sampler)
         return guidance
     second = ""
     if guidance not in (PLAIN, EMBEDDED):
@@ -91,6 +72,29 @@ def choose_guidance(
 def plain_guidance(config: ModelConfig) -> Guidance:
     """Return the guidance of a model without a wish: classifier-free, or that of its network."""
     return EMBEDDED if config.denoiser.reads_guidance else PLAIN
+
+
+def check_guiding_step(config: ModelConfig, guidance: Guidance, sampler: Sampler) -> None:
+    """Refuse a step that guides itself on a path that is not its own, or a guidance without effect.
+
+    Such a step uses only predictions at guidance scale 1, where most guidances do nothing.
+    """
+    if not sampler.guides:
+        return
+    if config.scheduler.path is not FLOW:
+        raise UsageError(
+            f"sampler {sampler.name!r} is made for flow matching, which {config.name!r} does not "
+            "use",
+            code="E-SAMPLER",
+            hint="take euler_cfgpp",
+        )
+    if guidance != PLAIN and guidance.needs(1.0, 1.0) == ("cond",):
+        raise UsageError(
+            f"sampler {sampler.name!r} guides itself, so guidance {guidance.name!r} would do "
+            "nothing",
+            code=CODE,
+            hint="leave it out; cfg_scale is the strength of this sampler's guidance",
+        )
 
 
 def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
@@ -124,11 +128,14 @@ def may_need_empty_prompt(guidance: Guidance) -> bool:
     return guidance not in (PLAIN, EMBEDDED)
 
 
-def predictions_per_call(guidance: Guidance, sampler: Sampler, cfg_scale: float) -> int:
-    """Return the number of predictions of the U-Net for a call of the denoiser, at most."""
-    count = guidance.evaluations(cfg_scale)
-    alone = sampler.unconditional and "uncond" not in guidance.needs(1.0, cfg_scale)
-    return count + 1 if alone and count == 1 else count
+def count_predictions(guidance: Guidance, sampler: Sampler, cfg_scale: float, calls: int) -> int:
+    """Return the number of predictions of the network for calls of the denoiser, at most."""
+    scale = 1.0 if sampler.guides else cfg_scale
+    count = guidance.evaluations(scale)
+    alone = sampler.unconditional and "uncond" not in guidance.needs(1.0, scale)
+    if sampler.guides:  # only its last call in a step asks for both
+        return count * calls + (calls // sampler.nfe if alone else 0)
+    return (count + 1 if alone and count == 1 else count) * calls
 
 
 def check_embeddings(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -191,14 +192,12 @@ class Trajectory:
             return self._denoiser(used)
         denoise = self._denoiser(used, observer)
 
-        def predict(
-            x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
-        ) -> Guided:
+        def predict(x: Array, sigma: float, *rest: Any) -> Guided:
             nonlocal denoise
             changed = observer.evaluating(x, sigma)
             if changed is not None:
                 denoise = changed._denoiser(used, observer)
-            return denoise.guided(x, sigma, memory, unconditional, interval)
+            return denoise.guided(x, sigma, *rest)
 
         return GuidedDenoiser(predict, denoise.remembers)
 

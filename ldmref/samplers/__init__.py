@@ -64,9 +64,10 @@ from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.ratio import on_ratio
 from ldmref.samplers.rectified_cfgpp import rectified_cfgpp
-from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
+from ldmref.samplers.registry import ALIASES, SAMPLERS, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.schedule import Schedule, make_schedule
 from ldmref.samplers.seeds import seeds_2, seeds_3
 from ldmref.samplers.singlestep import dpmpp_singlestep

@@ -60,7 +60,7 @@ def cfgpp(eta: float = 0.0) -> Step:
 def both(denoise: Denoiser, x: Array, sigma: float) -> tuple[Array, Array]:
     """Return the guided prediction of x0 and the one without the prompt, which may be the same."""
     if isinstance(denoise, GuidedDenoiser):
-        x0, uncond, _ = denoise.guided(x, sigma, unconditional=True)
-        return x0, x0 if uncond is None else uncond
+        found = denoise.guided(x, sigma, unconditional=True)
+        return found.x0, found.x0 if found.uncond is None else found.uncond
     x0 = denoise(x, sigma)
     return x0, x0

@@ -47,8 +47,9 @@ def _clip_guided(denoise: GuidedDenoiser, clip: Clip) -> GuidedDenoiser:
     """Return a guided denoiser whose predictions are clipped."""
 
     def predict(*arguments: Any) -> Guided:
-        x0, uncond, memory = denoise.guided(*arguments)
-        return Guided(clip(x0), None if uncond is None else clip(uncond), memory)
+        found = denoise.guided(*arguments)
+        uncond = None if found.uncond is None else clip(found.uncond)
+        return found._replace(x0=clip(found.x0), uncond=uncond)
 
     return GuidedDenoiser(predict, denoise.remembers)
 

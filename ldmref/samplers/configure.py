@@ -12,7 +12,7 @@ from ldmref.samplers.interfaces import Constraint, Step
 from ldmref.samplers.lower_order import lower_at_the_end
 from ldmref.samplers.path import VE
 from ldmref.samplers.ratio import on_ratio
-from ldmref.samplers.registry import Sampler
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.schedule import Schedule
 
 

@@ -117,11 +117,17 @@ def guided_denoiser(
     from_combined = TO_X0[combined]
 
     def predict(
-        x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
+        x: Array,
+        sigma: float,
+        memory: History,
+        unconditional: bool,
+        interval: Interval | None,
+        scale: float | None,
     ) -> Guided:
+        scale = cfg_scale if scale is None else scale
         ratio = path.ratio(sigma)
         xt, level = in_own_scale(prediction_type, x, sigma, path)
-        needed = {*guidance.needs(ratio, cfg_scale)}
+        needed = {*guidance.needs(ratio, scale)}
         if unconditional:
             require_second(guidance)
             needed.add("uncond")
@@ -133,14 +139,13 @@ def guided_denoiser(
                 xt, level = in_own_scale("flow", x, sigma, path)
                 velocity = partial(velocity_from_x0, guidance, xt, level)
                 predictions = {name: velocity(x0) for name, x0 in predictions.items()}
-        y, memory = guidance(predictions, ratio, cfg_scale, memory)
+        y, memory = guidance(predictions, ratio, scale, memory)
         x0 = from_combined(xt, y, level)
         if observe is not None:
             clean = {name: from_combined(xt, y, level) for name, y in predictions.items()}
             observe(Evaluation(x, sigma, interval, clean, x0, predictions, y))
-        if not unconditional:
-            return Guided(x0, None, memory)
-        return Guided(x0, from_combined(xt, predictions["uncond"], level), memory)
+        uncond = from_combined(xt, predictions["uncond"], level) if unconditional else None
+        return Guided(x0, uncond, memory, cfg_scale)
 
     return GuidedDenoiser(predict, guidance.remembers)
 
@@ -177,7 +182,7 @@ def require_second(guidance: Guidance) -> None:
         UsageError: Both predictions would have the scale, and their difference is no guidance.
     """
     if isinstance(guidance, EmbeddedScale):
-        message = "CFG++ needs two predictions, but this network reads the guidance scale itself"
+        message = "the step needs two predictions, but this network reads the guidance scale itself"
         raise UsageError(message, code=CODE, hint="take the step of euler or ddim")
 
 

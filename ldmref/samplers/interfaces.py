@@ -128,6 +128,7 @@ class Guided(NamedTuple):
         x0: The guided prediction of x0, (n, ...).
         uncond: The prediction without the prompt, shape of `x0`; None if it was not asked for.
         memory: The memory of the guidance for the next step; () for most.
+        scale: The guidance scale of the request, also where a step asked for another one.
 
     >>> from ldmref.samplers import Guided
     >>> Guided(0.5, None, ()).x0
@@ -137,6 +138,7 @@ class Guided(NamedTuple):
     x0: Array
     uncond: Array | None
     memory: History
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,17 +149,17 @@ class GuidedDenoiser:
     step to step. `ldmref.denoiser` and `guided_denoiser` return one.
 
     Args:
-        predict: `predict(x, sigma, memory, unconditional, interval)`; see `guided`.
+        predict: `predict(x, sigma, memory, unconditional, interval, scale)`; see `guided`.
         remembers: Whether a prediction depends on those of earlier steps.
 
     >>> from ldmref.samplers import Guided, GuidedDenoiser
-    >>> def predict(x, sigma, memory, unconditional, interval):
+    >>> def predict(x, sigma, memory, unconditional, interval, scale):
     ...     return Guided(x / (1.0 + sigma**2), None, ())
     >>> GuidedDenoiser(predict)(2.0, 1.0)
     1.0
     """
 
-    predict: Callable[[Array, float, History, bool, Interval | None], Guided]
+    predict: Callable[[Array, float, History, bool, Interval | None, float | None], Guided]
     remembers: bool = False
 
     def __call__(self, x: Array, sigma: float, /) -> Array:
@@ -171,6 +173,7 @@ class GuidedDenoiser:
         memory: History = (),
         unconditional: bool = False,
         interval: Interval | None = None,
+        scale: float | None = None,
     ) -> Guided:
         """Return the prediction of x0, also without the prompt if asked for.
 
@@ -180,8 +183,10 @@ class GuidedDenoiser:
             memory: Memory of the guidance that the step before returned; () in the first step.
             unconditional: Whether the prediction without the prompt is needed.
             interval: Interval of the step. None: outside of `sample`.
+            scale: Guidance scale of this prediction, for a step that guides itself: 1 gives the
+                prediction with the prompt. None: that of the request.
         """
-        return self.predict(x, sigma, memory, unconditional, interval)
+        return self.predict(x, sigma, memory, unconditional, interval, scale)
 
 
 def between(denoise: Denoiser, interval: Interval) -> Denoiser:
@@ -195,7 +200,7 @@ def between(denoise: Denoiser, interval: Interval) -> Denoiser:
         interval: The interval of the step.
 
     >>> from ldmref.samplers import Guided, GuidedDenoiser, Interval
-    >>> def predict(x, sigma, memory, unconditional, interval):
+    >>> def predict(x, sigma, memory, unconditional, interval, scale):
     ...     return Guided(interval.index_of(sigma), None, ())
     >>> between(GuidedDenoiser(predict), Interval(3, 4, 10, 2.0, 1.0))(0.0, 1.0)
     """
@@ -205,9 +210,14 @@ def between(denoise: Denoiser, interval: Interval) -> Denoiser:
     inside = interval._replace(between=True)
 
     def predict(
-        x: Array, sigma: float, memory: History, unconditional: bool, _: Interval | None
+        x: Array,
+        sigma: float,
+        memory: History,
+        unconditional: bool,
+        _: Interval | None,
+        scale: float | None,
     ) -> Guided:
-        return guided(x, sigma, memory, unconditional, inside)
+        return guided(x, sigma, memory, unconditional, inside, scale)
 
     return GuidedDenoiser(predict, denoise.remembers)
 

@@ -163,11 +163,16 @@ def guided_step(step: Step) -> Step:
         memories: list[History] = []
 
         def predict(
-            x: Array, sigma: float, memory: History, unconditional: bool, at: Interval | None
+            x: Array,
+            sigma: float,
+            memory: History,
+            unconditional: bool,
+            at: Interval | None,
+            scale: float | None,
         ) -> Guided:
             own_level = at is not None and at.between
             level = interval._replace(between=True) if own_level else interval
-            result = guided(x, sigma, before, unconditional, level)
+            result = guided(x, sigma, before, unconditional, level, scale)
             memories.append(result.memory)
             return result
 

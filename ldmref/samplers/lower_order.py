@@ -13,7 +13,7 @@ from typing import Any
 from ldmref.math.arrays import Array
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.multistep import MultistepHistory
-from ldmref.samplers.registry import Sampler
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.singlestep import singlestep_orders
 
 

@@ -86,10 +86,15 @@ def denoise_at_ratio(denoise: Denoiser, interval: Interval, within: Interval) ->
     guided = denoise.guided
 
     def predict(
-        z: Array, ratio: float, memory: History, unconditional: bool, at: Interval | None
+        z: Array,
+        ratio: float,
+        memory: History,
+        unconditional: bool,
+        at: Interval | None,
+        scale: float | None,
     ) -> Guided:
         inside = at is not None and at.between
         level = interval._replace(between=True) if inside else interval
-        return guided(*back(z, ratio), memory, unconditional, level)
+        return guided(*back(z, ratio), memory, unconditional, level, scale)
 
     return GuidedDenoiser(predict, denoise.remembers)

@@ -10,10 +10,8 @@ It is loaded when the name is requested.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.samplers.cfgpp import cfgpp
@@ -27,73 +25,16 @@ from ldmref.samplers.interfaces import Step
 from ldmref.samplers.ipndm_v import ipndm_v
 from ldmref.samplers.lcm import lcm
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
+from ldmref.samplers.notation import read_notation
+from ldmref.samplers.rectified_cfgpp import RectifiedParameters, rectified_cfgpp
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45
+from ldmref.samplers.sampler import SAMPLER_CODE, Sampler
 from ldmref.samplers.seeds import seeds_2, seeds_3
 from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.steps import ancestral, with_noise
 from ldmref.samplers.tcd import tcd
 from ldmref.samplers.unipc import unipc
 from ldmref.support.plugins import describe_origin, find_plugin, load_plugin, suggest_names
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """The declaration of a sampler, from which pages, the command line and tests are made.
-
-    Args:
-        make: Function that makes the step, `make() -> step` or `make(eta=...) -> step`.
-        order: Order of convergence of its deterministic part (its `eta` set to 0) in the number of
-            steps; 0 if it does not converge to the probability flow.
-        nfe: Evaluations of the denoiser per step; with `adaptive`, at least.
-        stochastic: Whether it adds fresh noise at its default `eta`.
-        source: Paper or code, with equation or algorithm.
-        eta: Default of `make(eta=...)`; None if `make` does not take `eta`.
-        start_nfe: Evaluations of the first steps, if they differ.
-        draws: Arrays of noise per step.
-        adaptive: Whether steps are divided until the error is small.
-        unconditional: Whether it uses the prediction without the prompt, at any guidance scale.
-        clean_end: Whether its last step leads to the predicted x0 in every schedule.
-        lower_orders: Whether a run ends with steps of lower order: `always`, only as a diffusers
-            folder `configured`, or "" (never).
-        block: Steps per block of a singlestep method; 0 for other methods.
-        on_timesteps: Whether `make` takes `training_sigmas`, the sigmas of the training timesteps.
-        configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
-        straight: Whether it uses only the slope (x - x0) / sigma, so that every path has its step;
-            others run by `on_ratio`.
-        family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
-        name: Name recorded in images; `SAMPLERS` sets it.
-
-    >>> from ldmref.samplers import SAMPLERS
-    >>> sampler = SAMPLERS["dpmpp_2m_sde"]
-    >>> sampler.order, sampler.nfe, sampler.stochastic, sampler.eta
-    (2, 1, True, 1.0)
-    """
-
-    make: Callable[..., Step]
-    order: int
-    nfe: int
-    stochastic: bool
-    source: str
-    eta: float | None = None
-    start_nfe: tuple[int, ...] = ()
-    draws: int = 1
-    adaptive: bool = False
-    unconditional: bool = False
-    clean_end: bool = False
-    lower_orders: Literal["", "always", "configured"] = ""
-    block: int = 0
-    on_timesteps: bool = False
-    configurable: tuple[str, ...] = ()
-    straight: bool = False
-    family: Literal["euler", "ddim", "multistep"] = "euler"
-    name: str = "custom"
-
-    def __repr__(self) -> str:
-        return f"<Sampler {self.name!r}: order {self.order}, {self.nfe} evaluations per step>"
-
-    def draws_noise(self, eta: float | None) -> bool:
-        """Return whether it adds fresh noise at a value of `eta` (None: its default)."""
-        return self.stochastic if self.eta is None or eta is None else eta != 0.0
 
 
 def _dpm_solver_2_a(eta: float = 1.0) -> Step:
@@ -220,6 +161,9 @@ _SAMPLERS: dict[str, Sampler] = {
         cfgpp, 1, 1, False, f"{_CFGPP}, algorithm 2", eta=0.0, unconditional=True, family="ddim"),
     "euler_cfgpp": Sampler(
         partial(cfgpp, eta=0.0), 1, 1, False, f"{_CFGPP}, algorithm 2", unconditional=True),
+    "rectified_cfgpp": Sampler(
+        rectified_cfgpp, 1, 2, False, "arXiv:2510.07631, algorithm 1", unconditional=True,
+        guides=True, straight=True, parameters=RectifiedParameters),
     "lcm": Sampler(
         lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim"),
     "tcd": Sampler(
@@ -253,12 +197,14 @@ ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "euler_cfg++": "euler_cfgpp",
     "euler_cfg_pp": "euler_cfgpp",
     "euler cfg++": "euler_cfgpp",
+    "rectified_cfg++": "rectified_cfgpp",
     "plms": "pndm",
     "rf_solver": "midpoint",
     "uni_pc": "unipc",
 }
 """The names of other programs, in lower case, each with the name in `SAMPLERS`."""
 GROUP = "ldmref.samplers"
+PARAMETER_HINT = "rectified_cfgpp, or with parameters rectified_cfgpp:power=1"
 SUBSTITUTES = ("ddim", "euler", "dpmpp_2m")  # suggested for unknown schedulers of diffusers
 
 
@@ -266,22 +212,27 @@ def get_sampler(name: str) -> Sampler:
     """Return a built-in sampler or a plug-in's sampler by its name.
 
     Args:
-        name: Name in `SAMPLERS` or `ALIASES`, or of an entry point, in any case.
+        name: Name in `SAMPLERS` or `ALIASES`, or of an entry point, in any case; parameters follow
+            a colon: "rectified_cfgpp:power=1".
 
     Returns:
         The sampler; `sampler.make()` returns its step for `sample`.
 
     Raises:
-        UsageError: No sampler has this name, or a plug-in cannot be imported or is not a `Sampler`.
+        UsageError: No sampler has this name, it has no such parameter, or a plug-in cannot be
+            imported or is not a `Sampler`.
 
     >>> from ldmref.samplers import get_sampler
     >>> get_sampler("DPM++ 2M")
     <Sampler 'dpmpp_2m': order 2, 1 evaluations per step>
     """
-    lower = str(name).lower()
+    lower, colon, _ = str(name).lower().partition(":")
     sampler = SAMPLERS.get(ALIASES.get(lower, lower))
     if sampler is not None:
-        return sampler
+        if not colon:
+            return sampler
+        _, parameters = read_notation(str(name), "sampler", SAMPLER_CODE, PARAMETER_HINT)
+        return sampler.with_parameters(parameters)
     point = find_plugin(GROUP, lower)
     if point is None and lower.endswith("scheduler"):  # of a diffusers folder
         raise UsageError(
@@ -291,7 +242,7 @@ def get_sampler(name: str) -> Sampler:
         )
     if point is None:
         hint = suggest_names(GROUP, SAMPLERS, lower)
-        raise UsageError(f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=hint)
+        raise UsageError(f"unknown sampler {short_repr(name)}", code=SAMPLER_CODE, hint=hint)
     sampler = load_plugin(point)
     if not isinstance(sampler, Sampler):
         message = f"{describe_origin(point)} is of type {type(sampler).__name__}, not a Sampler"

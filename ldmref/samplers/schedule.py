@@ -24,7 +24,7 @@ from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.levels import noise_levels
 from ldmref.samplers.own_spacing import Spacing, get_spacing
 from ldmref.samplers.path import FLOW, VE, NoisePath
-from ldmref.samplers.registry import Sampler
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.spacings import check_steps, sigma_grid, timesteps_at
 
 NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR

@@ -268,7 +268,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref convert runs/full": SLOW,
         'read_recipe("lora"': HOURS,
     },
-    "docs/math/samplers.md": {"step(denoise": Reason("not run", "a signature")},
+    "docs/math/samplers.md": {
+        "step(denoise": Reason("not run", "a signature"),
+        "-m sd3_medium": elsewhere("tests/modes/test_rectified_request.py"),
+    },
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
     "docs/port-a-layer.md": {
         "6 layers and computations": elsewhere("tests/trace/test_port_a_layer.py"),

@@ -14,6 +14,8 @@ from ldmref.samplers import (
     FLOW,
     SAMPLERS,
     VE,
+    Guided,
+    GuidedDenoiser,
     autoguidance,
     flow_edit,
     get_sampler,
@@ -248,11 +250,23 @@ def rectified_of_the_paper(v_cond, v_uncond, x, times, strength, power):
     return x
 
 
+def pair_of(cond, uncond, strength):
+    """Return a guided denoiser that notes which predictions it is asked for."""
+    asked = []
+
+    def predict(x, sigma, memory, unconditional, interval, scale):
+        asked.append((scale, unconditional, interval.between))
+        return Guided(cond(x, sigma), uncond(x, sigma) if unconditional else None, (), strength)
+
+    return GuidedDenoiser(predict), asked
+
+
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_rectified_cfgpp_is_algorithm_1(power):
     cond, uncond = part(1), flow_denoiser(MIXTURE)
-    step = rectified_cfgpp(uncond, 1.5, power)
-    got = list(sample(cond, X, LEVELS, step, path=FLOW))[-1].x
+    denoise, asked = pair_of(cond, uncond, 1.5)
+    got = list(sample(denoise, X, LEVELS, rectified_cfgpp(power), path=FLOW))[-1].x
+    assert asked == [(1.0, False, False), (1.0, True, True)] * (len(LEVELS) - 1)
     pair = [lambda x, s, d=d: velocity(d, x, s) for d in (cond, uncond)]
     want = rectified_of_the_paper(*pair, X, LEVELS, 1.5, power)
     np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
@@ -261,7 +275,10 @@ def test_rectified_cfgpp_is_algorithm_1(power):
 def test_rectified_cfgpp_without_strength_is_euler_and_converges_to_guidance():
     cond, uncond = part(1), flow_denoiser(MIXTURE)
     euler = SAMPLERS["euler"].make()
-    got = list(sample(cond, X, LEVELS, rectified_cfgpp(uncond, 0.0), path=FLOW))[-1].x
+    unguided, _ = pair_of(cond, uncond, 0.0)
+    got = list(sample(unguided, X, LEVELS, rectified_cfgpp(), path=FLOW))[-1].x
+    alone = list(sample(cond, X, LEVELS, rectified_cfgpp(), path=FLOW))[-1].x
+    np.testing.assert_array_equal(got, alone)
     want = list(sample(cond, X, LEVELS, euler, path=FLOW))[-1].x
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
@@ -269,11 +286,13 @@ def test_rectified_cfgpp_without_strength_is_euler_and_converges_to_guidance():
         c = cond(x, s)
         return c + 1.5 * (c - uncond(x, s))
 
+    rectified, _ = pair_of(cond, uncond, 1.5)
+
     def distance(n):
         levels = np.linspace(0.9, 0.1, n + 1)
         ends = (
             list(sample(denoise, X, levels, step, path=FLOW))[-1].x
-            for denoise, step in ((cond, rectified_cfgpp(uncond, 1.5)), (guided, euler))
+            for denoise, step in ((rectified, rectified_cfgpp()), (guided, euler))
         )
         return np.abs(next(ends) - next(ends)).max()
 
@@ -288,7 +307,8 @@ def test_rectified_cfgpp_works_on_the_other_path():
     half = X - 1.5 * slope
     change = velocity(cond, half, 3.5) - velocity(uncond, half, 3.5)
     want = X + (after - sigma) * (slope + 2.0 / (1.0 + sigma) * change)
-    got = list(sample(cond, X, [sigma, after], rectified_cfgpp(uncond, 2.0, 1.0)))[-1].x
+    denoise, _ = pair_of(cond, uncond, 2.0)
+    got = list(sample(denoise, X, [sigma, after], rectified_cfgpp(1.0)))[-1].x
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 

@@ -32,7 +32,7 @@ def timesteps_of(schedule, step, constrain=None):
     """Return (sigma, timestep) of every evaluation in a run."""
     seen = []
 
-    def predict(x, sigma, memory, unconditional, interval):
+    def predict(x, sigma, memory, unconditional, interval, scale):
         seen.append((sigma, schedule.timestep(sigma, interval)))
         return Guided(0.5 * x, None, ())
 

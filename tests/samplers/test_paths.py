@@ -189,7 +189,7 @@ def test_a_guided_denoiser_gets_the_levels_of_the_path():
     """Ends of a step are levels of the schedule to the last bit; those between are marked."""
     seen = []
 
-    def predict(x, sigma, memory, unconditional, interval):
+    def predict(x, sigma, memory, unconditional, interval, scale):
         seen.append((sigma, interval.index_of(sigma), interval.path))
         return Guided(denoiser(three_modes())(x, sigma), None, ())
 

@@ -166,6 +166,8 @@ def samplers(schedules: bool, as_json: bool) -> None:
         noise = "stochastic" if row["stochastic"] else "deterministic"
         evaluations = f"{row['evaluations_per_step']} per step"
         source = row["source"]
+        if row["defaults"]:
+            source += "; parameters " + ",".join(f"{k}={v}" for k, v in row["defaults"].items())
         if row["aliases"]:
             source += f"; also {', '.join(row['aliases'])}"
         return row["name"], f"order {row['order']}", evaluations, noise, source
@@ -197,6 +199,7 @@ def sampler_row(name: str, sampler: Sampler) -> TableRow:
         "order": sampler.order,
         "evaluations_per_step": sampler.nfe,
         "stochastic": sampler.stochastic,
+        "defaults": sampler.defaults,
         "source": sampler.source,
         "package": "",
         "aliases": [alias for alias, meant in ALIASES.items() if meant == name],

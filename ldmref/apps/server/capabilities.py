@@ -17,7 +17,8 @@ from ldmref.modes.choices import choices_of
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
-from ldmref.samplers.registry import ALIASES, Sampler
+from ldmref.samplers.registry import ALIASES
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
 from ldmref.samplers.spacings import FLOW_SUMMARIES, SUMMARIES
 from ldmref.support.version import __version__
@@ -140,6 +141,7 @@ def describe_sampler(name: str, sampler: Sampler) -> dict[str, Any]:
         "evaluations_per_step": sampler.nfe,
         "stochastic": sampler.stochastic,
         "eta": sampler.eta,
+        "defaults": sampler.defaults,
         "source": sampler.source,
         "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
     }

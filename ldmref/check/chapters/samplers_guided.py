@@ -5,7 +5,7 @@ from __future__ import annotations
 from ldmref.check.chapters.samplers import decreasing_sigmas, final_state, vp_scales
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers.interfaces import Denoiser, Guided, GuidedDenoiser
+from ldmref.samplers.interfaces import Guided, GuidedDenoiser
 from ldmref.samplers.loop import sample
 from ldmref.samplers.path import FLOW
 
@@ -44,15 +44,12 @@ def guidance_from_the_middle_of_the_conditional_step(f: Functions, rng: RandomIn
     def velocity(gain: float, x: Array, at: float) -> Array:
         return x * (1.0 - gain * (1.0 - at)) / at
 
-    def with_gain(gain: float) -> Denoiser:
-        def denoise(x: Array, sigma: float) -> Array:
-            return gain * (1.0 - sigma) * x
+    def predict(x: Array, sigma: float, *arguments: object) -> Guided:
+        cond, uncond = (gain * (1.0 - sigma) * x for gain in gains)
+        return Guided(cond, uncond, (), strength)
 
-        return denoise
-
-    conditional, free = map(with_gain, gains)
-    step = f.rectified_cfgpp(free, strength, power)
-    got = list(sample(conditional, x, [s, s_next], step, path=FLOW))[-1].x
+    got = list(sample(GuidedDenoiser(predict), x, [s, s_next], f.rectified_cfgpp(power), path=FLOW))
+    got = got[-1].x
     v = velocity(gains[0], to_host(x), s)
     middle = to_host(x) + 0.5 * (s_next - s) * v
     at = 0.5 * (s + s_next)

@@ -164,7 +164,9 @@ class Scheduler:
         )
         seen = []
 
-        def predict(x: Any, sigma: float, memory: Any, unconditional: bool, interval: Any):
+        def predict(
+            x: Any, sigma: float, memory: Any, unconditional: bool, interval: Any, scale: Any
+        ):
             seen.append(schedule.timestep(sigma, interval))
             return Guided(x, None, ())
 

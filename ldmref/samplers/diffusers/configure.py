@@ -27,7 +27,7 @@ from ldmref.samplers.diffusers.steps import (
 )
 from ldmref.samplers.interfaces import Constraint, Interval, Step
 from ldmref.samplers.lower_order import limit_order
-from ldmref.samplers.registry import Sampler
+from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.schedule import Schedule
 from ldmref.samplers.singlestep import singlestep_orders
 

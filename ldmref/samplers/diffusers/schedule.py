@@ -22,7 +22,7 @@ from ldmref.errors import UsageError
 from ldmref.math.schedules import cosine_betas
 from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.registry import Sampler
+from ldmref.samplers.sampler import Sampler
 
 WHOLE = ("leading", "linspace", "trailing", "lcm")  # spacings of whole timesteps
 CONTINUOUS = {
