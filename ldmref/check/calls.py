@@ -169,6 +169,15 @@ def shape_hint(call: Call) -> str:
     )
 
 
+def arguments_hint(call: Call, error: Exception | None) -> str:
+    """Return a hint for a function that cannot take the arguments of ldmref's function."""
+    if not isinstance(error, TypeError) or not re.search(rf"\b{call.function}\(\)", str(error)):
+        return ""
+    parameters = inspect.signature(public(call.function)).parameters.values()
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return f"hint: its arguments are {call.function}{inspect.Signature(bare)}"
+
+
 @functools.cache
 def per_example(function: str) -> list[str]:
     """Return the arguments that the function's docstring calls a "scalar or (n,)".

@@ -18,7 +18,7 @@ class Deviation(NamedTuple):
     element: tuple[int, ...] = ()
     got: float = 0.0
     expected: float = 0.0
-    shapes: str = ""  # the two shapes, if they differ
+    shapes: str = ""  # both shapes, or numbers of items, if they differ
     part: str = ""  # the name of the item, if it has one
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ def deviation(comparison: Comparison, eps: float) -> Deviation:
     if not isinstance(got, list | dict):
         return _array_deviation(to_host(got), to_host(expected), to_host(scale), eps)
     if len(got) != len(expected):
-        return Deviation(np.inf, shapes=f"{len(got)} and {len(expected)} items")
+        return Deviation(np.inf, shapes=f"got {len(got)} items, the oracle has {len(expected)}")
     items = [*got.values()] if isinstance(got, dict) else got
     worst = Deviation(0.0)
     for i, pair in enumerate(zip(items, expected, strict=True)):
@@ -104,7 +104,7 @@ def _array_deviation(
     got: np.ndarray, expected: np.ndarray, scale: np.ndarray, eps: float
 ) -> Deviation:
     if got.shape != expected.shape:
-        return Deviation(np.inf, shapes=f"{got.shape} and {expected.shape}")
+        return Deviation(np.inf, shapes=f"got {got.shape}, the oracle has {expected.shape}")
     if not got.size:
         return Deviation(0.0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from ldmref.backends import Backend
-from ldmref.check.calls import Call, difference_from_ours, shape_hint
+from ldmref.check.calls import Call, arguments_hint, difference_from_ours, shape_hint
 from ldmref.check.capstone import mark_pieces, piece_names
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Comparison, Deviation, deviation, to_host
@@ -139,7 +139,7 @@ def check_identity(
         calls = tuple(str(call) for call in recorded)
         failed_by_shape = error is not None or bool(worst.shapes)
         shown = worst.got if error is None else None
-        notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape, shown))
+        notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape, shown, error))
     function = identity.function
     return CheckResult(
         identity.name,
@@ -173,9 +173,14 @@ def repeat_case(
 
 
 def _notes(
-    calls: list[Call], eps: float, allowed: float, by_shape: bool, shown: float | None
+    calls: list[Call],
+    eps: float,
+    allowed: float,
+    by_shape: bool,
+    shown: float | None,
+    error: Exception | None,
 ) -> Iterator[str]:
-    """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape.
+    """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape, ...
 
     No result is compared with ldmref's if one is the number `shown`, next to that of the oracle: a
     second pair of numbers, from another position, would only confuse.
@@ -192,7 +197,8 @@ def _notes(
                 break
     if by_shape:
         last = calls[-1:] if calls and not calls[-1].finished else calls
-        yield from [hint for hint in map(shape_hint, last) if hint][:1]
+        hints = [arguments_hint(call, error) or shape_hint(call) for call in last]
+        yield from [*filter(None, hints)][:1]
 
 
 def _returned(call: Call, number: float | None) -> bool:

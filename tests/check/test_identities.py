@@ -103,7 +103,9 @@ def test_deviation_compares_lists_item_by_item():
     matrix = np.ones((2, 2))
     assert deviation(([vector, matrix], [vector, matrix]), 1.0).ulps == 0.0
     assert deviation(([vector, 2 * matrix], [vector, matrix]), 0.5)[:2] == (2.0, (1, 0, 0))
-    assert "shapes differ: (2,) and (2, 2)" in str(deviation(([vector], [matrix]), 1.0))
+    assert "shapes differ: got (2,), the oracle has (2, 2)" in str(
+        deviation(([vector], [matrix]), 1.0)
+    )
     assert deviation(([vector], [vector, matrix]), 1.0).ulps == float("inf")
 
 

@@ -136,4 +136,22 @@ def test_a_variance_of_another_shape_is_reported_by_name():
     other = module_of({"q_posterior": wrong})
     ops = get_backend("numpy", dtype="float64")
     (result,) = run(ops, against=other, cases=2, only="precisions of both")
-    assert not result.holds and "variance: shapes differ: (7,) and (4, 3)" in result.detail
+    assert not result.holds
+    assert "variance: shapes differ: got (7,), the oracle has (4, 3)" in result.detail
+
+
+def test_arguments_that_a_function_cannot_take_are_named():
+    def lacks_one(x0, alpha_bar):
+        return x0
+
+    def raises(x0, alpha_bar, eps):
+        raise TypeError("unsupported operand")
+
+    for function, hints in ((lacks_one, ["hint: its arguments are q_sample(x0, alpha_bar, eps)"]),
+                            (raises, [])):  # fmt: skip
+        function.__name__ = "q_sample"
+        function.__qualname__ = "q_sample"
+        ops = get_backend("numpy", dtype="float64")
+        result, *_ = run(ops, against=module_of({"q_sample": function}), cases=2, only="q_sample: ")
+        assert "TypeError" in result.verdict
+        assert [note for note in result.notes if "its arguments" in note] == hints

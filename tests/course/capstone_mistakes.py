@@ -4,6 +4,32 @@ A row is (file, a line of the answer, what a student may write instead, the piec
 words of the hint).
 """
 
+SUMS = """    h = layer_norm(x, norms[0]["weight"], norms[0]["bias"], 1e-5)
+    x = x + attention(p.at("attn1"), h, h, heads)
+    h = layer_norm(x, norms[1]["weight"], norms[1]["bias"], 1e-5)
+    x = x + attention(p.at("attn2"), h, context, heads)
+    h = layer_norm(x, norms[2]["weight"], norms[2]["bias"], 1e-5)
+    value, gate = np.split(linear(p.at("ff.net.0.proj"), h), 2, axis=-1)
+    return x + linear(p.at("ff.net.2"), value * gelu(gate))
+"""
+NORMS_LAST = """    x = x + attention(p.at("attn1"), x, x, heads)
+    x = layer_norm(x, norms[0]["weight"], norms[0]["bias"], 1e-5)
+    x = x + attention(p.at("attn2"), x, context, heads)
+    x = layer_norm(x, norms[1]["weight"], norms[1]["bias"], 1e-5)
+    value, gate = np.split(linear(p.at("ff.net.0.proj"), x), 2, axis=-1)
+    x = x + linear(p.at("ff.net.2"), value * gelu(gate))
+    return layer_norm(x, norms[2]["weight"], norms[2]["bias"], 1e-5)
+"""
+KEPT = """            x = layer(block, i, x, heads[level])
+            skips.append(x)
+"""
+KEPT_EARLY = """            skips.append(
+                residual_block(block.at(f"resnets.{i}"), x, emb, groups, eps)
+            )
+            x = layer(block, i, x, heads[level])
+"""
+HEADS = "return y.reshape(*y.shape[:2], heads, -1).transpose(0, 2, 1, 3)"
+
 MISTAKES = [
     # -- piece 1
     ("blocks", '8 + int.from_bytes(data[:8], "little")', 'int.from_bytes(data[:8], "little")',
@@ -31,6 +57,37 @@ MISTAKES = [
      "unet", "so the way up begins with the last"),
     ("blocks", "context[:, -1]", "context[:, 0]",
      "unet", "class_embedding reads the prompt's first token"),
+    ("blocks", 'conv(p.at("conv_shortcut"), x) if',
+     'conv(p.at("conv_shortcut"), normed(p.at("norm1"), x, groups, eps)) if',
+     "residual_block", "conv_shortcut reads what conv1 reads"),
+    ("blocks", HEADS, "return y.reshape(len(y), heads, y.shape[1], -1)",
+     "attention_block", "heads are cut by a reshape alone"),
+    ("blocks", HEADS, "return y.reshape(*y.shape[:2], -1, heads).transpose(0, 2, 1, 3)",
+     "attention_block", "heads is taken for the channels of a head"),
+    ("blocks", "tokens.transpose(0, 2, 1).reshape(x.shape)", "tokens.reshape(x.shape)",
+     "attention_block", "tokens become an image without a transpose"),
+    ("blocks", SUMS, SUMS.replace("h = ", "x = ").replace("h, h,", "x, x,").replace(" h,", " x,")
+     .replace(" h)", " x)"),
+     "attention_block", "are added to the normed tokens"),
+    ("blocks", SUMS, NORMS_LAST,
+     "attention_block", "LayerNorm comes after each sum"),
+    ("blocks", 'heads = config["num_heads"]', 'heads = config["unet"]["num_heads"]',
+     "unet", 'here p is weights.at("unet") and config is config["unet"]'),
+    ("blocks", "context[:, -1]", "context.mean(axis=1)",
+     "unet", "class_embedding reads the mean of the tokens"),
+    ("blocks", 'conv(block.at("downsamplers.0.conv"), x, stride=2)',
+     'conv(block.at("downsamplers.0.conv"), np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1))), 2, 0)',
+     "unet", "the way down pads as the encoder does"),
+    ("blocks", 'conv(block.at("upsamplers.0.conv"), upsample_nearest(x))',
+     'upsample_nearest(conv(block.at("upsamplers.0.conv"), x))',
+     "unet", "the way up convolves before it doubles a grid"),
+    ("blocks", KEPT, KEPT_EARLY,
+     "unet", "a skip connection is kept before the attention"),
+    ("blocks", "x = layer(middle, 0, x, heads[-1])",
+     'x = residual_block(middle.at("resnets.0"), x, emb, groups, eps)',
+     "unet", "the middle has no attention"),
+    ("blocks", 'normed(p.at("conv_norm_out"), x, groups, eps)', "x",
+     "unet", "GroupNorm and SiLU before conv_out are left out"),
     # -- piece 2
     ("autoencoder", "np.clip(logvar, -30.0, 20.0)", "0.5 * logvar",
      "encode", "the log-variance is halved"),
@@ -43,6 +100,16 @@ MISTAKES = [
      "decode", "post_quant_conv is left out"),
     ("autoencoder", 'd = p.at("decoder")', 'd, z = p.at("decoder"), z / config["scaling_factor"]',
      "decode", "z is divided by the scaling factor"),
+    ("autoencoder", "np.clip(logvar, -30.0, 20.0)", "np.exp(0.5 * logvar)",
+     "encode", "a standard deviation is returned"),
+    ("autoencoder", 'h = group_norm(x, a["group_norm.weight"], a["group_norm.bias"], groups, eps)',
+     "h = x", "decode", "the attention of the middle has no GroupNorm"),
+    ("autoencoder", 'return conv(d.at("conv_out"), normed(d.at("conv_norm_out"), x, groups, eps))',
+     'return np.tanh(conv(d.at("conv_out"), normed(d.at("conv_norm_out"), x, groups, eps)))',
+     "decode", "tanh is applied to the image"),
+    ("autoencoder", 'return conv(d.at("conv_out"), normed(d.at("conv_norm_out"), x, groups, eps))',
+     'return conv(d.at("conv_out"), normed(d.at("conv_norm_out"), x, groups, eps)).clip(-1, 1)',
+     "decode", "the image is clipped"),
     # -- piece 3
     ("training", "gradient = 2.0 *", "gradient = -2.0 *",
      "train", "the loss rises from the start: steps go up the gradient"),
@@ -62,6 +129,18 @@ MISTAKES = [
      "train", "let the learning rate fall to 0"),
     ("training", "eps, alpha_bar).mean())", "eps, alpha_bar).mean() * 2)",
      "train", "this looks like the sum over the coordinates"),
+    ("training", "rng.integers(len(alpha_bar), size=batch)",
+     "rng.integers(len(alpha_bar) - 1, size=batch)",
+     "train", "1 of 100 are never drawn: 99. Upper ends are excluded"),
+    ("training", "eps, alpha_bar).mean())", "eps, np.roll(alpha_bar, 1)).mean())",
+     "train", "xt has the noise of t - 1, and features reads t"),
+    ("training", "eps = rng.standard_normal(x0.shape)",
+     "eps = np.random.default_rng(0).standard_normal(x0.shape)",
+     "train", "all steps have the same noise"),
+    ("training", '(predicted["eps"] - eps) / eps.size', '(predicted["eps"] - x0) / eps.size',
+     "train", "the layer has learned to predict x0; its target is the noise"),
+    ("training", "batch=256", "batch=2",
+     "train", "the gradient of 2 examples in a step is mostly noise"),
     # -- piece 4
     ("sampling", "cond, uncond = x0_from_v", "uncond, cond = x0_from_v",
      "generate", "with and without the prompt are exchanged"),
@@ -75,6 +154,21 @@ MISTAKES = [
      "generate", "the U-Net reads x itself"),
     ("sampling", "first * np.sqrt(1.0 + sigmas[0] ** 2)", "first",
      "generate", "noise is not multiplied by the root of 1 + sigma^2"),
+    ("sampling", "first * np.sqrt(1.0 + sigmas[0] ** 2)", "first * sigmas[0]",
+     "generate", "noise is multiplied by sigma at the start"),
+    ("sampling", "np.arange(1000.0))", "np.arange(1.0, 1001.0))",
+     "generate", "timesteps count from 1"),
+    ("sampling", "np.full(2, t, np.float32)", "np.full(2, sigma, np.float32)",
+     "generate", "the U-Net reads sigma in place of the timestep"),
+    ("sampling", "cond, uncond = x0_from_v(xt, v, a)", "cond, uncond = v",
+     "generate", "the U-Net's output is taken for x0"),
+    ("sampling", "x0 + sigma_next / sigma * (x - x0)", "x + (sigma_next - sigma) * (x - x0)",
+     "generate", "Euler's step lacks a division by sigma"),
+    ("sampling", 'x / config["vae"]["scaling_factor"]', 'x * config["vae"]["scaling_factor"]',
+     "generate", "latents are multiplied by the scaling factor"),
+    ("sampling", "np.clip(decode(weights.at(\"vae\"), config[\"vae\"], z), -1.0, 1.0)",
+     "decode(weights.at(\"vae\"), config[\"vae\"], z)",
+     "generate", "pixels are not clipped"),
 ]  # fmt: skip
 
 # The same, in the answers in PyTorch.

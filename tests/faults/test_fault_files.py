@@ -193,7 +193,7 @@ OWN = {  # functions that open what ldmref itself brings or has made, and the re
     ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"),
     ("batch/folder.py", "lock"), ("batch/folder.py", "BatchFolder"),
     ("differences.py", "read_differences"), ("support/lazy.py", "_read_imports"),
-    ("atlas/table.py", "read_flow_schedules"), ("check/capstone/networks.py", "config_of"),
+    ("atlas/table.py", "read_flow_schedules"), ("check/capstone/questions.py", "config_of"),
     ("check/capstone/reading.py", "with_bias"),
 }  # fmt: skip
 READERS = {"read_text", "read_bytes", "fromfile", "loadtxt", "genfromtxt"}

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ldmref.check.capstone import networks as net
-from ldmref.check.capstone.networks import MistakenBackend, config_of, random, weights_of, wrong
+from ldmref.check.capstone.networks import MistakenBackend, random, weights_of, wrong
 from ldmref.check.capstone.questions import (
     WEIGHTS,
+    ConfigAt,
     Mistake,
     Question,
     Student,
@@ -76,7 +77,7 @@ def encoders(student: Student) -> Iterator[CheckResult]:
         _without("quant_conv", network, p.quant_conv),
         *_of_both(network, p.encoder.conv_norm_out.weight),
     ]  # fmt: skip
-    arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "image": image}
+    arguments = {"p": WeightsAt("vae"), "config": ConfigAt("vae"), "image": image}
     question = Question("encode", "of a random image", arguments, network(), mistakes, HALVED)
     result = ask(student, question)
     yield result
@@ -101,7 +102,7 @@ def clipped_encoders(student: Student) -> Iterator[CheckResult]:
         return {"mean": mean, "logvar": within + shift[:, None, None]}
 
     mistakes = [Mistake("the log-variance is not clipped to the range from -30 to 20", unclipped)]
-    arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "image": image}
+    arguments = {"p": WeightsAt("vae"), "config": ConfigAt("vae"), "image": image}
     law = "of extreme log-variances"
     question = Question("encode", law, arguments, right, mistakes, HALVED)
     with TemporaryDirectory() as folder:
@@ -112,7 +113,8 @@ def clipped_encoders(student: Student) -> Iterator[CheckResult]:
 
 def decoders(student: Student) -> Iterator[Question]:
     """Yield the decoder on random latents."""
-    z = random(student.rng("decode"), 1, 16, 8, 4)
+    # more spread than real latents, so that some pixels are outside of [-1, 1]
+    z = random(student.rng("decode"), 1, 16, 8, 4, scale=4.0)
     config, p = net.embedded_model().config.vae, weights_of("vae")
 
     def network(ops: Any = net.RIGHT, z: Any = z) -> dict:
@@ -136,7 +138,7 @@ def decoders(student: Student) -> Iterator[Question]:
         _without("post_quant_conv", network, p.post_quant_conv),
         *_of_both(network, p.decoder.conv_norm_out.weight),
     ]
-    arguments = {"p": WeightsAt("vae"), "config": config_of("vae"), "z": z}
+    arguments = {"p": WeightsAt("vae"), "config": ConfigAt("vae"), "z": z}
     hint = "each level but the last doubles the grid, with upsample_nearest and then a convolution"
     yield Question("decode", "of random latents", arguments, network(), mistakes, hint)
 
@@ -154,10 +156,16 @@ def _of_both(network: Any, last: Any) -> list[Mistake]:
     def only_attention(ops: Any, p: Any, x: Any, *args: Any) -> Any:
         return layers.attention_block(net.RIGHT, p, x, *args) - x
 
+    def without_norm(ops: Any, p: Any, x: Any, *args: Any) -> Any:
+        mistaken = MistakenBackend(group_norm=lambda x, *args: x)
+        return layers.attention_block(mistaken, p, x, *args)
+
     return [
         wrong("there is no SiLU after conv_norm_out", network, group_norm_silu=end_without_silu),
         wrong("the middle has no attention", network,
                of_layers={layers.attention_block: left_out}),
+        wrong("the attention of the middle has no GroupNorm before it", network,
+               of_layers={layers.attention_block: without_norm}),
         wrong("the attention of the middle is not added to its input", network,
                of_layers={layers.attention_block: only_attention}),
     ]  # fmt: skip

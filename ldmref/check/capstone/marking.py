@@ -44,7 +44,7 @@ PIECES = {
     "attention_block": Piece(
         ("p", "x", "context", "heads", "groups"), _questions("blocks", "attention_blocks")
     ),
-    "unet": Piece(("p", "config", "x", "t", "context"), _questions("blocks", "unets")),
+    "unet": Piece(("p", "config", "x", "t", "context"), _questions("unet", "unets")),
     "encode": Piece(("p", "config", "image"), _questions("autoencoder", "encoders")),
     "decode": Piece(("p", "config", "z"), _questions("autoencoder", "decoders")),
     "train": Piece(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.check.capstone.questions import FOLDER, Mistake, Parts
+from ldmref.check.capstone.questions import Mistake, Parts
 from ldmref.loading import load
 from ldmref.models import layers, unflatten
 from ldmref.models.model import LatentDiffusion
@@ -41,15 +40,18 @@ def _plain(layer: Callable) -> Callable:
     return getattr(layer, "__wrapped__", layer)
 
 
-class ReversedConcat:
-    """The namespace of NumPy, whose `concat` takes channels in the opposite order."""
+class OtherConcat:
+    """The namespace of NumPy, whose `concat` along channels changes the arrays before."""
+
+    def __init__(self, change: Callable[[Any, Any], list[Any]]) -> None:
+        self._change = change
 
     def __getattr__(self, name: str) -> Any:
         return getattr(RIGHT.xp, name)
 
     def concat(self, arrays: Any, axis: int = 0) -> Any:
-        """Concatenate; along channels, the last array first."""
-        return RIGHT.xp.concat([*arrays][::-1] if axis == 1 else arrays, axis=axis)
+        """Concatenate; along channels, what `change` returns."""
+        return RIGHT.xp.concat(self._change(*arrays) if axis == 1 else arrays, axis=axis)
 
 
 def wrong(text: str, network: Callable[[Any], Parts], **operations: Any) -> Mistake:
@@ -68,11 +70,6 @@ def weights_of(network: str) -> Params:
     """Return the weights of "unet" or "vae" in float32."""
     flat = flatten(embedded_model().params[network])
     return unflatten({name: np.asarray(x, np.float32) for name, x in flat.items()})
-
-
-def config_of(network: str) -> dict[str, Any]:
-    """Return the sizes of "unet" or "vae" in config.json."""
-    return json.loads((FOLDER / "config.json").read_text("utf-8"))[network]
 
 
 def random(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
@@ -121,19 +118,47 @@ def scaled_attention(factor: Callable[[Any], float]) -> Callable:
     return attention
 
 
-def attention_of_cut_rows(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
-    """Return attention whose heads are made by a reshape without a transpose."""
+def attention_of_cut_rows(back: bool) -> Callable:
+    """Return attention whose heads are cut by a reshape alone, and joined by one if `back`."""
 
     def cut(x: Any) -> Any:
         return layers.merge_heads(RIGHT, x).reshape(x.shape)
 
-    y = RIGHT.attention(cut(q), cut(k), cut(v), causal)
-    return layers.split_heads(RIGHT, y.reshape(len(y), y.shape[2], -1), y.shape[1])
+    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+        y = RIGHT.attention(cut(q), cut(k), cut(v), causal)
+        if not back:
+            return y
+        return layers.split_heads(RIGHT, y.reshape(len(y), y.shape[2], -1), y.shape[1])
+
+    return attention
 
 
-def attention_of_one_head(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
-    """Return attention of one head with all channels."""
-    heads = q.shape[1]
-    q, k, v = (layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), 1) for x in (q, k, v))
-    y = RIGHT.attention(q, k, v, causal)
-    return layers.split_heads(RIGHT, layers.merge_heads(RIGHT, y), heads)
+def attention_of_heads(number: int) -> Callable:
+    """Return attention with another number of heads."""
+
+    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+        heads = q.shape[1]
+        q, k, v = (
+            layers.split_heads(RIGHT, layers.merge_heads(RIGHT, x), number) for x in (q, k, v)
+        )
+        y = RIGHT.attention(q, k, v, causal)
+        return layers.split_heads(RIGHT, layers.merge_heads(RIGHT, y), heads)
+
+    return attention
+
+
+def sums_of_normed_tokens(ops: Any, p: Any, x: Any, context: Any, heads: int, *_: Any) -> Any:
+    """Return a transformer block that adds each part to the normed tokens."""
+    x = layers.layer_norm(ops, p.norm1, x)
+    x = x + layers.attention(ops, p.attn1, x, x, heads)
+    x = layers.layer_norm(ops, p.norm2, x)
+    x = x + layers.attention(ops, p.attn2, x, context, heads)
+    x = layers.layer_norm(ops, p.norm3, x)
+    return x + layers.feed_forward(ops, p.ff, x)
+
+
+def norms_of_sums(ops: Any, p: Any, x: Any, context: Any, heads: int, *_: Any) -> Any:
+    """Return a transformer block whose LayerNorms come after the sums."""
+    x = layers.layer_norm(ops, p.norm1, x + layers.attention(ops, p.attn1, x, x, heads))
+    x = layers.layer_norm(ops, p.norm2, x + layers.attention(ops, p.attn2, x, context, heads))
+    return layers.layer_norm(ops, p.norm3, x + layers.feed_forward(ops, p.ff, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,21 @@ class WeightsAt(NamedTuple):
 
     def __repr__(self) -> str:
         return f'weights.at("{self.name}")' if self.name else "weights"
+
+
+class ConfigAt(NamedTuple):
+    """An argument: a network's part of config.json; "" means the whole file."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f'config["{self.name}"]' if self.name else "config"
+
+
+def config_of(network: str) -> dict[str, Any]:
+    """Return the part "unet" or "vae" of config.json; with "" the whole file."""
+    config = json.loads((FOLDER / "config.json").read_text("utf-8"))
+    return config[network] if network else config
 
 
 class Mistake(NamedTuple):
@@ -88,6 +104,8 @@ class Student:
         """Return an argument as the function gets it; floats keep their type."""
         if isinstance(x, WeightsAt):
             return self.weights.at(x.name) if x.name else self.weights
+        if isinstance(x, ConfigAt):
+            return config_of(x.name)
         if not isinstance(x, np.ndarray):
             return x
         dtype = str(x.dtype) if x.dtype.kind == "f" else None
@@ -146,7 +164,7 @@ def ask(student: Student, question: Question) -> CheckResult:
     except Exception as error:  # a student's function may fail in any way
         message = (str(error).strip().splitlines() or [""])[0]
         verdict = f"ERROR: {type(error).__name__}: {message}"
-        hints = _hint(question.if_raised)
+        hints = _hint(_missing(question, error) or question.if_raised)
         return outcome(question, np.inf, verdict, f"raised{student.where(error)}", calls, hints)
     worst, detail = _difference(got, question.right, question.absolute)
     if worst <= question.allowed:
@@ -186,13 +204,21 @@ def _hint(text: str) -> tuple[str, ...]:
     return (f"hint: {text}",) if text else ()
 
 
+def _missing(question: Question, error: Exception) -> str:
+    """Return a hint for a name that is neither in the weights nor in the configuration."""
+    arguments = question.arguments.items()
+    parts = {name: x for name, x in arguments if isinstance(x, WeightsAt | ConfigAt) and x.name}
+    if not isinstance(error, KeyError) or not parts:
+        return ""
+    return f"here {' and '.join(f'{n} is {x}' for n, x in parts.items())}: names in it begin there"
+
+
 def _named(question: Question, got: Parts) -> tuple[str, ...]:
-    """Return a hint that names the mistake whose result this is."""
+    """Return a hint that names the mistake whose result is nearest to this one, if it is near."""
     error = _mean_difference(got, question.right)
-    for mistake in question.mistakes:
-        if _mean_difference(got, mistake.result()) < SAME * error:
-            return _hint(f"this is the result if {mistake.text}")
-    return _hint(NONE)
+    texts = {_mean_difference(got, m.result()): m.text for m in reversed(question.mistakes)}
+    nearest = min(texts, default=np.inf)
+    return _hint(f"this is the result if {texts[nearest]}" if nearest < SAME * error else NONE)
 
 
 def _mean_difference(got: Parts, other: Parts) -> float:
@@ -225,6 +251,5 @@ def _call_text(question: Question) -> str:
     texts = []
     for name, value in question.arguments.items():
         is_plain = isinstance(value, np.ndarray | int | float) and not isinstance(value, WeightsAt)
-        shown = "{...}" if isinstance(value, dict) else str(value)
-        texts.append(f"{name}={value_text(value) if is_plain else shown}")
+        texts.append(f"{name}={value_text(value) if is_plain else value}")
     return f"{question.piece}({', '.join(texts)})"

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ldmref.check.capstone import networks as net
-from ldmref.check.capstone.networks import config_of, random, weights_of
-from ldmref.check.capstone.questions import Mistake, Question, Student, WeightsAt
+from ldmref.check.capstone.networks import random, weights_of
+from ldmref.check.capstone.questions import ConfigAt, Mistake, Question, Student, WeightsAt, ask
+from ldmref.check.results import CheckResult
 from ldmref.math import alphas_cumprod, cosine_betas, karras_sigmas
 from ldmref.models.autoencoder import decode
 from ldmref.models.unet import unet
@@ -38,7 +39,9 @@ class Loop:
     time: str = "interpolated"
     v_is: str = "v"
     sign: tuple[float, float] = (1.0, -1.0)
-    unscaled: bool = True
+    is_divided: bool = True
+    factor: float = -1.0
+    clipped: bool = True
     turned: bool = False
     last: int = 0
 
@@ -54,7 +57,11 @@ class Loop:
             a = 1.0 / (1.0 + sigma**2)
             read = x * np.sqrt(a) if self.reads.startswith("x root") else x
             t = np.interp(np.log(sigma), levels, np.arange(1000.0))
-            times = {"squared": np.interp(2 * np.log(sigma), levels, np.arange(1000.0))}
+            times = {
+                "squared": np.interp(2 * np.log(sigma), levels, np.arange(1000.0)),
+                "sigma": sigma,
+                "from 1": t + 1.0,
+            }
             t = times.get(self.time, t)
             xt = np.repeat(read, 2, axis=0).astype(np.float32)
             times_two = np.full(2, t, np.float32)
@@ -63,23 +70,37 @@ class Loop:
             v = -v if self.v_is == "-v" else v
             if self.v_is == "eps":
                 cond, uncond = (xt - np.sqrt(1.0 - a) * v) / np.sqrt(a)
+            elif self.v_is == "x0":
+                cond, uncond = v
             else:
                 cond, uncond = np.sqrt(a) * xt - np.sqrt(1.0 - a) * v
             x0 = uncond + self.scale * (cond - uncond)
-            x = x0 + sigma_next / sigma * (self.sign[0] * x + self.sign[1] * x0)
-        z = x / config.vae.scaling_factor if self.unscaled else x
+            if self.is_divided:
+                x = x0 + sigma_next / sigma * (self.sign[0] * x + self.sign[1] * x0)
+            else:
+                x = x + (sigma_next - sigma) * (x - x0)
+        z = x * config.vae.scaling_factor**self.factor
         pixels = decode(net.RIGHT, weights_of("vae"), config.vae, z.astype(np.float32))
-        pixels = np.clip(pixels, -1.0, 1.0)
+        pixels = np.clip(pixels, -1.0, 1.0) if self.clipped else pixels
         pixels = pixels.transpose(0, 3, 2, 1) if self.turned else pixels.transpose(0, 2, 3, 1)
-        return {"image": np.round((pixels + 1.0) * 127.5).astype(np.uint8)}
+        return {"image": np.round((pixels + 1.0) * 127.5).astype(int).astype(np.uint8)}
 
 
-def images(student: Student) -> Iterator[Question]:
-    """Yield the image of a prompt in four steps."""
+def images(student: Student) -> Iterator[CheckResult]:
+    """Yield the marks of an image in four steps, and of one that begins at a low noise level."""
+    result = ask(student, image_of(student, "the bytes of an image in four steps", (4, 0.03, 14.0)))
+    yield result
+    if result.holds:
+        # at 14, sigma and the root of 1 + sigma^2 differ by less than a byte
+        yield ask(student, image_of(student, "from a noise level of 1.5", (2, 0.3, 1.5)))
+
+
+def image_of(student: Student, law: str, levels: tuple[int, float, float]) -> Question:
+    """Return the question for an image with these arguments of `karras_sigmas`."""
     model = net.embedded_model()
     states = np.asarray(model.encode_text([PROMPT, ""]))
     first = random(student.rng("generate"), 1, 16, 16, 16)
-    sigmas = np.append(karras_sigmas(4, 0.03, 14.0), 0.0)
+    sigmas = np.append(karras_sigmas(*levels), 0.0)
     theirs = txt2img(
         model, PROMPT, sampler="euler", sigmas=sigmas.tolist(), cfg_scale=SCALE, latents=first
     )
@@ -99,17 +120,23 @@ def images(student: Student) -> Iterator[Question]:
             {"start": "sigma"},
         "the U-Net reads x itself: it wants x times the root of alpha-bar": {"reads": "x"},
         "the U-Net's output is taken for eps; it is v": {"v_is": "eps"},
+        "the U-Net's output is taken for x0; it is v": {"v_is": "x0"},
         "the U-Net's output has the wrong sign": {"v_is": "-v"},
         "timesteps belong to sigma^2, not to sigma: ln sigma = ln((1 - alpha-bar) / alpha-bar) / 2":
             {"time": "squared"},
-        "latents are not divided by the scaling factor before they are decoded":
-            {"unscaled": False},
+        "the U-Net reads sigma in place of the timestep; it wants the one of this noise level":
+            {"time": "sigma"},
+        "timesteps count from 1; here the first noise level has t = 0": {"time": "from 1"},
+        "Euler's step lacks a division by sigma: it is x + (sigma_next - sigma) (x - x0) / sigma":
+            {"is_divided": False},
+        "latents are not divided by the scaling factor before they are decoded": {"factor": 0.0},
+        "latents are multiplied by the scaling factor; the decoder wants them divided by it":
+            {"factor": 1.0},
+        "pixels are not clipped to [-1, 1] before they become bytes": {"clipped": False},
         "height and width of the image are exchanged": {"turned": True},
         "the last step, to sigma = 0, is left out": {"last": 1},
     }  # fmt: skip
     mistakes = [Mistake(text, replace(loop, **change).run) for text, change in changes.items()]
-    config = {"unet": config_of("unet"), "vae": config_of("vae")}
-    arguments = {"weights": WeightsAt(""), "config": config, "states": states}
+    arguments = {"weights": WeightsAt(""), "config": ConfigAt(""), "states": states}
     arguments |= {"first": first, "sigmas": sigmas, "scale": SCALE}
-    law = "the bytes of an image in four steps"
-    yield Question("generate", law, arguments, right, mistakes, BYTES, 1.0, absolute=True)
+    return Question("generate", law, arguments, right, mistakes, BYTES, 1.0, absolute=True)

@@ -21,12 +21,15 @@ from ldmref.math import (
     log_snr,
     q_sample,
     sigma_from_alpha_bar,
+    v_from_x0_eps,
 )
 from ldmref.testing import three_modes
 
 STEPS = 1500
 ALLOWED = 0.05  # above the smallest possible loss
 FEW = 10_000  # data for all steps: with more, one large batch is as good as fresh ones
+ENOUGH = 2000  # examples, in which no timestep is left out by chance
+FEW_EXAMPLES = 16  # in a batch, whose loss says little
 BELOW = 2.5  # a loss below it counts more: only chance can take it there
 LAW = "the loss of the last 200 steps is near the smallest possible"
 CALL = "train(draw=<draw>, features=<features>, alpha_bar=[...] (100), steps=1500, rng=<rng>)"
@@ -53,7 +56,9 @@ class WatchedTraining:
     def features(self, xt: Any, t: Any) -> Any:
         """Return cosines of the point and the log-SNR, the point, and 1."""
         points, times = as_numpy(xt), as_numpy(t).astype(int)
-        if points.shape == self.drawn.shape and len(points) > 1:
+        if points.shape == self.drawn.shape:
+            if len(self.steps) == 1 and len(self.steps[0][1]) < len(points):
+                self.steps.clear()  # one example, to learn the number of features
             self.steps.append((self.drawn, points, times))
         return self.array(self.of(points, times))
 
@@ -68,8 +73,8 @@ class WatchedTraining:
         waves = np.cos(inputs @ self.frequencies + self.phases)
         return np.concatenate([waves, xt, np.ones((len(xt), 1))], axis=1)
 
-    def best_and_own(self, layer: np.ndarray, n: int = 100_000) -> tuple[float, float]:
-        """Return the error of E[eps | x_t], and that of a layer, on fresh data."""
+    def best_and_own(self, layer: np.ndarray, n: int = 100_000) -> tuple[float, dict[str, float]]:
+        """Return the error of E[eps | x_t], and those of a layer for each target, on fresh data."""
         x0, t = self.problem.sample(n, self.rng), self.rng.integers(100, size=n)
         eps = self.rng.standard_normal((n, 2))
         xt = q_sample(x0, self.chain[t], eps)
@@ -79,8 +84,11 @@ class WatchedTraining:
             x0_hat = self.problem.denoise(xt[at] / np.sqrt(a), sigma_from_alpha_bar(a))
             best += float(np.sum((eps_from_x0(xt[at], x0_hat, a) - eps[at]) ** 2))
         few = slice(0, 20_000)
-        own = np.mean((self.of(xt[few], t[few]) @ layer - eps[few]) ** 2)
-        return best / eps.size, float(own)
+        predicted = self.of(xt[few], t[few]) @ layer
+        v = v_from_x0_eps(x0[few], eps[few], self.chain[t[few]])
+        targets = {"the noise": eps[few], "x0": x0[few], "v": v}
+        own = {name: float(np.mean((predicted - y) ** 2)) for name, y in targets.items()}
+        return best / eps.size, own
 
 
 def trainings(student: Student) -> Iterator[CheckResult]:
@@ -98,7 +106,7 @@ def trainings(student: Student) -> Iterator[CheckResult]:
             watched.draw, watched.features, student.array(watched.chain), STEPS, rng
         )
         layer, losses = map(as_numpy, returned)
-        if layer.ndim != 2 or losses.shape != (STEPS,):
+        if layer.shape != (259, 2) or losses.shape != (STEPS,):
             raise ValueError(
                 f"shapes {layer.shape} and {losses.shape} instead of (259, 2), (1500,)"
             )
@@ -111,7 +119,8 @@ def trainings(student: Student) -> Iterator[CheckResult]:
     last = float(losses[-200:].mean())
     above = last / best - 1.0 if np.isfinite(last) else np.inf
     worst = max(above, -BELOW * above)
-    worst = np.inf if watched.has_one_batch() else worst
+    if watched.has_one_batch() or _unseen_by_the_loss(watched):
+        worst = np.inf  # the loss may be low nevertheless
     if worst <= ALLOWED:
         yield outcome(question, worst, "ok")
         return
@@ -122,14 +131,18 @@ def trainings(student: Student) -> Iterator[CheckResult]:
     yield outcome(question, worst, "FAILED", detail, (CALL,), (hint,))
 
 
-def _mistake(watched: WatchedTraining, losses: np.ndarray, best: float, own: float) -> str:
+def _mistake(
+    watched: WatchedTraining, losses: np.ndarray, best: float, own: dict[str, float]
+) -> str:
     """Return the mistake that the record of a training shows."""
     last = float(losses[-200:].mean())
     return (
         _wrong_data(watched)
+        or _unseen_by_the_loss(watched)
+        or _uneven_times(watched)
         or _wrong_noise(watched)
         or _wrong_reports(losses, last, own)
-        or _wrong_steps(losses, best, last)
+        or _wrong_steps(losses, best, last, len(watched.steps[-1][0]))
     )
 
 
@@ -149,8 +162,45 @@ def _wrong_data(watched: WatchedTraining) -> str:
             f"all examples have the timestep {times[0]}" if always else
             "a whole batch has one timestep"
         ) + ": Algorithm 1 draws t for each example, uniformly from all"  # fmt: skip
+    return ""
+
+
+def _unseen_by_the_loss(watched: WatchedTraining) -> str:
+    """Return a mistake in noise or timesteps that the loss hardly shows."""
+    if len(watched.steps) < STEPS:
+        return ""
+    first, second = (
+        (xt - np.sqrt(watched.chain[t])[:, None] * x0) / np.sqrt(1.0 - watched.chain[t])[:, None]
+        for x0, xt, t in watched.steps[-2:]
+    )
+    if first.shape == second.shape and np.allclose(first, second, atol=1e-3):
+        return "all steps have the same noise: Algorithm 1 draws fresh noise for each batch"
+    x0, xt, t = (np.concatenate(parts) for parts in zip(*watched.steps, strict=True))
+    missing = np.flatnonzero(np.bincount(t, minlength=100) == 0)
+    if len(t) > ENOUGH and len(missing):
+        return (
+            f"timesteps are from 0 to 99, and {len(missing)} of 100 are never drawn: "
+            f"{', '.join(map(str, missing[:3]))}. "
+            "Upper ends are excluded by rng.integers and torch.randint"
+        )
+    early = np.isin(t, (1, 2, 3))  # where neighbours differ most
+    for shift in (-1, 1):
+        of_other, of_own = (
+            np.mean((xt[early] - np.sqrt(a) * x0[early]) ** 2 / (1.0 - a))
+            for a in (watched.chain[t[early] + s][:, None] for s in (shift, 0))
+        )
+        if np.abs(of_other - 1.0) < 0.1 < np.abs(of_own - 1.0):
+            return (
+                f"xt has the noise of t {'-' if shift < 0 else '+'} 1, and features reads t: "
+                "timesteps count from 0, so alpha_bar[t] belongs to t"
+            )
+    return ""
+
+
+def _uneven_times(watched: WatchedTraining) -> str:
+    times = np.concatenate([t for _, _, t in watched.steps[-200:]])
     share = np.bincount(times, minlength=100)[:100] / len(times)
-    if share.min() < 0.2 / 100 or share.max() > 5 / 100:
+    if len(times) > ENOUGH and (share.min() < 0.2 / 100 or share.max() > 5 / 100):
         return (
             f"timesteps are not uniform: {int((share == 0).sum())} of 100 are never drawn, t = "
             f"{share.argmax()} in {share.max():.0%} of the examples"
@@ -183,9 +233,13 @@ def _wrong_noise(watched: WatchedTraining) -> str:
     )
 
 
-def _wrong_reports(losses: np.ndarray, last: float, own: float) -> str:
+def _wrong_reports(losses: np.ndarray, last: float, of_target: dict[str, float]) -> str:
     if not np.isfinite(losses).all():
         return "the loss becomes infinite: the learning rate is too large, or a sign is wrong"
+    own = of_target["the noise"]
+    learned = min(of_target, key=lambda name: of_target[name])
+    if of_target[learned] < 0.7 * own:
+        return f"the layer has learned to predict {learned}; its target is the noise"
     ratio = last / own
     if own < 1.0 and (1.8 < ratio < 2.2 or ratio < 0.6):
         says = "the sum over the coordinates" if ratio > 1.0 else "another number"
@@ -196,14 +250,19 @@ def _wrong_reports(losses: np.ndarray, last: float, own: float) -> str:
     return ""
 
 
-def _wrong_steps(losses: np.ndarray, best: float, last: float) -> str:
-    if last > 1.2 * losses[0]:
+def _wrong_steps(losses: np.ndarray, best: float, last: float, batch: int) -> str:
+    if last > 1.2 * losses[0] and batch >= FEW_EXAMPLES:
         if losses[:50].min() < 0.9 * losses[0]:
             return (
                 "the loss falls and then rises: gradients of earlier steps are added up (PyTorch "
                 "wants zero_grad in each step), or the learning rate is far too large"
             )
         return "the loss rises from the start: steps go up the gradient (a sign)"
+    if batch < FEW_EXAMPLES:
+        return (
+            f"the gradient of {batch} example{'s' if batch > 1 else ''} in a step is mostly noise: "
+            "take the mean over some hundred"
+        )
     if last > 0.95 * losses[0]:
         return "the loss does not fall: the layer's weights are not changed, or hardly"
     late = losses[-STEPS // 2 : -STEPS // 4].mean()
