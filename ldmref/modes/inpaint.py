@@ -44,9 +44,9 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
         image, small_mask = masks.crop_region(original, mask, box, size)
         regions = [crop_control(control, original.size, box, size) for control in job.control]
         job = replace(job, control=tuple(control for control, _ in regions))
-        if job.control_image is not None:
-            region = job.control_image.crop(original.size, box, size)
-            job = replace(job, control_image=region)
+        if job.control_input is not None:
+            region = job.control_input.crop(original.size, box, size)
+            job = replace(job, control_input=region)
         warnings += [warning for _, warning in regions if warning]
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")

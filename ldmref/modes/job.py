@@ -31,6 +31,7 @@ class Job(FromPrompts):
         prompts, negative_prompts, seeds: An entry per image.
         schedule: None with `sigmas`.
         eta: None for a sampler without one.
+        control_input: The control image, read and at the size of the images.
         strength: Of img2img and inpaint.
         first_step: Steps of the schedule that are skipped; `skip_steps` counts them.
         resample: Of inpaint.
@@ -49,7 +50,7 @@ class Job(FromPrompts):
     height: int = field()
     clip_skip: int = field()
     control: tuple[Control, ...] = field()
-    control_image: ControlImage | None = field()
+    control_input: ControlImage | None = field()
     strength: float | None = None
     first_step: int = 0
     resample: tuple[int, int] | None = None

@@ -106,8 +106,8 @@ def record_run(
         params["truncated"] = truncated
     if controls:
         params["control"] = [control.record for control in controls]
-    if job.control_image is not None:
-        params[CONTROL_IMAGE] = job.control_image.sha256
+    if job.control_input is not None:
+        params[CONTROL_IMAGE] = job.control_input.sha256
     params["backend"] = model.backend.describe()
     return params | {"ldmref": __version__}
 

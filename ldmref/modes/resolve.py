@@ -90,7 +90,7 @@ def resolve(
         "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler),
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
-        "control_image": None,
+        "control_input": None,
         "strength": strength,
         "first_step": skip_steps(config, steps, strength),
         "resample": resample,
@@ -102,8 +102,8 @@ def resolve(
     check_embeddings(config, job.guidance, job.cfg_scale, job.embeddings)
     check_sampling(config, job)
     check_size(config, job)
-    control_image = read_control_image(config, asked.control_image, job.size)
-    return replace(job, control_image=control_image)
+    control_input = read_control_image(config, asked.control_image, job.size)
+    return replace(job, control_input=control_input)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:

@@ -105,8 +105,8 @@ class Plan:
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
         initial = self.start(model)
-        if job.control_image is not None:
-            initial = replace(initial, control=encode_image(model, job.control_image.image))
+        if job.control_input is not None:
+            initial = replace(initial, control=encode_image(model, job.control_input.image))
         text = encode_texts(
             model,
             job.prompts,
@@ -278,7 +278,7 @@ class Run:
     @property
     def warnings(self) -> list[str]:
         """Warnings about the model's files, the inputs, the prompts and the controls."""
-        images = (*self.controls, self.job.control_image)
+        images = (*self.controls, self.job.control_input)
         controls = [image.warning for image in images if image is not None and image.warning]
         advised = advise(self.model.config, self.job, self.model.backend)
         texts = dict.fromkeys(self.text.warnings)

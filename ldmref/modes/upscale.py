@@ -192,8 +192,8 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
     multiple = config.size_multiple
     width, height = (int(side * request.upscale) // multiple * multiple for side in first.size)
     job = replace(first, width=width, height=height, latents=None)
-    if job.control_image is not None:
-        job = replace(job, control_image=job.control_image.at(job.size))
+    if job.control_input is not None:
+        job = replace(job, control_input=job.control_input.at(job.size))
     check_size(config, job)
     if request.upscale_sigmas is not None:
         sigmas = request.upscale_sigmas

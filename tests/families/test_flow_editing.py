@@ -141,7 +141,7 @@ def flow_edit(theirs, x, n_max, n_min, n_avg, scales):
     return z
 
 
-@pytest.mark.parametrize(("n_max", "n_min", "n_avg"), [(4, 0, 1), (6, 0, 2), (5, 2, 1)])
+@pytest.mark.parametrize(("n_max", "n_min", "n_avg"), [(3, 0, 2), (6, 0, 1), (5, 2, 1)])
 def test_flow_edit_is_that_of_the_paper(made, photo, n_max, n_min, n_avg):
     theirs = Theirs(made)
     scales = scales_of(theirs.family)
