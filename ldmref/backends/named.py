@@ -252,9 +252,9 @@ def _returns_several(function: Callable) -> bool:
 
 
 def _split(arguments: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays among the arguments, and the others that are not None."""
+    """Return the arrays among the arguments, and the others that are neither None nor ()."""
     arrays = {k: v for k, v in arguments.items() if hasattr(v, "shape")}
-    others = {k: v for k, v in arguments.items() if k not in arrays and v is not None}
+    others = {k: v for k, v in arguments.items() if k not in arrays and v not in (None, ())}
     return arrays, others
 
 

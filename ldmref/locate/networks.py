@@ -23,7 +23,7 @@ HOST = (
     "add_noise", "initial", "train", "words", "image", "inputs", "truth",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
-STEERING = ("identity_attention", "skip_layers")  # of calls that a guidance perturbs
+STEERING = ("identity_attention", "skip_layers", "attention_guidance")  # of calls of a guidance
 SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports
 
 
@@ -158,8 +158,11 @@ class _CallSizes:
         if value is None:
             return self.found.missing(x.shape_at(self._complete(x)))
         if x.content in ("timesteps", "guidance"):
-            value = np.broadcast_to(np.asarray(value, np.float64).ravel(), self.known["batch"])
-            return np.array(value)
+            value = np.asarray(value, np.float64).ravel()
+            twice = x.content == "guidance" and value.size == 2 * self.known["batch"]
+            if twice:  # a scale for each text of guidance in attention
+                return value
+            return np.array(np.broadcast_to(value, self.known["batch"]))
         if x.content == "sizes":
             value = np.asarray(value, np.float64)
         channels = x.shape[1]

@@ -48,6 +48,7 @@ def renormalize_guidance(
     factor: float = 1.0,
     grow: bool = False,
     patch: int = 2,
+    order: int = 2,
 ) -> Array:
     r"""Bring a guided prediction to the norm of the conditional one, or at most to it.
 
@@ -64,6 +65,7 @@ def renormalize_guidance(
         factor: k, > 0.
         grow: whether a small prediction is enlarged, too.
         patch: height and width of a token; h and w are multiples of it.
+        order: 2 for Euclidean norms, 1 for sums of magnitudes.
 
     Returns:
         shape and dtype of `guided`.
@@ -87,8 +89,8 @@ def renormalize_guidance(
         axes = (1, 3, 5)
     else:
         axes = (len(shape) - 1,) if over == "row" else tuple(range(1, len(shape)))
-    size = norms(guided, axes)
-    ratio = factor * norms(cond, axes) / xp.where(size > 0, size, xp.ones_like(size))
+    size = norms(guided, axes, order)
+    ratio = factor * norms(cond, axes, order) / xp.where(size > 0, size, xp.ones_like(size))
     if not grow:
         ratio = xp.where(ratio < 1.0, ratio, xp.ones_like(ratio))
     return xp.reshape(guided * ratio, shape)
@@ -176,7 +178,12 @@ def magnitude_aware_guidance(
 
 
 def normalized_attention_guidance(
-    positive: Array, negative: Array, scale: float, largest: float = 2.5, blend: float = 0.25
+    positive: Array,
+    negative: Array,
+    scale: float,
+    largest: float = 2.5,
+    blend: float = 0.25,
+    order: int = 2,
 ) -> Array:
     r"""Guide the output of an attention layer, token by token, and not far from it (NAG).
 
@@ -194,13 +201,16 @@ def normalized_attention_guidance(
         scale: s, any finite number; 1 is no guidance.
         largest: tau, > 0: the largest norm, in norms of the positive output.
         blend: b, in [0, 1]; 0 gives `positive`.
+        order: 1 for norms that are sums of magnitudes, 2 for Euclidean ones.
 
     Returns:
         the guided output, shape and dtype of `positive`.
 
     Accuracy: that of the library's sums.
-    Source: Chen et al. 2025, arXiv:2505.21179, section 3, and published code
-        (`attention_flux_nag.py`), whose norms are Euclidean.
+    Source: Chen et al. 2025, arXiv:2505.21179, section 3, whose norms are sums of magnitudes, as in
+        published code for Stable Diffusion (`attention_nag.py`, `attention_joint_nag.py`); for
+        Flux.1 (`attention_flux_nag.py`) they are Euclidean. The code divides by the ratio of the
+        norms, and so gives NaN, or for Stable Diffusion 3 adds 1e-7, where `positive` is zero.
 
     >>> import numpy as np
     >>> positive, negative = np.asarray([[[[3.0, 4.0]]], [[[0.0, 0.0]]]])
@@ -208,16 +218,18 @@ def normalized_attention_guidance(
     array([[[ 7.5, 10. ]]])
     """
     guided = positive + (scale - 1.0) * (positive - negative)
-    limited = renormalize_guidance(guided, positive, "row", largest)
+    limited = renormalize_guidance(guided, positive, "row", largest, order=order)
     return positive + blend * (limited - positive)
 
 
-def norms(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return the Euclidean norms of x over some axes, which are kept with length 1.
+def norms(x: Array, axes: tuple[int, ...], order: int = 2) -> Array:
+    """Return the norms of x over some axes, which are kept with length 1: Euclidean, or of order 1.
 
     Squares do not overflow: x is divided by its largest magnitude first.
     """
     xp = array_namespace(x)
+    if order == 1:
+        return _sum(xp, xp.abs(x), axes)
     largest = _largest(xp, xp.abs(x), axes)
     unit = x / xp.where(largest > 0, largest, xp.ones_like(largest))
     return largest * xp.sqrt(_sum(xp, unit * unit, axes))

@@ -54,6 +54,11 @@ class DenoiserConfig:
         return 0
 
     @property
+    def attends_to_text(self) -> bool:
+        """Whether the network reads hidden states of the text by attention."""
+        return True
+
+    @property
     def reads_guidance(self) -> bool:
         """Whether the network takes the guidance scale as an input, `guidance`."""
         return False
@@ -120,3 +125,8 @@ class UNetConfig(DenoiserConfig):
     def side_multiple(self) -> int:
         """With `resnet_updown`, every level of the U-Net must halve evenly."""
         return 2 ** (len(self.block_out_channels) - 1) if self.resnet_updown else 1
+
+    @property
+    def attends_to_text(self) -> bool:
+        """Whether it has cross-attention."""
+        return self.attention == "cross" and self.cross_attention_dim > 0

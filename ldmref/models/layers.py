@@ -7,12 +7,13 @@ width, l tokens, d width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.attention_guidance import UNET_BLEND, guide_attention
 from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params
 
@@ -138,9 +139,17 @@ def upsample(ops: Backend, p: Params, x: Array, size: tuple[int, int] | None = N
 
 @layer
 def attention(
-    ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array | CachedContext,
+    num_heads: int,
+    guide: Sequence[float] = (),
 ) -> Array:
-    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
+    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d).
+
+    With `guide`, the context is that of n negative prompts, then of n prompts (`guide_attention`).
+    """
 
     def project(layer: Params, states: Array) -> Array:
         return split_heads(ops, linear(ops, layer, states), num_heads)
@@ -153,7 +162,13 @@ def attention(
         k, v = context.keys_and_values(p, keys_and_values)
     else:
         k, v = keys_and_values(context)
-    return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
+    if guide:
+        n = x.shape[0]
+        both = merge_heads(ops, ops.attention(ops.xp.concat([q, q], axis=0), k, v))
+        heads = guide_attention(ops, both[n:, ...], both[:n, ...], guide, UNET_BLEND, order=1)
+    else:
+        heads = merge_heads(ops, ops.attention(q, k, v))
+    return linear(ops, p.to_out["0"], heads)
 
 
 @layer
@@ -225,18 +240,19 @@ def transformer_block(
     context: Array | CachedContext,
     num_heads: int,
     identity: bool = False,
+    guide: Sequence[float] = (),
 ) -> Array:
     """Apply self-attention, cross-attention and feed-forward; x: (n, l, d) -> the same shape.
 
     Each is pre-norm with a residual connection. With `identity`, the self-attention is
-    `identity_attention`.
+    `identity_attention`; `guide` is that of the cross-attention.
     """
     h = layer_norm(ops, p.norm1, x)
     if identity:
         x = ops.add(x, identity_attention(ops, p.attn1, h))
     else:
         x = ops.add(x, attention(ops, p.attn1, h, h, num_heads))
-    x = ops.add(x, attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads))
+    x = ops.add(x, attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads, guide))
     return ops.add(x, feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x)))
 
 
@@ -249,10 +265,12 @@ def spatial_transformer(
     num_heads: int,
     groups: int,
     identity: bool = False,
+    guide: Sequence[float] = (),
 ) -> Array:
     """Apply transformer blocks over the h*w pixels; x: (n, c, h, w) -> the same shape.
 
-    With `identity`, the self-attention is `identity_attention`.
+    With `identity`, the self-attention is `identity_attention`; `guide` is that of the
+    cross-attention.
     """
     n, c, h, w = x.shape
     xp = ops.xp
@@ -264,7 +282,7 @@ def spatial_transformer(
     if as_linear:
         y = linear(ops, p.proj_in, y)
     for block in p.transformer_blocks.items_in_order():
-        y = transformer_block(ops, block, y, context, num_heads, identity)
+        y = transformer_block(ops, block, y, context, num_heads, identity, guide)
     if as_linear:
         y = linear(ops, p.proj_out, y)
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1)), (n, c, h, w))

@@ -213,8 +213,7 @@ class LatentDiffusion(ImageNetworks):
         t: Array,
         context: Array | Conditioning | None = None,
         control: Residuals | None = None,
-        identity_attention: Sequence[str] = (),
-        skip_layers: Sequence[int] = (),
+        **steering: Sequence[Any],
     ) -> Array:
         """Return the prediction of eps, v or x0, as `config.scheduler.prediction_type` says.
 
@@ -225,18 +224,19 @@ class LatentDiffusion(ImageNetworks):
             context: Hidden states from `encode_text`, (n, l, d), or a `Conditioning`, which SDXL
                 needs. None: the network reads no text.
             control: The output of ControlNets (`ControlNet.residuals`). None: none.
-            identity_attention: Parts of the U-Net, `down`, `mid` or `up`, whose self-attention maps
-                are replaced by the identity.
-            skip_layers: Blocks of a transformer that are left out, by number.
+            steering: `identity_attention`, parts of the U-Net, `down`, `mid` or `up`, whose
+                self-attention maps are replaced by the identity; `skip_layers`, blocks of a
+                transformer that are left out, by number; `attention_guidance`, scale, largest norm
+                and, optionally, weight of `ldmref.math.normalized_attention_guidance`, with a
+                context of n negative prompts, followed by n prompts.
 
         Returns:
             The prediction, (n, c, h, w); `predict_with_variance` also returns a learned variance.
 
         Raises:
-            UsageError: The network takes no ControlNets, identity as attention or skipped layers.
+            UsageError: The network takes no ControlNets, or nothing that steers it like this.
         """
         z = self.config.vae.latent_channels
-        steering = {"identity_attention": identity_attention, "skip_layers": skip_layers}
         output = self.predict_with_variance(latents, t, context, control, **steering)
         return output[:, :z, ...]
 
@@ -254,7 +254,7 @@ class LatentDiffusion(ImageNetworks):
         Args:
             latents, t, context, control: As for `predict`: (n, c, h, w), (n,) and (n, l, d); None:
                 no text, no ControlNets.
-            steering: `identity_attention` and `skip_layers`, as for `predict`.
+            steering: As for `predict`.
 
         Returns:
             (n, c, h, w), or (n, 2 c, h, w) with a learned variance.
@@ -293,7 +293,7 @@ class LatentDiffusion(ImageNetworks):
             UsageError: The model has no U-Net.
         """
         _ = self.config.unet
-        return self.predict(latents, t, context, control, identity_attention)
+        return self.predict(latents, t, context, control, identity_attention=identity_attention)
 
     def __repr__(self) -> str:
         return f"<LatentDiffusion {self.config.name!r} on {self.backend!r}>"

@@ -31,7 +31,7 @@ from ldmref.samplers import (
     guided_denoiser,
 )
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.guidance import steering_of
+from ldmref.samplers.guidance import steering_of, texts_of
 from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas, timestep_at
 
@@ -77,8 +77,12 @@ def model_denoiser(
         names: tuple[str, ...],
         **steering: tuple[Any, ...],
     ) -> Array:
-        """Predict for the conditionings of these names, one after the other in one batch."""
-        xt = repeat(ops, xt, xt.shape[0] * len(names))
+        """Predict for the conditionings of these names, one after the other in one batch.
+
+        Guidance in attention reads both texts for each x.
+        """
+        both = "attention_guidance" in steering
+        xt = xt if both else repeat(ops, xt, xt.shape[0] * len(names))
         n = xt.shape[0]
         t = ops.asarray(np.full(n, timestep(sigma, interval)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
@@ -86,7 +90,8 @@ def model_denoiser(
         acting = [control for control in controls if control.acts_at(sigma, interval)]
         more: dict[str, Any] = dict(steering)
         if acting:
-            more["control"] = sum_residuals(acting, x, t, conditioning)
+            read = joined(("cond",)) if both else conditioning
+            more["control"] = sum_residuals(acting, x, t, read)
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
         return ops.cast(model.predict(x, t, conditioning, **more), ops.state_dtype)
@@ -103,7 +108,7 @@ def model_denoiser(
                 predictions[name] = together[i * n : i * n + n, ...]
         for name in names:
             if steering := steering_of(name):
-                predictions[name] = predict(xt, sigma, interval, ("cond",), **steering)
+                predictions[name] = predict(xt, sigma, interval, texts_of(name), **steering)
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type

@@ -10,6 +10,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
 from ldmref.samplers.guidance import CODE, steering_of
+from ldmref.samplers.guidance_attention import EmbeddedScaleAttention, NormalizedAttention
 from ldmref.samplers.guidances import EmbeddedScale
 from ldmref.samplers.notation import read_notation
 from ldmref.samplers.path import FLOW
@@ -53,19 +54,23 @@ def choose_guidance(
         check_perturbed(config, guidance)
         check_guiding_step(config, guidance, sampler)
         return guidance
+    within = isinstance(guidance, NormalizedAttention)
     second = ""
-    if guidance not in (PLAIN, EMBEDDED):
+    if guidance not in (PLAIN, EMBEDDED) and not within:
         second = f"guidance {guidance.name!r}"
-    elif any(negative_prompts) or "negative_prompt_embeds" in (embeddings or {}):
-        second = "negative prompt"
     elif sampler.unconditional:
         second = f"sampler {sampler.name!r}, which guides by two predictions"
+    elif not within and (any(negative_prompts) or "negative_prompt_embeds" in (embeddings or {})):
+        second = "negative prompt"
     if second:
         raise UsageError(
             f"{config.name!r} reads the guidance scale itself, so it takes no {second}",
             code=CODE,
-            hint="leave it out; cfg_scale is the scale that the network reads",
+            hint="leave it out, or take guidance nag; the network reads cfg_scale",
         )
+    if isinstance(guidance, NormalizedAttention):
+        check_perturbed(config, guidance)
+        return EmbeddedScaleAttention(guidance.scale, guidance.tau, guidance.alpha)
     return EMBEDDED
 
 
@@ -107,6 +112,8 @@ def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
         steering = steering_of(name)
         unknown = [argument for argument in steering if argument not in takes]
         problem = f"takes no {unknown[0]}" if unknown else ""
+        if "attention_guidance" in steering and not config.denoiser.attends_to_text:
+            problem = "does not read its text by attention"
         if not problem and any(layer >= layers for layer in steering.get("skip_layers", ())):
             problem = f"has the layers 0 to {layers - 1}"
         if problem:

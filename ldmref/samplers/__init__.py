@@ -31,6 +31,7 @@ from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ldmref.samplers.editing import flow_edit, toward_data, toward_noise
 from ldmref.samplers.er_sde import er_sde
 from ldmref.samplers.guidance import Guidance
+from ldmref.samplers.guidance_attention import NormalizedAttention
 from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
     PerpendicularNegative,
@@ -79,11 +80,11 @@ from ldmref.samplers.unipc import unipc
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
     "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History",
-    "Interval", "LimitedInterval", "MagnitudeAware", "Noise", "NoisePath", "PerpendicularNegative",
-    "PerturbedAttention", "Renormalized", "Rescale", "Sampler", "Schedule", "SchedulerConfig",
-    "SkipLayers", "Spacing", "State", "Step", "Stepped", "Streams", "Tangential", "Threshold",
-    "ZeroStar", "ancestral", "autoguidance", "cfgpp", "churn", "configured_step", "deis",
-    "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
+    "Interval", "LimitedInterval", "MagnitudeAware", "Noise", "NoisePath", "NormalizedAttention",
+    "PerpendicularNegative", "PerturbedAttention", "Renormalized", "Rescale", "Sampler", "Schedule",
+    "SchedulerConfig", "SkipLayers", "Spacing", "State", "Step", "Stepped", "Streams", "Tangential",
+    "Threshold", "ZeroStar", "ancestral", "autoguidance", "cfgpp", "churn", "configured_step",
+    "deis", "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
     "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "flow_edit",
     "get_guidance", "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun",
     "heun_churn", "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms",

@@ -23,6 +23,7 @@ It is loaded only when its name is asked for. The guidances of ldmref are in `gu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -42,6 +43,8 @@ PERTURBED = {
 }
 PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED)
 SKIPPED = "skipped_"  # predictions without some layers of the network: "skipped_7_8_9"
+ATTENDED = "attended_"  # predictions guided in attention: "attended_5.0_2.5"
+ATTENDED_NAME = re.compile(ATTENDED + r"[\d.e+-]+_[\d.e+-]+(_[\d.e+-]+)?")
 
 
 def skipped(layers: Sequence[int]) -> str:
@@ -53,6 +56,24 @@ def skipped(layers: Sequence[int]) -> str:
     return SKIPPED + "_".join(map(str, layers))
 
 
+def attended(*numbers: float) -> str:
+    """Return the name of the prediction that is guided in attention with these numbers.
+
+    >>> attended(5.0, 2.5)
+    'attended_5.0_2.5'
+    """
+    return ATTENDED + "_".join(repr(float(number)) for number in numbers)
+
+
+def texts_of(name: str) -> tuple[str, ...]:
+    """Return the predictions whose texts the network of a steered prediction reads at once.
+
+    >>> texts_of("attended_5.0_2.5"), texts_of("skipped_7_8")
+    (('uncond', 'cond'), ('cond',))
+    """
+    return ("uncond", "cond") if name.startswith(ATTENDED) else ("cond",)
+
+
 def steering_of(name: str) -> dict[str, tuple[Any, ...]]:
     """Return what the network of a perturbed prediction gets, by argument; {} for other names.
 
@@ -61,6 +82,9 @@ def steering_of(name: str) -> dict[str, tuple[Any, ...]]:
     """
     if name in PERTURBED:
         return {"identity_attention": PERTURBED[name]}
+    if ATTENDED_NAME.fullmatch(name):
+        numbers = name.removeprefix(ATTENDED).split("_")
+        return {"attention_guidance": tuple(map(float, numbers))}
     numbers = name.removeprefix(SKIPPED).split("_")
     if name.startswith(SKIPPED) and all(number.isdecimal() for number in numbers):
         return {"skip_layers": tuple(map(int, numbers))}
@@ -136,8 +160,9 @@ class Guidance:
 
         `cond` is with the prompt, `uncond` with the negative prompt, which is empty by default,
         `empty` always with the empty prompt, `perturbed_mid` (`_down`, `_up`, `_all`) with the
-        prompt and perturbed self-attention, and `skipped_7_8` with the prompt and without these
-        layers of the network. By default `uncond` and `cond`, or only one of them
+        prompt and perturbed self-attention, `skipped_7_8` with the prompt and without these layers
+        of the network, and `attended_5.0_2.5` with the prompt, and the negative prompt in
+        attention (see `attended`). By default `uncond` and `cond`, or only one of them
         where the scale makes that the result.
 
         Args:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.samplers.guidance import CODE, Guidance, read_guidance
+from ldmref.samplers.guidance_attention import NormalizedAttention
 from ldmref.samplers.guidance_directions import (
     AdaptiveProjected,
     PerpendicularNegative,
@@ -30,6 +31,7 @@ BUILT_IN = (
     Renormalized,
     Tangential,
     MagnitudeAware,
+    NormalizedAttention,
 )
 
 GUIDANCES: dict[str, type[Guidance]] = {guidance.name: guidance for guidance in BUILT_IN}

@@ -13,6 +13,9 @@ from ldmref.trace import read_trace, record_trace
     [
         ("tiny", "pag"),
         ("sd3-tiny", {"name": "slg", "layers": [0]}),
+        ("tiny", "nag"),
+        ("sd3-tiny", "nag"),
+        ("flux-tiny", "nag"),
         ("sd3-tiny", None),
         ("flux-tiny", None),
     ],

@@ -13,6 +13,7 @@ from ldmref.models.unet import unet
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+from attended import combine  # noqa: E402
 from diffusers.guiders.magnitude_aware_guidance import MagnitudeAwareGuidance  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -173,19 +174,24 @@ def test_magnitude_aware_guidance(scale, strength):
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
 
 
-def attention_of_the_authors(positive, negative, scale, tau, alpha):
-    """Guide as ChenDarYen/Normalized-Attention-Guidance does (`attention_flux_nag.py`)."""
-    guidance = positive * scale - negative * (scale - 1)
-    ratio = guidance.norm(dim=-1, keepdim=True) / positive.norm(dim=-1, keepdim=True)
-    guidance = guidance * torch.minimum(ratio, ratio.new_ones(1) * tau) / ratio
-    return guidance * alpha + positive * (1 - alpha)
-
-
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("tau", [1.2, 2.5])
-def test_normalized_attention_guidance(tau):
-    want = attention_of_the_authors(*tensors(COND, UNCOND), 5.0, tau, 0.25)
-    got = lm.normalized_attention_guidance(COND, UNCOND, 5.0, tau, 0.25)
+def test_normalized_attention_guidance(tau, order):
+    """As ChenDarYen/Normalized-Attention-Guidance: order 2 in `attention_flux_nag.py` only."""
+    want = combine(*tensors(COND, UNCOND), 5.0, tau, 0.25, order)
+    got = lm.normalized_attention_guidance(COND, UNCOND, 5.0, tau, 0.25, order)
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+def test_the_norms_of_attention_guidance_differ_by_network():
+    """Tokens of width 64, scale 5: the size of the difference between its two norms."""
+    positive, negative = np.random.default_rng(0).standard_normal((2, 1, 1000, 64))
+    sums, euclidean = (
+        lm.normalized_attention_guidance(positive, negative, 5.0, 2.5, 0.25, order)
+        for order in (1, 2)
+    )
+    apart = np.linalg.norm(sums - euclidean) / np.linalg.norm(euclidean)
+    assert 0.019 < apart < 0.021
 
 
 def renormalized_as_published(program, guided, cond):

@@ -23,6 +23,7 @@ from ldmref.samplers import (
     Guidance,
     LimitedInterval,
     MagnitudeAware,
+    NormalizedAttention,
     PerpendicularNegative,
     PerturbedAttention,
     Renormalized,
@@ -57,6 +58,7 @@ PLAIN = {
     "pag": PerturbedAttention(scale=0.0),
     "apg": AdaptiveProjected(eta=1.0, radius=0.0, momentum=0.0),
     "slg": SkipLayers(scale=0.0),
+    "nag": NormalizedAttention(scale=1.0),
     "renorm": Renormalized(factor=1000.0),
     "mambo_g": MagnitudeAware(strength=0.0),
 }
@@ -66,6 +68,7 @@ AT_ONE = {name: cls() for name, cls in GUIDANCES.items()} | {
     "perp_neg": PerpendicularNegative(weight=0.0),
     "pag": PerturbedAttention(scale=0.0),
     "slg": SkipLayers(scale=0.0),
+    "nag": NormalizedAttention(scale=1.0),
 }
 ACTING = {  # where the defaults do nothing at sigma 0.7
     "apg": AdaptiveProjected(radius=0.1),
@@ -87,7 +90,8 @@ class Network:
     """The mixture as a network that predicts x0: one class, any class, and a blurred class."""
 
     def __init__(self, **others):
-        worse = {"perturbed_mid": component(1), "skipped_7_8_9": component(1)}
+        names = "perturbed_mid", "skipped_7_8_9", "attended_5.0_2.5"
+        worse = dict.fromkeys(names, component(1))
         self.parts = COMPONENTS | worse | others
         self.calls = []
 
@@ -216,8 +220,9 @@ def test_skipped_layers_act_between_two_noise_levels():
 def test_a_prediction_without_layers_has_their_numbers():
     assert steering_of("skipped_0_12") == {"skip_layers": (0, 12)}
     assert steering_of("perturbed_mid") == {"identity_attention": ("mid",)}
-    for other in ("cond", "skipped_", "skipped_a", "skipped_1_"):
+    for other in ("cond", "skipped_", "skipped_a", "skipped_1_", "attended_", "attended_5.0"):
         assert steering_of(other) == {}
+    assert steering_of("attended_5.0_1e-05") == {"attention_guidance": (5.0, 1e-05)}
 
     class Wrong(Guidance):
         def needs(self, sigma, cfg_scale):

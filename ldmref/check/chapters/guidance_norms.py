@@ -102,12 +102,13 @@ def guided_tokens_stay_near_the_positive_ones(f: Functions, rng: RandomInputs) -
     scale = rng.number(0.0, 8.0)
     largest = rng.number(1.0, 3.0)
     blend = rng.number(0.0, 1.0)
+    order = 1 if rng.number(0.0, 1.0) < 0.5 else 2
     expected = []
     for z, other in zip(
         to_host(positive).reshape(6, 6), to_host(negative).reshape(6, 6), strict=True
     ):
         guided = z * scale - other * (scale - 1.0)
-        ratio = np.linalg.norm(guided) / np.linalg.norm(z)
+        ratio = np.linalg.norm(guided, order) / np.linalg.norm(z, order)
         expected.append(blend * guided * min(ratio, largest) / ratio + (1.0 - blend) * z)
-    got = f.normalized_attention_guidance(positive, negative, scale, largest, blend)
+    got = f.normalized_attention_guidance(positive, negative, scale, largest, blend, order)
     return got, np.stack(expected).reshape(2, 3, 6), 15.0

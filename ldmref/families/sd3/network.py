@@ -20,11 +20,14 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.math.arrays import Array
+from ldmref.models.attention_guidance import guide_attention
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
 from ldmref.models.transformer_layers import rms_norm
+
+BLEND = 0.125  # weight of attention guidance in published code
 
 
 def transformer_spec(config: MMDiTConfig) -> Spec:
@@ -83,6 +86,7 @@ def transformer(
     context: Array | CachedContext,
     pooled: Array,
     skip_layers: Sequence[int] = (),
+    attention_guidance: Sequence[float] = (),
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
 
@@ -95,6 +99,9 @@ def transformer(
         context: Hidden states of the text, (n, l, joint_attention_dim).
         pooled: Pooled text, (n, pooled_projection_dim).
         skip_layers: Numbers of blocks that are left out (skip-layer guidance).
+        attention_guidance: Scale, largest norm and, optionally, weight of the guidance in joint
+            attention (`normalized_attention_guidance`). `context` and `pooled` are then those of n
+            negative prompts, followed by those of n prompts.
 
     Returns:
         (n, out_channels, h, w).
@@ -107,13 +114,17 @@ def transformer(
     n, rows, columns = x.shape[0], x.shape[2] // patch, x.shape[3] // patch
     h = embed_patches(ops, p.pos_embed, x, patch, config.pos_embed_max_size)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
+    if attention_guidance:
+        t = xp.concat([t, t], axis=0)
     emb = embed(ops, p.time_text_embed, t, pooled)
+    of_image = emb[n:, ...] if attention_guidance else emb
     for number, p_block in enumerate(p.transformer_blocks.items_in_order()):
         if number in skip_layers:
             continue
-        h, text = joint_block(ops, p_block, h, text, emb, config.num_attention_heads)
+        heads = config.num_attention_heads
+        h, text = joint_block(ops, p_block, h, text, emb, heads, attention_guidance)
 
-    h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
+    h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, of_image)[0])
     # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
     c = config.out_channels
     h = xp.reshape(h, (n, rows, columns, patch, patch, c))
@@ -171,17 +182,23 @@ def middle_places(ops: Backend, line: Array, side: int) -> Array:
 
 @layer
 def joint_block(
-    ops: Backend, p: Params, x: Array, context: Array, emb: Array, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array,
+    emb: Array,
+    num_heads: int,
+    guide: Sequence[float] = (),
 ) -> tuple[Array, Array]:
     """Apply a block to image and text; x: (n, l, d), context: (n, m, d), emb: (n, d) -> both.
 
     Each stream has its own weights. Time and pooled text give a shift, a scale and a gate for each
     attention and feed-forward layer. Nothing reads the text after the last block, which returns it
-    as it was.
+    as it was. With `guide`, context and emb are those of n negative prompts, then of n prompts.
     """
-    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb)
+    h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
     text, *of_text = adaptive_norm(ops, p.norm1_context, context, emb)
-    attended, *attended_text = joint_attention(ops, p.attn, h, text, num_heads)
+    attended, *attended_text = joint_attention(ops, p.attn, h, text, num_heads, guide)
     x = x + gate * attended
     if "attn2" in p:
         *of_mlp, h, gate = of_mlp
@@ -196,7 +213,12 @@ def joint_block(
 
 @layer
 def joint_attention(
-    ops: Backend, p: Params, x: Array, context: Array | None, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array | None,
+    num_heads: int,
+    guide: Sequence[float] = (),
 ) -> tuple[Array, ...]:
     """Let all tokens of image and text attend to each other (figure 2b).
 
@@ -206,6 +228,8 @@ def joint_attention(
         x: Image tokens, (n, l, d), which come first.
         context: Text tokens, (n, m, d). None: the image attends to itself.
         num_heads: Number of heads.
+        guide: What combines the attention to n negative prompts and to n prompts of the context
+            (`guide_attention`). (): the context is that of the prompts.
 
     Returns:
         The image, and the text if there is one and it is read after this block.
@@ -219,10 +243,16 @@ def joint_attention(
     if context is None:
         return (linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v))),)
     added = [project(context, f"add_{name}_proj", f"norm_added_{name}") for name in "qkv"]
+    if guide:
+        q, k, v = (ops.xp.concat([part, part], axis=0) for part in (q, k, v))
     pairs = zip((q, k, v), added, strict=True)
     joined = merge_heads(ops, ops.attention(*(ops.xp.concat(pair, axis=2) for pair in pairs)))
     length = x.shape[1]
-    attended = linear(ops, p.to_out["0"], joined[:, :length, :])
+    image = joined[:, :length, :]
+    if guide:
+        n = x.shape[0]
+        image = guide_attention(ops, image[n:, ...], image[:n, ...], guide, BLEND, order=1)
+    attended = linear(ops, p.to_out["0"], image)
     if "to_add_out" not in p:
         return (attended,)
     return attended, linear(ops, p.to_add_out, joined[:, length:, :])
