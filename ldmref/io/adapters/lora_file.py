@@ -89,7 +89,7 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     return result
 
 
-def check_lora_weight(weight: object) -> float:
+def check_lora_weight(weight: Any) -> float:
     """Return the weight of a LoRA: a number in [-100, 100].
 
     Args:
