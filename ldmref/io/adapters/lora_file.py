@@ -102,7 +102,7 @@ def check_lora_weight(weight: Any) -> float:
     1.0
     """
     is_number = isinstance(weight, Real) and not isinstance(weight, bool)
-    if is_number and -MAX_WEIGHT <= weight <= MAX_WEIGHT:
+    if is_number and abs(weight) <= MAX_WEIGHT:  # type: ignore[operator]
         return float(weight)
     raise UsageError(
         f"the weight of a LoRA must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
