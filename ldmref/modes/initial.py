@@ -21,13 +21,10 @@ from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 class Posterior(NamedTuple):
-    """The normal distribution of an image's scaled latents, (n or 1, c, h, w) float32.
-
-    `std` is None for latents that are known.
-    """
+    """The normal distribution of an image's scaled latents, (n or 1, c, h, w) float32."""
 
     mean: np.ndarray
-    std: np.ndarray | None
+    std: np.ndarray
 
 
 class MaskedImage(NamedTuple):
@@ -61,6 +58,8 @@ class InitialState:
         edit: How `image` is edited; the initial state is then `image` itself.
         finish: Applied to every generated image.
         show: The same for a preview of any size, without the cost of a large image.
+        latents: Instead of `image`, latents that are known, (n, c, h, w) float32: nothing is
+            sampled for them.
     """
 
     noise: np.ndarray | None = None
@@ -74,6 +73,7 @@ class InitialState:
     edit: EditMethod | None = None
     finish: Callable[[Image.Image], Image.Image] | None = None
     show: Callable[[Image.Image], Image.Image] | None = None
+    latents: np.ndarray | None = None
 
 
 class InitialLatents(NamedTuple):
@@ -111,10 +111,8 @@ def sample_initial(
     as_diffusers = follows_diffusers(job.rng)
 
     def sample_posterior(posterior: Posterior | None) -> np.ndarray | None:
-        if posterior is None:
-            return None
-        if posterior.std is None or not as_diffusers:
-            return posterior.mean
+        if posterior is None or not as_diffusers:
+            return None if posterior is None else posterior.mean
         return posterior.mean + posterior.std * streams()
 
     channels = initial.channels if isinstance(initial.channels, MaskedImage) else None
@@ -126,7 +124,7 @@ def sample_initial(
         and not (channels.draws_image and initial.noise is None)
     )
     control = sample_posterior(initial.control)
-    image = None if unseen else sample_posterior(initial.image)
+    image = initial.latents if unseen or initial.image is None else sample_posterior(initial.image)
     noise = streams() if initial.noise is None else initial.noise[batch]
     masked = sample_posterior(masked_image)
     if as_diffusers and job.mode == "inpaint" and masked_image is None:

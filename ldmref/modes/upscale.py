@@ -103,23 +103,26 @@ class UpscaledRun(Run):
         first = super().sample_batch(batch, cancel, observer)
         latents = yield from number_steps(first, 0, steps)
         enlarged = self.enlarge(latents)
-        if self.second.job.first_step == self.second.job.steps:
-            return enlarged.mean
-        start = replace(self.second.initial, image=enlarged, from_noise=False)
-        second = replace(self.second, initial=start).sample_batch(batch, cancel, observer)
+        if steps == taken:
+            known = enlarged.latents if enlarged.image is None else enlarged.image.mean
+            assert known is not None
+            return known
+        second = replace(self.second, initial=enlarged).sample_batch(batch, cancel, observer)
         return (yield from number_steps(second, taken, steps))
 
-    def enlarge(self, latents: np.ndarray) -> Posterior:
-        """Return the latents (n, c, h, w) of the first pass at the size of the second one."""
+    def enlarge(self, latents: np.ndarray) -> InitialState:
+        """Return the start of the second pass from the latents (n, c, h, w) of the first one."""
+        start = replace(self.second.initial, from_noise=False)
         width, height = self.second.job.size
         if self.upscaler == "latent":
             _, h, w = self.model.latent_shape(width, height)
-            return Posterior(enlarge_latents(latents, h, w), None)
+            return replace(start, latents=enlarge_latents(latents, h, w))
         images = self.decode(latents)
         large = [image.resize((width, height), Image.Resampling.LANCZOS) for image in images]
         parts = [encode_array(self.model, to_array([image])) for image in large]
         means, deviations = zip(*parts, strict=True)
-        return Posterior(np.concatenate(means), np.concatenate(deviations))
+        image = Posterior(np.concatenate(means), np.concatenate(deviations))
+        return replace(start, image=image)
 
 
 def plan_second_pass(config: ModelConfig, request: Txt2Img, first: Plan) -> Plan:

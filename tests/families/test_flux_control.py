@@ -87,6 +87,23 @@ def test_img2img_is_that_of_diffusers(made):
     compare(pipe, found, latents.images[0], image.images[0])
 
 
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_a_second_pass_reads_the_control_image_at_its_own_size(made, upscaler):
+    """It is img2img of the enlarged first pass, so its control image is as large."""
+    _, folder = made
+    model = ldmref.load(folder)
+    settings = {"steps": 2, "seed": 5, "upscale": 2.0, "upscaler": upscaler, **SIZE}
+    edges = EDGES.resize((48, 32))
+    plan = modes.plan("txt2img", model, prompt=PROMPT, control_image=edges, **settings)
+    (first, second) = (job.control_input.image for job in plan.passes)
+    assert first.size == (24, 16)
+    np.testing.assert_array_equal(np.asarray(second), np.asarray(edges.convert("RGB")))
+    with_edges = plan.run(model)
+    without = modes.txt2img(model, PROMPT, control_image=Image.new("L", (48, 32)), **settings)
+    assert with_edges.images[0].size == (48, 32)
+    assert np.abs(with_edges.latents - without.latents).max() > 1e-3
+
+
 def test_the_control_image_decides(made):
     model = ldmref.load(made[1])
     assert (model.config.defaults.steps, model.config.defaults.cfg_scale) == (50, 10.0)

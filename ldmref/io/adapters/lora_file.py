@@ -89,7 +89,7 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     return result
 
 
-def check_lora_weight(weight: object) -> float:
+def check_lora_weight(weight: Any) -> float:
     """Return the weight of a LoRA: a number in [-100, 100].
 
     Args:
@@ -102,7 +102,7 @@ def check_lora_weight(weight: object) -> float:
     1.0
     """
     is_number = isinstance(weight, Real) and not isinstance(weight, bool)
-    if is_number and -MAX_WEIGHT <= weight <= MAX_WEIGHT:
+    if is_number and abs(weight) <= MAX_WEIGHT:  # type: ignore[operator]
         return float(weight)
     raise UsageError(
         f"the weight of a LoRA must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
