@@ -26,7 +26,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_array
 from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
-from ldmref.modes.initial import Posterior
+from ldmref.modes.initial import InitialState, Posterior
 from ldmref.modes.job import Job
 from ldmref.modes.requests import Txt2Img
 from ldmref.modes.resolve import check_sampling, check_size
