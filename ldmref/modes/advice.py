@@ -53,7 +53,7 @@ def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
 
     >>> from ldmref.models import preset
     >>> unused_parameters(preset("sd15"))
-    ()
+    ('control_image',)
     """
     names = unused_words(config)
     return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
