@@ -238,8 +238,8 @@ def _describe(
 
 def _stack_levels(steps: list[RecordedStep]) -> dict[str, Any] | None:
     """Return the points of all states on the curve of the run; None if its steps do not say."""
-    levels = [step.levels for step in steps]
-    if not all(levels):
+    levels = [step.levels for step in steps if step.levels is not None]
+    if len(levels) < len(steps):
         return None
     stacked = {
         key: [levels[0][key][0], *(pair[key][1] for pair in levels)] for key in ("signal", "noise")
