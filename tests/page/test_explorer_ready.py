@@ -185,7 +185,7 @@ def test_a_click_is_painted_within_a_frame_or_two(open_ready):
     assert times[50] < 200, json.dumps(times)  # 40 ms on a quiet machine
 
 
-SEEN = """
+GUESSES = """
 () => {
   const [now, guess] = document.querySelectorAll(".ex-story .ex-picture");
   const canvas = guess.querySelector("canvas");
@@ -206,7 +206,7 @@ def test_a_run_that_is_made_shows_its_guesses_as_they_come(open_ready, hold):
     story.get_by_text("Step 1 of 20.").wait_for()
     assert story.locator(".ex-asked").inner_text() == "“a blue dog”"
     assert story.get_by_role("button", include_hidden=True).first.is_hidden()  # the tour
-    page.evaluate(SEEN)
+    page.evaluate(GUESSES)
     go_on.set()
     story.locator("[data-image=x]").wait_for()
     seen = page.evaluate("() => [...seen]")
