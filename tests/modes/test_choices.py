@@ -27,7 +27,7 @@ def test_what_is_offered_can_be_planned_and_nothing_else(name):
 def test_the_schedules_are_those_of_the_path():
     assert choices_of(preset("sd15"))["schedule"] == SPACINGS
     assert choices_of(preset("sd3-medium"))["schedule"] == FLOW_SPACINGS
-    assert choices_of(preset("flux-tiny"))["guidance"] == ("cfg",)
+    assert choices_of(preset("flux-tiny"))["guidance"] == ("cfg", "nag")
 
 
 def test_a_model_that_needs_an_image_offers_all():
