@@ -190,6 +190,7 @@ def make(source: Any, reference: Any, steps: int | None) -> Schedule:
         sampler = source
     its_sampler, spacing = choose_sampler(sampler, spacing, config)
     defaults = getattr(getattr(reference, "config", reference), "defaults", None)
-    defaults = getattr(getattr(source, "config", source), "defaults", defaults)
+    if own is not None:
+        defaults = getattr(getattr(source, "config", source), "defaults", defaults)
     n = steps or (defaults.steps if defaults is not None else STEPS)
     return make_schedule(config, its_sampler, spacing, n)
