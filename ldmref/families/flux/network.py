@@ -181,11 +181,10 @@ def double_block(
     """
     h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
     text, text_gate, *of_text_mlp = adaptive_norm(ops, p.norm1_context, context, emb)
-    streams = h, text, positions, dims, num_heads, guide
-    attended, attended_text = joint_attention(ops, p.attn, *streams)
-    x = x + gate * attended
+    h, text = joint_attention(ops, p.attn, h, text, positions, dims, num_heads, guide)
+    x = x + gate * h
     x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
-    context = context + text_gate * attended_text
+    context = context + text_gate * text
     return context + gated_feed_forward(ops, p.ff_context, context, *of_text_mlp), x
 
 
@@ -215,8 +214,9 @@ def single_block(
         image = guide_halves(ops, attended[:, length:, :], guide)
         image = xp.concat([image, image], axis=0)
         attended = xp.concat([attended[:, :length, :], image], axis=1)
-    wide = gelu_tanh(ops, linear(ops, p.proj_mlp, h), "act_mlp")
-    joined = joined + gate * linear(ops, p.proj_out, xp.concat([attended, wide], axis=2))
+    h = gelu_tanh(ops, linear(ops, p.proj_mlp, h), "act_mlp")
+    h = xp.concat([attended, h], axis=2)  # frees the MLP's 4 d channels, most of the block's memory
+    joined = joined + gate * linear(ops, p.proj_out, h)
     return joined[:, :length, :], joined[:, length:, :]
 
 

@@ -198,15 +198,15 @@ def joint_block(
     """
     h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
     text, *of_text = adaptive_norm(ops, p.norm1_context, context, emb)
-    attended, *attended_text = joint_attention(ops, p.attn, h, text, num_heads, guide)
-    x = x + gate * attended
+    h, *text = joint_attention(ops, p.attn, h, text, num_heads, guide)
+    x = x + gate * h
     if "attn2" in p:
         *of_mlp, h, gate = of_mlp
         x = x + gate * joint_attention(ops, p.attn2, h, None, num_heads)[0]
     x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
     if "ff_context" in p:
         gate, *of_mlp = of_text
-        context = context + gate * attended_text[0]
+        context = context + gate * text[0]
         context = context + gated_feed_forward(ops, p.ff_context, context, *of_mlp)
     return x, context
 
