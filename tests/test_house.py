@@ -371,6 +371,7 @@ NO_NAMES = {
 }  # fmt: skip
 NO_PHRASES = (
     "where there is", "where there are", "what is walked", "is told", "are told", "comes along",
+    "goes on with", "goes on where", "goes on from", "something else than",
 )  # fmt: skip
 
 

@@ -130,7 +130,7 @@ class Judge:
     def _judge_shape(
         self, replay: Replay, point: Point, row: Row, layout: Layout | None
     ) -> np.ndarray:
-        """Judge an array of a wrong shape; the replay goes on with the expected array."""
+        """Judge an array of a wrong shape; the replay continues with the expected array."""
         resplit = resplit_heads(point.recorded, np.shape(point.computed))
         recorded = point.recorded if resplit is None else resplit
         found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
@@ -141,7 +141,7 @@ class Judge:
         return np.asarray(point.computed) if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
-        """Report the first array that is not finite; the replay goes on with finite numbers."""
+        """Report the first array that is not finite; the replay continues with finite numbers."""
         computed = np.asarray(point.computed)
         first = not self.nonfinite
         if first and _is_known(computed):
