@@ -1,8 +1,8 @@
 """Branch a run: continue it from one of its steps with another prompt, guidance or sampler.
 
-Steps are pure, so a branch is exact: the trunk is sampled again up to the step, and the branch goes
-on from its state, its memory and its streams of noise. Without changes it ends in the trunk's
-image, bit for bit. A branch is described by its trunk, step and changes, all JSON.
+Steps are pure, so a branch is exact: the trunk is sampled again up to the step, and the branch
+continues from its state, its memory and its streams of noise. Without changes it ends in the
+trunk's image, bit for bit. A branch is described by its trunk, step and changes, all JSON.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def export_onnx(
 
 
 def require_target(folder: Path, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot be written or that holds something else than an export.
+    """Refuse a folder that cannot be written or whose files are not an export.
 
     Raises:
         OutputError: It exists and `overwrite` is not set, it is not an export, or its parent does

@@ -5,6 +5,8 @@
 | `latent_diffusion.py` | Stable Diffusion 1, 2 and XL, and latent diffusion before it |
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
+| `joint_transformers.py` | what the transformers of image and text share |
+| `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |
 

@@ -30,11 +30,6 @@ class RecordedArguments:
                 return read_array(self.port, self.roles[name])
         return None
 
-    def read_or_missing(self, shape: tuple[int, ...], *names: str) -> np.ndarray:
-        """Return the first recorded input of these roles, otherwise an unknown array."""
-        found = self.read(*names)
-        return self.missing(shape) if found is None else found
-
     def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
         """Return the recorded input of the first layer whose name has an ending."""
         for entry in self.port.of_call(self.call):

@@ -27,6 +27,7 @@ from ldmref.support.memmap import (
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]
+"""The shapes of a tree of parameters: a shape, or another tree, by name."""
 WeightCheck: TypeAlias = Callable[[str, Mapping[str, Any]], Iterable[str]]
 
 
@@ -53,7 +54,17 @@ class Params(dict[str, Any]):
 
 
 def numbered(children: Iterable[Spec]) -> Spec:
-    """Build a spec of children named "0", "1", ..., as `Params.items_in_order` reads them."""
+    """Build a spec of children named "0", "1", ..., as `Params.items_in_order` reads them.
+
+    Args:
+        children: The specs of the children, in their order.
+
+    Returns:
+        The spec.
+
+    >>> numbered([{"weight": (4, 3)}, {"weight": (4, 4)}])
+    {'0': {'weight': (4, 3)}, '1': {'weight': (4, 4)}}
+    """
     return {str(i): child for i, child in enumerate(children)}
 
 
@@ -119,6 +130,16 @@ def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
     Matrices and kernels are uniform in +-1/sqrt(fan-in), as in PyTorch's layers. Vectors named
     `weight` (norms) are one, biases zero, and embeddings normal with standard deviation 0.02. Each
     tensor has its own random stream, keyed by seed and name, independent of the other tensors.
+
+    Args:
+        spec: The shapes.
+        seed: The seed of the streams.
+
+    Returns:
+        The parameters, a tree of NumPy arrays.
+
+    >>> init({"proj": {"weight": (4, 3), "bias": (4,)}}, seed=1).proj.bias
+    array([0., 0., 0., 0.], dtype=float32)
     """
 
     def sample(name: str, shape: Shape) -> np.ndarray:

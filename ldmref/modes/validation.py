@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.arrays import host_array, is_array
 from ldmref.prompts.text_checks import check_text
 
@@ -81,17 +81,6 @@ def check_number(name: str, value: Any, low: float, high: float) -> float:
 def code_for(name: str) -> str:
     """Return the error code of a parameter."""
     return "E-" + name.upper().replace("_", "-").replace(" ", "-")
-
-
-def check_choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """Return one of a few names."""
-    if not isinstance(value, str) or value not in known:
-        raise UsageError(
-            f"unknown {name} {short_repr(value)}",
-            code=code_for(name),
-            hint=did_you_mean(value if isinstance(value, str) else "", known),
-        )
-    return value
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -25,7 +25,7 @@ from ldmref.trace.backend import LayerRecordingBackend, is_overridden
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
 from ldmref.trace.observer import TraceObserver
-from ldmref.trace.record_plan import describe_program, describe_run, require_one_pass
+from ldmref.trace.record_plan import describe_program, describe_run, require_recordable
 from ldmref.trace.recorder import Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.shapes import FusedShapeBackend, ShapeBackend, shapes_of, without_weights
@@ -84,8 +84,8 @@ def estimate_trace(
         The sizes in bytes, and the calls and layers.
 
     Raises:
-        UsageError: The selection matches no call, layer or step of the run, or the plan has two
-            passes.
+        UsageError: The selection matches no call, layer or step of the run, the plan has two
+            passes, or it is an edit.
 
     >>> import ldmref
     >>> from ldmref import modes
@@ -95,7 +95,7 @@ def estimate_trace(
     >>> len([call for call in estimate.calls if call.startswith("unet.")])
     3
     """
-    require_one_pass(plan)
+    require_recordable(plan)
     selected = selection or Selection()
     everything = _measure(plan, model, Selection())
     if selected != Selection():

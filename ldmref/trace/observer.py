@@ -65,12 +65,7 @@ class TraceObserver(RunObserver):
         Raises:
             UsageError: The run is an edit.
         """
-        if run.job.mode == "edit":
-            raise UsageError(
-                "a trace holds the flow of one prompt, and an edit follows two",
-                code="E-MODE",
-                hint="trace txt2img or img2img with each prompt",
-            )
+        require_one_prompt(run.job)
         self.model = run.model
         self.job = run.job
         for prompt, encoded in run.text.encoded.items():
@@ -194,6 +189,18 @@ class TraceObserver(RunObserver):
     def _kind_of_outputs(self) -> str:
         config = self.model.config.scheduler
         return self.job.guidance.combines(config.prediction_type)
+
+
+def require_one_prompt(job: Job) -> None:
+    """Check that a run follows one prompt.
+
+    Raises:
+        UsageError: It is an edit.
+    """
+    if job.mode == "edit":
+        message = "a recorded run follows one prompt, and an edit follows two"
+        hint = "record txt2img or img2img with each prompt"
+        raise UsageError(message, code="E-MODE", hint=hint)
 
 
 def number_draws(draws: Sequence[Array]) -> dict[str, Array]:
