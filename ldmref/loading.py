@@ -22,9 +22,10 @@ from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import BUILT_IN_TOKENIZERS
+from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.models.params import LazyParams, init, unflatten
+from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -78,11 +79,13 @@ def load(
         speed: `exact`, `fast` or `fastest` (docs/performance.md). None: as for `backend`, finally
             the backend's default.
         max_memory: The memory that an image may take, as a number of bytes or a size such as
-            "6GB". If all networks together need more, each is read from the disk when it is used.
-            None: the environment, then the configuration file, then no limit; no limit if `backend`
-            is a `Backend`.
+            "6GB". If all networks together need more, each is read from the disk when it is used,
+            and one that needs more alone is read block by block. None: the environment, then the
+            configuration file, then what is free on the machine where it says so (Linux), for
+            models above 256 MiB on the CPU; also if `backend` is a `Backend`.
         max_seconds: The longest estimated time of a request in seconds (`plan.estimate`); longer
-            requests are refused. None: as for `max_memory`.
+            requests are refused. None: the environment, then the configuration file, then no limit;
+            no limit if `backend` is a `Backend`.
         fetch: Whether to download models that the cache lacks, with huggingface_hub. Nothing is
             downloaded otherwise.
         variant: The variant of the weights in a diffusers folder that has several, such as `fp16`.

@@ -26,7 +26,8 @@ from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.math.arrays import Array
 from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import LazyParams, Params, Spec, flatten, init, unflatten
+from ldmref.models.lazy_params import LazyParams
+from ldmref.models.params import Params, Spec, flatten, init, unflatten
 
 SEED = 1
 

@@ -51,7 +51,7 @@ class LatentDiffusion(ImageNetworks):
         tokenizer_2, tokenizer_3: The tokenizers of further text encoders; None: the first's.
         tiny_autoencoder: An autoencoder that replaces the model's own (TAESD). None: the model
             keeps its own.
-        max_memory: The number of bytes that a request may take; None: no limit.
+        max_memory: The number of bytes that a request may take; None: as `load` says.
         max_seconds: The estimated time that a request may take; None: no limit.
         modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`),
             which every image records. None: none.

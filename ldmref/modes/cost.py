@@ -27,6 +27,8 @@ class Cost:
             its steps takes more.
         flops: Floating-point operations of denoiser and decoder, for all images.
         memory: Peak memory in bytes, with all networks in memory.
+        least_memory: The same with only one block of a network in memory at a time, as the request
+            runs if the machine has no more, or with a small `max_memory`.
         seconds: A lower bound: `flops` at the speed of a large convolution on the model's backend.
             Small images, reading weights, compiling and a busy machine take a multiple of it.
 
@@ -40,6 +42,7 @@ class Cost:
     evaluations: int
     flops: int
     memory: int
+    least_memory: int
     seconds: float
 
 
@@ -62,8 +65,10 @@ def estimate_cost(
     evaluations = (predictions + more) * images
     flops = evaluations * model.family.count_flops(model.config, job.width, job.height)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
-    memory = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile).peak_resident
-    return Cost(evaluations, flops, memory, flops / measure_flops_per_second(model.backend))
+    needs = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile)
+    least = needs.peak_streamed(model.params.releasable)
+    seconds = flops / measure_flops_per_second(model.backend)
+    return Cost(evaluations, flops, needs.peak_resident, least, seconds)
 
 
 def plan_visits(job: Job) -> Sequence[int]:

@@ -100,8 +100,7 @@ class Plan:
             UsageError: A ControlNet is on another backend than the model.
         """
         job = self.job
-        if model.max_memory is not None or model.max_seconds is not None:
-            check_limits(model, job, self.calls, self.more_evaluations)
+        check_limits(model, job, self.calls, self.more_evaluations)
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
         initial = self.start(model)

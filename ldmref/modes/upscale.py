@@ -63,6 +63,7 @@ class UpscaledPlan(Plan):
             first.evaluations + second.evaluations,
             first.flops + second.flops,
             max(first.memory, second.memory),
+            max(first.least_memory, second.least_memory),
             first.seconds + second.seconds,
         )
 
