@@ -67,6 +67,23 @@ def test_products_keep_their_bits_on_any_number_of_threads(monkeypatch, name):
         np.testing.assert_allclose(results[0], want, atol=bound, rtol=0)
 
 
+@pytest.mark.parametrize("half", [6, 512, 550])
+def test_geglu_in_any_number_of_blocks(monkeypatch, half):
+    """By rows, in blocks of columns and of rows that do not divide the array."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in ((61, 8), (2 * half, 8)))
+    bias = rng.standard_normal(2 * half, np.float32)
+    want = REFERENCE.geglu(*(y.astype(float) for y in (x, weight, bias)))
+    bound = EPS["float32"] * (4 + math.sqrt(8)) * np.abs(want).max()
+    monkeypatch.setattr(matmul, "FEW_ROWS", 0)
+    for columns in (1, 5, 64, 200, 549, 550, 2560):
+        for block in (1, 100, 2**20):
+            monkeypatch.setattr(matmul, "COLUMNS", columns)
+            monkeypatch.setattr(matmul, "BLOCK", block)
+            got = matmul.geglu(x, weight, bias)
+            np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+
 @pytest.mark.parametrize("kernels", ["", "Haswell", "Nehalem"])
 def test_rows_of_a_product_may_be_cut_at_multiples_of_the_tile(kernels):
     """In both types and all memory orders, with each kernel that this processor can run."""
