@@ -21,7 +21,7 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import missing_layers, require_comparable
 from ldmref.locate.replay import Replay
-from ldmref.models.controlnet import ControlNet
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace
 

@@ -13,7 +13,7 @@ from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.families.lookup import known_networks
 from ldmref.locate.arguments import RecordedArguments
-from ldmref.models.controlnet import ControlNet
+from ldmref.models.control import ControlNet
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
@@ -95,7 +95,7 @@ def open_network(
     for x in network.inputs:
         arguments[x.argument] = sizes.read(x)
     if "control" in network.arguments:
-        arguments["control"] = found.residuals()
+        arguments["control"] = found.residuals(controlnets)
     if "skip" in network.arguments:
         arguments["skip"] = _clip_skip(found, network.settings["config"].num_hidden_layers)
     whole = port.find(call)
@@ -122,6 +122,7 @@ def find_definition(
     if kind.startswith("controlnet"):  # several ControlNets are called in turn
         numbers = re.findall(r"\d+", call)
         net = controlnets[int(numbers[-1]) % len(controlnets) if numbers else 0]
+        net = net.for_denoiser(model.params[config.denoiser.network])
         networks = auxiliary_networks(config, control=net.config)
         owner = {"controlnet": net.params}
     elif tiny is not None:
