@@ -22,7 +22,9 @@ from ldmref.models.family import family_of
 from ldmref.models.residuals import list_arrays, map_residuals
 from ldmref.models.taesd import TinyConfig
 
-EXAMPLE = {"batch": 2, "timesteps": 2, "height": 16, "width": 16, "tokens": 77}  # open sizes
+EXAMPLE = {  # open sizes
+    "batch": 2, "timesteps": 2, "height": 16, "width": 16, "patches": 64, "tokens": 77,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

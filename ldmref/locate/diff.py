@@ -93,7 +93,7 @@ def diff_traces(
     require_comparable(port, reference)
     rows: list[Row] = []
     notes: list[str] = []
-    gaps = [*_gaps(port), *missing_layers(port)]
+    gaps = [*_gaps(port), *missing_layers(port, len(controlnets))]
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)

@@ -20,10 +20,10 @@ def map_residuals(function: Callable[..., Any], *residuals: Any) -> Any:
     first = residuals[0]
     if not isinstance(first, tuple):
         return function(*residuals)
-    given = [part for part in residuals if part]
-    if len(given) < len(residuals):
-        return given[0] if given else first
-    parts = [map_residuals(function, *places) for places in zip(*residuals, strict=True)]
+    present = [part for part in residuals if part]
+    if len(present) < len(residuals):
+        return present[0] if present else first
+    parts = [map_residuals(function, *same) for same in zip(*residuals, strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 

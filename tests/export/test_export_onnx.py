@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from graph_runs import run_graph as run
 
 import ldmref
 from ldmref.apps.cli.main import main
@@ -41,19 +42,6 @@ def folder(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "tiny"
     export_onnx(model, path)
     return path
-
-
-def run(folder, network, runtime="onnxruntime", **arrays):
-    """Return the outputs of a network's file, by name."""
-    path = folder / network / "model.onnx"
-    if runtime == "onnxruntime":
-        session = pytest.importorskip("onnxruntime").InferenceSession(path)
-        names = [x.name for x in session.get_outputs()]
-        return dict(zip(names, session.run(names, arrays), strict=True))
-    core = pytest.importorskip("openvino").Core()
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    results = compiled(arrays)
-    return {name: results[x] for x in compiled.outputs for name in x.get_names()}
 
 
 def assert_close(got, want):
