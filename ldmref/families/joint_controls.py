@@ -72,7 +72,7 @@ def declare_controlnet(
         spec: Returns the shapes of its parameters.
         hint_channels: Number of channels of the hint.
         counts: For each kind of block, a range of the length of its residuals.
-        more: Inputs after latents, time, hidden states and pooled text.
+        more: Inputs after latents, time, hidden states, hint and pooled text.
     """
     network = declare_transformer(net, function, spec, more)
     hint = NetworkInput(
@@ -83,7 +83,8 @@ def declare_controlnet(
         also=("controlnet_cond",),
     )
     without = () if net.joint_attention_dim else ("context",)
-    inputs = (x for x in network.inputs if x.argument not in without)
+    inputs = [x for x in network.inputs if x.argument not in without]
+    inputs.insert([x.argument for x in inputs].index("pooled"), hint)
     outputs = (
         NetworkOutput(f"{field}.{i}", name_sample(field, i))
         for field, numbers in counts._asdict().items()
@@ -95,7 +96,7 @@ def declare_controlnet(
         params="controlnet",
         description="ControlNet",
         settings={**network.settings, **dict.fromkeys(without)},
-        inputs=(*inputs, hint),
+        inputs=tuple(inputs),
         outputs=tuple(outputs),
         exported="controlnet",
     )

@@ -143,6 +143,9 @@ def describe_model(config: ModelConfig, transformer: DeclaredNetwork) -> list[De
     ]
 
 
+GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",))
+
+
 def declare_transformer(
     config: Any,
     function: Callable[..., Array],

@@ -63,7 +63,7 @@ class RecordedArguments:
         """Return the residuals of ControlNets as the denoiser adds them, None if there were none.
 
         Args:
-            controlnets: The ControlNets of the run; (): those that fit the model.
+            controlnets: The ControlNets of the run; (): they are not known.
         """
         config = self.model.config
         declared = self.model.family.control
@@ -78,7 +78,7 @@ class RecordedArguments:
         kind: Any = declared.residuals
         if not found or set(kind._fields) - {*found, *kind._field_defaults}:
             return None
-        net = controlnets[0].config if controlnets else declared.default(config)
+        net = controlnets[0].config if controlnets else None
         return declared.place(config, net, kind(**found))
 
     def read_numbered(self, name: str) -> tuple[np.ndarray, ...]:

@@ -172,7 +172,7 @@ class ControlNet:
             t: Training timesteps, (n,).
             context: Hidden states (n, l, d), or a `Conditioning`, as for `LatentDiffusion.predict`.
             hint: Features from `encode_hint`, or latents of the image, (n, c, h, w).
-            mode: For a ControlNet of several kinds of images, the number of the kind, (n,).
+            mode: For a ControlNet of several kinds of images, the number of the kind, (n, 1).
 
         Returns:
             A named tuple, such as `Residuals` of a U-Net.

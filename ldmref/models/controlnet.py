@@ -7,7 +7,7 @@ effect before training. The conditioning image is called the hint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -60,16 +60,21 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
     skips = [u.block_out_channels[0]]
     for level, c in enumerate(u.block_out_channels):
         skips += [c] * (u.layers_per_block + (level < last))
-    blocks = [conv_spec(a, width) for a, b in pairwise(widths) for width in (a, b)]
     copied = {name: spec for name, spec in unet_spec(u).items() if name not in DECODER_HALF}
     return copied | {
-        HINT: {
-            "conv_in": conv_spec(config.conditioning_channels, widths[0]),
-            "blocks": numbered(blocks),
-            "conv_out": conv_spec(widths[-1], u.block_out_channels[0]),
-        },
+        HINT: pixel_spec(config.conditioning_channels, widths, u.block_out_channels[0]),
         "controlnet_down_blocks": numbered(conv_spec(c, c, 1) for c in skips),
         "controlnet_mid_block": conv_spec(u.block_out_channels[-1], u.block_out_channels[-1], 1),
+    }
+
+
+def pixel_spec(channels: int, widths: Sequence[int], features: int) -> Spec:
+    """Return the shapes of an encoder of images, which downsamples by 2 between two widths."""
+    blocks = [conv_spec(a, width) for a, b in pairwise(widths) for width in (a, b)]
+    return {
+        "conv_in": conv_spec(channels, widths[0]),
+        "blocks": numbered(blocks),
+        "conv_out": conv_spec(widths[-1], features),
     }
 
 
@@ -87,8 +92,12 @@ def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int 
 
 def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
     """Encode the hint, (n, conditioning_channels, H, W) in [0, 1], as features (n, c, H/f, W/f)."""
-    p = p[HINT]
-    x = ops.silu(conv2d(ops, p.conv_in, hint))
+    return encode_pixels(ops, p[HINT], hint)
+
+
+def encode_pixels(ops: Backend, p: Params, image: Array) -> Array:
+    """Encode an image (n, k, H, W) as features (n, c, H/f, W/f); the parameters: `pixel_spec`."""
+    x = ops.silu(conv2d(ops, p.conv_in, image))
     for i, block in enumerate(p.blocks.items_in_order()):
         x = ops.silu(conv2d(ops, block, x, stride=1 + i % 2))
     return conv2d(ops, p.conv_out, x)

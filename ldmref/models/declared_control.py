@@ -22,7 +22,8 @@ class DeclaredControl:
     Attributes:
         classes: For each class of diffusers, a function that reads the configuration from its
             config.json.
-        default: Returns the configuration of a ControlNet that fits a model.
+        default: Returns the configuration of a ControlNet that fits a model and has every network
+            that one may have.
         networks: Returns the networks of a ControlNet. The last one returns the residuals; it takes
             the backend, the parameters, the configuration, noisy latents, timesteps, the hint and
             arrays of the conditioning by name. One before it makes the hint of an image, which is
@@ -33,13 +34,17 @@ class DeclaredControl:
             denoiser.
         inputs: Returns the inputs of a model's denoiser for residuals: `residuals` of
             `NetworkInput`s, whose argument is `control`.
-        place: Returns residuals as the denoiser adds them, from the configurations of the model and
-            of the ControlNet: one array for each place.
+        place: Returns residuals as the denoiser adds them, one array for each place, from the
+            configurations of the model and of the ControlNet; None: it is not known.
         make_hint: Returns the hint of scaled latents (n, c, h, w), from the configurations of the
             ControlNet and of the autoencoder.
         draws_hint: Whether diffusers' pipelines sample the latents of the image from the generator,
             before all other noise.
         shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
+
+    >>> from ldmref.models.family import find_family
+    >>> sorted(find_family("sd3").control.classes)
+    ['SD3ControlNetModel']
     """
 
     classes: Mapping[str, Callable[[Mapping[str, Any]], Any]]

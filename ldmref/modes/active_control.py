@@ -143,7 +143,7 @@ def sum_residuals(
         if hint.shape[0] > 1:  # one for each image, of which x may have several predictions
             hint = repeat(net.backend, hint, x.shape[0])
         kind = control.control.mode
-        mode = None if kind is None else np.full(x.shape[0], kind)
+        mode = None if kind is None else np.full((x.shape[0], 1), kind)
         found = net.residuals(x, t, conditioning, hint, mode)
         weighted = weigh_residuals(control.control.weight, found)
         terms.append(net.declared.place(config, net.config, weighted))

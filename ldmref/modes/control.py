@@ -14,11 +14,12 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.images.pil import Source, read_image
 from ldmref.models.config import ModelConfig
-from ldmref.models.control import ControlNet, require_fit
+from ldmref.models.control import ControlNet, control_of, require_fit
 from ldmref.modes import validation
 from ldmref.modes.sizing import resize_image
 
 MAX_CONTROLS = 16
+MAX_MODE = 999
 # A colon, except for that of a drive on Windows, which follows one letter and precedes a slash.
 SEPARATOR = r":(?![\\/])|(?<!^[A-Za-z])(?<!:[A-Za-z]):" if os.name == "nt" else ":"
 
@@ -77,23 +78,30 @@ def _check_numbers(control: Control) -> Control:
             f"a control must start before it ends, not from {start:g} to {end:g}",
             code="E-CONTROL-START",
         )
-    return replace(control, weight=weight, start=start, end=end)
+    mode = control.mode
+    if mode is not None:
+        mode = validation.check_integer("control mode", mode, 0, MAX_MODE)
+    return replace(control, weight=weight, start=start, end=end, mode=mode)
 
 
 def parse_control(text: str) -> Control:
-    """Read a ControlNet, an image and a weight with colons between: `canny:edges.png:0.8`."""
+    """Read a control with colons between its parts: `canny:edges.png:0.8`.
+
+    After ControlNet and image follow weight, part of the steps, and kind of the image (a number).
+    """
     net, *rest = re.split(SEPARATOR, text)
     try:
-        image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
+        image, weight, steps, mode = [*rest, *("1", "0-1", "")[len(rest) - 1 :]]
         start, _, end = steps.partition("-")
         if not net or not image:
             raise ValueError
-        return Control(net, image, float(weight), float(start), float(end))
+        kind = int(mode) if mode else None
+        return Control(net, image, float(weight), float(start), float(end), kind)
     except ValueError:
         raise UsageError(
             f"cannot read the control {short_repr(text)}",
             code="E-CONTROL",
-            hint="--control NET:IMAGE, NET:IMAGE:0.8 or NET:IMAGE:0.8:0-0.5",
+            hint="--control NET:IMAGE, NET:IMAGE:0.8, NET:IMAGE:0.8:0-0.5 or NET:IMAGE:0.8:0-1:2",
         ) from None
 
 
@@ -117,7 +125,26 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
             code="E-CONTROL",
         )
     require_fit(config, net_config, name)
+    _require_mode(net_config, control.mode, name)
     return replace(control, image=read_image(control.image))
+
+
+def _require_mode(net: Any, mode: int | None, name: str) -> None:
+    """Check that a ControlNet of several kinds of images, and no other, is told the kind."""
+    declared = control_of(net).networks(net)[-1].input_of("mode")
+    if declared is None and mode is not None:
+        raise UsageError(
+            f"the ControlNet {name!r} knows one kind of images, so it takes no mode",
+            code="E-CONTROL",
+            hint="leave the mode out",
+        )
+    if declared is not None and (mode is None or mode >= declared.below):
+        raise UsageError(
+            f"the ControlNet {name!r} needs the number of its image's kind, from 0 to "
+            f"{declared.below - 1}",
+            code="E-CONTROL",
+            hint="Control(net, image, mode=0) (--control NET:IMAGE:1:0-1:0)",
+        )
 
 
 def size_control(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:

@@ -26,6 +26,7 @@ from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
 SKIPPED = ("safety_checker", "image_encoder")
+LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
 
 
 @contextmanager
@@ -82,8 +83,7 @@ class _PipelineRecorder:
         self._scheduler: SchedulerRecorder | None = None
         self._replaced: list[tuple[Any, str]] = []
         self._family = family_of_pipeline(type(pipe).__name__)
-        family = self._family or find_family(UNetConfig.family)
-        self._control = family.control
+        self._control = (self._family or find_family(UNetConfig.family)).control
         self._layout = LatentLayout(self._family)
         self._request = RequestRecorder(writer, self._layout)
 
@@ -147,7 +147,8 @@ class _PipelineRecorder:
             inputs = self._name_inputs(named_inputs(module, "", args, kwargs))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
-            inputs["sample"] = self._layout.convert(inputs["sample"])
+            for role in LATENTS & inputs.keys():
+                inputs[role] = self._layout.convert(inputs[role])
             timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))

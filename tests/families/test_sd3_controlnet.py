@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import LdmrefError
 from ldmref.export import export_onnx
+from ldmref.families.joint_controls import BlockResiduals
+from ldmref.families.sd3.controlnet import MMDiTControlConfig, place_residuals
 from ldmref.locate import diff_traces
+from ldmref.models import preset
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.params import tree_map, unflatten
 from ldmref.modes import Control
@@ -273,6 +277,20 @@ def test_the_latents_of_several_images_do_not_depend_on_the_batch(model, nets):
     np.testing.assert_allclose(two, one, atol=1e-4)
 
 
+@pytest.mark.parametrize("blocks", [24, 38])
+def test_residuals_follow_the_blocks_that_diffusers_gives_them(blocks):
+    """Of K residuals, the interval of diffusers is N / K, a rounded number."""
+    config = preset("sd3-medium")
+    config = replace(config, denoiser=replace(config.denoiser, num_layers=blocks))
+    for count in range(1, blocks + 1):
+        residuals = BlockResiduals(tuple(range(count)))
+        placed = place_residuals(config, MMDiTControlConfig(), residuals).blocks
+        assert [*placed] == [int(i / (blocks / count)) for i in range(blocks)]
+        assert (
+            place_residuals(config, MMDiTControlConfig(), BlockResiduals(placed)).blocks == placed
+        )
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 
@@ -332,6 +350,11 @@ def test_a_damaged_folder_is_refused(nets, tmp_path):
         file.write_text(json.dumps(data | change))
         with pytest.raises(LdmrefError, match=message):
             ldmref.load_controlnet(tmp_path / "net")
+    weights = tmp_path / "net" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(LdmrefError, match="without its configuration"):
+        ldmref.load_controlnet(weights)
+    with pytest.raises(LdmrefError, match="is a ControlNet, not a model"):
+        ldmref.load(weights)
 
 
 # -- tools ----------------------------------------------------------------------------------------

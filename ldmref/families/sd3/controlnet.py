@@ -188,9 +188,12 @@ def list_differences(config: ModelConfig, net: MMDiTControlConfig) -> Iterator[D
 
 
 def place_residuals(
-    config: ModelConfig, net: MMDiTControlConfig, residuals: BlockResiduals
+    config: ModelConfig, net: MMDiTControlConfig | None, residuals: BlockResiduals
 ) -> BlockResiduals:
-    """Return a residual for each of N blocks: of K, number floor(i K / N) follows block i."""
+    """Return a residual for each of N blocks: of K, number floor(i K / N) follows block i.
+
+    diffusers rounds i / (N / K), which differs for no K of the published N, 24 and 38.
+    """
     blocks = residuals.blocks
     count = transformer_of(config).num_layers
     return BlockResiduals(tuple(blocks[i * len(blocks) // count] for i in range(count)))

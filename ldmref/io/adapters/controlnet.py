@@ -73,6 +73,10 @@ def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> Con
         hint = "give a diffusers folder or a .safetensors file"
         raise InputError(f"no ControlNet {str(path)!r}", code="E-CONTROL", hint=hint)
     stored = TensorView([TensorFile(path)], prefix=PREFIX)
+    if "controlnet_blocks.0.weight" in stored.shapes:
+        message = f"{path.name} holds a transformer's ControlNet without its configuration"
+        hint = "give the folder that also holds its config.json"
+        raise InputError(message, code="E-CONTROL", hint=hint)
     unets = [PRESETS[name].unet for name in PRESET_UNETS]
     if isinstance(unet, UNetConfig):
         unets = [unet]
