@@ -24,7 +24,7 @@ from ldmref.modes.registry import MODES
 from ldmref.support.files import not_a_file, read_file
 
 MAX_IMAGE = 200_000_000  # bytes of a file
-CONTROL_KEYS = ("net", "image", "weight", "start", "end")
+CONTROL_KEYS = ("net", "image", "weight", "start", "end", "mode")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_inputs(
         mode: The mode of the row.
         values: Its parameters.
         folder: The folder to which paths are relative.
-        config: The model whose U-Net ControlNets of single files must fit.
+        config: The model, whose U-Net ControlNets of single files must fit.
 
     Raises:
         UsageError: An image is not a path, or a control is not an object with a net and an image.
@@ -174,7 +174,7 @@ def read_control(value: Any, folder: Path) -> dict[str, Any]:
 
 def digest_control(control: Mapping[str, Any], config: ModelConfig | None) -> dict[str, Any]:
     """Return a control with the digests of its net and its image instead of their paths."""
-    net = open_controlnet(control["net"], config and config.unet)
+    net = open_controlnet(control["net"], config and config.denoiser)
     files = {"net": net.sha256(), "name": net.name, "image": digest_file(control["image"])}
     return {**control, **files}
 

@@ -85,7 +85,7 @@ def continue_trajectory(
     else:
         step, visits = choose_step(run.model, job, schedule, trunk.constrain, first_step=0)
         steps = range(-k, len(visits))  # a ControlNet acts in a part of all steps
-        controls = [control.within(steps) for control in run.controls]
+        controls = [control.within(steps) for control in trunk.controls]
     memory: History = ()
     own = history
     if old.guidance.remembers and history:

@@ -21,7 +21,7 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import missing_layers, require_comparable
 from ldmref.locate.replay import Replay
-from ldmref.models.controlnet import ControlNet
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace
 
@@ -93,7 +93,7 @@ def diff_traces(
     require_comparable(port, reference)
     rows: list[Row] = []
     notes: list[str] = []
-    gaps = [*_gaps(port), *missing_layers(port)]
+    gaps = [*_gaps(port), *missing_layers(port, len(controlnets))]
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)

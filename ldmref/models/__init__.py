@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ldmref.models.config import Defaults as Defaults
     from ldmref.models.config import ModelConfig as ModelConfig
     from ldmref.models.config import TextConfig as TextConfig
-    from ldmref.models.controlnet import ControlNet as ControlNet
+    from ldmref.models.control import ControlNet as ControlNet
     from ldmref.models.controlnet import ControlNetConfig as ControlNetConfig
     from ldmref.models.denoiser_config import UNetConfig as UNetConfig
     from ldmref.models.flops import count_decoder_flops as count_decoder_flops

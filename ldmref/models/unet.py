@@ -103,14 +103,6 @@ class Residuals(NamedTuple):
     mid: Array
 
 
-def convert_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
-    """Convert residuals to arrays of a backend."""
-    if residuals is None:
-        return None
-    down = tuple(ops.own("control", part) for part in residuals.down)
-    return Residuals(down, ops.own("control", residuals.mid))
-
-
 def unet(
     ops: Backend,
     p: Params,

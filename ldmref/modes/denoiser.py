@@ -11,11 +11,11 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, add_cache, get_hidden_states, join
+from ldmref.models.conditioning import Conditioning, add_cache, get_hidden_states, join, repeat
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
+from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.control import ActiveControl, sum_residuals
 from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.guidance_parameter import PLAIN, may_need_empty_prompt
 from ldmref.modes.latents import check_latents
@@ -91,7 +91,7 @@ def model_denoiser(
         more: dict[str, Any] = dict(steering)
         if acting:
             read = joined(("cond",)) if both else conditioning
-            more["control"] = sum_residuals(acting, x, t, read)
+            more["control"] = sum_residuals(model.config, acting, x, t, read)
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
         return ops.cast(model.predict(x, t, conditioning, **more), ops.state_dtype)
@@ -122,11 +122,6 @@ def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) 
     n = get_hidden_states(conditioning.context).shape[0]
     scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
-
-
-def repeat(ops: Backend, x: Array, n: int) -> Array:
-    """Repeat an array of k examples to n of them."""
-    return x if x.shape[0] == n else ops.xp.concat([x] * (n // x.shape[0]), axis=0)
 
 
 def denoiser(

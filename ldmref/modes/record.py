@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.declare import get_fields
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.control import ActiveControl
+from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.guidance_parameter import guidance_record
 from ldmref.modes.job import Job

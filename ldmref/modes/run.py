@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image
-from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
 from ldmref.modes.editing import start_edit
 from ldmref.modes.embeddings import apply_embeddings

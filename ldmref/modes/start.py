@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.control import ActiveControl
 from ldmref.modes.generate import constrain_known, on_backend
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
@@ -46,6 +46,8 @@ def start_trajectory(
     schedule = job.make_schedule(model.config)
     sigmas = schedule.sigmas.tolist()
     streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
+    if follows_diffusers(job.rng):
+        controls = [control.with_sampled_hint(streams) for control in controls]
     noise, image, masked, control = sample_initial(job, initial, streams, batch)
 
     constrain = None

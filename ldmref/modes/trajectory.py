@@ -17,7 +17,7 @@ from PIL import Image
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.control import ActiveControl
+from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.generate import CancelFlag, Progress, run_sampler
 from ldmref.modes.observed import PreparedRun, TakenStep

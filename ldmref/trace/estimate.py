@@ -16,7 +16,7 @@ from ldmref.errors import ResourceError
 from ldmref.families.lookup import find_network
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.tensors.writer import TensorSource, make_header
-from ldmref.models.controlnet import ControlNet, controlnet_spec
+from ldmref.models.control import ControlNet, own_spec
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
 from ldmref.models.taesd import tiny_spec
@@ -284,7 +284,7 @@ def _with_weightless_controls(plan: Plan, model: LatentDiffusion, ops: Backend) 
     for control in plan.job.control:
         net = control.net
         if not isinstance(net, ControlNet):
-            net = open_controlnet(net, model.config.unet)
-        params = shapes_of(controlnet_spec(net.config), ops)
+            net = open_controlnet(net, model.config.denoiser)
+        params = shapes_of(own_spec(net.config), ops)
         controls.append(replace(control, net=ControlNet(ops, net.config, params, net.name)))
     return replace(plan, job=replace(plan.job, control=tuple(controls)))

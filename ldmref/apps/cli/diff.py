@@ -89,7 +89,7 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
         bar.update(max(done, 1), calls, 0, 1, call, "calls")
 
     nets = [
-        load_controlnet(path, "numpy", dtype="float32", unet=model.config.unet)
+        load_controlnet(path, "numpy", dtype="float32", unet=model.config.denoiser)
         for path in flags["controlnets"]
     ]
     try:

@@ -18,7 +18,10 @@ from ldmref.models.config import Defaults, ModelConfig
 
 FILL = "FluxFillPipeline"
 CONTROL = ("FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline")
-PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL)
+PIPELINES = (
+    "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL,
+    "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
+)  # fmt: skip
 TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
     "in_channels": 64, "out_channels": None, "num_layers": 19, "num_single_layers": 38,
     "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
@@ -78,11 +81,24 @@ def convert_transformer_config(data: Mapping[str, Any]) -> FluxConfig:
         CorruptModelError: Channels are not those of patches of 2 x 2 cells.
     """
     require_plain(data, {"patch_size": (1,)}, "the transformer's configuration")
-    fields = {name: data.get(name, default) for name, default in TRANSFORMER_DEFAULTS.items()}
+    return FluxConfig(**read_transformer_fields(data, TRANSFORMER_DEFAULTS))
+
+
+def read_transformer_fields(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a transformer, or of its ControlNet, with our names and values.
+
+    Args:
+        data: The configuration.
+        defaults: The values of the fields that it omits.
+
+    Raises:
+        CorruptModelError: Channels are not those of patches of 2 x 2 cells.
+    """
+    fields = {name: data.get(name, default) for name, default in defaults.items()}
     fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
     fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
     for name in ("in_channels", "out_channels"):
         if not isinstance(fields[name], int) or fields[name] % PACKED:
             raise config_error(f"the transformer has {name} = {fields[name]!r}, no multiple of 4")
         fields[name] //= PACKED
-    return FluxConfig(**fields)
+    return fields
