@@ -16,7 +16,7 @@ from ldmref.locate.arguments import RecordedArguments
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
-from ldmref.trace.model import Trace
+from ldmref.trace.model import GUIDE_CALLS, Trace
 
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
@@ -52,10 +52,10 @@ class RecordedNetwork:
 def network_of(call: str) -> str:
     """Return the network of a call, "" for computations between networks.
 
-    >>> network_of("unet.003"), network_of("text_encoder_2.001"), network_of("sampler.000")
+    >>> network_of("unet.003"), network_of("guide.text_encoder_2.001"), network_of("sampler.000")
     ('unet', 'text_encoder_2', '')
     """
-    name = NUMBER.sub("", call)
+    name = NUMBER.sub("", call).removeprefix(GUIDE_CALLS)
     name = SHORT.get(name, name)
     return name if name in known_networks() else ""
 

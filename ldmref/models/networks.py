@@ -114,7 +114,9 @@ class Networks:
         spec = model_spec(self.config)
         return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
 
-    def limit_memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
+    def limit_memory(
+        self, width: int, height: int, n: int = 1, tile: int | None = None, others: int = 0
+    ) -> None:
         """Keep one network in memory at a time if all of them together exceed `max_memory`.
 
         Args:
@@ -123,6 +125,7 @@ class Networks:
             n: Number of images that are generated together.
             tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
                 once.
+            others: Bytes of other networks that stay in memory.
 
         Raises:
             ResourceError: One network at a time also exceeds `max_memory`.
@@ -130,7 +133,7 @@ class Networks:
         if self.max_memory is None:
             return
         needs = self.estimate_memory(width, height, n, tile)
-        least = needs.peak_offloaded(self.params.releasable)
+        least = needs.peak_offloaded(self.params.releasable) + others
         if least > self.max_memory:
             raise ResourceError(
                 f"the image takes about {least / 1e9:.1f} GB, more than the "
@@ -138,7 +141,7 @@ class Networks:
                 code="E-MEMORY",
                 hint="generate smaller images, fewer at a time, or decode in tiles (tile=512)",
             )
-        self._offload = needs.peak_resident > self.max_memory
+        self._offload = needs.peak_resident + others > self.max_memory
 
     def with_params(self, networks: Mapping[str, Params], ops: Backend) -> Self:
         """Return a copy with other parameters of some `networks`, on `ops`, an equal backend."""
