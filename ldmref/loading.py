@@ -13,6 +13,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
+from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_words
@@ -75,7 +76,8 @@ def load(
             each text encoder. None: the model's own folder, then the usual places.
         vae: Another autoencoder, or TAESD; see `ldmref.io.read_vae`. None: the model's own.
         lora: LoRA files to merge into the weights: paths, or (path, weight) with a weight from -100
-            to 100; without one it is 1.
+            to 100; without one it is 1. FLUX.1 Canny [dev] LoRA and Depth [dev] LoRA turn FLUX.1
+            [dev] into a model that reads a control image.
         speed: `exact`, `fast` or `fastest` (docs/performance.md). None: as for `backend`, finally
             the backend's default.
         max_memory: The memory that an image may take, as a number of bytes or a size such as
@@ -134,7 +136,8 @@ def load(
     if replacement is not None:
         found, tensors = swap_vae(found, tensors, replacement)
     require_networks(path.name, tensors, found)
-    tensors = apply_loras(found, tensors, loras)
+    wide = widen_config(found, loras)
+    tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
     eager = small and limits["max_memory"] is None
     checked = check_weights(tensors, allow_nonfinite) if eager else []
@@ -147,7 +150,7 @@ def load(
     }
     model = LatentDiffusion(
         ops,
-        found,
+        wide,
         LazyParams(ops, unflatten(tensors), check),
         checkpoint.tokenizers[0],
         checkpoint.compute_sha256,

@@ -98,9 +98,10 @@ def continue_trajectory(
         step=step,
         visits=visits,
         x=x,
-        conditionings=run.text.conditionings(slice(0, 1)),
+        conditionings=run.conditionings(slice(0, 1)),
         cfg_scale=job.cfg_scale,
         guidance=job.guidance,
         controls=controls,
         history=(own, memory) if job.guidance.remembers else own,
+        guide=None if run.guide is None else run.guide.model,
     )

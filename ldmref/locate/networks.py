@@ -18,7 +18,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
-from ldmref.trace.model import Trace
+from ldmref.trace.model import GUIDE_CALLS, Trace
 
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
@@ -55,10 +55,10 @@ class RecordedNetwork:
 def network_of(call: str) -> str:
     """Return the network of a call, "" for computations between networks.
 
-    >>> network_of("unet.003"), network_of("text_encoder_2.001"), network_of("sampler.000")
+    >>> network_of("unet.003"), network_of("guide.text_encoder_2.001"), network_of("sampler.000")
     ('unet', 'text_encoder_2', '')
     """
-    name = SECOND.sub("controlnet", NUMBER.sub("", call))
+    name = SECOND.sub("controlnet", NUMBER.sub("", call)).removeprefix(GUIDE_CALLS)
     name = SHORT.get(name, name)
     return name if name in known_networks() else ""
 

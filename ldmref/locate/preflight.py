@@ -60,7 +60,7 @@ def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
     """
     seen: dict[tuple[str, int], tuple[str, set[str]]] = {}
     for call in port.calls:
-        network = network_of(call)
+        network = network_of(call) and NUMBER.sub("", call)
         layers = {entry.layer for entry in port.of_call(call)}
         if not network:
             continue
@@ -96,7 +96,7 @@ def _require_own_buffers(port: Trace) -> None:
     """Refuse two calls of a network with other inputs in which all layers hold the same numbers."""
     last: dict[str, str] = {}
     for call in port.calls:
-        network = network_of(call)
+        network = network_of(call) and NUMBER.sub("", call)
         before = last.get(network)
         last[network] = call
         if network and before is not None and _has_same_outputs(port, before, call):

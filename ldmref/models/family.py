@@ -116,6 +116,8 @@ class Family:
         lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
             `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
             end that belong to it.
+        with_control: Returns the configuration of a model whose denoiser also reads a control
+            image, into which a LoRA may turn it. None: no LoRA does.
         with_classes: Returns a configuration for the classes of a data set, by their names.
         control: The ControlNets of the family. None: its denoiser takes none.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
@@ -148,6 +150,7 @@ class Family:
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
+    with_control: Callable[[ModelConfig], ModelConfig] | None = None
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
     control: DeclaredControl | None = None
     description: str = ""

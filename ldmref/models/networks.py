@@ -117,7 +117,9 @@ class Networks:
         spec = model_spec(self.config)
         return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
 
-    def limit_memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
+    def limit_memory(
+        self, width: int, height: int, n: int = 1, tile: int | None = None, others: int = 0
+    ) -> None:
         """Keep one network in memory at a time if all of them together exceed `max_memory`.
 
         Networks that exceed it alone keep one block at a time, unless the backend compiles whole
@@ -130,6 +132,7 @@ class Networks:
             n: Number of images that are generated together.
             tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
                 once.
+            others: Bytes of other networks that stay in memory.
 
         Raises:
             ResourceError: One block of a network at a time also exceeds it.
@@ -143,7 +146,7 @@ class Networks:
         if limit is None:
             return
         needs = self.estimate_memory(width, height, n, tile)
-        least = needs.peak_streamed(releasable)
+        least = needs.peak_streamed(releasable) + others
         if least > limit:
             raise ResourceError(
                 f"the image takes about {least / 1e9:.1f} GB, more than the "
@@ -151,8 +154,8 @@ class Networks:
                 code="E-MEMORY",
                 hint="generate smaller images, fewer at a time, or decode in tiles (tile=512)",
             )
-        self._offload = needs.peak_resident > limit
-        self.params.stream(needs.list_streamed(releasable, limit) if self._offload else ())
+        self._offload = needs.peak_resident + others > limit
+        self.params.stream(needs.list_streamed(releasable, limit - others) if self._offload else ())
 
     def with_params(self, networks: Mapping[str, Params], ops: Backend) -> Self:
         """Return a copy with other parameters of some `networks`, on `ops`, an equal backend."""

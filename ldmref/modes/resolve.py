@@ -20,6 +20,7 @@ from ldmref.modes.control import fit_control
 from ldmref.modes.control_image import read_control_image
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
 from ldmref.modes.guidance_parameter import check_embeddings, choose_guidance
+from ldmref.modes.guide import fit_guide
 from ldmref.modes.job import Job, share_with_txt2img, skip_steps
 from ldmref.modes.mode_checks import check_mode
 from ldmref.modes.requests import Request
@@ -71,7 +72,9 @@ def resolve(
     if asked.sigmas is not None:
         steps = count_steps(asked.sigmas, asked.steps, asked.schedule)
         schedule = None
-    cfg_scale = asked.cfg_scale
+    guidance = choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler)
+    guide = fit_guide(config, asked.guide, guidance, embeddings is not None)
+    cfg_scale = guidance.usual_scale if asked.cfg_scale is None else asked.cfg_scale
     if cfg_scale is None:
         usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
         cfg_scale = float(usual)
@@ -87,7 +90,8 @@ def resolve(
         "eta": sampler.eta if asked.eta is None else asked.eta,
         "width": asked.width or defaults.width,
         "height": asked.height or defaults.height,
-        "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler),
+        "guidance": guidance,
+        "weaker": guide,
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
         "control_input": None,
@@ -99,6 +103,10 @@ def resolve(
     job = Job(**vars(asked) | resolved)
     check_mode(config, mode)
     check_text(config, job)
+    if guide is not None:
+        check_text(guide.config, job)
+        for control in job.control:
+            fit_control(guide.config, control)
     check_embeddings(config, job.guidance, job.cfg_scale, job.embeddings)
     check_sampling(config, job)
     check_size(config, job)

@@ -78,6 +78,7 @@ class UpscaledPlan(Plan):
             first.text,
             first.controls,
             first.observer,
+            first.guide,
             second=second,
             upscaler=self.upscaler,
         )

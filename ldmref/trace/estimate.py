@@ -223,7 +223,7 @@ class _MeasuringBackend(LayerRecordingBackend):
         declared = find_network(self.networks, network.__name__, {})
         if declared is None or not declared.numbered:
             return run
-        kind = declared.name
+        kind = self.prefix + declared.name
         sizes: Any = self.recorder.writer
 
         def repeated(*args: Any, **kwargs: Any) -> Any:
@@ -258,10 +258,7 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     inner = model.backend
     fused = is_overridden(inner, "group_norm_silu") or is_overridden(inner, "geglu")
     ops = (FusedShapeBackend if fused else ShapeBackend)(dtype=inner.dtype)
-    weightless = model.with_backend(ops)
-    weightless.params = without_weights(model_spec(model.config), ops)
-    weightless.max_memory = None
-    weightless.max_seconds = None
+    weightless = _weightless(model, ops)
     if model.tiny_autoencoder is not None:
         tiny = model.tiny_autoencoder.with_backend(ops)
         tiny.params = shapes_of(tiny_spec(tiny.config), ops)
@@ -270,7 +267,7 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     sizes.manifest = describe_program(model, selection)
     recorder = Recorder(sizes, SizeStore, selection)
     observer = TraceObserver(recorder, _MeasuringBackend, inner.compiles)
-    run = _with_weightless_controls(plan, model, ops).prepare(weightless, observer)
+    run = _with_weightless_parts(plan, model, ops).prepare(weightless, observer)
     sizes.manifest |= describe_run(run)
     for _ in run.generate():
         pass
@@ -278,8 +275,17 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     return sizes
 
 
-def _with_weightless_controls(plan: Plan, model: LatentDiffusion, ops: Backend) -> Plan:
-    """Return a plan whose ControlNets have no weights."""
+def _weightless(model: LatentDiffusion, ops: Backend) -> LatentDiffusion:
+    """Return a copy of a model without weights and limits."""
+    copied = model.with_backend(ops)
+    copied.params = without_weights(model_spec(model.config), ops)
+    copied.max_memory = None
+    copied.max_seconds = None
+    return copied
+
+
+def _with_weightless_parts(plan: Plan, model: LatentDiffusion, ops: Backend) -> Plan:
+    """Return a plan whose ControlNets and second model have no weights."""
     controls = []
     for control in plan.job.control:
         net = control.net
@@ -287,4 +293,7 @@ def _with_weightless_controls(plan: Plan, model: LatentDiffusion, ops: Backend) 
             net = open_controlnet(net, model.config.denoiser)
         params = shapes_of(own_spec(net.config), ops)
         controls.append(replace(control, net=ControlNet(ops, net.config, params, net.name)))
-    return replace(plan, job=replace(plan.job, control=tuple(controls)))
+    job = replace(plan.job, control=tuple(controls))
+    if (weaker := job.weaker) is not None:
+        job = replace(job, weaker=replace(weaker, source=_weightless(weaker.load(model), ops)))
+    return replace(plan, job=job)

@@ -18,6 +18,7 @@ from ldmref.samplers.own_spacing import name_of
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
+from ldmref.trace.model import GUIDE_CALLS
 from ldmref.trace.recorder import Recorder
 
 
@@ -45,6 +46,7 @@ class TraceObserver(RunObserver):
         self.evaluations: list[tuple[Evaluation, str]] = []
         self.draws: list[Array] = []
         self._ops: LayerRecordingBackend | None = None
+        self._guide_ops: LayerRecordingBackend | None = None
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:
         """Return a copy of the model whose layers are recorded."""
@@ -54,10 +56,18 @@ class TraceObserver(RunObserver):
             watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(self._ops)
         return watched
 
+    def watch_guide(self, guide: LatentDiffusion) -> LatentDiffusion:
+        """Return a copy of the weaker model whose calls are recorded as `guide.unet.000`."""
+        self._guide_ops = self.backend(
+            guide.backend, self.recorder, guide.config, self.whole, GUIDE_CALLS
+        )
+        return guide.with_backend(self._guide_ops)
+
     def abandon(self) -> None:
         """Forget calls that were interrupted."""
-        if self._ops is not None:
-            self._ops.abandon()
+        for ops in (self._ops, self._guide_ops):
+            if ops is not None:
+                ops.abandon()
 
     def prepared(self, run: PreparedRun) -> None:
         """Record the tokens of each prompt: `tokens`, `tokens~1`, ...

@@ -55,7 +55,9 @@ def inspect_image(
         return answer | nothing | {"notes": notes}
     mode = record["mode"]
     served = find_served(record.get("model"), models)
-    parameters = replay(record, {})
+    known = find_served(record.get("guide"), models)
+    second = {"guide": known[0]} if known else {}
+    parameters = replay(record, second)
     if made := record.get("a1111"):
         config = models[served[0] if served else asked].config
         try:
@@ -68,7 +70,7 @@ def inspect_image(
     return answer | {
         "mode": mode,
         "parameters": parameters,
-        "missing": find_missing(record, {}),
+        "missing": find_missing(record, second),
         "model": record.get("model"),
         "notes": notes,
         "models": served,

@@ -20,7 +20,7 @@ from functools import partial
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.controlnet import CONTROL
-from ldmref.families.flux.files import PIPELINES, read_folder
+from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS
 from ldmref.families.flux.presets import make_presets, shrink
@@ -99,6 +99,7 @@ FLUX = Family(
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,
+    with_control=with_control,
     lora_targets=LORA_TARGETS,
     control=CONTROL,
     unpack=join_patches,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.flux.config import FluxConfig
+from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
 from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
@@ -62,7 +62,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     if fill:
         defaults = replace(defaults, steps=FILL_STEPS, cfg_scale=FILL_SCALE)
     elif control:
-        defaults = replace(defaults, steps=CONTROL_STEPS, cfg_scale=CONTROL_SCALE)
+        defaults = with_control_defaults(defaults)
     return ModelConfig(
         denoiser=transformer,
         vae=vae,
@@ -72,6 +72,22 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
         concat="folded_mask" if fill else "control" if control else "",
         defaults=defaults,
     )
+
+
+def with_control(config: ModelConfig) -> ModelConfig:
+    """Return a model with the configuration of Flux.1 [Depth]: it also reads a control image."""
+    latents = config.vae.latent_channels
+    return replace(
+        config,
+        denoiser=replace(transformer_of(config), in_channels=2 * latents),
+        concat="control",
+        defaults=with_control_defaults(config.defaults),
+    )
+
+
+def with_control_defaults(defaults: Defaults) -> Defaults:
+    """Return defaults with the steps and the guidance scale of Flux.1 [Depth]."""
+    return replace(defaults, steps=CONTROL_STEPS, cfg_scale=CONTROL_SCALE)
 
 
 def convert_transformer_config(data: Mapping[str, Any]) -> FluxConfig:

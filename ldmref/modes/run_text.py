@@ -1,0 +1,84 @@
+"""The texts of a run: the prompts as its model encodes them, and as its guide does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ldmref.errors import UsageError
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.embeddings import apply_embeddings
+from ldmref.modes.guidance_parameter import may_need_empty_prompt
+from ldmref.modes.guide import CODE
+from ldmref.modes.initial import InitialState
+from ldmref.modes.job import Job
+from ldmref.modes.text import TextConditioning, encode_texts
+from ldmref.samplers.guidance import GUIDE
+
+
+def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextConditioning:
+    """Encode the prompts of a job with the text encoders of a model.
+
+    Args:
+        model: The model that generates, or its guide.
+        job: The resolved parameters.
+        initial: The initial state of the mode, for a second prompt and that of the given image.
+    """
+    text = encode_texts(
+        model,
+        job.prompts,
+        job.negative_prompts,
+        job.size,
+        job.clip_skip,
+        job.prompt_options,
+        initial.interpolation,
+        may_need_empty_prompt(job.guidance),
+        None if initial.edit is None else initial.edit.source_prompt,
+    )
+    return apply_embeddings(text, job.embeddings) if job.embeddings else text
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveGuide:
+    """The weaker model of a run on its backend, with the prompts as its text encoders see them."""
+
+    model: LatentDiffusion
+    text: TextConditioning
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The guide as an image records it."""
+        described = {"name": self.model.config.name, "sha256": self.model.sha256}
+        return described | self.model.modifications
+
+    def repeated(self, times: int, size: tuple[int, int]) -> ActiveGuide:
+        """Return the guide with its text repeated for several images, at a size."""
+        return ActiveGuide(self.model, self.text.repeated(times, size))
+
+    def conditioning(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what its network is conditioned on, by the name of its prediction."""
+        return {GUIDE: self.text.conditioning(batch)[0]}
+
+
+def encode_guide(
+    guide: LatentDiffusion, job: Job, initial: InitialState, text: TextConditioning
+) -> ActiveGuide:
+    """Encode the prompts of a job with the text encoders of its guide.
+
+    Args:
+        guide: The weaker model.
+        job, initial: As for `encode_job`.
+        text: The prompts as the model that generates encodes them.
+
+    Raises:
+        UsageError: The tokenizers of the two cut the prompts into different numbers of chunks.
+    """
+    own = encode_job(guide, job, initial)
+    if list(own.chunks) != list(text.chunks):
+        raise UsageError(
+            "the guide reads the prompts in another number of chunks than the model",
+            code=CODE,
+            hint="use long_prompts=truncate",
+        )
+    return ActiveGuide(guide, own)
