@@ -115,4 +115,3 @@ def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) 
     n = get_hidden_states(conditioning.context).shape[0]
     scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
-
