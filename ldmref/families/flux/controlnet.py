@@ -212,9 +212,10 @@ def describe_networks(net: FluxControlConfig) -> list[DeclaredNetwork]:
 def fit_config(config: ModelConfig) -> FluxControlConfig:
     """Return the configuration of a ControlNet that copies a model's blocks and encodes images."""
     transformer = transformer_of(config)
-    copied = {f.name: getattr(transformer, f.name) for f in fields(FluxConfig)}
     z = config.vae.latent_channels
-    return FluxControlConfig(**copied | {"in_channels": z}, conditioning_embedding_channels=z)
+    copied: dict[str, Any] = {f.name: getattr(transformer, f.name) for f in fields(FluxConfig)}
+    copied |= {"in_channels": z, "conditioning_embedding_channels": z}
+    return FluxControlConfig(**copied)
 
 
 def list_differences(config: ModelConfig, net: FluxControlConfig) -> Iterator[Difference]:

@@ -7,7 +7,7 @@ arXiv:2403.03206. Parameter names of diffusers' SD3ControlNetModel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,7 +20,12 @@ from ldmref.families.joint_controls import (
     compare_depth,
     declare_controlnet,
 )
-from ldmref.families.joint_transformers import adaptive_norm, embed, gated_feed_forward
+from ldmref.families.joint_transformers import (
+    adaptive_norm,
+    embed,
+    feed_forward_spec,
+    gated_feed_forward,
+)
 from ldmref.families.sd3.config import MMDiTConfig, transformer_of
 from ldmref.families.sd3.files import TRANSFORMER_DEFAULTS, read_transformer_fields
 from ldmref.families.sd3.network import (
@@ -39,7 +44,7 @@ from ldmref.models.declared_control import DeclaredControl, Difference
 from ldmref.models.denoiser_config import WidthOrZero
 from ldmref.models.layers import layer, linear
 from ldmref.models.params import Params, Spec, numbered
-from ldmref.models.specs import conv_spec, linear_spec
+from ldmref.models.specs import attention_spec, conv_spec, linear_spec
 
 CONTROL_DEFAULTS = TRANSFORMER_DEFAULTS | {
     "extra_conditioning_channels": 0,
@@ -83,26 +88,27 @@ class MMDiTControlConfig(MMDiTConfig):
 def controlnet_spec(config: MMDiTControlConfig) -> Spec:
     """Return the shapes of every parameter, also of those that the transformer may share."""
     d = config.width
-    spec = transformer_spec(config)
-    kept = {name: spec[name] for name in ("pos_embed", "time_text_embed")}
-    block = block_spec
+    count = config.num_layers
+    transformer = transformer_spec(config)
+    spec = {name: transformer[name] for name in ("pos_embed", "time_text_embed")}
+    blocks = [single_block_spec(d)] * count
     if config.joint_attention_dim:
-        kept["context_embedder"] = spec["context_embedder"]
-    else:
-        block = single_block_spec
-    return kept | {
-        "transformer_blocks": numbered(block(config, i) for i in range(config.num_layers)),
-        "controlnet_blocks": numbered([linear_spec(d, d)] * config.num_layers),
+        spec["context_embedder"] = transformer["context_embedder"]
+        blocks = [block_spec(config, i) for i in range(count)]
+    return spec | {
+        "transformer_blocks": numbered(blocks),
+        "controlnet_blocks": numbered([linear_spec(d, d)] * count),
         "pos_embed_input": {"proj": conv_spec(config.hint_channels, d, config.patch_size)},
     }
 
 
-def single_block_spec(config: MMDiTControlConfig, number: int) -> Spec:
-    """Return the shapes of a block of one stream: those of the image's in a joint block."""
-    joint = block_spec(replace(config, dual_attention_layers=(), qk_norm=""), number)
-    names = "to_q", "to_k", "to_v", "to_out"
-    attention = {name: joint["attn"][name] for name in names}
-    return {"norm1": joint["norm1"], "attn": attention, "ff": joint["ff"]}
+def single_block_spec(d: int) -> Spec:
+    """Return the shapes of a block of one stream."""
+    return {
+        "norm1": {"linear": linear_spec(d, 6 * d)},
+        "attn": attention_spec(d, bias=True),
+        "ff": feed_forward_spec(d),
+    }
 
 
 def controlnet(
