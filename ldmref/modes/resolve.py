@@ -254,7 +254,7 @@ def check_size(config: ModelConfig, job: Job) -> None:
     defaults = config.defaults
     f = config.vae.factor
     for name in ("width", "height"):
-        validation.check_multiple(name, getattr(job, name), config.size_multiple)
+        validation.check_multiple(name, getattr(job, name), config.size_multiple, config.max_side)
     if job.tile is not None:
         validation.check_integer("tile", job.tile, MIN_TILE * f, MAX_SIDE)
         if job.tile % f:

@@ -92,9 +92,22 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_multiple(name: str, value: int, multiple: int) -> None:
-    """Check a width or height, which every level of the networks must halve evenly."""
+def check_multiple(name: str, value: int, multiple: int, most: int | None = None) -> None:
+    """Check a width or height, which every level of the networks must halve evenly.
+
+    Args:
+        name: The parameter.
+        value: The number of pixels.
+        multiple: The number that it must be a multiple of.
+        most: The largest number that the model knows positions for; None: any.
+    """
     check_integer(name, value, 1, MAX_SIDE)
+    if most is not None and value > most:
+        raise UsageError(
+            f"{name} must be at most {most}, not {value}: the model knows no positions beyond",
+            code="E-SIZE",
+            hint=f"use {most // multiple * multiple} or less",
+        )
     if value % multiple:
         low = value // multiple * multiple
         high = (value // multiple + 1) * multiple
