@@ -115,7 +115,7 @@ class LatentDiffusion(ImageNetworks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
-        return vars(self) | {"_sha256": self.sha256, "observer": None, "_denoiser": (None, None)}
+        return super().__getstate__() | {"_sha256": self.sha256, "observer": None}
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.
@@ -269,11 +269,12 @@ class LatentDiffusion(ImageNetworks):
         declared = self.denoiser
         with ops.inference():
             steered: dict[str, Any] = {name: tuple(value) for name, value in steering.items()}
-            steered["control"] = convert_residuals(ops, control)
-            declared.check_steering(self.config.name, steered)
+            if control is not None:
+                steered["control"] = convert_residuals(ops, control)
+            if steered:
+                declared.check_steering(self.config.name, steered)
             network = self._compile(declared.function, declared.params)
-            arguments = declared.arrange(arrays | steered)
-            return network(self.config.denoiser, latents, t, *arguments)
+            return network(self.config.denoiser, latents, t, *declared.arrange(arrays | steered))
 
     def unet(
         self,

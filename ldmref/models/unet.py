@@ -103,10 +103,8 @@ class Residuals(NamedTuple):
     mid: Array
 
 
-def convert_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
+def convert_residuals(ops: Backend, residuals: Residuals) -> Residuals:
     """Convert residuals to arrays of a backend."""
-    if residuals is None:
-        return None
     down = tuple(ops.own("control", part) for part in residuals.down)
     return Residuals(down, ops.own("control", residuals.mid))
 
