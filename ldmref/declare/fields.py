@@ -106,7 +106,7 @@ class Check:
 
     Args:
         function: `function(name, value)` returns the value in its own type, or raises an error.
-            It accepts its own results, and a default also passes through it.
+            It accepts its own results, and a default other than None and () passes through it.
         json: The JSON schema of the value.
 
     >>> from ldmref.declare import Check
@@ -274,6 +274,13 @@ def get_fields(cls: type) -> Mapping[str, Field]:
             default = field.default_factory()
         fields[field.name] = _field(field.name, hints[field.name], default)
     return fields
+
+
+@functools.cache
+def get_renamed(cls: type) -> Mapping[str, str]:
+    """Return the fields of a dataclass that had another name, by that name."""
+    marks = {name: field.get(Formerly) for name, field in get_fields(cls).items()}
+    return {mark.name: name for name, mark in marks.items() if mark is not None}
 
 
 def _field(name: str, hint: Any, default: Any) -> Field:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ldmref.declare.fields import Check, Field, Formerly, Length, Names, Range, get_fields
+from ldmref.declare.fields import Check, Field, Length, Names, Range, get_fields, get_renamed
 from ldmref.errors import LdmrefError, did_you_mean, short_repr
 
 T = TypeVar("T")
@@ -70,7 +70,8 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
     fields = get_fields(cls)
     prefix = f"{path}." if path else ""
-    data = _current_names(fields, data, prefix)
+    if renamed := get_renamed(cls):
+        data = _current_names(renamed, data, prefix)
     for key in data:
         if key not in fields:
             name = f"{prefix}{key}"
@@ -85,17 +86,16 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         values[key] = _check(fields[key], value, prefix + key, default)
     if base is None:
         for name, field in fields.items():
-            if field.get(Check) and name not in values:
+            if field.default not in (None, ()) and name not in values and field.get(Check):
                 values[name] = _check(field, field.default, prefix + name)
         return cls(**values)
     return dataclasses.replace(base, **values)  # type: ignore[type-var]
 
 
 def _current_names(
-    fields: Mapping[str, Field], data: Mapping[str, Any], prefix: str
+    renamed: Mapping[str, str], data: Mapping[str, Any], prefix: str
 ) -> Mapping[str, Any]:
     """Return the mapping with the present names of renamed fields."""
-    renamed = {mark.name: name for name, f in fields.items() if (mark := f.get(Formerly))}
     for old, new in renamed.items():
         if old in data and new in data:
             message = f"{prefix}{old} and {prefix}{new} are one key: keep {prefix}{new}"

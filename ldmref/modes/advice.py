@@ -6,9 +6,9 @@ from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.job import Job
-from ldmref.modes.mode_checks import check_mode
 from ldmref.modes.upscale_parameters import UpscaleParameters
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else

@@ -9,11 +9,11 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_image
+from ldmref.modes.checks import check_mode
 from ldmref.modes.edit_methods import FlowEdit, RFInversion
 from ldmref.modes.edit_parameters import FlowEditParameters, RFInversionParameters
 from ldmref.modes.guidance_parameter import plain_guidance
 from ldmref.modes.initial import InitialState
-from ldmref.modes.mode_checks import check_mode
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Edit
 from ldmref.modes.resolve import resolve

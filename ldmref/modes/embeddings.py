@@ -23,11 +23,6 @@ NAMES = tuple(name for names in EMBEDDINGS.values() for name in names)
 CODE = "E-PROMPT-EMBEDS"
 
 
-def has_embeddings(request: FromPrompts) -> bool:
-    """Return whether a request gives hidden states or pooled outputs."""
-    return any(getattr(request, name) is not None for name in NAMES)
-
-
 def resolve_embeddings(
     config: ModelConfig, request: FromPrompts
 ) -> tuple[FromPrompts, dict[str, np.ndarray]]:

@@ -16,13 +16,14 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image, make_input_channels
-from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
+from ldmref.modes.cost import Cost, check_limits, estimate_cost
 from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.generate import (
     Callback,
     CancelFlag,
     GeneratedImage,
     Progress,
+    explain_memory,
     on_backend,
     run_sampler,
 )

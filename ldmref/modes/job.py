@@ -50,7 +50,7 @@ class Job(FromPrompts):
     height: int = field()
     clip_skip: int = field()
     control: tuple[Control, ...] = field()
-    control_input: ControlImage | None = field()
+    control_input: ControlImage | None = None
     strength: float | None = None
     first_step: int = 0
     resample: tuple[int, int] | None = None
@@ -90,6 +90,11 @@ class Job(FromPrompts):
 
     def __repr__(self) -> str:
         return f"<Job of {self.summary}>"
+
+
+def given(request: object, group: type) -> list[str]:
+    """Return the parameters of a group that a request gives: those that are not None."""
+    return [name for name in get_fields(group) if getattr(request, name) is not None]
 
 
 def share_with_txt2img(request: Request, **decided: Any) -> FromPrompts:

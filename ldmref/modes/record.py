@@ -27,7 +27,6 @@ from ldmref.modes.registry import MODES
 from ldmref.modes.requests import FromPrompts, Request
 from ldmref.modes.resolve import find_schedule
 from ldmref.modes.text import TextConditioning
-from ldmref.samplers.own_spacing import name_of
 from ldmref.support.version import __version__
 
 SOURCES = ("image", "mask", "segmentation")  # which an image does not contain
@@ -74,7 +73,7 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         "prompt": prompts[0] if same else prompts,
         "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
         "sampler": job.sampler.name,
-        "schedule": name_of(job.schedule),
+        "schedule": job.schedule and str(job.schedule),
         "seed": job.seeds[0] if n == 1 else list(job.seeds[:n]),
         "count": n if same else 1,
     }

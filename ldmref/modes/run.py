@@ -14,7 +14,7 @@ from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image
 from ldmref.modes.control import ActiveControl, load_control
-from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
+from ldmref.modes.cost import Cost, check_limits, estimate_cost
 from ldmref.modes.editing import start_edit
 from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import (
@@ -23,6 +23,7 @@ from ldmref.modes.generate import (
     GeneratedImage,
     Progress,
     decode_images,
+    explain_memory,
 )
 from ldmref.modes.guidance_parameter import may_need_empty_prompt
 from ldmref.modes.initial import InitialState

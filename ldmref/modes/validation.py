@@ -105,7 +105,8 @@ def check_flag(name: str, value: Any) -> bool:
 
 def check_multiple(name: str, value: int, multiple: int) -> None:
     """Check a width or height, which every level of the networks must halve evenly."""
-    check_integer(name, value, 1, MAX_SIDE)
+    if value > MAX_SIDE:
+        check_integer(name, value, 1, MAX_SIDE)
     if value % multiple:
         low = value // multiple * multiple
         high = (value // multiple + 1) * multiple
