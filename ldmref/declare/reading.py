@@ -169,9 +169,9 @@ def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
 def _check_number(kind: Callable[[Any], Any], limits: Range, value: Any, path: str) -> Any:
     """Return a number within limits; NumPy's numbers are numbers, booleans are not."""
     expected = numbers.Integral if kind is int else numbers.Real
-    article = "a whole number" if kind is int else "a number"
-    allowed = article if limits == Range() else f"{article} {limits}"
     if isinstance(value, bool) or not isinstance(value, expected) or not limits.holds(value):  # type: ignore[arg-type]
+        article = "a whole number" if kind is int else "a number"
+        allowed = article if limits == Range() else f"{article} {limits}"
         raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
     return kind(value)
 

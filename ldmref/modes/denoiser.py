@@ -17,7 +17,7 @@ from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.control import ActiveControl, sum_residuals
 from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance_parameter import PLAIN, may_need_empty_prompt
+from ldmref.modes.guidance_parameter import PLAIN, is_asked
 from ldmref.modes.latents import check_latents
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
@@ -31,7 +31,7 @@ from ldmref.samplers import (
     guided_denoiser,
 )
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.guidance import steering_of, texts_of
+from ldmref.samplers.guidance import TEXTS, steering_of, texts_of
 from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.schedule import sampling_sigmas, timestep_at
 
@@ -68,7 +68,9 @@ def model_denoiser(
         """Join the conditionings of several predictions, one after the other."""
         parts = [conditionings[name] for name in names]
         together = add_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
-        return add_scale(model, together, cfg_scale)
+        if model.config.denoiser.reads_guidance:
+            return add_scale(model, together, cfg_scale)
+        return together
 
     def predict(
         xt: Array,
@@ -100,14 +102,12 @@ def model_denoiser(
         xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
     ) -> list[Array]:
         n = xt.shape[0]
-        plain = tuple(name for name in names if not steering_of(name))
-        predictions = {}
-        if plain:
-            together = predict(xt, sigma, interval, plain)
-            for i, name in enumerate(plain):
-                predictions[name] = together[i * n : i * n + n, ...]
+        plain = tuple(name for name in names if name in TEXTS)
+        together = predict(xt, sigma, interval, plain) if plain else None
+        predictions = {name: together[i * n : i * n + n, ...] for i, name in enumerate(plain)}
         for name in names:
-            if steering := steering_of(name):
+            if name not in TEXTS:
+                steering = steering_of(name)
                 predictions[name] = predict(xt, sigma, interval, texts_of(name), **steering)
         return [predictions[name] for name in names]
 
@@ -117,8 +117,6 @@ def model_denoiser(
 
 def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) -> Conditioning:
     """Add the guidance scale to the conditioning of a denoiser that reads it."""
-    if not model.config.denoiser.reads_guidance:
-        return conditioning
     n = get_hidden_states(conditioning.context).shape[0]
     scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
@@ -213,7 +211,7 @@ def denoiser(
         (0, 0),
         job.clip_skip,
         job.prompt_options,
-        with_empty=may_need_empty_prompt(job.guidance),
+        with_empty=is_asked(job.guidance),
     )
     training_sigmas = sampling_sigmas(config.scheduler)
     path = config.scheduler.path

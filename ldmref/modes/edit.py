@@ -39,7 +39,9 @@ def plan_edit(config: ModelConfig, request: Edit) -> Plan:
         job = replace(job, first_step=job.steps - method.n_max)
 
     def start(model: LatentDiffusion) -> InitialState:
-        return InitialState(image=encode_image(model, image), from_noise=False, edit=method)
+        source = [method.source_prompt]
+        known = encode_image(model, image)
+        return InitialState(image=known, from_noise=False, edit=method, prompts=source)
 
     per_source_call = plain_guidance(config).evaluations(method.source_cfg_scale)
     return Plan(

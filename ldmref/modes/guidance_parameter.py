@@ -140,13 +140,11 @@ def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
             )
 
 
-def guidance_record(guidance: Guidance) -> dict[str, Any]:
-    """Return what an image records: nothing for the model's own guidance."""
-    return {} if guidance in (PLAIN, EMBEDDED) else {"guidance": guidance.record}
+def is_asked(guidance: Guidance) -> bool:
+    """Return whether a guidance is one that a request asked for, not the model's own.
 
-
-def may_need_empty_prompt(guidance: Guidance) -> bool:
-    """Return whether a guidance may ask for the prediction with the empty prompt."""
+    Only such a guidance is recorded, and only such a one may need the empty prompt.
+    """
     return guidance not in (PLAIN, EMBEDDED)
 
 

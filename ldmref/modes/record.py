@@ -20,7 +20,7 @@ from ldmref.declare import get_fields
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.guidance_parameter import guidance_record
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.job import Job
 from ldmref.modes.parameters import Unrecorded
 from ldmref.modes.registry import MODES
@@ -65,7 +65,8 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         if field.get(Unrecorded) is None:
             params[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
     params.pop("guidance", None)
-    params |= guidance_record(job.guidance)
+    if is_asked(job.guidance):
+        params["guidance"] = job.guidance.record
     prompts = list(job.prompts[:n])
     negatives = list(job.negative_prompts[:n])
     same = len({*prompts}) == 1 == len({*negatives})

@@ -25,7 +25,7 @@ from ldmref.modes.generate import (
     decode_images,
     explain_memory,
 )
-from ldmref.modes.guidance_parameter import may_need_empty_prompt
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
@@ -78,11 +78,7 @@ class Plan:
     @property
     def params(self) -> dict[str, Any]:
         """The resolved parameters: JSON-able values that generate the same images again."""
-        return self.params_of_first(len(self.job.seeds))
-
-    def params_of_first(self, n: int) -> dict[str, Any]:
-        """Return the resolved parameters of the first `n` images alone, JSON-able."""
-        return record_job(self.job, self.request, self.recorded, n)
+        return record_job(self.job, self.request, self.recorded, len(self.job.seeds))
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the request takes on `model`, without computing it."""
@@ -116,8 +112,8 @@ class Plan:
             job.clip_skip,
             job.prompt_options,
             initial.interpolation,
-            may_need_empty_prompt(job.guidance),
-            None if initial.edit is None else initial.edit.source_prompt,
+            is_asked(job.guidance),
+            initial.prompts,
         )
         if job.embeddings:
             text = apply_embeddings(text, job.embeddings)
@@ -150,7 +146,8 @@ class Plan:
             UsageError: `callback` or `cancel` has the wrong type.
             NumericError, ResourceError: See `ldmref.errors`.
         """
-        check_callbacks(callback, cancel)
+        if callback is not None or cancel is not None:
+            check_callbacks(callback, cancel)
         return run_to_end(self.prepare(model, observer), callback, cancel)
 
     def __repr__(self) -> str:
@@ -190,11 +187,6 @@ class Run:
         """The resolved parameters."""
         return self.plan.job
 
-    @property
-    def last_pass(self) -> Job:
-        """The job whose size the images have."""
-        return self.plan.passes[-1]
-
     def generate(
         self, cancel: CancelFlag | None = None, observer: RunObserver | None = None
     ) -> Iterator[Progress | GeneratedImage]:
@@ -215,7 +207,7 @@ class Run:
             ResourceError: Out of memory.
         """
         events = self._generate(cancel, observer or self.observer)
-        yield from explain_memory(events, self.model, self.last_pass)
+        yield from explain_memory(events, self.model, self.plan.passes[-1])
 
     def _generate(
         self, cancel: CancelFlag | None, observer: RunObserver
@@ -270,7 +262,7 @@ class Run:
             generated: The `GeneratedImage` events so far, in order.
         """
         n = len(generated)
-        latents = np.zeros((n, *self.model.latent_shape(*self.last_pass.size)), np.float32)
+        latents = np.zeros((n, *self.model.latent_shape(*self.plan.passes[-1].size)), np.float32)
         for i, image in enumerate(generated):
             latents[i] = image.latents
         images = [image.image for image in generated]
@@ -292,7 +284,8 @@ class Run:
 
     def params(self, n: int) -> dict[str, Any]:
         """Return the parameters of the first `n` images, with the model, backend and version."""
-        planned = self.plan.params_of_first(n or len(self.job.seeds))
+        plan = self.plan
+        planned = record_job(plan.job, plan.request, plan.recorded, n or len(plan.job.seeds))
         return record_run(planned, self.model, self.job, self.text, self.controls, n)
 
     def __repr__(self) -> str:

@@ -41,7 +41,8 @@ PERTURBED = {
     "perturbed_up": ("up",),
     "perturbed_all": ("down", "mid", "up"),
 }
-PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED)
+TEXTS = ("uncond", "cond", "empty")  # predictions of the network as it is, with these texts
+PREDICTIONS = (*TEXTS, *PERTURBED)
 SKIPPED = "skipped_"  # predictions without some layers of the network: "skipped_7_8_9"
 ATTENDED = "attended_"  # predictions guided in attention: "attended_5.0_2.5"
 ATTENDED_NAME = re.compile(ATTENDED + r"[\d.e+-]+_[\d.e+-]+(_[\d.e+-]+)?")

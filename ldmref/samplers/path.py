@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -132,9 +131,10 @@ def noise_levels(sigmas: Sequence[float] | np.ndarray, path: NoisePath = VE) -> 
             the path has no data left and would go on: above 1 on `FLOW`.
     """
     try:
-        if isinstance(sigmas, str | bytes):
-            raise TypeError("text")
-        levels = [_number(sigma) for sigma in sigmas]
+        given = [*sigmas]
+        if isinstance(sigmas, str | bytes) or any(isinstance(s, str | bytes | bool) for s in given):
+            raise TypeError("text or truth values")
+        levels = [float(sigma) for sigma in given]
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise UsageError(
             f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"
@@ -147,10 +147,3 @@ def noise_levels(sigmas: Sequence[float] | np.ndarray, path: NoisePath = VE) -> 
             message = f"sigmas on the path {path.name!r} must be from 0 to 1"
             raise UsageError(f"{message}, not {short_repr(sigma)}", code="E-SIGMAS")
     return levels
-
-
-def _number(value: Any) -> float:
-    """Return a number, or an array of one number, as a float; refuse text and truth values."""
-    if isinstance(value, str | bytes | bool):
-        raise TypeError("not a number")
-    return float(value)

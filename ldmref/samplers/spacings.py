@@ -100,7 +100,8 @@ def sigma_grid(
     """
     if spacing not in SPACINGS:
         raise unknown_spacing(spacing)
-    check_name("final sigma", final_sigma, FINAL_SIGMAS)
+    if final_sigma not in FINAL_SIGMAS:
+        raise unknown_name("final sigma", final_sigma, FINAL_SIGMAS)
     steps = check_steps(steps, len(table))
     if spacing in BETWEEN_ENDS:
         sigmas = BETWEEN_ENDS[spacing](steps, table[0], table[-1])
@@ -144,12 +145,6 @@ def spacing_name(name: str) -> str:
     ('kl_optimal', 'karras')
     """
     return "_".join(name.lower().split())
-
-
-def check_name(what: str, name: str, known: Sequence[str]) -> None:
-    """Refuse a name that is not among the known ones."""
-    if name not in known:
-        raise unknown_name(what, name, known)
 
 
 def unknown_name(what: str, name: object, known: Sequence[str]) -> UsageError:
