@@ -276,13 +276,6 @@ def get_fields(cls: type) -> Mapping[str, Field]:
     return fields
 
 
-@functools.cache
-def get_renamed(cls: type) -> Mapping[str, str]:
-    """Return the fields of a dataclass that had another name, by that name."""
-    marks = {name: field.get(Formerly) for name, field in get_fields(cls).items()}
-    return {mark.name: name for name, mark in marks.items() if mark is not None}
-
-
 def _field(name: str, hint: Any, default: Any) -> Field:
     marks: dict[type, Any] = {}
     if get_origin(hint) is Annotated:

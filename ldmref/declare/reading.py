@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ldmref.declare.fields import Check, Field, Length, Names, Range, get_fields, get_renamed
+from ldmref.declare.fields import Check, Field, Formerly, Length, Names, Range, get_fields
 from ldmref.errors import LdmrefError, did_you_mean, short_repr
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
     fields = get_fields(cls)
     prefix = f"{path}." if path else ""
-    if renamed := get_renamed(cls):
+    if renamed := _renamed_fields(cls):
         data = _current_names(renamed, data, prefix)
     for key in data:
         if key not in fields:
@@ -90,6 +91,13 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
                 values[name] = _check(field, field.default, prefix + name)
         return cls(**values)
     return dataclasses.replace(base, **values)  # type: ignore[type-var]
+
+
+@functools.cache
+def _renamed_fields(cls: type) -> Mapping[str, str]:
+    """Return the fields of a dataclass that had another name, by that name."""
+    marks = {name: field.get(Formerly) for name, field in get_fields(cls).items()}
+    return {mark.name: name for name, mark in marks.items() if mark is not None}
 
 
 def _current_names(

@@ -197,19 +197,14 @@ class LatentDiffusion(ImageNetworks):
         Raises:
             UsageError: `clip_skip` leaves no layer, or a prompt is too long.
         """
-        if clip_skip:
-            self._check_clip_skip(clip_skip)
+        if clip_skip and not 0 < clip_skip <= self.config.max_clip_skip:
+            message = f"clip_skip must be from 0 to {self.config.max_clip_skip}, not {clip_skip}"
+            raise UsageError(message, code="E-CLIP-SKIP")
         configs = self.config.text_encoders
         tokens = tokenize_for_encoders(self.tokenizers, prompts, options)
         skip = clip_skip, options.prompt_weights != "none"
         with self.backend.inference():
             return self.family.encode(self.backend, configs, tokens, self._compile, *skip)
-
-    def _check_clip_skip(self, clip_skip: int) -> None:
-        most = self.config.max_clip_skip
-        if not 0 <= clip_skip <= most:
-            message = f"clip_skip must be from 0 to {most}, not {clip_skip}"
-            raise UsageError(message, code="E-CLIP-SKIP")
 
     def predict(
         self,

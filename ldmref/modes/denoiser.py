@@ -103,8 +103,10 @@ def model_denoiser(
     ) -> list[Array]:
         n = xt.shape[0]
         plain = tuple(name for name in names if name in TEXTS)
-        together = predict(xt, sigma, interval, plain) if plain else None
-        predictions = {name: together[i * n : i * n + n, ...] for i, name in enumerate(plain)}
+        predictions = {}
+        if plain:
+            together = predict(xt, sigma, interval, plain)
+            predictions = {name: together[i * n : i * n + n, ...] for i, name in enumerate(plain)}
         for name in names:
             if name not in TEXTS:
                 steering = steering_of(name)

@@ -93,8 +93,8 @@ class Job(FromPrompts):
         return f"<Job of {self.summary}>"
 
 
-def given(request: object, group: type) -> list[str]:
-    """Return the parameters of a group that a request gives: those that are not None."""
+def list_asked(request: object, group: type) -> list[str]:
+    """Return the parameters of a group that a request asks for: those that are not None."""
     return [name for name in get_fields(group) if getattr(request, name) is not None]
 
 

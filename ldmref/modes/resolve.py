@@ -27,10 +27,11 @@ from ldmref.modes.control import fit_control
 from ldmref.modes.control_image import read_control_image
 from ldmref.modes.embeddings import resolve_embeddings
 from ldmref.modes.guidance_parameter import choose_guidance
-from ldmref.modes.job import Job, given, share_with_txt2img, skip_steps
+from ldmref.modes.job import Job, list_asked, share_with_txt2img, skip_steps
 from ldmref.modes.prompt_parameters import EmbeddingParameters
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
+from ldmref.modes.validation import MAX_COUNT, MAX_SIDE
 from ldmref.samplers import SPACINGS, Sampler, Spacing, get_sampler, get_spacing
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
@@ -63,7 +64,7 @@ def resolve(
     defaults = config.defaults
     asked = share_with_txt2img(request, **decided)
     embeddings = None
-    if asked.prompt is None or given(asked, EmbeddingParameters):
+    if asked.prompt is None or list_asked(asked, EmbeddingParameters):
         asked, embeddings = resolve_embeddings(config, asked)
     prompts, negative_prompts = assign_prompts(asked.prompt, asked.negative_prompt, asked.count)
     sampler, schedule = choose_sampler(asked.sampler, asked.schedule, config.scheduler)
@@ -142,7 +143,8 @@ def assign_prompts(
             code="E-PROMPT",
             hint="give one, or as many as prompts",
         )
-    validation.check_image_count(len(prompts), count)
+    if len(prompts) * count > MAX_COUNT:
+        raise validation.too_many_images(len(prompts), count)
     if len(negatives) == 1:
         negatives = [negatives[0]] * len(prompts)
     pairs = zip(prompts, negatives, strict=True)
@@ -170,7 +172,8 @@ def choose_sampler(
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
     if schedule is None:
         schedule = named or default_spacing(scheduler, sampler)
-    spacing = schedule if schedule in SPACINGS else get_spacing(schedule)
+    is_built_in = isinstance(schedule, str) and schedule in SPACINGS
+    spacing = schedule if is_built_in else get_spacing(schedule)
     if named and named != spacing:
         message = f"the sampler's name says schedule {named!r}, and schedule is {str(spacing)!r}"
         raise UsageError(message, code="E-SCHEDULE", hint=f"sampler {sampler.name!r} takes any")
@@ -208,7 +211,9 @@ def check_size(config: ModelConfig, job: Job) -> None:
     """Refuse sizes that the networks cannot take."""
     defaults = config.defaults
     for name in ("width", "height"):
-        validation.check_multiple(name, getattr(job, name), config.size_multiple)
+        side = getattr(job, name)
+        if side % config.size_multiple or side > MAX_SIDE:
+            raise validation.wrong_side(name, side, config.size_multiple)
     if job.width * job.height > MAX_AREA * defaults.width * defaults.height:
         raise ResourceError(
             f"{job.width} x {job.height} is more than {MAX_AREA} times the area on which "

@@ -14,6 +14,7 @@ from ldmref.math.interpolation import lerp, slerp
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import EncodedText, LatentDiffusion
 from ldmref.prompts.tokenizer import PromptOptions
+from ldmref.samplers.guidance import TEXTS
 
 
 class Interpolation(NamedTuple):
@@ -78,15 +79,22 @@ class TextConditioning:
                 yield slice(start, min(start + batch_size, end))
             first = end
 
-    def conditioning(self, batch: slice) -> tuple[Conditioning, Conditioning]:
-        """Return the conditional and the unconditional (negative) part for the U-Net."""
+    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what the network is conditioned on, by the name of the prediction.
+
+        `empty` is there if the empty prompt was encoded, or nothing is.
+        """
         if not self.encoded:
-            return Conditioning(None), Conditioning(None)
+            return dict.fromkeys(TEXTS, Conditioning(None))
+        prompts, negative_prompts = self.prompts[batch], self.negative_prompts[batch]
         chunks = self.chunks[batch.start]
-        cond = self._condition(self.prompts[batch], chunks)
+        cond = self._condition(prompts, chunks)
         if self.interpolation is not None:
             cond = self._interpolate(cond, self.interpolation, batch)
-        return cond, self._condition(self.negative_prompts[batch], chunks, negative=True)
+        parts = {"uncond": self._condition(negative_prompts, chunks, negative=True), "cond": cond}
+        if "" in self.encoded:
+            parts["empty"] = self._condition([""] * len(prompts), chunks, negative=True)
+        return parts
 
     def _interpolate(self, start: Conditioning, to: Interpolation, batch: slice) -> Conditioning:
         """Return the conditionings of the positions between those of the first prompt and `to`."""
@@ -96,20 +104,6 @@ class TextConditioning:
         between = {"lerp": lerp, "slerp": slerp}[to.path]
         pooled = None if start.pooled is None else between(start.pooled, end.pooled, t)
         return Conditioning(between(start.context, end.context, t), pooled, start.sizes)
-
-    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
-        """Return what the network is conditioned on, by the name of the prediction.
-
-        `empty` is there if the empty prompt was encoded, or nothing is.
-        """
-        cond, uncond = self.conditioning(batch)
-        parts = {"uncond": uncond, "cond": cond}
-        if not self.encoded:
-            return parts | {"empty": Conditioning(None)}
-        if "" in self.encoded:
-            empty = [""] * len(self.prompts[batch])
-            parts["empty"] = self._condition(empty, self.chunks[batch.start], negative=True)
-        return parts
 
     def source_conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on for the source prompt, as `conditionings`."""
@@ -184,4 +178,4 @@ def encode_conditioning(
 ) -> Conditioning:
     """Return the conditioning of the U-Net on these prompts, without a negative part."""
     text = encode_texts(model, prompts, prompts, size)
-    return text.conditioning(slice(0, len(prompts)))[0]
+    return text.conditionings(slice(0, len(prompts)))["cond"]

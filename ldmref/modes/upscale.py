@@ -26,7 +26,7 @@ from ldmref.modes.channels import encode_array
 from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
 from ldmref.modes.initial import InitialState, Posterior
-from ldmref.modes.job import Job, given
+from ldmref.modes.job import Job, list_asked
 from ldmref.modes.requests import Txt2Img
 from ldmref.modes.resolve import check_schedule, check_size
 from ldmref.modes.run import Plan, Run
@@ -158,7 +158,7 @@ def check_given(config: ModelConfig, request: Txt2Img) -> None:
     Raises:
         UsageError: It is so.
     """
-    names = given(request, UpscaleParameters)
+    names = list_asked(request, UpscaleParameters)
     if request.upscale is None:
         message = f"{names[0]} is that of a second pass, which the request does not have"
         raise UsageError(message, code=CODE, hint="give upscale=2 as well")

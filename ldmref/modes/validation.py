@@ -103,29 +103,28 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_multiple(name: str, value: int, multiple: int) -> None:
-    """Check a width or height, which every level of the networks must halve evenly."""
+def wrong_side(name: str, value: int, multiple: int) -> UsageError:
+    """Return the error of a width or height that is too large, or not halved evenly everywhere."""
     if value > MAX_SIDE:
-        check_integer(name, value, 1, MAX_SIDE)
-    if value % multiple:
-        low = value // multiple * multiple
-        high = (value // multiple + 1) * multiple
-        raise UsageError(
-            f"{name} must be a multiple of {multiple}, not {value}",
-            code="E-SIZE",
-            hint=f"use {low} or {high}" if low else f"use {high}",
-        )
+        message = f"{name} must be from 1 to {MAX_SIDE}, not {value}"
+        return UsageError(message, code=code_for(name))
+    low = value // multiple * multiple
+    high = (value // multiple + 1) * multiple
+    return UsageError(
+        f"{name} must be a multiple of {multiple}, not {value}",
+        code="E-SIZE",
+        hint=f"use {low} or {high}" if low else f"use {high}",
+    )
 
 
-def check_image_count(prompts: int, count: int) -> None:
-    """Check that there are at most `MAX_COUNT` images, `count` for each of the prompts."""
-    if prompts * count > MAX_COUNT:
-        raise UsageError(
-            f"{prompts} prompts with {count} images each are {prompts * count} images, "
-            f"the limit is {MAX_COUNT}",
-            code="E-COUNT",
-            hint="make several requests",
-        )
+def too_many_images(prompts: int, count: int) -> UsageError:
+    """Return the error of more than `MAX_COUNT` images, `count` for each of the prompts."""
+    return UsageError(
+        f"{prompts} prompts with {count} images each are {prompts * count} images, "
+        f"the limit is {MAX_COUNT}",
+        code="E-COUNT",
+        hint="make several requests",
+    )
 
 
 def check_jumps(name: str, value: Any) -> tuple[int, int]:
@@ -165,10 +164,12 @@ def _as_list(value: Any) -> Any:
 
 def check_seeds(name: str, value: Any) -> int | list[int] | None:
     """Return a seed or a list of seeds; a single -1 becomes None, which is random."""
+    if is_whole(value):
+        return None if value == -1 else _seed(name, value)
     value = _as_list(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_seed(name, seed) for seed in value]
-    return None if is_whole(value) and value == -1 else _seed(name, value)
+    return _seed(name, value)
 
 
 def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:

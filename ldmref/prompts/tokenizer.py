@@ -18,9 +18,11 @@ from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
 from ldmref.prompts.chunks import (
+    BREAK,
     Chunk,
     TokenGroup,
     count_ids,
+    describe_cut,
     find_multi_vector_ids,
     split_into_chunks,
 )
@@ -33,7 +35,6 @@ START = "<start>"
 END = "<end>"
 PAD = "<pad>"
 UNKNOWN = "<unknown>"
-BREAK = " BREAK "
 LONG_PROMPTS = ("truncate", "chunk")
 PROMPT_WEIGHTS = ("none", "a1111")
 WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
@@ -198,22 +199,12 @@ class PromptTokenizer:
             return TokenizedPrompt(text, chunks, 0, warnings)
         if not dropped:
             return TokenizedPrompt(text, chunks[:1], 0, warnings)
-        message = self._describe_cut(groups, text[dropped[0].position :])
+        unit = "words" if self.reads_words else "tokens"
+        message = describe_cut(groups, text[dropped[0].position :], unit, self.room)
         if options.strict:
             hint = "shorten it, or use long_prompts=chunk"
             raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
         return TokenizedPrompt(text, chunks[:1], count_ids(dropped), [*warnings, message])
-
-    def _describe_cut(self, sections: Sequence[Sequence[TokenGroup]], rest: str) -> str:
-        """Return a line about a prompt of these sections whose `rest` is left out."""
-        count = count_ids([group for section in sections for group in section])
-        unit = "words" if self.reads_words else "tokens"
-        rest = rest.removesuffix(BREAK).strip()
-        return (
-            f"the prompt has {count} {unit}, the model reads {self.room}"
-            f"{', and BREAK needs long_prompts=chunk' if len(sections) > 1 else ''}; "
-            f"left out: {rest if len(rest) <= 200 else rest[:200] + ' ...'}"
-        )
 
     def _parse(self, prompt: str, options: PromptOptions) -> list[list[WeightedText]]:
         """Split a prompt at BREAK into sections of weighted spans, and clean their text."""

@@ -131,10 +131,10 @@ def noise_levels(sigmas: Sequence[float] | np.ndarray, path: NoisePath = VE) -> 
             the path has no data left and would go on: above 1 on `FLOW`.
     """
     try:
-        given = [*sigmas]
-        if isinstance(sigmas, str | bytes) or any(isinstance(s, str | bytes | bool) for s in given):
+        numbers = [*sigmas]
+        if any(isinstance(value, str | bytes | bool) for value in (sigmas, *numbers)):
             raise TypeError("text or truth values")
-        levels = [float(sigma) for sigma in given]
+        levels = [float(sigma) for sigma in numbers]
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise UsageError(
             f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"

@@ -191,7 +191,7 @@ def make_schedule(
     table = sampling_sigmas(config)
     if spacing is None:
         spacing = default_spacing(config, sampler)
-    elif spacing not in SPACINGS:
+    elif not isinstance(spacing, str) or spacing not in SPACINGS:
         spacing = get_spacing(spacing)
     if sigmas is not None:
         return _on_path(_given_levels(sigmas, steps, path), table, path, of_flow)

@@ -100,7 +100,7 @@ def sigma_grid(
     """
     if spacing not in SPACINGS:
         raise unknown_spacing(spacing)
-    if final_sigma not in FINAL_SIGMAS:
+    if not isinstance(final_sigma, str) or final_sigma not in FINAL_SIGMAS:
         raise unknown_name("final sigma", final_sigma, FINAL_SIGMAS)
     steps = check_steps(steps, len(table))
     if spacing in BETWEEN_ENDS:
