@@ -20,8 +20,8 @@ from typing import Any
 import ldmref
 from ldmref import samplers
 from ldmref.errors import LdmrefError
-from ldmref.io.images.pil import to_images
-from ldmref.samplers.noise import Streams
+from ldmref.io import to_images
+from ldmref.samplers import Streams
 
 BLUE = (-0.6, -0.2, 0.9)  # RGB from -1 to 1
 

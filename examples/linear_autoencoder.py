@@ -26,12 +26,9 @@ except ImportError:
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import LdmrefError
 from ldmref.math import autoencoder_loss, principal_components, subspace_distance
-from ldmref.models.params import Params, init
+from ldmref.models import Params, init
 from ldmref.models.specs import linear_spec
-from ldmref.training.batches import Part
-from ldmref.training.loss import Loss
-from ldmref.training.recipes.schema import OptimizerConfig
-from ldmref.training.trainer import Trainer
+from ldmref.training import Loss, OptimizerConfig, Part, Trainer
 
 REPORT = 200  # steps between two reports
 
@@ -76,7 +73,7 @@ def small_emoji_pixels(size: int = 8) -> np.ndarray:
 
 def render_emoji_pixels(font_file: str, size: int = 8) -> np.ndarray:
     """Render every emoji without skin tones; return rows of numbers in [-1, 1]."""
-    from ldmref.datasets.emoji.font import emoji_list, render
+    from ldmref.datasets.emoji import emoji_list, render
 
     return rows([render(e, size, font_file) for e in emoji_list() if not e.has_skin_tone])
 

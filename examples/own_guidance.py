@@ -12,9 +12,8 @@ import ldmref
 from ldmref import modes
 from ldmref.declare import Doc, Range
 from ldmref.math import classifier_free_guidance
-from ldmref.samplers import Guidance
-from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.testing.mixture import Mixture, three_modes
+from ldmref.samplers import Guidance, guided_denoiser
+from ldmref.testing import Mixture, three_modes
 
 
 @dataclass(frozen=True)

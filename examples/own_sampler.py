@@ -11,7 +11,7 @@ import ldmref
 from ldmref import modes
 from ldmref.math import karras_sigmas
 from ldmref.samplers import SAMPLERS, Sampler, sample
-from ldmref.testing.mixture import three_modes
+from ldmref.testing import three_modes
 
 
 def geometric_midpoint():

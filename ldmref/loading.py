@@ -13,6 +13,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
+from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_words
@@ -22,9 +23,10 @@ from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import BUILT_IN_TOKENIZERS
+from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.models.params import LazyParams, init, unflatten
+from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -74,15 +76,18 @@ def load(
             each text encoder. None: the model's own folder, then the usual places.
         vae: Another autoencoder, or TAESD; see `ldmref.io.read_vae`. None: the model's own.
         lora: LoRA files to merge into the weights: paths, or (path, weight) with a weight from -100
-            to 100; without one it is 1.
+            to 100; without one it is 1. FLUX.1 Canny [dev] LoRA and Depth [dev] LoRA turn FLUX.1
+            [dev] into a model that reads a control image.
         speed: `exact`, `fast` or `fastest` (docs/performance.md). None: as for `backend`, finally
             the backend's default.
         max_memory: The memory that an image may take, as a number of bytes or a size such as
-            "6GB". If all networks together need more, each is read from the disk when it is used.
-            None: the environment, then the configuration file, then no limit; no limit if `backend`
-            is a `Backend`.
+            "6GB". If all networks together need more, each is read from the disk when it is used,
+            and one that needs more alone is read block by block. None: the environment, then the
+            configuration file, then what is free on the machine where it says so (Linux), for
+            models above 256 MiB on the CPU; also if `backend` is a `Backend`.
         max_seconds: The longest estimated time of a request in seconds (`plan.estimate`); longer
-            requests are refused. None: as for `max_memory`.
+            requests are refused. None: the environment, then the configuration file, then no limit;
+            no limit if `backend` is a `Backend`.
         fetch: Whether to download models that the cache lacks, with huggingface_hub. Nothing is
             downloaded otherwise.
         variant: The variant of the weights in a diffusers folder that has several, such as `fp16`.
@@ -131,7 +136,8 @@ def load(
     if replacement is not None:
         found, tensors = swap_vae(found, tensors, replacement)
     require_networks(path.name, tensors, found)
-    tensors = apply_loras(found, tensors, loras)
+    wide = widen_config(found, loras)
+    tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
     eager = small and limits["max_memory"] is None
     checked = check_weights(tensors, allow_nonfinite) if eager else []
@@ -144,7 +150,7 @@ def load(
     }
     model = LatentDiffusion(
         ops,
-        found,
+        wide,
         LazyParams(ops, unflatten(tensors), check),
         checkpoint.tokenizers[0],
         checkpoint.digest,

@@ -11,8 +11,8 @@ from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.native import check_weights
 from ldmref.loading import build_tiny_autoencoder, open_backend, require_type
 from ldmref.models.config import AutoencoderConfig
-from ldmref.models.controlnet import ControlNet
-from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.control import ControlNet
+from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.params import unflatten
 from ldmref.models.taesd import TinyAutoencoder
 
@@ -64,17 +64,19 @@ def load_controlnet(
     backend: str | Backend | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    unet: UNetConfig | None = None,
+    unet: DenoiserConfig | None = None,
     allow_nonfinite: bool = False,
 ) -> ControlNet:
     """Load a ControlNet, for `modes.Control`.
 
     Args:
-        path: A diffusers folder (ControlNetModel), or a single file with CompVis' names.
+        path: A diffusers folder (ControlNetModel, SD3ControlNetModel, FluxControlNetModel), or a
+            single file of a U-Net's ControlNet with CompVis' names.
         backend: The backend, by name or as an object such as `model.backend`. None: as for `load`.
         device: The device of a backend given by name. None: as for `load`.
         dtype: The data type of a backend given by name. None: as for `load`.
-        unet: The U-Net that a single file was made for. None: those of Stable Diffusion are tried.
+        unet: The U-Net that a single file was made for. None, or another denoiser: those of Stable
+            Diffusion are tried.
         allow_nonfinite: Whether weights that are NaN or infinite only cause a warning.
 
     Returns:
@@ -83,7 +85,7 @@ def load_controlnet(
     Raises:
         InputError: There is no such file, it is damaged, or it does not hold a ControlNet.
         UnsafeFileError: It is a pickle.
-        UsageError: `unet` is not a `UNetConfig`.
+        UsageError: `unet` is not the configuration of a denoiser.
         BackendUnavailable: The backend cannot run here.
 
     >>> import ldmref
@@ -93,7 +95,7 @@ def load_controlnet(
     >>> control = [modes.Control(net, "edges.png", weight=0.8)]  # doctest: +SKIP
     >>> result = modes.txt2img(model, "a house", control=control)  # doctest: +SKIP
     """
-    require_type("unet", unet, UNetConfig, type(None))
+    require_type("unet", unet, DenoiserConfig, type(None))
     file = open_controlnet(path, unet)
     ops = open_backend(backend, device, dtype)
     tensors = file.tensors()

@@ -107,7 +107,7 @@ def write_site(model: ldmref.LatentDiffusion, folder: Path, package: Path) -> di
 
 
 def require_target(folder: Path) -> None:
-    """Refuse a folder that holds something else than an earlier export."""
+    """Refuse a folder whose files are not an earlier export."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names and not (folder / "model" / "manifest.json").is_file():
         message = f"{str(folder)!r} is not an export of this script, so it is not replaced"

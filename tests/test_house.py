@@ -371,6 +371,7 @@ NO_NAMES = {
 }  # fmt: skip
 NO_PHRASES = (
     "where there is", "where there are", "what is walked", "is told", "are told", "comes along",
+    "goes on with", "goes on where", "goes on from", "something else than",
 )  # fmt: skip
 
 
@@ -394,6 +395,33 @@ def test_names_and_phrases_are_the_fields():
         prose = " ".join(text.split()).lower()
         wrong += [f"{file}: {phrase}" for phrase in NO_PHRASES if phrase in prose]
     assert not wrong, "\n".join(wrong)
+
+
+def named_files(package):
+    """Return the files that the docstring of a package names, and those that it has."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"\b([a-z_0-9]+\.py)\b", text))
+    return named, {path.name for path in package.glob("[a-z]*.py")}
+
+
+def test_the_map_of_a_package_names_its_files():
+    """A docstring that names half of the files of its package, and several, names them all."""
+    wrong = []
+    for init in PACKAGE.rglob("__init__.py"):
+        named, files = named_files(init.parent)
+        if len(named) < 3:
+            continue
+        gone = [name for name in named if not list(init.parent.rglob(name))]
+        left_out = files - named if 2 * len(named) >= len(files) else set()
+        where = init.relative_to(PACKAGE)
+        wrong += [f"{where}: {name} does not exist" for name in gone]
+        wrong += [f"{where}: {name} is left out" for name in left_out]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_are_found_in_the_map_of_a_package():
+    named, files = named_files(PACKAGE / "evaluate")
+    assert named == files and "evaluation.py" in named
 
 
 # -- one name per class and concept ---------------------------------------------------------------

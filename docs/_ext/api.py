@@ -21,7 +21,18 @@ MANY = 40  # names: a package with more of them has a page for each of its modul
 # Packages whose names are exported for other packages of ldmref, not for users.
 INTERNAL = {"ldmref.locate.faults"}
 MADE = re.compile(r" = <.*?>+(?=[,)])")  # defaults without a literal: factories, functions
-MODULES = ("ldmref.errors", "ldmref.modes.record", "ldmref.math.checked")  # public modules
+MODULES = (  # public modules, as docs/policy.md lists them
+    "ldmref.backends.numpy",
+    "ldmref.backends.torch",
+    "ldmref.differences",
+    "ldmref.errors",
+    "ldmref.math.checked",
+    "ldmref.models.layers",
+    "ldmref.models.specs",
+    "ldmref.modes.classifier",
+    "ldmref.modes.record",
+    "ldmref.samplers.rng_cuda",
+)
 
 
 def public_modules() -> list[ModuleType]:

@@ -1,4 +1,4 @@
-"""The files that a row names: images, arrays and ControlNets.
+"""The files that a row names: images, arrays, ControlNets and a second model.
 
 A path is relative to the file of requests. Its content is part of the key, so a changed file makes
 another image, and the same file elsewhere makes the same one.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ import numpy as np
 from ldmref.declare import Check, Field, Flag
 from ldmref.errors import ImageError, InputError, UsageError, did_you_mean, short_path, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.io.checkpoint import open_checkpoint
+from ldmref.io.locate import find_model
 from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.registry import MODES
 from ldmref.support.files import not_a_file, read_file
 
 MAX_IMAGE = 200_000_000  # bytes of a file
-CONTROL_KEYS = ("net", "image", "weight", "start", "end")
+CONTROL_KEYS = ("net", "image", "weight", "start", "end", "mode")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def find_inputs(
         mode: The mode of the row.
         values: Its parameters.
         folder: The folder to which paths are relative.
-        config: The model whose U-Net ControlNets of single files must fit.
+        config: The model, whose U-Net ControlNets of single files must fit.
 
     Raises:
         UsageError: An image is not a path, or a control is not an object with a net and an image.
@@ -80,6 +83,9 @@ def find_inputs(
         elif declared.attachment == "array":
             plain[name] = array = read_array(declared, value, folder)
             digests[name] = digest_array(array)
+        elif declared.attachment == "model":
+            plain[name] = str(locate_model(name, value, folder))
+            digests[name] = digest_model(plain[name])
         elif declared.attachment == "controlnet":
             controls = [read_control(control, folder) for control in list_controls(value)]
             digests[name] = [digest_control(control, config) for control in controls]
@@ -108,6 +114,35 @@ def locate_image(name: str, value: Any, folder: Path) -> Path:
         hint = "download it first: URLs are not opened" if remote else hint
         raise ImageError(f"{short_path(value)} {problem}", code="E-IMAGE-MISSING", hint=hint)
     return path
+
+
+def locate_model(name: str, value: Any, folder: Path) -> Path:
+    """Return the path of a model: below the folder, or as `load` finds it.
+
+    Raises:
+        UsageError: The value is not a name or path.
+        InputError: There is no such model.
+    """
+    if not isinstance(value, str) or not value:
+        raise UsageError(
+            f"{name} must be the path or name of a model, not {short_repr(value)}",
+            code="E-GUIDE",
+            hint="paths are relative to the file of requests",
+        )
+    below = folder / value
+    return find_model(below if below.exists() else value).absolute()
+
+
+def digest_model(path: str) -> str:
+    """Return the SHA-256 of a model's files, which many rows may name."""
+    files = [Path(path), *sorted(Path(path).rglob("*"))]
+    states = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    return _digest_model(path, tuple(states))
+
+
+@lru_cache(maxsize=4)
+def _digest_model(path: str, state: tuple[tuple[int, int], ...]) -> str:
+    return open_checkpoint(path).sha256
 
 
 def read_array(declared: Field, value: Any, folder: Path) -> np.ndarray:
@@ -174,7 +209,7 @@ def read_control(value: Any, folder: Path) -> dict[str, Any]:
 
 def digest_control(control: Mapping[str, Any], config: ModelConfig | None) -> dict[str, Any]:
     """Return a control with the digests of its net and its image instead of their paths."""
-    net = open_controlnet(control["net"], config and config.unet)
+    net = open_controlnet(control["net"], config and config.denoiser)
     files = {"net": net.sha256(), "name": net.name, "image": digest_file(control["image"])}
     return {**control, **files}
 

@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from threadpoolctl import threadpool_limits
 
 from ldmref import modes
+from ldmref.backends import Backend
 from ldmref.backends.fast.threads import one_thread
 from ldmref.batch.inputs import read_unchanged
 from ldmref.batch.keys import ModelIdentity, identify_model
 from ldmref.batch.planning import PlannedRow
 from ldmref.errors import Cancelled, LdmrefError, ResourceError, UsageError
 from ldmref.io.images.metadata import encode_png
+from ldmref.loading import load
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import Control
 from ldmref.modes.cost import is_out_of_memory
@@ -124,7 +127,10 @@ def generate_task(
     """
     start = time.monotonic()
     try:
-        run = modes.plan(task.mode, model.config, **task.parameters()).prepare(model)
+        parameters = task.parameters()
+        if (path := parameters.get("guide")) is not None:
+            parameters["guide"] = load_guide(path, model.backend)
+        run = modes.plan(task.mode, model.config, **parameters).prepare(model)
         images = tuple(
             encode_image(event, run)
             for event in run.generate(cancel)
@@ -138,6 +144,12 @@ def generate_task(
         seconds = time.monotonic() - start
         described = (known.code, str(known), known.hint)
         return RowOutcome(task.key, seconds=seconds, error=described)
+
+
+@lru_cache(maxsize=1)
+def load_guide(path: str, ops: Backend) -> LatentDiffusion:
+    """Return the second model of a row; the last one is kept for the rows that follow."""
+    return load(path, backend=ops)
 
 
 def encode_image(image: GeneratedImage, run: modes.Run) -> EncodedImage:

@@ -6,7 +6,7 @@
 from ldmref.cases.golden_models import golden_model
 from ldmref.cases.make import make_suite, temporary_suite
 from ldmref.cases.model import PARTS, VERSION, CaseTensor, GoldenCase, Suite, read_suite
-from ldmref.cases.suite_run import run_cases
+from ldmref.cases.suite_run import open_runtime, run_cases
 from ldmref.cases.verdicts import CaseVerdict, summary
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Suite",
     "golden_model",
     "make_suite",
+    "open_runtime",
     "read_suite",
     "run_cases",
     "summary",

@@ -6,13 +6,9 @@ from collections.abc import Collection, Iterator
 
 from ldmref.cases.network_cases import NetworkCase, network_case
 from ldmref.cases.shrink import WIDTHS, shrink, shrink_autoencoder
-from ldmref.families.auxiliary import (
-    describe_classifier,
-    describe_controlnet,
-    describe_hint,
-    describe_tiny,
-)
+from ldmref.families.auxiliary import describe_classifier, describe_tiny
 from ldmref.families.latent_diffusion import describe_autoencoder
+from ldmref.families.unet import describe_controlnet, describe_hint
 from ldmref.models.classifier import ClassifierConfig
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.controlnet import ControlNetConfig

@@ -183,7 +183,7 @@ def _write(
 
 def value_cases(part: str, write: WriteFile = lambda path, data: None) -> Iterator[ValueCase]:
     """Yield the cases of a part that runs on the host; `write` writes further files."""
-    makers: dict[str, Callable[[], Iterator[ValueCase]]] = {
+    generators: dict[str, Callable[[], Iterator[ValueCase]]] = {
         "schedules": schedule_cases,
         "samplers": sampler_cases,
         "guidance": guidance_cases,
@@ -191,7 +191,7 @@ def value_cases(part: str, write: WriteFile = lambda path, data: None) -> Iterat
         "formulas": formula_cases,
     }
     with np.errstate(all="ignore"):
-        yield from makers[part]()
+        yield from generators[part]()
 
 
 def _write_values(write: WriteFile, part: str) -> list[GoldenCase]:

@@ -111,7 +111,7 @@ class LayerCollector(NamedBackend):
         """Return the tolerances of each result of a layer of several operations.
 
         The bound of each operation times a uniform random number in [-1, 1] is added to its result,
-        and the layer goes on from there, as in stochastic arithmetic. In half precision, what an
+        and propagated through the layer, as in stochastic arithmetic. In half precision, what an
         operation reads is rounded before. SAFETY times the largest deviation of RUNS such runs, and
         the rounding of the result, are the tolerance.
         """

@@ -50,9 +50,16 @@ def open_runtime(name: str, backend: str | None = None, dtype: str | None = None
         dtype: For `ldmref`: the backend's dtype; None: float32. In float16 and bfloat16 it computes
             layers and networks only.
 
+    Returns:
+        The runtime, for `run_cases`.
+
     Raises:
         UsageError: There is no such runtime.
         BackendUnavailable: It is not installed.
+
+    >>> from ldmref.cases import open_runtime
+    >>> open_runtime("ldmref", "numpy", "float64").name
+    'ldmref'
     """
     if name == "ldmref":
         from ldmref.loading import open_backend

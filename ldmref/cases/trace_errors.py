@@ -38,8 +38,8 @@ def tolerances(trace: GoldenTrace, inputs: NamedArrays, exact: RecordedRun) -> d
 
     The bound of each operation of a network times a random number in [-1, 1] is added to its
     result, and `ROUNDINGS` roundings to each result of the host; alpha-bars are products of
-    rounded factors. The run goes on from there. SAFETY times the largest deviation of RUNS such
-    runs, and the rounding of the result, are the tolerance.
+    rounded factors. The errors propagate through the run. SAFETY times the largest deviation of
+    RUNS such runs, and the rounding of the result, are the tolerance.
     """
     largest = dict.fromkeys(exact.tensors, 0.0)
     backend = DisturbedBackend(dtype="float64")

@@ -125,15 +125,15 @@ def batch_law(
             `PerExample` and `Steps` draw them; anything else is a `Constant`.
     """
 
-    makers = [v if hasattr(v, "draw") else Constant(v) for v in inputs.values()]
+    sources = [v if hasattr(v, "draw") else Constant(v) for v in inputs.values()]
 
     def case(f: Functions, rng: RandomInputs) -> Comparison:
-        batch = [maker.draw(rng) for maker in makers]
+        batch = [source.draw(rng) for source in sources]
         compute = getattr(f, function) if call is None else functools.partial(call, f)
         together = _parts(compute(*batch))
         alone = []
         for i in range(EXAMPLES):
-            one = [maker.example(v, i) for maker, v in zip(makers, batch, strict=True)]
+            one = [source.example(v, i) for source, v in zip(sources, batch, strict=True)]
             alone.append(_parts(compute(*one)))
         expected = [_in_batch(part) for part in zip(*alone, strict=True)]
         got = [_per_example(g, e) for g, e in zip(together, expected, strict=True)]

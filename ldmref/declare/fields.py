@@ -146,14 +146,14 @@ class Attachment(NamedTuple):
     """What a field holds that is not plain JSON, so that each interface says how it comes.
 
     Args:
-        kind: `image`; `array`, of numbers; or `controlnet`, networks with their images.
+        kind: `image`; `array`, of numbers; `controlnet`, networks with their images; or `model`.
 
     >>> from ldmref.declare import Attachment
     >>> Attachment("image").kind
     'image'
     """
 
-    kind: Literal["image", "array", "controlnet"]
+    kind: Literal["image", "array", "controlnet", "model"]
 
 
 class Formerly(NamedTuple):

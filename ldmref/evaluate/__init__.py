@@ -1,6 +1,6 @@
 """Metrics of a trained model: reconstruction, likelihood, distances of samples, retrieval.
 
-run.py          `evaluate`: all metrics of a model on a data set, as `EvaluationSettings` asks
+evaluation.py   `evaluate`: all metrics of a model on a data set, as `EvaluationSettings` asks
 images.py       the autoencoder and the likelihoods on images
 likelihood.py   the chain's variational bound, and the flow's exact likelihood
 predictions.py  a loaded model as the functions that the likelihoods need

@@ -8,7 +8,7 @@ from ldmref.evaluate.likelihood import Predict
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.samplers.config import LEARNED
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.interfaces import Denoiser

@@ -4,7 +4,9 @@
 |----------------|----------------------------------------------------------------------------|
 | `record.py`    | `record_run`: a run with everything that led to its image; `recording.py`  |
 | `format.py`    | `RunRecord` and its file, which the denoising explorer reads               |
+| `reading.py`   | `load_record`; `view.py`, `steps.py`: a record from a trace and its steps  |
 | `branching.py` | `branch_run`: a run continued from one of its steps with other parameters  |
+| `trunk.py`     | descriptions of branches; `continuation.py`: the steps after the branch    |
 | `attention.py` | maps of cross-attention for each word                                      |
 | `grid.py`      | `ImageGrid`: images of parameters against each other, and their sheets     |
 | `grid_plan.py` | `make_grid`: checks all cells, then generates them                         |

@@ -1,8 +1,8 @@
 """Branch a run: continue it from one of its steps with another prompt, guidance or sampler.
 
-Steps are pure, so a branch is exact: the trunk is sampled again up to the step, and the branch goes
-on from its state, its memory and its streams of noise. Without changes it ends in the trunk's
-image, bit for bit. A branch is described by its trunk, step and changes, all JSON.
+Steps are pure, so a branch is exact: the trunk is sampled again up to the step, and the branch
+continues from its state, its memory and its streams of noise. Without changes it ends in the
+trunk's image, bit for bit. A branch is described by its trunk, step and changes, all JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ldmref.modes.record import (
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 from ldmref.modes.validation import is_whole
-from ldmref.samplers import History
+from ldmref.samplers import History, get_guidance
 
 CHANGEABLE = (
     "prompt", "negative_prompt", "cfg_scale", "guidance", "sampler", "eta", "schedule", "steps",
@@ -234,10 +234,12 @@ def open_record(
 
 def parameters_of(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a plan with changes, and everything that the plan was given."""
-    names = (*SOURCES, "control")
+    names = (*SOURCES, "control", "guide")
     inputs = {name: getattr(planned.request, name, None) for name in names}
     inputs |= {"latents": planned.job.latents} | dict(planned.job.embeddings or {})
     needed = {name: value for name, value in inputs.items() if value is not None and value != ()}
+    if "guidance" in changes and not get_guidance(changes["guidance"] or "cfg").by_guide:
+        needed.pop("guide", None)
     return replay(upgrade_record(planned.params), {**needed, **changes})
 
 

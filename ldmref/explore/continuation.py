@@ -85,7 +85,7 @@ def continue_trajectory(
     else:
         step, visits = choose_step(run.model, job, schedule, trunk.constrain, first_step=0)
         steps = range(-k, len(visits))  # a ControlNet acts in a part of all steps
-        controls = [control.within(steps) for control in run.controls]
+        controls = [control.within(steps) for control in trunk.controls]
     memory: History = ()
     own = history
     if old.guidance.remembers and history:
@@ -98,9 +98,10 @@ def continue_trajectory(
         step=step,
         visits=visits,
         x=x,
-        conditionings=run.text.conditionings(slice(0, 1)),
+        conditionings=run.conditionings(slice(0, 1)),
         cfg_scale=job.cfg_scale,
         guidance=job.guidance,
         controls=controls,
         history=(own, memory) if job.guidance.remembers else own,
+        guide=None if run.guide is None else run.guide.model,
     )

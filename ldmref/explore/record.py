@@ -14,6 +14,7 @@ from ldmref.modes.generate import Callback, CancelFlag, explain_memory
 from ldmref.modes.plan import plan
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
+from ldmref.trace.record_plan import require_recordable
 
 
 def record_run(
@@ -89,21 +90,16 @@ def prepare_plan(model: LatentDiffusion, planned: Plan) -> Run:
 
 
 def require_one(planned: Plan) -> Plan:
-    """Return a plan if it can be recorded.
+    """Return a plan if its run can be recorded and has one image.
 
     Raises:
         UsageError: There are several images, or two passes, or they are edits.
     """
-    if len(planned.passes) > 1:
-        message = "a record holds one pass, and upscale adds a second one"
-        raise UsageError(message, code=CODE, hint="leave upscale out")
+    require_recordable(planned)
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"
         raise UsageError(message, code=CODE, hint="give one seed and one prompt, and count 1")
-    if planned.job.mode == "edit":
-        message = "a record holds the flow of one prompt, and an edit follows two"
-        raise UsageError(message, code=CODE, hint="record txt2img or img2img with each prompt")
     return planned
 
 

@@ -34,8 +34,7 @@ from ldmref.loading_networks import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.config import TOKENIZERS
-from ldmref.models.controlnet import ControlNet
-from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.models.taesd import TinyAutoencoder
@@ -102,7 +101,7 @@ def export_onnx(
             then exported as they are on its backend.
         folder: The folder to write; it appears complete or not at all.
         controlnets: ControlNets to export beside the model, loaded or as for
-            `ldmref.load_controlnet`. The U-Net then takes their outputs, added up.
+            `ldmref.load_controlnet`. The denoiser then takes their outputs, added up.
         overwrite: Whether to replace a folder that an export has written.
         **options: Arguments of `ldmref.load` for a model that is not loaded, such as `lora`.
 
@@ -112,7 +111,7 @@ def export_onnx(
     Raises:
         OutputError: The folder exists, is not an export, or cannot be written.
         InputError: There is no such model or ControlNet, or it is damaged.
-        UsageError: `options` for a loaded model, or a ControlNet of another U-Net.
+        UsageError: `options` for a loaded model, or a ControlNet of another model.
         BackendUnavailable: The package onnx is not installed.
 
     >>> import ldmref, tempfile
@@ -132,7 +131,7 @@ def export_onnx(
     elif options:
         message = f"{', '.join(options)} cannot change a model that is loaded"
         raise UsageError(message, code="E-EXPORT", hint="give the model's name or file")
-    nets = [_open_controlnet(net, model.config.unet) for net in controlnets]
+    nets = [_open_controlnet(net, model) for net in controlnets]
     with atomic_folder(target) as temporary:
         files = _write_networks(model, nets, temporary)
         tokens = _write_tokenizers(model, temporary)
@@ -145,7 +144,7 @@ def export_onnx(
 
 
 def require_target(folder: Path, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot be written or that holds something else than an export.
+    """Refuse a folder that cannot be written or whose files are not an export.
 
     Raises:
         OutputError: It exists and `overwrite` is not set, it is not an export, or its parent does
@@ -185,23 +184,17 @@ def _files_of(manifest: Mapping[str, Any]) -> list[str]:
     return [*models, *weights, *(str(entry["file"]) for entry in manifest["tokens"]), MANIFEST]
 
 
-def _open_controlnet(net: ControlNet | str | Path, unet: UNetConfig) -> ControlNet:
-    """Load a ControlNet if necessary, and check that its outputs fit the U-Net.
+def _open_controlnet(net: ControlNet | str | Path, model: LatentDiffusion) -> ControlNet:
+    """Load a ControlNet if necessary, and check that its outputs fit the model.
 
     Raises:
         UsageError: They do not.
     """
+    denoiser = model.config.denoiser
     if not isinstance(net, ControlNet):
-        net = load_controlnet(net, _FileBackend(), unet=unet)
-    differing = [
-        name
-        for name in ("block_out_channels", "layers_per_block", "cross_attention_dim")
-        if getattr(net.config.unet, name) != getattr(unet, name)
-    ]
-    if differing:
-        message = f"the ControlNet {net.name!r} does not fit the U-Net: another {differing[0]}"
-        raise UsageError(message, code="E-CONTROL", hint="use a ControlNet of the same family")
-    return net
+        net = load_controlnet(net, _FileBackend(), unet=denoiser)
+    require_fit(model.config, net.config, net.name)
+    return net.for_denoiser(model.params[denoiser.network])
 
 
 def _write_networks(

@@ -5,31 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends.arguments import ArraySlot, Template
-from ldmref.backends.base import Backend
 from ldmref.backends.graph.graph import Graph, GraphInput
 from ldmref.backends.graph.layers import trace_layers
 from ldmref.backends.graph.tracer import trace
-from ldmref.families.auxiliary import (
-    describe_controlnet,
-    describe_hint,
-    describe_tiny,
-    unet_residuals,
-)
-from ldmref.math.arrays import Array
+from ldmref.families.auxiliary import describe_tiny
 from ldmref.models.config import ModelConfig
-from ldmref.models.controlnet import ControlNetConfig, controlnet, encode_hint
+from ldmref.models.control import control_of
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
-from ldmref.models.params import Params
+from ldmref.models.residuals import list_arrays, map_residuals
 from ldmref.models.taesd import TinyConfig
-from ldmref.models.unet import Residuals
 
-EXAMPLE = {"batch": 2, "timesteps": 2, "height": 16, "width": 16, "tokens": 77}  # open sizes
+EXAMPLE = {  # open sizes
+    "batch": 2, "timesteps": 2, "height": 16, "width": 16, "patches": 64, "tokens": 77,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class NetworkExport:
 def list_networks(
     config: ModelConfig,
     tiny: TinyConfig | None = None,
-    controlnets: Sequence[ControlNetConfig] = (),
+    controlnets: Sequence[Any] = (),
     ids: str = "int64",
 ) -> list[NetworkExport]:
     """Return the networks of a model in the order in which a program needs them.
@@ -74,7 +69,8 @@ def list_networks(
     Args:
         config: The model's configuration.
         tiny: The configuration of TAESD, if it replaces the model's autoencoder.
-        controlnets: Configurations of ControlNets. With any of them, the U-Net takes their outputs.
+        controlnets: Configurations of ControlNets. With any of them, the denoiser takes their
+            outputs.
         ids: The data type of token ids.
     """
     networks = list(family_of(config).networks(config))
@@ -87,8 +83,11 @@ def list_networks(
             names = name_controlnets(len(controlnets))
             pairs = zip(names, controlnets, strict=True)
             found += [export_controlnet(name, net) for name, net in pairs]
-        controlled = network.params == config.denoiser.network and bool(controlnets)
-        found.append(export_network(network, ids, controlled))
+        residuals = None
+        control = family_of(config).control
+        if network.params == config.denoiser.network and controlnets and control is not None:
+            residuals = control.inputs(config)
+        found.append(export_network(network, ids, residuals))
     return found
 
 
@@ -98,14 +97,14 @@ def name_controlnets(count: int) -> list[str]:
 
 
 def export_network(
-    network: DeclaredNetwork, ids: str = "int64", controlled: bool = False
+    network: DeclaredNetwork, ids: str = "int64", residuals: Any | None = None
 ) -> NetworkExport:
     """Return the export of a network.
 
     Args:
         network: The network.
         ids: The data type of token ids.
-        controlled: Whether it is a U-Net that takes the outputs of ControlNets.
+        residuals: The inputs of a denoiser for the outputs of ControlNets. None: it takes none.
     """
     taken = {x.argument: x for x in network.inputs}
     args: list[Any] = []
@@ -118,11 +117,11 @@ def export_network(
     while args[-1] is None and parameters[len(args) - 1].default is not inspect.Parameter.empty:
         args.pop()
     inputs = list(network.inputs)
-    if controlled:
-        residuals = unet_residuals(network.settings["config"])
-        inputs += residuals
-        args += [None] * (network.arguments.index("control") - len(args))
-        args.append(Residuals((ArraySlot.ARRAY,) * (len(residuals) - 1), ArraySlot.ARRAY))
+    if residuals is not None:
+        inputs += list_arrays(residuals)
+        for parameter in parameters[len(args) : network.arguments.index("control")]:
+            args.append(None if parameter.default is parameter.empty else parameter.default)
+        args.append(map_residuals(lambda x: ArraySlot.ARRAY, residuals))
     return NetworkExport(
         network.exported,
         network.params,
@@ -140,32 +139,37 @@ def graph_input(x: NetworkInput, ids: str = "int64") -> GraphInput:
     return GraphInput(x.exported or x.role, x.shape_at(EXAMPLE), dtype, labels)
 
 
-def export_controlnet(name: str, net: ControlNetConfig) -> NetworkExport:
-    """Return the export of a ControlNet that takes its image instead of the features of it."""
-    network = describe_controlnet(net)
-    (image,) = describe_hint(net).inputs
-    batch, channels, height, width = image.shape
-    assert isinstance(height, CallSize) and isinstance(width, CallSize)
-    sides = height._replace(label="image_height"), width._replace(label="image_width")
-    image = replace(
-        image, argument="image", shape=(batch, channels, *sides), exported="controlnet_cond"
+def export_controlnet(name: str, net: Any) -> NetworkExport:
+    """Return the export of a ControlNet that takes its image instead of the features of it.
+
+    One that reads latents of its image takes these.
+    """
+    *encoders, network = control_of(net).networks(net)
+    for encoder in encoders:
+        network = with_image(encoder, network)
+    inputs = (
+        replace(x, exported="controlnet_cond") if x.argument == "hint" else x
+        for x in network.inputs
     )
-    inputs = tuple(image if x.argument == "hint" else x for x in network.inputs)
-    exported = export_network(replace(network, function=run_controlnet, inputs=inputs))
+    exported = export_network(replace(network, inputs=tuple(inputs)))
     return replace(exported, name=name, params=name)
 
 
-def run_controlnet(
-    ops: Backend,
-    p: Params,
-    config: ControlNetConfig,
-    x: Array,
-    t: Array,
-    context: Array | None,
-    image: Array,
-    pooled: Array | None = None,
-    sizes: Array | None = None,
-) -> Residuals:
-    """Compute the outputs of a ControlNet from its image, (n, 3, H, W) in [0, 1]."""
-    hint = encode_hint(ops, p, image)
-    return controlnet(ops, p, config, x, t, context, hint, pooled, sizes)
+def with_image(encoder: DeclaredNetwork, network: DeclaredNetwork) -> DeclaredNetwork:
+    """Return a ControlNet whose hint is the image that an encoder reads, with its parameters."""
+    signature = inspect.signature(network.function)
+    (image,) = encoder.inputs
+    sides = (d for d in image.shape[2:] if isinstance(d, CallSize))
+    labelled = (side._replace(label=f"image_{side.of}") for side in sides)
+    image = replace(image, shape=(*image.shape[:2], *labelled))
+
+    @wraps(network.function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs)
+        ops, p, *_ = call.args
+        hint = call.arguments["hint"]
+        call.arguments["hint"] = encoder.function(ops, p, hint, **encoder.settings)
+        return network.function(*call.args, **call.kwargs)
+
+    inputs = (image if x.argument == "hint" else x for x in network.inputs)
+    return replace(network, function=run, inputs=tuple(inputs))

@@ -3,8 +3,11 @@
 | file | holds |
 |---|---|
 | `latent_diffusion.py` | Stable Diffusion 1, 2 and XL, and latent diffusion before it |
+| `unet.py` | the U-Net and its ControlNets |
 | `sd3/` | Stable Diffusion 3 and 3.5 |
 | `flux/` | Flux.1 |
+| `joint_transformers.py`, `joint_controls.py` | what these two share |
+| `combined_files.py` | single files that hold text encoders and an autoencoder, too |
 | `auxiliary.py` | auxiliary networks of a run: TAESD, ControlNets, a classifier |
 | `lookup.py` | find a network by its call or its function |
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from ldmref.models.declared import DeclaredNetwork as DeclaredNetwork
     from ldmref.models.declared import NetworkInput as NetworkInput
     from ldmref.models.declared import NetworkOutput as NetworkOutput
+    from ldmref.models.declared_control import DeclaredControl as DeclaredControl
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Family as Family
     from ldmref.models.family import SingleFile as SingleFile

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from ldmref.backends.base import Backend
-from ldmref.families.latent_diffusion import TOKENS, describe_autoencoder, describe_text_encoder
+from ldmref.families.latent_diffusion import describe_autoencoder, describe_text_encoder
+from ldmref.families.unet import TOKENS
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
@@ -140,6 +141,9 @@ def describe_model(config: ModelConfig, transformer: DeclaredNetwork) -> list[De
         transformer,
         *describe_autoencoder(config.vae),
     ]
+
+
+GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",))
 
 
 def declare_transformer(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.families.unet import UNET_CONTROL, describe_unet
 from ldmref.io.compvis.unet_file import UNET_FILES
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
@@ -33,10 +34,8 @@ from ldmref.models.memory import count_unet_activations
 from ldmref.models.presets import PRESETS
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
-from ldmref.models.unet import unet, unet_spec
 from ldmref.models.validate import broken_latent_diffusion_rules
 
-TOKENS = CallSize("tokens", label="sequence_length")
 LORA_TARGETS = BLOCK_LAYERS | {
     "projections": (".proj_in", ".proj_out"),
     "convolutions": (".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv"),
@@ -82,57 +81,6 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         (states, NetworkOutput("pooled", "text_embeds")) if pooled else (states,),
         name,
     )
-
-
-def describe_unet(config: UNetConfig) -> DeclaredNetwork:
-    """Return a U-Net."""
-    return DeclaredNetwork(
-        "unet",
-        "unet",
-        "U-Net",
-        unet,
-        partial(unet_spec, config),
-        unet_settings(config, config),
-        tuple(unet_inputs(config)),
-        (NetworkOutput("", "out_sample"),),
-        "unet",
-        numbered=True,
-    )
-
-
-def unet_settings(config: Any, of_unet: UNetConfig) -> dict[str, Any]:
-    """Return the arguments that are not arrays: the configuration, and no context without text."""
-    return {"config": config} | ({} if of_unet.cross_attention_dim else {"context": None})
-
-
-def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
-    """Return the inputs that a U-Net and a ControlNet share."""
-    sample = (BATCH, config.in_channels, HEIGHT, WIDTH)
-    inputs = [
-        NetworkInput("x", "sample", sample, also=("input", "0", "x")),
-        NetworkInput(
-            "t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t", "timesteps")
-        ),
-    ]
-    if config.cross_attention_dim:
-        inputs.append(
-            NetworkInput(
-                "context",
-                "encoder_hidden_states",
-                (BATCH, TOKENS, config.cross_attention_dim),
-                also=("2", "context"),
-                layers=(("attn2.to_k", "input"),),
-            )
-        )
-    if config.addition_embed_type:
-        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        pooled = ("added_cond_kwargs.text_embeds",)
-        sizes = ("added_cond_kwargs.time_ids",)
-        inputs += [
-            NetworkInput("pooled", "text_embeds", (BATCH, width), also=pooled),
-            NetworkInput("sizes", "time_ids", (BATCH, 6), "sizes", also=sizes),
-        ]
-    return inputs
 
 
 def describe_autoencoder(vae: AutoencoderConfig) -> list[DeclaredNetwork]:
@@ -282,5 +230,6 @@ LATENT_DIFFUSION = Family(
     presets=PRESETS,
     zeros=list_zeros,
     lora_targets=LORA_TARGETS,
+    control=UNET_CONTROL,
 )
 """The family of latent diffusion with a U-Net."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ldmref.io.images.metadata import write_image as write_image
     from ldmref.io.images.pil import read_image as read_image
     from ldmref.io.images.pil import read_mask as read_mask
+    from ldmref.io.images.pil import to_images as to_images
     from ldmref.io.locate import find_model as find_model
     from ldmref.io.locate import read_model_config as read_model_config
     from ldmref.io.native import save_folder as save_folder

@@ -30,7 +30,7 @@ def _exactly(*expected: str) -> Callable[[list[str]], bool]:
     return lambda names: set(names) == set(expected)
 
 
-_CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_cond_embedding\."
+_CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blocks|x_embedder)\."
 
 # (test of the names, what the file is, hint); the first test that holds counts. Sources: the
 # families' own code, and the names by which huggingface/diffusers (loaders/single_file_utils.py)

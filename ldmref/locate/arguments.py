@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ldmref.locate.names import latent_scale, read_array, read_output, read_role
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.unet import Residuals
 from ldmref.trace.model import Trace
 
 
@@ -29,11 +31,6 @@ class RecordedArguments:
             if name in self.roles:
                 return read_array(self.port, self.roles[name])
         return None
-
-    def read_or_missing(self, shape: tuple[int, ...], *names: str) -> np.ndarray:
-        """Return the first recorded input of these roles, otherwise an unknown array."""
-        found = self.read(*names)
-        return self.missing(shape) if found is None else found
 
     def layer_input(self, ending: str, role: str = "input") -> np.ndarray | None:
         """Return the recorded input of the first layer whose name has an ending."""
@@ -57,13 +54,34 @@ class RecordedArguments:
         entry = self.port.find(self.call, layer)
         return None if entry is None else read_output(self.port, entry)
 
-    def residuals(self) -> Residuals | None:
-        """Return the residuals of ControlNets, None if there were none."""
-        mid = self.read("control.mid")
-        down = []
-        while (part := self.read(f"control.down.{len(down)}")) is not None:
-            down.append(part)
-        return Residuals(tuple(down), mid) if down and mid is not None else None
+    def residuals(self, controlnets: Sequence[ControlNet]) -> Any | None:
+        """Return the residuals of ControlNets as the denoiser adds them, None if there were none.
+
+        Args:
+            controlnets: The ControlNets of the run; (): they are not known.
+        """
+        config = self.model.config
+        declared = self.model.family.control
+        if declared is None:
+            return None
+        found: dict[str, Any] = {}
+        for field, expected in declared.inputs(config)._asdict().items():
+            name = f"control.{field}"
+            part = self.read_numbered(name) if isinstance(expected, tuple) else self.read(name)
+            if part is not None and len(part):
+                found[field] = part
+        kind: Any = declared.residuals
+        if not found or set(kind._fields) - {*found, *kind._field_defaults}:
+            return None
+        net = controlnets[0].config if controlnets else None
+        return declared.place(config, net, kind(**found))
+
+    def read_numbered(self, name: str) -> tuple[np.ndarray, ...]:
+        """Return the inputs `name.0`, `name.1`, ..."""
+        found: list[np.ndarray] = []
+        while (part := self.read(f"{name}.{len(found)}")) is not None:
+            found.append(part)
+        return tuple(found)
 
     def missing(self, shape: tuple[int, ...]) -> np.ndarray:
         self.complete = False

@@ -45,7 +45,7 @@ def diagnose(
     recorded: np.ndarray,
     error: float,
     floor: float,
-    loud: bool = False,
+    certain: bool = False,
 ) -> Cause:
     """Return the cause of an error.
 
@@ -55,11 +55,11 @@ def diagnose(
         recorded: The port's array, in the expected order in memory.
         error: Its relative error.
         floor: The noise floor of the part, relative.
-        loud: Whether the error is a fault even if no cause is found.
+        certain: Whether the error is a fault even if no cause is found.
     """
     recorded = np.asarray(recorded, np.float64)
     limit = min(CLEAR * floor, error / GAIN)
-    if loud and np.isfinite(error):
+    if certain and np.isfinite(error):
         limit = max(limit, error / LARGE_GAIN)
     for find in (_find_identity, _find_term, _find_known_fault, _find_layout):
         found = find(replay, point, recorded, limit)

@@ -21,9 +21,9 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import missing_layers, require_comparable
 from ldmref.locate.replay import Replay
-from ldmref.models.controlnet import ControlNet
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
-from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace
+from ldmref.trace.model import GUIDE_CALLS, MISSING, UNKNOWN_NAMES, Trace
 
 CODE = "E-TRACE"
 MAX_LISTED = 5
@@ -40,6 +40,7 @@ def diff_traces(
     reference: Trace | None = None,
     *,
     controlnets: Sequence[ControlNet] = (),
+    guide: LatentDiffusion | None = None,
     dtype: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> DiffReport:
@@ -57,6 +58,8 @@ def diff_traces(
             if the port's trace does not name one. None: there is none.
         controlnets: The ControlNets of the run, in their order; without them, their calls are not
             judged.
+        guide: The weaker model of a run with autoguidance, whose calls begin with `guide.`; without
+            it, they are not judged.
         dtype: The port's number format. None: as recorded.
         progress: Called as `progress(calls done, calls, call)`. None: nothing is called.
 
@@ -93,14 +96,17 @@ def diff_traces(
     require_comparable(port, reference)
     rows: list[Row] = []
     notes: list[str] = []
-    gaps = [*_gaps(port), *missing_layers(port)]
+    gaps = [*_gaps(port), *missing_layers(port, len(controlnets))]
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)
         if network_of(call).startswith("controlnet") and not controlnets:
             rows.append(Row(call, "", verdict=UNKNOWN, note="no ControlNet was given"))
+        elif call.startswith(GUIDE_CALLS) and guide is None:
+            rows.append(Row(call, "", verdict=UNKNOWN, note="no weaker model was given"))
         elif network_of(call):
-            rows += judge_call(port, model, call, form, gaps, controlnets)
+            judged = guide if guide is not None and call.startswith(GUIDE_CALLS) else model
+            rows += judge_call(port, judged, call, form, gaps, controlnets)
         elif not is_host(call):
             gaps.append(f"{call} is no call of a trace")
     rows += judge_host(port, model, form, notes)

@@ -8,7 +8,7 @@ An error is relative to the largest value of the expected array. It is compared 
 
 An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error
 that one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
-`LOUD` floors if it has no bound.
+`CERTAIN` floors if it has no bound.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from ldmref.locate.precision import EPSILONS
 from ldmref.locate.replay import Replay
 
 NOISE = 16.0  # floors: rounding in another order, or by another kernel
-LOUD = 100.0  # floors: more than any order of summation explains
-QUIET = 4.0  # units of rounding of an array that is only stored or copied
-SILENT = 1e-3  # share of the limit up to which the noise floor need not be computed
+CERTAIN = 100.0  # floors: more than any order of summation explains
+STORED = 4.0  # units of rounding of an array that is only stored or copied
 
 
 class Judge:
@@ -67,7 +66,7 @@ class Judge:
         if not _is_known(computed):
             return self._accept_unknown(point)
         error = relative_error(recorded, computed)
-        row = self._row(point, error=error, allowed=QUIET * self.epsilon)
+        row = self._row(point, error=error, allowed=STORED * self.epsilon)
         if error <= row.allowed:
             self._add(point, row)
             return recorded
@@ -98,16 +97,16 @@ class Judge:
         )
         if row.error <= limit:
             return judged
-        loudest = max(limit, bound if bound is not None else LOUD * floor)
-        loud = row.error > loudest and not overflows
-        found = diagnose(replay, point, recorded, row.error, floor, loud)
+        allowed = max(limit, bound if bound is not None else CERTAIN * floor)
+        certain = row.error > allowed and not overflows
+        found = diagnose(replay, point, recorded, row.error, floor, certain)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
-        if not found.cause and not loud:
+        if not found.cause and not certain:
             return self._row(
                 point,
                 error=row.error,
-                allowed=loudest,
+                allowed=allowed,
                 floor=floor,
                 bound=bound,
                 note=row.note,
@@ -130,7 +129,7 @@ class Judge:
     def _judge_shape(
         self, replay: Replay, point: Point, row: Row, layout: Layout | None
     ) -> np.ndarray:
-        """Judge an array of a wrong shape; the replay goes on with the expected array."""
+        """Judge an array of a wrong shape; the replay continues with the expected array."""
         resplit = resplit_heads(point.recorded, np.shape(point.computed))
         recorded = point.recorded if resplit is None else resplit
         found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
@@ -141,7 +140,7 @@ class Judge:
         return np.asarray(point.computed) if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
-        """Report the first array that is not finite; the replay goes on with finite numbers."""
+        """Report the first array that is not finite; the replay continues with finite numbers."""
         computed = np.asarray(point.computed)
         first = not self.nonfinite
         if first and _is_known(computed):

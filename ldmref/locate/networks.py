@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,18 @@ from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.families.lookup import known_networks
 from ldmref.locate.arguments import RecordedArguments
-from ldmref.models.controlnet import ControlNet
+from ldmref.models.control import ControlNet
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
-from ldmref.trace.model import Trace
+from ldmref.models.residuals import weigh_residuals
+from ldmref.trace.model import GUIDE_CALLS, Trace
 
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
     "add_noise", "initial", "train", "words", "image", "inputs", "truth",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
+SECOND = re.compile(r"^controlnet_(\d+)")  # of several ControlNets of a port
 STEERING = ("identity_attention", "skip_layers", "attention_guidance")  # of calls of a guidance
 SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports
 
@@ -52,10 +55,10 @@ class RecordedNetwork:
 def network_of(call: str) -> str:
     """Return the network of a call, "" for computations between networks.
 
-    >>> network_of("unet.003"), network_of("text_encoder_2.001"), network_of("sampler.000")
+    >>> network_of("unet.003"), network_of("guide.text_encoder_2.001"), network_of("sampler.000")
     ('unet', 'text_encoder_2', '')
     """
-    name = NUMBER.sub("", call)
+    name = SECOND.sub("controlnet", NUMBER.sub("", call)).removeprefix(GUIDE_CALLS)
     name = SHORT.get(name, name)
     return name if name in known_networks() else ""
 
@@ -88,17 +91,20 @@ def open_network(
     Raises:
         UsageError: The model does not have such a network.
     """
-    network, params = find_definition(model, call, controlnets)
+    network, params = find_definition(model, port, call, controlnets)
+    whole = port.find(call)
+    scale = None if whole is None else whole.attributes.get("conditioning_scale")
+    if isinstance(scale, int | float) and scale != 1.0:
+        network = replace(network, function=weigh_output(network.function, scale))
     found = RecordedArguments(port, call, model, assume)
     sizes = _CallSizes(network, found)
     arguments = dict(network.settings)
     for x in network.inputs:
         arguments[x.argument] = sizes.read(x)
     if "control" in network.arguments:
-        arguments["control"] = found.residuals()
+        arguments["control"] = found.residuals(controlnets)
     if "skip" in network.arguments:
         arguments["skip"] = _clip_skip(found, network.settings["config"].num_hidden_layers)
-    whole = port.find(call)
     for name in STEERING:
         steered = None if whole is None else whole.attributes.get(name)
         if name in network.arguments and isinstance(steered, list):
@@ -106,8 +112,18 @@ def open_network(
     return RecordedNetwork(network, params, arguments, found.complete)
 
 
+def weigh_output(function: Callable[..., Any], scale: float) -> Callable[..., Any]:
+    """Return a ControlNet whose output has a weight, as diffusers' networks apply it."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return weigh_residuals(scale, function(*args, **kwargs))
+
+    return run
+
+
 def find_definition(
-    model: LatentDiffusion, call: str, controlnets: Sequence[ControlNet]
+    model: LatentDiffusion, port: Trace, call: str, controlnets: Sequence[ControlNet]
 ) -> tuple[DeclaredNetwork, Mapping[str, Any]]:
     """Return the declaration of a call's network, and its parameters.
 
@@ -119,9 +135,9 @@ def find_definition(
     tiny = model.tiny_autoencoder
     networks = list(model.family.networks(config))
     owner: Mapping[str, Any] = model.params
-    if kind.startswith("controlnet"):  # several ControlNets are called in turn
-        numbers = re.findall(r"\d+", call)
-        net = controlnets[int(numbers[-1]) % len(controlnets) if numbers else 0]
+    if kind.startswith("controlnet"):
+        number = number_controlnet(port, call) % len(controlnets)
+        net = controlnets[number].for_denoiser(model.params[config.denoiser.network])
         networks = auxiliary_networks(config, control=net.config)
         owner = {"controlnet": net.params}
     elif tiny is not None:
@@ -134,6 +150,20 @@ def find_definition(
     name = kind.partition(".")[0]
     message = f"the trace has the call {call!r}, and {config.name!r} has no {name}"
     raise UsageError(message, code="E-TRACE-MODEL", hint="choose the port's model: --model")
+
+
+def number_controlnet(port: Trace, call: str) -> int:
+    """Return which of several ControlNets a call is of, from 0, or a number that counts on.
+
+    Ports may name them, `controlnet` and `controlnet_2`; otherwise they are called in turn.
+    """
+    named = SECOND.match(call)
+    if named is not None:
+        return int(named[1]) - 1
+    if any(SECOND.match(other) for other in port.calls):
+        return 0
+    numbers = re.findall(r"\d+", call)
+    return int(numbers[-1]) if numbers else 0
 
 
 class _CallSizes:

@@ -66,7 +66,7 @@ class Point:
 
 
 class PointObserver(Protocol):
-    """The judge of a replay; it returns the array with which the replay goes on."""
+    """The judge of a replay; it returns the array to use downstream."""
 
     def observe(self, replay: Any, point: Point) -> np.ndarray: ...
 

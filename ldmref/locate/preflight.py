@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.layouts import first_nonfinite
-from ldmref.locate.networks import NUMBER, network_of
+from ldmref.locate.networks import NUMBER, network_of, number_controlnet
 from ldmref.trace.model import Trace, TraceEntry
 
 CODE = "E-TRACE-RUN"
@@ -49,18 +49,23 @@ def require_comparable(port: Trace, reference: Trace | None = None) -> None:
         _require_same_sizes(port, reference)
 
 
-def missing_layers(port: Trace) -> Iterator[str]:
+def missing_layers(port: Trace, controlnets: int = 0) -> Iterator[str]:
     """Yield in words which calls lack layers that an earlier call of the same network has.
 
     Hooks do not run again within captured graphs, so modules of later calls are missing.
+
+    Args:
+        port: The trace.
+        controlnets: Number of ControlNets, each of which has its own layers.
     """
-    seen: dict[str, tuple[str, set[str]]] = {}
+    seen: dict[tuple[str, int], tuple[str, set[str]]] = {}
     for call in port.calls:
-        network = network_of(call)
+        network = network_of(call) and NUMBER.sub("", call)
         layers = {entry.layer for entry in port.of_call(call)}
         if not network:
             continue
-        first, known = seen.setdefault(network, (call, layers))
+        number = number_controlnet(port, call) if network == "controlnet" else 0
+        first, known = seen.setdefault((network, number % max(controlnets, 1)), (call, layers))
         lost = sorted(known - layers)
         if lost and layers:
             listed = abbreviated(lost, MAX_LISTED)
@@ -91,7 +96,7 @@ def _require_own_buffers(port: Trace) -> None:
     """Refuse two calls of a network with other inputs in which all layers hold the same numbers."""
     last: dict[str, str] = {}
     for call in port.calls:
-        network = network_of(call)
+        network = network_of(call) and NUMBER.sub("", call)
         before = last.get(network)
         last[network] = call
         if network and before is not None and _has_same_outputs(port, before, call):

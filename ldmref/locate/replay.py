@@ -7,7 +7,7 @@ At every layer that the port recorded, the replay passes on
 2. the output that it computes from the recorded input, and the recorded output: the layer's own
    error;
 
-and goes on with the recorded output. A part can be run again with an operation exchanged or in
+and continues with the recorded output. A part can be run again with an operation exchanged or in
 another number format (`Replay.rerun`), which is how known faults and noise floors are found.
 Arrays that were not recorded and cannot be computed are NaN.
 """
@@ -232,7 +232,7 @@ class Replay(RepeatableRun):
         return found
 
     def _visit_apart(self, call: LayerCall, entry: TraceEntry) -> Any:
-        """Observe a layer of other shapes than those assumed; the run goes on with the latter."""
+        """Observe a layer of other shapes than those assumed; the run continues with the latter."""
         self.visited.add(entry.layer)
         outside = self._seen.copy(), self._pending, self._after
         self._trial = Trial("", "", {}, False, True)  # only for the shape of its output

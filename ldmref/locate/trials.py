@@ -165,7 +165,7 @@ class RepeatableRun(NamedBackend):
         return None
 
     def _forced(self, entry: TraceEntry) -> np.ndarray | None:
-        """Return the output with which the replay went on after a recorded layer."""
+        """Return the output that the replay used downstream of a recorded layer."""
         corrected = self._corrected.get(entry.layer)
         return read_output(self.port, entry) if corrected is None else corrected
 

@@ -1,7 +1,8 @@
 """The networks: configurations, layers, and the model that holds them.
 
-Public and stable are the names that this package exports; import them from here. Its modules are
-internal and may change in any version.
+Public and stable are the names that this package exports; import them from here. `layers` and
+`specs`, the parts of networks, are public too. Its other modules are internal and may change in any
+version.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
     from ldmref.models.config import Defaults as Defaults
     from ldmref.models.config import ModelConfig as ModelConfig
     from ldmref.models.config import TextConfig as TextConfig
-    from ldmref.models.controlnet import ControlNet as ControlNet
+    from ldmref.models.control import ControlNet as ControlNet
     from ldmref.models.controlnet import ControlNetConfig as ControlNetConfig
     from ldmref.models.denoiser_config import UNetConfig as UNetConfig
+    from ldmref.models.flops import count_decoder_flops as count_decoder_flops
+    from ldmref.models.flops import count_unet_flops as count_unet_flops
     from ldmref.models.model import LatentDiffusion as LatentDiffusion
     from ldmref.models.networks import model_spec as model_spec
     from ldmref.models.params import Params as Params
+    from ldmref.models.params import Spec as Spec
     from ldmref.models.params import flatten as flatten
+    from ldmref.models.params import init as init
+    from ldmref.models.params import numbered as numbered
     from ldmref.models.params import unflatten as unflatten
     from ldmref.models.presets import PRESETS as PRESETS
     from ldmref.models.presets import preset as preset

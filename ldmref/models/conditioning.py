@@ -104,3 +104,8 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
     sizes = concat([part.sizes for part in parts])
     more = {name: concat([part.more[name] for part in parts]) for name in parts[0].more}
     return add_cache(ops, Conditioning(concat(states), pooled, sizes, more))
+
+
+def repeat(ops: Backend, x: Array, n: int) -> Array:
+    """Repeat an array of k examples to n of them."""
+    return x if x.shape[0] == n else ops.xp.concat([x] * (n // x.shape[0]), axis=0)

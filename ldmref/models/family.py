@@ -21,6 +21,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.declared_control import DeclaredControl
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
@@ -115,7 +116,10 @@ class Family:
         lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
             `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
             end that belong to it.
+        with_control: Returns the configuration of a model whose denoiser also reads a control
+            image, into which a LoRA may turn it. None: no LoRA does.
         with_classes: Returns a configuration for the classes of a data set, by their names.
+        control: The ControlNets of the family. None: its denoiser takes none.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
             not made smaller.
         description: The family in a few words, for `ldmref models`.
@@ -146,7 +150,9 @@ class Family:
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
+    with_control: Callable[[ModelConfig], ModelConfig] | None = None
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
+    control: DeclaredControl | None = None
     description: str = ""
 
     def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:

@@ -32,6 +32,13 @@ def count_unet_flops(config: ModelConfig, width: int, height: int) -> int:
         config: The model's configuration.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
+
+    Returns:
+        The number of operations, two for each multiply-add.
+
+    >>> from ldmref.models import count_unet_flops, preset
+    >>> f"{count_unet_flops(preset('sd15'), 512, 512):.2e}"
+    '8.00e+11'
     """
     f = config.vae.factor
     tokens = config.text_encoder.max_position_embeddings
@@ -57,6 +64,14 @@ def count_decoder_flops(
     Args:
         spec: The shapes of all parameters, from `model_spec`.
         config, width, height: As for `count_unet_flops`.
+
+    Returns:
+        The number of operations, two for each multiply-add.
+
+    >>> from ldmref.models import count_decoder_flops, model_spec, preset
+    >>> sd15 = preset("sd15")
+    >>> f"{count_decoder_flops(model_spec(sd15), sd15, 512, 512):.2e}"
+    '2.51e+12'
     """
     f = config.vae.factor
     total = 0

@@ -25,7 +25,7 @@ class ImageNetworks(Networks):
         backend: The backend that the networks run on.
         config: The configuration of all networks.
         params: A tree of arrays for each network of `model_spec`.
-        max_memory: The number of bytes that a request may take. None: no limit.
+        max_memory: The number of bytes that a request may take. None: as `load` says.
         tiny_autoencoder: An autoencoder that replaces the model's own (TAESD). None: its own.
     """
 

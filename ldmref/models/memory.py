@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 from ldmref.backends.base import Backend
@@ -20,7 +20,8 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
-from ldmref.models.params import Spec, flatten
+from ldmref.models.params import Spec, flatten, unflatten
+from ldmref.models.streaming import count_streamed
 
 WORKING = 4
 PROGRAM = 250 * 2**20  # bytes of Python, the libraries and the threads' buffers
@@ -28,12 +29,17 @@ PROGRAM = 250 * 2**20  # bytes of Python, the libraries and the threads' buffers
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of each network's weights, and of the activations in sampling and decoding."""
+    """Bytes of each network's weights, and of the activations in sampling and decoding.
+
+    `streamed` are the bytes of each network whose blocks are brought one at a time; networks that
+    it lacks are whole.
+    """
 
     weights: dict[str, int]
     sampling: int
     decoding: int
     denoiser: str = "unet"
+    streamed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def peak_resident(self) -> int:
@@ -42,11 +48,24 @@ class MemoryEstimate:
 
     def peak_offloaded(self, releasable: Collection[str]) -> int:
         """Return the peak with one of the releasable networks in memory at a time."""
-        fixed = sum(size for name, size in self.weights.items() if name not in releasable)
+        return max(self._peaks(releasable, self.weights).values())
+
+    def peak_streamed(self, releasable: Collection[str]) -> int:
+        """Return the least peak: one block of one releasable network in memory at a time."""
+        return max(self._peaks(releasable, {**self.weights, **self.streamed}).values())
+
+    def list_streamed(self, releasable: Collection[str], limit: int) -> tuple[str, ...]:
+        """Return the releasable networks that are larger than `limit` bytes while they work."""
+        peaks = self._peaks(releasable, self.weights)
+        return tuple(name for name in releasable if peaks[name] > limit)
+
+    def _peaks(self, releasable: Collection[str], weights: Mapping[str, int]) -> dict[str, int]:
+        """Return the peak while each releasable network works; "" is that of all the others."""
+        fixed = PROGRAM + sum(size for n, size in self.weights.items() if n not in releasable)
         working = {self.denoiser: self.sampling, "vae": self.decoding}
-        sizes = [self.weights[name] + working.get(name, 0) for name in releasable]
-        kept = max((work for name, work in working.items() if name not in releasable), default=0)
-        return PROGRAM + fixed + max([*sizes, kept])
+        kept = max((work for n, work in working.items() if n not in releasable), default=0)
+        alone = {name: fixed + weights[name] + working.get(name, 0) for name in releasable}
+        return {"": fixed + kept, **alone}
 
 
 def parse_bytes(size: int | str | None, name: str = "max_memory") -> int | None:
@@ -107,18 +126,22 @@ def estimate_memory(
         n: The number of images at a time.
         tile: The side of the decoder's tiles in pixels; None: decoded at once.
     """
-    weights: dict[str, int] = {}
-    for name, shape in flatten(spec).items():
-        part = name.split(".")[0]
-        pixels = _pixels(name, config, n, width, height)
-        weights[part] = weights.get(part, 0) + ops.weight_bytes(shape, pixels)
+    sizes = unflatten(
+        {
+            name: ops.weight_bytes(shape, _pixels(name, config, n, width, height))
+            for name, shape in flatten(spec).items()
+        }
+    )
+    weights = {name: sum(flatten(tree).values()) for name, tree in sizes.items()}
+    in_parts = {} if ops.compiles else {n: count_streamed(tree) for n, tree in sizes.items()}
+    streamed = {name: min(weights[name], size) for name, size in in_parts.items()}
     size = ops.weight_bytes((1,), 0)
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
     sampling = 2 * n * size * family_of(config).count_activations(config, width, height)
     decoding = n * size * WORKING * widest * decoded
-    return MemoryEstimate(weights, sampling, decoding, config.denoiser.network)
+    return MemoryEstimate(weights, sampling, decoding, config.denoiser.network, streamed)
 
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:

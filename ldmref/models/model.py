@@ -14,9 +14,9 @@ from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
 from ldmref.models.image_networks import ImageNetworks
 from ldmref.models.learned_words import add_learned_words
 from ldmref.models.networks import model_spec
+from ldmref.models.residuals import convert_residuals
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.text import EncodedText
-from ldmref.models.unet import Residuals, convert_residuals
 from ldmref.prompts.textual_inversion import Embedding
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
 from ldmref.prompts.tokens import Tokens
@@ -51,7 +51,7 @@ class LatentDiffusion(ImageNetworks):
         tokenizer_2, tokenizer_3: The tokenizers of further text encoders; None: the first's.
         tiny_autoencoder: An autoencoder that replaces the model's own (TAESD). None: the model
             keeps its own.
-        max_memory: The number of bytes that a request may take; None: no limit.
+        max_memory: The number of bytes that a request may take; None: as `load` says.
         max_seconds: The estimated time that a request may take; None: no limit.
         modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`),
             which every image records. None: none.
@@ -211,7 +211,7 @@ class LatentDiffusion(ImageNetworks):
         latents: Array,
         t: Array,
         context: Array | Conditioning | None = None,
-        control: Residuals | None = None,
+        control: Any | None = None,
         **steering: Sequence[Any],
     ) -> Array:
         """Return the prediction of eps, v or x0, as `config.scheduler.prediction_type` says.
@@ -244,7 +244,7 @@ class LatentDiffusion(ImageNetworks):
         latents: Array,
         t: Array,
         context: Array | Conditioning | None = None,
-        control: Residuals | None = None,
+        control: Any | None = None,
         **steering: Sequence[Any],
     ) -> Array:
         """Return the whole output of the denoiser: with a learned variance, also v of
@@ -280,7 +280,7 @@ class LatentDiffusion(ImageNetworks):
         latents: Array,
         t: Array,
         context: Array | Conditioning | None = None,
-        control: Residuals | None = None,
+        control: Any | None = None,
         identity_attention: Sequence[str] = (),
     ) -> Array:
         """Return `predict(...)`, under the name of the network of Stable Diffusion.

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 from ldmref.backends.base import Backend
 from ldmref.errors import ResourceError
-from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import Family, family_of
+from ldmref.models.lazy_params import CompiledNetworks, LazyParams
 from ldmref.models.memory import MemoryEstimate, estimate_memory
-from ldmref.models.params import LazyParams, Params, Spec, count
+from ldmref.models.params import Params, Spec, count
 from ldmref.models.text import text_spec
+from ldmref.support.free_memory import find_free_memory
 
 RELEASED_PARAMETERS = 2**26  # text encoders of this size are released before the denoiser runs
 
@@ -49,7 +50,8 @@ class Networks:
         backend: The backend that the networks run on.
         config: The configuration of all networks.
         params: A tree of arrays for each network of `model_spec`, or `LazyParams`.
-        max_memory: The number of bytes that a request may take; None: no limit.
+        max_memory: The number of bytes that a request may take; None: what the machine has, if
+            its weights are read when they are used (`limit_memory`).
 
     Attributes:
         params: The parameters of each network, `params.unet.conv_in.weight`.
@@ -122,8 +124,20 @@ class Networks:
         spec = model_spec(self.config)
         return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
 
-    def limit_memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
+    @property
+    def has_limit(self) -> bool:
+        """Whether a request may take only some memory: `max_memory`, or what the machine has."""
+        own = self.params.releasable and not self.params.copied and self.backend.device == "cpu"
+        return self.max_memory is not None or bool(own)
+
+    def limit_memory(
+        self, width: int, height: int, n: int = 1, tile: int | None = None, others: int = 0
+    ) -> None:
         """Keep one network in memory at a time if all of them together exceed `max_memory`.
+
+        Networks that exceed it alone keep one block at a time, unless the backend compiles whole
+        networks. Without `max_memory`, models whose weights are read when they are used may take
+        the memory that the machine has.
 
         Args:
             width: Width of an image in pixels.
@@ -131,22 +145,30 @@ class Networks:
             n: Number of images that are generated together.
             tile: The side in pixels of the tiles in which the decoder works. None: it decodes at
                 once.
+            others: Bytes of other networks that stay in memory.
 
         Raises:
-            ResourceError: One network at a time also exceeds `max_memory`.
+            ResourceError: One block of a network at a time also exceeds it.
         """
-        if self.max_memory is None:
+        releasable = self.params.releasable
+        limit = self.max_memory
+        source = "max_memory"
+        if limit is None and self.has_limit:
+            limit = find_free_memory()
+            source = "free memory; max_memory sets another limit"
+        if limit is None:
             return
         needs = self.estimate_memory(width, height, n, tile)
-        least = needs.peak_offloaded(self.params.releasable)
-        if least > self.max_memory:
+        least = needs.peak_streamed(releasable) + others
+        if least > limit:
             raise ResourceError(
                 f"the image takes about {least / 1e9:.1f} GB, more than the "
-                f"{self.max_memory / 1e9:.1f} GB of max_memory",
+                f"{limit / 1e9:.1f} GB of {source}",
                 code="E-MEMORY",
                 hint="generate smaller images, fewer at a time, or decode in tiles (tile=512)",
             )
-        self._offload = needs.peak_resident > self.max_memory
+        self._offload = needs.peak_resident + others > limit
+        self.params.stream(needs.list_streamed(releasable, limit - others) if self._offload else ())
 
     def with_params(self, networks: Mapping[str, Params], ops: Backend) -> Self:
         """Return a copy with other parameters of some `networks`, on `ops`, an equal backend."""
@@ -170,13 +192,15 @@ class Networks:
 
     def _compile(self, function: Callable, network: str) -> Callable:
         """Return a network as a function of all arguments after its parameters."""
-        if self._offload or self._large_text_encoders:
+        if self._offload or self._large_text_encoders or self.backend.observes_layers:
             self._make_room(network)
         return self._compiled.get(self.backend, function, self.params[network], network)
 
     def _make_room(self, network: str) -> None:
         """Release the parameters of networks that must make room for another one."""
         leaving: Sequence[str] = ()
+        if self.backend.observes_layers:  # which need their names
+            self.params.stream(())
         if self._offload:
             leaving = [name for name in self.params if name != network]
         elif network == self.config.denoiser.network:

@@ -103,12 +103,6 @@ class Residuals(NamedTuple):
     mid: Array
 
 
-def convert_residuals(ops: Backend, residuals: Residuals) -> Residuals:
-    """Convert residuals to arrays of a backend."""
-    down = tuple(ops.own("control", part) for part in residuals.down)
-    return Residuals(down, ops.own("control", residuals.mid))
-
-
 def unet(
     ops: Backend,
     p: Params,

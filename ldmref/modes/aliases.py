@@ -15,6 +15,7 @@ ALIASES = {  # the name elsewhere -> the parameter here
     "batch_count": "count",
     "cfg": "cfg_scale",
     "conditioning_scale": "control",
+    "control_mode": "control",
     "controlnet": "control",
     "ddim_eta": "eta",
     "ddim_steps": "steps",
@@ -55,6 +56,7 @@ ALIASES = {  # the name elsewhere -> the parameter here
 NOTES = {  # where the value also differs
     "controlnet": "control=[modes.Control(net, image)]",
     "conditioning_scale": "control=[modes.Control(net, image, weight)]",
+    "control_mode": "control=[modes.Control(net, image, mode=0)]",
     "generator": "an integer; rng='torch' gives the noise of torch's generator",
     "scheduler": "the spacing of the noise levels; the method is sampler=",
 }

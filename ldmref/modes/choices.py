@@ -44,8 +44,10 @@ def _taken(config: ModelConfig, field: str, names: Iterable[str]) -> list[str]:
 
 
 def _takes(config: ModelConfig, parameters: dict[str, str]) -> bool:
+    known = GUIDANCES.get(parameters.get("guidance", ""))
+    more = {"guide": config} if known is not None and known.by_guide else {}
     try:
-        plan("txt2img", config, prompt="", **parameters)
+        plan("txt2img", config, prompt="", **parameters, **more)
     except UsageError:
         return False
     return True

@@ -1,34 +1,25 @@
-"""ControlNets: `Control` in a request, `ActiveControl` on the model's backend."""
+"""`Control`: a ControlNet and its image in a request."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.images.pil import Source, read_image, to_array
-from ldmref.loading_networks import load_controlnet
-from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning
+from ldmref.io.images.pil import Source, read_image
 from ldmref.models.config import ModelConfig
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, add_residuals
-from ldmref.models.model import LatentDiffusion
-from ldmref.models.unet import Residuals
+from ldmref.models.control import ControlNet, control_of, require_fit
 from ldmref.modes import validation
 from ldmref.modes.sizing import resize_image
-from ldmref.samplers.interfaces import Interval
 
 MAX_CONTROLS = 16
+MAX_MODE = 999
 # A colon, except for that of a drive on Windows, which follows one letter and precedes a slash.
 SEPARATOR = r":(?![\\/])|(?<!^[A-Za-z])(?<!:[A-Za-z]):" if os.name == "nt" else ":"
 
@@ -46,6 +37,8 @@ class Control:
         start: The fraction of the steps at which it begins, 0 <= start < end.
         end: The fraction of the steps at which it ends, start < end <= 1. It acts in step i of n
             (from 0) if start <= i/n and (i + 1)/n <= end, as in diffusers.
+        mode: For a ControlNet of several kinds of images (a union), the number of the kind, from 0;
+            None for all others.
 
     >>> from ldmref.modes import Control
     >>> control = Control("canny", "edges.png", weight=0.8, end=0.5)  # the first half of the steps
@@ -58,6 +51,7 @@ class Control:
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    mode: int | None = None
 
 
 def check_controls(name: str, value: Any) -> tuple[Control, ...]:
@@ -84,23 +78,30 @@ def _check_numbers(control: Control) -> Control:
             f"a control must start before it ends, not from {start:g} to {end:g}",
             code="E-CONTROL-START",
         )
-    return replace(control, weight=weight, start=start, end=end)
+    mode = control.mode
+    if mode is not None:
+        mode = validation.check_integer("control mode", mode, 0, MAX_MODE)
+    return replace(control, weight=weight, start=start, end=end, mode=mode)
 
 
 def parse_control(text: str) -> Control:
-    """Read a ControlNet, an image and a weight with colons between: `canny:edges.png:0.8`."""
+    """Read a control with colons between its parts: `canny:edges.png:0.8`.
+
+    After ControlNet and image follow weight, part of the steps, and kind of the image (a number).
+    """
     net, *rest = re.split(SEPARATOR, text)
     try:
-        image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
+        image, weight, steps, mode = [*rest, *("1", "0-1", "")[len(rest) - 1 :]]
         start, _, end = steps.partition("-")
         if not net or not image:
             raise ValueError
-        return Control(net, image, float(weight), float(start), float(end))
+        kind = int(mode) if mode else None
+        return Control(net, image, float(weight), float(start), float(end), kind)
     except ValueError:
         raise UsageError(
             f"cannot read the control {short_repr(text)}",
             code="E-CONTROL",
-            hint="--control NET:IMAGE, NET:IMAGE:0.8 or NET:IMAGE:0.8:0-0.5",
+            hint="--control NET:IMAGE, NET:IMAGE:0.8, NET:IMAGE:0.8:0-0.5 or NET:IMAGE:0.8:0-1:2",
         ) from None
 
 
@@ -115,7 +116,7 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
         name = control.net.name
         net_config = control.net.config
     elif isinstance(control.net, str | os.PathLike):
-        file = open_controlnet(control.net, config.unet)
+        file = open_controlnet(control.net, config.denoiser)
         name = file.name
         net_config = file.config
     else:
@@ -123,107 +124,27 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
             f"a control's net must be a ControlNet or a path, not {short_repr(control.net)}",
             code="E-CONTROL",
         )
-    _require_fit(config, net_config, name)
+    require_fit(config, net_config, name)
+    _require_mode(net_config, control.mode, name)
     return replace(control, image=read_image(control.image))
 
 
-def _require_fit(config: ModelConfig, net: ControlNetConfig, name: str) -> None:
-    """Check that the outputs of a ControlNet have the shapes that the U-Net adds."""
-    ours = config.unet
-    theirs = net.unet
-    same = (
-        "block_out_channels",
-        "layers_per_block",
-        "cross_attention_dim",
-        "class_embed_type",
-        "addition_embed_type",
-    )
-    differing = [
-        f"{field} {getattr(theirs, field)}, not {getattr(ours, field)}"
-        for field in same
-        if getattr(theirs, field) != getattr(ours, field)
-    ]
-    numbers = (
-        ("in_channels", theirs.in_channels, config.vae.latent_channels),
-        ("conditioning_channels", net.conditioning_channels, 3),
-        ("pixels of the hint per latent cell", net.factor, config.vae.factor),
-    )
-    differing += [f"{what} {have}, not {want}" for what, have, want in numbers if have != want]
-    if differing:
+def _require_mode(net: Any, mode: int | None, name: str) -> None:
+    """Check that a ControlNet of several kinds of images, and no other, is given the kind."""
+    declared = control_of(net).networks(net)[-1].input_of("mode")
+    if declared is None and mode is not None:
         raise UsageError(
-            f"the ControlNet {name!r} does not fit the model: it has {differing[0]}",
+            f"the ControlNet {name!r} knows one kind of images, so it takes no mode",
             code="E-CONTROL",
-            hint="take a ControlNet of the model's family",
+            hint="leave the mode out",
         )
-
-
-@dataclass(frozen=True)
-class ActiveControl:
-    """A control on the model's backend, which acts from level `first` to before level `end`.
-
-    Levels are indices into the sigmas of the run.
-    """
-
-    net: ControlNet
-    hint: Array  # (1, c, h, w), the same at every step
-    control: Control
-    image_sha256: str  # of the image as the net reads it
-    warning: str = ""
-    first: int = 0
-    end: float = math.inf
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The control as an image records it."""
-        c = self.control
-        numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image_sha256}
-        return {"name": self.net.name, "sha256": self.net.sha256} | numbers
-
-    def within(self, levels: Sequence[int]) -> ActiveControl:
-        """Return the control for a run through these levels, with those at which it acts."""
-        n = len(levels) - 1
-        c = self.control
-        steps = [i for i in range(n) if c.start <= i / n and (i + 1) / n <= c.end]
-        if not steps:
-            return replace(self, end=0)
-        end = math.inf if steps[-1] == n - 1 else levels[steps[-1] + 1]
-        return replace(self, first=levels[steps[0]], end=end)
-
-    def acts_at(self, sigma: float, interval: Interval | None) -> bool:
-        """Return whether the control acts at an evaluation within a step.
-
-        An evaluation at the end of a step belongs to the next level; all others of the step, also
-        above its sigma (churn), belong to its own level. Without an interval, the control acts
-        unless it acts in no step at all.
-        """
-        if interval is None:
-            return self.end > 0
-        level = interval.i_next if sigma <= interval.sigma_next else interval.i
-        return self.first <= level < self.end
-
-
-def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]) -> ActiveControl:
-    """Load the net and encode its image at the size of the generated image.
-
-    Raises:
-        UsageError: The net is on another backend than the model.
-    """
-    net = control.net
-    ops = model.backend
-    if not isinstance(net, ControlNet):
-        net = load_controlnet(net, ops, unet=model.config.unet)
-    if net.backend.describe() != ops.describe():
+    if declared is not None and (mode is None or mode >= declared.below):
         raise UsageError(
-            f"the ControlNet {net.name!r} is on {net.backend!r}, the model on {ops!r}",
+            f"the ControlNet {name!r} needs the number of its image's kind, from 0 to "
+            f"{declared.below - 1}",
             code="E-CONTROL",
-            hint="load_controlnet(path, model.backend)",
+            hint="Control(net, image, mode=0) (--control NET:IMAGE:1:0-1:0)",
         )
-    if ops.observes_layers:
-        net = net.with_backend(ops)
-    image, warning = size_control(control, size)
-    digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-    hint = net.encode_hint(ops.asarray((to_array([image]) + 1.0) / 2.0))
-    return ActiveControl(net, hint, control, digest, warning)
 
 
 def size_control(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
@@ -248,12 +169,3 @@ def crop_control(
     """
     image, warning = size_control(control, whole)
     return replace(control, image=image.crop(box).resize(size, Image.Resampling.LANCZOS)), warning
-
-
-def sum_residuals(
-    controls: Sequence[ActiveControl], x: Array, t: Array, conditioning: Conditioning
-) -> Residuals | None:
-    """Return the sum of the residuals that the controls add to the U-Net; None without any."""
-    return add_residuals(
-        [(c.control.weight, c.net.residuals(x, t, conditioning, c.hint)) for c in controls]
-    )

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ldmref.errors import LdmrefError, ResourceError
+from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.flops import count_decoder_flops, measure_flops_per_second
+from ldmref.models.memory import estimate_memory
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.guidance_parameter import count_predictions
 from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
+from ldmref.samplers.guidance import GUIDE
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Cost:
             its steps takes more.
         flops: Floating-point operations of denoiser and decoder, for all images.
         memory: Peak memory in bytes, with all networks in memory.
+        least_memory: The same with only one block of a network in memory at a time, as the request
+            runs if the machine has no more, or with a small `max_memory`.
         seconds: A lower bound: `flops` at the speed of a large convolution on the model's backend.
             Small images, reading weights, compiling and a busy machine take a multiple of it.
 
@@ -37,6 +43,7 @@ class Cost:
     evaluations: int
     flops: int
     memory: int
+    least_memory: int
     seconds: float
 
 
@@ -57,10 +64,31 @@ def estimate_cost(
         calls = count_calls(job.sampler, plan_visits(job))
     predictions = count_predictions(job.guidance, job.sampler, job.cfg_scale, calls)
     evaluations = (predictions + more) * images
-    flops = evaluations * model.family.count_flops(model.config, job.width, job.height)
+    of_guide = calls * images if GUIDE in job.guidance.needs(1.0, job.cfg_scale) else 0
+    flops = 0
+    for config, count in ((model.config, evaluations - of_guide), (guide_of(job), of_guide)):
+        if config is not None and count:
+            flops += count * family_of(config).count_flops(config, job.width, job.height)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
-    memory = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile).peak_resident
-    return Cost(evaluations, flops, memory, flops / measure_flops_per_second(model.backend))
+    needs = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile)
+    guide_bytes = count_guide_bytes(model, job)
+    least = needs.peak_streamed(model.params.releasable) + guide_bytes
+    seconds = flops / measure_flops_per_second(model.backend)
+    return Cost(evaluations, flops, needs.peak_resident + guide_bytes, least, seconds)
+
+
+def guide_of(job: Job) -> ModelConfig | None:
+    """Return the configuration of the weaker model of a job; None if it has none."""
+    return None if job.weaker is None else job.weaker.config
+
+
+def count_guide_bytes(model: LatentDiffusion, job: Job) -> int:
+    """Return the bytes of the weights of a job's weaker model; its autoencoder is never read."""
+    config = guide_of(job)
+    if config is None or (job.weaker is not None and job.weaker.source is model):
+        return 0
+    needs = estimate_memory(model_spec(config), config, model.backend, *job.size)
+    return sum(size for name, size in needs.weights.items() if name != "vae")
 
 
 def plan_visits(job: Job) -> Sequence[int]:
@@ -103,7 +131,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(model: LatentDiffusion, job: Job) -> ResourceError:
     """Return the error of a job that needs more memory than there is."""
-    size = model.estimate_memory(*job.size, job.batch_size, job.tile).peak_resident / 1e9
+    needs = model.estimate_memory(*job.size, job.batch_size, job.tile).peak_resident
+    size = (needs + count_guide_bytes(model, job)) / 1e9
     return ResourceError(
         f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
         code="E-MEMORY",
@@ -120,7 +149,7 @@ def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None, mor
     Raises:
         ResourceError: It takes more than `model.max_memory` bytes or `model.max_seconds`.
     """
-    model.limit_memory(*job.size, job.batch_size, job.tile)
+    model.limit_memory(*job.size, job.batch_size, job.tile, count_guide_bytes(model, job))
     if model.max_seconds is None:
         return
     seconds = estimate_cost(model, job, calls, more).seconds

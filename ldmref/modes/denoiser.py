@@ -1,132 +1,30 @@
-"""A loaded model as a denoiser: `denoise(x, sigma) -> x0`, with guidance and ControlNets."""
+"""A loaded model as a denoiser: `denoise(x, sigma) -> x0`, with guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, add_cache, get_hidden_states, join
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.control import ActiveControl, sum_residuals
 from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance_parameter import PLAIN, is_asked
+from ldmref.modes.guidance_parameter import is_asked
+from ldmref.modes.guide import GuideSource
+from ldmref.modes.initial import InitialState
 from ldmref.modes.latents import check_latents
+from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
-from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import (
-    Guidance,
-    Guided,
-    GuidedDenoiser,
-    History,
-    Interval,
-    guided_denoiser,
-)
-from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.guidance import TEXTS, steering_of, texts_of
-from ldmref.samplers.path import FLOW, VE, NoisePath
+from ldmref.modes.run_text import ActiveGuide, encode_guide
+from ldmref.modes.text import encode_texts
+from ldmref.samplers import Guidance, Guided, GuidedDenoiser, History, Interval
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas, timestep_at
-
-
-def model_denoiser(
-    model: LatentDiffusion,
-    timestep: Callable[[float, Interval | None], float],
-    conditionings: Mapping[str, Conditioning],
-    cfg_scale: float,
-    guidance: Guidance = PLAIN,
-    controls: Sequence[ActiveControl] = (),
-    channels: Array | None = None,
-    observe: Observer | None = None,
-    path: NoisePath = VE,
-) -> GuidedDenoiser:
-    """Return the denoiser of a batch.
-
-    Args:
-        model: The model.
-        timestep: Maps sigma and the interval of the step to the training timestep.
-        conditionings: By the name of the prediction: `uncond`, `cond`, and `empty` if the guidance
-            needs it; of as many images as x has.
-        cfg_scale: The guidance scale.
-        guidance: How the predictions become one.
-        controls: ControlNets, which read only the latents.
-        channels: Further input channels of the network, (n or 1, k, h, w).
-        observe: Called with every evaluation; see `samplers.guided_denoiser`.
-        path: The path of x and sigma.
-    """
-    ops: Backend = model.backend
-
-    @cache
-    def joined(names: tuple[str, ...]) -> Conditioning:
-        """Join the conditionings of several predictions, one after the other."""
-        parts = [conditionings[name] for name in names]
-        together = add_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
-        if model.config.denoiser.reads_guidance:
-            return add_scale(model, together, cfg_scale)
-        return together
-
-    def predict(
-        xt: Array,
-        sigma: float,
-        interval: Interval | None,
-        names: tuple[str, ...],
-        **steering: tuple[Any, ...],
-    ) -> Array:
-        """Predict for the conditionings of these names, one after the other in one batch.
-
-        Guidance in attention reads both texts for each x.
-        """
-        both = "attention_guidance" in steering
-        xt = xt if both else repeat(ops, xt, xt.shape[0] * len(names))
-        n = xt.shape[0]
-        t = ops.asarray(np.full(n, timestep(sigma, interval)), ops.state_dtype)
-        x = ops.cast(xt, ops.dtype)
-        conditioning = joined(names)
-        acting = [control for control in controls if control.acts_at(sigma, interval)]
-        more: dict[str, Any] = dict(steering)
-        if acting:
-            read = joined(("cond",)) if both else conditioning
-            more["control"] = sum_residuals(acting, x, t, read)
-        if channels is not None:
-            x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
-        return ops.cast(model.predict(x, t, conditioning, **more), ops.state_dtype)
-
-    def network(
-        xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
-    ) -> list[Array]:
-        n = xt.shape[0]
-        plain = tuple(name for name in names if name in TEXTS)
-        predictions = {}
-        if plain:
-            together = predict(xt, sigma, interval, plain)
-            predictions = {name: together[i * n : i * n + n, ...] for i, name in enumerate(plain)}
-        for name in names:
-            if name not in TEXTS:
-                steering = steering_of(name)
-                predictions[name] = predict(xt, sigma, interval, texts_of(name), **steering)
-        return [predictions[name] for name in names]
-
-    prediction_type = model.config.scheduler.prediction_type
-    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path)
-
-
-def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) -> Conditioning:
-    """Add the guidance scale to the conditioning of a denoiser that reads it."""
-    n = get_hidden_states(conditioning.context).shape[0]
-    scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
-    return conditioning._replace(more={**conditioning.more, "guidance": scales})
-
-
-def repeat(ops: Backend, x: Array, n: int) -> Array:
-    """Repeat an array of k examples to n of them."""
-    return x if x.shape[0] == n else ops.xp.concat([x] * (n // x.shape[0]), axis=0)
 
 
 def denoiser(
@@ -136,6 +34,7 @@ def denoiser(
     cfg_scale: float | None = None,
     *,
     guidance: str | Mapping[str, Any] | Guidance | None = None,
+    guide: GuideSource | None = None,
     clip_skip: int | None = None,
     long_prompts: str = "truncate",
     prompt_weights: str = "none",
@@ -157,10 +56,13 @@ def denoiser(
         prompt: One text for all n images, or a list with an entry per image. None: allowed with
             `prompt_embeds` only.
         negative_prompt: Content to avoid: one text for all images, or one for each.
-        cfg_scale: Guidance scale s in u + s (c - u), from -1000 to 1000. None: the model's setting.
+        cfg_scale: Guidance scale s in u + s (c - u), from -1000 to 1000. None: the model's setting,
+            or 1 with autoguidance.
         guidance: The rule that combines the predictions, as in `modes.txt2img`. A guidance with
             momentum (`apg`) remembers earlier steps within `samplers.sample`; `denoise(x, sigma)`
             starts without memory. None: classifier-free guidance.
+        guide: The weaker model of autoguidance, or where it is, as in `modes.txt2img`. None: no
+            other guidance has one.
         clip_skip: Number of last layers of the text encoder to leave out. None: 0.
         long_prompts: `truncate` cuts prompts that the text encoder cannot read at once; `chunk`
             reads them in chunks.
@@ -193,6 +95,7 @@ def denoiser(
         "negative_prompt": negative_prompt,
         "cfg_scale": cfg_scale,
         "guidance": guidance,
+        "guide": guide,
         "clip_skip": clip_skip,
         "long_prompts": long_prompts,
         "prompt_weights": prompt_weights,
@@ -203,7 +106,10 @@ def denoiser(
     }
     config = require_config("denoiser", model)
     job = resolve(config, "txt2img", read_request("txt2img", values))
-    model = model.differentiable() if validation.check_flag("grad", grad) else model
+    weaker = None if job.weaker is None else job.weaker.load(model)
+    if validation.check_flag("grad", grad):
+        model = model.differentiable()
+        weaker = None if weaker is None else weaker.differentiable()
     ops = model.backend
     prompts = len(job.prompts)
     text = encode_texts(
@@ -215,6 +121,9 @@ def denoiser(
         job.prompt_options,
         with_empty=is_asked(job.guidance),
     )
+    active: ActiveGuide | None = None
+    if weaker is not None:
+        active = encode_guide(weaker, job, InitialState(), text)
     training_sigmas = sampling_sigmas(config.scheduler)
     path = config.scheduler.path
 
@@ -225,22 +134,24 @@ def denoiser(
     def for_shape(n: int, h: int, w: int) -> list[tuple[slice, GuidedDenoiser]]:
         times = n // prompts
         size = (w * config.vae.factor, h * config.vae.factor)
-        batch = repeated(text, times, size)
+        batch = text.repeated(times, size)
         if job.embeddings:
             rows = {name: np.repeat(x, times, axis=0) for name, x in job.embeddings.items()}
             batch = apply_embeddings(batch, rows)
         channels = make_input_channels(model, size) if config.image_channels else None
+        second = None if active is None else active.repeated(times, size)
         return [
             (
                 part,
                 model_denoiser(
                     model,
                     timestep,
-                    batch.conditionings(part),
+                    batch.conditionings(part) | (second.conditioning(part) if second else {}),
                     job.cfg_scale,
                     job.guidance,
                     channels=channels,
                     path=path,
+                    guide=weaker,
                 ),
             )
             for part in batch.batches(n)
@@ -274,14 +185,3 @@ def denoiser(
         return Guided(x0, uncond, memories, job.cfg_scale)
 
     return GuidedDenoiser(predict, job.guidance.remembers)
-
-
-def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextConditioning:
-    """Return the text repeated for several images, at a size."""
-    return replace(
-        text,
-        prompts=[*text.prompts] * times,
-        negative_prompts=[*text.negative_prompts] * times,
-        chunks=[*text.chunks] * times,
-        size=size,
-    )

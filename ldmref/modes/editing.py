@@ -12,12 +12,12 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.edit_methods import EditMethod
 from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance_parameter import plain_guidance
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
+from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Step

@@ -9,6 +9,7 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.samplers import ClassifierFree, Guidance, Sampler, get_guidance
+from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
 from ldmref.samplers.guidance import CODE, steering_of
 from ldmref.samplers.guidance_attention import EmbeddedScaleAttention, NormalizedAttention
 from ldmref.samplers.guidances import EmbeddedScale
@@ -75,7 +76,7 @@ def choose_embedded(
     guidance = PLAIN if asked is None else get_guidance(asked)
     within = isinstance(guidance, NormalizedAttention)
     second = ""
-    if guidance not in (PLAIN, EMBEDDED) and not within:
+    if guidance not in (PLAIN, EMBEDDED) and not (within or guidance.by_guide):
         second = f"guidance {guidance.name!r}"
     elif sampler.unconditional:
         second = f"sampler {sampler.name!r}, which guides by two predictions"
@@ -85,8 +86,10 @@ def choose_embedded(
         raise UsageError(
             f"{config.name!r} reads the guidance scale itself, so it takes no {second}",
             code=CODE,
-            hint="leave it out, or take guidance nag; the network reads cfg_scale",
+            hint="leave it out, or take guidance nag or autoguidance; the network reads cfg_scale",
         )
+    if isinstance(guidance, Autoguidance):
+        return EmbeddedScaleAutoguidance(guidance.weight)
     if isinstance(guidance, NormalizedAttention):
         check_perturbed(config, guidance)
         return EmbeddedScaleAttention(guidance.scale, guidance.tau, guidance.alpha)

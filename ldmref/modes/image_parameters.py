@@ -89,7 +89,7 @@ class ControlParameter:
         Check(check_controls, {"type": "array", "items": {"type": "object"}}),
         Attachment("controlnet"),
         Flag(
-            metavar="NET:IMAGE[:WEIGHT[:START-END]]",
+            metavar="NET:IMAGE[:WEIGHT[:START-END[:MODE]]]",
             parse=parse_control,
             multiple=True,
             help="A ControlNet and the image that it reads; may be repeated.",

@@ -17,7 +17,6 @@ from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image, make_input_channels
 from ldmref.modes.cost import Cost, check_limits, estimate_cost
-from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.generate import (
     Callback,
     CancelFlag,
@@ -29,6 +28,7 @@ from ldmref.modes.generate import (
 )
 from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.job import Job
+from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Invert
 from ldmref.modes.text import TextConditioning, encode_texts
@@ -266,7 +266,7 @@ class InversionRun:
 
     def params(self, n: int) -> dict[str, Any]:
         """Return the parameters of the inversion, with the model, backend and version."""
-        return record_run(self.plan.params, self.model, self.job, self.text, (), n)
+        return record_run(self.plan.params, self.model, self.job, self.text, (), None, n)
 
     def __repr__(self) -> str:
         return f"<InversionRun of {self.job.summary} on {self.model!r}>"

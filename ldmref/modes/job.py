@@ -13,6 +13,7 @@ from ldmref.errors import short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.modes.control import Control
 from ldmref.modes.control_image import ControlImage
+from ldmref.modes.guide import Guide
 from ldmref.modes.requests import FromPrompts, Request
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance, Sampler, Schedule, make_schedule
@@ -31,6 +32,7 @@ class Job(FromPrompts):
         prompts, negative_prompts, seeds: An entry per image.
         schedule: None with `sigmas`.
         eta: None for a sampler without one.
+        weaker: The second model of autoguidance, `guide` of the request.
         control_input: The control image, read and at the size of the images.
         strength: Of img2img and inpaint.
         first_step: Steps of the schedule that are skipped; `skip_steps` counts them.
@@ -44,6 +46,7 @@ class Job(FromPrompts):
     seeds: tuple[int, ...]
     cfg_scale: float = field()
     guidance: Guidance = field()
+    weaker: Guide | None = field()
     sampler: Sampler = field()
     steps: int = field()
     width: int = field()

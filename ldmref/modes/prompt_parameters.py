@@ -11,6 +11,7 @@ import numpy as np
 from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.modes import validation
 from ldmref.modes.guidance_parameter import check_guidance, parse_guidance
+from ldmref.modes.guide import GuideSource, check_guide
 from ldmref.modes.notation import read_noise
 from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
 from ldmref.samplers import Guidance
@@ -50,7 +51,7 @@ class GuidanceParameters:
         ),
         Doc(
             "Guidance scale s in u + s (c - u): 1 disables it, 0 ignores the prompt.",
-            "the model's setting; 1 for invert, and that of its method for edit",
+            "the model's setting; 1 for invert and autoguidance, and that of its method for edit",
         ),
     ] = None
     guidance: Annotated[
@@ -66,6 +67,28 @@ class GuidanceParameters:
             "The rule that combines the predictions: a name in `ldmref.samplers.GUIDANCES`, a "
             '`Guidance`, or {"name": "rescale", "phi": 0.7}.',
             "classifier-free guidance",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GuideParameter:
+    """The second model of autoguidance."""
+
+    guide: Annotated[
+        GuideSource | None,
+        Check(check_guide, {"type": "string"}),
+        Attachment("model"),
+        Flag(
+            metavar="MODEL",
+            help="The weaker model of --guidance autoguidance: a name, file or folder, as for "
+            "--model.",
+        ),
+        Unrecorded(),
+        Doc(
+            "The weaker model that autoguidance needs, loaded or where it is: of the same family "
+            "and latents, smaller or trained for a shorter time.",
+            "no other guidance has one",
         ),
     ] = None
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.declare import get_fields
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.control import ActiveControl
+from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.job import Job
@@ -88,6 +88,7 @@ def record_run(
     job: Job,
     text: TextConditioning,
     controls: Sequence[ActiveControl],
+    guide: Mapping[str, Any] | None,
     n: int,
 ) -> dict[str, Any]:
     """Return the parameters of the first n images of a run, with the model, backend and version.
@@ -95,6 +96,7 @@ def record_run(
     Args:
         planned: The result of `record_job`.
         model, job, text, controls: Of the run.
+        guide: The record of its second model, if it has one.
         n: How many images.
     """
     params = dict(planned)
@@ -106,6 +108,8 @@ def record_run(
         params["truncated"] = truncated
     if controls:
         params["control"] = [control.record for control in controls]
+    if guide is not None:
+        params["guide"] = copy.deepcopy(dict(guide))
     if job.control_input is not None:
         params[CONTROL_IMAGE] = job.control_input.sha256
     params["backend"] = model.backend.describe()
@@ -159,7 +163,7 @@ def replay(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         changes: Parameters to use instead of the recorded ones, and the inputs that an image does
             not contain: source images, noise, embeddings, ControlNets.
     """
-    gone = {*OF_ALL_IMAGES, *GIVEN_ARRAYS, CONTROL_IMAGE}.union(
+    gone = {*OF_ALL_IMAGES, *GIVEN_ARRAYS, CONTROL_IMAGE, "guide"}.union(
         *(REPLACED.get(name, ()) for name in changes)
     )
     if find_schedule(changes.get("sampler")):
@@ -185,7 +189,7 @@ def find_several(record: Mapping[str, Any]) -> str:
 def find_missing(record: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[str]:
     """Return the inputs that an image was made from and that are not given.
 
-    An image does not contain them: source images, noise, embeddings, ControlNets.
+    An image does not contain them: source images, noise, embeddings, ControlNets, a second model.
     """
     mode = record["mode"]
     missing = [n for n in SOURCES if n in MODES[mode].parameters and supplied.get(n) is None]
@@ -196,6 +200,8 @@ def find_missing(record: Mapping[str, Any], supplied: Mapping[str, Any]) -> list
         missing.append("control")
     if record.get(CONTROL_IMAGE) and supplied.get(CONTROL_IMAGE) is None:
         missing.append(CONTROL_IMAGE)
+    if record.get("guide") and supplied.get("guide") is None and not supplied.get("guidance"):
+        missing.append("guide")
     return missing
 
 
@@ -214,6 +220,10 @@ def compare_inputs(record: Mapping[str, Any], used: Mapping[str, Any]) -> Iterat
             value = str(control[key])[:80]
             if key != "name" and control[key] != other.get(key):
                 yield f"generated with another --control {i + 1}: its {key} was {value}"
+    guide, other = record.get("guide"), used.get("guide")
+    if isinstance(guide, dict) and other and guide.get("sha256") != other.get("sha256"):
+        name = str(guide.get("name"))[:80]
+        yield f"generated with another --guide: the image records {name!r}, with another digest"
     if record.get(CONTROL_IMAGE) not in (None, used.get(CONTROL_IMAGE)):
         yield "generated from another --control-image: the recorded one has another digest"
     for name in GIVEN_ARRAYS if used["mode"] != "invert" else ():

@@ -47,6 +47,7 @@ from ldmref.modes.parameters import (
 from ldmref.modes.prompt_parameters import (
     EmbeddingParameters,
     GuidanceParameters,
+    GuideParameter,
     NegativePromptParameter,
     PromptParameters,
     SinglePrompt,
@@ -116,6 +117,7 @@ class FromPrompts(
     SeedParameter,
     ScheduleParameter,
     SamplerParameter,
+    GuideParameter,
     GuidanceParameters,
     StepParameter,
     NegativePromptParameter,
@@ -187,6 +189,7 @@ class Interpolate(
     SeedParameter,
     ScheduleParameter,
     SamplerParameter,
+    GuideParameter,
     GuidanceParameters,
     StepParameter,
     NegativePromptParameter,

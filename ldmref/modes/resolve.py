@@ -27,6 +27,7 @@ from ldmref.modes.control import fit_control
 from ldmref.modes.control_image import read_control_image
 from ldmref.modes.embeddings import resolve_embeddings
 from ldmref.modes.guidance_parameter import choose_guidance
+from ldmref.modes.guide import fit_guide
 from ldmref.modes.job import Job, list_asked, share_with_txt2img, skip_steps
 from ldmref.modes.prompt_parameters import EmbeddingParameters
 from ldmref.modes.requests import Request
@@ -72,20 +73,28 @@ def resolve(
     if asked.sigmas is not None:
         steps = count_steps(asked.sigmas, asked.steps, asked.schedule)
         schedule = None
-    cfg_scale = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
+    guidance = choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler)
+    guide = None
+    if asked.guide is not None or guidance.by_guide:
+        guide = fit_guide(config, asked.guide, guidance, embeddings is not None)
+    cfg_scale = guidance.usual_scale if asked.cfg_scale is None else asked.cfg_scale
+    if cfg_scale is None:
+        usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
+        cfg_scale = float(usual)
     resolved = {
         "mode": mode,
         "prompts": prompts,
         "negative_prompts": negative_prompts,
         "seeds": validation.assign_seeds(asked.seed, len(prompts)),
-        "cfg_scale": float(cfg_scale) if asked.cfg_scale is None else asked.cfg_scale,
+        "cfg_scale": cfg_scale,
         "sampler": sampler,
         "schedule": schedule,
         "steps": steps,
         "eta": sampler.eta if asked.eta is None else asked.eta,
         "width": asked.width or defaults.width,
         "height": asked.height or defaults.height,
-        "guidance": choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler),
+        "guidance": guidance,
+        "weaker": guide,
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
         "strength": strength,
@@ -105,17 +114,31 @@ def check_job(config: ModelConfig, job: Job) -> None:
     """Refuse what the model cannot generate; what a job does not have is not checked."""
     if job.mode not in COMMON_MODES or config.concat:
         check_mode(config, job.mode)
+    check_prompts(config, job)
+    if job.weaker is not None:
+        check_guide(job.weaker.config, job)
+    check_schedule(config, job)
+    check_size(config, job)
+    for name, check in ASKED.items():
+        if getattr(job, name) is not None:
+            check(config, job)
+
+
+def check_prompts(config: ModelConfig, job: Job) -> None:
+    """Refuse prompts that a model cannot follow."""
     if job.clip_skip:
         validation.check_integer("clip_skip", job.clip_skip, 0, config.max_clip_skip)
     if job.long_prompts == "chunk":
         check_chunks(config)
     if config.text_encoder.model_type in BUILT_IN_TOKENIZERS:
         check_classes(config, job)
-    check_schedule(config, job)
-    check_size(config, job)
-    for name, check in ASKED.items():
-        if getattr(job, name) is not None:
-            check(config, job)
+
+
+def check_guide(config: ModelConfig, job: Job) -> None:
+    """Refuse prompts and ControlNets that the second model of a job cannot follow."""
+    check_prompts(config, job)
+    for control in job.control:
+        fit_control(config, control)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:
@@ -210,10 +233,11 @@ def check_schedule(config: ModelConfig, job: Job) -> None:
 def check_size(config: ModelConfig, job: Job) -> None:
     """Refuse sizes that the networks cannot take."""
     defaults = config.defaults
+    most = config.max_side or MAX_SIDE
     for name in ("width", "height"):
         side = getattr(job, name)
-        if side % config.size_multiple or side > MAX_SIDE:
-            raise validation.wrong_side(name, side, config.size_multiple)
+        if side % config.size_multiple or side > most:
+            raise validation.wrong_side(name, side, config.size_multiple, config.max_side)
     if job.width * job.height > MAX_AREA * defaults.width * defaults.height:
         raise ResourceError(
             f"{job.width} x {job.height} is more than {MAX_AREA} times the area on which "

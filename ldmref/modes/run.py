@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image
-from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, estimate_cost
 from ldmref.modes.editing import start_edit
-from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import (
     Callback,
     CancelFlag,
@@ -25,14 +25,14 @@ from ldmref.modes.generate import (
     decode_images,
     explain_memory,
 )
-from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
-from ldmref.modes.start import start_trajectory
-from ldmref.modes.text import TextConditioning, encode_texts
+from ldmref.modes.run_text import ActiveGuide, encode_guide
+from ldmref.modes.start import encode_job, start_trajectory
+from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 
 
@@ -94,31 +94,23 @@ class Plan:
 
         Raises:
             ResourceError: The images take more memory or time than the model may use.
-            UsageError: A ControlNet is on another backend than the model.
+            UsageError: A ControlNet or the guide is on another backend than the model.
         """
         job = self.job
-        if model.max_memory is not None or model.max_seconds is not None:
+        if model.has_limit or model.max_seconds is not None:
             check_limits(model, job, self.calls, self.more_evaluations)
+        weaker = None if job.weaker is None else job.weaker.load(model)
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
         initial = self.start(model)
         if job.control_input is not None:
             initial = replace(initial, control=encode_image(model, job.control_input.image))
-        text = encode_texts(
-            model,
-            job.prompts,
-            job.negative_prompts,
-            job.size,
-            job.clip_skip,
-            job.prompt_options,
-            initial.interpolation,
-            is_asked(job.guidance),
-            initial.prompts,
-        )
-        if job.embeddings:
-            text = apply_embeddings(text, job.embeddings)
+        text = encode_job(model, job, initial)
         controls = tuple(load_control(model, control, job.size) for control in job.control)
-        run = Run(self, model, initial, text, controls, watching)
+        guide = None
+        if weaker is not None:
+            guide = encode_guide(watching.watch_guide(weaker), job, initial, text)
+        run = Run(self, model, initial, text, controls, watching, guide)
         watching.prepared(run)
         return run
 
@@ -167,6 +159,7 @@ class Run:
         text: The encoded prompts.
         controls: The ControlNets with their encoded images.
         observer: What sees the run.
+        guide: The weaker model of autoguidance, with the encoded prompts.
 
     >>> import ldmref
     >>> model = ldmref.random_model("tiny")
@@ -181,6 +174,7 @@ class Run:
     text: TextConditioning
     controls: tuple[ActiveControl, ...] = ()
     observer: RunObserver = field(default=SILENT, repr=False)
+    guide: ActiveGuide | None = None
 
     @property
     def job(self) -> Job:
@@ -242,8 +236,14 @@ class Run:
         """
         if self.initial.edit is not None:
             return start_edit(self.model, self.job, self.initial, self.text, batch)
-        text = self.text.conditionings(batch)
-        return start_trajectory(self.model, self.job, self.initial, text, self.controls, batch)
+        text = self.conditionings(batch)
+        start = start_trajectory(self.model, self.job, self.initial, text, self.controls, batch)
+        return start if self.guide is None else replace(start, guide=self.guide.model)
+
+    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what the networks are conditioned on, by the name of the prediction."""
+        more = {} if self.guide is None else self.guide.conditioning(batch)
+        return self.text.conditionings(batch) | more
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Return the images of the final `latents`, (n, c, h, w), finished as the mode does.
@@ -286,7 +286,8 @@ class Run:
         """Return the parameters of the first `n` images, with the model, backend and version."""
         plan = self.plan
         planned = record_job(plan.job, plan.request, plan.recorded, n or len(plan.job.seeds))
-        return record_run(planned, self.model, self.job, self.text, self.controls, n)
+        guide = None if self.guide is None else self.guide.record
+        return record_run(planned, self.model, self.job, self.text, self.controls, guide, n)
 
     def __repr__(self) -> str:
         return f"<Run of {self.job.summary} on {self.model!r}>"

@@ -1,4 +1,4 @@
-"""The start of a trajectory: its noise, its initial state and its steps."""
+"""The start of a run and of its trajectories: texts, noise, initial state and steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.control import ActiveControl
+from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import constrain_known, on_backend
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
+from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import (
     Schedule,
@@ -22,6 +25,28 @@ from ldmref.samplers.interfaces import (
     Constraint,
 )
 from ldmref.samplers.noise import Streams, follows_diffusers
+
+
+def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextConditioning:
+    """Encode the prompts of a job with the text encoders of a model.
+
+    Args:
+        model: The model that generates, or its guide.
+        job: The resolved parameters.
+        initial: The initial state of the mode, for a second prompt and that of the given image.
+    """
+    text = encode_texts(
+        model,
+        job.prompts,
+        job.negative_prompts,
+        job.size,
+        job.clip_skip,
+        job.prompt_options,
+        initial.interpolation,
+        is_asked(job.guidance),
+        initial.prompts,
+    )
+    return apply_embeddings(text, job.embeddings) if job.embeddings else text
 
 
 def start_trajectory(
@@ -46,6 +71,8 @@ def start_trajectory(
     schedule = job.make_schedule(model.config)
     sigmas = schedule.sigmas.tolist()
     streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
+    if follows_diffusers(job.rng):
+        controls = [control.with_sampled_hint(streams) for control in controls]
     noise, image, masked, control = sample_initial(job, initial, streams, batch)
 
     constrain = None

@@ -70,6 +70,16 @@ class TextConditioning:
         sums = [sum(left_out.get(text, 0) for text in (*pair, *self.others)) for pair in pairs]
         return sums if len({*sums}) > 1 else max(sums, default=0)
 
+    def repeated(self, times: int, size: tuple[int, int]) -> TextConditioning:
+        """Return the text repeated for several images, at a size."""
+        return replace(
+            self,
+            prompts=[*self.prompts] * times,
+            negative_prompts=[*self.negative_prompts] * times,
+            chunks=[*self.chunks] * times,
+            size=size,
+        )
+
     def batches(self, batch_size: int) -> Iterator[slice]:
         """Yield the images that go through the networks together: neighbours of as many chunks."""
         first = 0

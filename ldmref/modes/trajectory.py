@@ -17,9 +17,9 @@ from PIL import Image
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.control import ActiveControl
-from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.generate import CancelFlag, Progress, run_sampler
+from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.observed import PreparedRun, TakenStep
 from ldmref.samplers import (
     Guidance,
@@ -44,11 +44,12 @@ from ldmref.samplers.interfaces import (
 class RunObserver:
     """An observer of a run. Every method has a default that changes nothing.
 
-    `plan.prepare(model, observer)` calls `watch` before the first network runs, and `prepared`
-    after prompts and images are encoded. `run.generate(cancel)` calls, for each batch, `started`;
-    for each step `stepping`, `evaluating` and `evaluated` for each evaluation of the denoiser,
-    `noise_sampled` for each fresh noise, and `stepped`; then `finished` and `decoded`. An observer
-    that needs no encoders can be given to `generate` instead.
+    `plan.prepare(model, observer)` calls `watch` before the first network runs, `watch_guide` with
+    the second model of autoguidance, and `prepared` after prompts and images are encoded.
+    `run.generate(cancel)` calls, for each batch, `started`; for each step `stepping`, `evaluating`
+    and `evaluated` for each evaluation of the denoiser, `noise_sampled` for each fresh noise, and
+    `stepped`; then `finished` and `decoded`. An observer that needs no encoders can be given to
+    `generate` instead.
 
     >>> import ldmref
     >>> class Sigmas(ldmref.modes.RunObserver):
@@ -71,6 +72,14 @@ class RunObserver:
             model: The model of the run.
         """
         return model
+
+    def watch_guide(self, guide: LatentDiffusion) -> LatentDiffusion:
+        """Return the weaker model of autoguidance: itself, or a copy as that of `watch`.
+
+        Args:
+            guide: The weaker model of the run.
+        """
+        return guide
 
     def prepared(self, run: PreparedRun) -> None:
         """See the run, whose prompts, images and ControlNets are encoded."""
@@ -136,6 +145,7 @@ class Trajectory:
         controls: ControlNets, with the levels at which they act.
         channels: Further input channels of the U-Net.
         history: Memory of earlier steps, of a run that is continued.
+        guide: The weaker model of autoguidance, with its own part of `conditionings`.
     """
 
     model: LatentDiffusion
@@ -151,6 +161,7 @@ class Trajectory:
     controls: Sequence[ActiveControl] = ()
     channels: Array | None = field(default=None, repr=False)
     history: History = field(default=(), repr=False)
+    guide: LatentDiffusion | None = None
 
     @property
     def levels(self) -> list[float]:
@@ -187,16 +198,16 @@ class Trajectory:
             model: A copy of the model on a backend that watches its operations. None: the model.
             observer: Sees every evaluation, and may replace prompts and guidance before it.
         """
-        model = model or self.model
+        used = model or self.model
+        denoise = self._denoiser(used, None if observer is SILENT else observer.evaluated)
         if observer is SILENT:
-            return self._denoiser(model)
-        denoise = self._denoiser(model, observer.evaluated)
+            return denoise
 
         def predict(x: Array, sigma: float, *rest: Any) -> Guided:
             nonlocal denoise
             changed = observer.evaluating(x, sigma)
             if changed is not None:
-                denoise = changed._denoiser(model, observer.evaluated)
+                denoise = changed._denoiser(used, observer.evaluated)
             return denoise.guided(x, sigma, *rest)
 
         return GuidedDenoiser(predict, denoise.remembers)
@@ -212,6 +223,7 @@ class Trajectory:
             self.channels,
             observe,
             self.schedule.path,
+            self.guide,
         )
 
     def sample(
@@ -270,8 +282,7 @@ class Trajectory:
         self, observer: RunObserver
     ) -> tuple[GuidedDenoiser, Step, Noise, Constraint | None]:
         """Return what `sample` takes, seen by an observer; the step includes the constraint."""
-        step = self.step_on(self.model)
-        constrain = self.constrain
+        step, constrain = self.step_on(self.model), self.constrain
 
         def take(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise

@@ -62,6 +62,7 @@ class UpscaledPlan(Plan):
             first.evaluations + second.evaluations,
             first.flops + second.flops,
             max(first.memory, second.memory),
+            max(first.least_memory, second.least_memory),
             first.seconds + second.seconds,
         )
 
@@ -76,6 +77,7 @@ class UpscaledPlan(Plan):
             first.text,
             first.controls,
             first.observer,
+            first.guide,
             second=second,
             upscaler=self.upscaler,
         )
@@ -243,7 +245,7 @@ def number_steps(
 def enlarge_latents(latents: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return latents (n, c, h, w) at another size, (n, c, height, width) float32.
 
-    Output i of n is at (i + 1/2) h / n - 1/2 of the input, whose edges go on outside, and is
+    Output i of n is at (i + 1/2) h / n - 1/2 of the input, whose edges are repeated outside, and is
     interpolated linearly along both sides: PyTorch's `interpolate` with mode "bilinear",
     `align_corners=False` and no antialiasing.
 

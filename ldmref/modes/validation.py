@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.errors import UsageError, short_repr
 from ldmref.io.images.arrays import host_array, is_array
 from ldmref.prompts.text_checks import check_text
 
@@ -83,17 +83,6 @@ def code_for(name: str) -> str:
     return "E-" + name.upper().replace("_", "-").replace(" ", "-")
 
 
-def check_choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """Return one of a few names."""
-    if not isinstance(value, str) or value not in known:
-        raise UsageError(
-            f"unknown {name} {short_repr(value)}",
-            code=code_for(name),
-            hint=did_you_mean(value if isinstance(value, str) else "", known),
-        )
-    return value
-
-
 def check_flag(name: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -103,11 +92,24 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def wrong_side(name: str, value: int, multiple: int) -> UsageError:
-    """Return the error of a width or height that is too large, or not halved evenly everywhere."""
+def wrong_side(name: str, value: int, multiple: int, most: int | None) -> UsageError:
+    """Return the error of a width or height that is too large, or not halved evenly everywhere.
+
+    Args:
+        name: The parameter.
+        value: The number of pixels.
+        multiple: The number that it must be a multiple of.
+        most: The largest number that the model knows positions for; None: any.
+    """
     if value > MAX_SIDE:
         message = f"{name} must be from 1 to {MAX_SIDE}, not {value}"
         return UsageError(message, code=code_for(name))
+    if most is not None and value > most:
+        return UsageError(
+            f"{name} must be at most {most}, not {value}: the model knows no positions beyond",
+            code="E-SIZE",
+            hint=f"use {most // multiple * multiple} or less",
+        )
     low = value // multiple * multiple
     high = (value // multiple + 1) * multiple
     return UsageError(

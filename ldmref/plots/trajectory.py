@@ -80,7 +80,7 @@ def plot_trajectory(
         The axes: one, or an array of as many as parts. `measure_trajectory` returns the numbers.
 
     Raises:
-        UsageError: Something else than a run, an unknown part, or another number of axes.
+        UsageError: The argument is no run, a part is unknown, or the number of axes differs.
         BackendUnavailable: matplotlib is not installed.
 
     >>> import ldmref
@@ -120,7 +120,7 @@ def measure_trajectory(run: RunRecord | Sequence[Progress], image: int = 0) -> T
         Norms and distances of the states and predictions, by step.
 
     Raises:
-        UsageError: Something else than a run.
+        UsageError: The argument is no run.
 
     >>> import ldmref
     >>> from ldmref import modes

@@ -19,7 +19,7 @@
 | `diffusers/`     | conventions of diffusers' schedulers                                       |
 """
 
-from ldmref.samplers.autoguidance import autoguidance
+from ldmref.samplers.autoguidance import Autoguidance, autoguidance
 from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import churn, euler_churn, heun_churn
 from ldmref.samplers.config import SchedulerConfig
@@ -79,18 +79,19 @@ from ldmref.samplers.unipc import unipc
 
 __all__ = [
     "ALIASES", "FLOW", "GUIDANCES", "SAMPLERS", "SPACINGS", "VE", "AdaptiveProjected",
-    "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History",
-    "Interval", "LimitedInterval", "MagnitudeAware", "Noise", "NoisePath", "NormalizedAttention",
-    "PerpendicularNegative", "PerturbedAttention", "Renormalized", "Rescale", "Sampler", "Schedule",
-    "SchedulerConfig", "SkipLayers", "Spacing", "State", "Step", "Stepped", "Streams", "Tangential",
-    "Threshold", "ZeroStar", "ancestral", "autoguidance", "cfgpp", "churn", "configured_step",
-    "deis", "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
-    "dpmpp_singlestep", "er_sde", "euler_churn", "euler_step", "exponential_moment", "flow_edit",
-    "get_guidance", "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun",
-    "heun_churn", "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms",
-    "make_schedule", "midpoint", "moment_weights", "on_ratio", "pndm", "rectified_cfgpp",
-    "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "seeds_2", "seeds_3", "sigma_grid",
-    "tcd", "toward_data", "toward_noise", "unipc", "with_noise",
+    "Autoguidance", "ClassifierFree", "Constraint", "Denoiser", "Guidance", "Guided",
+    "GuidedDenoiser", "History", "Interval", "LimitedInterval", "MagnitudeAware", "Noise",
+    "NoisePath", "NormalizedAttention", "PerpendicularNegative", "PerturbedAttention",
+    "Renormalized", "Rescale", "Sampler", "Schedule", "SchedulerConfig", "SkipLayers", "Spacing",
+    "State", "Step", "Stepped", "Streams", "Tangential", "Threshold", "ZeroStar", "ancestral",
+    "autoguidance", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
+    "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
+    "er_sde", "euler_churn", "euler_step", "exponential_moment", "flow_edit", "get_guidance",
+    "get_sampler", "get_spacing", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
+    "heunpp2", "implicit", "invert", "ipndm", "ipndm_v", "lcm", "lms", "make_schedule", "midpoint",
+    "moment_weights", "on_ratio", "pndm", "rectified_cfgpp", "repaint_visits", "rk4", "rk45",
+    "runge_kutta", "sample", "seeds_2", "seeds_3", "sigma_grid", "tcd", "toward_data",
+    "toward_noise", "unipc", "with_noise",
 ]  # fmt: skip
 
 

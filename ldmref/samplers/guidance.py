@@ -42,7 +42,8 @@ PERTURBED = {
     "perturbed_all": ("down", "mid", "up"),
 }
 TEXTS = ("uncond", "cond", "empty")  # predictions of the network as it is, with these texts
-PREDICTIONS = (*TEXTS, *PERTURBED)
+GUIDE = "guide"  # the prediction of a second, weaker model with the prompt
+PREDICTIONS = (*TEXTS, *PERTURBED, GUIDE)
 SKIPPED = "skipped_"  # predictions without some layers of the network: "skipped_7_8_9"
 ATTENDED = "attended_"  # predictions guided in attention: "attended_5.0_2.5"
 ATTENDED_NAME = re.compile(ATTENDED + r"[\d.e+-]+_[\d.e+-]+(_[\d.e+-]+)?")
@@ -106,6 +107,8 @@ class Guidance:
             output (eps, v, x0 or velocity).
         on_velocity: Whether predictions are converted to velocities eps - x0 first, those of flow
             matching at the same ratio of noise to data.
+        by_guide: Whether it needs a second model, the request's `guide`.
+        usual_scale: The guidance scale of a request without one. None: the model's.
 
     Raises:
         UsageError: A parameter is not as declared.
@@ -129,6 +132,8 @@ class Guidance:
     source: ClassVar[str] = ""
     on_x0: ClassVar[bool] = False
     on_velocity: ClassVar[bool] = False
+    by_guide: ClassVar[bool] = False
+    usual_scale: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         try:
@@ -162,8 +167,9 @@ class Guidance:
         `cond` is with the prompt, `uncond` with the negative prompt, which is empty by default,
         `empty` always with the empty prompt, `perturbed_mid` (`_down`, `_up`, `_all`) with the
         prompt and perturbed self-attention, `skipped_7_8` with the prompt and without these layers
-        of the network, and `attended_5.0_2.5` with the prompt, and the negative prompt in
-        attention (see `attended`). By default `uncond` and `cond`, or only one of them
+        of the network, `attended_5.0_2.5` with the prompt, and the negative prompt in
+        attention (see `attended`), and `guide` that of the request's second model with the prompt.
+        By default `uncond` and `cond`, or only one of them
         where the scale makes that the result.
 
         Args:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import UsageError, short_repr
+from ldmref.samplers.autoguidance import Autoguidance
 from ldmref.samplers.guidance import CODE, Guidance, read_guidance
 from ldmref.samplers.guidance_attention import NormalizedAttention
 from ldmref.samplers.guidance_directions import (
@@ -32,6 +33,7 @@ BUILT_IN = (
     Tangential,
     MagnitudeAware,
     NormalizedAttention,
+    Autoguidance,
 )
 
 GUIDANCES: dict[str, type[Guidance]] = {guidance.name: guidance for guidance in BUILT_IN}

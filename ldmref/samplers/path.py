@@ -128,7 +128,7 @@ def noise_levels(sigmas: Sequence[float] | np.ndarray, path: NoisePath = VE) -> 
 
     Raises:
         UsageError: `sigmas` is not a list of finite numbers of at least 0, or has a level at which
-            the path has no data left and would go on: above 1 on `FLOW`.
+            the path has no data left: above 1 on `FLOW`.
     """
     try:
         numbers = [*sigmas]

@@ -127,6 +127,9 @@ _SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2m": Sampler(
         dpmpp_2m, 2, 1, False, f"{_DPMPP}, algorithm 2",
         lower_orders="configured", family="multistep"),
+    "dpmpp_2m_sigma": Sampler(
+        dpmpp_2m, 2, 1, False, "Stability-AI/sd3.5, sample_dpmpp_2m",
+        lower_orders="configured", straight=True, family="multistep"),
     "dpmpp_2m_heun": Sampler(
         partial(dpmpp_2m, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5",
         lower_orders="configured", family="multistep"),

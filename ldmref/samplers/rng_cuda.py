@@ -131,7 +131,7 @@ class CudaStream:
         self._card = CUDA_CARDS[card] if isinstance(card, str) else card
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the next standard normal array, float32."""
+        """Return the next standard normal array, float32 of the given `shape`, such as (2, 3)."""
         count = math.prod(shape)
         wave = count if self._card is None else min(self._card.wave, -(-count // BLOCK) * BLOCK)
         number, thread = np.divmod(np.arange(count, dtype=np.uint64), np.uint64(max(wave, 1)))

@@ -38,8 +38,8 @@ class Sampler:
         guides: Whether the step guides itself: it takes the prediction with the prompt, and the
             guidance scale of the request.
         configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
-        straight: Whether it uses only the slope (x - x0) / sigma, so that every path has its step;
-            others run by `on_ratio`.
+        straight: Whether it is made of the slope (x - x0) / sigma and of sigma, so that every path
+            has its step; others run by `on_ratio`.
         family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
         parameters: Declared dataclass of further arguments of `make`, which follow the name and a
             colon in a request. None: there are none.

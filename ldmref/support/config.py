@@ -92,7 +92,7 @@ class LimitsTable:
     """The keys of `[limits]`."""
 
     max_memory: Annotated[
-        str | None, Doc("Memory that a request may take, such as 6GB.", "no limit")
+        str | None, Doc("Memory that a request may take, such as 6GB.", "what is free")
     ] = None
     max_seconds: Annotated[
         float | None, Doc("Estimated seconds that a request may take.", "no limit")

@@ -110,15 +110,15 @@ def to_backend(ops: Backend, x: np.ndarray, layout: str = "contiguous") -> Array
 def compare(ops: Backend, case: Case, layout: str = "contiguous") -> WorstElement:
     """Run one case with arrays in a layout of `to_backend`, and return its worst element."""
     if case.operation == "asarray":
-        args = hosts = [np.asarray(x) for x in case.arrays]
+        args = arrays = [np.asarray(x) for x in case.arrays]
     else:
         args = [to_backend(ops, x, layout) for x in case.arrays]
-        hosts = [np.array(ops.to_numpy(x)) for x in args]
+        arrays = [np.array(ops.to_numpy(x)) for x in args]
     if case.operation in WITH_WEIGHTS:
-        args[1] = ops.weight(hosts[1].astype(np.float32 if ops.dtype == "bfloat16" else ops.dtype))
+        args[1] = ops.weight(arrays[1].astype(np.float32 if ops.dtype == "bfloat16" else ops.dtype))
     with ops.inference(), np.errstate(all="ignore"):
         got = ops.to_numpy(call(ops, case, args))
-    wide = [x if x.dtype.kind in "iub" else x.astype(np.float64) for x in hosts]
+    wide = [x if x.dtype.kind in "iub" else x.astype(np.float64) for x in arrays]
     exact = ops.dtype == "float64"
     reference = (ExtendedBackend if exact else NumpyBackend)(dtype="float64")
     with np.errstate(all="ignore"):

@@ -25,16 +25,25 @@ class LayerRecordingBackend(NamedBackend):
         recorder: Where calls are recorded.
         config: The model's configuration, which distinguishes its text encoders.
         whole: Whether to record only inputs and outputs of networks; None: if `inner` compiles.
+        prefix: What the names of calls begin with: `guide.` for those of a second model.
     """
 
     def __init__(
-        self, inner: Backend, recorder: Recorder, config: ModelConfig, whole: bool | None = None
+        self,
+        inner: Backend,
+        recorder: Recorder,
+        config: ModelConfig,
+        whole: bool | None = None,
+        prefix: str = "",
     ):
         fused = [name for name in ("group_norm_silu", "geglu") if is_overridden(inner, name)]
         super().__init__(inner, decompose=not fused)
         self.recorder = recorder
         self.networks = networks_of_run(config)
-        recorder.numbered |= {network.name for network in self.networks if network.numbered}
+        self.prefix = prefix
+        recorder.numbered |= {
+            prefix + network.name for network in self.networks if network.numbered
+        }
         self.whole = inner.compiles if whole is None else whole
         self._open: list[tuple[DeclaredNetwork | None, CallRecord | None]] = []
 
@@ -55,7 +64,7 @@ class LayerRecordingBackend(NamedBackend):
     def begin(self, network: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Begin the call of a network."""
         found = find_network(self.networks, network, arrays)
-        call = self.recorder.begin(found.name if found else network, self.inner)
+        call = self.recorder.begin(self.prefix + (found.name if found else network), self.inner)
         if call is not None:
             inputs: dict[str, Any] = {}
             for name, value in arrays.items():

@@ -16,7 +16,7 @@ from ldmref.errors import ResourceError
 from ldmref.families.lookup import find_network
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.tensors.writer import TensorSource, make_header
-from ldmref.models.controlnet import ControlNet, controlnet_spec
+from ldmref.models.control import ControlNet, own_spec
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
 from ldmref.models.taesd import tiny_spec
@@ -25,7 +25,7 @@ from ldmref.trace.backend import LayerRecordingBackend, is_overridden
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
 from ldmref.trace.observer import TraceObserver
-from ldmref.trace.record_plan import describe_program, describe_run, require_one_pass
+from ldmref.trace.record_plan import describe_program, describe_run, require_recordable
 from ldmref.trace.recorder import Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.shapes import FusedShapeBackend, ShapeBackend, shapes_of, without_weights
@@ -84,8 +84,8 @@ def estimate_trace(
         The sizes in bytes, and the calls and layers.
 
     Raises:
-        UsageError: The selection matches no call, layer or step of the run, or the plan has two
-            passes.
+        UsageError: The selection matches no call, layer or step of the run, the plan has two
+            passes, or it is an edit.
 
     >>> import ldmref
     >>> from ldmref import modes
@@ -95,7 +95,7 @@ def estimate_trace(
     >>> len([call for call in estimate.calls if call.startswith("unet.")])
     3
     """
-    require_one_pass(plan)
+    require_recordable(plan)
     selected = selection or Selection()
     everything = _measure(plan, model, Selection())
     if selected != Selection():
@@ -223,7 +223,7 @@ class _MeasuringBackend(LayerRecordingBackend):
         declared = find_network(self.networks, network.__name__, {})
         if declared is None or not declared.numbered:
             return run
-        kind = declared.name
+        kind = self.prefix + declared.name
         sizes: Any = self.recorder.writer
 
         def repeated(*args: Any, **kwargs: Any) -> Any:
@@ -258,10 +258,7 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     inner = model.backend
     fused = is_overridden(inner, "group_norm_silu") or is_overridden(inner, "geglu")
     ops = (FusedShapeBackend if fused else ShapeBackend)(dtype=inner.dtype)
-    weightless = model.with_backend(ops)
-    weightless.params = without_weights(model_spec(model.config), ops)
-    weightless.max_memory = None
-    weightless.max_seconds = None
+    weightless = _weightless(model, ops)
     if model.tiny_autoencoder is not None:
         tiny = model.tiny_autoencoder.with_backend(ops)
         tiny.params = shapes_of(tiny_spec(tiny.config), ops)
@@ -270,7 +267,7 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     sizes.manifest = describe_program(model, selection)
     recorder = Recorder(sizes, SizeStore, selection)
     observer = TraceObserver(recorder, _MeasuringBackend, inner.compiles)
-    run = _with_weightless_controls(plan, model, ops).prepare(weightless, observer)
+    run = _with_weightless_parts(plan, model, ops).prepare(weightless, observer)
     sizes.manifest |= describe_run(run)
     for _ in run.generate():
         pass
@@ -278,13 +275,25 @@ def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes
     return sizes
 
 
-def _with_weightless_controls(plan: Plan, model: LatentDiffusion, ops: Backend) -> Plan:
-    """Return a plan whose ControlNets have no weights."""
+def _weightless(model: LatentDiffusion, ops: Backend) -> LatentDiffusion:
+    """Return a copy of a model without weights and limits."""
+    copied = model.with_backend(ops)
+    copied.params = without_weights(model_spec(model.config), ops)
+    copied.max_memory = None
+    copied.max_seconds = None
+    return copied
+
+
+def _with_weightless_parts(plan: Plan, model: LatentDiffusion, ops: Backend) -> Plan:
+    """Return a plan whose ControlNets and second model have no weights."""
     controls = []
     for control in plan.job.control:
         net = control.net
         if not isinstance(net, ControlNet):
-            net = open_controlnet(net, model.config.unet)
-        params = shapes_of(controlnet_spec(net.config), ops)
+            net = open_controlnet(net, model.config.denoiser)
+        params = shapes_of(own_spec(net.config), ops)
         controls.append(replace(control, net=ControlNet(ops, net.config, params, net.name)))
-    return replace(plan, job=replace(plan.job, control=tuple(controls)))
+    job = replace(plan.job, control=tuple(controls))
+    if (weaker := job.weaker) is not None:
+        job = replace(job, weaker=replace(weaker, source=_weightless(weaker.load(model), ops)))
+    return replace(plan, job=job)

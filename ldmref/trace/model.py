@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 UNKNOWN_NAMES = "unknown_names"  # the key of tensors whose names are not those of a trace
+GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 MISSING = "missing_tensors"  # the key of tensors that entries of the manifest name in vain
 NAME = re.compile(r"(?P<call>[^/]+)/(?P<layer>[^/]*)/(?P<side>input|output)(\.(?P<role>[^/]+))?")
 

@@ -17,6 +17,7 @@ from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
+from ldmref.trace.model import GUIDE_CALLS
 from ldmref.trace.recorder import Recorder
 
 
@@ -44,6 +45,7 @@ class TraceObserver(RunObserver):
         self.evaluations: list[tuple[Evaluation, str]] = []
         self.draws: list[Array] = []
         self._ops: LayerRecordingBackend | None = None
+        self._guide_ops: LayerRecordingBackend | None = None
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:
         """Return a copy of the model whose layers are recorded."""
@@ -53,10 +55,18 @@ class TraceObserver(RunObserver):
             watched.tiny_autoencoder = watched.tiny_autoencoder.with_backend(self._ops)
         return watched
 
+    def watch_guide(self, guide: LatentDiffusion) -> LatentDiffusion:
+        """Return a copy of the weaker model whose calls are recorded as `guide.unet.000`."""
+        self._guide_ops = self.backend(
+            guide.backend, self.recorder, guide.config, self.whole, GUIDE_CALLS
+        )
+        return guide.with_backend(self._guide_ops)
+
     def abandon(self) -> None:
         """Forget calls that were interrupted."""
-        if self._ops is not None:
-            self._ops.abandon()
+        for ops in (self._ops, self._guide_ops):
+            if ops is not None:
+                ops.abandon()
 
     def prepared(self, run: PreparedRun) -> None:
         """Record the tokens of each prompt: `tokens`, `tokens~1`, ...
@@ -64,12 +74,7 @@ class TraceObserver(RunObserver):
         Raises:
             UsageError: The run is an edit.
         """
-        if run.job.mode == "edit":
-            raise UsageError(
-                "a trace holds the flow of one prompt, and an edit follows two",
-                code="E-MODE",
-                hint="trace txt2img or img2img with each prompt",
-            )
+        require_one_prompt(run.job)
         self.model = run.model
         self.job = run.job
         for prompt, encoded in run.text.encoded.items():
@@ -193,6 +198,18 @@ class TraceObserver(RunObserver):
     def _kind_of_outputs(self) -> str:
         config = self.model.config.scheduler
         return self.job.guidance.combines(config.prediction_type)
+
+
+def require_one_prompt(job: Job) -> None:
+    """Check that a run follows one prompt.
+
+    Raises:
+        UsageError: It is an edit.
+    """
+    if job.mode == "edit":
+        message = "a recorded run follows one prompt, and an edit follows two"
+        hint = "record txt2img or img2img with each prompt"
+        raise UsageError(message, code="E-MODE", hint=hint)
 
 
 def number_draws(draws: Sequence[Array]) -> dict[str, Array]:

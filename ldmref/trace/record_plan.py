@@ -18,7 +18,7 @@ from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
 from ldmref.support.version import __version__
 from ldmref.trace.files import TraceWriter
-from ldmref.trace.observer import TraceObserver
+from ldmref.trace.observer import TraceObserver, require_one_prompt
 from ldmref.trace.recorder import Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import SpooledStore
@@ -53,7 +53,7 @@ def record_trace(
         The images, as `plan.run(model)` returns them.
 
     Raises:
-        UsageError: The plan has two passes (`upscale`).
+        UsageError: The plan has two passes (`upscale`), or is an edit.
         OutputError: The folder has a trace, or cannot be written.
         Cancelled, NumericError, ResourceError: See `ldmref.errors`.
 
@@ -67,21 +67,22 @@ def record_trace(
     ...     read_trace(folder).calls[:6]
     ['text_encoder', 'text_encoder~1', 'tokens', 'tokens~1', 'schedule', 'unet.000']
     """
-    require_one_pass(plan)
+    require_recordable(plan)
     check_callbacks(callback, cancel)
     with tracing(model, Path(folder), selection, overwrite) as observer:
         return plan.run(model, callback, cancel, observer)
 
 
-def require_one_pass(plan: Plan) -> None:
-    """Check that a plan can be traced.
+def require_recordable(plan: Plan) -> None:
+    """Check that the run of a plan can be recorded.
 
     Raises:
-        UsageError: It has two passes.
+        UsageError: It has two passes, or is an edit.
     """
     if len(plan.passes) > 1:
-        message = "a trace holds one pass, and upscale adds a second one"
+        message = "a recorded run has one pass, and upscale adds a second one"
         raise UsageError(message, code="E-TRACE", hint="leave upscale out")
+    require_one_prompt(plan.job)
 
 
 @contextmanager
@@ -118,11 +119,11 @@ class RunTracer(TraceObserver):
         """Return a copy of the model whose layers are recorded.
 
         Raises:
-            UsageError: There was a run before.
+            UsageError: There was a run before, or another pass of it (`upscale`).
         """
         if self._ops is not None:
-            hint = "record each run in another block"
-            raise UsageError("a recording holds one run", code="E-TRACE", hint=hint)
+            hint = "record each run in another block, and leave upscale out"
+            raise UsageError("a recording holds one run of one pass", code="E-TRACE", hint=hint)
         return super().watch(model)
 
     def prepared(self, run: PreparedRun) -> None:

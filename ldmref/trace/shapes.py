@@ -13,7 +13,8 @@ from ldmref.backends.graph.graph import Graph, GraphInput
 from ldmref.backends.graph.tracer import GraphBackend
 from ldmref.backends.named import OPERATIONS
 from ldmref.math.arrays import Array
-from ldmref.models.params import LazyParams, Params, flatten, unflatten
+from ldmref.models.lazy_params import LazyParams
+from ldmref.models.params import Params, flatten, unflatten
 
 SAME_SIZE = {"bfloat16": "float16"}  # NumPy has no bfloat16
 

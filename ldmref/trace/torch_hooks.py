@@ -139,13 +139,13 @@ class LayerRecorder(TorchFunctionMode):
                 outputs = {"output": tensor}
             outputs = self._as_image(kind, outputs)
             call.add(scope.name, kind, {}, known.attributes_of(module, kind), outputs)
-            if self.call is None:  # the program went on with the network: this is its output
+            if self.call is None:  # the call has ended: this is the network's output
                 call.add("", outputs=outputs)
 
         self.hook(module, enter, leave)
 
     def _call_of(self, network: torch.nn.Module) -> CallRecord | None:
-        """Return the call that runs, or the last one if the program goes on with its network."""
+        """Return the call that runs, or the last one if it was of the same network."""
         if self.call is not None:
             return self.call
         last = self.writer.last

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ldmref.errors import UsageError
-from ldmref.models.family import family_of_pipeline
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import family_of_pipeline, find_family
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
@@ -25,10 +26,7 @@ from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
 SKIPPED = ("safety_checker", "image_encoder")
-RESIDUALS = {
-    "down_block_additional_residuals": "control.down",
-    "mid_block_additional_residual": "control.mid",
-}
+LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
 
 
 @contextmanager
@@ -85,6 +83,7 @@ class _PipelineRecorder:
         self._scheduler: SchedulerRecorder | None = None
         self._replaced: list[tuple[Any, str]] = []
         self._family = family_of_pipeline(type(pipe).__name__)
+        self._control = (self._family or find_family(UNetConfig.family)).control
         self._layout = LatentLayout(self._family)
         self._request = RequestRecorder(writer, self._layout)
 
@@ -145,10 +144,11 @@ class _PipelineRecorder:
     def _make_begin(self, name: str) -> Callable:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(module, name, True)
-            inputs = {_role(role): x for role, x in named_inputs(module, "", args, kwargs).items()}
+            inputs = self._name_inputs(named_inputs(module, "", args, kwargs))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
-            inputs["sample"] = self._layout.convert(inputs["sample"])
+            for role in LATENTS & inputs.keys():
+                inputs[role] = self._layout.convert(inputs[role])
             timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
@@ -159,15 +159,26 @@ class _PipelineRecorder:
 
         return begin
 
+    def _name_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs with the roles that ldmref gives the outputs of ControlNets."""
+        passed = {} if self._control is None else self._control.passed
+        named = {}
+        for role, x in inputs.items():
+            argument, dot, number = role.partition(".")
+            name = f"control.{passed[argument]}" if argument in passed else argument
+            named[name + dot + number] = x
+        return named
+
     def _end(
         self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
     ) -> None:
         call = self.layers.call
         if call is None:
             return
-        if call.name.startswith("controlnet"):
-            down, mid = output if isinstance(output, tuple) else output.values()
-            found = {f"down.{i}": x for i, x in enumerate(down)} | {"mid": mid}
+        if call.name.startswith("controlnet") and self._control is not None:
+            parts = output if isinstance(output, tuple) else tuple(output.values())
+            named = zip(self._control.residuals._fields, parts, strict=False)
+            found = {role: x for name, part in named for role, x in _number(name, part)}
         else:
             found = {"output": self._layout.convert(first_tensor(output))}
             if self._scheduler is not None:
@@ -263,11 +274,12 @@ def _make_renamer(network: torch.nn.Module) -> Callable[[str], str]:
     return lambda path: path
 
 
-def _role(role: str) -> str:
-    for old, new in RESIDUALS.items():
-        if role.startswith(old):
-            return role.replace(old, new)
-    return role
+def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a part of a ControlNet's output by role; there may be none."""
+    if isinstance(part, torch.Tensor):
+        yield name, part
+    else:
+        yield from ((f"{name}.{i}", x) for i, x in enumerate(part or ()))
 
 
 def _one_per_example(timestep: Any, n: int) -> torch.Tensor:

@@ -18,13 +18,22 @@ from ldmref.datasets.base import Dataset
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a step's batch that is computed at once: one of `count` equal parts."""
+    """The part of a step's batch that is computed at once.
+
+    Args:
+        index: Its place among the parts, from 0.
+        count: The number of equal parts.
+
+    >>> from ldmref.training import Part
+    >>> Part(1, 2).slice([10, 11, 12, 13])
+    [12, 13]
+    """
 
     index: int = 0
     count: int = 1
 
     def slice(self, batch: Any) -> Any:
-        """Return this part of a sequence that has an element per image."""
+        """Return this part of a `batch`: a sequence or array with an element for each image."""
         size = len(batch) // self.count
         return batch[self.index * size : (self.index + 1) * size]
 

@@ -20,10 +20,19 @@ MOST_NAMED = 64  # images of a batch in an error message
 class Loss:
     """The scalar training loss of one step, or of a part of its batch.
 
-    `metrics`: numbers to report in addition. `batch`: indices of the images that it was computed
-    from. `after`: changes parameters in place after the optimizers' step, such as the moving
-    average of a codebook. `by_timestep`: sums of the losses, and numbers of examples, in bins of
-    t / T, (2, bins).
+    Args:
+        total: The loss, a scalar with its gradient.
+        metrics: Numbers to report in addition, by name.
+        batch: Indices of the images that it was computed from, (n,).
+        after: `after(params)` changes parameters in place after the optimizers' step, such as the
+            moving average of a codebook. None: nothing does.
+        by_timestep: Sums of the losses, and numbers of examples, in bins of t / T, (2, bins). None:
+            they are not recorded.
+
+    >>> import torch
+    >>> from ldmref.training import Loss
+    >>> Loss(torch.tensor(0.5), {"mse": torch.tensor(0.5)}).total.item()
+    0.5
     """
 
     total: torch.Tensor

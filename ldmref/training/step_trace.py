@@ -140,8 +140,8 @@ class TrainingTrace:
         parts = [getattr(batch, name) for batch in self._batches]
         if parts[0] is None:
             return None
-        hosts = [x if isinstance(x, np.ndarray) else ops.to_numpy(x) for x in parts]
-        return np.concatenate(hosts)
+        arrays = [x if isinstance(x, np.ndarray) else ops.to_numpy(x) for x in parts]
+        return np.concatenate(arrays)
 
     def close(self) -> None:
         """Write the manifest."""
@@ -172,5 +172,5 @@ def group_by_layer(gradients: Mapping[str, torch.Tensor]) -> dict[str, dict[str,
 
 def gradient_norm(ops: Backend, gradients: Iterable[torch.Tensor]) -> float:
     """Return the norm over all elements of several gradients."""
-    hosts = [np.asarray(ops.to_numpy(gradient), np.float64) for gradient in gradients]
-    return math.sqrt(sum(float(np.vdot(host, host)) for host in hosts))
+    arrays = [np.asarray(ops.to_numpy(gradient), np.float64) for gradient in gradients]
+    return math.sqrt(sum(float(np.vdot(x, x)) for x in arrays))

@@ -75,6 +75,17 @@ class Trainer:
 
     Raises:
         UsageError: Several processes cannot share the batch equally.
+
+    >>> from ldmref.backends.torch import TorchBackend
+    >>> from ldmref.models import init
+    >>> from ldmref.training import Loss, OptimizerConfig, Trainer
+    >>> params = init({"weight": (1, 1)})
+    >>> def loss(ops, params, step, part):  # least at weight = 1
+    ...     return Loss(((params.weight - 1.0) ** 2).mean())
+    >>> config = OptimizerConfig(1, learning_rate=0.1, warmup=0, ema_decay=0.0)
+    >>> trainer = Trainer(config, 200, params, loss, TorchBackend())
+    >>> [*trainer.run()][-1].loss < 1e-3
+    True
     """
 
     def __init__(
@@ -142,7 +153,11 @@ class Trainer:
         return learning_rate_factor(self.config, self.steps, step)
 
     def run(self, cancel: Event | None = None, stage: str = "training") -> Iterator[StepLoss]:
-        """Train to the end of the budget, step by step; `stage` is its name for messages.
+        """Train to the end of the budget, step by step; yield the loss of each step.
+
+        Args:
+            cancel: Ends the training after the current step, once it is set. None: nothing does.
+            stage: The name of the training in messages.
 
         Raises:
             Cancelled: `cancel` was set; the current step was finished.
@@ -243,7 +258,11 @@ class Trainer:
         return tensors
 
     def load_state(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from the `state` after a step.
+        """Continue from the state after a step.
+
+        Args:
+            step: The number of steps that were taken.
+            arrays: The `state`, by name, each of the shape that it had.
 
         Raises:
             InputError: It is the state of another network.

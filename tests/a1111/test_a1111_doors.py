@@ -15,7 +15,7 @@ from ldmref.apps.a1111.names import LABELS, SCHEDULERS
 from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.server.a1111.translate import translate
-from ldmref.apps.server.inspecting import inspect_image
+from ldmref.apps.server.inspect_image import inspect_image
 from ldmref.models.presets import preset
 from ldmref.samplers import make_schedule
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.backends.fast import choice, threads
-from ldmref.backends.fast.choice import GAIN, LONG, TRIES, Choice
+from ldmref.backends.fast.choice import AGAIN, GAIN, LONG, TRIES, Choice
 
 
 def settle(together, alone, calls=4 * TRIES):
@@ -46,6 +46,25 @@ def test_one_disturbed_measurement_does_not_decide():
     assert ways[-1] is True
     _, ways = settle(lambda i: 1.0 if i == 0 else 0.5e-3, lambda i: 0.1e-3)
     assert ways[-1] is False, "a cold first call must not count as a long operation"
+
+
+def test_a_disturbed_start_is_forgotten():
+    """The first calls of a process may all be disturbed, those on one way more than the others."""
+
+    def disturbed(seconds):
+        return lambda i: 2e-3 if i < 2 * TRIES else seconds
+
+    calls = AGAIN + 4 * TRIES
+    _, ways = settle(disturbed(0.5e-3), lambda i: 1e-3, calls)
+    assert ways[2 * TRIES] is False and ways[-1] is True
+    _, ways = settle(lambda i: 1e-3, disturbed(0.5e-3), calls)
+    assert ways[2 * TRIES] is True and ways[-1] is False
+
+
+def test_measurements_become_rare():
+    measurements, ways = settle(lambda i: 1e-3, lambda i: 1e-3, calls=100 * AGAIN)
+    assert measurements.decided
+    assert ways.count(True) <= 8 * TRIES, "the slower way is taken 8 times 3 in 5000 calls"
 
 
 def test_the_choices_are_kept_by_operation_and_bounded(monkeypatch):

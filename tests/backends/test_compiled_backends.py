@@ -19,7 +19,8 @@ from ldmref.backends import get_backend
 from ldmref.backends.graph import compiled, disk_cache
 from ldmref.backends.graph.compiled import find_open_axes
 from ldmref.errors import BackendUnavailable, UsageError
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import Params, init
 from ldmref.models.presets import preset
 

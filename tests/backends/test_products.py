@@ -67,6 +67,23 @@ def test_products_keep_their_bits_on_any_number_of_threads(monkeypatch, name):
         np.testing.assert_allclose(results[0], want, atol=bound, rtol=0)
 
 
+@pytest.mark.parametrize("half", [6, 512, 550])
+def test_geglu_in_any_number_of_blocks(monkeypatch, half):
+    """By rows, in blocks of columns and of rows that do not divide the array."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in ((61, 8), (2 * half, 8)))
+    bias = rng.standard_normal(2 * half, np.float32)
+    want = REFERENCE.geglu(*(y.astype(float) for y in (x, weight, bias)))
+    bound = EPS["float32"] * (4 + math.sqrt(8)) * np.abs(want).max()
+    monkeypatch.setattr(matmul, "FEW_ROWS", 0)
+    for columns in (1, 5, 64, 200, 549, 550, 2560):
+        for block in (1, 100, 2**20):
+            monkeypatch.setattr(matmul, "COLUMNS", columns)
+            monkeypatch.setattr(matmul, "BLOCK", block)
+            got = matmul.geglu(x, weight, bias)
+            np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+
 @pytest.mark.parametrize("kernels", ["", "Haswell", "Nehalem"])
 def test_rows_of_a_product_may_be_cut_at_multiples_of_the_tile(kernels):
     """In both types and all memory orders, with each kernel that this processor can run."""
@@ -167,3 +184,28 @@ def test_no_part_of_a_large_product_is_small(monkeypatch, name, cores):
     parts = sorted(sizes, reverse=True)[:-products]
     assert total and len(sizes) <= 2 * products * max(cores, 3)
     assert min(parts, default=2**22) >= 2**22
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 9, 10, 77, 80, 154, 333])
+@pytest.mark.parametrize("operation", ["linear", "geglu"])
+def test_few_tokens_fill_the_registers_of_the_kernels(monkeypatch, operation, tokens):
+    """The last 2 to 7 tokens of 8 take BLAS longer than 8 do; what fills them is cut off again."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape, np.float32) for shape in ((tokens, 768), (1536, 768)))
+    bias = rng.standard_normal(len(weight), np.float32)
+    lengths = []
+    matmul_of_numpy = np.matmul
+
+    def note_length(a, b, out=None):
+        lengths.append(b.shape[-1])
+        return matmul_of_numpy(a, b, out=out)
+
+    with monkeypatch.context() as patch, np.errstate(all="raise"):
+        patch.setattr(np, "matmul", note_length)
+        result = getattr(OPS, operation)(x, weight, bias)
+    want = getattr(REFERENCE, operation)(*(y.astype(float) for y in (x, weight, bias)))
+    bound = EPS["float32"] * (4 + math.sqrt(x.shape[-1])) * np.abs(want).max()
+    np.testing.assert_allclose(result, want, atol=bound, rtol=0)
+    assert result.flags.c_contiguous and len(result) == tokens
+    filled = tokens > 8 and tokens % 8 != 1
+    assert set(lengths) == {tokens + (-tokens % 8 if filled else 0)}

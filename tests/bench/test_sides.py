@@ -41,7 +41,7 @@ def model_and_inputs(case):
 
 
 @pytest.mark.parametrize("name", ["unet-numpy-32", "unet-torch-64", "vae-torch", "clip-numpy"])
-def test_auxiliary_networks_their_peers(single_call_rounds, peers, name):
+def test_networks_beside_their_peers(single_call_rounds, peers, name):
     case = quick(name)
     result = run_case(case, 2, GEMM_SIZES)
     assert 0 <= result["error"] < 1e-4 and result["flops"] > 1e5 and result["unit"] == "s"

@@ -304,7 +304,10 @@ def test_speed_and_memory(draw, ldm, model_folder, work):
     }.items():
         ran = draw("txt2img", "cat", "--seed", "7", "-o", name, *flags)
         assert np.abs(pixels(name).astype(int) - pixels("a.png")).max() <= 1
-    assert "memory about 0.3 GB, or 0.3 GB with one network at a time" in ran.err
+    assert (
+        "memory about 0.3 GB, 0.3 GB with one network at a time, or 0.3 GB with one block"
+        in ran.err
+    )
     assert read_parameters("a.png")["ldmref"]["backend"]["speed"] == "exact"
     assert read_parameters("c.png")["ldmref"]["backend"]["speed"] == "fast"
     for flags, code, exit_code in (

@@ -83,7 +83,8 @@ def test_info_shows_the_samplers_and_texts_of_comfyui(ldm, work):
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0]}},
     }  # fmt: skip
-    for name, text in {"a": json.dumps(graph), "b": "{", "c": "[1]", "d": '{"3": 1}'}.items():
+    texts = {"a": json.dumps(graph), "b": "{", "c": "[1]", "d": '{"3": 1}', "e": "[" * 100_000}
+    for name, text in texts.items():
         chunk = PngInfo()
         chunk.add_text("prompt", text)
         Image.new("RGB", (8, 8)).save(f"{name}.png", pnginfo=chunk)
@@ -94,7 +95,7 @@ def test_info_shows_the_samplers_and_texts_of_comfyui(ldm, work):
         "CheckpointLoaderSimple: ckpt_name a.safetensors",
         "CLIPTextEncode: text a cat",
     ]
-    for name in ("b", "c", "d"):
+    for name in ("b", "c", "d", "e"):
         ran = ldm("info", f"{name}.png")
         assert ran.code == 0 and len(ran.out.splitlines()) == 2
 

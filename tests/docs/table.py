@@ -325,6 +325,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref convert model.safetensors": TORCH,
         ".gguf": elsewhere("tests/families/test_quantized_models.py"),
         "sdxl-unet-fp8": elsewhere("tests/families/test_quantized_models.py"),
+        "flux1-canny-dev-lora": elsewhere("tests/families/test_control_lora.py"),
     },
     "examples/plugins/ldmref-dit/README.md": PLUGIN,
     "examples/plugins/ldmref-jax/README.md": PLUGIN,

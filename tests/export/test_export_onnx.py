@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from graph_runs import run_graph as run
 
 import ldmref
 from ldmref.apps.cli.main import main
@@ -15,15 +16,12 @@ from ldmref.cases.shrink import shrink
 from ldmref.errors import BackendUnavailable, InputError, OutputError, UsageError
 from ldmref.export import export_onnx
 from ldmref.export.networks import list_networks
-from ldmref.models.controlnet import (
-    ControlNet,
-    ControlNetConfig,
-    add_residuals,
-    controlnet_spec,
-)
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import PRESETS, preset
+from ldmref.models.residuals import add_residuals
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
 
 onnx = pytest.importorskip("onnx")
@@ -44,19 +42,6 @@ def folder(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "tiny"
     export_onnx(model, path)
     return path
-
-
-def run(folder, network, runtime="onnxruntime", **arrays):
-    """Return the outputs of a network's file, by name."""
-    path = folder / network / "model.onnx"
-    if runtime == "onnxruntime":
-        session = pytest.importorskip("onnxruntime").InferenceSession(path)
-        names = [x.name for x in session.get_outputs()]
-        return dict(zip(names, session.run(names, arrays), strict=True))
-    core = pytest.importorskip("openvino").Core()
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    results = compiled(arrays)
-    return {name: results[x] for x in compiled.outputs for name in x.get_names()}
 
 
 def assert_close(got, want):
@@ -350,8 +335,7 @@ def test_controlnets_and_the_unet_that_takes_their_outputs(model, tmp_path, runt
             to = output.replace("res_samples", "additional_residuals")
             to = to.replace("res_sample", "additional_residual")
             totals[to] = totals.get(to, 0) + got[output]
-        terms = [(1.0, want)] if wanted is None else [(1.0, wanted), (1.0, want)]
-        wanted = add_residuals(terms)
+        wanted = add_residuals([want] if wanted is None else [wanted, want])
     got = run(tmp_path / "m", "unet", runtime, **arrays, **totals)
     assert_close(got["out_sample"], model.unet(x, t, context, wanted))
     assert np.abs(got["out_sample"] - model.unet(x, t, context)).max() > 1e-3
@@ -370,6 +354,6 @@ def test_a_controlnet_of_sdxl_takes_sizes(tmp_path):
 
 def test_a_controlnet_of_another_unet_is_refused(model, tmp_path):
     net = make_controlnet(model, layers_per_block=model.config.unet.layers_per_block + 1)
-    with pytest.raises(UsageError, match="does not fit the U-Net: another layers_per_block"):
+    with pytest.raises(UsageError, match="does not fit the model: it has layers_per_block"):
         export_onnx(model, tmp_path / "m", controlnets=[net])
     assert not (tmp_path / "m").exists()

@@ -13,13 +13,15 @@ from ldmref.backends import get_backend
 from ldmref.cases.network_cases import network_case
 from ldmref.cases.shrink import shrink
 from ldmref.export.networks import list_networks
-from ldmref.families.auxiliary import auxiliary_networks, describe_classifier, unet_residuals
+from ldmref.families.auxiliary import auxiliary_networks, describe_classifier
 from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
+from ldmref.families.unet import unet_residuals
 from ldmref.models.classifier import ClassifierConfig
 from ldmref.models.networks import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
+from ldmref.models.residuals import list_arrays
 from ldmref.trace import read_trace, record_trace
 from ldmref.trace.backend import flatten_arrays
 
@@ -107,7 +109,8 @@ def test_residuals_are_those_of_the_controlnet():
     ops = get_backend("numpy")
     result = ops.compile(case.function, case.params)(**case.settings, **case.inputs)
     sizes = {"batch": 2, "height": 8, "width": 8}
-    shapes = [x.shape_at(sizes) for x in unet_residuals(config)]
+    residuals = list_arrays(unet_residuals(config))
+    shapes = [x.shape_at(sizes) for x in residuals]
     assert [x.shape for x in flatten_arrays("", result).values()] == shapes
 
 

@@ -13,6 +13,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled
 from ldmref.families.flux.original import original_table
+from ldmref.io.adapters.control_lora import widen_config
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import lora_changes
 from ldmref.io.adapters.lora_file import Lora, read_loras
@@ -161,10 +162,10 @@ def test_a_fine_tuning_is_resumed_and_read_by_diffusers(made, tmp_path):
 DEV = preset("flux-dev")
 
 
-def dev_file(down_end, up_end, name_of, more=False):
-    """A LoRA of every layer of Flux.1 [dev] in its makers' layout."""
+def dev_file(down_end, up_end, name_of, more=False, config=DEV):
+    """A LoRA of every layer of a model of Flux.1 in its makers' layout."""
     tensors = {}
-    for seed, (name, shape) in enumerate(list_stored_shapes(original_table(DEV)).items()):
+    for seed, (name, shape) in enumerate(list_stored_shapes(original_table(config)).items()):
         layer, _, leaf = name.rpartition(".")
         rng = np.random.default_rng(seed)
         if leaf == "weight":
@@ -177,9 +178,9 @@ def dev_file(down_end, up_end, name_of, more=False):
     return tensors
 
 
-def assert_equal_changes(tensors, converted):
+def assert_equal_changes(tensors, converted, config=DEV):
     """Compare products of `up` and `down` with random columns, biases and norms."""
-    changes = lora_changes(DEV, Lora("style", tensors))
+    changes = lora_changes(config, Lora("style", tensors))
     found = {}
     for name, x in converted.items():
         name = f"transformer.{name.removeprefix('transformer.')}"
@@ -216,12 +217,16 @@ def test_kohyas_files_are_read_as_by_diffusers():
     assert_equal_changes(tensors, converted)
 
 
-def test_black_forest_labs_files_are_read_as_by_diffusers():
-    """With their changes of biases, and norms.
+@pytest.mark.parametrize("name", ["flux-dev", "flux-control-dev"])
+def test_black_forest_labs_files_are_read_as_by_diffusers(name):
+    """With their changes of biases, and norms; those that read a control image widen `img_in`.
 
     diffusers exchanges the halves of `down` too in the last layer, where only `up` has them.
     """
-    tensors = dev_file(".lora_A.weight", ".lora_B.weight", lambda layer: layer, more=True)
+    config = preset(name)
+    ends = (".lora_A.weight", ".lora_B.weight")
+    tensors = dev_file(*ends, lambda layer: layer, more=True, config=config)
+    assert widen_config(DEV, [Lora("control", tensors)]).concat == config.concat
     theirs = {name: torch.tensor(x) for name, x in tensors.items()}
     converted = lora_conversion_utils._convert_bfl_flux_control_lora_to_diffusers(theirs)
     name = "transformer.norm_out.linear.lora_A.weight"
@@ -230,4 +235,4 @@ def test_black_forest_labs_files_are_read_as_by_diffusers():
     error = np.linalg.norm(up @ (converted[name].numpy() - down)) / np.linalg.norm(up @ down)
     assert round(error, 1) == 1.4
     converted[name] = torch.tensor(down)
-    assert_equal_changes(tensors, converted)
+    assert_equal_changes(tensors, converted, config)

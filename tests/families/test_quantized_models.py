@@ -147,6 +147,19 @@ def test_a_folder_of_diffusers_in_nf4(tmp_path):
     assert images[0] == images[1]
 
 
+def test_a_folder_in_bfloat16_is_expanded_when_it_is_used(tmp_path, monkeypatch):
+    """So that a network of blocks holds one block of it at a time."""
+    torch = pytest.importorskip("torch")
+    make_pipeline(True).to(torch.bfloat16).save_pretrained(tmp_path)
+    monkeypatch.setattr("ldmref.loading.EAGER_BYTES", 0)
+    model = ldmref.load(tmp_path)
+    assert set(model.params.releasable) == set(model.params)
+    image = generate(model)
+    needs = model.estimate_memory(16, 16)
+    model.max_memory = needs.peak_streamed(model.params.releasable)
+    assert generate(model) == image and model.params._streamed
+
+
 def test_a_whole_single_file_in_float8(folder, tmp_path):
     """Plain e4m3fn, of all networks; a file of the U-Net alone lacks the others."""
     model = ldmref.load(folder)

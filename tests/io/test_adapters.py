@@ -16,9 +16,10 @@ from ldmref.io.adapters.autoencoder import (
     require_fit,
     swap_vae,
 )
-from ldmref.io.adapters.controlnet import convert_controlnet_config, open_controlnet
+from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis.keys import autoencoder_table, controlnet_table
+from ldmref.io.diffusers.controlnet import convert_controlnet_config
 from ldmref.io.key_table import to_compvis
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors

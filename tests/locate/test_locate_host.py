@@ -93,6 +93,27 @@ def test_lost_history_is_named(model, recorded):
     assert "history" in found["sampler.001", "step"].cause
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(0.5, 1.0), (1.0, 0.5), (1.0, 0.0)])
+def test_another_eta_is_named(model, tmp_path, asked, taken):
+    """The request says one eta, and the steps were taken with another one."""
+    trace = traced(model, tmp_path / "t", sampler="ddim", eta=taken)
+    for entry in trace.entries:
+        dict.pop(entry.attributes, "eta", None)  # of ldmref's own steps; ports do not record it
+    params = trace.manifest["params"] | {"eta": asked}
+    trace = replace(trace, manifest=trace.manifest | {"params": params})
+    rows = [row for row in judge_host(trace, model, "float32", []) if row.kind == "step"]
+    assert [row.cause for row in rows] == [f"eta {taken:g} instead of {asked:g}"] * 4, rows
+
+
+def test_lost_noise_is_no_fault(model, tmp_path):
+    """Without the noise of its steps, nothing can be said about a right run."""
+    trace = traced(model, tmp_path / "t", sampler="ddim", eta=1.0)
+    tensors = {name: x for name, x in trace.tensors.items() if ".noise" not in name}
+    assert len(tensors) < len(trace.tensors)
+    rows = judge_host(build_trace(tensors, trace.manifest), model, "float32", [])
+    assert [row.verdict for row in rows if row.kind == "step"] == ["not judged"]
+
+
 @pytest.mark.parametrize(
     ("combine", "words"),
     [

@@ -9,7 +9,8 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.locate import diff_traces
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import init
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
 from ldmref.samplers.schedule import training_alphas_cumprod

@@ -123,3 +123,9 @@ def test_faults_of_the_last_steps_are_not_allowed(name, spacing, fault):
         if fault == "level" and interval.sigma_next == 0.0 and error == 0.0:
             continue  # the last step returns x0, wherever it starts
         assert error > 100 * allowed, (interval.sigma, error, allowed)
+
+
+def test_errors_of_short_floats_do_not_overflow():
+    """Twice the largest float16 is infinite in float16."""
+    largest = np.full(3, 6e4, np.float16)
+    assert relative_error(-largest, largest) == 2.0

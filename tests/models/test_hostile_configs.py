@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import ldmref
 from ldmref.declare import Range, get_fields
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
+from ldmref.families.flux import controlnet as flux_controlnet
+from ldmref.families.sd3 import controlnet as sd3_controlnet
 from ldmref.io.adapters.autoencoder import CLASSES, read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.diffusers import config as diffusers_config
@@ -243,6 +245,20 @@ def test_every_field_of_a_controlnet(tmp_path, name):
         data = {"_class_name": "ControlNetModel", name: value}
         (tmp_path / "config.json").write_text(json.dumps(data))
         assert refused(open_controlnet, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("SD3ControlNetModel", [*sd3_controlnet.CONTROL_DEFAULTS, "caption_projection_dim"]),
+        ("FluxControlNetModel", [*flux_controlnet.CONTROL_DEFAULTS, "patch_size"]),
+    ],
+)
+def test_every_field_of_a_transformers_controlnet(tmp_path, kind, names):
+    for name in names:
+        for value in HOSTILE:
+            (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind, name: value}))
+            assert refused(open_controlnet, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["auto_map", "trust_remote_code", "model_file", "custom_pipeline"])

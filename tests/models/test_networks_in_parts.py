@@ -14,18 +14,13 @@ from ldmref.errors import UsageError
 from ldmref.models import autoencoder, layers, rescaler, specs, taesd
 from ldmref.models.conditioning import CachedContext, Conditioning, add_cache, join
 from ldmref.models.config import AutoencoderConfig
-from ldmref.models.controlnet import (
-    ControlNet,
-    ControlNetConfig,
-    add_residuals,
-    controlnet_spec,
-    encode_hint,
-    init_from_unet,
-)
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec, encode_hint, init_from_unet
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import Params, flatten, init, unflatten
 from ldmref.models.presets import preset
+from ldmref.models.residuals import add_residuals, weigh_residuals
 from ldmref.models.tiling import compute_ramps
 from ldmref.models.unet import Residuals, unet, unet_spec
 
@@ -97,7 +92,8 @@ def test_controlnets_add_up_by_weight():
 
     a, b, c = (residuals(10 * i) for i in (1, 2, 3))
     assert add_residuals([]) is None
-    total = add_residuals([(0.5, a), (2.0, b), (-1.0, c)])
+    terms = [weigh_residuals(*term) for term in ((0.5, a), (2.0, b), (-1.0, c))]
+    total = add_residuals(terms)
     for got, x, y, z in zip(
         (*total.down, total.mid), (*a.down, a.mid), (*b.down, b.mid), (*c.down, c.mid), strict=True
     ):

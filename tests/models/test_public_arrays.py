@@ -12,7 +12,8 @@ import ldmref
 from ldmref.errors import UsageError
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import Defaults, TextConfig
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
@@ -72,7 +73,11 @@ WITHOUT_ARRAYS = {
         "with_backend",
         "with_params",
     )
-} | {(TinyAutoencoder, "with_backend"), (ControlNet, "with_backend")}
+} | {
+    (TinyAutoencoder, "with_backend"),
+    (ControlNet, "with_backend"),
+    (ControlNet, "for_denoiser"),
+}
 
 
 def subject(kind, ops):

@@ -15,10 +15,12 @@ import ldmref
 from ldmref import modes
 from ldmref.declare import Range, describe
 from ldmref.errors import LdmrefError
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
-from ldmref.modes.control import Control, load_control
+from ldmref.modes.active_control import load_control
+from ldmref.modes.control import Control
 from ldmref.modes.registry import MODES
 from ldmref.samplers.schedule import sampling_sigmas
 

@@ -13,10 +13,11 @@ from rounding import same_latents
 import ldmref.backends
 from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec, init_from_unet
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec, init_from_unet
 from ldmref.models.params import init
 from ldmref.modes import Control
-from ldmref.modes.control import ActiveControl, load_control
+from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.samplers.interfaces import Interval
 
 ASKED = dict(seed=1, steps=4, sampler="ddim")

@@ -22,8 +22,8 @@ from ldmref.models.params import init
 from ldmref.models.presets import preset
 from ldmref.modes import generate, masks
 from ldmref.modes.channels import encode_array, encode_image, make_input_channels, masked_pixel
-from ldmref.modes.denoiser import repeat
 from ldmref.modes.initial import MaskedImage, Posterior
+from ldmref.modes.model_denoiser import repeat
 from ldmref.modes.seg2img import read_labels
 from ldmref.modes.sizing import size_image
 from ldmref.samplers.interfaces import Interval

@@ -279,7 +279,7 @@ def test_estimates_grow_with_what_is_asked(model, monkeypatch):
 
 def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
     asked = []
-    needs = SimpleNamespace(peak_resident=1)
+    needs = SimpleNamespace(peak_resident=1, peak_streamed=lambda names: 1)
     monkeypatch.setattr(model, "estimate_memory", lambda *size: asked.append(size) or needs)
     for batch_size, count in ((4, 2), (2, 4)):
         estimate(model, width=20, height=24, tile=8, batch_size=batch_size, count=count)

@@ -198,11 +198,14 @@ def test_a_model_of_one_size_refuses_it_before_weights_are_read(tiny):
 
 def test_tools_that_look_at_one_pass_say_so(tiny, tmp_path):
     asked = ASKED | {"upscale": 2}
-    with pytest.raises(UsageError, match="a record holds one pass"):
+    with pytest.raises(UsageError, match="a recorded run has one pass"):
         record_run(tiny, **asked)
-    with pytest.raises(UsageError, match="a trace holds one pass"):
+    with pytest.raises(UsageError, match="a recorded run has one pass"):
         record_trace(modes.plan("txt2img", tiny, **asked), tiny, tmp_path / "trace")
     assert not (tmp_path / "trace").exists()
+    with pytest.raises(UsageError, match="one run of one pass") as refused, ldmref.recording(tiny):
+        modes.txt2img(tiny, **asked)
+    assert "leave upscale out" in refused.value.hint
     del asked["steps"]
     with pytest.raises(UsageError, match="no distance"):
         plan_grid(tiny, ("steps", [2, 3]), **asked)

@@ -49,6 +49,7 @@ def test_each_cell_has_its_image_and_distance(grids, tiny):
     )
     headers = page.locator(".grid-sheet [role=columnheader]").all_inner_texts()
     assert headers == ["euler", "heun"]
+    assert page.get_by_text("the model is evaluated by euler: 1 time; heun: 2 times.").is_visible()
     with page.expect_download() as got:
         page.get_by_role("link", name="Download grid.json").click()
     assert json.loads(got.value.path().read_text()) == expected.to_json()
@@ -255,3 +256,26 @@ def test_nothing_serious_for_axe_in_grids(grids, options):
     assert serious == [], [(v["id"], [n["html"][:150] for n in v["nodes"]]) for v in serious]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert re.search("Flip-book", page.inner_text("main"))
+
+
+COSTS = {
+    "euler, heun": "euler: 1 time; heun: 2 times.",
+    "euler, dpmpp_2m, heun": "euler, dpmpp_2m: 1 time; heun: 2 times.",
+    "euler, dpmpp_2m": "",
+    "heun": "",
+}
+
+
+def test_samplers_that_evaluate_the_model_more_often_are_named(page):
+    found = page.evaluate(
+        """async (all) => {
+          const {describeCosts} = await import("/page/js/grids/costs.js");
+          const {samplers} = await (await fetch("/v1/capabilities")).json();
+          const axis = (text) => ({name: "sampler", values: text.split(", ")});
+          const steps = {name: "steps", values: [5]};
+          return all.map((text) => describeCosts([steps, axis(text), null], samplers));
+        }""",
+        list(COSTS),
+    )
+    for (names, words), said in zip(COSTS.items(), found, strict=True):
+        assert words in said and bool(words) == bool(said), names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -104,6 +105,14 @@ def test_an_image_without_settings_can_be_the_input(page):
     page.get_by_role("button", name="Use it as input").click()
     page.get_by_text("20 × 12").wait_for()
     assert page.get_by_role("radio", name="Image").is_checked()
+
+
+def test_what_another_program_recorded_is_told(page):
+    node = {"class_type": "KSampler", "inputs": {"seed": 8, "steps": 20, "model": ["4", 0]}}
+    drop(page, png_of(Image.new("RGB", (20, 12), "red"), prompt=json.dumps({"3": node})))
+    message = page.get_by_text("The settings of another program are not restored")
+    message.wait_for()
+    assert "written by ComfyUI. KSampler: seed 8, steps 20" in message.inner_text()
 
 
 def test_a_damaged_file_is_refused_in_one_sentence(page, watch, generated):

@@ -19,6 +19,7 @@ from ldmref.samplers import (
     GUIDANCES,
     SAMPLERS,
     AdaptiveProjected,
+    Autoguidance,
     ClassifierFree,
     Guidance,
     LimitedInterval,
@@ -59,6 +60,7 @@ PLAIN = {
     "apg": AdaptiveProjected(eta=1.0, radius=0.0, momentum=0.0),
     "slg": SkipLayers(scale=0.0),
     "nag": NormalizedAttention(scale=1.0),
+    "autoguidance": Autoguidance(weight=1.0),
     "renorm": Renormalized(factor=1000.0),
     "mambo_g": MagnitudeAware(strength=0.0),
 }
@@ -69,6 +71,7 @@ AT_ONE = {name: cls() for name, cls in GUIDANCES.items()} | {
     "pag": PerturbedAttention(scale=0.0),
     "slg": SkipLayers(scale=0.0),
     "nag": NormalizedAttention(scale=1.0),
+    "autoguidance": Autoguidance(weight=1.0),
 }
 ACTING = {  # where the defaults do nothing at sigma 0.7
     "apg": AdaptiveProjected(radius=0.1),
@@ -90,7 +93,7 @@ class Network:
     """The mixture as a network that predicts x0: one class, any class, and a blurred class."""
 
     def __init__(self, **others):
-        names = "perturbed_mid", "skipped_7_8_9", "attended_5.0_2.5"
+        names = "perturbed_mid", "skipped_7_8_9", "attended_5.0_2.5", "guide"
         worse = dict.fromkeys(names, component(1))
         self.parts = COMPONENTS | worse | others
         self.calls = []

@@ -139,6 +139,7 @@ TABLE = {  # order, evaluations, stochastic, eta
     "euler_cfgpp": (1, 1, False, None),
     "rectified_cfgpp": (1, 2, False, None),
     "lms_euler": (2, 1, False, None),
+    "dpmpp_2m_sigma": (2, 1, False, None),
     "dpmpp_2m_heun": (2, 1, False, None),
     "dpmpp_3m": (2, 1, False, None),
     "dpmpp_1": (1, 1, False, None),

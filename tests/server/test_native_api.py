@@ -479,6 +479,21 @@ def test_hostile_records_are_inspected_or_refused(server, record, status):
     assert answer.headers["content-type"] == "application/json"
 
 
+def test_what_another_program_recorded_is_told(server):
+    from PIL.PngImagePlugin import PngInfo
+
+    node = {"class_type": "KSampler", "inputs": {"seed": 8, "steps": 20, "model": ["4", 0]}}
+    shown = {json.dumps({"3": node}): ["KSampler: seed 8, steps 20"], "[" * 100_000: []}
+    for graph, lines in shown.items():
+        info = PngInfo()
+        info.add_text("prompt", graph)
+        buffer = io.BytesIO()
+        picture().save(buffer, "PNG", pnginfo=info)
+        found = server.client.post("/v1/inspect", content=buffer.getvalue()).json()
+        assert found["mode"] is None and found["models"] == []
+        assert found["notes"] == ["also contains 'prompt', written by ComfyUI", *lines]
+
+
 def test_an_image_without_a_record_has_no_mode(server):
     buffer = io.BytesIO()
     picture((20, 10)).save(buffer, "JPEG")

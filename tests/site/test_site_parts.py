@@ -386,3 +386,9 @@ def test_dead_links_missing_anchors_and_other_hosts_are_found(tmp_path):
         "b.html: loads https://cdn.example.org/x.js",
         "b.html: no file for d.png",
     ]
+
+
+def test_the_api_has_the_modules_that_the_policy_names():
+    policy = (ROOT / "docs/policy.md").read_text("utf-8")
+    assert all(f"`{module}`" in policy for module in api.MODULES)
+    assert {*api.MODULES} <= {module.__name__ for module in api.public_modules()}

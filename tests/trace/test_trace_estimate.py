@@ -12,7 +12,8 @@ import ldmref
 from ldmref import modes
 from ldmref.backends.base import Backend
 from ldmref.errors import ResourceError, UsageError
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
 from ldmref.trace import Selection, check_space, estimate_trace, read_trace, record_trace

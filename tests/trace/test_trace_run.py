@@ -14,7 +14,8 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled, NumericError, OutputError
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset

@@ -19,7 +19,8 @@ from ldmref.apps.cli.main import main
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.native import save_folder
-from ldmref.models.params import LazyParams, Params, flatten, tree_map
+from ldmref.models.lazy_params import LazyParams
+from ldmref.models.params import Params, flatten, tree_map
 from ldmref.models.presets import preset
 
 torch = pytest.importorskip("torch")

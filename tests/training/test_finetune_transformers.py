@@ -17,7 +17,7 @@ from ldmref.models.presets import preset
 
 torch = pytest.importorskip("torch")
 from ldmref.math.flow import flow_velocity  # noqa: E402
-from ldmref.modes.denoiser import add_scale  # noqa: E402
+from ldmref.modes.model_denoiser import add_scale  # noqa: E402
 from ldmref.modes.text import encode_conditioning  # noqa: E402
 from ldmref.training.batches import FULL_BATCH  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402

@@ -69,10 +69,11 @@ class Console:
         if not self.verbose:
             return
         needs = model.estimate_memory(job.width, job.height, job.batch_size, job.tile)
-        apart = needs.peak_offloaded(model.params.releasable)
+        names = model.params.releasable
         say(
-            f"ldmref: memory about {needs.peak_resident / 1e9:.1f} GB, or "
-            f"{apart / 1e9:.1f} GB with one network at a time (--max-memory)"
+            f"ldmref: memory about {needs.peak_resident / 1e9:.1f} GB, "
+            f"{needs.peak_offloaded(names) / 1e9:.1f} GB with one network at a time, or "
+            f"{needs.peak_streamed(names) / 1e9:.1f} GB with one block (--max-memory)"
         )
 
     def warn(self, warnings: Iterable[str]) -> None:

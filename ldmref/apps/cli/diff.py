@@ -44,6 +44,12 @@ option = click.option
     help="ControlNet that the port ran; may be repeated.",
 )
 @option(
+    "--guide",
+    type=PATH,
+    metavar="NAME|FILE|FOLDER",
+    help="Weaker model of a run with autoguidance.",
+)
+@option(
     "--dtype",
     metavar="NAME",
     help="Number format of the port: float64, float32, float16 or bfloat16. Default: as recorded.",
@@ -77,6 +83,7 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     ldmref diff port.safetensors --model v1-5.safetensors
     ldmref diff reference-trace port-trace --plot diff.png
     """
+    from ldmref.loading import load
     from ldmref.loading_networks import load_controlnet
     from ldmref.locate import diff_traces
 
@@ -89,13 +96,14 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
         bar.update(max(done, 1), calls, 0, 1, call, "calls")
 
     nets = [
-        load_controlnet(path, "numpy", dtype="float32", unet=model.config.unet)
+        load_controlnet(path, "numpy", dtype="float32", unet=model.config.denoiser)
         for path in flags["controlnets"]
     ]
+    named = flags["guide"]
+    guide = None if named is None else load(named, backend="numpy", dtype="float32")
+    more = {"controlnets": nets, "guide": guide, "dtype": flags["dtype"]}
     try:
-        report = diff_traces(
-            port, model, reference, controlnets=nets, dtype=flags["dtype"], progress=progress
-        )
+        report = diff_traces(port, model, reference, progress=progress, **more)
     finally:
         bar.clear()
     if plot is not None:

@@ -18,23 +18,13 @@ from ldmref.io.denoiser_file import list_unused
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
+from ldmref.io.images.other_programs import describe_other_programs, find_programs
 from ldmref.io.images.pil import open_image
 from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 
 MOST_VALUES = 16  # of a field; --json prints all
-
-COMFYUI_NODES = ("Sampler", "TextEncode", "Loader", "Latent", "Scheduler", "Noise", "Guid")
-OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
-    "prompt": "ComfyUI",
-    "workflow": "ComfyUI",
-    "invokeai_metadata": "InvokeAI",
-    "invokeai_graph": "InvokeAI",
-    "sd-metadata": "InvokeAI",
-    "Dream": "InvokeAI",
-    "Comment": "NovelAI or others",
-}
 
 
 def name_weights(averaged: bool) -> str:
@@ -46,7 +36,7 @@ def print_image_info(path: str, as_json: bool) -> None:
     """Print what an image records about how it was made."""
     image = open_image(path)
     recorded = read_parameters(path)
-    others = {key: OTHER_PROGRAMS[key] for key in image.info if key in OTHER_PROGRAMS}
+    others = find_programs(image.info)
     row = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
     row |= recorded | {"other": others}
     if "parameters" in recorded:
@@ -61,34 +51,11 @@ def print_image_info(path: str, as_json: bool) -> None:
     elif "ldmref" in recorded:
         lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
     lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
-    lines += [f"also contains {key!r}, written by {program}" for key, program in others.items()]
-    lines += describe_comfyui(image.info.get("prompt"))
+    lines += describe_other_programs(image.info)
     if not recorded and not others:
         lines.append("no record of how it was made")
     for line in lines:
         click.echo(one_line(line))
-
-
-def describe_comfyui(prompt: object) -> list[str]:
-    """Return a line for each sampler and text in the graph that ComfyUI writes into an image.
-
-    The graph is `{"3": {"class_type": "KSampler", "inputs": {"seed": 1, "model": ["4", 0]}}}`: an
-    input is a value, or a list that names another node's output, which is left out.
-    """
-    try:
-        nodes = json.loads(prompt) if isinstance(prompt, str) else {}
-    except ValueError:
-        return []
-    lines = []
-    for node in nodes.values() if isinstance(nodes, dict) else ():
-        kind = node.get("class_type") if isinstance(node, dict) else None
-        inputs = node.get("inputs") if isinstance(node, dict) else None
-        if not isinstance(kind, str) or not isinstance(inputs, dict):
-            continue
-        values = {k: v for k, v in inputs.items() if isinstance(v, str | int | float)}
-        if values and any(word in kind for word in COMFYUI_NODES):
-            lines.append(f"{kind}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
-    return lines
 
 
 def print_model_info(

@@ -20,7 +20,11 @@ from ldmref.modes.registry import MODES
 from ldmref.modes.requests import Txt2Img
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
-GIVEN = {"latents": ("noise", "NOISE.npy"), "control_image": ("a control image", "IMAGE")}
+GIVEN = {
+    "latents": ("noise", "NOISE.npy"),
+    "control_image": ("a control image", "IMAGE"),
+    "guide": ("a second, weaker model", "MODEL"),
+}
 RECORDED = get_fields(Txt2Img)  # by images of every mode
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from ldmref.apps.cli.settings import naming_settings
 from ldmref.backends import Backend
+from ldmref.io.adapters.control_lora import widen_config
+from ldmref.io.adapters.lora_file import open_loras
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.loading import load, open_backend
@@ -83,10 +85,14 @@ class CommandSession:
         return naming_settings(self.configured, self.flags)
 
     def find(self, name: str | None = None) -> ModelConfig:
-        """Find the model of the session, or another one, and read its configuration alone."""
+        """Find the model of the session, or another one, and read its configuration alone.
+
+        LoRAs that read a control image change it.
+        """
         fetch, variant = self.flags.get("fetch", False), self.flags.get("variant")
         self.path = find_model(self.name if name is None else name, fetch, variant)
-        return read_model_config(self.path, self.flags.get("model_config"), self.flags.get("ema"))
+        config = read_model_config(self.path, self.flags.get("model_config"), self.flags.get("ema"))
+        return widen_config(config, open_loras(self.flags.get("loras") or ()))
 
     def open(self) -> Backend:
         """Open the backend: the one place in which a command decides it."""

@@ -57,7 +57,7 @@ LIMITS = (
     option(
         "--max-memory",
         metavar="SIZE",
-        help="Memory limit, e.g. 5GB. If needed, only one network at a time is in memory.",
+        help="Memory limit, e.g. 5GB. If needed, one network or block at a time is in memory.",
     ),
     option(
         "--max-seconds",

@@ -123,7 +123,7 @@ for _mode in TRACED:
 def record_mode(mode: str, flags: Values) -> None:
     """Check everything, estimate the size, load the model and record the run."""
     from ldmref.trace import check_space, estimate_trace, record_trace, show_bytes
-    from ldmref.trace.record_plan import require_one_pass
+    from ldmref.trace.record_plan import require_recordable
 
     session = CommandSession(flags, usual=("numpy", "cpu", DEFAULT_DTYPE, "exact"))
     folder = Path(flags["output"])
@@ -135,7 +135,7 @@ def record_mode(mode: str, flags: Values) -> None:
         message = f"a trace holds one run, not those of {len(tasks)} input images"
         raise UsageError(message, code="E-USAGE", hint="give one input image")
     plan = tasks[0].plan
-    require_one_pass(plan)
+    require_recordable(plan)
     if folder.exists():
         check_writable(folder / "trace.json", flags["overwrite"])
     with stopping() as stop:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ldmref.apps.server.tasks import Report, ServedTask
 from ldmref.errors import InputError, LdmrefError, UsageError, did_you_mean, one_line, short_repr
+from ldmref.io.adapters.control_lora import widen_config
 from ldmref.io.adapters.lora_changes import match_tensors
 from ldmref.io.adapters.lora_file import Lora, check_lora_weight, read_loras
 from ldmref.io.adapters.merging import with_loras
@@ -104,7 +105,12 @@ class Adapters:
             self.warnings.append(one_line(f"{path.name} is left out: {problems[0]}"))
 
     def _offer_lora(self, path: Path, adapters: ModelAdapters) -> None:
-        match_tensors(adapters.model.config, Lora(path.stem, TensorFile(path)))
+        lora = Lora(path.stem, TensorFile(path))
+        config = adapters.model.config
+        if widen_config(config, [lora]) is not config:
+            message = "a model with it reads a control image, so it cannot come and go by request"
+            raise UsageError(message, code="E-LORA")
+        match_tensors(config, lora)
         adapters.loras[path.stem] = path
 
     def _offer_words(self, path: Path, adapters: ModelAdapters) -> None:

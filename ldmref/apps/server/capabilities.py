@@ -43,7 +43,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         "modes": {
             name: {
                 "summary": mode.summary,
-                "schema": request_schema(name),
+                "schema": request_schema(name, engine.models),
                 "flags": command_flags(name),
             }
             for name, mode in MODES.items()

@@ -198,7 +198,7 @@ class Engine:
         for queue in self._queues.values():
             if queue.thread is not None:
                 queue.thread.join(max(0.0, end - time.monotonic()))
-        for job in running:  # a step that takes too long goes on in its thread, unseen
+        for job in running:  # a step that takes too long ends in its thread, unseen
             self._end(job, Cancelled("the server stopped", code="E-CANCELLED"))
 
     def sweep(self) -> None:

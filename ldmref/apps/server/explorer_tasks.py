@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from ldmref import explore
+from ldmref.apps.server.arrays import read_array
 from ldmref.apps.server.bodies import check_keys, read_mode, require_object
 from ldmref.apps.server.engine import Engine
-from ldmref.apps.server.inputs import plan_request, read_array, read_values
+from ldmref.apps.server.inputs import plan_request, read_values
 from ldmref.apps.server.task_kinds import register
 from ldmref.apps.server.tasks import Report, report_step
 from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
@@ -81,7 +82,7 @@ def read_run(engine: Engine, body: Mapping[str, Any], model: str | None) -> RunS
         return read_branch(engine, body, model)
     mode, values = read_mode(body)
     plan = require_one(plan_request(engine, mode, values, model))
-    read = read_values(mode, values, engine.settings.max_pixels)
+    read = read_values(mode, values, engine.settings.max_pixels, engine.models)
     # A random seed is chosen once, so the request says which.
     seed = {"seed": plan.job.seeds[0]}
     return RunSource({"mode": mode, **read, **seed}, plan.params)

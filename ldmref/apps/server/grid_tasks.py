@@ -77,7 +77,7 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
     model = engine.models[engine.find_model(body.get("model"))]
     limits = engine.settings
     asked = {key: body.get(key) for key in "xyz" if key == "x" or body.get(key) is not None}
-    axes = {key: read_axis(mode, axis, key, limits.max_pixels) for key, axis in asked.items()}
+    axes = {key: read_axis(mode, axis, key, engine) for key, axis in asked.items()}
     count = math.prod(len(axis_values) for _, axis_values in axes.values())
     if count > limits.max_images:
         raise UsageError(
@@ -87,7 +87,7 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
         )
     distance = read_flag(body, "distance", True)
     with engine.planning:
-        parameters = read_values(mode, values, limits.max_pixels)
+        parameters = read_values(mode, values, limits.max_pixels, engine.models)
         x, y, z = (axes.get(key) for key in "xyz")
         assert x is not None
         plan = explore.plan_grid(model, x, y, mode, z=z, distance=distance, **parameters)
@@ -95,7 +95,7 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
     return GridTask(plan, request | {key: body.get(key) for key in "xyz"})
 
 
-def read_axis(mode: str, value: Any, name: str, max_pixels: int) -> tuple[str, list[Any]]:
+def read_axis(mode: str, value: Any, name: str, engine: Engine) -> tuple[str, list[Any]]:
     """Return an axis of a request: the name of a parameter, and its values.
 
     Raises:
@@ -110,4 +110,6 @@ def read_axis(mode: str, value: Any, name: str, max_pixels: int) -> tuple[str, l
             code=CODE,
             hint='{"name": "steps", "values": [10, 20]}',
         )
-    return parameter, [read_values(mode, {parameter: v}, max_pixels)[parameter] for v in values]
+    most = engine.settings.max_pixels
+    read = [read_values(mode, {parameter: v}, most, engine.models)[parameter] for v in values]
+    return parameter, read

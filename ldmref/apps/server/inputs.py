@@ -1,51 +1,54 @@
 """JSON values of a request, read without ever opening a file or a URL that they name.
 
-Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file. A parameter that
-has neither form in JSON (`control`, which names networks on a disk) is refused.
+Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file, and a second model
+as the name of a served one. A parameter that has none of these forms in JSON (`control`, which
+names networks on a disk) is refused.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ldmref import modes
+from ldmref.apps.server.arrays import BASE64, decode_base64, read_array
 from ldmref.apps.server.bodies import check_keys, read_flag, read_mode
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.task_kinds import register
 from ldmref.apps.server.tasks import GenerateTask, InvertTask
 from ldmref.declare import Field
-from ldmref.errors import ImageError, LdmrefError, UsageError, short_repr
+from ldmref.errors import ImageError, LdmrefError, UsageError, did_you_mean, short_repr
 from ldmref.io.images.pil import FORMATS
+from ldmref.models.model import LatentDiffusion
 from ldmref.modes.plan import find_mode
 from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import name_parameter
 from ldmref.modes.run import Plan
 from ldmref.modes.validation import code_for
 
-MAX_ARRAY = 16 * 2**20  # bytes
-MAX_HEADER = 1000  # bytes; of a .npy file
 NPY = {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/x-npy"}
-BASE64 = "paths and URLs are not opened: send the bytes of the file, as base64 in JSON"
 GENERATE_KEYS = ("kind", "mode", "model", "parameters", "previews")
 
 
 # -- values of a mode -----------------------------------------------------------------------------
 
 
-def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[str, Any]:
+def read_values(
+    mode: str,
+    values: Mapping[str, Any],
+    max_pixels: int,
+    models: Mapping[str, LatentDiffusion] | None = None,
+) -> dict[str, Any]:
     """Return the JSON values of a mode as `read_request` takes them.
 
     Args:
         mode: The name of the mode.
         values: By parameter; unknown ones are left to `read_request`, which refuses them.
         max_pixels: Pixels of an image at most.
+        models: The served models by name, which a parameter may name. None: it may name none.
 
     Raises:
         UsageError: There is no such mode, or a parameter cannot come as JSON.
@@ -55,13 +58,15 @@ def read_values(mode: str, values: Mapping[str, Any], max_pixels: int) -> dict[s
     read = dict(values)
     for name in [name for name in values if name in fields]:
         try:
-            read[name] = read_value(fields[name], values[name], max_pixels)
+            read[name] = read_value(fields[name], values[name], max_pixels, models or {})
         except LdmrefError as error:
             raise name_parameter(error, name) from error.__cause__
     return read
 
 
-def read_value(field: Field, value: Any, max_pixels: int) -> Any:
+def read_value(
+    field: Field, value: Any, max_pixels: int, models: Mapping[str, LatentDiffusion]
+) -> Any:
     """Return a JSON value of a parameter as `read_request` takes it."""
     if value is None or not field.attachment:
         return value
@@ -69,6 +74,8 @@ def read_value(field: Field, value: Any, max_pixels: int) -> Any:
         return read_base64_image(field.name, value, max_pixels)
     if field.attachment == "array":
         return read_array(field.name, value)
+    if field.attachment == "model":
+        return find_served(field.name, value, models)
     if value == []:
         return ()
     raise UsageError(
@@ -78,42 +85,39 @@ def read_value(field: Field, value: Any, max_pixels: int) -> Any:
     )
 
 
-def request_schema(mode: str) -> dict[str, Any]:
+def find_served(name: str, value: Any, models: Mapping[str, LatentDiffusion]) -> LatentDiffusion:
+    """Return a served model by its name; the value is looked up and never opened as a path.
+
+    Raises:
+        UsageError: The server does not have it.
+    """
+    if isinstance(value, str) and value in models:
+        return models[value]
+    hint = did_you_mean(value if isinstance(value, str) else "", models)
+    raise UsageError(
+        f"{name} must name a model of the server, and {short_repr(value)} is none",
+        code=code_for(name),
+        hint=hint,
+    )
+
+
+def request_schema(mode: str, models: Iterable[str] = ()) -> dict[str, Any]:
     """Return the JSON schema of a mode's parameters as they come in a request.
 
-    It is `modes.schema`, with the second notation of arrays and without what is refused.
+    It is `modes.schema`, with the second notation of arrays and without what is refused. A
+    parameter that names a model takes one of `models`, if there are any.
     """
+    names = list(models)
     schema = mode_schema(mode)
     for name, field in find_mode(mode).parameters.items():
         if field.attachment == "controlnet":
             del schema["properties"][name]
         elif field.attachment == "array":
             schema["properties"][name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
+        elif field.attachment == "model" and names:
+            one = {"type": "string", "enum": names}
+            schema["properties"][name]["anyOf"] = [one, {"type": "null"}]
     return schema
-
-
-def decode_base64(name: str, value: Any) -> bytes:
-    """Return the bytes of base64, plain or as `data:` URL.
-
-    Raises:
-        UsageError: It is something else, such as a path or a URL, which is never opened.
-    """
-    if not isinstance(value, str):
-        raise UsageError(f"{name} must be base64, not {short_repr(value)}", code=code_for(name))
-    text = value
-    if text[:5].lower() == "data:":
-        header, comma, text = text.partition(",")
-        if not comma or not header.lower().endswith(";base64"):
-            raise UsageError(f"the data: URL of {name} is not base64", code=code_for(name))
-    text = "".join(text.split())
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise UsageError(
-            f"{name} must be base64, not {short_repr(value)}",
-            code=code_for(name),
-            hint=BASE64,
-        ) from None
 
 
 def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
@@ -164,57 +168,6 @@ def _damaged(name: str) -> ImageError:
     )
 
 
-def read_array(name: str, value: Any) -> Any:
-    """Return an array from a list of numbers, or from base64 of a .npy file.
-
-    Raises:
-        UsageError: It is something else, or too large.
-    """
-    if not isinstance(value, str):
-        try:
-            array = np.array(value, np.float32)
-        except (TypeError, ValueError, OverflowError):
-            array = np.zeros(0)
-        if not isinstance(value, list) or not array.ndim > 1 or not array.size:
-            raise _no_array(name)
-        return array
-    data = decode_base64(name, value)
-    if len(data) > MAX_ARRAY:
-        raise UsageError(f"{name} is larger than {MAX_ARRAY} bytes", code=code_for(name))
-    return read_npy(name, data)
-
-
-def read_npy(name: str, data: bytes) -> np.ndarray:
-    """Return the array of a .npy file, whose header must not promise more than the file holds.
-
-    Raises:
-        UsageError: It is not a .npy file of floating-point numbers.
-    """
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, _, dtype = read_header(file, max_header_size=MAX_HEADER)
-        size = np.prod(shape, dtype=object) * dtype.itemsize
-        if dtype.kind != "f" or size != len(data) - file.tell():
-            raise ValueError
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except MemoryError:
-        raise
-    except Exception:  # NumPy reads the header as Python, whose parser raises many kinds
-        raise _no_array(name) from None
-
-
-def _no_array(name: str) -> UsageError:
-    return UsageError(
-        f"{name} must be nested lists of numbers, or base64 of a .npy file of floats",
-        code=code_for(name),
-    )
-
-
 # -- tasks ----------------------------------------------------------------------------------------
 
 
@@ -241,7 +194,7 @@ def plan_task(
         return GenerateTask(plan_request(engine, mode, values, model), previews)
     found = engine.models[engine.find_model(model)]
     with engine.planning:
-        read = read_values(mode, values, engine.settings.max_pixels)
+        read = read_values(mode, values, engine.settings.max_pixels, engine.models)
         return InvertTask(modes.plan_inversion(found, **read), previews)
 
 
@@ -251,7 +204,7 @@ def plan_request(
     """Return the checked plan of images; arguments and errors are those of `plan_task`."""
     found = engine.models[engine.find_model(model)]
     with engine.planning:
-        read = read_values(mode, values, engine.settings.max_pixels)
+        read = read_values(mode, values, engine.settings.max_pixels, engine.models)
         plan = modes.plan(mode, found, **read)
     check_count(engine, len(plan.job.seeds))
     return plan

@@ -16,7 +16,7 @@ from ldmref.apps.server.bodies import read_object
 from ldmref.apps.server.capabilities import describe_server
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import UnknownJob
-from ldmref.apps.server.inspecting import inspect_image
+from ldmref.apps.server.inspect_image import inspect_image
 from ldmref.apps.server.jobs import ServedJob
 from ldmref.apps.server.responses import JSONResponse, add_warnings
 from ldmref.apps.server.streams import await_job, event_stream, read_event_number

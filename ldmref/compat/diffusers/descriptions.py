@@ -40,7 +40,7 @@ DESCRIPTIONS = {
     "to 1.",
     "clip_skip": "Number of last layers of the text encoder to leave out. None: 0.",
     "callback_on_step_end": "`callback(pipe, step, timestep, tensors)`, called after every step; "
-    "it returns the tensors to go on with. None: nothing is called.",
+    "it returns the tensors to continue with. None: nothing is called.",
     "callback_on_step_end_tensor_inputs": "Names of the tensors that the callback gets.",
 }
 

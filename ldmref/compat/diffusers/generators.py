@@ -23,7 +23,7 @@ MAX_SEED = 2**64
 class Generator:
     """The numbers of `torch.Generator("cpu")` without torch.
 
-    Like torch's, it goes on where the last call ended, so two images made with one generator
+    Like torch's, it continues where the last call ended, so two images made with one generator
     differ.
 
     Args:

@@ -7,7 +7,7 @@ scene_dataset.py  "scenes": every emoji, then composed scenes
 scene.py          a scene: its things, their layout, and the combinations that are held out
 composing.py      random scenes
 rendering.py      the image of a scene; colours.py: recoloured emoji and backgrounds
-captions.py       the captions of a scene; nouns.py, articles.py: their words
+captions.py       the captions of a scene; nouns.py: their words
 
 The data sets are the entry points `emoji`, `scenes` and `small-emoji` of the group
 `ldmref.datasets`.
@@ -19,6 +19,7 @@ from threading import Event
 
 from ldmref.datasets.base import Dataset, DatasetSource
 from ldmref.datasets.config import DataConfig
+from ldmref.datasets.emoji.font import emoji_list, render
 from ldmref.datasets.emoji.small import load_small, small_emoji
 
 
@@ -48,4 +49,4 @@ emoji = DatasetSource(_load_emoji, _check)
 scenes = DatasetSource(_load_scenes, _check)
 small = DatasetSource(load_small)
 
-__all__ = ["emoji", "scenes", "small", "small_emoji"]
+__all__ = ["emoji", "emoji_list", "render", "scenes", "small", "small_emoji"]

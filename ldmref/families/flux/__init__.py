@@ -1,13 +1,14 @@
 """Flux.1: a transformer whose first blocks have two streams, for text and image.
 
-| file          | holds                                |
-|---------------|--------------------------------------|
-| `config.py`   | the configuration of the transformer |
-| `network.py`  | the transformer                      |
-| `text.py`     | how two text encoders condition it   |
-| `files.py`    | diffusers' folders                   |
-| `original.py` | the original's single files          |
-| `presets.py`  | the published sizes                  |
+| file            | holds                                |
+|-----------------|--------------------------------------|
+| `config.py`     | the configuration of the transformer |
+| `network.py`    | the transformer                      |
+| `controlnet.py` | its ControlNets                      |
+| `text.py`       | how two text encoders condition it   |
+| `files.py`      | diffusers' folders                   |
+| `original.py`   | the original's single files          |
+| `presets.py`    | the published sizes                  |
 
 Black Forest Labs 2024, github.com/black-forest-labs/flux.
 """
@@ -18,27 +19,27 @@ import math
 from functools import partial
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
-from ldmref.families.flux.files import PIPELINES, read_folder
+from ldmref.families.flux.controlnet import CONTROL
+from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts
 from ldmref.families.joint_transformers import (
+    GUIDANCE,
     LORA_TARGETS,
     SCALE,
     declare_transformer,
     describe_model,
 )
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import BATCH, DeclaredNetwork, NetworkInput
+from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import Family
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
-GUIDANCE = NetworkInput("guidance", "guidance", (BATCH,), "guidance", also=("4",))
-
 __all__ = ["FLUX", "FluxConfig"]
 
 
@@ -98,7 +99,9 @@ FLUX = Family(
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,
+    with_control=with_control,
     lora_targets=LORA_TARGETS,
+    control=CONTROL,
     unpack=join_patches,
     timestep_factor=SCALE,
     description="Flux.1: a transformer with streams for image and text, then one for both",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.families.flux.config import FluxConfig
+from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
 from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
@@ -18,7 +18,10 @@ from ldmref.models.config import Defaults, ModelConfig
 
 FILL = "FluxFillPipeline"
 CONTROL = ("FluxControlPipeline", "FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline")
-PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL)
+PIPELINES = (
+    "FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", FILL, *CONTROL,
+    "FluxControlNetPipeline", "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline",
+)  # fmt: skip
 TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
     "in_channels": 64, "out_channels": None, "num_layers": 19, "num_single_layers": 38,
     "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
@@ -59,7 +62,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     if fill:
         defaults = replace(defaults, steps=FILL_STEPS, cfg_scale=FILL_SCALE)
     elif control:
-        defaults = replace(defaults, steps=CONTROL_STEPS, cfg_scale=CONTROL_SCALE)
+        defaults = with_control_defaults(defaults)
     return ModelConfig(
         denoiser=transformer,
         vae=vae,
@@ -71,6 +74,22 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     )
 
 
+def with_control(config: ModelConfig) -> ModelConfig:
+    """Return a model with the configuration of Flux.1 [Depth]: it also reads a control image."""
+    latents = config.vae.latent_channels
+    return replace(
+        config,
+        denoiser=replace(transformer_of(config), in_channels=2 * latents),
+        concat="control",
+        defaults=with_control_defaults(config.defaults),
+    )
+
+
+def with_control_defaults(defaults: Defaults) -> Defaults:
+    """Return defaults with the steps and the guidance scale of Flux.1 [Depth]."""
+    return replace(defaults, steps=CONTROL_STEPS, cfg_scale=CONTROL_SCALE)
+
+
 def convert_transformer_config(data: Mapping[str, Any]) -> FluxConfig:
     """Convert the configuration of a `FluxTransformer2DModel`, whose tokens are packed.
 
@@ -78,11 +97,24 @@ def convert_transformer_config(data: Mapping[str, Any]) -> FluxConfig:
         CorruptModelError: Channels are not those of patches of 2 x 2 cells.
     """
     require_plain(data, {"patch_size": (1,)}, "the transformer's configuration")
-    fields = {name: data.get(name, default) for name, default in TRANSFORMER_DEFAULTS.items()}
+    return FluxConfig(**read_transformer_fields(data, TRANSFORMER_DEFAULTS))
+
+
+def read_transformer_fields(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a transformer, or of its ControlNet, with our names and values.
+
+    Args:
+        data: The configuration.
+        defaults: The values of the fields that it omits.
+
+    Raises:
+        CorruptModelError: Channels are not those of patches of 2 x 2 cells.
+    """
+    fields = {name: data.get(name, default) for name, default in defaults.items()}
     fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
     fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
     for name in ("in_channels", "out_channels"):
         if not isinstance(fields[name], int) or fields[name] % PACKED:
             raise config_error(f"the transformer has {name} = {fields[name]!r}, no multiple of 4")
         fields[name] //= PACKED
-    return FluxConfig(**fields)
+    return fields

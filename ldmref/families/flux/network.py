@@ -14,6 +14,7 @@ from array_api_compat import array_namespace
 
 from ldmref.backends.base import Backend
 from ldmref.families.flux.config import FluxConfig
+from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.joint_transformers import (
     EPS,
     SCALE,
@@ -78,6 +79,7 @@ def transformer(
     pooled: Array,
     guidance: Array | None = None,
     attention_guidance: Sequence[float] = (),
+    control: BlockResiduals | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
 
@@ -93,14 +95,15 @@ def transformer(
         attention_guidance: Scale, largest norm and, optionally, weight of the guidance in attention
             (`normalized_attention_guidance`). `context`, `pooled` and `guidance` are then those of
             n negative prompts, followed by those of n prompts.
+        control: What ControlNets add to the tokens of the image after each block.
 
     Returns:
         (n, out_channels, h, w).
     """
     heads = config.num_attention_heads
     grid = cut_patches(ops, x)
-    n, rows, columns, width = grid.shape
-    h = linear(ops, p.x_embedder, ops.xp.reshape(grid, (n, rows * columns, width)))
+    n, rows, columns, _ = grid.shape
+    h = embed_patches(ops, p.x_embedder, grid)
     scale = None if guidance is None else guidance * SCALE
     guide = attention_guidance
     if guide:
@@ -109,12 +112,18 @@ def transformer(
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     positions = find_positions(ops, grid, text)
     dims = config.axes_dims_rope
-    for block in p.transformer_blocks.items_in_order():
+    added = control or BlockResiduals()
+    for number, block in enumerate(p.transformer_blocks.items_in_order()):
         text, h = double_block(ops, block, h, text, emb, positions, dims, heads, guide)
+        if added.blocks:
+            h = h + added.blocks[number]
     if guide:  # from here on the image is modulated by both prompts
         h = ops.xp.concat([h, h], axis=0)
-    for block in p.single_transformer_blocks.items_in_order():
+    for number, block in enumerate(p.single_transformer_blocks.items_in_order()):
         text, h = single_block(ops, block, h, text, emb, positions, dims, heads, guide)
+        if added.single_blocks:
+            more = added.single_blocks[number]
+            h = h + (ops.xp.concat([more, more], axis=0) if guide else more)
     if guide:
         h, emb = h[n:, ...], emb[n:, ...]
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
@@ -127,6 +136,12 @@ def cut_patches(ops: Backend, x: Array) -> Array:
     x = ops.xp.reshape(x, (n, c, h // PATCH, PATCH, w // PATCH, PATCH))
     x = ops.xp.permute_dims(x, (0, 2, 4, 1, 3, 5))
     return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
+
+
+def embed_patches(ops: Backend, p: Params, grid: Array) -> Array:
+    """Embed patches (n, rows, columns, c) as tokens (n, rows * columns, d)."""
+    n, rows, columns, width = grid.shape
+    return linear(ops, p, ops.xp.reshape(grid, (n, rows * columns, width)))
 
 
 def join_patches(x: Array, rows: int, columns: int) -> Array:
@@ -181,11 +196,10 @@ def double_block(
     """
     h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
     text, text_gate, *of_text_mlp = adaptive_norm(ops, p.norm1_context, context, emb)
-    streams = h, text, positions, dims, num_heads, guide
-    attended, attended_text = joint_attention(ops, p.attn, *streams)
-    x = x + gate * attended
+    h, text = joint_attention(ops, p.attn, h, text, positions, dims, num_heads, guide)
+    x = x + gate * h
     x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
-    context = context + text_gate * attended_text
+    context = context + text_gate * text
     return context + gated_feed_forward(ops, p.ff_context, context, *of_text_mlp), x
 
 
@@ -215,8 +229,9 @@ def single_block(
         image = guide_halves(ops, attended[:, length:, :], guide)
         image = xp.concat([image, image], axis=0)
         attended = xp.concat([attended[:, :length, :], image], axis=1)
-    wide = gelu_tanh(ops, linear(ops, p.proj_mlp, h), "act_mlp")
-    joined = joined + gate * linear(ops, p.proj_out, xp.concat([attended, wide], axis=2))
+    h = gelu_tanh(ops, linear(ops, p.proj_mlp, h), "act_mlp")
+    h = xp.concat([attended, h], axis=2)  # frees the MLP's 4 d channels, most of the block's memory
+    joined = joined + gate * linear(ops, p.proj_out, h)
     return joined[:, :length, :], joined[:, length:, :]
 
 

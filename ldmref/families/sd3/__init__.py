@@ -1,13 +1,14 @@
 """Stable Diffusion 3 and 3.5: flow matching with a transformer of image and text.
 
-| file          | holds                                |
-|---------------|--------------------------------------|
-| `config.py`   | the configuration of the transformer |
-| `network.py`  | the transformer                      |
-| `text.py`     | how three text encoders condition it |
-| `files.py`    | diffusers' folders                   |
-| `original.py` | the original's single files          |
-| `presets.py`  | the published sizes                  |
+| file            | holds                                |
+|-----------------|--------------------------------------|
+| `config.py`     | the configuration of the transformer |
+| `network.py`    | the transformer                      |
+| `controlnet.py` | its ControlNets                      |
+| `text.py`       | how three text encoders condition it |
+| `files.py`      | diffusers' folders                   |
+| `original.py`   | the original's single files          |
+| `presets.py`    | the published sizes                  |
 
 Esser et al. 2024, arXiv:2403.03206.
 """
@@ -19,6 +20,7 @@ from functools import partial
 
 from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
+from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
@@ -91,6 +93,7 @@ SD3 = Family(
     shrink=shrink,
     zeros=lambda config: ZEROS,
     lora_targets=LORA_TARGETS,
+    control=CONTROL,
     description="Stable Diffusion 3 and 3.5: a transformer of image and text",
 )
 """The family of Stable Diffusion 3."""

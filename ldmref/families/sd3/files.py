@@ -17,7 +17,7 @@ from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig, TextConfi
 
 PIPELINES = (
     "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
-    "StableDiffusion3InpaintPipeline",
+    "StableDiffusion3InpaintPipeline", "StableDiffusion3ControlNetPipeline",
 )  # fmt: skip
 TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that a file omits
     "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 18,
@@ -74,15 +74,32 @@ def convert_transformer_config(data: Mapping[str, Any]) -> MMDiTConfig:
     Raises:
         CorruptModelError: The width of the projected text is not that of the image.
     """
-    fields = {name: data.get(name, default) for name, default in TRANSFORMER_DEFAULTS.items()}
+    return MMDiTConfig(**read_transformer_fields(data, TRANSFORMER_DEFAULTS))
+
+
+def read_transformer_fields(
+    data: Mapping[str, Any], defaults: Mapping[str, Any], text: bool = True
+) -> dict[str, Any]:
+    """Return the fields of a transformer, or of its ControlNet, with our names and values.
+
+    Args:
+        data: The configuration.
+        defaults: The values of the fields that it omits.
+        text: Whether the blocks have a stream for the text.
+
+    Raises:
+        CorruptModelError: The width of the projected text is not that of the image.
+    """
+    fields = {name: data.get(name, default) for name, default in defaults.items()}
     fields["dual_attention_layers"] = tuple(fields["dual_attention_layers"])
     fields["qk_norm"] = fields["qk_norm"] or ""
     fields["out_channels"] = fields["out_channels"] or fields["in_channels"]
-    found = MMDiTConfig(**fields)
+    fields["joint_attention_dim"] = fields["joint_attention_dim"] or 0
+    width = fields["num_attention_heads"] * fields["attention_head_dim"]
     text_width = data.get("caption_projection_dim", 1152)
-    if text_width != found.width:
+    if text and text_width != width:
         raise config_error(
             f"the transformer has caption_projection_dim = {text_width}, its image tokens "
-            f"{found.width}: both streams must be as wide"
+            f"{width}: both streams must be as wide"
         )
-    return found
+    return fields

@@ -6,10 +6,12 @@ Esser et al. 2024, arXiv:2403.03206, section 4 and figure 2 (MMDiT); adaLN-Zero 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
+from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.joint_transformers import (
     EPS,
     adaptive_norm,
@@ -34,7 +36,7 @@ def transformer_spec(config: MMDiTConfig) -> Spec:
     """Return the shapes of every parameter of the transformer."""
     d = config.width
     patch = config.patch_size
-
+    last = config.num_layers - 1
     return {
         "pos_embed": {
             "pos_embed": (1, config.pos_embed_max_size**2, d),
@@ -42,17 +44,16 @@ def transformer_spec(config: MMDiTConfig) -> Spec:
         },
         "time_text_embed": embedding_spec(d, config.pooled_projection_dim),
         "context_embedder": linear_spec(config.joint_attention_dim, d),
-        "transformer_blocks": numbered(block_spec(config, i) for i in range(config.num_layers)),
+        "transformer_blocks": numbered(block_spec(config, i, i == last) for i in range(last + 1)),
         "norm_out": {"linear": linear_spec(d, 2 * d)},
         "proj_out": linear_spec(d, patch * patch * config.out_channels),
     }
 
 
-def block_spec(config: MMDiTConfig, number: int) -> Spec:
+def block_spec(config: MMDiTConfig, number: int, last: bool = False) -> Spec:
     """Return the shapes of a block; the last one drops the text after its attention."""
     d = config.width
     dual = number in config.dual_attention_layers
-    last = number == config.num_layers - 1
     norm: Spec = {"weight": (config.attention_head_dim,)}
     feed_forward = feed_forward_spec(d)
 
@@ -87,6 +88,7 @@ def transformer(
     pooled: Array,
     skip_layers: Sequence[int] = (),
     attention_guidance: Sequence[float] = (),
+    control: BlockResiduals | None = None,
 ) -> Array:
     """Predict the velocity eps - x0 of latents x_t = (1 - t) x0 + t eps.
 
@@ -102,6 +104,7 @@ def transformer(
         attention_guidance: Scale, largest norm and, optionally, weight of the guidance in joint
             attention (`normalized_attention_guidance`). `context` and `pooled` are then those of n
             negative prompts, followed by those of n prompts.
+        control: What ControlNets add to the tokens of the image after each block but the last.
 
     Returns:
         (n, out_channels, h, w).
@@ -112,17 +115,18 @@ def transformer(
     xp = ops.xp
     patch = config.patch_size
     n, rows, columns = x.shape[0], x.shape[2] // patch, x.shape[3] // patch
-    h = embed_patches(ops, p.pos_embed, x, patch, config.pos_embed_max_size)
+    h = embed_patches(ops, p.pos_embed, x, patch)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     if attention_guidance:
         t = xp.concat([t, t], axis=0)
     emb = embed(ops, p.time_text_embed, t, pooled)
     of_image = emb[n:, ...] if attention_guidance else emb
+    heads = config.num_attention_heads
     for number, p_block in enumerate(p.transformer_blocks.items_in_order()):
-        if number in skip_layers:
-            continue
-        heads = config.num_attention_heads
-        h, text = joint_block(ops, p_block, h, text, emb, heads, attention_guidance)
+        if number not in skip_layers:
+            h, text = joint_block(ops, p_block, h, text, emb, heads, attention_guidance)
+        if control is not None and number < config.num_layers - 1:
+            h = h + control.blocks[number]
 
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, of_image)[0])
     # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
@@ -133,21 +137,20 @@ def transformer(
 
 
 @layer
-def embed_patches(ops: Backend, p: Params, x: Array, patch: int, side: int) -> Array:
-    """Embed patches of latents and their positions, of a table of `side`^2; returns (n, l, d)."""
+def embed_patches(ops: Backend, p: Params, x: Array, patch: int) -> Array:
+    """Embed patches of latents and, if there is a table, their positions; returns (n, l, d)."""
     grid = ops.conv2d(x, p.proj.weight, p.proj.bias, patch, 0)
     n, d, rows, columns = grid.shape
     h = ops.xp.permute_dims(ops.xp.reshape(grid, (n, d, rows * columns)), (0, 2, 1))
-    return h + crop_positions(ops, p.pos_embed, side, grid)
+    return h + crop_positions(ops, p.pos_embed, grid) if "pos_embed" in p else h
 
 
-def crop_positions(ops: Backend, table: Array, side: int, grid: Array) -> Array:
+def crop_positions(ops: Backend, table: Array, grid: Array) -> Array:
     """Return the middle of the table of positions, for patches (n, d, rows, columns).
 
     Args:
         ops: The backend.
         table: (1, side * side, d), whose first half of the width tells the column.
-        side: Height and width of the table.
         grid: The patches.
 
     Returns:
@@ -157,6 +160,7 @@ def crop_positions(ops: Backend, table: Array, side: int, grid: Array) -> Array:
         UsageError: There are more rows or columns than in the table.
     """
     xp = ops.xp
+    side = math.isqrt(table.shape[1])
     sizes = [size for size in grid.shape[2:] if isinstance(size, int)]  # others are open in graphs
     if max(sizes, default=0) > side:
         raise UsageError(
@@ -198,15 +202,15 @@ def joint_block(
     """
     h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
     text, *of_text = adaptive_norm(ops, p.norm1_context, context, emb)
-    attended, *attended_text = joint_attention(ops, p.attn, h, text, num_heads, guide)
-    x = x + gate * attended
+    h, *text = joint_attention(ops, p.attn, h, text, num_heads, guide)
+    x = x + gate * h
     if "attn2" in p:
         *of_mlp, h, gate = of_mlp
         x = x + gate * joint_attention(ops, p.attn2, h, None, num_heads)[0]
     x = x + gated_feed_forward(ops, p.ff, x, *of_mlp)
     if "ff_context" in p:
         gate, *of_mlp = of_text
-        context = context + gate * attended_text[0]
+        context = context + gate * text[0]
         context = context + gated_feed_forward(ops, p.ff_context, context, *of_mlp)
     return x, context
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,20 @@ import numpy as np
 
 from ldmref.errors import InputError
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.diffusers.checks import (
-    damage_as_config_error,
-    read_json,
-    require_class,
-    require_lists,
-    require_plain,
-)
-from ldmref.io.diffusers.config import UNET_DEFAULTS, convert_unet_config
+from ldmref.io.diffusers.checks import damage_as_config_error, read_json, require_class
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
-from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
-from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.control import own_spec
+from ldmref.models.controlnet import ControlNetConfig
+from ldmref.models.denoiser_config import DenoiserConfig, UNetConfig
+from ldmref.models.family import list_families
 from ldmref.models.presets import PRESETS
 from ldmref.models.validate import check_network
 from ldmref.support.files import check_input_path
 
 PREFIX = "control_model."
-CLASSES = ("ControlNetModel",)
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
-DEFAULTS = UNET_DEFAULTS | {
-    "conditioning_channels": 3,
-    "conditioning_embedding_out_channels": (16, 32, 96, 256),
-}
-PLAIN: dict[str, tuple[Any, ...]] = {
-    "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class ControlNetFile:
     """A ControlNet on disk: its configuration, and its tensors under the names of `table`."""
 
     name: str
-    config: ControlNetConfig
+    config: Any
     stored: TensorView = field(repr=False)
     table: KeyTable = field(repr=False)
 
@@ -58,14 +44,15 @@ class ControlNetFile:
         return self.stored.sha256()
 
 
-def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> ControlNetFile:
+def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> ControlNetFile:
     """Open a ControlNet and check every name and shape, without reading a tensor.
 
     Args:
-        path: A diffusers folder (ControlNetModel), or one file with CompVis' names, with or without
-            `control_model.`; other networks in the file are ignored.
-        unet: The U-Net that a single file must fit, since a file has no configuration. None:
-            those of Stable Diffusion are tried.
+        path: A diffusers folder (ControlNetModel, or the class of another family), or one file with
+            CompVis' names of a U-Net's ControlNet, with or without `control_model.`; other networks
+            in the file are ignored.
+        unet: The U-Net that a single file must fit, since a file has no configuration. None, or
+            another denoiser: those of Stable Diffusion are tried.
 
     Returns:
         The configuration and the tensors, which are read when they are used.
@@ -86,7 +73,13 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
         hint = "give a diffusers folder or a .safetensors file"
         raise InputError(f"no ControlNet {str(path)!r}", code="E-CONTROL", hint=hint)
     stored = TensorView([TensorFile(path)], prefix=PREFIX)
-    unets = [PRESETS[name].unet for name in PRESET_UNETS] if unet is None else [unet]
+    if "controlnet_blocks.0.weight" in stored.shapes:
+        message = f"{path.name} holds a transformer's ControlNet without its configuration"
+        hint = "give the folder that also holds its config.json"
+        raise InputError(message, code="E-CONTROL", hint=hint)
+    unets = [PRESETS[name].unet for name in PRESET_UNETS]
+    if isinstance(unet, UNetConfig):
+        unets = [unet]
     configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in unets]
     candidates = ((config, controlnet_table(config)) for config in configs)
     message = f"{path.name} is not a ControlNet that fits the model"
@@ -94,26 +87,19 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     return ControlNetFile(path.stem, config, stored, table)
 
 
-def convert_controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
-    """Convert the configuration of a `ControlNetModel`."""
-    data = DEFAULTS | dict(data)
-    where = "the ControlNet's configuration"
-    require_plain(data, PLAIN, where)
-    require_lists(data, DEFAULTS, where)
-    mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
-    unet = convert_unet_config(
-        data | {"out_channels": data["in_channels"], "up_block_types": mirrored}
-    )
-    widths = tuple(data["conditioning_embedding_out_channels"])
-    return ControlNetConfig(unet, data["conditioning_channels"], widths)
-
-
 def _open_folder(folder: Path) -> ControlNetFile:
     data = read_json(folder / "config.json")
-    require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-CONTROL")
+    controls = (family.control for family in list_families())
+    classes = {
+        name: convert
+        for control in controls
+        if control is not None
+        for name, convert in control.classes.items()
+    }
+    kind = data.get("_class_name")
+    require_class(kind, classes, f"{folder.name!r} holds", "E-CONTROL")
     with damage_as_config_error(folder.name):
-        config = convert_controlnet_config(data)
+        config = classes[str(kind)](data)
         check_network(config, "controlnet")
-    spec = controlnet_spec(config)
-    name = repr(folder.name)
-    return ControlNetFile(folder.name, config, *open_network(folder, "unet", spec, name))
+    stored = open_network(folder, "controlnet", own_spec(config), repr(folder.name))
+    return ControlNetFile(folder.name, config, *stored)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError
+from ldmref.io.adapters.control_lora import narrow_columns, pad_columns
 from ldmref.io.adapters.lora_file import ADAPTER_METADATA, Lora, lora_error
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
 from ldmref.io.key_report import compare
@@ -39,6 +40,8 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
 
     Names and shapes are compared; no numbers are read.
 
+    A LoRA that was made for a model without a control image may leave out the image's columns.
+
     Raises:
         KeyMismatchError: A tensor of the file is not used, or has another shape.
         CorruptModelError: The file holds no tensors.
@@ -48,9 +51,13 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
     shapes = flatten(model_spec(config))
     named = _assign(lora_names(config), lora.tensors)
     have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
+    narrow = narrow_columns(config)
     want: dict[str, Shape] = {}
     for tensor, roles in named.items():
-        want |= _wanted(tensor, roles, have, shapes)
+        fitting = _wanted(tensor, roles, have, shapes)
+        if "down" in roles and have[roles["down"].name][1:] == (narrow.get(_layer(tensor)),):
+            fitting[roles["down"].name] = have[roles["down"].name]
+        want |= fitting
     hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
     compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
     return named
@@ -72,8 +79,12 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
         what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
         raise CorruptModelError(what, code="E-NONFINITE")
     changes = {}
+    shapes = flatten(model_spec(config))
+    narrow = narrow_columns(config)
     for tensor, roles in named.items():
         change = {role: tensors[name] for role, (name, _) in roles.items()}
+        if tensor in narrow and "down" in change:  # made for the model without a control image
+            change["down"] = pad_columns(change["down"], shapes[tensor][1])
         for role in change.keys() - {"down", "alpha"}:
             entry = roles[role].entry
             if entry is not None:

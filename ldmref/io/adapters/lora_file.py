@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from reprlib import repr as shorten
@@ -68,7 +68,23 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     >>> read_loras([(path, 0.5)])[0].weight
     0.5
     """
-    result = []
+    return [replace(lora, sha256=file.sha256()) for file, lora in _open(loras)]
+
+
+def open_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[Lora]:
+    """Open LoRA files without their digests, for which all of a file must be read.
+
+    Args:
+        loras: As for `read_loras`.
+
+    Raises:
+        UsageError, InputError, CorruptModelError, UnsafeFileError: As for `read_loras`.
+    """
+    return [lora for _, lora in _open(loras)]
+
+
+def _open(loras: Any) -> Iterator[tuple[TensorFile, Lora]]:
+    """Yield the file of each LoRA, and the LoRA without its digest."""
     if isinstance(loras, str | os.PathLike):
         loras = [loras]
     if not isinstance(loras, Sequence) or isinstance(loras, bytes):
@@ -85,8 +101,7 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
         path = check_input_path(path, "the path of a LoRA", "E-LORA")
         weight = check_lora_weight(weight)
         file = TensorFile(path)
-        result.append(Lora(path.stem, file, weight, file.sha256(), _adapter(file)))
-    return result
+        yield file, Lora(path.stem, file, weight, adapter=_adapter(file))
 
 
 def check_lora_weight(weight: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import match_tensors
 from ldmref.io.adapters.lora_file import Lora
@@ -48,14 +49,17 @@ def with_loras(model: LatentDiffusion, loras: Sequence[Lora]) -> LatentDiffusion
     (True, 0.5)
     """
     ops = model.backend
-    names = {name for lora in loras for name in match_tensors(model.config, lora)}
+    config = widen_config(model.config, loras)
+    names = {name for lora in loras for name in match_tensors(config, lora)}
     networks = {name.partition(".")[0] for name in names}
     flat = {network: flatten(model.params[network], f"{network}.") for network in networks}
     base = {name: ops.to_numpy(flat[name.partition(".")[0]][name]) for name in sorted(names)}
-    for name, tensor in apply_loras(model.config, base, loras).items():
+    base = widen_tensors(model.config, config, base)
+    for name, tensor in apply_loras(config, base, loras).items():
         flat[name.partition(".")[0]][name] = ops.weight(tensor)
     trees = {network: unflatten(flat[network])[network] for network in networks}
     merged = model.with_params(trees, ops)
+    merged.config = config
     before = model.modifications.get("loras") or []
     records = [*before, *(lora.record for lora in loras)]
     merged.modifications = model.modifications | ({"loras": records} if records else {})

@@ -15,8 +15,21 @@ from ldmref.support import files
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
     Raises:
-        InputError, CorruptModelError: The file is missing, or holds something else.
+        InputError, CorruptModelError: The file is missing, or holds another value.
+
+    >>> import pathlib, tempfile
+    >>> from ldmref.io.diffusers import read_json
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "config.json")
+    >>> _ = path.write_text('{"in_channels": 4}')
+    >>> read_json(path)
+    {'in_channels': 4}
     """
     if not path.is_file():
         raise InputError(f"{path.parent.name!r} has no file {path.name}", code="E-MODEL")
@@ -32,7 +45,19 @@ def config_error(message: str, hint: str = "") -> CorruptModelError:
 
 
 def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: str) -> None:
-    """Refuse a configuration whose field has a value that `plain` does not list for it."""
+    """Refuse a configuration whose field has a value that is not supported.
+
+    Args:
+        data: The configuration.
+        plain: The supported values of fields, by name. A field may be missing.
+        where: What is configured, for the message.
+
+    Raises:
+        CorruptModelError: A field has another value.
+
+    >>> from ldmref.io.diffusers import require_plain
+    >>> require_plain({"act_fn": "silu"}, {"act_fn": ("silu", "swish")}, "the U-Net")
+    """
     for name, values in plain.items():
         if name in data and data[name] not in values:
             message = f"{where} has {name} = {shorten(data[name])}, which is not supported"

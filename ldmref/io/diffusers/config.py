@@ -170,7 +170,22 @@ def convert_unet_config(data: Mapping[str, Any]) -> UNetConfig:
 
 
 def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
-    """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`."""
+    """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`.
+
+    Args:
+        data: The contents of config.json.
+
+    Returns:
+        The configuration in the terms of ldmref.
+
+    Raises:
+        CorruptModelError: A field is not supported.
+
+    >>> from ldmref.io.diffusers import convert_autoencoder_config
+    >>> data = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512]}
+    >>> convert_autoencoder_config(data).factor
+    8
+    """
     plain = VAE_PLAIN
     vq = data.get("_class_name") == "VQModel"
     fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else KL_DEFAULTS)

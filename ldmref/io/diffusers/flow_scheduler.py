@@ -26,7 +26,7 @@ FLOW_PLAIN: dict[str, tuple[Any, ...]] = {
 # Pipelines that let the scheduler space the levels over its table; others give 1, ..., 1/n.
 ON_TABLE = (
     "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline",
-    "StableDiffusion3InpaintPipeline",
+    "StableDiffusion3InpaintPipeline", "StableDiffusion3ControlNetPipeline",
 )  # fmt: skip
 
 

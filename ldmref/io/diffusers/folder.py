@@ -114,7 +114,19 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
 
 
 def get_class(index: Mapping[str, Any], part: str) -> str:
-    """Return the class of a part in model_index.json, ["library", "class"]; "" if it has none."""
+    """Return the class of a part in model_index.json, which is ["library", "class"] there.
+
+    Args:
+        index: The contents of model_index.json.
+        part: The name of the part, such as "scheduler".
+
+    Returns:
+        The class; "" if the part has none.
+
+    >>> from ldmref.io.diffusers import get_class
+    >>> get_class({"scheduler": ["diffusers", "DDIMScheduler"]}, "scheduler")
+    'DDIMScheduler'
+    """
     entry = index.get(part)
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
         return entry[1]

@@ -115,8 +115,15 @@ def convert_scheduler_config(
         class_name: The class that model_index.json names, which overrides the file's.
         pipeline: The class of the pipeline; some pipelines set fields of their scheduler.
 
+    Returns:
+        The configuration in the terms of ldmref.
+
     Raises:
         CorruptModelError: The scheduler or its configuration is not supported.
+
+    >>> from ldmref.io.diffusers import convert_scheduler_config
+    >>> convert_scheduler_config({"_class_name": "DDIMScheduler"}).sampler
+    'ddim'
     """
     kind = class_name or str(data.get("_class_name"))
     known = FIELDS | FORWARD_ONLY

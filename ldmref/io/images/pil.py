@@ -227,6 +227,18 @@ def to_array(images: list[Image.Image]) -> np.ndarray:
 
 
 def to_images(array: np.ndarray) -> list[Image.Image]:
-    """Convert (n, 3, H, W) in [-1, 1] to RGB images: clipped, scaled to 255 and rounded."""
+    """Convert arrays to RGB images: clipped, scaled to 255 and rounded.
+
+    Args:
+        array: (n, 3, H, W), in [-1, 1].
+
+    Returns:
+        n images of W x H pixels.
+
+    >>> import numpy as np
+    >>> from ldmref.io import to_images
+    >>> to_images(np.zeros((1, 3, 4, 6)))[0].size
+    (6, 4)
+    """
     pixels = np.rint((np.clip(array.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
     return [Image.fromarray(np.ascontiguousarray(p)) for p in pixels.transpose(0, 2, 3, 1)]

@@ -140,20 +140,19 @@ def open_model_file(path: str | Path) -> ModelFile:
         start = stream.read(4)
     if start == b"GGUF":
         return DeferredFile(GGUFFile(path))
-    file = TensorFile(path)
-    if is_quantized(file):
-        return DeferredFile(QuantizedFile(file))
-    return DeferredFile(file) if EXPANDED.keys() & set(file.kinds.values()) else file
+    return open_weights(path)
 
 
 def open_weights(path: Path) -> ModelFile:
-    """Open weights of a folder: as `TensorFile`, but quantised ones as `open_model_file`.
+    """Open weights of a folder, a safetensors file, as `open_model_file` does.
 
     Raises:
         UnsafeFileError, InputError, CorruptModelError: As for `open_model_file`.
     """
     file = TensorFile(path)
-    return DeferredFile(QuantizedFile(file)) if is_quantized(file) else file
+    if is_quantized(file):
+        return DeferredFile(QuantizedFile(file))
+    return DeferredFile(file) if EXPANDED.keys() & set(file.kinds.values()) else file
 
 
 def _reopen(path: str, identity: tuple[int, ...]) -> ModelFile:

@@ -12,6 +12,7 @@ from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
 
 EMBEDDED = "embedded"  # the network reads the scale
+AUTO = "autoguidance"
 PLAIN = (None, "", "cfg", "classifier_free", "none")
 SURE = ("guidance", "cond", "the sum", "the prediction")  # beginnings of causes
 
@@ -30,6 +31,8 @@ def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | Non
     cond = context.read(entry, "cond", "text")
     output = context.read_output(entry)
     name = entry.attributes.get("name", entry.attributes.get("guidance"))
+    if name == AUTO:
+        return _judge_autoguidance(context, entry, output, cond, uncond)
     if name not in (*PLAIN, EMBEDDED):
         return context.not_judged(entry, "guidance", f"guidance {name!r} is not recomputed")
     scale = _requested_scale(context)
@@ -43,6 +46,35 @@ def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | Non
     if scale is None:
         return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
     return compare(context, entry, uncond, cond, scale, output, _halves(context, before))
+
+
+def _judge_autoguidance(
+    context: PipelineContext,
+    entry: TraceEntry,
+    output: np.ndarray | None,
+    cond: np.ndarray | None,
+    uncond: np.ndarray | None,
+) -> Row:
+    """Return the row of a guidance by a weaker model, with or without a classifier-free one."""
+    guide = context.read(entry, "guide")
+    weight = entry.attributes.get("weight")
+    scale = context.number(entry, "scale")
+    own = cond
+    if cond is not None and uncond is not None and scale is not None:
+        own = classifier_free_guidance(uncond, cond, scale)
+    if output is None or own is None or guide is None or not isinstance(weight, int | float):
+        return context.not_judged(entry, "guidance", "its parts or its result were not recorded")
+    expected = classifier_free_guidance(guide, own, weight)
+    largest = float(np.max(np.abs(expected), initial=1e-30))
+    size = float(np.max(np.abs([guide, own]), initial=0.0)) * (1.0 + 2.0 * abs(weight))
+    changes = {
+        "the weaker model is not used": own,
+        "the weaker model alone": guide,
+        "the two models are exchanged": classifier_free_guidance(own, guide, weight),
+        "a weight larger by 1": own + weight * (own - guide),
+    }
+    floor = context.epsilon * size / largest
+    return context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
 
 
 def _halves(context: PipelineContext, entry: TraceEntry | None) -> tuple[np.ndarray, ...]:

@@ -13,7 +13,7 @@ from itertools import zip_longest
 import numpy as np
 
 from ldmref.errors import LdmrefError
-from ldmref.locate.findings import Row
+from ldmref.locate.findings import EQUAL, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import NOISE, PipelineContext
 from ldmref.locate.pipeline.recorded_step import (
@@ -57,7 +57,8 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     try:
         expected = dict(_follow(context, known, right))
     except (NotRecorded, LdmrefError, ValueError) as error:
-        yield context.not_judged(entries[0], "step", str(error))
+        unknown = context.not_judged(entries[0], "step", str(error))
+        yield from _without_noise(context, known, right) or [unknown]
         return
     low = dict(_follow(context, known, replace(right, config=in_format(right.config, "float32"))))
     with np.errstate(all="ignore"):
@@ -188,6 +189,37 @@ def _follow(
         for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
             yield start + j, from_path(state, sigma, on_path)
         yield k - 1, from_path(x_next, interval.sigma_next, on_path)
+
+
+def _without_noise(
+    context: PipelineContext, evaluations: Sequence[RecordedEvaluation], right: StepSettings
+) -> list[Row]:
+    """Return a row for every step of a port that takes eta = 0 instead of another one.
+
+    Such a port draws no noise, so only the means of the right states are known. [] if eta = 0 does
+    not explain every recorded state.
+    """
+    if not right.eta or any(len(evaluation.noise) for evaluation in evaluations):
+        return []
+    cause = f"eta 0 instead of {right.eta:g}"
+    noiseless = [replace(e, noise=[np.zeros_like(e.state)] * 2) for e in evaluations]
+    try:
+        means = dict(_follow(context, noiseless, right))
+        taken = dict(_follow(context, evaluations, replace(right, eta=0.0)))
+    except (NotRecorded, LdmrefError, ValueError):
+        return []
+    rows = []
+    for i, evaluation in enumerate(evaluations):
+        output = context.read_output(evaluation.entry)
+        if output is None or i not in taken or i not in means:
+            return []
+        variants = [(cause, taken[i])]
+        least = _least(context.epsilon, evaluation.state, taken[i])
+        entry = evaluation.entry
+        row = context.judge(entry, "step", output, means[i], least=least, variants=variants)
+        rows.append(row)
+    explained = all(row.verdict == EQUAL or row.cause == cause for row in rows)
+    return rows if explained and any(row.cause for row in rows) else []
 
 
 def _without_signal(

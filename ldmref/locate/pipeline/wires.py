@@ -218,7 +218,7 @@ def _number(call: str) -> int:
 
 
 def _continues(context: PipelineContext, step: TraceEntry, following: TraceEntry) -> bool:
-    """Return whether a step goes on where the step before it ended, without a jump between."""
+    """Return whether a step starts where the step before it ended, without a jump between."""
     if _number(following.call) != _number(step.call) + 1:
         return False  # a part of the steps was recorded
     a, b = step.attributes, following.attributes

@@ -1,6 +1,6 @@
 """Fine-tuning of a model: LoRA, textual inversion, or all parameters of the denoiser.
 
-run.py                 `fine_tune`
+finetuning_run.py      `fine_tune`
 recipe.py              the recipe; defaults.py: defaults that depend on method and base
 stage.py               the trainer, whose loss is that of the denoiser
 adapters.py            the trained parameters of each method, and the file that they are written to

@@ -12,7 +12,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
-from ldmref.modes.denoiser import add_scale
+from ldmref.modes.model_denoiser import add_scale
 from ldmref.modes.text import encode_conditioning
 from ldmref.training.batches import Part
 from ldmref.training.diffusion.latents import NoisyLatents

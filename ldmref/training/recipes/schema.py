@@ -60,8 +60,23 @@ class OptimizerConfig:
     (Hägele et al. 2024, arXiv:2405.18392), during which the budget can be raised without changing
     any step so far.
 
-    `betas` and `eps` are AdamW's, `muon_momentum` is Muon's. PyTorch and latent diffusion use
-    betas of (0.9, 0.999); 0.99 forgets the steep gradients of the first steps sooner.
+    PyTorch and latent diffusion use betas of (0.9, 0.999); 0.99 forgets the steep gradients of the
+    first steps sooner.
+
+    Args:
+        batch_size: The number of examples of a step.
+        accumulation: The number of parts that are computed one after the other.
+        learning_rate: AdamW's, at its highest.
+        muon_rate: Muon's, at its highest; 0: AdamW trains everything.
+        warmup: The number of steps in which the rates rise.
+        cooldown: The share of all steps in which they fall, in [0, 1].
+        weight_decay: That of both optimizers, as a share of the learning rate.
+        betas: Decays of AdamW's two moving averages, in [0, 1).
+        eps: The number added to AdamW's denominator.
+        muon_momentum: Muon's, in [0, 1).
+        clip_norm: The largest norm of a gradient; a larger one is scaled to it.
+        ema_decay: Decay of the moving average of the parameters, in [0, 1).
+        shard: Whether several processes share parameters and the optimizers' state.
     """
 
     batch_size: Annotated[int, Range(1, 1_000_000)] = 64

@@ -24,11 +24,12 @@ from ldmref.apps.server.a1111.answers import (
 )
 from ldmref.apps.server.a1111.tasks import BatchedTask
 from ldmref.apps.server.a1111.translate import Translated, translate
+from ldmref.apps.server.arrays import decode_base64
 from ldmref.apps.server.bodies import read_object
 from ldmref.apps.server.clients import Endpoint, plan_batches, refuse_with
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import status_of
-from ldmref.apps.server.inputs import decode_base64, open_bytes, read_base64_image
+from ldmref.apps.server.inputs import open_bytes, read_base64_image
 from ldmref.apps.server.jobs import ServedJob
 from ldmref.apps.server.responses import JSONResponse
 from ldmref.apps.server.streams import await_job

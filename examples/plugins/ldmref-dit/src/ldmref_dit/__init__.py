@@ -21,7 +21,7 @@ from ldmref.families import (
     describe_autoencoder,
 )
 from ldmref.models import AutoencoderConfig, Conditioning, Defaults, ModelConfig
-from ldmref.prompts.tokens import Tokens
+from ldmref.prompts import Tokens
 from ldmref_dit.config import DiTConfig, broken_rules
 from ldmref_dit.files import ORIGINAL, ORIGINAL_SCHEDULER, configure, read_folder
 from ldmref_dit.network import transformer, transformer_spec

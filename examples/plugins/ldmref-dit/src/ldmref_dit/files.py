@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.families import KeyEntry, SingleFile
-from ldmref.io.diffusers.checks import read_json, require_plain
-from ldmref.io.diffusers.config import convert_autoencoder_config
-from ldmref.io.diffusers.folder import get_class
-from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.diffusers import (
+    convert_autoencoder_config,
+    convert_scheduler_config,
+    get_class,
+    read_json,
+    require_plain,
+)
 from ldmref.models import AutoencoderConfig, Defaults, ModelConfig, TextConfig, flatten
 from ldmref.samplers import SchedulerConfig
 from ldmref_dit.config import DiTConfig

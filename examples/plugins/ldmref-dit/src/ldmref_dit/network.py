@@ -11,9 +11,8 @@ from typing import Any
 
 from ldmref.backends import Backend
 from ldmref.math import timestep_embedding
-from ldmref.models import Params
+from ldmref.models import Params, Spec, numbered
 from ldmref.models.layers import attention, layer, linear, mlp
-from ldmref.models.params import Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
 from ldmref_dit.config import DiTConfig
 

@@ -33,7 +33,8 @@ export async function inspectFile(generate, file) {
     return;
   }
   if (!found.mode) {
-    notify("This image does not record how it was made", { action: use });
+    const said = found.notes.length ? "The settings of another program are not restored" : "This image does not record how it was made";
+    notify([said, ...found.notes].join(". "), { action: use });
     return;
   }
   if (!modes.includes(found.mode)) {

@@ -8,6 +8,7 @@ import { describeModel } from "../explorer/source.js";
 import { debounce, loadStyle } from "../explorer/tools.js";
 import { findModel } from "../models.js";
 import { toText } from "../schema.js";
+import { describeCosts } from "./costs.js";
 import { createFlipbook } from "./flipbook.js";
 import { createForm } from "./form.js";
 import { createSheet } from "./sheet.js";
@@ -130,9 +131,10 @@ export async function mount(element, context) {
     sheet.show(grid);
     if (!grid.cells.has(place.join(" ")) && grid.cells.size) place = [...grid.cells.keys()][0].split(" ").map(Number);
     select(...place);
-    about.textContent = grid.distance
+    const distance = grid.distance
       ? "The number below an image is its distance from the converged image of the same seed and guidance: the root mean square difference of their pixels, in units of 1/255. The smallest is marked."
       : "";
+    about.textContent = `${distance} ${describeCosts([grid.x, grid.y, grid.z], capabilities.samplers)}`.trim();
     fill(files, job.files.map(({ name, url }) => h("a", { class: "button", href: url, download: name }, `Download ${name}`)));
   }
 

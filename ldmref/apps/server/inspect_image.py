@@ -10,8 +10,9 @@ from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.server.bodies import as_json
 from ldmref.apps.server.inputs import open_bytes
-from ldmref.errors import UsageError, one_line
+from ldmref.errors import UsageError, one_line, shortened
 from ldmref.io.images.metadata import read_parameters
+from ldmref.io.images.other_programs import describe_other_programs
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
 from ldmref.modes.registry import MODES
@@ -24,7 +25,8 @@ def inspect_image(
 
     `mode` and `parameters` can be submitted again, with the inputs in `missing`, which an image
     does not contain. `notes` say what is not exact. `mode` is None if the file does not record how
-    it was made. `models` are the names of the models whose weights made the image.
+    it was made, or in the way of another program: `notes` then say what that recorded. `models` are
+    the names of the models whose weights made the image.
 
     Args:
         data: The bytes of a PNG, JPEG or WebP file.
@@ -38,21 +40,24 @@ def inspect_image(
         BadRequest: Its record is nested too deeply.
         InputError: Its text is damaged.
     """
-    width, height = open_bytes("the file", data, max_pixels).size
+    image = open_bytes("the file", data, max_pixels)
     recorded = as_json(read_parameters(io.BytesIO(data)))
     answer = {
-        "width": width,
-        "height": height,
+        "width": image.width,
+        "height": image.height,
         "infotext": recorded.get("parameters", ""),
         "recorded": recorded.get("ldmref"),
     }
     record, notes = find_record(recorded)
     if record is None:
-        nothing = {"mode": None, "parameters": {}, "missing": [], "model": None, "notes": []}
-        return answer | nothing | {"models": []}
+        notes = [shortened(one_line(line)) for line in describe_other_programs(image.info)]
+        nothing = {"mode": None, "parameters": {}, "missing": [], "model": None, "models": []}
+        return answer | nothing | {"notes": notes}
     mode = record["mode"]
     served = find_served(record.get("model"), models)
-    parameters = replay(record, {})
+    known = find_served(record.get("guide"), models)
+    second = {"guide": known[0]} if known else {}
+    parameters = replay(record, second)
     if made := record.get("a1111"):
         config = models[served[0] if served else asked].config
         try:
@@ -65,7 +70,7 @@ def inspect_image(
     return answer | {
         "mode": mode,
         "parameters": parameters,
-        "missing": find_missing(record, {}),
+        "missing": find_missing(record, second),
         "model": record.get("model"),
         "notes": notes,
         "models": served,

@@ -1,0 +1,191 @@
+"""The U-Net and its ControlNets, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from ldmref.io.diffusers.controlnet import convert_controlnet_config
+from ldmref.models.config import ModelConfig
+from ldmref.models.controlnet import ControlNetConfig, controlnet, controlnet_spec, encode_hint
+from ldmref.models.declared import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    CallSize,
+    DeclaredNetwork,
+    NetworkInput,
+    NetworkOutput,
+)
+from ldmref.models.declared_control import DeclaredControl, Difference
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.unet import Residuals, unet, unet_spec
+
+TOKENS = CallSize("tokens", label="sequence_length")
+COPIED = (  # fields of a ControlNet's U-Net that are those of the model's
+    "block_out_channels", "layers_per_block", "cross_attention_dim", "class_embed_type",
+    "addition_embed_type",
+)  # fmt: skip
+
+
+def describe_unet(config: UNetConfig) -> DeclaredNetwork:
+    """Return a U-Net."""
+    return DeclaredNetwork(
+        "unet",
+        "unet",
+        "U-Net",
+        unet,
+        partial(unet_spec, config),
+        unet_settings(config, config),
+        tuple(unet_inputs(config)),
+        (NetworkOutput("", "out_sample"),),
+        "unet",
+        numbered=True,
+    )
+
+
+def unet_settings(config: Any, of_unet: UNetConfig) -> dict[str, Any]:
+    """Return the arguments that are not arrays: the configuration, and no context without text."""
+    return {"config": config} | ({} if of_unet.cross_attention_dim else {"context": None})
+
+
+def unet_inputs(config: UNetConfig) -> list[NetworkInput]:
+    """Return the inputs that a U-Net and a ControlNet share."""
+    sample = (BATCH, config.in_channels, HEIGHT, WIDTH)
+    inputs = [
+        NetworkInput("x", "sample", sample, also=("input", "0", "x")),
+        NetworkInput(
+            "t", "timestep", (CallSize("timesteps"),), "timesteps", also=("1", "t", "timesteps")
+        ),
+    ]
+    if config.cross_attention_dim:
+        inputs.append(
+            NetworkInput(
+                "context",
+                "encoder_hidden_states",
+                (BATCH, TOKENS, config.cross_attention_dim),
+                also=("2", "context"),
+                layers=(("attn2.to_k", "input"),),
+            )
+        )
+    if config.addition_embed_type:
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        pooled = ("added_cond_kwargs.text_embeds",)
+        sizes = ("added_cond_kwargs.time_ids",)
+        inputs += [
+            NetworkInput("pooled", "text_embeds", (BATCH, width), also=pooled),
+            NetworkInput("sizes", "time_ids", (BATCH, 6), "sizes", also=sizes),
+        ]
+    return inputs
+
+
+def describe_controlnet(net: ControlNetConfig) -> DeclaredNetwork:
+    """Return a ControlNet, whose image was encoded before."""
+    inputs = unet_inputs(net.unet)
+    hint = NetworkInput(
+        "hint",
+        "hint",
+        (BATCH, net.unet.block_out_channels[0], HEIGHT, WIDTH),
+        case="controlnet_cond",
+        layers=(("controlnet_cond_embedding", "output"),),
+    )
+    before = [x.argument for x in inputs].index("t") + 1
+    before += any(x.argument == "context" for x in inputs)
+    inputs.insert(before, hint)
+    down = [
+        NetworkOutput(f"down.{i}", f"down_block_res_samples.{i}")
+        for i in range(len(unet_residuals(net.unet).down))
+    ]
+    return DeclaredNetwork(
+        "controlnet",
+        "controlnet",
+        "ControlNet",
+        controlnet,
+        partial(controlnet_spec, net),
+        unet_settings(net, net.unet),
+        tuple(inputs),
+        (*down, NetworkOutput("mid", "mid_block_res_sample")),
+        "controlnet",
+        numbered=True,
+    )
+
+
+def describe_hint(net: ControlNetConfig) -> DeclaredNetwork:
+    """Return the encoder of a ControlNet's image."""
+    sides = (CallSize("height", net.factor), CallSize("width", net.factor))
+    hint = NetworkInput(
+        "hint",
+        "hint",
+        (BATCH, net.conditioning_channels, *sides),
+        "hint",
+        case="controlnet_cond",
+        also=("input", "0"),
+    )
+    return DeclaredNetwork(
+        "controlnet.hint",
+        "controlnet",
+        "encoder of a ControlNet's image",
+        encode_hint,
+        partial(controlnet_spec, net),
+        {},
+        (hint,),
+        (NetworkOutput("", "features"),),
+    )
+
+
+def unet_residuals(config: UNetConfig) -> Residuals:
+    """Return the inputs for what ControlNets add to a U-Net.
+
+    One array for each skip connection, and one for the middle.
+
+    >>> from ldmref.models import preset
+    >>> residuals = unet_residuals(preset("sd15").unet)
+    >>> residuals.down[-1].role, residuals.mid.role
+    ('control.down.11', 'control.mid')
+    """
+    last = len(config.block_out_channels) - 1
+    skips = [(config.block_out_channels[0], 0)]
+    for level, channels in enumerate(config.block_out_channels):
+        skips += [(channels, level)] * config.layers_per_block
+        skips += [(channels, level + 1)] * (level < last)
+
+    def describe(name: str, exported: str, channels: int, level: int) -> NetworkInput:
+        suffix = f"_{2**level}" if level else ""
+        height = CallSize("height", over=2**level, label=f"height{suffix}")
+        width = CallSize("width", over=2**level, label=f"width{suffix}")
+        shape = (BATCH, channels, height, width)
+        return NetworkInput("control", name, shape, exported=exported)
+
+    down = "down_block_additional_residuals"
+    inputs = (describe(f"control.down.{i}", f"{down}.{i}", *skip) for i, skip in enumerate(skips))
+    mid = "mid_block_additional_residual"
+    middle = describe("control.mid", mid, config.block_out_channels[last], last)
+    return Residuals(tuple(inputs), middle)
+
+
+def list_differences(config: ModelConfig, net: ControlNetConfig) -> Iterator[Difference]:
+    """Yield in what a ControlNet differs from those that fit a model."""
+    ours = config.unet
+    theirs = net.unet
+    compared = [(name, getattr(theirs, name), getattr(ours, name)) for name in COPIED]
+    compared += [
+        ("in_channels", theirs.in_channels, config.vae.latent_channels),
+        ("conditioning_channels", net.conditioning_channels, 3),
+        ("pixels of the hint per latent cell", net.factor, config.vae.factor),
+    ]
+    yield from ((what, have, want) for what, have, want in compared if have != want)
+
+
+UNET_CONTROL = DeclaredControl(
+    {"ControlNetModel": convert_controlnet_config},
+    lambda config: ControlNetConfig(unet=config.unet),
+    lambda net: [describe_hint(net), describe_controlnet(net)],
+    list_differences,
+    Residuals,
+    {
+        "down_block_additional_residuals": "down",
+        "mid_block_additional_residual": "mid",
+    },
+    lambda config: unet_residuals(config.unet),
+)

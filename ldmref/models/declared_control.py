@@ -1,0 +1,60 @@
+"""The ControlNets of a family as data, which loading, the modes, traces and exports read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ldmref.math.arrays import Array
+from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.declared import DeclaredNetwork
+
+Difference = tuple[str, Any, Any]  # what differs, its value, and the value that fits
+
+
+@dataclass(frozen=True)
+class DeclaredControl:
+    """The ControlNets of a family.
+
+    A ControlNet's configuration has the attribute `family`, the family's name.
+
+    Attributes:
+        classes: For each class of diffusers, a function that reads the configuration from its
+            config.json.
+        default: Returns the configuration of a ControlNet that fits a model and has every network
+            that one may have.
+        networks: Returns the networks of a ControlNet. The last one returns the residuals; it takes
+            the backend, the parameters, the configuration, noisy latents, timesteps, the hint and
+            arrays of the conditioning by name. One before it makes the hint of an image, which is
+            otherwise the latents of the image.
+        differences: Yields in what a ControlNet differs from those that fit a model.
+        residuals: The class of its output, a named tuple of arrays, and of tuples of arrays.
+        passed: The fields of `residuals` by the arguments with which diffusers passes them to the
+            denoiser.
+        inputs: Returns the inputs of a model's denoiser for residuals: `residuals` of
+            `NetworkInput`s, whose argument is `control`.
+        place: Returns residuals as the denoiser adds them, one array for each place, from the
+            configurations of the model and of the ControlNet; None: it is not known.
+        make_hint: Returns the hint of scaled latents (n, c, h, w), from the configurations of the
+            ControlNet and of the autoencoder.
+        draws_hint: Whether diffusers' pipelines sample the latents of the image from the generator,
+            before all other noise.
+        shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
+
+    >>> from ldmref.models.family import find_family
+    >>> sorted(find_family("sd3").control.classes)
+    ['SD3ControlNetModel']
+    """
+
+    classes: Mapping[str, Callable[[Mapping[str, Any]], Any]]
+    default: Callable[[ModelConfig], Any]
+    networks: Callable[[Any], Sequence[DeclaredNetwork]]
+    differences: Callable[[ModelConfig, Any], Iterable[Difference]]
+    residuals: type
+    passed: Mapping[str, str]
+    inputs: Callable[[ModelConfig], Any]
+    place: Callable[[ModelConfig, Any, Any], Any] = lambda config, net, residuals: residuals
+    make_hint: Callable[[Any, AutoencoderConfig, Array], Array] = lambda net, vae, latents: latents
+    draws_hint: bool = False
+    shared: Callable[[Any], tuple[str, ...]] = lambda net: ()
