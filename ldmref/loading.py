@@ -18,7 +18,7 @@ from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_words
 from ldmref.io.checkpoint import open_checkpoint
-from ldmref.io.denoiser_file import require_networks
+from ldmref.io.denoiser_file import require_autoencoder
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
@@ -135,7 +135,7 @@ def load(
     replacement = None if vae is None else read_vae(vae, found.vae)
     if replacement is not None:
         found, tensors = swap_vae(found, tensors, replacement)
-    require_networks(path.name, tensors, found)
+    require_autoencoder(path.name, tensors, found)
     wide = widen_config(found, loras)
     tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES

@@ -11,7 +11,12 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
-from ldmref.io.denoiser_file import find_layout, read_networks, read_other_networks
+from ldmref.io.denoiser_file import (
+    find_layout,
+    read_networks,
+    read_other_networks,
+    require_text_encoders,
+)
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import (
@@ -146,8 +151,12 @@ def open_checkpoint(
         require_published(path, sha256)
         return Checkpoint(path, found, tensors, tokenizers, sha256)
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
-    tokenizers = _find_tokenizers(found, folder, tokenizer) if with_tokenizers else []
+
+    def find_tokenizers() -> list[PromptTokenizer]:
+        return _find_tokenizers(found, folder, tokenizer) if with_tokenizers else []
+
     if file is None:
+        tokenizers = find_tokenizers()
         found, tensors, compute_sha256 = load_diffusers(path, variant)
         return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
     averaged = select_ema(file, found, ema)
@@ -156,7 +165,11 @@ def open_checkpoint(
         tensors = read_networks(file, layout, found)
         if folder is not None and is_diffusers(folder):
             tensors = read_other_networks(folder, found) | tensors
+        if with_tokenizers:  # text encoders that are missing need none
+            require_text_encoders(path.name, tensors, found)
+        tokenizers = find_tokenizers()
         return Checkpoint(path, found, tensors, tokenizers, file.sha256)
+    tokenizers = find_tokenizers()
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
     tensors = read_compvis(file, found, bool(averaged))
     return Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings)

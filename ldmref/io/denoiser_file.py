@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError
+from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread
 from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.identify import refuse_foreign
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, add_prefixes, find_matching, fit, to_native
 from ldmref.io.tensors.model_file import ModelFile
@@ -43,20 +44,52 @@ def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> 
                 hint="give the folder",
             )
         layouts = [layout for layout in layouts if layout.applies(file.shapes)]
-        if not layouts:
-            return None
         reports = [_compare(file.shapes, layout, config) for layout in layouts]
-        best = max(reports, key=lambda report: report.likeness)
-        best.require(f"{file.path.name} is not a {config.name!r} model")
+        best = max(reports, key=lambda report: report.likeness, default=None)
+        if best is None or not best.fits:
+            hint = _explain_misfit(file, config)
+            if best is None:
+                return None
+            if 2 * best.shared < len(file.shapes):
+                refuse_foreign(file.path.name, file.shapes)
+            best.require(f"{file.path.name} is not a {config.name!r} model", hint)
         return config
+    layout, found = _recognise(file)
+    if layout is not None and found is not None:
+        report = _compare(file.shapes, layout, found)
+        report.require(f"{file.path.name} looks like {layout.description}, and differs")
+    return found
+
+
+def _recognise(file: ModelFile) -> tuple[SingleFile, ModelConfig] | tuple[None, None]:
+    """Return the first layout of a family that knows a file, and the configuration by it."""
     for family in list_families():
         for layout in family.files:
             found = layout.recognise(file.shapes)
             if found is not None:
-                report = _compare(file.shapes, layout, found)
-                report.require(f"{file.path.name} looks like {layout.description}, and differs")
-                return found
-    return None
+                return layout, found
+    return None, None
+
+
+def _explain_misfit(file: ModelFile, config: ModelConfig) -> str:
+    """Return which published model a file is that does not fit a configuration of its family.
+
+    Raises:
+        KeyMismatchError: The file is of another family.
+    """
+    layout, found = _recognise(file)
+    if layout is None or found is None:
+        return ""
+    family = family_of(found)
+    if family is not family_of(config):
+        raise KeyMismatchError(
+            f"{file.path.name} is {layout.description}, and {config.name!r} is of another kind",
+            code="E-KEYS",
+            hint="config= (--model-config) takes a folder or preset of the same kind",
+        )
+    if found.name not in family.presets or not _compare(file.shapes, layout, found).fits:
+        return ""
+    return f"it is a {found.name!r} model: give the folder of one as config= (--model-config)"
 
 
 def find_layout(file: ModelFile, config: ModelConfig) -> SingleFile | None:
@@ -112,28 +145,45 @@ def read_other_networks(folder: Path, config: ModelConfig) -> dict[str, np.ndarr
     return {name: tensor for name, tensor in flat.items() if not name.startswith(prefix)}
 
 
-def require_networks(name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> None:
-    """Refuse a model without an autoencoder, or without its text encoders.
+def require_text_encoders(
+    name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig
+) -> None:
+    """Refuse a single file without the text encoders of its model.
+
+    Raises:
+        UsageError: It has none, or not all; the message names the autoencoder as well.
+    """
+    missing = _list_missing(tensors, config)
+    if missing and missing != ["vae"]:
+        raise UsageError(
+            f"{_describe_missing(name, tensors, config)} {', '.join(missing)}",
+            code="E-MODEL",
+            hint="give a folder of diffusers that has them: config= (--model-config)",
+        )
+
+
+def require_autoencoder(name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> None:
+    """Refuse a model without an autoencoder, its own or another one.
 
     Raises:
         UsageError: It has none.
     """
-    present = {key.partition(".")[0] for key in tensors}
-    missing = [part for part, spec in model_spec(config).items() if spec and part not in present]
-    alone = present == {config.denoiser.network}
-    holds = f"{name} holds the denoiser alone, without" if alone else f"{name} is without"
-    if missing and missing != ["vae"]:
+    if "vae" in _list_missing(tensors, config):
         raise UsageError(
-            f"{holds} {', '.join(missing)}",
-            code="E-MODEL",
-            hint="give a folder of diffusers that has them: config= (--config)",
-        )
-    if missing:
-        raise UsageError(
-            f"{holds} an autoencoder",
+            f"{_describe_missing(name, tensors, config)} an autoencoder",
             code="E-VAE",
             hint="give the autoencoder that it was trained with: vae= (--vae)",
         )
+
+
+def _list_missing(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> list[str]:
+    present = {key.partition(".")[0] for key in tensors}
+    return [part for part, spec in model_spec(config).items() if spec and part not in present]
+
+
+def _describe_missing(name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> str:
+    alone = all(key.startswith(f"{config.denoiser.network}.") for key in tensors)
+    return f"{name} holds the denoiser alone, without" if alone else f"{name} is without"
 
 
 def _compare(shapes: Mapping[str, Shape], layout: SingleFile, config: ModelConfig) -> KeyReport:

@@ -45,8 +45,10 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"(^|\.)double_stream_modulation_img\."), "a Flux.2 model", SUPPORTED),
     (_some(r"(^|\.)double_blocks\.\d+\.img_attn\."), "a Flux model of another kind", SUPPORTED),
     (_some(r"(^|\.)joint_blocks\.\d+\."), "a Stable Diffusion 3 model of another kind", SUPPORTED),
+    (_all(r"(unet|transformer|vae|text_encoder(_[23])?)\."), "the weights of a folder of ldmref",
+     "give the folder that they come from, which also holds config.json and tokenizer.json"),
     (_some(r"(^|\.)transformer_blocks\.\d+\.attn\.add_k_proj\."),
-     "a transformer of Flux or Stable Diffusion 3", SUPPORTED),
+     "a transformer of diffusers, without the other networks", FOLDER),
     (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", SUPPORTED),
     (_some(r"^(enc\.)?blk\.\d+\.attn_q\.weight$"), "a text encoder of llama.cpp",
      "give the denoiser, and a folder of diffusers with text encoders as config= (--model-config)"),
@@ -60,8 +62,6 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
     (_all(r"(text_model|text_projection|logit_scale)"),
      "a text encoder, without the other networks", FOLDER),
-    (_all(r"(unet|vae|text_encoder(_[23])?)\."), "the weights of a folder of ldmref",
-     "give the folder that they come from, which also holds config.json and tokenizer.json"),
 )  # fmt: skip
 
 

@@ -179,22 +179,24 @@ def configure_single_file(
 
 
 def find_named_config(name: str | Path) -> ModelConfig:
-    """Return a preset, or read the configuration of a folder or config.json.
+    """Read the configuration of a folder or config.json, or return a preset.
+
+    The folder of a model stands for itself, even with the name of a preset, such as `flux-dev`: the
+    networks that a single file lacks are read from it as well.
 
     Raises:
         InputError: There is none, or it is damaged.
     """
-    if str(name) in PRESETS:
-        return PRESETS[str(name)]
-    known = list_presets()
-    if str(name) in known:
-        return known[str(name)]
     path = check_input_path(name, "the name of a configuration", "E-CONFIG")
+    if not is_model(path):
+        presets = PRESETS if str(name) in PRESETS else list_presets()
+        if str(name) in presets:
+            return presets[str(name)]
     if is_diffusers(path):
         return read_diffusers_config(path)
     file = path if path.suffix == ".json" else path / NATIVE_INDEX
     if not file.is_file():
-        hint = did_you_mean(str(name), known)
+        hint = did_you_mean(str(name), list_presets())
         raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
     return read_config(file)
 

@@ -210,7 +210,7 @@ class ModelConfig:
             raise UsageError(
                 f"{self.name!r} has no U-Net, its network is a {self.denoiser.network}",
                 code="E-FAMILY",
-                hint="choose a model of the family of Stable Diffusion",
+                hint="choose a model with a U-Net, such as Stable Diffusion 1.5 or SDXL",
             )
         return self.denoiser
 
@@ -221,6 +221,12 @@ class ModelConfig:
         The latents' sides are also multiples of the denoiser's `side_multiple`.
         """
         return self.vae.factor * self.denoiser.side_multiple
+
+    @property
+    def max_side(self) -> int | None:
+        """The largest width and height of an image in pixels; None: any."""
+        most = self.denoiser.max_side
+        return None if most is None else self.vae.factor * most
 
     def count_tokens(self, width: int, height: int) -> int:
         """Return the number of image tokens of a denoiser that reads patches of the latents.

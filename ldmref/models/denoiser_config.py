@@ -49,6 +49,11 @@ class DenoiserConfig:
         return 1
 
     @property
+    def max_side(self) -> int | None:
+        """The largest height and width of the latents; None: any."""
+        return None
+
+    @property
     def skippable_layers(self) -> int:
         """The number of layers of which `skip_layers` may leave some out; 0: it takes none."""
         return 0

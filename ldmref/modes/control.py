@@ -130,7 +130,7 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
 
 
 def _require_mode(net: Any, mode: int | None, name: str) -> None:
-    """Check that a ControlNet of several kinds of images, and no other, is given the kind."""
+    """Check that a ControlNet of several kinds of images, and no other, gets the kind."""
     declared = control_of(net).networks(net)[-1].input_of("mode")
     if declared is None and mode is not None:
         raise UsageError(

@@ -76,7 +76,7 @@ def read_control_image(
         raise UsageError(
             f"{config.name!r} generates images only with a control image, such as edges or depths",
             code=CODE,
-            hint="give control_image=IMAGE (--control-image FILE)",
+            hint="give the image as control_image= (--control-image)",
         )
     if source is None:
         return None
@@ -84,8 +84,7 @@ def read_control_image(
         raise UsageError(
             f"{config.name!r} reads no control image",
             code=CODE,
-            hint="leave it out; a ControlNet has its own: control=[Control(net, image)] "
-            "(--control NET:IMAGE)",
+            hint="leave it out; for a ControlNet, give Control(net, image) (--control NET:IMAGE)",
         )
     whole = read_image(source)
     return ControlImage(whole, whole).at(size)

@@ -233,7 +233,7 @@ def check_schedule(config: ModelConfig, job: Job) -> None:
 def check_size(config: ModelConfig, job: Job) -> None:
     """Refuse sizes that the networks cannot take."""
     defaults = config.defaults
-    most = config.max_side or MAX_SIDE
+    most = min(config.max_side or MAX_SIDE, MAX_SIDE)
     for name in ("width", "height"):
         side = getattr(job, name)
         if side % config.size_multiple or side > most:

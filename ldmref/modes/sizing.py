@@ -26,13 +26,15 @@ class Sized(NamedTuple):
 def round_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, int] | None:
     """Return the image's size, with each side rounded down to one that the model can generate.
 
-    None if a side becomes 0, or the area exceeds `most` times that on which the model was trained.
+    None if a side becomes 0 or is longer than the model can take, or the area exceeds `most` times
+    that on which the model was trained.
     """
     m = config.size_multiple
     d = config.defaults
     width = image.width - image.width % m
     height = image.height - image.height % m
-    if not 0 < width * height <= most * d.width * d.height or max(width, height) > MAX_SIDE:
+    longest = min(MAX_SIDE, config.max_side or MAX_SIDE)
+    if not 0 < width * height <= most * d.width * d.height or max(width, height) > longest:
         return None
     return width, height
 

@@ -210,10 +210,14 @@ class Guidance:
 def read_guidance(cls: type[Guidance], parameters: Mapping[str, Any]) -> Guidance:
     """Return a guidance with parameters by name; others keep their defaults.
 
+    One number stands for a list of one: `slg:layers=7` has no `+` that shows a list.
+
     Raises:
         UsageError: An unknown parameter, or a value that is not as declared.
     """
+    lists = {name for name, field in get_fields(cls).items() if field.kind is tuple}
+    named = {name: [x] if name in lists and type(x) is int else x for name, x in parameters.items()}
     try:
-        return read(cls, parameters, cls.name)
+        return read(cls, named, cls.name)
     except Invalid as error:
         raise UsageError(str(error), code=CODE, hint=error.hint) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ldmref
 from ldmref.compat import diffusers as compat
 from ldmref.compat.diffusers.memory import OFFLOADING, WITHOUT_EFFECT
 from ldmref.errors import BackendUnavailable, ImageError, InputError, LdmrefError, UsageError
+from ldmref.io import save_folder
 
 SIZE = dict(height=16, width=32)
 ASKED = dict(num_inference_steps=2, guidance_scale=4.0)
@@ -278,3 +281,19 @@ for call in (lambda: pipe("red cat", output_type="pt", **asked), lambda: pipe.to
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_transformer_has_no_pipeline_here(tmp_path):
+    """Of diffusers' pipelines, those of U-Nets are here; the message says what else is."""
+    model = ldmref.random_model("sd3-tiny", backend="numpy")
+    params = {name: p for name, p in model.params.items() if name != "text_encoder_3"}
+    config = dataclasses.replace(model.config, text_encoder_3=None)
+    save_folder(tmp_path / "sd3", config, params, [model.tokenizer] * 2, np.float32)
+    for kind in (
+        compat.StableDiffusionPipeline,
+        compat.DiffusionPipeline,
+        compat.AutoPipelineForText2Image,
+    ):
+        with pytest.raises(UsageError, match="no model of a U-Net") as caught:
+            kind.from_pretrained(tmp_path / "sd3")
+        assert "ldmref.modes" in caught.value.hint

@@ -230,3 +230,14 @@ def test_comfys_checkpoints_of_flux(tmp_path):
     one, two = (ldmref.load(tmp_path / name) for name in ("model", "other"))
     model = ldmref.load(tmp_path / "flux1-dev-fp8.safetensors", config=tmp_path / "other")
     assert generate(model) == generate(one) != generate(two)
+
+
+def test_a_folder_with_the_name_of_a_preset_is_the_folder(made, tmp_path, monkeypatch):
+    """Networks are read from the folder, and so is the configuration."""
+    _, folder, _, tensors = made
+    shutil.copytree(folder, tmp_path / "sd35-medium")
+    save_file(tensors, str(tmp_path / "all.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    want = generate(ldmref.load(folder))
+    assert generate(ldmref.load("all.safetensors", config="sd35-medium")) == want
+    assert read_model_config("all.safetensors", "sd35-medium").denoiser.num_layers == 3

@@ -18,9 +18,10 @@ from ldmref.families.latent_diffusion import networks_of
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
 from ldmref.families.unet import unet_residuals
 from ldmref.models.classifier import ClassifierConfig
+from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import count
-from ldmref.models.presets import PRESETS
+from ldmref.models.presets import PRESETS, preset
 from ldmref.models.residuals import list_arrays
 from ldmref.trace import read_trace, record_trace
 from ldmref.trace.backend import flatten_arrays
@@ -112,6 +113,23 @@ def test_residuals_are_those_of_the_controlnet():
     residuals = list_arrays(unet_residuals(config))
     shapes = [x.shape_at(sizes) for x in residuals]
     assert [x.shape for x in flatten_arrays("", result).values()] == shapes
+
+
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+def test_residuals_of_transformers_are_those_of_their_controlnets(name):
+    config = preset(name)
+    *_, network = auxiliary_networks(config)
+    declared = [x.argument for x in network.inputs]
+    assert declared == [argument for argument in network.arguments if argument in declared]
+    case = network_case("x", network)
+    ops = get_backend("numpy")
+    result = ops.compile(case.function, case.params)(**case.settings, **case.inputs)
+    assert len(flatten_arrays("", result)) == len(network.outputs)
+    control = family_of(config).control
+    placed = flatten_arrays("control", control.place(config, None, result))
+    sizes = {"batch": 2, "patches": 16}
+    for x in list_arrays(control.inputs(config)):
+        assert placed[x.role].shape == x.shape_at(sizes)
 
 
 def test_a_classifier_is_declared_as_well():

@@ -284,6 +284,8 @@ def test_a_denoiser_alone_lacks_networks(folder, tmp_path):
     with pytest.raises(UsageError, match="holds the denoiser alone, without vae, text_encoder"):
         words = folder / "tokenizer"
         ldmref.load(tmp_path / "a.gguf", config=write_config(folder, tmp_path), tokenizer=words)
+    with pytest.raises(UsageError, match="holds the denoiser alone, without vae, text_encoder"):
+        ldmref.load(tmp_path / "a.gguf", config=tmp_path / "native")  # no vocabulary either
 
 
 def write_config(folder, tmp_path):

@@ -11,7 +11,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.families.sd3.original import PREFIX, original_table, recognise
-from ldmref.io.denoiser_file import require_networks
+from ldmref.io.denoiser_file import require_autoencoder, require_text_encoders
 from ldmref.io.key_table import list_stored_shapes, to_compvis, to_native
 from ldmref.models import ModelConfig, preset
 from ldmref.models.config import TEXT_ENCODERS
@@ -78,8 +78,9 @@ def test_a_file_alone_lacks_networks():
     config = preset("sd3-tiny")
     alone = {"transformer.proj_out.bias": np.zeros(16)}
     with pytest.raises(UsageError, match=r"without vae, text_encoder, .*text_encoder_3"):
-        require_networks("a.safetensors", alone, config)
+        require_text_encoders("a.safetensors", alone, config)
     texts = {f"{name}.weight": np.zeros(1) for name in TEXT_ENCODERS}
     with pytest.raises(UsageError, match="safetensors is without an autoencoder"):
-        require_networks("a.safetensors", alone | texts, config)
-    require_networks("a.safetensors", alone | texts | {"vae.weight": np.zeros(1)}, config)
+        require_autoencoder("a.safetensors", alone | texts, config)
+    require_text_encoders("a.safetensors", alone | texts, config)
+    require_autoencoder("a.safetensors", alone | texts | {"vae.weight": np.zeros(1)}, config)

@@ -275,8 +275,8 @@ def test_the_first_candidate_that_fits_is_taken_and_else_the_nearest_is_named():
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["transformer_blocks.0.attn.add_k_proj.weight"], "a transformer of Flux"),
-        (["model.transformer_blocks.11.attn.add_k_proj.bias"], "a transformer of Flux"),
+        (["transformer_blocks.0.attn.add_k_proj.weight"], "a transformer of diffusers"),
+        (["model.transformer_blocks.11.attn.add_k_proj.bias"], "a transformer of diffusers"),
         (["depth_model.x", "model.diffusion_model.out.2.weight"], "a model for depth"),
         (["low_scale_model.x"], "a model for depth"),
         (["noise_augmentor.y"], "a model for depth"),

@@ -11,7 +11,7 @@ import ldmref
 from ldmref import modes, samplers
 from ldmref.errors import UsageError
 from ldmref.modes.guidance_parameter import parse_guidance
-from ldmref.samplers import GUIDANCES
+from ldmref.samplers import GUIDANCES, get_guidance
 
 SEEDED = dict(seed=1, steps=3, cfg_scale=3.0)
 OF_UNETS = sorted(set(GUIDANCES) - {"slg"})  # a U-Net has no blocks that can be left out
@@ -129,6 +129,18 @@ def test_a_u_net_has_no_layers_to_skip(tiny):
 def test_a_list_is_written_with_plus_signs():
     assert parse_guidance("slg:layers=7+8,scale=2")["layers"] == [7, 8]
     assert parse_guidance("own:name=a+b")["name"] == "a+b"
+
+
+@pytest.mark.parametrize("layers", [1, [1], "1"])
+def test_one_layer_is_a_list_of_one(layers):
+    """As in `--guidance slg:layers=1`, which has no plus sign."""
+    if isinstance(layers, str):
+        asked = parse_guidance(f"slg:layers={layers}")
+    else:
+        asked = {"name": "slg", "layers": layers}
+    assert get_guidance(asked).layers == (1,)
+    with pytest.raises(UsageError, match=r"slg\.layers must be a list of whole numbers"):
+        get_guidance({"name": "slg", "layers": True})
 
 
 def test_other_modes_take_it(tiny):

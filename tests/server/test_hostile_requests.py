@@ -89,6 +89,16 @@ def test_head(port, name, row):
     assert_refused(reply, row.statuses, name)
 
 
+def test_a_length_that_stands_twice_in_a_list_is_one(port):
+    """RFC 9110, section 8.6, allows it; two different lengths are refused."""
+    n = len(NATIVE.plain)
+    reply = send(port, build(NATIVE, headers={"Content-Length": f"{n}, {n}"}))
+    assert reply.status == 200, reply
+    for text in (f"{n}, {n - 1}", f"{n - 1}, {n}", f"{n},", f"{n} {n}"):
+        reply = send(port, build(NATIVE, headers={"Content-Length": text}))
+        assert reply.status == 400 and reply.body.strip() == BY_UVICORN, (text, reply)
+
+
 @pytest.mark.parametrize("title", WRONG_JSON)
 @NAMES
 def test_wrong_json(port, name, interface, title):

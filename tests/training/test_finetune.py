@@ -356,6 +356,10 @@ def test_a_size_that_the_model_cannot_have_is_refused(settings):
     with pytest.raises(UsageError) as caught:
         check_base(preset("sd15"), settings(data={"size": 500}))
     assert caught.value.code == "E-SIZE"
+    check_base(preset("sd3-medium"), settings(data={"size": 3072}))
+    with pytest.raises(UsageError, match="size must be at most 3072, not 4096") as caught:
+        check_base(preset("sd3-medium"), settings(data={"size": 4096}))
+    assert caught.value.code == "E-SIZE"
 
 
 def test_one_word_for_two_text_encoders_is_refused(settings):

@@ -27,6 +27,8 @@ from ldmref.errors import (
 from ldmref.modes.cost import is_out_of_memory
 
 OUT_OF_RANGE = " is not in the range "  # of click's message
+MODEL_FLAGS = ("-m", "--model")
+MODEL_ARGUMENTS = ("model", "target", "path")  # of export and evaluate, info, and convert
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -130,7 +132,9 @@ def _suggest_option(
     commands: Mapping[str, click.Command],
     aliases: Mapping[str, str],
 ) -> str:
-    """Suggest a similar flag of the command, or the commands that have this flag."""
+    """Suggest what takes a model, a similar flag of the command, or the commands with this flag."""
+    if name in MODEL_FLAGS and (takes := _where_the_model_goes(command)):
+        return f"{command.name} takes the model as {takes}"
     others = [key for key, other in commands.items() if name in list_flags(other)]
     if others:
         return f"{command.name} does not have it, unlike {', '.join(others)}"
@@ -138,6 +142,16 @@ def _suggest_option(
     known = [*flags, *(f"--{alias}" for alias, to in aliases.items() if f"--{to}" in flags)]
     close = closest(name.strip("-"), [flag[2:] for flag in known if flag.startswith("--")])
     return f"did you mean {f'--{close}'!r}?" if close else ""
+
+
+def _where_the_model_goes(command: click.Command) -> str:
+    """Return the argument or the other flag of a command that names a model, or ""."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.metavar == "MODEL":
+            return f"{parameter.opts[0]} MODEL"
+        if isinstance(parameter, click.Argument) and parameter.name in MODEL_ARGUMENTS:
+            return "an argument, without a flag"
+    return ""
 
 
 def list_flags(command: click.Command) -> list[str]:

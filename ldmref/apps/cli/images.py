@@ -32,7 +32,7 @@ from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.notation import parse_positions
-from ldmref.modes.record import compare_inputs, compare_models
+from ldmref.modes.record import compare_inputs, compare_models, name_other_model
 from ldmref.modes.registry import MODES
 
 OWN_OPTIONS = {
@@ -82,7 +82,11 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
         flags = with_settings(mode, flags, session.configured, replays=bool(recorded))
         if flags["output"] == "-" and flags["as_json"]:
             raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
-        tasks = plan_tasks(mode, config, flags)
+        try:
+            tasks = plan_tasks(mode, config, flags)
+        except UsageError as error:  # a record of a flow does not suit a model of noise, ...
+            error.hint = name_other_model(recorded.get("model"), config) or error.hint
+            raise
     output = make_output(mode, flags, tasks)
     output.check()
     if flags["as_json"]:

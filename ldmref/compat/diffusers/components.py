@@ -14,7 +14,7 @@ from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.loading import load, open_backend
 from ldmref.models.autoencoder import scale_latents, unscale_latents
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.support.files import read_json
@@ -58,6 +58,7 @@ class Weights:
     Raises:
         InputError: There is no such model.
         CorruptModelError: Its configuration is not supported.
+        UsageError: Its denoiser is a transformer.
     """
 
     def __init__(self, name: str | Path, variant: str | None = None):
@@ -65,6 +66,12 @@ class Weights:
         self.path = find_model(name, False, variant)
         self.variant = variant
         self.config: ModelConfig = open_checkpoint(self.path, variant=variant).config
+        if not isinstance(self.config.denoiser, UNetConfig):
+            raise UsageError(
+                f"{self.config.name!r} is no model of a U-Net, and only their pipelines are here",
+                code="E-PIPELINE",
+                hint="use ldmref.load(folder) and ldmref.modes.txt2img",
+            )
         self.backend: str | None = None
         self.device: str | None = None
         self.dtype: str | None = None

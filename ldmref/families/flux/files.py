@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ldmref.errors import short_repr
 from ldmref.families.flux.config import FluxConfig, transformer_of
 from ldmref.families.flux.text import T5_LENGTH
 from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
@@ -115,6 +116,7 @@ def read_transformer_fields(data: Mapping[str, Any], defaults: Mapping[str, Any]
     fields["axes_dims_rope"] = tuple(fields["axes_dims_rope"])
     for name in ("in_channels", "out_channels"):
         if not isinstance(fields[name], int) or fields[name] % PACKED:
-            raise config_error(f"the transformer has {name} = {fields[name]!r}, no multiple of 4")
+            value = short_repr(fields[name])
+            raise config_error(f"the transformer has {name} = {value}, no multiple of 4")
         fields[name] //= PACKED
     return fields

@@ -60,6 +60,11 @@ class MMDiTConfig(DenoiserConfig):
         return self.patch_size
 
     @property
+    def max_side(self) -> int:
+        """The patches of the latents have their positions in a table."""
+        return self.pos_embed_max_size * self.patch_size
+
+    @property
     def skippable_layers(self) -> int:
         """Every block may be left out."""
         return self.num_layers

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ldmref.errors import short_repr
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.text import T5_TOKENS
 from ldmref.io.diffusers.checks import config_error, read_json
@@ -99,7 +100,7 @@ def read_transformer_fields(
     text_width = data.get("caption_projection_dim", 1152)
     if text and text_width != width:
         raise config_error(
-            f"the transformer has caption_projection_dim = {text_width}, its image tokens "
-            f"{width}: both streams must be as wide"
+            f"the transformer has caption_projection_dim = {short_repr(text_width)}, its image "
+            f"tokens {short_repr(width)}: both streams must be as wide"
         )
     return fields

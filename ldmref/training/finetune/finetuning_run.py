@@ -133,8 +133,8 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
 
     Raises:
         UsageError: It does not accept a prompt, needs an image as input, rounds its latents to a
-            codebook, has two text encoders for one word, or does not have the size or a target of
-            the LoRA.
+            codebook, has several text encoders for one word, or does not have the size or a target
+            of the LoRA.
     """
     size = recipe.data.size
     multiple = config.size_multiple
@@ -144,7 +144,8 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
     elif config.image_channels or config.vae.codebook_size:
         problem = "it needs an image as input, or has a codebook"
     elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
-        problem = "a word is learned for one text encoder, and it has two"
+        count = len(config.text_encoders)
+        problem = f"a word is learned for one text encoder, and it has {count}"
     if problem:
         message = f"recipe: {config.name!r} cannot be fine-tuned: {problem}"
         raise UsageError(message, code="E-RECIPE")
@@ -152,4 +153,7 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
         check_targets(config, recipe.lora.targets)
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple}, not {size}"
+        raise UsageError(message, code="E-SIZE")
+    if config.max_side is not None and size > config.max_side:
+        message = f"size must be at most {config.max_side}, not {size}"
         raise UsageError(message, code="E-SIZE")
