@@ -153,7 +153,7 @@ def load(
         wide,
         LazyParams(ops, unflatten(tensors), check),
         checkpoint.tokenizers[0],
-        checkpoint.compute_sha256,
+        checkpoint.digest,
         *checkpoint.tokenizers[1:],
         tiny_autoencoder=build_tiny_autoencoder(ops, replacement),
         warnings=[*checkpoint.warnings, *checked],

@@ -142,7 +142,7 @@ def digest_model(path: str) -> str:
 
 @lru_cache(maxsize=4)
 def _digest_model(path: str, state: tuple[tuple[int, int], ...]) -> str:
-    return open_checkpoint(path).compute_sha256()
+    return open_checkpoint(path).sha256
 
 
 def read_array(declared: Field, value: Any, folder: Path) -> np.ndarray:

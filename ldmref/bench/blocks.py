@@ -24,9 +24,8 @@ from ldmref.families.sd3.network import block_spec, joint_block
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.math.arrays import Array
-from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import ModelConfig
-from ldmref.models.lazy_params import LazyParams
+from ldmref.models.lazy_params import CompiledNetworks, LazyParams
 from ldmref.models.params import Params, Spec, flatten, init, unflatten
 
 SEED = 1

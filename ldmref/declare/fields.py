@@ -106,7 +106,7 @@ class Check:
 
     Args:
         function: `function(name, value)` returns the value in its own type, or raises an error.
-            It accepts its own results, and a default also passes through it.
+            It accepts its own results, and a default other than None and () passes through it.
         json: The JSON schema of the value.
 
     >>> from ldmref.declare import Check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -70,7 +71,8 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
     fields = get_fields(cls)
     prefix = f"{path}." if path else ""
-    data = _current_names(fields, data, prefix)
+    if renamed := _renamed_fields(cls):
+        data = _current_names(renamed, data, prefix)
     for key in data:
         if key not in fields:
             name = f"{prefix}{key}"
@@ -85,17 +87,23 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         values[key] = _check(fields[key], value, prefix + key, default)
     if base is None:
         for name, field in fields.items():
-            if field.get(Check) and name not in values:
+            if field.default not in (None, ()) and name not in values and field.get(Check):
                 values[name] = _check(field, field.default, prefix + name)
         return cls(**values)
     return dataclasses.replace(base, **values)  # type: ignore[type-var]
 
 
+@functools.cache
+def _renamed_fields(cls: type) -> Mapping[str, str]:
+    """Return the fields of a dataclass that had another name, by that name."""
+    marks = {name: field.get(Formerly) for name, field in get_fields(cls).items()}
+    return {mark.name: name for name, mark in marks.items() if mark is not None}
+
+
 def _current_names(
-    fields: Mapping[str, Field], data: Mapping[str, Any], prefix: str
+    renamed: Mapping[str, str], data: Mapping[str, Any], prefix: str
 ) -> Mapping[str, Any]:
     """Return the mapping with the present names of renamed fields."""
-    renamed = {mark.name: name for name, f in fields.items() if (mark := f.get(Formerly))}
     for old, new in renamed.items():
         if old in data and new in data:
             message = f"{prefix}{old} and {prefix}{new} are one key: keep {prefix}{new}"
@@ -169,9 +177,9 @@ def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
 def _check_number(kind: Callable[[Any], Any], limits: Range, value: Any, path: str) -> Any:
     """Return a number within limits; NumPy's numbers are numbers, booleans are not."""
     expected = numbers.Integral if kind is int else numbers.Real
-    article = "a whole number" if kind is int else "a number"
-    allowed = article if limits == Range() else f"{article} {limits}"
     if isinstance(value, bool) or not isinstance(value, expected) or not limits.holds(value):  # type: ignore[arg-type]
+        article = "a whole number" if kind is int else "a number"
+        allowed = article if limits == Range() else f"{article} {limits}"
         raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
     return kind(value)
 

@@ -23,8 +23,7 @@ from ldmref.explore.trunk import changes_of, find_trunk, read_trunk
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.cost import explain_memory
-from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.generate import Callback, CancelFlag, explain_memory
 from ldmref.modes.record import (
     SOURCES,
     compare_models,
@@ -213,7 +212,8 @@ class Brancher:
         events = explain_memory(recording.sample(self.cancel), self.model, trunk.run.job)
         for progress in islice(events, k):  # with the levels ahead, which some steps read
             state = progress.state
-            notify(self.callback, replace(progress, steps=total))
+            if self.callback is not None:
+                notify(self.callback, replace(progress, steps=total))
         if state is None:
             return recording, trajectory.x, trajectory.history
         return recording, state.x, state.history

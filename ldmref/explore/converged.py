@@ -23,8 +23,7 @@ from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks
-from ldmref.modes.cost import explain_memory
-from ldmref.modes.generate import CancelFlag
+from ldmref.modes.generate import CancelFlag, explain_memory
 from ldmref.modes.run import Run
 from ldmref.modes.trajectory import Trajectory
 

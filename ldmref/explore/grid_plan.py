@@ -208,7 +208,7 @@ def make_grid(
     for event in planned.generate(model, cancel):
         if isinstance(event, GridCell):
             cells.append(event)
-        else:
+        elif callback is not None:
             notify(callback, event)
     return planned.finish(cells)
 

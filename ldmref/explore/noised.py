@@ -14,7 +14,7 @@ from ldmref.errors import UsageError
 from ldmref.explore.format import CODE
 from ldmref.explore.record import prepare_one
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.cost import explain_memory
+from ldmref.modes.generate import explain_memory
 from ldmref.modes.plan import find_mode
 from ldmref.modes.registry import MODES
 from ldmref.modes.run import Run

@@ -10,8 +10,7 @@ from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.recording import Recording, words_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.cost import explain_memory
-from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.generate import Callback, CancelFlag, explain_memory
 from ldmref.modes.plan import plan
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
@@ -127,6 +126,7 @@ def record_trajectory(
     """
     recording = Recording(run, trajectory, words_of(run) if attention else [], before)
     for progress in explain_memory(recording.sample(cancel), run.model, run.job):
-        notify(callback, progress)
+        if callback is not None:
+            notify(callback, progress)
     [image] = run.decode(recording.latents)
     return recording.finish(image, branch, [*run.warnings, *warnings])

@@ -195,7 +195,8 @@ def condition_on_text(
     ops: Backend, config: ModelConfig, states: Array, pooled: Array | None, size: tuple[int, int]
 ) -> Conditioning:
     """Return the conditioning of a U-Net; SDXL also reads pooled text and the image's size."""
-    if not config.unet.addition_embed_type:
+    assert isinstance(config.denoiser, UNetConfig)
+    if not config.denoiser.addition_embed_type:
         return Conditioning(states)
     width, height = size
     row = np.asarray([[height, width, 0, 0, height, width]], np.float64)

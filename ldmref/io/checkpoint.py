@@ -42,7 +42,7 @@ class Checkpoint:
         config: The configuration of all networks.
         tensors: The tensors by our names, such as `unet.conv_in.weight`.
         tokenizers: One tokenizer per text encoder, or one for both; none if not asked for.
-        compute_sha256: A function that computes `sha256`.
+        digest: SHA-256 of the file of the weights, or a function that computes it.
         ema: Whether the averaged weights of a training checkpoint are read; None if it has none.
         warnings: Warnings about the choice of the weights.
 
@@ -56,14 +56,14 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, np.ndarray]
     tokenizers: Sequence[PromptTokenizer]
-    compute_sha256: Callable[[], str]
+    digest: str | Callable[[], str]
     ema: bool | None = None
     warnings: Sequence[str] = ()
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file of the weights; the first use reads the whole file."""
-        return self.compute_sha256()
+        return self.digest if isinstance(self.digest, str) else self.digest()
 
     def check_weights(self, allow_nonfinite: bool = False) -> list[str]:
         """Check all weights and, in a folder of ldmref, the recorded digests of its files.
@@ -149,7 +149,7 @@ def open_checkpoint(
     if is_native(path):
         found, tensors, tokenizers, sha256 = load_folder(path)
         require_published(path, sha256)
-        return Checkpoint(path, found, tensors, tokenizers, lambda: sha256)
+        return Checkpoint(path, found, tensors, tokenizers, sha256)
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
 
     def find_tokenizers() -> list[PromptTokenizer]:

@@ -9,12 +9,12 @@ from typing import Any
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.conditioning import Conditioning, convert_conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl
 from ldmref.models.family import family_of, find_family
+from ldmref.models.lazy_params import CompiledNetworks
 from ldmref.models.params import Params, Spec, tree_map
 
 

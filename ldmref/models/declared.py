@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from ldmref.errors import UsageError
@@ -126,6 +125,8 @@ class DeclaredNetwork:
         exported: The name of its exported graph.
         numbered: Whether a run calls it once per step.
         layers: How the names of its layers begin. (): as those of its parameters.
+        defaults: What a denoiser gets for each argument after the configuration, the latents and
+            the time, in their order, if a call leaves it out: its setting, its default or None.
 
     >>> import ldmref
     >>> network = ldmref.random_model("tiny").denoiser
@@ -144,16 +145,18 @@ class DeclaredNetwork:
     exported: str = ""
     numbered: bool = False
     layers: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(init=False, repr=False)
 
-    @cached_property
-    def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The parameters of the function, in their order."""
-        return inspect.signature(self.function).parameters
+    def __post_init__(self) -> None:
+        parameters = inspect.signature(self.function).parameters
+        defaults = {name: _default(parameters[name]) for name in list(parameters)[5:]}
+        settings = {name: self.settings[name] for name in defaults if name in self.settings}
+        object.__setattr__(self, "defaults", defaults | settings)
 
     @property
     def arguments(self) -> list[str]:
         """The arguments of the function after those of the network's parameters, in their order."""
-        return list(self.parameters)[2:]
+        return list(inspect.signature(self.function).parameters)[2:]
 
     def arrange(self, arrays: Mapping[str, Any]) -> list[Any]:
         """Return the arguments of a denoiser after the configuration, the latents and the time.
@@ -162,15 +165,9 @@ class DeclaredNetwork:
             arrays: Arrays, and what steers them, by argument.
 
         Returns:
-            A value for each argument: for those that are missing the setting, the default or None.
+            A value for each argument, that of `defaults` for those that are missing.
         """
-        empty = inspect.Parameter.empty
-        defaults = {
-            name: None if parameter.default is empty else parameter.default
-            for name, parameter in self.parameters.items()
-        }
-        known = defaults | dict(self.settings) | dict(arrays)
-        return [known[name] for name in self.arguments[3:]]
+        return [arrays.get(name, default) for name, default in self.defaults.items()]
 
     def check_steering(self, model: str, steering: Mapping[str, Any]) -> None:
         """Refuse what steers a denoiser that does not take it.
@@ -183,7 +180,7 @@ class DeclaredNetwork:
             UsageError: A value for an argument that the function does not have.
         """
         for name, value in steering.items():
-            if value and name not in self.arguments[3:]:
+            if value and name not in self.defaults:
                 message = f"{model!r} takes no {name}"
                 raise UsageError(message, code="E-FAMILY", hint="leave it out")
 
@@ -209,3 +206,8 @@ class DeclaredNetwork:
         """
         found = self.input_of(argument)
         return argument if found is None else found.role
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    """Return the default of a parameter, or None."""
+    return None if parameter.default is inspect.Parameter.empty else parameter.default

@@ -1,4 +1,4 @@
-"""The parameters of a model's networks: brought when they are used, released to make room."""
+"""The parameters of a model's networks: brought when used, compiled with, released to make room."""
 
 from __future__ import annotations
 
@@ -186,3 +186,38 @@ def _as_reference(leaf: Any) -> Any:
 def _is_mapped(tree: Mapping[str, Any]) -> bool:
     leaves = flatten(tree).values()
     return all(isinstance(leaf, DeferredArray) or find_mapping(leaf) for leaf in leaves)
+
+
+class CompiledNetworks:
+    """The networks that `Backend.compile` returned; copies and pickles start empty."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, Callable], tuple[Backend, Params, Callable]] = {}
+
+    def get(self, ops: Backend, function: Callable, params: Params, name: str = "") -> Callable:
+        """Return `function(ops, params, ...)` as a function of the remaining arguments.
+
+        Args:
+            ops: The backend that compiles it.
+            function: The network's definition.
+            params: The parameters of the network, or of the networks that share them.
+            name: The name of the parameters, for `forget`.
+        """
+        key = name, function
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry[0] is not ops or entry[1] is not params:
+                entry = ops, params, ops.compile(function, params)
+                self._entries[key] = entry
+            return entry[2]
+
+    def forget(self, name: str) -> None:
+        """Release the compiled networks with the parameters of that name."""
+        with self._lock:
+            for key in [key for key in self._entries if key[0] == name]:
+                del self._entries[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the compiled networks, which are compiled again after unpickling."""
+        return type(self), ()

@@ -115,7 +115,7 @@ class LatentDiffusion(ImageNetworks):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the digest instead of the function that computes it."""
-        return vars(self) | {"_sha256": self.sha256, "observer": None, "_denoiser": (None, None)}
+        return super().__getstate__() | {"_sha256": self.sha256, "observer": None}
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.
@@ -197,11 +197,10 @@ class LatentDiffusion(ImageNetworks):
         Raises:
             UsageError: `clip_skip` leaves no layer, or a prompt is too long.
         """
-        configs = self.config.text_encoders
-        most = self.config.max_clip_skip
-        if not 0 <= clip_skip <= most:
-            message = f"clip_skip must be from 0 to {most}, not {clip_skip}"
+        if clip_skip and not 0 < clip_skip <= self.config.max_clip_skip:
+            message = f"clip_skip must be from 0 to {self.config.max_clip_skip}, not {clip_skip}"
             raise UsageError(message, code="E-CLIP-SKIP")
+        configs = self.config.text_encoders
         tokens = tokenize_for_encoders(self.tokenizers, prompts, options)
         skip = clip_skip, options.prompt_weights != "none"
         with self.backend.inference():
@@ -269,11 +268,12 @@ class LatentDiffusion(ImageNetworks):
         declared = self.denoiser
         with ops.inference():
             steered: dict[str, Any] = {name: tuple(value) for name, value in steering.items()}
-            steered["control"] = convert_residuals(ops, control)
-            declared.check_steering(self.config.name, steered)
+            if control is not None:
+                steered["control"] = convert_residuals(ops, control)
+            if steered:
+                declared.check_steering(self.config.name, steered)
             network = self._compile(declared.function, declared.params)
-            arguments = declared.arrange(arrays | steered)
-            return network(self.config.denoiser, latents, t, *arguments)
+            return network(self.config.denoiser, latents, t, *declared.arrange(arrays | steered))
 
     def unet(
         self,

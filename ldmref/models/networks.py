@@ -8,11 +8,10 @@ from typing import Any, Self
 
 from ldmref.backends.base import Backend
 from ldmref.errors import ResourceError
-from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import Family, family_of
-from ldmref.models.lazy_params import LazyParams
+from ldmref.models.lazy_params import CompiledNetworks, LazyParams
 from ldmref.models.memory import MemoryEstimate, estimate_memory
 from ldmref.models.params import Params, Spec, count
 from ldmref.models.text import text_spec
@@ -56,6 +55,8 @@ class Networks:
 
     Attributes:
         params: The parameters of each network, `params.unet.conv_in.weight`.
+        family: The family of the model.
+        denoiser: The declaration of the network that predicts eps, v, x0 or a velocity.
     """
 
     def __init__(
@@ -66,30 +67,26 @@ class Networks:
         max_memory: int | None = None,
     ):
         self.backend = backend
-        self.config = config
+        self.config = config  # which also declares `family` and `denoiser`
         self.max_memory = max_memory
         self.params = params if isinstance(params, LazyParams) else LazyParams(backend, params)
         self._warnings: tuple[str, ...] = ()
         self._offload = False  # keep only one network in memory
         self._compiled = CompiledNetworks()
-        self._denoiser: tuple[ModelConfig | None, Any] = None, None
         names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
         large = [name for name, text in names if count(text_spec(text)) >= RELEASED_PARAMETERS]
         self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
 
     @property
-    def family(self) -> Family:
-        """The family of the model."""
-        return family_of(self.config)
+    def config(self) -> ModelConfig:
+        """The configuration of all networks; a new one declares them again."""
+        return self._config
 
-    @property
-    def denoiser(self) -> DeclaredNetwork:
-        """The declaration of the network that predicts eps, v or x0."""
-        config, network = self._denoiser
-        if config is not self.config:
-            network = self.family.declared(self.config, self.config.denoiser.network)
-            self._denoiser = self.config, network
-        return network
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        self._config = config
+        self.family: Family = family_of(config)
+        self.denoiser: DeclaredNetwork = self.family.declared(config, config.denoiser.network)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -99,8 +96,18 @@ class Networks:
     def __copy__(self) -> Self:
         """Share everything except for the compiled networks."""
         other = object.__new__(type(self))
-        other.__dict__.update(vars(self), _compiled=CompiledNetworks(), _denoiser=(None, None))
+        other.__dict__.update(vars(self), _compiled=CompiledNetworks())
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the configuration instead of what it declares."""
+        state = dict(vars(self))
+        del state["family"], state["denoiser"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.config = self._config
 
     def estimate_memory(
         self, width: int, height: int, n: int = 1, tile: int | None = None
@@ -116,6 +123,12 @@ class Networks:
         """
         spec = model_spec(self.config)
         return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether a request may take only some memory: `max_memory`, or what the machine has."""
+        own = self.params.releasable and not self.params.copied and self.backend.device == "cpu"
+        return self.max_memory is not None or bool(own)
 
     def limit_memory(
         self, width: int, height: int, n: int = 1, tile: int | None = None, others: int = 0
@@ -140,7 +153,7 @@ class Networks:
         releasable = self.params.releasable
         limit = self.max_memory
         source = "max_memory"
-        if limit is None and releasable and not self.params.copied and self.backend.device == "cpu":
+        if limit is None and self.has_limit:
             limit = find_free_memory()
             source = "free memory; max_memory sets another limit"
         if limit is None:
@@ -177,8 +190,14 @@ class Networks:
         f = self.config.vae.factor
         return self.config.vae.latent_channels, height // f, width // f
 
-    def _load(self, network: str) -> Params:
-        """Return the parameters of a network and release those that must make room for it."""
+    def _compile(self, function: Callable, network: str) -> Callable:
+        """Return a network as a function of all arguments after its parameters."""
+        if self._offload or self._large_text_encoders or self.backend.observes_layers:
+            self._make_room(network)
+        return self._compiled.get(self.backend, function, self.params[network], network)
+
+    def _make_room(self, network: str) -> None:
+        """Release the parameters of networks that must make room for another one."""
         leaving: Sequence[str] = ()
         if self.backend.observes_layers:  # which need their names
             self.params.stream(())
@@ -190,8 +209,3 @@ class Networks:
         self.params.release(*leaving)
         for name in leaving:
             self._compiled.forget(name)
-        return self.params[network]
-
-    def _compile(self, function: Callable, network: str) -> Callable:
-        """Return a network as a function of all arguments after its parameters."""
-        return self._compiled.get(self.backend, function, self._load(network), network)

@@ -16,9 +16,9 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.denoiser_config import LayersPerLevel, Width
 from ldmref.models.layers import conv2d
+from ldmref.models.lazy_params import CompiledNetworks
 from ldmref.models.params import Params, Spec, tree_map
 from ldmref.models.specs import conv_spec
 from ldmref.models.tiling import decode_tiled

@@ -6,9 +6,9 @@ from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.job import Job
-from ldmref.modes.mode_checks import check_mode
 from ldmref.modes.upscale_parameters import UpscaleParameters
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
@@ -69,17 +69,14 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     return (*words, *control) if kind in ("class", "label") else control
 
 
-def _is_cfgpp(job: Job) -> bool:
-    return job.sampler.unconditional and not job.sampler.guides
-
-
 def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
     """Return a line for each number or prompt for which the model is not suited, or slow."""
     lines = []
     width, height = job.size
+    is_cfgpp = job.sampler.unconditional and not job.sampler.guides
     if abs(job.cfg_scale) > USUAL_CFG_SCALE:
         lines.append(f"cfg_scale {job.cfg_scale:g} is far from the usual range of 1 to 20")
-    elif _is_cfgpp(job) and abs(job.cfg_scale) > USUAL_CFGPP_SCALE:
+    elif is_cfgpp and abs(job.cfg_scale) > USUAL_CFGPP_SCALE:
         lines.append(
             f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
             f"({job.sampler.name})"

@@ -31,7 +31,7 @@ def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag 
         for event in run.generate(cancel):
             if isinstance(event, GeneratedImage):
                 images.append(event)
-            else:
+            elif callback is not None:
                 notify(callback, event)
     except Cancelled as stop:
         stop.partial = run.result(images)
@@ -57,13 +57,13 @@ def check_callbacks(callback: Any, cancel: CancelFlag | None, *, name: str = "ca
         )
 
 
-def notify(callback: Callback | None, progress: Progress) -> None:
+def notify(callback: Callback, progress: Progress) -> None:
     """Call the callback after a step; its own exceptions pass through.
 
     Raises:
         UsageError: It returned something, which would have no effect.
     """
-    returned = None if callback is None else callback(progress)
+    returned: Any = callback(progress)  # type: ignore[func-returns-value]
     if returned is not None:
         raise UsageError(
             f"the callback returned {short_repr(returned)}, which has no effect",

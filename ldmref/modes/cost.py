@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.config import ModelConfig
@@ -17,8 +16,6 @@ from ldmref.modes.guidance_parameter import count_predictions
 from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
 from ldmref.samplers.guidance import GUIDE
-
-Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
@@ -130,16 +127,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     words = ("can't allocate memory", "out of memory")
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(text in str(error) for text in words)
-
-
-def explain_memory(events: Iterator[Event], model: LatentDiffusion, job: Job) -> Iterator[Event]:
-    """Pass events on; raise a `ResourceError` if an array library runs out of memory."""
-    try:
-        yield from events
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(model, job) from error
-        raise
 
 
 def out_of_memory(model: LatentDiffusion, job: Job) -> ResourceError:

@@ -13,7 +13,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance_parameter import may_need_empty_prompt
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.guide import GuideSource
 from ldmref.modes.initial import InitialState
 from ldmref.modes.latents import check_latents
@@ -119,7 +119,7 @@ def denoiser(
         (0, 0),
         job.clip_skip,
         job.prompt_options,
-        with_empty=may_need_empty_prompt(job.guidance),
+        with_empty=is_asked(job.guidance),
     )
     active: ActiveGuide | None = None
     if weaker is not None:

@@ -9,11 +9,11 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_image
+from ldmref.modes.checks import check_mode
 from ldmref.modes.edit_methods import FlowEdit, RFInversion
 from ldmref.modes.edit_parameters import FlowEditParameters, RFInversionParameters
 from ldmref.modes.guidance_parameter import plain_guidance
 from ldmref.modes.initial import InitialState
-from ldmref.modes.mode_checks import check_mode
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Edit
 from ldmref.modes.resolve import resolve
@@ -39,7 +39,9 @@ def plan_edit(config: ModelConfig, request: Edit) -> Plan:
         job = replace(job, first_step=job.steps - method.n_max)
 
     def start(model: LatentDiffusion) -> InitialState:
-        return InitialState(image=encode_image(model, image), from_noise=False, edit=method)
+        source = [method.source_prompt]
+        known = encode_image(model, image)
+        return InitialState(image=known, from_noise=False, edit=method, prompts=source)
 
     per_source_call = plain_guidance(config).evaluations(method.source_cfg_scale)
     return Plan(

@@ -23,11 +23,6 @@ NAMES = tuple(name for names in EMBEDDINGS.values() for name in names)
 CODE = "E-PROMPT-EMBEDS"
 
 
-def has_embeddings(request: FromPrompts) -> bool:
-    """Return whether a request gives hidden states or pooled outputs."""
-    return any(getattr(request, name) is not None for name in NAMES)
-
-
 def resolve_embeddings(
     config: ModelConfig, request: FromPrompts
 ) -> tuple[FromPrompts, dict[str, np.ndarray]]:
@@ -57,7 +52,8 @@ def resolve_embeddings(
         rows |= {name: values[name] for name in (states, pooled) if values[name] is not None}
     _check_lengths(config, values, request.long_prompts)
     count = request.count
-    validation.check_image_count(n, count)
+    if n * count > validation.MAX_COUNT:
+        raise validation.too_many_images(n, count)
     rows = {name: np.repeat(x, count * n // len(x), axis=0) for name, x in rows.items()}
     return replace(request, **replaced), rows
 
@@ -114,11 +110,12 @@ class EmbeddedText(TextConditioning):
 
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def conditioning(self, batch: slice) -> tuple[Conditioning, Conditioning]:
-        """Return the conditional and the unconditional (negative) part for the U-Net."""
-        pair = zip(super().conditioning(batch), EMBEDDINGS.values(), strict=True)
-        cond, uncond = (self._replaced(part, names, batch) for part, names in pair)
-        return cond, uncond
+    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what the network is conditioned on, by the name of the prediction."""
+        parts = super().conditionings(batch)
+        for name, arrays in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
+            parts[name] = self._replaced(parts[name], arrays, batch)
+        return parts
 
     def _replaced(self, part: Conditioning, names: tuple[str, str], batch: slice) -> Conditioning:
         for key, name in zip(("context", "pooled"), names, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,8 @@ from ldmref.errors import Cancelled
 from ldmref.io.images.pil import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.cost import is_out_of_memory, out_of_memory
+from ldmref.modes.job import Job
 from ldmref.modes.nonfinite import decoder_error, step_error
 from ldmref.samplers import State
 from ldmref.samplers.interfaces import Constraint, Interval
@@ -118,6 +120,7 @@ class GeneratedImage:
     latents: np.ndarray = field(repr=False)
 
 
+Event = TypeVar("Event")
 Callback = Callable[[Progress], None]
 SampleStates = Callable[..., Iterator[State]]  # (model, x, visits, history), the last two optional
 
@@ -195,6 +198,16 @@ def run_sampler(
         x = state.x
         history = state.history
         step = step + 1
+
+
+def explain_memory(events: Iterator[Event], model: LatentDiffusion, job: Job) -> Iterator[Event]:
+    """Pass events on; raise a `ResourceError` if an array library runs out of memory."""
+    try:
+        yield from events
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(model, job) from error
+        raise
 
 
 def decode_images(

@@ -48,13 +48,32 @@ def choose_guidance(
     """Return the guidance of a job: classifier-free, or that of a network that reads the scale.
 
     Raises:
-        UsageError: The network reads the scale, and something needs a second prediction.
+        UsageError: The network or the step cannot be guided like this.
+    """
+    if config.denoiser.reads_guidance:
+        return choose_embedded(config, asked, negative_prompts, embeddings, sampler)
+    guidance = PLAIN
+    if asked is not None:
+        guidance = get_guidance(asked)
+        check_perturbed(config, guidance)
+    if sampler.guides:
+        check_guiding_step(config, guidance, sampler)
+    return guidance
+
+
+def choose_embedded(
+    config: ModelConfig,
+    asked: str | Mapping[str, Any] | Guidance | None,
+    negative_prompts: Sequence[str],
+    embeddings: Mapping[str, Any] | None,
+    sampler: Sampler,
+) -> Guidance:
+    """Return the guidance of a job for a network that reads the scale.
+
+    Raises:
+        UsageError: Something needs a second prediction.
     """
     guidance = PLAIN if asked is None else get_guidance(asked)
-    if not config.denoiser.reads_guidance:
-        check_perturbed(config, guidance)
-        check_guiding_step(config, guidance, sampler)
-        return guidance
     within = isinstance(guidance, NormalizedAttention)
     second = ""
     if guidance not in (PLAIN, EMBEDDED) and not (within or guidance.by_guide):
@@ -87,8 +106,6 @@ def check_guiding_step(config: ModelConfig, guidance: Guidance, sampler: Sampler
 
     Such a step uses only predictions at guidance scale 1, where most guidances do nothing.
     """
-    if not sampler.guides:
-        return
     if config.scheduler.path is not FLOW:
         raise UsageError(
             f"sampler {sampler.name!r} is made for flow matching, which {config.name!r} does not "
@@ -107,8 +124,6 @@ def check_guiding_step(config: ModelConfig, guidance: Guidance, sampler: Sampler
 
 def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
     """Refuse a guidance that needs the network in a way in which it cannot be perturbed."""
-    if not guidance.perturbed:
-        return
     takes = family_of(config).declared(config, config.denoiser.network).arguments
     layers = config.denoiser.skippable_layers
     for name in guidance.perturbed:
@@ -128,13 +143,11 @@ def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
             )
 
 
-def guidance_record(guidance: Guidance) -> dict[str, Any]:
-    """Return what an image records: nothing for the model's own guidance."""
-    return {} if guidance in (PLAIN, EMBEDDED) else {"guidance": guidance.record}
+def is_asked(guidance: Guidance) -> bool:
+    """Return whether a guidance is one that a request asked for, not the model's own.
 
-
-def may_need_empty_prompt(guidance: Guidance) -> bool:
-    """Return whether a guidance may ask for the prediction with the empty prompt."""
+    Only such a guidance is recorded, and only such a one may need the empty prompt.
+    """
     return guidance not in (PLAIN, EMBEDDED)
 
 
@@ -146,19 +159,3 @@ def count_predictions(guidance: Guidance, sampler: Sampler, cfg_scale: float, ca
     if sampler.guides:  # only its last call in a step asks for both
         return count * calls + (calls // sampler.nfe if alone else 0)
     return (count + 1 if alone and count == 1 else count) * calls
-
-
-def check_embeddings(
-    config: ModelConfig, guidance: Guidance, cfg_scale: float, embeddings: Mapping[str, Any] | None
-) -> None:
-    """Refuse embeddings that are not as long as the empty prompt where a guidance needs both."""
-    if not embeddings or "empty" not in guidance.needs(1.0, cfg_scale):
-        return
-    length = config.text_encoder.max_position_embeddings
-    for name, array in embeddings.items():
-        if array.ndim == 3 and array.shape[1] != length:
-            raise UsageError(
-                f"{name} has {array.shape[1]} tokens, and guidance {guidance.name!r} also needs "
-                f"the empty prompt, which has {length}",
-                code=CODE,
-            )

@@ -7,7 +7,7 @@ orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,6 +54,8 @@ class InitialState:
         keep: (1, 1, h, w), 1 where `image` is put back after every step.
         channels: Further input channels of the U-Net, (1, k, h, w); or a masked image.
         interpolation: A second prompt.
+        prompts: Prompts that all images share besides their own: the second one, or that of the
+            image to edit.
         control: Latents of the control image.
         edit: How `image` is edited; the initial state is then `image` itself.
         finish: Applied to every generated image.
@@ -69,6 +71,7 @@ class InitialState:
     keep: np.ndarray | None = None
     channels: np.ndarray | MaskedImage | None = None
     interpolation: Interpolation | None = None
+    prompts: Sequence[str] = ()
     control: Posterior | None = None
     edit: EditMethod | None = None
     finish: Callable[[Image.Image], Image.Image] | None = None

@@ -43,7 +43,7 @@ def plan_interpolate(config: ModelConfig, request: Interpolate) -> Plan:
         a, b = (np.repeat(end[None], n, axis=0) for end in noise)
         between = slerp(a, b, np.asarray(positions)).astype(np.float32)
         interpolation = Interpolation(request.prompt_b, positions, request.path)
-        return InitialState(between, interpolation=interpolation)
+        return InitialState(between, interpolation=interpolation, prompts=[request.prompt_b])
 
     warnings = []
     if request.prompt == request.prompt_b and ends[0] == ends[-1]:

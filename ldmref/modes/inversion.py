@@ -16,16 +16,17 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image, make_input_channels
-from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
+from ldmref.modes.cost import Cost, check_limits, estimate_cost
 from ldmref.modes.generate import (
     Callback,
     CancelFlag,
     GeneratedImage,
     Progress,
+    explain_memory,
     on_backend,
     run_sampler,
 )
-from ldmref.modes.guidance_parameter import guidance_record, may_need_empty_prompt
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.job import Job
 from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.record import record_job, record_run, select_image
@@ -117,7 +118,8 @@ class InversionPlan:
     def settings(self) -> dict[str, Any]:
         """The arguments with which `txt2img` generates the image from its noise."""
         values = {name: getattr(self.job, name) for name in SETTINGS}
-        more = guidance_record(self.job.guidance)
+        guidance = self.job.guidance
+        more = {"guidance": guidance.record} if is_asked(guidance) else {}
         return copy.deepcopy(values) | more | {"sampler": "ddim", "eta": 0.0}
 
     @property
@@ -147,7 +149,7 @@ class InversionPlan:
             job.size,
             job.clip_skip,
             job.prompt_options,
-            with_empty=may_need_empty_prompt(job.guidance),
+            with_empty=is_asked(job.guidance),
         )
         clean = encode_image(model, self.image).mean
         channels = make_input_channels(model, job.size) if model.config.image_channels else None

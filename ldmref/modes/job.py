@@ -53,7 +53,7 @@ class Job(FromPrompts):
     height: int = field()
     clip_skip: int = field()
     control: tuple[Control, ...] = field()
-    control_input: ControlImage | None = field()
+    control_input: ControlImage | None = None
     strength: float | None = None
     first_step: int = 0
     resample: tuple[int, int] | None = None
@@ -71,9 +71,10 @@ class Job(FromPrompts):
             config: The configuration of the model.
         """
         path = None if self.noise_path is None else PATHS[self.noise_path]
-        tokens = config.count_tokens(self.width, self.height)
+        scheduler = config.scheduler
+        tokens = config.count_tokens(self.width, self.height) if scheduler.dynamic_shift else 0
         return make_schedule(
-            config.scheduler, self.sampler, self.schedule, self.steps, self.sigmas, path, tokens
+            scheduler, self.sampler, self.schedule, self.steps, self.sigmas, path, tokens
         )
 
     @property
@@ -95,6 +96,11 @@ class Job(FromPrompts):
         return f"<Job of {self.summary}>"
 
 
+def list_asked(request: object, group: type) -> list[str]:
+    """Return the parameters of a group that a request asks for: those that are not None."""
+    return [name for name in get_fields(group) if getattr(request, name) is not None]
+
+
 def share_with_txt2img(request: Request, **decided: Any) -> FromPrompts:
     """Return the parameters that a request has in common with txt2img.
 
@@ -108,18 +114,15 @@ def share_with_txt2img(request: Request, **decided: Any) -> FromPrompts:
     return FromPrompts(**shared | decided)
 
 
-def skip_steps(config: ModelConfig, steps: int, strength: float | None) -> int:
+def skip_steps(config: ModelConfig, steps: int, strength: float) -> int:
     """Return how many of n steps img2img skips.
 
     Models of eps, x0 and v keep floor(n strength) steps, models of flow matching skip
     floor(n - n strength): where n strength is not a whole number, the latter take one step more.
-    None: nothing is skipped.
 
     Source: `get_timesteps` of diffusers' img2img pipelines for Stable Diffusion and for Flux;
     Stability-AI/sd3.5, sd3_infer.py, cuts its sigmas as the latter do.
     """
-    if strength is None:
-        return 0
     if config.scheduler.prediction_type == "flow":
         return int(max(steps - steps * strength, 0))
     return steps - min(int(steps * strength), steps)

@@ -16,7 +16,7 @@ from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.samplers import Guidance, GuidedDenoiser, Interval, guided_denoiser
 from ldmref.samplers.denoiser import Observer
-from ldmref.samplers.guidance import GUIDE, steering_of, texts_of
+from ldmref.samplers.guidance import GUIDE, TEXTS, steering_of, texts_of
 from ldmref.samplers.path import VE, NoisePath
 
 
@@ -59,7 +59,9 @@ def model_denoiser(
         used = network_of(names)
         alone = len(parts) == 1
         together = add_cache(used.backend, parts[0]) if alone else join(used.backend, parts)
-        return add_scale(used, together, cfg_scale)
+        if used.config.denoiser.reads_guidance:
+            return add_scale(used, together, cfg_scale)
+        return together
 
     def predict(
         xt: Array,
@@ -91,17 +93,17 @@ def model_denoiser(
         xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
     ) -> list[Array]:
         n = xt.shape[0]
-        plain = tuple(name for name in names if name != GUIDE and not steering_of(name))
+        plain = tuple(name for name in names if name in TEXTS)
         predictions = {}
         if plain:
             together = predict(xt, sigma, interval, plain)
-            for i, name in enumerate(plain):
-                predictions[name] = together[i * n : i * n + n, ...]
+            predictions = {name: together[i * n : i * n + n, ...] for i, name in enumerate(plain)}
         for name in names:
-            if steering := steering_of(name):
+            if name == GUIDE:
+                predictions[GUIDE] = predict(xt, sigma, interval, (GUIDE,))
+            elif name not in TEXTS:
+                steering = steering_of(name)
                 predictions[name] = predict(xt, sigma, interval, texts_of(name), **steering)
-        if GUIDE in names:
-            predictions[GUIDE] = predict(xt, sigma, interval, (GUIDE,))
         return [predictions[name] for name in names]
 
     prediction_type = model.config.scheduler.prediction_type
@@ -110,8 +112,6 @@ def model_denoiser(
 
 def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) -> Conditioning:
     """Add the guidance scale to the conditioning of a denoiser that reads it."""
-    if not model.config.denoiser.reads_guidance:
-        return conditioning
     n = get_hidden_states(conditioning.context).shape[0]
     scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
     return conditioning._replace(more={**conditioning.more, "guidance": scales})

@@ -22,14 +22,13 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.guidance_parameter import guidance_record
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.job import Job
 from ldmref.modes.parameters import Unrecorded
 from ldmref.modes.registry import MODES
 from ldmref.modes.requests import FromPrompts, Request
 from ldmref.modes.resolve import find_schedule
 from ldmref.modes.text import TextConditioning
-from ldmref.samplers.own_spacing import name_of
 from ldmref.support.version import __version__
 
 SOURCES = ("image", "mask", "segmentation")  # which an image does not contain
@@ -68,7 +67,8 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         if field.get(Unrecorded) is None:
             params[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
     params.pop("guidance", None)
-    params |= guidance_record(job.guidance)
+    if is_asked(job.guidance):
+        params["guidance"] = job.guidance.record
     prompts = list(job.prompts[:n])
     negatives = list(job.negative_prompts[:n])
     same = len({*prompts}) == 1 == len({*negatives})
@@ -76,7 +76,7 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         "prompt": prompts[0] if same else prompts,
         "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
         "sampler": job.sampler.name,
-        "schedule": name_of(job.schedule),
+        "schedule": job.schedule and str(job.schedule),
         "seed": job.seeds[0] if n == 1 else list(job.seeds[:n]),
         "count": n if same else 1,
     }

@@ -82,30 +82,36 @@ def mode(
     def decorate(
         run: Callable[[LatentDiffusion, Requested, Watched], Made],
     ) -> Callable[Concatenate[LatentDiffusion, P], Made]:
-        name = run.__name__
         _, request, *_ = arguments.__mro__[1:]  # type: ignore[attr-defined]
         positional = [field.name for field in fields(request) if not field.kw_only]
         summary = (inspect.getdoc(run) or "").partition("\n\n")[0]
-        MODES[name] = Mode(summary, request, plan)
-
-        @functools.wraps(run)
-        def public(model: LatentDiffusion, /, *args: P.args, **kwargs: P.kwargs) -> Made:
-            values: dict[str, Any] = name_arguments(name, positional, args, kwargs)
-            watched = Watched(
-                callback=values.pop("callback", None), cancel=values.pop("cancel", None)
-            )
-            require_config(name, model)
-            return run(model, read_request(name, values), watched)
-
+        MODES[run.__name__] = Mode(summary, request, plan)
+        public: Any = take_arguments(run, positional)
         signature = make_signature(arguments, get_type_hints(run)["return"])
         public.__doc__ = insert_arguments(inspect.getdoc(run) or "", get_fields(request))
-        public.__signature__ = signature  # type: ignore[attr-defined]
+        public.__signature__ = signature
         public.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
         public.__annotations__["return"] = signature.return_annotation
-        del public.__wrapped__  # type: ignore[attr-defined]
+        del public.__wrapped__
         return public
 
     return decorate
+
+
+def take_arguments(
+    run: Callable[[LatentDiffusion, Any, Watched], Made], positional: Sequence[str]
+) -> Callable[..., Made]:
+    """Return the function of a mode with the model and the fields of its request as arguments."""
+    name = run.__name__
+
+    @functools.wraps(run)
+    def public(model: LatentDiffusion, /, *args: Any, **kwargs: Any) -> Made:
+        values = name_arguments(name, positional, args, kwargs)
+        watched = Watched(callback=values.pop("callback", None), cancel=values.pop("cancel", None))
+        require_config(name, model)
+        return run(model, read_request(name, values), watched)
+
+    return public
 
 
 def name_arguments(
@@ -163,22 +169,27 @@ def read_request(mode: str, parameters: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: A parameter that the mode does not have, that is missing, or that is wrong.
     """
+    try:
+        return read(MODES[mode].request, parameters)
+    except Invalid as error:
+        raise _refuse_request(mode, parameters, error) from None
+
+
+def _refuse_request(mode: str, parameters: Mapping[str, Any], error: Invalid) -> UsageError:
+    """Return the error of a request in the words of the modes."""
     fields = MODES[mode].parameters
     for name in parameters:
         if name not in fields:
             message = f"{mode} has no parameter {short_repr(name)}"
             known = {other: MODES[other].parameters for other in MODES}
             hint = suggest_parameter(name, mode, known)
-            raise name_parameter(UsageError(message, code="E-USAGE", hint=hint), str(name))
+            return name_parameter(UsageError(message, code="E-USAGE", hint=hint), str(name))
     missing = [name for name, field in fields.items() if field.required and name not in parameters]
     if missing:
         message = f"{mode} needs {' and '.join(missing)}"
-        raise name_parameter(UsageError(message, code="E-USAGE"), missing[0])
-    try:
-        return read(MODES[mode].request, parameters)
-    except Invalid as error:
-        refused = _refuse(error, fields[error.path], parameters[error.path])
-        raise name_parameter(refused, error.path) from None
+        return name_parameter(UsageError(message, code="E-USAGE"), missing[0])
+    refused = _refuse(error, fields[error.path], parameters[error.path])
+    return name_parameter(refused, error.path)
 
 
 def name_parameter(error: Refused, name: str) -> Refused:

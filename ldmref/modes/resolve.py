@@ -6,7 +6,6 @@ is loaded.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,25 +15,28 @@ import numpy as np
 from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
 from ldmref.modes import validation
+from ldmref.modes.checks import (
+    ASKED,
+    COMMON_MODES,
+    check_chunks,
+    check_classes,
+    check_mode,
+    check_sigmas,
+)
 from ldmref.modes.control import fit_control
 from ldmref.modes.control_image import read_control_image
-from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
-from ldmref.modes.guidance_parameter import check_embeddings, choose_guidance
+from ldmref.modes.embeddings import resolve_embeddings
+from ldmref.modes.guidance_parameter import choose_guidance
 from ldmref.modes.guide import fit_guide
-from ldmref.modes.job import Job, share_with_txt2img, skip_steps
-from ldmref.modes.mode_checks import check_mode
+from ldmref.modes.job import Job, list_asked, share_with_txt2img, skip_steps
+from ldmref.modes.prompt_parameters import EmbeddingParameters
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
-from ldmref.modes.validation import MAX_SIDE
-from ldmref.prompts.class_labels import check_prompt
+from ldmref.modes.validation import MAX_COUNT, MAX_SIDE
 from ldmref.samplers import SPACINGS, Sampler, Spacing, get_sampler, get_spacing
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.own_spacing import SLACK, name_of
-from ldmref.samplers.path import PATHS, VE
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
 from ldmref.samplers.spacings import check_steps
-
-MIN_TILE = 4  # latent cells
 
 
 def resolve(
@@ -63,17 +65,18 @@ def resolve(
     defaults = config.defaults
     asked = share_with_txt2img(request, **decided)
     embeddings = None
-    if asked.prompt is None or has_embeddings(asked):
+    if asked.prompt is None or list_asked(asked, EmbeddingParameters):
         asked, embeddings = resolve_embeddings(config, asked)
     prompts, negative_prompts = assign_prompts(asked.prompt, asked.negative_prompt, asked.count)
-    seeds = validation.assign_seeds(asked.seed, len(prompts))
     sampler, schedule = choose_sampler(asked.sampler, asked.schedule, config.scheduler)
     steps = asked.steps or defaults.steps
     if asked.sigmas is not None:
         steps = count_steps(asked.sigmas, asked.steps, asked.schedule)
         schedule = None
     guidance = choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler)
-    guide = fit_guide(config, asked.guide, guidance, embeddings is not None)
+    guide = None
+    if asked.guide is not None or guidance.by_guide:
+        guide = fit_guide(config, asked.guide, guidance, embeddings is not None)
     cfg_scale = guidance.usual_scale if asked.cfg_scale is None else asked.cfg_scale
     if cfg_scale is None:
         usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
@@ -82,7 +85,7 @@ def resolve(
         "mode": mode,
         "prompts": prompts,
         "negative_prompts": negative_prompts,
-        "seeds": seeds,
+        "seeds": validation.assign_seeds(asked.seed, len(prompts)),
         "cfg_scale": cfg_scale,
         "sampler": sampler,
         "schedule": schedule,
@@ -94,31 +97,55 @@ def resolve(
         "weaker": guide,
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
-        "control_input": None,
         "strength": strength,
-        "first_step": skip_steps(config, steps, strength),
+        "first_step": 0 if strength is None else skip_steps(config, steps, strength),
         "resample": resample,
         "embeddings": embeddings,
     }
     job = Job(**vars(asked) | resolved)
-    check_mode(config, mode)
-    check_text(config, job)
-    if guide is not None:
-        check_text(guide.config, job)
-        for control in job.control:
-            fit_control(guide.config, control)
-    check_embeddings(config, job.guidance, job.cfg_scale, job.embeddings)
-    check_sampling(config, job)
+    check_job(config, job)
+    if asked.control_image is not None or config.concat == "control":
+        image = read_control_image(config, asked.control_image, job.size)
+        job = replace(job, control_input=image)
+    return job
+
+
+def check_job(config: ModelConfig, job: Job) -> None:
+    """Refuse what the model cannot generate; what a job does not have is not checked."""
+    if job.mode not in COMMON_MODES or config.concat:
+        check_mode(config, job.mode)
+    check_prompts(config, job)
+    if job.weaker is not None:
+        check_guide(job.weaker.config, job)
+    check_schedule(config, job)
     check_size(config, job)
-    control_input = read_control_image(config, asked.control_image, job.size)
-    return replace(job, control_input=control_input)
+    for name, check in ASKED.items():
+        if getattr(job, name) is not None:
+            check(config, job)
+
+
+def check_prompts(config: ModelConfig, job: Job) -> None:
+    """Refuse prompts that a model cannot follow."""
+    if job.clip_skip:
+        validation.check_integer("clip_skip", job.clip_skip, 0, config.max_clip_skip)
+    if job.long_prompts == "chunk":
+        check_chunks(config)
+    if config.text_encoder.model_type in BUILT_IN_TOKENIZERS:
+        check_classes(config, job)
+
+
+def check_guide(config: ModelConfig, job: Job) -> None:
+    """Refuse prompts and ControlNets that the second model of a job cannot follow."""
+    check_prompts(config, job)
+    for control in job.control:
+        fit_control(config, control)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:
     """Return the number of steps of given sigmas; refuse another number, or a schedule."""
     n = len(sigmas) - 1
     if schedule is not None or steps not in (None, n):
-        other = f"schedule {name_of(schedule)!r}" if schedule is not None else f"{steps} steps"
+        other = f"schedule {str(schedule)!r}" if schedule is not None else f"{steps} steps"
         raise UsageError(
             f"sigmas of {n} steps and {other} exclude each other",
             code="E-SIGMAS",
@@ -139,7 +166,8 @@ def assign_prompts(
             code="E-PROMPT",
             hint="give one, or as many as prompts",
         )
-    validation.check_image_count(len(prompts), count)
+    if len(prompts) * count > MAX_COUNT:
+        raise validation.too_many_images(len(prompts), count)
     if len(negatives) == 1:
         negatives = [negatives[0]] * len(prompts)
     pairs = zip(prompts, negatives, strict=True)
@@ -167,11 +195,10 @@ def choose_sampler(
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
     if schedule is None:
         schedule = named or default_spacing(scheduler, sampler)
-    spacing = get_spacing(schedule)
+    is_built_in = isinstance(schedule, str) and schedule in SPACINGS
+    spacing = schedule if is_built_in else get_spacing(schedule)
     if named and named != spacing:
-        message = (
-            f"the sampler's name says schedule {named!r}, and schedule is {name_of(spacing)!r}"
-        )
+        message = f"the sampler's name says schedule {named!r}, and schedule is {str(spacing)!r}"
         raise UsageError(message, code="E-SCHEDULE", hint=f"sampler {sampler.name!r} takes any")
     return sampler, spacing
 
@@ -188,97 +215,33 @@ def find_schedule(sampler: object) -> str:
     return spacing.lower() if name and spacing.lower() in SPACINGS else ""
 
 
-def check_text(config: ModelConfig, job: Job) -> None:
-    """Refuse prompts that the model cannot follow."""
-    text = config.text_encoder
-    validation.check_integer("clip_skip", job.clip_skip, 0, config.max_clip_skip)
-    if job.long_prompts == "chunk" and getattr(config.denoiser, "class_embed_type", ""):
+def check_schedule(config: ModelConfig, job: Job) -> None:
+    """Refuse a number of steps that the schedule does not have, or sigmas that the model lacks."""
+    if job.sigmas is not None:
+        check_sigmas(config, job)
+        return
+    check_steps(job.steps, min(validation.MAX_STEPS, len(sampling_sigmas(config.scheduler))))
+    sigmas = job.make_schedule(config).sigmas[:-1]
+    if len(sigmas) != job.steps or (np.diff(sigmas) >= 0).any():
         raise UsageError(
-            f"{config.name!r} reads one chunk only: its last token represents the whole prompt",
-            code="E-LONG-PROMPTS",
-            hint="use long_prompts=truncate",
+            f"{job.steps} steps of schedule {str(job.schedule)!r} repeat a noise level",
+            code="E-STEPS",
+            hint="take another number of steps, or another schedule",
         )
-    if text.model_type in BUILT_IN_TOKENIZERS:
-        for prompt in dict.fromkeys(job.prompts + job.negative_prompts):
-            classes = 0 if text.model_type == "none" else text.vocab_size
-            check_prompt(prompt, classes, text.class_names)
-    if text.model_type == "none" and job.cfg_scale != 1.0:
-        raise UsageError(
-            f"{config.name!r} takes no prompt, so there is nothing to guide",
-            code="E-CFG-SCALE",
-            hint="leave cfg_scale out, or give 1",
-        )
-
-
-def check_sampling(config: ModelConfig, job: Job) -> None:
-    """Refuse numbers that do not fit the sampler or its schedule."""
-    steps = job.steps
-    sampler = job.sampler
-    table = sampling_sigmas(config.scheduler)
-    path = config.scheduler.path if job.noise_path is None else PATHS[job.noise_path]
-    highest = path.level(float(table[-1]))
-    if job.sigmas is None:
-        check_steps(steps, min(validation.MAX_STEPS, len(table)))
-        sigmas = job.make_schedule(config).sigmas[:-1]
-        if len(sigmas) != steps or (np.diff(sigmas) >= 0).any():
-            raise UsageError(
-                f"{steps} steps of schedule {name_of(job.schedule)!r} repeat a noise level",
-                code="E-STEPS",
-                hint="take another number of steps, or another schedule",
-            )
-    elif job.sigmas[0] > highest * (1.0 + SLACK):
-        levels = "14.6, 7.1, 2.3, 0" if path is VE else "0.94, 0.88, 0.7, 0"
-        raise UsageError(
-            f"sigmas begin at {job.sigmas[0]:g}, the model knows noise up to {highest:g}",
-            code="E-SIGMAS",
-            hint=f"sigmas are noise levels, such as {levels}, not timesteps",
-        )
-    else:
-        job.make_schedule(config)
-    if job.eta is not None and sampler.eta is None:
-        raise UsageError(
-            f"sampler {sampler.name!r} has no eta", code="E-ETA", hint="use ddim or euler_a"
-        )
-    if job.strength and job.first_step == steps:
-        raise UsageError(
-            f"strength {job.strength} of {steps} steps is less than one step",
-            code="E-STRENGTH",
-            hint=f"give at least {math.ceil(1000 / steps) / 1000} (or 0), or more steps",
-        )
-    if job.resample is not None:
-        validation.check_integer("resample jump length", job.resample[0], 1, steps)
 
 
 def check_size(config: ModelConfig, job: Job) -> None:
-    """Refuse sizes that the networks cannot take, and noise of another size."""
+    """Refuse sizes that the networks cannot take."""
     defaults = config.defaults
-    f = config.vae.factor
+    most = min(config.max_side or MAX_SIDE, MAX_SIDE)
     for name in ("width", "height"):
-        validation.check_multiple(name, getattr(job, name), config.size_multiple, config.max_side)
-    if job.tile is not None:
-        validation.check_integer("tile", job.tile, MIN_TILE * f, MAX_SIDE)
-        if job.tile % f:
-            raise UsageError(
-                f"tile must be a multiple of {f}, not {job.tile}",
-                code="E-TILE",
-                hint=f"use {job.tile // f * f}",
-            )
+        side = getattr(job, name)
+        if side % config.size_multiple or side > most:
+            raise validation.wrong_side(name, side, config.size_multiple, config.max_side)
     if job.width * job.height > MAX_AREA * defaults.width * defaults.height:
         raise ResourceError(
             f"{job.width} x {job.height} is more than {MAX_AREA} times the area on which "
             "the model was trained",
             code="E-SIZE-LIMIT",
             hint=f"it was trained at {defaults.width} x {defaults.height}",
-        )
-    shape = (
-        len(job.seeds),
-        config.vae.latent_channels,
-        job.height // f,
-        job.width // f,
-    )
-    if job.latents is not None and job.latents.shape != shape:
-        raise UsageError(
-            f"latents have shape {job.latents.shape}, this request needs {shape}",
-            code="E-LATENTS",
-            hint="one array for all images: (count, channels, height, width) of the latents",
         )

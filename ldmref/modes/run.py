@@ -15,7 +15,7 @@ from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image
-from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
+from ldmref.modes.cost import Cost, check_limits, estimate_cost
 from ldmref.modes.editing import start_edit
 from ldmref.modes.generate import (
     Callback,
@@ -23,14 +23,15 @@ from ldmref.modes.generate import (
     GeneratedImage,
     Progress,
     decode_images,
+    explain_memory,
 )
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
-from ldmref.modes.run_text import ActiveGuide, encode_guide, encode_job
-from ldmref.modes.start import start_trajectory
+from ldmref.modes.run_text import ActiveGuide, encode_guide
+from ldmref.modes.start import encode_job, start_trajectory
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 
@@ -77,11 +78,7 @@ class Plan:
     @property
     def params(self) -> dict[str, Any]:
         """The resolved parameters: JSON-able values that generate the same images again."""
-        return self.params_of_first(len(self.job.seeds))
-
-    def params_of_first(self, n: int) -> dict[str, Any]:
-        """Return the resolved parameters of the first `n` images alone, JSON-able."""
-        return record_job(self.job, self.request, self.recorded, n)
+        return record_job(self.job, self.request, self.recorded, len(self.job.seeds))
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the request takes on `model`, without computing it."""
@@ -100,7 +97,8 @@ class Plan:
             UsageError: A ControlNet or the guide is on another backend than the model.
         """
         job = self.job
-        check_limits(model, job, self.calls, self.more_evaluations)
+        if model.has_limit or model.max_seconds is not None:
+            check_limits(model, job, self.calls, self.more_evaluations)
         weaker = None if job.weaker is None else job.weaker.load(model)
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
@@ -140,7 +138,8 @@ class Plan:
             UsageError: `callback` or `cancel` has the wrong type.
             NumericError, ResourceError: See `ldmref.errors`.
         """
-        check_callbacks(callback, cancel)
+        if callback is not None or cancel is not None:
+            check_callbacks(callback, cancel)
         return run_to_end(self.prepare(model, observer), callback, cancel)
 
     def __repr__(self) -> str:
@@ -182,11 +181,6 @@ class Run:
         """The resolved parameters."""
         return self.plan.job
 
-    @property
-    def last_pass(self) -> Job:
-        """The job whose size the images have."""
-        return self.plan.passes[-1]
-
     def generate(
         self, cancel: CancelFlag | None = None, observer: RunObserver | None = None
     ) -> Iterator[Progress | GeneratedImage]:
@@ -207,7 +201,7 @@ class Run:
             ResourceError: Out of memory.
         """
         events = self._generate(cancel, observer or self.observer)
-        yield from explain_memory(events, self.model, self.last_pass)
+        yield from explain_memory(events, self.model, self.plan.passes[-1])
 
     def _generate(
         self, cancel: CancelFlag | None, observer: RunObserver
@@ -268,7 +262,7 @@ class Run:
             generated: The `GeneratedImage` events so far, in order.
         """
         n = len(generated)
-        latents = np.zeros((n, *self.model.latent_shape(*self.last_pass.size)), np.float32)
+        latents = np.zeros((n, *self.model.latent_shape(*self.plan.passes[-1].size)), np.float32)
         for i, image in enumerate(generated):
             latents[i] = image.latents
         images = [image.image for image in generated]
@@ -290,7 +284,8 @@ class Run:
 
     def params(self, n: int) -> dict[str, Any]:
         """Return the parameters of the first `n` images, with the model, backend and version."""
-        planned = self.plan.params_of_first(n or len(self.job.seeds))
+        plan = self.plan
+        planned = record_job(plan.job, plan.request, plan.recorded, n or len(plan.job.seeds))
         guide = None if self.guide is None else self.guide.record
         return record_run(planned, self.model, self.job, self.text, self.controls, guide, n)
 

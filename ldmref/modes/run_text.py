@@ -1,4 +1,4 @@
-"""The texts of a run: the prompts as its model encodes them, and as its guide does."""
+"""The texts of the guide of a run: the prompts as its weaker model encodes them."""
 
 from __future__ import annotations
 
@@ -8,35 +8,12 @@ from typing import Any
 from ldmref.errors import UsageError
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance_parameter import may_need_empty_prompt
 from ldmref.modes.guide import CODE
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
-from ldmref.modes.text import TextConditioning, encode_texts
+from ldmref.modes.start import encode_job
+from ldmref.modes.text import TextConditioning
 from ldmref.samplers.guidance import GUIDE
-
-
-def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextConditioning:
-    """Encode the prompts of a job with the text encoders of a model.
-
-    Args:
-        model: The model that generates, or its guide.
-        job: The resolved parameters.
-        initial: The initial state of the mode, for a second prompt and that of the given image.
-    """
-    text = encode_texts(
-        model,
-        job.prompts,
-        job.negative_prompts,
-        job.size,
-        job.clip_skip,
-        job.prompt_options,
-        initial.interpolation,
-        may_need_empty_prompt(job.guidance),
-        None if initial.edit is None else initial.edit.source_prompt,
-    )
-    return apply_embeddings(text, job.embeddings) if job.embeddings else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +35,7 @@ class ActiveGuide:
 
     def conditioning(self, batch: slice) -> dict[str, Conditioning]:
         """Return what its network is conditioned on, by the name of its prediction."""
-        return {GUIDE: self.text.conditioning(batch)[0]}
+        return {GUIDE: self.text.conditionings(batch)["cond"]}
 
 
 def encode_guide(

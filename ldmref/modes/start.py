@@ -1,4 +1,4 @@
-"""The start of a trajectory: its noise, its initial state and its steps."""
+"""The start of a run and of its trajectories: texts, noise, initial state and steps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.channels import make_input_channels
+from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import constrain_known, on_backend
+from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
+from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import (
     Schedule,
@@ -22,6 +25,28 @@ from ldmref.samplers.interfaces import (
     Constraint,
 )
 from ldmref.samplers.noise import Streams, follows_diffusers
+
+
+def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextConditioning:
+    """Encode the prompts of a job with the text encoders of a model.
+
+    Args:
+        model: The model that generates, or its guide.
+        job: The resolved parameters.
+        initial: The initial state of the mode, for a second prompt and that of the given image.
+    """
+    text = encode_texts(
+        model,
+        job.prompts,
+        job.negative_prompts,
+        job.size,
+        job.clip_skip,
+        job.prompt_options,
+        initial.interpolation,
+        is_asked(job.guidance),
+        initial.prompts,
+    )
+    return apply_embeddings(text, job.embeddings) if job.embeddings else text
 
 
 def start_trajectory(

@@ -14,6 +14,7 @@ from ldmref.math.interpolation import lerp, slerp
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import EncodedText, LatentDiffusion
 from ldmref.prompts.tokenizer import PromptOptions
+from ldmref.samplers.guidance import TEXTS
 
 
 class Interpolation(NamedTuple):
@@ -41,7 +42,8 @@ class TextConditioning:
         chunks: For each image, the number of chunks of its longest prompt.
         size: Width and height of the images, which condition SDXL.
         interpolation: A second prompt.
-        source_prompt: The description of the image to edit; None for a mode without one.
+        others: Prompts that all images share: the second one, or the description of the image to
+            edit.
     """
 
     model: LatentDiffusion
@@ -51,7 +53,7 @@ class TextConditioning:
     chunks: Sequence[int]
     size: tuple[int, int]
     interpolation: Interpolation | None = None
-    source_prompt: str | None = None
+    others: Sequence[str] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -63,10 +65,9 @@ class TextConditioning:
 
         One number is returned if all are equal.
         """
-        others = other_prompts(self.interpolation, self.source_prompt)
         left_out = {prompt: text.tokens.truncated[0] for prompt, text in self.encoded.items()}
         pairs = zip(self.prompts[:n], self.negative_prompts[:n], strict=True)
-        sums = [sum(left_out.get(text, 0) for text in (*pair, *others)) for pair in pairs]
+        sums = [sum(left_out.get(text, 0) for text in (*pair, *self.others)) for pair in pairs]
         return sums if len({*sums}) > 1 else max(sums, default=0)
 
     def repeated(self, times: int, size: tuple[int, int]) -> TextConditioning:
@@ -88,57 +89,61 @@ class TextConditioning:
                 yield slice(start, min(start + batch_size, end))
             first = end
 
-    def conditioning(self, batch: slice) -> tuple[Conditioning, Conditioning]:
-        """Return the conditional and the unconditional (negative) part for the U-Net."""
-        if not self.encoded:
-            return Conditioning(None), Conditioning(None)
-        prompts = self.prompts[batch]
-        chunks = self.chunks[batch.start]
-        to = self.interpolation
-        cond = self._condition(prompts, chunks)
-        if to is not None:
-            end = self._condition([to.prompt] * len(prompts), chunks)
-            t = self.model.backend.asarray(np.asarray(to.positions[batch]))
-            between = {"lerp": lerp, "slerp": slerp}[to.path]
-            pooled = None if cond.pooled is None else between(cond.pooled, end.pooled, t)
-            cond = Conditioning(between(cond.context, end.context, t), pooled, cond.sizes)
-        return cond, self._condition(self.negative_prompts[batch], chunks, negative=True)
-
     def conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on, by the name of the prediction.
 
         `empty` is there if the empty prompt was encoded, or nothing is.
         """
-        cond, uncond = self.conditioning(batch)
-        parts = {"uncond": uncond, "cond": cond}
         if not self.encoded:
-            return parts | {"empty": Conditioning(None)}
+            return dict.fromkeys(TEXTS, Conditioning(None))
+        prompts, negative_prompts = self.prompts[batch], self.negative_prompts[batch]
+        chunks = self.chunks[batch.start]
+        cond = self._condition(prompts, chunks)
+        if self.interpolation is not None:
+            cond = self._interpolate(cond, self.interpolation, batch)
+        parts = {"uncond": self._condition(negative_prompts, chunks, negative=True), "cond": cond}
         if "" in self.encoded:
-            empty = [""] * len(self.prompts[batch])
-            parts["empty"] = self._condition(empty, self.chunks[batch.start], negative=True)
+            parts["empty"] = self._condition([""] * len(prompts), chunks, negative=True)
         return parts
+
+    def _interpolate(self, start: Conditioning, to: Interpolation, batch: slice) -> Conditioning:
+        """Return the conditionings of the positions between those of the first prompt and `to`."""
+        prompts = [to.prompt] * len(self.prompts[batch])
+        end = self._condition(prompts, self.chunks[batch.start])
+        t = self.model.backend.asarray(np.asarray(to.positions[batch]))
+        between = {"lerp": lerp, "slerp": slerp}[to.path]
+        pooled = None if start.pooled is None else between(start.pooled, end.pooled, t)
+        return Conditioning(between(start.context, end.context, t), pooled, start.sizes)
 
     def source_conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on for the source prompt, as `conditionings`."""
-        assert self.source_prompt is not None
-        source = [self.source_prompt] * len(self.prompts)
-        return replace(self, prompts=source).conditionings(batch)
+        [source] = self.others
+        return replace(self, prompts=[source] * len(self.prompts)).conditionings(batch)
 
     def _condition(
         self, prompts: Sequence[str], chunks: int, negative: bool = False
     ) -> Conditioning:
         ops = self.model.backend
         config = self.model.config
-        context = ops.xp.concat([self._states(prompt, chunks) for prompt in prompts], axis=0)
+        states = [self.encoded[prompt].states for prompt in prompts]
+        if chunks > 1:
+            states = [self._fill_up(prompt, chunks) for prompt in prompts]
+        context = ops.xp.concat(states, axis=0)
         rows = [self.encoded[prompt].pooled for prompt in prompts]
         pooled = None if rows[0] is None else ops.xp.concat(rows, axis=0)
         if negative and config.zero_empty_negative:
-            kept = ops.asarray(np.asarray([float(prompt != "") for prompt in prompts]))
-            context = context * kept[:, None, None]
-            pooled = None if pooled is None else pooled * kept[:, None]
+            context, pooled = self._zero_empty(prompts, context, pooled)
         return self.model.family.condition(ops, config, context, pooled, self.size)
 
-    def _states(self, prompt: str, chunks: int) -> Array:
+    def _zero_empty(
+        self, prompts: Sequence[str], context: Array, pooled: Array | None
+    ) -> tuple[Array, Array | None]:
+        """Return hidden states and pooled outputs that are 0 for empty prompts."""
+        ops = self.model.backend
+        kept = ops.asarray(np.asarray([float(prompt != "") for prompt in prompts]))
+        return context * kept[:, None, None], None if pooled is None else pooled * kept[:, None]
+
+    def _fill_up(self, prompt: str, chunks: int) -> Array:
         """Return hidden states, (1, chunks * l, d) of a prompt, filled up with empty chunks."""
         states, _, tokens = self.encoded[prompt]
         missing = chunks - tokens.counts[0]
@@ -157,7 +162,7 @@ def encode_texts(
     options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
     with_empty: bool = False,
-    source_prompt: str | None = None,
+    others: Sequence[str] = (),
 ) -> TextConditioning:
     """Encode every distinct prompt with the tokenizers and text encoders of the model.
 
@@ -167,7 +172,6 @@ def encode_texts(
     chunks = [1] * len(prompts)
     if model.config.text_encoders:
         options = options or PromptOptions()
-        others = other_prompts(interpolation, source_prompt)
         empty = [""] if with_empty or options.long_prompts == "chunk" else []
         for prompt in dict.fromkeys([*prompts, *negative_prompts, *others, *empty]):
             encoded[prompt] = model.encode_prompts([prompt], clip_skip, options)
@@ -175,14 +179,8 @@ def encode_texts(
         pairs = zip(prompts, negative_prompts, strict=True)
         chunks = [max(counts[text] for text in (*pair, *others)) for pair in pairs]
     return TextConditioning(
-        model, encoded, prompts, negative_prompts, chunks, size, interpolation, source_prompt
+        model, encoded, prompts, negative_prompts, chunks, size, interpolation, others
     )
-
-
-def other_prompts(interpolation: Interpolation | None, source_prompt: str | None) -> list[str]:
-    """Return the prompts that all images of a run share."""
-    last = None if interpolation is None else interpolation.prompt
-    return [prompt for prompt in (last, source_prompt) if prompt is not None]
 
 
 def encode_conditioning(
@@ -190,4 +188,4 @@ def encode_conditioning(
 ) -> Conditioning:
     """Return the conditioning of the U-Net on these prompts, without a negative part."""
     text = encode_texts(model, prompts, prompts, size)
-    return text.conditioning(slice(0, len(prompts)))[0]
+    return text.conditionings(slice(0, len(prompts)))["cond"]

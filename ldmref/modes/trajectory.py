@@ -29,7 +29,7 @@ from ldmref.samplers import (
     Step,
     sample,
 )
-from ldmref.samplers.denoiser import Evaluation
+from ldmref.samplers.denoiser import Evaluation, Observer
 from ldmref.samplers.interfaces import (
     Constraint,
     Denoiser,
@@ -199,22 +199,20 @@ class Trajectory:
             observer: Sees every evaluation, and may replace prompts and guidance before it.
         """
         used = model or self.model
+        denoise = self._denoiser(used, None if observer is SILENT else observer.evaluated)
         if observer is SILENT:
-            return self._denoiser(used)
-        denoise = self._denoiser(used, observer)
+            return denoise
 
         def predict(x: Array, sigma: float, *rest: Any) -> Guided:
             nonlocal denoise
             changed = observer.evaluating(x, sigma)
             if changed is not None:
-                denoise = changed._denoiser(used, observer)
+                denoise = changed._denoiser(used, observer.evaluated)
             return denoise.guided(x, sigma, *rest)
 
         return GuidedDenoiser(predict, denoise.remembers)
 
-    def _denoiser(
-        self, model: LatentDiffusion, observer: RunObserver | None = None
-    ) -> GuidedDenoiser:
+    def _denoiser(self, model: LatentDiffusion, observe: Observer | None = None) -> GuidedDenoiser:
         return model_denoiser(
             model,
             self.timestep,
@@ -223,7 +221,7 @@ class Trajectory:
             self.guidance,
             self.controls,
             self.channels,
-            None if observer is None else observer.evaluated,
+            observe,
             self.schedule.path,
             self.guide,
         )
@@ -250,7 +248,6 @@ class Trajectory:
             Cancelled: `cancel` was set.
             NumericError: The latents hold NaN or infinity.
         """
-        sigmas = self.levels
 
         def sample_states(
             model: LatentDiffusion,
@@ -258,13 +255,18 @@ class Trajectory:
             visits: Sequence[int] = self.visits,
             history: History = self.history,
         ) -> Iterator[State]:
-            present = observer if model is self.model else SILENT
+            if observer is SILENT or model is not self.model:
+                parts = self._denoiser(model), self.step_on(model), self.noise, self.constrain
+            else:
+                parts = self._observed_parts(observer)
+            denoise, step, noise, constrain = parts
             return sample(
-                self.denoiser(model, present),
+                denoise,
                 x,
-                sigmas,
-                self._observed_step(present, self.step_on(model)),
-                noise=lambda: present.noise_sampled(self.noise()),
+                self.levels,
+                step,
+                noise=noise,
+                constrain=constrain,
                 visits=visits,
                 history=history,
                 path=self.schedule.path,
@@ -276,17 +278,22 @@ class Trajectory:
             )
         )
 
-    def _observed_step(self, observer: RunObserver, step: Step) -> Step:
-        """Return the step with the constraint of the mode, seen by an observer."""
+    def _observed_parts(
+        self, observer: RunObserver
+    ) -> tuple[GuidedDenoiser, Step, Noise, Constraint | None]:
+        """Return what `sample` takes, seen by an observer; the step includes the constraint."""
+        step, constrain = self.step_on(self.model), self.constrain
 
         def take(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
         ) -> Stepped:
             observer.stepping(x, interval)
             sampled, x0, history = step(denoise, x, interval, history, noise)
-            constrain = self.constrain
             x_next = sampled if constrain is None else constrain(sampled, interval)
             x_next = observer.stepped(TakenStep(interval, x, sampled, x_next, x0))
             return x_next, x0, history
 
-        return take
+        def fresh() -> Array:
+            return observer.noise_sampled(self.noise())
+
+        return self.denoiser(self.model, observer), take, fresh, None

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.initial import InitialState
+from ldmref.modes.job import list_asked
 from ldmref.modes.registry import Watched, mode
 from ldmref.modes.requests import Txt2Img
 from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
 from ldmref.modes.upscale import plan_second_pass
+from ldmref.modes.upscale_parameters import UpscaleParameters
 
 
 def plan_txt2img(config: ModelConfig, request: Txt2Img) -> Plan:
     """Check a request; the initial state is pure noise."""
     job = resolve(config, "txt2img", request)
     plan = Plan(request, job, lambda model: InitialState(noise=job.latents))
-    return plan_second_pass(config, request, plan)
+    if list_asked(request, UpscaleParameters):
+        return plan_second_pass(config, request, plan)
+    return plan
 
 
 @dataclass(frozen=True, eq=False, repr=False)

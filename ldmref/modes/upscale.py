@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.io.images.pil import to_array
 from ldmref.models.config import ModelConfig
@@ -27,9 +26,9 @@ from ldmref.modes.channels import encode_array
 from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
 from ldmref.modes.initial import InitialState, Posterior
-from ldmref.modes.job import Job
+from ldmref.modes.job import Job, list_asked
 from ldmref.modes.requests import Txt2Img
-from ldmref.modes.resolve import check_sampling, check_size
+from ldmref.modes.resolve import check_schedule, check_size
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import RunObserver
 from ldmref.modes.upscale_parameters import UpscaleParameters
@@ -128,7 +127,7 @@ class UpscaledRun(Run):
 
 
 def plan_second_pass(config: ModelConfig, request: Txt2Img, first: Plan) -> Plan:
-    """Return the plan of both passes, or that of the first one if the request has no `upscale`.
+    """Return the plan of both passes of a request with some of `UpscaleParameters`.
 
     Args:
         config: The configuration of the model.
@@ -139,8 +138,7 @@ def plan_second_pass(config: ModelConfig, request: Txt2Img, first: Plan) -> Plan
         UsageError: The model knows one size, or a number is wrong.
         ResourceError: The result is larger than the model can sensibly generate.
     """
-    if not check_given(config, request):
-        return first
+    check_given(config, request)
     recorded: dict[str, Any] = {"upscaler": request.upscaler or "latent"}
     if request.upscale_sigmas is None:
         recorded["upscale_steps"] = request.upscale_steps or first.job.steps
@@ -156,15 +154,13 @@ def plan_second_pass(config: ModelConfig, request: Txt2Img, first: Plan) -> Plan
     )
 
 
-def check_given(config: ModelConfig, request: Txt2Img) -> bool:
-    """Return whether a request has a second pass.
+def check_given(config: ModelConfig, request: Txt2Img) -> None:
+    """Refuse parts of a second pass that are missing or exclude each other, or one for one size.
 
     Raises:
-        UsageError: It has parts of one, parts that exclude each other, or the model knows one size.
+        UsageError: It is so.
     """
-    names = [name for name in get_fields(UpscaleParameters) if getattr(request, name) is not None]
-    if not names:
-        return False
+    names = list_asked(request, UpscaleParameters)
     if request.upscale is None:
         message = f"{names[0]} is that of a second pass, which the request does not have"
         raise UsageError(message, code=CODE, hint="give upscale=2 as well")
@@ -180,7 +176,6 @@ def check_given(config: ModelConfig, request: Txt2Img) -> bool:
             code=CODE,
             hint="leave upscale out",
         )
-    return True
 
 
 def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
@@ -204,7 +199,7 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
         sigmas = request.upscale_sigmas
         job = replace(job, sigmas=sigmas, steps=len(sigmas) - 1, schedule=None)
         with naming("upscale_sigmas", "the second pass: ", "give other upscale_sigmas"):
-            check_sampling(config, job)
+            check_schedule(config, job)
         return job
     taken = request.upscale_steps or first.steps
     strength = choose_strength(request)
@@ -215,7 +210,7 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
     job = replace(job, steps=steps, first_step=steps - (taken if strength else 0))
     what = f"a second pass of {taken} steps at strength {strength:g}: "
     with naming("upscale_steps", what, "take other upscale_steps, or more upscale_strength"):
-        check_sampling(config, job)
+        check_schedule(config, job)
     return job
 
 

@@ -92,8 +92,8 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_multiple(name: str, value: int, multiple: int, most: int | None = None) -> None:
-    """Check a width or height, which every level of the networks must halve evenly.
+def wrong_side(name: str, value: int, multiple: int, most: int | None) -> UsageError:
+    """Return the error of a width or height that is too large, or not halved evenly everywhere.
 
     Args:
         name: The parameter.
@@ -101,32 +101,32 @@ def check_multiple(name: str, value: int, multiple: int, most: int | None = None
         multiple: The number that it must be a multiple of.
         most: The largest number that the model knows positions for; None: any.
     """
-    check_integer(name, value, 1, MAX_SIDE)
+    if value > MAX_SIDE:
+        message = f"{name} must be from 1 to {MAX_SIDE}, not {value}"
+        return UsageError(message, code=code_for(name))
     if most is not None and value > most:
-        raise UsageError(
+        return UsageError(
             f"{name} must be at most {most}, not {value}: the model knows no positions beyond",
             code="E-SIZE",
             hint=f"use {most // multiple * multiple} or less",
         )
-    if value % multiple:
-        low = value // multiple * multiple
-        high = (value // multiple + 1) * multiple
-        raise UsageError(
-            f"{name} must be a multiple of {multiple}, not {value}",
-            code="E-SIZE",
-            hint=f"use {low} or {high}" if low else f"use {high}",
-        )
+    low = value // multiple * multiple
+    high = (value // multiple + 1) * multiple
+    return UsageError(
+        f"{name} must be a multiple of {multiple}, not {value}",
+        code="E-SIZE",
+        hint=f"use {low} or {high}" if low else f"use {high}",
+    )
 
 
-def check_image_count(prompts: int, count: int) -> None:
-    """Check that there are at most `MAX_COUNT` images, `count` for each of the prompts."""
-    if prompts * count > MAX_COUNT:
-        raise UsageError(
-            f"{prompts} prompts with {count} images each are {prompts * count} images, "
-            f"the limit is {MAX_COUNT}",
-            code="E-COUNT",
-            hint="make several requests",
-        )
+def too_many_images(prompts: int, count: int) -> UsageError:
+    """Return the error of more than `MAX_COUNT` images, `count` for each of the prompts."""
+    return UsageError(
+        f"{prompts} prompts with {count} images each are {prompts * count} images, "
+        f"the limit is {MAX_COUNT}",
+        code="E-COUNT",
+        hint="make several requests",
+    )
 
 
 def check_jumps(name: str, value: Any) -> tuple[int, int]:
@@ -166,10 +166,12 @@ def _as_list(value: Any) -> Any:
 
 def check_seeds(name: str, value: Any) -> int | list[int] | None:
     """Return a seed or a list of seeds; a single -1 becomes None, which is random."""
+    if is_whole(value):
+        return None if value == -1 else _seed(name, value)
     value = _as_list(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_seed(name, seed) for seed in value]
-    return None if is_whole(value) and value == -1 else _seed(name, value)
+    return _seed(name, value)
 
 
 def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:

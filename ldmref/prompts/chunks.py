@@ -9,6 +9,8 @@ from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError
 
+BREAK = " BREAK "  # between the sections of a parsed prompt
+
 
 class TokenGroup(NamedTuple):
     """Tokens that stay in one chunk: a single one, or all vectors of an added word."""
@@ -43,6 +45,24 @@ def split_into_chunks(sections: Sequence[Sequence[TokenGroup]], size: int) -> li
 def count_ids(groups: Sequence[TokenGroup]) -> int:
     """Count the ids of some token groups."""
     return sum(len(group.ids) for group in groups)
+
+
+def describe_cut(sections: Sequence[Sequence[TokenGroup]], rest: str, unit: str, room: int) -> str:
+    """Return a line about a prompt of some sections whose `rest` is left out.
+
+    Args:
+        sections: The groups of the whole prompt.
+        rest: The text that is left out.
+        unit: What the tokens are: "words" or "tokens".
+        room: The number of tokens that the model reads.
+    """
+    count = count_ids([group for section in sections for group in section])
+    rest = rest.removesuffix(BREAK).strip()
+    return (
+        f"the prompt has {count} {unit}, the model reads {room}"
+        f"{', and BREAK needs long_prompts=chunk' if len(sections) > 1 else ''}; "
+        f"left out: {rest if len(rest) <= 200 else rest[:200] + ' ...'}"
+    )
 
 
 def find_multi_vector_ids(tokenizer: Tokenizer, limit: int) -> dict[int, tuple[int, ...]]:

@@ -49,8 +49,10 @@ def with_emoji_names(prompt: str) -> str:
     >>> with_emoji_names("🐱🐶")
     'cat face and dog face'
     """
-    if prompt.isascii():
-        return prompt
+    return prompt if prompt.isascii() else _name_emoji(prompt)
+
+
+def _name_emoji(prompt: str) -> str:
     names, longest = _names_by_text()
     text = prompt.replace(SELECTOR, "")
     pieces = []

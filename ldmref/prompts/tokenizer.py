@@ -18,9 +18,11 @@ from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
 from ldmref.prompts.chunks import (
+    BREAK,
     Chunk,
     TokenGroup,
     count_ids,
+    describe_cut,
     find_multi_vector_ids,
     split_into_chunks,
 )
@@ -33,7 +35,6 @@ START = "<start>"
 END = "<end>"
 PAD = "<pad>"
 UNKNOWN = "<unknown>"
-BREAK = " BREAK "
 LONG_PROMPTS = ("truncate", "chunk")
 PROMPT_WEIGHTS = ("none", "a1111")
 WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
@@ -188,7 +189,7 @@ class PromptTokenizer:
         warnings += find_unread_notation(prompt, options.prompt_weights)
         sections = self._parse(prompt, options)
         groups, text, unknown = self._group(sections)
-        if self.reads_words:
+        if self.reads_words and not prompt.isascii():
             unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
             warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
@@ -196,20 +197,14 @@ class PromptTokenizer:
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if options.long_prompts == "chunk":
             return TokenizedPrompt(text, chunks, 0, warnings)
-        if dropped:
-            count = count_ids([group for section in groups for group in section])
-            unit = "words" if self.reads_words else "tokens"
-            rest = text[dropped[0].position :].removesuffix(BREAK).strip()
-            message = (
-                f"the prompt has {count} {unit}, the model reads {self.room}"
-                f"{', and BREAK needs long_prompts=chunk' if len(sections) > 1 else ''}; "
-                f"left out: {rest if len(rest) <= 200 else rest[:200] + ' ...'}"
-            )
-            if options.strict:
-                hint = "shorten it, or use long_prompts=chunk"
-                raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
-            warnings.append(message)
-        return TokenizedPrompt(text, chunks[:1], count_ids(dropped), warnings)
+        if not dropped:
+            return TokenizedPrompt(text, chunks[:1], 0, warnings)
+        unit = "words" if self.reads_words else "tokens"
+        message = describe_cut(groups, text[dropped[0].position :], unit, self.room)
+        if options.strict:
+            hint = "shorten it, or use long_prompts=chunk"
+            raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
+        return TokenizedPrompt(text, chunks[:1], count_ids(dropped), [*warnings, message])
 
     def _parse(self, prompt: str, options: PromptOptions) -> list[list[WeightedText]]:
         """Split a prompt at BREAK into sections of weighted spans, and clean their text."""

@@ -54,7 +54,8 @@ def configured_step(
         options["training_sigmas"] = schedule.training_sigmas
     if schedule.convention == "diffusers":
         return diffusers_step(config, sampler, schedule, options, visits, constrain, bug_compatible)
-    if config.lower_order_final:
+    ends_lower = sampler.block or "lower_order_final" in sampler.configurable
+    if config.lower_order_final and (ends_lower or sampler.lower_orders == "always"):
         step = lower_at_the_end(sampler, options, schedule.sigmas.tolist())
     else:
         step = sampler.make(**options)

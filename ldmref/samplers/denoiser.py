@@ -131,7 +131,9 @@ def guided_denoiser(
         if unconditional:
             require_second(guidance)
             needed.add("uncond")
-        names = _in_order(needed, guidance)
+        names = tuple(name for name in PREDICTIONS if name in needed)
+        if not names or len(names) != len(needed):
+            names = _with_others(names, needed, guidance)
         predictions = dict(zip(names, network(xt, sigma, names, interval), strict=True))
         if combined != prediction_type:
             predictions = {name: to_x0(xt, y, level) for name, y in predictions.items()}
@@ -198,16 +200,16 @@ def velocity_from_x0(guidance: Guidance, xs: Array, s: float, x0: Array) -> Arra
     return (xs - x0) / s
 
 
-def _in_order(names: set[str], guidance: Guidance) -> tuple[str, ...]:
-    """Return names of predictions in the order of `PREDICTIONS`.
+def _with_others(names: tuple[str, ...], needed: set[str], guidance: Guidance) -> tuple[str, ...]:
+    """Return names of predictions with those that are needed but not in `PREDICTIONS`.
 
     Raises:
-        UsageError: The guidance asks for another prediction, or for none.
+        UsageError: The guidance asks for a prediction that does not exist, or for none.
     """
-    others = sorted(names.difference(PREDICTIONS))
+    others = sorted(needed.difference(PREDICTIONS))
     unknown = [name for name in others if not steering_of(name)]
-    if unknown or not names:
+    if unknown or not needed:
         asks = f"the prediction {unknown[0]!r}" if unknown else "no prediction"
         hint = f"known: {', '.join(PREDICTIONS)}, {skipped((7, 8, 9))}"
         raise UsageError(f"guidance {guidance.name!r} needs {asks}", code=CODE, hint=hint)
-    return (*(name for name in PREDICTIONS if name in names), *others)
+    return (*names, *others)

@@ -104,7 +104,8 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
             k = (1.0 + eta) * h
             c = -0.5 * math.expm1(-k) if solver == "midpoint" else exponential_moment(1, k)
             x_next = x_next + (c * h / last.h) * (x0 - last.x0)
-        x_next = _add_noise(x_next, h, sigma_next, eta, noise)
+        if eta:
+            x_next = _add_noise(x_next, h, sigma_next, eta, noise)
         return x_next, x0, (Prediction(x0, h),) if h != 0.0 else history
 
     return step
@@ -169,7 +170,8 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
                 d1 = (h / history[0].h) * (x0 - history[0].x0)
                 c1 = -0.5 * math.expm1(-k) if solver == "midpoint" else c1
             x_next = x_next + c1 * d1
-        x_next = _add_noise(x_next, h, sigma_next, eta, noise)
+        if eta:
+            x_next = _add_noise(x_next, h, sigma_next, eta, noise)
         return x_next, x0, (Prediction(x0, h), *history[:1]) if h != 0.0 else history
 
     return step

@@ -18,7 +18,7 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.math.flow import shift_flow_time
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, check_name, check_steps
+from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, check_steps, unknown_name
 
 
 def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int = 0) -> np.ndarray:
@@ -55,7 +55,8 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
             code="E-SCHEDULE",
             hint="leave it out, or take " + " or ".join(FLOW_SPACINGS),
         )
-    check_name("schedule", spacing, FLOW_SPACINGS)
+    if spacing not in FLOW_SPACINGS:
+        raise unknown_name("schedule", spacing, FLOW_SPACINGS)
     total = config.num_train_timesteps
     steps = check_steps(steps, total)
     end = 1.0 / steps

@@ -41,8 +41,9 @@ PERTURBED = {
     "perturbed_up": ("up",),
     "perturbed_all": ("down", "mid", "up"),
 }
+TEXTS = ("uncond", "cond", "empty")  # predictions of the network as it is, with these texts
 GUIDE = "guide"  # the prediction of a second, weaker model with the prompt
-PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED, GUIDE)
+PREDICTIONS = (*TEXTS, *PERTURBED, GUIDE)
 SKIPPED = "skipped_"  # predictions without some layers of the network: "skipped_7_8_9"
 ATTENDED = "attended_"  # predictions guided in attention: "attended_5.0_2.5"
 ATTENDED_NAME = re.compile(ATTENDED + r"[\d.e+-]+_[\d.e+-]+(_[\d.e+-]+)?")

@@ -30,8 +30,7 @@ from ldmref.samplers.interfaces import (
     Step,
     Stepped,
 )
-from ldmref.samplers.levels import noise_levels
-from ldmref.samplers.path import VE, NoisePath
+from ldmref.samplers.path import VE, NoisePath, noise_levels
 
 
 def sample(
@@ -90,30 +89,21 @@ def sample(
     levels = noise_levels(sigmas, path)
     if isinstance(denoise, GuidedDenoiser):
         step = guided_step(step)
-    return _steps(denoise, x, levels, step, noise or _no_noise, constrain, visits, history, path)
+    fresh = noise or _no_noise
 
+    def take_steps(x: Array, history: History) -> Iterator[State]:
+        for interval in run_intervals(levels, visits, path):
+            if interval.i_next < interval.i:
+                keep, up = path.forward(interval.sigma, interval.sigma_next)
+                x = keep * x + up * fresh()
+                history = ()
+                continue
+            x, x0, history = step(denoise, x, interval, history, fresh)
+            if constrain is not None:
+                x = constrain(x, interval)
+            yield State(interval.i, interval.sigma_next, x, x0, history)
 
-def _steps(
-    denoise: Denoiser,
-    x: Array,
-    sigmas: list[float],
-    step: Step,
-    noise: Noise,
-    constrain: Constraint | None,
-    visits: Sequence[int] | None,
-    history: History,
-    path: NoisePath,
-) -> Iterator[State]:
-    for interval in run_intervals(sigmas, visits, path):
-        if interval.i_next < interval.i:
-            keep, up = path.forward(interval.sigma, interval.sigma_next)
-            x = keep * x + up * noise()
-            history = ()
-            continue
-        x, x0, history = step(denoise, x, interval, history, noise)
-        if constrain is not None:
-            x = constrain(x, interval)
-        yield State(interval.i, interval.sigma_next, x, x0, history)
+    return take_steps(x, history)
 
 
 def run_intervals(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import LdmrefError, UsageError, short_repr
-from ldmref.samplers.levels import noise_levels
+from ldmref.samplers.path import noise_levels
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, spacing_name
 from ldmref.support.plugins import (
     describe_origin,
@@ -52,6 +52,9 @@ class Spacing:
     make: Callable[[np.ndarray, int], Any]
     source: str = ""
     name: str = "custom"
+
+    def __str__(self) -> str:
+        return self.name
 
     def __repr__(self) -> str:
         return f"<Spacing {self.name!r}>"
@@ -131,8 +134,3 @@ def get_spacing(spacing: str | Spacing | Callable[[np.ndarray, int], Any]) -> st
         return Spacing(loaded, name=point.name)
     message = f"{describe_origin(point)} is of type {type(loaded).__name__}, not a Spacing"
     raise UsageError(message, code="E-PLUGIN", hint="an entry point names a Spacing or a function")
-
-
-def name_of(spacing: str | Spacing | None) -> str | None:
-    """Return the name of a spacing, which images record."""
-    return spacing.name if isinstance(spacing, Spacing) else spacing

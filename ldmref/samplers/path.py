@@ -17,8 +17,12 @@ those that add noise, are written for `VE` and run on other paths by a change of
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 
 PURE_NOISE = 2.0**40  # the ratio of a level without data; 2^-40 of the data is below all rounding
@@ -113,3 +117,33 @@ FLOW = NoisePath("flow", 1.0)
 """(1 - sigma) x0 + sigma eps: flow matching, sigma from 0 (data) to 1 (noise)."""
 
 PATHS = {path.name: path for path in (VE, FLOW)}
+
+
+def noise_levels(sigmas: Sequence[float] | np.ndarray, path: NoisePath = VE) -> list[float]:
+    """Return numbers, or a one-dimensional array of them, as a list of Python floats.
+
+    Args:
+        sigmas: The numbers.
+        path: The path on which they are levels.
+
+    Raises:
+        UsageError: `sigmas` is not a list of finite numbers of at least 0, or has a level at which
+            the path has no data left: above 1 on `FLOW`.
+    """
+    try:
+        numbers = [*sigmas]
+        if any(isinstance(value, str | bytes | bool) for value in (sigmas, *numbers)):
+            raise TypeError("text or truth values")
+        levels = [float(sigma) for sigma in numbers]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise UsageError(
+            f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"
+        ) from None
+    for sigma in levels:
+        if not 0.0 <= sigma < math.inf:
+            message = f"sigmas must be finite numbers of at least 0, not {short_repr(sigma)}"
+            raise UsageError(message, code="E-SIGMAS")
+        if path.fade * sigma > 1.0:
+            message = f"sigmas on the path {path.name!r} must be from 0 to 1"
+            raise UsageError(f"{message}, not {short_repr(sigma)}", code="E-SIGMAS")
+    return levels

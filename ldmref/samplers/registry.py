@@ -231,11 +231,24 @@ def get_sampler(name: str) -> Sampler:
     """
     lower, colon, _ = str(name).lower().partition(":")
     sampler = SAMPLERS.get(ALIASES.get(lower, lower))
-    if sampler is not None:
-        if not colon:
-            return sampler
-        _, parameters = read_notation(str(name), "sampler", SAMPLER_CODE, PARAMETER_HINT)
-        return sampler.with_parameters(parameters)
+    if sampler is None:
+        return load_sampler(name, lower)
+    if not colon:
+        return sampler
+    _, parameters = read_notation(str(name), "sampler", SAMPLER_CODE, PARAMETER_HINT)
+    return sampler.with_parameters(parameters)
+
+
+def load_sampler(name: str, lower: str) -> Sampler:
+    """Return the sampler of a plug-in.
+
+    Args:
+        name: As it was given, for the messages.
+        lower: The name of the entry point.
+
+    Raises:
+        UsageError: As for `get_sampler`.
+    """
     point = find_plugin(GROUP, lower)
     if point is None and lower.endswith("scheduler"):  # of a diffusers folder
         raise UsageError(

@@ -21,11 +21,10 @@ from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers import schedule as diffusers
 from ldmref.samplers.flow_spacings import flow_levels
 from ldmref.samplers.interfaces import Interval
-from ldmref.samplers.levels import noise_levels
 from ldmref.samplers.own_spacing import Spacing, get_spacing
-from ldmref.samplers.path import FLOW, VE, NoisePath
+from ldmref.samplers.path import FLOW, VE, NoisePath, noise_levels
 from ldmref.samplers.sampler import Sampler
-from ldmref.samplers.spacings import check_steps, sigma_grid, timesteps_at
+from ldmref.samplers.spacings import SPACINGS, check_steps, sigma_grid, timesteps_at
 
 NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
 
@@ -190,15 +189,13 @@ def make_schedule(
             hint="leave the path out",
         )
     table = sampling_sigmas(config)
-    spacing = default_spacing(config, sampler) if spacing is None else get_spacing(spacing)
-    steps = check_steps(steps, len(table) if sigmas is None else None)
+    if spacing is None:
+        spacing = default_spacing(config, sampler)
+    elif not isinstance(spacing, str) or spacing not in SPACINGS:
+        spacing = get_spacing(spacing)
     if sigmas is not None:
-        grid = np.asarray(noise_levels(sigmas, path), np.float64)
-        if len(grid) != steps + 1 or not (np.diff(grid) < 0).all():
-            raise UsageError(
-                f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
-            )
-        return _on_path(grid, table, path, of_flow)
+        return _on_path(_given_levels(sigmas, steps, path), table, path, of_flow)
+    steps = check_steps(steps, len(table))
     if isinstance(spacing, Spacing):
         grid = spacing.sigmas(own.level(table), steps)
     elif of_flow:
@@ -212,6 +209,17 @@ def make_schedule(
     if path is not own:
         grid = np.asarray([path.level(own.ratio(level)) for level in grid.tolist()])
     return _on_path(grid, table, path, of_flow)
+
+
+def _given_levels(sigmas: Sequence[float], steps: int, path: NoisePath) -> np.ndarray:
+    """Return given noise levels, (steps + 1,) float64; refuse another number, or an increase."""
+    steps = check_steps(steps, None)
+    grid = np.asarray(noise_levels(sigmas, path), np.float64)
+    if len(grid) != steps + 1 or not (np.diff(grid) < 0).all():
+        raise UsageError(
+            f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
+        )
+    return grid
 
 
 def _on_path(levels: np.ndarray, table: np.ndarray, path: NoisePath, of_flow: bool) -> Schedule:

@@ -98,14 +98,10 @@ def sigma_grid(
     >>> sigma_grid(np.geomspace(0.01, 100.0, 1000), "exponential", 4).round(3)
     array([1.000e+02, 4.642e+00, 2.150e-01, 1.000e-02, 0.000e+00])
     """
-    if spacing in FLOW_SPACINGS:
-        raise UsageError(
-            f"schedule {spacing!r} is for models trained with flow matching",
-            code="E-SCHEDULE",
-            hint="this model has " + ", ".join(SPACINGS),
-        )
-    check_name("schedule", spacing, SPACINGS)
-    check_name("final sigma", final_sigma, FINAL_SIGMAS)
+    if spacing not in SPACINGS:
+        raise unknown_spacing(spacing)
+    if not isinstance(final_sigma, str) or final_sigma not in FINAL_SIGMAS:
+        raise unknown_name("final sigma", final_sigma, FINAL_SIGMAS)
     steps = check_steps(steps, len(table))
     if spacing in BETWEEN_ENDS:
         sigmas = BETWEEN_ENDS[spacing](steps, table[0], table[-1])
@@ -151,11 +147,21 @@ def spacing_name(name: str) -> str:
     return "_".join(name.lower().split())
 
 
-def check_name(what: str, name: str, known: Sequence[str]) -> None:
-    """Refuse a name that is not among the known ones, with the nearest as a hint."""
-    if not isinstance(name, str) or name not in known:
-        hint = did_you_mean(name if isinstance(name, str) else "", known)
-        raise UsageError(f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=hint)
+def unknown_name(what: str, name: object, known: Sequence[str]) -> UsageError:
+    """Return the error of a name that is not among the known ones, with the nearest as a hint."""
+    hint = did_you_mean(name if isinstance(name, str) else "", known)
+    return UsageError(f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=hint)
+
+
+def unknown_spacing(spacing: object) -> UsageError:
+    """Return the error of a spacing that is not in `SPACINGS`."""
+    if spacing not in FLOW_SPACINGS:
+        return unknown_name("schedule", spacing, SPACINGS)
+    return UsageError(
+        f"schedule {spacing!r} is for models trained with flow matching",
+        code="E-SCHEDULE",
+        hint="this model has " + ", ".join(SPACINGS),
+    )
 
 
 def check_steps(steps: int, total: int | None) -> int:

@@ -14,7 +14,6 @@ from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.samplers import Interval
 from ldmref.samplers.curve import path_point
 from ldmref.samplers.denoiser import Evaluation
-from ldmref.samplers.own_spacing import name_of
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
@@ -91,7 +90,7 @@ class TraceObserver(RunObserver):
         job = self.job
         schedule = trajectory.schedule
         attributes = {
-            "name": name_of(job.schedule),
+            "name": job.schedule and str(job.schedule),
             "sampler": job.sampler.name,
             "steps": job.steps,
             "visits": [int(i) for i in trajectory.visits],

@@ -13,9 +13,9 @@ import ldmref
 from ldmref import modes
 from ldmref.backends.arguments import fill, map_arrays, split_arrays
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.models.compiled import CompiledNetworks
 from ldmref.models.control import ControlNet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
+from ldmref.models.lazy_params import CompiledNetworks
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset

@@ -395,7 +395,8 @@ def test_an_empty_negative_prompt_may_be_zeros(two_encoders, zeros):
     model = copy.copy(two_encoders)
     model.config = dataclasses.replace(two_encoders.config, zero_empty_negative=zeros)
     text = encode_texts(model, ["red", "", "cat"], ["", "blue", "blue"], (16, 16))
-    cond, uncond = text.conditioning(slice(0, 3))
+    parts = text.conditionings(slice(0, 3))
+    cond, uncond = parts["cond"], parts["uncond"]
     assert [bool(np.any(row)) for row in cond.context] == [True] * 3
     assert [bool(np.any(row)) for row in uncond.context] == [not zeros, True, True]
     assert [bool(np.any(row)) for row in uncond.pooled] == [not zeros, True, True]

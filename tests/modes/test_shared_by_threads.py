@@ -18,8 +18,7 @@ from ldmref import modes
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import BackendUnavailable
 from ldmref.io.native import save_folder
-from ldmref.models.compiled import CompiledNetworks
-from ldmref.models.lazy_params import LazyParams
+from ldmref.models.lazy_params import CompiledNetworks, LazyParams
 from ldmref.models.params import Params
 
 BACKENDS = ("numpy", "torch", "onnx", "openvino")

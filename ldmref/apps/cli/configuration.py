@@ -12,7 +12,7 @@ from ldmref.apps.cli.settings import naming_settings, with_settings
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
 from ldmref.io.locate import read_model_config
 from ldmref.loading import open_backend
-from ldmref.modes.mode_checks import MODE_OF
+from ldmref.modes.checks import MODE_OF
 from ldmref.modes.registry import MODES, read_request
 from ldmref.modes.resolve import resolve
 from ldmref.modes.run import Plan

@@ -16,8 +16,7 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan
-from ldmref.modes.cost import explain_memory
-from ldmref.modes.generate import on_backend
+from ldmref.modes.generate import explain_memory, on_backend
 from ldmref.modes.initial import InitialState
 from ldmref.modes.run import Plan
 from ldmref.modes.trajectory import Trajectory
