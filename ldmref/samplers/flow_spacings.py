@@ -56,7 +56,7 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
             hint="leave it out, or take " + " or ".join(FLOW_SPACINGS),
         )
     if spacing not in FLOW_SPACINGS:
-        raise unknown_name("schedule", spacing, FLOW_SPACINGS)
+        raise unknown_name("schedule of a flow", spacing, FLOW_SPACINGS)
     total = config.num_train_timesteps
     steps = check_steps(steps, total)
     end = 1.0 / steps
