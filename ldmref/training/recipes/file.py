@@ -233,7 +233,10 @@ def _model(table: Any) -> ModelConfig:
     config = config_from_dict(_merge(base.to_dict(), fields))
     pooled = config.text_encoder_2 or getattr(config.denoiser, "addition_embed_type", "")
     if pooled or config.image_channels:
-        hint = "ldmref trains an autoencoder, and a U-Net with one text encoder or none"
+        hint = (
+            "ldmref train has a denoiser with one text encoder or none; `ldmref finetune full` "
+            "trains all of a model with several"
+        )
         raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
 
