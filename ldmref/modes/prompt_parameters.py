@@ -139,9 +139,10 @@ class EmbeddingParameters:
         ),
     ] = None
     pooled_prompt_embeds: Annotated[
-        EmbeddingArray | None, Doc("Pooled output (n, d) of the prompts (SDXL).", "not given")
+        EmbeddingArray | None,
+        Doc("Pooled output (n, d) of the prompts (SDXL, SD3, Flux).", "not given"),
     ] = None
     negative_pooled_prompt_embeds: Annotated[
         EmbeddingArray | None,
-        Doc("Pooled output (n, d) of the negative prompts (SDXL).", "not given"),
+        Doc("Pooled output (n, d) of the negative prompts (SDXL, SD3).", "not given"),
     ] = None

@@ -18,7 +18,7 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.math.flow import shift_flow_time
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.spacings import FLOW_SPACINGS, check_steps, unknown_name
+from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, check_steps, unknown_name
 
 
 def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int = 0) -> np.ndarray:
@@ -49,6 +49,12 @@ def flow_levels(config: SchedulerConfig, spacing: str, steps: int, tokens: int =
     >>> flow_levels(SchedulerConfig(prediction_type="flow", shift=3.0), "flow", 4).round(4)
     array([1.  , 0.9 , 0.75, 0.5 , 0.  ])
     """
+    if spacing in SPACINGS:
+        raise UsageError(
+            f"schedule {spacing!r} is for models of diffusion, and this one is of flow matching",
+            code="E-SCHEDULE",
+            hint="leave it out, or take " + " or ".join(FLOW_SPACINGS),
+        )
     if spacing not in FLOW_SPACINGS:
         raise unknown_name("schedule of a flow", spacing, FLOW_SPACINGS)
     total = config.num_train_timesteps

@@ -107,6 +107,20 @@ def test_both_doors_have_the_levels_of_a_named_scheduler(name, label, scheduler)
     np.testing.assert_allclose(levels[0], levels[1], rtol=1e-12)
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["sd3-medium", "flux-dev"])
+@pytest.mark.parametrize("door", [through_the_command_line, through_the_server])
+def test_a_flow_has_its_own_levels_whatever_is_selected(door, name, scheduler):
+    """Clients select a scheduler once, for every model."""
+    config = preset(name)
+    plan, notes = door(config, **complete(scheduler=scheduler))
+    own = modes.plan("txt2img", config, prompt="a cat", steps=12, sampler="euler").job
+    assert plan.job.schedule == own.schedule and plan.job.sigmas is None
+    assert plan.job.steps == 12 and plan.job.long_prompts == "chunk"
+    if scheduler != "automatic":
+        assert any("of flow matching" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("name", "skipped", "long_prompts"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ldmref
+from ldmref.io import save_folder
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.images.metadata import read_parameters
 from ldmref.io.tensors.safetensors import TensorFile
@@ -130,6 +132,16 @@ def test_native_to_compvis_and_back(ldm, model_folder, work):
 def test_what_compvis_cannot_name(ldm, work):
     ran = ldm("convert", "emoji", "emoji.safetensors")
     assert ran.code == 2 and "class embedding" in ran.err and not list(work.iterdir())
+
+
+def test_a_model_with_a_transformer_becomes_a_folder_only(ldm, work):
+    model = ldmref.random_model("sd3-tiny", backend="numpy")
+    params = {name: p for name, p in model.params.items() if name != "text_encoder_3"}
+    config = dataclasses.replace(model.config, text_encoder_3=None)
+    save_folder(work / "sd3", config, params, [model.tokenizer] * 2, np.float32)
+    ran = ldm("convert", "sd3", "one.safetensors")
+    assert ran.code == 2 and "has a transformer in place of the U-Net" in ran.err
+    assert "to write a folder" in ran.err and not (work / "one.safetensors").exists()
 
 
 @pytest.fixture(scope="session")

@@ -183,7 +183,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/formats.md": {
         "{'mode'": OUTPUT,
-        "['prompt'] 33": OUTPUT,
+        "['prompt'] 34": OUTPUT,
     },
     "docs/backends.md": {
         'device="cuda:0"': GPU,

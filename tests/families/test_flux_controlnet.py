@@ -328,14 +328,15 @@ def test_nets_of_different_blocks_add_up(model, nets):
 
 def test_guidance_in_attention_takes_a_control(model, nets):
     """The image has two copies in single blocks, and each takes the residuals."""
-    asked = OPTIONS | {"guidance": "nag", "negative_prompt": "dog"}
+    options = OPTIONS | {"count": 2, "batch_size": 2}
+    asked = options | {"guidance": "nag", "negative_prompt": "dog"}
     plain = modes.txt2img(model, PROMPT, **asked).latents
     control = [Control(nets / "plain", IMAGES[0])]
     found = modes.txt2img(model, PROMPT, control=control, **asked).latents
     assert np.isfinite(found).all() and (found != plain).any()
     of_one_scale = asked | {"guidance": {"name": "nag", "scale": 1.0}, "negative_prompt": PROMPT}
     same = modes.txt2img(model, PROMPT, control=control, **of_one_scale).latents
-    want = modes.txt2img(model, PROMPT, control=control, **OPTIONS).latents
+    want = modes.txt2img(model, PROMPT, control=control, **options).latents
     np.testing.assert_allclose(same, want, atol=1e-4)
 
 

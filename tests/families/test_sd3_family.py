@@ -13,7 +13,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.apps.cli.main import main
-from ldmref.errors import LdmrefError
+from ldmref.errors import CorruptModelError, InputError, LdmrefError
 from ldmref.families.sd3.files import PIPELINES
 from ldmref.io import save_folder
 from ldmref.io.diffusers.flow_scheduler import convert_flow_config
@@ -265,6 +265,28 @@ def test_a_folder_that_asks_for_something_else_is_refused(made, tmp_path):
         with pytest.raises(LdmrefError, match=message):
             ldmref.load(tmp_path / "other")
         shutil.copy(made[1] / "transformer" / "config.json", file)
+
+
+def test_a_folder_without_a_text_encoder_says_what_to_do(made, tmp_path):
+    """Many leave out T5, which is the largest part of the folder."""
+    shutil.copytree(made[1], tmp_path / "part")
+    shutil.rmtree(tmp_path / "part" / "text_encoder_3")
+    with pytest.raises(InputError, match=r"'text_encoder_3' has no file config\.json") as caught:
+        ldmref.load(tmp_path / "part")
+    assert "for a model without T5, write [null, null]" in caught.value.hint
+    index = tmp_path / "part" / "model_index.json"
+    without = {key: [None, None] for key in ("text_encoder_3", "tokenizer_3")}
+    index.write_text(json.dumps(json.loads(index.read_text()) | without))
+    assert ldmref.load(tmp_path / "part").config.text_encoder_3 is None
+    shutil.rmtree(tmp_path / "part" / "text_encoder")
+    with pytest.raises(InputError, match=r"'text_encoder' has no file config\.json") as caught:
+        ldmref.load(tmp_path / "part")
+    assert caught.value.hint == "download the whole folder"
+
+
+def test_another_network_is_no_autoencoder(made):
+    with pytest.raises(CorruptModelError, match="'text_encoder' holds a CLIPTextModelWith"):
+        ldmref.load(made[1], vae=made[1] / "text_encoder")
 
 
 def test_folders_of_ldmref(made, tmp_path):

@@ -173,7 +173,7 @@ def test_other_modes_of_a_flow_model(flow_model):
 
 
 def test_other_spacings_and_the_other_path_are_refused(flow_model, model):
-    with pytest.raises(UsageError, match="schedule of a flow"):
+    with pytest.raises(UsageError, match="this one is of flow matching"):
         modes.plan("txt2img", flow_model, prompt="a", schedule="karras")
     with pytest.raises(UsageError, match="begins at noise without data"):
         modes.plan("txt2img", flow_model, prompt="a", noise_path="ve")

@@ -15,7 +15,7 @@ from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.samplers import SAMPLERS, SPACINGS, SchedulerConfig, Spacing, get_spacing, make_schedule
 from ldmref.samplers.schedule import sampling_sigmas
-from ldmref.samplers.spacings import BETWEEN_ENDS, SUMMARIES
+from ldmref.samplers.spacings import BETWEEN_ENDS, FLOW_SPACINGS, FLOW_SUMMARIES, SUMMARIES
 
 MODULE = "theirs_of_test_own_schedules"
 TABLE = sampling_sigmas(SchedulerConfig())
@@ -144,16 +144,27 @@ def test_a_package_adds_schedules_by_name(package, tiny):
 def test_the_command_line_lists_and_takes_them(package, capsys):
     assert main(["samplers", "--schedules", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["name"] for row in rows] == [*SPACINGS, "Straight", "karras", "plain"]
+    built_in = [*SPACINGS, *FLOW_SPACINGS]
+    assert [row["name"] for row in rows] == [*built_in, "Straight", "karras", "plain"]
     assert rows[3]["summary"] == SUMMARIES["karras"] and MODULE not in sys.modules
     assert rows[-2]["reason"] and not rows[-1]["reason"]  # a built-in's name
     assert main(["samplers", "--schedules"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(SPACINGS) + 3 and "plug-in of their-package 1.2" in lines[-1]
+    assert len(lines) == len(built_in) + 3 and "plug-in of their-package 1.2" in lines[-1]
     assert main(["txt2img", "cat", "--schedule", "strait", "-m", "no-such-model"]) != 0
 
 
+@pytest.mark.parametrize("name", SPACINGS)
+def test_a_flow_has_schedules_of_its_own(name):
+    config = SchedulerConfig(prediction_type="flow")
+    said = f"schedule '{name}' is for models of diffusion, and this one is of flow matching"
+    with pytest.raises(UsageError, match=said) as caught:
+        make_schedule(config, SAMPLERS["euler"], name, 4)
+    assert caught.value.hint == "leave it out, or take flow or flow_table"
+
+
 def test_every_spacing_has_a_line():
+    assert tuple(FLOW_SUMMARIES) == FLOW_SPACINGS and all(FLOW_SUMMARIES.values())
     assert tuple(SUMMARIES) == SPACINGS and all(SUMMARIES.values())
 
 

@@ -113,6 +113,16 @@ def test_everything_that_is_listed_is_accepted():
             modes.plan("txt2img", SD15, **values)
 
 
+@pytest.mark.parametrize("model", ["sd3-medium", "flux-dev"])
+def test_a_second_pass_of_a_flow_is_on_its_own_levels(model):
+    body = {"scheduler": "trailing", "enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5}
+    translated = txt2img(preset(model), **body)
+    (values,) = translated.batches
+    assert "upscale_sigmas" not in values and "schedule" not in values
+    assert any("'trailing' is not one of flow matching" in note for note in translated.notes)
+    modes.plan("txt2img", preset(model), **values)
+
+
 def test_a_scheduler_of_a1111_alone_gives_its_levels():
     (values,) = txt2img(sampler_name="Euler", scheduler="Normal", steps=6).batches
     expected = a1111_levels(sampling_sigmas(SD15.scheduler), "euler", "normal", 6)

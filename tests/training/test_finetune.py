@@ -356,9 +356,11 @@ def test_a_size_that_the_model_cannot_have_is_refused(settings):
     with pytest.raises(UsageError) as caught:
         check_base(preset("sd15"), settings(data={"size": 500}))
     assert caught.value.code == "E-SIZE"
-    check_base(preset("sd3-medium"), settings(data={"size": 3072}))
-    with pytest.raises(UsageError, match="size must be at most 3072, not 4096") as caught:
-        check_base(preset("sd3-medium"), settings(data={"size": 4096}))
+    small = preset("sd3-tiny")  # with positions for few patches
+    check_base(small, settings(data={"size": small.max_side}))
+    over = small.max_side + small.size_multiple
+    with pytest.raises(UsageError, match=f"size must be at most {small.max_side}, not") as caught:
+        check_base(small, settings(data={"size": over}))
     assert caught.value.code == "E-SIZE"
 
 

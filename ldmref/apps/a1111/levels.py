@@ -39,6 +39,7 @@ from ldmref.math.sigmas import (
 )
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.spacings import check_steps, sigmas_at
 
@@ -115,6 +116,8 @@ def levels_for(
 ) -> Levels | None:
     """Return A1111's noise levels for a model, None if it has none for this sampler and schedule.
 
+    Nor has it any here for models of flow matching, whose levels are flow times.
+
     Args:
         config: Configuration of the model that generates.
         sampler, schedule, strength: As for `a1111_levels`.
@@ -124,6 +127,8 @@ def levels_for(
     Raises:
         UsageError: `steps` or `strength` is out of range.
     """
+    if config.scheduler.path is FLOW:
+        return None
     table = sampling_sigmas(config.scheduler)
     steps = config.defaults.steps if steps is None else steps
     check_steps(steps, min(validation.MAX_STEPS, len(table)))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.modes.run import Run
 from ldmref.modes.validation import check_integer
 from ldmref.prompts.weights import parse_prompt_weights
@@ -40,7 +40,9 @@ def reads_chunks(config: ModelConfig) -> bool:
     such as latent diffusion's BERT, it leaves as they are. Models that take one token for the whole
     prompt read one chunk.
     """
-    return config.text_encoder.model_type == "clip" and not config.unet.class_embed_type
+    denoiser = config.denoiser
+    whole = isinstance(denoiser, UNetConfig) and bool(denoiser.class_embed_type)
+    return config.text_encoder.model_type == "clip" and not whole
 
 
 def heeds_clip_skip(config: ModelConfig) -> bool:

@@ -15,6 +15,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.modes.resolve import find_schedule
 from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
+from ldmref.samplers.path import FLOW
 
 OWN_LEVELS = ("schedule", "sigmas")  # parameters that replace A1111's noise levels
 SECOND_PASS = {*get_fields(UpscaleParameters)}
@@ -77,7 +78,7 @@ def replay_request(
             discard=made["discard"],
         )
         if levels is None:
-            notes.append(_no_levels(sampler, made["schedule"]))
+            notes.append(_no_levels(config, sampler, made["schedule"]))
         if values.get("upscale") is not None and "upscale_sigmas" not in own:
             second = second_pass_levels(
                 config,
@@ -124,7 +125,9 @@ def _resolve_sampler(
     return name
 
 
-def _no_levels(sampler: str, schedule: str) -> str:
+def _no_levels(config: ModelConfig, sampler: str, schedule: str) -> str:
+    if config.scheduler.path is FLOW:
+        return f"{config.name!r} is of flow matching: its own noise levels are used"
     if sampler == "lcm":
         return "A1111's LCM has other noise levels and timesteps: the model's are used"
     if sampler in COMPVIS:

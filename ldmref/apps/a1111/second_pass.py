@@ -16,6 +16,7 @@ from ldmref.apps.a1111.levels import MOST, Levels, Options, encoded_levels
 from ldmref.io.images.infotext import A1111_UPSCALERS
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
 
 UPSCALERS = {label: name for name, label in A1111_UPSCALERS.items()}  # ours by A1111's name
@@ -67,6 +68,8 @@ def second_pass_levels(
         strength: Denoising strength, above 0.
         options: Further options; None: the defaults of `Options`.
     """
+    if config.scheduler.path is FLOW:
+        return None
     table = sampling_sigmas(config.scheduler)
     steps = config.defaults.steps if steps is None else steps
     if not 0.0 < strength <= 1.0 or steps < 1:

@@ -26,7 +26,7 @@ from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.models.params import unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -79,7 +79,7 @@ def convert(
     The tensors of a pickle are copied unchanged, and its code is never run.
 
     OUT is a file if it ends in .safetensors, otherwise a folder of ldmref. A model in one file has
-    CompVis' tensor names.
+    CompVis' tensor names; models with a transformer become folders only.
     """
     origin = Path(path)
     out = Path(to)
@@ -164,8 +164,10 @@ def write_compvis(
     config: ModelConfig, flat: Mapping[str, np.ndarray], out: Path, overwrite: bool
 ) -> None:
     """Write a model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
-    unnamed = "a class embedding" if config.unet.class_embed_type else ""
-    unnamed = "a shift factor" if config.vae.shift_factor else unnamed
+    transformer = not isinstance(config.denoiser, UNetConfig)
+    unnamed = "a transformer in place of the U-Net" if transformer else ""
+    unnamed = unnamed or ("a class embedding" if config.unet.class_embed_type else "")
+    unnamed = unnamed or ("a shift factor" if config.vae.shift_factor else "")
     if unnamed:
         raise UsageError(
             f"{config.name!r} has {unnamed}, which has no name in CompVis' layout",

@@ -114,7 +114,7 @@ def _generate_task(
     plan = task.plan if task.finish is None else task.finish(model, console, stop)
     run = plan.prepare(model)
     console.warn(run.warnings)
-    if recorded.get("a1111") and isinstance(run, modes.Run):
+    if recorded.get("a1111"):
         console.warn(chunk_notes(run, recorded["a1111"]))
     console.warn(compare_inputs(recorded, run.params(len(run.job.seeds))))
     first = console.finished

@@ -26,7 +26,7 @@ from ldmref.models.presets import list_presets
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler
 from ldmref.samplers.own_spacing import GROUP as SCHEDULE_PLUGINS
 from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
-from ldmref.samplers.spacings import SUMMARIES
+from ldmref.samplers.spacings import FLOW_SUMMARIES, SUMMARIES
 from ldmref.support.files import check_input_path
 from ldmref.support.plugins import list_plugins, list_unusable
 
@@ -179,9 +179,9 @@ def print_schedules(as_json: bool) -> None:
     """Print the names of schedules, each with a line about it."""
     rows: list[TableRow] = [
         {"name": name, "summary": text, "package": "", "reason": ""}
-        for name, text in SUMMARIES.items()
+        for name, text in (SUMMARIES | FLOW_SUMMARIES).items()
     ]
-    for plugin in make_plugin_rows(SCHEDULE_PLUGINS, SUMMARIES):
+    for plugin in make_plugin_rows(SCHEDULE_PLUGINS, SUMMARIES | FLOW_SUMMARIES):
         rows.append(plugin | {"summary": ""})
 
     def cells(row: TableRow) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ MODEL_NAME = option(
     "--model",
     type=PATH,
     metavar="NAME|FILE|FOLDER",
-    help="Model: a name from ldmref models, a folder, a .safetensors file, or OWNER/MODEL from "
-    "Hugging Face. Default: emoji, which comes with ldmref.",
+    help="Model: a name from ldmref models, a folder, a .safetensors or .gguf file, or "
+    "OWNER/MODEL from Hugging Face. Default: emoji, which comes with ldmref.",
 )
 BACKEND = (
     option(
@@ -94,7 +94,8 @@ LOADING = (  # how a model is read from its file
         "--tokenizer",
         type=PATH,
         metavar="FILE|FOLDER",
-        help="Vocabulary of CLIP, if the model does not include it.",
+        help="Vocabulary of CLIP, if the model does not include it, or a folder with one for each "
+        "text encoder (tokenizer, tokenizer_2, ...).",
     ),
     option("--allow-nonfinite", is_flag=True, help="Accept weights that are NaN or infinite."),
     option(

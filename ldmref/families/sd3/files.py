@@ -9,7 +9,7 @@ from typing import Any
 from ldmref.errors import short_repr
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.families.sd3.text import T5_TOKENS
-from ldmref.io.diffusers.checks import config_error, read_json
+from ldmref.io.diffusers.checks import COMPLETE, config_error, read_json
 from ldmref.io.diffusers.config import convert_autoencoder_config, convert_text_config
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
@@ -26,6 +26,11 @@ TRANSFORMER_DEFAULTS: dict[str, Any] = {  # of diffusers' class, for fields that
     "pooled_projection_dim": 2048, "out_channels": 16, "pos_embed_max_size": 96,
     "dual_attention_layers": (), "qk_norm": None,
 }  # fmt: skip
+WITHOUT_T5 = (
+    f'{COMPLETE}; or, for a model without T5, write [null, null] for "text_encoder_3" and '
+    '"tokenizer_3" in model_index.json'
+)
+HINTS = {name: WITHOUT_T5 if name == TEXT_ENCODERS[2] else COMPLETE for name in TEXT_ENCODERS}
 
 
 def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
@@ -42,7 +47,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
     transformer = convert_transformer_config(read_json(folder / "transformer" / "config.json"))
     vae = convert_autoencoder_config(read_json(folder / "vae" / "config.json"))
     texts: dict[str, Any] = {
-        name: convert_encoder_config(read_json(folder / name / "config.json"), kind)
+        name: convert_encoder_config(read_json(folder / name / "config.json", HINTS[name]), kind)
         for name in TEXT_ENCODERS
         if (kind := get_class(index, name))  # T5 may be missing
     }

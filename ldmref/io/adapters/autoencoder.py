@@ -21,6 +21,7 @@ from ldmref.io.diffusers.checks import (
 )
 from ldmref.io.diffusers.config import convert_autoencoder_config
 from ldmref.io.diffusers.folder import diffusers_table, get_current_name, open_network
+from ldmref.io.identify import get_foreign_class
 from ldmref.io.key_table import KeyTable, find_first_fit, find_matching, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.autoencoder import autoencoder_spec
@@ -117,7 +118,7 @@ def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfi
 
 def _read_folder(folder: Path) -> Autoencoder:
     data = read_json(folder / "config.json")
-    require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-VAE")
+    require_class(get_foreign_class(data), CLASSES, f"{folder.name!r} holds", "E-VAE")
     config = _config(data)
     stored, table = open_network(folder, "vae", _spec(config), repr(folder.name), IGNORED)
     return Autoencoder(folder.name, config, to_native(stored, table), stored.sha256())

@@ -11,12 +11,15 @@ from typing import Any
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
 from ldmref.support import files
 
+COMPLETE = "download the whole folder"  # if a file of it is missing
 
-def read_json(path: Path) -> dict[str, Any]:
+
+def read_json(path: Path, hint: str = COMPLETE) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
         path: The file.
+        hint: What to do if it is missing.
 
     Returns:
         The object.
@@ -32,7 +35,8 @@ def read_json(path: Path) -> dict[str, Any]:
     {'in_channels': 4}
     """
     if not path.is_file():
-        raise InputError(f"{path.parent.name!r} has no file {path.name}", code="E-MODEL")
+        message = f"{path.parent.name!r} has no file {path.name}"
+        raise InputError(message, code="E-MODEL", hint=hint)
     data = files.read_json(path)
     if not isinstance(data, dict):
         raise config_error(f"{path.name} is not a JSON object")

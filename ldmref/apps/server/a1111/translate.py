@@ -28,6 +28,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.modes.sizing import resize_image
 from ldmref.modes.validation import MAX_COUNT, check_integer
 from ldmref.samplers import SAMPLERS
+from ldmref.samplers.path import FLOW
 
 FILLS = ("fill", "original", "noise", "nothing")  # by `inpainting_fill`
 RESIZES = ("stretch", "crop", "fill", "stretch")  # by `resize_mode`; 3 enlarges latents
@@ -115,6 +116,10 @@ def read_sampling(
     name = fields.text("sampler_name")
     older_name = fields.text("sampler_index")
     method = read_method(name or older_name, fields.text("scheduler"))
+    if config.scheduler.path is FLOW and (method.schedule or method.levels):
+        asked = method.schedule or method.levels
+        notes.append(f"scheduler {asked!r} is not one of flow matching: the model's is used")
+        method = Method(method.sampler)
     sampler = method.sampler or config.scheduler.sampler
     values: dict[str, Any] = {
         "steps": fields.integer("steps"),
