@@ -14,7 +14,8 @@ from ldmref import explore, modes
 from ldmref.errors import LdmrefError
 from ldmref.locate import diff_traces
 from ldmref.models import preset
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
+from ldmref.models.control import ControlNet
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.trace import estimate_trace, read_trace, record_trace
