@@ -127,8 +127,8 @@ class Networks:
     @property
     def has_limit(self) -> bool:
         """Whether a request may take only some memory: `max_memory`, or what the machine has."""
-        own = self.params.releasable and not self.params.copied and self.backend.device == "cpu"
-        return self.max_memory is not None or bool(own)
+        stays = self.params.copied or self.backend.device != "cpu"
+        return self.max_memory is not None or (not stays and len(self.params.releasable) > 0)
 
     def limit_memory(
         self, width: int, height: int, n: int = 1, tile: int | None = None, others: int = 0
