@@ -234,8 +234,8 @@ def _model(table: Any) -> ModelConfig:
     pooled = config.text_encoder_2 or getattr(config.denoiser, "addition_embed_type", "")
     if pooled or config.image_channels:
         hint = (
-            "ldmref train has a denoiser with one text encoder or none; `ldmref finetune full` "
-            "trains all of a model with several"
+            "denoisers with one text encoder, class numbers or no condition can; others are "
+            "fine-tuned: ldmref finetune full --base MODEL"
         )
         raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
