@@ -172,8 +172,8 @@ class ControlNet:
             t: Training timesteps, (n,).
             context: Hidden states (n, l, d), or a `Conditioning`, as for `LatentDiffusion.predict`.
             hint: Features from `encode_hint`, or latents of the image, (n, c, h, w).
-            mode: The number of the kind of the image, (n, 1), for a ControlNet of several kinds. None:
-                it knows one kind.
+            mode: The number of the kind of the image, (n, 1), for a ControlNet of several kinds.
+                None: it knows one kind.
 
         Returns:
             A named tuple, such as `Residuals` of a U-Net.
