@@ -9,6 +9,7 @@ from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.models import preset
 from ldmref.modes.choices import CHOICES, choices_of
+from ldmref.samplers import GUIDANCES
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS
 
 
@@ -17,17 +18,20 @@ def test_what_is_offered_can_be_planned_and_nothing_else(name):
     config = preset(name)
     for field, offered in choices_of(config).items():
         for value in CHOICES[field]:
+            asked = {field: value}
+            if value in GUIDANCES and GUIDANCES[value].by_guide:
+                asked["guide"] = config
             if value in offered:
-                modes.plan("txt2img", config, prompt="", **{field: value})
+                modes.plan("txt2img", config, prompt="", **asked)
             else:
                 with pytest.raises(UsageError):
-                    modes.plan("txt2img", config, prompt="", **{field: value})
+                    modes.plan("txt2img", config, prompt="", **asked)
 
 
 def test_the_schedules_are_those_of_the_path():
     assert choices_of(preset("sd15"))["schedule"] == SPACINGS
     assert choices_of(preset("sd3-medium"))["schedule"] == FLOW_SPACINGS
-    assert choices_of(preset("flux-tiny"))["guidance"] == ("cfg", "nag")
+    assert choices_of(preset("flux-tiny"))["guidance"] == ("cfg", "nag", "autoguidance")
 
 
 def test_a_model_that_needs_an_image_offers_all():

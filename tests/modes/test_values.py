@@ -417,18 +417,30 @@ def test_text_that_is_no_value(parse, wrong, code):
 @pytest.mark.parametrize(
     ("text", "want"),
     [
-        ("canny:edges.png", ("canny", "edges.png", 1.0, 0.0, 1.0)),
-        ("canny:edges.png:0.8", ("canny", "edges.png", 0.8, 0.0, 1.0)),
-        ("canny:edges.png:-1:0.25-0.5", ("canny", "edges.png", -1.0, 0.25, 0.5)),
+        ("canny:edges.png", ("canny", "edges.png", 1.0, 0.0, 1.0, None)),
+        ("canny:edges.png:0.8", ("canny", "edges.png", 0.8, 0.0, 1.0, None)),
+        ("canny:edges.png:-1:0.25-0.5", ("canny", "edges.png", -1.0, 0.25, 0.5, None)),
+        ("union:edges.png:0.8:0-1:2", ("union", "edges.png", 0.8, 0.0, 1.0, 2)),
     ],
 )
 def test_controls_as_text(text, want):
     got = control.parse_control(text)
-    assert (got.net, got.image, got.weight, got.start, got.end) == want
+    assert (got.net, got.image, got.weight, got.start, got.end, got.mode) == want
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "canny", "canny:", ":e.png", "a:b:x", "a:b:1:0", "a:b:1:0-1:2", "a:b:1:half-1"]
+    "wrong",
+    [
+        "",
+        "canny",
+        "canny:",
+        ":e.png",
+        "a:b:x",
+        "a:b:1:0",
+        "a:b:1:half-1",
+        "a:b:1:0-1:canny",
+        "a:b:1:0-1:2:3",
+    ],
 )
 def test_text_that_is_no_control(wrong):
     assert code_of(control.parse_control, wrong) == "E-CONTROL"
