@@ -99,6 +99,8 @@ FULL: dict[str, str] = {
     "test_the_recipe_of_a_flow_resumes_bit_for_bit_and_its_model_samples_on_the_flow": SECONDS,
     "tests/families/test_lora_of_transformers.py::"
     "test_a_fine_tuning_is_resumed_and_read_by_diffusers": SECONDS,
+    "tests/families/test_lora_of_transformers.py::"
+    "test_a_whole_transformer_is_trained_and_resumed_bit_for_bit": SECONDS,
     "tests/training/test_first_stages.py": SECONDS,
     "tests/training/test_resume.py": SECONDS,
     "tests/training/test_mixture_recipe.py": SECONDS,

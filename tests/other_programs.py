@@ -29,7 +29,7 @@ from ldmref.math.sigmas import exponential_sigmas, karras_sigmas
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.schedule import CONTINUOUS, WHOLE, diffusers_sigmas
 from ldmref.samplers.registry import SAMPLERS
-from ldmref.samplers.spacings import check_name, check_steps, sigmas_at, timesteps_at
+from ldmref.samplers.spacings import check_steps, sigmas_at, timesteps_at, unknown_name
 
 CONVENTIONS = ("compvis", "diffusers", "kdiffusion", "course")
 FAMILIES = {"ddim": "ddim", "euler": "euler", "multistep": "dpmpp_2m"}  # with a sampler of each
@@ -65,6 +65,12 @@ def grid_of(
     return {"compvis": compvis, "kdiffusion": kdiffusion, "course": course}.get(
         convention, diffusers
     )(table, steps, spacing, family)
+
+
+def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    """Refuse a name that is not among the known ones."""
+    if name not in known:
+        raise unknown_name(what, name, known)
 
 
 def compvis(table: np.ndarray, steps: int, spacing: str, family: str) -> Grid:

@@ -23,6 +23,7 @@ from ldmref.locate.replay import Replay
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
+LEAST_KNOWN = 1 / 8  # of an array that a fault says
 CLEAR = 16.0  # floors up to which an error is explained
 TOGETHER = ("rotate",)  # operations that share a table: a fault concerns both or one of them
 GAIN = 4.0  # factor by which a fault must reduce the error
@@ -113,11 +114,20 @@ def _find_known_fault(replay: Replay, point: Point, recorded: np.ndarray, limit:
     for count, (text, result) in enumerate(_trials(replay, point)):
         if count >= MAX_RERUNS:
             break
-        left = float("inf") if result is None else relative_error(recorded, result)
+        left = float("inf") if result is None else _error_where_known(recorded, result)
         assert best.explained is not None
         if (left < best.explained if best.cause else left <= best.explained) and np.isfinite(left):
             best = Cause(text, left)
     return best if best.cause else Cause()
+
+
+def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
+    """Return the relative error where a fault says a number; not if it says few of them."""
+    result = np.asarray(result)
+    known = ~np.isnan(result) if result.dtype.kind == "f" else np.ones(result.shape, bool)
+    if known.all() or recorded.shape != result.shape or known.mean() < LEAST_KNOWN:
+        return relative_error(recorded, result)
+    return relative_error(recorded[known], result[known])
 
 
 def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:

@@ -29,6 +29,7 @@ from ldmref.locate.layouts import (
     resplit_heads,
     restore_order,
 )
+from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import Point
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.replay import Replay
@@ -144,7 +145,9 @@ class Judge:
         computed = np.asarray(point.computed)
         first = not self.nonfinite
         if first and _is_known(computed):
-            row = self._row(point, error=float("inf"), note=bad, verdict=DIFFERS)
+            kind = "" if point.role else point.call.kind
+            cause = explain_nonfinite(np.asarray(point.recorded), computed, kind)
+            row = self._row(point, error=float("inf"), note=bad, verdict=DIFFERS, cause=cause)
             self._add(point, row)
         else:
             note = f"{bad}, as upstream" if not first else bad

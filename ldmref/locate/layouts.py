@@ -177,6 +177,21 @@ def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
             yield Layout(f"shifted by {constant:.6g}", got - constant)
 
 
+RANGES = (  # of pixels: factor, constant, words
+    (0.5, 0.5, "pixels in [0, 1] instead of [-1, 1]: 0.5 x + 0.5"),
+    (2.0, -1.0, "pixels in [-1, 1] instead of [0, 1]: 2 x - 1"),
+    (127.5, 127.5, "pixels from 0 to 255 instead of [-1, 1]: 127.5 x + 127.5"),
+)
+
+
+def _ranges(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    if got.shape == expected.shape:
+        for factor, constant, text in RANGES:
+            mapped = (got - constant) / factor
+            if relative_error(mapped, expected) < 1e-3:
+                yield Layout(text, mapped)
+
+
 def _constant(factor: float) -> str:
     """Return a factor as a number, with 1/factor where that is the rounder one."""
     inverse = 1.0 / factor
@@ -191,6 +206,7 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], Iterator[Layout]], ...] = (
     _heads,
     _split_heads,
     _flipped,
+    _ranges,
     _scaled,
     _shifted,
 )

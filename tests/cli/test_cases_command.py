@@ -16,7 +16,7 @@ from ldmref.cases.suite_run import TIMEOUT
 def suite(ldm, work):
     ran = ldm("cases", "make", "-o", "suite", "--part", "guidance", "--part", "tokenizers")
     assert ran.code == 0, ran.err
-    assert "wrote ldmref-cases 1.1 to suite: 62 cases" in ran.out
+    assert "wrote ldmref-cases 1.1 to suite: 64 cases" in ran.out
     return work / "suite"
 
 
@@ -31,7 +31,7 @@ def test_run_prints_the_verdict(ldm, suite):
     ran = ldm("cases", "run", "suite", "--backend", "numpy")
     assert ran.code == 0, ran.err
     verdict, worst = ran.out.splitlines()
-    assert verdict.endswith("passes ldmref-cases 1.1, 62 of 62 (guidance, tokenizers)")
+    assert verdict.endswith("passes ldmref-cases 1.1, 64 of 64 (guidance, tokenizers)")
     assert worst.startswith("  largest error: 0 % of the tolerance")
     ran = ldm("cases", "run", "suite", "--match", "tokenizers.clip.*", "--all")
     assert len(ran.out.splitlines()) == 14 and "ok     tokenizers.clip.0" in ran.out
@@ -61,12 +61,12 @@ def test_wrong_values_exit_with_4_and_one_line_each(ldm, suite, work):
 def test_a_program_without_results_fails(ldm, suite):
     program = f"{sys.executable} -c pass {{folder}}"
     ran = ldm("cases", "run", "suite", "--command", program, "--part", "guidance")
-    assert ran.code == 4 and "no result" in ran.out and "0 of 26" in ran.err
+    assert ran.code == 4 and "no result" in ran.out and "0 of 28" in ran.err
 
 
 def test_cases_are_listed(ldm, suite):
     ran = ldm("cases", "run", "suite", "--list")
-    assert len(ran.out.split()) == 62 and "guidance.apg.7.5" in ran.out.split()
+    assert len(ran.out.split()) == 64 and "guidance.apg.7.5" in ran.out.split()
     ran = ldm("cases", "run", "suite", "--list", "--json", "--kind", "bert")
     assert {json.loads(line)["kind"] for line in ran.out.splitlines()} == {"bert"}
 

@@ -43,16 +43,8 @@ def change_levels(change):
     return make
 
 
-def change_time(change):
-    """Return a port that gives the transformer other times."""
-
-    def make(pipe):
-        def hook(module, args, kwargs):
-            return args, {**kwargs, "timestep": change(kwargs["timestep"])}
-
-        pipe.transformer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
-
-    return make
+def give_the_last_time(pipe):
+    change_time(lambda t: torch.full_like(t, float(pipe.scheduler.timesteps[-1])))(pipe)
 
 
 def change_step(change):
@@ -69,6 +61,36 @@ def change_step(change):
         change_class(pipe.scheduler, step=step)
 
     return make
+
+
+def change_input(name, change):
+    """Return a port that gives the transformer another array."""
+
+    def make(pipe):
+        def hook(module, args, kwargs):
+            return args, {**kwargs, name: change(kwargs[name])}
+
+        pipe.transformer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+
+    return make
+
+
+def change_time(change):
+    """Return a port that gives the transformer other times."""
+    return change_input("timestep", change)
+
+
+def change_text(change):
+    return change_input("encoder_hidden_states", change)
+
+
+def change_pooled(change):
+    return change_input("pooled_projections", change)
+
+
+def exchange(x, first, both):
+    """Exchange two parts of the width."""
+    return torch.cat([x[..., first:both], x[..., :first], x[..., both:]], dim=-1)
 
 
 def change_scales(**settings):
@@ -97,6 +119,30 @@ CASES = {
         change_scales(shift_factor=0.0), "the shift factor is missing"),
     "scale-of-flux": (
         change_scales(scaling_factor=0.3611), "scaling factor 0.3611 instead of 1.5305"),
+    "mflux-273-another-index": (give_the_last_time, "the timestep of the next step"),
+    "miles-diffusion-89-rebuilt-levels": (
+        change_levels(lambda s: (1000 * s).round() / 1000), "the levels are made of whole"),
+    "diffusers-13730-level-0": (
+        change_levels(lambda s: shifted(torch.linspace(1, 0, len(s)), 3.0)),
+        "the last evaluation is at level 0"),
+    "Hunyuan3D-8-ascending": (
+        change_levels(lambda s: s.flip(0)), "the timesteps are in increasing order"),
+    "TensorRT-LLM-16889-reciprocal": (
+        change_scales(scaling_factor=1 / 1.5305), "multiplied by the scaling factor instead of"),
+    "taesd-35-outside-of-the-autoencoder": (
+        change_scales(scaling_factor=1.0, shift_factor=0.0), "latents = 1 x + "),
+    "diffusers-12295-other-tokens": (
+        change_text(lambda x: x.roll(1, 1)), "the tokens are one place later"),
+    "diffusers-13377-guidance-off": (
+        change_text(lambda x: x[1:].repeat(2, 1, 1)), "both halves are those of the prompt"),
+    "exchanged-halves": (
+        change_text(lambda x: x.flip(0)), "prompt and negative prompt are exchanged"),
+    "no-text": (change_text(torch.zeros_like), "the text is zero"),
+    "order-of-the-encoders": (
+        change_text(lambda x: exchange(x, 16, 36)), "the text encoders are joined in another"),
+    "no-pooled-text": (change_pooled(torch.zeros_like), "the pooled text is zero"),
+    "pooled-order": (
+        change_pooled(lambda x: exchange(x, 16, 24)), "the text encoders are joined in another"),
     "shift-of-flux": (
         change_scales(shift_factor=0.1159), "shift factor 0.1159 instead of 0.0609"),
 }  # fmt: skip

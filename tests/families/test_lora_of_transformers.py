@@ -157,6 +157,35 @@ def test_a_fine_tuning_is_resumed_and_read_by_diffusers(made, tmp_path):
     assert sum(not np.array_equal(ours[name], flat[name]) for name in flat) > 30
 
 
+@pytest.mark.parametrize("made", ["flux dev", "sd3.5 medium"], indirect=True)
+def test_a_whole_transformer_is_trained_and_resumed_bit_for_bit(made, tmp_path):
+    """With the targets of flow matching; every weight of the transformer changes."""
+    _, folder = made
+    (tmp_path / "images").mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "images" / f"{colour}.png")
+    recipe = recipe_from_dict({
+        "base": str(folder),
+        "method": "full",
+        "data": {"source": str(tmp_path / "images"), "size": 16},
+        "diffusion": {
+            "optimizer": {"batch_size": 2, "warmup": 1, "learning_rate": 0.01},
+            "budget": {"steps": 4},
+        },
+    })  # fmt: skip
+    assert isinstance(recipe, FineTuneRecipe)
+    once = fine_tune(recipe, tmp_path / "once")
+    cancel = Event()
+    with pytest.raises(Cancelled):
+        fine_tune(recipe, tmp_path / "twice", on_progress=lambda p: cancel.set(), cancel=cancel)
+    again = fine_tune(recipe, tmp_path / "twice")
+    weights = [(path / "model.safetensors").read_bytes() for path in (once, again)]
+    assert weights[0] == weights[1]
+    before, after = (flatten(ldmref.load(path).params["transformer"]) for path in (folder, once))
+    still = [name for name in before if np.abs(after[name] - before[name]).max() < 1e-5]
+    assert len(before) > 50 and len(still) <= 4  # the last block drops the text
+
+
 # -- diffusers' converters, which have the published size of Flux.1 built in ---------------------
 
 DEV = preset("flux-dev")

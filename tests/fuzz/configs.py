@@ -17,6 +17,7 @@ from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.diffusers.folder import load_diffusers, read_diffusers_config
 from ldmref.io.native import read_config
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
@@ -31,6 +32,8 @@ from .cached import constants_cached
 from .guard import SCRATCH, Target, file
 from .mutate import dump, mutate_json
 from .texts import TINY, tokenize
+
+KNOWN_FAMILIES = tuple(list_families())  # imported before files are watched
 
 SAFE = re.compile(r"([a-z_0-9]{1,20}/)?[A-Za-z_][A-Za-z_0-9.-]{0,60}")
 

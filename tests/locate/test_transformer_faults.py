@@ -224,7 +224,7 @@ def test_a_rotation_of_the_keys_alone_is_named(flux_model):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda g: 1000 * g, ""),  # float32 has few digits left for angles of a million
+        (lambda g: 1000 * g, "the guidance is scaled by 1000"),  # by the angles that float32 holds
         (lambda g: g / 1000, "the guidance is scaled by 1/1000"),
         (lambda g: 0 * g, "the guidance is 0"),
     ],
@@ -336,6 +336,57 @@ def test_a_fault_of_t5_is_named(flux_model, change, words, recorded):
     wrong = {f"{ATTENTION}.attention": change}
     tensors = run_port(flux_model, wrong, hidden, "text_encoder_2", given={"ids": TEXT})
     check(judge(flux_model, tensors), words, (ATTENTION,))
+
+
+def test_an_overflow_of_t5_is_named(flux_model):
+    """mlx-examples#113: T5 in float16. The first layer is named, and a scale that avoids it."""
+    layer = "encoder.block.1.layer.1.DenseReluDense.wi_1"
+
+    model = make_model("flux-tiny")
+    right = run_port(model, network="text_encoder_2", given={"ids": TEXT})
+    largest = np.abs(right[f"text_encoder_2/{layer}/output"]).max()
+    blocks = model.params["text_encoder_2"].encoder.block
+    blocks["1"].layer["1"].DenseReluDense.wi_1["weight"] *= 3e6 / largest
+    halved = {layer: lambda c, x: np.float16(np.clip(c.compute(x), -1e5, 1e5))}
+    with np.errstate(all="ignore"):
+        tensors = run_port(model, halved, network="text_encoder_2", given={"ids": TEXT})
+        report = judge(model, tensors)
+    (row,) = report.faults
+    assert row.layer == layer and "scaled by 2^-6" in row.cause  # 2^6 65504 is 4.2e6
+    assert row.cause.startswith("overflows float16: 3e+06 is above 65504")
+
+
+def test_a_row_without_keys_is_named(flux_model):
+    """diffuseR#34: -3.4e38 becomes -inf in bfloat16, and all keys of a query are masked."""
+
+    def no_keys(call, x):
+        bias = np.repeat(x["score_bias"], 2, axis=0)
+        bias[1, :, 3] = -np.inf
+        with np.errstate(invalid="ignore"):
+            return call.compute({**x, "score_bias": bias})
+
+    wrong = {f"{ATTENTION}.attention": no_keys}
+    with np.errstate(invalid="ignore"):
+        tensors = run_port(flux_model, wrong, network="text_encoder_2", given={"ids": TEXT})
+        report = judge(flux_model, tensors)
+    (row,) = report.faults
+    assert row.layer == f"{ATTENTION}.attention"
+    assert row.cause.startswith("all keys of these queries are masked")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: 0.5 * x + 0.5, "pixels in [0, 1] instead of [-1, 1]"),
+        (lambda x: 127.5 * x + 127.5, "pixels from 0 to 255 instead of [-1, 1]"),
+    ],
+)
+def test_another_range_of_pixels_is_named(flux_model, change, words):
+    """ComfyUI-VAE-Utils#22."""
+    tensors = run_port(flux_model, network="vae.decode")
+    tensors["vae.decode//output"] = change(tensors["vae.decode//output"])
+    (row,) = judge(flux_model, tensors).faults
+    assert words in row.cause
 
 
 def test_every_fault_of_transformers_is_in_the_table():

@@ -113,6 +113,18 @@ def test_everything_that_is_listed_is_accepted():
             modes.plan("txt2img", SD15, **values)
 
 
+@pytest.mark.parametrize("negative", ["bad hands", ""])
+def test_a_model_that_reads_the_scale_leaves_the_negative_prompt_out(negative):
+    """Clients send the same negative prompt to every model."""
+    translated = txt2img(preset("flux-dev"), negative_prompt=negative)
+    (values,) = translated.batches
+    assert values["negative_prompt"] == ""
+    assert any("negative prompt is left out" in note for note in translated.notes) == bool(negative)
+    modes.plan("txt2img", preset("flux-dev"), **values)
+    (values,) = txt2img(preset("sd3-medium"), negative_prompt=negative).batches
+    assert values["negative_prompt"] == negative
+
+
 @pytest.mark.parametrize("model", ["sd3-medium", "flux-dev"])
 def test_a_second_pass_of_a_flow_is_on_its_own_levels(model):
     body = {"scheduler": "trailing", "enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5}

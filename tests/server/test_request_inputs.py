@@ -78,7 +78,8 @@ def test_every_parameter_that_is_not_plain_json_is_marked(mode, name):
     """A new parameter that holds a file or an array must get the mark `Attachment`."""
     field = MODES[mode].parameters[name]
     expected = "image" if name in {*IMAGES, "control_image"} else "array" if name in ARRAYS else ""
-    assert field.attachment == ("controlnet" if name == "control" else expected)
+    networks = {"control": "controlnet", "guide": "model"}
+    assert field.attachment == networks.get(name, expected)
     schema = mode_schema(mode)["properties"][name]
     schema |= schema.get("anyOf", [{}])[0]
     assert (field.attachment == "image") == ("contentEncoding" in schema)

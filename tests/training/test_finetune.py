@@ -357,18 +357,19 @@ def test_a_size_that_the_model_cannot_have_is_refused(settings):
         check_base(preset("sd15"), settings(data={"size": 500}))
     assert caught.value.code == "E-SIZE"
     small = preset("sd3-tiny")  # with positions for few patches
-    check_base(small, settings(data={"size": small.max_side}))
+    check_base(small, settings(method="full", data={"size": small.max_side}))
     over = small.max_side + small.size_multiple
     with pytest.raises(UsageError, match=f"size must be at most {small.max_side}, not") as caught:
-        check_base(small, settings(data={"size": over}))
+        check_base(small, settings(method="full", data={"size": over}))
     assert caught.value.code == "E-SIZE"
 
 
 def test_one_word_for_two_text_encoders_is_refused(settings):
     sdxl = settings(data={"size": 1024})
     check_base(preset("sdxl"), sdxl)
-    with pytest.raises(UsageError, match="two"):
-        check_base(preset("sdxl"), replace(sdxl, method="textual_inversion"))
+    for name, count in (("sdxl", 2), ("sd3-medium", 3)):
+        with pytest.raises(UsageError, match=f"for one text encoder, and it has {count}"):
+            check_base(preset(name), replace(sdxl, method="textual_inversion"))
 
 
 def test_the_command_learns_and_the_images_are_drawn_with_it(base, images, tmp_path, capsys):

@@ -23,12 +23,12 @@ COMFYUI_NODES = ("Sampler", "TextEncode", "Loader", "Latent", "Scheduler", "Nois
 MOST_NODES = 50  # that are described
 
 
-def find_programs(info: Mapping[str, Any]) -> dict[str, str]:
+def find_programs(info: Mapping[Any, Any]) -> dict[str, str]:
     """Return {key: program} for the keys of an image's metadata that are known."""
     return {key: PROGRAMS[key] for key in info if key in PROGRAMS}
 
 
-def describe_other_programs(info: Mapping[str, Any]) -> list[str]:
+def describe_other_programs(info: Mapping[Any, Any]) -> list[str]:
     """Return a line for each known key of an image's metadata, and for ComfyUI's nodes."""
     lines = [
         f"also contains {key!r}, written by {program}"

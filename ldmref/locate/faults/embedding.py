@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant
 from ldmref.math.embedding import timestep_embedding
+
+PERIOD = 10000.0  # of the slowest frequency
+ANGLE = 4000.0  # whose cosine has an error of 0.001 in float32
 
 
 def sine_first(call: LayerCall) -> Iterator[Variant]:
@@ -54,8 +58,21 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
         f"the {noun} is 0": lambda t: 0.0 * t,
     }
     for text, change in changes.items():
-        yield Variant(text, lambda c, x, f=change: c.compute({**x, "input": f(x["input"])}))
+        yield Variant(text, lambda c, x, f=change: _embed_known(c, {**x, "input": f(x["input"])}))
     yield Variant(f"the {noun} is projected twice", _projected_twice)
+
+
+def _embed_known(call: LayerCall, x: Inputs) -> np.ndarray:
+    """Return the embedding; NaN where float32 does not hold the angle, of large inputs.
+
+    An angle has a relative error of 2^-22 at most: that of its frequency, and of the product.
+    """
+    y = call.compute(x)
+    half = y.shape[-1] // 2
+    frequencies = np.exp(-math.log(PERIOD) * np.arange(half) / half)
+    angles = np.abs(np.asarray(x["input"], np.float64)).reshape(-1, 1) * frequencies
+    unknown = np.tile(angles > ANGLE, (1, 2))
+    return np.where(unknown, np.nan, y) if y.shape == unknown.shape else y
 
 
 def _projected_twice(call: LayerCall, x: Inputs) -> np.ndarray:

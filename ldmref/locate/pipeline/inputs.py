@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import chain, product
+from itertools import chain
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.schedule import other_schedules
-from ldmref.locate.pipeline.tokens import expected_ids
-from ldmref.locate.precision import exact_backend
-from ldmref.models.conditioning import get_hidden_states
-from ldmref.models.config import TEXT_ENCODERS
+from ldmref.locate.pipeline.text_inputs import judge_text
 from ldmref.samplers import Schedule
 from ldmref.samplers.denoiser import in_own_scale
 from ldmref.trace.model import TraceEntry
@@ -27,103 +23,13 @@ OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the text, the sizes, the timestep and the latents of the U-Net's calls."""
     networks = context.calls(context.denoiser)
-    yield from _judge_text(context, networks)
+    yield from judge_text(context, networks)
     yield from _judge_sizes(context, networks)
     steps = context.calls("sampler")
     if len(steps) == len(networks):
         for network, step in zip(networks, steps, strict=True):
             yield from _judge_timestep(context, network, step)
             yield from _judge_latents(context, network, step)
-
-
-# -- text -----------------------------------------------------------------------------------------
-
-
-def _judge_text(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
-    """Yield a row for the hidden states, once for all calls that were given the same."""
-    texts = _encoded(context)
-    if not texts:
-        return
-    seen: list[np.ndarray] = []
-    for network in networks:
-        states = context.read(network, "encoder_hidden_states", "context")
-        if states is None or any(np.array_equal(states, x) for x in seen):
-            continue
-        seen.append(states)
-        yield _judge_states(context, network, states, texts)
-
-
-def _encoded(context: PipelineContext) -> list[np.ndarray]:
-    """Return the hidden states of every prompt, (l, d), from the recorded text encoders."""
-    rows: list[list[np.ndarray]] = []
-    encoders = context.model.config.text_encoders
-    if len(encoders) > 1 and any(encoder.model_type != "clip" for encoder in encoders):
-        return []  # the family joins their states in its own way
-    for name, _ in zip(TEXT_ENCODERS, encoders, strict=False):
-        outputs = [context.read_output(entry) for entry in context.calls(name)]
-        rows.append([row for x in outputs if x is not None and x.ndim == 3 for row in x])
-    if not rows or not all(rows):
-        return []
-    lengths = {row.shape[0] for part in rows for row in part}
-    if len(lengths) != 1:
-        return []
-    if len(rows) == 1:
-        return rows[0]
-    return [_condition(context, np.concatenate(pair, axis=1)) for pair in product(*rows)]
-
-
-def _condition(context: PipelineContext, states: np.ndarray) -> np.ndarray:
-    """Return the hidden states of a prompt, (l, d), as the family gives them to the denoiser."""
-    ops = exact_backend()
-    condition = context.model.family.condition
-    found = condition(ops, context.model.config, states[None], None, (0, 0)).context
-    return states if found is None else np.asarray(get_hidden_states(found))[0]
-
-
-def _judge_states(
-    context: PipelineContext, network: TraceEntry, states: np.ndarray, texts: list[np.ndarray]
-) -> Row:
-    zero = np.zeros_like(texts[0])
-    allowed = [*texts, zero] if context.model.config.zero_empty_negative else texts
-    if states.shape[1:] != texts[0].shape:
-        note = f"shape {states.shape[1:]} instead of {texts[0].shape}"
-        return Row(network.call, "", "text", math.inf, verdict=DIFFERS, note=note)
-    nearest = []
-    for row in states:
-        errors = [relative_error(row, text) for text in allowed]
-        nearest.append(allowed[int(np.argmin(errors))])
-    expected = np.stack(nearest)
-    segment = "from text_encoder to the U-Net's encoder_hidden_states"
-    order = _right_order(context, texts)
-    if order is not None and len(states) % 2 == 0 and len(order) == 2:
-        each = len(states) // 2
-        ordered = np.repeat(order, each, axis=0)
-        swapped = np.repeat(order[::-1], each, axis=0)
-        if relative_error(swapped, ordered) > 1e-3 and relative_error(states, swapped) < 1e-3:
-            expected = ordered
-    variants = [("the text is zero", np.zeros_like(expected))]
-    return context.judge(network, "text", states, expected, variants=variants, segment=segment)
-
-
-def _right_order(context: PipelineContext, texts: list[np.ndarray]) -> np.ndarray | None:
-    """Return the states of the negative prompt and of the prompt; None if they are not known."""
-    prompt = context.params.get("prompt")
-    negative = context.params.get("negative_prompt") or ""
-    entries = context.calls("text_encoder")
-    if not isinstance(prompt, str) or not isinstance(negative, str) or prompt == negative:
-        return None
-    if len(context.model.config.text_encoders) != 1:
-        return None
-    wanted = expected_ids(context, 0, [negative, prompt])
-    found = [context.read(entry, "input_ids", "input", "ids") for entry in entries]
-    ids = [row for x in found if x is not None for row in np.asarray(x).reshape(-1, x.shape[-1])]
-    if wanted is None or len(ids) != len(texts):
-        return None
-    states = [
-        next((t for t, row in zip(texts, ids, strict=True) if np.array_equal(row, want)), None)
-        for want in wanted
-    ]
-    return None if any(s is None for s in states) else np.stack(states)  # type: ignore[arg-type]
 
 
 # -- micro-conditioning ---------------------------------------------------------------------------
@@ -196,10 +102,12 @@ def _judge_timestep(
     ]
     if schedule is not None:
         index = int(np.argmin(np.abs(schedule.timesteps - t)))
-        for name, i in (("next", index + 1), ("previous", index - 1)):
-            if 0 <= i < len(schedule.timesteps):
-                other = np.full(np.shape(got), schedule.timesteps[i])
-                variants.append((f"the timestep of the {name} step", other))
+        near = {index + 1: "the next step", index - 1: "the previous step"}
+        for i, other in enumerate(schedule.timesteps):
+            if i != index:
+                words = f"the timestep of {near.get(i, f'step {i}')}"
+                variants.append((words, np.full(np.shape(got), other)))
+        variants.append(("the number of the step", np.full(np.shape(got), float(index))))
     least = max(1e-5, 2 * context.epsilon)
     segment = "from the sampler to the U-Net's timestep"
     yield context.judge(

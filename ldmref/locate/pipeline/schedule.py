@@ -83,7 +83,16 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
 
 def _other_levels(config: SchedulerConfig, schedule: Schedule) -> Iterator[tuple[str, Schedule]]:
     """Yield the levels of a flow that are shifted again after they were made, and not at all."""
-    if config.path is not FLOW or config.dynamic_shift or config.shift == 1.0:
+    if config.path is not FLOW:
+        return
+    total = config.num_train_timesteps
+    whole = np.rint(schedule.timesteps)
+    yield "the levels are made of whole timesteps", _from_timesteps(schedule, whole, total)
+    if config.dynamic_shift:
+        return
+    even = _shifted(np.linspace(1.0, 0.0, len(schedule.timesteps)), config.shift)
+    yield "the last evaluation is at level 0", _from_timesteps(schedule, total * even, total)
+    if config.shift == 1.0:
         return
     for text, shift in (
         ("the levels are shifted twice", config.shift),
@@ -92,6 +101,11 @@ def _other_levels(config: SchedulerConfig, schedule: Schedule) -> Iterator[tuple
         sigmas = _shifted(schedule.sigmas, shift)
         timesteps = config.num_train_timesteps * sigmas[: len(schedule.timesteps)]
         yield text, schedule._replace(sigmas=sigmas, timesteps=timesteps)
+
+
+def _from_timesteps(schedule: Schedule, timesteps: np.ndarray, total: int) -> Schedule:
+    sigmas = np.append(timesteps / total, schedule.sigmas[len(timesteps) :])
+    return schedule._replace(sigmas=sigmas, timesteps=timesteps)
 
 
 def other_schedules(context: PipelineContext) -> Iterator[tuple[str, Schedule]]:

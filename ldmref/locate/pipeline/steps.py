@@ -176,6 +176,10 @@ def _follow(
         if k >= len(evaluations):
             return
         start = k
+        if interval.sigma == 0.0:  # evaluated without noise, which changes nothing
+            yield k, evaluations[k].state
+            k += 1
+            continue
         replayed = ReplayedStep(context, evaluations[start:], settings, on_path, own, schedule.path)
         x = to_path(evaluations[k].state, interval.sigma, on_path)
         try:

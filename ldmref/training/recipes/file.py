@@ -233,7 +233,10 @@ def _model(table: Any) -> ModelConfig:
     config = config_from_dict(_merge(base.to_dict(), fields))
     pooled = config.text_encoder_2 or getattr(config.denoiser, "addition_embed_type", "")
     if pooled or config.image_channels:
-        hint = "ldmref trains an autoencoder, and a U-Net with one text encoder or none"
+        hint = (
+            "denoisers with one text encoder, class numbers or no condition can; others are "
+            "fine-tuned: ldmref finetune full --base MODEL"
+        )
         raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
 
