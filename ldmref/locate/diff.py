@@ -58,8 +58,8 @@ def diff_traces(
             if the port's trace does not name one. None: there is none.
         controlnets: The ControlNets of the run, in their order; without them, their calls are not
             judged.
-        guide: The weaker model of a run with autoguidance, whose calls begin with `guide.`; without
-            it, they are not judged.
+        guide: The weaker model of a run with autoguidance, whose calls begin with `guide.`. None:
+            they are not judged.
         dtype: The port's number format. None: as recorded.
         progress: Called as `progress(calls done, calls, call)`. None: nothing is called.
 

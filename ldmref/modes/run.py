@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.advice import advise
@@ -30,7 +29,7 @@ from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
-from ldmref.modes.run_text import ActiveGuide, encode_guide
+from ldmref.modes.run_text import ActiveGuide, condition_batch, encode_guide
 from ldmref.modes.start import encode_job, start_trajectory
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
@@ -159,7 +158,7 @@ class Run:
         text: The encoded prompts.
         controls: The ControlNets with their encoded images.
         observer: What sees the run.
-        guide: The weaker model of autoguidance, with the encoded prompts.
+        guide: The weaker model of autoguidance, with the encoded prompts. None: the run has none.
 
     >>> import ldmref
     >>> model = ldmref.random_model("tiny")
@@ -236,14 +235,9 @@ class Run:
         """
         if self.initial.edit is not None:
             return start_edit(self.model, self.job, self.initial, self.text, batch)
-        text = self.conditionings(batch)
+        text = condition_batch(self.text, self.guide, batch)
         start = start_trajectory(self.model, self.job, self.initial, text, self.controls, batch)
         return start if self.guide is None else replace(start, guide=self.guide.model)
-
-    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
-        """Return what the networks are conditioned on, by the name of the prediction."""
-        more = {} if self.guide is None else self.guide.conditioning(batch)
-        return self.text.conditionings(batch) | more
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Return the images of the final `latents`, (n, c, h, w), finished as the mode does.
