@@ -222,6 +222,7 @@ TAKE_SECONDS = (
     "tests/server/test_request_inputs.py::"
     "test_damaged_images_and_bombs_are_refused_when_they_are_planned",
     "tests/server/test_request_inputs.py::test_the_size_is_checked_before_pixels_are_decoded",
+    "tests/server/test_served_guide.py::test_a_grid_and_a_recorded_run_have_it",
     "tests/server/test_server_page.py::test_the_page_runs_as_it_is_read",
     "tests/test_embedded_model.py::test_colours_follow_the_words",
     "tests/test_embedded_model.py::test_img2img_and_inpaint_of_the_heart",

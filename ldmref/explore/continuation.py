@@ -13,7 +13,6 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.job import Job
 from ldmref.modes.run import Run
-from ldmref.modes.run_text import condition_batch
 from ldmref.modes.start import choose_step
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import History, Schedule
@@ -99,7 +98,7 @@ def continue_trajectory(
         step=step,
         visits=visits,
         x=x,
-        conditionings=condition_batch(run.text, run.guide, slice(0, 1)),
+        conditionings=run.conditionings(slice(0, 1)),
         cfg_scale=job.cfg_scale,
         guidance=job.guidance,
         controls=controls,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.advice import advise
@@ -29,7 +30,7 @@ from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
-from ldmref.modes.run_text import ActiveGuide, condition_batch, encode_guide
+from ldmref.modes.run_text import ActiveGuide, encode_guide
 from ldmref.modes.start import encode_job, start_trajectory
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
@@ -235,9 +236,14 @@ class Run:
         """
         if self.initial.edit is not None:
             return start_edit(self.model, self.job, self.initial, self.text, batch)
-        text = condition_batch(self.text, self.guide, batch)
+        text = self.conditionings(batch)
         start = start_trajectory(self.model, self.job, self.initial, text, self.controls, batch)
         return start if self.guide is None else replace(start, guide=self.guide.model)
+
+    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what the networks are conditioned on in a batch, by the name of the prediction."""
+        found = self.text.conditionings(batch)
+        return found if self.guide is None else found | self.guide.conditioning(batch)
 
     def decode(self, latents: np.ndarray) -> list[Image.Image]:
         """Return the images of the final `latents`, (n, c, h, w), finished as the mode does.

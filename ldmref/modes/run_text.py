@@ -59,10 +59,3 @@ def encode_guide(
             hint="use long_prompts=truncate",
         )
     return ActiveGuide(guide, own)
-
-
-def condition_batch(
-    text: TextConditioning, guide: ActiveGuide | None, batch: slice
-) -> dict[str, Conditioning]:
-    """Return what the networks of a run are conditioned on, by the name of the prediction."""
-    return text.conditionings(batch) | ({} if guide is None else guide.conditioning(batch))

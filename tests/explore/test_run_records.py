@@ -62,7 +62,11 @@ def test_the_image_is_the_modes_with_every_sampler(tiny, sampler):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 4.0])
 @pytest.mark.parametrize("guidance", sorted({*samplers.GUIDANCES} - {"slg"}))
 def test_the_image_is_the_modes_with_every_guidance(tiny, guidance, scale):
-    same_image(tiny, "txt2img", prompt="a cat", seed=3, steps=3, guidance=guidance, cfg_scale=scale)
+    guide = {}
+    if samplers.GUIDANCES[guidance].by_guide:
+        guide["guide"] = ldmref.random_model("tiny", seed=9, backend="numpy")
+    asked = {"prompt": "a cat", "seed": 3, "steps": 3, "cfg_scale": scale}
+    same_image(tiny, "txt2img", guidance=guidance, **asked, **guide)
 
 
 @pytest.mark.parametrize("rng", ["philox", "torch", "a1111-gpu"])
