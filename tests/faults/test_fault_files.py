@@ -182,7 +182,8 @@ def test_pipe_in_the_folder_of_a_training(tmp_path, name):
     assert caught.value.code == "E-WRITE"
 
 
-OWN = {  # functions that open what ldmref itself brings or has made, and the reader of all others
+# functions that open what ldmref or the kernel has made, and the reader of all others
+OWN = {
     ("support/files.py", "_InputFile"),
     ("apps/cli/standard_streams.py", "prepare_streams"),
     ("apps/cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
@@ -193,6 +194,7 @@ OWN = {  # functions that open what ldmref itself brings or has made, and the re
     ("batch/folder.py", "append"), ("batch/folder.py", "cut_torn_line"),
     ("batch/folder.py", "lock"), ("batch/folder.py", "BatchFolder"),
     ("differences.py", "read_differences"), ("support/lazy.py", "_read_imports"),
+    ("support/free_memory.py", "_read_sizes"), ("support/free_memory.py", "_read_number"),
     ("atlas/table.py", "read_flow_schedules"), ("check/capstone/questions.py", "config_of"),
     ("check/capstone/reading.py", "with_bias"),
 }  # fmt: skip
