@@ -151,11 +151,12 @@ def test_a_third_axis_makes_sheets(grids, server):
     book.get_by_label("Seed", exact=True).fill("1")
     assert "sampler euler, seed 6" in book.inner_text()
     page.locator(".grid-cell").nth(1).click()
+    has_focus = "label => document.activeElement.ariaLabel === label"
     page.keyboard.press("PageDown")
-    assert page.evaluate("document.activeElement.ariaLabel") == "sampler heun, seed 6"
+    page.wait_for_function(has_focus, arg="sampler heun, seed 6")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("PageUp")
-    assert page.evaluate("document.activeElement.ariaLabel") == "sampler euler, seed 5"
+    page.wait_for_function(has_focus, arg="sampler euler, seed 5")
     page.reload()
     page.get_by_role("link", name="Download sheet.png").wait_for()
     assert page.locator(".grid-cell").count() == 4

@@ -174,6 +174,7 @@ def test_an_image_and_its_mask_survive_a_reload(page, server, photo, tmp_path):
     page.reload()
     page.get_by_text("25 % is painted").wait_for()
     page.get_by_role("button", name="Remove", exact=True).click()
+    wait_until_kept(page, 0)
     page.reload()
     page.get_by_text("Drop an image here").wait_for()
     assert (
