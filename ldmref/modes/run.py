@@ -24,6 +24,7 @@ from ldmref.modes.generate import (
     Progress,
     decode_images,
     explain_memory,
+    run_sampler,
 )
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
@@ -224,7 +225,7 @@ class Run:
         """
         trajectory = observer.started(self.trajectory(batch))
         count = len(self.job.seeds)
-        latents = yield from trajectory.sample(cancel, batch.start, count, observer)
+        latents = yield from run_sampler(trajectory, cancel, batch.start, count, observer)
         observer.finished(latents)
         return latents
 
