@@ -67,7 +67,7 @@ class Observers(RunObserver):
             observer.stepping(x, interval)
 
     def evaluating(self, x: Array, sigma: float) -> Trajectory | None:
-        """Return the trajectory of the last observer that replaces it, at `x` (n, c, h, w), `sigma`."""
+        """Return what the last observer replaces the trajectory by at `x` (n, c, h, w), `sigma`."""
         changes = [observer.evaluating(x, sigma) for observer in self.observers]
         return next((change for change in reversed(changes) if change is not None), None)
 
