@@ -36,6 +36,7 @@ from ldmref.explore.record import require_one
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import Progress, decode_images
+from ldmref.modes.observers import PreviewObserver
 
 RUN_KEYS = ("kind", "mode", "model", "parameters")
 BRANCH_KEYS = ("kind", "model", "trunk", "step", "changes")
@@ -60,11 +61,13 @@ class RunSource:
         self, model: LatentDiffusion, report: Report, cancel: threading.Event, attention: bool
     ) -> explore.RunRecord:
         """Record the run."""
+        preview = PreviewObserver()
 
         def callback(event: Progress) -> None:
-            report_step(report, event)
+            report_step(report, event, preview)
 
         options: Any = {"attention": attention, "callback": callback, "cancel": cancel}
+        options["observer"] = preview
         recipe = dict(self.recipe)
         if "trunk" in recipe:
             trunk, step, changes = (recipe[key] for key in ("trunk", "step", "changes"))
