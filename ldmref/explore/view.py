@@ -22,7 +22,7 @@ from ldmref.trace.memory import add_call, select_part
 from ldmref.trace.model import Trace
 from ldmref.trace.selection import Selection
 
-ATTENTION = ("layers", "heads", "sizes", "average")
+ATTENTION = ("layers", "heads", "sizes", "average", "tokens")
 
 
 def view_run(trace: Trace, name: str) -> RunRecord:
@@ -112,7 +112,8 @@ def _words(arrays: TraceArrays, step: RecordedStep) -> list[dict[str, Any]]:
 
 def _is_word(word: Any) -> bool:
     tokens = word.get("tokens") if isinstance(word, dict) else None
-    return isinstance(tokens, list) and isinstance(word.get("text"), str)
+    named = all(isinstance(word.get(key, ""), str) for key in ("text", "encoder"))
+    return isinstance(tokens, list) and "text" in word and named
 
 
 def _read_image(arrays: TraceArrays) -> Image.Image:
