@@ -14,6 +14,7 @@ from ldmref.explore.preview import preview_matrix
 from ldmref.explore.view import view_run
 from ldmref.io.images.pil import open_image
 from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import CancelFlag, Progress
@@ -39,21 +40,25 @@ def words_of(run: Run) -> list[PromptWord]:
     model = run.model
     single = run.initial.interpolation is None and not run.job.embeddings
     attention = model.denoiser.text_attention
-    encoders = model.config.text_encoders
     if attention is None or not single or model.config.text_encoder.model_type == "class":
         return []
     prompt = run.job.prompts[0]
     chunks = run.text.encoded[prompt].tokens.ids.shape[1]
-    several = len({text.model_type for text in encoders}) > 1
     words: list[PromptWord] = []
     first = 0
     for number in attention.encoders:
         tokenizer = model.tokenizers[number]
-        name = encoders[number].model_type.upper() if several else ""
+        name = name_encoder(model.config, number)
         for word in find_words(tokenizer, prompt, run.job.prompt_options):
             words.append(PromptWord(word.text, tuple(first + t for t in word.tokens), name))
         first = first + chunks * tokenizer.length
     return words
+
+
+def name_encoder(config: ModelConfig, number: int) -> str:
+    """Return the kind of a text encoder, such as T5; "" if the model has only one kind."""
+    kinds = [text.model_type.upper() for text in config.text_encoders]
+    return kinds[number] if len({*kinds}) > 1 else ""
 
 
 class Recording(TraceObserver):

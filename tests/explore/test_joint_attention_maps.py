@@ -99,7 +99,7 @@ def test_only_the_prompt_counts(model, record):
 
 @pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
 def test_tokens_of_several_chunks_and_without_a_start_token(name, tmp_path):
-    """CLIP begins every chunk with a start token, T5 does not; SD3 has all of CLIP's chunks first."""
+    """CLIP begins a chunk with a start token, T5 does not; SD3 has all chunks of CLIP first."""
     model = ldmref.load(save_flow(tmp_path / name, name), backend="numpy")
     prompt = "a red cat on a green mat and a blue dog in a small house by the sea, at night"
     options = {"prompt": prompt, "seed": 1, "steps": 1, "long_prompts": "chunk"}
