@@ -111,9 +111,9 @@ def _words(arrays: TraceArrays, step: RecordedStep) -> list[dict[str, Any]]:
 
 
 def _is_word(word: Any) -> bool:
-    tokens = word.get("tokens") if isinstance(word, dict) else None
-    named = all(isinstance(word.get(key, ""), str) for key in ("text", "encoder"))
-    return isinstance(tokens, list) and "text" in word and named
+    if not isinstance(word, dict) or not isinstance(word.get("tokens"), list):
+        return False
+    return isinstance(word.get("text"), str) and isinstance(word.get("encoder", ""), str)
 
 
 def _read_image(arrays: TraceArrays) -> Image.Image:

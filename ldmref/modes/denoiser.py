@@ -13,7 +13,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance_parameter import is_asked
+from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.guide import GuideSource
 from ldmref.modes.initial import InitialState
 from ldmref.modes.latents import check_latents
@@ -112,6 +112,9 @@ def denoiser(
         weaker = None if weaker is None else weaker.differentiable()
     ops = model.backend
     prompts = len(job.prompts)
+    read = texts_read(job.guidance, job.sampler, job.cfg_scale)
+    if not config.denoiser.reads_guidance:
+        read.add("uncond")  # which the step of a sampler may ask for
     text = encode_texts(
         model,
         job.prompts,
@@ -119,7 +122,7 @@ def denoiser(
         (0, 0),
         job.clip_skip,
         job.prompt_options,
-        with_empty=is_asked(job.guidance),
+        read=read,
     )
     active: ActiveGuide | None = None
     if weaker is not None:

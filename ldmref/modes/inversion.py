@@ -26,7 +26,7 @@ from ldmref.modes.generate import (
     on_backend,
     run_sampler,
 )
-from ldmref.modes.guidance_parameter import is_asked
+from ldmref.modes.guidance_parameter import is_asked, texts_read
 from ldmref.modes.job import Job
 from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.record import record_job, record_run, select_image
@@ -149,7 +149,7 @@ class InversionPlan:
             job.size,
             job.clip_skip,
             job.prompt_options,
-            with_empty=is_asked(job.guidance),
+            read=texts_read(job.guidance, job.sampler, job.cfg_scale),
         )
         clean = encode_image(model, self.image).mean
         channels = make_input_channels(model, job.size) if model.config.image_channels else None

@@ -73,7 +73,7 @@ def resolve(
     if asked.sigmas is not None:
         steps = count_steps(asked.sigmas, asked.steps, asked.schedule)
         schedule = None
-    guidance = choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler)
+    guidance = choose_guidance(config, asked.guidance, sampler)
     guide = None
     if asked.guide is not None or guidance.by_guide:
         guide = fit_guide(config, asked.guide, guidance, embeddings is not None)

@@ -10,7 +10,7 @@ from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import constrain_known, on_backend
-from ldmref.modes.guidance_parameter import is_asked
+from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
 from ldmref.modes.text import TextConditioning, encode_texts
@@ -35,6 +35,8 @@ def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextC
         job: The resolved parameters.
         initial: The initial state of the mode, for a second prompt and that of the given image.
     """
+    edit = initial.edit
+    scales = [job.cfg_scale] if edit is None else [job.cfg_scale, edit.source_cfg_scale]
     text = encode_texts(
         model,
         job.prompts,
@@ -43,7 +45,7 @@ def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextC
         job.clip_skip,
         job.prompt_options,
         initial.interpolation,
-        is_asked(job.guidance),
+        texts_read(job.guidance, job.sampler, *scales),
         initial.prompts,
     )
     return apply_embeddings(text, job.embeddings) if job.embeddings else text
