@@ -106,10 +106,10 @@ class AttentionBackend(TracedBackend):
         tokens = ("text",) if self.text is None else self.text.tokens
         first = 0
         if "image" in tokens:
-            places = math.prod(side // self.patch for side in self.size)
-            begin = 0 if tokens[0] == "image" else q.shape[2] - places
-            q = q[:, :, begin : begin + places, :]
-            first = places if tokens[0] == "image" else 0
+            pixels = math.prod(side // self.patch for side in self.size)
+            begin = 0 if tokens[0] == "image" else q.shape[2] - pixels
+            q = q[:, :, begin : begin + pixels, :]
+            first = pixels if tokens[0] == "image" else 0
         columns = np.zeros((k.shape[2], len(self.words)))
         for i, word in enumerate(self.words):
             columns[[first + token for token in word.tokens], i] = 1.0
@@ -167,11 +167,11 @@ def mean_weights(ops: Backend, q: Array, k: Array, columns: np.ndarray) -> np.nd
     q is (heads, l, d), k is (heads, m, d) and `columns` is (m, words); the result is (l, words)
     float64. One head after the other, because the weights of all take heads * l * m numbers.
     """
-    chosen = ops.asarray(columns, ops.state_dtype)
+    of_words = ops.asarray(columns, ops.state_dtype)
     total: Any = 0.0
     for head in range(q.shape[0]):
         pair = (ops.cast(x[head], ops.state_dtype) for x in (q, k))
-        total = total + attention_map(*pair) @ chosen
+        total = total + attention_map(*pair) @ of_words
     return np.asarray(ops.to_numpy(total / q.shape[0]), np.float64)
 
 

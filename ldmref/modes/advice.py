@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
@@ -71,8 +73,15 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     return (*words, *control) if kind in ("class", "label") else control
 
 
-def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
-    """Return a line for each number or prompt for which the model is not suited, or slow."""
+def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] = ()) -> list[str]:
+    """Return a line for each number or prompt for which the model is not suited, or slow.
+
+    Args:
+        config: The configuration of the model.
+        job: The resolved parameters.
+        ops: The backend.
+        scales: Guidance scales that the run uses besides that of the job.
+    """
     lines = []
     width, height = job.size
     is_cfgpp = job.sampler.unconditional and not job.sampler.guides
@@ -83,7 +92,7 @@ def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
             f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
             f"({job.sampler.name})"
         )
-    lines.append(unread_negative(config, job))
+    lines.append(unread_negative(config, job, scales))
     if job.strength == 0.0:
         lines.append("strength 0 returns the image: nothing is generated")
     elif not config.defaults.is_near(width, height):
@@ -96,10 +105,10 @@ def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
     return [line for line in lines if line]
 
 
-def unread_negative(config: ModelConfig, job: Job) -> str:
+def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> str:
     """Return a line about a negative prompt that nothing reads, and what would; otherwise ""."""
-    given = any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {})
-    if not given or "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale):
+    asked = any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {})
+    if not asked or "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale, *scales):
         return ""
     nag = config.denoiser.attends_to_text and not isinstance(job.guidance, NormalizedAttention)
     ways = ["take guidance nag"] if nag else []

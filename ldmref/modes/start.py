@@ -35,8 +35,6 @@ def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextC
         job: The resolved parameters.
         initial: The initial state of the mode, for a second prompt and that of the given image.
     """
-    edit = initial.edit
-    scales = [job.cfg_scale] if edit is None else [job.cfg_scale, edit.source_cfg_scale]
     text = encode_texts(
         model,
         job.prompts,
@@ -45,7 +43,7 @@ def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextC
         job.clip_skip,
         job.prompt_options,
         initial.interpolation,
-        texts_read(job.guidance, job.sampler, *scales),
+        texts_read(job.guidance, job.sampler, job.cfg_scale, *initial.scales),
         initial.prompts,
     )
     return apply_embeddings(text, job.embeddings) if job.embeddings else text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import ldmref
 from ldmref import modes
@@ -153,3 +154,14 @@ def test_a_negative_prompt_that_nothing_reads_is_answered(name, values, line):
     assert said == [f"nothing reads the negative prompt, {line}"]
     assert not modes.txt2img(model, "a cat", negative_prompt="", **RUN, **values).warnings
     assert not modes.txt2img(model, "a cat", **RUN, **values).warnings
+
+
+def test_an_edit_reads_it_for_the_source_as_well():
+    """FlowEdit has two scales: the negative prompt counts if one of them is not 1."""
+    model = ldmref.random_model("sd3-tiny", backend="numpy")
+    given = {"image": Image.new("RGB", (16, 16), "teal"), "source_prompt": "a dog"}
+    given |= {"prompt": "a cat", "negative_prompt": "a house", "cfg_scale": 1.0, **RUN}
+    one = modes.edit(model, **given, source_cfg_scale=1.0)
+    assert any("nothing reads the negative prompt" in line for line in one.warnings)
+    both = modes.edit(model, **given, source_cfg_scale=3.0)
+    assert not any("negative" in line for line in both.warnings)
