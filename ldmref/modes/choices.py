@@ -71,13 +71,13 @@ def negative_prompt_uses(config: ModelConfig) -> dict[str, Any]:
     """
     choices = choices_of(config)
     plain = get_sampler("euler")
-    chosen = {"": choose_guidance(config, None, plain)}
+    used = {"": choose_guidance(config, None, plain)}
     for name in choices["guidance"]:
         with suppress(UsageError):  # a model without words takes every name
-            chosen[name] = choose_guidance(config, name, plain)
-    scales = {name: guidance.usual_scale for name, guidance in chosen.items()}
+            used[name] = choose_guidance(config, name, plain)
+    scales = {name: guidance.usual_scale for name, guidance in used.items()}
     return {
-        "guidances": {name: negative_prompt_use(guidance) for name, guidance in chosen.items()},
+        "guidances": {name: negative_prompt_use(guidance) for name, guidance in used.items()},
         "scales": {name: scale for name, scale in scales.items() if scale is not None},
         "samplers": [name for name in choices["sampler"] if get_sampler(name).unconditional],
     }
