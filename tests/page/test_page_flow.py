@@ -102,3 +102,32 @@ def test_a_grid_asks_for_it_where_it_counts(open_page):
     negative.wait_for()
     scale.fill("")
     negative.wait_for(state="hidden")
+    columns = form.get_by_role("group", name="Columns").get_by_label("Parameter")
+    columns.select_option("cfg_scale")  # not 1 in every image
+    negative.wait_for()
+    choose(page, "dev")
+    negative.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize(
+    "name, scale, sentence",
+    [
+        ("sd3", "", "The network guesses twice"),
+        (
+            "dev",
+            "",
+            "The network guesses once. It was trained to read the guidance scale, here 3.5",
+        ),
+        ("schnell", "", "The network guesses once, with your words: at a guidance scale of 1"),
+        ("schnell", "&p.cfg_scale=3", "The network guesses twice"),
+    ],
+)
+def test_the_explorer_tells_what_guidance_does_in_this_run(open_page, name, scale, sentence):
+    run = f"#view=explore&model={name}&p.prompt=a+red+cat&p.steps=4&p.seed=1&step=2{scale}"
+    page = open_page(run)
+    page.locator(".ex-strips canvas").first.wait_for()
+    page.locator(".ex-station", has_text="Guidance").click()
+    page.locator(".ex-part .ex-sentence", has_text=sentence).wait_for()
+    told = page.locator(".ex-path output").inner_text()  # "the noise 0.602"
+    percent = round(100 * float(told.rstrip(".").rpartition(" ")[2]))
+    assert f"{percent} % is" in page.locator(".ex-sentence").first.inner_text()

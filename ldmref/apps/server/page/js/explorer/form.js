@@ -11,8 +11,6 @@ export const START_FIELDS = ["prompt", "negative_prompt", "seed", "steps", "cfg_
 // Parameters that a run can change on the way: they leave the state and its noise levels readable.
 export const BRANCH_FIELDS = ["prompt", "negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
 
-const GUIDING = ["cfg_scale", "guidance", "sampler"]; // they decide whether a negative prompt is read
-
 /**
  * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), setLists(lists),
  * setModel(model, varied), insert(name, word), focus()}.
@@ -38,9 +36,10 @@ export function createFields(schema, names, lists) {
     element.append(row);
   }
   const filled = () => Object.fromEntries([...inputs].map(([name, { input }]) => [name, input.value.trim() || hinted[name]]));
+  const variedScale = () => (varied.includes("cfg_scale") ? { cfg_scale: "2" } : {}); // not 1 in every image
   const hide = () => {
     if (!model) return;
-    const reads = GUIDING.some((name) => varied.includes(name)) || readsNegative(model.served, MODE, filled());
+    const reads = varied.includes("guidance") || varied.includes("sampler") || readsNegative(model.served, MODE, { ...filled(), ...variedScale() });
     const left = [...model.unused, ...varied, ...(reads ? [] : ["negative_prompt"])];
     for (const [name, { row }] of inputs) row.hidden = left.includes(name);
   };

@@ -52,7 +52,7 @@ export const PARTS = [
   {
     key: "guidance", title: "Guidance", symbol: "s", target: "images",
     draw: (canvas, run, k) => run.hasAt("x0_uncond", k) && run.hasAt("x0_cond", k) && showDifference(canvas, run, k),
-    plain: () => "The network guesses twice: without your words and with them. Guidance goes from the first guess to the second and further. At 0 your words do nothing; far too much makes colours and edges too strong.",
+    plain: explainGuidance,
     detail: ({ run, k }) => describeGuidance(run, k),
   },
   {
@@ -147,6 +147,14 @@ function showDifference(canvas, run, k) {
 }
 
 // The two guesses and the guided one on a line, as far from each other as they are.
+function explainGuidance(run) {
+  if (run.has("x0_uncond")) {
+    return "The network guesses twice: without your words and with them. Guidance goes from the first guess to the second and further. At 0 your words do nothing; far too much makes colours and edges too strong.";
+  }
+  if (run.meta.cfg_scale === 1) return "The network guesses once, with your words: at a guidance scale of 1 it goes no further than this guess.";
+  return `The network guesses once. It was trained to read the guidance scale, here ${run.meta.cfg_scale}, and answers as if it had guessed twice and gone that far.`;
+}
+
 function describeGuidance(run, k) {
   if (!run.hasAt("x0_uncond", k) || !run.hasAt("x0_cond", k)) return [h("p", {}, "In this step the network guesses only once, so there is nothing to go further from.")];
   const [uncond, cond, guided] = ["x0_uncond", "x0_cond", "x0"].map((name) => run.latents(name, k).values);

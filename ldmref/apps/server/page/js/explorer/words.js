@@ -74,14 +74,20 @@ export function createWords(change) {
 function makeChips({ run, name, letter, tone }, several, change) {
   const label = several ? `Words of run ${letter}` : "Words of the prompt";
   let place = 0;
-  const chips = run.readings.flatMap(({ encoder, words }) => [
-    encoder ? h("span", { class: "soft small" }, encoder) : null,
-    ...words.map((word) => {
-      const wanted = run.words[place++];
-      return explain(h("button", { type: "button", class: "chip", onclick: () => change({ [name]: wanted }) }, word, " ", h("span", { class: "numbers soft" })), NUMBERS.word);
-    }),
-  ]);
-  return h("div", { class: "row", role: "group", "aria-label": label }, several ? h("span", { class: `ex-letter tone-${tone}` }, letter) : null, chips);
+  const makeChip = (word) => {
+    const wanted = run.words[place++];
+    return explain(h("button", { type: "button", class: "chip", onclick: () => change({ [name]: wanted }) }, word, " ", h("span", { class: "numbers soft" })), NUMBERS.word);
+  };
+  const rows = run.readings.map(({ encoder, words }, i) =>
+    h(
+      "div",
+      { class: "row" },
+      several && i === 0 ? h("span", { class: `ex-letter tone-${tone}` }, letter) : null,
+      encoder ? h("span", { class: "soft small" }, encoder) : null,
+      words.map(makeChip),
+    ),
+  );
+  return h("div", { class: "stack", role: "group", "aria-label": label }, rows);
 }
 
 function markChips(group, { run, k }, chosen) {
