@@ -17,6 +17,7 @@ from ldmref.models.declared import (
     DeclaredNetwork,
     NetworkInput,
     NetworkOutput,
+    TextAttention,
 )
 from ldmref.models.declared_control import DeclaredControl, Difference
 from ldmref.models.denoiser_config import UNetConfig
@@ -42,6 +43,7 @@ def describe_unet(config: UNetConfig) -> DeclaredNetwork:
         (NetworkOutput("", "out_sample"),),
         "unet",
         numbered=True,
+        text_attention=TextAttention((".attn2",)) if config.attends_to_text else None,
     )
 
 

@@ -108,7 +108,9 @@ def denoiser(
         weaker = None if weaker is None else weaker.differentiable()
     ops = model.backend
     prompts = len(job.prompts)
-    text = encode_job(model, job, InitialState())
+    # The step of a sampler may ask for the prediction without the prompt.
+    also = set() if config.denoiser.reads_guidance else {"uncond"}
+    text = encode_job(model, job, InitialState(), also)
     active: ActiveGuide | None = None
     if weaker is not None:
         active = encode_guide(weaker, job, InitialState(), text)

@@ -119,7 +119,8 @@ class EmbeddedText(TextConditioning):
         """Return what the network is conditioned on, by the name of the prediction."""
         parts = super().conditionings(batch)
         for name, arrays in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
-            parts[name] = self._replaced(parts[name], arrays, batch)
+            if name in parts:
+                parts[name] = self._replaced(parts[name], arrays, batch)
         return parts
 
     def _replaced(self, part: Conditioning, names: tuple[str, str], batch: slice) -> Conditioning:

@@ -73,7 +73,7 @@ def resolve(
     if asked.sigmas is not None:
         steps = count_steps(asked.sigmas, asked.steps, asked.schedule)
         schedule = None
-    guidance = choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler)
+    guidance = choose_guidance(config, asked.guidance, sampler)
     cfg_scale = guidance.usual_scale if asked.cfg_scale is None else asked.cfg_scale
     if cfg_scale is None:
         usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale

@@ -274,7 +274,7 @@ class Run:
         """Warnings about the model's files, the inputs, the prompts and the controls."""
         images = (*self.controls, self.job.control_input)
         controls = [image.warning for image in images if image is not None and image.warning]
-        advised = advise(self.model.config, self.job, self.model.backend)
+        advised = advise(self.model.config, self.job, self.model.backend, self.initial.scales)
         texts = dict.fromkeys(self.text.warnings)
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
 

@@ -13,7 +13,7 @@ from ldmref.declare import get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import can_generate, parameter_advice, prompts_to_try, unused_parameters
-from ldmref.modes.choices import choices_of
+from ldmref.modes.choices import choices_of, negative_prompt_uses
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
@@ -116,6 +116,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "prompts": list(prompts_to_try(config)),
         "advice": parameter_advice(config),
         "unused": list(unused_parameters(config)),
+        "negative_prompt": negative_prompt_uses(config),
         "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),
         "warnings": list(model.warnings),

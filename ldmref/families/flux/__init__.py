@@ -33,13 +33,14 @@ from ldmref.families.joint_transformers import (
     describe_model,
 )
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
+TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
 __all__ = ["FLUX", "FluxConfig"]
 
 
@@ -47,7 +48,8 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
     more = (GUIDANCE,) if network.guidance_embeds else ()
-    function = declare_transformer(network, transformer, partial(transformer_spec, network), more)
+    spec = partial(transformer_spec, network)
+    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION)
     return describe_model(config, function)
 
 

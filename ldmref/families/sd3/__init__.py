@@ -27,7 +27,7 @@ from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
 from ldmref.models.params import flatten
 
@@ -41,7 +41,10 @@ __all__ = ["SD3", "MMDiTConfig"]
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
-    function = declare_transformer(network, transformer, partial(transformer_spec, network))
+    spec = partial(transformer_spec, network)
+    encoders = (0, 2) if config.text_encoder_3 is not None else (0,)  # CLIP's, side by side, and T5
+    attention = TextAttention((".attn",), ("image", "text"), encoders)
+    function = declare_transformer(network, transformer, spec, text_attention=attention)
     return describe_model(config, function)
 
 

@@ -101,9 +101,6 @@ def read_prompts(fields: Fields, config: ModelConfig, notes: list[str]) -> dict[
         text = fields.text(name)
         values[name], tags = split_networks(text)
         notes += [f"left out of the prompt: {tag[:80]}" for tag in tags]
-    if values.get("negative_prompt") and config.denoiser.reads_guidance:
-        notes.append("the model reads the guidance scale itself: the negative prompt is left out")
-        values["negative_prompt"] = ""
     if reads_chunks(config):
         values["long_prompts"] = "chunk"
     skip = fields.override("CLIP_stop_at_last_layers", fields.integer("clip_skip"))

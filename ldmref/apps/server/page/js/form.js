@@ -5,7 +5,7 @@ import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, insertText, newId } from "./dom.js";
 import { arrayControl, imageControl } from "./inputs.js";
-import { choicesOf } from "./models.js";
+import { choicesOf, readsNegative } from "./models.js";
 import { sentence } from "./notify.js";
 import { fromText, readFields, toText } from "./schema.js";
 import { label } from "./wording.js";
@@ -15,6 +15,7 @@ const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 // On the page brackets are weights, as in A1111; a program says so itself.
 const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
+const NEGATIVE = "negative_prompt";
 const PROGRAMS_ONLY = /_embeds$/; // hidden states come from a program, which has the API
 
 export class Form {
@@ -30,6 +31,7 @@ export class Form {
   show(mode, model, texts) {
     const before = this.rows;
     const schema = this.options.capabilities.modes[mode].schema;
+    this.mode = mode;
     this.advice = model.advice?.[mode] ?? {};
     this.model = model;
     this.choices = choicesOf(this.options.capabilities, model);
@@ -77,6 +79,7 @@ export class Form {
     const edited = () => {
       this.clearError(field.name);
       describe();
+      this.hideUnread();
       changed(this.texts());
     };
     const control = this.makeControl(field, hints, edited);
@@ -137,12 +140,21 @@ export class Form {
       if (control.read() !== text) control.write(text);
       describe();
     }
+    this.hideUnread();
+  }
+
+  // A negative prompt that nothing reads with these settings is not asked for and not sent; its
+  // text stays, and comes back with settings that read it.
+  hideUnread() {
+    const row = this.rows.get(NEGATIVE);
+    if (row) row.element.hidden = !readsNegative(this.model, this.mode, this.texts());
   }
 
   /** Return the values of a request: files are Blobs. A missing file is left out. */
   async values() {
     const values = {};
-    for (const [name, { field, control }] of this.rows) {
+    for (const [name, { field, control, element }] of this.rows) {
+      if (element.hidden) continue;
       const file = control.file ? await control.file() : null;
       const text = control.read?.() ?? "";
       if (file) values[name] = file;
