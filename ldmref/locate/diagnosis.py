@@ -132,9 +132,8 @@ def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
 
 def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:
     """Yield every fault in words, with the array that it would give."""
-    if point.frame.name == "":
-        for text, arguments, free in argument_changes(point):
-            yield text, _safely(replay, point, arguments=arguments, free=free)
+    for text, arguments, free in argument_changes(point):
+        yield text, _safely(replay, point, arguments=arguments, free=free)
     for fault in BETWEEN:
         yield from fault.variants(replay, point)
     for block_fault in IN_BLOCKS:

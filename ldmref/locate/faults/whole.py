@@ -1,4 +1,4 @@
-"""Known faults of the arguments of a whole network: conditioning, clip skip, final norm."""
+"""Known faults of the arguments of a network or of a part: conditioning, clip skip, final norm."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothi
 
 
 def argument_changes(point: Point) -> Iterator[Changed]:
-    """Yield other arguments of the network: in words, by name, and whether they change layers.
+    """Yield other arguments of the part: in words, by name, and whether they change layers.
 
     Arguments that change which layers run need a run that ignores what was recorded.
     """
     inputs: Mapping[str, Any] = point.frame.inputs
+    if isinstance(inputs.get("guidance"), np.ndarray):  # also of the layer that embeds it
+        yield "the guidance is not used", {"guidance": None}, False
+    if point.frame.name:
+        return
     if "sizes" in inputs:
         yield from _micro_conditioning(inputs["sizes"])
     if "pooled" in inputs:
