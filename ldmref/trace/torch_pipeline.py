@@ -81,7 +81,8 @@ class _PipelineRecorder:
         self.layers = LayerRecorder(writer)
         self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
-        self._replaced: list[tuple[Any, str]] = []
+        # Owner, name, and the method that the object had itself; None: that of its class.
+        self._replaced: list[tuple[Any, str, Any]] = []
         self._family = family_of_pipeline(type(pipe).__name__)
         self._control = (self._family or find_family(UNetConfig.family)).control
         self._layout = LatentLayout(self._family)
@@ -111,8 +112,11 @@ class _PipelineRecorder:
     def stop(self) -> None:
         """Remove all hooks."""
         self.layers.detach()
-        for owner, name in self._replaced:
-            delattr(owner, name)
+        for owner, name, own in reversed(self._replaced):
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
         self._replaced = []
 
     def describe(self) -> dict[str, Any]:
@@ -135,9 +139,9 @@ class _PipelineRecorder:
 
     def _replace(self, owner: Any, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
         method = getattr(owner, name, None)
-        if method is not None and name not in vars(owner):
+        if method is not None:
+            self._replaced.append((owner, name, vars(owner).get(name)))
             setattr(owner, name, wrap(method))
-            self._replaced.append((owner, name))
 
     # -- networks
 
