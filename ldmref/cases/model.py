@@ -14,7 +14,7 @@ from ldmref.errors import CorruptModelError, InputError, UsageError, counted, di
 from ldmref.support.files import check_input_path, parse_json, read_file, shown
 
 FORMAT = "ldmref-cases"
-VERSION = "1.1"
+VERSION = "1.2"
 """The version of the suites that `make_suite` writes."""
 MANIFEST = "cases.json"
 DATA = "test_data_set_0"  # as in ONNX's own backend tests
