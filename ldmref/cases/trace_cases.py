@@ -105,7 +105,7 @@ def compared(run: RecordedRun, config: ModelConfig) -> list[str]:
     conditioning is the same in every step, so each array of it is listed once; images are given.
     """
     networks = {network.name: network for network in family_of(config).networks(config)}
-    tensors = OF_HOST | {name: _compared(network) for name, network in networks.items()}
+    tensors = {**OF_HOST, **{name: _compared(net) for name, net in networks.items()}}
     conditioning = _conditioning(networks[config.denoiser.network])
     names = []
     seen: set[tuple[str, bytes]] = set()

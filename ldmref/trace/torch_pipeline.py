@@ -21,6 +21,7 @@ from ldmref.trace.torch_calls import (
 )
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
@@ -91,7 +92,7 @@ class _PipelineRecorder:
     def start(self) -> None:
         """Attach all hooks."""
         for name, network in self._networks.items():
-            self.layers.attach(network, _make_renamer(network))
+            self.layers.attach(network, make_renamer(network))
             if name == "vae":
                 self._replace(network, "encode", self._wrap_encode)
                 self._replace(network, "decode", self._wrap_decode)
@@ -113,9 +114,8 @@ class _PipelineRecorder:
         """Remove all hooks."""
         self.layers.detach()
         for owner, name, own in reversed(self._replaced):
-            if own is None:
-                delattr(owner, name)
-            else:
+            delattr(owner, name)
+            if own is not None:
                 setattr(owner, name, own)
         self._replaced = []
 
@@ -269,13 +269,6 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
     for name, network in networks.items():
         refuse_compiled(name, network)
     return networks
-
-
-def _make_renamer(network: torch.nn.Module) -> Callable[[str], str]:
-    """Return ldmref's names of a network's modules; transformers 5 omits "text_model."."""
-    if type(network).__name__ == "CLIPTextModel" and hasattr(network, "embeddings"):
-        return lambda path: f"text_model.{path}"
-    return lambda path: path
 
 
 def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -119,14 +119,14 @@ def _spaced_by_sigma(
     for name, space in SIGMA_SPACINGS.items():
         words = f"spacing {name} instead of {config.spacing}"
         unshifted = space(steps, least, first)
-        given = {
+        placed = {
             f"{words}, without the shift": unshifted,
             f"{words}, shifted afterwards": _shifted(unshifted, factor),
             f"{words}, between the ends of the shifted levels": space(
                 steps, float(schedule.sigmas[steps - 1]), first
             ),
         }
-        for text, levels in given.items():
+        for text, levels in placed.items():
             yield text, _from_timesteps(schedule, total * levels, total)
 
 
