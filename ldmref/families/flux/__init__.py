@@ -35,6 +35,7 @@ from ldmref.families.joint_transformers import (
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity
@@ -88,6 +89,11 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
+GOLDEN_RUNS = (
+    GoldenRun("flux-dev", "euler", params={"negative_prompt": ""}),  # it reads the scale
+    GoldenRun("flux-schnell", "euler"),
+    GoldenRun("flux-dev", "euler", "img2img", {"negative_prompt": ""}),
+)
 FLUX = Family(
     "flux",
     FluxConfig,
@@ -100,6 +106,7 @@ FLUX = Family(
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
+    golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
     with_control=with_control,
     lora_targets=LORA_TARGETS,

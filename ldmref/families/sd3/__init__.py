@@ -29,6 +29,7 @@ from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompt
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity, and the output as zero
@@ -81,6 +82,12 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), text
 
 
+GOLDEN_RUNS = (
+    GoldenRun("sd3-medium", "euler"),
+    GoldenRun("sd35-medium", "heun"),
+    GoldenRun("sd35-medium", "euler_a"),
+    GoldenRun("sd3-medium", "euler", "img2img"),
+)
 SD3 = Family(
     "sd3",
     MMDiTConfig,
@@ -94,6 +101,7 @@ SD3 = Family(
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
+    golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
     lora_targets=LORA_TARGETS,
     control=CONTROL,
