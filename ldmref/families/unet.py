@@ -188,4 +188,5 @@ UNET_CONTROL = DeclaredControl(
         "mid_block_additional_residual": "mid",
     },
     lambda config: unet_residuals(config.unet),
+    hole=lambda net: -1.0,  # of any, since no configuration says what it was trained on
 )

@@ -38,6 +38,11 @@ class DeclaredControl:
             configurations of the model and of the ControlNet; None: it is not known.
         make_hint: Returns the hint of scaled latents (n, c, h, w), from the configurations of the
             ControlNet and of the autoencoder.
+        hole: Returns the value of masked pixels in the image that an inpainting ControlNet reads,
+            beside pixels in the range of its hint's encoder or, without one, [-1, 1]. None: the
+            ControlNet is not for inpainting.
+        reads_mask: Returns whether the last channel of the hint is a mask, 1 where the image is
+            kept. The denoiser then needs nothing else that keeps it.
         draws_hint: Whether diffusers' pipelines sample the latents of the image from the generator,
             before all other noise.
         shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
@@ -56,5 +61,7 @@ class DeclaredControl:
     inputs: Callable[[ModelConfig], Any]
     place: Callable[[ModelConfig, Any, Any], Any] = lambda config, net, residuals: residuals
     make_hint: Callable[[Any, AutoencoderConfig, Array], Array] = lambda net, vae, latents: latents
+    hole: Callable[[Any], float | None] = lambda net: None
+    reads_mask: Callable[[Any], bool] = lambda net: False
     draws_hint: bool = False
     shared: Callable[[Any], tuple[str, ...]] = lambda net: ()

@@ -73,6 +73,8 @@ def _is_default(value: Any, default: Any) -> bool:
     """Return whether a value is the default, or a list of it, as checks return it."""
     return type(value) in (type(default), list) and value in (default, [default])
 
+FILE = {"type": "string", "contentEncoding": "base64"}
+
 
 def accept(name: str, value: Any) -> Any:
     """Return a value that is checked later, when the image is read or the sampler is chosen."""

@@ -96,7 +96,7 @@ def resolve(
         "guidance": guidance,
         "weaker": guide,
         "clip_skip": asked.clip_skip or 0,
-        "control": tuple(fit_control(config, control) for control in asked.control),
+        "control": tuple(fit_control(config, control, mode) for control in asked.control),
         "strength": strength,
         "first_step": 0 if strength is None else skip_steps(config, steps, strength),
         "resample": resample,
@@ -138,7 +138,7 @@ def check_guide(config: ModelConfig, job: Job) -> None:
     """Refuse prompts and ControlNets that the second model of a job cannot follow."""
     check_prompts(config, job)
     for control in job.control:
-        fit_control(config, control)
+        fit_control(config, control, job.mode)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:
