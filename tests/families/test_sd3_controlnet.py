@@ -309,7 +309,7 @@ def refusal(model, net):
         ({"joint_attention_dim": 44}, "joint_attention_dim 44, not 40"),
         ({"pooled_projection_dim": 20}, "pooled_projection_dim 20, not 24"),
         ({"in_channels": 6}, "in_channels 6, not 4"),
-        ({"extra_conditioning_channels": 1}, "extra_conditioning_channels 1, not 0"),
+        ({"extra_conditioning_channels": 2}, "extra_conditioning_channels 2, not 0 or 1"),
     ],
 )
 def test_a_net_of_another_width_is_refused_without_weights(made, tmp_path, changes, message):

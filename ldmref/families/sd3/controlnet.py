@@ -78,6 +78,11 @@ class MMDiTControlConfig(MMDiTConfig):
     force_zeros_for_pooled_projection: bool = True
 
     @property
+    def reads_pooled(self) -> bool:
+        """Whether it reads the pooled text; diffusers gives one that reads a mask zeros."""
+        return not (self.force_zeros_for_pooled_projection or self.extra_conditioning_channels)
+
+    @property
     def hint_channels(self) -> int:
         """Number of channels of the hint."""
         return self.in_channels + self.extra_conditioning_channels
@@ -137,7 +142,7 @@ def controlnet(
     Returns:
         One array for each block.
     """
-    if config.force_zeros_for_pooled_projection:
+    if not config.reads_pooled:
         pooled = ops.xp.zeros_like(pooled)
     emb = embed(ops, p.time_text_embed, t, pooled)
     patch = config.patch_size
@@ -209,7 +214,7 @@ def place_residuals(
 def make_hint(net: MMDiTControlConfig, vae: AutoencoderConfig, latents: Array) -> Array:
     """Return the hint of scaled latents, from which some ControlNets do not subtract the shift.
 
-    Those that read a mask subtract it, as all of diffusers' pipeline for inpainting do.
+    Those that read a mask subtract it, as diffusers' pipeline for inpainting does.
     """
     if net.force_zeros_for_pooled_projection and not net.extra_conditioning_channels:
         return latents + vae.shift_factor * vae.scaling_factor
