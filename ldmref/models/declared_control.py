@@ -9,6 +9,7 @@ from typing import Any
 from ldmref.math.arrays import Array
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.params import Shape
 
 Difference = tuple[str, Any, Any]  # what differs, its value, and the value that fits
 
@@ -46,6 +47,10 @@ class DeclaredControl:
         draws_hint: Whether diffusers' pipelines sample the latents of the image from the generator,
             before all other noise.
         shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
+        candidates: For a single file, which has no configuration: yields configurations that may
+            fit its names and shapes, each with the tensor of the file for each parameter, a
+            `KeyEntry`. Its second argument is the configuration of the model's denoiser, which may
+            be of another family, or None.
 
     >>> from ldmref.models.family import find_family
     >>> sorted(find_family("sd3").control.classes)
@@ -65,3 +70,6 @@ class DeclaredControl:
     reads_mask: Callable[[Any], bool] = lambda net: False
     draws_hint: bool = False
     shared: Callable[[Any], tuple[str, ...]] = lambda net: ()
+    candidates: Callable[
+        [Mapping[str, Shape], Any], Iterable[tuple[Any, Mapping[str, Any]]]
+    ] = lambda shapes, denoiser: ()
