@@ -33,9 +33,7 @@ class ThreadedServer:
         listening = open_socket(self.settings)
         self.url = address_of(listening)
         self.settings = replace(self.settings, port=listening.getsockname()[1])
-        self.engine = Engine(
-            self.models, self.settings, self.sources, controlnets=self.controlnets
-        )
+        self.engine = Engine(self.models, self.settings, self.sources, controlnets=self.controlnets)
         self.server = make_server(self.engine, self.settings)
         run = {"target": self.server.run, "kwargs": {"sockets": [listening]}, "daemon": True}
         self.thread = threading.Thread(**run)

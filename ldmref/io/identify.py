@@ -82,8 +82,8 @@ def refuse_foreign(name: str, names: Iterable[str]) -> None:
         raise KeyMismatchError(f"{name} is {what}, not a model", code="E-KEYS", hint=hint)
 
 
-# What looks like a ControlNet, or is used like one, and is something else. Sources: the names of the
-# published files; comfyanonymous/ComfyUI, comfy/controlnet.py, which tells them apart.
+# What looks like a ControlNet, or is used like one, and is something else. Sources: the names of
+# the published files; comfyanonymous/ComfyUI, comfy/controlnet.py, which tells them apart.
 CONTROLS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
      WHOLE),

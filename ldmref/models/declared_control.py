@@ -70,6 +70,6 @@ class DeclaredControl:
     reads_mask: Callable[[Any], bool] = lambda net: False
     draws_hint: bool = False
     shared: Callable[[Any], tuple[str, ...]] = lambda net: ()
-    candidates: Callable[
-        [Mapping[str, Shape], Any], Iterable[tuple[Any, Mapping[str, Any]]]
-    ] = lambda shapes, denoiser: ()
+    candidates: Callable[[Mapping[str, Shape], Any], Iterable[tuple[Any, Mapping[str, Any]]]] = (
+        lambda shapes, denoiser: ()
+    )

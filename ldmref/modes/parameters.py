@@ -73,6 +73,7 @@ def _is_default(value: Any, default: Any) -> bool:
     """Return whether a value is the default, or a list of it, as checks return it."""
     return type(value) in (type(default), list) and value in (default, [default])
 
+
 FILE = {"type": "string", "contentEncoding": "base64"}
 
 

@@ -141,7 +141,7 @@ def test_text_encoders_are_those_that_a1111_wraps(door, name, skipped, long_prom
 # -- the server's own door ------------------------------------------------------------------------
 
 
-class Served:
+class FakeModel:
     sha256 = "ab" * 32
 
     def __init__(self, config):

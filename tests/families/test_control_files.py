@@ -21,8 +21,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 import flux_networks  # noqa: E402
 import sd3_networks  # noqa: E402
-import test_flux_controlnet as flux  # noqa: E402
-import test_sd3_controlnet as sd3  # noqa: E402
+from control_kits import FLUX_NETS, SD3_NETS, make_flux_net, make_sd3_net  # noqa: E402
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SD3_MODEL = ldmref.families.sd3.MMDiTConfig(
@@ -94,9 +93,9 @@ def test_a_net_of_a_unet_computes_what_diffusers_computes(tmp_path, layout):
 # -- Stable Diffusion 3 ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", sd3.NETS)
+@pytest.mark.parametrize("kind", SD3_NETS)
 def test_a_file_of_sd3_in_the_names_of_diffusers(tmp_path, kind):
-    folder, _ = save(sd3.make_net(kind), tmp_path / "net")
+    folder, _ = save(make_sd3_net(kind), tmp_path / "net")
     unknown = {"force_zeros_for_pooled_projection": (True, False)}  # not diffusers' default
     differing = unknown if kind == "joint" else {}
     require_same(folder / WEIGHTS, folder, SD3_MODEL, **differing)
@@ -104,7 +103,7 @@ def test_a_file_of_sd3_in_the_names_of_diffusers(tmp_path, kind):
 
 def test_a_file_of_stability(tmp_path):
     """Blocks of the image alone, with the names of the original program."""
-    folder, tensors = save(sd3.make_net("image alone"), tmp_path / "net")
+    folder, tensors = save(make_sd3_net("image alone"), tmp_path / "net")
     layers = {
         "attn.to_out.0": "attn.proj",
         "ff.net.0.proj": "mlp.fc1",
@@ -126,14 +125,14 @@ def test_a_file_of_stability(tmp_path):
 # -- Flux.1 ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", flux.NETS)
+@pytest.mark.parametrize("kind", FLUX_NETS)
 def test_a_file_of_flux_in_the_names_of_diffusers(tmp_path, kind):
-    folder, _ = save(flux.make_net(kind), tmp_path / "net")
+    folder, _ = save(make_flux_net(kind), tmp_path / "net")
     require_same(folder / WEIGHTS, folder, FLUX_MODEL)
 
 
 def test_a_file_of_xlabs(tmp_path):
-    net = flux.make_net("encoder", num_layers=2, guidance_embeds=True)
+    net = make_flux_net("encoder", num_layers=2, guidance_embeds=True)
     folder, tensors = save(net, tmp_path / "net")
     ends = {
         "x_embedder": "img_in",
@@ -186,7 +185,7 @@ def refusal(path, denoiser=None):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("made", [sd3.make_net("joint"), flux.make_net("plain")], ids=type)
+@pytest.mark.parametrize("made", [make_sd3_net("joint"), make_flux_net("plain")], ids=type)
 def test_a_file_of_another_family_is_refused(tmp_path, made):
     """It is recognised with any model, or none that has its sizes, and does not fit another."""
     folder, _ = save(made, tmp_path / "net")
@@ -195,7 +194,7 @@ def test_a_file_of_another_family_is_refused(tmp_path, made):
     for name, denoiser in (("tiny", None), ("sd3-tiny", SD3_MODEL), ("flux-tiny", FLUX_MODEL)):
         if denoiser is own:
             continue
-        with pytest.raises(LdmrefError, match="it is one of the family (sd3|flux), not"):
+        with pytest.raises(LdmrefError, match=r"it is one of the family (sd3|flux), not"):
             require_fit(ldmref.random_model(name).config, net, "net")
 
 
@@ -220,7 +219,7 @@ def test_what_looks_like_one_is_named(tmp_path, names, what):
     assert what in told and "not a ControlNet" in told
 
 
-@pytest.mark.parametrize("made", [sd3.make_net("dual"), flux.make_net("union")], ids=type)
+@pytest.mark.parametrize("made", [make_sd3_net("dual"), make_flux_net("union")], ids=type)
 def test_a_file_that_lacks_a_tensor_is_refused(tmp_path, made):
     _, tensors = save(made, tmp_path / "net")
     own = SD3_MODEL if type(made) is diffusers.SD3ControlNetModel else FLUX_MODEL

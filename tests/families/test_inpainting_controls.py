@@ -13,17 +13,11 @@ from ldmref.modes import Control
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+from control_kits import IMAGES as PHOTOS  # noqa: E402
+from control_kits import LATENTS, MASK, PROMPT, make_kit, make_sd3_net  # noqa: E402
 from diffusers import SD3ControlNetModel, StableDiffusion3ControlNetInpaintingPipeline  # noqa: E402
-from sd3_networks import SIZES, make_pipeline  # noqa: E402
 
-PROMPT = "a red cat"
-DRAW = np.random.default_rng(1)
-LATENTS = DRAW.standard_normal((1, 4, 8, 12)).astype(np.float32)
-PHOTO, OTHER = (
-    Image.fromarray(pixels) for pixels in DRAW.integers(0, 256, (2, 16, 24, 3), np.uint8)
-)
-MASK = Image.new("L", (24, 16), 0)
-MASK.paste(255, (0, 0, 12, 16))
+PHOTO, OTHER, _ = PHOTOS
 
 
 @pytest.fixture(scope="module")
@@ -31,37 +25,26 @@ def nets(tmp_path_factory):
     """The folders of ControlNets by the channels of their hint after the latents."""
     root = tmp_path_factory.mktemp("nets")
     for extra in (0, 1, 2):
-        torch.manual_seed(extra)
-        sizes = SIZES | {"caption_projection_dim": 16, "num_layers": 2}
-        net = SD3ControlNetModel(
-            **sizes, extra_conditioning_channels=extra, force_zeros_for_pooled_projection=False
-        )
-        for name, parameter in net.named_parameters():
-            if name.startswith(("controlnet_blocks", "pos_embed_input")):
-                torch.nn.init.normal_(parameter, std=0.3)
-        net.save_pretrained(root / str(extra))
+        make_sd3_net("joint", extra_conditioning_channels=extra).save_pretrained(root / str(extra))
     return root
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    pipe = make_pipeline("3.5 medium")
-    folder = tmp_path_factory.mktemp("sd3") / "model"
-    pipe.save_pretrained(folder)
-    return pipe, folder
+def kit(tmp_path_factory):
+    return make_kit("sd3", tmp_path_factory.mktemp("sd3"))
 
 
-@pytest.fixture(scope="module")
-def model(made):
-    return ldmref.load(made[1], backend="numpy")
+@pytest.fixture
+def model(kit):
+    return kit.model
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_images_are_those_of_diffusers(made, nets, backend, monkeypatch):
+def test_images_are_those_of_diffusers(kit, nets, backend, monkeypatch):
     """All of it, also where the mask is black: nothing is put back after a step."""
     kind = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
     monkeypatch.setattr(kind, "sample", lambda self, generator=None: self.mode())
-    parts = {name: part for name, part in made[0].components.items() if part is not None}
+    parts = {name: part for name, part in kit.made.components.items() if part is not None}
     net = SD3ControlNetModel.from_pretrained(nets / "1")
     pipe = StableDiffusion3ControlNetInpaintingPipeline(**parts, controlnet=net)
     pipe.set_progress_bar_config(disable=True)
@@ -78,7 +61,7 @@ def test_images_are_those_of_diffusers(made, nets, backend, monkeypatch):
         height=16,
         width=24,
     ).images[0]
-    model = ldmref.load(made[1], backend=backend)
+    model = ldmref.load(kit.folder, backend=backend)
     options = dict(negative_prompt="dog", latents=LATENTS, steps=4, cfg_scale=4.0)
     control = [Control(nets / "1", weight=0.8)]
     found = modes.inpaint(model, PROMPT, PHOTO, MASK, control=control, **options)

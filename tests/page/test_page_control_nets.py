@@ -23,7 +23,9 @@ LINK = "#p.prompt=a+cat&p.steps=2&p.seed=1"
 def nets(tiny):
     config = ControlNetConfig(tiny.config.unet, conditioning_embedding_out_channels=(4, 8))
     return {
-        name: ControlNet(tiny.backend, config, init(controlnet_spec(config), seed), name, digit * 64)
+        name: ControlNet(
+            tiny.backend, config, init(controlnet_spec(config), seed), name, digit * 64
+        )
         for seed, (name, digit) in enumerate({"edges": "a", "poses": "b"}.items())
     }
 

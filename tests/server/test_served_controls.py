@@ -66,7 +66,10 @@ def test_the_image_is_that_of_python(served, tiny, nets):
         {"net": "edges", "image": encode(EDGES), "weight": 0.7, "start": 0.25, "end": 0.75},
         {"net": "poses", "image": encode(EDGES.rotate(90))},
     ]
-    same = [Control(nets["edges"], EDGES, 0.7, 0.25, 0.75), Control(nets["poses"], EDGES.rotate(90))]
+    same = [
+        Control(nets["edges"], EDGES, 0.7, 0.25, 0.75),
+        Control(nets["poses"], EDGES.rotate(90)),
+    ]
     answer = ask(served, given)
     want = modes.txt2img(tiny, control=same, **ASKED)
     assert np.array_equal(pixels(answer), want.images[0])
@@ -185,7 +188,9 @@ def test_mcp_takes_them(served, tiny, nets):
 def ask_a1111(server, units, path="txt2img", name="controlnet", **more):
     body = {"prompt": "a red cat", "steps": 4, "seed": 5, "width": 16, "height": 16}
     scripts = {name: {"args": units}}
-    return server.client.post(f"/sdapi/v1/{path}", json={**body, "alwayson_scripts": scripts, **more})
+    return server.client.post(
+        f"/sdapi/v1/{path}", json={**body, "alwayson_scripts": scripts, **more}
+    )
 
 
 def a1111_image(answer):

@@ -22,9 +22,7 @@ from ldmref.modes.record import find_missing, find_several, replay, upgrade_reco
 from ldmref.modes.registry import MODES
 
 
-def inspect_image(
-    data: bytes, max_pixels: int, networks: Served, asked: str
-) -> dict[str, Any]:
+def inspect_image(data: bytes, max_pixels: int, networks: Served, asked: str) -> dict[str, Any]:
     """Return what an image file records, and the request that generates it again.
 
     `mode` and `parameters` can be submitted again, with the inputs in `missing`, which an image

@@ -16,9 +16,8 @@ Black Forest Labs 2024, github.com/black-forest-labs/flux.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import math
+from dataclasses import replace
 from functools import partial
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of

@@ -16,9 +16,8 @@ Esser et al. 2024, arXiv:2403.03206.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import math
+from dataclasses import replace
 from functools import partial
 
 from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model

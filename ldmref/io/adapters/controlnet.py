@@ -1,4 +1,4 @@
-"""ControlNets from files: diffusers folders, and single files with the names of several programs."""
+"""ControlNets from files: diffusers folders, and single files in the names of other programs."""
 
 from __future__ import annotations
 

@@ -186,9 +186,12 @@ def routes(engine: Engine) -> list[Route]:
         return stub
 
     nets = engine.served.controlnets
-    scripts: dict[str, Any] = {"scripts": {"txt2img": [SCRIPT], "img2img": [SCRIPT]}} if nets else {}
+    scripts: dict[str, Any] = (
+        {"scripts": {"txt2img": [SCRIPT], "img2img": [SCRIPT]}} if nets else {}
+    )
     stubs = STUBS | scripts
     extension = describe_extension(nets) if nets else {}
+
     def describe(content: Any) -> Endpoint:
         async def extension(request: Request) -> Response:
             """Answer as A1111's extension for ControlNets."""
