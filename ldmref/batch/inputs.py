@@ -178,14 +178,17 @@ def read_control(value: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     net = value["net"]
     if not isinstance(net, str):
         raise UsageError(f"control.net must be a path, not {short_repr(net)}", code="E-CONTROL")
-    image = locate_image("control.image", value["image"], folder)
+    image = value.get("image")
+    if image is not None:
+        image = locate_image("control.image", image, folder)
     return {**value, "net": str((folder / net).absolute()), "image": image}
 
 
 def digest_control(control: Mapping[str, Any], config: ModelConfig | None) -> dict[str, Any]:
     """Return a control with the digests of its net and its image instead of their paths."""
     net = open_controlnet(control["net"], config and config.denoiser)
-    files = {"net": net.sha256(), "name": net.name, "image": digest_file(control["image"])}
+    image = None if control["image"] is None else digest_file(control["image"])
+    files = {"net": net.sha256(), "name": net.name, "image": image}
     return {**control, **files}
 
 

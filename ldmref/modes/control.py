@@ -209,16 +209,16 @@ def fit_control(config: ModelConfig, control: Control, mode: str) -> Control:
     return control if control.image is None else replace(control, image=read_image(control.image))
 
 
-def _require_image(net: Any, given: bool, mode: str, name: str) -> None:
+def _require_image(net: Any, has_image: bool, mode: str, name: str) -> None:
     """Check that a ControlNet gets an image, or in inpaint reads the image and the mask."""
     declared = control_of(net)
-    if declared.reads_mask(net) and (given or mode != "inpaint"):
+    if declared.reads_mask(net) and (has_image or mode != "inpaint"):
         raise UsageError(
             f"the ControlNet {name!r} reads the image and the mask of inpaint, and no other image",
             code="E-CONTROL",
             hint="run inpaint, with Control(net) (--control NET)",
         )
-    if given or (mode == "inpaint" and declared.hole(net) is not None):
+    if has_image or (mode == "inpaint" and declared.hole(net) is not None):
         return
     raise UsageError(
         f"the ControlNet {name!r} needs an image to read",

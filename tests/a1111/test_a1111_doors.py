@@ -162,7 +162,7 @@ def test_the_server_replays_what_the_command_line_replays(name, scheduler):
     config = preset(name)
     settings = complete(sampler_name="DPM2", scheduler=scheduler, clip_skip=2)
     replayed, notes = through_the_command_line(config, **settings)
-    models = {"other": Served(preset("tiny")), name: Served(config)}
+    models = {"other": FakeModel(preset("tiny")), name: FakeModel(config)}
     found = inspect_image(image_with(infotext_of(settings)), 10**6, Served(models), name)
     parameters = json.loads(json.dumps(found["parameters"]))
     assert modes.plan(found["mode"], config, **parameters).params == replayed.params
@@ -170,7 +170,7 @@ def test_the_server_replays_what_the_command_line_replays(name, scheduler):
 
 
 def test_the_model_that_made_an_image_replays_it():
-    models = {"sd15": Served(preset("sd15")), "sdxl": Served(preset("sdxl"))}
+    models = {"sd15": FakeModel(preset("sd15")), "sdxl": FakeModel(preset("sdxl"))}
     models["sdxl"].sha256 = "cd" * 32
     text = infotext_of(complete(scheduler="align_your_steps")) + ", Model hash: cdcdcdcdcd"
     found = inspect_image(image_with(text), 10**6, Served(models), "sd15")
@@ -188,7 +188,7 @@ def test_the_model_that_made_an_image_replays_it():
     ],
 )
 def test_what_cannot_be_replayed_is_a_note(pairs, said):
-    models = {"sd15": Served(preset("sd15"))}
+    models = {"sd15": FakeModel(preset("sd15"))}
     found = inspect_image(image_with(infotext_of(complete(**pairs))), 10**6, Served(models), "sd15")
     assert said in found["notes"][-1] and "noise levels of A1111 are left out" in found["notes"][-1]
     assert found["parameters"]["prompt"] == "a cat" and "sigmas" not in found["parameters"]

@@ -52,7 +52,7 @@ HINTS = {
     "module": 'ldmref has no preprocessors: send the finished image, with module "none"',
     "control_mode": 'the net acts on both predictions: "Balanced"',
 }
-ReadImage = Callable[[str, Any], Image.Image]
+ReadImage = Callable[[str, Any], Image.Image]  # name, and base64 or a data URL
 
 
 class Units:
@@ -96,7 +96,7 @@ class Units:
         steps = values.get("steps") or config.defaults.steps
         if (strength := values.get("strength")) is not None:
             steps -= skip_steps(config, steps, strength)
-        units = [{FORMER.get(name, name): value for name, value in unit.items()} for unit in args]
+        units = [{FORMER.get(str(name), str(name)): unit[name] for name in unit} for unit in args]
         enabled = [unit for unit in units if unit.get("enabled", True)]
         controls = [self._read_unit(unit, values, size, steps) for unit in enabled]
         return [control for control in controls if control is not None]
@@ -142,8 +142,8 @@ class Units:
             return read_rgb(self.read_image("the image of a ControlNet unit", encoded))
         if "mask" in values:
             return None
-        if (given := values.get("image")) is not None:
-            return given
+        if (init_image := values.get("image")) is not None:
+            return init_image
         message = "a ControlNet unit of txt2img needs an image"
         raise UsageError(message, code=CODE, hint="send it in base64 as image")
 

@@ -8,7 +8,7 @@ instead of A1111's, and `scheduler` "automatic" means the model's noise levels.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 from ldmref.apps.a1111.levels import DISCARDING, levels_for
 from ldmref.apps.a1111.names import RNGS
 from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks, split_networks
-from ldmref.apps.server.a1111.controlnet import SCRIPT, Units, split_scripts
+from ldmref.apps.server.a1111.controlnet import SCRIPT, ReadImage, Units, split_scripts
 from ldmref.apps.server.a1111.fields import Fields
 from ldmref.apps.server.a1111.names import Method, read_method
 from ldmref.apps.server.a1111.second_pass import read_second_pass
@@ -37,7 +37,6 @@ MASK_BLUR = 4.0  # A1111's default
 STRENGTH = 0.75
 MAX_SEED = 2**64
 SAME = ("karras", "exponential")  # schedules here with A1111's levels, except for DISCARDING
-ReadImage = Callable[[str, Any], Image.Image]  # name, and base64 or a data URL
 
 
 @dataclass(frozen=True)
