@@ -71,7 +71,9 @@ FLUX_NETS: dict[str, dict[str, Any]] = {
 
 def make_sd3_net(kind: str, seed: int = 1, **changes: Any) -> Any:
     """Return diffusers' ControlNet of Stable Diffusion 3; see `randomize`."""
-    sizes = sd3_networks.SIZES | {"caption_projection_dim": 16} | SD3_NETS[kind] | changes
+    sizes: dict[str, Any] = (
+        sd3_networks.SIZES | {"caption_projection_dim": 16} | SD3_NETS[kind] | changes
+    )
     torch.manual_seed(seed)
     return randomize(SD3ControlNetModel(**sizes))
 
@@ -79,7 +81,7 @@ def make_sd3_net(kind: str, seed: int = 1, **changes: Any) -> Any:
 def make_flux_net(kind: str, seed: int = 1, **changes: Any) -> Any:
     """Return diffusers' ControlNet of Flux.1; see `randomize`."""
     torch.manual_seed(seed)
-    sizes = {"in_channels": 16, **flux_networks.SIZES} | FLUX_NETS[kind] | changes
+    sizes: dict[str, Any] = {"in_channels": 16, **flux_networks.SIZES} | FLUX_NETS[kind] | changes
     return randomize(FluxControlNetModel(**sizes))
 
 

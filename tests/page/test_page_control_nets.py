@@ -75,6 +75,9 @@ def test_an_image_is_controlled(open_page, edges, tiny, nets):
     want = modes.txt2img(tiny, "a cat", steps=2, seed=1, control=control)
     assert np.array_equal(image, want.images[0])
     assert [(c["name"], c["weight"]) for c in record["control"]] == [("edges", 0.5)]
+    assert page.get_by_role("button", name="Use its settings").is_visible()
+    explore = page.get_by_role("button", name="Explore", exact=True)
+    assert explore.count() == 0  # its address would lack the image
 
 
 def test_the_address_and_a_reload_keep_it(open_page, edges):

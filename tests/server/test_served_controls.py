@@ -8,8 +8,12 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import save_controlnet
 
+import ldmref
 from ldmref import explore, modes
+from ldmref.apps.cli.serve import load_controlnets
+from ldmref.errors import LdmrefError
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.control import ControlNet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
@@ -56,6 +60,17 @@ def pixels(answer):
 def refusal(answer):
     assert answer.status_code == 422, answer.text
     return answer.json()["error"]
+
+
+def test_the_command_loads_each_net_for_a_model_that_it_fits(tiny, tmp_path):
+    folder = str(save_controlnet(tmp_path / "net"))
+    flow = ldmref.random_model("sd3-tiny", backend="numpy")
+    found = load_controlnets((f"edges={folder}", folder), {"flow": flow, "tiny": tiny})
+    assert [*found] == ["edges", "net"] and found["edges"].backend == tiny.backend
+    with pytest.raises(LdmrefError, match="two ControlNets are named 'a'"):
+        load_controlnets((f"a={folder}", f"a={folder}"), {"tiny": tiny})
+    with pytest.raises(LdmrefError, match="it is one of the family latent-diffusion, not sd3"):
+        load_controlnets((folder,), {"flow": flow})
 
 
 # -- the native interface -------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.support.config import BACKEND_KEYS, Settings
 from ldmref.support.server_settings import ServerSettings
 
+NOUNS = {"model": "models", "controlnet": "ControlNets"}  # by flag
 EXTRA = ("starlette", "uvicorn", "anyio", "h11", "python_multipart")
 MODELS = option(
     "-m",
@@ -204,7 +205,7 @@ def require_new(flag: str, name: str, known: Container[str]) -> None:
     """
     if name in known:
         hint = f"name them: --{flag} first=PATH --{flag} second=PATH"
-        message = f"two {flag}s are named {name!r}"
+        message = f"two {NOUNS[flag]} are named {name!r}"
         raise UsageError(message, code=f"E-{flag.upper()}", hint=hint)
 
 
