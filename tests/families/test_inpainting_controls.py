@@ -22,8 +22,12 @@ PHOTO, OTHER, _ = PHOTOS
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory):
-    """The folders of ControlNets by the channels of their hint after the latents."""
+    """The folders of ControlNets by the channels of their hint after the latents.
+
+    Also one with `force_zeros_for_pooled_projection`.
+    """
     root = tmp_path_factory.mktemp("nets")
+    make_sd3_net("unshifted", extra_conditioning_channels=1).save_pretrained(root / "unshifted")
     for extra in (0, 1, 2):
         make_sd3_net("joint", extra_conditioning_channels=extra).save_pretrained(root / str(extra))
     return root
@@ -39,14 +43,15 @@ def model(kit):
     return kit.model
 
 
+@pytest.mark.parametrize("net", ["1", "unshifted"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_images_are_those_of_diffusers(kit, nets, backend, monkeypatch):
+def test_images_are_those_of_diffusers(kit, nets, net, backend, monkeypatch):
     """All of it, also where the mask is black: nothing is put back after a step."""
     kind = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
     monkeypatch.setattr(kind, "sample", lambda self, generator=None: self.mode())
     parts = {name: part for name, part in kit.made.components.items() if part is not None}
-    net = SD3ControlNetModel.from_pretrained(nets / "1")
-    pipe = StableDiffusion3ControlNetInpaintingPipeline(**parts, controlnet=net)
+    theirs = SD3ControlNetModel.from_pretrained(nets / net)
+    pipe = StableDiffusion3ControlNetInpaintingPipeline(**parts, controlnet=theirs)
     pipe.set_progress_bar_config(disable=True)
     want = pipe(
         PROMPT,
@@ -63,7 +68,7 @@ def test_images_are_those_of_diffusers(kit, nets, backend, monkeypatch):
     ).images[0]
     model = ldmref.load(kit.folder, backend=backend)
     options = dict(negative_prompt="dog", latents=LATENTS, steps=4, cfg_scale=4.0)
-    control = [Control(nets / "1", weight=0.8)]
+    control = [Control(nets / net, weight=0.8)]
     found = modes.inpaint(model, PROMPT, PHOTO, MASK, control=control, **options)
     decoded = model.decode(model.backend.asarray(found.latents))
     whole = np.clip(np.asarray(model.backend.to_numpy(decoded))[0] / 2 + 0.5, 0, 1)
@@ -93,6 +98,7 @@ def test_a_strength_starts_from_the_image(model, nets):
     near = modes.inpaint(model, PROMPT, PHOTO, MASK, 0.25, **asked).latents
     kept = modes.inpaint(model, PROMPT, PHOTO, MASK, 0.0, **asked)
     assert np.abs(near - kept.latents).max() < np.abs(far - kept.latents).max()
+    assert (near != kept.latents).all()  # nothing is put back
     assert (np.asarray(kept[0]) == np.asarray(PHOTO)).all()
 
 
