@@ -92,7 +92,7 @@ def resolve(
         "height": asked.height or defaults.height,
         "guidance": guidance,
         "clip_skip": asked.clip_skip or 0,
-        "control": tuple(fit_control(config, control) for control in asked.control),
+        "control": tuple(fit_control(config, control, mode) for control in asked.control),
         "strength": strength,
         "first_step": 0 if strength is None else skip_steps(config, steps, strength),
         "resample": resample,
@@ -136,7 +136,7 @@ def check_guide(config: ModelConfig, job: Job) -> None:
     assert job.guide is not None
     check_prompts(job.guide.config, job)
     for control in job.control:
-        fit_control(job.guide.config, control)
+        fit_control(job.guide.config, control, job.mode)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:

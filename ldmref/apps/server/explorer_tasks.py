@@ -85,7 +85,7 @@ def read_run(engine: Engine, body: Mapping[str, Any], model: str | None) -> RunS
         return read_branch(engine, body, model)
     mode, values = read_mode(body)
     plan = require_one(plan_request(engine, mode, values, model))
-    read = read_values(mode, values, engine.settings.max_pixels, engine.models)
+    read = read_values(mode, values, engine.settings.max_pixels, engine.served)
     # A random seed is chosen once, so the request says which.
     seed = {"seed": plan.job.seeds[0]}
     return RunSource({"mode": mode, **read, **seed}, plan.params)

@@ -5,6 +5,7 @@
 | `config.py`     | the configuration of the transformer |
 | `network.py`    | the transformer                      |
 | `controlnet.py` | its ControlNets                      |
+| `control_files.py` | their single files                |
 | `text.py`       | how two text encoders condition it   |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
@@ -16,9 +17,11 @@ Black Forest Labs 2024, github.com/black-forest-labs/flux.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
+from ldmref.families.flux.control_files import list_candidates
 from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
@@ -110,7 +113,7 @@ FLUX = Family(
     zeros=lambda config: ZEROS,
     with_control=with_control,
     lora_targets=LORA_TARGETS,
-    control=CONTROL,
+    control=replace(CONTROL, candidates=list_candidates),
     unpack=join_patches,
     timestep_factor=SCALE,
     description="Flux.1: a transformer with streams for image and text, then one for both",

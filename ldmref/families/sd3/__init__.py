@@ -5,6 +5,7 @@
 | `config.py`     | the configuration of the transformer |
 | `network.py`    | the transformer                      |
 | `controlnet.py` | its ControlNets                      |
+| `control_files.py` | their single files                |
 | `text.py`       | how three text encoders condition it |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
@@ -16,10 +17,12 @@ Esser et al. 2024, arXiv:2403.03206.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
+from ldmref.families.sd3.control_files import list_candidates
 from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import transformer, transformer_spec
@@ -104,7 +107,7 @@ SD3 = Family(
     golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
     lora_targets=LORA_TARGETS,
-    control=CONTROL,
+    control=replace(CONTROL, candidates=list_candidates),
     description="Stable Diffusion 3 and 3.5: a transformer of image and text",
 )
 """The family of Stable Diffusion 3."""
