@@ -40,6 +40,7 @@ from ldmref.models.params import flatten
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
+ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
 
@@ -99,6 +100,7 @@ FLUX = Family(
     presets=make_presets(),
     shrink=shrink,
     zeros=lambda config: ZEROS,
+    ends=ENDS,
     with_control=with_control,
     lora_targets=LORA_TARGETS,
     control=CONTROL,
