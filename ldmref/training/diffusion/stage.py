@@ -246,7 +246,7 @@ def diffusion_trainer(
         loss,
         ops,
         unused=has_unused_layers(config),
-        ends=family.ends,
+        ends=(*family.ends, *family.fixed(config)),
     )
     trainer.observer = observer
     if held_out is not None and len(held_out):
