@@ -152,12 +152,12 @@ def make_positions(config: MMDiTConfig) -> np.ndarray:
     """Return the table of positions, (1, side * side, d) float32, with `pos_embed_max_size` a side.
 
     The first half of the width has sines and cosines of the column, the second half of the row,
-    with the frequencies 10000^(-i / (d / 4)). The whole table spans `sample_size / patch_size`
-    places, however many it has.
+    with the frequencies 10000^(-i / (d / 4)). The whole table spans the range from 0 to
+    `sample_size / patch_size`, however many rows it has.
     """
     side = config.pos_embed_max_size
-    places = np.arange(side) * (config.sample_size // config.patch_size / side)
-    waves = timestep_embedding(places, config.width // 2, flip_sin_to_cos=False)
+    grid = np.arange(side) * (config.sample_size // config.patch_size / side)
+    waves = timestep_embedding(grid, config.width // 2, flip_sin_to_cos=False)
     columns = np.broadcast_to(waves[None, :, :], (side, *waves.shape))
     rows = np.broadcast_to(waves[:, None, :], columns.shape)
     table = np.concatenate([columns, rows], axis=2)

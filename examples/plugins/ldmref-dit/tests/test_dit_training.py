@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from ldmref.models import unflatten
 from ldmref.training import OptimizerConfig, read_recipe, train
 from ldmref.training.diffusion.latents import Latents, NoisyLatents
 from ldmref.training.diffusion.stage import Condition, diffusion_trainer
+from ldmref.training.recipes.file import recipe_from_dict
 from ldmref.training.recipes.schema import Budget, DiffusionStage
 
 FLOW = """
@@ -62,6 +66,14 @@ def write_recipe(tmp_path):
         return recipe
 
     return write
+
+
+def test_the_recipe_of_the_readme_is_read():
+    page = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    recipe = recipe_from_dict(tomllib.loads(text))
+    assert recipe.model.denoiser.num_layers == 6
+    assert recipe.model.denoiser.out_channels == recipe.model.vae.latent_channels
 
 
 @pytest.mark.parametrize(("loss", "scheduler"), [("hybrid", ""), ("simple", FLOW)])
