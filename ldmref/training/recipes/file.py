@@ -13,7 +13,6 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
-from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict, find_named_family
@@ -197,7 +196,7 @@ def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
     """Return a recipe with the defaults for its base, which is read only if one is needed."""
     recipe = _read(FineTuneRecipe(), tables)
     if not recipe.data.size or not DEFAULTS[recipe.method].keys() <= _keys(tables, ""):
-        config = read_model_config(find_model(recipe.base))
+        config = recipe.read_base_config()
         tables = _merge(default_tables(recipe.method, config), tables)
         recipe = _read(FineTuneRecipe(), tables)
         size = recipe.data.size or config.defaults.width
