@@ -15,6 +15,9 @@ LORA = "give the model it was made for, and this as lora= (--lora)"
 EMBEDDING = "give the model, and this to model.with_embeddings"
 VAE = "give the model it belongs to, and this as vae= (--vae)"
 CONTROL = "give the model it was made for, and this as Control(...) (--control NET:IMAGE)"
+OTHERS = "of these adapters, only LoRA is supported"
+ADAPTERS = (EMBEDDING, VAE, CONTROL, OTHERS)  # hints of files that change or complete a model
+CHANGE = r"lora|\.diff(_b)?$"  # in the names of what changes a layer
 FOLDER = "give the folder around it, which has a model_index.json"
 
 
@@ -40,7 +43,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_exactly("emb_params"), "a textual inversion", EMBEDDING),
     (_exactly("clip_l", "clip_g"), "a textual inversion of SDXL", EMBEDDING),
     (_some(r"\.(hada_w1_[ab]|lokr_w1|lokr_w1_a|dora_scale)$"), "a LoHa, LoKr or DoRA",
-     "of these adapters, only LoRA is supported"),
+     OTHERS),
     (_some(r"lora_down\.weight$|lora\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
     (_some(r"(^|\.)double_stream_modulation_img\."), "a Flux.2 model", SUPPORTED),
@@ -130,6 +133,26 @@ def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     if not listed:
         return "empty", SUPPORTED
     return next(((what, hint) for test, what, hint in KINDS if test(listed)), None)
+
+
+def refuse_networks(name: str, names: Iterable[str]) -> None:
+    """Refuse a file that was given as a LoRA and holds weights instead of changes.
+
+    Args:
+        name: The name of the file.
+        names: The names of its tensors, none of which is a LoRA's.
+
+    Raises:
+        KeyMismatchError: The message says what it is, and the hint what to do with it.
+    """
+    listed = sorted(names)
+    what, hint = identify_tensors(listed) or ("", "")
+    if hint not in ADAPTERS:
+        if any(re.search(CHANGE, one) for one in listed) or not _some(r"\.(weight|bias)$")(listed):
+            return
+        what = "a whole model, or a network of one"
+        hint = "give it as the model itself (-m, ldmref.load); a LoRA is made for such a model"
+    raise KeyMismatchError(f"{name!r} is {what}, not a LoRA", code="E-KEYS", hint=hint)
 
 
 def get_foreign_class(data: Mapping[str, object]) -> str:

@@ -72,6 +72,7 @@ class Trainer:
         ops: The backend that computes the loss.
         adversary: The name of a network whose gradient is clipped separately, or "".
         unused: Whether there are steps in which some parameters have no gradient.
+        ends: How the names of further parameters end that Muon does not train, as `Family.ends`.
 
     Raises:
         UsageError: Several processes cannot share the batch equally.
@@ -97,6 +98,7 @@ class Trainer:
         ops: TorchBackend,
         adversary: str = "",
         unused: bool = False,
+        ends: tuple[str, ...] = (),
     ):
         self.config = config
         self.steps = steps
@@ -113,7 +115,7 @@ class Trainer:
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
             tensor = ops.asarray(np.array(array), ops.state_dtype)
-            if uses_muon(config, name, self.shapes[name]):
+            if uses_muon(config, name, self.shapes[name], ends):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
                 muon.append(name)
             parameters[name] = torch.nn.Parameter(tensor)

@@ -45,6 +45,7 @@ from ldmref.models.params import flatten
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
 TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
+ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
 
@@ -111,6 +112,7 @@ FLUX = Family(
     shrink=shrink,
     golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
+    ends=ENDS,
     with_control=with_control,
     lora_targets=LORA_TARGETS,
     control=replace(CONTROL, candidates=list_candidates),

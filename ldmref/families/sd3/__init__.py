@@ -25,7 +25,7 @@ from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
 from ldmref.families.sd3.control_files import list_candidates
 from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
-from ldmref.families.sd3.network import transformer, transformer_spec
+from ldmref.families.sd3.network import make_positions, transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
@@ -38,6 +38,9 @@ from ldmref.models.params import flatten
 # adaLN-Zero: every block begins as the identity, and the output as zero
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", "norm_out.linear.weight",
          "proj_out.weight")  # fmt: skip
+
+ENDS = (".pos_embed.proj.weight", "transformer.proj_out.weight")
+POSITIONS = "transformer.pos_embed.pos_embed"  # sines and cosines, which no program trains
 
 __all__ = ["SD3", "MMDiTConfig"]
 
@@ -106,6 +109,8 @@ SD3 = Family(
     shrink=shrink,
     golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
+    fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
+    ends=ENDS,
     lora_targets=LORA_TARGETS,
     control=replace(CONTROL, candidates=list_candidates),
     description="Stable Diffusion 3 and 3.5: a transformer of image and text",
