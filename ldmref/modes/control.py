@@ -277,7 +277,7 @@ def give_masked_image(control: Control, image: Image.Image, mask: Image.Image) -
     """Return the control, with an image and its mask if it has no image of its own."""
     if control.image is not None:
         return control
-    values: dict[str, Any] = vars(control) | {"image": image, "mask": mask}
+    values: dict[str, Any] = {**vars(control), "image": image, "mask": mask}
     return MaskedControl(**values)
 
 
