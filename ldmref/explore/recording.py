@@ -17,11 +17,12 @@ from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.generate import CancelFlag, Progress
+from ldmref.modes.generate import CancelFlag, Progress, run_sampler
 from ldmref.modes.observed import TakenStep
+from ldmref.modes.observers import Observers
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval
@@ -102,13 +103,21 @@ class Recording(TraceObserver):
         """The number of steps so far."""
         return len(self.states) - 1
 
-    def sample(self, cancel: CancelFlag | None) -> Iterator[Progress]:
-        """Take all steps; `latents` are then the final ones."""
+    def sample(
+        self, cancel: CancelFlag | None, observer: RunObserver = SILENT
+    ) -> Iterator[Progress]:
+        """Take all steps; `latents` are then the final ones.
+
+        Args:
+            cancel: Stops the run between two steps.
+            observer: Also sees the steps.
+        """
+        watching = self if observer is SILENT else Observers(observer, self)
         trajectory = self.trajectory
         if self._watched is not None and not trajectory.model.backend.compiles:
             trajectory = replace(trajectory, model=self._watched)
         done = self.done
-        events = trajectory.sample(cancel, observer=self)
+        events = run_sampler(trajectory, cancel, observer=watching)
         while True:
             try:
                 progress = next(events)
@@ -141,7 +150,8 @@ class Recording(TraceObserver):
     def _record_maps(self, watch: AttentionBackend, evaluation: Evaluation) -> None:
         """Record the map of each word, unless the prompt had no part in the evaluation."""
         if self.trajectory.model.backend.compiles:
-            again = self.trajectory.denoiser(self._watched)
+            assert self._watched is not None
+            again = replace(self.trajectory, model=self._watched).denoiser()
             again.guided(evaluation.x, evaluation.sigma, interval=evaluation.interval)
         calls = watch.take([*evaluation.predictions])
         if not calls:

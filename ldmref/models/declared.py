@@ -177,6 +177,11 @@ class DeclaredNetwork:
         object.__setattr__(self, "defaults", defaults | settings)
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether it is a text encoder: it reads tokens."""
+        return any(x.content == "ids" for x in self.inputs)
+
+    @property
     def arguments(self) -> list[str]:
         """The arguments of the function after those of the network's parameters, in their order."""
         return list(inspect.signature(self.function).parameters)[2:]

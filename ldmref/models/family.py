@@ -23,6 +23,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl
 from ldmref.models.denoiser_config import DenoiserConfig
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.support.plugins import (
@@ -113,6 +114,10 @@ class Family:
         presets: Configurations by name.
         zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
             training.
+        fixed: Returns the parameters of the denoiser that are computed and not trained, by name,
+            with functions of their values: a table of positions.
+        ends: How the names of the denoiser's first and last layers and of its tables end, which
+            Muon does not train.
         lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
             `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
             end that belong to it.
@@ -122,6 +127,7 @@ class Family:
         control: The ControlNets of the family. None: its denoiser takes none.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
             not made smaller.
+        golden_runs: The runs of small versions of its presets that golden cases hold as traces.
         description: The family in a few words, for `ldmref models`.
 
     >>> family = find_family("latent-diffusion")
@@ -148,7 +154,10 @@ class Family:
     files: Sequence[SingleFile] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
+    golden_runs: Sequence[GoldenRun] = ()
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
+    fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
+    ends: tuple[str, ...] = ()
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
     with_control: Callable[[ModelConfig], ModelConfig] | None = None
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes

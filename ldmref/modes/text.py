@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.math.arrays import Array
 from ldmref.math.interpolation import lerp, slerp
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.conditioning import Conditioning, zero_empty
 from ldmref.models.model import EncodedText, LatentDiffusion
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.guidance import TEXTS
@@ -135,16 +135,8 @@ class TextConditioning:
         rows = [self.encoded[prompt].pooled for prompt in prompts]
         pooled = None if rows[0] is None else ops.xp.concat(rows, axis=0)
         if negative and config.zero_empty_negative:
-            context, pooled = self._zero_empty(prompts, context, pooled)
+            context, pooled = zero_empty(ops, prompts, context, pooled)
         return self.model.family.condition(ops, config, context, pooled, self.size)
-
-    def _zero_empty(
-        self, prompts: Sequence[str], context: Array, pooled: Array | None
-    ) -> tuple[Array, Array | None]:
-        """Return hidden states and pooled outputs that are 0 for empty prompts."""
-        ops = self.model.backend
-        kept = ops.asarray(np.asarray([float(prompt != "") for prompt in prompts]))
-        return context * kept[:, None, None], None if pooled is None else pooled * kept[:, None]
 
     def _fill_up(self, prompt: str, chunks: int) -> Array:
         """Return hidden states, (1, chunks * l, d) of a prompt, filled up with empty chunks."""

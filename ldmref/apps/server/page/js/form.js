@@ -4,6 +4,7 @@
 import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, insertText, newId } from "./dom.js";
+import { netsControl } from "./control_nets.js";
 import { arrayControl, imageControl } from "./inputs.js";
 import { choicesOf, readsNegative } from "./models.js";
 import { sentence } from "./notify.js";
@@ -12,6 +13,7 @@ import { label } from "./wording.js";
 
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
+const NETS = "control"; // below them
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 // On the page brackets are weights, as in A1111; a program says so itself.
 const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
@@ -38,6 +40,7 @@ export class Form {
     const fields = readFields(schema).filter((field) => this.isUseful(field, model));
     this.fields = fields;
     this.rows = new Map();
+    this.mode = mode;
     for (const field of fields) {
       field.label = label(field.name);
       const kept = before.get(field.name);
@@ -47,7 +50,7 @@ export class Form {
     const row = (name) => this.rows.get(name)?.element;
     const first = FIRST.map(row);
     const common = COMMON.map(row).filter(Boolean);
-    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON].includes(name));
+    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON, NETS].includes(name));
     const details = h(
       "details",
       { class: "more", open: this.open },
@@ -55,15 +58,17 @@ export class Form {
       h("div", { class: "fields" }, others.map(({ name }) => row(name))),
     );
     details.addEventListener("toggle", () => (this.open = details.open));
-    fill(this.element, first, h("div", { class: "fields common" }, common), others.length ? details : null);
+    fill(this.element, first, row(NETS), h("div", { class: "fields common" }, common), others.length ? details : null);
     this.details = details;
     this.write(texts);
+    this.rows.get(NETS)?.control.setFiles(before.get(NETS)?.control.files() ?? []);
   }
 
   // Arrays and objects cannot be typed; the size of a model with one size cannot be chosen; and each
   // model says what it has no use for.
   isUseful(field, model) {
     const size = field.name === "width" || field.name === "height";
+    if (field.kind === "nets" && !model.controlnets?.length) return false;
     const unused = PROGRAMS_ONLY.test(field.name) || model.unused?.includes(field.name);
     return field.kind !== null && !unused && !(size && model.one_size);
   }
@@ -118,6 +123,13 @@ export class Form {
       };
       return imageControl(field, { pick, changed: told });
     }
+    if (field.kind === "nets") {
+      const filesChanged = (blobs) => {
+        this.clearError(field.name);
+        imageChanged(field.name, blobs.some(Boolean) ? blobs : null);
+      };
+      return netsControl(field, this.model.controlnets, this.mode === "inpaint", { pick, changed: edited, filesChanged });
+    }
     if (field.kind === "array") return arrayControl(field, { changed: edited });
     if (field.kind === "guidance") {
       return guidanceControl(field, hints, this.choices.guidance, edited);
@@ -155,7 +167,7 @@ export class Form {
     const values = {};
     for (const [name, { field, control, element }] of this.rows) {
       if (element.hidden) continue;
-      const file = control.file ? await control.file() : null;
+      const file = control.file ? await control.file() : control.value?.();
       const text = control.read?.() ?? "";
       if (file) values[name] = file;
       else if (text !== "") values[name] = fromText(field, text);
@@ -175,6 +187,12 @@ export class Form {
   /** Set the image of a field. */
   async setImage(name, blob) {
     await this.rows.get(name)?.control.set?.(blob);
+  }
+
+  /** Set the images of the ControlNets of a request, if a field of it has them. */
+  async setNetImages(value) {
+    const images = Array.isArray(value) ? value.map((unit) => unit?.image ?? null) : [];
+    await this.rows.get(NETS)?.control.setFiles(images);
   }
 
   /** Show an error at the field that it names and return whether there is one. */
