@@ -117,6 +117,7 @@ class TextAttention(NamedTuple):
         tokens: What its keys are, in their order: the "text" alone, or "image" and "text" joined,
             of which the queries are then the same tokens.
         encoders: The numbers of the text encoders whose tokens follow each other in the text.
+        padding: The number of tokens after them that are 0.
 
     >>> import ldmref
     >>> ldmref.random_model("flux-tiny").denoiser.text_attention.tokens
@@ -126,6 +127,7 @@ class TextAttention(NamedTuple):
     layers: tuple[str, ...]
     tokens: tuple[str, ...] = ("text",)
     encoders: tuple[int, ...] = (0,)
+    padding: int = 0
 
 
 @dataclass(frozen=True)

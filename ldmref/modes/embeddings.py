@@ -11,6 +11,8 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.family import family_of
 from ldmref.modes import validation
 from ldmref.modes.requests import FromPrompts
 from ldmref.modes.text import TextConditioning
@@ -61,14 +63,12 @@ def resolve_embeddings(
 def _check_shapes(
     config: ModelConfig, values: Mapping[str, Any], states: str, pooled: str, rows: tuple[int, ...]
 ) -> None:
-    """Refuse hidden states (n, l, d) and pooled outputs (n, d) that the U-Net cannot take."""
+    """Refuse hidden states (n, l, d) and pooled outputs (n, d) that the denoiser cannot take."""
     encoders = config.text_encoders
     if not encoders or encoders[0].model_type == "label":
         raise UsageError(f"{config.name!r} takes no prompt", code=CODE)
-    width = sum(t.hidden_size for t in encoders)
-    pooled_width = encoders[-1].projection_dim
-    if not getattr(config.denoiser, "addition_embed_type", "pooled"):
-        pooled_width = 0
+    denoiser = family_of(config).declared(config, config.denoiser.network)
+    width, pooled_width = (_width_of(denoiser, name) for name in ("context", "pooled"))
     shape = values[states].shape
     if len(shape) != 3 or shape[0] not in rows or not shape[1] or shape[2] != width:
         raise UsageError(
@@ -83,6 +83,20 @@ def _check_shapes(
         )
 
 
+def _width_of(denoiser: DeclaredNetwork, argument: str) -> int:
+    """Return the width of an input of a denoiser; 0 if it does not take this input."""
+    found = denoiser.input_of(argument)
+    return 0 if found is None else found.shape_at({"batch": 1, "tokens": 1})[-1]
+
+
+def _count_tokens(config: ModelConfig) -> int:
+    """Return the number of hidden states of a prompt in one chunk."""
+    attention = family_of(config).declared(config, config.denoiser.network).text_attention
+    numbers = (0,) if attention is None else attention.encoders
+    lengths = [config.text_encoders[number].max_position_embeddings for number in numbers]
+    return sum(lengths) + (0 if attention is None else attention.padding)
+
+
 def _check_lengths(config: ModelConfig, values: Mapping[str, Any], long_prompts: str) -> None:
     """Refuse hidden states of another length than those of the other prompt."""
     prompts = any(values[name] is None for name, _ in EMBEDDINGS.values())
@@ -92,7 +106,7 @@ def _check_lengths(config: ModelConfig, values: Mapping[str, Any], long_prompts:
             code=CODE,
             hint="give embeddings for both, or long_prompts=truncate",
         )
-    length = config.text_encoder.max_position_embeddings
+    length = _count_tokens(config)
     lengths = [
         length if values[name] is None else values[name].shape[1] for name, _ in EMBEDDINGS.values()
     ]

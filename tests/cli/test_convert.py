@@ -157,6 +157,16 @@ def style(model_folder, tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("ending", [".gguf", ".ckpt", ".onnx"])
+def test_a_name_of_another_format_is_refused(ldm, model_folder, work, ending):
+    """A folder `model.gguf` would pass for a quantised file."""
+    ran = ldm("convert", model_folder, f"model{ending}")
+    assert ran.code == 2 and "E-LAYOUT" in ran.err
+    assert f"convert writes .safetensors files and folders, not {ending}" in ran.err
+    assert f"hint: leave {ending} out of OUT" in ran.err
+    assert not (work / f"model{ending}").exists()
+
+
 def test_lora_flag(draw, style, work):
     draw("txt2img", "cat", "--seed", "1", "-o", "plain.png")
     draw("txt2img", "cat", "--seed", "1", "-o", "a.png", "--lora", f"{style}:0.5")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.io.images.metadata import read_parameters
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.text import encode_conditioning
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import get_sampler, make_schedule
 
@@ -209,3 +214,24 @@ def test_sigmas_may_be_whole_numbers(tiny):
     with pytest.raises(UsageError, match="begin at 999") as caught:
         modes.txt2img(tiny, "a", seed=1, sigmas=[999, 666, 333, 0])
     assert caught.value.code == "E-SIGMAS" and "not timesteps" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["sd3-tiny", "sd3-tiny without T5", "flux-tiny"])
+def test_hidden_states_of_transformers(name):
+    """They are what the transformer reads: widened to T5's width, with zeros for a missing T5."""
+    name, _, without = name.partition(" ")
+    model = ldmref.random_model(name, backend="numpy")
+    if without:
+        config = replace(model.config, text_encoder_3=None)
+        params = {part: tree for part, tree in model.params.items() if part != "text_encoder_3"}
+        model = LatentDiffusion(model.backend, config, params, model.tokenizer)
+    asked = {"seed": 1, "steps": 2}
+    part = encode_conditioning(model, ["a cat"], (16, 16))
+    embeds = {"prompt_embeds": part.context, "pooled_prompt_embeds": part.pooled}
+    got = modes.txt2img(model, None, **embeds, **asked)
+    assert np.array_equal(got.latents, modes.txt2img(model, "a cat", **asked).latents)
+    width = model.config.denoiser.joint_attention_dim
+    with pytest.raises(UsageError, match=rf"reads \(1, l, {width}\)"):
+        modes.txt2img(model, None, **{**embeds, "prompt_embeds": part.context[..., 1:]}, **asked)
+    with pytest.raises(UsageError, match="needs pooled_prompt_embeds"):
+        modes.txt2img(model, None, prompt_embeds=part.context, **asked)

@@ -33,6 +33,13 @@ def generate(page, cells=6):
     assert page.locator(".grid-cell").count() == cells
 
 
+def wait_for_focus(page, label):
+    """Wait until the cell whose label begins like this has the focus."""
+    page.wait_for_function(
+        "label => document.activeElement.ariaLabel?.startsWith(label)", arg=label
+    )
+
+
 @pytest.mark.slow
 def test_each_cell_has_its_image_and_distance(grids, tiny):
     page = grids()
@@ -76,17 +83,14 @@ def test_the_flip_book_has_a_slider_for_each_axis(grids):
     image = book.locator(".flip-after")
     first = image.get_attribute("src")
     book.get_by_label("Steps", exact=True).fill("2")
-    assert "sampler euler, steps 4, seed 5" in book.inner_text()
+    book.get_by_text("sampler euler, steps 4, seed 5").wait_for()
     assert image.get_attribute("src") != first
-    assert (
-        page.locator(".grid-cell.selected")
-        .get_attribute("aria-label")
-        .startswith("sampler euler, steps 4")
-    )
+    page.locator(".grid-cell.selected[aria-label^='sampler euler, steps 4']").wait_for()
     page.locator(".grid-cell").nth(1).click()
-    assert "sampler heun, steps 2" in book.inner_text()
+    book.get_by_text("sampler heun, steps 2").wait_for()
+    wait_for_focus(page, "sampler heun, steps 2")
     page.keyboard.press("ArrowDown")
-    assert "sampler heun, steps 3" in book.inner_text()
+    book.get_by_text("sampler heun, steps 3").wait_for()
 
 
 @pytest.mark.slow
@@ -99,7 +103,7 @@ def test_the_wipe_shows_two_cells(grids):
     before = book.locator(".flip-after").get_attribute("src")
     book.get_by_role("button", name="Compare with this cell").click()
     page.locator(".grid-cell").nth(5).click()
-    assert book.locator(".flip-before").get_attribute("src") == before
+    book.locator(f".flip-before[src='{before}']").wait_for()
     wipe.fill("30")
     assert book.locator(".flip-after").evaluate("e => e.style.clipPath") == "inset(0px 0px 0px 30%)"
     frame = book.locator(".flip-frame").bounding_box()
@@ -109,7 +113,7 @@ def test_the_wipe_shows_two_cells(grids):
     page.mouse.up()
     assert 78 <= int(wipe.input_value()) <= 82
     book.get_by_role("button", name="Stop comparing").click()
-    assert wipe.is_hidden()
+    wipe.wait_for(state="hidden")
 
 
 @pytest.mark.slow
@@ -149,25 +153,39 @@ def test_a_third_axis_makes_sheets(grids, server):
     assert [image.seed for image in job.images] == [5, 5, 6, 6]
     book = page.locator(".grid-flip")
     book.get_by_label("Seed", exact=True).fill("1")
-    assert "sampler euler, seed 6" in book.inner_text()
+    book.get_by_text("sampler euler, seed 6").wait_for()
     page.locator(".grid-cell").nth(1).click()
-    has_focus = "label => document.activeElement.ariaLabel === label"
-    page.keyboard.press("PageDown")
-    page.wait_for_function(has_focus, arg="sampler heun, seed 6")
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.press("PageUp")
-    page.wait_for_function(has_focus, arg="sampler euler, seed 5")
+    wait_for_focus(page, "sampler heun, seed 5")
+    moves = (
+        ("PageDown", "heun, seed 6"),
+        ("ArrowLeft", "euler, seed 6"),
+        ("PageUp", "euler, seed 5"),
+    )
+    for key, label in moves:  # a key goes to the cell that has the focus when it is pressed
+        page.keyboard.press(key)
+        wait_for_focus(page, f"sampler {label}")
     page.reload()
     page.get_by_role("link", name="Download sheet.png").wait_for()
     assert page.locator(".grid-cell").count() == 4
     assert page.get_by_label("Values").last.input_value() == "5, 6"
 
 
+def test_cells_that_arrive_leave_the_focus_where_it_is(grids):
+    """Every image that arrives draws the sheet anew; whoever is on a cell stays there."""
+    page = grids(BOTH.replace("2..4", "2,90,120"))
+    page.get_by_role("button", name="Generate the grid").click()
+    page.locator(".grid-cell").first.wait_for()
+    page.locator(".grid-cell").first.click()
+    wait_for_focus(page, "sampler euler, steps 2")
+    page.get_by_role("link", name="Download sheet.png").wait_for(timeout=60_000)
+    wait_for_focus(page, "sampler euler, steps 2")
+
+
 def test_axes_of_one_parameter_are_refused(grids, server):
     page = grids(f"{BOTH}&z.name=steps&z.values=2")
     page.get_by_role("button", name="Generate the grid").click()
-    text = page.locator(".grid-axis").nth(2).inner_text()
-    assert "Choose another parameter than for the rows." in text
+    wrong = page.locator(".grid-axis").nth(2)
+    wrong.get_by_text("Choose another parameter than for the rows.").wait_for()
     assert server.engine.jobs() == []
 
 
@@ -208,7 +226,7 @@ def test_a_grid_can_be_stopped(grids, server, hold):
 def test_a_wrong_axis_is_explained_before_anything_is_sent(grids, server, axis, values, part):
     page = grids(f"{GRID}&y.name={axis}&y.values={values}")
     page.get_by_role("button", name="Generate the grid").click()
-    assert part in page.locator(".grid-axis").nth(1).inner_text()
+    page.locator(".grid-axis").nth(1).get_by_text(part).wait_for()
     assert server.engine.jobs() == []
 
 

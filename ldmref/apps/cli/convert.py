@@ -32,6 +32,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 
 ENDING = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+ONLY_READ = (".gguf", ".sft", ".npz", ".onnx")
 METADATA = {"format": "pt"}
 
 
@@ -89,6 +90,7 @@ def convert(
     if os.path.isfile(origin) and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
         left_out = convert_pickle(origin, out, overwrite)
         return report_written(out, left_out, as_json)
+    refuse_format(out)
     origin = find_model(path, fetch, variant)
     single = out.suffix.lower() == ENDING
     checkpoint = open_checkpoint(
@@ -131,6 +133,21 @@ def check_output(out: Path, overwrite: bool) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
         message = f"{str(out)!r} is not a model folder, so it is not replaced"
         raise OutputError(message, code="E-EXISTS", hint=hint)
+
+
+def refuse_format(out: Path) -> None:
+    """Refuse a target named like a file of a format that is only read.
+
+    Raises:
+        UsageError: The name ends like such a file; a folder of this name would pass for one.
+    """
+    ending = out.suffix.lower()
+    if ending in (*PICKLES, *ONLY_READ):
+        raise UsageError(
+            f"convert writes {ENDING} files and folders, not {ending}",
+            code="E-LAYOUT",
+            hint=f"leave {out.suffix} out of OUT to write a folder",
+        )
 
 
 def convert_pickle(path: Path, out: Path, overwrite: bool) -> list[str]:

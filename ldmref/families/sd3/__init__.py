@@ -49,8 +49,10 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
     spec = partial(transformer_spec, network)
-    encoders = (0, 2) if config.text_encoder_3 is not None else (0,)  # CLIP's, side by side, and T5
-    attention = TextAttention((".attn",), ("image", "text"), encoders)
+    tokens = ("image", "text")
+    attention = TextAttention((".attn",), tokens, (0, 2))  # CLIP's, side by side, and T5's
+    if config.text_encoder_3 is None:
+        attention = TextAttention((".attn",), tokens, padding=T5_TOKENS)
     function = declare_transformer(network, transformer, spec, text_attention=attention)
     return describe_model(config, function)
 

@@ -21,11 +21,13 @@ export function createSheet(onSelect) {
   let buttons = new Map();
 
   function show(grid) {
+    const hadFocus = element.contains(document.activeElement);
     buttons = new Map();
     const distances = [...grid.cells.values()].map((cell) => cell.distance).filter((value) => Number.isFinite(value));
     const best = distances.length > 1 ? Math.min(...distances) : null;
     fill(element, (grid.z?.values ?? [null]).map((_, sheet) => makeSheet(grid, sheet, best)));
     mark(current);
+    if (hadFocus) buttons.get(current.join(" "))?.focus({ preventScroll: true }); // whoever walks by keys stays
   }
 
   function makeSheet(grid, sheet, best) {
