@@ -74,11 +74,9 @@ FULL: dict[str, str] = {
     "tests/families/test_flux_family.py::test_graphs_and_golden_cases": ONNX,
     "tests/families/test_plugin_families.py::test_golden_runs_that_it_declares": ONNX,
     "tests/families/test_sd3_family.py::test_graphs_and_golden_cases": ONNX,
-    "tests/families/test_flux_controlnet.py::"
+    "tests/families/test_joint_controlnets.py::"
     "test_graphs_of_the_controlnet_and_of_the_transformer": ONNX,
-    "tests/families/test_sd3_controlnet.py::"
-    "test_graphs_of_the_controlnet_and_of_the_transformer": ONNX,
-    "tests/families/test_sd3_controlnet.py::test_images_of_compiled_networks": ONNX,
+    "tests/families/test_joint_controlnets.py::test_images_of_compiled_networks": ONNX,
     # -- pages
     "tests/course/test_capstone.py": PAGES,
     "tests/course/test_chapters.py": PAGES,

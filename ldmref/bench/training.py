@@ -42,7 +42,7 @@ def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Wor
     shape = (2, IMAGES, *model.latent_shape(case.size, case.size))
     moments = np.random.default_rng(SEED).standard_normal(shape, np.float32)
     latents = NoisyLatents(Latents(*moments), np.ones(IMAGES), 1.0, ops)
-    condition = Condition(lambda i, rng: PROMPT, model.tokenizer)
+    condition = Condition(lambda i, rng: PROMPT, model.tokenizers)
     arguments = model.config, STAGE, SEED, ops
     params = Params({k: tree_map(partial(_copy, ops), model.params[k]) for k in NETWORKS})
     trainer = diffusion_trainer(latents, condition, *arguments, params)

@@ -15,6 +15,9 @@ LORA = "give the model it was made for, and this as lora= (--lora)"
 EMBEDDING = "give the model, and this to model.with_embeddings"
 VAE = "give the model it belongs to, and this as vae= (--vae)"
 CONTROL = "give the model it was made for, and this as Control(...) (--control NET:IMAGE)"
+OTHERS = "of these adapters, only LoRA is supported"
+ADAPTERS = (EMBEDDING, VAE, CONTROL, OTHERS)  # hints of files that change or complete a model
+CHANGE = r"lora|\.diff(_b)?$"  # in the names of what changes a layer
 FOLDER = "give the folder around it, which has a model_index.json"
 
 
@@ -30,6 +33,7 @@ def _exactly(*expected: str) -> Callable[[list[str]], bool]:
     return lambda names: set(names) == set(expected)
 
 
+WHOLE = "give a whole ControlNet"
 _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blocks|x_embedder)\."
 
 # (test of the names, what the file is, hint); the first test that holds counts. Sources: the
@@ -39,7 +43,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_exactly("emb_params"), "a textual inversion", EMBEDDING),
     (_exactly("clip_l", "clip_g"), "a textual inversion of SDXL", EMBEDDING),
     (_some(r"\.(hada_w1_[ab]|lokr_w1|lokr_w1_a|dora_scale)$"), "a LoHa, LoKr or DoRA",
-     "of these adapters, only LoRA is supported"),
+     OTHERS),
     (_some(r"lora_down\.weight$|lora\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
     (_some(r"(^|\.)double_stream_modulation_img\."), "a Flux.2 model", SUPPORTED),
@@ -81,6 +85,44 @@ def refuse_foreign(name: str, names: Iterable[str]) -> None:
         raise KeyMismatchError(f"{name} is {what}, not a model", code="E-KEYS", hint=hint)
 
 
+# What looks like a ControlNet, or is used like one, and is something else. Sources: the names of
+# the published files; comfyanonymous/ComfyUI, comfy/controlnet.py, which tells them apart.
+CONTROLS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
+    (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
+     WHOLE),
+    (_some(r"^(adapter\.)?body\.\d+\."), "a T2I-adapter, which adds features without noise",
+     WHOLE),
+    (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention", WHOLE),
+    (_some(r"^difference$"), "a ControlNet as differences from a U-Net",
+     "give one that was not made from differences"),
+    (_some(r"^(task_embedding$|control_add_embedding\.)"), "SDXL's union of ControlNets",
+     "not supported; give a ControlNet of one kind"),
+    (_some(r"^(ip_adapter|image_proj)\."), "an IP-Adapter, which reads an image as text", WHOLE),
+    (_some(r"^controlnet_blocks\.0\.linear\."), "a ControlNet of MistoLine for Flux.1",
+     "not supported; give one of InstantX or XLabs"),
+)  # fmt: skip
+
+
+def refuse_other_control(name: str, names: Iterable[str]) -> None:
+    """Refuse a file that is recognised as something other than a ControlNet.
+
+    Args:
+        name: The name of the file.
+        names: The names of its tensors.
+
+    Raises:
+        KeyMismatchError: The message says what it is, and the hint what to do.
+    """
+    listed = sorted(names)
+    found = next(((what, hint) for test, what, hint in CONTROLS if test(listed)), None)
+    if found is None and not _some(_CONTROL + r"|(^|\.)zero_convs\.|^pos_embed_input\.")(listed):
+        known = identify_tensors(listed)
+        found = (known[0], "give a ControlNet") if known else None
+    if found is not None:
+        what, hint = found
+        raise KeyMismatchError(f"{name} is {what}, not a ControlNet", code="E-KEYS", hint=hint)
+
+
 def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     """Identify a file by its tensors: what it is, and what to do; None if it may be a model.
 
@@ -91,6 +133,26 @@ def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     if not listed:
         return "empty", SUPPORTED
     return next(((what, hint) for test, what, hint in KINDS if test(listed)), None)
+
+
+def refuse_networks(name: str, names: Iterable[str]) -> None:
+    """Refuse a file that was given as a LoRA and holds weights instead of changes.
+
+    Args:
+        name: The name of the file.
+        names: The names of its tensors, none of which is a LoRA's.
+
+    Raises:
+        KeyMismatchError: The message says what it is, and the hint what to do with it.
+    """
+    listed = sorted(names)
+    what, hint = identify_tensors(listed) or ("", "")
+    if hint not in ADAPTERS:
+        if any(re.search(CHANGE, one) for one in listed) or not _some(r"\.(weight|bias)$")(listed):
+            return
+        what = "a whole model, or a network of one"
+        hint = "give it as the model itself (-m, ldmref.load); a LoRA is made for such a model"
+    raise KeyMismatchError(f"{name!r} is {what}, not a LoRA", code="E-KEYS", hint=hint)
 
 
 def get_foreign_class(data: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.unigram import unigram_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
+from ldmref.prompts.words import holds_words, load_word_tokenizer
 
 
 def tokenizer_for(
@@ -18,7 +19,8 @@ def tokenizer_for(
 ) -> PromptTokenizer:
     """Return the tokenizer of a text encoder.
 
-    Class-conditional and unconditional models need no files.
+    Class-conditional and unconditional models need no files. The text encoders of a model that
+    ldmref trained read whole words, whatever their type.
 
     Args:
         text: The configuration of the text encoder.
@@ -33,7 +35,9 @@ def tokenizer_for(
     if text.model_type in BUILT_IN_TOKENIZERS:
         classes = 0 if text.model_type == "none" else text.vocab_size
         return ClassLabelTokenizer(classes, text.class_names)
-    if text.model_type == "t5":
+    if source is not None and text.model_type in ("t5", "ldmbert") and holds_words(Path(source)):
+        tokenizer = load_word_tokenizer(Path(source), text.max_position_embeddings)
+    elif text.model_type == "t5":
         tokenizer = unigram_tokenizer(source, text.max_position_embeddings)
     elif text.model_type == "ldmbert":
         tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)

@@ -7,6 +7,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import ref
 
+import numpy as np
+
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.params import Params
@@ -104,6 +106,21 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
     sizes = concat([part.sizes for part in parts])
     more = {name: concat([part.more[name] for part in parts]) for name in parts[0].more}
     return add_cache(ops, Conditioning(concat(states), pooled, sizes, more))
+
+
+def add_scale(ops: Backend, conditioning: Conditioning, scale: float) -> Conditioning:
+    """Add the guidance scale to the conditioning of a denoiser that reads it."""
+    n = get_hidden_states(conditioning.context).shape[0]
+    scales = ops.asarray(np.full(n, scale), ops.state_dtype)
+    return conditioning._replace(more={**conditioning.more, "guidance": scales})
+
+
+def zero_empty(
+    ops: Backend, prompts: Sequence[str], states: Array, pooled: Array | None
+) -> tuple[Array, Array | None]:
+    """Return hidden states (n, l, d) and pooled outputs (n, k) that are 0 for empty prompts."""
+    kept = ops.asarray(np.asarray([float(prompt != "") for prompt in prompts]))
+    return states * kept[:, None, None], None if pooled is None else pooled * kept[:, None]
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:

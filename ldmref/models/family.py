@@ -114,6 +114,10 @@ class Family:
         presets: Configurations by name.
         zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
             training.
+        fixed: Returns the parameters of the denoiser that are computed and not trained, by name,
+            with functions of their values: a table of positions.
+        ends: How the names of the denoiser's first and last layers and of its tables end, which
+            Muon does not train.
         lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
             `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
             end that belong to it.
@@ -152,6 +156,8 @@ class Family:
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
     golden_runs: Sequence[GoldenRun] = ()
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
+    fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
+    ends: tuple[str, ...] = ()
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
     with_control: Callable[[ModelConfig], ModelConfig] | None = None
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes

@@ -111,6 +111,17 @@ class LazyParams(Mapping[str, Params]):
         self._streamed = frozenset(names)
         self.release(*changed)
 
+    def stored(self, name: str) -> Mapping[str, Any] | None:
+        """Return a network as the file holds it, before the backend rounds its numbers.
+
+        Args:
+            name: The name of the network.
+
+        Returns:
+            A tree of host arrays; None if the network does not depend on a file.
+        """
+        return None if self.copied else self._mapped.get(name)
+
     def replaced(self, networks: Mapping[str, Params]) -> LazyParams:
         """Return a copy that shares all memory, with some networks replaced.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, add_cache, get_hidden_states, join, repeat
+from ldmref.models.conditioning import Conditioning, add_cache, add_scale, join, repeat
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, sum_residuals
 from ldmref.modes.guidance_parameter import PLAIN
@@ -60,7 +60,7 @@ def model_denoiser(
         alone = len(parts) == 1
         together = add_cache(used.backend, parts[0]) if alone else join(used.backend, parts)
         if used.config.denoiser.reads_guidance:
-            return add_scale(used, together, cfg_scale)
+            return add_scale(used.backend, together, cfg_scale)
         return together
 
     def predict(
@@ -108,10 +108,3 @@ def model_denoiser(
 
     prediction_type = model.config.scheduler.prediction_type
     return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe, path)
-
-
-def add_scale(model: LatentDiffusion, conditioning: Conditioning, scale: float) -> Conditioning:
-    """Add the guidance scale to the conditioning of a denoiser that reads it."""
-    n = get_hidden_states(conditioning.context).shape[0]
-    scales = model.backend.asarray(np.full(n, scale), model.backend.state_dtype)
-    return conditioning._replace(more={**conditioning.more, "guidance": scales})

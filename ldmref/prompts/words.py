@@ -22,10 +22,15 @@ from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import END, PAD, START, UNKNOWN, PromptTokenizer, errors_as_corrupt
 from ldmref.support.files import parse_json, read_json
 
+SPECIAL = (PAD, START, END, UNKNOWN)  # the first ids
+# for a text encoder that is pooled at its end token: in transformers' configurations the id 2
+# stands for the token with the largest id, which is a word here
+SPECIAL_POOLED = (PAD, START, UNKNOWN, END)
+POOLED_END = SPECIAL_POOLED.index(END)
 PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # run on text
 
 
-def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
+def word_tokenizer(captions: Iterable[str], max_words: int, pooled: bool = False) -> Tokenizer:
     """Build a tokenizer of whole words from the most frequent words in `captions`.
 
     Text is lower-cased and stripped of accents. A word is a run of letters or digits, or one of
@@ -34,6 +39,8 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
     Args:
         captions: Texts, in which frequent words occur more often.
         max_words: The largest size of the vocabulary, with the special tokens.
+        pooled: Whether a text encoder is pooled at the end token. Its id is then 3 instead of 2,
+            which has another meaning in the configuration of a text encoder (`eos_token_id`).
 
     Returns:
         A tokenizer of the package tokenizers, for `PromptTokenizer`.
@@ -46,7 +53,7 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
     tokenizer = _build_tokenizer({UNKNOWN: 0})
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
     ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
-    tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
+    tokens = [*(SPECIAL_POOLED if pooled else SPECIAL), *ranked][:max_words]
     return _build_tokenizer({token: id for id, token in enumerate(tokens)})
 
 
@@ -58,10 +65,29 @@ def _build_tokenizer(ids: Mapping[str, int]) -> Tokenizer:
     )
     word_pattern = Regex(r"[\p{L}\p{N}]+|[#*!&]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(word_pattern, behavior="removed", invert=True)
+    marks = [(token, ids.get(token, SPECIAL.index(token))) for token in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)]
+        single=f"{START} $A {END}", special_tokens=marks
     )
     return tokenizer
+
+
+def holds_words(path: Path) -> bool:
+    """Return whether a file is the `tokenizer.json` of a tokenizer of whole words.
+
+    Raises:
+        InputError: It cannot be read.
+
+    >>> from ldmref.io import find_model
+    >>> from ldmref.prompts.words import holds_words
+    >>> holds_words(find_model("emoji") / "tokenizer.json")
+    True
+    """
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    data = read_json(path, "E-TOKENIZER")
+    model = data.get("model") if isinstance(data, dict) else None
+    return isinstance(model, dict) and model.get("type") == "WordLevel"
 
 
 def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
@@ -106,7 +132,7 @@ def build_from_json(data: Any, name: str) -> Tokenizer:
     with errors_as_corrupt(f"{name} is not a tokenizer"):
         model = data["model"]
         tokenizer = _build_tokenizer(check_id_table(model["vocab"]))
-        ours = json.loads(_build_tokenizer({UNKNOWN: 0}).to_str())
+        ours = json.loads(tokenizer.to_str())
         added = check_id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         others = [part for part in PIPELINE if data.get(part) != ours[part]]
         if (model.get("type"), model.get("unk_token")) != ("WordLevel", UNKNOWN):

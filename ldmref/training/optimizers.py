@@ -12,12 +12,19 @@ from ldmref.training.distributed import ranks
 from ldmref.training.muon import Muon
 from ldmref.training.recipes.schema import OptimizerConfig
 
-NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
+NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight", "shared.weight",
+                "relative_attention_bias.weight")  # fmt: skip
 
 
-def uses_muon(config: OptimizerConfig, name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a parameter is trained with Muon; otherwise it is trained with AdamW."""
-    return config.muon_rate > 0 and len(shape) > 1 and not name.endswith(NOT_FOR_MUON)
+def uses_muon(
+    config: OptimizerConfig, name: str, shape: tuple[int, ...], ends: tuple[str, ...] = ()
+) -> bool:
+    """Return whether a parameter is trained with Muon; otherwise it is trained with AdamW.
+
+    `ends` are further ends of names of first and last layers and of tables.
+    """
+    inner = len(shape) > 1 and not name.endswith((*NOT_FOR_MUON, *ends))
+    return config.muon_rate > 0 and inner
 
 
 def make_optimizers(

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from ldmref.backends.torch import TorchBackend
 from ldmref.datasets.config import EMOJI, SCENES
 from ldmref.io.classifier import save_classifier
 from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.config import BUILT_IN_TOKENIZERS, TOKENIZERS, ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
-from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
@@ -34,6 +35,7 @@ from ldmref.training.monitor.previews import (
     samples,
 )
 from ldmref.training.monitor.progress import with_units
+from ldmref.training.recipes.model import reads_pooled_text
 from ldmref.training.recipes.schema import Recipe
 from ldmref.training.setup import warn_about_unknown_words
 from ldmref.training.stage import TrainingContext, exported, train_stage
@@ -49,17 +51,21 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
             config = family_of(config).with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
     vae, latents = train_autoencoder(context)
-    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+    measured = {"scaling_factor": latents.scaling_factor}
+    if config.vae.shift_factor:  # latents of a family that centres them
+        measured["shift_factor"] = latents.shift_factor
+    config = replace(config, vae=replace(config.vae, **measured))
     if recipe.stages == ("autoencoder",):
         on_first_rank(save_autoencoder, context.folder / "autoencoder", config.vae, vae)
         return context.folder / "autoencoder"
-    if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
+    if recipe.data.source not in (EMOJI, SCENES) and config.name in family_of(config).presets:
         config = replace(config, name=context.folder.resolve().name)
 
     scales = config.vae.scaling_factor, context.ops, config.vae.shift_factor
     noisy = NoisyLatents(latents, context.data.weights, *scales)
-    condition = _condition(context, config.text_encoder)
-    text = condition.tokenizer.tokenizer.to_str(pretty=True)
+    condition = _condition(context, config)
+    tokenizers = dict(zip(TOKENIZERS, condition.tokenizers, strict=False))
+    text = condition.tokenizers[0].tokenizer.to_str(pretty=True)
     second = diffusion_trainer(
         noisy,
         condition,
@@ -77,11 +83,11 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
 
     def export() -> None:
         params = with_vae(second.ema_params())
-        on_first_rank(save_folder, folder, config, params, [condition.tokenizer])
+        on_first_rank(save_folder, folder, config, params, condition.tokenizers)
 
     def make_model(params: Params) -> LatentDiffusion:
         weights = exported_weights(with_vae(params))
-        return LatentDiffusion(context.ops, config, weights, condition.tokenizer)
+        return LatentDiffusion(context.ops, config, weights, **tokenizers)
 
     preview = samples(make_model, prompts, recipe.progress.count, recipe.data.size, context.cancel)
     with exported(export):
@@ -141,24 +147,32 @@ def _train_classifier(
         train_stage(context, "classifier", trainer, "")
 
 
-def _condition(context: TrainingContext, text: TextConfig) -> Condition:
+def _condition(context: TrainingContext, config: ModelConfig) -> Condition:
     """Return the prompts of the images: captions, classes, or nothing."""
-    if text.model_type == "clip":
-        tokenizer = _tokenizer(context, text)
-        warn_about_unknown_words(context.data, tokenizer, context.log)
-        return Condition(context.data.caption, tokenizer)
-    tokenizer = tokenizer_for(text)
-    if text.model_type in ("class", "label"):
-        classes = context.data.classes
-        return Condition(lambda i, rng: classes[i], tokenizer)
-    return Condition(lambda i, rng: "", tokenizer)
+    text = config.text_encoder
+    if text.model_type not in BUILT_IN_TOKENIZERS:
+        tokenizers = _word_tokenizers(context, config)
+        warn_about_unknown_words(context.data, tokenizers[0], context.log)
+        return Condition(context.data.caption, tokenizers)
+    tokenizers = [tokenizer_for(text)]
+    if text.model_type == "none":
+        return Condition(lambda i, rng: "", tokenizers)
+    classes = context.data.classes
+    return Condition(lambda i, rng: classes[i], tokenizers)
 
 
-def _tokenizer(context: TrainingContext, config: TextConfig) -> PromptTokenizer:
-    """Return the tokenizer of the denoiser's checkpoint, otherwise build it from the captions."""
+def _word_tokenizers(context: TrainingContext, config: ModelConfig) -> list[PromptTokenizer]:
+    """Return a tokenizer for each text encoder: the same words, each encoder's own length.
+
+    The words are those of the denoiser's checkpoint, otherwise those of the captions.
+    """
     header = read_headers(context.folder).get("diffusion")
-    if header is None:
-        tokenizer = word_tokenizer(context.data.vocabulary(), config.vocab_size)
-    else:
-        tokenizer = parse_word_tokenizer(header.tokenizer, "the tokenizer of the checkpoint")
-    return PromptTokenizer(tokenizer, config.max_position_embeddings)
+    texts = config.text_encoders
+
+    def words() -> Tokenizer:
+        if header is not None:
+            return parse_word_tokenizer(header.tokenizer, "the tokenizer of the checkpoint")
+        most = min(text.vocab_size for text in texts)
+        return word_tokenizer(context.data.vocabulary(), most, reads_pooled_text(config))
+
+    return [PromptTokenizer(words(), text.max_position_embeddings) for text in texts]

@@ -26,7 +26,8 @@ DEPENDS_ON = {
     "diffusion": (*FIRST, "model.", "autoencoder.", "diffusion.", *ADAPTER),
     "classifier": (*FIRST, "model.vae.", "model.scheduler.", "autoencoder.", "classifier."),
 }
-FREE = ("model.name", "model.defaults.", "model.unet.sample_size")  # derived, or of no effect
+FREE = ("model.name", "model.defaults.")  # derived, or of no effect
+DERIVED = ".sample_size"  # of the denoiser, from the size of the images
 
 
 def changed_settings(headers: Mapping[str, Header], recipe: AnyRecipe) -> list[str]:
@@ -79,6 +80,7 @@ def _settings(stage: str, recipe: AnyRecipe) -> dict[str, Any]:
         key: value
         for key, value in settings.items()
         if key.startswith(DEPENDS_ON[stage]) and not key.startswith(free)
+        if not key.endswith(DERIVED)
         if (key, value) != ("dtype", "auto")
     }
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ldmref.backends.finite import first_layer
+from ldmref.backends.finite import check_layers, find_origin
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, tree_map, unflatten
@@ -72,6 +72,7 @@ class Trainer:
         ops: The backend that computes the loss.
         adversary: The name of a network whose gradient is clipped separately, or "".
         unused: Whether there are steps in which some parameters have no gradient.
+        ends: How the names of further parameters end that Muon does not train, as `Family.ends`.
 
     Raises:
         UsageError: Several processes cannot share the batch equally.
@@ -97,6 +98,7 @@ class Trainer:
         ops: TorchBackend,
         adversary: str = "",
         unused: bool = False,
+        ends: tuple[str, ...] = (),
     ):
         self.config = config
         self.steps = steps
@@ -113,7 +115,7 @@ class Trainer:
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
             tensor = ops.asarray(np.array(array), ops.state_dtype)
-            if uses_muon(config, name, self.shapes[name]):
+            if uses_muon(config, name, self.shapes[name], ends):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
                 muon.append(name)
             parameters[name] = torch.nn.Parameter(tensor)
@@ -235,9 +237,8 @@ class Trainer:
         """
         params = self.params
         parts = self._parts()
-        layer = first_layer(
-            self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
-        )
+        checked = cast(TorchBackend, check_layers(self.ops, params))
+        layer = find_origin(lambda: [self.loss(checked, params, self.step, p) for p in parts])
         found = gather_from_ranks((layer, loss.batch))
         whole = np.concatenate([batch for _, batch in found])
         layer, batch = next(((name, part) for name, part in found if name), ("", whole))

@@ -12,9 +12,9 @@ from ldmref.apps.cli import finetune as command
 from ldmref.models.presets import PRESETS, preset
 from ldmref.training import training_run
 from ldmref.training.finetune import finetuning_run as finetune_run
+from ldmref.training.finetune import recipe as base_recipe
 from ldmref.training.finetune.defaults import DEFAULTS, is_small
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.recipes import file as recipe_file
 from ldmref.training.recipes.file import SHIPPED, read_recipe
 
 METHODS = {"lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Full"}
@@ -25,6 +25,7 @@ VALUES = {
 }  # fmt: skip
 NOT_SETTINGS = {
     "recipe", "output", "accept_changes", "trace", "trace_steps", "as_json", "verbose", "no_plots",
+    "model_config",
 }  # fmt: skip
 OPTIONS = [p for p in command.finetune.params if isinstance(p, click.Option)]
 FLAGS = {p.name: (p.opts[0], p.help) for p in OPTIONS if p.name not in NOT_SETTINGS}
@@ -132,7 +133,7 @@ def test_the_page_has_the_defaults():
 )
 def test_the_command_takes_the_defaults_of_its_base(recipe_of, monkeypatch, recipe, base, column):
     """Of Stable Diffusion a LoRA has the documented rate, 1e-4, and the embedded model its own."""
-    monkeypatch.setattr(recipe_file, "read_model_config", lambda path: preset(base))
+    monkeypatch.setattr(base_recipe, "read_model_config", lambda path, config: preset(base))
     _, settings = recipe_of(recipe, "--data", ".")
     for key, values in DEFAULTS[settings["method"]].items():
         value = settings

@@ -294,6 +294,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
     "docs/training.md": {
         "ldmref train tiny": SLOW,
+        "ldmref train mmdit": SLOW,
         "ldmref train my-recipe.toml": TORCH,
         "ldmref train emoji-128": HOURS,
         "ldmref finetune emoji-128": HOURS,

@@ -8,9 +8,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.families.flux import original as flux_original
 from ldmref.families.sd3 import original as sd3_original
@@ -21,6 +23,7 @@ from ldmref.io.key_table import KeyEntry, add_prefixes, list_stored_shapes, to_c
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.models import preset
 from ldmref.models.params import flatten
+from ldmref.training import FineTuneRecipe, read_recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -126,6 +129,22 @@ def test_the_tensors_are_those_of_the_conversion_of_diffusers(made, tmp_path):
                 count += 1
     others = [name for name in got if not name.startswith("transformer.")]
     assert count == len(others)
+
+
+def test_a_file_is_fine_tuned_with_the_configuration_of_a_folder(made, tmp_path, capsys):
+    """Without one it fits no known size; the recipe records which it was."""
+    _, folder, _, tensors = made
+    file = tmp_path / "all.safetensors"
+    save_file(tensors, str(file))
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    command = ["finetune", "--base", file, "--data", tmp_path, "-o", tmp_path / "out", "--no-plots"]
+    command += ["--size", 16, "--steps", 1, "--batch", 1]
+    command = [str(word) for word in command]
+    assert main(command) != 0
+    assert main([*command, "--model-config", str(folder)]) == 0
+    assert f"--model-config {folder} --lora" in capsys.readouterr().err
+    recipe = read_recipe(tmp_path / "out" / "recipe.toml")
+    assert isinstance(recipe, FineTuneRecipe) and recipe.base_config == str(folder)
 
 
 def test_a_network_that_the_file_lacks_is_taken_from_the_folder(made, tmp_path):

@@ -261,6 +261,29 @@ def test_what_does_not_fit_is_refused_with_a_list(flat, case):
     assert "'style' does not fit 'tiny'" in str(error.value) and error.value.exit_code == 3
 
 
+WHOLE = {
+    "a model of ldmref": ({"unet.conv_in.weight": (4, 4), "vae.encoder.bias": (4,)}, "whole model"),
+    "a checkpoint of CompVis": (
+        {"model.diffusion_model.out.0.weight": (4,), "cond_stage_model.x.bias": (4,)},
+        "whole model",
+    ),
+    "an autoencoder": ({"encoder.conv_in.weight": (4, 4)}, "an autoencoder, not a LoRA"),
+    "a word": ({"emb_params": (1, 4)}, "a textual inversion, not a LoRA"),
+    "a LoKr": ({"lora_unet_conv_in.lokr_w1": (4, 4)}, "a LoHa, LoKr or DoRA, not a LoRA"),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_file_of_weights_instead_of_changes_is_named(flat, case):
+    shapes, words = WHOLE[case]
+    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    with pytest.raises(KeyMismatchError, match=words) as caught:
+        apply_loras(TINY, flat, [Lora("style", tensors)])
+    assert "'style' is" in str(caught.value) and caught.value.hint
+    if words == "whole model":
+        assert "-m" in caught.value.hint
+
+
 def test_other_families_are_refused(flat):
     """The names may be the same; the widths are not."""
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -87,6 +87,25 @@ def test_merged_loras_are_those_of_load(folders, tiny):
     assert base.modifications == {}
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_sum_is_rounded_once(folders, tmp_path, dtype):
+    """Of a float32 file whose networks are read when they are used, as in `load`."""
+    pytest.importorskip("torch")
+    start = ldmref.random_model("tiny", backend="numpy")
+    save_folder(tmp_path / "exact", start.config, start.params, [start.tokenizer], np.float32)
+    lora = folders / "loras" / "warm.safetensors"
+    options = {"backend": "torch", "dtype": dtype, "max_memory": "1GB"}
+    loaded = ldmref.load(tmp_path / "exact", lora=[lora], **options)
+    base = ldmref.load(tmp_path / "exact", **options)
+    merged = with_loras(base, read_loras([lora]))
+    changed = 0
+    for network in loaded.params:
+        expected, found, plain = (flatten(m.params[network]) for m in (loaded, merged, base))
+        assert all((expected[name] == found[name]).all() for name in expected)
+        changed += sum(not (found[name] == plain[name]).all() for name in found)
+    assert changed
+
+
 def test_a_request_applies_loras_by_name(adapted, folders, tiny):
     asked = [{"name": "warm", "weight": 0.5}, {"name": "cold"}]
     found = generate(adapted, loras=asked)

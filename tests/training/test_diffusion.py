@@ -178,7 +178,7 @@ def trainer_of(loss="simple", condition="text", dtype="float64", steps=2, **opti
     tokenizer = PromptTokenizer(word_tokenizer(["zero one two three four"], 512), 16)
     words = ("zero", "one", "two", "three", "four")
     return diffusion_trainer(
-        noisy, Condition(lambda i, rng: words[i], tokenizer), config, stage, 0, ops
+        noisy, Condition(lambda i, rng: words[i], [tokenizer]), config, stage, 0, ops
     )
 
 

@@ -123,7 +123,7 @@ def test_full_fine_tuning_trains_as_a_whole_training_from_there():
     start = Params({name: _host(model)[name] for name in adapter.initial})
     other = diffusion_trainer(
         encoded(model),
-        Condition(images.caption, model.tokenizer),
+        Condition(images.caption, model.tokenizers),
         model.config,
         settings.diffusion,
         settings.seed,

@@ -17,7 +17,7 @@ from ldmref.models.presets import preset
 
 torch = pytest.importorskip("torch")
 from ldmref.math.flow import flow_velocity  # noqa: E402
-from ldmref.modes.model_denoiser import add_scale  # noqa: E402
+from ldmref.models.conditioning import add_scale  # noqa: E402
 from ldmref.modes.text import encode_conditioning  # noqa: E402
 from ldmref.training.batches import FULL_BATCH  # noqa: E402
 from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
@@ -73,7 +73,7 @@ def loss_of(settings, model, adapter, params) -> float:
     batch = batches(0, FULL_BATCH)
     adapted = adapter.adapted(model.backend, params)
     condition = encode_conditioning(adapted, batch.prompts, (16, 16))
-    condition = add_scale(adapted, condition, model.config.defaults.cfg_scale)
+    condition = add_scale(adapted.backend, condition, model.config.defaults.cfg_scale)
     with torch.no_grad():
         velocity = adapted.predict(batch.xt, batch.t.float(), condition)
     return float((velocity - flow_velocity(batch.x0, batch.eps)).square().mean())

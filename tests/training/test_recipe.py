@@ -14,6 +14,7 @@ import pytest
 
 from ldmref.datasets.config import DataConfig
 from ldmref.errors import LdmrefError
+from ldmref.prompts.words import POOLED_END, parse_word_tokenizer, word_tokenizer
 from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
 from ldmref.training.recipes.schema import CheckpointConfig, Recipe
 
@@ -44,6 +45,31 @@ def test_shipped_recipes_are_read_by_name_and_written_as_they_are(name):
     assert recipe_from_dict(tomllib.loads(to_toml(recipe))) == recipe
 
 
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+def test_a_recipe_of_a_transformer_is_read_again_as_it_was_written(name):
+    recipe = recipe_from_dict({"model": {"preset": name, "transformer": {"num_layers": 1}}})
+    assert recipe.model.denoiser.num_layers == 1
+    assert recipe_from_dict(tomllib.loads(to_toml(recipe))) == recipe
+
+
+def test_a_recipe_leaves_out_an_optional_text_encoder():
+    recipe = recipe_from_dict(
+        {"model": {"preset": "sd3-tiny", "text_encoder_3": {"model_type": "none"}}}
+    )
+    assert [text.model_type for text in recipe.model.text_encoders] == ["clip", "clip"]
+
+
+def test_an_end_token_is_pooled_where_the_denoiser_reads_pooled_text():
+    """The id 2 would stand for the word with the largest id."""
+    for name in ("sd3-tiny", "flux-tiny"):
+        texts = recipe_from_dict({"model": {"preset": name}}).model.text_encoders
+        assert {text.eos_token_id for text in texts if text.model_type == "clip"} == {POOLED_END}
+    words = word_tokenizer(["a red heart"], 8, pooled=True)
+    assert words.token_to_id("<end>") == POOLED_END == 3
+    assert words.encode("red").ids[-1] == POOLED_END
+    assert parse_word_tokenizer(words.to_str(), "words").to_str() == words.to_str()
+
+
 def test_the_emoji_recipe_is_the_default_in_bfloat16():
     default = replace(recipe_from_dict({}), dtype="bfloat16", checkpoint=CheckpointConfig(60))
     assert read_recipe("emoji") == default
@@ -61,6 +87,10 @@ def test_any_folder_survives_writing(source):
     assert recipe_from_dict(tomllib.loads(to_toml(recipe))) == recipe
 
 
+UNCONDITIONAL = {
+    "model": {"preset": "sd3-tiny"},
+    "diffusion": {"objective": {"condition": "none"}},
+}
 MISTAKES = [
     ({"sead": 1}, "E-RECIPE", "'seed'"),
     ({"data": {"sizes": 16}}, "E-RECIPE", "'size'"),
@@ -81,9 +111,12 @@ MISTAKES = [
     ({"checkpoint": {"seconds": math.inf}}, "E-RECIPE", ""),
     ({"model": {"preset": "emogi"}}, "E-PRESET", "'emoji'"),
     ({"model": {"preset": ["emoji"]}}, "E-RECIPE", ""),
-    ({"model": {"preset": "sdxl"}}, "E-RECIPE", "ldmref finetune full"),
-    ({"model": {"preset": "sd3-tiny"}}, "E-RECIPE", "ldmref finetune full"),
-    ({"model": {"preset": "sd15-inpainting"}}, "E-RECIPE", ""),
+    ({"model": {"preset": "sd15-inpainting"}}, "E-RECIPE", "from noise alone"),
+    ({"model": {"preset": "sd3-tiny", "family": "flux"}}, "E-RECIPE", "leave family out"),
+    ({"model": {"family": "fluks"}}, "E-CONFIG", "flux"),
+    ({"model": {"preset": "sd3-tiny"}, "data": {"size": 64}}, "E-SIZE", "model.transformer"),
+    ({"model": {"preset": "sd3-tiny", "text_encoder_2": {"model_type": "none"}}}, "E-CONFIG", ""),
+    (UNCONDITIONAL, "E-RECIPE", "condition = 'text'"),
     ({"classifier": {"network": {"width": 20}}}, "E-RECIPE", ""),
     ({"autoencoder": {"objective": {"learn_variance": True}}}, "E-RECIPE", ""),
     ({"model": {"unet": {"sample_sizes": 3}}}, "E-CONFIG", "'sample_size'"),

@@ -58,7 +58,7 @@ def trainers(data, steps, **hyperparameters):
         "autoencoder": lambda: autoencoder_trainer(data, config.vae, first, 0, ops),
         "diffusion": lambda: diffusion_trainer(
             NoisyLatents(latents, data.weights, config.vae.scaling_factor, ops),
-            Condition(data.caption, tokenizer),
+            Condition(data.caption, [tokenizer]),
             config,
             second,
             0,
@@ -146,7 +146,7 @@ def test_latents_of_any_scale_train_alike(images):
         latents = Latents(mean * factor, logvar + np.float32(2 * np.log(factor)))
         stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
         noisy = NoisyLatents(latents, data.weights, latents.scaling_factor, ops)
-        condition = Condition(data.caption, tokenizer)
+        condition = Condition(data.caption, [tokenizer])
         trainer = diffusion_trainer(noisy, condition, config, stage, 0, ops)
         losses.append([s.loss for s in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

@@ -30,6 +30,11 @@ option = click.option
 @click.command()
 @click.argument("recipe", required=False, default="lora")
 @option("--base", metavar="MODEL", help="The model to fine-tune. Default: emoji.")
+@option(
+    "--model-config",
+    metavar="NAME|FOLDER",
+    help="Configuration of a single file that does not determine its own.",
+)
 @option("--data", metavar="NAME|FOLDER", help=DATA_HELP)
 @font_option
 @option(
@@ -90,7 +95,6 @@ def finetune(
     default), textual-inversion or full. Flags replace its values. Ctrl-C saves a checkpoint; repeat
     the command to resume.
     """
-    from ldmref.io.locate import find_model, read_model_config
     from ldmref.training import FineTuneRecipe, fine_tune, read_recipe
 
     settings = read_recipe(recipe, overrides(flags))
@@ -101,12 +105,14 @@ def finetune(
     require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe).stem))
     steps = require_steps(flags["trace"], flags["trace_steps"], settings.diffusion.budget.steps)
-    base = read_model_config(find_model(settings.base))
+    base = settings.read_base_config()
     with tracing(flags["trace"], steps, settings, base) as observer:
         tuned = partial(fine_tune, observer=observer)
         file = run_stoppable(tuned, settings, folder, accept_changes)
-    flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}
-    flag = flags.get(settings.method, f"-m {settings.base} --embedding")
+    model = f"-m {settings.base}"
+    if settings.base_config:
+        model += f" --model-config {settings.base_config}"
+    flag = {"lora": f"{model} --lora", "full": "-m"}.get(settings.method, f"{model} --embedding")
     say_once(f"ready: ldmref txt2img {flag} {file} -p ...")
     if as_json:
         print_once({"output": str(file), "method": settings.method, "base": settings.base})
@@ -141,6 +147,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
     alpha = flags["alpha"] or flags["rank"]
     tables = {
         **{name: flags[name] for name in ("base", "seed", "device", "dtype")},
+        "base_config": flags["model_config"],
         "data": {
             "source": source(flags["data"]),
             "font": absolute_path(flags["font"]),

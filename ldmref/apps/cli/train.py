@@ -54,7 +54,10 @@ no_plots_option = option(
     help="Training resumes if it contains checkpoints. Default: runs/ and the recipe's name.",
 )
 @option(
-    "--preset", type=click.Choice(["emoji", "emoji-128", "tiny"]), help="Networks. Default: emoji."
+    "--preset",
+    metavar="NAME",
+    help="Networks: emoji, emoji-128, tiny, sd3-tiny, flux-tiny or another preset of ldmref "
+    "models. Default: emoji.",
 )
 @option("--size", type=int, help="Width and height in pixels. Default: the preset's.")
 @option("--autoencoder-steps", type=click.IntRange(1), help="Autoencoder: training steps.")
@@ -93,8 +96,8 @@ def train(
 ) -> None:
     """Train an autoencoder, then a denoiser, on captioned images.
 
-    RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships (tiny, emoji-128,
-    images, ...); flags replace its values. Without a recipe, --data and -o are required.
+    RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships (tiny, mmdit,
+    emoji-128, images, ...); flags replace its values. Without a recipe, --data and -o are required.
 
     The captions of a folder are read from metadata.jsonl, metadata.csv or a .txt file for each
     image; otherwise the file names are the captions. Ctrl-C saves a checkpoint; repeat the command

@@ -83,6 +83,8 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
     clip = [text for text in texts if text.model_type == "clip"]
     if any(number >= transformer.num_layers for number in transformer.dual_attention_layers):
         yield "transformer.dual_attention_layers must be numbers of its blocks"
+    if transformer.width % 4:
+        yield "the transformer's width must be a multiple of 4: sines and cosines of two axes"
     if transformer.sample_size > transformer.pos_embed_max_size * transformer.patch_size:
         yield "transformer.pos_embed_max_size must hold the patches of sample_size"
     if [text.model_type for text in texts][:2] != ["clip", "clip"] or len(clip) != 2:

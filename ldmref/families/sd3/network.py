@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.families.joint_controls import BlockResiduals
@@ -22,6 +24,7 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.math.arrays import Array
+from ldmref.math.embedding import timestep_embedding
 from ldmref.models.attention_guidance import guide_attention
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
@@ -143,6 +146,22 @@ def embed_patches(ops: Backend, p: Params, x: Array, patch: int) -> Array:
     n, d, rows, columns = grid.shape
     h = ops.xp.permute_dims(ops.xp.reshape(grid, (n, d, rows * columns)), (0, 2, 1))
     return h + crop_positions(ops, p.pos_embed, grid) if "pos_embed" in p else h
+
+
+def make_positions(config: MMDiTConfig) -> np.ndarray:
+    """Return the table of positions, (1, side * side, d) float32, with `pos_embed_max_size` a side.
+
+    The first half of the width has sines and cosines of the column, the second half of the row,
+    with the frequencies 10000^(-i / (d / 4)). The whole table spans the range from 0 to
+    `sample_size / patch_size`, however many rows it has.
+    """
+    side = config.pos_embed_max_size
+    grid = np.arange(side) * (config.sample_size // config.patch_size / side)
+    waves = timestep_embedding(grid, config.width // 2, flip_sin_to_cos=False)
+    columns = np.broadcast_to(waves[None, :, :], (side, *waves.shape))
+    rows = np.broadcast_to(waves[:, None, :], columns.shape)
+    table = np.concatenate([columns, rows], axis=2)
+    return table.reshape(1, side * side, config.width).astype(np.float32)
 
 
 def crop_positions(ops: Backend, table: Array, grid: Array) -> Array:

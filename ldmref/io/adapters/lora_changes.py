@@ -14,6 +14,7 @@ from ldmref.errors import CorruptModelError
 from ldmref.io.adapters.control_lora import narrow_columns, pad_columns
 from ldmref.io.adapters.lora_file import ADAPTER_METADATA, Lora, lora_error
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
+from ldmref.io.identify import refuse_networks
 from ldmref.io.key_report import compare
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
@@ -50,6 +51,8 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
         raise lora_error(f"the LoRA {lora.name!r} holds no tensors")
     shapes = flatten(model_spec(config))
     named = _assign(lora_names(config), lora.tensors)
+    if all(role == "whole" for roles in named.values() for role in roles):
+        refuse_networks(lora.name, lora.tensors)
     have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
     narrow = narrow_columns(config)
     want: dict[str, Shape] = {}

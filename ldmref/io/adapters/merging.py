@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
@@ -19,8 +22,8 @@ def with_loras(model: LatentDiffusion, loras: Sequence[Lora]) -> LatentDiffusion
 
     with w the weight of the LoRA, r its rank and alpha from the file (Hu et al. 2021,
     arXiv:2106.09685, section 4.1). Tensors that no LoRA changes are shared with `model`, which is
-    not changed. The sum is that of `ldmref.load(..., lora=...)` if the model's numbers are those of
-    its file; in float16 and bfloat16 they have been rounded before.
+    not changed. The sum is that of `ldmref.load(..., lora=...)`: computed in float32 and rounded
+    once. Only for a model in memory, in float16 or bfloat16, the numbers have been rounded before.
 
     Args:
         model: A model.
@@ -53,7 +56,16 @@ def with_loras(model: LatentDiffusion, loras: Sequence[Lora]) -> LatentDiffusion
     names = {name for lora in loras for name in match_tensors(config, lora)}
     networks = {name.partition(".")[0] for name in names}
     flat = {network: flatten(model.params[network], f"{network}.") for network in networks}
-    base = {name: ops.to_numpy(flat[name.partition(".")[0]][name]) for name in sorted(names)}
+    stored = {network: model.params.stored(network) for network in networks}
+    exact: dict[str, Any] = {}  # of the file, in place of what the backend has rounded
+    for network, tree in stored.items():
+        exact |= flatten(tree, f"{network}.") if tree is not None else {}
+    base = {
+        name: np.asarray(exact[name])
+        if name in exact
+        else ops.to_numpy(flat[name.partition(".")[0]][name])
+        for name in sorted(names)
+    }
     base = widen_tensors(model.config, config, base)
     for name, tensor in apply_loras(config, base, loras).items():
         flat[name.partition(".")[0]][name] = ops.weight(tensor)

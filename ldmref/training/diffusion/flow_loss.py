@@ -10,6 +10,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.math.flow import flow_sample, flow_velocity, logit_normal_time, shift_flow_time
 from ldmref.math.objective import simple_loss
 from ldmref.models.config import ModelConfig
+from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.training.diffusion.latents import random_quantiles
 from ldmref.training.diffusion.loss import BINS, sum_in_bins
 from ldmref.training.recipes.schema import DiffusionObjective
@@ -26,14 +27,21 @@ class FlowLoss:
         config: The model, whose scheduler has T and the shift.
         objective: The density of the flow times.
         ops: The backend of the times, which are float64.
+        tokens: The number of image tokens, on which the shift of some models depends.
 
     Source: Lipman et al. 2022, arXiv:2210.02747, eq. 14 and 23; Esser et al. 2024,
     arXiv:2403.03206, section 3.1 (densities) and eq. 23 (shift).
     """
 
-    def __init__(self, config: ModelConfig, objective: DiffusionObjective, ops: TorchBackend):
+    def __init__(
+        self,
+        config: ModelConfig,
+        objective: DiffusionObjective,
+        ops: TorchBackend,
+        tokens: int = 0,
+    ):
         self.total = config.scheduler.num_train_timesteps
-        self.shift = config.scheduler.shift
+        self.shift = shift_factor(config.scheduler, tokens)
         self.objective = objective
         self.ops = ops
 

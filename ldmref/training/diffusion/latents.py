@@ -45,6 +45,16 @@ class Latents:
     @property
     def scaling_factor(self) -> float:
         """1 / standard deviation of the latents: scaled latents have unit variance."""
+        first, second = self._moments()
+        return float(1.0 / math.sqrt(second - first**2))
+
+    @property
+    def shift_factor(self) -> float:
+        """The mean of the latents."""
+        return float(self._moments()[0])
+
+    def _moments(self) -> tuple[float, float]:
+        """Return the means of the latents and of their squares."""
         first = second = 0.0
         for start in range(0, len(self.mean), CHUNK):
             mean, logvar = (
@@ -53,9 +63,7 @@ class Latents:
             )
             first += mean.sum()
             second += (mean**2 + np.exp(logvar)).sum()
-        first = first / self.mean.size
-        second = second / self.mean.size
-        return float(1.0 / math.sqrt(second - first**2))
+        return first / self.mean.size, second / self.mean.size
 
 
 class NoisyLatents:

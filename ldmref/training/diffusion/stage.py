@@ -3,25 +3,27 @@
 z_0 is sampled from the autoencoder's posterior, and z_t from q(z_t|z_0) in closed form (Ho et al.
 2020, arXiv:2006.11239, algorithm 1), or on the straight path of flow matching. The condition c is
 replaced by the empty prompt or the null class with probability `caption_dropout` (Ho and Salimans
-2022, arXiv:2207.12598, algorithm 1). Denoiser and text transformer, or class embedding, are trained
-jointly. The losses are in `loss.py` and `flow_loss.py`.
+2022, arXiv:2207.12598, algorithm 1). Denoiser and text encoders, or class embedding, are trained
+jointly; the family of the model says how the encoders condition the denoiser. The losses are in
+`loss.py` and `flow_loss.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ldmref.backends.base import Backend
 from ldmref.backends.torch import TorchBackend
-from ldmref.models.conditioning import Conditioning
-from ldmref.models.config import ModelConfig
+from ldmref.models.conditioning import Conditioning, add_scale, zero_empty
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
-from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, tokenize_for_encoders
 from ldmref.samplers.path import FLOW
 from ldmref.training.batches import FULL_BATCH, Part, step_generator
 from ldmref.training.diffusion.flow_loss import FlowLoss
@@ -39,26 +41,65 @@ PromptFunction = Callable[[int, np.random.Generator], str]  # (i, rng): a prompt
 
 
 class Condition(NamedTuple):
-    """The prompts of the images, and their tokenizer."""
+    """The prompts of the images, and the tokenizers of the text encoders."""
 
     prompt: PromptFunction
-    tokenizer: PromptTokenizer
+    tokenizers: Sequence[PromptTokenizer]
 
 
 def diffusion_spec(config: ModelConfig) -> Spec:
-    """Return the shapes of the trained parameters: denoiser and, with prompts, `text_encoder`."""
+    """Return the shapes of the trained parameters: of the denoiser and of the text encoders."""
     spec = model_spec(config)
-    return {name: spec[name] for name in (config.denoiser.network, "text_encoder") if name in spec}
+    names = (config.denoiser.network, *TEXT_ENCODERS)
+    return {name: spec[name] for name in names if name in spec}
 
 
 def initial_params(config: ModelConfig, seed: int) -> Params:
-    """Return random parameters, in which the last layers are zero, as the family says."""
+    """Return random parameters, but those that are zero or computed, as the family says."""
+    family = family_of(config)
     flat = flatten(init(diffusion_spec(config), seed))
-    last = family_of(config).zeros(config)
+    last = family.zeros(config)
     for name in flat:
         if name.startswith(f"{config.denoiser.network}.") and name.endswith(last):
             flat[name] = np.zeros_like(flat[name])
+    flat |= {name: np.asarray(value(), np.float32) for name, value in family.fixed(config).items()}
     return unflatten(flat)
+
+
+def with_fixed(config: ModelConfig, params: Params) -> Params:
+    """Return the parameters of a step, with no gradient for those that are computed."""
+    fixed = family_of(config).fixed(config)
+    if not fixed:
+        return params
+    flat = flatten(params)
+    return unflatten(flat | {name: flat[name].detach() for name in fixed})
+
+
+def condition_on_prompts(
+    ops: Backend,
+    config: ModelConfig,
+    tokenizers: Sequence[PromptTokenizer],
+    prompts: Sequence[str],
+    compile_network: Callable[[Callable, str], Callable],
+    size: tuple[int, int],
+) -> Conditioning:
+    """Return the conditioning of the denoiser, as the family makes it.
+
+    A network that reads the guidance scale is given the model's default, and an empty prompt is
+    zero where the model's negative prompts are.
+    """
+    if not config.text_encoders:
+        return Conditioning(None)
+    family = family_of(config)
+    tokens = tokenize_for_encoders(tokenizers, prompts, PromptOptions())
+    encoded = family.encode(ops, config.text_encoders, tokens, compile_network)
+    states, pooled = ops.asarray(encoded.states), encoded.pooled
+    if config.zero_empty_negative:
+        states, pooled = zero_empty(ops, prompts, states, pooled)
+    conditioning = family.condition(ops, config, states, pooled, size)
+    if config.denoiser.reads_guidance:
+        conditioning = add_scale(ops, conditioning, config.defaults.cfg_scale)
+    return conditioning
 
 
 class DiffusionBatch(NamedTuple):
@@ -90,8 +131,13 @@ class DiffusionBatches:
         self.stage = stage
         self.seed = seed
         self.conditional = bool(config.text_encoders)
-        loss = FlowLoss if config.scheduler.path is FLOW else DiffusionLoss
-        self.diffusion_loss = loss(config, stage.objective, ops)
+        self.diffusion_loss: DiffusionLoss | FlowLoss
+        if config.scheduler.path is FLOW:
+            height, width = (side * config.vae.factor for side in latents.mean.shape[-2:])
+            tokens = config.count_tokens(width, height)
+            self.diffusion_loss = FlowLoss(config, stage.objective, ops, tokens)
+        else:
+            self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
         self.observer: StepObserver | None = None
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
@@ -157,11 +203,11 @@ def diffusion_trainer(
     held_out: np.ndarray | None = None,
     observer: StepObserver | None = None,
 ) -> Trainer:
-    """Return a trainer of the denoiser and its text encoder or class embedding.
+    """Return a trainer of the denoiser and its text encoders or class embedding.
 
     Args:
         latents: The encoded images.
-        condition: Their prompts and the tokenizer.
+        condition: Their prompts and the tokenizers.
         config: The model.
         stage: Objective, optimizer and budget.
         seed: Seed of initial parameters and of every step.
@@ -183,12 +229,9 @@ def diffusion_trainer(
         def compile_network(function: Callable, name: str) -> Callable:
             return ops.compile(function, params[name])
 
-        conditioning = Conditioning(None)
-        if config.text_encoders:
-            tokens = [condition.tokenizer.tokenize(batch.prompts)]
-            encoded = family.encode(ops, config.text_encoders, tokens, compile_network)
-            states = ops.asarray(encoded.states)
-            conditioning = family.condition(ops, config, states, encoded.pooled, size)
+        params = with_fixed(config, params)
+        texts = condition.tokenizers, batch.prompts
+        conditioning = condition_on_prompts(ops, config, *texts, compile_network, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype)
         network = compile_network(denoiser.function, denoiser.params)
         arguments = denoiser.arrange(conditioning.arrays)
@@ -197,7 +240,13 @@ def diffusion_trainer(
     if params is None:
         params = initial_params(config, seed)
     trainer = Trainer(
-        stage.optimizer, stage.budget.steps, params, loss, ops, unused=has_unused_layers(config)
+        stage.optimizer,
+        stage.budget.steps,
+        params,
+        loss,
+        ops,
+        unused=has_unused_layers(config),
+        ends=(*family.ends, *family.fixed(config)),
     )
     trainer.observer = observer
     if held_out is not None and len(held_out):
@@ -216,8 +265,11 @@ def diffusion_trainer(
 
 
 def has_unused_layers(config: ModelConfig) -> bool:
-    """Return whether text encoders have layers that the U-Net's context may not depend on."""
-    return any(
+    """Return whether some parameters have no gradient.
+
+    These are computed ones, and layers of text encoders on which the denoiser may not depend.
+    """
+    return bool(family_of(config).fixed(config)) or any(
         encoder.skipped_layers > 0 or encoder.projection_dim > 0 or not encoder.final_norm
         for encoder in config.text_encoders
     )

@@ -15,6 +15,7 @@ from ldmref.models.learned_words import TEXT_ENCODERS, TOKEN_TABLE
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.prompts.textual_inversion import Embedding
+from ldmref.training.diffusion.stage import with_fixed
 from ldmref.training.finetune.lora import initial_lora, with_lora, write_lora
 from ldmref.training.finetune.lora_targets import lora_layers
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -62,7 +63,10 @@ def make_adapter(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Captio
 
 
 class FullAdapter:
-    """All parameters of the U-Net and of the text encoders, written as a model."""
+    """All parameters of the denoiser and of the text encoders, written as a model.
+
+    Those that the family computes stay as they are.
+    """
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
         self.model = model
@@ -72,7 +76,7 @@ class FullAdapter:
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
         """Return the model with the trained parameters."""
-        return self.model.with_params(params, ops)
+        return self.model.with_params(with_fixed(self.model.config, params), ops)
 
     def file(self, folder: Path) -> Path:
         """Return the path to which `write` writes."""

@@ -17,7 +17,6 @@ from threading import Event
 
 from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
-from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
 from ldmref.training.finetune.lora_targets import check_targets
@@ -80,7 +79,7 @@ def fine_tune(
     PosixPath('runs/style/lora.safetensors')
     """
     check_early(recipe, folder, accept_changes)
-    check_base(read_model_config(find_model(recipe.base)), recipe)
+    check_base(recipe.read_base_config(), recipe)
 
     from ldmref.loading import load
     from ldmref.training.diffusion.latents import NoisyLatents, stored_latents
@@ -97,7 +96,8 @@ def fine_tune(
         ops = RecordingBackend(device, recipe.dtype)
         data = read_images(recipe, log, cancel)
         exact = RecordingBackend(device, "float32")
-        model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
+        used = exact if recipe.method == "full" else ops
+        model = load(recipe.base, backend=used, config=recipe.base_config or None)
         model.params.read_all()  # once: each step makes a model that shares them
         adapter = make_adapter(recipe, model, data.caption)
         if adapter.caption == data.caption:  # otherwise the prompts are the adapter's

@@ -1,6 +1,7 @@
 """The recipe of a fine-tuning.
 
     base = "sd15.safetensors"       any model of `ldmref.load`; relative to the working folder
+    base_config = ""                of a single file: a preset, or a folder with the configuration
     method = "lora", "textual_inversion" or "full" (every parameter of the denoiser)
     [data]                          source = a folder of images   size = 512
     [lora]                          rank = 8    alpha: the rank     targets = ["attention"]
@@ -22,6 +23,8 @@ from typing import Annotated, Any, Literal
 
 from ldmref.datasets.config import DataConfig
 from ldmref.declare import Names, Range
+from ldmref.io.locate import find_model, read_model_config
+from ldmref.models.config import ModelConfig
 from ldmref.training.recipes.schema import (
     Budget,
     CheckpointConfig,
@@ -64,6 +67,8 @@ class FineTuneRecipe:
 
     Args:
         base: The model to fine-tune: any name, file or folder of `ldmref.load`.
+        base_config: The configuration of a single file, as `config` of `ldmref.load`. "": the
+            family is recognised.
         method: `lora`, `textual_inversion`, or `full` for every parameter of the denoiser.
         seed: Seed of new weights, noise and the order of images.
         device: Device on which PyTorch trains, such as "cpu" or "cuda:0".
@@ -82,6 +87,7 @@ class FineTuneRecipe:
     """
 
     base: str = "emoji"
+    base_config: str = ""
     method: Literal["lora", "textual_inversion", "full"] = "lora"
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: str = "cpu"
@@ -96,3 +102,11 @@ class FineTuneRecipe:
     def to_dict(self) -> dict[str, Any]:
         """Return nested tables, the inverse of `recipe_from_dict`."""
         return dataclasses.asdict(self)
+
+    def read_base_config(self) -> ModelConfig:
+        """Return the configuration of the base, without reading its weights.
+
+        Raises:
+            InputError, UsageError, KeyMismatchError: As for `read_model_config`.
+        """
+        return read_model_config(find_model(self.base), self.base_config or None)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from ldmref.backends.torch import TorchBackend
+from ldmref.models.conditioning import add_scale
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
-from ldmref.modes.model_denoiser import add_scale
 from ldmref.modes.text import encode_conditioning
 from ldmref.training.batches import Part
 from ldmref.training.diffusion.latents import NoisyLatents
@@ -50,7 +50,8 @@ def fine_tune_trainer(
         adapted = adapter.adapted(ops, params)
         batch = batches(step, part)
         condition = encode_conditioning(adapted, batch.prompts, size)
-        condition = add_scale(adapted, condition, config.defaults.cfg_scale)
+        if config.denoiser.reads_guidance:
+            condition = add_scale(ops, condition, config.defaults.cfg_scale)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
         return batches.loss(batch, adapted.predict_with_variance(*inputs))
 

@@ -13,10 +13,9 @@ from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
 from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
-from ldmref.io.locate import find_model, read_model_config
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.presets import preset
-from ldmref.models.validate import config_from_dict
+from ldmref.models.validate import config_from_dict, find_named_family
 from ldmref.support.files import read_file
 from ldmref.training.finetune.defaults import DEFAULTS, default_tables
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -123,6 +122,10 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
         raise UsageError(message, code="E-SIZE")
+    if config.max_side is not None and size > config.max_side:
+        message = f"size must be at most {config.max_side} for {config.name!r}, not {size}"
+        hint = f"fields of model.{config.denoiser.network} limit it"
+        raise UsageError(message, code="E-SIZE", hint=hint)
     crop = recipe.data.crop
     if crop and (crop > size or crop % config.vae.factor):
         multiple = config.vae.factor
@@ -193,7 +196,7 @@ def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
     """Return a recipe with the defaults for its base, which is read only if one is needed."""
     recipe = _read(FineTuneRecipe(), tables)
     if not recipe.data.size or not DEFAULTS[recipe.method].keys() <= _keys(tables, ""):
-        config = read_model_config(find_model(recipe.base))
+        config = recipe.read_base_config()
         tables = _merge(default_tables(recipe.method, config), tables)
         recipe = _read(FineTuneRecipe(), tables)
         size = recipe.data.size or config.defaults.width
@@ -220,25 +223,36 @@ def _model(table: Any) -> ModelConfig:
     if not isinstance(table, Mapping):
         raise recipe_error(f"model must be a table, not {table!r}")
     fields = dict(table)
-    name = fields.pop("preset", EMOJI)
-    if not isinstance(name, str):
-        raise recipe_error(f"model.preset must be of type str, not {name!r}")
-    base = preset(name)
+    base = _base_config(fields.pop("preset", None), fields.get("family"))
     vae = fields.get("vae")
     z = vae.get("latent_channels") if isinstance(vae, dict) else None
     if type(z) is int:  # the default of the denoiser's channels
         each = base.denoiser.out_channels // base.vae.latent_channels
         channels = {"in_channels": z, "out_channels": each * z}
         fields = _merge({base.denoiser.network: channels}, fields)
-    config = config_from_dict(_merge(base.to_dict(), fields))
-    pooled = config.text_encoder_2 or getattr(config.denoiser, "addition_embed_type", "")
-    if pooled or config.image_channels:
-        hint = (
-            "denoisers with one text encoder, class numbers or no condition can; others are "
-            "fine-tuned: ldmref finetune full --base MODEL"
-        )
-        raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
+    tables = _merge(base.to_dict(), fields)
+    for text in TEXT_ENCODERS[1:]:
+        if isinstance(tables.get(text), dict) and tables[text].get("model_type") == "none":
+            del tables[text]  # TOML has no null
+    config = config_from_dict(tables)
+    if config.image_channels:
+        message = f"the model {config.name!r} cannot be trained: its denoiser also reads an image"
+        raise recipe_error(message, hint="choose a preset that generates from noise alone")
     return config
+
+
+def _base_config(name: Any, family: Any) -> ModelConfig:
+    """Return a preset, or the defaults of a family if no preset is named."""
+    if name is None and family is not None:
+        return ModelConfig(denoiser=find_named_family(family).denoiser())
+    name = EMOJI if name is None else name
+    if not isinstance(name, str):
+        raise recipe_error(f"model.preset must be of type str, not {name!r}")
+    base = preset(name)
+    if family not in (None, base.denoiser.family):
+        message = f"model.family = {family!r} does not fit the preset {name!r}"
+        raise recipe_error(message, hint="leave family out: the preset names it")
+    return base
 
 
 def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:

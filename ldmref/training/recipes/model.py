@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.family import family_of
 from ldmref.models.validate import check_config
-from ldmref.samplers.config import LEARNED
+from ldmref.prompts.words import POOLED_END
+from ldmref.samplers.config import LEARNED, SchedulerConfig
 from ldmref.samplers.path import FLOW
 from ldmref.training.recipes.schema import DiffusionObjective, recipe_error
+
+TRAINED_ON = {"clip": "text", "t5": "text", "class": "class", "label": "class", "none": "none"}
 
 
 def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelConfig:
@@ -22,6 +26,12 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
     config = _with_condition(config, objective.condition)
     s = config.scheduler
     z = config.vae.latent_channels
+    if s.path is FLOW and objective.loss != "simple":
+        message = f"loss = {objective.loss!r} belongs to the variance-preserving diffusion"
+        raise recipe_error(message, hint='flow matching has loss = "simple"')
+    if s.path is FLOW and s.variance_type == LEARNED:  # of a preset: a velocity has no variance
+        s = replace(s, variance_type=SchedulerConfig.variance_type)
+        config = replace(config, scheduler=s, denoiser=replace(config.denoiser, out_channels=z))
     if objective.loss == "hybrid":
         s = replace(s, variance_type=LEARNED)
         config = replace(config, scheduler=s, denoiser=replace(config.denoiser, out_channels=2 * z))
@@ -31,28 +41,52 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
     if s.rescale_betas_zero_snr and s.prediction_type == "eps":
         message = "with zero terminal SNR, eps says nothing about the image at the last timestep"
         raise recipe_error(message, hint='set model.scheduler.prediction_type to "v" or "x0"')
-    if s.path is FLOW and objective.loss != "simple":
-        message = f"loss = {objective.loss!r} belongs to the variance-preserving diffusion"
-        raise recipe_error(message, hint='flow matching has loss = "simple"')
     check_config(config)
     return config
 
 
+def reads_pooled_text(config: ModelConfig) -> bool:
+    """Return whether the denoiser reads pooled text, as its family declares it."""
+    denoiser = family_of(config).declared(config, config.denoiser.network)
+    return denoiser.input_of("pooled") is not None
+
+
 def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
-    """Replace the text encoder by class embeddings or by nothing, as `condition` says."""
-    text = config.text_encoder
-    if not isinstance(config.denoiser, UNetConfig):
-        if (condition == "class") != (text.model_type == "label"):
-            message = f"condition = {condition!r} does not fit {config.name!r}"
-            raise recipe_error(message, hint='a model of class numbers needs condition = "class"')
+    """Return a model that reads what `condition` says.
+
+    A U-Net's text encoders are replaced by class embeddings or by nothing. Other denoisers are made
+    for one condition.
+    """
+    kind = config.text_encoder.model_type
+    own = TRAINED_ON.get(kind)
+    if condition != "text" and isinstance(config.denoiser, UNetConfig):
+        return _unet_without_text(config, condition)
+    if condition == "text" and own is None:
+        message = f"condition = 'text' needs a text encoder of CLIP or T5, not {kind!r}"
+        raise recipe_error(message, hint='condition = "class" and "none" train other models')
+    if condition != own:
+        message = f"condition = {condition!r} does not fit {config.name!r}"
+        raise recipe_error(message, hint=f"it is trained with condition = {own!r}")
+    return _with_pooled_end(config) if condition == "text" else config
+
+
+def _with_pooled_end(config: ModelConfig) -> ModelConfig:
+    """Let CLIP's text encoders pool the end token of the words, if the denoiser reads that."""
+    if not reads_pooled_text(config):
         return config
-    unet = config.unet
+    texts = dict(zip(TEXT_ENCODERS, config.text_encoders, strict=False))
+    pooled = {
+        name: replace(text, eos_token_id=POOLED_END)
+        for name, text in texts.items()
+        if text.model_type == "clip"
+    }
+    return replace(config, **pooled)
+
+
+def _unet_without_text(config: ModelConfig, condition: str) -> ModelConfig:
+    """Return the configuration of a U-Net that reads a class, or nothing."""
+    unet = replace(config.unet, addition_embed_type="")
     defaults = config.defaults
-    if condition == "text":
-        if text.model_type != "clip":
-            message = f"condition = 'text' needs a CLIP text transformer, not {text.model_type!r}"
-            raise recipe_error(message, hint='condition = "class" and "none" train other models')
-        return config
     if condition == "class":
         text = TextConfig(
             model_type="class",
@@ -66,4 +100,11 @@ def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
         text = TextConfig(model_type="none", num_hidden_layers=1)
         unet = replace(unet, attention="self", cross_attention_dim=0, class_embed_type="")
         defaults = replace(defaults, cfg_scale=1.0)
-    return replace(config, text_encoder=text, denoiser=unet, defaults=defaults)
+    return replace(
+        config,
+        text_encoder=text,
+        text_encoder_2=None,
+        zero_empty_negative=False,
+        denoiser=unet,
+        defaults=defaults,
+    )

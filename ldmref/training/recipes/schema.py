@@ -51,8 +51,8 @@ class OptimizerConfig:
 
     With `muon_rate` above 0, Muon trains matrices and kernels at that learning rate (orthogonalised
     momentum; Jordan et al. 2024, scaled as in Liu et al. 2025, arXiv:2502.16982). AdamW trains the
-    other parameters at `learning_rate`, including token embeddings and the first and last
-    convolutions of autoencoder and U-Net. With a `muon_rate` of 0, AdamW trains everything.
+    other parameters at `learning_rate`, including token embeddings and the first and last layers of
+    autoencoder and denoiser. With a `muon_rate` of 0, AdamW trains everything.
 
     The learning rates rise linearly over `warmup` steps, and fall to 0 as half a cosine over the
     last share `cooldown` of all steps. With a cooldown of 1 the fall begins after the warm-up

@@ -29,6 +29,7 @@ from ldmref_dit.network import transformer, transformer_spec
 
 # adaLN-Zero: every block begins as the identity, and the output as zero (section 3.2)
 ZEROS = ("norm1.linear.weight", "proj_out_1.weight", "proj_out_2.weight")
+ENDS = ("pos_embed.proj.weight", "proj_out_2.weight", "embedding_table.weight")
 
 __all__ = ["DIT", "DiTConfig", "transformer", "transformer_spec"]
 
@@ -181,6 +182,7 @@ DIT = Family(
     shrink=shrink,
     golden_runs=[GoldenRun("dit-s-2-256", "ddim", params={"prompt": "3", "negative_prompt": ""})],
     zeros=lambda config: ZEROS,
+    ends=ENDS,
     with_classes=with_classes,
     description="DiT: a transformer for the classes of ImageNet",
 )

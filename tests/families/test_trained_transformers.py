@@ -1,0 +1,282 @@
+"""Transformers that a recipe trained: gradients of the step, and images, of diffusers' pipelines.
+
+The pipelines tokenize, encode and condition on their own; only weights and words are ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+transformers = pytest.importorskip("transformers")
+import flux_networks  # noqa: E402
+import sd3_networks  # noqa: E402
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+
+from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.io.tensors.safetensors import TensorFile  # noqa: E402
+from ldmref.models.params import Params, flatten, unflatten  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
+from ldmref.training.training_run import train  # noqa: E402
+
+WORDS = ["red heart", "yellow moon", "peanuts", ""]
+STEPS = 30
+TOLERANCE = 1e-9  # of a network's largest gradient, in float64
+
+
+def recipe_of(preset):
+    optimizer = {"batch_size": 4, "warmup": 1, "learning_rate": 0.01}
+    return recipe_from_dict(
+        {
+            "data": {"source": "small-emoji", "size": 16},
+            "model": {"preset": preset},
+            "autoencoder": {"optimizer": optimizer, "budget": {"steps": 1}},
+            "diffusion": {"optimizer": optimizer, "budget": {"steps": STEPS}},
+            "progress": {"seconds": 0},
+        }
+    )
+
+
+@pytest.fixture(scope="module", params=["sd3-tiny", "flux-tiny"])
+def trained(request, tmp_path_factory):
+    """(the trained model, the file of its words)."""
+    folder = train(recipe_of(request.param), tmp_path_factory.mktemp(request.param))
+    return ldmref.load(folder), folder / "tokenizer.json"
+
+
+def clip(text, kind):
+    config = transformers.CLIPTextConfig(
+        vocab_size=text.vocab_size,
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        num_hidden_layers=text.num_hidden_layers,
+        num_attention_heads=text.num_attention_heads,
+        max_position_embeddings=text.max_position_embeddings,
+        hidden_act=text.hidden_act,
+        projection_dim=text.projection_dim or 1,
+        bos_token_id=1,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=0,
+    )
+    return kind(config)
+
+
+def t5(text):
+    config = transformers.T5Config(
+        vocab_size=text.vocab_size,
+        d_model=text.hidden_size,
+        d_kv=text.head_dim,
+        d_ff=text.intermediate_size,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        feed_forward_proj="gated-gelu",
+    )
+    return transformers.T5EncoderModel(config)
+
+
+def rename(module, name):
+    """Return a name in transformers, some versions of which leave out `text_model.`."""
+    bare = name.removeprefix("text_model.")
+    return bare if bare in module.state_dict() else name
+
+
+def with_weights(module, params):
+    """Load our weights; only what the class keeps besides may be missing."""
+    named = {name: torch.tensor(np.asarray(x)) for name, x in flatten(params).items()}
+    state = {rename(module, name): x for name, x in named.items()}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    assert not unexpected and not [n for n in missing if "embed_tokens" not in n]
+    return module.eval()
+
+
+def autoencoder(config):
+    vae = config.vae
+    levels = len(vae.block_out_channels)
+    return AutoencoderKL(
+        block_out_channels=vae.block_out_channels,
+        layers_per_block=vae.layers_per_block,
+        norm_num_groups=vae.norm_num_groups,
+        latent_channels=vae.latent_channels,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        scaling_factor=vae.scaling_factor,
+        shift_factor=vae.shift_factor,
+        use_quant_conv=vae.use_quant_conv,
+        use_post_quant_conv=vae.use_post_quant_conv,
+    )
+
+
+def pipeline(model, words):
+    """Return diffusers' pipeline with the weights of a model and its words."""
+    config = model.config
+    net = config.denoiser
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    shared = dict(
+        num_layers=net.num_layers,
+        attention_head_dim=net.attention_head_dim,
+        num_attention_heads=net.num_attention_heads,
+        joint_attention_dim=net.joint_attention_dim,
+        pooled_projection_dim=net.pooled_projection_dim,
+    )
+    if net.family == "sd3":
+        kind, clip_kind = StableDiffusion3Pipeline, transformers.CLIPTextModelWithProjection
+        transformer = SD3Transformer2DModel(
+            sample_size=net.sample_size,
+            patch_size=net.patch_size,
+            in_channels=net.in_channels,
+            out_channels=net.out_channels,
+            caption_projection_dim=net.width,
+            pos_embed_max_size=net.pos_embed_max_size,
+            dual_attention_layers=net.dual_attention_layers,
+            qk_norm=net.qk_norm,
+            **shared,
+        )
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=config.scheduler.shift)
+    else:
+        kind, clip_kind = FluxPipeline, transformers.CLIPTextModel
+        transformer = FluxTransformer2DModel(
+            in_channels=4 * net.in_channels,
+            out_channels=4 * net.out_channels,
+            num_single_layers=net.num_single_layers,
+            guidance_embeds=net.guidance_embeds,
+            axes_dims_rope=net.axes_dims_rope,
+            **shared,
+        )
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    parts = {"transformer": with_weights(transformer, model.params["transformer"])}
+    for i, (name, text) in enumerate(zip(names, config.text_encoders, strict=False)):
+        encoder = clip(text, clip_kind) if text.model_type == "clip" else t5(text)
+        parts[name] = with_weights(encoder, model.params[name])
+        parts[f"tokenizer_{i + 1}" if i else "tokenizer"] = transformers.PreTrainedTokenizerFast(
+            tokenizer_file=str(words),
+            model_max_length=text.max_position_embeddings,
+            pad_token="<pad>",
+            unk_token="<unknown>",
+        )
+    vae = with_weights(autoencoder(config), model.params["vae"])
+    made = kind(scheduler=scheduler, vae=vae, **parts)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_images_are_those_of_diffusers(trained):
+    model, words = trained
+    config = model.config
+    pipe = pipeline(model, words)
+    length = config.text_encoders[-1].max_position_embeddings
+    options = {"width": 16, "height": 16, "num_inference_steps": 4, "output_type": "np"}
+    for prompt in WORDS[:2]:
+        want = pipe(
+            prompt,
+            guidance_scale=config.defaults.cfg_scale,
+            generator=torch.Generator().manual_seed(3),
+            max_sequence_length=length,
+            **options,
+        ).images[0]
+        found = modes.txt2img(model, prompt, seed=3, rng="torch", steps=4)
+        difference = np.abs(np.asarray(found.images[0]).astype(int) - np.round(want * 255))
+        assert difference.max() <= 1
+
+
+class Gradients:
+    """Keeps the batch and the gradients of a step."""
+
+    def begin(self, step, ops):
+        return ops
+
+    def batch(self, batch):
+        self.seen = batch
+
+    def end(self, gradients, norm, loss, rate):
+        self.gradients = {name: x.clone() for name, x in gradients.items()}
+        self.loss = loss
+
+
+def test_gradients_of_the_step_are_those_of_diffusers(trained, monkeypatch):
+    """Of the squared error of the velocity eps - x0, through transformer and text encoders."""
+    model, words = trained
+    config = model.config
+    ops = TorchBackend("cpu", "float64")
+    recipe = recipe_of("sd3-tiny")  # for its optimizer
+    moments = np.random.default_rng(0).standard_normal((2, 4, *model.latent_shape(16, 16)))
+    noisy = NoisyLatents(Latents(*moments), np.ones(4), 1.0, ops)
+    networks = {n: model.params[n] for n in model.params if n != "vae"}
+    params = Params(unflatten({n: np.asarray(x) for n, x in flatten(networks).items()}))
+    watch = Gradients()
+    condition = Condition(lambda i, rng: WORDS[i], model.tokenizers)
+    rest = config, recipe.diffusion, 0, ops, params
+    trainer = diffusion_trainer(noisy, condition, *rest, observer=watch)
+    next(trainer.run())
+
+    pipe = pipeline(model, words)
+    exact_norms(monkeypatch)
+    for name, part in pipe.components.items():
+        if name.startswith("text_encoder") and part is not None:
+            part.double()
+    x0, eps, xt = (torch.as_tensor(z) for z in (watch.seen.x0, watch.seen.noise, watch.seen.x_t))
+    times = torch.as_tensor(watch.seen.timesteps)
+    length = config.text_encoders[-1].max_position_embeddings
+    texts = dict(prompt=list(watch.seen.prompts), max_sequence_length=length)
+    if config.denoiser.family == "sd3":
+        network = sd3_networks.in_float64(pipe.transformer)
+        states, _, pooled, _ = pipe.encode_prompt(
+            prompt_2=None, prompt_3=None, do_classifier_free_guidance=False, **texts
+        )
+        velocity = network(xt, states, pooled, times).sample
+    else:
+        network = flux_networks.in_float64(pipe.transformer, monkeypatch)
+        states, pooled, ids = pipe.encode_prompt(prompt_2=None, **texts)
+        n, c, h, w = xt.shape
+        packed = FluxPipeline._pack_latents(xt, n, c, h, w)
+        places = FluxPipeline._prepare_latent_image_ids(n, h // 2, w // 2, "cpu", xt.dtype)
+        scale = torch.full((n,), config.defaults.cfg_scale, dtype=torch.float64)
+        tokens = network(packed, states, pooled, times / 1000, places, ids, scale).sample
+        velocity = FluxPipeline._unpack_latents(tokens, 4 * h, 4 * w, 4)
+    loss = (velocity - (eps - x0)).square().mean()
+    loss.backward()
+    assert abs(loss.item() - watch.loss) < TOLERANCE * watch.loss
+    compared = 0
+    for part in ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3"):
+        ours = {n: g for n, g in watch.gradients.items() if n.startswith(f"{part}.")}
+        if not ours:
+            continue
+        module = getattr(pipe, part)
+        parameters = dict(module.named_parameters())
+        theirs = {n: parameters[rename(module, n.partition(".")[2])].grad for n in ours}
+        largest = max(g.abs().max().item() for g in theirs.values())
+        for name, gradient in theirs.items():
+            error = (ours[name].view(gradient.shape) - gradient).abs().max().item()
+            assert error < TOLERANCE * largest, name
+        compared += len(theirs)
+    assert compared == len(watch.gradients) > 100
+
+
+def exact_norms(monkeypatch):
+    """T5's norms in the type of their input, without a step in float32."""
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    def forward(self, x):
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
+
+    monkeypatch.setattr(T5LayerNorm, "forward", forward)
+
+
+def test_the_file_holds_every_network(trained):
+    model, words = trained
+    names = {n.partition(".")[0] for n in TensorFile(words.parent / "model.safetensors")}
+    encoders = {"text_encoder", "text_encoder_2", "text_encoder_3"}
+    assert names == {"transformer", "vae", *sorted(encoders)[: len(model.config.text_encoders)]}
