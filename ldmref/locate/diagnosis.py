@@ -1,6 +1,7 @@
 """The cause of an error: a layout, a missing operation, another weight, or a known fault.
 
-Only the part that is wrong is computed again, with one change at a time.
+Only the part that is wrong is computed again, with one change at a time; if none explains a certain
+fault, with two (`ldmref.locate.pairs`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.layouts import recognise, relative_error
+from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import OperationChange, Point
 from ldmref.locate.replay import Replay
 
 MAX_RERUNS = 400  # of a part that is wrong
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
+SMALL = 2**16  # numbers of an array of a part that is quickly computed again, as often as follows
+MAX_RERUNS_OF_SMALL = 1200
+LARGE_OF_SMALL = 64
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
 CLEAR = 16.0  # floors up to which an error is explained
 TOGETHER = ("rotate",)  # operations that share a table: a fault concerns both or one of them
@@ -62,11 +67,17 @@ def diagnose(
     limit = min(CLEAR * floor, error / GAIN)
     if certain and np.isfinite(error):
         limit = max(limit, error / LARGE_GAIN)
-    for find in (_find_identity, _find_term, _find_known_fault, _find_layout):
+    for find in (_find_identity, _find_term):
         found = find(replay, point, recorded, limit)
         if found.cause:
             return found
-    return Cause()
+    found, tried = _find_known_fault(replay, point, recorded, limit)
+    found = found if found.cause else _find_layout(replay, point, recorded, limit)
+    clear = CLEAR * floor
+    if not certain or (found.explained is not None and found.explained <= clear):
+        return found
+    both = _find_pair(replay, point, recorded, min(clear, error / LARGE_GAIN), tried)
+    return both if both.cause else found
 
 
 def _find_identity(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
@@ -111,17 +122,43 @@ def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: floa
     return Cause(layout.text, relative_error(layout.array, computed))
 
 
-def _find_known_fault(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
-    """Find the known fault that explains the array best."""
+def _find_known_fault(
+    replay: Replay, point: Point, recorded: np.ndarray, limit: float
+) -> tuple[Cause, list[Tried]]:
+    """Find the known fault that explains the array best; return also all that were tried."""
     best = Cause(explained=limit)
-    for count, (text, result) in enumerate(_trials(replay, point)):
-        if count >= MAX_RERUNS:
+    tried = []
+    right = sample(point.computed)
+    for count, hypothesis in enumerate(_hypotheses(replay, point)):
+        if count >= (MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS):
             break
+        result = hypothesis.compute(replay, point)
         left = float("inf") if result is None else _error_where_known(recorded, result)
+        if result is not None and result.shape == recorded.shape:
+            tried.append(Tried(hypothesis, left, sample(result) - right))
         assert best.explained is not None
         if (left < best.explained if best.cause else left <= best.explained) and np.isfinite(left):
-            best = Cause(text, left)
-    return best if best.cause else Cause()
+            best = Cause(hypothesis.text, left)
+    return (best if best.cause else Cause()), tried
+
+
+def _find_pair(
+    replay: Replay, point: Point, recorded: np.ndarray, limit: float, tried: list[Tried]
+) -> Cause:
+    """Find the pair of known faults that explains an array which none of both explains."""
+    if recorded.shape != np.shape(point.computed) or _is_large(point):
+        return Cause()
+    best = Cause()
+    for first, second in likely_pairs(sample(recorded) - sample(point.computed), tried):
+        both = first.hypothesis.joined(second.hypothesis)
+        result = None if both is None else both.compute(replay, point)
+        if both is None or result is None:
+            continue
+        left = relative_error(recorded, result)
+        needed = min(limit, first.left / GAIN, second.left / GAIN)
+        if left <= needed and (best.explained is None or left < best.explained):
+            best = Cause(both.text, left)
+    return best
 
 
 def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
@@ -133,24 +170,25 @@ def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
     return relative_error(recorded[known], result[known])
 
 
-def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:
-    """Yield every fault in words, with the array that it would give."""
+def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:
+    """Yield every known fault of a part."""
     for text, arguments, free in argument_changes(point):
-        yield text, _safely(replay, point, arguments=arguments, free=free)
+        yield Hypothesis(text, None, arguments, free)
     for fault in BETWEEN:
-        yield from fault.variants(replay, point)
+        for text, array in fault.variants(replay, point):
+            yield Hypothesis(text, given=array)
     for block_fault in IN_BLOCKS:
         for text, changes in block_fault.variants(replay, point):
-            yield text, _safely(replay, point, changes)
+            yield Hypothesis(text, changes)
     for text, changes in _changes(replay, point):
-        yield text, _safely(replay, point, changes)
+        yield Hypothesis(text, changes)
 
 
 def _changes(replay: Replay, point: Point) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
     """Yield changes of one operation, or of all operations of a kind in a large part."""
     groups: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.suspects:
-        alone = len(point.suspects) <= LARGE
+        alone = not _is_large(point)
         groups.setdefault((call.kind, call.name if alone else ""), []).append(call)
         if call.kind in TOGETHER and alone:
             groups.setdefault((call.kind, ""), []).append(call)
@@ -173,12 +211,13 @@ def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
         )
 
 
-def _safely(replay: Replay, point: Point, changes: Any = None, **more: Any) -> np.ndarray | None:
-    """Compute a point with a fault; None if the fault does not fit the shapes."""
-    try:
-        return replay.rerun(point, changes, **more)
-    except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
-        return None
+def _is_small(point: Point) -> bool:
+    return np.size(point.computed) <= SMALL
+
+
+def _is_large(point: Point) -> bool:
+    """Return whether a part has too many operations to change each alone."""
+    return len(point.suspects) > (LARGE_OF_SMALL if _is_small(point) else LARGE)
 
 
 def _nearby(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray]]:

@@ -26,9 +26,11 @@ class Row:
         kind: "own" for the layer itself, "wiring" for what leads to its input, or the name of a
             computation between networks ("step", "guidance").
         error: The largest difference relative to the largest value; infinite for other shapes.
-        allowed: The largest error that counts as rounding.
+        allowed: The largest error that counts as rounding: for layers and wiring 16 floors, with
+            half a unit of rounding in place of a smaller or an unknown floor.
         floor: The error of ldmref in the port's number format. None: it was not needed.
-        bound: The error bound of the operation, relative. None: it has none.
+        bound: The largest error that is no fault unless a known one explains it: the error bound of
+            the operation, or 100 floors of a part of several. None: it was not needed.
         inherited: The difference of the output from the reference trace. None: there is no such
             trace.
         verdict: "equal", "noisy", "differs" or "not judged".

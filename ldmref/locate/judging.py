@@ -6,14 +6,16 @@ An error is relative to the largest value of the expected array. It is compared 
   recorded arrays (a three-way comparison: float64, the same format, the port);
 - for single operations, the bound of the format (`ldmref.backends.bounds`).
 
-An error of at most `NOISE` floors is rounding. Above that, the known faults are tried; an error
-that one of them explains is a fault. Otherwise it is a fault if it is above the bound, or above
-`CERTAIN` floors if it has no bound.
+An error of at most `NOISE` floors is rounding, which is what a row says is allowed; the floor is at
+least the rounding of one result. Above that, the known faults are tried; an error that one of them
+explains is a fault. Otherwise it is a fault if it is above the bound; that of a part of several
+operations is `CERTAIN` floors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,7 +38,6 @@ from ldmref.locate.replay import Replay
 
 NOISE = 16.0  # floors: rounding in another order, or by another kernel
 CERTAIN = 100.0  # floors: more than any order of summation explains
-STORED = 4.0  # units of rounding of an array that is only stored or copied
 
 
 class Judge:
@@ -51,6 +52,7 @@ class Judge:
         self.call = call
         self.dtype = dtype
         self.epsilon = EPSILONS[dtype]
+        self.least_floor = self.epsilon / 2.0  # the result alone is rounded
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
 
@@ -67,7 +69,7 @@ class Judge:
         if not _is_known(computed):
             return self._accept_unknown(point)
         error = relative_error(recorded, computed)
-        row = self._row(point, error=error, allowed=STORED * self.epsilon)
+        row = self._row(point, error=error, allowed=NOISE * self.least_floor)
         if error <= row.allowed:
             self._add(point, row)
             return recorded
@@ -90,29 +92,21 @@ class Judge:
         low = replay.rerun(point, low=True)
         floor = 0.0 if low is None else relative_error(low, point.computed)
         overflows = not np.isfinite(floor)
-        floor = self.epsilon if overflows else max(floor, self.epsilon / 2.0)
+        floor = self.epsilon if overflows else max(floor, self.least_floor)
         limit = NOISE * floor
         bound = self._bound(replay, point)
+        bound = CERTAIN * floor if bound is None else bound
         judged = self._row(
             point, error=row.error, allowed=limit, floor=floor, bound=bound, note=row.note
         )
         if row.error <= limit:
             return judged
-        allowed = max(limit, bound if bound is not None else CERTAIN * floor)
-        certain = row.error > allowed and not overflows
+        certain = row.error > max(limit, bound) and not overflows
         found = diagnose(replay, point, recorded, row.error, floor, certain)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and not certain:
-            return self._row(
-                point,
-                error=row.error,
-                allowed=allowed,
-                floor=floor,
-                bound=bound,
-                note=row.note,
-                verdict=NOISY,
-            )
+            return replace(judged, verdict=NOISY)
         return self._blame(point, judged, found)
 
     def _bound(self, replay: Replay, point: Point) -> float | None:

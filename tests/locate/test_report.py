@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
+from numpy_ports import make_model, run_port
+
 import ldmref
 from ldmref.apps.cli.main import main
-from ldmref.locate import DiffReport, Row
+from ldmref.locate import DiffReport, Row, diff_traces
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.report import table
 from ldmref.trace import build_trace
@@ -52,3 +56,20 @@ def test_diff_has_the_flag_that_hints_name():
     """An internal error says "add -v", so every command must have it."""
     assert main(["diff", "--help"]) == 0
     assert main(["diff", "-v", "missing.safetensors", "--model", "emoji"]) == 3
+
+
+def test_what_is_allowed_is_16_floors():
+    """One rule for layers that are equal, noisy and wrong; the bound is a column of its own."""
+    model = make_model("tiny")
+    block = "down_blocks.0.resnets.0"
+    noise = {f"{block}.conv1": lambda c, x: c.compute(x) * (1.0 + 4e-6 * np.sin(c.compute(x)))}
+    wrong = {f"{block}.norm1": lambda c, x: c.compute({**x, "eps": 1e-3})}
+    report = diff_traces(build_trace(run_port(model, noise | wrong)), model)
+    assert {"equal", "differs"} <= {row.verdict for row in report.rows}
+    for row in report.rows:
+        floor = 2.0**-24 if row.floor is None else row.floor
+        assert row.allowed == pytest.approx(16.0 * floor) and floor >= 2.0**-24
+        assert row.verdict != "equal" or row.error <= row.allowed
+        most = row.allowed if row.bound is None else max(row.allowed, row.bound)
+        assert row.verdict != "noisy" or row.allowed < row.error <= most
+    assert "noisy" in {row.verdict for row in report.rows}
