@@ -56,6 +56,7 @@ FULL: dict[str, str] = {
     "test_of_compiled_networks_only_inputs_and_outputs_are_recorded": ONNX,
     "tests/cases/test_half_precision.py": ONNX,
     "tests/cases/test_suite_files.py": ONNX,
+    "tests/cases/test_flow_traces.py": ONNX,
     "tests/cases/test_trace_cases.py": ONNX,
     "tests/cases/test_traces_by_diffusers.py": ONNX,
     "tests/test_public_docstrings.py::test_the_examples_run[ldmref.export.folder]": ONNX,
@@ -71,12 +72,11 @@ FULL: dict[str, str] = {
     "tests/cli/test_bench.py": "measures the speed of programs",
     "tests/trace/test_trace_from_c.py": "needs a C compiler",
     "tests/families/test_flux_family.py::test_graphs_and_golden_cases": ONNX,
+    "tests/families/test_plugin_families.py::test_golden_runs_that_it_declares": ONNX,
     "tests/families/test_sd3_family.py::test_graphs_and_golden_cases": ONNX,
-    "tests/families/test_flux_controlnet.py::"
+    "tests/families/test_joint_controlnets.py::"
     "test_graphs_of_the_controlnet_and_of_the_transformer": ONNX,
-    "tests/families/test_sd3_controlnet.py::"
-    "test_graphs_of_the_controlnet_and_of_the_transformer": ONNX,
-    "tests/families/test_sd3_controlnet.py::test_images_of_compiled_networks": ONNX,
+    "tests/families/test_joint_controlnets.py::test_images_of_compiled_networks": ONNX,
     # -- pages
     "tests/course/test_capstone.py": PAGES,
     "tests/course/test_chapters.py": PAGES,

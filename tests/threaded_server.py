@@ -11,6 +11,7 @@ from typing import Any
 
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.running import address_of, make_server, open_socket
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
 
@@ -24,6 +25,7 @@ class ThreadedServer:
     models: Mapping[str, LatentDiffusion]
     sources: Mapping[str, str]
     settings: ServerSettings
+    controlnets: Mapping[str, ControlNet] | None = None
     url: str = ""
 
     def start(self) -> None:
@@ -31,7 +33,7 @@ class ThreadedServer:
         listening = open_socket(self.settings)
         self.url = address_of(listening)
         self.settings = replace(self.settings, port=listening.getsockname()[1])
-        self.engine = Engine(self.models, self.settings, self.sources)
+        self.engine = Engine(self.models, self.settings, self.sources, controlnets=self.controlnets)
         self.server = make_server(self.engine, self.settings)
         run = {"target": self.server.run, "kwargs": {"sockets": [listening]}, "daemon": True}
         self.thread = threading.Thread(**run)
@@ -57,6 +59,7 @@ def serve_in_thread(
     models: Mapping[str, LatentDiffusion],
     sources: Mapping[str, str] | None = None,
     settings: ServerSettings | None = None,
+    controlnets: Mapping[str, ControlNet] | None = None,
     **changes: Any,
 ) -> Iterator[ThreadedServer]:
     """Serve models until the block ends.
@@ -65,10 +68,11 @@ def serve_in_thread(
         models: The models by name.
         sources: The names or files that they were loaded from.
         settings: The settings; None: those of `changes`, on a free port.
+        controlnets: The ControlNets by name.
         **changes: Settings.
     """
     settings = settings or ServerSettings(**{"port": 0, **changes})
-    server = ThreadedServer(models, sources or {}, settings)
+    server = ThreadedServer(models, sources or {}, settings, controlnets)
     server.start()
     try:
         yield server

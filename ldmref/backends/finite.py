@@ -12,7 +12,7 @@ from ldmref.math.arrays import Array
 
 
 class NonFinite(Exception):
-    """Raised by `FiniteBackend` in the first operation with NaN or infinity, which it names."""
+    """Raised at the first NaN or infinity of a checked computation; the message says where."""
 
 
 class FiniteBackend(TracedBackend):
@@ -37,18 +37,21 @@ class FiniteBackend(TracedBackend):
         return y
 
 
-def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any], Any]) -> str:
-    """Return the first operation of `compute` whose values are not finite, "" if there is none.
+def check_layers(ops: Backend, params: Mapping[str, Any]) -> FiniteBackend:
+    """Return a backend that checks every operation.
 
     Args:
         ops: Backend on which the operations run.
         params: Tree of parameters by which layers are named.
-        compute: Computation, called with a backend that checks every operation.
     """
     computing = ops.inner if isinstance(ops, NamedBackend) else ops  # a run that is recorded
-    watched = FiniteBackend(computing, layer_of=layer_names(params))
+    return FiniteBackend(computing, layer_of=layer_names(params))
+
+
+def find_origin(compute: Callable[[], Any]) -> str:
+    """Return where a checked computation is first not finite, "" if it is finite everywhere."""
     try:
-        compute(watched)
+        compute()
     except NonFinite as error:
         return str(error)
     return ""

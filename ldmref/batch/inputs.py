@@ -17,17 +17,16 @@ from typing import Any
 import numpy as np
 
 from ldmref.declare import Check, Field, Flag
-from ldmref.errors import ImageError, InputError, UsageError, did_you_mean, short_path, short_repr
+from ldmref.errors import ImageError, InputError, UsageError, short_path, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.locate import find_model
 from ldmref.models.config import ModelConfig
-from ldmref.modes.control import Control
+from ldmref.modes.control import Control, list_controls
 from ldmref.modes.registry import MODES
 from ldmref.support.files import not_a_file, read_file
 
 MAX_IMAGE = 200_000_000  # bytes of a file
-CONTROL_KEYS = ("net", "image", "weight", "start", "end", "mode")
 
 
 @dataclass(frozen=True)
@@ -169,48 +168,27 @@ def _is_regular(value: list[Any]) -> bool:
         return False
 
 
-def list_controls(value: Any) -> list[Any]:
-    """Return the list of controls that a row gives.
-
-    Raises:
-        UsageError: It is not a list.
-    """
-    if isinstance(value, list):
-        return value
-    raise UsageError(
-        f"control must be a list of objects, not {short_repr(value)}",
-        code="E-CONTROL",
-        hint='[{"net": "canny.safetensors", "image": "edges.png", "weight": 0.8}]',
-    )
-
-
-def read_control(value: Any, folder: Path) -> dict[str, Any]:
+def read_control(value: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the arguments of a `Control` with its paths below the folder.
 
     Raises:
-        UsageError: It is not an object with a net and an image, or has other keys.
+        UsageError: Its net is not a path.
         ImageError: There is no such image.
     """
-    if not isinstance(value, Mapping) or not {"net", "image"} <= value.keys():
-        raise UsageError(
-            f"a control must be an object with net and image, not {short_repr(value)}",
-            code="E-CONTROL",
-        )
-    for key in value:
-        if key not in CONTROL_KEYS:
-            hint = did_you_mean(str(key), CONTROL_KEYS)
-            raise UsageError(f"unknown key control.{key}", code="E-CONTROL", hint=hint)
     net = value["net"]
     if not isinstance(net, str):
         raise UsageError(f"control.net must be a path, not {short_repr(net)}", code="E-CONTROL")
-    image = locate_image("control.image", value["image"], folder)
+    image = value.get("image")
+    if image is not None:
+        image = locate_image("control.image", image, folder)
     return {**value, "net": str((folder / net).absolute()), "image": image}
 
 
 def digest_control(control: Mapping[str, Any], config: ModelConfig | None) -> dict[str, Any]:
     """Return a control with the digests of its net and its image instead of their paths."""
     net = open_controlnet(control["net"], config and config.denoiser)
-    files = {"net": net.sha256(), "name": net.name, "image": digest_file(control["image"])}
+    image = None if control["image"] is None else digest_file(control["image"])
+    files = {"net": net.sha256(), "name": net.name, "image": image}
     return {**control, **files}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from threadpoolctl import threadpool_limits
@@ -53,7 +54,10 @@ class RowTask:
     def parameters(self) -> dict[str, Any]:
         """Return the parameters for `modes.plan`."""
         images = {name: io.BytesIO(content) for name, content in self.images.items()}
-        controls = [Control(**{**c, "image": io.BytesIO(c["image"])}) for c in self.controls]
+        controls = [
+            Control(**{**c, "image": None if c["image"] is None else io.BytesIO(c["image"])})
+            for c in self.controls
+        ]
         more = {"control": controls} if controls else {}
         return {**self.values, **images, **more}
 
@@ -111,10 +115,21 @@ def make_task(planned: PlannedRow) -> RowTask:
         name: read_unchanged(path, digests[name]).getvalue() for name, path in inputs.images.items()
     }
     controls = tuple(
-        {**control, "image": read_unchanged(control["image"], digest["image"]).getvalue()}
+        {**control, "image": read_control_image(control["image"], digest["image"])}
         for control, digest in zip(inputs.controls, digests.get("control", ()), strict=True)
     )
     return RowTask(planned.key, planned.row.mode, inputs.values, images, controls)
+
+
+def read_control_image(path: Path | None, digest: str | None) -> bytes | None:
+    """Return the content of a control's image; None for a control without one.
+
+    Raises:
+        ImageError: It has changed.
+    """
+    if path is None or digest is None:
+        return None
+    return read_unchanged(path, digest).getvalue()
 
 
 def generate_task(

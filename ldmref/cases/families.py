@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ldmref.cases.network_cases import NetworkCase, network_case
+from ldmref.cases.golden_models import golden_presets
+from ldmref.cases.network_cases import NetworkCase, count_text_tokens, network_case
 from ldmref.cases.shrink import WIDTHS, shrink, shrink_autoencoder
 from ldmref.families.auxiliary import describe_classifier, describe_tiny
 from ldmref.families.latent_diffusion import describe_autoencoder
@@ -17,7 +18,9 @@ from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig
 
-FAMILIES = (*(name for name in PRESETS if name != "tiny"), "vq-f8", "kl-f16", "taesd", "classifier")
+OTHERS = ("vq-f8", "kl-f16", "taesd", "classifier")  # networks that belong to no preset
+FAMILIES = (*(name for name in (PRESETS | golden_presets()) if name != "tiny"), *OTHERS)
+"""The names of what a whole suite has: U-Nets, and the models of which there are golden runs."""
 
 
 def networks(families: Collection[str] = ()) -> Iterator[NetworkCase]:
@@ -36,20 +39,21 @@ def networks(families: Collection[str] = ()) -> Iterator[NetworkCase]:
 
 def _networks(families: Collection[str]) -> Iterator[NetworkCase]:
     seen: set[str] = set()
-    names = [name for name in PRESETS if name != "tiny" and (not families or name in families)]
-    presets = [PRESETS[name] for name in names]
-    presets += [list_presets()[name] for name in families if name not in FAMILIES]
+    known = list_presets()
+    names = [name for name in FAMILIES if name in known and (not families or name in families)]
+    presets = [known[name] for name in (*names, *(n for n in families if n not in FAMILIES))]
     presets.sort(key=lambda config: config.name != "sd15")  # the names of what others share with it
     for preset in presets:
         shared = set(seen)
         small = shrink(preset)
         networks = family_of(small).networks(small)
+        tokens = count_text_tokens(small)
         for network in sorted(networks, key=lambda net: _order(net.params)):
             part = repr(network.settings)
             if part in shared and network.params != "cond_stage":
                 continue
             seen.add(part)
-            yield network_case(preset.name, network)
+            yield network_case(preset.name, network, tokens=tokens)
     for name in ("vq-f8", "kl-f16"):  # with attention at lower levels
         for network in describe_autoencoder(shrink_autoencoder(FIRST_STAGES[name])):
             yield network_case(name, network)

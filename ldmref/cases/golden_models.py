@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,28 +13,43 @@ from ldmref.backends.base import Backend
 from ldmref.cases.model import CODE
 from ldmref.cases.network_cases import LENGTH
 from ldmref.cases.parameters import random_parameters
+from ldmref.cases.shrink import WORDS as WORDS_OF_ENCODERS
 from ldmref.cases.shrink import shrink
-from ldmref.cases.tokenizer_cases import byte_pair_files, word_piece_file
+from ldmref.cases.tokenizer_cases import byte_pair_files, unigram_file, word_piece_file
 from ldmref.errors import UsageError, did_you_mean
-from ldmref.models.config import ModelConfig
+from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig, TextConfig
+from ldmref.models.family import BUILT_IN, family_of, find_family, list_families
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
-from ldmref.models.presets import PRESETS
-from ldmref.prompts.clip_vocabulary import load_tokenizer
+from ldmref.models.presets import PRESETS, list_presets
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.prompts.wordpiece import wordpiece_tokenizer
 from ldmref.prompts.words import word_tokenizer
 
-FAMILIES = (
-    "sd15", "sd2-base", "sd2-v", "sdxl", "ldm-text2img-large", "ldm-text2img256", "emoji",
-    "emoji-128",
-)  # fmt: skip
-"""The families that generate an image from a text."""
 PREFIX = "ldmref-cases/"  # of their names in the manifest of a trace
 VOCABULARIES = "traces/vocabularies"
 LETTERS = "abcdehilmnorstu"
 WORDS = ("red", "heart")
 CAPTION = "a red heart table"
 EXCLAMATION = "!"  # pads the tokens of OpenCLIP's encoders, and has the id 0
+END = WORDS_OF_ENCODERS - 1  # the id of CLIP's end token
+VOCABULARY_OF = {"clip": "clip", "ldmbert": "bert", "t5": "t5"}  # encoder -> its vocabulary
+
+
+def golden_runs(families: Collection[str] = ()) -> Iterator[GoldenRun]:
+    """Yield the runs that families declare.
+
+    Args:
+        families: Names of models, also of other packages; (): all of ldmref.
+    """
+    declared = list_families() if families else map(find_family, BUILT_IN)
+    for family in declared:
+        yield from (r for r in family.golden_runs if not families or r.preset in families)
+
+
+def golden_presets(families: Collection[str] = ()) -> dict[str, ModelConfig]:
+    """Return the models that have golden runs, by name; `families` as for `golden_runs`."""
+    return {run.preset: list_presets()[run.preset] for run in golden_runs(families)}
 
 
 def golden_model(family: str, backend: Backend | None = None) -> LatentDiffusion:
@@ -44,7 +59,7 @@ def golden_model(family: str, backend: Backend | None = None) -> LatentDiffusion
     machine.
 
     Args:
-        family: A name in `golden_models.FAMILIES`.
+        family: The name of a preset for which its family declares golden runs.
         backend: The backend of the networks. None: NumPy in float32.
 
     Returns:
@@ -65,7 +80,7 @@ def golden_model(family: str, backend: Backend | None = None) -> LatentDiffusion
         network: random_parameters(name, spec[network])
         for network, name in network_names(family).items()
     }
-    tokenizers = _tokenizers(config)
+    tokenizers = _tokenizers(family, config)
     ops = backend or NumpyBackend(dtype="float32")
     return LatentDiffusion(ops, config, params, tokenizers[0], "", *tokenizers[1:])
 
@@ -79,14 +94,15 @@ def golden_config(family: str) -> ModelConfig:
     Raises:
         UsageError: The family has no golden traces.
     """
-    if family not in FAMILIES:
-        hint = did_you_mean(family, FAMILIES)
+    preset = golden_presets((family,)).get(family)
+    if preset is None:
+        hint = did_you_mean(family, golden_presets())
         raise UsageError(f"no golden traces of {family!r}", code=CODE, hint=hint)
-    preset = PRESETS[family]
     tiny = shrink(preset)
     encoders = {
         name: replace(encoder, max_position_embeddings=LENGTH)
         for name, encoder in zip(TEXT_ENCODERS, tiny.text_encoders, strict=False)
+        if encoder.model_type not in BUILT_IN_TOKENIZERS
     }
     scales = {name: getattr(preset.vae, name) for name in ("scaling_factor", "shift_factor")}
     vae = replace(tiny.vae, **scales)
@@ -99,12 +115,12 @@ def network_names(family: str) -> Mapping[str, str]:
 
     Networks that are equal to one of an earlier family have its name, as in the whole suite.
     """
-    wanted = _parts(family)
-    order = ["sd15", *(name for name in PRESETS if name not in ("tiny", "sd15"))]
+    known = {"sd15": PRESETS["sd15"]} | PRESETS | golden_presets() | golden_presets((family,))
+    known.pop("tiny")
     found = {}
-    for network, config in wanted.items():
-        for name in order:
-            same = [key for key, other in _parts(name).items() if repr(other) == repr(config)]
+    for network, config in _parts(known[family]).items():
+        for name, preset in known.items():
+            same = [key for key, other in _parts(preset).items() if repr(other) == repr(config)]
             if same:
                 found[network] = f"{name}.{same[0]}"
                 break
@@ -119,51 +135,59 @@ def network_cases(family: str, mode: str) -> dict[str, str]:
     return found if mode == "txt2img" else found | {"vae.encode": f"{vae}.encode"}
 
 
-def _parts(family: str) -> dict[str, Any]:
+def _parts(preset: ModelConfig) -> dict[str, Any]:
     """Return the configurations of the networks of a tiny model."""
-    config = shrink(PRESETS[family])
-    encoders = dict(zip(TEXT_ENCODERS, config.text_encoders, strict=False))
-    return {"unet": config.unet, "vae": config.vae} | encoders
+    config = shrink(preset)
+    encoders = {
+        name: encoder
+        for name, encoder in zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+        if encoder.model_type != "none"
+    }
+    found = {config.denoiser.network: config.denoiser, "vae": config.vae} | encoders
+    networks = {network.params for network in family_of(config).networks(config)}
+    return {name: part for name, part in found.items() if name in networks}
 
 
-def _tokenizers(config: ModelConfig) -> list[PromptTokenizer]:
+def _tokenizers(family: str, config: ModelConfig) -> list[PromptTokenizer]:
     """Return a tokenizer for each text encoder of a model."""
-    kind = vocabulary_of(config)
+    found = []
     with TemporaryDirectory() as name:
-        folder = Path(name) / kind
-        folder.mkdir()
-        for path, text in vocabulary_files(kind).items():
-            (folder / path).write_text(text, encoding="utf-8")
-        if kind == "bert":
-            return [wordpiece_tokenizer(folder, LENGTH)]
-        if kind == "words":
-            return [load_tokenizer(folder / "tokenizer.json", LENGTH)]
-        return [
-            load_tokenizer(folder, LENGTH, pad=pad_of(config, i))
-            for i in range(len(config.text_encoders))
-        ]
+        for i, text in enumerate(config.text_encoders):
+            kind = vocabularies_of(family)[i]
+            folder = Path(name) / str(i)
+            folder.mkdir()
+            for path, content in vocabulary_files(kind).items():
+                (folder / path).write_text(content, encoding="utf-8")
+            source = folder / "tokenizer.json" if kind == "words" else folder
+            found.append(tokenizer_for(text, source if kind else None, pad_of(text)))
+    return found
 
 
-def vocabulary_of(config: ModelConfig) -> str:
-    """Return the vocabulary of a model: "clip", "bert" or "words"."""
-    if config.text_encoder.model_type == "ldmbert":
-        return "bert"
-    return "words" if config.name.startswith("emoji") else "clip"
+def vocabularies_of(family: str) -> tuple[str, ...]:
+    """Return the vocabulary of each text encoder: "clip", "bert", "t5", "words"; "": none."""
+    run = next(golden_runs((family,)))
+    encoders = list_presets()[family].text_encoders
+    return tuple(run.vocabulary or VOCABULARY_OF.get(text.model_type, "") for text in encoders)
 
 
-def pad_of(config: ModelConfig, i: int) -> int | None:
-    """Return the id that pads the tokens of a text encoder of CLIP; None: the end token."""
-    openclip = config.text_encoders[i].hidden_act == "gelu"
+def pad_of(text: TextConfig) -> int | None:
+    """Return the id that pads the tokens of a text encoder; None: the end token."""
+    openclip = text.model_type == "clip" and text.hidden_act == "gelu"
     return 0 if openclip else None
 
 
 def vocabulary_files(kind: str) -> dict[str, str]:
     """Return the files of a vocabulary, by name.
 
-    CLIP's has as many tokens as the encoders, and the end token is the last.
+    CLIP's has as many tokens as the encoders of Stable Diffusion 1 to XL, and the end token is the
+    last. T5's has the piece of each letter, so that it knows every word of them.
     """
+    if not kind:
+        return {}
     if kind == "bert":
         return {"vocab.txt": word_piece_file()}
+    if kind == "t5":
+        return {"tokenizer.json": unigram_file(LETTERS, CAPTION.split())}
     if kind == "words":
         tokenizer = PromptTokenizer(word_tokenizer([CAPTION], 20), LENGTH)
         return {"tokenizer.json": tokenizer.tokenizer.to_str(pretty=True)}

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.parameters import random_array, random_parameters, random_stream
 from ldmref.cases.shrink import SIZE
 from ldmref.models import autoencoder
-from ldmref.models.config import AutoencoderConfig
+from ldmref.models.conditioning import get_hidden_states
+from ldmref.models.config import BUILT_IN_TOKENIZERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
+from ldmref.models.family import family_of
 from ldmref.models.params import Params
+from ldmref.models.text import text_encoder_pooled
+from ldmref.prompts.tokens import Tokens
 
 LENGTH = 7  # tokens
 TIMESTEPS = (741.0, 3.0)  # of the two examples of a batch
@@ -48,13 +53,16 @@ class NetworkCase:
     outputs: tuple[str, ...] = ("output",)
 
 
-def network_case(family: str, network: DeclaredNetwork, name: str = "") -> NetworkCase:
+def network_case(
+    family: str, network: DeclaredNetwork, name: str = "", tokens: int = LENGTH
+) -> NetworkCase:
     """Return the case of a network; equal names give equal parameters and inputs.
 
     Args:
         family: The family, the first part of the name. "": the name has one part.
         network: The network.
         name: The other part of the name. "": the network's.
+        tokens: The number of tokens of a text that the denoiser reads.
     """
     owner = "vae" if network.params == "tiny" else network.params
     prefix = f"{family}." if family else ""
@@ -70,16 +78,41 @@ def network_case(family: str, network: DeclaredNetwork, name: str = "") -> Netwo
         function,
         random_parameters(key, network.spec()),
         network.settings,
-        {x.argument: random_input(key, network, x) for x in network.inputs},
+        {x.argument: random_input(key, network, x, tokens) for x in network.inputs},
         {x.argument: x.case or x.role for x in network.inputs},
         tuple(f"output.{role}" if role else "output" for role, _ in outputs),
     )
 
 
-def random_input(key: str, network: DeclaredNetwork, x: NetworkInput) -> np.ndarray:
+def count_text_tokens(config: ModelConfig) -> int:
+    """Return how many tokens the denoiser reads of a text of `LENGTH` tokens for each encoder."""
+    encoders = config.text_encoders
+    if any(encoder.model_type in BUILT_IN_TOKENIZERS for encoder in encoders) or not encoders:
+        return LENGTH
+    ids = np.zeros((1, 1, LENGTH), np.int64)
+    tokens = [Tokens(ids, np.ones(ids.shape), [1], [0], []) for _ in encoders]
+
+    def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def encode(encoder: TextConfig, *_: Any) -> Any:
+            states = np.zeros((1, LENGTH, encoder.hidden_size))
+            pooled = np.zeros((1, encoder.projection_dim or encoder.hidden_size))
+            return (states, pooled) if function is text_encoder_pooled else states
+
+        return encode
+
+    family = family_of(config)
+    ops = NumpyBackend(dtype="float64")
+    encoded = family.encode(ops, encoders, tokens, compile_network)
+    found = family.condition(ops, config, encoded.states, encoded.pooled, (0, 0)).context
+    return LENGTH if found is None else int(get_hidden_states(found).shape[1])
+
+
+def random_input(
+    key: str, network: DeclaredNetwork, x: NetworkInput, tokens: int = LENGTH
+) -> np.ndarray:
     """Return an input of a case; `key` begins the names of its random streams."""
     batch = 1 if network.name.partition(".")[0] in ONE_EXAMPLE else 2
-    sizes = {"batch": batch, "timesteps": batch, "height": SIZE, "width": SIZE, "tokens": LENGTH}
+    sizes = {"batch": batch, "timesteps": batch, "height": SIZE, "width": SIZE, "tokens": tokens}
     shape = x.shape_at(sizes)
     stream = KEYS.get(x.argument, x.argument)
     if x.content == "timesteps":

@@ -37,8 +37,10 @@ def write_onnx_cases(
         if case.part == "networks":
             written.add(case.name)
         yield case
-    for net in networks() if set(more) - written else ():
-        if net.name in set(more) - written:
+    missing = set(more) - written
+    for net in (*networks(), *networks(families)) if missing else ():
+        if net.name in missing:
+            missing.remove(net.name)
             graph, _ = trace_network(net)
             exact, tolerances, _ = compute_network(
                 net.function, net.params, net.settings, net.inputs, ()

@@ -127,6 +127,19 @@ def byte_pair_files(letters: Iterable[str], words: Iterable[str]) -> dict[str, s
     }
 
 
+def unigram_file(letters: Iterable[str], words: Iterable[str]) -> str:
+    """Return the file tokenizer.json of a vocabulary of T5's kind: words, and single letters.
+
+    A word is more probable than its letters.
+    """
+    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces = [(f"\u2581{word}", -2.0) for word in words]
+    pieces += [("\u2581", -4.0), *((letter, -4.0) for letter in letters)]
+    known = list(dict(marks + pieces).items())
+    model = {"type": "Unigram", "unk_id": 2, "vocab": known}
+    return json.dumps({"model": model}, ensure_ascii=False, indent=0)
+
+
 def word_piece_file() -> str:
     """Return the file vocab.txt of a vocabulary of BERT's kind."""
     return "\n".join(PIECES) + "\n"

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ldmref.cases.golden_models import (
+    END,
     PREFIX,
     VOCABULARIES,
     golden_config,
     network_cases,
     pad_of,
+    vocabularies_of,
     vocabulary_files,
-    vocabulary_of,
 )
 from ldmref.cases.model import TRACES, CaseTensor, GoldenCase, WriteFile
 from ldmref.cases.network_cases import LENGTH
@@ -24,32 +25,26 @@ from ldmref.cases.onnx_cases import rounded_up
 from ldmref.cases.trace_errors import record_exactly, tolerances
 from ldmref.cases.trace_runs import GoldenTrace, RecordedRun, golden_traces
 from ldmref.io.tensors.writer import source, write_to
+from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.family import family_of
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.manifest import MANIFEST
 
 FILE = "trace.safetensors"
-TEXT = ("encoder_hidden_states", "text_embeds", "time_ids")  # the same in every step
-# kind of call -> the tensors that are compared, in the order in which they are computed
-COMPARED: Mapping[str, tuple[str, ...]] = {
-    "vae.encode": ("/output.mean",),
-    "text_encoder": ("/input.input_ids", "/output", "/output.pooled"),
-    "unet": ("/input.sample", "/input.timestep", *(f"/input.{name}" for name in TEXT), "/output"),
+INPUT = "/input."
+ENCODER = "vae.encode"  # whose variance a run does not use
+OF_HOST: Mapping[str, tuple[str, ...]] = {  # kind of call -> the tensors that are compared
     "guidance": ("/output",),
     "sampler": ("/output", "constrain/output"),
-    "vae.decode": ("/input.latents", "/output"),
 }
-
-
-def selected_traces(families: Collection[str] = ()) -> Iterator[GoldenTrace]:
-    """Yield the traces of families; (): of all."""
-    return (trace for trace in golden_traces() if not families or trace.family in families)
 
 
 def networks_of_traces(families: Collection[str] = ()) -> set[str]:
     """Return the names of the networks that the traces of families call."""
     return {
         name
-        for trace in selected_traces(families)
+        for trace in golden_traces(families)
         for name in network_cases(trace.family, trace.mode).values()
     }
 
@@ -62,8 +57,8 @@ def write_traces(write: WriteFile, families: Collection[str] = ()) -> Iterator[G
         families: Names in `ldmref.cases.families.FAMILIES`; (): all.
     """
     kinds: dict[str, None] = {}
-    for trace in selected_traces(families):
-        kinds[vocabulary_of(golden_config(trace.family))] = None
+    for trace in golden_traces(families):
+        kinds |= dict.fromkeys(filter(None, vocabularies_of(trace.family)))
         yield _write_trace(write, trace)
     for kind in kinds:
         for name, text in vocabulary_files(kind).items():
@@ -86,7 +81,7 @@ def _write_trace(write: WriteFile, trace: GoldenTrace) -> GoldenCase:
     write(f"{path}/{MANIFEST}", manifest_text(manifest, entries).encode())
     outputs = tuple(
         CaseTensor(name, dtype, recorded[name].shape, _tolerance(dtype, allowed[name]))
-        for name in compared(exact)
+        for name in compared(exact, golden_config(trace.family))
         for dtype in [str(recorded[name].dtype)]
     )
     described = tuple(CaseTensor(name, str(x.dtype), x.shape) for name, x in inputs.items())
@@ -103,22 +98,43 @@ def _write_trace(write: WriteFile, trace: GoldenTrace) -> GoldenCase:
     )
 
 
-def compared(run: RecordedRun) -> list[str]:
-    """Return the names of the tensors that are compared, in the order of the run."""
+def compared(run: RecordedRun, config: ModelConfig) -> list[str]:
+    """Return the names of the tensors that are compared, in the order of the run.
+
+    They are all inputs and outputs of the networks, and what the host computes between them. The
+    conditioning is the same in every step, so each array of it is listed once; images are given.
+    """
+    networks = {network.name: network for network in family_of(config).networks(config)}
+    tensors = {**OF_HOST, **{name: _compared(net) for name, net in networks.items()}}
+    conditioning = _conditioning(networks[config.denoiser.network])
     names = []
-    seen: set[bytes] = set()
+    seen: set[tuple[str, bytes]] = set()
     for call in dict.fromkeys(entry.call for entry in run.entries):
-        kind = call.partition("~")[0].removesuffix("_2")
-        kind = kind if kind in COMPARED else kind.partition(".")[0]
-        for ending in COMPARED.get(kind, ()):
+        kind = call.partition("~")[0]
+        kind = kind if kind in tensors else kind.partition(".")[0]
+        for ending in tensors.get(kind, ()):
             name = f"{call}/{ending}"
-            once = ending.removeprefix("/input.") in TEXT
-            if name not in run.tensors or (once and run.tensors[name].tobytes() in seen):
+            if name not in run.tensors:
                 continue
-            if once:
-                seen.add(run.tensors[name].tobytes())
-            names.append(name)
+            key = ending, run.tensors[name].tobytes()
+            once = kind == config.denoiser.network and ending in conditioning
+            if not once or key not in seen:
+                seen.add(key)
+                names.append(name)
     return names
+
+
+def _compared(network: DeclaredNetwork) -> tuple[str, ...]:
+    """Return the tensors of a call of a network that are compared."""
+    inputs = [f"{INPUT}{x.role}" for x in network.inputs if x.content != "image"]
+    outputs = [f"/output.{role}" if role else "/output" for role, _ in network.outputs]
+    return (*inputs, *outputs[: 1 if network.name == ENCODER else None])
+
+
+def _conditioning(denoiser: DeclaredNetwork) -> set[str]:
+    """Return the inputs of a denoiser that are the same in every step."""
+    changing = ("x", "t")
+    return {f"{INPUT}{x.role}" for x in denoiser.inputs if x.argument not in changing}
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
@@ -136,16 +152,26 @@ def _attributes(trace: GoldenTrace) -> dict[str, Any]:
     attributes = {key: value for key, value in trace.params.items() if key != "seed"}
     attributes |= {
         "networks": network_cases(trace.family, trace.mode),
-        "vocabulary": f"{VOCABULARIES}/{vocabulary_of(config)}",
         "length": LENGTH,
         "prediction_type": config.scheduler.prediction_type,
         "scaling_factor": config.vae.scaling_factor,
     }
-    if vocabulary_of(config) == "clip":
-        last = config.text_encoder.vocab_size - 1  # the end token
-        pads = [pad_of(config, i) for i in range(len(config.text_encoders))]
-        attributes["pad"] = [last if pad is None else pad for pad in pads]
+    kinds = vocabularies_of(trace.family)
+    if any(kinds):
+        folders = [f"{VOCABULARIES}/{kind}" for kind in kinds]
+        attributes["vocabulary"] = folders[0]
+        if len({*folders}) > 1:
+            attributes["vocabularies"] = folders
+    if kinds[:1] == ("clip",):
+        pairs = zip(kinds, config.text_encoders, strict=False)
+        attributes["pad"] = [_pad(kind, text) for kind, text in pairs]
     return attributes
+
+
+def _pad(kind: str, text: TextConfig) -> int:
+    """Return the id that pads the tokens of a text encoder; T5's is 0."""
+    pad = 0 if kind == "t5" else pad_of(text)
+    return END if pad is None else pad
 
 
 def _write_tensors(

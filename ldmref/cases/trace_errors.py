@@ -22,8 +22,10 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.interfaces import Denoiser, History, Interval, Noise, Step, Stepped
-from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.samplers.path import FLOW
+from ldmref.samplers.schedule import Schedule, training_alphas_cumprod
 
+LEVEL_ROUNDINGS = 8.0  # of a level of a flow: s, k s, (k - 1) s, the sum, the quotient, 1000 s
 ROUNDINGS = 16.0  # of the largest operand, in a computation of the host
 
 
@@ -119,8 +121,10 @@ class DisturbedOperations(NamedBackend):
 
 
 def _with_rounded_schedule(model: LatentDiffusion, errors: Errors) -> LatentDiffusion:
-    """Return a model whose alpha-bars are a product of rounded factors."""
+    """Return a model whose alpha-bars are a product of rounded factors; a flow has none."""
     config: ModelConfig = model.config
+    if config.scheduler.path is FLOW:
+        return model
     alpha_bar = training_alphas_cumprod(config.scheduler)
     alphas = alpha_bar / np.append(1.0, alpha_bar[:-1])
     betas = 1.0 - alphas * (1.0 + errors.spread(np.zeros_like(alphas), 2.0 * U))
@@ -135,14 +139,26 @@ def disturb_host(errors: Errors) -> Callable[[Trajectory], Trajectory]:
     """Return a function that adds errors to every computation of the host in a trajectory."""
 
     def change(trajectory: Trajectory) -> Trajectory:
+        schedule = trajectory.schedule
+        if schedule.path is FLOW:
+            schedule = _with_rounded_levels(schedule, errors)
         return replace(
             trajectory,
+            schedule=schedule,
             x=errors.add(trajectory.x),
             guidance=RoundedGuidance(trajectory.guidance, errors),
             step=_rounded_step(trajectory.step, errors),
         )
 
     return change
+
+
+def _with_rounded_levels(schedule: Schedule, errors: Errors) -> Schedule:
+    """Return the levels of a flow with the roundings of their spacing and their shift."""
+    sigmas = errors.spread(schedule.sigmas, LEVEL_ROUNDINGS * U * schedule.sigmas)
+    sigmas = np.minimum(sigmas, 1.0)
+    ratio = sigmas[: len(schedule.timesteps)] / schedule.sigmas[: len(schedule.timesteps)]
+    return schedule._replace(sigmas=sigmas, timesteps=schedule.timesteps * ratio)
 
 
 @dataclass(frozen=True)

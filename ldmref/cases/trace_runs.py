@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldmref import modes
+from ldmref.cases.golden_models import golden_runs
 from ldmref.cases.parameters import random_array
 from ldmref.cases.shrink import SIZE
 from ldmref.cases.values import NamedArrays
@@ -45,7 +46,7 @@ class GoldenTrace:
 
     Attributes:
         name: `FAMILY.MODE.SAMPLER`.
-        family: Its model, a name in `golden_models.FAMILIES`.
+        family: The name of its model, a preset.
         mode: "txt2img", "img2img" or "inpaint".
         params: Further parameters of the mode.
         noisy: Whether the sampler adds noise.
@@ -90,34 +91,21 @@ class RecordedRun:
     manifest: dict[str, Any]
 
 
-def golden_traces() -> Iterator[GoldenTrace]:
-    """Yield all runs: each family with a deterministic sampler, and some with an ancestral one."""
-    deterministic = {
-        "sd15": "ddim",
-        "sd2-base": "pndm",
-        "sd2-v": "ddim",
-        "sdxl": "euler",
-        "ldm-text2img-large": "ddim",
-        "ldm-text2img256": "euler",
-        "emoji": "dpmpp_2m",
-        "emoji-128": "euler",
-    }
-    for family, sampler in deterministic.items():
-        negative = "" if family == "sdxl" else NEGATIVE  # its empty prompt is encoded as zeros
-        yield _trace(family, "txt2img", sampler, negative_prompt=negative)
-    for family in ("sd15", "sd2-v", "sdxl", "emoji"):
-        yield _trace(family, "txt2img", "euler_a")
-    yield _trace("sd15", "img2img", "ddim", steps=STEPS + 1, strength=0.75)
-    yield _trace("sd15", "inpaint", "ddim")
+def golden_traces(families: Collection[str] = ()) -> Iterator[GoldenTrace]:
+    """Yield the traces of all runs that families declare.
 
-
-def _trace(family: str, mode: str, sampler: str, **changes: Any) -> GoldenTrace:
-    params = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": STEPS, "sampler": sampler}
-    params |= {"cfg_scale": 5.0, "seed": 0} | changes
-    if mode == "txt2img":
-        params |= {"width": SIDE, "height": SIDE}
-    name = f"{family}.{mode}.{sampler}"
-    return GoldenTrace(name, family, mode, params, SAMPLERS[sampler].stochastic)
+    Args:
+        families: Names of models, also of other packages; (): all of ldmref.
+    """
+    for run in golden_runs(families):
+        params = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": STEPS}
+        params |= {"sampler": run.sampler, "cfg_scale": 5.0, "seed": 0}
+        if run.mode == "txt2img":
+            params |= {"width": SIDE, "height": SIDE}
+        elif run.mode == "img2img":
+            params |= {"steps": STEPS + 1, "strength": 0.75}
+        noisy = SAMPLERS[run.sampler].stochastic
+        yield GoldenTrace(run.name, run.preset, run.mode, params | dict(run.params), noisy)
 
 
 def record_run(

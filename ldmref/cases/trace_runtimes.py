@@ -36,7 +36,8 @@ def find_trace(name: str) -> GoldenTrace:
     Raises:
         InputError: This version of ldmref does not know it.
     """
-    found = next((trace for trace in golden_traces() if trace.name == name), None)
+    family = name.partition(".")[0]
+    found = next((trace for trace in golden_traces((family,)) if trace.name == name), None)
     if found is None:
         message = f"this version of ldmref does not know the run {name!r}"
         raise InputError(message, code=CODE, hint="update ldmref")

@@ -1,16 +1,20 @@
-r"""Maps of cross-attention: how much each pixel of the latents attends to each word.
+r"""Maps of attention to the text: how much each place of the latents attends to each word.
 
-A cross-attention layer with queries q_p of pixel p and keys k_t of token t has the weights
+A layer of attention with queries q_p of place p and keys k_t of token t has the weights
 
 .. math:: A_{pt} = \frac{\exp(q_p \cdot k_t / \sqrt{d})}{\sum_s \exp(q_p \cdot k_s / \sqrt{d})}
 
 which sum to 1 over the tokens. The map of a word is the sum of the weights of its tokens, averaged
-over all heads and all cross-attention layers of the U-Net, each resized to the largest map
-(linearly, which keeps sums). The maps of all words sum to at most 1 at every pixel; the rest
-belongs to the start, end and padding tokens. Only the conditional half is used.
+over all heads and over all layers in which the image attends to the text, each resized to the
+largest map (linearly, which keeps sums). In a U-Net these layers are its cross-attention, whose
+tokens are those of the text; in a transformer of image and text they are all its blocks, whose
+tokens are those of the image as well. The maps of all words sum to at most 1 at every place; the
+rest belongs to the start, end and padding tokens, and to the image. Only the conditional half is
+used. `DeclaredNetwork.text_attention` tells the layers of a family.
 
 Source: Hertz et al. 2022, arXiv:2208.01626, section 3; averaged as in Tang et al. 2022,
-arXiv:2210.04885 (DAAM), there over steps as well.
+arXiv:2210.04885 (DAAM), there over steps as well. Joint attention: Esser et al. 2024,
+arXiv:2403.03206, section 4.
 """
 
 from __future__ import annotations
@@ -28,43 +32,89 @@ from ldmref.math.arrays import Array
 from ldmref.math.attention import attention_map
 from ldmref.models.model import LatentDiffusion
 from ldmref.prompts.prompt_words import PromptWord
+from ldmref.samplers.guidance import ATTENDED, TEXTS, texts_of
 
-CROSS_ATTENTION = ".attn2"  # the end of the names of the layers, as in diffusers
 AVERAGE = "sum over the tokens of a word, mean over heads and layers, conditional half"
 
 
-class AttentionCall(NamedTuple):
-    """Queries (n, heads, l, d) and keys (n, heads, m, d) of one call of a layer."""
+class LayerMaps(NamedTuple):
+    """The attention of one call of a layer to each word, a mean over its heads.
+
+    Attributes:
+        layer: The name of the layer.
+        heads: The number of its heads.
+        weights: (n, places, words) float64, on the host; without n if chosen for one row.
+    """
 
     layer: str
-    q: Array
-    k: Array
+    heads: int
+    weights: np.ndarray
 
 
 class AttentionBackend(TracedBackend):
-    """A backend that keeps the queries and keys of cross-attention while `watching` is set.
+    """A backend that keeps how much the image attends to each word while `watching` is set.
 
     Operations are those of the inner backend, so results do not change.
+
+    Args:
+        model: The model, whose denoiser declares where it attends to the text.
+        words: The words.
     """
 
-    def __init__(self, model: LatentDiffusion):
-        super().__init__(model.backend, layer_of=layer_names(model.params["unet"]))
+    def __init__(self, model: LatentDiffusion, words: Sequence[PromptWord]):
+        params = model.params[model.denoiser.params]
+        super().__init__(model.backend, layer_of=layer_names(params))
+        self.words = words
+        self.text = model.denoiser.text_attention
+        self.patch = model.config.denoiser.side_multiple
+        self.size = 0, 0
         self.watching = False
-        self.calls: list[AttentionCall] = []
+        self.calls: dict[str, list[LayerMaps]] = {}
+
+    def watch(self, size: tuple[int, int]) -> None:
+        """Keep the calls of each layer, in evaluations of latents of this height and width."""
+        self.size = size
+        self.watching = True
 
     def operate(self, call: LayerCall, arrays: list[Array]) -> Array:
-        """Compute an operation; keep what attention compares."""
-        if self.watching and call.kind == "attention" and call.layer.endswith(CROSS_ATTENTION):
-            self.calls.append(AttentionCall(call.layer, *arrays[:2]))
+        """Compute an operation; keep how much its queries attend to each word."""
+        layers = () if self.text is None else self.text.layers
+        if self.watching and call.kind == "attention" and call.layer.endswith(layers):
+            maps = LayerMaps(call.layer, arrays[0].shape[1], self._attend(*arrays[:2]))
+            self.calls.setdefault(call.layer, []).append(maps)
         return call.compute(call.inputs)
 
-    def take(self) -> list[AttentionCall]:
-        """Return the first call of every layer since the last time, and forget all."""
-        first: dict[str, AttentionCall] = {}
-        for call in self.calls:
-            first.setdefault(call.layer, call)
-        self.calls = []
-        return list(first.values())
+    def take(self, names: Sequence[str]) -> list[LayerMaps]:
+        """Return what every layer computed for the prompt since `watch`, and forget all.
+
+        Args:
+            names: The predictions of the evaluation. Nothing is returned if none reads the prompt.
+        """
+        calls, self.calls, self.watching = self.calls, {}, False
+        place = find_prompt(names)
+        if place is None:
+            return []
+        number, row = place
+        every = (of_layer[number] for of_layer in calls.values() if len(of_layer) > number)
+        return [maps._replace(weights=maps.weights[row]) for maps in every]
+
+    def _attend(self, q: Array, k: Array) -> np.ndarray:
+        """Return the attention of the image to each word, (n, places, words) float64.
+
+        q is (n, heads, l, d) and k is (n, heads, m, d).
+        """
+        tokens = ("text",) if self.text is None else self.text.tokens
+        first = 0
+        if "image" in tokens:
+            pixels = math.prod(side // self.patch for side in self.size)
+            begin = 0 if tokens[0] == "image" else q.shape[2] - pixels
+            q = q[:, :, begin : begin + pixels, :]
+            first = pixels if tokens[0] == "image" else 0
+        columns = np.zeros((k.shape[2], len(self.words)))
+        for i, word in enumerate(self.words):
+            columns[[first + token for token in word.tokens], i] = 1.0
+        rows = range(q.shape[0])
+        return np.stack([mean_weights(self.inner, q[row], k[row], columns) for row in rows])
 
 
 class WordMaps(NamedTuple):
@@ -74,48 +124,61 @@ class WordMaps(NamedTuple):
     layers: list[dict[str, Any]]
 
 
-def average_maps(
-    ops: Backend,
-    calls: Sequence[AttentionCall],
-    row: int,
-    words: Sequence[PromptWord],
-    size: tuple[int, int],
-) -> WordMaps:
+def find_prompt(names: Sequence[str]) -> tuple[int, int] | None:
+    """Return which call of the network reads the prompt, and in which row; None if none does.
+
+    The predictions with texts alone are one call, in their order; each of the others is a call
+    after it. One that is guided in attention reads the negative prompt, then the prompt.
+
+    >>> find_prompt(["uncond", "cond"]), find_prompt(["uncond", "attended_5.0_2.5"])
+    ((0, 1), (1, 1))
+    """
+    plain = [name for name in names if name in TEXTS]
+    if "cond" in plain:
+        return 0, plain.index("cond")
+    others = [name for name in names if name not in TEXTS]
+    for number, name in enumerate(others, len(plain[:1])):
+        if name.startswith(ATTENDED):
+            return number, texts_of(name).index("cond")
+    return None
+
+
+def average_maps(calls: Sequence[LayerMaps], size: tuple[int, int]) -> WordMaps:
     """Return the map of each word, averaged over heads and layers.
 
     Args:
-        ops: The backend of the calls.
-        calls: One call per layer.
-        row: The row of the batch with the prompt.
-        words: The words.
+        calls: One call per layer, with the weights of one row, (places, words).
         size: Height and width of the latents.
     """
     layers = []
     maps = []
     for call in calls:
-        weights = mean_weights(ops, call.q[row], call.k[row])
-        h, w = find_size(weights.shape[0], size)
-        of_words = [weights[:, list(word.tokens)].sum(axis=1) for word in words]
-        maps.append(np.reshape(of_words, (len(words), h, w)))
-        layers.append({"name": call.layer, "heads": call.q.shape[1], "size": [h, w]})
+        h, w = find_size(call.weights.shape[0], size)
+        maps.append(np.reshape(call.weights.T, (-1, h, w)))
+        layers.append({"name": call.layer, "heads": call.heads, "size": [h, w]})
     h, w = max((m.shape[1:] for m in maps), key=math.prod)
     resized = np.stack([resize(m, h, w) for m in maps])
     return WordMaps(np.asarray(resized.mean(axis=0), np.float32), layers)
 
 
-def mean_weights(ops: Backend, q: Array, k: Array) -> np.ndarray:
-    """Return the mean over heads of softmax(q k^T / sqrt(d)), (l, m) float64, on the host.
+def mean_weights(ops: Backend, q: Array, k: Array, columns: np.ndarray) -> np.ndarray:
+    """Return the mean over heads of softmax(q k^T / sqrt(d)) times `columns`, on the host.
 
-    q is (heads, l, d) and k is (heads, m, d).
+    q is (heads, l, d), k is (heads, m, d) and `columns` is (m, words); the result is (l, words)
+    float64. One head after the other, because the weights of all take heads * l * m numbers.
     """
-    weights = attention_map(ops.cast(q, ops.state_dtype), ops.cast(k, ops.state_dtype))
-    return np.asarray(ops.to_numpy(ops.xp.mean(weights, axis=0)), np.float64)
+    of_words = ops.asarray(columns, ops.state_dtype)
+    total: Any = 0.0
+    for head in range(q.shape[0]):
+        pair = (ops.cast(x[head], ops.state_dtype) for x in (q, k))
+        total = total + attention_map(*pair) @ of_words
+    return np.asarray(ops.to_numpy(total / q.shape[0]), np.float64)
 
 
 def find_size(pixels: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of a level of the U-Net with this number of pixels.
+    """Return height and width of a level of the network with this number of pixels.
 
-    Every level halves the sides of the latents, rounded up.
+    Every level of a U-Net halves the sides of the latents, rounded up, and so do patches.
     """
     h, w = size
     while h * w > pixels:

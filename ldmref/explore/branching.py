@@ -25,13 +25,14 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.generate import Callback, CancelFlag, explain_memory
 from ldmref.modes.record import (
+    CONTROL_IMAGE,
     SOURCES,
     compare_models,
     replay,
     upgrade_record,
 )
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.modes.validation import is_whole
 from ldmref.samplers import History, get_guidance
 
@@ -50,6 +51,7 @@ def branch_run(
     attention: bool = True,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
+    observer: RunObserver | None = None,
     **changes: Any,
 ) -> RunRecord:
     """Continue a run from its state before a step, with other parameters.
@@ -70,6 +72,8 @@ def branch_run(
         callback: Called after every step, those of the trunk included. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
             None: the run cannot be cancelled.
+        observer: Also sees the steps, those of the trunk included, and the image. None: nobody
+            does.
         changes: The parameters to change: prompt, negative_prompt, cfg_scale, guidance, sampler,
             eta, schedule, steps, sigmas, clip_skip, prompt_weights, long_prompts.
 
@@ -92,7 +96,7 @@ def branch_run(
     True
     """
     check_callbacks(callback, cancel)
-    brancher = Brancher(model, attention, callback, cancel)
+    brancher = Brancher(model, attention, callback, cancel, observer)
     recipe: Any = trunk
     inputs: Mapping[str, Any] = {}
     if isinstance(trunk, RunRecord):
@@ -112,6 +116,7 @@ def branch_run(
         attention,
         callback,
         cancel,
+        observer,
         branch.recipe,
         warnings,
     )
@@ -150,11 +155,13 @@ class Brancher:
         attention: bool,
         callback: Callback | None,
         cancel: CancelFlag | None,
+        observer: RunObserver | None = None,
     ):
         self.model = model
         self.attention = attention
         self.callback = callback
         self.cancel = cancel
+        self.observer = observer or SILENT
 
     def open(self, recipe: Any, inputs: Mapping[str, Any]) -> Segment:
         """Return the segment of a description: parameters, or a trunk, a step and changes."""
@@ -204,12 +211,13 @@ class Brancher:
 
     def _sample(self, trunk: Segment, k: int) -> tuple[Recording, Array, History]:
         """Take the first k steps of a segment; return what was recorded, the state and memory."""
-        trajectory = trunk.trajectory
+        trajectory = self.observer.started(trunk.trajectory)
         words = words_of(trunk.run) if self.attention else []
         recording = Recording(trunk.run, trajectory, words, trunk.before)
         state = None
         total = trunk.done + trajectory.steps
-        events = explain_memory(recording.sample(self.cancel), self.model, trunk.run.job)
+        taken = recording.sample(self.cancel, self.observer)
+        events = explain_memory(taken, self.model, trunk.run.job)
         for progress in islice(events, k):  # with the levels ahead, which some steps read
             state = progress.state
             if self.callback is not None:
@@ -234,7 +242,7 @@ def open_record(
 
 def parameters_of(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a plan with changes, and everything that the plan was given."""
-    names = (*SOURCES, "control", "guide")
+    names = (*SOURCES, "control", CONTROL_IMAGE, "guide")
     inputs = {name: getattr(planned.request, name, None) for name in names}
     inputs |= {"latents": planned.job.latents} | dict(planned.job.embeddings or {})
     needed = {name: value for name, value in inputs.items() if value is not None and value != ()}

@@ -157,7 +157,7 @@ def solve_to_the_end(
 
     with ops.inference():
         x = begin(trajectory, trajectory.x, first)
-        flow = flow_of(trajectory)
+        flow = flow_of(trajectory, watch)
         solution = converge(flow, x, sigmas, tolerance, refine, distance, watch, path)
         end = finish(trajectory, solution.states[-1], last)
         end = ops.to_numpy(end / path.spread(last))

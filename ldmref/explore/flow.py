@@ -27,6 +27,8 @@ import numpy as np
 from ldmref.errors import Cancelled
 from ldmref.math.arrays import Array
 from ldmref.modes.generate import CancelFlag
+from ldmref.modes.trajectory import RunObserver
+from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.path import VE, NoisePath
 
 Denoise = Callable[[Array, float], Array]
@@ -40,8 +42,8 @@ class FlowProgress(NamedTuple):
     steps: int
 
 
-class FlowWatch:
-    """Counts evaluations for a callback, and stops at a cancel flag.
+class FlowWatch(RunObserver):
+    """Counts the evaluations of a trajectory's denoiser for a callback; stops at a cancel flag.
 
     Args:
         callback: Called with a `FlowProgress` after every step of the solver.
@@ -62,13 +64,15 @@ class FlowWatch:
         """Announce steps of the solver."""
         self.planned += EVALUATIONS * steps
 
-    def stepped(self) -> None:
-        """Report a step of the solver.
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Count an evaluation, and report the step of the solver that ends with it.
 
         Raises:
             Cancelled: The flag is set.
         """
-        self.done += EVALUATIONS
+        self.done += 1
+        if self.done % EVALUATIONS:
+            return
         if self.callback is not None:
             self.callback(FlowProgress(self.done, self.planned))
         if self.cancel is not None and self.cancel.is_set() and self.done < self.planned:
@@ -113,7 +117,6 @@ def solve_interval(
     sigma: float,
     sigma_next: float,
     substeps: int,
-    watch: FlowWatch | None = None,
     path: NoisePath = VE,
 ) -> Array:
     """Return the state at `sigma_next` of the flow through x at `sigma`.
@@ -123,7 +126,6 @@ def solve_interval(
         x: The state at `sigma`.
         sigma, sigma_next: Noise levels; the second is smaller, and may be 0.
         substeps: Steps of the solver.
-        watch: Progress and cancelling.
         path: The path of x and the levels.
     """
     first = path.ratio(sigma)
@@ -134,8 +136,6 @@ def solve_interval(
     z = x * (math.cos(thetas[0]) if path is VE else 1.0 / path.spread(sigma))
     for theta, theta_next in pairwise(thetas):
         z = heun3_step(inner, z, theta, theta_next)
-        if watch is not None:
-            watch.stepped()
     return z / math.cos(thetas[-1]) if path is VE else z * path.spread(sigma_next)
 
 
@@ -161,7 +161,7 @@ def converge(
         tolerance: The largest change of the end of an interval.
         most: The largest number of substeps of an interval, which is accepted as it is.
         distance: `distance(a, b, sigma)` between two states.
-        watch: Progress and cancelling.
+        watch: The observer of `denoise`, which learns how many evaluations come.
         path: The path of x and the levels.
     """
     watch = watch or FlowWatch()
@@ -169,10 +169,10 @@ def converge(
     watch.plan(3 * (len(sigmas) - 1))
     for sigma, sigma_next in pairwise(sigmas):
         start = solution.states[-1]
-        coarse = solve_interval(denoise, start, sigma, sigma_next, 1, watch, path)
+        coarse = solve_interval(denoise, start, sigma, sigma_next, 1, path)
         substeps = 2
         while True:
-            fine = solve_interval(denoise, start, sigma, sigma_next, substeps, watch, path)
+            fine = solve_interval(denoise, start, sigma, sigma_next, substeps, path)
             change = distance(coarse, fine, sigma_next)
             if not change > tolerance or 2 * substeps > most:
                 break

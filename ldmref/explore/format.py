@@ -90,7 +90,10 @@ class RunRecord:
     @property
     def words(self) -> list[PromptWord]:
         """The words of the prompt, in the order of the maps."""
-        return [PromptWord(word["text"], tuple(word["tokens"])) for word in self.meta["words"]]
+        return [
+            PromptWord(word["text"], tuple(word["tokens"]), word.get("encoder", ""))
+            for word in self.meta["words"]
+        ]
 
     def with_truth(self, truth: Truth) -> RunRecord:
         """Return the record with `truth`, the result of `truth_line`, which it saves."""

@@ -13,7 +13,7 @@ from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.generate import Callback, CancelFlag, explain_memory
 from ldmref.modes.plan import plan
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.trace.record_plan import require_recordable
 
 
@@ -25,6 +25,7 @@ def record_run(
     attention: bool = True,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
+    observer: RunObserver | None = None,
     **parameters: Any,
 ) -> RunRecord:
     """Generate one image and record every state, prediction and attention map on the way.
@@ -43,6 +44,7 @@ def record_run(
         callback: Called after every step with a `Progress`. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
             None: the run cannot be cancelled.
+        observer: Also sees the steps and the image. None: nobody does.
         parameters: Those of the mode, all by name; one image.
 
     Returns:
@@ -57,7 +59,9 @@ def record_run(
     <RunRecord of txt2img: 'a red cat', 3 steps>
     """
     planned = plan(mode, model, **parameters)
-    return record_plan(model, planned, attention=attention, callback=callback, cancel=cancel)
+    return record_plan(
+        model, planned, attention=attention, callback=callback, cancel=cancel, observer=observer
+    )
 
 
 def record_plan(
@@ -67,12 +71,13 @@ def record_plan(
     attention: bool = True,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
+    observer: RunObserver | None = None,
 ) -> RunRecord:
     """Record the run of a plan, from `modes.plan`; otherwise as `record_run`."""
     check_callbacks(callback, cancel)
     run = prepare_plan(model, planned)
     trajectory = run.trajectory(slice(0, 1))
-    return record_trajectory(run, trajectory, None, attention, callback, cancel)
+    return record_trajectory(run, trajectory, None, attention, callback, cancel, observer)
 
 
 def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]) -> Run:
@@ -110,6 +115,7 @@ def record_trajectory(
     attention: bool,
     callback: Callback | None,
     cancel: CancelFlag | None,
+    observer: RunObserver | None = None,
     branch: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> RunRecord:
@@ -121,12 +127,17 @@ def record_trajectory(
         before: What was recorded of earlier steps, of which the trajectory is a continuation.
         attention: Whether to record attention.
         callback, cancel: As in `record_run`.
+        observer: Also sees the steps and the image.
         branch: The trunk, step and changes of a branch.
         warnings: Warnings in addition to those of the run.
     """
+    watching = observer or SILENT
+    trajectory = watching.started(trajectory)
     recording = Recording(run, trajectory, words_of(run) if attention else [], before)
-    for progress in explain_memory(recording.sample(cancel), run.model, run.job):
+    for progress in explain_memory(recording.sample(cancel, watching), run.model, run.job):
         if callback is not None:
             notify(callback, progress)
-    [image] = run.decode(recording.latents)
-    return recording.finish(image, branch, [*run.warnings, *warnings])
+    watching.finished(recording.latents)
+    images = run.decode(recording.latents)
+    watching.decoded(images)
+    return recording.finish(images[0], branch, [*run.warnings, *warnings])

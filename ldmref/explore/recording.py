@@ -14,14 +14,15 @@ from ldmref.explore.preview import preview_matrix
 from ldmref.explore.view import view_run
 from ldmref.io.images.pil import open_image
 from ldmref.math.arrays import Array
-from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.generate import CancelFlag, Progress
+from ldmref.modes.generate import CancelFlag, Progress, run_sampler
 from ldmref.modes.observed import TakenStep
+from ldmref.modes.observers import Observers
 from ldmref.modes.record import SOURCES
 from ldmref.modes.run import Plan, Run
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.prompts.prompt_words import PromptWord, find_words
 from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.interfaces import Interval
@@ -33,14 +34,32 @@ from ldmref.trace.selection import Selection
 
 
 def words_of(run: Run) -> list[PromptWord]:
-    """Return the words of the prompt; none without cross-attention to a single text."""
-    config = run.model.config
+    """Return the words of the prompt, of each text encoder that the denoiser attends to.
+
+    There are none without attention to a single text.
+    """
+    model = run.model
     single = run.initial.interpolation is None and not run.job.embeddings
-    denoiser = config.denoiser
-    words = isinstance(denoiser, UNetConfig) and denoiser.attention == "cross"
-    if not words or config.text_encoder.model_type == "class" or not single:
+    attention = model.denoiser.text_attention
+    if attention is None or not single or model.config.text_encoder.model_type == "class":
         return []
-    return find_words(run.model.tokenizer, run.job.prompts[0], run.job.prompt_options)
+    prompt = run.job.prompts[0]
+    chunks = run.text.encoded[prompt].tokens.ids.shape[1]
+    words: list[PromptWord] = []
+    first = 0
+    for number in attention.encoders:
+        tokenizer = model.tokenizers[number]
+        name = name_encoder(model.config, number)
+        for word in find_words(tokenizer, prompt, run.job.prompt_options):
+            words.append(PromptWord(word.text, tuple(first + t for t in word.tokens), name))
+        first = first + chunks * tokenizer.length
+    return words
+
+
+def name_encoder(config: ModelConfig, number: int) -> str:
+    """Return the kind of a text encoder, such as T5; "" if the model has only one kind."""
+    kinds = [text.model_type.upper() for text in config.text_encoders]
+    return kinds[number] if len({*kinds}) > 1 else ""
 
 
 class Recording(TraceObserver):
@@ -75,7 +94,7 @@ class Recording(TraceObserver):
         self._watch: AttentionBackend | None = None
         self._watched: LatentDiffusion | None = None
         if words:
-            self._watch = AttentionBackend(trajectory.model)
+            self._watch = AttentionBackend(trajectory.model, words)
             self._watched = trajectory.model.with_backend(self._watch)
         self.started(trajectory)
 
@@ -84,13 +103,21 @@ class Recording(TraceObserver):
         """The number of steps so far."""
         return len(self.states) - 1
 
-    def sample(self, cancel: CancelFlag | None) -> Iterator[Progress]:
-        """Take all steps; `latents` are then the final ones."""
+    def sample(
+        self, cancel: CancelFlag | None, observer: RunObserver = SILENT
+    ) -> Iterator[Progress]:
+        """Take all steps; `latents` are then the final ones.
+
+        Args:
+            cancel: Stops the run between two steps.
+            observer: Also sees the steps.
+        """
+        watching = self if observer is SILENT else Observers(observer, self)
         trajectory = self.trajectory
         if self._watched is not None and not trajectory.model.backend.compiles:
             trajectory = replace(trajectory, model=self._watched)
         done = self.done
-        events = trajectory.sample(cancel, observer=self)
+        events = run_sampler(trajectory, cancel, observer=watching)
         while True:
             try:
                 progress = next(events)
@@ -103,7 +130,7 @@ class Recording(TraceObserver):
         """Begin a step, of which the first evaluation is kept."""
         super().stepping(x, interval)
         if self._watch is not None:
-            self._watch.watching = True
+            self._watch.watch((x.shape[2], x.shape[3]))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Record the first evaluation of a step, with the maps of the words; count the others."""
@@ -123,21 +150,20 @@ class Recording(TraceObserver):
     def _record_maps(self, watch: AttentionBackend, evaluation: Evaluation) -> None:
         """Record the map of each word, unless the prompt had no part in the evaluation."""
         if self.trajectory.model.backend.compiles:
-            again = self.trajectory.denoiser(self._watched)
+            assert self._watched is not None
+            again = replace(self.trajectory, model=self._watched).denoiser()
             again.guided(evaluation.x, evaluation.sigma, interval=evaluation.interval)
-        watch.watching = False
-        calls = watch.take()
-        names = [*evaluation.predictions]
-        if "cond" not in names or not calls:
+        calls = watch.take([*evaluation.predictions])
+        if not calls:
             return
-        size = evaluation.x.shape[2], evaluation.x.shape[3]
-        found = average_maps(watch.inner, calls, names.index("cond"), self.words, size)
+        found = average_maps(calls, watch.size)
         attributes = {
             "words": describe_words(self.words),
             "layers": [layer["name"] for layer in found.layers],
             "heads": [layer["heads"] for layer in found.layers],
             "sizes": [layer["size"] for layer in found.layers],
             "average": AVERAGE,
+            "tokens": [*watch.text.tokens] if watch.text else [],
         }
         with self.recorder.call("words", watch.inner, self.done) as call:
             if call is not None:
@@ -190,18 +216,22 @@ class Recording(TraceObserver):
 
 
 def describe_words(words: Sequence[PromptWord]) -> list[dict[str, Any]]:
-    """Return the words as a trace holds them: text, and the numbers of their tokens."""
-    return [{"text": word.text, "tokens": list(word.tokens)} for word in words]
+    """Return the words as a trace holds them: text, the numbers of their tokens, the encoder."""
+    return [
+        {"text": word.text, "tokens": list(word.tokens)}
+        | ({"encoder": word.encoder} if word.encoder else {})
+        for word in words
+    ]
 
 
-def number_words(words: Sequence[PromptWord]) -> list[tuple[str, int]]:
-    """Return each word with the number of times that it occurred before."""
-    seen: list[str] = []
+def number_words(words: Sequence[PromptWord]) -> list[tuple[str, str, int]]:
+    """Return each word of an encoder with the number of times that it occurred before."""
+    seen: list[tuple[str, str]] = []
     numbered = []
     for word in words:
-        text = word.text.lower()
-        numbered.append((text, seen.count(text)))
-        seen.append(text)
+        name = word.encoder, word.text.lower()
+        numbered.append((*name, seen.count(name)))
+        seen.append(name)
     return numbered
 
 

@@ -36,7 +36,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks
 from ldmref.modes.generate import CancelFlag, on_backend
-from ldmref.modes.trajectory import Trajectory
+from ldmref.modes.trajectory import RunObserver, Trajectory
 from ldmref.modes.validation import check_integer, check_number
 from ldmref.samplers import Interval
 
@@ -138,7 +138,7 @@ class TruthSolver:
     def solve(self, trajectory: Trajectory, first: int, end: int) -> None:
         """Solve the steps from `first` to before `end`, which are those of the trajectory."""
         sigmas = self.record.sigmas[first : end + 1].tolist()
-        denoise = flow_of(trajectory)
+        denoise = flow_of(trajectory, self.watch)
         x = begin(trajectory, on_backend(self.ops, self.states[-1][None]), sigmas[0])
         with self.ops.inference():
             solution = converge(
@@ -167,7 +167,7 @@ class TruthSolver:
         for i, count in enumerate(substeps, first):
             sigma, sigma_next = self.record.sigmas[i : i + 2].tolist()
             x = begin(trajectory, on_backend(self.ops, self.record.x[i][None]), sigma)
-            exact = solve_interval(denoise, x, sigma, sigma_next, count, self.watch, self.path)
+            exact = solve_interval(denoise, x, sigma, sigma_next, count, self.path)
             if i + 1 == self.record.steps:
                 exact = finish(trajectory, exact, sigma_next)
             error = vp_distance(self.record.x[i + 1], self._to_host(exact), sigma_next, self.path)
@@ -198,9 +198,14 @@ class TruthSolver:
         return vp_distance(self._to_host(a), self._to_host(b), sigma, self.path)
 
 
-def flow_of(trajectory: Trajectory) -> Denoise:
-    """Return the denoiser whose probability flow a trajectory approximates."""
-    guided = trajectory.denoiser()
+def flow_of(trajectory: Trajectory, observer: RunObserver) -> Denoise:
+    """Return the denoiser whose probability flow a trajectory approximates.
+
+    Args:
+        trajectory: The trajectory.
+        observer: Sees every evaluation.
+    """
+    guided = trajectory.denoiser(observer)
     sigmas = trajectory.schedule.sigmas
     visits = [*trajectory.visits]
     constrain = trajectory.constrain

@@ -22,7 +22,7 @@ from ldmref.trace.memory import add_call, select_part
 from ldmref.trace.model import Trace
 from ldmref.trace.selection import Selection
 
-ATTENTION = ("layers", "heads", "sizes", "average")
+ATTENTION = ("layers", "heads", "sizes", "average", "tokens")
 
 
 def view_run(trace: Trace, name: str) -> RunRecord:
@@ -111,8 +111,9 @@ def _words(arrays: TraceArrays, step: RecordedStep) -> list[dict[str, Any]]:
 
 
 def _is_word(word: Any) -> bool:
-    tokens = word.get("tokens") if isinstance(word, dict) else None
-    return isinstance(tokens, list) and isinstance(word.get("text"), str)
+    if not isinstance(word, dict) or not isinstance(word.get("tokens"), list):
+        return False
+    return isinstance(word.get("text"), str) and isinstance(word.get("encoder", ""), str)
 
 
 def _read_image(arrays: TraceArrays) -> Image.Image:

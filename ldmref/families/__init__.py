@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Family as Family
     from ldmref.models.family import SingleFile as SingleFile
+    from ldmref.models.golden_run import GoldenRun as GoldenRun
     from ldmref.models.text import EncodedText as EncodedText
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

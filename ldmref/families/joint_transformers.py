@@ -24,6 +24,7 @@ from ldmref.models.declared import (
     DeclaredNetwork,
     NetworkInput,
     NetworkOutput,
+    TextAttention,
 )
 from ldmref.models.family import BLOCK_LAYERS
 from ldmref.models.layers import layer, linear, mlp
@@ -151,6 +152,7 @@ def declare_transformer(
     function: Callable[..., Array],
     spec: Callable[[], Spec],
     more: Sequence[NetworkInput] = (),
+    text_attention: TextAttention | None = None,
 ) -> DeclaredNetwork:
     """Return a transformer, whose inputs have diffusers' names.
 
@@ -159,6 +161,7 @@ def declare_transformer(
         function: The network.
         spec: Returns the shapes of its parameters.
         more: Inputs after latents, time, hidden states and pooled text.
+        text_attention: Where it attends to the text, if that is recorded.
     """
     inputs = (
         NetworkInput(
@@ -195,6 +198,7 @@ def declare_transformer(
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
+        text_attention=text_attention,
     )
 
 

@@ -30,6 +30,7 @@ from ldmref.models.declared import (
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import BLOCK_LAYERS, Family
 from ldmref.models.flops import count_unet_flops
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.memory import count_unet_activations
 from ldmref.models.presets import PRESETS
 from ldmref.models.rescaler import rescaler, rescaler_spec
@@ -217,6 +218,22 @@ PIPELINES: dict[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = {
     **dict.fromkeys(STABLE_DIFFUSION, read_stable_diffusion),
     **dict.fromkeys(LDM_PIPELINES, read_ldm_config),
 }
+GOLDEN_RUNS = (  # each model that reads a text with a deterministic sampler, some with another one
+    GoldenRun("sd15", "ddim"),
+    GoldenRun("sd2-base", "pndm"),
+    GoldenRun("sd2-v", "ddim"),
+    GoldenRun("sdxl", "euler", params={"negative_prompt": ""}),  # which is encoded as zeros
+    GoldenRun("ldm-text2img-large", "ddim"),
+    GoldenRun("ldm-text2img256", "euler"),
+    GoldenRun("emoji", "dpmpp_2m", vocabulary="words"),
+    GoldenRun("emoji-128", "euler", vocabulary="words"),
+    GoldenRun("sd15", "euler_a"),
+    GoldenRun("sd2-v", "euler_a"),
+    GoldenRun("sdxl", "euler_a"),
+    GoldenRun("emoji", "euler_a", vocabulary="words"),
+    GoldenRun("sd15", "ddim", "img2img"),
+    GoldenRun("sd15", "ddim", "inpaint"),
+)
 LATENT_DIFFUSION = Family(
     "latent-diffusion",
     UNetConfig,
@@ -228,6 +245,7 @@ LATENT_DIFFUSION = Family(
     pipelines=PIPELINES,
     files=UNET_FILES,
     presets=PRESETS,
+    golden_runs=GOLDEN_RUNS,
     zeros=list_zeros,
     lora_targets=LORA_TARGETS,
     control=UNET_CONTROL,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.controlnet import convert_controlnet_config
+from ldmref.io.diffusers.folder import diffusers_table
+from ldmref.io.key_table import KeyTable
 from ldmref.models.config import ModelConfig
-from ldmref.models.controlnet import ControlNetConfig, controlnet, controlnet_spec, encode_hint
+from ldmref.models.controlnet import (
+    HINT,
+    ControlNetConfig,
+    controlnet,
+    controlnet_spec,
+    encode_hint,
+)
 from ldmref.models.declared import (
     BATCH,
     HEIGHT,
@@ -17,11 +27,14 @@ from ldmref.models.declared import (
     DeclaredNetwork,
     NetworkInput,
     NetworkOutput,
+    TextAttention,
 )
 from ldmref.models.declared_control import DeclaredControl, Difference
 from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.params import Shape
 from ldmref.models.unet import Residuals, unet, unet_spec
 
+PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
 TOKENS = CallSize("tokens", label="sequence_length")
 COPIED = (  # fields of a ControlNet's U-Net that are those of the model's
     "block_out_channels", "layers_per_block", "cross_attention_dim", "class_embed_type",
@@ -42,6 +55,7 @@ def describe_unet(config: UNetConfig) -> DeclaredNetwork:
         (NetworkOutput("", "out_sample"),),
         "unet",
         numbered=True,
+        text_attention=TextAttention((".attn2",)) if config.attends_to_text else None,
     )
 
 
@@ -177,6 +191,27 @@ def list_differences(config: ModelConfig, net: ControlNetConfig) -> Iterator[Dif
     yield from ((what, have, want) for what, have, want in compared if have != want)
 
 
+def list_candidates(
+    shapes: Mapping[str, Shape], denoiser: Any
+) -> Iterator[tuple[ControlNetConfig, KeyTable]]:
+    """Yield the configurations that a single file may have, with CompVis' or diffusers' names.
+
+    A file does not say for which U-Net it was made: it is that of the model or, for another family
+    or without one, one of Stable Diffusion's.
+    """
+    from ldmref.models.presets import PRESETS  # which list the families
+
+    unets = [PRESETS[name].unet for name in PRESET_UNETS]
+    if isinstance(denoiser, UNetConfig):
+        unets = [denoiser]
+    for unet_config in unets:
+        net = ControlNetConfig(replace(unet_config, in_channels=unet_config.out_channels))
+        if f"{HINT}.conv_in.weight" in shapes:
+            yield net, diffusers_table(controlnet_spec(net))
+        else:
+            yield net, controlnet_table(net)
+
+
 UNET_CONTROL = DeclaredControl(
     {"ControlNetModel": convert_controlnet_config},
     lambda config: ControlNetConfig(unet=config.unet),
@@ -188,4 +223,6 @@ UNET_CONTROL = DeclaredControl(
         "mid_block_additional_residual": "mid",
     },
     lambda config: unet_residuals(config.unet),
+    hole=lambda net: -1.0,  # of any, since no configuration says what it was trained on
+    candidates=list_candidates,
 )

@@ -33,6 +33,7 @@ def _exactly(*expected: str) -> Callable[[list[str]], bool]:
     return lambda names: set(names) == set(expected)
 
 
+WHOLE = "give a whole ControlNet"
 _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blocks|x_embedder)\."
 
 # (test of the names, what the file is, hint); the first test that holds counts. Sources: the
@@ -82,6 +83,44 @@ def refuse_foreign(name: str, names: Iterable[str]) -> None:
     if kind is not None:
         what, hint = kind
         raise KeyMismatchError(f"{name} is {what}, not a model", code="E-KEYS", hint=hint)
+
+
+# What looks like a ControlNet, or is used like one, and is something else. Sources: the names of
+# the published files; comfyanonymous/ComfyUI, comfy/controlnet.py, which tells them apart.
+CONTROLS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
+    (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
+     WHOLE),
+    (_some(r"^(adapter\.)?body\.\d+\."), "a T2I-adapter, which adds features without noise",
+     WHOLE),
+    (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention", WHOLE),
+    (_some(r"^difference$"), "a ControlNet as differences from a U-Net",
+     "give one that was not made from differences"),
+    (_some(r"^(task_embedding$|control_add_embedding\.)"), "SDXL's union of ControlNets",
+     "not supported; give a ControlNet of one kind"),
+    (_some(r"^(ip_adapter|image_proj)\."), "an IP-Adapter, which reads an image as text", WHOLE),
+    (_some(r"^controlnet_blocks\.0\.linear\."), "a ControlNet of MistoLine for Flux.1",
+     "not supported; give one of InstantX or XLabs"),
+)  # fmt: skip
+
+
+def refuse_other_control(name: str, names: Iterable[str]) -> None:
+    """Refuse a file that is recognised as something other than a ControlNet.
+
+    Args:
+        name: The name of the file.
+        names: The names of its tensors.
+
+    Raises:
+        KeyMismatchError: The message says what it is, and the hint what to do.
+    """
+    listed = sorted(names)
+    found = next(((what, hint) for test, what, hint in CONTROLS if test(listed)), None)
+    if found is None and not _some(_CONTROL + r"|(^|\.)zero_convs\.|^pos_embed_input\.")(listed):
+        known = identify_tensors(listed)
+        found = (known[0], "give a ControlNet") if known else None
+    if found is not None:
+        what, hint = found
+        raise KeyMismatchError(f"{name} is {what}, not a ControlNet", code="E-KEYS", hint=hint)
 
 
 def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
-from ldmref.locate.faults.whole import argument_changes
+from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.layouts import recognise, relative_error
 from ldmref.locate.points import OperationChange, Point
 from ldmref.locate.replay import Replay
@@ -71,6 +71,9 @@ def diagnose(
 
 def _find_identity(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
     """Find an array nearby that the recorded one equals: what should follow is missing."""
+    for text, state in hidden_states(replay, point):
+        if relative_error(recorded, state) <= limit:
+            return Cause(text, relative_error(recorded, state))
     if len(point.suspects) == 1 and point.role:  # a single operation leads to this input
         (between,) = point.suspects
         left = relative_error(recorded, np.asarray(between.inputs["input"]))
@@ -132,9 +135,8 @@ def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
 
 def _trials(replay: Replay, point: Point) -> Iterator[tuple[str, np.ndarray | None]]:
     """Yield every fault in words, with the array that it would give."""
-    if point.frame.name == "":
-        for text, arguments, free in argument_changes(point):
-            yield text, _safely(replay, point, arguments=arguments, free=free)
+    for text, arguments, free in argument_changes(point):
+        yield text, _safely(replay, point, arguments=arguments, free=free)
     for fault in BETWEEN:
         yield from fault.variants(replay, point)
     for block_fault in IN_BLOCKS:

@@ -93,7 +93,7 @@ def diff_traces(
             code=CODE,
             hint="docs/traces.md has the names",
         )
-    require_comparable(port, reference)
+    require_comparable(port, reference, form)
     rows: list[Row] = []
     notes: list[str] = []
     gaps = [*_gaps(port), *missing_layers(port, len(controlnets))]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 CLOSE = 1e-3  # largest relative error of an array that counts as the same numbers
+LEAST_OF_CHANNEL = 16  # values from which a factor and a constant, or a format, can be told
 HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are tried
 
 
@@ -177,6 +178,41 @@ def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
             yield Layout(f"shifted by {constant:.6g}", got - constant)
 
 
+def _by_channel(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield latents or images (n, c, h, w) of which each channel was scaled and shifted."""
+    if got.shape != expected.shape or got.ndim != 4 or got[:, 0].size < LEAST_OF_CHANNEL:
+        return
+    axes = (0, 2, 3)
+    centred = expected - expected.mean(axis=axes, keepdims=True)
+    power = np.square(centred).sum(axis=axes, keepdims=True)
+    if not power.all():
+        return
+    gain = (centred * got).sum(axis=axes, keepdims=True) / power
+    offset = got.mean(axis=axes, keepdims=True) - gain * expected.mean(axis=axes, keepdims=True)
+    scale = float(np.max(np.abs(expected)))
+    if not gain.all() or max(np.abs(gain - 1.0).max(), np.abs(offset).max() / scale) < CLOSE:
+        return
+    sign = "-" if offset.flat[0] < 0 else "+"
+    first = f"{gain.flat[0]:.4g} x {sign} {abs(offset.flat[0]):.4g}"
+    if np.ptp(gain) < CLOSE * np.abs(gain).max() and np.ptp(offset) < CLOSE * scale:
+        text = f"scaled and shifted: {first}"
+    else:
+        rest = f"from {gain.min():.4g} to {gain.max():.4g}"
+        text = f"each channel is scaled and shifted: channel 0 is {first}, the factors are {rest}"
+    yield Layout(text, (got - offset) / gain)
+
+
+def _rounded(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield the expected numbers in a narrower format."""
+    if got.shape != expected.shape or got.size < LEAST_OF_CHANNEL:
+        return
+    for name, digits in (("bfloat16", 8), ("float16", 11)):
+        nearest = np.abs(got - expected) <= 2.0**-digits * np.abs(expected)
+        mantissa = np.frexp(got)[0] * 2.0**digits
+        if nearest.all() and np.array_equal(mantissa, np.rint(mantissa)):
+            yield Layout(f"rounded to {name}", expected)
+
+
 RANGES = (  # of pixels: factor, constant, words
     (0.5, 0.5, "pixels in [0, 1] instead of [-1, 1]: 0.5 x + 0.5"),
     (2.0, -1.0, "pixels in [-1, 1] instead of [0, 1]: 2 x - 1"),
@@ -209,6 +245,8 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], Iterator[Layout]], ...] = (
     _ranges,
     _scaled,
     _shifted,
+    _by_channel,
+    _rounded,
 )
 
 

@@ -1,37 +1,47 @@
 """The pre-flight of a diff: traces that cannot be compared are refused before anything is judged.
 
 A comparison can lie: hooks record a profiling run, a buffer that a captured graph uses again, or a
-run whose images are black. What such traces hold would be judged as faults of the port, or as
-agreement with a reference that is none.
+run whose images are black; a reference fell back to another sampler, or arrays were recorded in
+another format than the one that is named. What such traces hold would be judged as faults of the
+port, or as agreement with a reference that is none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.networks import NUMBER, network_of, number_controlnet
+from ldmref.locate.precision import round_to
 from ldmref.trace.model import Trace, TraceEntry
 
 CODE = "E-TRACE-RUN"
 MAX_LISTED = 3
+LEAST_VALUES = 32  # different ones, that tell the format of an array
+FEW = 1024  # values that are looked at
+MAX_CHECKED = 16  # layers, from the first to the last
+TABLE = re.compile(r"(embedding|embed_tokens|shared)$")  # layers that only look up
 IMAGES = ("vae.decode",)  # networks whose output is never one colour
 
 
-def require_comparable(port: Trace, reference: Trace | None = None) -> None:
-    """Check that a port's trace holds results, and that a reference does and is of the same sizes.
+def require_comparable(port: Trace, reference: Trace | None = None, dtype: str = "float64") -> None:
+    """Check that a port's trace holds results, and that a reference does and is of the same run.
 
     Args:
         port: The trace of the port.
         reference: The trace that it is compared with; None: there is none.
+        dtype: The number format by which the port is judged.
 
     Raises:
-        UsageError: All outputs of the port are constant; all layers of two calls hold the same
-            numbers for other inputs; the reference is not finite, or an image of it has one colour;
-            or all outputs of the two traces have other shapes.
+        UsageError: All outputs of the port are constant, or hold numbers of a narrower format than
+            `dtype`; all layers of two calls hold the same numbers for other inputs; the reference
+            is not finite, an image of it has one colour, or it was made by another sampler,
+            schedule or scheduler; or all outputs of the two traces have other shapes.
 
     >>> import numpy as np
     >>> from ldmref.trace import build_trace
@@ -42,10 +52,12 @@ def require_comparable(port: Trace, reference: Trace | None = None) -> None:
     hint: hooks also see profiling and warm-up runs; record a run that generates an image
     """
     _require_results(port, "the port's trace")
+    _require_format(port, dtype)
     _require_own_buffers(port)
     if reference is not None:
         _require_results(reference, "the reference")
         _require_sound(reference)
+        _require_same_program(port, reference)
         _require_same_sizes(port, reference)
 
 
@@ -92,6 +104,35 @@ def _require_results(trace: Trace, what: str) -> None:
         )
 
 
+def _require_format(port: Trace, dtype: str) -> None:
+    """Refuse a trace of float32 of which arrays throughout the run hold a narrower format.
+
+    A program that computes in bfloat16 would be judged by the roundings of float32. Rows of a table
+    of embeddings have the format of the checkpoint, so they do not count.
+    """
+    if dtype != "float32":
+        return
+    computed = [e for e in port.entries if network_of(e.call) and not TABLE.search(e.layer)]
+    narrower = {"bfloat16", "float16"}
+    count = 0
+    for entry in computed[:: max(len(computed) // MAX_CHECKED, 1)]:
+        for x in _arrays(port, entry):
+            values = np.ravel(x)[:FEW]
+            if len(np.unique(values)) < LEAST_VALUES:
+                continue
+            narrower = {name for name in narrower if np.array_equal(round_to(values, name), values)}
+            count += 1
+        if not narrower:
+            return
+    if count > 1:
+        form = min(narrower)
+        raise UsageError(
+            f"the port's trace is judged as {dtype}, and its outputs hold numbers of {form}",
+            code=CODE,
+            hint=f"--dtype {form}, or record each array before it is cast",
+        )
+
+
 def _require_own_buffers(port: Trace) -> None:
     """Refuse two calls of a network with other inputs in which all layers hold the same numbers."""
     last: dict[str, str] = {}
@@ -124,6 +165,25 @@ def _require_sound(reference: Trace) -> None:
                     code=CODE,
                     hint="diff the port alone, or make the reference again in float32",
                 )
+
+
+def _require_same_program(port: Trace, reference: Trace) -> None:
+    """Refuse a reference that says that another sampler, schedule or scheduler made it."""
+    for name in ("sampler", "schedule", "scheduler"):
+        ours, theirs = (_settings(trace).get(name) for trace in (port, reference))
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UsageError(
+                f"the reference was made with {name} {theirs!r}, and the port with {ours!r}",
+                code=CODE,
+                hint="make the reference with the port's settings, or diff the port alone",
+            )
+
+
+def _settings(trace: Trace) -> dict[str, Any]:
+    """Return what a trace says of its sampler: the request's names, and a scheduler's class."""
+    request = dict(trace.manifest.get("params") or {})
+    found = {name: request.get(name) for name in ("sampler", "schedule")}
+    return found | {"scheduler": (trace.manifest.get("scheduler") or {}).get("class")}
 
 
 def _require_same_sizes(port: Trace, reference: Trace) -> None:

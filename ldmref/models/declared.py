@@ -109,6 +109,25 @@ class NetworkOutput(NamedTuple):
     exported: str
 
 
+class TextAttention(NamedTuple):
+    """The attention of a denoiser in which the image looks at the words of the prompt.
+
+    Attributes:
+        layers: How the names of its layers end.
+        tokens: What its keys are, in their order: the "text" alone, or "image" and "text" joined,
+            of which the queries are then the same tokens.
+        encoders: The numbers of the text encoders whose tokens follow each other in the text.
+
+    >>> import ldmref
+    >>> ldmref.random_model("flux-tiny").denoiser.text_attention.tokens
+    ('text', 'image')
+    """
+
+    layers: tuple[str, ...]
+    tokens: tuple[str, ...] = ("text",)
+    encoders: tuple[int, ...] = (0,)
+
+
 @dataclass(frozen=True)
 class DeclaredNetwork:
     """A network of a model.
@@ -125,6 +144,7 @@ class DeclaredNetwork:
         exported: The name of its exported graph.
         numbered: Whether a run calls it once per step.
         layers: How the names of its layers begin. (): as those of its parameters.
+        text_attention: Where a denoiser attends to the text. None: nowhere.
         defaults: What a denoiser gets for each argument after the configuration, the latents and
             the time, in their order, if a call leaves it out: its setting, its default or None.
 
@@ -145,6 +165,7 @@ class DeclaredNetwork:
     exported: str = ""
     numbered: bool = False
     layers: tuple[str, ...] = ()
+    text_attention: TextAttention | None = None
     defaults: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +173,11 @@ class DeclaredNetwork:
         defaults = {name: _default(parameters[name]) for name in list(parameters)[5:]}
         settings = {name: self.settings[name] for name in defaults if name in self.settings}
         object.__setattr__(self, "defaults", defaults | settings)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it is a text encoder: it reads tokens."""
+        return any(x.content == "ids" for x in self.inputs)
 
     @property
     def arguments(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from ldmref.math.arrays import Array
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.params import Shape
 
 Difference = tuple[str, Any, Any]  # what differs, its value, and the value that fits
 
@@ -38,9 +39,18 @@ class DeclaredControl:
             configurations of the model and of the ControlNet; None: it is not known.
         make_hint: Returns the hint of scaled latents (n, c, h, w), from the configurations of the
             ControlNet and of the autoencoder.
+        hole: Returns the value of masked pixels in the image that an inpainting ControlNet reads,
+            beside pixels in the range of its hint's encoder or, without one, [-1, 1]. None: the
+            ControlNet is not for inpainting.
+        reads_mask: Returns whether the last channel of the hint is a mask, 1 where the image is
+            kept. The denoiser then needs nothing else that keeps it.
         draws_hint: Whether diffusers' pipelines sample the latents of the image from the generator,
             before all other noise.
         shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
+        candidates: For a single file, which has no configuration: yields configurations that may
+            fit its names and shapes, each with the tensor of the file for each parameter, a
+            `KeyEntry`. Its second argument is the configuration of the model's denoiser, which may
+            be of another family, or None.
 
     >>> from ldmref.models.family import find_family
     >>> sorted(find_family("sd3").control.classes)
@@ -56,5 +66,10 @@ class DeclaredControl:
     inputs: Callable[[ModelConfig], Any]
     place: Callable[[ModelConfig, Any, Any], Any] = lambda config, net, residuals: residuals
     make_hint: Callable[[Any, AutoencoderConfig, Array], Array] = lambda net, vae, latents: latents
+    hole: Callable[[Any], float | None] = lambda net: None
+    reads_mask: Callable[[Any], bool] = lambda net: False
     draws_hint: bool = False
     shared: Callable[[Any], tuple[str, ...]] = lambda net: ()
+    candidates: Callable[[Mapping[str, Shape], Any], Iterable[tuple[Any, Mapping[str, Any]]]] = (
+        lambda shapes, denoiser: ()
+    )

@@ -23,6 +23,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl
 from ldmref.models.denoiser_config import DenoiserConfig
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
 from ldmref.support.plugins import (
@@ -126,6 +127,7 @@ class Family:
         control: The ControlNets of the family. None: its denoiser takes none.
         shrink: Returns a small version of a configuration, for golden cases. None: the model is
             not made smaller.
+        golden_runs: The runs of small versions of its presets that golden cases hold as traces.
         description: The family in a few words, for `ldmref models`.
 
     >>> family = find_family("latent-diffusion")
@@ -152,6 +154,7 @@ class Family:
     files: Sequence[SingleFile] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
+    golden_runs: Sequence[GoldenRun] = ()
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
     fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
     ends: tuple[str, ...] = ()

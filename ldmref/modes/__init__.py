@@ -16,6 +16,7 @@ from ldmref.modes.interpolate import interpolate
 from ldmref.modes.inversion import Inversion, InversionPlan
 from ldmref.modes.invert import invert
 from ldmref.modes.observed import TakenStep
+from ldmref.modes.observers import Observers, PreviewObserver
 from ldmref.modes.plan import plan, plan_inversion, schema
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan, Run
@@ -30,7 +31,9 @@ __all__ = [
     "GeneratedImage",
     "Inversion",
     "InversionPlan",
+    "Observers",
     "Plan",
+    "PreviewObserver",
     "Progress",
     "Result",
     "Run",

@@ -19,8 +19,9 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import add_residuals, weigh_residuals
-from ldmref.modes.channels import encode_image
-from ldmref.modes.control import Control, size_control
+from ldmref.modes.channels import encode_array
+from ldmref.modes.control import Control, MaskedControl, size_control
+from ldmref.modes.masks import masked_pixels, shrink_mask
 from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.noise import Streams
 
@@ -35,7 +36,7 @@ class ActiveControl:
         net: The ControlNet.
         hint: What it reads of the image, (1 or n, c, h, w), the same at every step.
         control: The control of the request.
-        image_sha256: Digest of the image as the net reads it.
+        image_sha256: Digest of the image as the net reads it; "" for the image to inpaint.
         warning: A warning about the size of the image, or "".
         std: Standard deviations of a hint that diffusers' pipelines sample; None: they do not.
         first, end: The levels at which it acts.
@@ -54,9 +55,10 @@ class ActiveControl:
     def record(self) -> dict[str, Any]:
         """The control as an image records it."""
         c = self.control
-        numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image_sha256}
+        numbers = {"weight": c.weight, "start": c.start, "end": c.end}
+        image = {"image": self.image_sha256} if self.image_sha256 else {}
         mode = {} if c.mode is None else {"mode": c.mode}
-        return {"name": self.net.name, "sha256": self.net.sha256} | numbers | mode
+        return {"name": self.net.name, "sha256": self.net.sha256} | numbers | image | mode
 
     def with_sampled_hint(self, streams: Streams) -> ActiveControl:
         """Return the control of a batch, its hint sampled if diffusers' pipelines sample it."""
@@ -108,14 +110,21 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
     if ops.observes_layers:
         net = net.with_backend(ops)
     image, warning = size_control(control, size)
-    digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+    mask = control.mask if isinstance(control, MaskedControl) else None
+    digest = "" if mask else hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
     encoder = net.hint_encoder
+    pixels = to_array([image])
+    if encoder is not None and encoder.inputs[0].content == "hint":
+        pixels = (pixels + 1.0) / 2.0
+    if mask is not None:
+        pixels = np.where(masked_pixels(mask), np.float32(net.declared.hole(net.config)), pixels)
     if encoder is not None:
-        pixels = to_array([image])
-        read = (pixels + 1.0) / 2.0 if encoder.inputs[0].content == "hint" else pixels
-        return ActiveControl(net, net.encode_hint(ops.asarray(read)), control, digest, warning)
-    latents = encode_image(model, image)
+        return ActiveControl(net, net.encode_hint(ops.asarray(pixels)), control, digest, warning)
+    latents = encode_array(model, pixels)
     hint = net.declared.make_hint(net.config, model.config.vae, latents.mean)
+    if mask is not None:
+        kept = 1.0 - shrink_mask(mask, model.config.vae.factor)
+        hint = np.concatenate([hint, kept], axis=1)
     std = latents.std if net.declared.draws_hint else None
     return ActiveControl(net, ops.asarray(hint), control, digest, warning, std)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import unseen_composition
+from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.job import Job
 from ldmref.modes.upscale_parameters import UpscaleParameters
+from ldmref.samplers.guidance_attention import NormalizedAttention
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
 EXAMPLES = (  # prompts that those models understand
@@ -69,8 +73,15 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     return (*words, *control) if kind in ("class", "label") else control
 
 
-def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
-    """Return a line for each number or prompt for which the model is not suited, or slow."""
+def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] = ()) -> list[str]:
+    """Return a line for each number or prompt for which the model is not suited, or slow.
+
+    Args:
+        config: The configuration of the model.
+        job: The resolved parameters.
+        ops: The backend.
+        scales: Guidance scales that the run uses besides that of the job.
+    """
     lines = []
     width, height = job.size
     is_cfgpp = job.sampler.unconditional and not job.sampler.guides
@@ -81,6 +92,7 @@ def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
             f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
             f"({job.sampler.name})"
         )
+    lines.append(unread_negative(config, job, scales))
     if job.strength == 0.0:
         lines.append("strength 0 returns the image: nothing is generated")
     elif not config.defaults.is_near(width, height):
@@ -91,3 +103,21 @@ def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
     if config.name in COMPOSED_OF_EMOJI and not job.embeddings:
         lines += [unseen_composition(prompt) for prompt in dict.fromkeys(job.prompts)]
     return [line for line in lines if line]
+
+
+def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> str:
+    """Return a line about a negative prompt that nothing reads, and what would; otherwise ""."""
+    asked = any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {})
+    if not asked or "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale, *scales):
+        return ""
+    nag = config.denoiser.attends_to_text and not isinstance(job.guidance, NormalizedAttention)
+    ways = ["take guidance nag"] if nag else []
+    if config.denoiser.reads_guidance:
+        reason = f"{config.name!r} reads the guidance scale itself"
+    elif "uncond" in texts_read(job.guidance, job.sampler, USUAL_CFG_SCALE):
+        reason = f"cfg_scale is {job.cfg_scale:g}"
+        ways.insert(0, "give a cfg_scale above 1")
+    else:
+        reason = f"guidance {job.guidance.name!r} does not use it"
+    then = f"; {' or '.join(ways)} for it to count" if ways else ""
+    return f"nothing reads the negative prompt, because {reason}{then}"

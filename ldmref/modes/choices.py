@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.modes.guidance_parameter import choose_guidance
 from ldmref.modes.plan import plan
-from ldmref.samplers import GUIDANCES, SAMPLERS
+from ldmref.samplers import GUIDANCES, SAMPLERS, Guidance, get_sampler
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS
 
 CHOICES = {
@@ -51,3 +54,37 @@ def _takes(config: ModelConfig, parameters: dict[str, str]) -> bool:
     except UsageError:
         return False
     return True
+
+
+def negative_prompt_uses(config: ModelConfig) -> dict[str, Any]:
+    """Return when a model reads a negative prompt, for forms that show one only then.
+
+    Returns:
+        `guidances`: for each guidance that the model takes, and "" for its own: `always`, `guided`
+        (if the guidance scale is not 1) or `never`. `scales`: the guidance scale of a request
+        without one, of guidances that have their own. `samplers`: those that always read it.
+
+    >>> from ldmref.models import preset
+    >>> uses = negative_prompt_uses(preset("flux-dev"))
+    >>> uses["guidances"][""], uses["guidances"]["nag"]
+    ('never', 'always')
+    """
+    choices = choices_of(config)
+    plain = get_sampler("euler")
+    used = {"": choose_guidance(config, None, plain)}
+    for name in choices["guidance"]:
+        with suppress(UsageError):  # a model without words takes every name
+            used[name] = choose_guidance(config, name, plain)
+    scales = {name: guidance.usual_scale for name, guidance in used.items()}
+    return {
+        "guidances": {name: negative_prompt_use(guidance) for name, guidance in used.items()},
+        "scales": {name: scale for name, scale in scales.items() if scale is not None},
+        "samplers": [name for name in choices["sampler"] if get_sampler(name).unconditional],
+    }
+
+
+def negative_prompt_use(guidance: Guidance) -> str:
+    """Return when a guidance reads the negative prompt: `always`, `guided` or `never`."""
+    if "uncond" in guidance.texts(1.0):
+        return "always"
+    return "guided" if "uncond" in guidance.texts(2.0) else "never"

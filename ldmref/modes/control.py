@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
 
-from ldmref.errors import UsageError, short_repr
+from ldmref.declare import Attachment, Check, Doc, Range, get_fields, schema
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.images.pil import Source, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.control import ControlNet, control_of, require_fit
 from ldmref.modes import validation
+from ldmref.modes.parameters import FILE, accept
 from ldmref.modes.sizing import resize_image
 
 MAX_CONTROLS = 16
-MAX_MODE = 999
 # A colon, except for that of a drive on Windows, which follows one letter and precedes a slash.
 SEPARATOR = r":(?![\\/])|(?<!^[A-Za-z])(?<!:[A-Za-z]):" if os.name == "nt" else ":"
 
@@ -32,7 +34,9 @@ class Control:
         net: From `ldmref.load_controlnet`, or a folder or file to load for this call.
         image: Path, open file or Pillow image of the kind on which the net was trained (edges,
             depth, poses, ...). It is scaled and cropped to the size of the generated image. With
-            `only_masked` it belongs to the whole image, and the net reads the region's part.
+            `only_masked` it belongs to the whole image, and the net reads the region's part. None,
+            in `inpaint`: an inpainting ControlNet, which reads the given image without the masked
+            part.
         weight: Factor of the net's outputs, from -10 to 10.
         start: The fraction of the steps at which it begins, 0 <= start < end.
         end: The fraction of the steps at which it ends, start < end <= 1. It acts in step i of n
@@ -46,12 +50,50 @@ class Control:
     (0.8, 0.0, 0.5)
     """
 
-    net: ControlNet | str | Path
-    image: Source
-    weight: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    mode: int | None = None
+    net: Annotated[
+        ControlNet | str | Path,
+        Check(accept, {"type": "string"}),
+        Doc("The ControlNet."),
+    ]
+    image: (
+        Annotated[
+            Source,
+            Check(accept, FILE),
+            Attachment("image"),
+            Doc(
+                "The image that it reads: edges, depths or poses, as it was trained on.",
+                "an inpainting ControlNet, which reads the image and the mask of inpaint",
+            ),
+        ]
+        | None
+    ) = None
+    weight: Annotated[float, Range(-10, 10), Doc("Factor of its outputs.")] = 1.0
+    start: Annotated[
+        float, Range(0, 1), Doc("The fraction of the steps at which it begins, below the end.")
+    ] = 0.0
+    end: Annotated[float, Range(0, 1), Doc("The fraction of the steps at which it ends.")] = 1.0
+    mode: (
+        Annotated[
+            int,
+            Range(0, 999),
+            Doc("The number of the image's kind, for a ControlNet of several kinds.", "one kind"),
+        ]
+        | None
+    ) = None
+
+
+CONTROLS = {"type": "array", "items": schema(Control), "maxItems": MAX_CONTROLS}
+
+
+@dataclass(frozen=True)
+class MaskedControl(Control):
+    """A control whose image is the one to inpaint.
+
+    Args:
+        mask: White where the image is masked, of the same size.
+    """
+
+    mask: Image.Image | None = None
 
 
 def check_controls(name: str, value: Any) -> tuple[Control, ...]:
@@ -70,33 +112,70 @@ def check_controls(name: str, value: Any) -> tuple[Control, ...]:
 
 
 def _check_numbers(control: Control) -> Control:
-    weight = validation.check_number("control weight", control.weight, -10.0, 10.0)
-    start = validation.check_number("control start", control.start, 0.0, 1.0)
-    end = validation.check_number("control end", control.end, 0.0, 1.0)
+    found: dict[str, Any] = {}
+    for name, field in get_fields(Control).items():
+        limits = field.get(Range)
+        value = getattr(control, name)
+        if limits is None or (value is None and field.optional):
+            continue
+        low, high = limits.low, limits.high
+        if field.kind is int:
+            found[name] = validation.check_integer(f"control {name}", value, int(low), int(high))
+        else:
+            found[name] = validation.check_number(f"control {name}", value, low, high)
+    start, end = found["start"], found["end"]
     if start >= end:
         raise UsageError(
             f"a control must start before it ends, not from {start:g} to {end:g}",
             code="E-CONTROL-START",
         )
-    mode = control.mode
-    if mode is not None:
-        mode = validation.check_integer("control mode", mode, 0, MAX_MODE)
-    return replace(control, weight=weight, start=start, end=end, mode=mode)
+    return replace(control, **found)
+
+
+def list_controls(value: Any) -> list[Mapping[str, Any]]:
+    """Return the controls of a JSON document: objects with the keys of a `Control`.
+
+    Their values are not checked, since each interface has its own notation of nets and images.
+
+    Raises:
+        UsageError: It is something else, or keys are missing or unknown.
+    """
+    if not isinstance(value, list):
+        raise UsageError(
+            f"control must be a list of objects, not {short_repr(value)}",
+            code="E-CONTROL",
+            hint='such as [{"net": "canny", "image": "edges.png", "weight": 0.8}]',
+        )
+    fields = get_fields(Control)
+    required = [name for name, field in fields.items() if field.required]
+    for control in value:
+        if not isinstance(control, Mapping) or not control.keys() >= {*required}:
+            raise UsageError(
+                f"a control must be an object with {' and '.join(required)}, not "
+                f"{short_repr(control)}",
+                code="E-CONTROL",
+            )
+        for key in control:
+            if key not in fields:
+                hint = did_you_mean(str(key), fields)
+                raise UsageError(f"unknown key control.{key}", code="E-CONTROL", hint=hint)
+    return value
 
 
 def parse_control(text: str) -> Control:
     """Read a control with colons between its parts: `canny:edges.png:0.8`.
 
     After ControlNet and image follow weight, part of the steps, and kind of the image (a number).
+    The image is empty or left out for an inpainting ControlNet.
     """
     net, *rest = re.split(SEPARATOR, text)
     try:
-        image, weight, steps, mode = [*rest, *("1", "0-1", "")[len(rest) - 1 :]]
+        image, weight, steps, mode = [*rest, *("", "1", "0-1", "")[len(rest) :]]
         start, _, end = steps.partition("-")
-        if not net or not image:
+        if not net:
             raise ValueError
         kind = int(mode) if mode else None
-        return Control(net, image, float(weight), float(start), float(end), kind)
+        return Control(net, image or None, float(weight), float(start), float(end), kind)
     except ValueError:
         raise UsageError(
             f"cannot read the control {short_repr(text)}",
@@ -105,11 +184,11 @@ def parse_control(text: str) -> Control:
         ) from None
 
 
-def fit_control(config: ModelConfig, control: Control) -> Control:
-    """Return the control with its image read, if its net fits the model.
+def fit_control(config: ModelConfig, control: Control, mode: str) -> Control:
+    """Return the control with its image read, if its net fits the model and the mode.
 
     Raises:
-        UsageError: The net belongs to another family.
+        UsageError: The net belongs to another family, or needs an image that the mode has not.
         InputError: The net or the image cannot be read.
     """
     if isinstance(control.net, ControlNet):
@@ -126,7 +205,27 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
         )
     require_fit(config, net_config, name)
     _require_mode(net_config, control.mode, name)
-    return replace(control, image=read_image(control.image))
+    _require_image(net_config, control.image is not None, mode, name)
+    return control if control.image is None else replace(control, image=read_image(control.image))
+
+
+def _require_image(net: Any, has_image: bool, mode: str, name: str) -> None:
+    """Check that a ControlNet gets an image, or in inpaint reads the image and the mask."""
+    declared = control_of(net)
+    if declared.reads_mask(net) and (has_image or mode != "inpaint"):
+        raise UsageError(
+            f"the ControlNet {name!r} reads the image and the mask of inpaint, and no other image",
+            code="E-CONTROL",
+            hint="run inpaint, with Control(net) (--control NET)",
+        )
+    if has_image or (mode == "inpaint" and declared.hole(net) is not None):
+        return
+    raise UsageError(
+        f"the ControlNet {name!r} needs an image to read",
+        code="E-CONTROL",
+        hint="give it: Control(net, image) (--control NET:IMAGE)"
+        + ("; only inpaint has one of its own" if declared.hole(net) is not None else ""),
+    )
 
 
 def _require_mode(net: Any, mode: int | None, name: str) -> None:
@@ -149,6 +248,7 @@ def _require_mode(net: Any, mode: int | None, name: str) -> None:
 
 def size_control(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
     """Return the image of a control at a size, and a warning if it had another one."""
+    assert control.image is not None
     image = read_image(control.image)
     if image.size == size:
         return image, ""
@@ -162,10 +262,31 @@ def crop_control(
     """Return the control of a region, and a warning if its image had another size than the whole.
 
     Args:
-        control: The control of the whole image.
+        control: The control of the whole image, of which one without an image has no region.
         whole: Size of the whole image.
         box: Left, top, right and bottom of the region.
         size: Size of the result.
     """
+    if control.image is None:
+        return control, ""
     image, warning = size_control(control, whole)
     return replace(control, image=image.crop(box).resize(size, Image.Resampling.LANCZOS)), warning
+
+
+def give_masked_image(control: Control, image: Image.Image, mask: Image.Image) -> Control:
+    """Return the control, with an image and its mask if it has no image of its own."""
+    if control.image is not None:
+        return control
+    return MaskedControl(**vars(control) | {"image": image, "mask": mask})
+
+
+def fills_mask(control: Control, denoiser: Any) -> bool:
+    """Return whether the ControlNet of a control reads the mask itself, and fills it in.
+
+    Args:
+        control: The control, which fits the model.
+        denoiser: The configuration of the model's denoiser, for a single file.
+    """
+    net = control.net
+    net = net.config if isinstance(net, ControlNet) else open_controlnet(net, denoiser).config
+    return control_of(net).reads_mask(net)

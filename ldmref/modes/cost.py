@@ -79,16 +79,22 @@ def estimate_cost(
 
 def guide_of(job: Job) -> ModelConfig | None:
     """Return the configuration of the weaker model of a job; None if it has none."""
-    return None if job.weaker is None else job.weaker.config
+    return None if job.guide is None else job.guide.config
 
 
 def count_guide_bytes(model: LatentDiffusion, job: Job) -> int:
-    """Return the bytes of the weights of a job's weaker model; its autoencoder is never read."""
-    config = guide_of(job)
-    if config is None or (job.weaker is not None and job.weaker.source is model):
+    """Return the bytes of the weights of a job's weaker model.
+
+    They are those of the networks that read prompts or noise; its autoencoder is never read.
+    """
+    if job.guide is None or job.guide.source is model:
         return 0
-    needs = estimate_memory(model_spec(config), config, model.backend, *job.size)
-    return sum(size for name, size in needs.weights.items() if name != "vae")
+    config = job.guide.config
+    networks = family_of(config).networks(config)
+    used = {network.params for network in networks if network.numbered or network.reads_tokens}
+    spec = {name: shapes for name, shapes in model_spec(config).items() if name in used}
+    needs = estimate_memory(spec, config, model.backend, *job.size)
+    return sum(needs.weights.values())
 
 
 def plan_visits(job: Job) -> Sequence[int]:

@@ -6,22 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
+from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.embeddings import apply_embeddings
-from ldmref.modes.guidance_parameter import is_asked
 from ldmref.modes.guide import GuideSource
 from ldmref.modes.initial import InitialState
 from ldmref.modes.latents import check_latents
 from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
-from ldmref.modes.run_text import ActiveGuide, encode_guide
-from ldmref.modes.text import encode_texts
+from ldmref.modes.start import encode_job
 from ldmref.samplers import Guidance, Guided, GuidedDenoiser, History, Interval
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas, timestep_at
@@ -106,21 +102,15 @@ def denoiser(
     }
     config = require_config("denoiser", model)
     job = resolve(config, "txt2img", read_request("txt2img", values))
-    weaker = None if job.weaker is None else job.weaker.load(model)
+    weaker = None if job.guide is None else load_guide(model, job.guide)
     if validation.check_flag("grad", grad):
         model = model.differentiable()
         weaker = None if weaker is None else weaker.differentiable()
     ops = model.backend
     prompts = len(job.prompts)
-    text = encode_texts(
-        model,
-        job.prompts,
-        job.negative_prompts,
-        (0, 0),
-        job.clip_skip,
-        job.prompt_options,
-        with_empty=is_asked(job.guidance),
-    )
+    # The step of a sampler may ask for the prediction without the prompt.
+    also = set() if config.denoiser.reads_guidance else {"uncond"}
+    text = encode_job(model, job, InitialState(), also)
     active: ActiveGuide | None = None
     if weaker is not None:
         active = encode_guide(weaker, job, InitialState(), text)
@@ -135,9 +125,6 @@ def denoiser(
         times = n // prompts
         size = (w * config.vae.factor, h * config.vae.factor)
         batch = text.repeated(times, size)
-        if job.embeddings:
-            rows = {name: np.repeat(x, times, axis=0) for name, x in job.embeddings.items()}
-            batch = apply_embeddings(batch, rows)
         channels = make_input_channels(model, size) if config.image_channels else None
         second = None if active is None else active.repeated(times, size)
         return [

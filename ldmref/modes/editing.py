@@ -51,23 +51,24 @@ class EditTrajectory(Trajectory):
         """Return the timestep of a level, whose index is not that of the schedule."""
         return self.schedule.timestep(sigma)
 
-    def step_on(self, model: LatentDiffusion) -> Step:
-        """Return the step with the denoiser of the source prompt on a model."""
+    def make_step(self) -> Step:
+        """Return the step, which has the denoiser of the source prompt."""
         source = model_denoiser(
-            model,
+            self.model,
             self.timestep,
             self.source,
             self.method.source_cfg_scale,
-            plain_guidance(model.config),
+            plain_guidance(self.model.config),
             channels=self.channels,
             path=self.schedule.path,
         )
+        assert self.noise is not None
         return self.method.step(self.schedule, source, self.x, self.noise)
 
 
 def refuse_step(*arguments: Any) -> Stepped:
     """Fail: an edit has no step without the denoiser of its source prompt."""
-    raise TypeError("the step of an edit is `step_on(model)`")
+    raise TypeError("the step of an edit is `make_step()`")
 
 
 def start_edit(

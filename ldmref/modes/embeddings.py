@@ -110,11 +110,17 @@ class EmbeddedText(TextConditioning):
 
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def repeated(self, times: int, size: tuple[int, int]) -> TextConditioning:
+        """Return the text and its embeddings repeated for several images, at a size."""
+        rows = {name: np.concatenate([x] * times) for name, x in self.embeddings.items()}
+        return replace(super().repeated(times, size), embeddings=rows)
+
     def conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on, by the name of the prediction."""
         parts = super().conditionings(batch)
         for name, arrays in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
-            parts[name] = self._replaced(parts[name], arrays, batch)
+            if name in parts:
+                parts[name] = self._replaced(parts[name], arrays, batch)
         return parts
 
     def _replaced(self, part: Conditioning, names: tuple[str, str], batch: slice) -> Conditioning:

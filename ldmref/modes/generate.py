@@ -1,13 +1,13 @@
 """The loop of a run: its events, its end, and the check of every step.
 
-All modes, and inversions, go through `run_sampler`.
+All modes go through `run_sampler`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.cost import is_out_of_memory, out_of_memory
 from ldmref.modes.job import Job
 from ldmref.modes.nonfinite import decoder_error, step_error
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.samplers import State
 from ldmref.samplers.interfaces import Constraint, Interval
 
@@ -122,7 +123,6 @@ class GeneratedImage:
 
 Event = TypeVar("Event")
 Callback = Callable[[Progress], None]
-SampleStates = Callable[..., Iterator[State]]  # (model, x, visits, history), the last two optional
 
 
 def constrain_known(
@@ -153,47 +153,44 @@ def on_backend(ops: Backend, x: np.ndarray) -> Array:
 
 
 def run_sampler(
-    model: LatentDiffusion,
-    x: Array,
-    sample_states: SampleStates,
-    steps: int,
-    scale: float,
+    trajectory: Trajectory,
     cancel: CancelFlag | None = None,
     first: int = 0,
     count: int = 1,
+    observer: RunObserver = SILENT,
 ) -> Generator[Progress, None, np.ndarray]:
-    """Run a sampler to its end and return its last x over `scale`, (n, c, h, w) float32.
+    """Take all steps of a trajectory and return its latents, (n, c, h, w) float32.
 
     This is the only place where runs are cancelled, report their steps and are checked for NaN.
 
     Args:
-        model: The model that generates.
-        x: The initial state, which is the result of a run without steps.
-        sample_states: `sample_states(model, x)` iterates over the sampler's states from x on. It is
-            called again for a single step to find the cause of NaN.
-        steps: The number of states.
-        scale: Divisor of the last x.
+        trajectory: The sampling of a batch.
         cancel: Stops the run between two steps.
         first, count: See `Progress`.
+        observer: Sees the steps and may replace states and noise.
+
+    Yields:
+        A `Progress` after every step.
 
     Raises:
         Cancelled: `cancel` was set.
         NumericError: A step gave NaN or infinity; the message names the step and the layer.
     """
+    model, x, history = trajectory.model, trajectory.x, trajectory.history
     ops = model.backend
+    steps = trajectory.steps
     step = 0
-    history = ()
-    states = sample_states(model, x)
+    states = trajectory.states(observer)
     while True:
         if cancel is not None and cancel.is_set() and step < steps:
             raise Cancelled("stopped between two steps", code="E-CANCELLED")
         with ops.inference():
             state = next(states, None)
         if state is None:
-            return np.array(ops.to_numpy(x / scale), np.float32)
+            return np.array(ops.to_numpy(x / trajectory.scale), np.float32)
         if not ops.is_finite(state.x):
-            again = partial(sample_states, x=x, visits=(state.i, state.i + 1), history=history)
-            raise step_error(model, x, step, steps, state.sigma, again)
+            again = replace(trajectory, x=x, visits=(state.i, state.i + 1), history=history)
+            raise step_error(again, step, steps, state.sigma)
         yield Progress(model, step, steps, first, count, state)
         x = state.x
         history = state.history

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import UsageError
@@ -41,8 +41,6 @@ def parse_guidance(text: str) -> dict[str, Any]:
 def choose_guidance(
     config: ModelConfig,
     asked: str | Mapping[str, Any] | Guidance | None,
-    negative_prompts: Sequence[str],
-    embeddings: Mapping[str, Any] | None,
     sampler: Sampler,
 ) -> Guidance:
     """Return the guidance of a job: classifier-free, or that of a network that reads the scale.
@@ -51,7 +49,7 @@ def choose_guidance(
         UsageError: The network or the step cannot be guided like this.
     """
     if config.denoiser.reads_guidance:
-        return choose_embedded(config, asked, negative_prompts, embeddings, sampler)
+        return choose_embedded(config, asked, sampler)
     guidance = PLAIN
     if asked is not None:
         guidance = get_guidance(asked)
@@ -64,8 +62,6 @@ def choose_guidance(
 def choose_embedded(
     config: ModelConfig,
     asked: str | Mapping[str, Any] | Guidance | None,
-    negative_prompts: Sequence[str],
-    embeddings: Mapping[str, Any] | None,
     sampler: Sampler,
 ) -> Guidance:
     """Return the guidance of a job for a network that reads the scale.
@@ -80,8 +76,6 @@ def choose_embedded(
         second = f"guidance {guidance.name!r}"
     elif sampler.unconditional:
         second = f"sampler {sampler.name!r}, which guides by two predictions"
-    elif not within and (any(negative_prompts) or "negative_prompt_embeds" in (embeddings or {})):
-        second = "negative prompt"
     if second:
         raise UsageError(
             f"{config.name!r} reads the guidance scale itself, so it takes no {second}",
@@ -149,6 +143,18 @@ def is_asked(guidance: Guidance) -> bool:
     Only such a guidance is recorded, and only such a one may need the empty prompt.
     """
     return guidance not in (PLAIN, EMBEDDED)
+
+
+def texts_read(guidance: Guidance, sampler: Sampler, *scales: float) -> set[str]:
+    """Return the texts that a job reads, of `cond`, `uncond` and `empty`; `cond` always is.
+
+    Args:
+        guidance: Its guidance.
+        sampler: Its sampler, which may need an unconditional prediction.
+        scales: The guidance scales that it uses.
+    """
+    texts = {text for scale in scales for text in guidance.texts(scale)}
+    return {"cond", *texts, *(("uncond",) if sampler.unconditional else ())}
 
 
 def count_predictions(guidance: Guidance, sampler: Sampler, cfg_scale: float, calls: int) -> int:

@@ -1,9 +1,9 @@
-"""The second, weaker model of a request, which autoguidance needs: checked before it is loaded."""
+"""`Guide`: the second, weaker model of autoguidance in a request, known by its configuration."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,48 @@ import numpy as np
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.locate import find_model, read_model_config
-from ldmref.loading import load
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers import Guidance
 from ldmref.samplers.schedule import sampling_sigmas
 
 CODE = "E-GUIDE"
-GuideSource = LatentDiffusion | ModelConfig | str | Path
 
 
-def check_guide(name: str, value: Any) -> GuideSource:
-    """Return a model, the configuration of one, or where one is.
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """The weaker model of a request.
+
+    Args:
+        source: The model; or where it is, to be loaded when a run is prepared.
+        config: Its configuration, which is all that a plan needs.
+        name: Its name, for messages.
+    """
+
+    source: LatentDiffusion | ModelConfig | Path
+    config: ModelConfig
+    name: str
+
+
+GuideSource = Guide | LatentDiffusion | ModelConfig | str | Path
+
+
+def read_guide(name: str, value: Any) -> Guide:
+    """Return a guide: a model, its configuration, or where a model is, whose weights are not read.
 
     Raises:
         UsageError: The value is something else.
+        InputError: There is no such model, or its configuration cannot be read.
     """
-    if isinstance(value, LatentDiffusion | ModelConfig):
+    if isinstance(value, Guide):
         return value
+    if isinstance(value, LatentDiffusion):
+        return Guide(value, value.config, value.config.name)
+    if isinstance(value, ModelConfig):
+        return Guide(value, value, value.name)
     if isinstance(value, str | os.PathLike) and value != "":
-        return os.fsdecode(value)
+        path = find_model(os.fsdecode(value))
+        return Guide(path, read_model_config(path), path.stem)
     raise UsageError(
         f"{name} must be a model or a path, not {short_repr(value)}",
         code=CODE,
@@ -38,83 +60,36 @@ def check_guide(name: str, value: Any) -> GuideSource:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Guide:
-    """The weaker model of a job, which fits its model; loaded when a run is prepared.
-
-    Args:
-        source: The model, or where it is.
-        config: Its configuration.
-        name: Its name, for messages.
-    """
-
-    source: GuideSource
-    config: ModelConfig
-    name: str
-    _loaded: list[LatentDiffusion] = field(default_factory=list, repr=False)
-
-    def load(self, model: LatentDiffusion) -> LatentDiffusion:
-        """Return the weaker model on the backend of the model that it guides.
-
-        Raises:
-            UsageError: It is on another backend, or only its configuration was given.
-            InputError: It cannot be read.
-        """
-        ops = model.backend
-        if isinstance(self.source, ModelConfig):
-            message = f"of the guide {self.name!r} there is only a configuration"
-            raise UsageError(message, code=CODE, hint="give a model or a path")
-        found = self.source if isinstance(self.source, LatentDiffusion) else None
-        if found is None:
-            if not self._loaded or self._loaded[0].backend is not ops:
-                assert isinstance(self.source, str | Path)
-                self._loaded[:] = [load(self.source, backend=ops)]
-            found = self._loaded[0]
-        if found.backend.describe() != ops.describe():
-            raise UsageError(
-                f"the guide {self.name!r} is on {found.backend!r}, the model on {ops!r}",
-                code=CODE,
-                hint="load(path, backend=model.backend)",
-            )
-        return found
-
-
-def fit_guide(
-    config: ModelConfig, source: GuideSource | None, guidance: Guidance, asks: bool
-) -> Guide | None:
-    """Return the guide of a request, if it fits the model and the guidance needs one.
+def fit_guide(config: ModelConfig, guide: Guide | None, guidance: Guidance, embedded: bool) -> None:
+    """Refuse a guide that is missing, that the guidance does not need, or that fits another model.
 
     Args:
         config: The configuration of the model.
-        source: The request's.
+        guide: That of the request.
         guidance: The guidance of the job.
-        asks: Whether the prompts are given as hidden states.
+        embedded: Whether the prompts are given as hidden states.
 
     Raises:
-        UsageError: One is missing, or not needed, or it belongs to another kind of model.
-        InputError: It does not exist, or its configuration cannot be read.
+        UsageError: It is so.
     """
-    if source is None:
-        if guidance.by_guide:
-            raise UsageError(
-                f"guidance {guidance.name!r} needs a second, weaker model",
-                code=CODE,
-                hint="give guide=MODEL (--guide MODEL); modes without this parameter have none",
-            )
-        return None
+    if guide is None:
+        raise UsageError(
+            f"guidance {guidance.name!r} needs a second, weaker model",
+            code=CODE,
+            hint="give guide=MODEL; modes without this parameter have none",
+        )
     if not guidance.by_guide:
         raise UsageError(
             f"a guide is for guidance 'autoguidance', not for {guidance.name!r}",
             code=CODE,
-            hint="guidance='autoguidance' (--guidance autoguidance), or leave the guide out",
+            hint="give guidance=autoguidance, or leave the guide out",
         )
-    if asks:
+    if embedded:
         raise UsageError(
             "a guide encodes the prompts itself, and the request gives hidden states instead",
             code=CODE,
             hint="give prompts, or leave the guide out",
         )
-    guide = open_guide(source)
     for what, theirs, ours in differences(guide.config, config):
         raise UsageError(
             f"the guide {guide.name!r} does not fit {config.name!r}: its {what} is {theirs}, "
@@ -122,21 +97,6 @@ def fit_guide(
             code=CODE,
             hint="take a weaker model of the same family, with the same latents and noise levels",
         )
-    return guide
-
-
-def open_guide(source: GuideSource) -> Guide:
-    """Return a guide with its configuration, without reading a weight.
-
-    Raises:
-        InputError: It does not exist, or its configuration cannot be read.
-    """
-    if isinstance(source, LatentDiffusion):
-        return Guide(source, source.config, source.config.name)
-    if isinstance(source, ModelConfig):
-        return Guide(source, source, source.name)
-    path = find_model(source)
-    return Guide(path, read_model_config(path), path.stem)
 
 
 def differences(guide: ModelConfig, model: ModelConfig) -> list[tuple[str, Any, Any]]:

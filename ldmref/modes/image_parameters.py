@@ -13,13 +13,12 @@ import numpy as np
 
 from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.io.images.pil import Source
-from ldmref.modes.control import Control, check_controls, parse_control
-from ldmref.modes.parameters import Unrecorded, accept
+from ldmref.modes.control import CONTROLS, Control, check_controls, parse_control
+from ldmref.modes.parameters import FILE, Unrecorded, accept
 
 Resize = Literal["crop", "stretch", "fill"]
 Fill = Literal["original", "noise", "fill", "nothing"]
 FILLS = get_args(Fill)
-FILE = {"type": "string", "contentEncoding": "base64"}
 
 ImageFile = Annotated[Source | np.ndarray, Check(accept, FILE), Attachment("image"), Unrecorded()]
 ImageInput = Annotated[
@@ -86,13 +85,14 @@ class ControlParameter:
 
     control: Annotated[
         Sequence[Control],
-        Check(check_controls, {"type": "array", "items": {"type": "object"}}),
+        Check(check_controls, CONTROLS),
         Attachment("controlnet"),
         Flag(
             metavar="NET:IMAGE[:WEIGHT[:START-END[:MODE]]]",
             parse=parse_control,
             multiple=True,
-            help="A ControlNet and the image that it reads; may be repeated.",
+            help="A ControlNet and the image that it reads; may be repeated. In inpaint, an "
+            "inpainting ControlNet is given without an image, as NET or NET::WEIGHT.",
         ),
         Unrecorded(),
         Doc("ControlNets, each with the image that it reads; their outputs are added."),

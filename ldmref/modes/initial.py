@@ -78,6 +78,11 @@ class InitialState:
     show: Callable[[Image.Image], Image.Image] | None = None
     latents: np.ndarray | None = None
 
+    @property
+    def scales(self) -> list[float]:
+        """The guidance scales that the run uses besides that of the job."""
+        return [] if self.edit is None else [self.edit.source_cfg_scale]
+
 
 class InitialLatents(NamedTuple):
     """The arrays before the first step.

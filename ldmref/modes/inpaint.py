@@ -13,7 +13,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
 from ldmref.modes.channels import encode_array, encode_image, mask_channels, masked_pixel
-from ldmref.modes.control import crop_control
+from ldmref.modes.control import crop_control, fills_mask, give_masked_image
 from ldmref.modes.initial import InitialState, MaskedImage, Posterior
 from ldmref.modes.job import Job
 from ldmref.modes.registry import Watched, mode
@@ -48,6 +48,9 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
             region = job.control_input.crop(original.size, box, size)
             job = replace(job, control_input=region)
         warnings += [warning for _, warning in regions if warning]
+    filling = any(fills_mask(control, config.denoiser) for control in job.control)
+    masked = [give_masked_image(control, image, small_mask) for control in job.control]
+    job = replace(job, control=tuple(masked))
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
     elif config.concat != "folded_mask" and masks.vanishes(
@@ -69,7 +72,7 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
         return masks.paste_region(image, original, painted, box)
 
     def start(model: LatentDiffusion) -> InitialState:
-        initial = make_initial(model, job, image, small_mask, request.fill, finish)
+        initial = make_initial(model, job, image, small_mask, request.fill, finish, filling)
         return replace(initial, show=masks.PreviewPaste(original, mask, box))
 
     recorded = {} if only_masked else {"padding": None}
@@ -83,9 +86,16 @@ def make_initial(
     mask: Image.Image,
     fill: str,
     finish: Callable[[Image.Image], Image.Image],
+    filling: bool = False,
 ) -> InitialState:
-    """Return latents, kept cells and input channels of an image and its mask, at the job's size."""
+    """Return latents, kept cells and input channels of an image and its mask, at the job's size.
+
+    With `filling`, a ControlNet reads the mask, and nothing is put back after a step. Started from
+    pure noise, such a run does not use the latents of the image.
+    """
     config = model.config
+    if filling and job.first_step == 0 and not reads_mask(config):
+        return InitialState(job.latents, finish=finish)
     factor = config.vae.factor
     known = encode_image(model, image)
     channels = None
@@ -96,7 +106,7 @@ def make_initial(
         hidden = masks.cut_hole(image, mask, masked_pixel(config))
         folded = config.concat == "folded_mask"  # Flux.1's
         channels = MaskedImage(mask_channels(config, mask), encode_array(model, hidden), folded)
-    elif mask.getextrema()[0] == 0:
+    elif mask.getextrema()[0] == 0 and not filling:
         kept = keep
     if fill == "noise":
         noise_fill = 1.0 - keep

@@ -27,12 +27,14 @@ from ldmref.modes.generate import (
     run_sampler,
 )
 from ldmref.modes.guidance_parameter import is_asked
+from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
-from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Invert
-from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import History, Interval, State, implicit, sample
+from ldmref.modes.start import encode_job
+from ldmref.modes.text import TextConditioning
+from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
+from ldmref.samplers import Interval, implicit
 
 SETTINGS = (
     "steps",
@@ -142,15 +144,7 @@ class InversionPlan:
         """
         job = self.job
         check_limits(model, job, self.calls)
-        text = encode_texts(
-            model,
-            job.prompts,
-            job.negative_prompts,
-            job.size,
-            job.clip_skip,
-            job.prompt_options,
-            with_empty=is_asked(job.guidance),
-        )
+        text = encode_job(model, job, InitialState())
         clean = encode_image(model, self.image).mean
         channels = make_input_channels(model, job.size) if model.config.image_channels else None
         return InversionRun(self, model, text, clean, channels)
@@ -181,6 +175,31 @@ class InversionPlan:
         return f"<InversionPlan of {self.job.summary}>"
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InversionTrajectory(Trajectory):
+    """The sampling of an inversion: from the latents of an image to noise.
+
+    Args:
+        rising: The noise levels, those of the schedule in reverse.
+    """
+
+    rising: list[float]
+
+    @property
+    def levels(self) -> list[float]:
+        """The noise levels, into which `visits` are indices."""
+        return self.rising
+
+    @property
+    def scale(self) -> float:
+        """The divisor of the last state, which is noise."""
+        return self.schedule.init_noise_sigma
+
+    def timestep(self, sigma: float, interval: Interval | None = None) -> float:
+        """Return the timestep of a level within a step, which the schedule knows in reverse."""
+        return self.schedule.timestep(sigma, interval.reversed() if interval else None)
+
+
 @dataclass(frozen=True, eq=False)
 class InversionRun:
     """A planned inversion prepared with a model."""
@@ -196,8 +215,14 @@ class InversionRun:
         """The resolved parameters."""
         return self.plan.job
 
-    def generate(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
+    def generate(
+        self, cancel: CancelFlag | None = None, observer: RunObserver = SILENT
+    ) -> Iterator[Progress | GeneratedImage]:
         """Invert the image.
+
+        Args:
+            cancel: As in `Run.generate`.
+            observer: Sees the steps and may replace states.
 
         Yields:
             A `Progress` after every step, then a `GeneratedImage` with the given image and, as its
@@ -206,9 +231,18 @@ class InversionRun:
         Raises:
             Cancelled, NumericError, ResourceError: See `Run.generate`.
         """
-        yield from explain_memory(self._generate(cancel), self.model, self.job)
+        yield from explain_memory(self._generate(cancel, observer), self.model, self.job)
 
-    def _generate(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
+    def _generate(
+        self, cancel: CancelFlag | None, observer: RunObserver
+    ) -> Iterator[Progress | GeneratedImage]:
+        trajectory = observer.started(self.trajectory())
+        latents = yield from run_sampler(trajectory, cancel, observer=observer)
+        observer.finished(latents)
+        yield GeneratedImage(0, self.plan.image, latents[0])
+
+    def trajectory(self) -> Trajectory:
+        """Return the sampling, prepared up to its first step."""
         job = self.job
         ops = self.model.backend
         iterations = self.plan.request.iterations
@@ -218,28 +252,20 @@ class InversionRun:
         x = on_backend(ops, self.clean * np.float32(path.spread(sigmas[0])))
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, path.level(float(schedule.training_sigmas[0])))
-
-        def timestep(sigma: float, interval: Interval | None) -> float:
-            return schedule.timestep(sigma, interval.reversed() if interval else None)
-
-        def sample_states(
-            model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
-        ) -> Iterator[State]:
-            denoise = model_denoiser(
-                model,
-                timestep,
-                self.text.conditionings(slice(0, 1)),
-                job.cfg_scale,
-                job.guidance,
-                channels=self.channels,
-                path=path,
-            )
-            step = implicit(iterations)
-            return sample(denoise, x, sigmas, step, visits=visits, history=history, path=path)
-
-        scale = schedule.init_noise_sigma
-        latents = yield from run_sampler(self.model, x, sample_states, job.steps, scale, cancel)
-        yield GeneratedImage(0, self.plan.image, latents[0])
+        return InversionTrajectory(
+            model=self.model,
+            schedule=schedule,
+            step=implicit(iterations),
+            visits=range(len(sigmas)),
+            x=x,
+            noise=None,
+            constrain=None,
+            conditionings=self.text.conditionings(slice(0, 1)),
+            cfg_scale=job.cfg_scale,
+            guidance=job.guidance,
+            channels=self.channels,
+            rising=sigmas,
+        )
 
     def result(self, generated: Sequence[GeneratedImage]) -> Inversion:
         """Return the noise and everything that belongs to it.

@@ -32,7 +32,6 @@ class Job(FromPrompts):
         prompts, negative_prompts, seeds: An entry per image.
         schedule: None with `sigmas`.
         eta: None for a sampler without one.
-        weaker: The second model of autoguidance, `guide` of the request.
         control_input: The control image, read and at the size of the images.
         strength: Of img2img and inpaint.
         first_step: Steps of the schedule that are skipped; `skip_steps` counts them.
@@ -46,7 +45,7 @@ class Job(FromPrompts):
     seeds: tuple[int, ...]
     cfg_scale: float = field()
     guidance: Guidance = field()
-    weaker: Guide | None = field()
+    guide: Guide | None = None
     sampler: Sampler = field()
     steps: int = field()
     width: int = field()

@@ -78,8 +78,12 @@ def vanishes(mask: Image.Image, factor: int, rng: str, channels: bool) -> bool:
 
 def cut_hole(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
     """Return the image with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
-    kept = np.asarray(mask) < 128
-    return np.where(kept[None, None], to_array([image]), np.float32(hole))
+    return np.where(masked_pixels(mask), np.float32(hole), to_array([image]))
+
+
+def masked_pixels(mask: Image.Image) -> np.ndarray:
+    """Return where the mask is at least one half, (1, 1, H, W) of booleans."""
+    return (np.asarray(mask) >= 128)[None, None]
 
 
 def shrink_mask(mask: Image.Image, factor: int) -> np.ndarray:

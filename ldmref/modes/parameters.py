@@ -74,6 +74,9 @@ def _is_default(value: Any, default: Any) -> bool:
     return type(value) in (type(default), list) and value in (default, [default])
 
 
+FILE = {"type": "string", "contentEncoding": "base64"}
+
+
 def accept(name: str, value: Any) -> Any:
     """Return a value that is checked later, when the image is read or the sampler is chosen."""
     return value

@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.declare import Attachment, Check, Doc, Flag, Range
 from ldmref.modes import validation
 from ldmref.modes.guidance_parameter import check_guidance, parse_guidance
-from ldmref.modes.guide import GuideSource, check_guide
+from ldmref.modes.guide import GuideSource, read_guide
 from ldmref.modes.notation import read_noise
 from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
 from ldmref.samplers import Guidance
@@ -77,7 +77,7 @@ class GuideParameter:
 
     guide: Annotated[
         GuideSource | None,
-        Check(check_guide, {"type": "string"}),
+        Check(read_guide, {"type": "string"}),
         Attachment("model"),
         Flag(
             metavar="MODEL",

@@ -73,10 +73,7 @@ def resolve(
     if asked.sigmas is not None:
         steps = count_steps(asked.sigmas, asked.steps, asked.schedule)
         schedule = None
-    guidance = choose_guidance(config, asked.guidance, negative_prompts, embeddings, sampler)
-    guide = None
-    if asked.guide is not None or guidance.by_guide:
-        guide = fit_guide(config, asked.guide, guidance, embeddings is not None)
+    guidance = choose_guidance(config, asked.guidance, sampler)
     cfg_scale = guidance.usual_scale if asked.cfg_scale is None else asked.cfg_scale
     if cfg_scale is None:
         usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
@@ -94,9 +91,8 @@ def resolve(
         "width": asked.width or defaults.width,
         "height": asked.height or defaults.height,
         "guidance": guidance,
-        "weaker": guide,
         "clip_skip": asked.clip_skip or 0,
-        "control": tuple(fit_control(config, control) for control in asked.control),
+        "control": tuple(fit_control(config, control, mode) for control in asked.control),
         "strength": strength,
         "first_step": 0 if strength is None else skip_steps(config, steps, strength),
         "resample": resample,
@@ -115,8 +111,8 @@ def check_job(config: ModelConfig, job: Job) -> None:
     if job.mode not in COMMON_MODES or config.concat:
         check_mode(config, job.mode)
     check_prompts(config, job)
-    if job.weaker is not None:
-        check_guide(job.weaker.config, job)
+    if job.guide is not None or job.guidance.by_guide:
+        check_guide(config, job)
     check_schedule(config, job)
     check_size(config, job)
     for name, check in ASKED.items():
@@ -135,10 +131,12 @@ def check_prompts(config: ModelConfig, job: Job) -> None:
 
 
 def check_guide(config: ModelConfig, job: Job) -> None:
-    """Refuse prompts and ControlNets that the second model of a job cannot follow."""
-    check_prompts(config, job)
+    """Refuse a guide that does not fit, and prompts and ControlNets that it cannot follow."""
+    fit_guide(config, job.guide, job.guidance, job.embeddings is not None)
+    assert job.guide is not None
+    check_prompts(job.guide.config, job)
     for control in job.control:
-        fit_control(config, control)
+        fit_control(job.guide.config, control, job.mode)
 
 
 def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spacing | None) -> int:

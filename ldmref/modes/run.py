@@ -12,6 +12,7 @@ from PIL import Image
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, load_control
+from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.channels import encode_image
@@ -24,13 +25,13 @@ from ldmref.modes.generate import (
     Progress,
     decode_images,
     explain_memory,
+    run_sampler,
 )
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
-from ldmref.modes.run_text import ActiveGuide, encode_guide
 from ldmref.modes.start import encode_job, start_trajectory
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
@@ -99,7 +100,7 @@ class Plan:
         job = self.job
         if model.has_limit or model.max_seconds is not None:
             check_limits(model, job, self.calls, self.more_evaluations)
-        weaker = None if job.weaker is None else job.weaker.load(model)
+        weaker = None if job.guide is None else load_guide(model, job.guide)
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
         initial = self.start(model)
@@ -224,7 +225,7 @@ class Run:
         """
         trajectory = observer.started(self.trajectory(batch))
         count = len(self.job.seeds)
-        latents = yield from trajectory.sample(cancel, batch.start, count, observer)
+        latents = yield from run_sampler(trajectory, cancel, batch.start, count, observer)
         observer.finished(latents)
         return latents
 
@@ -273,7 +274,7 @@ class Run:
         """Warnings about the model's files, the inputs, the prompts and the controls."""
         images = (*self.controls, self.job.control_input)
         controls = [image.warning for image in images if image is not None and image.warning]
-        advised = advise(self.model.config, self.job, self.model.backend)
+        advised = advise(self.model.config, self.job, self.model.backend, self.initial.scales)
         texts = dict.fromkeys(self.text.warnings)
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
@@ -10,7 +10,7 @@ from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import constrain_known, on_backend
-from ldmref.modes.guidance_parameter import is_asked
+from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
 from ldmref.modes.text import TextConditioning, encode_texts
@@ -27,14 +27,18 @@ from ldmref.samplers.interfaces import (
 from ldmref.samplers.noise import Streams, follows_diffusers
 
 
-def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextConditioning:
-    """Encode the prompts of a job with the text encoders of a model.
+def encode_job(
+    model: LatentDiffusion, job: Job, initial: InitialState, also: Collection[str] = ()
+) -> TextConditioning:
+    """Encode the prompts that a job reads with the text encoders of a model.
 
     Args:
         model: The model that generates, or its guide.
         job: The resolved parameters.
         initial: The initial state of the mode, for a second prompt and that of the given image.
+        also: Texts that are encoded although the job does not read them, such as "uncond".
     """
+    read = texts_read(job.guidance, job.sampler, job.cfg_scale, *initial.scales)
     text = encode_texts(
         model,
         job.prompts,
@@ -43,7 +47,7 @@ def encode_job(model: LatentDiffusion, job: Job, initial: InitialState) -> TextC
         job.clip_skip,
         job.prompt_options,
         initial.interpolation,
-        is_asked(job.guidance),
+        read.union(also),
         initial.prompts,
     )
     return apply_embeddings(text, job.embeddings) if job.embeddings else text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
@@ -92,7 +92,8 @@ class TextConditioning:
     def conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on, by the name of the prediction.
 
-        `empty` is there if the empty prompt was encoded, or nothing is.
+        `uncond` is there if the negative prompts were encoded, `empty` if the empty prompt was, and
+        both if nothing is.
         """
         if not self.encoded:
             return dict.fromkeys(TEXTS, Conditioning(None))
@@ -101,7 +102,9 @@ class TextConditioning:
         cond = self._condition(prompts, chunks)
         if self.interpolation is not None:
             cond = self._interpolate(cond, self.interpolation, batch)
-        parts = {"uncond": self._condition(negative_prompts, chunks, negative=True), "cond": cond}
+        parts = {"cond": cond}
+        if all(prompt in self.encoded for prompt in negative_prompts):
+            parts["uncond"] = self._condition(negative_prompts, chunks, negative=True)
         if "" in self.encoded:
             parts["empty"] = self._condition([""] * len(prompts), chunks, negative=True)
         return parts
@@ -153,22 +156,34 @@ def encode_texts(
     clip_skip: int = 0,
     options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
-    with_empty: bool = False,
+    read: Collection[str] = ("cond", "uncond"),
     others: Sequence[str] = (),
 ) -> TextConditioning:
     """Encode every distinct prompt with the tokenizers and text encoders of the model.
 
-    With `with_empty`, the empty prompt is also encoded, for a guidance that needs it.
+    Args:
+        model: The model.
+        prompts, negative_prompts: One per image.
+        size: Width and height of the images.
+        clip_skip: The number of final layers of the text encoder to leave out.
+        options: How to treat long prompts and prompt weights.
+        interpolation: A second prompt.
+        read: The texts that are read. Negative prompts are encoded with `uncond`, the empty prompt
+            with `empty`, or if it fills up shorter prompts.
+        others: Prompts that all images share.
     """
-    encoded = {}
+    encoded: dict[str, EncodedText] = {}
     chunks = [1] * len(prompts)
     if model.config.text_encoders:
         options = options or PromptOptions()
-        empty = [""] if with_empty or options.long_prompts == "chunk" else []
-        for prompt in dict.fromkeys([*prompts, *negative_prompts, *others, *empty]):
+        negative = negative_prompts if "uncond" in read else []
+        empty = [""] if "empty" in read else []
+        for prompt in dict.fromkeys([*prompts, *negative, *others, *empty]):
             encoded[prompt] = model.encode_prompts([prompt], clip_skip, options)
         counts = {prompt: text.tokens.counts[0] for prompt, text in encoded.items()}
-        pairs = zip(prompts, negative_prompts, strict=True)
+        if len({*counts.values()}) > 1 and "" not in encoded:
+            encoded[""] = model.encode_prompts([""], clip_skip, options)
+        pairs = zip(prompts, negative or prompts, strict=True)
         chunks = [max(counts[text] for text in (*pair, *others)) for pair in pairs]
     return TextConditioning(
         model, encoded, prompts, negative_prompts, chunks, size, interpolation, others
@@ -179,5 +194,5 @@ def encode_conditioning(
     model: LatentDiffusion, prompts: Sequence[str], size: tuple[int, int]
 ) -> Conditioning:
     """Return the conditioning of the U-Net on these prompts, without a negative part."""
-    text = encode_texts(model, prompts, prompts, size)
+    text = encode_texts(model, prompts, prompts, size, read=("cond",))
     return text.conditionings(slice(0, len(prompts)))["cond"]

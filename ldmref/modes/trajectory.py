@@ -1,24 +1,23 @@
 """The trajectory of a batch from its initial state to its last one, and what observes a run.
 
-Traces, run records, branches, golden traces and the callbacks of `ldmref.compat` are observers. A
-run without one computes the same: an observer that returns what it is given changes no bit.
+Traces, run records, branches, golden traces, previews, the progress of the truth line, the search
+for the origin of NaN and the callbacks of `ldmref.compat` are observers. A run without one computes
+the same: an observer that returns what it is given changes no bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl
-from ldmref.modes.generate import CancelFlag, Progress, run_sampler
 from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.observed import PreparedRun, TakenStep
 from ldmref.samplers import (
@@ -49,7 +48,7 @@ class RunObserver:
     `run.generate(cancel)` calls, for each batch, `started`; for each step `stepping`, `evaluating`
     and `evaluated` for each evaluation of the denoiser, `noise_sampled` for each fresh noise, and
     `stepped`; then `finished` and `decoded`. An observer that needs no encoders can be given to
-    `generate` instead.
+    `generate` instead. `Observers` combines several.
 
     >>> import ldmref
     >>> class Sigmas(ldmref.modes.RunObserver):
@@ -137,7 +136,7 @@ class Trajectory:
         step: The step of the sampler.
         visits: Indices into the noise levels, in the order in which they are visited.
         x: The initial state, (n, c, h, w), an array of the backend.
-        noise: Source of fresh noise; each call advances it.
+        noise: Source of fresh noise; each call advances it. None: an inversion adds none.
         constrain: Function applied to x after every step (inpainting).
         conditionings: By the name of the prediction; see `model_denoiser`.
         cfg_scale: The guidance scale.
@@ -153,7 +152,7 @@ class Trajectory:
     step: Step = field(repr=False)
     visits: Sequence[int]
     x: Array = field(repr=False)
-    noise: Noise = field(repr=False)
+    noise: Noise | None = field(repr=False)
     constrain: Constraint | None = field(repr=False)
     conditionings: Mapping[str, Conditioning] = field(repr=False)
     cfg_scale: float
@@ -180,8 +179,8 @@ class Trajectory:
         """
         return self.schedule.path.spread(self.levels[-1])
 
-    def step_on(self, model: LatentDiffusion) -> Step:
-        """Return the step for a model: this one, or a copy that watches its operations."""
+    def make_step(self) -> Step:
+        """Return the step of the sampler; that of an edit evaluates the model itself."""
         return self.step
 
     @property
@@ -189,32 +188,28 @@ class Trajectory:
         """The number of steps; a jump back up is not one."""
         return sum(j > i for i, j in pairwise(self.visits))
 
-    def denoiser(
-        self, model: LatentDiffusion | None = None, observer: RunObserver = SILENT
-    ) -> GuidedDenoiser:
+    def denoiser(self, observer: RunObserver = SILENT) -> GuidedDenoiser:
         """Return the guided model as `denoise(x, sigma) -> x0`.
 
         Args:
-            model: A copy of the model on a backend that watches its operations. None: the model.
             observer: Sees every evaluation, and may replace prompts and guidance before it.
         """
-        used = model or self.model
-        denoise = self._denoiser(used, None if observer is SILENT else observer.evaluated)
         if observer is SILENT:
-            return denoise
+            return self._denoiser()
+        denoise = self._denoiser(observer.evaluated)
 
         def predict(x: Array, sigma: float, *rest: Any) -> Guided:
             nonlocal denoise
             changed = observer.evaluating(x, sigma)
             if changed is not None:
-                denoise = changed._denoiser(used, observer.evaluated)
+                denoise = changed._denoiser(observer.evaluated)
             return denoise.guided(x, sigma, *rest)
 
         return GuidedDenoiser(predict, denoise.remembers)
 
-    def _denoiser(self, model: LatentDiffusion, observe: Observer | None = None) -> GuidedDenoiser:
+    def _denoiser(self, observe: Observer | None = None) -> GuidedDenoiser:
         return model_denoiser(
-            model,
+            self.model,
             self.timestep,
             self.conditionings,
             self.cfg_scale,
@@ -226,63 +221,34 @@ class Trajectory:
             self.guide,
         )
 
-    def sample(
-        self,
-        cancel: CancelFlag | None = None,
-        first: int = 0,
-        count: int = 1,
-        observer: RunObserver = SILENT,
-    ) -> Generator[Progress, None, np.ndarray]:
-        """Take all steps and return the latents, (n, c, h, w) float32.
+    def states(self, observer: RunObserver = SILENT) -> Iterator[State]:
+        """Iterate over the sampler's states, one after each step.
 
         Args:
-            cancel: Stops the run between two steps.
-            first, count: Index of the batch's first image, and number of images of the run.
-            observer: Sees the steps and may replace states and noise; not called for a step that
-                is repeated to find the origin of NaN.
-
-        Yields:
-            A `Progress` after every step.
-
-        Raises:
-            Cancelled: `cancel` was set.
-            NumericError: The latents hold NaN or infinity.
+            observer: Sees the steps and may replace states and noise.
         """
-
-        def sample_states(
-            model: LatentDiffusion,
-            x: Array,
-            visits: Sequence[int] = self.visits,
-            history: History = self.history,
-        ) -> Iterator[State]:
-            if observer is SILENT or model is not self.model:
-                parts = self._denoiser(model), self.step_on(model), self.noise, self.constrain
-            else:
-                parts = self._observed_parts(observer)
-            denoise, step, noise, constrain = parts
-            return sample(
-                denoise,
-                x,
-                self.levels,
-                step,
-                noise=noise,
-                constrain=constrain,
-                visits=visits,
-                history=history,
-                path=self.schedule.path,
-            )
-
-        return (
-            yield from run_sampler(
-                self.model, self.x, sample_states, self.steps, self.scale, cancel, first, count
-            )
+        if observer is SILENT:
+            parts = self._denoiser(), self.make_step(), self.noise, self.constrain
+        else:
+            parts = self._observed_parts(observer)
+        denoise, step, noise, constrain = parts
+        return sample(
+            denoise,
+            self.x,
+            self.levels,
+            step,
+            noise=noise,
+            constrain=constrain,
+            visits=self.visits,
+            history=self.history,
+            path=self.schedule.path,
         )
 
     def _observed_parts(
         self, observer: RunObserver
-    ) -> tuple[GuidedDenoiser, Step, Noise, Constraint | None]:
+    ) -> tuple[GuidedDenoiser, Step, Noise | None, Constraint | None]:
         """Return what `sample` takes, seen by an observer; the step includes the constraint."""
-        step, constrain = self.step_on(self.model), self.constrain
+        step, noise, constrain = self.make_step(), self.noise, self.constrain
 
         def take(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
@@ -293,7 +259,5 @@ class Trajectory:
             x_next = observer.stepped(TakenStep(interval, x, sampled, x_next, x0))
             return x_next, x0, history
 
-        def fresh() -> Array:
-            return observer.noise_sampled(self.noise())
-
-        return self.denoiser(self.model, observer), take, fresh, None
+        fresh = None if noise is None else lambda: observer.noise_sampled(noise())
+        return self.denoiser(observer), take, fresh, None

@@ -22,6 +22,7 @@ from ldmref.errors import UsageError
 from ldmref.io.images.pil import to_array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.active_guide import load_guide
 from ldmref.modes.channels import encode_array
 from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
@@ -68,17 +69,21 @@ class UpscaledPlan(Plan):
 
     def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> Run:
         """Return a run of two passes, both prepared; otherwise as `Plan.prepare`."""
-        second = self.second.prepare(model, observer)
-        first = super().prepare(model, observer)
+        planned, second = self, self.second
+        if self.job.guide is not None:  # loaded once, for both passes
+            guide = replace(self.job.guide, source=load_guide(model, self.job.guide))
+            planned = replace(self, job=replace(self.job, guide=guide))
+            second = replace(second, job=replace(second.job, guide=guide))
+        first = Plan.prepare(planned, model, observer)
         return UpscaledRun(
-            self,
+            planned,
             first.model,
             first.initial,
             first.text,
             first.controls,
             first.observer,
             first.guide,
-            second=second,
+            second=second.prepare(model, observer),
             upscaler=self.upscaler,
         )
 

@@ -15,10 +15,12 @@ class PromptWord(NamedTuple):
     Args:
         text: The word as the tokenizer read it.
         tokens: Positions of its tokens among the hidden states of all chunks.
+        encoder: The kind of the text encoder, if the model has several kinds.
     """
 
     text: str
     tokens: tuple[int, ...]
+    encoder: str = ""
 
 
 def find_words(
@@ -32,14 +34,14 @@ def find_words(
 
     >>> from ldmref.prompts.words import word_tokenizer
     >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=6)
-    >>> find_words(tokenizer, "A red cat!")
-    [PromptWord(text='A', tokens=(1,)), PromptWord(text='red', tokens=(2,)), \
-PromptWord(text='cat', tokens=(3,)), PromptWord(text='!', tokens=(4,))]
+    >>> [(word.text, word.tokens) for word in find_words(tokenizer, "A red cat!")]
+    [('A', (1,)), ('red', (2,)), ('cat', (3,)), ('!', (4,))]
     """
     parsed = tokenizer.tokenize_one(prompt, options or PromptOptions())
+    before = int(tokenizer.start is not None)  # T5 has no start token
     words = []
     for i, chunk in enumerate(parsed.chunks):
-        words += _words_of_chunk(chunk, parsed.text, i * tokenizer.length + 1)
+        words += _words_of_chunk(chunk, parsed.text, i * tokenizer.length + before)
     return words
 
 

@@ -70,6 +70,7 @@ class Autoguidance(Guidance):
 
     name = "autoguidance"
     source = "arXiv:2406.02507, eq. 3"
+    by_level = False
     by_guide = True
     usual_scale = 1.0
     weight: Annotated[
@@ -101,6 +102,8 @@ class EmbeddedScaleAutoguidance(Autoguidance):
     """
 
     usual_scale = None
+
+    by_level = False
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return super().needs(sigma, 1.0)

@@ -76,6 +76,16 @@ def texts_of(name: str) -> tuple[str, ...]:
     return ("uncond", "cond") if name.startswith(ATTENDED) else ("cond",)
 
 
+def read_texts(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts that predictions of these names read, in the order of `TEXTS`.
+
+    >>> read_texts(("uncond", "attended_5.0_2.5")), read_texts(("cond", "perturbed_mid"))
+    (('uncond', 'cond'), ('cond',))
+    """
+    read = {text for name in names for text in ((name,) if name in TEXTS else texts_of(name))}
+    return tuple(text for text in TEXTS if text in read)
+
+
 def steering_of(name: str) -> dict[str, tuple[Any, ...]]:
     """Return what the network of a perturbed prediction gets, by argument; {} for other names.
 
@@ -109,6 +119,8 @@ class Guidance:
             matching at the same ratio of noise to data.
         by_guide: Whether it needs a second model, the request's `guide`.
         usual_scale: The guidance scale of a request without one. None: the model's.
+        by_level: Whether the texts that `needs` asks for depend on the noise level, stated by the
+            class that overrides it. All texts are then encoded; otherwise only those that are read.
 
     Raises:
         UsageError: A parameter is not as declared.
@@ -134,6 +146,7 @@ class Guidance:
     on_velocity: ClassVar[bool] = False
     by_guide: ClassVar[bool] = False
     usual_scale: ClassVar[float | None] = None
+    by_level: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         try:
@@ -179,6 +192,17 @@ class Guidance:
         if cfg_scale == 0.0:
             return ("uncond",)
         return ("cond",) if cfg_scale == 1.0 else ("uncond", "cond")
+
+    def texts(self, cfg_scale: float) -> tuple[str, ...]:
+        """Return the texts that its predictions read at some noise level, of those of `TEXTS`.
+
+        Args:
+            cfg_scale: The guidance scale of the request.
+        """
+        owner = next(cls for cls in type(self).__mro__ if "needs" in vars(cls))
+        if vars(owner).get("by_level", True):
+            return TEXTS
+        return read_texts(self.needs(1.0, cfg_scale))
 
     def __call__(
         self, predictions: Mapping[str, Array], sigma: float, cfg_scale: float, memory: History

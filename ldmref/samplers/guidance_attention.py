@@ -37,6 +37,7 @@ class NormalizedAttention(Guidance):
 
     name = "nag"
     source = "arXiv:2505.21179, section 3"
+    by_level = False
     scale: Annotated[float, Range(0.0, 1000.0), Doc("Strength; 1 is no guidance.")] = 5.0
     tau: Annotated[
         float,
@@ -83,6 +84,8 @@ class EmbeddedScaleAttention(NormalizedAttention):
     >>> EmbeddedScaleAttention().needs(1.0, 3.5)
     ('attended_5.0_2.5',)
     """
+
+    by_level = False
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return super().needs(sigma, 1.0)

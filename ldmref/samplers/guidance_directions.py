@@ -12,7 +12,7 @@ from ldmref.math.guidance_directions import (
     perpendicular_negative_guidance,
     perturbed_attention_guidance,
 )
-from ldmref.samplers.guidance import Guidance, skipped
+from ldmref.samplers.guidance import Guidance, read_texts, skipped
 from ldmref.samplers.guidances import (
     GuidanceResult,
     Predictions,
@@ -48,6 +48,7 @@ class PerpendicularNegative(Guidance):
 
     name = "perp_neg"
     source = "arXiv:2304.04968, section 3"
+    by_level = False
     weight: Annotated[
         float, Range(0.0, 100.0), Doc("Weight of the negative prompt; 0 leaves it out.")
     ] = 1.0
@@ -89,6 +90,7 @@ class PerturbedAttention(Guidance):
 
     name = "pag"
     source = "arXiv:2403.17377, section 4.2"
+    by_level = False
     scale: Annotated[
         float, Range(0.0, 1000.0), Doc("Strength; 0 is classifier-free guidance alone.")
     ] = 3.0
@@ -174,6 +176,9 @@ class SkipLayers(Guidance):
         names = super().needs(sigma, cfg_scale)
         return with_perturbed(names, self.perturbed) if self.acts(sigma) else names
 
+    def texts(self, cfg_scale: float) -> tuple[str, ...]:
+        return read_texts(("cond", *super().needs(1.0, cfg_scale)))
+
     def __call__(
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory
     ) -> GuidanceResult:
@@ -216,6 +221,7 @@ class AdaptiveProjected(Guidance):
 
     name = "apg"
     source = "arXiv:2410.02416, algorithm 1"
+    by_level = False
     on_x0 = True
     eta: Annotated[
         float, Range(0.0, 1.0), Doc("Weight of the parallel part, which raises the contrast.")

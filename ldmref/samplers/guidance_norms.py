@@ -27,6 +27,8 @@ class PairGuidance(Guidance):
     A subclass states `combine`.
     """
 
+    by_level = False
+
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return ("cond",) if cfg_scale == 1.0 else ("uncond", "cond")
 
@@ -97,6 +99,9 @@ class ZeroStar(PairGuidance):
         if self.is_zero(sigma, cfg_scale):
             return ("cond",)
         return super().needs(sigma, cfg_scale)
+
+    def texts(self, cfg_scale: float) -> tuple[str, ...]:
+        return super().needs(1.0, cfg_scale)
 
     def __call__(
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory

@@ -15,7 +15,7 @@ from ldmref.math.guidance import (
     magnitude_quantile,
     rescale_guidance,
 )
-from ldmref.samplers.guidance import CODE, Guidance
+from ldmref.samplers.guidance import CODE, Guidance, read_texts
 from ldmref.samplers.interfaces import History
 
 Predictions = Mapping[str, Array]
@@ -62,6 +62,7 @@ class EmbeddedScale(Guidance):
 
     name = "embedded"
     source = "arXiv:2210.03142, section 3.1"
+    by_level = False
 
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return ("cond",)
@@ -104,6 +105,7 @@ class Rescale(Guidance):
 
     name = "rescale"
     source = "arXiv:2305.08891, eq. 14 to 16"
+    by_level = False
     phi: Annotated[
         float, Range(0.0, 1.0), Doc("Weight of the rescaled prediction; 0 is plain guidance.")
     ] = 0.7
@@ -224,6 +226,9 @@ class LimitedInterval(Guidance):
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory
     ) -> GuidanceResult:
         return classifier_free(predictions, self.scale_at(sigma, cfg_scale)), ()
+
+    def texts(self, cfg_scale: float) -> tuple[str, ...]:
+        return read_texts(("cond", *self.needs(self.high, cfg_scale)))
 
     def evaluations(self, cfg_scale: float) -> int:
         return len(self.needs(self.high, cfg_scale))

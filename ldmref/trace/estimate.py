@@ -20,6 +20,7 @@ from ldmref.models.control import ControlNet, own_spec
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
 from ldmref.models.taesd import tiny_spec
+from ldmref.modes.active_guide import load_guide
 from ldmref.modes.run import Plan
 from ldmref.trace.backend import LayerRecordingBackend, is_overridden
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
@@ -279,8 +280,7 @@ def _weightless(model: LatentDiffusion, ops: Backend) -> LatentDiffusion:
     """Return a copy of a model without weights and limits."""
     copied = model.with_backend(ops)
     copied.params = without_weights(model_spec(model.config), ops)
-    copied.max_memory = None
-    copied.max_seconds = None
+    copied.max_memory = copied.max_seconds = None
     return copied
 
 
@@ -294,6 +294,6 @@ def _with_weightless_parts(plan: Plan, model: LatentDiffusion, ops: Backend) -> 
         params = shapes_of(own_spec(net.config), ops)
         controls.append(replace(control, net=ControlNet(ops, net.config, params, net.name)))
     job = replace(plan.job, control=tuple(controls))
-    if (weaker := job.weaker) is not None:
-        job = replace(job, weaker=replace(weaker, source=_weightless(weaker.load(model), ops)))
+    if (guide := job.guide) is not None:
+        job = replace(job, guide=replace(guide, source=_weightless(load_guide(model, guide), ops)))
     return replace(plan, job=job)

@@ -7,7 +7,7 @@ the names of operations.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 KINDS = {
@@ -102,3 +102,10 @@ def attributes_of(module: Any, kind: str) -> dict[str, Any]:
 
 def _padding(padding: Any) -> Any:
     return padding if isinstance(padding, str) else padding[0]
+
+
+def make_renamer(network: Any) -> Callable[[str], str]:
+    """Return ldmref's names of a network's modules; transformers 5 omits "text_model."."""
+    if type(network).__name__ == "CLIPTextModel" and hasattr(network, "embeddings"):
+        return lambda path: f"text_model.{path}"
+    return lambda path: path

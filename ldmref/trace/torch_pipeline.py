@@ -21,6 +21,7 @@ from ldmref.trace.torch_calls import (
 )
 from ldmref.trace.torch_hooks import LayerRecorder, refuse_compiled
 from ldmref.trace.torch_latents import LatentLayout
+from ldmref.trace.torch_names import make_renamer
 from ldmref.trace.torch_operations import named_inputs
 from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
@@ -81,7 +82,8 @@ class _PipelineRecorder:
         self.layers = LayerRecorder(writer)
         self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
-        self._replaced: list[tuple[Any, str]] = []
+        # Owner, name, and the method that the object had itself; None: that of its class.
+        self._replaced: list[tuple[Any, str, Any]] = []
         self._family = family_of_pipeline(type(pipe).__name__)
         self._control = (self._family or find_family(UNetConfig.family)).control
         self._layout = LatentLayout(self._family)
@@ -90,7 +92,7 @@ class _PipelineRecorder:
     def start(self) -> None:
         """Attach all hooks."""
         for name, network in self._networks.items():
-            self.layers.attach(network, _make_renamer(network))
+            self.layers.attach(network, make_renamer(network))
             if name == "vae":
                 self._replace(network, "encode", self._wrap_encode)
                 self._replace(network, "decode", self._wrap_decode)
@@ -111,8 +113,10 @@ class _PipelineRecorder:
     def stop(self) -> None:
         """Remove all hooks."""
         self.layers.detach()
-        for owner, name in self._replaced:
+        for owner, name, own in reversed(self._replaced):
             delattr(owner, name)
+            if own is not None:
+                setattr(owner, name, own)
         self._replaced = []
 
     def describe(self) -> dict[str, Any]:
@@ -135,9 +139,9 @@ class _PipelineRecorder:
 
     def _replace(self, owner: Any, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
         method = getattr(owner, name, None)
-        if method is not None and name not in vars(owner):
+        if method is not None:
+            self._replaced.append((owner, name, vars(owner).get(name)))
             setattr(owner, name, wrap(method))
-            self._replaced.append((owner, name))
 
     # -- networks
 
@@ -265,13 +269,6 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
     for name, network in networks.items():
         refuse_compiled(name, network)
     return networks
-
-
-def _make_renamer(network: torch.nn.Module) -> Callable[[str], str]:
-    """Return ldmref's names of a network's modules; transformers 5 omits "text_model."."""
-    if type(network).__name__ == "CLIPTextModel" and hasattr(network, "embeddings"):
-        return lambda path: f"text_model.{path}"
-    return lambda path: path
 
 
 def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -50,6 +50,7 @@ class SchedulerRecorder:
             "step": self._wrap_step,
             "scale_model_input": self._wrap_other("scale_input"),
             "add_noise": self._wrap_other("add_noise"),
+            "scale_noise": self._wrap_other("add_noise"),  # of schedulers of flows
         }
 
     def describe(self) -> dict[str, Any]:

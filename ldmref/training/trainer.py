@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ldmref.backends.finite import first_layer
+from ldmref.backends.finite import check_layers, find_origin
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, tree_map, unflatten
@@ -237,9 +237,8 @@ class Trainer:
         """
         params = self.params
         parts = self._parts()
-        layer = first_layer(
-            self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
-        )
+        checked = cast(TorchBackend, check_layers(self.ops, params))
+        layer = find_origin(lambda: [self.loss(checked, params, self.step, p) for p in parts])
         found = gather_from_ranks((layer, loss.batch))
         whole = np.concatenate([batch for _, batch in found])
         layer, batch = next(((name, part) for name, part in found if name), ("", whole))

@@ -16,6 +16,7 @@ from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.server.a1111.translate import translate
 from ldmref.apps.server.inspect_image import inspect_image
+from ldmref.apps.server.served import Served
 from ldmref.models.presets import preset
 from ldmref.samplers import make_schedule
 
@@ -140,7 +141,7 @@ def test_text_encoders_are_those_that_a1111_wraps(door, name, skipped, long_prom
 # -- the server's own door ------------------------------------------------------------------------
 
 
-class Served:
+class FakeModel:
     sha256 = "ab" * 32
 
     def __init__(self, config):
@@ -161,18 +162,18 @@ def test_the_server_replays_what_the_command_line_replays(name, scheduler):
     config = preset(name)
     settings = complete(sampler_name="DPM2", scheduler=scheduler, clip_skip=2)
     replayed, notes = through_the_command_line(config, **settings)
-    models = {"other": Served(preset("tiny")), name: Served(config)}
-    found = inspect_image(image_with(infotext_of(settings)), 10**6, models, name)
+    models = {"other": FakeModel(preset("tiny")), name: FakeModel(config)}
+    found = inspect_image(image_with(infotext_of(settings)), 10**6, Served(models), name)
     parameters = json.loads(json.dumps(found["parameters"]))
     assert modes.plan(found["mode"], config, **parameters).params == replayed.params
     assert found["notes"] == notes and found["missing"] == [] and found["models"] == []
 
 
 def test_the_model_that_made_an_image_replays_it():
-    models = {"sd15": Served(preset("sd15")), "sdxl": Served(preset("sdxl"))}
+    models = {"sd15": FakeModel(preset("sd15")), "sdxl": FakeModel(preset("sdxl"))}
     models["sdxl"].sha256 = "cd" * 32
     text = infotext_of(complete(scheduler="align_your_steps")) + ", Model hash: cdcdcdcdcd"
-    found = inspect_image(image_with(text), 10**6, models, "sd15")
+    found = inspect_image(image_with(text), 10**6, Served(models), "sd15")
     levels = through_the_command_line(preset("sdxl"), **complete(scheduler="align_your_steps"))[
         0
     ].job.sigmas
@@ -187,7 +188,7 @@ def test_the_model_that_made_an_image_replays_it():
     ],
 )
 def test_what_cannot_be_replayed_is_a_note(pairs, said):
-    models = {"sd15": Served(preset("sd15"))}
-    found = inspect_image(image_with(infotext_of(complete(**pairs))), 10**6, models, "sd15")
+    models = {"sd15": FakeModel(preset("sd15"))}
+    found = inspect_image(image_with(infotext_of(complete(**pairs))), 10**6, Served(models), "sd15")
     assert said in found["notes"][-1] and "noise levels of A1111 are left out" in found["notes"][-1]
     assert found["parameters"]["prompt"] == "a cat" and "sigmas" not in found["parameters"]

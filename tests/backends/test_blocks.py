@@ -84,9 +84,8 @@ def test_few_outputs_of_many_channels(biased, out):
 @pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu"])
 @pytest.mark.parametrize("size", [19, 20, 21, 60, 61])
 def test_activations_in_blocks(monkeypatch, name, size):
-    """Every element once, also where a thread's share ends and where a block does."""
-    monkeypatch.setattr(pointwise, "SHARE", 20)
-    monkeypatch.setattr(pointwise, "BLOCK", 7)
+    """Every element once, also where a block ends."""
+    monkeypatch.setattr(pointwise, "BLOCK", 20)
     x = np.linspace(-3.0, 3.0, 3 * size, dtype=np.float32).reshape(3, size)
     want = getattr(REFERENCE, name)(x.astype(np.float64))
     for layout in (x, np.asfortranarray(x)):

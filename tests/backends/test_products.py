@@ -34,9 +34,11 @@ def image(n, c, h, w):
 
 PRODUCTS = {  # few and many rows, which are divided differently; the last part is a short one
     "linear, by rows": (matmul.linear, (650, 320), (320, 320)),
-    "linear, by rows of the weight": (matmul.linear, (77, 768), (770, 768)),
+    "linear, by columns": (matmul.linear, (77, 768), (770, 768)),
+    "linear, by rows of the weight": (matmul.linear, (77, 1024), (1030, 1024)),
     "geglu, by rows": (matmul.geglu, (530, 320), (1100, 320)),
-    "geglu, by rows of the weight": (matmul.geglu, (77, 320), (1000, 320)),
+    "geglu of few rows, by rows": (matmul.geglu, (77, 320), (1000, 320)),
+    "geglu, by rows of the weight": (matmul.geglu, (77, 1024), (1100, 1024)),
     "convolution": (
         lambda x, weight, bias: convolution.im2col(x, weight, bias, 1, 1),
         (1, 8, 8, 64),
@@ -47,7 +49,7 @@ PRODUCTS = {  # few and many rows, which are divided differently; the last part 
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_keep_their_bits_on_any_number_of_threads(monkeypatch, name):
-    """Parts are multiples of the rows that a kernel of BLAS computes at a time."""
+    """Parts are multiples of the rows that a kernel of BLAS takes, or set by the shape."""
     call, *shapes = PRODUCTS[name]
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape, np.float32) for shape in shapes)
@@ -146,6 +148,35 @@ def test_parts_of_a_product(total, work, maximum, count):
     assert all(enough) or len(parts) <= -(-total // maximum), "a part is worth handing over"
 
 
+@given(total=st.integers(0, 5000), rows=st.integers(1, 511), width=st.integers(1, 5000))
+def test_columns_of_a_product_are_cut_by_its_shape_alone(total, rows, width):
+    """Haswell's kernels round the last columns of each call differently."""
+    work = rows * total * width
+    cuts = []
+    for count in (1, 2, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matmul, "count", lambda count=count: count)
+            cuts.append(matmul.choose_columns(total, work))
+    assert cuts[0] == cuts[1] == cuts[2]
+    columns = [part.stop - part.start for part in cuts[0]]
+    assert [i for part in cuts[0] for i in range(part.start, part.stop)] == [*range(total)]
+    assert all(length % matmul.LANES == 0 for length in columns[:-1])
+    whole = [length * rows * width >= min(matmul.WORK, work) for length in columns[:-1]]
+    assert all(whole), "a part is worth handing over"
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (1023, 1024), (1100, 1000, 1, 1), (64, 32, 1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_weights_are_copied_into_the_order_in_which_products_read_them(shape, dtype):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    weight = OPS.weight(x)
+    np.testing.assert_array_equal(weight, x)
+    matrix = weight.reshape(shape[:2])
+    by_rows = math.prod(shape) >= matmul.LARGE
+    assert matrix.flags.c_contiguous == by_rows and matrix.flags.f_contiguous != by_rows
+    assert weight.shape == x.shape and not np.shares_memory(weight, x)
+
+
 SD_STEP = {  # products of Stable Diffusion 1.5 at 32 x 32, batch 2
     "to_q": lambda: OPS.linear(zeros(2, 1024, 320), zeros(320, 320)),
     "to_q of few tokens": lambda: OPS.linear(zeros(2, 64, 1280), zeros(1280, 1280)),
@@ -182,7 +213,7 @@ def test_no_part_of_a_large_product_is_small(monkeypatch, name, cores):
     total = sum(sizes)
     products = 2 if "geglu" in name else 1
     parts = sorted(sizes, reverse=True)[:-products]
-    assert total and len(sizes) <= 2 * products * max(cores, 3)
+    assert total and len(sizes) <= max(2 * products * max(cores, 3), total // matmul.WORK)
     assert min(parts, default=2**22) >= 2**22
 
 

@@ -53,12 +53,13 @@ def test_every_mode_gives_the_same_files_in_processes(tmp_path):
         {"prompt": ["cat", "dog"], "steps": 2, "guidance": {"name": "rescale", "phi": 0.5}},
         given | {"mode": "img2img"},
         given | {"mode": "inpaint", "mask": "mask.png"},
+        given | {"mode": "inpaint", "mask": "mask.png", "control": [{"net": "net"}]},
         {"mode": "interpolate", "prompt": "cat", "prompt_b": "dog", "positions": 3, "steps": 2},
     ]
     for executor in ("serial", "process"):
         out = tmp_path / executor
         summary = run_batch(deadly.load_tiny, rows, out, executor=executor, folder=tmp_path)
-        assert summary.failed == 0 and summary.images == 10
+        assert summary.failed == 0 and summary.images == 11
     assert read_folder(tmp_path / "serial") == read_folder(tmp_path / "process")
 
 

@@ -53,7 +53,7 @@ def test_the_manifest_describes_the_files(small):
     suite = read_suite(small.folder)
     assert suite == small
     manifest = json.loads((small.folder / "cases.json").read_text())
-    assert manifest["format"] == "ldmref-cases" and manifest["version"] == "1.1"
+    assert manifest["format"] == "ldmref-cases" and manifest["version"] == "1.2"
     assert manifest["count"] == len(suite.cases) == sum(manifest["counts"].values())
     for path, digest in manifest["digests"].items():
         assert hashlib.sha256((small.folder / path).read_bytes()).hexdigest() == digest
@@ -184,4 +184,4 @@ def test_the_whole_suite_is_made_twice_with_equal_bytes(tmp_path):
     for part, count in parts.items():
         assert f"| `{part}` | {count} |" in page, part
     both = parts["layers"] + parts["networks"] + parts["traces"]
-    assert f"1.1, {both} of {both} (layers, networks, traces)" in page
+    assert f"1.2, {both} of {both} (layers, networks, traces)" in page

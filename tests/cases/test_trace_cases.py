@@ -14,7 +14,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases import golden_model, make_suite, run_cases, temporary_suite
 from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
-from ldmref.cases.golden_models import FAMILIES, network_names
+from ldmref.cases.golden_models import golden_presets, network_names
 from ldmref.cases.network_cases import LENGTH
 from ldmref.cases.runtimes import RUNTIMES
 from ldmref.cases.suite_run import judge_command, judge_values, open_runtime
@@ -65,17 +65,18 @@ def test_every_family_with_a_text_encoder_has_runs():
         and not config.image_channels
         and any(encoder.model_type != "class" for encoder in config.text_encoders)
     }
-    assert with_text == set(FAMILIES) == {trace.family for trace in golden_traces()}
+    others = {"sd3-medium", "sd35-medium", "flux-dev", "flux-schnell"}
+    assert with_text | others == {*golden_presets()} == {run.family for run in golden_traces()}
     modes = {trace.mode for trace in golden_traces() if trace.family == "sd15"}
     assert modes == {"txt2img", "img2img", "inpaint"}
-    assert sum(trace.noisy for trace in golden_traces()) == 4
+    assert sum(trace.noisy for trace in golden_traces()) == 5
 
 
 def test_models_have_the_parameters_of_the_suites_networks():
     called = networks_of_traces()
     found = {net.name: flatten(net.params) for net in networks() if net.name in called}
     assert found.keys() == called
-    for family in FAMILIES:
+    for family in golden_presets():
         params = golden_model(family).params
         for network, name in network_names(family).items():
             names = name, f"{name}.decode", f"{name}.encode"
@@ -164,7 +165,7 @@ def test_all_families_pass(tmp_path):
     with temporary_suite(["traces"]) as suite:
         assert {case.part for case in suite.cases.values()} == {"traces"}
         results = list(run_cases(suite, open_runtime("ldmref", "torch"), suite.select()))
-    assert len(results) == 14
+    assert len(results) == 21
     assert not [str(result) for result in results if not result.passed]
 
 

@@ -65,7 +65,7 @@ def test_run_repeats_it_with_the_same_guide_only(folders, image, capsys):
 
 @pytest.mark.parametrize(("flags", "text"), [
     (["--guidance", "autoguidance"], "needs a second, weaker model"),
-    (["--guide", "weak"], "a guide is for guidance 'autoguidance', not for 'cfg'"),
+    (["--guide", "emoji"], "a guide is for guidance 'autoguidance', not for 'cfg'"),
     (["--guidance", "autoguidance", "--guide", "emoji"], "the guide 'emoji' does not fit 'tiny'"),
     (["--guidance", "autoguidance", "--guide", "no/such"], "no model 'no/such'"),
     (["--guidance", "autoguidance:weight=-1", "--guide", "emoji"], "autoguidance.weight must be"),

@@ -192,16 +192,16 @@ def test_previews_take_at_most_a_quarter_of_the_time(monkeypatch):
     """With a clock: previews of 1 s, steps of 0.1 s."""
     clock = [0.0]
 
-    def decode(model, latents):
+    def decode(self, most):
         clock[0] += 1.0
-        return [Image.new("RGB", (8, 8))]
+        return [Image.new("RGB", (8, 8))] * most
 
-    monkeypatch.setattr(preview_module, "decode_images", decode)
+    monkeypatch.setattr(LivePreview, "images", decode)
     monkeypatch.setattr(preview_module.time, "monotonic", lambda: clock[0])
     shown = []
     preview = LivePreview()
     preview.put = shown.append
     for _ in range(1000):
         clock[0] += 0.1
-        preview.show(SimpleNamespace(model=None, x0=[1]))
+        preview.show()
     assert 0.2 < len(shown) / clock[0] <= 0.26

@@ -414,3 +414,44 @@ def test_levels_of_a_file_are_checked(record):
         step["attributes"]["levels"] = wrong
         with pytest.raises(CorruptModelError, match=r"the levels of sampler\.001 are"):
             explore.load_record(changed_file(record, manifest={"entries": entries}))
+
+
+# -- a recorded run may be observed ---------------------------------------------------------------
+
+
+class Log(modes.RunObserver):
+    """Notes what it sees."""
+
+    def __init__(self):
+        self.seen = []
+
+    def started(self, trajectory):
+        self.seen.append("started")
+        return trajectory
+
+    def stepped(self, step):
+        self.seen.append(step.interval.i)
+        return step.x_next
+
+    def finished(self, latents):
+        self.seen.append(latents.shape)
+
+    def decoded(self, images):
+        self.seen.append(len(images))
+
+
+def test_an_observer_of_a_recorded_run_changes_no_byte(tiny, record):
+    asked = {"prompt": PROMPT, "negative_prompt": "dog", "seed": 7, "steps": 4}
+    observer = Log()
+    observed = explore.record_run(tiny, observer=observer, **asked)
+    assert observer.seen == ["started", 0, 1, 2, 3, (1, 4, 8, 8), 1]
+    assert observed.to_bytes() == record.to_bytes()
+
+
+def test_a_branch_is_observed_from_the_first_step_of_its_trunk(tiny):
+    trunk = {"mode": "txt2img", "prompt": PROMPT, "seed": 7, "steps": 3}
+    observer = Log()
+    branch = explore.branch_run(tiny, trunk, 2, observer=observer, prompt="a dog")
+    assert observer.seen == ["started", 0, 1, "started", 2, (1, 4, 8, 8), 1]
+    plain = explore.branch_run(tiny, trunk, 2, prompt="a dog")
+    assert branch.to_bytes() == plain.to_bytes()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import ldmref
-from ldmref import modes
+from ldmref import explore, modes
 from ldmref.apps.cli.main import main
 from ldmref.errors import LdmrefError
 from ldmref.families.flux.original import original_table, recognise
@@ -119,6 +119,16 @@ def test_the_control_image_decides(made):
     several = modes.txt2img(model, PROMPT, control_image=EDGES, count=2, **options | exact)
     second = modes.txt2img(model, PROMPT, control_image=EDGES, **options | {"seed": 2, **exact})
     np.testing.assert_allclose(several.latents[1:], second.latents, atol=1e-5)
+
+
+def test_a_branch_reads_the_control_image_of_its_trunk(made):
+    model = ldmref.load(made[1])
+    asked = {"mode": "txt2img", "prompt": PROMPT, "control_image": EDGES, **SIZE}
+    trunk = explore.record_run(
+        model, **{n: asked[n] for n in asked if n != "mode"}, steps=3, seed=1
+    )
+    branch = explore.branch_run(model, asked | {"steps": 3, "seed": 1}, 1)
+    assert (branch.x == trunk.x).all()
 
 
 def test_other_sizes_are_cropped_with_a_warning(made):

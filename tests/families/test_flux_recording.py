@@ -83,7 +83,24 @@ def test_an_image_to_image_run(made, tmp_path):
     image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     trace = record(other, tmp_path / "trace", image=image, strength=0.6, num_inference_steps=4)
     assert trace.tensors["initial//output"].shape == (1, 4, 8, 12)
-    assert not wrong(diff_traces(trace, model))
+    report = diff_traces(trace, model)
+    assert not wrong(report)
+    assert [row.verdict for row in report.rows if row.kind == "add_noise"] == ["equal"]
+
+
+@DEV
+def test_a_run_that_keeps_a_part_of_an_image(made, tmp_path):
+    """The kept part is noised again after each step, and put back."""
+    pipe, model = made
+    other = diffusers.FluxInpaintPipeline(**pipe.components)
+    other.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, 16, 24)
+    mask[..., :8] = 1.0
+    options = {"image": image, "mask_image": mask, "strength": 0.75, "num_inference_steps": 4}
+    report = diff_traces(record(other, tmp_path / "trace", **options), model)
+    assert not wrong(report)
+    assert [row.verdict for row in report.rows if row.kind == "add_noise"].count("equal") >= 3
 
 
 @DEV

@@ -11,7 +11,9 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.apps.server.capabilities import describe_model
+from ldmref.cases import golden_model, make_suite, open_runtime, run_cases
 from ldmref.cases.families import networks
+from ldmref.cases.golden_models import golden_runs
 from ldmref.cases.shrink import shrink
 from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
 from ldmref.families.lookup import known_networks, networks_of_run
@@ -22,7 +24,7 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import BUILT_IN, find_family, list_families
 from ldmref.models.presets import list_presets
 from ldmref.modes.advice import can_generate
-from ldmref.trace import read_trace, record_trace
+from ldmref.trace import load_trace, read_trace, record_trace
 from ldmref.trace.readers.runtimes import list_graph_networks, name_tensors
 
 SOURCE = Path(ldmref.__file__).parents[1] / "examples" / "plugins" / "ldmref-dit" / "src"
@@ -94,6 +96,23 @@ def test_golden_cases_of_its_presets(dit):
     first = next(networks(["dit-tiny"]))
     assert first.name == "dit-tiny.transformer" and first.inputs["labels"].max() <= 5
     assert shrink(preset("dit-xl-2-256")).denoiser.width == 16
+
+
+def test_golden_runs_that_it_declares(dit, tmp_path):
+    """They belong to a suite of this family, and not to that of ldmref."""
+    assert not any(run.preset.startswith("dit") for run in golden_runs())
+    suite = make_suite(tmp_path / "cases", ("traces",), ("dit-s-2-256",))
+    (case,) = suite.select(parts=["traces"])
+    assert case.name == "dit-s-2-256.txt2img.ddim" and "vocabulary" not in case.attributes
+    assert case.attributes["networks"]["transformer"] in suite.cases
+    names = [x.name for x in case.outputs]
+    assert names.count("transformer.000//input.class_labels") == 1
+    assert "transformer.001//input.class_labels" not in names
+    (result,) = run_cases(suite, open_runtime("ldmref", "numpy"), [case])
+    assert result.passed, result
+    name = f"traces/{case.name}"
+    trace = load_trace(suite.folder / name)
+    assert diff_traces(trace, golden_model("dit-s-2-256"), trace).equal
 
 
 def test_what_a_u_net_alone_has_is_refused(dit):

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ldmref.errors import InputError
+from ldmref.families import unet
 from ldmref.io import key_table
-from ldmref.io.adapters import autoencoder, controlnet, lora_changes
+from ldmref.io.adapters import autoencoder, lora_changes
 from ldmref.io.compvis import single_file
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model
@@ -50,7 +51,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     """Return (module, name, cached function) of each."""
     by_value = [
         (autoencoder, "autoencoder_table"),
-        (controlnet, "controlnet_table"),
+        (unet, "controlnet_table"),
         (single_file, "compvis_table"),
         (lora_changes, "lora_names"),
         (autoencoder, "_spec"),

@@ -8,6 +8,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.errors import UsageError
 from ldmref.locate import diff_traces
+from ldmref.locate.precision import round_to
 from ldmref.trace import build_trace
 
 BLOCK = "transformer_blocks.0"
@@ -113,3 +114,49 @@ def test_a_reference_of_black_images_is_refused(model, tensors, value, words):
     black = {"vae.decode//output": np.full((1, 3, 8, 8), value, np.float32)}
     with pytest.raises(UsageError, match=words):
         judge(model, {**tensors, **image}, {**tensors, **black})
+
+
+def to_format(x, name):
+    return round_to(x, name) if x.dtype.kind == "f" else x
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "float16"])
+def test_arrays_of_another_format_are_refused(model, tensors, form):
+    """UniRL#388: scores of float32 numbers, and the trainer was given those after a cast."""
+    cast = {name: to_format(x, form) for name, x in tensors.items()}
+    with pytest.raises(UsageError, match=f"judged as float32, and its outputs hold .* of {form}"):
+        judge(model, cast)
+    assert diff_traces(build_trace(cast), model, dtype=form).verdict in ("equal", "differs")
+
+
+def test_some_arrays_of_another_format_are_judged(model, tensors):
+    """Text encoders in bfloat16 beside a denoiser in float32, or rows of a table."""
+    text = run_port(model, network="text_encoder")
+    cast = {name: to_format(x, "bfloat16") for name, x in text.items()}
+    assert judge(model, {**tensors, **cast}).faults
+    rows = {name: x for name, x in cast.items() if "embedding" in name}
+    assert len(rows) > 1
+    judge(model, rows)  # a checkpoint in bfloat16
+
+
+def test_what_was_cast_after_it_was_recorded_is_named(model, tensors):
+    """UniRL#388: a network returns another array than the one that its last layer recorded."""
+    name = "transformer.000//output"
+    (found,) = judge(model, {**tensors, name: round_to(tensors[name], "bfloat16")}).faults
+    assert (found.layer, found.cause) == ("", "rounded to bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        ({"params": {"sampler": "euler"}}, {"params": {"sampler": "dpmpp_2m"}}, "sampler"),
+        ({"scheduler": {"class": "FlowMatchEulerDiscreteScheduler"}},
+         {"scheduler": {"class": "UniPCMultistepScheduler"}}, "scheduler"),
+    ],
+)  # fmt: skip
+def test_a_reference_of_another_sampler_is_refused(model, tensors, ours, theirs, words):
+    """UniRL#374: the reference silently fell back to another flow."""
+    port, reference = build_trace(tensors, ours), build_trace(tensors, theirs)
+    with pytest.raises(UsageError, match=f"the reference was made with {words}"):
+        diff_traces(port, model, reference)
+    assert diff_traces(port, model, build_trace(tensors)).equal

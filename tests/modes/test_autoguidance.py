@@ -12,12 +12,16 @@ from PIL import Image
 import ldmref
 from ldmref import explore, modes
 from ldmref.errors import LdmrefError
+from ldmref.io.native import save_folder
 from ldmref.locate import diff_traces
 from ldmref.models import preset
 from ldmref.models.control import ControlNet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
+from ldmref.modes import active_guide, guide
+from ldmref.modes.registry import read_request
+from ldmref.modes.txt2img import plan_txt2img
 from ldmref.trace import estimate_trace, read_trace, record_trace
 
 PROMPT = "a red cat"
@@ -348,8 +352,50 @@ def test_modes_without_a_guide_say_so():
         modes.plan_inversion(TINY, **edit)
 
 
-def test_a_network_that_reads_the_scale_takes_no_negative_prompt_beside_a_guide():
-    flux = preset("flux-tiny")
-    with pytest.raises(LdmrefError, match="takes no negative prompt"):
-        modes.plan("txt2img", flux, prompt=PROMPT, negative_prompt="x", guide=flux,
-                   guidance="autoguidance")  # fmt: skip
+def test_a_negative_prompt_beside_a_guide_does_not_count_in_a_network_that_reads_the_scale():
+    flux = ldmref.random_model("flux-tiny", backend="numpy")
+    asked = {"prompt": PROMPT, "guide": flux, "guidance": "autoguidance", "seed": 1, "steps": 1}
+    told = modes.txt2img(flux, **asked, negative_prompt="x")
+    assert np.array_equal(told.latents, modes.txt2img(flux, **asked).latents)
+    assert any("nothing reads the negative prompt" in line for line in told.warnings)
+
+
+# -- a guide by its folder ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny):
+    """The folder of a model that may guide."""
+    path = tmp_path_factory.mktemp("guides") / "weak"
+    weaker = tiny[1]
+    save_folder(path, weaker.config, weaker.params, [weaker.tokenizer], np.float32)
+    return path
+
+
+def test_a_folder_is_opened_when_the_request_is_read_and_a_plan_opens_nothing(
+    tiny, folder, monkeypatch
+):
+    request = read_request("txt2img", {"prompt": PROMPT, "guide": str(folder), **GUIDED})
+    assert request.guide.config == tiny[1].config
+    assert request.guide.name == "weak"
+    for name in ("find_model", "read_model_config"):
+        monkeypatch.setattr(guide, name, None)
+    monkeypatch.setattr(active_guide, "load", None)
+    plan = plan_txt2img(TINY, request)
+    again = read_request("txt2img", {"prompt": PROMPT, "guide": request.guide, **GUIDED})
+    assert plan.job.guide is request.guide is again.guide
+
+
+def test_a_folder_is_loaded_once_for_two_passes(tiny, folder, monkeypatch):
+    model, weaker = tiny
+    loaded = []
+    load = active_guide.load
+    monkeypatch.setattr(active_guide, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    asked = {"prompt": PROMPT, "upscale": 2.0, **GUIDED}
+    plan = modes.plan("txt2img", model, guide=folder, **asked)
+    assert not loaded
+    found = plan.run(model)
+    assert len(loaded) == 1
+    want = modes.plan("txt2img", model, guide=weaker, **asked).run(model)
+    np.testing.assert_array_equal(found.latents, want.latents)
+    assert found.params["guide"]["name"] == want.params["guide"]["name"]

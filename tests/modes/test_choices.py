@@ -8,7 +8,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.models import preset
-from ldmref.modes.choices import CHOICES, choices_of
+from ldmref.modes.choices import CHOICES, choices_of, negative_prompt_uses
 from ldmref.samplers import GUIDANCES
 from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS
 
@@ -42,3 +42,17 @@ def test_every_offered_schedule_of_a_flow_generates():
     model = ldmref.random_model("sd3-tiny", backend="numpy")
     for schedule in choices_of(model.config)["schedule"]:
         assert modes.txt2img(model, "a", steps=2, seed=1, schedule=schedule).images
+
+
+@pytest.mark.parametrize(
+    "name, plain, nag, rescale",
+    [("sd15", "guided", "always", "guided"), ("flux-schnell", "guided", "always", "guided"),
+     ("flux-dev", "never", "always", None)],
+)  # fmt: skip
+def test_when_a_model_reads_a_negative_prompt(name, plain, nag, rescale):
+    uses = negative_prompt_uses(preset(name))
+    found = uses["guidances"]
+    assert (found[""], found["nag"], found.get("rescale")) == (plain, nag, rescale)
+    assert found.get("perp_neg") in ("always", None)
+    assert ("euler_cfgpp" in uses["samplers"]) == (name != "flux-dev")
+    assert "euler" not in uses["samplers"]

@@ -12,9 +12,11 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
+from ldmref.backends.finite import NonFinite, find_origin
 from ldmref.errors import NumericError
 from ldmref.models.params import flatten, unflatten
-from ldmref.modes.nonfinite import find_layer
+from ldmref.modes.nonfinite import OriginObserver
+from ldmref.samplers import ClassifierFree
 
 STEPS = 5
 
@@ -133,7 +135,7 @@ def test_parameters_are_told_from_inputs(model):
     states = model.encode_text(["a"])
 
     def first(network):
-        return find_layer(network, "unet", lambda m: m.predict(x, t, states))
+        return find_origin(lambda: OriginObserver().watch(network).predict(x, t, states))
 
     for layer, name in (
         ("conv2d", "down_blocks.0.resnets.0.conv1"),
@@ -144,3 +146,79 @@ def test_parameters_are_told_from_inputs(model):
     assert first(model) == ""
     x[0, 0, 0, 0] = np.inf
     assert first(model) == "the input of conv2d of unet.conv_in"
+
+
+# -- what is not a layer of the denoiser ----------------------------------------------------------
+
+
+def refused(model, mode="txt2img", **parameters):
+    """Return the message of a run that ends in NaN."""
+    with pytest.raises(NumericError) as caught:
+        modes.plan(mode, model, prompt="a", steps=STEPS, seed=1, **parameters).run(model)
+    assert caught.value.code == "E-NAN" and "step 1 of" in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_guides_network_is_named(model):
+    name = "mid_block.resnets.0.conv1"
+    other = ldmref.random_model("tiny", 1, backend="numpy")
+    guide = with_value(other, "unet", f"{name}.weight", np.nan)
+    guided = {"guidance": "autoguidance", "guide": guide}
+    assert f"first in the parameters of conv2d of guide.unet.{name} (" in refused(model, **guided)
+    broken = with_value(model, "unet", f"{name}.weight", np.nan)
+    other = {"guidance": "autoguidance", "guide": model}
+    assert f"first in the parameters of conv2d of unet.{name} (" in refused(broken, **other)
+
+
+class Overflow(ClassifierFree):
+    """A guidance whose own sum overflows."""
+
+    name = "overflow"
+
+    def __call__(self, predictions, sigma, scale, memory=()):
+        guided, memory = super().__call__(predictions, sigma, scale, memory)
+        return guided + np.inf, memory
+
+
+def test_a_guidance_that_overflows_is_named(model):
+    text = refused(model, guidance=Overflow(), cfg_scale=2.0)
+    assert "first in guidance 'overflow': the predictions are finite" in text
+
+
+def test_a_network_that_overflows_after_its_last_layer_is_told_from_its_layers(model, monkeypatch):
+    predict = type(model).predict
+    infinite = np.float32(np.inf)
+    monkeypatch.setattr(type(model), "predict", lambda *args: predict(*args) + infinite)
+    text = refused(model)
+    assert "first in the prediction 'uncond': every layer of the network is finite" in text
+
+
+def test_a_given_image_that_was_encoded_to_nan_is_told_from_the_step(model):
+    """Inpainting begins with noise, and puts the image's latents back after the step."""
+    broken = with_value(model, "vae", "encoder.conv_in.weight", np.nan)
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (0, 0, 8, 16))
+    inputs = {"image": Image.new("RGB", (16, 16)), "mask": mask}
+    assert "what is put back after the step" in refused(broken, "inpaint", **inputs)
+
+
+@pytest.mark.parametrize("observer", [None, modes.RunObserver(), modes.PreviewObserver()])
+def test_the_text_is_the_same_for_every_observer(model, observer):
+    broken = with_value(model, "unet", "conv_in.weight", np.nan)
+    plan = modes.plan("txt2img", broken, prompt="a", steps=2, seed=1, sigmas=[1.0, 0.5, 0.0])
+    with pytest.raises(NumericError) as caught:
+        plan.run(broken, observer=observer)
+    assert str(caught.value) == (
+        "the latents became NaN or infinite in step 1 of 2, to sigma 0.5, first in the parameters "
+        "of conv2d of unet.conv_in (<numpy backend, cpu, float32>)"
+    )
+
+
+def test_a_run_may_be_checked_from_its_first_step_on(model):
+    """The observer stops any run, and a healthy one is the same with it."""
+    plan = modes.plan("txt2img", model, prompt="a", steps=2, seed=1)
+    checked = plan.run(model, observer=OriginObserver())
+    assert (checked.latents == plan.run(model).latents).all()
+    broken = with_value(model, "unet", "conv_out.bias", np.nan)
+    with pytest.raises(NonFinite, match=r"the parameters of conv2d of unet\.conv_out"):
+        plan.run(broken, observer=OriginObserver())

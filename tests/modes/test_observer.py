@@ -168,3 +168,89 @@ def test_an_observer_may_be_given_to_the_steps_alone(model):
     for _ in plan(model).prepare(model).generate(observer=log):
         pass
     assert log.names[0] == "started" and log.names[-1] == "decoded"
+
+
+# -- inversions, several observers, previews ------------------------------------------------------
+
+
+def test_an_inversion_is_observed(model):
+    planned = modes.plan_inversion(model, prompt="a cat", image=PHOTO, steps=3, iterations=1)
+    log = Log()
+    *steps, made = planned.prepare(model).generate(observer=log)
+    assert (made.latents == planned.run(model).latents[0]).all()
+    step = ["stepping", *["evaluating", "evaluated"] * 2, "stepped"]
+    assert log.names == ["started", *step * len(steps), "finished"]
+    sigmas = [taken.interval.sigma_next for taken in log.seen["stepped"]]
+    assert sigmas == [event.sigma for event in steps] == sorted(sigmas)
+
+
+def test_several_observers_see_everything_and_what_was_replaced(model):
+    class Half(modes.RunObserver):
+        def stepped(self, step):
+            return 0.5 * step.x_next
+
+        def noise_sampled(self, noise):
+            return 0.0 * noise
+
+    planned = plan(model, sampler="euler_a", **RUNS["txt2img"])
+    alone, first, second = Log(), Log(), Log()
+    planned.run(model, observer=alone)
+    steered = planned.run(model, observer=modes.Observers(first, Half(), second))
+    assert alone.names == first.names == second.names
+    for before, after in zip(first.seen["stepped"], second.seen["stepped"], strict=True):
+        np.testing.assert_array_equal(0.5 * before.x_next, after.x_next)
+    assert not any(noise.any() for noise in second.seen["noise_sampled"])
+    np.testing.assert_array_equal(steered.latents, planned.run(model, observer=Half()).latents)
+
+
+def test_of_several_replaced_trajectories_the_last_counts(model):
+    class Scale(modes.RunObserver):
+        def __init__(self, scale):
+            self.scale = scale
+
+        def started(self, trajectory):
+            self.trajectory = replace(trajectory, cfg_scale=self.scale)
+            return trajectory
+
+        def evaluating(self, x, sigma):
+            return self.trajectory
+
+    observers = modes.Observers(Scale(7.0), modes.RunObserver(), Scale(2.0), modes.RunObserver())
+    steered = plan(model, seed=1).run(model, observer=observers)
+    want = modes.txt2img(model, "a cat", seed=1, steps=3, cfg_scale=2.0)
+    np.testing.assert_array_equal(steered.latents, want.latents)
+
+
+def test_observers_of_a_guided_run_watch_both_models(model):
+    class Guides(Log):
+        def watch_guide(self, guide):
+            return self.note("watch_guide", guide)
+
+    pair = Guides(), Guides()
+    guided = {"guidance": "autoguidance", "guide": model}
+    plan(model, **guided).run(model, observer=modes.Observers(*pair))
+    assert [log.names[:2] for log in pair] == [["watch", "watch_guide"]] * 2
+
+
+@pytest.mark.parametrize("mode", RUNS)
+def test_a_preview_shows_what_the_progress_of_a_run_predicts(model, mode):
+    preview = modes.PreviewObserver()
+    steps = 0
+    for event in plan(model, mode, **RUNS[mode]).prepare(model).generate(observer=preview):
+        if isinstance(event, modes.GeneratedImage):
+            continue
+        steps += 1
+        np.testing.assert_array_equal(preview.x0, event.x0)
+        want = [image.tobytes() for image in event.preview()]
+        assert [image.tobytes() for image in preview.images()] == want
+        assert [image.tobytes() for image in preview.images(most=1)] == want[:1]
+    assert steps >= 2
+
+
+def test_nothing_is_decoded_or_copied_until_a_preview_is_asked_for(model, monkeypatch):
+    preview = modes.PreviewObserver()
+    run = plan(model, seed=1).prepare(model)
+    events = run.generate(observer=preview)
+    monkeypatch.setattr(model, "decode", None)
+    monkeypatch.setattr(type(preview), "x0", None)
+    assert all(isinstance(next(events), modes.Progress) for _ in range(3))

@@ -432,8 +432,7 @@ def test_controls_as_text(text, want):
     "wrong",
     [
         "",
-        "canny",
-        "canny:",
+        ":",
         ":e.png",
         "a:b:x",
         "a:b:1:0",
@@ -443,6 +442,7 @@ def test_controls_as_text(text, want):
     ],
 )
 def test_text_that_is_no_control(wrong):
+    """A control without an image is one of an inpainting ControlNet."""
     assert code_of(control.parse_control, wrong) == "E-CONTROL"
 
 

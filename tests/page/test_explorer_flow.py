@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from record_files import changed_file, read_metadata
+from small_models import save_flow
 from test_explorer import saved
 from test_explorer_ready import PHONE, READY
 from test_page_look import find_serious
@@ -103,6 +104,39 @@ def test_a_transformer_of_a_flow(open_run, name):
     page.get_by_text("A transformer cuts the grid into patches").wait_for()
     levels = saved(page).meta["levels"]
     assert np.allclose(np.add(levels["signal"], levels["noise"]), 1.0)
+
+
+WORDS = {"sd3-tiny": "CLIP: a | red | cat; T5: a | red | cat", "flux-tiny": "T5: a | red | cat"}
+
+
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+def test_words_of_each_text_encoder(open_run, tmp_path, name):
+    """The box names the encoders, its inside their pieces, and every word has a map."""
+    model = ldmref.load(save_flow(tmp_path / name, name), backend="numpy")
+    page = open_run({"flow": model}, RUN + "&step=1&word=cat")
+    station = page.locator(".ex-station", has_text="Tokens")
+    assert station.locator(".ex-art").inner_text() == WORDS[name]
+    record = saved(page)
+    chips = page.get_by_role("group", name="Words of the prompt").get_by_role("button")
+    assert chips.count() == len(record.words) == record.attention.shape[1]
+    drawn = page.locator(".ex-maps canvas")
+    encoder = WORDS[name].partition(":")[0]
+    assert f'Attention to "cat ({encoder})"' in drawn.get_attribute("aria-label")
+    chips.last.click()
+    page.locator('.ex-maps canvas[aria-label*="cat (T5)"]').wait_for()
+    assert chips.last.get_attribute("aria-pressed") == "true"
+    share = f"{100 * record.attention[1, -1].astype(float).mean():.3g} %"
+    assert share in chips.last.inner_text()
+    assert "to the other places of the image" in page.locator(".ex-words .ex-plain").inner_text()
+    station.click()
+    page.get_by_role("button", name="Look inside step 1").click()
+    page.locator(".ex-pieces").first.wait_for()
+    named = page.locator(".ex-inside h4").all_inner_texts()
+    assert named == [part.partition(":")[0] for part in WORDS[name].split("; ")]
+    assert (
+        "".join(page.locator(".ex-pieces").last.locator("li span:first-child").all_inner_texts())
+        == "aredcat</s>"
+    )
 
 
 def test_the_model_in_the_package_goes_round_a_circle(open_ready):

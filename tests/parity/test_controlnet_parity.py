@@ -211,6 +211,49 @@ def test_inpaint(theirs, model, family, hints, tmp_path):
     assert difference(np.asarray(got[0])[~white], np.asarray(hints[1])[~white]) == 0
 
 
+@SD1
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_an_inpainting_net_reads_the_image_without_the_masked_part(
+    theirs, folder, model, nets, hints, backend
+):
+    """With the condition of control_v11p_sd15_inpaint: -1 where the mask is white."""
+    made, folders = nets
+    pipe = diffusers.StableDiffusionControlNetInpaintPipeline(
+        **theirs.components, controlnet=made[0], requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    mask = Image.new("L", (32, 16), 0)
+    mask.paste(255, (0, 0, 20, 12))
+    condition = np.asarray(hints[1], np.float32) / 255.0
+    condition[np.asarray(mask) > 127] = -1.0
+    latents = np.random.default_rng(3).standard_normal((1, 4, 8, 16)).astype(np.float32)
+    want = pipe(
+        "red cat",
+        image=hints[1],
+        mask_image=mask,
+        control_image=torch.tensor(condition.transpose(2, 0, 1)[None]),
+        strength=1.0,
+        generator=seeded(),
+        latents=torch.tensor(latents),
+        width=32,
+        height=16,
+        controlnet_conditioning_scale=1.0,
+        output_type="np",
+        **THEIRS,
+    ).images[0]
+    ours = ldmref.load(folder, backend=backend)
+    asked = OURS | {"latents": latents}
+    found, plain, masked = (
+        modes.inpaint(ours, "red cat", hints[1], mask, control=control, **asked)
+        for control in ([Control(folders[0])], [], [Control(folders[0], hints[1])])
+    )
+    white = np.s_[:8, :16]  # further pixels see what ldmref and diffusers paste differently
+    assert np.abs(np.asarray(found[0])[white] - np.round(want[white] * 255)).max() <= 1
+    for other in (plain, masked):
+        assert np.abs(np.asarray(other[0])[white] - np.round(want[white] * 255)).max() > 4
+    assert "image" not in found.params["control"][0]
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 

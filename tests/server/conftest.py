@@ -16,6 +16,7 @@ import ldmref
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.running import raise_file_limit
 from ldmref.errors import Cancelled
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
 
@@ -63,12 +64,15 @@ class GatedTask:
 
 @contextlib.contextmanager
 def run_server(
-    models: Mapping[str, LatentDiffusion], settings: ServerSettings | None = None, **changes: Any
+    models: Mapping[str, LatentDiffusion],
+    settings: ServerSettings | None = None,
+    controlnets: Mapping[str, ControlNet] | None = None,
+    **changes: Any,
 ) -> Iterator[RunningServer]:
-    """Serve models on a free port until the block ends; `changes` are settings."""
+    """Serve networks on a free port until the block ends; `changes` are settings."""
     settings = settings or ServerSettings(**{"port": 0, **changes})
     raise_file_limit(2 * settings.max_connections)  # the clients are in this process, too
-    with serve_in_thread(models, settings=settings) as server:
+    with serve_in_thread(models, settings=settings, controlnets=controlnets) as server:
         headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
         with httpx.Client(base_url=server.url, headers=headers, timeout=60.0) as client:
             yield RunningServer(server.url, server.engine, client)

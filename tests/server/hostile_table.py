@@ -219,7 +219,7 @@ WRONG_VALUES: list[tuple[str, dict[str, Any]]] = [
         "callback": ["print", 5], "cancel": [True],
         "latents": ["/etc/passwd", 5, {}, [[]], [["a"]]],
         "prompt_embeds": ["/etc/passwd", encoded(b"\x80\x04\x95cos\nsystem\n")],
-        "control": ["/etc/passwd", [{"model": "/etc/passwd"}]],
+        "control": ["/etc/passwd", [{"model": "/etc/passwd"}], [{"net": "/etc/passwd"}]],
         "__class__": ["x"], "__init__": [{}], "self": [1], "model": ["/etc/passwd"],
         "output": ["/tmp/x.png"], "save": ["/tmp/x.png"], "": [1], "prompt_file": ["/etc/passwd"],
         "config": ["/etc/passwd"], "override_settings": [{"sd_model_checkpoint": "/etc/passwd"}],

@@ -18,7 +18,7 @@ from replaying import (
 )
 from waiting import wait_until
 
-from ldmref import modes
+from ldmref import modes, random_model
 from ldmref.io.images.infotext import parse_infotext
 
 A1111 = ("webuiapi", "sillytavern", "open_webui")
@@ -419,3 +419,17 @@ def test_paths_that_do_not_exist(server):
     for path in ("server-kill", "extra-single-image", "interrogate"):
         assert server.client.post(f"/sdapi/v1/{path}").status_code == 404
     assert server.client.get("/sdapi/v1/txt2img").status_code == 405
+
+
+@pytest.mark.parametrize("name, scale", [("flux-tiny", 3.5), ("tiny", 1.0)])
+def test_a_negative_prompt_that_nothing_reads_is_a_warning(serve, name, scale):
+    """One line, in each interface, with the negative prompt in the record of the image."""
+    server = serve({name: random_model(name, backend="numpy")})
+    body = {"prompt": "a cat", "negative_prompt": "bad", "steps": 1, "width": 16, "height": 16}
+    answer = server.client.post("/sdapi/v1/txt2img", json={**body, "cfg_scale": scale})
+    info = json.loads(answer.json()["info"])
+    assert [line for line in info["warnings"] if "nothing reads the negative prompt" in line]
+    assert info["negative_prompt"] == "bad" and len(info["warnings"]) == 1
+    asked = {"kind": "generate", "mode": "txt2img", "parameters": {**body, "cfg_scale": scale}}
+    job = server.finish(server.client.post("/v1/jobs", json=asked).json()["id"])
+    assert job["state"] == "done" and job["warnings"] == info["warnings"]

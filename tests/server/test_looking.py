@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from small_models import save_flow
 
+import ldmref
 from ldmref import modes
 from ldmref.trace import read_trace, record_trace
 
@@ -54,3 +56,19 @@ def test_a_step_that_is_not_there_is_refused(server, step):
     answer = server.client.post("/v1/jobs", json=RUN | {"step": step})
     assert answer.status_code in (400, 422)
     assert "step must be a whole number from 0 to 2" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name, read", [("sd3-tiny", ["CLIP", "T5"]), ("flux-tiny", ["T5"])])
+def test_each_encoder_that_a_transformer_attends_to(serve, tmp_path, name, read):
+    """With its own tokenizer, and without CLIP for Flux.1, whose attention does not see it."""
+    model = ldmref.load(save_flow(tmp_path / name, name), backend="numpy")
+    described, tensors = look(serve({name: model}), RUN)
+    texts = [described, *described["more"]]
+    assert [text["encoder"] for text in texts] == read
+    of_t5 = texts[-1]["pieces"]
+    assert "".join(of_t5) == "aredcat</s>"  # its vocabulary has no word for red or cat
+    assert len(of_t5) > len("a red cat".split()) + 1
+    end = f"_{len(texts) - 1}" if len(texts) > 1 else ""
+    assert tensors[f"hidden{end}"].shape == (len(of_t5), model.config.text_encoders[-1].hidden_size)
+    if name == "sd3-tiny":
+        assert described["pieces"] == ["<start>", "a", "red", "cat", "<end>"]

@@ -243,6 +243,8 @@ def test_an_address_that_does_not_exist_here(host):
         (["--host", "0.0.0.0"], 2, "without a token"),
         (["--model", "nothing"], 3, "nothing"),
         (["--model", "a=emoji", "--model", "a=emoji"], 2, "two models are named 'a'"),
+        (["--controlnet", "edges=nowhere"], 3, "no ControlNet 'nowhere'"),
+        (["--controlnet", "=edges"], 2, "--controlnet must be PATH or NAME=PATH"),
         (["--backend", "numpyy"], 2, "numpyy"),
         (["extra"], 2, "unexpected"),
     ],

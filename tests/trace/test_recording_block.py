@@ -90,3 +90,24 @@ def test_a_module_and_a_pipeline_are_recorded_in_the_same_way(tmp_path):
     with ldmref.recording(pipe, tmp_path / "t") as run:
         pipe("a", num_inference_steps=1, height=16, width=16, output_type="latent")
     assert {"unet.000", "schedule", "sampler.000"} <= {*run.trace.calls}
+
+
+def test_a_method_that_an_object_has_itself_is_recorded_and_given_back(tmp_path):
+    """A port that changes `vae.decode` of one object would not be recorded otherwise."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from small_pipelines import pipeline
+
+    pipe = pipeline("sd1")
+    plain = pipe.vae.decode
+    pipe.vae.decode = lambda z, **options: plain(0.5 * z, **options)
+    own = pipe.vae.decode
+    with ldmref.recording(pipe, tmp_path / "trace") as found:
+        pipe("a", num_inference_steps=1, height=16, width=16, output_type="latent")
+        pipe.vae.decode(torch.ones(1, 4, 8, 8))
+    z, inner = (
+        found.trace.tensors[f"vae.decode/{name}"]
+        for name in ("/input.latents", "post_quant_conv/input")
+    )
+    assert np.array_equal(inner, 0.5 * np.asarray(z))
+    assert vars(pipe.vae)["decode"] is own and "encode" not in vars(pipe.vae)

@@ -95,7 +95,7 @@ class Console:
         """Show the progress of a batch; `before` is the number of images of earlier runs."""
         if self.preview is not None and progress.step + 1 < progress.steps:
             self.clear()
-            self.preview.show(progress)
+            self.preview.show()
         self.bar.update(progress.step + 1, progress.steps, before + progress.first, self.total)
 
     def clear(self) -> None:

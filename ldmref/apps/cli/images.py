@@ -118,7 +118,7 @@ def _generate_task(
         console.warn(chunk_notes(run, recorded["a1111"]))
     console.warn(compare_inputs(recorded, run.params(len(run.job.seeds))))
     first = console.finished
-    for event in run.generate(stop):
+    for event in run.generate(stop, console.preview):
         if isinstance(event, modes.Progress):
             console.step(event, first)
         else:

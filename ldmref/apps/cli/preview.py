@@ -19,7 +19,7 @@ from ldmref.apps.cli.terminal import KITTY, detect_protocol, kitty_bytes, line_h
 from ldmref.errors import LdmrefError, OutputError, one_line
 from ldmref.io.atomic import atomic_write
 from ldmref.io.images.metadata import check_target
-from ldmref.modes.generate import Progress, decode_images
+from ldmref.modes.observers import PreviewObserver
 
 PAUSE = 3.0  # between two previews, in units of the time that a preview takes
 ROWS = 14  # height of a preview in lines of text
@@ -27,20 +27,19 @@ MAX_IMAGES = 4  # of a batch, side by side
 MIN_SIDE = 256  # px; smaller images are enlarged by an integer
 
 
-class LivePreview:
+class LivePreview(PreviewObserver):
     """The predicted clean image x0, updated as often as at most a quarter of the time allows."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def show(self, progress: Progress) -> None:
+    def show(self) -> None:
         """Show the predicted images of the batch, unless the last preview was too recent."""
         start = time.monotonic()
         if start < self._next:
             return
         with suppress(LdmrefError):  # a preview that fails must not stop the run
-            images = decode_images(progress.model, progress.x0[:MAX_IMAGES])
-            self.put(side_by_side(images))
+            self.put(side_by_side(self.images(MAX_IMAGES)))
         now = time.monotonic()
         self._next = now + PAUSE * (now - start)
 

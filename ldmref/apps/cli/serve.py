@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from ldmref.apps.cli.progress import one_line, say
 from ldmref.apps.cli.session import DEFAULT_MODEL, CommandSession
 from ldmref.apps.cli.shared_options import BACKEND, CONFIG, LIMITS
 from ldmref.declare import Invalid, get_fields, read
-from ldmref.errors import BackendUnavailable, UsageError
+from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
+from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.loading_networks import load_controlnet
+from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.config import BACKEND_KEYS, Settings
 from ldmref.support.server_settings import ServerSettings
 
+NOUNS = {"model": "models", "controlnet": "ControlNets"}  # by flag
 EXTRA = ("starlette", "uvicorn", "anyio", "h11", "python_multipart")
 MODELS = option(
     "-m",
@@ -29,6 +34,14 @@ MODELS = option(
     help="A model to serve: a name from ldmref models, a folder, or a file, and the name that "
     "clients use for it. May be repeated; the first one is the default. Default: emoji, which "
     "comes with ldmref.",
+)
+CONTROLNETS = option(
+    "--controlnet",
+    "controlnets",
+    metavar="[NAME=]PATH",
+    multiple=True,
+    help="A ControlNet that requests may use: a folder or a file, and the name that clients use "
+    "for it. May be repeated.",
 )
 SETTINGS = parameter_options(get_fields(ServerSettings).values())
 JSON = option(
@@ -41,8 +54,14 @@ NO_PAGE = option("--no-page", is_flag=True, help="Serve the interfaces only, wit
 
 
 @click.command()
-@with_options((MODELS,), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG, JSON))
-def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -> None:
+@with_options((MODELS, CONTROLNETS), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG, JSON))
+def serve(
+    models: tuple[str, ...],
+    controlnets: tuple[str, ...],
+    no_page: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Serve the web page, and interfaces for other programs.
 
     Open the address that is printed in a browser. Only this machine can use it, unless --host says
@@ -64,6 +83,7 @@ def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -
     wanted = read_settings(session.configured, flags, no_page)
     with open_socket(wanted) as listening:
         served, sources, reason = load_models(session, models)
+        nets = load_controlnets(controlnets, served)
         address = address_of(listening)
         backend = next(iter(served.values())).backend
         say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
@@ -73,7 +93,7 @@ def serve(models: tuple[str, ...], no_page: bool, as_json: bool, **flags: Any) -
                 json.dumps({"url": address, "models": list(served), "backend": backend.name})
             )
             sys.stdout.flush()
-        signal = run_server(served, wanted, listening, sources, reason, warn)
+        signal = run_server(served, wanted, listening, sources, reason, warn, nets)
     say("ldmref: stopped")
     click.get_current_context().exit(128 + signal if signal else 0)
 
@@ -116,20 +136,77 @@ def load_models(
     with session.naming():
         reason = open_backend_of(session)
         for text in named or (session.name,):
-            name, equals, path = text.partition("=")
-            source = path if equals else text
-            if equals and not (name.strip() and path.strip()):
-                message = f"--model must be MODEL or NAME=MODEL, not {text!r}"
-                raise UsageError(message, code="E-MODEL", hint="--model mine=PATH")
+            name, source = split_name("model", text)
             config = session.find(source)
-            if not equals:
-                name = text if text == DEFAULT_MODEL else config.name
-            if name in paths:
-                hint = "name them: --model first=PATH --model second=PATH"
-                raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint=hint)
+            name = name or (text if text == DEFAULT_MODEL else config.name)
+            require_new("model", name, paths)
             paths[name] = session.path
             sources[name] = source
     return {name: session.load(path) for name, path in paths.items()}, sources, reason
+
+
+def load_controlnets(
+    named: tuple[str, ...], models: Mapping[str, LatentDiffusion]
+) -> dict[str, ControlNet]:
+    """Load the ControlNets by name, each for the first model that it fits.
+
+    Raises:
+        UsageError: Two have the same name, or one fits no model.
+        InputError: One cannot be read.
+    """
+    found: dict[str, ControlNet] = {}
+    for text in named:
+        name, path = split_name("controlnet", text)
+        net = load_fitting(path, models)
+        require_new("controlnet", name or net.name, found)
+        found[name or net.name] = net
+    return found
+
+
+def load_fitting(path: str, models: Mapping[str, LatentDiffusion]) -> ControlNet:
+    """Load a ControlNet for the first model that it fits.
+
+    Raises:
+        LdmrefError: It cannot be read, or fits no model: the error of the first one.
+    """
+    problems = []
+    for model in models.values():
+        denoiser = model.config.denoiser
+        try:
+            file = open_controlnet(path, denoiser)
+            require_fit(model.config, file.config, file.name)
+        except LdmrefError as error:
+            problems.append(error)
+            continue
+        return load_controlnet(path, model.backend, unet=denoiser)
+    raise problems[0]
+
+
+def split_name(flag: str, text: str) -> tuple[str, str]:
+    """Return the name of a network, "" without one, and its path.
+
+    Raises:
+        UsageError: One of them is empty.
+    """
+    name, equals, path = text.partition("=")
+    if not equals:
+        return "", text
+    if not (name.strip() and path.strip()):
+        message = f"--{flag} must be PATH or NAME=PATH, not {text!r}"
+        raise UsageError(message, code=f"E-{flag.upper()}", hint=f"--{flag} mine=PATH")
+    return name, path
+
+
+def require_new(flag: str, name: str, known: Container[str]) -> None:
+    """Refuse a second network of the same name.
+
+    Raises:
+        UsageError: There is one already.
+    """
+    if name in known:
+        hint = f"name them: --{flag} first=PATH --{flag} second=PATH"
+        message = f"two {NOUNS[flag]} are named {name!r}"
+        raise UsageError(message, code=f"E-{flag.upper()}", hint=hint)
 
 
 def warn(line: str) -> None:

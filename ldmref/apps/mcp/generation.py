@@ -23,13 +23,18 @@ COMPOSITIONS = (
 )
 
 
-def image_schema() -> dict[str, Any]:
-    """Return the schema of the arguments: those parameters of txt2img that are plain JSON."""
+def image_schema(more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the schema of the arguments: those parameters of txt2img that are plain JSON.
+
+    Args:
+        more: The schemas of further parameters that the host reads from JSON, by name.
+    """
     whole = schema(MODE)
+    known = dict(more or {})
     plain = {
-        name: whole["properties"][name]
+        name: known.get(name, whole["properties"][name])
         for name, field in find_mode(MODE).parameters.items()
-        if not field.attachment
+        if not field.attachment or name in known
     }
     plain["count"] = plain["count"] | {"maximum": MAX_IMAGES}
     return whole | {"properties": plain}
@@ -65,13 +70,19 @@ def generate_images(
     return images
 
 
-def check_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def check_names(
+    arguments: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the arguments if all of them are in the schema.
+
+    Args:
+        arguments: By name.
+        more: As for `image_schema`.
 
     Raises:
         UsageError: One is not in the schema, or too many images are requested.
     """
-    known = image_schema()["properties"]
+    known = image_schema(more)["properties"]
     for name in arguments:
         if name not in known:
             message = f"generate_image has no argument {short_repr(name)}"

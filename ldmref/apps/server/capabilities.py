@@ -9,11 +9,12 @@ from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.guard.hosts import is_loopback
 from ldmref.apps.server.inputs import request_schema
 from ldmref.apps.server.reproducing import command_flags, load_arguments
+from ldmref.apps.server.served import describe_controlnets
 from ldmref.declare import get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import can_generate, parameter_advice, prompts_to_try, unused_parameters
-from ldmref.modes.choices import choices_of
+from ldmref.modes.choices import choices_of, negative_prompt_uses
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
 from ldmref.samplers import GUIDANCES, SAMPLERS, get_sampler
@@ -35,6 +36,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             describe_model(name, model)
             | engine.adapters.describe(name)
             | {
+                "controlnets": [*describe_controlnets(engine.served.fitting(model.config))],
                 "backend_reason": engine.reason,
                 "load": load_arguments(model, engine.sources.get(name), local),
             }
@@ -43,7 +45,7 @@ def describe_server(engine: Engine) -> dict[str, Any]:
         "modes": {
             name: {
                 "summary": mode.summary,
-                "schema": request_schema(name, engine.models),
+                "schema": request_schema(name, engine.served),
                 "flags": command_flags(name),
             }
             for name, mode in MODES.items()
@@ -116,6 +118,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "prompts": list(prompts_to_try(config)),
         "advice": parameter_advice(config),
         "unused": list(unused_parameters(config)),
+        "negative_prompt": negative_prompt_uses(config),
         "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),
         "warnings": list(model.warnings),

@@ -18,9 +18,11 @@ from ldmref.apps.server.errors import (
     as_ldmref_error,
 )
 from ldmref.apps.server.jobs import JobReport, ServedJob
+from ldmref.apps.server.served import Served
 from ldmref.apps.server.tasks import ServedTask
 from ldmref.apps.server.templates import PromptTemplates
 from ldmref.errors import Cancelled, LdmrefError, UsageError, did_you_mean, short_repr
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
 
@@ -48,6 +50,7 @@ class Engine:
         settings: The limits.
         sources: The name or path from which each model was loaded, for clients on this machine.
         reason: Why the models are on their backend, for clients; "" if nobody says it.
+        controlnets: The ControlNets that requests may name.
 
     Example:
         >>> import ldmref
@@ -65,10 +68,12 @@ class Engine:
         settings: ServerSettings | None = None,
         sources: Mapping[str, str] | None = None,
         reason: str = "",
+        controlnets: Mapping[str, ControlNet] | None = None,
     ):
         if not models:
             raise UsageError("an engine needs a model", code="E-MODEL")
         self.models = dict(models)
+        self.served = Served(self.models, dict(controlnets or {}))
         self.settings = settings or ServerSettings()
         self.adapters = Adapters(self.models, self.settings)
         self.templates = PromptTemplates(self.settings)
@@ -81,9 +86,8 @@ class Engine:
         self._bytes = 0  # of the jobs that have ended
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._closed = False
-        self._queues = {
-            device_of(model): DeviceQueue(device_of(model)) for model in models.values()
-        }
+        devices = map(device_of, models.values())
+        self._queues = {device: DeviceQueue(device) for device in devices}
         for queue in self._queues.values():
             name = f"ldmref worker {queue.device}"
             queue.thread = threading.Thread(

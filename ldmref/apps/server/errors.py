@@ -143,7 +143,7 @@ def refusal(path: str, status: int, error: LdmrefError) -> Response:
 def error_body(path: str, status: int, error: LdmrefError) -> dict[str, Any]:
     """Return the JSON of a refusal: that of A1111, of OpenAI, of JSON-RPC, or ldmref's own."""
     message = f"{error} ({error.hint})" if error.hint else str(error)
-    if path.startswith("/sdapi"):
+    if path.startswith(("/sdapi", "/controlnet")):
         name = type(error).__name__
         return {"error": name, "detail": message, "body": "", "errors": message}
     if path.startswith(("/v1/images", "/v1/models")):

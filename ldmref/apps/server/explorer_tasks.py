@@ -36,6 +36,7 @@ from ldmref.explore.record import require_one
 from ldmref.io.images.metadata import encode_png
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import Progress, decode_images
+from ldmref.modes.observers import PreviewObserver
 
 RUN_KEYS = ("kind", "mode", "model", "parameters")
 BRANCH_KEYS = ("kind", "model", "trunk", "step", "changes")
@@ -60,11 +61,13 @@ class RunSource:
         self, model: LatentDiffusion, report: Report, cancel: threading.Event, attention: bool
     ) -> explore.RunRecord:
         """Record the run."""
+        preview = PreviewObserver()
 
         def callback(event: Progress) -> None:
-            report_step(report, event)
+            report_step(report, event, preview)
 
         options: Any = {"attention": attention, "callback": callback, "cancel": cancel}
+        options["observer"] = preview
         recipe = dict(self.recipe)
         if "trunk" in recipe:
             trunk, step, changes = (recipe[key] for key in ("trunk", "step", "changes"))
@@ -82,7 +85,7 @@ def read_run(engine: Engine, body: Mapping[str, Any], model: str | None) -> RunS
         return read_branch(engine, body, model)
     mode, values = read_mode(body)
     plan = require_one(plan_request(engine, mode, values, model))
-    read = read_values(mode, values, engine.settings.max_pixels, engine.models)
+    read = read_values(mode, values, engine.settings.max_pixels, engine.served)
     # A random seed is chosen once, so the request says which.
     seed = {"seed": plan.job.seeds[0]}
     return RunSource({"mode": mode, **read, **seed}, plan.params)

@@ -87,7 +87,7 @@ def make_grid_task(engine: Engine, body: Mapping[str, Any]) -> GridTask:
         )
     distance = read_flag(body, "distance", True)
     with engine.planning:
-        parameters = read_values(mode, values, limits.max_pixels, engine.models)
+        parameters = read_values(mode, values, limits.max_pixels, engine.served)
         x, y, z = (axes.get(key) for key in "xyz")
         assert x is not None
         plan = explore.plan_grid(model, x, y, mode, z=z, distance=distance, **parameters)
@@ -111,5 +111,5 @@ def read_axis(mode: str, value: Any, name: str, engine: Engine) -> tuple[str, li
             hint='{"name": "steps", "values": [10, 20]}',
         )
     most = engine.settings.max_pixels
-    read = [read_values(mode, {parameter: v}, most, engine.models)[parameter] for v in values]
+    read = [read_values(mode, {parameter: v}, most, engine.served)[parameter] for v in values]
     return parameter, read

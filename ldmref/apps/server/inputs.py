@@ -1,8 +1,7 @@
 """JSON values of a request, read without ever opening a file or a URL that they name.
 
-Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file, and a second model
-as the name of a served one. A parameter that has none of these forms in JSON (`control`, which
-names networks on a disk) is refused.
+Images come as base64, arrays as lists of numbers or as base64 of a `.npy` file, a second model as
+the name of a served one, and ControlNets as objects with the name of a served one and an image.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from ldmref import modes
 from ldmref.apps.server.arrays import BASE64, decode_base64, read_array
 from ldmref.apps.server.bodies import check_keys, read_flag, read_mode
 from ldmref.apps.server.engine import Engine
+from ldmref.apps.server.served import Served
 from ldmref.apps.server.task_kinds import register
 from ldmref.apps.server.tasks import GenerateTask, InvertTask
 from ldmref.declare import Field
-from ldmref.errors import ImageError, LdmrefError, UsageError, did_you_mean, short_repr
+from ldmref.errors import ImageError, LdmrefError, UsageError
 from ldmref.io.images.pil import FORMATS
-from ldmref.models.model import LatentDiffusion
+from ldmref.modes.control import Control, list_controls
 from ldmref.modes.plan import find_mode
 from ldmref.modes.plan import schema as mode_schema
 from ldmref.modes.registry import name_parameter
 from ldmref.modes.run import Plan
-from ldmref.modes.validation import code_for
 
 NPY = {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/x-npy"}
 GENERATE_KEYS = ("kind", "mode", "model", "parameters", "previews")
@@ -40,7 +39,7 @@ def read_values(
     mode: str,
     values: Mapping[str, Any],
     max_pixels: int,
-    models: Mapping[str, LatentDiffusion] | None = None,
+    served: Served | None = None,
 ) -> dict[str, Any]:
     """Return the JSON values of a mode as `read_request` takes them.
 
@@ -48,7 +47,7 @@ def read_values(
         mode: The name of the mode.
         values: By parameter; unknown ones are left to `read_request`, which refuses them.
         max_pixels: Pixels of an image at most.
-        models: The served models by name, which a parameter may name. None: it may name none.
+        served: The networks that a parameter may name. None: it may name none.
 
     Raises:
         UsageError: There is no such mode, or a parameter cannot come as JSON.
@@ -58,15 +57,13 @@ def read_values(
     read = dict(values)
     for name in [name for name in values if name in fields]:
         try:
-            read[name] = read_value(fields[name], values[name], max_pixels, models or {})
+            read[name] = read_value(fields[name], values[name], max_pixels, served or Served())
         except LdmrefError as error:
             raise name_parameter(error, name) from error.__cause__
     return read
 
 
-def read_value(
-    field: Field, value: Any, max_pixels: int, models: Mapping[str, LatentDiffusion]
-) -> Any:
+def read_value(field: Field, value: Any, max_pixels: int, served: Served) -> Any:
     """Return a JSON value of a parameter as `read_request` takes it."""
     if value is None or not field.attachment:
         return value
@@ -75,49 +72,53 @@ def read_value(
     if field.attachment == "array":
         return read_array(field.name, value)
     if field.attachment == "model":
-        return find_served(field.name, value, models)
-    if value == []:
-        return ()
-    raise UsageError(
-        f"{field.name} cannot be used in a request: it names files on the server",
-        code=code_for(field.name),
-        hint="use it in Python or on the command line",
-    )
+        return served.find_model(field.name, value)
+    return read_controls(value, max_pixels, served)
 
 
-def find_served(name: str, value: Any, models: Mapping[str, LatentDiffusion]) -> LatentDiffusion:
-    """Return a served model by its name; the value is looked up and never opened as a path.
+def read_controls(value: Any, max_pixels: int, served: Served) -> list[Control]:
+    """Return the controls of a request: objects with the name of a served net and an image.
 
     Raises:
-        UsageError: The server does not have it.
+        UsageError: The form is wrong, or the server does not have the net.
+        ImageError: An image cannot be read.
     """
-    if isinstance(value, str) and value in models:
-        return models[value]
-    hint = did_you_mean(value if isinstance(value, str) else "", models)
-    raise UsageError(
-        f"{name} must name a model of the server, and {short_repr(value)} is none",
-        code=code_for(name),
-        hint=hint,
-    )
+    found = []
+    for control in list_controls(value):
+        net = served.find_controlnet("control", control["net"])
+        image = control.get("image")
+        if image is not None:
+            image = read_base64_image("control", image, max_pixels)
+        found.append(Control(**{**control, "net": net, "image": image}))
+    return found
 
 
-def request_schema(mode: str, models: Iterable[str] = ()) -> dict[str, Any]:
+def request_schema(mode: str, served: Served | None = None) -> dict[str, Any]:
     """Return the JSON schema of a mode's parameters as they come in a request.
 
-    It is `modes.schema`, with the second notation of arrays and without what is refused. A
-    parameter that names a model takes one of `models`, if there are any.
+    It is `modes.schema`, with the second notation of arrays, and with the names of `served` for
+    what names a network. A server without ControlNets has no parameter for them. None: any server.
     """
-    names = list(models)
     schema = mode_schema(mode)
+    properties = schema["properties"]
     for name, field in find_mode(mode).parameters.items():
-        if field.attachment == "controlnet":
-            del schema["properties"][name]
-        elif field.attachment == "array":
-            schema["properties"][name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
-        elif field.attachment == "model" and names:
-            one = {"type": "string", "enum": names}
-            schema["properties"][name]["anyOf"] = [one, {"type": "null"}]
+        if field.attachment == "array":
+            properties[name]["anyOf"] = [{"type": "array"}, NPY, {"type": "null"}]
+        elif field.attachment == "model" and served is not None:
+            properties[name]["anyOf"] = [one_of(served.models), {"type": "null"}]
+        elif field.attachment == "controlnet" and served is not None:
+            if not served.controlnets:
+                del properties[name]
+                continue
+            items = properties[name]["items"]
+            named = items["properties"] | {"net": one_of(served.controlnets)}
+            properties[name]["items"] = items | {"properties": named}
     return schema
+
+
+def one_of(names: Iterable[str]) -> dict[str, Any]:
+    """Return the schema of a name among some."""
+    return {"type": "string", "enum": list(names)}
 
 
 def read_base64_image(name: str, value: Any, max_pixels: int) -> Image.Image:
@@ -194,7 +195,7 @@ def plan_task(
         return GenerateTask(plan_request(engine, mode, values, model), previews)
     found = engine.models[engine.find_model(model)]
     with engine.planning:
-        read = read_values(mode, values, engine.settings.max_pixels, engine.models)
+        read = read_values(mode, values, engine.settings.max_pixels, engine.served)
         return InvertTask(modes.plan_inversion(found, **read), previews)
 
 
@@ -204,7 +205,7 @@ def plan_request(
     """Return the checked plan of images; arguments and errors are those of `plan_task`."""
     found = engine.models[engine.find_model(model)]
     with engine.planning:
-        read = read_values(mode, values, engine.settings.max_pixels, engine.models)
+        read = read_values(mode, values, engine.settings.max_pixels, engine.served)
         plan = modes.plan(mode, found, **read)
     check_count(engine, len(plan.job.seeds))
     return plan

@@ -7,10 +7,13 @@ part of a trace that a person can look at:
 |-----------|------------------------------------------------------------------------------------|
 | `ids`     | the tokens of the prompt, from start to end                                        |
 | `hidden`  | what the text encoder makes of each of them, (tokens, width)                       |
+| `ids_1`   | the tokens of the next text encoder that the network attends to, and so on         |
+| `hidden_1`| what it makes of them                                                              |
 | `LEVEL`   | root mean square over the channels of each level of the U-Net, (steps, h, w)       |
 
 Its metadata have one key, `inside`, with JSON: `pieces`, the text of each token; `limit`, how many
-the model reads; `cut`, what was left out; `levels`, their names in order; and `steps`.
+the model reads; `cut`, what was left out; `encoder`, the kind of the text encoder; `more`, the same
+four of each further one; `levels`, their names in order; and `steps`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from ldmref.apps.server.tasks import Report
 from ldmref.errors import UsageError, short_repr
 from ldmref.explore.format import CODE
 from ldmref.explore.record import require_one
+from ldmref.explore.recording import name_encoder
 from ldmref.io.tensors.writer import source, write_to
+from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import Callback
 from ldmref.modes.generate import CancelFlag, Progress
@@ -46,7 +51,7 @@ KEYS = ("kind", "mode", "model", "parameters", "step")
 FILE = "inside.safetensors"
 BLOCKS = ("down_blocks.?.resnets.?", "mid_block.resnets.?", "up_blocks.?.resnets.?")
 LEVEL = re.compile(r"((?:down|up)_blocks\.\d|mid_block)\.resnets\.\d")
-CALLS = ("tokens", "text_encoder", "unet.*")
+CALLS = (*TEXT_ENCODERS, "unet.*")
 
 
 @dataclass(frozen=True)
@@ -110,18 +115,16 @@ def look_inside(
 
 def pack(model: LatentDiffusion, plan: Plan, trace: Trace, steps: Sequence[int]) -> bytes:
     """Return the file of a trace."""
-    tensors, pieces = read_text(model, trace)
+    tensors, texts = read_texts(model, plan, trace)
     calls = [call for call in trace.calls if call.startswith("unet.")]
     calls = calls[: len(steps) or None]  # a step may evaluate the network again at another point
     levels = find_levels(trace, calls)
     for level, layer in levels.items():
         tensors[level] = np.stack([level_map(trace, call, layer) for call in calls])
-    tokenizer = model.tokenizers[0]
-    warnings = tokenizer.tokenize(plan.job.prompts[:1], plan.job.prompt_options).warnings
+    first = texts[0] if texts else {"pieces": [], "limit": 0, "cut": "", "encoder": ""}
     described = {
-        "pieces": pieces,
-        "limit": tokenizer.length,
-        "cut": next((line for line in warnings if "left out" in line), ""),
+        **first,
+        "more": texts[1:],
         "levels": list(levels),
         "steps": list(steps) or list(range(len(calls))),
     }
@@ -131,21 +134,39 @@ def pack(model: LatentDiffusion, plan: Plan, trace: Trace, steps: Sequence[int])
     return buffer.getvalue()
 
 
-def read_text(model: LatentDiffusion, trace: Trace) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the tokens of the prompt with their hidden states, and the text of each token.
+def read_texts(
+    model: LatentDiffusion, plan: Plan, trace: Trace
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Return the prompt as each text encoder reads it that the network attends to.
 
-    Both are empty for a model that reads no text.
+    Returns:
+        The tokens and their hidden states, named as in the file; and `pieces`, `limit`, `cut` and
+        `encoder` of each. Both are empty for a model that reads no text.
     """
-    tokens, encoder = trace.find("tokens"), trace.find("text_encoder")
-    if tokens is None or encoder is None:
-        return {}, []
-    tokenizer = model.tokenizers[0]
-    ids = trace.read_outputs(tokens)["ids"].reshape(-1)[: tokenizer.length]
-    count = int(np.argmax(ids == tokenizer.end)) + 1
-    hidden = trace.read_outputs(encoder)["output"][0, :count]
-    pieces = [tokenizer.tokenizer.id_to_token(int(i)) or "" for i in ids[:count]]
-    named = {"ids": ids[:count].astype(np.int32), "hidden": hidden.astype(np.float16)}
-    return named, [piece.removesuffix("</w>") for piece in pieces]
+    tensors: dict[str, np.ndarray] = {}
+    texts: list[dict[str, Any]] = []
+    attention = model.denoiser.text_attention
+    for number in () if attention is None else attention.encoders:
+        entry = trace.find(TEXT_ENCODERS[number])
+        if entry is None:
+            continue
+        tokenizer = model.tokenizers[number]
+        tokens = tokenizer.tokenize(plan.job.prompts[:1], plan.job.prompt_options)
+        ids = tokens.ids[0, 0]
+        count = int(np.argmax(ids == tokenizer.end)) + 1
+        pieces = [tokenizer.tokenizer.id_to_token(int(i)) or "" for i in ids[:count]]
+        end = f"_{len(texts)}" if texts else ""
+        hidden = trace.read_outputs(entry)["output"][0, :count]
+        tensors[f"ids{end}"] = ids[:count].astype(np.int32)
+        tensors[f"hidden{end}"] = hidden.astype(np.float16)
+        described = {
+            "pieces": [piece.removesuffix("</w>").replace("▁", " ").strip() for piece in pieces],
+            "limit": tokenizer.length,
+            "cut": next((line for line in tokens.warnings if "left out" in line), ""),
+            "encoder": name_encoder(model.config, number),
+        }
+        texts.append(described)
+    return tensors, texts
 
 
 def find_levels(trace: Trace, calls: Sequence[str]) -> dict[str, str]:

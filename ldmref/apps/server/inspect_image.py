@@ -10,17 +10,19 @@ from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.server.bodies import as_json
 from ldmref.apps.server.inputs import open_bytes
+from ldmref.apps.server.served import Served
+from ldmref.declare import get_fields
 from ldmref.errors import UsageError, one_line, shortened
 from ldmref.io.images.metadata import read_parameters
 from ldmref.io.images.other_programs import describe_other_programs
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.control import Control
 from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
 from ldmref.modes.registry import MODES
 
 
-def inspect_image(
-    data: bytes, max_pixels: int, models: Mapping[str, LatentDiffusion], asked: str
-) -> dict[str, Any]:
+def inspect_image(data: bytes, max_pixels: int, networks: Served, asked: str) -> dict[str, Any]:
     """Return what an image file records, and the request that generates it again.
 
     `mode` and `parameters` can be submitted again, with the inputs in `missing`, which an image
@@ -31,7 +33,7 @@ def inspect_image(
     Args:
         data: The bytes of a PNG, JPEG or WebP file.
         max_pixels: Pixels of the image at most.
-        models: The served models by name.
+        networks: The served models and ControlNets.
         asked: The name of the model that replays an image of A1111, if no served one made it.
 
     Raises:
@@ -54,10 +56,15 @@ def inspect_image(
         nothing = {"mode": None, "parameters": {}, "missing": [], "model": None, "models": []}
         return answer | nothing | {"notes": notes}
     mode = record["mode"]
+    models = networks.models
     served = find_served(record.get("model"), models)
     known = find_served(record.get("guide"), models)
-    second = {"guide": known[0]} if known else {}
+    second: dict[str, Any] = {"guide": known[0]} if known else {}
+    controls, complete = read_controls(record.get("control"), networks.controlnets)
+    second |= {"control": controls} if complete else {}
     parameters = replay(record, second)
+    parameters.pop("control", None)
+    parameters |= {"control": controls} if controls else {}
     if made := record.get("a1111"):
         config = models[served[0] if served else asked].config
         try:
@@ -75,6 +82,30 @@ def inspect_image(
         "notes": notes,
         "models": served,
     }
+
+
+def read_controls(
+    recorded: Any, nets: Mapping[str, ControlNet]
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the ControlNets of an image as a request has them, and whether these are complete.
+
+    An image does not contain the images of its ControlNets.
+
+    Args:
+        recorded: What the image records of them.
+        nets: The served ControlNets by name.
+    """
+    listed = recorded if isinstance(recorded, list) else []
+    controls = []
+    complete = bool(listed)
+    for control in listed:
+        digest = control.get("sha256") if isinstance(control, Mapping) else None
+        name = next((name for name, net in nets.items() if digest and net.sha256 == digest), None)
+        complete = complete and name is not None and "image" not in control
+        if name is not None:
+            kept = (key for key in get_fields(Control) if key in control and key != "image")
+            controls.append({"net": name} | {key: control[key] for key in kept})
+    return controls, complete
 
 
 def find_served(record: Any, models: Mapping[str, LatentDiffusion]) -> list[str]:

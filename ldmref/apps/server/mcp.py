@@ -23,7 +23,7 @@ from ldmref.apps.mcp.tools import Generated
 from ldmref.apps.server.bodies import read_request
 from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.errors import BadRequest
-from ldmref.apps.server.inputs import plan_task
+from ldmref.apps.server.inputs import plan_task, request_schema
 from ldmref.apps.server.responses import JSONResponse
 from ldmref.apps.server.streams import wait_for_disconnect
 from ldmref.errors import Cancelled
@@ -37,7 +37,8 @@ def routes(engine: Engine) -> list[Route]:
     limiter: list[CapacityLimiter] = []  # made within the event loop, as it must be
     generate = partial(generate_images, engine)
     model = engine.models[engine.find_model(None)]
-    tools = make_tools(generate, image_schema(), describe_model(model.config), run_code=False)
+    schema = image_schema(schema_of_controls(engine))
+    tools = make_tools(generate, schema, describe_model(model.config), run_code=False)
 
     async def answer(request: Request) -> Response:
         if not limiter:
@@ -67,6 +68,12 @@ def routes(engine: Engine) -> list[Route]:
     return [Route("/mcp", answer, methods=["POST"])]
 
 
+def schema_of_controls(engine: Engine) -> dict[str, Any]:
+    """Return the schema of `control` by its name, if the server has ControlNets."""
+    properties = request_schema(MODE, engine.served)["properties"]
+    return {name: properties[name] for name in ("control",) if name in properties}
+
+
 def generate_images(
     engine: Engine, arguments: Mapping[str, Any], call: ToolCall
 ) -> list[Generated]:
@@ -77,7 +84,8 @@ def generate_images(
         QueueFull: All places of the queue are taken.
         Cancelled: The client has left, or somebody cancelled the job.
     """
-    job = engine.submit(plan_task(engine, MODE, check_names(arguments), previews=False))
+    values = check_names(arguments, schema_of_controls(engine))
+    job = engine.submit(plan_task(engine, MODE, values, previews=False))
     while not job.wait(POLL_SECONDS):
         if call.cancel.is_set():
             job.cancel()

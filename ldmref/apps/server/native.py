@@ -72,7 +72,7 @@ def routes(engine: Engine) -> list[Route]:
         asked = engine.find_model(request.query_params.get("model"))
         data = await request.body()
         most = engine.settings.max_pixels
-        found = await run_in_threadpool(inspect_image, data, most, engine.models, asked)
+        found = await run_in_threadpool(inspect_image, data, most, engine.served, asked)
         return JSONResponse(found)
 
     async def capabilities(request: Request) -> Response:

@@ -14,6 +14,7 @@ from ldmref.apps.server.engine import Engine
 from ldmref.apps.server.guard import uvicorn_options
 from ldmref.apps.server.guard.tokens import require_token
 from ldmref.errors import OutputError
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.support.server_settings import ServerSettings
 
@@ -101,6 +102,7 @@ def run_server(
     sources: Mapping[str, str] | None = None,
     reason: str = "",
     warn: Callable[[str], None] = lambda line: None,
+    controlnets: Mapping[str, ControlNet] | None = None,
 ) -> int:
     """Serve models until the process is asked to stop, and return the number of that signal.
 
@@ -111,12 +113,13 @@ def run_server(
         sources: The name or path from which each model was loaded.
         reason: Why the models are on their backend.
         warn: Called with each warning before the server listens.
+        controlnets: The ControlNets that requests may name.
 
     Raises:
         InputError: The folder of LoRAs or embeddings does not exist.
     """
     raise_file_limit(settings.max_connections)
-    engine = Engine(models, settings, sources, reason)
+    engine = Engine(models, settings, sources, reason, controlnets)
     for line in engine.adapters.warnings:
         warn(line)
     server = make_server(engine, settings)

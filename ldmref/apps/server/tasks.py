@@ -16,6 +16,7 @@ from ldmref.explore.preview import has_preview, preview_images
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
 from ldmref.modes.inversion import Inversion, InversionPlan
+from ldmref.modes.observers import PreviewObserver
 from ldmref.modes.run import Plan
 
 Planned = TypeVar("Planned", Plan, InversionPlan)
@@ -98,12 +99,13 @@ class GenerateTask(PlannedTask[Plan]):
         report.progress(0, max(1, self.plan.steps), 0, count, job.batch_size)
         for line in run.warnings:
             report.warn(line)
-        for event in run.generate(cancel):
+        preview = PreviewObserver()
+        for event in run.generate(cancel, preview):
             if isinstance(event, GeneratedImage):
                 params = run.params_of(event.index)
                 report.image(event.index, event.image, params, event.latents)
             else:
-                report_step(report, event, job.batch_size, run.initial.show)
+                report_step(report, event, preview, job.batch_size, run.initial.show)
 
 
 class InvertTask(PlannedTask[InversionPlan]):
@@ -116,41 +118,49 @@ class InvertTask(PlannedTask[InversionPlan]):
         for line in run.warnings:
             report.warn(line)
         generated = []
-        for event in run.generate(cancel):
+        preview = PreviewObserver()
+        for event in run.generate(cancel, preview):
             if isinstance(event, GeneratedImage):
                 generated.append(event)
             else:
-                report_step(report, event)
+                report_step(report, event, preview)
         report_inversion(report, run.result(generated))
 
 
 def report_step(
     report: Report,
     event: Progress,
+    preview: PreviewObserver,
     batch_size: int = 1,
     show: Callable[[Image.Image], Image.Image] | None = None,
 ) -> None:
     """Report a step, with a preview of each image of the batch if somebody wants one.
 
-    `show` completes a preview: it pastes the region that inpainting generates into its photo.
+    Args:
+        report: The report.
+        event: The step.
+        preview: The observer of the run.
+        batch_size: The number of images that are generated together, at most.
+        show: Completes a preview: pastes the region that inpainting generates into its photo.
     """
     step = event.step + 1
     together = min(batch_size, event.count - event.first)
     report.progress(step, event.steps, event.first, event.count, together)
     if step < event.steps and report.wanted():
-        for i, image in enumerate(make_previews(event)):
+        for i, image in enumerate(make_previews(preview)):
             report.preview(event.first + i, show(image) if show else image)
 
 
-def make_previews(event: Progress) -> list[Image.Image]:
-    """Return the predicted images of a step: by the linear preview if the model has one.
+def make_previews(preview: PreviewObserver) -> list[Image.Image]:
+    """Return the predicted images of the last step: by the linear preview if the model has one.
 
     The linear preview has a pixel per latent cell and is enlarged; otherwise x0 is decoded.
     """
-    if not has_preview(event.model):
-        return event.preview()
-    cells = preview_images(event.model, event.x0)
-    factor = min(event.model.config.vae.factor, PREVIEW_SIDE / max(cells[0].size))
+    model = preview.model
+    if not has_preview(model):
+        return preview.images()
+    cells = preview_images(model, preview.x0)
+    factor = min(model.config.vae.factor, PREVIEW_SIDE / max(cells[0].size))
     size = round(cells[0].width * factor), round(cells[0].height * factor)
     return [image.resize(size, Image.Resampling.BICUBIC) for image in cells]
 

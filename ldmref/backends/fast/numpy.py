@@ -37,7 +37,7 @@ class FastNumpyBackend(NumpyBackend):
         return single_threaded_blas()
 
     def weight(self, x: Array) -> Array:
-        """Transpose matrices in memory, which BLAS prefers for products with few rows.
+        """Arrange matrices in memory as products read them fastest.
 
         Convolution kernels stay as they are, perhaps in a file and in its type, until they are
         used.
@@ -45,10 +45,11 @@ class FastNumpyBackend(NumpyBackend):
         x = np.asarray(x)
         if x.ndim == 4 and x.shape[2] > 1 and x.dtype in (np.float16, np.float32):
             return x.view()  # a new object: `_derived` keeps arrays as long as it lives
-        x = self.asarray(x)
+        converted = self.asarray(x)
         if x.ndim == 2 or (x.ndim == 4 and x.shape[2:] == (1, 1)):
-            return np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
-        return x
+            copy = True if converted is x else None  # the caller's, or a file's
+            return matmul.arrange_weight(converted.reshape(x.shape[:2]), copy).reshape(x.shape)
+        return converted
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
         size = super().weight_bytes(shape, pixels)

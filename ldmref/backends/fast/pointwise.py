@@ -11,7 +11,6 @@ from ldmref.backends.fast.memory import scratch
 from ldmref.backends.fast.threads import divisible, parallel
 
 BLOCK = 2**17  # elements of a block: as large as the cache allows, since short calls contend
-SHARE = 2**18  # elements that a thread takes at a time
 
 # erf(x / sqrt(2)) = tanh(x p(x^2)), p fitted by scripts/fit_gelu.py. p is positive everywhere, so
 # for large |x| the tanh is 1, even where p overflows.
@@ -76,9 +75,9 @@ def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
     flat = y.ravel(order="K")
 
     def block(i: int) -> None:
-        function(flat[i * SHARE : (i + 1) * SHARE])
+        function(flat[i * BLOCK : (i + 1) * BLOCK])
 
-    parallel(block, -(-flat.size // SHARE))
+    parallel(block, -(-flat.size // BLOCK))
     return y
 
 

@@ -148,14 +148,26 @@ def single_threaded_blas() -> Iterator[None]:
         if _limits == 1:
             for lib, _ in _blas():
                 _set_blas_threads(lib, 1)
+    outside = getattr(_local, "limits", 0)
+    _local.limits = outside + 1
     try:
         yield
     finally:
+        _local.limits = outside
         with _limit_lock:
             _limits -= 1
             if not _limits:
                 for lib, threads in _blas():
                     _set_blas_threads(lib, threads)
+
+
+def _limit_blas() -> contextlib.AbstractContextManager[None]:
+    """Return `single_threaded_blas()`, or nothing to enter if the calling thread is inside of it.
+
+    A network runs inside of it and calls hundreds of short operations.
+    """
+    inside = getattr(_local, "limits", 0) > 0
+    return contextlib.nullcontext() if inside else single_threaded_blas()
 
 
 def _set_blas_threads(lib: Any, threads: int) -> None:
@@ -180,7 +192,7 @@ def divisible(operation: Callable[P, T]) -> Callable[P, T]:
     def alone(*args: P.args, **kwargs: P.kwargs) -> T:
         _local.inside = True
         try:
-            with single_threaded_blas():  # its threads would divide products in other places
+            with _limit_blas():  # its threads would divide products in other places
                 return operation(*args, **kwargs)
         finally:
             _local.inside = False
@@ -235,7 +247,7 @@ def _run_on_threads(function: Callable[[int], None], blocks: int) -> None:
         finally:
             _local.inside = False
 
-    with single_threaded_blas():
+    with _limit_blas():
         others = _take(min(count(), blocks) - 1)
         try:
             for other in others:

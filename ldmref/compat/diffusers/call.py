@@ -16,7 +16,7 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan
-from ldmref.modes.generate import explain_memory, on_backend
+from ldmref.modes.generate import explain_memory, on_backend, run_sampler
 from ldmref.modes.initial import InitialState
 from ldmref.modes.run import Plan
 from ldmref.modes.trajectory import Trajectory
@@ -101,7 +101,7 @@ class PipelineCall:
         trajectory = replace(trajectory, noise=lambda: on_backend(model.backend, step_noise()))
         trajectory = watch.started(trajectory)
         try:
-            for _ in explain_memory(trajectory.sample(observer=watch), model, job):
+            for _ in explain_memory(run_sampler(trajectory, observer=watch), model, job):
                 pass
         except Interrupted:
             pass

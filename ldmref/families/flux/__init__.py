@@ -5,6 +5,7 @@
 | `config.py`     | the configuration of the transformer |
 | `network.py`    | the transformer                      |
 | `controlnet.py` | its ControlNets                      |
+| `control_files.py` | their single files                |
 | `text.py`       | how two text encoders condition it   |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
@@ -16,9 +17,11 @@ Black Forest Labs 2024, github.com/black-forest-labs/flux.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
+from ldmref.families.flux.control_files import list_candidates
 from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
@@ -33,14 +36,16 @@ from ldmref.families.joint_transformers import (
     describe_model,
 )
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
 ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
+TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
 __all__ = ["FLUX", "FluxConfig"]
 
 
@@ -48,7 +53,8 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
     more = (GUIDANCE,) if network.guidance_embeds else ()
-    function = declare_transformer(network, transformer, partial(transformer_spec, network), more)
+    spec = partial(transformer_spec, network)
+    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION)
     return describe_model(config, function)
 
 
@@ -87,6 +93,11 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
+GOLDEN_RUNS = (
+    GoldenRun("flux-dev", "euler", params={"negative_prompt": ""}),  # it reads the scale
+    GoldenRun("flux-schnell", "euler"),
+    GoldenRun("flux-dev", "euler", "img2img", {"negative_prompt": ""}),
+)
 FLUX = Family(
     "flux",
     FluxConfig,
@@ -99,11 +110,12 @@ FLUX = Family(
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
+    golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
     ends=ENDS,
     with_control=with_control,
     lora_targets=LORA_TARGETS,
-    control=CONTROL,
+    control=replace(CONTROL, candidates=list_candidates),
     unpack=join_patches,
     timestep_factor=SCALE,
     description="Flux.1: a transformer with streams for image and text, then one for both",

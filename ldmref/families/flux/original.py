@@ -71,12 +71,13 @@ def original_table(config: ModelConfig, prefix: str = "") -> dict[str, KeyEntry]
     """
     transformer = transformer_of(config)
     return {
-        name: _entry(name, shape, prefix, transformer.width)
+        name: find_entry(name, shape, prefix, transformer.width)
         for name, shape in flatten(transformer_spec(transformer)).items()
     }
 
 
-def _entry(name: str, shape: Shape, prefix: str, width: int) -> KeyEntry:
+def find_entry(name: str, shape: Shape, prefix: str, width: int) -> KeyEntry:
+    """Return the tensor of the original for a parameter of a transformer of this width."""
     layer, _, leaf = name.rpartition(".")
     if layer in ENDS:
         form = "swapped" if layer == "norm_out.linear" else ""

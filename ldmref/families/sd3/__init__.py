@@ -5,6 +5,7 @@
 | `config.py`     | the configuration of the transformer |
 | `network.py`    | the transformer                      |
 | `controlnet.py` | its ControlNets                      |
+| `control_files.py` | their single files                |
 | `text.py`       | how three text encoders condition it |
 | `files.py`      | diffusers' folders                   |
 | `original.py`   | the original's single files          |
@@ -16,10 +17,12 @@ Esser et al. 2024, arXiv:2403.03206.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from ldmref.families.joint_transformers import LORA_TARGETS, declare_transformer, describe_model
 from ldmref.families.sd3.config import MMDiTConfig, broken_rules, transformer_of
+from ldmref.families.sd3.control_files import list_candidates
 from ldmref.families.sd3.controlnet import CONTROL
 from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import make_positions, transformer, transformer_spec
@@ -27,8 +30,9 @@ from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
+from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
 
 # adaLN-Zero: every block begins as the identity, and the output as zero
@@ -44,7 +48,10 @@ __all__ = ["SD3", "MMDiTConfig"]
 def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     """Return the networks of a model: text encoders, transformer and autoencoder."""
     network = transformer_of(config)
-    function = declare_transformer(network, transformer, partial(transformer_spec, network))
+    spec = partial(transformer_spec, network)
+    encoders = (0, 2) if config.text_encoder_3 is not None else (0,)  # CLIP's, side by side, and T5
+    attention = TextAttention((".attn",), ("image", "text"), encoders)
+    function = declare_transformer(network, transformer, spec, text_attention=attention)
     return describe_model(config, function)
 
 
@@ -81,6 +88,12 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), text
 
 
+GOLDEN_RUNS = (
+    GoldenRun("sd3-medium", "euler"),
+    GoldenRun("sd35-medium", "heun"),
+    GoldenRun("sd35-medium", "euler_a"),
+    GoldenRun("sd3-medium", "euler", "img2img"),
+)
 SD3 = Family(
     "sd3",
     MMDiTConfig,
@@ -94,11 +107,12 @@ SD3 = Family(
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
+    golden_runs=GOLDEN_RUNS,
     zeros=lambda config: ZEROS,
     fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
     ends=ENDS,
     lora_targets=LORA_TARGETS,
-    control=CONTROL,
+    control=replace(CONTROL, candidates=list_candidates),
     description="Stable Diffusion 3 and 3.5: a transformer of image and text",
 )
 """The family of Stable Diffusion 3."""

@@ -60,7 +60,8 @@ class MMDiTControlConfig(MMDiTConfig):
     Args:
         joint_attention_dim: Width of the text's hidden states. 0: the blocks have one stream, of
             the image, as in the ControlNets of Stable Diffusion 3.5 large.
-        extra_conditioning_channels: Number of channels of the hint after those of the latents.
+        extra_conditioning_channels: Number of channels of the hint after those of the latents. 1:
+            the mask of an inpainting ControlNet.
         use_pos_embed: Whether it embeds the patches of noisy latents with parameters of its own,
             instead of the transformer's.
         force_zeros_for_pooled_projection: Whether the pooled text is replaced by zeros, and the
@@ -75,6 +76,11 @@ class MMDiTControlConfig(MMDiTConfig):
     extra_conditioning_channels: Annotated[int, Range(0, 1024)] = 0
     use_pos_embed: bool = True
     force_zeros_for_pooled_projection: bool = True
+
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it reads the pooled text; diffusers gives one that reads a mask zeros."""
+        return not (self.force_zeros_for_pooled_projection or self.extra_conditioning_channels)
 
     @property
     def hint_channels(self) -> int:
@@ -136,7 +142,7 @@ def controlnet(
     Returns:
         One array for each block.
     """
-    if config.force_zeros_for_pooled_projection:
+    if not config.reads_pooled:
         pooled = ops.xp.zeros_like(pooled)
     emb = embed(ops, p.time_text_embed, t, pooled)
     patch = config.patch_size
@@ -189,8 +195,8 @@ def list_differences(config: ModelConfig, net: MMDiTControlConfig) -> Iterator[D
         names.append("joint_attention_dim")
     yield from compare(transformer, net, names)
     yield from compare_depth(transformer, net, "num_layers")
-    if net.extra_conditioning_channels:
-        yield "extra_conditioning_channels", net.extra_conditioning_channels, 0
+    if net.extra_conditioning_channels > 1:
+        yield "extra_conditioning_channels", net.extra_conditioning_channels, "0 or 1"
 
 
 def place_residuals(
@@ -206,8 +212,11 @@ def place_residuals(
 
 
 def make_hint(net: MMDiTControlConfig, vae: AutoencoderConfig, latents: Array) -> Array:
-    """Return the hint of scaled latents, from which some ControlNets do not subtract the shift."""
-    if net.force_zeros_for_pooled_projection:
+    """Return the hint of scaled latents, from which some ControlNets do not subtract the shift.
+
+    Those that read a mask subtract it, as diffusers' pipeline for inpainting does.
+    """
+    if net.force_zeros_for_pooled_projection and not net.extra_conditioning_channels:
         return latents + vae.shift_factor * vae.scaling_factor
     return latents
 
@@ -233,6 +242,8 @@ CONTROL = DeclaredControl(
     ),
     place_residuals,
     make_hint,
+    hole=lambda net: -1.0 if net.extra_conditioning_channels else None,
+    reads_mask=lambda net: net.extra_conditioning_channels == 1,
     shared=lambda net: () if net.use_pos_embed else ("pos_embed",),
 )
 """ControlNets of Stable Diffusion 3 and 3.5."""

@@ -1,29 +1,27 @@
-"""ControlNets from files: diffusers folders, and single files with CompVis' names."""
+"""ControlNets from files: diffusers folders, and single files in the names of other programs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import InputError
-from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.checks import damage_as_config_error, read_json, require_class
 from ldmref.io.diffusers.folder import open_network
+from ldmref.io.identify import refuse_other_control
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.control import own_spec
-from ldmref.models.controlnet import ControlNetConfig
-from ldmref.models.denoiser_config import DenoiserConfig, UNetConfig
+from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.family import list_families
-from ldmref.models.presets import PRESETS
 from ldmref.models.validate import check_network
 from ldmref.support.files import check_input_path
 
 PREFIX = "control_model."
-PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,12 @@ def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> Con
     """Open a ControlNet and check every name and shape, without reading a tensor.
 
     Args:
-        path: A diffusers folder (ControlNetModel, or the class of another family), or one file with
-            CompVis' names of a U-Net's ControlNet, with or without `control_model.`; other networks
-            in the file are ignored.
-        unet: The U-Net that a single file must fit, since a file has no configuration. None, or
-            another denoiser: those of Stable Diffusion are tried.
+        path: A diffusers folder (ControlNetModel, or the class of another family), or one file: a
+            U-Net's ControlNet with CompVis' names, with or without `control_model.`; or a family's
+            with the names of diffusers or of its original program. Other networks in the file are
+            ignored.
+        unet: The denoiser of the model, since a file has no configuration. None, or that of another
+            family: the U-Nets of Stable Diffusion are tried.
 
     Returns:
         The configuration and the tensors, which are read when they are used.
@@ -72,18 +71,17 @@ def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> Con
     if not path.is_file():
         hint = "give a diffusers folder or a .safetensors file"
         raise InputError(f"no ControlNet {str(path)!r}", code="E-CONTROL", hint=hint)
-    stored = TensorView([TensorFile(path)], prefix=PREFIX)
-    if "controlnet_blocks.0.weight" in stored.shapes:
-        message = f"{path.name} holds a transformer's ControlNet without its configuration"
-        hint = "give the folder that also holds its config.json"
-        raise InputError(message, code="E-CONTROL", hint=hint)
-    unets = [PRESETS[name].unet for name in PRESET_UNETS]
-    if isinstance(unet, UNetConfig):
-        unets = [unet]
-    configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in unets]
-    candidates = ((config, controlnet_table(config)) for config in configs)
+    file = TensorFile(path)
+    refuse_other_control(path.name, file)
+    stored = TensorView([file], prefix=PREFIX)
+    candidates = chain.from_iterable(
+        family.control.candidates(stored.shapes, unet)
+        for family in list_families()
+        if family.control is not None
+    )
     message = f"{path.name} is not a ControlNet that fits the model"
     config, table = find_first_fit(stored.shapes, candidates, message)
+    check_network(config, "controlnet")
     return ControlNetFile(path.stem, config, stored, table)
 
 

@@ -10,6 +10,9 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant, with_changes
 
+MASKED = -1e9  # what `ldmref.models.t5` adds to the scores of masked keys
+HIDDEN = MASKED / 2  # scores below it are masked
+
 
 def attend(
     q: np.ndarray,
@@ -83,6 +86,8 @@ def other_bias(call: LayerCall) -> Iterator[Variant]:
         "the bias of positions is that of the query from the key": lambda b: b.swapaxes(-1, -2),
         "a causal mask that should not be there": lambda b: b + np.triu(np.full(b.shape, -1e9), 1),
     }
+    if np.min(call.inputs["score_bias"], initial=0.0) < HIDDEN:
+        changes["the padding mask is missing"] = lambda b: np.where(b < HIDDEN, b - MASKED, b)
     for text, change in changes.items():
         yield Variant(text, lambda c, x, f=change: _with_bias(c, x, f(x["score_bias"])))
 
@@ -103,10 +108,9 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
     """
     if ids.shape != (call.inputs["k"].shape[0], call.inputs["k"].shape[2]):
         return
-    tail = np.flip(np.cumprod(np.flip(ids == ids[:, -1:], axis=1), axis=1), axis=1).astype(bool)
-    after_end = tail & np.roll(tail, 1, axis=1)
-    after_end[:, 0] = False
-    for padding, end in ((after_end, ""), (tail, ", which hides the end token also")):
+    tail = _equal_tail(ids)
+    hides_end = ", which hides the end token also"
+    for padding, end in ((find_padding(ids), ""), (tail, hides_end)):
         text = f"a padding mask that should not be there{end}"
         if "score_bias" in call.inputs:
             hidden = -1e9 * padding[:, None, None, :]
@@ -116,6 +120,20 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
         if _causal(call):
             text = f"a padding mask instead of the causal one{end}"
             yield Variant(text, lambda c, x, m=padding: _masked(x, m, False))
+
+
+def find_padding(ids: np.ndarray) -> np.ndarray:
+    """Return which tokens, (n, l), follow the first of the equal tokens at the end of a text."""
+    tail = _equal_tail(ids)
+    after_end = tail & np.roll(tail, 1, axis=1)
+    after_end[:, 0] = False
+    return after_end
+
+
+def _equal_tail(ids: np.ndarray) -> np.ndarray:
+    """Return which tokens, (n, l), are the equal ones at the end of a text."""
+    tail = np.cumprod(np.flip(ids == ids[:, -1:], axis=1), axis=1)
+    return np.flip(tail, axis=1).astype(bool)
 
 
 def _masked(x: Inputs, padding: np.ndarray, causal: bool) -> np.ndarray:

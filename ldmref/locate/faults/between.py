@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.faults.activations import exact_gelu
+from ldmref.locate.faults.attention import find_padding
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.points import Point
 from ldmref.locate.replay import Replay
@@ -78,6 +79,11 @@ def shifted_positions(replay: Replay, point: Point) -> Iterator[Given]:
         "positions are in reverse order": positions[::-1],
         "all positions are 0": 0 * positions,
     }
+    if replay.ids is not None and replay.ids.shape == computed.shape[:2]:
+        end = length - find_padding(replay.ids).sum(axis=1, keepdims=True) - 1
+        stopped = np.minimum(positions, end)
+        orders["the padding has the position of the end token: positions do not count on"] = stopped
+        orders["the padding has position 0"] = np.where(positions > end, 0, positions)
     for text, order in orders.items():
         yield text, tokens + table[order]
     yield "positions are not added", tokens

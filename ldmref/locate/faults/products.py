@@ -25,6 +25,11 @@ def missing_bias(call: LayerCall) -> Iterator[Variant]:
         yield Variant("bias is added twice", lambda c, x: c.compute({**x, "bias": 2 * x["bias"]}))
 
 
+def left_out(call: LayerCall) -> Iterator[Variant]:
+    """Yield zeros, as if nothing read the output: a term that is not added."""
+    yield Variant("the output is not used (zeros)", lambda c, x: 0.0 * c.compute(x))
+
+
 def transposed_weight(call: LayerCall) -> Iterator[Variant]:
     """Yield the layer with a transposed weight."""
     shape = call.parameters["weight"].shape

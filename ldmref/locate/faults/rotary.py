@@ -71,9 +71,26 @@ def other_positions(call: LayerCall) -> Iterator[Variant]:
         "the tokens of the text count on the last axis": lambda p: _count_text(p, -1),
         "the positions have the image before the text": lambda p: np.roll(p, -_text(p), axis=0),
         "the tokens count on one axis": _count_all,
+        "the positions are rounded to bfloat16": lambda p: round_to(p, "bfloat16"),
+        "the positions are rounded to float16": lambda p: round_to(p, "float16"),
     }
+    for length in _table_lengths(call.inputs["positions"]):
+        again = f"positions from {length} on start again at 0: a table of {length}"
+        changes[again] = lambda p, n=length: p % n
+        text = f"positions from {length} on are {length - 1}: a table of {length}"
+        changes[text] = lambda p, n=length: np.minimum(p, n - 1.0)
     for text, change in changes.items():
         yield Variant(text, lambda c, x, f=change: c.compute({**x, "positions": f(x["positions"])}))
+
+
+def _table_lengths(positions: np.ndarray) -> list[int]:
+    """Return lengths of tables that do not reach the last position: powers of 2, and 3/2 of them.
+
+    A table of another length is not recognised.
+    """
+    last = int(np.max(positions, initial=0.0))
+    powers = [2**k for k in range(1, last.bit_length() + 1)]
+    return sorted(n for n in {*powers, *(3 * n // 2 for n in powers)} if n <= last)
 
 
 def _dims(call: LayerCall) -> tuple[int, ...]:

@@ -1,25 +1,34 @@
-"""Known faults of the arguments of a whole network: conditioning, clip skip, final norm."""
+"""Known faults of the arguments of a network or of a part: conditioning, clip skip, final norm."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ldmref.locate.faults.variants import Given
+from ldmref.locate.names import read_output
 from ldmref.locate.points import Point
+from ldmref.locate.replay import Replay
 from ldmref.models.config import TextConfig
 
+BLOCK = re.compile(r"(text_model\.)?(embeddings|shared|encoder\.(layers|block)\.(?P<block>\d+))")
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
 
 
 def argument_changes(point: Point) -> Iterator[Changed]:
-    """Yield other arguments of the network: in words, by name, and whether they change layers.
+    """Yield other arguments of the part: in words, by name, and whether they change layers.
 
     Arguments that change which layers run need a run that ignores what was recorded.
     """
     inputs: Mapping[str, Any] = point.frame.inputs
+    if isinstance(inputs.get("guidance"), np.ndarray):  # also of the layer that embeds it
+        yield "the guidance is not used", {"guidance": None}, False
+    if point.frame.name:
+        return
     if "sizes" in inputs:
         yield from _micro_conditioning(inputs["sizes"])
     if "pooled" in inputs:
@@ -28,6 +37,27 @@ def argument_changes(point: Point) -> Iterator[Changed]:
         yield from _context(inputs["context"])
     if "ids" in inputs and not point.role:
         yield from _text(inputs.get("config"))
+
+
+def hidden_states(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield the other hidden states of a text encoder that the port recorded.
+
+    Number 0 is that of the embeddings, as in transformers.
+    """
+    config = point.frame.inputs.get("config")
+    if point.call.name or point.role or not isinstance(config, TextConfig):
+        return
+    right = config.num_hidden_layers - config.skipped_layers
+    for entry in replay.port.of_call(replay.call):
+        found = BLOCK.fullmatch(entry.layer)
+        if found is None:
+            continue
+        number = int(found["block"]) + 1 if found["block"] else 0
+        state = read_output(replay.port, entry)
+        if state is not None and state.shape == np.shape(point.computed):
+            wanted = f"{right}{' after the final norm' if config.final_norm else ''}"
+            text = f"equals hidden state {number} instead of {wanted}: the output of {entry.layer}"
+            yield text, state
 
 
 def _micro_conditioning(sizes: np.ndarray) -> Iterator[Changed]:

@@ -1,17 +1,18 @@
 """What a pipeline computes between its networks, each recomputed from its recorded state.
 
-| module      | what is judged                                                        |
-|-------------|-----------------------------------------------------------------------|
-| `tokens`    | token ids of the prompts                                              |
-| `inputs`    | what the U-Net is given: latents, timestep, text, micro-conditioning  |
-| `schedule`  | sigmas, timesteps and alphas_cumprod; noise added to an image         |
-| `guidance`  | the combination of predictions                                        |
-| `wires`     | what one call returned, against what the next one was given           |
-| `steps`     | the sampler's steps, with the history of recorded earlier steps       |
-| `latents`   | the scale of the initial noise, and of the latents before the decoder |
-| `training`  | a training step: noising, target and losses                           |
-| `gradients` | the gradients of a training step: the norm of each layer's            |
-| `branches`  | splits a recorded branch into parts with one request each             |
+| module        | what is judged                                                        |
+|---------------|-----------------------------------------------------------------------|
+| `tokens`      | token ids of the prompts                                              |
+| `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `schedule`    | sigmas, timesteps and alphas_cumprod                                  |
+| `added_noise` | the noise that is added to the latents of an image                    |
+| `guidance`    | the combination of predictions                                        |
+| `wires`       | what one call returned, against what the next one was given           |
+| `steps`       | the sampler's steps, with the history of recorded earlier steps       |
+| `latents`     | the scale of the initial noise, and of the latents before the decoder |
+| `training`    | a training step: noising, target and losses                           |
+| `gradients`   | the gradients of a training step: the norm of each layer's            |
+| `branches`    | splits a recorded branch into parts with one request each             |
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.locate.findings import Row
+from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.combination import judge_guidance
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.latents import judge_latents
-from ldmref.locate.pipeline.schedule import judge_added_noise, judge_schedule
+from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training

@@ -1,4 +1,4 @@
-"""Judge sigmas, timesteps and alphas_cumprod, and the noise that is added to an image."""
+"""Judge sigmas, timesteps and alphas_cumprod."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.precision import round_to
-from ldmref.math.forward import q_sample
-from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
+from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
 from ldmref.samplers import Schedule, SchedulerConfig
 from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.samplers.path import FLOW, VE
@@ -19,6 +18,7 @@ from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.samplers.spacings import FLOW_SPACINGS
 
 TABLE = 1e-5  # relative error of a float32 table of alphas_cumprod
+SIGMA_SPACINGS = {"karras": karras_sigmas, "exponential": exponential_sigmas, "beta": beta_sigmas}
 SPACINGS = ("leading", "linspace", "trailing", "karras", "exponential", "beta_sigma")
 
 
@@ -81,13 +81,19 @@ def _flow_faults(config: SchedulerConfig) -> Iterator[tuple[str, SchedulerConfig
             yield text, replace(config, spacing=spacing)
 
 
-def _other_levels(config: SchedulerConfig, schedule: Schedule) -> Iterator[tuple[str, Schedule]]:
-    """Yield the levels of a flow that are shifted again after they were made, and not at all."""
+def _other_levels(
+    config: SchedulerConfig, schedule: Schedule, tokens: int
+) -> Iterator[tuple[str, Schedule]]:
+    """Yield the levels of a flow that are shifted again after they were made, and not at all.
+
+    Also those of other spacings, with the shift before them, after them, and without it.
+    """
     if config.path is not FLOW:
         return
     total = config.num_train_timesteps
     whole = np.rint(schedule.timesteps)
     yield "the levels are made of whole timesteps", _from_timesteps(schedule, whole, total)
+    yield from _spaced_by_sigma(config, schedule, shift_factor(config, tokens))
     if config.dynamic_shift:
         return
     even = _shifted(np.linspace(1.0, 0.0, len(schedule.timesteps)), config.shift)
@@ -101,6 +107,27 @@ def _other_levels(config: SchedulerConfig, schedule: Schedule) -> Iterator[tuple
         sigmas = _shifted(schedule.sigmas, shift)
         timesteps = config.num_train_timesteps * sigmas[: len(schedule.timesteps)]
         yield text, schedule._replace(sigmas=sigmas, timesteps=timesteps)
+
+
+def _spaced_by_sigma(
+    config: SchedulerConfig, schedule: Schedule, factor: float
+) -> Iterator[tuple[str, Schedule]]:
+    """Yield the levels of spacings that diffusion models have, between the ends of a flow's."""
+    total = config.num_train_timesteps
+    steps = len(schedule.timesteps)
+    first, least = float(schedule.sigmas[0]), 1.0 / total
+    for name, space in SIGMA_SPACINGS.items():
+        words = f"spacing {name} instead of {config.spacing}"
+        unshifted = space(steps, least, first)
+        placed = {
+            f"{words}, without the shift": unshifted,
+            f"{words}, shifted afterwards": _shifted(unshifted, factor),
+            f"{words}, between the ends of the shifted levels": space(
+                steps, float(schedule.sigmas[steps - 1]), first
+            ),
+        }
+        for text, levels in placed.items():
+            yield text, _from_timesteps(schedule, total * levels, total)
 
 
 def _from_timesteps(schedule: Schedule, timesteps: np.ndarray, total: int) -> Schedule:
@@ -136,7 +163,7 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     schedule = context.make_schedule()
     if schedule is None:
         return
-    others = [*other_schedules(context), *_other_levels(config, schedule)]
+    others = [*other_schedules(context), *_other_levels(config, schedule, context.tokens)]
     for spacing in () if config.path is FLOW else SPACINGS:
         other = _other_spacing(context, spacing)
         if other is not None:
@@ -214,44 +241,3 @@ def _fit_shift(got: np.ndarray, sigmas: np.ndarray) -> float:
     a, b = float(got[inner[0]]), float(sigmas[inner[0]])
     below = b * (1.0 - a)
     return a * (1.0 - b) / below if below else 1.0
-
-
-def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
-    """Yield a row for noise that was added to the latents of an image (img2img)."""
-    if context.path is FLOW:
-        return
-    table = training_alphas_cumprod(context.config)
-    exploding = context.choose_sampler(context.config)[0].family == "euler"
-    for entry in context.calls("add_noise"):
-        x0 = context.read(entry, "original_samples", "x0", "input")
-        noise = context.read(entry, "noise")
-        t = context.number(entry, "timestep", "timesteps")
-        output = context.read_output(entry)
-        if x0 is None or noise is None or t is None or output is None:
-            continue
-        if not np.isfinite(t):
-            yield context.not_judged(entry, "add_noise", f"its timestep is {t}")
-            continue
-        index = min(max(int(t), 0), len(table) - 1)
-        sigma = context.sigma_at(t)  # schedules may have levels between those of the table
-        if sigma is None:
-            sigma = float(sigma_from_alpha_bar(table[index]))
-        alpha_bar = float(alpha_bar_from_sigma(np.float64(sigma)))
-        preserving = q_sample(x0, np.float64(alpha_bar), noise)
-        exploded = x0 + sigma * noise
-        expected = exploded if exploding else preserving
-        changes = {
-            "added as x0 + sigma noise, not variance-preserving": exploded,
-            "added variance-preserving, not as x0 + sigma noise": preserving,
-            "the noise is not added": x0,
-            "only the noise": noise,
-            "image and noise are exchanged": q_sample(noise, np.float64(alpha_bar), x0),
-        }
-        for name, step in (("next", 1), ("previous", -1)):
-            other = float(table[min(max(index + step, 0), len(table) - 1)])
-            changes[f"noise of the {name} training timestep"] = q_sample(
-                x0, np.float64(other), noise
-            )
-        yield context.judge(
-            entry, "add_noise", output, expected, least=1e-4, variants=changes.items()
-        )

@@ -20,6 +20,7 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.added_noise import NOISED
 from ldmref.locate.pipeline.combination import PLAIN
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.trace.model import TraceEntry
@@ -262,7 +263,7 @@ def blended_at_the_end(
     noised = [
         e for e in context.calls("add_noise") if calls.index(e.call) > calls.index(steps[0].call)
     ]
-    known = context.read(noised[-1], "original_samples", "x0", "input") if noised else None
+    known = context.read(noised[-1], *NOISED) if noised else None
     return _nearer(known, got, expected)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ldmref.errors import UsageError, one_line, short_repr
 from ldmref.support.config import read_number
 
-IMAGES = ("init_images", "mask")  # never echoed
+IMAGES = ("init_images", "mask", "alwayson_scripts")  # never echoed
 SILENT = {  # without an effect on images, or only with another field
     "comments", "disable_extra_networks", "do_not_save_grid", "do_not_save_samples",
     "firstphase_height", "firstphase_width", "force_task_id", "hr_additional_modules", "hr_cfg",

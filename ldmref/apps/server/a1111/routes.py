@@ -22,6 +22,7 @@ from ldmref.apps.server.a1111.answers import (
     describe_progress,
     describe_result,
 )
+from ldmref.apps.server.a1111.controlnet import SCRIPT, Units, describe_extension
 from ldmref.apps.server.a1111.tasks import BatchedTask
 from ldmref.apps.server.a1111.translate import Translated, translate
 from ldmref.apps.server.arrays import decode_base64
@@ -81,7 +82,9 @@ class Session:
         """Return a request in our terms, and its task, checked completely."""
         reader = self.read_image if with_images else None
         with self.engine.planning:
-            translated = translate(body, self.engine.models[model].config, reader)
+            nets = self.engine.served.controlnets
+            units = Units(nets, self.read_image) if nets else None
+            translated = translate(body, self.engine.models[model].config, reader, units)
             plans = plan_batches(self.engine, model, translated.mode, translated.batches)
         return translated, BatchedTask(plans)
 
@@ -182,13 +185,27 @@ def routes(engine: Engine) -> list[Route]:
 
         return stub
 
+    nets = engine.served.controlnets
+    scripts: dict[str, Any] = (
+        {"scripts": {"txt2img": [SCRIPT], "img2img": [SCRIPT]}} if nets else {}
+    )
+    stubs = STUBS | scripts
+    extension = describe_extension(nets) if nets else {}
+
+    def describe(content: Any) -> Endpoint:
+        async def extension(request: Request) -> Response:
+            """Answer as A1111's extension for ControlNets."""
+            return JSONResponse(content)
+
+        return extension
+
     got = {
         "progress": progress,
         "options": get_options,
         "sd-models": models,
         "samplers": samplers,
         "schedulers": schedulers,
-    } | {path: make_stub(content) for path, content in STUBS.items()}
+    } | {path: make_stub(content) for path, content in stubs.items()}
     posted = {
         "txt2img": txt2img,
         "img2img": img2img,
@@ -204,6 +221,7 @@ def routes(engine: Engine) -> list[Route]:
             Route(f"{PREFIX}/{path}", refuse_with(a1111_status, f), methods=["GET"])
             for path, f in got.items()
         ),
+        *(Route(f"/{SCRIPT}/{path}", describe(answer)) for path, answer in extension.items()),
         *(
             Route(f"{PREFIX}/{path}", refuse_with(a1111_status, f), methods=["POST"])
             for path, f in posted.items()

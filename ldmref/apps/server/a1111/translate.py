@@ -8,7 +8,7 @@ instead of A1111's, and `scheduler` "automatic" means the model's noise levels.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 from ldmref.apps.a1111.levels import DISCARDING, levels_for
 from ldmref.apps.a1111.names import RNGS
 from ldmref.apps.a1111.prompts import read_clip_skip, reads_chunks, split_networks
+from ldmref.apps.server.a1111.controlnet import SCRIPT, ReadImage, Units, split_scripts
 from ldmref.apps.server.a1111.fields import Fields
 from ldmref.apps.server.a1111.names import Method, read_method
 from ldmref.apps.server.a1111.second_pass import read_second_pass
@@ -36,7 +37,6 @@ MASK_BLUR = 4.0  # A1111's default
 STRENGTH = 0.75
 MAX_SEED = 2**64
 SAME = ("karras", "exponential")  # schedules here with A1111's levels, except for DISCARDING
-ReadImage = Callable[[str, Any], Image.Image]  # name, and base64 or a data URL
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class Translated:
 
 
 def translate(
-    body: Mapping[str, Any], config: ModelConfig, read_image: ReadImage | None = None
+    body: Mapping[str, Any],
+    config: ModelConfig,
+    read_image: ReadImage | None = None,
+    units: Units | None = None,
 ) -> Translated:
     """Return the parameters that the body of a request means.
 
@@ -69,6 +72,7 @@ def translate(
         body: The JSON object.
         config: Configuration of the model that generates.
         read_image: Decoder of `init_images` and `mask` in img2img; None for txt2img.
+        units: Reader of ControlNet units. None: the server has no ControlNets.
 
     Raises:
         UsageError: A value is wrong, or a sampler, scheduler or script does not exist.
@@ -88,7 +92,7 @@ def translate(
     else:
         mode, images = read_given(fields, config, read_image, notes)
         values |= images
-    refuse_scripts(fields)
+    values |= read_scripts(fields, config, values, units)
     batches = make_batches(fields, values)
     send_images = fields.flag("send_images", True)
     return Translated(mode, batches, fields.echo(), fields.ignored(), notes, send_images)
@@ -101,9 +105,6 @@ def read_prompts(fields: Fields, config: ModelConfig, notes: list[str]) -> dict[
         text = fields.text(name)
         values[name], tags = split_networks(text)
         notes += [f"left out of the prompt: {tag[:80]}" for tag in tags]
-    if values.get("negative_prompt") and config.denoiser.reads_guidance:
-        notes.append("the model reads the guidance scale itself: the negative prompt is left out")
-        values["negative_prompt"] = ""
     if reads_chunks(config):
         values["long_prompts"] = "chunk"
     skip = fields.override("CLIP_stop_at_last_layers", fields.integer("clip_skip"))
@@ -219,17 +220,32 @@ def read_inpainting(fields: Fields) -> dict[str, Any]:
     }
 
 
-def refuse_scripts(fields: Fields) -> None:
-    """Reject scripts with A1111's error message; none are supported.
+def read_scripts(
+    fields: Fields, config: ModelConfig, values: Mapping[str, Any], units: Units | None
+) -> dict[str, Any]:
+    """Return the ControlNets of the one script that is known; others get A1111's error message.
 
     Raises:
-        UsageError: The request names a script.
+        UsageError: The request names another script, or a unit is wrong.
     """
     if name := fields.text("script_name"):
         raise UsageError(f"Script {short_repr(name)} not found", code="E-USAGE")
-    always = fields.mapping("alwayson_scripts")
-    if always:
-        raise UsageError(f"always on script {short_repr(next(iter(always)))} not found")
+    script, others = split_scripts(fields.mapping("alwayson_scripts"))
+    if script is not None and units is None:
+        others = [SCRIPT]
+    if others:
+        raise UsageError(f"always on script {short_repr(others[0])} not found")
+    if script is None or units is None:
+        return {}
+    image = values.get("image")
+    size = (values.get("width"), values.get("height"))
+    if "mask" in values and image is not None:  # also of a region: the unit's is the whole image's
+        size = image.size
+    defaults = config.defaults
+    controls = units.read(
+        script, config, values, (size[0] or defaults.width, size[1] or defaults.height)
+    )
+    return {"control": controls} if controls else {}
 
 
 def make_batches(fields: Fields, values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from ldmref.apps.server.tasks import Report, report_step
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import GeneratedImage, Progress
+from ldmref.modes.observers import PreviewObserver
 from ldmref.modes.run import Plan, Run
 
 
@@ -61,20 +62,21 @@ class StreamedTask:
         run = self.plan.prepare(model)
         for line in run.warnings:
             report.warn(line)
-        for event in run.generate(cancel):
+        preview = PreviewObserver()
+        for event in run.generate(cancel, preview):
             if isinstance(event, GeneratedImage):
                 report.image(event.index, event.image, run.params_of(event.index), event.latents)
                 self.publish(Finished(event.index))
             else:
-                report_step(report, event, run.job.batch_size)
-                self._publish_partial(run, event)
+                report_step(report, event, preview, run.job.batch_size)
+                self._publish_partial(run, event, preview)
 
-    def _publish_partial(self, run: Run, event: Progress) -> None:
+    def _publish_partial(self, run: Run, event: Progress, preview: PreviewObserver) -> None:
         moments = choose_steps(event.steps, self.partial_images)
         if event.step + 1 not in moments:
             return
         finish = run.initial.finish
-        for i, image in enumerate(event.preview()):
+        for i, image in enumerate(preview.images()):
             whole = image if finish is None else finish(image)
             self.publish(Partial(event.first + i, moments.index(event.step + 1), whole))
 

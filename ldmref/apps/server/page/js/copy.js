@@ -4,6 +4,7 @@
 
 import { ending } from "./files.js";
 import { formatNumber, toJson } from "./numbers.js";
+import { isObject } from "./schema.js";
 
 /** The kinds of text, with their names. */
 export const KINDS = { python: "Python", command: "Command", curl: "curl" };
@@ -21,8 +22,9 @@ const LONGEST = 88; // letters of a line
 export function writeCode(request, images, context) {
   const { capabilities, kind, name } = context;
   const mode = capabilities.modes[request.mode];
-  const values = { ...request.values, ...fixSeed(request, images, mode) };
-  const files = nameFiles(values, name);
+  const given = { ...request.values, ...fixSeed(request, images, mode) };
+  const files = nameFiles(given, name);
+  const values = nameNetImages(given, files, name);
   const model = capabilities.models.find((one) => one.name === request.model) ?? capabilities.models[0];
   const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {}, adapters: nameAdapters(request, model) });
   return { text, files };
@@ -45,6 +47,22 @@ function nameFiles(values, name) {
   return files;
 }
 
+// The images of ControlNets become the names of their files.
+function nameNetImages(values, files, name) {
+  if (!hasNets(values.control)) return values;
+  const control = values.control.map((unit, i) => {
+    if (!(unit.image instanceof Blob)) return unit;
+    const key = `control-${i + 1}`;
+    files[key] = { name: `${name}-${key}${ending(unit.image)}`, blob: unit.image };
+    return { ...unit, image: files[key].name };
+  });
+  return { ...values, control };
+}
+
+function hasNets(value) {
+  return Array.isArray(value) && value.some(isObject);
+}
+
 // The files of the folders of the server: [name, weight] of LoRAs, and names of those of words.
 function nameAdapters({ loras = [], embeddings = [] }, model) {
   const files = new Map((model.embeddings ?? []).map(({ word, file }) => [word, file]));
@@ -65,6 +83,7 @@ function writePython(given) {
   const { request, values, files, load, name, images } = given;
   const { prompt, ...rest } = values;
   const argumentOf = (key, value) => {
+    if (hasNets(value)) return `[${value.map(netArgument).join(", ")}]`;
     if (files[key]?.array) return `np.load(${python(files[key].name)})`;
     return python(files[key]?.name ?? value);
   };
@@ -83,6 +102,11 @@ function writePython(given) {
     `result.save(${python(`${name}.png`)})`,
     "",
   ].join("\n");
+}
+
+function netArgument({ net, image, ...rest }) {
+  const named = Object.entries(rest).map(([key, value]) => `, ${key}=${python(value)}`);
+  return `modes.Control(${python(net)}${image ? `, ${python(image)}` : ""}${named.join("")})`;
 }
 
 function loadArguments({ source, ...options }) {
@@ -136,6 +160,7 @@ function writeFlag(flag, value) {
     const name = value ? flag.name : flag.off;
     return name ? [name] : [];
   }
+  if (hasNets(value)) return value.flatMap((unit) => [flag.name, netFlag(unit)]);
   if (Array.isArray(value)) {
     const texts = value.every((item) => typeof item === "string");
     if (texts) return value.flatMap((item) => [flag.name, item]);
@@ -147,6 +172,13 @@ function writeFlag(flag, value) {
     return [flag.name, text ? `${rule}:${text}` : rule];
   }
   return [flag.name, String(value)];
+}
+
+// NET:IMAGE[:WEIGHT[:START-END[:MODE]]]
+function netFlag({ net, image = "", weight = 1, start = 0, end = 1, mode = null }) {
+  const [from, to, factor] = [start, end, weight].map(formatNumber);
+  const parts = [factor, `${from}-${to}`, ...(mode === null ? [] : [formatNumber(mode)])];
+  return [net, image, ...parts].join(":");
 }
 
 /** Return a word as a POSIX shell reads it. */
@@ -172,7 +204,10 @@ function writeCurl(given) {
   const { request, values, files, origin, token, images } = given;
   const parameters = { ...values };
   const marks = Object.fromEntries(Object.keys(files).map((key) => [key, newMark()]));
-  Object.assign(parameters, marks);
+  for (const key of Object.keys(values)) if (key in marks) parameters[key] = marks[key];
+  if (hasNets(values.control)) {
+    parameters.control = values.control.map((unit, i) => (unit.image ? { ...unit, image: marks[`control-${i + 1}`] } : unit));
+  }
   const { mode, model, loras, embeddings } = request;
   const body = { mode, ...(model ? { model } : {}), ...(loras ? { loras } : {}), ...(embeddings ? { embeddings } : {}), parameters };
   const which = images.count > 1 ? `?image=${images.index}` : "";

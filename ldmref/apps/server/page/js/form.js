@@ -4,17 +4,20 @@
 import { checkText } from "./checks.js";
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, insertText, newId } from "./dom.js";
+import { netsControl } from "./control_nets.js";
 import { arrayControl, imageControl } from "./inputs.js";
-import { choicesOf } from "./models.js";
+import { choicesOf, readsNegative } from "./models.js";
 import { sentence } from "./notify.js";
 import { fromText, readFields, toText } from "./schema.js";
 import { label } from "./wording.js";
 
 // The order and the place of fields, by name. The fields themselves come from the server.
 const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
+const NETS = "control"; // below them
 const COMMON = ["strength", "seed", "count", "steps", "cfg_scale", "sampler", "positions", "width", "height"];
 // On the page brackets are weights, as in A1111; a program says so itself.
 const WEIGHTS = { field: "prompt_weights", value: "a1111", notation: /[()[\]]|\bBREAK\b/ };
+const NEGATIVE = "negative_prompt";
 const PROGRAMS_ONLY = /_embeds$/; // hidden states come from a program, which has the API
 
 export class Form {
@@ -30,12 +33,14 @@ export class Form {
   show(mode, model, texts) {
     const before = this.rows;
     const schema = this.options.capabilities.modes[mode].schema;
+    this.mode = mode;
     this.advice = model.advice?.[mode] ?? {};
     this.model = model;
     this.choices = choicesOf(this.options.capabilities, model);
     const fields = readFields(schema).filter((field) => this.isUseful(field, model));
     this.fields = fields;
     this.rows = new Map();
+    this.mode = mode;
     for (const field of fields) {
       field.label = label(field.name);
       const kept = before.get(field.name);
@@ -45,7 +50,7 @@ export class Form {
     const row = (name) => this.rows.get(name)?.element;
     const first = FIRST.map(row);
     const common = COMMON.map(row).filter(Boolean);
-    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON].includes(name));
+    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON, NETS].includes(name));
     const details = h(
       "details",
       { class: "more", open: this.open },
@@ -53,15 +58,17 @@ export class Form {
       h("div", { class: "fields" }, others.map(({ name }) => row(name))),
     );
     details.addEventListener("toggle", () => (this.open = details.open));
-    fill(this.element, first, h("div", { class: "fields common" }, common), others.length ? details : null);
+    fill(this.element, first, row(NETS), h("div", { class: "fields common" }, common), others.length ? details : null);
     this.details = details;
     this.write(texts);
+    this.rows.get(NETS)?.control.setFiles(before.get(NETS)?.control.files() ?? []);
   }
 
   // Arrays and objects cannot be typed; the size of a model with one size cannot be chosen; and each
   // model says what it has no use for.
   isUseful(field, model) {
     const size = field.name === "width" || field.name === "height";
+    if (field.kind === "nets" && !model.controlnets?.length) return false;
     const unused = PROGRAMS_ONLY.test(field.name) || model.unused?.includes(field.name);
     return field.kind !== null && !unused && !(size && model.one_size);
   }
@@ -77,6 +84,7 @@ export class Form {
     const edited = () => {
       this.clearError(field.name);
       describe();
+      this.hideUnread();
       changed(this.texts());
     };
     const control = this.makeControl(field, hints, edited);
@@ -115,6 +123,13 @@ export class Form {
       };
       return imageControl(field, { pick, changed: told });
     }
+    if (field.kind === "nets") {
+      const filesChanged = (blobs) => {
+        this.clearError(field.name);
+        imageChanged(field.name, blobs.some(Boolean) ? blobs : null);
+      };
+      return netsControl(field, this.model.controlnets, this.mode === "inpaint", { pick, changed: edited, filesChanged });
+    }
     if (field.kind === "array") return arrayControl(field, { changed: edited });
     if (field.kind === "guidance") {
       return guidanceControl(field, hints, this.choices.guidance, edited);
@@ -137,13 +152,22 @@ export class Form {
       if (control.read() !== text) control.write(text);
       describe();
     }
+    this.hideUnread();
+  }
+
+  // A negative prompt that nothing reads with these settings is not asked for and not sent; its
+  // text stays, and comes back with settings that read it.
+  hideUnread() {
+    const row = this.rows.get(NEGATIVE);
+    if (row) row.element.hidden = !readsNegative(this.model, this.mode, this.texts());
   }
 
   /** Return the values of a request: files are Blobs. A missing file is left out. */
   async values() {
     const values = {};
-    for (const [name, { field, control }] of this.rows) {
-      const file = control.file ? await control.file() : null;
+    for (const [name, { field, control, element }] of this.rows) {
+      if (element.hidden) continue;
+      const file = control.file ? await control.file() : control.value?.();
       const text = control.read?.() ?? "";
       if (file) values[name] = file;
       else if (text !== "") values[name] = fromText(field, text);
@@ -163,6 +187,12 @@ export class Form {
   /** Set the image of a field. */
   async setImage(name, blob) {
     await this.rows.get(name)?.control.set?.(blob);
+  }
+
+  /** Set the images of the ControlNets of a request, if a field of it has them. */
+  async setNetImages(value) {
+    const images = Array.isArray(value) ? value.map((unit) => unit?.image ?? null) : [];
+    await this.rows.get(NETS)?.control.setFiles(images);
   }
 
   /** Show an error at the field that it names and return whether there is one. */

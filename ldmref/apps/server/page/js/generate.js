@@ -259,6 +259,7 @@ class Generate {
     const files = Object.entries(values).filter(([, value]) => value instanceof Blob);
     this.setSettings(mode, writeParameters(values));
     this.setLoras(loras ?? []);
+    await this.form.setNetImages(values.control);
     for (const [name, file] of files.sort(([a]) => (a === "mask" ? 1 : -1))) {
       await this.form.setImage(name, file);
     }

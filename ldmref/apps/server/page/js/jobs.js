@@ -3,6 +3,7 @@
 
 import { ApiError, pause } from "./api.js";
 import { toBase64 } from "./files.js";
+import { isObject } from "./schema.js";
 import * as store from "./store.js";
 
 const PRESENT = "ldmref-job"; // in sessionStorage: the job that this tab shows
@@ -13,9 +14,17 @@ const RETRY = 2; // seconds until a full queue is asked again, if the server doe
 export async function jobBody(kind, { mode, model, values, ...adapters }) {
   const parameters = {};
   for (const [name, value] of Object.entries(values)) {
-    parameters[name] = value instanceof Blob ? await toBase64(value) : value;
+    parameters[name] = await encodeFiles(value);
   }
   return { kind, mode, ...(model ? { model } : {}), parameters, ...adapters };
+}
+
+async function encodeFiles(value) {
+  if (value instanceof Blob) return toBase64(value);
+  if (Array.isArray(value)) return Promise.all(value.map(encodeFiles));
+  if (!isObject(value)) return value;
+  const encoded = Object.entries(value).map(async ([key, item]) => [key, await encodeFiles(item)]);
+  return Object.fromEntries(await Promise.all(encoded));
 }
 
 /**

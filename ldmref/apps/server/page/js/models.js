@@ -38,6 +38,25 @@ export function choicesOf(capabilities, model) {
   return Object.fromEntries(Object.keys(LISTS).map((field) => [field, own(field)]));
 }
 
+/** Return whether a model reads the negative prompt in a mode, with the texts of a form. */
+export function readsNegative(model, mode, texts) {
+  const { negative_prompt: uses, defaults = {} } = model;
+  if (!uses || uses.samplers.includes(texts.sampler || defaults.sampler)) return true;
+  const guidance = guidanceName(texts.guidance);
+  const use = uses.guidances[guidance] ?? "guided";
+  if (use !== "guided") return use === "always";
+  const usual = mode === "inpaint" ? defaults.inpaint_cfg_scale : defaults.cfg_scale;
+  const scales = [texts.cfg_scale || (uses.scales[guidance] ?? usual), texts.source_cfg_scale];
+  return scales.some((scale) => Boolean(scale) && Number(scale) !== 1);
+}
+
+// A guidance is a name, or a table with the name and parameters, which a form writes as JSON.
+function guidanceName(guidance) {
+  if (!guidance) return "";
+  if (typeof guidance === "object") return guidance.name;
+  return guidance.startsWith("{") ? JSON.parse(guidance).name : guidance;
+}
+
 /**
  * Return a sentence if an address names a model that is not served, and "" otherwise. `shown` is
  * the one that is shown instead.

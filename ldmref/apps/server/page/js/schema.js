@@ -5,7 +5,8 @@ import { asFloat, formatNumber, parseJson, readNumber, toJson } from "./numbers.
 
 /**
  * The kinds of fields: text (one text), texts (a text or a list of texts), number, integer, flag,
- * choice, numbers (a list), guidance (a name or an object), image and array (files: PNG, .npy).
+ * choice, numbers (a list), guidance (a name or an object), image and array (files: PNG, .npy), nets (a list of
+ * objects, each with the fields of `items`).
  * null cannot be given.
  */
 function findKind(schema) {
@@ -14,6 +15,7 @@ function findKind(schema) {
   if (schema.enum) return "choice";
   if (types.includes("object") && types.includes("string")) return "guidance";
   if (types.includes("array") && types.includes("string")) return "texts";
+  if (types.includes("array") && schema.items?.properties?.net) return "nets";
   if (types.includes("array")) {
     const items = schema.items?.type;
     if (types.includes("integer") || items === "number" || items === "integer") return "numbers";
@@ -47,6 +49,7 @@ export function readFields(schema) {
       onlyList: own.type === "array",
       floats: own.items?.type === "number",
       integers: [own.type].flat().includes("integer") || own.items?.type === "integer",
+      items: own.items?.properties ? readFields(own.items) : null,
     };
   });
 }
@@ -55,6 +58,7 @@ export function readFields(schema) {
 export function toText(value) {
   if (value === null || value === undefined) return "";
   if (Array.isArray(value)) {
+    if (value.some(isObject)) return toJson(withoutFiles(value));
     return value.every((item) => typeof item !== "string") ? value.map(formatNumber).join(", ") : toJson(value);
   }
   return typeof value === "object" ? toJson(value) : String(value);
@@ -73,6 +77,7 @@ export function fromText(field, text) {
   if (field.kind === "numbers") return readNumbers(field, trimmed);
   if (field.kind === "number" || field.kind === "integer") return readNumber(trimmed) ?? trimmed;
   if (field.kind === "guidance" && trimmed.startsWith("{")) return parsed(trimmed);
+  if (field.kind === "nets") return parsed(trimmed);
   return trimmed;
 }
 
@@ -100,6 +105,18 @@ export function readParameters(schema, texts) {
     if (value !== undefined) values[field.name] = value;
   }
   return values;
+}
+
+/** Return a value without the files in it. */
+export function withoutFiles(value) {
+  if (Array.isArray(value)) return value.map(withoutFiles);
+  if (!isObject(value)) return value;
+  return Object.fromEntries(Object.entries(value).filter(([, item]) => !(item instanceof Blob)));
+}
+
+/** Return whether a value has keys: neither a list, a number, nor a file. */
+export function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !value.$float && !(value instanceof Blob);
 }
 
 /** Return the texts of parameters, for the address of the page; files are left out. */

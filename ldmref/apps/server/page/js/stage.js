@@ -210,7 +210,7 @@ export class Stage {
         button("Use as input", () => use("img2img", entry)),
         button("Paint on it", () => use("inpaint", entry)),
         button("Use its settings", () => reuse(entry)),
-        entry.params.mode === "txt2img" ? button("Explore", () => explore(entry)) : null,
+        isExplorable(entry.params) ? button("Explore", () => explore(entry)) : null,
       ),
       createEnlarge(this.capabilities, entry, again),
       this.code.element,
@@ -227,6 +227,11 @@ export class Stage {
     const links = files.map(({ name, blob }) => ({ label: `Download ${name}`, run: () => download(blob, name) }));
     this.tell(text, { buttons: [...links, ...buttons] });
   }
+}
+
+// The address of the explorer names a run, and holds no images.
+function isExplorable({ mode, control, control_image: image }) {
+  return mode === "txt2img" && !control && !image;
 }
 
 function formatSeconds(seconds) {

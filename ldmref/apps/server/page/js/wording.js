@@ -3,7 +3,7 @@
 // have (the command line, Python, an API); the page has labels.
 
 // Names of fields that differ from their parameter.
-const LABELS = { cfg_scale: "Guidance scale", count: "Images", prompt_b: "Last prompt" };
+const LABELS = { cfg_scale: "Guidance scale", control: "ControlNets", count: "Images", prompt_b: "Last prompt" };
 // The order of the modes and their names; others follow under their own.
 const MODES = {
   txt2img: "Text",

@@ -3,7 +3,7 @@
 
 import { AdapterPicker } from "../adapters.js";
 import { fill, h } from "../dom.js";
-import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
+import { BRANCH_FIELDS, MODE, START_FIELDS, createFields } from "./form.js";
 import { formulaButton } from "./formulas.js";
 import { PAIRS } from "./panels.js";
 import { COMPONENTS } from "./preview.js";
@@ -11,7 +11,6 @@ import { describeRequest, diffLoras, isReadyAlone } from "./specs.js";
 import { letter } from "./tools.js";
 import { toText } from "../schema.js";
 
-const MODE = "txt2img"; // the mode of the form; records of every mode can be opened
 
 /**
  * Return the controls: the elements intro, viewing and branching, and setRuns, setStep, setStart,
@@ -91,10 +90,10 @@ export function createControls({ source, start, branch, change, open }) {
     let base = { index: null, model: null, loras: {} }; // the run that is changed
     const changedLoras = () => diffLoras(base.loras, adapters.texts());
     const fit = () => {
-      const { lists, unused, served } = model.value ? source.modelOf(model.value) : own;
-      fields.setLists(lists);
-      fields.hide(unused);
-      adapters.show(served, adapters.texts());
+      const taken = model.value ? source.modelOf(model.value) : own;
+      fields.setLists(taken.lists);
+      fields.setModel(taken);
+      adapters.show(taken.served, adapters.texts());
     };
     const check = () => {
       const texts = fields.texts();
@@ -168,12 +167,12 @@ export function createControls({ source, start, branch, change, open }) {
     useModel(model) {
       chosen = model;
       if (!intro.fields) return;
-      const { name, title, lists, unused, defaults, prompts, modes, served } = model;
+      const { name, title, lists, defaults, prompts, modes, served } = model;
       const isAble = modes.includes(MODE);
       intro.prompt.setHints(defaults);
       intro.fields.setHints({ ...defaults, seed: "random" });
       intro.fields.setLists(lists);
-      intro.fields.hide(unused);
+      intro.fields.setModel(model);
       intro.adapters.show(served, intro.adapters.texts());
       intro.button.disabled = !isAble;
       intro.problem.hidden = isAble;

@@ -100,7 +100,7 @@ export const FORMULAS = {
     title: "The map of a word",
     formula: () =>
       row(sub(i("M"), row(i("y"), i("x"))), o("="), frac(num("1"), i("H")), m("munder", o("∑"), i("h")), sub(i("A"), row(i("h"), o(","), i("y"), i("w"), o("+"), i("x"), o(","), i("k")))),
-    text: "The share of the cross-attention of each place that goes to the token of the word, averaged over heads. At every place the shares of all tokens, padding included, add up to 1.",
+    text: "The share of the attention of each place that goes to the token of the word, averaged over heads. At every place the shares of all tokens, padding included, add up to 1; in a transformer of image and text the other places of the image are tokens too.",
     names: ["word_map", "attention_map"],
     page: "math/layers",
     section: "Word maps",

@@ -32,7 +32,7 @@ export function createGuide({ source, change, look, move, vary }) {
   function openStop(number) {
     const stop = STOPS[number - 1];
     const step = stop?.step && first ? { step: stop.step(first) } : {};
-    const word = stop?.word && first ? { word: colourWord(first.words) } : {};
+    const word = stop?.word && first ? { word: colourWord(first.readings[0]?.words ?? []) } : {};
     change({ tour: number, ...(stop ? { open: stop.open, show: 0, with: null, ...step, ...word } : {}) });
     tour.focus();
   }

@@ -13,7 +13,7 @@ export class Inside {
   }
 
   of(run) {
-    if (!this.known.has(run)) this.known.set(run, { text: null, levels: new Map(), asked: false, said: "" });
+    if (!this.known.has(run)) this.known.set(run, { texts: null, levels: new Map(), asked: false, said: "" });
     return this.known.get(run);
   }
 
@@ -54,8 +54,11 @@ export class Inside {
 
   keep(own, buffer) {
     const { metadata, tensors } = readSafetensors(buffer);
-    const { pieces, limit, cut, levels, steps } = JSON.parse(metadata.inside);
-    own.text = { pieces, limit, cut, ids: tensors.ids?.data ?? [], hidden: tensors.hidden ?? null };
+    const { levels, steps, more = [], ...first } = JSON.parse(metadata.inside);
+    own.texts = [first, ...more].map(({ pieces, limit, cut, encoder = "" }, i) => {
+      const end = i > 0 ? `_${i}` : "";
+      return { pieces, limit, cut, encoder, ids: tensors[`ids${end}`]?.data ?? [], hidden: tensors[`hidden${end}`] ?? null };
+    });
     steps.forEach((step, i) => {
       own.levels.set(step, levels.map((name) => takeMap(name, tensors[name], i)));
     });

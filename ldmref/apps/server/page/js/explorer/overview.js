@@ -46,14 +46,14 @@ export function createOverview({ inside, change, go }) {
   function show(one, view, specs) {
     last = { one, view, specs };
     const { run, k } = one;
-    const { text, asked, said } = inside.of(run);
-    if (!text && !asked && !said && inside.isReady(run)) inside.look(run, specs, one.index, k);
+    const { texts, asked, said } = inside.of(run);
+    if (!texts && !asked && !said && inside.isReady(run)) inside.look(run, specs, one.index, k);
     for (const { part, art, count, button, name } of stations) {
       name.textContent = titleOf(part, run);
       if (part.label) art.textContent = part.label(run);
       else {
         art.width = 1; // what is not known of this run stays empty
-        part.draw(art, run, k, text);
+        part.draw(art, run, k, texts);
       }
       count.textContent = `${k} of ${run.n}`;
       button.setAttribute("aria-expanded", String(view.open === part.key));
@@ -66,10 +66,10 @@ export function createOverview({ inside, change, go }) {
   function showPart(part, { run, k, index }, specs) {
     const own = inside.of(run);
     const levels = own.levels.get(run.stepOf(k));
-    const isKnown = part.needs === "text" ? own.text : part.needs === "levels" ? levels : true;
+    const isKnown = part.needs === "text" ? own.texts : part.needs === "levels" ? levels : true;
     title.textContent = titleOf(part, run);
     sentence.textContent = part.plain(run);
-    fill(content, isKnown ? part.detail({ run, k, text: own.text, levels }) : askFor(own, run, specs, index, k));
+    fill(content, isKnown ? part.detail({ run, k, texts: own.texts, levels }) : askFor(own, run, specs, index, k));
   }
 
   // What is not in the record: the networks have to run once more.

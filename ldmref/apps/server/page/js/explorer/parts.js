@@ -15,7 +15,7 @@ const showPicture = (canvas, run) => {
 };
 const showLatents = (name) => (canvas, run, k) => paint(canvas, run.preview(name, k), run.width, run.height);
 
-// `draw(canvas, run, k)` or `label(run)` is the drawing; `detail({run, k, text, levels})` returns what
+// `draw(canvas, run, k)` or `label(run)` is the drawing; `detail({run, k, texts, levels})` returns what
 // is shown when the part is open; `needs` says which data of inside.js that takes; `target` is the
 // panel of the page with more about it.
 export const PARTS = [
@@ -27,18 +27,15 @@ export const PARTS = [
   },
   {
     key: "tokens", title: "Tokens", symbol: "", needs: "text", target: "words",
-    label: (run) => run.words.join(" | "),
+    label: labelTokens,
     plain: () => "The text is cut into pieces that the model knows, and each piece has a number in its list. A piece is a word or a part of one.",
-    detail: ({ text }) => [
-      h("ol", { class: "ex-pieces" }, text.pieces.map((piece, i) => h("li", {}, h("span", {}, piece), h("span", { class: "soft numbers" }, `number ${text.ids[i]}`)))),
-      h("p", { class: "small" }, `The model reads at most ${text.limit} pieces, with those that mark the beginning and the end; this text has ${text.pieces.length}. ${text.cut ? `Cut: ${text.cut}.` : "Nothing was cut off."}`),
-    ],
+    detail: ({ texts }) => texts.map(describePieces),
   },
   {
     key: "numbers", title: "Numbers", symbol: "c", needs: "text", target: "words",
-    draw: (canvas, run, k, text) => text?.hidden && drawHidden(canvas, text.hidden),
+    draw: (canvas, run, k, texts) => texts?.[0].hidden && drawHidden(canvas, texts[0].hidden),
     plain: () => "Each piece becomes a list of numbers that also tells what stands around it. These numbers are all that the next network learns of your words.",
-    detail: ({ text }) => (text.hidden ? describeHidden(text) : [h("p", {}, "This model reads no text.")]),
+    detail: ({ texts }) => (texts[0].hidden ? texts.map(describeHidden) : [h("p", {}, "This model reads no text.")]),
   },
   {
     key: "noise", title: "Noise", symbol: "x", target: "strips",
@@ -55,7 +52,7 @@ export const PARTS = [
   {
     key: "guidance", title: "Guidance", symbol: "s", target: "images",
     draw: (canvas, run, k) => run.hasAt("x0_uncond", k) && run.hasAt("x0_cond", k) && showDifference(canvas, run, k),
-    plain: () => "The network guesses twice: without your words and with them. Guidance goes from the first guess to the second and further. At 0 your words do nothing; far too much makes colours and edges too strong.",
+    plain: explainGuidance,
     detail: ({ run, k }) => describeGuidance(run, k),
   },
   {
@@ -89,12 +86,27 @@ function drawHidden(canvas, { shape: [rows, columns], data }) {
   paint(canvas, divergingColours(data, scale), columns, rows);
 }
 
-function describeHidden({ hidden, pieces }) {
+// The words as each text encoder reads them; the overview has no room for more.
+function labelTokens({ readings, meta }) {
+  if (readings.length === 0) return meta.params?.prompt ? "not recorded" : "no text";
+  return readings.map(({ encoder, words }) => `${encoder ? `${encoder}: ` : ""}${words.join(" | ")}`).join("; ");
+}
+
+function describePieces({ pieces, ids, limit, cut, encoder }) {
+  return [
+    encoder ? h("h4", {}, encoder) : null,
+    h("ol", { class: "ex-pieces" }, pieces.map((piece, i) => h("li", {}, h("span", {}, piece), h("span", { class: "soft numbers" }, `number ${ids[i]}`)))),
+    h("p", { class: "small" }, `${encoder || "The model"} reads at most ${limit} pieces, with those that mark the beginning and the end; this text has ${pieces.length}. ${cut ? `Cut: ${cut}.` : "Nothing was cut off."}`),
+  ];
+}
+
+function describeHidden({ hidden, pieces, encoder }) {
   const [rows, columns] = hidden.shape;
   const canvas = h("canvas", { role: "img", class: "ex-hidden", "aria-label": `${rows} rows of ${columns} numbers` });
   drawHidden(canvas, hidden);
   canvas.style.setProperty("height", `${1.5 * rows}rem`);
   return [
+    encoder ? h("h4", {}, encoder) : null,
     h("div", { class: "ex-rows" }, h("ol", { class: "ex-row-labels" }, pieces.map((piece) => h("li", {}, piece))), canvas),
     h("p", { class: "small soft" }, `Each row is a piece, each column one of its ${columns} numbers: red is above zero, blue below.`),
   ];
@@ -135,6 +147,14 @@ function showDifference(canvas, run, k) {
 }
 
 // The two guesses and the guided one on a line, as far from each other as they are.
+function explainGuidance(run) {
+  if (run.has("x0_uncond")) {
+    return "The network guesses twice: without your words and with them. Guidance goes from the first guess to the second and further. At 0 your words do nothing; far too much makes colours and edges too strong.";
+  }
+  if (run.meta.cfg_scale === 1) return "The network guesses once, with your words: at a guidance scale of 1 it goes no further than this guess.";
+  return `The network guesses once. It was trained to read the guidance scale, here ${run.meta.cfg_scale}, and answers as if it had guessed twice and gone that far.`;
+}
+
 function describeGuidance(run, k) {
   if (!run.hasAt("x0_uncond", k) || !run.hasAt("x0_cond", k)) return [h("p", {}, "In this step the network guesses only once, so there is nothing to go further from.")];
   const [uncond, cond, guided] = ["x0_uncond", "x0_cond", "x0"].map((name) => run.latents(name, k).values);

@@ -18,9 +18,10 @@ export function describePosition(run, k) {
   return `step ${k} of ${run.n}, σ ${sigma}`;
 }
 
-// How much of the variance at a position is still noise: sigma^2 / (1 + sigma^2).
+// How much at a position is still noise: of the sum of both weights in a flow, which is 1, and
+// otherwise of the variance, sigma^2 / (1 + sigma^2).
 function describeStage(run, k) {
-  const share = 1 - run.alphaBar(k);
+  const share = run.levels?.curve === "flow" ? run.levels.noise[k] : 1 - run.alphaBar(k);
   const percent = Math.round(100 * share);
   if (share > 0.9) return `So far ${percent} % is noise: only large shapes and colours can be guessed.`;
   if (share > 0.3) return `${percent} % is still noise: the shape is decided, and now the parts are.`;
@@ -48,7 +49,7 @@ export const NUMBERS = {
   sigma: "σ, sigma: how strong the noise is, where the numbers of the picture itself have a size of about 1. In a flow model the picture then counts 1 − σ.",
   path: "A state is a mixture: the numbers of the picture times alpha, plus noise times sigma. Both are here in the scale that the network reads.",
   truth: "How far the run is from the exact path from the same noise, and the error of the next step alone. 0 is no error.",
-  share: "At each place the attention adds up to 100 %: to the words, and to the beginning, the end and the padding of the text.",
+  share: "At each place the attention adds up to 100 %: to the words, and to the beginning, the end and the padding of the text; in a transformer also to the other places of the image.",
 };
 
 // What the curve is on which the states of a run lie.

@@ -29,7 +29,8 @@ export class Run {
     Object.assign(this, { n, channels, height, width, pixels: height * width });
     this.sigmas = record.tensors.sigmas.data;
     this.levels = this.meta.levels ?? null; // {curve, signal, noise} by position, if the record has them
-    this.words = (this.meta.words ?? []).map((word) => word.text);
+    this.readings = groupWords(this.meta.words ?? []);
+    this.words = this.readings.flatMap(({ encoder, words }) => words.map((word) => (encoder ? `${word} (${encoder})` : word)));
     this.scales = new Map();
     this.foreign = false; // of a model that nobody here has
     this.frames = null; // {x, x0}: decoded images by position, if they came with the run
@@ -170,4 +171,14 @@ export class Run {
     if (!this.scales.has(key)) this.scales.set(key, compute());
     return this.scales.get(key);
   }
+}
+
+// Each text encoder with the words that it reads, in the order of the maps.
+function groupWords(words) {
+  const groups = [];
+  for (const { text, encoder = "" } of words) {
+    if (groups.at(-1)?.encoder !== encoder) groups.push({ encoder, words: [] });
+    groups.at(-1).words.push(text);
+  }
+  return groups;
 }

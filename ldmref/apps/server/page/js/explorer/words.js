@@ -1,5 +1,5 @@
 // @ts-check
-// The words of the prompt and their maps of cross-attention.
+// The words of the prompt and their maps: how much each place attends to them.
 
 import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
@@ -19,11 +19,12 @@ export function createWords(change) {
   const opacity = h("input", { type: "range", min: 0, max: 100, value: 65, "aria-label": "Opacity of the map" });
   const maps = h("div", { class: "ex-panels ex-maps" });
   const about = h("div", { class: "soft small" });
+  const ofImage = h("span", {}, ", and to the other places of the image");
   const element = h(
     "section",
     { class: "panel ex-words", "aria-labelledby": "ex-words-title" },
     h("h2", { id: "ex-words-title" }, "Attention to each word ", formulaButton("attention")),
-    h("p", { class: "ex-plain" }, "Where the computer looks for each word while it guesses: bright places attend to the word. The number beside a word is its share of the attention; the rest goes to the beginning, the end and the padding of the text."),
+    h("p", { class: "ex-plain" }, "Where the computer looks for each word while it guesses: bright places attend to the word. The number beside a word is its share of the attention; the rest goes to the beginning, the end and the padding of the text", ofImage, "."),
     choices,
     missing,
     maps,
@@ -48,8 +49,10 @@ export function createWords(change) {
     }
     const notes = [];
     const drawn = mapped.map((one, place) => {
-      const found = one.run.words.indexOf(one.wanted);
-      const chosen = found < 0 ? findTelling(one.run.words) : found;
+      const texts = one.run.readings.flatMap(({ words }) => words);
+      const exact = one.run.words.indexOf(one.wanted);
+      const found = exact < 0 ? texts.indexOf(one.wanted) : exact; // a link may name the word alone
+      const chosen = found < 0 ? findTelling(one.run.readings[0].words) : found;
       if (one.wanted && found < 0) notes.push(`The prompt of run ${one.letter} has no “${one.wanted}”: “${one.run.words[chosen]}” is shown.`);
       markChips(choices.children[place], one, chosen);
       return makeMap(one, chosen, Number(opacity.value) / 100);
@@ -58,6 +61,7 @@ export function createWords(change) {
     missing.hidden = notes.length === 0;
     fill(maps, drawn);
     const { run } = runs.find((one) => one.main);
+    ofImage.hidden = !run.meta.attention?.tokens?.includes("image");
     if (about.dataset.run !== run.meta.params?.prompt) {
       about.dataset.run = run.meta.params?.prompt;
       fill(about, describe(run));
@@ -69,10 +73,21 @@ export function createWords(change) {
 
 function makeChips({ run, name, letter, tone }, several, change) {
   const label = several ? `Words of run ${letter}` : "Words of the prompt";
-  const chips = run.words.map((word) =>
-    explain(h("button", { type: "button", class: "chip", onclick: () => change({ [name]: word }) }, word, " ", h("span", { class: "numbers soft" })), NUMBERS.word),
+  let place = 0;
+  const makeChip = (word) => {
+    const wanted = run.words[place++];
+    return explain(h("button", { type: "button", class: "chip", onclick: () => change({ [name]: wanted }) }, word, " ", h("span", { class: "numbers soft" })), NUMBERS.word);
+  };
+  const rows = run.readings.map(({ encoder, words }, i) =>
+    h(
+      "div",
+      { class: "row" },
+      several && i === 0 ? h("span", { class: `ex-letter tone-${tone}` }, letter) : null,
+      encoder ? h("span", { class: "soft small" }, encoder) : null,
+      words.map(makeChip),
+    ),
   );
-  return h("div", { class: "row", role: "group", "aria-label": label }, several ? h("span", { class: `ex-letter tone-${tone}` }, letter) : null, chips);
+  return h("div", { class: "stack", role: "group", "aria-label": label }, rows);
 }
 
 function markChips(group, { run, k }, chosen) {

@@ -20,7 +20,8 @@ const SHARED = /^(width|height|count|batch_size|tile|upscale.*)$/;
  * or null, distance}, `onChange()` follows every edit. `adapters` is the picker of LoRAs and words.
  */
 export function createForm({ schema, mode, model, most, onSubmit, onChange, onCancel }) {
-  let { lists, unused } = model;
+  let taken = model;
+  let { lists } = model;
   let isAble = true; // the model has the mode
   let running = false;
   const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.test(field.name) && (field.kind !== "numbers" || field.integers));
@@ -111,7 +112,7 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
   function read(strict) {
     // A parameter on an axis is not also that of all cells.
     const all = Object.values(axes);
-    shared.hide([...unused, ...all.map(({ name }) => name.value)]);
+    shared.setModel(taken, all.map(({ name }) => name.value));
     const [x, y, z] = all.map((axis) => readOneAxis(axis, strict));
     count.textContent = "";
     if ([x, y, z].includes(undefined)) return null;
@@ -146,7 +147,8 @@ export function createForm({ schema, mode, model, most, onSubmit, onChange, onCa
     },
     // The model that the grid is made with: what it takes, and what empty fields stand for.
     useModel(other) {
-      ({ lists, unused } = other);
+      taken = other;
+      ({ lists } = other);
       isAble = other.modes.includes(mode);
       cannot.hidden = isAble;
       cannot.textContent = isAble ? "" : `The model ${other.title} makes no picture from words alone. Choose another model.`;

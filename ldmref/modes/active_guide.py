@@ -1,4 +1,4 @@
-"""The texts of the guide of a run: the prompts as its weaker model encodes them."""
+"""The guide of a run: its weaker model on the backend, and the prompts as that encodes them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldmref.errors import UsageError
+from ldmref.loading import load
 from ldmref.models.conditioning import Conditioning
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.guide import CODE
+from ldmref.modes.guide import CODE, Guide
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.start import encode_job
@@ -36,6 +38,29 @@ class ActiveGuide:
     def conditioning(self, batch: slice) -> dict[str, Conditioning]:
         """Return what its network is conditioned on, by the name of its prediction."""
         return {GUIDE: self.text.conditionings(batch)["cond"]}
+
+
+def load_guide(model: LatentDiffusion, guide: Guide) -> LatentDiffusion:
+    """Return the weaker model of a job on the backend of the model that it guides.
+
+    Raises:
+        UsageError: It is on another backend, or only its configuration was given.
+        InputError: It cannot be read.
+    """
+    ops = model.backend
+    found = guide.source
+    if isinstance(found, ModelConfig):
+        message = f"of the guide {guide.name!r} there is only a configuration"
+        raise UsageError(message, code=CODE, hint="give a model or a path")
+    if not isinstance(found, LatentDiffusion):
+        found = load(found, backend=ops)
+    if found.backend.describe() != ops.describe():
+        raise UsageError(
+            f"the guide {guide.name!r} is on {found.backend!r}, the model on {ops!r}",
+            code=CODE,
+            hint="load(path, backend=model.backend)",
+        )
+    return found
 
 
 def encode_guide(

@@ -1,0 +1,83 @@
+"""What a server was started with and requests may name: models and ControlNets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.models.config import ModelConfig
+from ldmref.models.control import ControlNet, control_of, require_fit
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.validation import code_for
+
+
+@dataclass(frozen=True)
+class Served:
+    """The networks that requests may name.
+
+    Args:
+        models: The models by name.
+        controlnets: The ControlNets by name, on the backend of the models that they fit.
+    """
+
+    models: Mapping[str, LatentDiffusion] = field(default_factory=dict)
+    controlnets: Mapping[str, ControlNet] = field(default_factory=dict)
+
+    def find_model(self, name: str, value: Any) -> LatentDiffusion:
+        """Return the model that a parameter names.
+
+        The value is looked up and never opened as a path.
+
+        Raises:
+            UsageError: The server does not have it.
+        """
+        return find_named(name, value, self.models, "model")
+
+    def find_controlnet(self, name: str, value: Any) -> ControlNet:
+        """Return the ControlNet that a parameter names, as `find_model` does."""
+        return find_named(name, value, self.controlnets, "ControlNet")
+
+    def fitting(self, config: ModelConfig) -> dict[str, ControlNet]:
+        """Return the ControlNets that fit a model, by name."""
+        return {name: net for name, net in self.controlnets.items() if fits(config, net.config)}
+
+
+def find_named(name: str, value: Any, known: Mapping[str, Any], kind: str) -> Any:
+    """Return what a parameter names among those that are known.
+
+    Raises:
+        UsageError: It is none of them.
+    """
+    if isinstance(value, str) and value in known:
+        return known[value]
+    if not known:
+        message = f"{name} cannot be used: the server has no {kind}"
+        hint = f"its operator names one: ldmref serve --{kind.lower()} NAME=FOLDER"
+        raise UsageError(message, code=code_for(name), hint=hint)
+    hint = did_you_mean(value if isinstance(value, str) else "", known)
+    message = f"{name} must name a {kind} of the server, and {short_repr(value)} is none"
+    raise UsageError(message, code=code_for(name), hint=hint)
+
+
+def fits(config: ModelConfig, net: Any) -> bool:
+    """Return whether a ControlNet, given by its configuration, fits a model."""
+    try:
+        require_fit(config, net, "")
+    except UsageError:
+        return False
+    return True
+
+
+def describe_controlnets(nets: Mapping[str, ControlNet]) -> Iterable[dict[str, Any]]:
+    """Yield ControlNets as JSON: name, and what they read.
+
+    `kinds` is the number of kinds of images, 0 for a ControlNet of a single kind. `image` is
+    whether a request gives an image; otherwise the net reads that of `inpaint`.
+    """
+    for name, net in nets.items():
+        declared = control_of(net.config)
+        kind = declared.networks(net.config)[-1].input_of("mode")
+        needs_image = not declared.reads_mask(net.config)
+        yield {"name": name, "kinds": kind.below if kind else 0, "image": needs_image}
