@@ -33,6 +33,17 @@ def test_train_and_draw(ldm, data, work):
     assert (work / "same.png").read_bytes() == (work / "red-heart-1.png").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+def test_a_preset_of_any_family_is_trained(ldm, data, work, name):
+    flags = ["--preset", name, *SHORT[2:], "--no-plots"]
+    ran = ldm("train", "--data", data, "-o", "out", "--steps", "2", *flags)
+    assert ran.code == 0, ran.err
+    ran = ldm("txt2img", "red heart", "-m", "out/model", "--seed", "1")
+    assert ran.code == 0 and ran.err.splitlines()[-1].startswith("red-heart-1.png  seed 1  16x16")
+    wrong = ldm("train", "--data", data, "-o", "out", "--preset", f"{name}s")
+    assert wrong.code == 2 and f"did you mean '{name}'" in wrong.err
+
+
 def test_the_images_at_the_end_are_announced(ldm, data, work):
     """They may take longer than the training, after "0.0 s left"."""
     ran = ldm("train", "--data", data, "--steps", "2", *SHORT, "-o", "out")

@@ -19,7 +19,7 @@ from ldmref.io.adapters import autoencoder, lora_changes
 from ldmref.io.compvis import single_file
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model
-from ldmref.training.recipes import file as recipe_file
+from ldmref.training.finetune import recipe as base_recipe
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIMIT = 256  # results kept of each function
@@ -63,7 +63,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (single_file, "ema_table", by_identity(single_file.ema_table)),
         (key_table, "list_stored_shapes", seen),
         (single_file, "list_stored_shapes", seen),
-        (recipe_file, "find_model", embedded_model),
+        (base_recipe, "find_model", embedded_model),
         (metadata, "entry_points", cache(metadata.entry_points)),
     ]
 
