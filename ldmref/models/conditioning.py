@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -12,16 +13,18 @@ from ldmref.math.arrays import Array
 from ldmref.models.params import Params
 
 
+@dataclass(eq=False)
 class CachedContext:
     """Hidden states (n, l, d) of the text, with a cache of the keys and values made from them.
 
     Keys and values of a cross-attention layer do not change from step to step.
     """
 
-    def __init__(self, states: Array):
-        self.states = states
-        # by the layer's id, as long as it lives: a released network comes back with new layers
-        self._cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = {}
+    states: Array = field(repr=False)
+    # by the layer's id, as long as it lives: a released network comes back with new layers
+    _cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def keys_and_values(
         self, layer: Params, project: Callable[[Array], tuple[Array, Array]]
@@ -61,25 +64,20 @@ class Conditioning(NamedTuple):
     sizes: Array | None = None
     more: Mapping[str, Array] = MappingProxyType({})
 
-    @property
-    def arrays(self) -> dict[str, Array | CachedContext | None]:
-        """All arrays by the argument of the denoiser that takes them."""
-        parts = {"context": self.context, "pooled": self.pooled, "sizes": self.sizes}
-        return parts | dict(self.more)
-
 
 def convert_conditioning(
     ops: Backend, context: Array | CachedContext | Conditioning | None
-) -> Conditioning:
-    """Convert a conditioning, or bare hidden states, to arrays of a backend."""
+) -> dict[str, Any]:
+    """Return a conditioning, or bare hidden states, as arrays of a backend.
+
+    They are named by the argument of the denoiser that takes them; None for those that it lacks.
+    """
     parts = context if isinstance(context, Conditioning) else Conditioning(context)
-    own: dict[str, Any] = {
-        name: ops.own(name, part)
-        for name, part in parts.arrays.items()
-        if part is not None and not isinstance(part, CachedContext)
+    named = {"context": parts.context, "pooled": parts.pooled, "sizes": parts.sizes, **parts.more}
+    return {
+        name: part if part is None or isinstance(part, CachedContext) else ops.own(name, part)
+        for name, part in named.items()
     }
-    more = {name: own.pop(name) for name in parts.more}
-    return parts._replace(**own, more=more)
 
 
 def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
