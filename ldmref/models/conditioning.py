@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -13,18 +12,16 @@ from ldmref.math.arrays import Array
 from ldmref.models.params import Params
 
 
-@dataclass(eq=False)
 class CachedContext:
     """Hidden states (n, l, d) of the text, with a cache of the keys and values made from them.
 
     Keys and values of a cross-attention layer do not change from step to step.
     """
 
-    states: Array = field(repr=False)
-    # by the layer's id, as long as it lives: a released network comes back with new layers
-    _cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    def __init__(self, states: Array):
+        self.states = states
+        # by the layer's id, as long as it lives: a released network comes back with new layers
+        self._cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = {}
 
     def keys_and_values(
         self, layer: Params, project: Callable[[Array], tuple[Array, Array]]

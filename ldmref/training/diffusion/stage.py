@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.conditioning import Conditioning, convert_conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
@@ -191,7 +191,7 @@ def diffusion_trainer(
             conditioning = family.condition(ops, config, states, encoded.pooled, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype)
         network = compile_network(denoiser.function, denoiser.params)
-        arguments = denoiser.arrange(conditioning.arrays)
+        arguments = denoiser.arrange(convert_conditioning(ops, conditioning))
         return batches.loss(batch, network(config.denoiser, *inputs, *arguments))
 
     if params is None:
