@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -164,24 +164,20 @@ def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
             hint = did_you_mean(value if isinstance(value, str) else "", known)
             raise Invalid(f"unknown {path} {short_repr(value)}", path, hint)
         return value
-    if kind in (int, float):
-        return _check_number(kind, field.get(Range) or Range(), value, path)
+    if kind in (int, float):  # NumPy's numbers are numbers, booleans are not
+        limits = field.get(Range) or Range()
+        expected = numbers.Integral if kind is int else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, expected) or not limits.holds(value):  # type: ignore[arg-type]
+            article = "a whole number" if kind is int else "a number"
+            allowed = article if limits == Range() else f"{article} {limits}"
+            raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
+        return kind(value)  # type: ignore[arg-type]
     if kind is bool and isinstance(value, np.bool_):
         return bool(value)
     if not isinstance(value, kind):
         allowed = {bool: "true or false", str: "a text"}[kind]
         raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
     return value
-
-
-def _check_number(kind: Callable[[Any], Any], limits: Range, value: Any, path: str) -> Any:
-    """Return a number within limits; NumPy's numbers are numbers, booleans are not."""
-    expected = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, expected) or not limits.holds(value):  # type: ignore[arg-type]
-        article = "a whole number" if kind is int else "a number"
-        allowed = article if limits == Range() else f"{article} {limits}"
-        raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
-    return kind(value)
 
 
 def _check_tuple(field: Field, value: Any, path: str) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from ldmref.explore.trunk import changes_of, find_trunk, read_trunk
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, explain_memory
+from ldmref.modes.generate import Callback, CancelFlag, explaining_memory
 from ldmref.modes.record import (
     CONTROL_IMAGE,
     SOURCES,
@@ -216,12 +216,12 @@ class Brancher:
         recording = Recording(trunk.run, trajectory, words, trunk.before)
         state = None
         total = trunk.done + trajectory.steps
-        taken = recording.sample(self.cancel, self.observer)
-        events = explain_memory(taken, self.model, trunk.run.job)
-        for progress in islice(events, k):  # with the levels ahead, which some steps read
-            state = progress.state
-            if self.callback is not None:
-                notify(self.callback, replace(progress, steps=total))
+        events = recording.sample(self.cancel, self.observer)
+        with explaining_memory(self.model, trunk.run.job):
+            for progress in islice(events, k):  # with the levels ahead, which some steps read
+                state = progress.state
+                if self.callback is not None:
+                    notify(self.callback, replace(progress, steps=total))
         if state is None:
             return recording, trajectory.x, trajectory.history
         return recording, state.x, state.history

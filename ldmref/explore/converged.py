@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,7 @@ from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks
-from ldmref.modes.generate import CancelFlag, explain_memory
+from ldmref.modes.generate import CancelFlag, explaining_memory
 from ldmref.modes.run import Run
 from ldmref.modes.trajectory import Trajectory
 
@@ -126,11 +126,8 @@ def converged_image(
     if cache is not None and key in cache:
         return cache[key]
     watch = FlowWatch(callback, cancel)
-
-    def solve() -> Iterator[tuple[np.ndarray, float]]:
-        yield solve_to_the_end(trajectory, tolerance, refine, watch)
-
-    [(latents, change)] = explain_memory(solve(), model, run.job)
+    with explaining_memory(model, run.job):
+        latents, change = solve_to_the_end(trajectory, tolerance, refine, watch)
     [image] = run.decode(latents)
     found = ConvergedImage(
         image, latents, run.params_of(0), change, change <= tolerance, watch.done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from ldmref.errors import UsageError
 from ldmref.explore.format import CODE
 from ldmref.explore.record import prepare_one
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import explain_memory
+from ldmref.modes.generate import explaining_memory
 from ldmref.modes.plan import find_mode
 from ldmref.modes.registry import MODES
 from ldmref.modes.run import Run
@@ -87,8 +86,8 @@ def noised_image(
     """
     check_start(mode)
     run = prepare_one(model, mode, parameters)
-    [start] = explain_memory(decode_start(run), model, run.job)
-    return start
+    with explaining_memory(model, run.job):
+        return decode_start(run)
 
 
 def check_start(mode: str) -> None:
@@ -103,8 +102,8 @@ def check_start(mode: str) -> None:
         raise UsageError(f"{mode} starts from no image", code=CODE, hint=hint)
 
 
-def decode_start(run: Run) -> Iterator[NoisedImage]:
-    """Yield the initial state of a run, decoded."""
+def decode_start(run: Run) -> NoisedImage:
+    """Return the initial state of a run, decoded."""
     job = run.job
     taken = job.steps - job.first_step
     trajectory = run.trajectory(slice(0, 1))
@@ -119,4 +118,4 @@ def decode_start(run: Run) -> Iterator[NoisedImage]:
     if taken == 0 and run.initial.image is not None:  # nothing runs, whatever the last level is
         share, x = 1.0, run.initial.image.mean
     [image] = run.decode(x)
-    yield NoisedImage(image, x, share, math.sqrt(1.0 - share**2), taken, job.steps)
+    return NoisedImage(image, x, share, math.sqrt(1.0 - share**2), taken, job.steps)

@@ -10,7 +10,7 @@ from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.recording import Recording, words_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
-from ldmref.modes.generate import Callback, CancelFlag, explain_memory
+from ldmref.modes.generate import Callback, CancelFlag, explaining_memory
 from ldmref.modes.plan import plan
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
@@ -134,9 +134,10 @@ def record_trajectory(
     watching = observer or SILENT
     trajectory = watching.started(trajectory)
     recording = Recording(run, trajectory, words_of(run) if attention else [], before)
-    for progress in explain_memory(recording.sample(cancel, watching), run.model, run.job):
-        if callback is not None:
-            notify(callback, progress)
+    with explaining_memory(run.model, run.job):
+        for progress in recording.sample(cancel, watching):
+            if callback is not None:
+                notify(callback, progress)
     watching.finished(recording.latents)
     images = run.decode(recording.latents)
     watching.decoded(images)

@@ -63,25 +63,20 @@ class Conditioning(NamedTuple):
     sizes: Array | None = None
     more: Mapping[str, Array] = MappingProxyType({})
 
-    @property
-    def arrays(self) -> dict[str, Array | CachedContext | None]:
-        """All arrays by the argument of the denoiser that takes them."""
-        parts = {"context": self.context, "pooled": self.pooled, "sizes": self.sizes}
-        return parts | dict(self.more)
-
 
 def convert_conditioning(
     ops: Backend, context: Array | CachedContext | Conditioning | None
-) -> Conditioning:
-    """Convert a conditioning, or bare hidden states, to arrays of a backend."""
+) -> dict[str, Any]:
+    """Return a conditioning, or bare hidden states, as arrays of a backend.
+
+    They are named by the argument of the denoiser that takes them; None for those that it lacks.
+    """
     parts = context if isinstance(context, Conditioning) else Conditioning(context)
-    own: dict[str, Any] = {
-        name: ops.own(name, part)
-        for name, part in parts.arrays.items()
-        if part is not None and not isinstance(part, CachedContext)
+    named = {"context": parts.context, "pooled": parts.pooled, "sizes": parts.sizes, **parts.more}
+    return {
+        name: part if part is None or isinstance(part, CachedContext) else ops.own(name, part)
+        for name, part in named.items()
     }
-    more = {name: own.pop(name) for name in parts.more}
-    return parts._replace(**own, more=more)
 
 
 def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:

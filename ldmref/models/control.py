@@ -180,7 +180,7 @@ class ControlNet:
         """
         ops = self.backend
         declared = self.declared.networks(self.config)[-1]
-        arrays = convert_conditioning(ops, context).arrays
+        arrays = convert_conditioning(ops, context)
         arrays["hint"] = ops.own("hint", hint)
         if mode is not None:
             arrays["mode"] = ops.own("mode", mode)

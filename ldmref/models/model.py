@@ -264,7 +264,7 @@ class LatentDiffusion(ImageNetworks):
         ops = self.backend
         latents = ops.own("latents", latents)
         t = ops.own("t", t)
-        arrays: dict[str, Any] = convert_conditioning(ops, context).arrays
+        arrays = convert_conditioning(ops, context)
         declared = self.denoiser
         with ops.inference():
             steered: dict[str, Any] = {name: tuple(value) for name, value in steering.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from ldmref.modes.model_denoiser import model_denoiser
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import Trajectory
 from ldmref.samplers import Step
-from ldmref.samplers.interfaces import Interval, Stepped
+from ldmref.samplers.interfaces import Interval
 from ldmref.samplers.noise import Streams
 
 
@@ -30,12 +29,30 @@ class EditTrajectory(Trajectory):
     """The sampling of a batch of edits, which begins at the latents of the given image.
 
     Args:
+        image: The latents of the given image, (n, c, h, w).
         method: FlowEdit or RF inversion.
         source: The conditionings of the source prompt, as `conditionings`.
+        step: The step of the method, which evaluates the model with the source prompt itself.
     """
 
+    image: Array = field(repr=False)
     method: EditMethod
     source: Mapping[str, Conditioning] = field(repr=False)
+    step: Step = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        source = model_denoiser(
+            self.model,
+            self.timestep,
+            self.source,
+            self.method.source_cfg_scale,
+            plain_guidance(self.model.config),
+            channels=self.channels,
+            path=self.schedule.path,
+        )
+        assert self.noise is not None
+        step = self.method.step(self.schedule, source, self.image, self.noise)
+        object.__setattr__(self, "step", step)
 
     @property
     def levels(self) -> list[float]:
@@ -50,25 +67,6 @@ class EditTrajectory(Trajectory):
     def timestep(self, sigma: float, interval: Interval | None = None) -> float:
         """Return the timestep of a level, whose index is not that of the schedule."""
         return self.schedule.timestep(sigma)
-
-    def make_step(self) -> Step:
-        """Return the step, which has the denoiser of the source prompt."""
-        source = model_denoiser(
-            self.model,
-            self.timestep,
-            self.source,
-            self.method.source_cfg_scale,
-            plain_guidance(self.model.config),
-            channels=self.channels,
-            path=self.schedule.path,
-        )
-        assert self.noise is not None
-        return self.method.step(self.schedule, source, self.x, self.noise)
-
-
-def refuse_step(*arguments: Any) -> Stepped:
-    """Fail: an edit has no step without the denoiser of its source prompt."""
-    raise TypeError("the step of an edit is `make_step()`")
 
 
 def start_edit(
@@ -93,16 +91,16 @@ def start_edit(
     ops = model.backend
     schedule = job.make_schedule(model.config)
     streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
-    data = np.repeat(image.mean, len(job.seeds[batch]), axis=0)
+    latents = on_backend(ops, np.repeat(image.mean, len(job.seeds[batch]), axis=0))
     channels: Array | None = None
     if model.config.image_channels:
         channels = make_input_channels(model, job.size)
     return EditTrajectory(
         model=model,
         schedule=schedule,
-        step=refuse_step,
         visits=method.visits(schedule),
-        x=on_backend(ops, data),
+        x=latents,
+        image=latents,
         noise=lambda: on_backend(ops, streams()),
         constrain=None,
         conditionings=text.conditionings(batch),

@@ -6,9 +6,10 @@ All modes go through `run_sampler`.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -121,7 +122,6 @@ class GeneratedImage:
     latents: np.ndarray = field(repr=False)
 
 
-Event = TypeVar("Event")
 Callback = Callable[[Progress], None]
 
 
@@ -197,10 +197,11 @@ def run_sampler(
         step = step + 1
 
 
-def explain_memory(events: Iterator[Event], model: LatentDiffusion, job: Job) -> Iterator[Event]:
-    """Pass events on; raise a `ResourceError` if an array library runs out of memory."""
+@contextmanager
+def explaining_memory(model: LatentDiffusion, job: Job) -> Iterator[None]:
+    """Raise a `ResourceError` if an array library runs out of memory within the block."""
     try:
-        yield from events
+        yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(model, job) from error

@@ -22,7 +22,7 @@ from ldmref.modes.generate import (
     CancelFlag,
     GeneratedImage,
     Progress,
-    explain_memory,
+    explaining_memory,
     on_backend,
     run_sampler,
 )
@@ -231,15 +231,11 @@ class InversionRun:
         Raises:
             Cancelled, NumericError, ResourceError: See `Run.generate`.
         """
-        yield from explain_memory(self._generate(cancel, observer), self.model, self.job)
-
-    def _generate(
-        self, cancel: CancelFlag | None, observer: RunObserver
-    ) -> Iterator[Progress | GeneratedImage]:
-        trajectory = observer.started(self.trajectory())
-        latents = yield from run_sampler(trajectory, cancel, observer=observer)
-        observer.finished(latents)
-        yield GeneratedImage(0, self.plan.image, latents[0])
+        with explaining_memory(self.model, self.job):
+            trajectory = observer.started(self.trajectory())
+            latents = yield from run_sampler(trajectory, cancel, observer=observer)
+            observer.finished(latents)
+            yield GeneratedImage(0, self.plan.image, latents[0])
 
     def trajectory(self) -> Trajectory:
         """Return the sampling, prepared up to its first step."""

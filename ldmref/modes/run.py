@@ -24,7 +24,7 @@ from ldmref.modes.generate import (
     GeneratedImage,
     Progress,
     decode_images,
-    explain_memory,
+    explaining_memory,
     run_sampler,
 )
 from ldmref.modes.initial import InitialState
@@ -201,18 +201,14 @@ class Run:
             NumericError: Latents or images hold NaN or infinity.
             ResourceError: Out of memory.
         """
-        events = self._generate(cancel, observer or self.observer)
-        yield from explain_memory(events, self.model, self.plan.passes[-1])
-
-    def _generate(
-        self, cancel: CancelFlag | None, observer: RunObserver
-    ) -> Iterator[Progress | GeneratedImage]:
-        for batch in self.text.batches(self.job.batch_size):
-            latents = yield from self.sample_batch(batch, cancel, observer)
-            images = self.decode(latents)
-            observer.decoded(images)
-            for i, image in enumerate(images):
-                yield GeneratedImage(batch.start + i, image, latents[i])
+        watching = observer or self.observer
+        with explaining_memory(self.model, self.plan.passes[-1]):
+            for batch in self.text.batches(self.job.batch_size):
+                latents = yield from self.sample_batch(batch, cancel, watching)
+                images = self.decode(latents)
+                watching.decoded(images)
+                for i, image in enumerate(images):
+                    yield GeneratedImage(batch.start + i, image, latents[i])
 
     def sample_batch(
         self, batch: slice, cancel: CancelFlag | None, observer: RunObserver

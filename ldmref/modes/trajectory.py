@@ -179,10 +179,6 @@ class Trajectory:
         """
         return self.schedule.path.spread(self.levels[-1])
 
-    def make_step(self) -> Step:
-        """Return the step of the sampler; that of an edit evaluates the model itself."""
-        return self.step
-
     @property
     def steps(self) -> int:
         """The number of steps; a jump back up is not one."""
@@ -228,7 +224,7 @@ class Trajectory:
             observer: Sees the steps and may replace states and noise.
         """
         if observer is SILENT:
-            parts = self._denoiser(), self.make_step(), self.noise, self.constrain
+            parts = self._denoiser(), self.step, self.noise, self.constrain
         else:
             parts = self._observed_parts(observer)
         denoise, step, noise, constrain = parts
@@ -248,7 +244,7 @@ class Trajectory:
         self, observer: RunObserver
     ) -> tuple[GuidedDenoiser, Step, Noise | None, Constraint | None]:
         """Return what `sample` takes, seen by an observer; the step includes the constraint."""
-        step, noise, constrain = self.make_step(), self.noise, self.constrain
+        step, noise, constrain = self.step, self.noise, self.constrain
 
         def take(
             denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise

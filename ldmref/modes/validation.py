@@ -165,13 +165,24 @@ def _as_list(value: Any) -> Any:
 
 
 def check_seeds(name: str, value: Any) -> int | list[int] | None:
-    """Return a seed or a list of seeds; a single -1 becomes None, which is random."""
-    if is_whole(value):
-        return None if value == -1 else _seed(name, value)
+    """Return a seed or a list of seeds; -1 is random: alone it becomes None, in a list a number."""
+    if is_whole(value) and value == -1:
+        return None
     value = _as_list(value)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_seed(name, seed) for seed in value]
-    return _seed(name, value)
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    asked: Sequence[Any] = value if listed else [value]
+    seeds = []
+    for seed in asked:
+        if seed is None or (is_whole(seed) and seed == -1):
+            seed = secrets.randbits(32)
+        if not is_whole(seed) or not 0 <= int(seed) < 2**64:
+            raise UsageError(
+                f"{name} must be a whole number from 0 to 2^64 - 1, or -1 for a random one, "
+                f"not {short_repr(seed)}",
+                code=code_for(name),
+            )
+        seeds.append(int(seed))
+    return seeds if listed else seeds[0]
 
 
 def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
@@ -189,18 +200,6 @@ def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
 def is_whole(value: Any) -> bool:
     """Return whether a value is a whole number; a bool is not."""
     return not isinstance(value, bool) and isinstance(value, numbers.Integral)
-
-
-def _seed(name: str, seed: Any) -> int:
-    if seed is None or (is_whole(seed) and seed == -1):
-        return secrets.randbits(32)
-    if not is_whole(seed) or not 0 <= int(seed) < 2**64:
-        raise UsageError(
-            f"{name} must be a whole number from 0 to 2^64 - 1, or -1 for a random one, "
-            f"not {short_repr(seed)}",
-            code=code_for(name),
-        )
-    return int(seed)
 
 
 def check_sigmas(name: str, value: Any) -> tuple[float, ...]:

@@ -187,7 +187,9 @@ class PromptTokenizer:
         if literal and self.start is not None:  # T5's tokenizer knows its own
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
         warnings += find_unread_notation(prompt, options.prompt_weights)
-        sections = self._parse(prompt, options)
+        sections = [[WeightedText(prompt, 1.0)]]
+        if options.prompt_weights == "a1111":
+            sections = parse_prompt_weights(prompt)
         groups, text, unknown = self._group(sections)
         if self.reads_words and not prompt.isascii():
             unknown = find_unnamed_symbols(prompt) + unknown
@@ -206,32 +208,27 @@ class PromptTokenizer:
             raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
         return TokenizedPrompt(text, chunks[:1], count_ids(dropped), [*warnings, message])
 
-    def _parse(self, prompt: str, options: PromptOptions) -> list[list[WeightedText]]:
-        """Split a prompt at BREAK into sections of weighted spans, and clean their text."""
-        sections = [[WeightedText(prompt, 1.0)]]
-        if options.prompt_weights == "a1111":
-            sections = parse_prompt_weights(prompt)
-        if self.clean is None:
-            return sections
-        return [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
-
     def _group(
         self, sections: Sequence[Sequence[WeightedText]]
     ) -> tuple[list[list[TokenGroup]], str, list[str]]:
-        """Tokenize sections; returns the token groups of each, the whole text and unknown words."""
+        """Clean and tokenize the spans of sections, which are the parts of a prompt between BREAKs.
+
+        Returns the token groups of each section, the whole text, and unknown words.
+        """
         groups: list[list[TokenGroup]] = []
         unknown: list[str] = []
         text = ""
         for spans in sections:
             groups.append([])
-            for span in spans:
-                for id, start, end, word_start in self._encode(span.text):
+            for written, weight in spans:
+                read = written if self.clean is None else self.clean(written)
+                for id, start, end, word_start in self._encode(read):
                     if id == self.unknown:
-                        unknown.append(span.text[start:end])
+                        unknown.append(read[start:end])
                     ids = self._multi_vector_ids.get(id, (id,))
                     ends = len(text) + word_start, len(text) + end
-                    groups[-1].append(TokenGroup(ids, span.weight, *ends))
-                text += span.text
+                    groups[-1].append(TokenGroup(ids, weight, *ends))
+                text += read
             text += BREAK
         return groups, text, unknown
 

@@ -194,21 +194,25 @@ def make_schedule(
     elif not isinstance(spacing, str) or spacing not in SPACINGS:
         spacing = get_spacing(spacing)
     if sigmas is not None:
-        return _on_path(_given_levels(sigmas, steps, path), table, path, of_flow)
-    steps = check_steps(steps, len(table))
-    if isinstance(spacing, Spacing):
-        grid = spacing.sigmas(own.level(table), steps)
-    elif of_flow:
-        grid = flow_levels(config, spacing, steps, tokens)
-    elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
-        theirs = diffusers.diffusers_sigmas(config, table, sampler, spacing, steps)
-        return on_path(Schedule(*theirs, table, "diffusers"), path)
+        levels = _given_levels(sigmas, steps, path)
     else:
-        final = "zero" if sampler.clean_end else config.final_sigma
-        grid = sigma_grid(table, spacing, steps, final, config.steps_offset)
-    if path is not own:
-        grid = np.asarray([path.level(own.ratio(level)) for level in grid.tolist()])
-    return _on_path(grid, table, path, of_flow)
+        steps = check_steps(steps, len(table))
+        if isinstance(spacing, Spacing):
+            levels = spacing.sigmas(own.level(table), steps)
+        elif of_flow:
+            levels = flow_levels(config, spacing, steps, tokens)
+        elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
+            theirs = diffusers.diffusers_sigmas(config, table, sampler, spacing, steps)
+            return on_path(Schedule(*theirs, table, "diffusers"), path)
+        else:
+            final = "zero" if sampler.clean_end else config.final_sigma
+            levels = sigma_grid(table, spacing, steps, final, config.steps_offset)
+        if path is not own:
+            levels = np.asarray([path.level(own.ratio(level)) for level in levels.tolist()])
+    ratios = np.asarray([path.ratio(level) for level in levels[:-1].tolist()])
+    timesteps = timestep_at(table, ratios, of_flow)
+    first = 1.0 if of_flow else path.spread(float(levels[0]))  # a flow begins at unit noise
+    return Schedule(levels, timesteps, first, table, "", path, of_flow)
 
 
 def _given_levels(sigmas: Sequence[float], steps: int, path: NoisePath) -> np.ndarray:
@@ -220,17 +224,6 @@ def _given_levels(sigmas: Sequence[float], steps: int, path: NoisePath) -> np.nd
             f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
         )
     return grid
-
-
-def _on_path(levels: np.ndarray, table: np.ndarray, path: NoisePath, of_flow: bool) -> Schedule:
-    """Return the schedule of levels on a path, with the timesteps that a network of `table` gets.
-
-    The first state of a flow is unit noise, as in its training.
-    """
-    ratios = np.asarray([path.ratio(level) for level in levels[:-1].tolist()])
-    timesteps = timestep_at(table, ratios, of_flow)
-    first = 1.0 if of_flow else path.spread(float(levels[0]))
-    return Schedule(levels, timesteps, first, table, "", path, of_flow)
 
 
 def on_path(schedule: Schedule, path: NoisePath) -> Schedule:

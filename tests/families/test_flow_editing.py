@@ -5,6 +5,7 @@ The loops follow the algorithms of the papers, with the noise, text and autoenco
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -301,6 +302,22 @@ def test_nan_is_found_in_the_flow_of_the_source(photo):
     with pytest.raises(LdmrefError, match="NaN") as refused:
         modes.edit(model, PROMPT, photo, SOURCE, steps=2, seed=1)
     assert "x_embedder" in str(refused.value)
+
+
+def test_an_edit_continued_from_a_state_still_follows_the_given_image(photo):
+    """So a step that is taken again, to find the origin of NaN, is the step that failed."""
+    model = ldmref.random_model("flux-tiny", backend="numpy")
+    run = modes.plan("edit", model, prompt=PROMPT, image=photo, steps=6, seed=1).prepare(model)
+    trajectory, other = (run.trajectory(slice(0, 1)) for _ in range(2))
+    drawn = []
+    counted = replace(trajectory, noise=lambda: drawn.append(1) or trajectory.noise())
+    states = counted.states()
+    first = next(states)
+    for _ in drawn:
+        other.noise()
+    later = replace(other, x=first.x, visits=other.visits[1:], history=first.history)
+    assert (later.x != later.image).any()
+    np.testing.assert_array_equal(next(later.states()).x, next(states).x)
 
 
 def test_an_edit_is_not_traced(photo, tmp_path):

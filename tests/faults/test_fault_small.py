@@ -73,7 +73,7 @@ def test_arguments_of_a_grid(tiny):
 def test_models_without_a_name(stage):
     for text in ("=emoji", " =emoji", "mine=", "="):
         assert main(["serve", "--port", "0", "-m", text]) == 2
-        assert "NAME=MODEL" in stage.capfd.readouterr().err, text
+        assert "NAME=PATH" in stage.capfd.readouterr().err, text
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and links")

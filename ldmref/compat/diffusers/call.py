@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan
-from ldmref.modes.generate import explain_memory, on_backend, run_sampler
+from ldmref.modes.generate import explaining_memory, on_backend, run_sampler
 from ldmref.modes.initial import InitialState
 from ldmref.modes.run import Plan
 from ldmref.modes.trajectory import Trajectory
@@ -100,11 +101,9 @@ class PipelineCall:
 
         trajectory = replace(trajectory, noise=lambda: on_backend(model.backend, step_noise()))
         trajectory = watch.started(trajectory)
-        try:
-            for _ in explain_memory(run_sampler(trajectory, observer=watch), model, job):
+        with suppress(Interrupted), explaining_memory(model, job):
+            for _ in run_sampler(trajectory, observer=watch):
                 pass
-        except Interrupted:
-            pass
         expected = scheduler.samples(watch.timesteps[: watch.evaluations], self.arguments.eta)
         while count < expected:
             step_noise()

@@ -18,7 +18,12 @@ import torch
 
 from ldmref.backends.base import Backend
 from ldmref.backends.torch import TorchBackend
-from ldmref.models.conditioning import Conditioning, add_scale, zero_empty
+from ldmref.models.conditioning import (
+    Conditioning,
+    add_scale,
+    convert_conditioning,
+    zero_empty,
+)
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.networks import model_spec
@@ -234,7 +239,7 @@ def diffusion_trainer(
         conditioning = condition_on_prompts(ops, config, *texts, compile_network, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype)
         network = compile_network(denoiser.function, denoiser.params)
-        arguments = denoiser.arrange(conditioning.arrays)
+        arguments = denoiser.arrange(convert_conditioning(ops, conditioning))
         return batches.loss(batch, network(config.denoiser, *inputs, *arguments))
 
     if params is None:
