@@ -176,7 +176,7 @@ def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:
         yield Hypothesis(text, None, arguments, free)
     for fault in BETWEEN:
         for text, array in fault.variants(replay, point):
-            yield Hypothesis(text, given=array)
+            yield Hypothesis(text, array=array)
     for block_fault in IN_BLOCKS:
         for text, changes in block_fault.variants(replay, point):
             yield Hypothesis(text, changes)

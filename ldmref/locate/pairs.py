@@ -35,19 +35,19 @@ class Hypothesis:
         changes: Functions by the names of the operations that they replace.
         arguments: Other inputs of the part. None: its own.
         free: Whether recorded layers are also computed again.
-        given: The array that the fault gives. None: the part is computed again.
+        array: The array that the fault gives. None: the part is computed again.
     """
 
     text: str
     changes: Mapping[str, OperationChange] | None = None
     arguments: Mapping[str, Any] | None = None
     free: bool = False
-    given: np.ndarray | None = None
+    array: np.ndarray | None = None
 
     def compute(self, replay: Replay, point: Point) -> np.ndarray | None:
         """Return the array with this fault; None if the fault does not fit the shapes."""
-        if self.given is not None:
-            return self.given
+        if self.array is not None:
+            return self.array
         try:
             return replay.rerun(point, self.changes, arguments=self.arguments, free=self.free)
         except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
@@ -56,7 +56,7 @@ class Hypothesis:
     def joined(self, other: Hypothesis) -> Hypothesis | None:
         """Return both faults at once; None if one of them gives an array, or both an argument."""
         shared = (self.arguments or {}).keys() & (other.arguments or {}).keys()
-        if self.given is not None or other.given is not None or shared:
+        if self.array is not None or other.array is not None or shared:
             return None
         changes = dict(self.changes or {})
         for name, change in (other.changes or {}).items():

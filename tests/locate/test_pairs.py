@@ -130,6 +130,6 @@ def test_the_search_is_bounded():
 
 
 def test_arrays_and_equal_arguments_cannot_be_joined():
-    given = Hypothesis("a", given=np.zeros(2))
+    given = Hypothesis("a", array=np.zeros(2))
     argued = Hypothesis("b", arguments={"x": 1})
     assert given.joined(argued) is None and argued.joined(argued) is None
