@@ -92,7 +92,8 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
             f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
             f"({job.sampler.name})"
         )
-    lines.append(unread_negative(config, job, scales))
+    if any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {}):
+        lines.append(unread_negative(config, job, scales))
     if job.strength == 0.0:
         lines.append("strength 0 returns the image: nothing is generated")
     elif not config.defaults.is_near(width, height):
@@ -106,9 +107,8 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
 
 
 def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> str:
-    """Return a line about a negative prompt that nothing reads, and what would; otherwise ""."""
-    asked = any(job.negative_prompts) or "negative_prompt_embeds" in (job.embeddings or {})
-    if not asked or "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale, *scales):
+    """Return a line about a negative prompt if nothing reads it, and what would; otherwise ""."""
+    if "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale, *scales):
         return ""
     nag = config.denoiser.attends_to_text and not isinstance(job.guidance, NormalizedAttention)
     ways = ["take guidance nag"] if nag else []
