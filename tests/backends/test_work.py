@@ -110,7 +110,7 @@ SMALL = {
         zeros(1, 8, 32, 8), *zeros(2, 1, 8, 1024, 8)
     ),
     "silu": lambda: OPS.silu(zeros(64, 64)),
-    "gelu of a share": lambda: OPS.gelu(zeros(2**18)),
+    "gelu of a block": lambda: OPS.gelu(zeros(2**17)),
     "tanh form of gelu": lambda: gelu_tanh(OPS, zeros(1, 77, 1024)),
 }
 

@@ -165,25 +165,36 @@ def test_an_image_names_its_nets_and_lacks_their_images(served):
     assert again.content == answer.content
 
 
-def test_a_record_a_branch_and_a_grid_have_them(served, tiny, nets):
+def run_job(served, body):
+    answer = served.client.post("/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    job = served.finish(answer.json()["id"])
+    assert job["state"] == "done", job
+    return job["id"]
+
+
+def served_trunk():
     values = ASKED | {"control": [{"net": "edges", "image": encode(EDGES)}]}
-    trunk = {"mode": "txt2img", "parameters": values}
-    for body in (
-        {"kind": "record", **trunk},
-        {"kind": "branch", "trunk": trunk, "step": 2, "changes": {"prompt": "a dog"}},
-        {"kind": "grid", **trunk, "x": {"name": "cfg_scale", "values": [1.0, 2.0]}},
-    ):
-        answer = served.client.post("/v1/jobs", json=body)
-        assert answer.status_code == 202, answer.text
-        job = served.finish(answer.json()["id"])
-        assert job["state"] == "done", job
-    image = served.client.get(f"/v1/jobs/{job['id']}/images/1.png")
+    return {"mode": "txt2img", "parameters": values}
+
+
+def test_a_record_and_a_branch_have_them(served, tiny, nets):
+    run_job(served, {"kind": "record", **served_trunk()})
+    changes = {"prompt": "a dog"}
+    run_job(served, {"kind": "branch", "trunk": served_trunk(), "step": 2, "changes": changes})
     control = [Control(nets["edges"], EDGES)]
-    want = modes.txt2img(tiny, control=control, **ASKED | {"cfg_scale": 2.0})
-    assert np.array_equal(pixels(image), want.images[0])
     record = explore.record_run(tiny, control=control, **ASKED)
     branch = explore.branch_run(tiny, {"mode": "txt2img", "control": control, **ASKED}, 2)
     assert np.array_equal(branch.x, record.x)
+
+
+def test_a_grid_has_them(served, tiny, nets):
+    x = {"name": "cfg_scale", "values": [1.0, 2.0]}
+    job = run_job(served, {"kind": "grid", **served_trunk(), "x": x, "distance": False})
+    image = served.client.get(f"/v1/jobs/{job}/images/1.png")
+    control = [Control(nets["edges"], EDGES)]
+    want = modes.txt2img(tiny, control=control, **ASKED | {"cfg_scale": 2.0})
+    assert np.array_equal(pixels(image), want.images[0])
 
 
 def test_mcp_takes_them(served, tiny, nets):
