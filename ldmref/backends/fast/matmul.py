@@ -116,60 +116,33 @@ def _fill_lanes(rows: np.ndarray) -> np.ndarray:
 def _multiply_in_blocks(
     rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
-    """Compute rows @ weight.T + bias, divided by its rows or columns, or transposed."""
+    """Compute rows @ weight.T + bias, divided by its rows or its columns."""
     (n, out) = (rows.shape[0], weight.shape[0])
     y = np.empty((n, out), rows.dtype)
+    by_rows = n >= min(FEW_ROWS, out)
+    if weight.size >= LARGE and not by_rows:
+        _multiply_transposed(rows, weight, bias, y)
+        return y
     work = n * weight.size
-    if n >= min(FEW_ROWS, out):
-        _multiply_by_rows(rows, weight, bias, y, choose_parts(n, work))
-    elif weight.size < LARGE:
-        _multiply_by_columns(rows, weight, bias, y, choose_columns(out, work))
-    else:
-        _multiply_transposed(rows, weight, bias, y, choose_parts(out, work))
+    parts = choose_parts(n, work) if by_rows else choose_columns(out, work)
+
+    def multiply(i: int) -> None:
+        row, column = (parts[i], slice(None)) if by_rows else (slice(None), parts[i])
+        target = y[row, column]
+        np.matmul(rows[row], weight[column].T, out=target)
+        if bias is not None:
+            target += bias[column]
+
+    parallel(multiply, len(parts))
     return y
 
 
-def _multiply_by_rows(
-    rows: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    y: np.ndarray,
-    parts: list[slice],
-) -> None:
-    def multiply(i: int) -> None:
-        part = parts[i]
-        np.matmul(rows[part], weight.T, out=y[part])
-        if bias is not None:
-            y[part] += bias
-
-    parallel(multiply, len(parts))
-
-
-def _multiply_by_columns(
-    rows: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    y: np.ndarray,
-    parts: list[slice],
-) -> None:
-    def multiply(i: int) -> None:
-        part = parts[i]
-        target = y[:, part]
-        np.matmul(rows, weight[part].T, out=target)
-        if bias is not None:
-            target += bias[part]
-
-    parallel(multiply, len(parts))
-
-
 def _multiply_transposed(
-    rows: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    y: np.ndarray,
-    parts: list[slice],
+    rows: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, y: np.ndarray
 ) -> None:
+    """Write rows @ weight.T + bias into y, (rows, o), by rows of the weight: columns of y."""
     n = len(rows)
+    parts = choose_parts(len(weight), n * weight.size)
     filled = _fill_lanes(rows)
 
     def multiply(i: int) -> None:
