@@ -113,7 +113,7 @@ def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
 
 
 def _similar_file(name: str) -> str:
-    """Return a hint at a file in the same folder with nearly the same name, or to check the path."""
+    """Return a hint at a file of nearly the same name in the folder, or to check the path."""
     path = Path(name)
     try:
         names = [entry.name for entry in path.parent.iterdir()]

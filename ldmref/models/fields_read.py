@@ -6,7 +6,6 @@ from typing import Any
 
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.path import FLOW
 
 _LAYERS = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -53,7 +52,7 @@ def list_fields_read(config: ModelConfig) -> dict[str, Any]:
 
 def _select_scheduler(config: SchedulerConfig, values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a forward process that its kind of path reads."""
-    if config.path is not FLOW:
+    if config.prediction_type != "flow":
         return {key: value for key, value in values.items() if key not in _SHIFT}
     left_out = ("shift",) if config.dynamic_shift else _SHIFT_BY_TOKENS
     read = {*_OF_EVERY_PATH, *_SHIFT} - {*left_out}
