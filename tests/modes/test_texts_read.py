@@ -12,6 +12,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.locate import diff_traces
 from ldmref.modes import guidance_parameter
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance
@@ -159,6 +160,18 @@ def test_embeddings_stand_for_texts_that_are_not_encoded(monkeypatch, name):
         np.testing.assert_array_equal(result.latents, want.latents)
     alone, _ = count_encodings(monkeypatch, model, prompt=None, **given, cfg_scale=1.0)
     assert not alone
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_recorded_run_with_embeddings_has_no_fault(name, scale):
+    """Also beside a negative prompt, which is the only text that was encoded."""
+    model = ldmref.random_model(name, backend="numpy")
+    given = embeddings_of(model, "a cat")
+    with ldmref.recording(model) as run:
+        modes.txt2img(model, None, **RUN, **given, cfg_scale=scale)
+    report = diff_traces(run.trace, model)
+    assert report.equal, [row for row in report.rows if row.verdict == "differs"]
 
 
 @pytest.mark.parametrize("name", MODELS)
