@@ -38,6 +38,8 @@ from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.models.taesd import TinyAutoencoder
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.support.files import read_json
 from ldmref.support.memmap import release_pages
@@ -49,6 +51,11 @@ VERSION = 1
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx_data"
 IDS = "int32"  # of token ids, as diffusers' pipelines hand them over
+# What the levels of a flow depend on, by the names of `SchedulerConfig`.
+FLOW_SCHEDULE = (
+    "num_train_timesteps", "spacing", "shift", "dynamic_shift", "base_shift", "max_shift",
+    "base_image_seq_len", "max_image_seq_len", "shift_terminal",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -249,7 +256,6 @@ def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, An
     """Return the manifest: the model, its files and what a sampler needs to know."""
     config = model.config
     tiny = model.tiny_autoencoder
-    scheduler = config.scheduler
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -271,11 +277,17 @@ def _describe(model: LatentDiffusion, files: list[ExportedFile]) -> dict[str, An
             "shift_factor": 0.0 if tiny else config.vae.shift_factor,
             "size_multiple": config.size_multiple,
         },
-        "schedule": {
-            "prediction_type": scheduler.prediction_type,
-            "alphas_cumprod": alpha_bar_from_sigma(sampling_sigmas(scheduler)).tolist(),
-        },
+        "schedule": _describe_schedule(config.scheduler),
         "defaults": {
             key: getattr(config.defaults, key) for key in ("width", "height", "steps", "cfg_scale")
         },
     }
+
+
+def _describe_schedule(scheduler: SchedulerConfig) -> dict[str, Any]:
+    """Return what is predicted and the levels of training: alpha-bar, or the shift of a flow."""
+    found: dict[str, Any] = {"prediction_type": scheduler.prediction_type}
+    if scheduler.path is FLOW:
+        return found | {name: getattr(scheduler, name) for name in FLOW_SCHEDULE}
+    alpha_bar = alpha_bar_from_sigma(sampling_sigmas(scheduler))
+    return found | {"alphas_cumprod": alpha_bar.tolist()}

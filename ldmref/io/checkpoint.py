@@ -14,12 +14,12 @@ from ldmref.io.compvis.single_file import describe_ema, read_compvis, select_ema
 from ldmref.io.denoiser_file import (
     find_layout,
     read_networks,
-    read_other_networks,
     require_text_encoders,
 )
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import (
+    NATIVE_WEIGHTS,
     configure_single_file,
     find_model,
     is_diffusers,
@@ -153,7 +153,11 @@ def open_checkpoint(
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
 
     def find_tokenizers() -> list[PromptTokenizer]:
-        return _find_tokenizers(found, folder, tokenizer) if with_tokenizers else []
+        if not with_tokenizers:
+            return []
+        if tokenizer is None and folder is not None and _has_own_weights(folder):
+            return load_folder(folder)[2]
+        return _find_tokenizers(found, folder, tokenizer)
 
     if file is None:
         tokenizers = find_tokenizers()
@@ -163,8 +167,8 @@ def open_checkpoint(
     layout = find_layout(file, found)
     if layout is not None:
         tensors = read_networks(file, layout, found)
-        if folder is not None and is_diffusers(folder):
-            tensors = read_other_networks(folder, found) | tensors
+        if folder is not None and (is_diffusers(folder) or _has_own_weights(folder)):
+            tensors = _read_other_networks(folder, found) | tensors
         if with_tokenizers:  # text encoders that are missing need none
             require_text_encoders(path.name, tensors, found)
         tokenizers = find_tokenizers()
@@ -173,6 +177,23 @@ def open_checkpoint(
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
     tensors = read_compvis(file, found, bool(averaged))
     return Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings)
+
+
+def _has_own_weights(folder: Path) -> bool:
+    """Return whether a folder of ldmref holds weights, and not only a configuration."""
+    return is_native(folder) and (folder / NATIVE_WEIGHTS).is_file()
+
+
+def _read_other_networks(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return the tensors of a model's folder (our names) without those of the denoiser.
+
+    Args:
+        folder: A folder of diffusers, or of ldmref.
+        config: The configuration of the model.
+    """
+    flat = load_folder(folder)[1] if is_native(folder) else load_diffusers(folder)[1]
+    prefix = config.denoiser.network + "."
+    return {name: tensor for name, tensor in flat.items() if not name.startswith(prefix)}
 
 
 def _find_tokenizers(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread
-from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.identify import refuse_foreign
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, add_prefixes, find_matching, fit, to_native
@@ -134,17 +132,6 @@ def list_unused(file: ModelFile, config: ModelConfig, ema: bool | None = None) -
     return _compare(file.shapes, layout, config).ignored
 
 
-def read_other_networks(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Return the tensors of a diffusers folder (our names) without those of the denoiser.
-
-    Raises:
-        InputError, CorruptModelError, KeyMismatchError: As for `load_diffusers`.
-    """
-    flat = load_diffusers(folder)[1]
-    prefix = config.denoiser.network + "."
-    return {name: tensor for name, tensor in flat.items() if not name.startswith(prefix)}
-
-
 def require_text_encoders(
     name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig
 ) -> None:
@@ -158,7 +145,7 @@ def require_text_encoders(
         raise UsageError(
             f"{_describe_missing(name, tensors, config)} {', '.join(missing)}",
             code="E-MODEL",
-            hint="give a folder of diffusers that has them: config= (--model-config)",
+            hint="give the folder of a model that has them: config= (--model-config)",
         )
 
 

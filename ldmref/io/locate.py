@@ -17,7 +17,7 @@ from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS, list_presets
-from ldmref.support.files import check_input_path, shown
+from ldmref.support.files import NOT_THERE, check_input_path, shown
 
 NATIVE_INDEX = "config.json"
 DIFFUSERS_INDEX = "model_index.json"
@@ -113,14 +113,14 @@ def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
 
 
 def _similar_file(name: str) -> str:
-    """Return a hint at a file in the same folder with nearly the same name; "" without any."""
+    """Return a hint at a file of nearly the same name in the folder, or to check the path."""
     path = Path(name)
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
-        return ""
+        return NOT_THERE
     close = closest(path.name, names[:MAX_NAMES])
-    return f"did you mean {str(path.with_name(close))!r}?" if close else ""
+    return f"did you mean {str(path.with_name(close))!r}?" if close else NOT_THERE
 
 
 def read_model_config(

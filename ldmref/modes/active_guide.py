@@ -68,6 +68,9 @@ def encode_guide(
 ) -> ActiveGuide:
     """Encode the prompts of a job with the text encoders of its guide.
 
+    The guide reads no negative prompt. It is encoded only if the prompts are read in several
+    chunks, whose number is that of the longer one of the two.
+
     Args:
         guide: The weaker model.
         job, initial: As for `encode_job`.
@@ -76,7 +79,8 @@ def encode_guide(
     Raises:
         UsageError: The tokenizers of the two cut the prompts into different numbers of chunks.
     """
-    own = encode_job(guide, job, initial)
+    longer = max(text.chunks) > 1 and {*text.negative_prompts} <= {*text.encoded}
+    own = encode_job(guide, job, initial, {"cond", "uncond"} if longer else {"cond"})
     if list(own.chunks) != list(text.chunks):
         raise UsageError(
             "the guide reads the prompts in another number of chunks than the model",

@@ -11,6 +11,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
 from ldmref.modes.channels import make_input_channels
+from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.guide import GuideSource
 from ldmref.modes.initial import InitialState
 from ldmref.modes.latents import check_latents
@@ -109,8 +110,9 @@ def denoiser(
     ops = model.backend
     prompts = len(job.prompts)
     # The step of a sampler may ask for the prediction without the prompt.
+    read = texts_read(job.guidance, job.sampler, job.cfg_scale)
     also = set() if config.denoiser.reads_guidance else {"uncond"}
-    text = encode_job(model, job, InitialState(), also)
+    text = encode_job(model, job, InitialState(), read | also)
     active: ActiveGuide | None = None
     if weaker is not None:
         active = encode_guide(weaker, job, InitialState(), text)

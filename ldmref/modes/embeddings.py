@@ -133,16 +133,25 @@ class EmbeddedText(TextConditioning):
         """Return what the network is conditioned on, by the name of the prediction."""
         parts = super().conditionings(batch)
         for name, arrays in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
-            if name in parts:
-                parts[name] = self._replaced(parts[name], arrays, batch)
+            if arrays[0] in self.embeddings:
+                parts[name] = self._given(arrays, batch)
         return parts
 
-    def _replaced(self, part: Conditioning, names: tuple[str, str], batch: slice) -> Conditioning:
-        for key, name in zip(("context", "pooled"), names, strict=True):
-            if name in self.embeddings:
-                rows = self.model.backend.asarray(self.embeddings[name][batch])
-                part = part._replace(**{key: rows})
-        return part
+    def _given(self, names: tuple[str, str], batch: slice) -> Conditioning:
+        """Return the conditioning of given hidden states and pooled outputs."""
+        ops = self.model.backend
+        context, pooled = (
+            ops.asarray(self.embeddings[name][batch]) if name in self.embeddings else None
+            for name in names
+        )
+        part = self.model.family.condition(ops, self.model.config, context, pooled, self.size)
+        return part._replace(context=context, pooled=pooled)
+
+
+def texts_given(embeddings: Mapping[str, np.ndarray] | None) -> set[str]:
+    """Return the texts, of `cond` and `uncond`, that embeddings stand for."""
+    pairs = zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True)
+    return {name for name, (states, _) in pairs if states in (embeddings or {})}
 
 
 def apply_embeddings(

@@ -8,7 +8,7 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl
 from ldmref.modes.channels import make_input_channels
-from ldmref.modes.embeddings import apply_embeddings
+from ldmref.modes.embeddings import apply_embeddings, texts_given
 from ldmref.modes.generate import constrain_known, on_backend
 from ldmref.modes.guidance_parameter import texts_read
 from ldmref.modes.initial import InitialState, sample_initial
@@ -28,17 +28,20 @@ from ldmref.samplers.noise import Streams, follows_diffusers
 
 
 def encode_job(
-    model: LatentDiffusion, job: Job, initial: InitialState, also: Collection[str] = ()
+    model: LatentDiffusion, job: Job, initial: InitialState, read: Collection[str] | None = None
 ) -> TextConditioning:
     """Encode the prompts that a job reads with the text encoders of a model.
+
+    Embeddings of the job stand for the prompts that they replace, which are not encoded.
 
     Args:
         model: The model that generates, or its guide.
         job: The resolved parameters.
         initial: The initial state of the mode, for a second prompt and that of the given image.
-        also: Texts that are encoded although the job does not read them, such as "uncond".
+        read: The texts to encode, of `cond`, `uncond` and `empty`. None: those that the job reads.
     """
-    read = texts_read(job.guidance, job.sampler, job.cfg_scale, *initial.scales)
+    if read is None:
+        read = texts_read(job.guidance, job.sampler, job.cfg_scale, *initial.scales)
     text = encode_texts(
         model,
         job.prompts,
@@ -47,7 +50,7 @@ def encode_job(
         job.clip_skip,
         job.prompt_options,
         initial.interpolation,
-        read.union(also),
+        {*read} - texts_given(job.embeddings),
         initial.prompts,
     )
     return apply_embeddings(text, job.embeddings) if job.embeddings else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -92,21 +92,21 @@ class TextConditioning:
     def conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on, by the name of the prediction.
 
-        `uncond` is there if the negative prompts were encoded, `empty` if the empty prompt was, and
-        both if nothing is.
+        `cond` and `uncond` are there if the prompts and the negative prompts were encoded, `empty`
+        if the empty prompt was, and all three if the model reads no text.
         """
-        if not self.encoded:
+        if not self.model.config.text_encoders:
             return dict.fromkeys(TEXTS, Conditioning(None))
         prompts, negative_prompts = self.prompts[batch], self.negative_prompts[batch]
         chunks = self.chunks[batch.start]
-        cond = self._condition(prompts, chunks)
+        texts = {"cond": prompts, "uncond": negative_prompts, "empty": [""] * len(prompts)}
+        parts = {
+            name: self._condition(column, chunks, negative=name != "cond")
+            for name, column in texts.items()
+            if all(prompt in self.encoded for prompt in column)
+        }
         if self.interpolation is not None:
-            cond = self._interpolate(cond, self.interpolation, batch)
-        parts = {"cond": cond}
-        if all(prompt in self.encoded for prompt in negative_prompts):
-            parts["uncond"] = self._condition(negative_prompts, chunks, negative=True)
-        if "" in self.encoded:
-            parts["empty"] = self._condition([""] * len(prompts), chunks, negative=True)
+            parts["cond"] = self._interpolate(parts["cond"], self.interpolation, batch)
         return parts
 
     def _interpolate(self, start: Conditioning, to: Interpolation, batch: slice) -> Conditioning:
@@ -168,23 +168,25 @@ def encode_texts(
         clip_skip: The number of final layers of the text encoder to leave out.
         options: How to treat long prompts and prompt weights.
         interpolation: A second prompt.
-        read: The texts that are read. Negative prompts are encoded with `uncond`, the empty prompt
-            with `empty`, or if it fills up shorter prompts.
+        read: The texts that are encoded: prompts with `cond`, negative prompts with `uncond`, and
+            the empty prompt with `empty`, or if it fills up shorter prompts.
         others: Prompts that all images share.
     """
     encoded: dict[str, EncodedText] = {}
     chunks = [1] * len(prompts)
     if model.config.text_encoders:
         options = options or PromptOptions()
-        negative = negative_prompts if "uncond" in read else []
+        of_images = (("cond", prompts), ("uncond", negative_prompts))
+        columns = [column for name, column in of_images if name in read]
         empty = [""] if "empty" in read else []
-        for prompt in dict.fromkeys([*prompts, *negative, *others, *empty]):
+        for prompt in dict.fromkeys(chain(*columns, others, empty)):
             encoded[prompt] = model.encode_prompts([prompt], clip_skip, options)
         counts = {prompt: text.tokens.counts[0] for prompt, text in encoded.items()}
         if len({*counts.values()}) > 1 and "" not in encoded:
             encoded[""] = model.encode_prompts([""], clip_skip, options)
-        pairs = zip(prompts, negative or prompts, strict=True)
-        chunks = [max(counts[text] for text in (*pair, *others)) for pair in pairs]
+        for i in range(len(prompts)):
+            texts = [*(column[i] for column in columns), *others]
+            chunks[i] = max((counts[text] for text in texts), default=1)
     return TextConditioning(
         model, encoded, prompts, negative_prompts, chunks, size, interpolation, others
     )

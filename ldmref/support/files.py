@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.support.file_formats import identify_format
 
 MAX_TEXT = 100_000_000  # bytes
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -23,31 +24,15 @@ KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-# First bytes of formats that are mistaken for others: what the file is, and what to do.
-MAGICS = (
-    (b"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
-    (b"<!doctype", "an HTML page", "it was saved instead of the file; download the file itself"),
-    (b"<html", "an HTML page", "it was saved instead of the file; download the file itself"),
-    (b"<?xml", "an XML document", "it was saved instead of the file; download the file itself"),
-    (b"{", "a JSON document", ""),
-    (b"[", "a JSON document", ""),
-    (b"PK", "a zip archive", "unpack it first"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
-    (b"\xfd7zxz", "an xz archive", "unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
-    (b"Rar!", "a rar archive", "unpack it first"),
-    (b"\x89png", "a PNG image", ""),
-    (b"\xff\xd8\xff", "a JPEG image", ""),
-    (b"GIF8", "a GIF image", ""),
-    (b"RIFF", "a WebP image or a sound", ""),
-    (b"%PDF", "a PDF document", ""),
-    (b"GGUF", "a GGUF file", "only models are read from GGUF files"),
-    (b"\x93NUMPY", "a NumPy array (.npy)", ""),
-    (b"\x89HDF", "an HDF5 file", ""),
-    (b"\x7fELF", "a program", ""),
-    (b"#!", "a program", ""),
-)
+# What to do about an error of the system, by its number.
+NOT_THERE = "check the path; a relative one starts at the working folder"
+HINTS = {
+    errno.ENOENT: NOT_THERE,
+    errno.ENOTDIR: NOT_THERE,
+    errno.EACCES: "change the permissions of the file, or of its folder, so that you may read it",
+    errno.ELOOP: "its symbolic links lead to each other; give the path of the file itself",
+    errno.ENAMETOOLONG: "check the path; it is longer than the system allows",
+}
 
 
 def check_input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:
@@ -185,7 +170,8 @@ def make_size_error(path: Path, limit: int, code: str = "E-MODEL") -> CorruptMod
 
 def make_read_error(path: Path, error: OSError, code: str = "E-MODEL") -> InputError:
     """Make the error for a file that the system cannot read."""
-    return InputError(f"cannot read {shown(path)!r}: {error.strerror or error}", code=code)
+    message = f"cannot read {shown(path)!r}: {error.strerror or error}"
+    return InputError(message, code=code, hint=HINTS.get(error.errno or 0, ""))
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -205,17 +191,6 @@ def describe_kind(mode: int) -> str:
     'a named pipe (FIFO)'
     """
     return next((kind for test, kind in KINDS if test(mode)), "")
-
-
-def identify_format(start: bytes) -> tuple[str, str] | None:
-    """Identify a file by its first bytes: what it is, and what to do; None if not recognised.
-
-    >>> identify_format(b"<!DOCTYPE html>")[0]
-    'an HTML page'
-    """
-    start = start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
-    known = ((magic.lower(), what, hint) for magic, what, hint in MAGICS)
-    return next(((what, hint) for magic, what, hint in known if start.startswith(magic)), None)
 
 
 # -- JSON -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
+from small_models import save_flow
 
 from ldmref.apps.cli import doctor as doctor_module
 from ldmref.apps.cli.file_info import describe_value
@@ -149,3 +150,15 @@ def test_doctor_knows_the_declared_minimum_versions():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     declared = dict(re.split(">=", line) for line in project["project"]["dependencies"])
     assert declared == doctor_module.MINIMUM
+
+
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+def test_info_prints_what_a_flow_reads_and_json_has_everything(name, ldm, tmp_path):
+    folder = save_flow(tmp_path / "m", name)
+    out = ldm("info", folder).out
+    [scheduler] = [line for line in out.splitlines() if line.startswith("scheduler: ")]
+    assert "shift" in scheduler and not re.search("beta|rescale|variance|steps_offset", scheduler)
+    [clip] = [line for line in out.splitlines() if line.startswith("text_encoder: ")]
+    assert "eos_token_id" in clip and "relative" not in clip
+    [facts] = rows(ldm("info", folder, "--json"))
+    assert facts["config"]["scheduler"]["beta_start"] == 0.00085

@@ -29,6 +29,7 @@ from ldmref.support.deferred import DeferredArray
 pytest.importorskip("diffusers")
 pytest.importorskip("gguf")
 from flux_networks import make_pipeline
+from small_models import save_flow
 from small_pipelines import pipeline
 
 NF4 = np.float32([-1, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.25, 0.34, 0.44,
@@ -131,6 +132,24 @@ def test_the_transformer_of_flux(name, tmp_path):
         ldmref.load(tmp_path / x, config=tmp_path / "model") for x in ("plain.safetensors", name)
     )
     assert generate(model) == generate(plain)
+
+
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+@pytest.mark.parametrize("kind", ["q8_0.gguf", "nf4.safetensors"])
+def test_a_transformer_with_the_other_networks_of_a_folder_of_ldmref(name, kind, tmp_path):
+    """Its tokenizers and configuration as well, as from a folder of diffusers."""
+    table = {"sd3-tiny": sd3_table, "flux-tiny": original_table}[name]
+    folder = save_flow(tmp_path / "model", name)
+    whole = ldmref.load(folder)
+    weights = {key: np.asarray(x) for key, x in flatten(whole.params["transformer"]).items()}
+    want = SAVED[kind](tmp_path / kind, to_compvis(weights, table(whole.config)))
+    save_file(want, str(tmp_path / "plain.safetensors"))
+    plain, model = (
+        ldmref.load(tmp_path / file, config=folder) for file in ("plain.safetensors", kind)
+    )
+    assert generate(model) == generate(plain)
+    ids = [found.tokenizer.encode(["a cat"])[0].tolist() for found in (model, whole)]
+    assert ids[0] == ids[1]
 
 
 def test_a_folder_of_diffusers_in_nf4(tmp_path):

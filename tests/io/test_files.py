@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import socket
@@ -26,7 +27,13 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
-from ldmref.support.files import check_input_path, not_a_file, parse_json
+from ldmref.support.files import (
+    check_input_path,
+    make_read_error,
+    not_a_file,
+    open_file,
+    parse_json,
+)
 
 READERS = {
     "load": lambda path: ldmref.load(path, backend="numpy"),
@@ -298,3 +305,27 @@ def test_every_reader_says_that_a_device_is_one(flag, code, capfd, monkeypatch, 
     assert main([*argv, flag, "/dev/zero"]) == 3
     err = capfd.readouterr().err
     assert f"error[{code}]" in err and "a device" in err and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["lora", "read_vae", "TensorFile"])
+def test_a_file_that_is_not_there_is_looked_for(tmp_path, name):
+    with pytest.raises(InputError) as caught:
+        READERS[name](tmp_path / "gone.safetensors")
+    assert "gone.safetensors" in str(caught.value) and caught.value.hint
+
+
+def test_hints_of_errors_of_the_system(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot read 'b'") as caught:
+        open_file(tmp_path / "a/b")
+    assert caught.value.hint == "check the path; a relative one starts at the working folder"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="cannot read 'loop'") as caught:
+        open_file(tmp_path / "loop")
+    assert "symbolic links" in caught.value.hint
+    with pytest.raises(InputError, match="cannot read 'aaa") as caught:
+        open_file(tmp_path / ("a" * 300))
+    assert "longer" in caught.value.hint
+    denied = make_read_error(tmp_path / "a", PermissionError(errno.EACCES, "Permission denied"))
+    assert "permissions" in denied.hint
+    assert make_read_error(tmp_path / "a", OSError("odd")).hint == ""

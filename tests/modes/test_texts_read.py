@@ -12,7 +12,9 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.locate import diff_traces
 from ldmref.modes import guidance_parameter
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import Guidance
 from ldmref.samplers.autoguidance import EmbeddedScaleAutoguidance
 from ldmref.samplers.guidance import TEXTS, read_texts
@@ -134,6 +136,68 @@ def test_a_step_with_its_own_unconditional_prediction_reads_the_negative_prompt(
     assert guidance_parameter.texts_read(
         EmbeddedScale(), ldmref.samplers.SAMPLERS["euler"], 3.5
     ) == {"cond"}
+
+
+def embeddings_of(model, prompt, negative=""):
+    """The hidden states and pooled outputs of a prompt, as the parameters take them."""
+    [(states, pooled, _)] = [model.encode_prompts([prompt], 0, PromptOptions())]
+    values = {f"{negative}prompt_embeds": states, f"{negative}pooled_prompt_embeds": pooled}
+    return {name: np.asarray(x) for name, x in values.items() if x is not None}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_embeddings_stand_for_texts_that_are_not_encoded(monkeypatch, name):
+    """The image is that of the prompts; only what is given as text is encoded."""
+    model = ldmref.random_model(name, backend="numpy")
+    scale = {"cfg_scale": 3.0}
+    given = embeddings_of(model, "a cat")
+    both = given | embeddings_of(model, "a dog", "negative_")
+    reads_scale = model.config.denoiser.reads_guidance
+    for values, negative, left in ((given, "", {"": 1}), (both, "a dog", {})):
+        encoded, result = count_encodings(monkeypatch, model, prompt=None, **values, **scale)
+        assert encoded == ({} if reads_scale else left)
+        want = modes.txt2img(model, "a cat", negative_prompt=negative, **RUN, **scale)
+        np.testing.assert_array_equal(result.latents, want.latents)
+    alone, _ = count_encodings(monkeypatch, model, prompt=None, **given, cfg_scale=1.0)
+    assert not alone
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_recorded_run_with_embeddings_has_no_fault(name, scale):
+    """Also beside a negative prompt, which is the only text that was encoded."""
+    model = ldmref.random_model(name, backend="numpy")
+    given = embeddings_of(model, "a cat")
+    with ldmref.recording(model) as run:
+        modes.txt2img(model, None, **RUN, **given, cfg_scale=scale)
+    report = diff_traces(run.trace, model)
+    assert report.equal, [row for row in report.rows if row.verdict == "differs"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_guide_encodes_no_negative_prompt(monkeypatch, name):
+    model = ldmref.random_model(name, backend="numpy")
+    guide = ldmref.random_model(name, seed=1, backend="numpy")
+    asked = {"prompt": "a cat", "negative_prompt": "a dog", "cfg_scale": 3.0, "guide": guide}
+    encoded, _ = count_encodings(monkeypatch, model, **asked, guidance="autoguidance")
+    reads_scale = model.config.denoiser.reads_guidance
+    assert encoded == {"a cat": 2} | ({} if reads_scale else {"a dog": 1})
+
+
+def test_a_guide_reads_its_prompt_in_the_chunks_of_the_model(monkeypatch):
+    """A long negative prompt adds empty chunks to the prompt, also to that of the guide."""
+    model = ldmref.random_model("tiny", backend="numpy")
+    asked = {"prompt": "a cat", "negative_prompt": "a dog " * 20, "guidance": "autoguidance",
+             "cfg_scale": 3.0, "long_prompts": "chunk"}  # fmt: skip
+    guide = ldmref.random_model("tiny", seed=1, backend="numpy")
+    run = modes.plan("txt2img", model, guide=guide, seed=1, steps=1, **asked).prepare(model)
+    own, theirs = run.text, run.guide.text
+    assert own.chunks == theirs.chunks and own.chunks[0] > 1
+    batch = slice(0, 1)
+    lengths = [text.conditionings(batch)["cond"].context.shape[1] for text in (own, theirs)]
+    assert lengths[0] == lengths[1]
+    denoise = ldmref.denoiser(model, guide=guide, **asked | {"cfg_scale": 1.0})
+    assert np.isfinite(denoise(np.ones((1, 4, 8, 8), np.float32), 1.0)).all()
 
 
 # -- what is said ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ldmref.io.images.pil import open_image
 from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
+from ldmref.models.fields_read import list_fields_read
 
 MOST_VALUES = 16  # of a field; --json prints all
 
@@ -63,7 +64,8 @@ def print_model_info(
 ) -> None:
     """Print the configuration of a model and the number of its tensors, without reading weights.
 
-    With `listed`, and in the JSON, every tensor is printed with its type and shape.
+    With `listed`, and in the JSON, every tensor is printed with its type and shape. The JSON has
+    the whole configuration, the text what the model reads of it.
     """
     files = list_weight_files(path, variant)
     unused = []
@@ -71,6 +73,7 @@ def print_model_info(
     try:
         model = read_model_config(path)
         config = model.to_dict()
+        shown = list_fields_read(model)
         fits = True
         if path.is_file():
             file = open_model_file(path)
@@ -78,7 +81,7 @@ def print_model_info(
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
-        config = {"name": path.name, "family": {"not found": reason}}
+        config = shown = {"name": path.name, "family": {"not found": reason}}
         fits = False
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
@@ -95,10 +98,10 @@ def print_model_info(
         }
         click.echo(json.dumps(row))
         return
-    name = config.pop("name")
+    name = shown.pop("name")
     for (_, file), digest in zip(files, digests, strict=True):
         click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
-    for part, values in config.items():
+    for part, values in shown.items():
         text = describe_value(values)
         if text:
             click.echo(one_line(f"{part}: {text}"))

@@ -30,7 +30,7 @@ from ldmref.models.params import Spec
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.models.validate import check_config, check_network
-from ldmref.support.files import check_input_path
+from ldmref.support.files import NOT_THERE, check_input_path
 
 AnyConfig = AutoencoderConfig | TinyConfig
 PREFIX = "first_stage_model."
@@ -87,7 +87,7 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
     if path.is_dir():
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
-        raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE")
+        raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE", hint=NOT_THERE)
     stored = TensorView([TensorFile(path)], _stored_name, PREFIX)
     candidates = _candidates(path, model or AutoencoderConfig())
     config, table = find_first_fit(

@@ -20,9 +20,9 @@ from ldmref.errors import CorruptModelError, UnsafeFileError
 from ldmref.io.quantized.float8 import decode_e4m3fn, decode_e5m2, decode_e8m0
 from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
 from ldmref.support.bfloat16 import decode_bfloat16
+from ldmref.support.file_formats import identify_format
 from ldmref.support.files import (
     check_input_path,
-    identify_format,
     make_read_error,
     open_file,
     parse_json,

@@ -25,6 +25,8 @@ from ldmref.models.text import text_encoder_pooled
 from ldmref.prompts.tokenizer import PromptOptions, tokenize_for_encoders
 from ldmref.trace.model import TraceEntry
 
+EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds")  # parameters of a request
+
 
 class PromptArrays(NamedTuple):
     """What the denoiser is given of a prompt: hidden states (l, d), and a vector or None."""
@@ -34,7 +36,12 @@ class PromptArrays(NamedTuple):
 
 
 def judge_text(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
-    """Yield rows for hidden states and pooled text, once for all calls that were given the same."""
+    """Yield rows for hidden states and pooled text, once for all calls that were given the same.
+
+    There are none if the request gave hidden states, which no text encoder of the run computed.
+    """
+    if any(context.params.get(name) is not None for name in EMBEDDINGS):
+        return
     arrays = _arrays_of_prompts(context)
     names = _roles(context, "context")
     if arrays:
