@@ -80,7 +80,7 @@ def config_of(guidance, channels=4):
     return FluxConfig(in_channels=channels, out_channels=4, guidance_embeds=guidance, **SIZES)
 
 
-T5 = Path(__file__).parents[1] / "prompts" / "t5"
+T5 = Path(__file__).parent / "prompts" / "t5"
 
 
 def make_pipeline(guidance):

@@ -101,7 +101,7 @@ TEXT = dict(
 )
 
 
-T5 = Path(__file__).parents[1] / "prompts" / "t5"
+T5 = Path(__file__).parent / "prompts" / "t5"
 
 
 def make_pipeline(kind, with_t5=True):
