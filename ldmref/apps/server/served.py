@@ -73,8 +73,7 @@ def fits(config: ModelConfig, net: Any) -> bool:
 def describe_controlnets(nets: Mapping[str, ControlNet]) -> Iterable[dict[str, Any]]:
     """Yield ControlNets as JSON: name, source, and what they read.
 
-    `source` is the name of the folder or file, without the way to it, which only the operator knows.
-
+    `source` is the last part of the path of its folder or file, which only the operator knows.
     `kinds` is the number of kinds of images, 0 for a ControlNet of a single kind. `image` is
     whether a request gives an image; otherwise the net reads that of `inpaint`.
     """
