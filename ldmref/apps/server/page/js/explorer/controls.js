@@ -226,7 +226,7 @@ function createViewing(change) {
       fixed.input.checked = view.fixed;
       smooth.input.checked = view.smooth;
       align.hidden = !shown || shown.length < 2;
-      difference.hidden = Boolean(shown?.every(({ run }) => run.onlyGuess !== null));
+      fixed.element.hidden = difference.hidden = Boolean(shown?.every(({ run }) => run.onlyGuess !== null));
       shownAs.hidden = difference.hidden && align.hidden; // two runs have differences of their own
     },
   };
