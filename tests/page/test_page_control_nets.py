@@ -112,10 +112,23 @@ def test_the_copied_code_names_nets_and_files(open_page, edges):
     assert 'control=[modes.Control("edges", "a-cat-1-control-1.png", weight=0.5)]' in (
         code.text_content()
     )
+    note = '# "edges" is a ControlNet of the server. Give the path of its folder or file instead.'
+    assert code.text_content().count(note) == 1
     page.get_by_role("radio", name="Command", exact=True).check()
+    assert code.text_content().startswith(f"{note}\nldmref txt2img")
     assert "--control edges:a-cat-1-control-1.png:0.5:0-1" in code.text_content()
     page.get_by_role("radio", name="curl", exact=True).check()
+    assert "# " not in code.text_content()  # the server knows its names
     assert '"image":"$(base64 < a-cat-1-control-1.png' in code.text_content()
+
+
+def test_the_copied_code_names_the_source_of_a_net(open_page, edges, nets, monkeypatch):
+    monkeypatch.setattr(nets["edges"], "name", "sd15-canny")
+    page = open_page()
+    add_net(page, "edges", edges)
+    generate(page)
+    code = page.get_by_label("Code that generates this image")
+    code.get_by_text('its folder or file (there "sd15-canny") instead.').wait_for()
 
 
 def test_settings_are_used_again(open_page, edges):

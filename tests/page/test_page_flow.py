@@ -131,3 +131,68 @@ def test_the_explorer_tells_what_guidance_does_in_this_run(open_page, name, scal
     told = page.locator(".ex-path output").inner_text()  # "the noise 0.602"
     percent = round(100 * float(told.rstrip(".").rpartition(" ")[2]))
     assert f"{percent} % is" in page.locator(".ex-sentence").first.inner_text()
+
+
+PANELS = "[data-row='0'] figure:visible"
+
+
+@pytest.mark.parametrize(
+    "name, scale, title, sentence",
+    [
+        ("dev", "", "With prompt", "the network has read the guidance scale, 3.5, itself."),
+        ("schnell", "", "With prompt", "It is used as it is: this run has no guidance."),
+        ("sd3", "&p.cfg_scale=0", "Without prompt", "this run has no guidance."),
+    ],
+)
+def test_a_run_without_guidance_shows_its_only_guess_once(open_page, name, scale, title, sentence):
+    run = f"#view=explore&model={name}&p.prompt=a+red+cat&p.steps=2&p.seed=1&step=1{scale}"
+    page = open_page(run)
+    page.locator(".ex-strips canvas").first.wait_for()
+    panels = page.locator(PANELS)
+    assert panels.locator(".ex-title").all_inner_texts() == ["Noisy state", title]
+    assert panels.last.locator(".ex-plain").inner_text().endswith(sentence)
+    panels.last.locator("canvas[data-kind=decoded]").wait_for()
+    assert page.get_by_label("Difference of").is_hidden()
+    page.locator(".ex-station", has_text="Guidance").click()
+    page.locator(".ex-part .ex-sentence", has_text="The network guesses once").wait_for()
+
+
+def test_a_branch_with_guidance_shows_all_guesses_again(open_page):
+    run = "#view=explore&model=sd3&p.prompt=a+red+cat&p.steps=2&p.seed=1&p.cfg_scale=1&step=1"
+    page = open_page(run)
+    page.locator(".ex-strips canvas").first.wait_for()
+    assert page.locator(PANELS).count() == 2
+    page.locator(".ex-branching").get_by_label("Guidance scale").fill("4")
+    page.get_by_role("button", name="Branch here, at step 1").click()
+    page.locator(".ex-strips tr").nth(1).locator("canvas").first.wait_for()
+    titles = page.locator(".ex-panels:visible").first.locator("figure:visible .ex-title")
+    page.wait_for_function(
+        "() => document.querySelectorAll('[data-row=\"1\"] figure:not([hidden])').length > 4"
+    )
+    assert titles.all_inner_texts() == ["Noisy state", "With prompt"]
+    assert (
+        page.locator("[data-row='1'] [data-image=x0] .ex-plain")
+        .inner_text()
+        .startswith("The guess that is used: it goes further")
+    )
+
+
+def test_a_step_outside_the_interval_of_guidance_says_so(open_page):
+    rule = "%7B%22name%22:%22interval%22,%22low%22:0.28,%22high%22:5.42%7D"
+    run = "#view=explore&model=sd3&p.prompt=a+red+cat&p.steps=3&p.seed=1&p.guidance=" + rule
+    page = open_page(run + "&step=0")
+    page.locator(".ex-strips canvas").first.wait_for()
+    used = page.locator("[data-row='0'] [data-image=x0] .ex-plain")
+    assert used.inner_text() == "The guess that is used: in this step there is no guidance."
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => location.hash.includes('step=1')")
+    assert "goes further" in used.inner_text()
+
+
+def test_a_guidance_without_a_second_guess_is_named(open_page):
+    rule = "%7B%22name%22:%22nag%22%7D"
+    run = f"#view=explore&model=schnell&p.prompt=a+red+cat&p.steps=2&p.seed=1&p.guidance={rule}"
+    page = open_page(run)
+    page.locator(".ex-strips canvas").first.wait_for()
+    page.locator(".ex-station", has_text="Guidance").click()
+    page.locator(".ex-part .ex-sentence", has_text="the guidance “nag” finds").wait_for()

@@ -148,3 +148,28 @@ def test_each_view_has_one_name(page):
     assert page.get_by_role("radio", name="Paint").count() == 0
     page.get_by_role("link", name="Generate").click()
     page.get_by_role("radio", name="Text", exact=True).wait_for()
+
+
+def test_the_guidance_scale_has_one_name(server, new_context):
+    """In the form, on the cells and the flip-book of a grid, and for the runs of the explorer."""
+    page = new_context().new_page()
+    page.goto(
+        f"{server.url}/#view=grids&p.prompt=a+cat&p.seed=5&p.steps=2&x.name=cfg_scale&x.values=1,+2"
+    )
+    page.get_by_label("Parameter").nth(1).select_option("")
+    page.get_by_label("Measure the distance").uncheck()
+    page.get_by_role("button", name="Generate the grid").click()
+    page.get_by_role("link", name="Download sheet.png").wait_for()
+    assert page.locator(".grid-cell").first.get_attribute("aria-label") == "guidance scale 1"
+    page.locator(".grid-cell").first.click()
+    page.locator(".grid-flip").get_by_text("guidance scale 1, seed 5").wait_for()
+    page.get_by_label("Values").first.fill("-1001")
+    page.get_by_role("button", name="Generate the grid").click()
+    page.get_by_text("-1001 is too small: guidance scale is at least -1000.").wait_for()
+    page.goto(f"{server.url}/#view=explore&p.prompt=a+cat&p.steps=2&p.seed=1&step=1")
+    page.reload()
+    page.locator(".ex-strips canvas").first.wait_for()
+    assert "guidance scale 2" in page.locator(".ex-run-text").first.inner_text()
+    page.locator(".ex-branching").get_by_label("Guidance scale").fill("4")
+    page.get_by_role("button", name="Branch here, at step 1").click()
+    page.get_by_text("from step 1: guidance scale 4").first.wait_for()

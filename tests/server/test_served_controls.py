@@ -138,8 +138,8 @@ def test_the_capabilities_offer_the_nets_that_fit(served):
     assert declared["properties"]["net"] == {"type": "string", "enum": ["edges", "poses", "other"]}
     assert declared["properties"]["weight"]["maximum"] == 10 and declared["required"] == ["net"]
     assert answer["models"][0]["controlnets"] == [
-        {"name": "edges", "kinds": 0, "image": True},
-        {"name": "poses", "kinds": 0, "image": True},
+        {"name": "edges", "source": "edges", "kinds": 0, "image": True},
+        {"name": "poses", "source": "poses", "kinds": 0, "image": True},
     ]
     description = served.client.get("/openapi.json").json()
     known = description["components"]["schemas"]["parameters-txt2img"]["properties"]["control"]

@@ -71,8 +71,9 @@ def fits(config: ModelConfig, net: Any) -> bool:
 
 
 def describe_controlnets(nets: Mapping[str, ControlNet]) -> Iterable[dict[str, Any]]:
-    """Yield ControlNets as JSON: name, and what they read.
+    """Yield ControlNets as JSON: name, source, and what they read.
 
+    `source` is the last part of the path of its folder or file, which only the operator knows.
     `kinds` is the number of kinds of images, 0 for a ControlNet of a single kind. `image` is
     whether a request gives an image; otherwise the net reads that of `inpaint`.
     """
@@ -80,4 +81,5 @@ def describe_controlnets(nets: Mapping[str, ControlNet]) -> Iterable[dict[str, A
         declared = control_of(net.config)
         kind = declared.networks(net.config)[-1].input_of("mode")
         needs_image = not declared.reads_mask(net.config)
-        yield {"name": name, "kinds": kind.below if kind else 0, "image": needs_image}
+        kinds = kind.below if kind else 0
+        yield {"name": name, "source": net.name, "kinds": kinds, "image": needs_image}

@@ -26,7 +26,7 @@ export function writeCode(request, images, context) {
   const files = nameFiles(given, name);
   const values = nameNetImages(given, files, name);
   const model = capabilities.models.find((one) => one.name === request.model) ?? capabilities.models[0];
-  const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {}, adapters: nameAdapters(request, model) });
+  const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {}, adapters: nameAdapters(request, model), notes: nameNets(values, model) });
   return { text, files };
 }
 
@@ -63,6 +63,17 @@ function hasNets(value) {
   return Array.isArray(value) && value.some(isObject);
 }
 
+// Comments about served ControlNets: other programs know no names of the server, but folders and files.
+function nameNets({ control }, { controlnets = [] }) {
+  if (!hasNets(control)) return [];
+  const names = [...new Set(control.map(({ net }) => net))];
+  return names.map((name) => {
+    const source = controlnets.find((one) => one.name === name)?.source;
+    const known = source && source !== name ? ` (there ${toJson(source)})` : "";
+    return `# ${toJson(name)} is a ControlNet of the server. Give the path of its folder or file${known} instead.`;
+  });
+}
+
 // The files of the folders of the server: [name, weight] of LoRAs, and names of those of words.
 function nameAdapters({ loras = [], embeddings = [] }, model) {
   const files = new Map((model.embeddings ?? []).map(({ word, file }) => [word, file]));
@@ -96,6 +107,7 @@ function writePython(given) {
     "import ldmref",
     "from ldmref import modes",
     "",
+    ...given.notes,
     `model = ${formatCall("ldmref.load", [...loadArguments(load), ...adapterArguments(given.adapters)], 8)}`,
     `result = ${formatCall(`modes.${request.mode}`, call, 9)}`,
     ...(images.count > 1 ? [`# ${outputName(given)} is this image.`] : []),
@@ -151,8 +163,8 @@ function writeCommand(given) {
   for (const [file, weight] of given.adapters.loras) words.push("--lora", `${file}:${formatNumber(weight)}`);
   for (const file of given.adapters.words) words.push("--embedding", file);
   words.push("-o", `${name}.png`);
-  const comment = images.count > 1 ? `# ${outputName(given)} is this image.\n` : "";
-  return `${comment}${wrapWords(words)}\n`;
+  const comments = [...given.notes, ...(images.count > 1 ? [`# ${outputName(given)} is this image.`] : [])];
+  return `${[...comments, wrapWords(words)].join("\n")}\n`;
 }
 
 function writeFlag(flag, value) {

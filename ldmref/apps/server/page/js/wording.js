@@ -39,6 +39,11 @@ export function label(name) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
+/** Return a parameter's name as it stands in a sentence: `cfg_scale` becomes "guidance scale". */
+export function nameInText(name) {
+  return name === "control" ? label(name) : label(name).toLowerCase();
+}
+
 /** Return a message or a description without what the page lacks, and with its labels. */
 export function inPageWords(text) {
   const sentences = text.replaceAll("`", "").split(/(?<=[.]) (?=[A-Z])/);
@@ -54,7 +59,7 @@ function dropForeign(sentence) {
 function rename(text) {
   let words = text;
   for (const name of names) {
-    const small = label(name).toLowerCase();
+    const small = nameInText(name);
     const value = new RegExp(`\\b${name}=([\\w.]+)`, "g");
     words = words.replace(value, (_, given) => `“${label(name)}: ${ON_OFF[given] ?? given}”`);
     if (name.includes("_")) words = words.replace(new RegExp(`\\b${name}\\b`, "g"), small);

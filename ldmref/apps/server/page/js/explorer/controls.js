@@ -206,12 +206,14 @@ function createViewing(change) {
   const fixed = check("One scale for all steps", "fixed");
   const smooth = check("Smooth", "smooth");
   const align = h("label", { class: "ex-inline" }, "Align runs by", by);
+  const difference = h("label", { class: "ex-inline" }, "Difference", pair);
+  const shownAs = h("label", { class: "ex-inline" }, "as", part);
   return {
     element: h(
       "div",
       { class: "ex-viewing" },
-      h("label", { class: "ex-inline" }, "Difference", pair),
-      h("label", { class: "ex-inline" }, "as", part),
+      difference,
+      shownAs,
       fixed.element,
       smooth.element,
       align,
@@ -224,6 +226,8 @@ function createViewing(change) {
       fixed.input.checked = view.fixed;
       smooth.input.checked = view.smooth;
       align.hidden = !shown || shown.length < 2;
+      fixed.element.hidden = difference.hidden = Boolean(shown?.every(({ run }) => run.onlyGuess !== null));
+      shownAs.hidden = difference.hidden && align.hidden; // two runs have differences of their own
     },
   };
 }

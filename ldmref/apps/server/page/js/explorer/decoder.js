@@ -19,7 +19,7 @@ export class Decoder {
    * with `ask = false` only for those that are there.
    */
   request(run, k, show, ask = true) {
-    const names = ["x", "x0_uncond", "x0_cond", "x0"].filter((name) => run.hasAt(name, k));
+    const names = ["x", "x0_uncond", "x0_cond", "x0"].filter((name) => name !== run.onlyGuess && run.hasAt(name, k));
     const missing = names.filter((name) => {
       const image = this.find(run, name, k);
       if (image) show(name, image);

@@ -5,7 +5,7 @@ import { h } from "../dom.js";
 import { formatNumber } from "../charts.js";
 import { explain } from "./explain.js";
 import { formulaButton } from "./formulas.js";
-import { NUMBERS, PANELS } from "./plain.js";
+import { NUMBERS, PANELS, describeGuess } from "./plain.js";
 import { divergingColours, largest, moments, paint, rmsDifference, signedDifference } from "./preview.js";
 
 export const IMAGES = {
@@ -47,13 +47,14 @@ export function createRunPanels(row) {
     element,
     show(run, k, options) {
       for (const [key, panel] of Object.entries(panels)) {
-        panel.element.hidden = !run.has(key);
+        panel.element.hidden = !run.has(key) || (key === "x0" && run.onlyGuess !== null);
+        panel.plain.textContent = key === used(run) ? describeGuess(run, k) : PANELS[key];
         panel.element.classList.toggle("absent", !run.hasAt(key, k));
         if (run.hasAt(key, k)) showImage(panel, run, key, k);
         else panel.numbers.textContent = "not computed in this step";
       }
       const { of, text } = PAIRS[options.pair];
-      difference.element.hidden = !of.every((key) => run.hasAt(key, k));
+      difference.element.hidden = run.onlyGuess !== null || !of.every((key) => run.hasAt(key, k));
       if (!difference.element.hidden) {
         const parts = of.map((key) => run.latents(key, k));
         const scale = options.fixed ? run.differenceScale(of, options.part) : null;
@@ -61,7 +62,7 @@ export function createRunPanels(row) {
       }
     },
     showDecoded(run, name, k, image) {
-      const panel = panels[name];
+      const panel = panels[name === "x0" ? used(run) : name];
       panel.canvas.width = image.width;
       panel.canvas.height = image.height;
       panel.canvas.getContext("2d").drawImage(image, 0, 0);
@@ -70,6 +71,11 @@ export function createRunPanels(row) {
       describeImage(panel, run, name, k);
     },
   };
+}
+
+// The image of the guess that is used: without guidance the only one that there is.
+function used(run) {
+  return run.onlyGuess ?? "x0";
 }
 
 function showImage(panel, run, name, k) {
@@ -133,7 +139,8 @@ export function createComparison() {
       problem.hidden = same;
       const short = `${letters[1]} − ${letters[0]}`;
       for (const [key, image] of Object.entries(images)) {
-        image.element.hidden = !same || !a.hasAt(key, ka) || !b.hasAt(key, kb);
+        const twice = key === "x0" && a.onlyGuess !== null && a.onlyGuess === b.onlyGuess;
+        image.element.hidden = !same || twice || !a.hasAt(key, ka) || !b.hasAt(key, kb);
         if (image.element.hidden) continue;
         const parts = [b.latents(key, kb), a.latents(key, ka)];
         image.show({ run: a, parts, part, text: short, short, scale: null, where: `at steps ${ka} and ${kb}` });

@@ -4,6 +4,7 @@
 
 import { formatNumber } from "../charts.js";
 import { h, svg } from "../dom.js";
+import { explainGuidance } from "./plain.js";
 import { amountColours, divergingColours, imageBytes, largest, paint, rmsDifference } from "./preview.js";
 
 const size = (run) => `${run.height} x ${run.width}`;
@@ -147,14 +148,6 @@ function showDifference(canvas, run, k) {
 }
 
 // The two guesses and the guided one on a line, as far from each other as they are.
-function explainGuidance(run) {
-  if (run.has("x0_uncond")) {
-    return "The network guesses twice: without your words and with them. Guidance goes from the first guess to the second and further. At 0 your words do nothing; far too much makes colours and edges too strong.";
-  }
-  if (run.meta.cfg_scale === 1) return "The network guesses once, with your words: at a guidance scale of 1 it goes no further than this guess.";
-  return `The network guesses once. It was trained to read the guidance scale, here ${run.meta.cfg_scale}, and answers as if it had guessed twice and gone that far.`;
-}
-
 function describeGuidance(run, k) {
   if (!run.hasAt("x0_uncond", k) || !run.hasAt("x0_cond", k)) return [h("p", {}, "In this step the network guesses only once, so there is nothing to go further from.")];
   const [uncond, cond, guided] = ["x0_uncond", "x0_cond", "x0"].map((name) => run.latents(name, k).values);

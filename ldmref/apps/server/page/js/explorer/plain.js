@@ -37,6 +37,30 @@ export const PANELS = {
   difference: "What your words change: red adds, blue takes away.",
 };
 
+/** Return what guidance does in a run. */
+export function explainGuidance(run) {
+  if (run.has("x0_uncond") && run.has("x0_cond")) {
+    return "The network guesses twice: without your words and with them. Guidance goes from the first guess to the second and further. At 0 your words do nothing; far too much makes colours and edges too strong.";
+  }
+  const scale = run.meta.cfg_scale;
+  if (run.onlyGuess === "x0_uncond") return `The network guesses once, without your words: at a guidance scale of ${scale} they do nothing.`;
+  const named = run.meta.params?.guidance?.name;
+  if (named) return `The network makes no guess without your words: the guidance “${named}” finds its direction in another way.`;
+  if (scale === 1) return "The network guesses once, with your words: at a guidance scale of 1 it goes no further than this guess.";
+  return `The network guesses once. It was trained to read the guidance scale, here ${scale}, and answers as if it had guessed twice and gone that far.`;
+}
+
+/** Return what the guess is that is used at position k. */
+export function describeGuess(run, k) {
+  if (run.onlyGuess === null) {
+    const guided = !run.has("x0_uncond") || run.hasAt("x0_uncond", k);
+    return guided ? PANELS.x0 : "The guess that is used: in this step there is no guidance.";
+  }
+  const reads = run.onlyGuess === "x0_cond" && run.meta.cfg_scale !== 1;
+  const why = reads ? `the network has read the guidance scale, ${run.meta.cfg_scale}, itself` : "this run has no guidance";
+  return `${PANELS[run.onlyGuess]} It is used as it is: ${why}.`;
+}
+
 // What the numbers are, for `explain`.
 export const NUMBERS = {
   moments: "The mean and the usual size (standard deviation) of the numbers of this latent. Pure noise has the mean 0 and the deviation 1.",

@@ -99,6 +99,20 @@ export class Run {
     });
   }
 
+  /**
+   * The only guess of a run without guidance, x0_cond or x0_uncond: x0 is the same picture, to half
+   * a level of 255. Otherwise null.
+   */
+  get onlyGuess() {
+    return this.remember("only guess", () => {
+      const [name, another] = ["x0_cond", "x0_uncond"].filter((one) => this.has(one));
+      if (name === undefined || another !== undefined) return null;
+      const [used, guess] = [this.record.tensors.x0.data, this.record.tensors[name].data];
+      const most = largest(used) / 510;
+      return used.every((value, i) => Math.abs(value - guess[i]) <= most) ? name : null;
+    });
+  }
+
   /** Return how much the picture counts in the numbers of the state: 1, and on a flow 1 - sigma. */
   alpha(k) {
     return alphaOf(this.meta.path, this.sigmas[k]);

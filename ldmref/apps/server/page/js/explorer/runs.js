@@ -5,6 +5,7 @@ import { describeWeights, weightsOf } from "../adapters.js";
 import { counted } from "../dom.js";
 import { sentence } from "../notify.js";
 import { RecordError, readRecord } from "../record.js";
+import { nameInText } from "../wording.js";
 import { fetchDecoded, isReady } from "./ready.js";
 import { Run } from "./run.js";
 import { describeRequest } from "./specs.js";
@@ -144,7 +145,7 @@ function describeError(error) {
 export function describeSpec(spec, run = null) {
   if (spec.of === null) return run ? describeRun(run) : `“${spec.texts?.prompt ?? ""}”`;
   const changes = Object.entries({ ...(spec.model ? { model: spec.model } : {}), ...spec.texts });
-  const parts = changes.map(([name, value]) => `${name.replaceAll("_", " ")} ${name === "prompt" ? `“${value}”` : value}`);
+  const parts = changes.map(([name, value]) => `${nameInText(name)} ${name === "prompt" ? `“${value}”` : value}`);
   const text = [...parts, describeWeights(spec.loras ?? {})].filter(Boolean).join(", ");
   return spec.from === null ? text || "the same again" : `from step ${spec.from}: ${text || "unchanged"}`;
 }
@@ -153,6 +154,6 @@ function describeRun(run) {
   const { params = {}, sampler, schedule, cfg_scale: scale, seed, branch } = run.meta;
   const branched = branch ? `branch at step ${branch.step}` : "";
   const loras = describeWeights(weightsOf(params.model?.loras));
-  const parts = [branched, `“${params.prompt ?? ""}”`, loras, `seed ${seed}`, counted(run.n, "step"), `cfg ${scale}`, sampler, schedule];
+  const parts = [branched, `“${params.prompt ?? ""}”`, loras, `seed ${seed}`, counted(run.n, "step"), `guidance scale ${scale}`, sampler, schedule];
   return parts.filter(Boolean).join(", ");
 }

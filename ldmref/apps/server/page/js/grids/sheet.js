@@ -3,7 +3,7 @@
 
 import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
-import { label } from "../wording.js";
+import { label, nameInText } from "../wording.js";
 import { valueLabel } from "./values.js";
 
 const MOVES = { ArrowLeft: [0, -1, 0], ArrowRight: [0, 1, 0], ArrowUp: [-1, 0, 0], ArrowDown: [1, 0, 0], PageUp: [0, 0, -1], PageDown: [0, 0, 1] };
@@ -114,6 +114,6 @@ export function createSheet(onSelect) {
  * @param {number[]} place
  */
 export function describe(grid, [row, column, sheet]) {
-  const one = (axis, i) => (axis ? `${axis.name.replaceAll("_", " ")} ${valueLabel(axis.values[i])}` : null);
+  const one = (axis, i) => (axis ? `${nameInText(axis.name)} ${valueLabel(axis.values[i])}` : null);
   return [one(grid.x, column), one(grid.y, row), one(grid.z, sheet)].filter(Boolean).join(", ");
 }

@@ -2,6 +2,7 @@
 // The values of an axis, as they are typed: lists and ranges, checked by the schema of the mode.
 
 import { fromText } from "../schema.js";
+import { nameInText } from "../wording.js";
 
 export class ValuesError extends Error {}
 
@@ -52,16 +53,16 @@ function expand(field, part) {
 function check(field, part, value) {
   if (typeof value !== "number" && typeof value !== "bigint") throw new ValuesError(`“${part}” is not a number or a range like 5..20:5.`);
   const whole = field.kind === "integer" || field.integers;
-  if (whole && typeof value === "number" && !Number.isInteger(value)) throw new ValuesError(`${part}: ${field.name} takes whole numbers, not ${value}.`);
-  if (field.minimum !== null && value < field.minimum) throw new ValuesError(`${value} is too small: ${field.name} is at least ${field.minimum}.`);
-  if (field.maximum !== null && value > field.maximum) throw new ValuesError(`${value} is too large: ${field.name} is at most ${field.maximum}.`);
+  if (whole && typeof value === "number" && !Number.isInteger(value)) throw new ValuesError(`${part}: ${nameInText(field.name)} takes whole numbers, not ${value}.`);
+  if (field.minimum !== null && value < field.minimum) throw new ValuesError(`${value} is too small: ${nameInText(field.name)} is at least ${field.minimum}.`);
+  if (field.maximum !== null && value > field.maximum) throw new ValuesError(`${value} is too large: ${nameInText(field.name)} is at most ${field.maximum}.`);
   return value;
 }
 
 function readOne(field, part, known) {
   const choices = field.choices ?? known;
   if (choices && !part.startsWith("{") && !choices.includes(part)) {
-    throw new ValuesError(`“${part}” is not a ${field.name.replaceAll("_", " ")}; known: ${choices.slice(0, 6).join(", ")}${choices.length > 6 ? ", ..." : ""}.`);
+    throw new ValuesError(`“${part}” is not a ${nameInText(field.name)}; known: ${choices.slice(0, 6).join(", ")}${choices.length > 6 ? ", ..." : ""}.`);
   }
   const value = fromText(field, part);
   return field.kind === "flag" ? part === "true" : value;
