@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 
 import numpy as np
@@ -160,17 +161,38 @@ def wait_until_kept(page, count):
     raise AssertionError(f"the browser does not keep {count} files")
 
 
-def test_an_image_and_its_mask_survive_a_reload(page, server, photo, tmp_path):
+def paint_top_quarter(page, server, photo, folder):
     page.goto(server.url + "/#view=paint")
     drop(page, "photo.png", "image/png", photo.read_bytes())
     page.get_by_text("The image is the one to paint on").wait_for()
     assert "view=paint" in page.url
     mask = Image.new("L", (SIZE, SIZE))
     mask.paste(255, (0, 0, SIZE, 4))
-    mask.save(tmp_path / "mask.png")
-    page.get_by_label("Load a mask from a file").last.set_input_files(tmp_path / "mask.png")
+    mask.save(folder / "mask.png")
+    page.get_by_label("Load a mask from a file").last.set_input_files(folder / "mask.png")
     page.get_by_text("25 % is painted").wait_for()
     wait_until_kept(page, 2)
+
+
+def test_generate_right_after_a_reload_waits_for_the_mask(page, server, photo, tmp_path):
+    paint_top_quarter(page, server, photo, tmp_path)
+    page.get_by_label("Prompt", exact=True).fill("a cat")
+    late = """Object.defineProperty(IDBRequest.prototype, "onsuccess", {
+      set(done) {
+        this.addEventListener("success", (event) => setTimeout(() => done.call(this, event), 200));
+      },
+    });"""
+    page.add_init_script(late)
+    page.reload()
+    with page.expect_request(lambda request: request.method == "POST") as sent:
+        page.get_by_role("button", name="Generate", exact=True).click()
+    mask = sent.value.post_data_json["parameters"]["mask"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask.partition(",")[2] or mask))))
+    assert pixels.any()
+
+
+def test_an_image_and_its_mask_survive_a_reload(page, server, photo, tmp_path):
+    paint_top_quarter(page, server, photo, tmp_path)
     page.reload()
     page.get_by_text("25 % is painted").wait_for()
     page.get_by_role("button", name="Remove", exact=True).click()

@@ -79,7 +79,7 @@ class Generate {
     const link = state.readState();
     this.apply(link);
     this.checkLink(link);
-    this.kept.recall();
+    this.recalled = Promise.allSettled([this.kept.recall()]);
     this.runner.resume();
   }
 
@@ -233,6 +233,7 @@ class Generate {
   // -- what the user does
 
   async submit() {
+    await this.recalled; // a request before that would miss the image and the mask of the last visit
     this.form.clearErrors();
     this.writeTexts(this.form.texts());
     if (this.form.showMissing() || this.form.showWrongTexts() || this.adapters.showWrong()) return;
