@@ -178,16 +178,16 @@ def test_a_file_without_t5_is_a_model_without_it(made, tmp_path, monkeypatch):
     assert read_model_config(file) == small
 
 
-def test_a_configuration_with_t5_asks_for_it(made, tmp_path):
+def test_a_configuration_with_t5_asks_for_it_and_a_folder_has_it(made, tmp_path):
     _, folder, _, tensors = made
     save_file(without_t5(tensors), str(tmp_path / "incl_clips.safetensors"))
     one = ldmref.load(folder)
     tokenizers = [one.tokenizer, one.tokenizer_2, one.tokenizer_3]
     save_folder(tmp_path / "native", one.config, one.params, tokenizers, np.float32)
+    file = tmp_path / "incl_clips.safetensors"
     with pytest.raises(UsageError, match="safetensors is without text_encoder_3"):
-        ldmref.load(
-            tmp_path / "incl_clips.safetensors", config=tmp_path / "native", tokenizer=folder
-        )
+        ldmref.load(file, config=tmp_path / "native" / "config.json", tokenizer=folder)
+    assert generate(ldmref.load(file, config=tmp_path / "native")) == generate(one)
 
 
 def test_an_incomplete_network_is_refused(made, tmp_path):
