@@ -305,7 +305,7 @@ VALUES = (*SAMPLERS, "DDIM", "PLMS", "UniPC", "LCM", "Restart", "Karras", "KL Op
 @settings(max_examples=500, deadline=None)
 def test_any_text_is_replayed_or_refused(pairs):
     """With one clear line, never with another error."""
-    line = ", ".join(f"{key}: {value}" for key, value in pairs.items())
+    line = ", ".join(f"{key}: {value}" for key, value in ({"Steps": "20"} | pairs).items())
     try:
         config, request, notes = replayed("sd15", f"{line}, {LINE}")
     except LdmrefError as error:
@@ -314,6 +314,116 @@ def test_any_text_is_replayed_or_refused(pairs):
     levels = levels_of(config, request)
     assert (np.diff(levels) < 0).all() and notes
     assert len(levels) >= 2 or request.strength == 0.0
+
+
+# -- programs with names of their own -------------------------------------------------------------
+
+
+def sd_cpp(more, schedule=" karras", rng="cuda", sampler="euler"):
+    """Return a line as stable-diffusion.cpp writes it."""
+    return (
+        f"Steps: 20, CFG scale: 7.000000, {more}Seed: 12, Size: 512x512, Model: v1-5.safetensors, "
+        f"RNG: {rng}, Sampler: {sampler}{schedule}, Version: stable-diffusion.cpp"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rng", "ours", "noted"),
+    [("cpu", "torch", False), ("cuda", "a1111-gpu", False), ("std_default", "a1111-gpu", True)],
+)
+def test_the_noise_of_stable_diffusion_cpp(rng, ours, noted):
+    """std_default is the generator of the C++ library, which every compiler may choose."""
+    params, notes = replay_parameters("a cat\n" + sd_cpp("", rng=rng))
+    assert params["rng"] == ours
+    assert any("RNG std_default is not here" in note for note in notes) is noted
+    assert any("not repeated: RNG: std_default" in note for note in notes) is noted
+
+
+def test_an_unknown_noise_of_a1111_is_named():
+    _, _, notes = replayed("sd15", f"Steps: 20, Sampler: Euler, RNG: TPU, {LINE}")
+    assert "RNG: TPU" in " | ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "same"), [("", "Uniform"), (" discrete", "Uniform"), (" karras", "Karras"),
+                           (" exponential", "Exponential"), (" sgm_uniform", "SGM Uniform")],
+)  # fmt: skip
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "dpm++2m", "dpm2"])
+def test_levels_of_stable_diffusion_cpp(sampler, schedule, same):
+    """Those of A1111, and no level is left out for dpm2."""
+    config, request, _ = replayed("sd15", sd_cpp("Eta: inf, ", schedule, sampler=sampler))
+    np.testing.assert_allclose(levels_of(config, request), theirs("sd15", same, 20), rtol=1e-11)
+
+
+def test_a_schedule_of_stable_diffusion_cpp_that_is_not_here_is_named():
+    _, _, notes = replayed("sd15", sd_cpp("", " gits"))
+    assert "'gits' is unknown" in " | ".join(notes)
+
+
+def test_a_method_of_stable_diffusion_cpp_with_the_name_of_another_is_named():
+    _, _, notes = replayed("sd15", sd_cpp("", sampler="ipndm_v"))
+    assert "stable-diffusion.cpp's ipndm_v is another method" in " | ".join(notes)
+
+
+def test_lists_and_json_of_stable_diffusion_cpp_are_no_pairs():
+    text = sd_cpp("Skip layers: [7, 8, 9, ], ") + ', SDCPP: {"prompt": "x, Seed: 99, Steps: 3"}'
+    params, notes = replay_parameters("a cat\n" + text)
+    assert (params["seed"], params["steps"]) == (12, 20)
+    assert "not repeated: Skip layers: [7, 8, 9, ]" in notes
+
+
+def test_the_second_pass_of_stable_diffusion_cpp():
+    hires = (
+        "Hires upscale: Latent, Hires scale: 1.5, Hires resize: 0x0, Hires steps: 0, "
+        "Denoising strength: 0.6, "
+    )
+    params, notes = replay_parameters("a cat\n" + sd_cpp(hires))
+    assert (params["upscaler"], params["upscale"]) == ("latent", 1.5)
+    assert params["upscale_strength"] == 0.6 and params["mode"] == "txt2img"
+    assert not any("not repeated" in note for note in notes)
+
+
+def test_eta_of_a_sampler_without_one_is_left_out_and_named():
+    _, request, notes = replayed("sd15", f"Steps: 20, Sampler: Euler, {LINE}, Eta: 0.5")
+    assert request.eta is None and "eta 0.5 has no effect on euler" in " | ".join(notes)
+    _, request, notes = replayed("sd15", f"Steps: 20, Sampler: Euler a, {LINE}, Eta: 0.5")
+    assert request.eta == 0.5 and "eta" not in " | ".join(notes)
+
+
+@pytest.mark.parametrize("key", ["Guidance", "Distilled CFG Scale"])
+@pytest.mark.parametrize(("name", "scale"), [("flux-dev", 3.5), ("sd15", 1.0)])
+def test_the_guidance_that_a_network_reads(key, name, scale):
+    """stable-diffusion.cpp and Forge record it beside the scale of the other guidance."""
+    version = "stable-diffusion.cpp" if key == "Guidance" else "f2.0.1"
+    line = f"Steps: 20, Sampler: euler, CFG scale: 1, {key}: 3.5, Seed: 1, Size: 512x512"
+    params, _ = replay_parameters(f"a cat\n{line}, Version: {version}")
+    values, notes = replay_request("txt2img", preset(name), FLAGS | params, params["a1111"])
+    assert values["cfg_scale"] == scale and "second guidance" not in " | ".join(notes)
+    params["cfg_scale"] = 4.0
+    values, notes = replay_request("txt2img", preset(name), FLAGS | params, params["a1111"])
+    assert ("second guidance" in " | ".join(notes)) is (name == "flux-dev")
+
+
+@pytest.mark.parametrize(
+    "end", ["\nTemplate: a {cat|dog}", "\nTemplate: a __x__\nNegative Template: y"]
+)
+def test_templates_of_dynamic_prompts_follow_the_line(end):
+    text = f"a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler, {LINE}{end}"
+    params, notes = replay_parameters(text)
+    assert (params["prompt"], params["negative_prompt"]) == ("a cat", "dog")
+    assert params["steps"] == 20 and any("Template: " in note for note in notes)
+
+
+@pytest.mark.parametrize("comma", [", ", "| ", " | "])
+def test_templates_and_bars_of_sd_next(comma):
+    pairs = comma.join(["Steps: 20", "Sampler: Euler a", "Seed: 12", "Size: 512x512",
+                        "CFG scale: 6", "App: SD.Next", "Version: 3c1a0f2"])  # fmt: skip
+    text = f"a cat\nNegative prompt: dog\nTemplate: a __pet__\nNegative template: x\n{pairs}"
+    params, notes = replay_parameters(text)
+    assert (params["prompt"], params["negative_prompt"]) == ("a cat", "dog")
+    assert (params["sampler"], params["seed"], params["cfg_scale"]) == ("euler_a", 12, 6.0)
+    said = " | ".join(notes)
+    assert "SD.Next 3c1a0f2" in said and "Template: a __pet__" in said
 
 
 # -- on the command line --------------------------------------------------------------------------

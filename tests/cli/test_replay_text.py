@@ -138,8 +138,8 @@ def test_our_own_text_where_the_exact_record_is_lost(draw, work):
         ("Steps: " + "1" * 5000 + ", Sampler: Euler, Seed: 1", "E-REPLAY"),
         ("Steps: 3, Sampler: ../../x, Seed: 1", "E-SAMPLER"),
         ("Steps: 3, Sampler: Euler, Seed: -7", "E-SEED"),
-        ("Steps: 3, Sampler: Euler, CFG scale: nan", "E-CFG-SCALE"),
-        ("Steps: 3, Sampler: Euler, Size: 999999999x8", "E-WIDTH"),
+        ("Steps: 3, Sampler: Euler, Seed: 1, CFG scale: nan", "E-CFG-SCALE"),
+        ("Steps: 3, Sampler: Euler, Seed: 1, Size: 999999999x8", "E-WIDTH"),
         ("Steps: 3, Sampler: Euler, Seed: 1, Denoising strength: 0.5", "E-REPLAY"),
         ("no pairs at all", "E-REPLAY"),
     ],
@@ -159,3 +159,18 @@ def test_notes_come_from_us_alone(draw, work):
     chunk.add_text("ldmref", json.dumps(record))
     Image.new("RGB", (8, 8)).save("b.png", pnginfo=chunk)
     assert "555" not in draw("run", "--from", "b.png", "-o", "c.png").err
+
+
+def test_records_of_other_programs_are_named(ldm, work):
+    """A run of another program's record is refused by the program's name, and `info` shows it."""
+    save('{"full_prompt": ["x"], "full_negative_prompt": [], "seed": "77", "steps": 30}')
+    ran = ldm("run", "--from", "a.png")
+    assert ran.code == 2 and "E-REPLAY" in ran.err and "Fooocus" in ran.err
+    shown = ldm("info", "a.png")
+    assert shown.code == 0 and "Fooocus" in shown.out and "seed 77" in shown.out
+    assert json.loads(ldm("info", "a.png", "--json").out)["other"] == {"parameters": "Fooocus"}
+    chunk = PngInfo()
+    chunk.add_text("invokeai_metadata", "{}")
+    Image.new("RGB", (16, 16)).save("b.png", pnginfo=chunk)
+    ran = ldm("run", "--from", "b.png")
+    assert ran.code == 2 and "InvokeAI" in ran.err

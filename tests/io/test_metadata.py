@@ -24,6 +24,7 @@ from ldmref.io.images.metadata import (
     save_image,
     write_image,
 )
+from ldmref.io.images.user_comment import decode_user_comment
 from ldmref.samplers import SAMPLERS, get_sampler
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
@@ -119,6 +120,52 @@ def test_a_jpeg_with_too_much_to_say_keeps_the_text():
     found = written(params("😀" * 6000, "😀" * 4000), "JPEG")
     assert "ldmref" not in found and found["parameters"].startswith("😀")
     assert "ldmref" in written(params("😀" * 6000, "😀" * 4000), "WEBP")
+
+
+RECORD = "a red cat, \u00fc \u732b\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64"
+KANJI = "\u732b \u3068 \u72ac\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64"
+COMMENTS = {  # how programs write a user comment: the bytes, and the text
+    "UTF-16, big-endian": (b"UNICODE\0" + RECORD.encode("utf-16-be"), RECORD),
+    "UTF-16, little-endian": (b"UNICODE\0" + RECORD.encode("utf-16-le"), RECORD),
+    "UTF-16 with a mark, big": (b"UNICODE\0\xfe\xff" + RECORD.encode("utf-16-be"), RECORD),
+    "UTF-16 with a mark, little": (b"UNICODE\0\xff\xfe" + RECORD.encode("utf-16-le"), RECORD),
+    "UTF-8 under the name of Unicode": (b"UNICODE\0" + RECORD.encode(), RECORD),
+    "UTF-8 under the name of ASCII": (b"ASCII\0\0\0" + RECORD.encode(), RECORD),
+    "UTF-8 without a name": (RECORD.encode(), RECORD),
+    "undefined": (bytes(8) + RECORD.encode(), RECORD),
+    "JIS": (b"JIS\0\0\0\0\0" + KANJI.encode("iso2022_jp"), KANJI),
+    "Latin-1 without a name": (b"Steps: 20, Model: caf\xe9", "Steps: 20, Model: caf\u00e9"),
+    "a zero at the end": (b"ASCII\0\0\0" + RECORD.encode() + b"\0", RECORD),
+    "Shift JIS under the name of JIS": (b"JIS\0\0\0\0\0" + KANJI.encode("shift_jis"), KANJI),
+}
+
+
+@pytest.mark.parametrize("kind", COMMENTS)
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("order", ["big", "little"])
+def test_user_comments_in_every_encoding(kind, format, order, tmp_path):
+    comment, text = COMMENTS[kind]
+    exif = Image.Exif()
+    exif.endian = "<" if order == "little" else ">"
+    exif.get_ifd(metadata.EXIF_IFD)[metadata.USER_COMMENT] = comment
+    Image.new("RGB", (4, 4)).save(tmp_path / "a", format, exif=exif.tobytes())
+    assert read_parameters(tmp_path / "a") == {"parameters": text}
+
+
+def test_a_comment_outside_of_the_folder_of_exif(tmp_path):
+    """As Fooocus writes it: in the first directory, declared as ASCII."""
+    exif = Image.Exif()
+    exif[metadata.USER_COMMENT] = "a cat\nSteps: 20, Seed: 1, Size: 8x8"
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=exif)
+    found = read_parameters(tmp_path / "a.jpg")["parameters"]
+    assert parse_infotext(found)["pairs"]["Seed"] == "1"
+
+
+@given(TEXT, st.sampled_from(["utf-16-be", "utf-16-le"]))
+def test_user_comments_with_a_line_of_pairs_are_read_in_either_order(prompt, encoding):
+    text = f"{prompt}\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Model: abcdefgh"
+    assume(len(prompt) < 30 and not prompt.startswith("\ufeff"))
+    assert decode_user_comment(b"UNICODE\0" + text.encode(encoding)) == text.rstrip("\0")
 
 
 def test_maker_notes_of_others_are_left_alone(tmp_path):

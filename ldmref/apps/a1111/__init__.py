@@ -3,6 +3,7 @@
 | file             | content                                                                    |
 |------------------|----------------------------------------------------------------------------|
 | `names.py`       | its samplers, schedulers and sources of noise                              |
+| `programs.py`    | other programs that write its text with names of their own                 |
 | `levels.py`      | its noise levels                                                           |
 | `prompts.py`     | how it reads a prompt: networks, chunks, clip skip                         |
 | `second_pass.py` | its hires fix: the text, and the noise levels                              |

@@ -66,11 +66,13 @@ class Options(NamedTuple):
         beta: Shape of the distribution of schedule `beta`.
         discard: Whether to drop the last but one level with any sampler.
         sdxl: Whether the model is SDXL, for `align your steps`.
+        drops_level: Whether the samplers in `DISCARDING` do so, as in A1111.
     """
 
     beta: tuple[float, float] = (0.6, 0.6)
     discard: bool = False
     sdxl: bool = False
+    drops_level: bool = True
 
 
 class Levels(NamedTuple):
@@ -113,6 +115,7 @@ def levels_for(
     *,
     beta: tuple[float, float] = (0.6, 0.6),
     discard: bool = False,
+    drops_level: bool = True,
 ) -> Levels | None:
     """Return A1111's noise levels for a model, None if it has none for this sampler and schedule.
 
@@ -122,7 +125,7 @@ def levels_for(
         config: Configuration of the model that generates.
         sampler, schedule, strength: As for `a1111_levels`.
         steps: Number of steps; None: the model's.
-        beta, discard: As in `Options`.
+        beta, discard, drops_level: As in `Options`.
 
     Raises:
         UsageError: `steps` or `strength` is out of range.
@@ -134,7 +137,7 @@ def levels_for(
     check_steps(steps, min(validation.MAX_STEPS, len(table)))
     if strength is not None:
         strength = validation.check_number("strength", strength, 0.0, 1.0)
-    options = Options(beta, discard, sdxl=config.text_encoder_2 is not None)
+    options = Options(beta, discard, config.text_encoder_2 is not None, drops_level)
     return a1111_levels(table, sampler, schedule, steps, strength, options)
 
 
@@ -177,7 +180,7 @@ def encoded_levels(
     name = AUTOMATIC.get(sampler, "uniform") if schedule == "automatic" else schedule
     if name not in SCHEDULES or sampler == "lcm":
         return None
-    discards = options.discard or sampler in DISCARDING
+    discards = options.discard or (options.drops_level and sampler in DISCARDING)
     sigmas = SCHEDULES[name](table, steps + discards, options)
     if discards:
         sigmas = np.delete(sigmas, -2)

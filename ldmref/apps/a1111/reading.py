@@ -11,13 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ldmref.apps.a1111.names import RNGS, find_sampler, is_of_a1111, split_sampler
+from ldmref.apps.a1111.names import is_of_a1111, split_sampler
+from ldmref.apps.a1111.programs import SD_CPP, SD_NEXT, Program, find_program, rename_pairs
 from ldmref.apps.a1111.prompts import prompt_notes, split_networks
 from ldmref.apps.a1111.second_pass import read_second_pass
 from ldmref.errors import InputError, one_line
 from ldmref.io.images.infotext import A1111_RNGS, OURS, parse_infotext
 
-SILENT = {"Version", "User", "Backend", "Model", "Model hash"}  # without effect, or noted
+SILENT = {"Version", "User", "Backend", "Model", "Model hash", "App"}  # without effect, or noted
+DISTILLED = "Distilled CFG Scale"  # the guidance that a network reads, as Flux.1 [dev] does
 A1111_VERSION = re.compile(r"v?1\.(?:9|10)\.")
 VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Steps": ("steps", int), "Seed": ("seed", int), "CFG scale": ("cfg_scale", float),
@@ -39,9 +41,10 @@ def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
         InputError: A value that should be a number is not one.
     """
     parsed = parse_infotext(text)
-    pairs: dict[str, Any] = dict(parsed["pairs"])
-    if not pairs:
+    if not parsed["pairs"]:
         return None
+    program = find_program(parsed["pairs"])
+    pairs = rename_pairs(program, parsed["pairs"])
     notes: list[str] = []
     params: dict[str, Any] = {
         "mode": _mode(pairs),
@@ -53,11 +56,13 @@ def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
         second = read_second_pass(pairs, _converted)
         params |= second
         if not second:
-            notes.append("A1111 enlarged it in a second pass; this is the first, smaller image")
+            notes.append(
+                f"{program.name} enlarged it in a second pass; this is the first, smaller image"
+            )
     if str(pairs.get("Version", "")).startswith("ldmref"):
         _as_ours(params, pairs, notes)
     else:
-        _as_a1111(params, pairs, notes)
+        _as_a1111(program, params, pairs, notes)
     for key, (name, convert) in VALUES.items():
         if key in pairs and not (key == "Denoising strength" and params["mode"] == "txt2img"):
             params[name] = _converted(key, pairs.pop(key), convert)
@@ -91,14 +96,18 @@ def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) ->
     params["rng"] = rng and noise.get(rng, rng.removeprefix(OURS))
 
 
-def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
-    """Read prompt, sampler, noise levels and noise as A1111 means them."""
+def _as_a1111(
+    program: Program, params: dict[str, Any], pairs: dict[str, Any], notes: list[str]
+) -> None:
+    """Read prompt, sampler, noise levels and noise as A1111, or a program like it, means them."""
     notes.insert(
         0,
         "replayed from text, which is not exact: read as of A1111 1.10, with the "
         "defaults of all options that it does not record",
     )
     version = str(pairs.get("Version", ""))
+    if program is SD_NEXT:  # its version is a commit
+        version = f"SD.Next {version}".strip()
     if version and not A1111_VERSION.match(version):
         notes.append(f"made by version {version[:40]}, which may differ from 1.10")
     for name in ("prompt", "negative_prompt"):
@@ -107,7 +116,7 @@ def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -
         notes += [f"left out of the prompt: {tag[:80]}; add the file as lora=" for tag in tags]
     notes += prompt_notes(params["prompt"], params["negative_prompt"])
     params["prompt_weights"] = "a1111"
-    params["rng"] = RNGS.get(pairs.pop("RNG", "GPU"), "a1111-gpu")
+    params["rng"] = _read_rng(program, pairs, notes)
     if params["rng"] == "torch" and params["mode"] != "txt2img":
         notes.append(
             "RNG CPU: rng torch encodes the image with the seed's first numbers, of which "
@@ -115,18 +124,37 @@ def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -
         )
     label = str(pairs.pop("Sampler", "")).strip()
     kind = str(pairs.pop("Schedule type", "")).lower().replace("_", " ")
-    sampler, suffix = split_sampler(label)
-    params["sampler"] = find_sampler(sampler) or sampler.lower() or None
+    sampler, suffix = program.read_sampler(label)
+    method = split_sampler(label)[0]
+    params["sampler"] = sampler or method.lower() or None
+    if method.partition(" ")[0] in program.own_samplers:
+        notes.append(
+            f"{program.name}'s {method.partition(' ')[0]} is another method: another image"
+        )
     beta = [_shape(pairs, f"Beta schedule {name}") for name in ("alpha", "beta")]
+    distilled = pairs.pop(DISTILLED, None)
     params["a1111"] = {
         "label": label,
-        "unknown": not is_of_a1111(sampler),
+        "unknown": program is not SD_CPP and not is_of_a1111(method),
         "schedule": suffix or kind or "uniform",
         "beta": beta,
         "discard": _flag(pairs, "Discard penultimate sigma"),
+        "drops_level": program.drops_level,
         "padded": _flag(pairs, "Pad conds"),
         "scaled": _flag(pairs, "SGM noise multiplier"),
+        "distilled": None if distilled is None else _converted(DISTILLED, distilled, float),
     }
+
+
+def _read_rng(program: Program, pairs: dict[str, Any], notes: list[str]) -> str:
+    """Return the source of noise; one that is not here is left in the pairs, and noted."""
+    name = pairs.get("RNG")
+    rng = program.rngs.get(str(name))
+    if name is None or rng is not None:
+        pairs.pop("RNG", None)
+    else:
+        notes.append(f"the noise of RNG {str(name)[:40]} is not here: another image")
+    return rng or "a1111-gpu"
 
 
 def _shape(pairs: dict[str, Any], key: str) -> float:

@@ -59,6 +59,10 @@ def replay_request(
     sampler = _resolve_sampler(config, asked, made, own, notes)
     if asked is None or "sampler" not in own:
         values["sampler"] = sampler
+    values |= _read_guidance(config, values, made, own, notes)
+    if values.get("eta") is not None and "eta" not in own and SAMPLERS[sampler].eta is None:
+        notes.append(f"eta {values['eta']:g} has no effect on {sampler} and is left out")
+        values["eta"] = None
     noised = mode != "txt2img"
     if values.get("upscale") is not None and config.defaults.one_size:
         values = {name: value for name, value in values.items() if name not in SECOND_PASS}
@@ -76,6 +80,7 @@ def replay_request(
             strength,
             beta=(alpha, beta),
             discard=made["discard"],
+            drops_level=made["drops_level"],
         )
         if levels is None:
             notes.append(_no_levels(config, sampler, made["schedule"]))
@@ -86,7 +91,12 @@ def replay_request(
                 made["schedule"],
                 values.get("upscale_steps") or values.get("steps"),
                 values.get("upscale_strength") or STRENGTH,
-                Options((alpha, beta), made["discard"], sdxl=config.text_encoder_2 is not None),
+                Options(
+                    (alpha, beta),
+                    made["discard"],
+                    sdxl=config.text_encoder_2 is not None,
+                    drops_level=made["drops_level"],
+                ),
             )
     if levels is not None:
         values |= levels.parameters(noised)
@@ -97,6 +107,27 @@ def replay_request(
     if values.get("upscaler") == "lanczos":
         notes.append(f"the second pass: {POSTERIOR}")
     return values, notes
+
+
+def _read_guidance(
+    config: ModelConfig,
+    values: Mapping[str, Any],
+    made: Mapping[str, Any],
+    own: Collection[str],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Return the guidance of a network that reads it: the distilled one of the text, if recorded.
+
+    Such a text also has the scale of classifier-free guidance, which other models follow.
+    """
+    distilled = made["distilled"]
+    flow = config.scheduler.path is FLOW
+    if distilled is None or "cfg_scale" in own or not (flow and config.denoiser.reads_guidance):
+        return {}
+    scale = values.get("cfg_scale")
+    if scale not in (None, 1.0):
+        notes.append(f"CFG scale {scale:g}, a second guidance, is not repeated")
+    return {"cfg_scale": distilled}
 
 
 def _resolve_sampler(

@@ -37,7 +37,8 @@ def print_image_info(path: str, as_json: bool) -> None:
     """Print what an image records about how it was made."""
     image = open_image(path)
     recorded = read_parameters(path)
-    others = find_programs(image.info)
+    text = recorded.get("parameters", "")
+    others = find_programs(image.info, text)
     row = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
     row |= recorded | {"other": others}
     if "parameters" in recorded:
@@ -52,7 +53,7 @@ def print_image_info(path: str, as_json: bool) -> None:
     elif "ldmref" in recorded:
         lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
     lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
-    lines += describe_other_programs(image.info)
+    lines += describe_other_programs(image.info, text)
     if not recorded and not others:
         lines.append("no record of how it was made")
     for line in lines:

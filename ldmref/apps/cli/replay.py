@@ -15,6 +15,8 @@ from ldmref.apps.cli.tasks import WITHOUT_PROMPT
 from ldmref.declare import flag_names, get_fields
 from ldmref.errors import UsageError
 from ldmref.io.images.metadata import TOGETHER, read_parameters
+from ldmref.io.images.other_programs import find_programs
+from ldmref.io.images.pil import open_image
 from ldmref.modes.record import SOURCES, find_missing, find_several, replay, upgrade_record
 from ldmref.modes.registry import MODES
 from ldmref.modes.requests import Txt2Img
@@ -90,9 +92,17 @@ def read_record(source: str) -> dict[str, Any]:
         if isinstance(mode, str) and mode in MODES:
             check_single(source, recorded)
             return upgrade_record(recorded) | {"notes": [], "a1111": None}
-    text = None if recorded else replay_parameters(parameters.get("parameters", ""))
+    words = parameters.get("parameters", "")
+    text = None if recorded else replay_parameters(words)
     if text is None:
-        raise UsageError(f"{source!r} does not record how it was made", code="E-REPLAY")
+        programs = dict.fromkeys(find_programs(open_image(source).info, words).values())
+        what = f"records it for {' and '.join(programs)}" if programs else ""
+        what = what or ("has a text without Steps and Seed" if words else "does not record it")
+        raise UsageError(
+            f"how {source!r} was made cannot be repeated: the image {what}",
+            code="E-REPLAY",
+            hint=f"ldmref info {source} prints what it records" if programs or words else "",
+        )
     params, notes = text
     return {"a1111": None} | params | {"notes": notes}
 

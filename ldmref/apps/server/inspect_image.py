@@ -52,7 +52,8 @@ def inspect_image(data: bytes, max_pixels: int, networks: Served, asked: str) ->
     }
     record, notes = find_record(recorded)
     if record is None:
-        notes = [shortened(one_line(line)) for line in describe_other_programs(image.info)]
+        lines = describe_other_programs(image.info, answer["infotext"])
+        notes = [shortened(one_line(line)) for line in lines]
         nothing = {"mode": None, "parameters": {}, "missing": [], "model": None, "models": []}
         return answer | nothing | {"notes": notes}
     mode = record["mode"]

@@ -30,6 +30,12 @@ OURS = "ldmref "  # before a name that A1111 does not know
 NAME = re.compile(r"[\w \-/]++(:?)")  # as much as there is, and whether it names a value
 VALUE = re.compile(r'\s*("(?:\\.|[^\\"])++"(?=,|$)|[^,]*+),?')
 NEGATIVE = "Negative prompt:"
+SECTIONS = {  # what a line begins with -> where it belongs
+    NEGATIVE: "negative_prompt", "Template:": "Template", "Negative template:": "Negative template",
+}  # fmt: skip
+TEMPLATES = ("Template:", "Negative Template:", "Negative template:")  # after the line of pairs
+SD_CPP = "Version: stable-diffusion.cpp"
+LIST = re.compile(r": (\[[^\]\"]*\])")
 
 
 def infotext(params: dict[str, Any]) -> str:
@@ -71,27 +77,79 @@ def infotext(params: dict[str, Any]) -> str:
 
 
 def parse_infotext(text: str) -> dict[str, Any]:
-    """Read A1111's text: prompt, negative_prompt and the pairs of the last line by their own names.
+    """Read A1111's text: prompt, negative_prompt and the pairs of its line by their own names.
+
+    The line is the last one, or stands before the templates that extensions add. It has at least
+    three pairs, among them `Steps` and `Seed` (ours: `Steps` and `Version`); a text without such a
+    line, such as another program's JSON, is a prompt alone. SD.Next's `Template:` and `Negative
+    template:` are pairs as well.
 
     >>> parse_infotext("a cat\\nSteps: 20, Seed: 1, Size: 64x64")["pairs"]["Seed"]
     '1'
     """
-    *lines, last = text.strip().split("\n")
-    found = [*_find_pairs(last)]
-    pairs = {key: _unquote(value) for key, value in found}
-    if len(found) < 3:
-        lines = [*lines, last]
-        pairs = {}
-    prompt = []
-    negative = []
-    in_negative = False
-    for line in map(str.strip, lines):
-        if line.startswith(NEGATIVE):
-            in_negative = True
-            line = line.removeprefix(NEGATIVE).strip()
-        (negative if in_negative else prompt).append(line)
-    texts = ("\n".join(part).lstrip("\n") for part in (prompt, negative))
-    return dict(zip(("prompt", "negative_prompt"), texts, strict=True)) | {"pairs": pairs}
+    lines = text.strip().split("\n")
+    end, pairs = _find_line(lines) if not _is_json(text) else (len(lines), {})
+    sections: dict[str, list[str]] = {"prompt": []}
+    section = "prompt"
+    for line in map(str.strip, lines[:end]):
+        start = next((name for name in _section_starts(pairs) if line.startswith(name)), "")
+        if start:
+            section = SECTIONS[start]
+            line = line.removeprefix(start).strip()
+        sections.setdefault(section, []).append(line)
+    if pairs and end + 1 < len(lines):
+        sections["Template"] = "\n".join(lines[end + 1 :]).removeprefix("Template:").split("\n")
+    texts = {name: "\n".join(part).lstrip("\n") for name, part in sections.items()}
+    found = {name: texts.pop(name, "") for name in ("prompt", "negative_prompt")}
+    return found | {"pairs": pairs | texts}
+
+
+def _find_line(lines: list[str]) -> tuple[int, dict[str, Any]]:
+    """Return the index of the line of pairs, and these; the number of lines and {} without one."""
+    followed = (i for i, line in enumerate(lines) if i and line.startswith(TEMPLATES))
+    for i in (len(lines) - 1, *(start - 1 for start in followed)):
+        pairs = _read_line(lines[i])
+        if pairs:
+            return i, pairs
+    return len(lines), {}
+
+
+def _read_line(line: str) -> dict[str, Any]:
+    """Return the pairs of a line that records how an image was made; {} for any other line."""
+    if "Steps" not in line:
+        return {}
+    pairs = {key: _unquote(value) for key, value in _find_pairs(_plain(line))}
+    if not _records(pairs) and "|" in line:  # some versions of SD.Next part them so
+        parts = (part.partition(":") for part in line.split("|"))
+        pairs = {key.strip(): value.strip() for key, colon, value in parts if colon}
+    return pairs if _records(pairs) else {}
+
+
+def _records(pairs: dict[str, Any]) -> bool:
+    ours = str(pairs.get("Version", "")).startswith(OURS.strip())
+    return len(pairs) >= 3 and "Steps" in pairs and ("Seed" in pairs or ours)
+
+
+def _plain(line: str) -> str:
+    """Return a line of stable-diffusion.cpp with its lists in quotes, and without its JSON.
+
+    Other programs quote a value that has a comma.
+    """
+    if SD_CPP not in line:
+        return line
+    return LIST.sub(r': "\1"', line.partition(", SDCPP: {")[0])
+
+
+def _section_starts(pairs: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(SECTIONS) if pairs.get("App") == "SD.Next" else (NEGATIVE,)
+
+
+def _is_json(text: str) -> bool:
+    if not text.lstrip().startswith("{"):
+        return False
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(text), dict)
+    return False
 
 
 def _find_pairs(line: str) -> Iterator[tuple[str, str]]:

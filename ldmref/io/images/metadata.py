@@ -21,6 +21,7 @@ from ldmref.errors import OutputError
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.images.infotext import infotext
 from ldmref.io.images.pil import open_image
+from ldmref.io.images.user_comment import decode_user_comment
 
 EXIF_IFD = 0x8769
 USER_COMMENT = 0x9286
@@ -131,8 +132,9 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
         source: The path of an image, or an open file.
 
     Returns:
-        `ldmref`, the exact parameters as a dictionary, and `parameters`, A1111's text, each if it
-        is present; {} for other images.
+        `ldmref`, the exact parameters as a dictionary, and `parameters`, the text where A1111
+        writes its own, each if it is present; {} for other images. Other programs write JSON there
+        (`ldmref.io.images.other_programs`).
 
     Raises:
         ImageError: There is no such file, or it is not an image.
@@ -151,7 +153,8 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
     parameters = {}
     ifd = {}
     with suppress(Exception):  # Pillow raises many kinds for damaged EXIF, which is as good as none
-        ifd = image.getexif().get_ifd(EXIF_IFD)
+        exif = image.getexif()
+        ifd = {**exif, **exif.get_ifd(EXIF_IFD)}  # some write the comment outside of its folder
     note = ifd.get(MAKER_NOTE)
     comment = ifd.get(USER_COMMENT)
     exact = image.info.get("ldmref")
@@ -163,7 +166,6 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
             parameters["ldmref"] = json.loads(exact)
     if isinstance(text, str):
         parameters["parameters"] = text
-    elif isinstance(comment, bytes) and comment.startswith(COMMENT_ENCODING):
-        encoded = comment.removeprefix(COMMENT_ENCODING)
-        parameters["parameters"] = encoded.decode("utf-16-be", "replace")
+    elif isinstance(comment, bytes | str) and (words := decode_user_comment(comment)):
+        parameters["parameters"] = words
     return parameters
