@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from ldmref.backends.base import Backend
+from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.params import Params
 
@@ -39,6 +41,9 @@ class CachedContext:
 def get_hidden_states(context: Array | CachedContext) -> Array:
     """Return the hidden states, whether or not they are cached."""
     return context.states if isinstance(context, CachedContext) else context
+
+
+INTERPOLATED = ("context", "pooled")  # fields of `Conditioning` that come from the text
 
 
 class Conditioning(NamedTuple):
@@ -101,6 +106,46 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
     sizes = concat([part.sizes for part in parts])
     more = {name: concat([part.more[name] for part in parts]) for name in parts[0].more}
     return add_cache(ops, Conditioning(concat(states), pooled, sizes, more))
+
+
+def interpolate(
+    start: Conditioning,
+    end: Conditioning,
+    t: Array,
+    between: Callable[[Array, Array, Array], Array],
+) -> Conditioning:
+    """Return the conditioning at positions between two, field by field.
+
+    Arrays of floats are interpolated. The image sizes are those of the start; a mask of booleans or
+    integers has nothing between its values, so it must be the same at both ends.
+
+    Args:
+        start, end: Conditionings of as many examples.
+        t: Positions, (n,): 0 at `start`, 1 at `end`.
+        between: `between(a, b, t)`, such as `ldmref.math.lerp`.
+
+    Raises:
+        UsageError: Arrays of the two differ in shape, or such a mask differs.
+    """
+
+    def of(name: str, a: Array | None, b: Array | None) -> Array | None:
+        if a is None or b is None:
+            return a
+        a, b = get_hidden_states(a), get_hidden_states(b)
+        xp = array_namespace(a)
+        if a.shape == b.shape and xp.isdtype(a.dtype, "real floating"):
+            return between(a, b, t)
+        if a.shape != b.shape or bool(xp.any(a != b)):
+            raise UsageError(
+                f"the prompts cannot be interpolated: their {name} differ",
+                code="E-PROMPT",
+                hint="take prompts of the same number of tokens",
+            )
+        return a
+
+    more = {name: of(name, start.more[name], end.more[name]) for name in start.more}
+    fields = {name: of(name, getattr(start, name), getattr(end, name)) for name in INTERPOLATED}
+    return start._replace(more=more, **fields)
 
 
 def add_scale(ops: Backend, conditioning: Conditioning, scale: float) -> Conditioning:

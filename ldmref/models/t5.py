@@ -19,6 +19,8 @@ from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import gelu_tanh, rms_norm
 
+MASKED = -1e9  # the score of a token that no other attends to: its weight, exp, is 0
+
 
 def t5_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter; the first block holds the biases of all of them."""
@@ -67,7 +69,9 @@ def t5(
     table = blocks[0].layer["0"].SelfAttention.relative_attention_bias.weight
     bias = position_bias(ops, table, ids.shape[1], config.relative_attention_max_distance)
     if mask is not None:
-        bias = bias + (ops.xp.astype(mask, bias.dtype)[:, None, None, :] - 1.0) * 1e9
+        # `where`, not a sum: OpenVINO adds constants first, and 1e9 swallows a bias
+        seen = mask[:, None, None, :] != 0
+        bias = ops.xp.where(seen, bias, ops.asarray(np.asarray([MASKED]), ops.state_dtype))
     for block in blocks[: len(blocks) - skip]:
         x = t5_block(ops, block, x, bias, config)
     return rms_norm(ops, p.encoder.final_layer_norm, x, config.layer_norm_eps)

@@ -10,7 +10,7 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import unseen_composition
-from ldmref.modes.guidance_parameter import texts_read
+from ldmref.modes.guidance_parameter import find_unperturbed, texts_read
 from ldmref.modes.job import Job
 from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers.guidance_attention import NormalizedAttention
@@ -110,7 +110,9 @@ def unread_negative(config: ModelConfig, job: Job, scales: Sequence[float]) -> s
     """Return a line about a negative prompt if nothing reads it, and what would; otherwise ""."""
     if "uncond" in texts_read(job.guidance, job.sampler, job.cfg_scale, *scales):
         return ""
-    nag = config.denoiser.attends_to_text and not isinstance(job.guidance, NormalizedAttention)
+    nag = not isinstance(job.guidance, NormalizedAttention) and not any(
+        find_unperturbed(config, NormalizedAttention())
+    )
     ways = ["take guidance nag"] if nag else []
     if config.denoiser.reads_guidance:
         reason = f"{config.name!r} reads the guidance scale itself"

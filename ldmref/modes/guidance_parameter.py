@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ldmref.errors import UsageError
@@ -118,6 +118,17 @@ def check_guiding_step(config: ModelConfig, guidance: Guidance, sampler: Sampler
 
 def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
     """Refuse a guidance that needs the network in a way in which it cannot be perturbed."""
+    for name, problem in find_unperturbed(config, guidance):
+        raise UsageError(
+            f"guidance {guidance.name!r} needs the prediction {name!r}, but {config.name!r} "
+            f"{problem}",
+            code=CODE,
+            hint="take another guidance, or other layers",
+        )
+
+
+def find_unperturbed(config: ModelConfig, guidance: Guidance) -> Iterator[tuple[str, str]]:
+    """Yield the predictions of a guidance that a model cannot make, and the reason."""
     takes = family_of(config).declared(config, config.denoiser.network).arguments
     layers = config.denoiser.skippable_layers
     for name in guidance.perturbed:
@@ -129,12 +140,7 @@ def check_perturbed(config: ModelConfig, guidance: Guidance) -> None:
         if not problem and any(layer >= layers for layer in steering.get("skip_layers", ())):
             problem = f"has the layers 0 to {layers - 1}"
         if problem:
-            raise UsageError(
-                f"guidance {guidance.name!r} needs the prediction {name!r}, but {config.name!r} "
-                f"{problem}",
-                code=CODE,
-                hint="take another guidance, or other layers",
-            )
+            yield name, problem
 
 
 def is_asked(guidance: Guidance) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.math.arrays import Array
 from ldmref.math.interpolation import lerp, slerp
-from ldmref.models.conditioning import Conditioning, zero_empty
+from ldmref.models.conditioning import Conditioning, interpolate, zero_empty
 from ldmref.models.model import EncodedText, LatentDiffusion
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.guidance import TEXTS
@@ -115,8 +115,7 @@ class TextConditioning:
         end = self._condition(prompts, self.chunks[batch.start])
         t = self.model.backend.asarray(np.asarray(to.positions[batch]))
         between = {"lerp": lerp, "slerp": slerp}[to.path]
-        pooled = None if start.pooled is None else between(start.pooled, end.pooled, t)
-        return Conditioning(between(start.context, end.context, t), pooled, start.sizes)
+        return interpolate(start, end, t, between)
 
     def source_conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on for the source prompt, as `conditionings`."""

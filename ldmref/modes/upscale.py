@@ -75,17 +75,8 @@ class UpscaledPlan(Plan):
             planned = replace(self, job=replace(self.job, guide=guide))
             second = replace(second, job=replace(second.job, guide=guide))
         first = Plan.prepare(planned, model, observer)
-        return UpscaledRun(
-            planned,
-            first.model,
-            first.initial,
-            first.text,
-            first.controls,
-            first.observer,
-            first.guide,
-            second=second.prepare(model, observer),
-            upscaler=self.upscaler,
-        )
+        passes = {"second": second.prepare(model, observer), "upscaler": self.upscaler}
+        return UpscaledRun(**vars(first), **passes)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -100,6 +100,7 @@ FUNCTIONS = {
     "permute": lambda xp, x: xp.permute_dims(x, (2, 0, 1)),
     "slice": lambda xp, x: x[:, 1:3],
     "slice from the end": lambda xp, x: x[1:, :-1, -2:],
+    "the last ones": lambda xp, x: (x[:, -1:], x[-2:-1, -3:], x[..., -3:-1], x[:, -1:] * 2.0),
     "index": lambda xp, x: x[0, -1],
     "new axes": lambda xp, x: x[:, None, ..., None],
     "concat": lambda xp, x: xp.concat([x, 2.0 * x, x], axis=1),
@@ -107,7 +108,8 @@ FUNCTIONS = {
     "product": lambda xp, x: xp.matmul(x, x.mT),
     "arithmetic": lambda xp, x: (2 - x) / (x**2 + 1) - -x * 3 + (1 / (x * x + 1)),
     "comparisons": lambda xp, x: tuple(
-        xp.astype(c, xp.float32) for c in (x < 0, x > 0.5, x <= x, x >= 1.0, x == x)
+        xp.astype(c, xp.float32)
+        for c in (x < 0, x > 0.5, x <= x, x >= 1.0, x == x, x != x, x != x[0, 0, 0])
     ),
     "sum": lambda xp, x: xp.sum(x),
     "means": lambda xp, x: (xp.mean(x, axis=(0, 2)), xp.mean(x, axis=-1, keepdims=True)),

@@ -80,6 +80,27 @@ def test_hidden_states_are_those_of_transformers(in_double, folder, backend, mas
     assert np.abs(got - want).max() < 1e-10 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_mask_in_a_graph(in_double, folder, name):
+    """The bias of positions survives: a runtime may reorder sums of constants, not `where`."""
+    pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
+    config, params = read(folder, in_double)
+    ids = np.random.default_rng(0).integers(0, 40, (2, 30))
+    mask = (np.arange(30)[None, :] < np.array([[30], [17]])).astype(np.int64)
+    exact = get_backend("numpy", dtype="float64")
+    wide = tree_map(exact.asarray, params)
+    want = exact.to_numpy(t5(exact, wide, config, exact.asarray(ids), mask=exact.asarray(mask)))
+    ops = get_backend(name)
+    params = tree_map(ops.weight, params)
+
+    def network(ops, p, ids, mask):
+        return t5(ops, p, config, ids, mask=mask)
+
+    got = ops.to_numpy(ops.compile(network, params)(ids, mask))
+    seen = mask.astype(bool)
+    assert np.abs(got - want)[seen].max() < 1e-4 * np.abs(want).max()
+
+
 @pytest.mark.parametrize("skip", [1, 2])
 def test_final_layers_are_left_out(in_double, folder, skip):
     config, params = read(folder, in_double)

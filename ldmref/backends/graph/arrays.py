@@ -103,6 +103,9 @@ class SymbolicArray:
     def __eq__(self, other: object) -> SymbolicArray:  # pyright: ignore[reportIncompatibleMethodOverride]
         return elementwise("Equal", self, other, dtype=bool)
 
+    def __ne__(self, other: object) -> SymbolicArray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return elementwise("Not", self == other, dtype=bool)
+
     def __lt__(self, other: Array) -> SymbolicArray:
         return elementwise("Less", self, other, dtype=bool)
 
@@ -208,5 +211,9 @@ def _bounds(k: int | slice, size: GraphSize) -> tuple[GraphSize, GraphSize, Grap
         return start, stop, stop - start
     start = k.start or 0
     stop = size if k.stop is None else k.stop
-    from_end = not isinstance(stop, OpenSize) and stop < 0
-    return start, stop, (size + stop if from_end else stop) - start
+    return start, stop, _from_start(stop, size) - _from_start(start, size)
+
+
+def _from_start(k: GraphSize, size: GraphSize) -> GraphSize:
+    """Return a bound of a slice as a place counted from the start of an axis."""
+    return size + k if not isinstance(k, OpenSize) and k < 0 else k

@@ -1,0 +1,138 @@
+"""A family that conditions by arrays of its own: SD3 with a mask of its tokens."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.errors import UsageError
+from ldmref.families.sd3 import SD3
+from ldmref.families.sd3.config import MMDiTConfig
+from ldmref.families.sd3.network import transformer
+from ldmref.families.sd3.text import condition_on_text
+from ldmref.math import lerp, slerp
+from ldmref.models import family
+from ldmref.models.conditioning import INTERPOLATED, Conditioning, get_hidden_states, interpolate
+from ldmref.models.declared import CallSize, NetworkInput
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.params import init
+
+
+@dataclass(frozen=True)
+class MaskedConfig(MMDiTConfig):
+    """SD3's, whose network takes a mask."""
+
+    family: ClassVar[str] = "masked"
+
+
+@pytest.fixture
+def masked(monkeypatch):
+    """Return a model whose network weighs its text by a mask, and the masks that it was given."""
+    seen = []
+
+    def network(ops, p, config, x, t, context, pooled, mask=None):
+        seen.append(None if mask is None else ops.to_numpy(mask))
+        return transformer(
+            ops, p, config, x, t, get_hidden_states(context) * mask[..., None], pooled
+        )
+
+    def condition(ops, config, states, pooled, size):
+        part = condition_on_text(ops, config, states, pooled, size)
+        mask = np.linspace(0.5, 1.0, part.context.shape[1])
+        rows = np.tile(mask, (part.context.shape[0], 1))
+        return part._replace(more={"mask": ops.asarray(rows, ops.state_dtype)})
+
+    def networks(config):
+        own = MMDiTConfig(**vars(config.denoiser))
+        for declared in SD3.networks(replace(config, denoiser=own)):
+            if declared.name != "transformer":
+                yield declared
+                continue
+            mask = NetworkInput("mask", "mask", (CallSize("batch"), CallSize("tokens")))
+            yield replace(
+                declared,
+                function=network,
+                settings={"config": config.denoiser},
+                inputs=(*declared.inputs, mask),
+            )
+
+    changes = {
+        "name": "masked",
+        "denoiser": MaskedConfig,
+        "networks": lambda config: [*networks(config)],
+        "condition": condition,
+        "control": None,
+        "broken_rules": lambda config: (),
+    }
+    module = types.ModuleType("masked_family")
+    module.MASKED = replace(SD3, **changes)
+    monkeypatch.setitem(sys.modules, "masked_family", module)
+    monkeypatch.setitem(family.BUILT_IN, "masked", "masked_family:MASKED")
+    family.find_family.cache_clear()
+    small = ldmref.random_model("sd3-tiny")
+    config = replace(small.config, denoiser=MaskedConfig(**vars(small.config.denoiser)))
+    params = init(model_spec(config), 0)
+    yield LatentDiffusion(small.backend, config, params, small.tokenizer), seen
+    family.find_family.cache_clear()
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 4.0])
+def test_the_ends_of_an_interpolation_are_the_images_of_the_prompts(masked, cfg_scale):
+    model, seen = masked
+    asked = {"steps": 2, "seed": 1, "cfg_scale": cfg_scale}
+    walk = modes.interpolate(model, "a red cat", "a blue dog", positions=2, **asked)
+    assert seen and all(mask is not None for mask in seen)
+    for got, prompt in zip(walk.latents, ("a red cat", "a blue dog"), strict=True):
+        want = modes.txt2img(model, prompt, **asked).latents[0]
+        assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+
+
+def test_a_guidance_that_the_network_does_not_take_is_not_recommended(masked):
+    model, _ = masked
+    asked = {"steps": 1, "seed": 1, "cfg_scale": 1.0, "negative_prompt": "a dog"}
+    [said] = modes.txt2img(model, "a cat", **asked).warnings
+    assert "cfg_scale above 1" in said and "nag" not in said
+    with pytest.raises(UsageError):
+        modes.txt2img(model, "a cat", guidance="nag", **asked)
+
+
+def test_every_field_of_a_conditioning_is_treated():
+    """A new field must be interpolated or kept on purpose."""
+    assert {*INTERPOLATED, "sizes", "more"} == {*Conditioning._fields}
+
+
+@pytest.mark.parametrize("path", [lerp, slerp])
+def test_fields_are_interpolated_one_by_one(path):
+    ops = get_backend("numpy")
+    rng = np.random.default_rng(0)
+    a, b = (
+        Conditioning(
+            rng.normal(size=(2, 5, 3)),
+            rng.normal(size=(2, 4)),
+            sizes,
+            {"states": rng.normal(size=(2, 5)), "mask": np.asarray([[True, False]] * 2)},
+        )
+        for sizes in (np.ones((2, 6)), np.zeros((2, 6)))
+    )
+    t = ops.asarray(np.asarray([0.25, 0.5]), "float64")
+    got = interpolate(a, b, t, path)
+    assert (got.context == path(a.context, b.context, t)).all()
+    assert (got.pooled == path(a.pooled, b.pooled, t)).all()
+    assert (got.more["states"] == path(a.more["states"], b.more["states"], t)).all()
+    assert (got.sizes == 1.0).all() and (got.more["mask"] == a.more["mask"]).all()
+
+
+@pytest.mark.parametrize("mask", [np.asarray([[True, True]]), np.asarray([[True]])])
+def test_masks_that_differ_have_nothing_between_them(mask):
+    context = np.zeros((1, 2, 3))
+    a = Conditioning(context, more={"mask": np.asarray([[True, False]])})
+    with pytest.raises(UsageError, match="mask differ"):
+        interpolate(a, Conditioning(context, more={"mask": mask}), np.asarray([0.5]), lerp)
