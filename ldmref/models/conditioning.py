@@ -128,10 +128,10 @@ def interpolate(
         UsageError: Arrays of the two differ in shape, or such a mask differs.
     """
 
-    def of(name: str, a: Array | None, b: Array | None) -> Array | None:
-        if a is None or b is None:
-            return a
-        a, b = get_hidden_states(a), get_hidden_states(b)
+    def of(name: str, first: Array | CachedContext | None, last: Any) -> Array | None:
+        if first is None:
+            return None
+        a, b = get_hidden_states(first), get_hidden_states(last)
         xp = array_namespace(a)
         if a.shape == b.shape and xp.isdtype(a.dtype, "real floating"):
             return between(a, b, t)
