@@ -22,13 +22,13 @@ from ldmref.io.denoiser_file import require_autoencoder
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import BUILT_IN_TOKENIZERS
 from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 from ldmref.support.config import override_backend, settings
@@ -201,7 +201,7 @@ def random_model(
     ops = open_backend(backend, device, dtype, speed=speed)
     config = preset(name)
     text = config.text_encoder
-    if text.model_type in BUILT_IN_TOKENIZERS:
+    if kind_of(text).reads != "text":
         tokenizer = tokenizer_for(text)
     else:
         words = word_tokenizer(["a red blue green heart cat dog face with hat"], 512)

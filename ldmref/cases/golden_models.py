@@ -18,11 +18,12 @@ from ldmref.cases.shrink import shrink
 from ldmref.cases.tokenizer_cases import byte_pair_files, unigram_file, word_piece_file
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig, TextConfig
+from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.family import BUILT_IN, family_of, find_family, list_families
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
 from ldmref.models.presets import PRESETS, list_presets
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 
@@ -33,7 +34,6 @@ WORDS = ("red", "heart")
 CAPTION = "a red heart table"
 EXCLAMATION = "!"  # pads the tokens of OpenCLIP's encoders, and has the id 0
 END = WORDS_OF_ENCODERS - 1  # the id of CLIP's end token
-VOCABULARY_OF = {"clip": "clip", "ldmbert": "bert", "t5": "t5"}  # encoder -> its vocabulary
 
 
 def golden_runs(families: Collection[str] = ()) -> Iterator[GoldenRun]:
@@ -102,7 +102,7 @@ def golden_config(family: str) -> ModelConfig:
     encoders = {
         name: replace(encoder, max_position_embeddings=LENGTH)
         for name, encoder in zip(TEXT_ENCODERS, tiny.text_encoders, strict=False)
-        if encoder.model_type not in BUILT_IN_TOKENIZERS
+        if kind_of(encoder).reads == "text"
     }
     scales = {name: getattr(preset.vae, name) for name in ("scaling_factor", "shift_factor")}
     vae = replace(tiny.vae, **scales)
@@ -141,7 +141,7 @@ def _parts(preset: ModelConfig) -> dict[str, Any]:
     encoders = {
         name: encoder
         for name, encoder in zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-        if encoder.model_type != "none"
+        if kind_of(encoder).reads != "nothing"
     }
     found = {config.denoiser.network: config.denoiser, "vae": config.vae} | encoders
     networks = {network.params for network in family_of(config).networks(config)}
@@ -167,7 +167,7 @@ def vocabularies_of(family: str) -> tuple[str, ...]:
     """Return the vocabulary of each text encoder: "clip", "bert", "t5", "words"; "": none."""
     run = next(golden_runs((family,)))
     encoders = list_presets()[family].text_encoders
-    return tuple(run.vocabulary or VOCABULARY_OF.get(text.model_type, "") for text in encoders)
+    return tuple(run.vocabulary or kind_of(text).vocabulary for text in encoders)
 
 
 def pad_of(text: TextConfig) -> int | None:

@@ -13,11 +13,12 @@ from ldmref.cases.parameters import random_array, random_parameters, random_stre
 from ldmref.cases.shrink import SIZE
 from ldmref.models import autoencoder
 from ldmref.models.conditioning import get_hidden_states
-from ldmref.models.config import BUILT_IN_TOKENIZERS, AutoencoderConfig, ModelConfig, TextConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.family import family_of
 from ldmref.models.params import Params
 from ldmref.models.text import text_encoder_pooled
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokens import Tokens
 
 LENGTH = 7  # tokens
@@ -87,7 +88,7 @@ def network_case(
 def count_text_tokens(config: ModelConfig) -> int:
     """Return how many tokens the denoiser reads of a text of `LENGTH` tokens for each encoder."""
     encoders = config.text_encoders
-    if any(encoder.model_type in BUILT_IN_TOKENIZERS for encoder in encoders) or not encoders:
+    if not encoders or any(kind_of(encoder).reads != "text" for encoder in encoders):
         return LENGTH
     ids = np.zeros((1, 1, LENGTH), np.int64)
     tokens = [Tokens(ids, np.ones(ids.shape), [1], [0], []) for _ in encoders]

@@ -18,6 +18,7 @@ from ldmref.evaluate.samples import NAME, distances, latent_features, retrieval,
 from ldmref.io.classifier import FILE, load_classifier
 from ldmref.models.autoencoder import scale_latents
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.text_kind import kind_of
 
 TRIES = 20  # captions of an image among which a unique one is searched
 
@@ -152,10 +153,10 @@ def _prompts(
     model: LatentDiffusion, data: Dataset, indices: np.ndarray, rng: np.random.Generator
 ) -> list[str]:
     """Return a prompt for each image: a caption, unique if possible; its class; or ""."""
-    kind = model.config.text_encoder.model_type
-    if kind == "none":
+    reads = kind_of(model.config.text_encoder).reads
+    if reads == "nothing":
         return [""] * len(indices)
-    if kind in ("class", "label"):
+    if reads == "class":
         return [_class(model, data.classes[int(i)]) for i in indices]
     prompts: list[str] = []
     for i in indices:

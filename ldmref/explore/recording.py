@@ -16,6 +16,7 @@ from ldmref.io.images.pil import open_image
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.text_kind import kind_of
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.generate import CancelFlag, Progress, run_sampler
 from ldmref.modes.observed import TakenStep
@@ -41,7 +42,7 @@ def words_of(run: Run) -> list[PromptWord]:
     model = run.model
     single = run.initial.interpolation is None and not run.job.embeddings
     attention = model.denoiser.text_attention
-    if attention is None or not single or model.config.text_encoder.model_type == "class":
+    if attention is None or not single or kind_of(model.config.text_encoder).reads != "text":
         return []
     prompt = run.job.prompts[0]
     chunks = run.text.encoded[prompt].tokens.ids.shape[1]
@@ -58,7 +59,7 @@ def words_of(run: Run) -> list[PromptWord]:
 
 def name_encoder(config: ModelConfig, number: int) -> str:
     """Return the kind of a text encoder, such as T5; "" if the model has only one kind."""
-    kinds = [text.model_type.upper() for text in config.text_encoders]
+    kinds = [kind_of(text).title for text in config.text_encoders]
     return kinds[number] if len({*kinds}) > 1 else ""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers import SchedulerConfig
 
@@ -28,7 +29,7 @@ def is_pipeline(model: LatentDiffusion) -> bool:
     """Return whether diffusers has an ONNX pipeline for a model: one text encoder of CLIP."""
     config = model.config
     encoders = config.text_encoders
-    return len(encoders) == 1 and encoders[0].model_type == "clip"
+    return len(encoders) == 1 and kind_of(encoders[0]).pooled is not None
 
 
 def write_pipeline(model: LatentDiffusion, folder: Path) -> None:

@@ -34,5 +34,7 @@ if TYPE_CHECKING:
     from ldmref.models.family import SingleFile as SingleFile
     from ldmref.models.golden_run import GoldenRun as GoldenRun
     from ldmref.models.text import EncodedText as EncodedText
+    from ldmref.models.text_config import TextConfig as TextConfig
+    from ldmref.models.text_kind import TextEncoder as TextEncoder
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

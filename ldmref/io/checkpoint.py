@@ -29,7 +29,8 @@ from ldmref.io.locate import (
 from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import BUILT_IN_TOKENIZERS, TOKENIZERS, ModelConfig
+from ldmref.models.config import TOKENIZERS, ModelConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 
@@ -140,9 +141,7 @@ def open_checkpoint(
     else:
         file = open_model_file(path)
         found = configure_single_file(file, config, ema)
-    if tokenizer is not None and (
-        is_native(path) or found.text_encoder.model_type in BUILT_IN_TOKENIZERS
-    ):
+    if tokenizer is not None and (is_native(path) or kind_of(found.text_encoder).reads != "text"):
         message = f"{path.name!r} has its own tokenizer"
         hint = "leave out tokenizer= (--tokenizer)"
         raise UsageError(message, code="E-TOKENIZER", hint=hint)

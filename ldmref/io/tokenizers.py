@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldmref.errors import CorruptModelError
-from ldmref.models.config import BUILT_IN_TOKENIZERS, TextConfig
-from ldmref.prompts.class_labels import ClassLabelTokenizer
-from ldmref.prompts.clip_vocabulary import load_tokenizer
+from ldmref.models.config import TextConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.prompts.unigram import unigram_tokenizer
-from ldmref.prompts.wordpiece import wordpiece_tokenizer
 from ldmref.prompts.words import holds_words, load_word_tokenizer
 
 
@@ -32,17 +29,13 @@ def tokenizer_for(
         InputError: No vocabulary was found.
         CorruptModelError: A file is damaged, or the vocabulary is larger than the encoder's.
     """
-    if text.model_type in BUILT_IN_TOKENIZERS:
-        classes = 0 if text.model_type == "none" else text.vocab_size
-        return ClassLabelTokenizer(classes, text.class_names)
-    if source is not None and text.model_type in ("t5", "ldmbert") and holds_words(Path(source)):
+    kind = kind_of(text)
+    if kind.reads != "text":
+        return kind.tokenizer(text, source, pad)
+    if isinstance(source, str | Path) and holds_words(Path(source)):
         tokenizer = load_word_tokenizer(Path(source), text.max_position_embeddings)
-    elif text.model_type == "t5":
-        tokenizer = unigram_tokenizer(source, text.max_position_embeddings)
-    elif text.model_type == "ldmbert":
-        tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)
     else:
-        tokenizer = load_tokenizer(source, text.max_position_embeddings, pad=pad)
+        tokenizer = kind.tokenizer(text, source, pad)
     if max(tokenizer.tokenizer.get_vocab().values(), default=0) >= text.vocab_size:
         message = "the tokenizer knows more tokens than the text encoder"
         raise CorruptModelError(message, code="E-TOKENIZER")

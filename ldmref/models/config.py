@@ -17,9 +17,10 @@ from ldmref.models.denoiser_config import (
     WidthOrZero,
     Widths,
 )
+from ldmref.models.text_config import TextConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.samplers.config import SchedulerConfig
 
-BUILT_IN_TOKENIZERS = ("class", "label", "none")  # text encoders whose tokenizer needs no files
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")  # fields of `ModelConfig`
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")  # of the text encoders
 
@@ -74,57 +75,6 @@ class AutoencoderConfig:
     def factor(self) -> int:
         """Downsampling factor, f = 2^(levels - 1) pixels per latent cell."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """The text encoder: token ids (n, l) to hidden states (n, l, hidden_size).
-
-    Args:
-        model_type: `clip`, CLIP's text transformer; `t5`, the encoder of T5 1.1; `ldmbert`, the
-            transformer encoder of the latent diffusion paper; `class`, an embedding table with a
-            row per class, whose last row is the null class; `label`, class numbers that the
-            denoiser itself embeds, the last for the null class; or `none`, an unconditional model.
-        vocab_size: Number of tokens, or of classes with the null class.
-        hidden_size: Width of the hidden states.
-        intermediate_size: Width of the feed-forward layers.
-        num_hidden_layers: Number of transformer layers.
-        num_attention_heads: Number of attention heads.
-        head_dim: Width of a head of `t5` or `ldmbert`; 0: hidden_size / num_attention_heads.
-        max_position_embeddings: Number of tokens l that the encoder reads at once.
-        class_names: The prompts that name the classes of `class`; their numbers also work.
-        hidden_act: Activation of the feed-forward layers, `gelu` or `quick_gelu`; `gelu_new`, the
-            tanh form of GELU, in `t5`.
-        layer_norm_eps: Number added to the variance in LayerNorm, in [0, 1].
-        projection_dim: Width of the pooled output; 0: no pooled output.
-        eos_token_id: The token to pool; 2: the token with the largest id (old files).
-        skipped_layers: Number of final layers left out of the hidden states: 1 in SDXL.
-        final_norm: Whether the final norm is applied to the hidden states: not in SDXL.
-        relative_attention_num_buckets: Number of buckets of distances between tokens of `t5`.
-        relative_attention_max_distance: The distance from which `t5` uses the last bucket.
-
-    >>> from ldmref.models import TextConfig
-    >>> TextConfig().max_position_embeddings
-    77
-    """
-
-    model_type: Literal["clip", "t5", "ldmbert", "class", "label", "none"] = "clip"
-    vocab_size: Annotated[int, Range(1, 10_000_000)] = 49408
-    hidden_size: Width = 768
-    intermediate_size: Width = 3072
-    num_hidden_layers: Annotated[int, Range(1, 256)] = 12
-    num_attention_heads: Width = 12
-    head_dim: WidthOrZero = 0
-    max_position_embeddings: Width = 77
-    class_names: tuple[str, ...] = ()
-    hidden_act: Literal["gelu", "quick_gelu", "gelu_new"] = "quick_gelu"
-    layer_norm_eps: Eps = 1e-5
-    projection_dim: WidthOrZero = 0
-    eos_token_id: Annotated[int, Range(0, 10_000_000)] = 49407
-    skipped_layers: Annotated[int, Range(0, 255)] = 0
-    final_norm: bool = True
-    relative_attention_num_buckets: Annotated[int, Range(4, 65536)] = 32
-    relative_attention_max_distance: Annotated[int, Range(2, 1_000_000)] = 128
 
 
 @dataclass(frozen=True)
@@ -240,7 +190,7 @@ class ModelConfig:
     @property
     def text_encoders(self) -> tuple[TextConfig, ...]:
         """The text encoders: none, or up to three."""
-        if self.text_encoder.model_type == "none":
+        if kind_of(self.text_encoder).reads == "nothing":
             return ()
         every = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
         return tuple(text for text in every if text is not None)

@@ -5,21 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.samplers.config import SchedulerConfig
 
-_LAYERS = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-    "num_attention_heads", "max_position_embeddings", "layer_norm_eps", "skipped_layers",
-)  # fmt: skip
-OF_TEXT = {  # by `model_type`
-    "clip": (*_LAYERS, "hidden_act", "projection_dim", "eos_token_id", "final_norm"),
-    "t5": (*_LAYERS, "head_dim", "hidden_act", "relative_attention_num_buckets",
-           "relative_attention_max_distance"),
-    "ldmbert": (*_LAYERS, "head_dim"),
-    "class": ("model_type", "vocab_size", "hidden_size", "class_names"),
-    "label": ("model_type", "vocab_size", "class_names"),
-    "none": ("model_type",),
-}  # fmt: skip
 _SHIFT_BY_TOKENS = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
 _SHIFT = ("shift", "dynamic_shift", *_SHIFT_BY_TOKENS, "shift_terminal")
 _OF_EVERY_PATH = (
@@ -31,7 +19,7 @@ _OF_EVERY_PATH = (
 def list_fields_read(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration as `config.to_dict()` does, without the fields that nothing reads.
 
-    A flow has no betas, a diffusion no shift, a text encoder only the fields of its `model_type`,
+    A flow has no betas, a diffusion no shift, a text encoder only the fields of its kind,
     and a model without segmentation maps no classes of them.
 
     >>> from ldmref.models import preset
@@ -43,7 +31,7 @@ def list_fields_read(config: ModelConfig) -> dict[str, Any]:
     found["scheduler"] = _select_scheduler(config.scheduler, found["scheduler"])
     for name in TEXT_ENCODERS:
         if name in found:
-            read = OF_TEXT[found[name]["model_type"]]
+            read = kind_of(getattr(config, name)).fields or tuple(found[name])
             found[name] = {key: value for key, value in found[name].items() if key in read}
     if config.concat != "segmentation":
         del found["segmentation_classes"]

@@ -6,12 +6,17 @@ ldm/modules/x_transformer.py; parameter names of diffusers' LDMBertModel.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer, layer_norm, linear, self_attention
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
+from ldmref.models.text_config import LAYER_FIELDS, TextConfig
+from ldmref.models.text_kind import TextEncoder
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.wordpiece import wordpiece_tokenizer
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:
@@ -60,3 +65,22 @@ def ldmbert_layer(ops: Backend, p: Params, x: Array, config: TextConfig) -> Arra
     x = ops.add(x, self_attention(ops, p.self_attn, h, config.num_attention_heads))
     h = layer_norm(ops, p.final_layer_norm, x, config.layer_norm_eps)
     return ops.add(x, linear(ops, p.fc2, ops.gelu(linear(ops, p.fc1, h))))
+
+
+def bert_tokenizer(
+    config: TextConfig, source: str | Path | None, pad: int | None
+) -> PromptTokenizer:
+    """Return the tokenizer of BERT's vocabulary, which names its own padding."""
+    return wordpiece_tokenizer(source, config.max_position_embeddings)
+
+
+LDMBERT = TextEncoder(
+    name="ldmbert",
+    title="LDMBERT",
+    spec=ldmbert_spec,
+    tokenizer=bert_tokenizer,
+    function=ldmbert,
+    fields=(*LAYER_FIELDS, "head_dim"),
+    vocabulary="bert",
+    trained=False,
+)

@@ -9,6 +9,7 @@ from typing import Any
 from ldmref.errors import UsageError
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.params import Params, flatten, unflatten
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.textual_inversion import Embedding, add_embeddings, group_by_encoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -36,7 +37,7 @@ def add_learned_words(
         UsageError: A word is already known or was made for other text encoders.
         CorruptModelError: The vectors do not have the width of the text encoder.
     """
-    if any(text.model_type != "clip" for text in config.text_encoders):
+    if not all(kind_of(text).learns_words for text in config.text_encoders):
         message = f"{config.name!r} has no CLIP text encoder, for which words are learned"
         raise UsageError(message, code="E-EMBEDDING")
     grown = {}

@@ -7,17 +7,22 @@ arXiv:2002.05202). Parameter names of transformers' T5EncoderModel. No layer has
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
+from ldmref.models.text_config import LAYER_FIELDS, TextConfig
+from ldmref.models.text_kind import TextEncoder
 from ldmref.models.transformer_layers import gelu_tanh, rms_norm
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.unigram import unigram_tokenizer
 
 MASKED = -1e9  # the score of a token that no other attends to: its weight, exp, is 0
 
@@ -157,3 +162,33 @@ def find_buckets(distances: np.ndarray, buckets: int, max_distance: int) -> np.n
     steps = ratio / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
     wide = np.minimum(exact + steps.astype(np.int64), half - 1)
     return np.where(far < exact, far, wide) + half * (distances > 0)
+
+
+def t5_tokenizer(config: TextConfig, source: str | Path | None, pad: int | None) -> PromptTokenizer:
+    """Return the tokenizer of T5's vocabulary, which names its own padding."""
+    return unigram_tokenizer(source, config.max_position_embeddings)
+
+
+def broken_rules(config: TextConfig) -> Iterator[str]:
+    """Yield the relations between fields that do not hold."""
+    if config.hidden_act != "gelu_new":
+        yield "the activation of 't5' is 'gelu_new'"
+
+
+T5 = TextEncoder(
+    name="t5",
+    title="T5",
+    spec=t5_spec,
+    tokenizer=t5_tokenizer,
+    function=t5,
+    fields=(
+        *LAYER_FIELDS,
+        "head_dim",
+        "hidden_act",
+        "relative_attention_num_buckets",
+        "relative_attention_max_distance",
+    ),
+    comes_with=("clip", "t5"),
+    vocabulary="t5",
+    broken_rules=broken_rules,
+)

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ldmref.declare import Invalid, get_fields, read, verify
-from ldmref.errors import CorruptModelError, UsageError, did_you_mean
-from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.errors import CorruptModelError, UsageError, did_you_mean, short_repr
+from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import Family, family_of, find_family
+from ldmref.models.text_kind import config_class, find_text_encoder, kind_of
 from ldmref.samplers.config import LEARNED
 
 
@@ -35,6 +36,9 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     family = find_named_family(rest.pop("family", UNetConfig.family))
     network = family.denoiser.network
     known = [network if name == "denoiser" else name for name in get_fields(ModelConfig)]
+    for key in TEXT_ENCODERS:
+        if isinstance(rest.get(key), Mapping):
+            rest[key] = _read_text_encoder(rest[key], key)
     with _naming_the_problem():
         for key in rest:
             if key not in known:
@@ -58,6 +62,21 @@ def find_named_family(name: Any) -> Family:
         return find_family(name if isinstance(name, str) else "")
     except UsageError as error:
         raise _error(str(error), error.hint) from None
+
+
+def _read_text_encoder(values: Mapping[str, Any], where: str) -> TextConfig:
+    """Return the configuration of a text encoder, of the class of its kind.
+
+    Raises:
+        CorruptModelError: There is no such kind here, or a field is not as declared.
+    """
+    with _naming_the_problem():
+        try:
+            kind = config_class(values)
+        except UsageError as error:
+            name = short_repr(values.get("model_type"))
+            raise Invalid(f"unknown {where}.model_type {name}", where, error.hint) from None
+        return read(kind, dict(values), where)
 
 
 def check_config(config: ModelConfig) -> None:
@@ -101,8 +120,23 @@ def _naming_the_problem() -> Iterator[None]:
 
 
 def _check_relations(config: ModelConfig) -> None:
+    for name in TEXT_ENCODERS:
+        text = getattr(config, name)
+        if text is not None:
+            _check_kind(text, name)
     for rule in _broken_rules(config):
         raise _error(rule)
+
+
+def _check_kind(text: TextConfig, name: str) -> None:
+    """Refuse a text encoder of no known kind, or whose configuration is of another class."""
+    try:
+        kind = find_text_encoder(text.model_type)
+    except UsageError as error:
+        unknown = f"unknown {name}.model_type {short_repr(text.model_type)}"
+        raise _error(unknown, error.hint) from None
+    if not isinstance(text, kind.config):
+        raise _error(f"{name} must be a {kind.config.__name__}, not {type(text).__name__}")
 
 
 def _broken_rules(config: ModelConfig) -> Iterator[str]:
@@ -133,27 +167,14 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     if not classes[0] <= config.segmentation_classes <= classes[1]:
         yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', otherwise 0"
 
-    if len(texts) > 1 and not {text.model_type for text in texts} <= {"clip", "t5"}:
-        yield "only CLIP and T5 text encoders come together"
+    names = {text.model_type for text in texts}
+    if len(texts) > 1 and not all(names <= {*kind_of(text).comes_with} for text in texts):
+        yield f"text encoders of the kinds {' and '.join(sorted(names))} do not come together"
     if config.text_encoder_3 is not None and config.text_encoder_2 is None:
         yield "text_encoder_3 needs text_encoder_2"
     yield from family_of(config).broken_rules(config)
     for text in texts:
-        if text.head_dim == 0 and text.hidden_size % text.num_attention_heads:
-            yield "num_attention_heads must divide the text encoder's hidden_size"
-        names = text.class_names
-        if names and (
-            text.model_type not in ("class", "label") or len(set(names)) != text.vocab_size - 1
-        ):
-            yield "class_names needs a different name for every class except for the null class"
-        if text.head_dim and text.model_type not in ("t5", "ldmbert"):
-            yield "head_dim is for 't5' and 'ldmbert' only"
-        if (text.hidden_act == "gelu_new") != (text.model_type == "t5"):
-            yield "the activation of 't5', and of no other text encoder, is 'gelu_new'"
-        if text.relative_attention_num_buckets // 4 >= text.relative_attention_max_distance:
-            yield "relative_attention_max_distance must exceed a quarter of the buckets"
-        if not 0 <= text.skipped_layers < text.num_hidden_layers:
-            yield "skipped_layers must leave a layer of the text encoder"
+        yield from _broken_text_rules(text)
 
     if not 0 < s.beta_start <= s.beta_end < 1:
         yield "scheduler betas must satisfy 0 < beta_start <= beta_end < 1"
@@ -162,16 +183,36 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
         yield "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none"
 
 
+def _broken_text_rules(text: TextConfig) -> Iterator[str]:
+    """Yield the relations that do not hold between fields that the kind of a text encoder reads."""
+    kind = kind_of(text)
+    names = text.class_names
+    if kind.reads_field("num_attention_heads"):
+        if text.head_dim == 0 and text.hidden_size % text.num_attention_heads:
+            yield "num_attention_heads must divide the text encoder's hidden_size"
+    if names and (kind.reads != "class" or len(set(names)) != text.vocab_size - 1):
+        yield "class_names needs a different name for every class except for the null class"
+    if text.projection_dim and kind.pooled is None:
+        yield f"a text encoder of kind {kind.name!r} has no projection_dim"
+    if text.head_dim and not kind.reads_field("head_dim"):
+        yield f"a text encoder of kind {kind.name!r} has no head_dim"
+    if text.relative_attention_num_buckets // 4 >= text.relative_attention_max_distance:
+        yield "relative_attention_max_distance must exceed a quarter of the buckets"
+    if not 0 <= text.skipped_layers < text.num_hidden_layers:
+        yield "skipped_layers must leave a layer of the text encoder"
+    yield from kind.broken_rules(text)
+
+
 def broken_latent_diffusion_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations that do not hold in a model with a U-Net."""
     u = config.unet
     texts = config.text_encoders
     yield from _broken_unet_rules(u)
-    if len(texts) > 1 and (len(texts) > 2 or {text.model_type for text in texts} != {"clip"}):
+    if len(texts) > 1 and (len(texts) > 2 or any(kind_of(text).pooled is None for text in texts)):
         yield "only CLIP text encoders come in pairs"
     if (u.attention == "cross") != bool(texts):
         yield "a U-Net with cross-attention needs a text encoder, and only such a U-Net has one"
-    if any(text.model_type == "label" for text in texts):
+    if any(kind_of(text).function is None for text in texts):
         yield "the text encoder 'label' has no hidden states, which a U-Net reads"
     if texts and u.cross_attention_dim != sum(t.hidden_size for t in texts):
         yield "unet.cross_attention_dim must equal the text encoders' hidden_size"

@@ -8,6 +8,7 @@ from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import unseen_composition
 from ldmref.modes.guidance_parameter import find_unperturbed, texts_read
@@ -67,10 +68,10 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     """Return the parameters about prompts that a model has no use for."""
     words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
     control = () if config.concat == "control" else ("control_image",)
-    kind = config.text_encoder.model_type
-    if kind == "none":
+    reads = kind_of(config.text_encoder).reads
+    if reads == "nothing":
         return (*words, "negative_prompt", "cfg_scale", "guidance", *control)
-    return (*words, *control) if kind in ("class", "label") else control
+    return (*words, *control) if reads == "class" else control
 
 
 def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] = ()) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
 from ldmref.modes.job import Job
 from ldmref.modes.validation import MAX_SIDE
@@ -31,7 +32,8 @@ def check_mode(config: ModelConfig, mode: str) -> None:
             code="E-MODE",
             hint=f"use {needed}" if needed else "use txt2img, img2img or inpaint",
         )
-    if mode == "interpolate" and config.text_encoder.model_type == "label":
+    kind = kind_of(config.text_encoder)
+    if mode == "interpolate" and kind.reads == "class" and kind.function is None:
         raise UsageError(
             f"{config.name!r} reads class numbers, between which there is nothing",
             code="E-MODE",
@@ -71,10 +73,11 @@ def check_chunks(config: ModelConfig) -> None:
 def check_classes(config: ModelConfig, job: Job) -> None:
     """Refuse prompts that are not classes of the model, or a scale if it has none."""
     text = config.text_encoder
+    reads = kind_of(text).reads
     for prompt in dict.fromkeys(job.prompts + job.negative_prompts):
-        classes = 0 if text.model_type == "none" else text.vocab_size
+        classes = 0 if reads == "nothing" else text.vocab_size
         check_prompt(prompt, classes, text.class_names)
-    if text.model_type == "none" and job.cfg_scale != 1.0:
+    if reads == "nothing" and job.cfg_scale != 1.0:
         raise UsageError(
             f"{config.name!r} takes no prompt, so there is nothing to guide",
             code="E-CFG-SCALE",

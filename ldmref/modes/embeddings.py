@@ -13,6 +13,7 @@ from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
+from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
 from ldmref.modes.requests import FromPrompts
 from ldmref.modes.text import TextConditioning
@@ -65,7 +66,7 @@ def _check_shapes(
 ) -> None:
     """Refuse hidden states (n, l, d) and pooled outputs (n, d) that the denoiser cannot take."""
     encoders = config.text_encoders
-    if not encoders or encoders[0].model_type == "label":
+    if not encoders or kind_of(encoders[0]).function is None:
         raise UsageError(f"{config.name!r} takes no prompt", code=CODE)
     denoiser = family_of(config).declared(config, config.denoiser.network)
     width, pooled_width = (_width_of(denoiser, name) for name in ("context", "pooled"))

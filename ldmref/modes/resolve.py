@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import ResourceError, UsageError
-from ldmref.models.config import BUILT_IN_TOKENIZERS, ModelConfig
+from ldmref.models.config import ModelConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
 from ldmref.modes.checks import (
     ASKED,
@@ -126,7 +127,7 @@ def check_prompts(config: ModelConfig, job: Job) -> None:
         validation.check_integer("clip_skip", job.clip_skip, 0, config.max_clip_skip)
     if job.long_prompts == "chunk":
         check_chunks(config)
-    if config.text_encoder.model_type in BUILT_IN_TOKENIZERS:
+    if kind_of(config.text_encoder).reads != "text":
         check_classes(config, job)
 
 

@@ -13,10 +13,11 @@ from ldmref.io.classifier import save_classifier
 from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import BUILT_IN_TOKENIZERS, TOKENIZERS, ModelConfig
+from ldmref.models.config import TOKENIZERS, ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
@@ -47,7 +48,7 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     config = context.recipe.model
     prompts = ()
     if "diffusion" in recipe.stages:
-        if config.text_encoder.model_type in ("class", "label"):
+        if kind_of(config.text_encoder).reads == "class":
             config = family_of(config).with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
     vae, latents = train_autoencoder(context)
@@ -150,12 +151,13 @@ def _train_classifier(
 def _condition(context: TrainingContext, config: ModelConfig) -> Condition:
     """Return the prompts of the images: captions, classes, or nothing."""
     text = config.text_encoder
-    if text.model_type not in BUILT_IN_TOKENIZERS:
+    reads = kind_of(text).reads
+    if reads == "text":
         tokenizers = _word_tokenizers(context, config)
         warn_about_unknown_words(context.data, tokenizers[0], context.log)
         return Condition(context.data.caption, tokenizers)
     tokenizers = [tokenizer_for(text)]
-    if text.model_type == "none":
+    if reads == "nothing":
         return Condition(lambda i, rng: "", tokenizers)
     classes = context.data.classes
     return Condition(lambda i, rng: classes[i], tokenizers)

@@ -10,10 +10,11 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.models import preset
 from ldmref.models.config import TEXT_ENCODERS, TextConfig
-from ldmref.models.fields_read import OF_TEXT, list_fields_read
+from ldmref.models.fields_read import list_fields_read
 from ldmref.models.params import init
 from ldmref.models.presets import list_presets
 from ldmref.models.text import text_encoder, text_spec
+from ldmref.models.text_kind import find_text_encoder
 from ldmref.samplers import SAMPLERS, SchedulerConfig, configured_step, make_schedule, sample
 from ldmref.samplers.spacings import FLOW_SUMMARIES
 
@@ -78,7 +79,7 @@ def test_a_text_encoder_computes_the_same_whatever_the_other_fields_are(kind):
 
     want = encode(config)
     for field in fields(TextConfig):
-        if field.name not in (*OF_TEXT[kind], "hidden_act", "class_names"):
+        if field.name not in (*find_text_encoder(kind).fields, "hidden_act", "class_names"):
             np.testing.assert_array_equal(encode(changed(config, field.name)), want, field.name)
 
 

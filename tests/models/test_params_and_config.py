@@ -127,7 +127,11 @@ def test_hostile_configurations_are_refused(path, value):
         ("", {"concat": "low_resolution"}, "unet.in_channels must be 7 with"),
         ("", {"concat": "segmentation"}, "unet.in_channels must exceed 4 with"),
         ("", {"segmentation_classes": 3}, "segmentation_classes must be"),
-        ("", {"text_encoder_2": {"model_type": "class"}}, "only CLIP"),
+        (
+            "",
+            {"text_encoder_2": {"model_type": "class"}},
+            "text encoders of the kinds class and clip do not come together",
+        ),
         ("unet", {"in_channels": 5}, "unet.in_channels must be 4 or 9 with"),
         ("unet", {"out_channels": 5}, "unet.out_channels"),
         ("unet", {"attention": "self"}, "cross-attention needs a text encoder"),

@@ -163,6 +163,7 @@ def check_backends() -> list[Diagnosis]:
 def list_plugins() -> list[Diagnosis]:
     """Report backends, samplers and guidances of other packages, which are not imported."""
     from ldmref import backends
+    from ldmref.models import family, text_kind
     from ldmref.samplers import (
         ALIASES,
         GUIDANCES,
@@ -179,6 +180,8 @@ def list_plugins() -> list[Diagnosis]:
         "sampler": (registry.GROUP, {*SAMPLERS, *ALIASES}),
         "schedule": (own_spacing.GROUP, SPACINGS),
         "guidance": (guidance_registry.GROUP, GUIDANCES),
+        "family": (family.GROUP, family.BUILT_IN),
+        "text encoder": (text_kind.GROUP, text_kind.BUILT_IN),
     }
     findings = []
     for kind, (group, built_in) in kinds.items():

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.clip import pool_end_token
 from ldmref.models.config import TEXT_ENCODERS, TextConfig
-from ldmref.models.text import EncodedText, pool_end_token, text_encoder
+from ldmref.models.text import EncodedText, text_encoder
 from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 

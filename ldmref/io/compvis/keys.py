@@ -78,7 +78,7 @@ def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
         embedders = "conditioner.embedders."
         table |= add_prefixes("text_encoder.", embedders + "0.transformer.", clip_table(first))
         table |= add_prefixes("text_encoder_2.", embedders + "1.model.", open_clip_table(second))
-    elif first.model_type != "none":
+    elif config.text_encoders:
         table |= add_prefixes("text_encoder.", "cond_stage_model.", text_table(first))
     if config.segmentation_classes:
         rescaler = key_table(flatten(rescaler_spec(config)), {"": ""})

@@ -19,6 +19,7 @@ from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
+from ldmref.models.text_kind import kind_of
 from ldmref.training.finetune.lora_targets import check_targets
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.monitor.progress import TrainingProgress, warn_only
@@ -139,13 +140,18 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
     size = recipe.data.size
     multiple = config.size_multiple
     problem = ""
-    if not config.text_encoders or config.text_encoder.model_type != "clip":
-        problem = "it has no text transformer"
+    kind = kind_of(config.text_encoder)
+    if kind.reads != "text":
+        problem = "it reads no text"
+    elif not kind.trained:
+        problem = f"text encoders of kind {kind.name!r} are not trained"
     elif config.image_channels or config.vae.codebook_size:
         problem = "it needs an image as input, or has a codebook"
     elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
         count = len(config.text_encoders)
         problem = f"a word is learned for one text encoder, and it has {count}"
+    elif recipe.method == "textual_inversion" and not kind.learns_words:
+        problem = f"text encoders of kind {kind.name!r} learn no words"
     if problem:
         message = f"recipe: {config.name!r} cannot be fine-tuned: {problem}"
         raise UsageError(message, code="E-RECIPE")

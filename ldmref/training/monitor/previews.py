@@ -15,6 +15,7 @@ from ldmref.io.images.pil import to_images
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
+from ldmref.models.text_kind import kind_of
 from ldmref.modes.generate import CancelFlag
 from ldmref.training.autoencoder.forward import forward, make_noise
 from ldmref.training.autoencoder.objective import AutoencoderObjective
@@ -105,11 +106,12 @@ def sample_prompts(
         UsageError: The model cannot generate images for a prompt of the recipe.
     """
     check_prompts(config, progress.prompts)
-    if progress.prompts or config.text_encoder.model_type == "none":
+    reads = kind_of(config.text_encoder).reads
+    if progress.prompts or reads == "nothing":
         return progress.prompts or ("",)
     numbers = evenly_spaced(len(data.images), PROMPTS)
     rng = step_generator(seed, 0, "prompts")
-    if config.text_encoder.model_type in ("class", "label"):
+    if reads == "class":
         texts = [data.classes[i] for i in numbers]
     else:
         texts = [data.caption(int(i), rng) for i in numbers]

@@ -7,13 +7,14 @@ from dataclasses import replace
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
+from ldmref.models.text_kind import kind_of
 from ldmref.models.validate import check_config
 from ldmref.prompts.words import POOLED_END
 from ldmref.samplers.config import LEARNED, SchedulerConfig
 from ldmref.samplers.path import FLOW
 from ldmref.training.recipes.schema import DiffusionObjective, recipe_error
 
-TRAINED_ON = {"clip": "text", "t5": "text", "class": "class", "label": "class", "none": "none"}
+CONDITIONS = {"text": "text", "class": "class", "nothing": "none"}  # by what an encoder reads
 
 
 def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelConfig:
@@ -57,12 +58,12 @@ def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
     A U-Net's text encoders are replaced by class embeddings or by nothing. Other denoisers are made
     for one condition.
     """
-    kind = config.text_encoder.model_type
-    own = TRAINED_ON.get(kind)
+    kind = kind_of(config.text_encoder)
+    own = CONDITIONS[kind.reads] if kind.trained else None
     if condition != "text" and isinstance(config.denoiser, UNetConfig):
         return _unet_without_text(config, condition)
     if condition == "text" and own is None:
-        message = f"condition = 'text' needs a text encoder of CLIP or T5, not {kind!r}"
+        message = f"condition = 'text' needs a text encoder of CLIP or T5, not {kind.name!r}"
         raise recipe_error(message, hint='condition = "class" and "none" train other models')
     if condition != own:
         message = f"condition = {condition!r} does not fit {config.name!r}"
@@ -78,7 +79,7 @@ def _with_pooled_end(config: ModelConfig) -> ModelConfig:
     pooled = {
         name: replace(text, eos_token_id=POOLED_END)
         for name, text in texts.items()
-        if text.model_type == "clip"
+        if text.projection_dim
     }
     return replace(config, **pooled)
 

@@ -1,0 +1,142 @@
+"""Kinds of text encoders as data: CLIP's, T5's, and those of other packages.
+
+A kind is shared by families: T5 serves Stable Diffusion 3 and Flux.1. A package declares one as an
+entry point of the group `ldmref.text_encoders`, whose name is the `model_type` of configurations
+and which names a `TextEncoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from ldmref.errors import UsageError, short_repr
+from ldmref.math.arrays import Array
+from ldmref.models.params import Spec
+from ldmref.models.text_config import TextConfig
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.support.plugins import (
+    describe_origin,
+    find_plugin,
+    list_plugins,
+    load_plugin,
+    suggest_names,
+)
+
+GROUP = "ldmref.text_encoders"
+BUILT_IN = {
+    "clip": "ldmref.models.clip:CLIP",
+    "t5": "ldmref.models.t5:T5",
+    "ldmbert": "ldmref.models.ldmbert:LDMBERT",
+    "class": "ldmref.models.class_embedding:CLASS",
+    "label": "ldmref.models.class_embedding:LABEL",
+    "none": "ldmref.models.class_embedding:NONE",
+}
+Pooled = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A kind of text encoder as data, which loading, modes, traces, training and pages read.
+
+    Attributes:
+        name: The `model_type` of its configurations, and the name of the entry point.
+        title: Its name for people.
+        spec: Returns the shapes of every parameter of a configuration.
+        tokenizer: Returns the tokenizer of a configuration. Its other arguments are the location of
+            the vocabulary and the id of the padding token, each None if nothing is known of it.
+        function: Returns hidden states, (n, l, hidden_size), of token ids, (n, l) int64. It takes
+            the backend, the parameters, the configuration, the ids and the number of final layers
+            to leave out. None: the denoiser reads the ids.
+        pooled: The same with the pooled output, (n, projection_dim), for configurations that have
+            one. None: the kind has no pooled output.
+        config: The class of its configurations, `TextConfig` or one that inherits from it.
+        fields: The fields of the configuration that are read. (): all of them.
+        reads: What a prompt is: "text"; "class", the name or number of a class; or "nothing".
+        comes_with: The kinds that may be encoders of the same model. (): it is always the only one.
+        learns_words: Whether textual inversion can add words.
+        vocabulary: The vocabulary that golden runs make for it, "clip", "bert" or "t5"; "": none.
+        trained: Whether `ldmref train` trains models with it.
+        broken_rules: Yields the relations between fields that do not hold.
+
+    >>> from ldmref.models.text_kind import find_text_encoder
+    >>> t5 = find_text_encoder("t5")
+    >>> t5.reads, t5.learns_words
+    ('text', False)
+    """
+
+    name: str
+    title: str
+    spec: Callable[[TextConfig], Spec]
+    tokenizer: Callable[[TextConfig, str | Path | None, int | None], PromptTokenizer]
+    function: Callable[..., Array] | None = None
+    pooled: Callable[..., Pooled] | None = None
+    config: type[TextConfig] = TextConfig
+    fields: tuple[str, ...] = ()
+    reads: Literal["text", "class", "nothing"] = "text"
+    comes_with: tuple[str, ...] = ()
+    learns_words: bool = False
+    vocabulary: str = ""
+    trained: bool = True
+    broken_rules: Callable[[TextConfig], Iterable[str]] = lambda config: ()
+
+    def reads_field(self, name: str) -> bool:
+        """Return whether the kind reads a field of its configurations."""
+        return not self.fields or name in self.fields
+
+
+@cache
+def find_text_encoder(name: str) -> TextEncoder:
+    """Return the kind of text encoder of that name.
+
+    Raises:
+        UsageError: There is none, or its plug-in cannot be used.
+
+    >>> find_text_encoder("clip").title
+    'CLIP'
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(import_module(module), attribute)
+    point = find_plugin(GROUP, name)
+    if point is None:
+        raise UsageError(
+            f"no kind of text encoder {short_repr(name)}",
+            code="E-TEXT-ENCODER",
+            hint=suggest_names(GROUP, BUILT_IN, name),
+        )
+    found = load_plugin(point)
+    if not isinstance(found, TextEncoder) or found.name != point.name:
+        message = f"{describe_origin(point)} is not a TextEncoder of that name"
+        raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it")
+    return found
+
+
+def kind_of(config: TextConfig) -> TextEncoder:
+    """Return the kind of a text encoder.
+
+    >>> from ldmref.models import TextConfig
+    >>> kind_of(TextConfig(model_type="class")).reads
+    'class'
+    """
+    return find_text_encoder(config.model_type)
+
+
+def list_text_encoders() -> Iterator[TextEncoder]:
+    """Yield all kinds: those of ldmref, then those of other packages, by name."""
+    for name in (*BUILT_IN, *sorted({*list_plugins(GROUP)} - {*BUILT_IN})):
+        yield find_text_encoder(name)
+
+
+def config_class(values: Mapping[str, object]) -> type[TextConfig]:
+    """Return the class of the configuration of a text encoder, as a dictionary.
+
+    Raises:
+        UsageError: There is no kind of that name, or its plug-in cannot be used.
+    """
+    name = values.get("model_type", TextConfig.model_type)
+    return find_text_encoder(name if isinstance(name, str) else "").config
