@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-CLOSE = 1e-3  # largest relative error of an array that counts as the same numbers
+from ldmref.locate.law import GAIN, explains, is_clearly_better
+
+CLOSE = 1e-3  # relative differences of factors and constants that are told apart
 LEAST_OF_CHANNEL = 16  # values from which a factor and a constant, or a format, can be told
 HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are tried
 
@@ -48,24 +50,66 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def recognise(got: np.ndarray, expected: np.ndarray, close: float = CLOSE) -> Layout | None:
+def recognise(got: np.ndarray, expected: np.ndarray, close: float) -> Layout | None:
     """Return how `got` is related to `expected`, None if it is not recognised.
+
+    The first relation that leaves at most `close`, and a quarter of the error, is returned, or a
+    later one that is clearly better (`ldmref.locate.law`).
 
     Args:
         got: The recorded array.
         expected: The array that it should equal, of any shape.
-        close: Largest relative error that counts as equal.
+        close: Largest relative error that counts as equal: what the port's number format rounds.
     """
     got = np.asarray(got, np.float64)
     if not got.size or not np.isfinite(got).all():
         return None
     if not np.any(got) and np.any(expected):
         return Layout("all zeros", np.zeros_like(expected))
+    error = relative_error(got, expected)
+    best, least = None, float("inf")
     for relation in RELATIONS:
         for layout in relation(got, expected):
-            if relative_error(layout.array, expected) <= close:
-                return layout
-    return None
+            left = relative_error(layout.array, expected)
+            if explains(left, error, close) and (best is None or is_clearly_better(left, least)):
+                best, least = layout, left
+    return best
+
+
+def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
+    """Return an array in the order in memory in which it is nearest to the expected one.
+
+    A port may keep its arrays in any order, which is no fault. If the array has the expected shape
+    already, another order must reduce its error by `GAIN`: numbers that nearly repeat along two
+    axes look transposed to rounding.
+
+    Args:
+        got: The recorded array, of any type, which is kept.
+        expected: The array that it should equal.
+
+    Returns:
+        The nearest order; None if it is the array's own, or if there is none of that shape.
+
+    >>> find_order(np.eye(3)[:2], np.eye(3)[:, :2]).text
+    'equal after transpose 1,0'
+    >>> find_order(np.eye(3), np.eye(3)) is None
+    True
+    """
+    nearest = min(
+        restore_order(got, expected.shape),
+        key=lambda layout: _distance(layout.array, expected),
+        default=None,
+    )
+    if nearest is None or got.shape != expected.shape:
+        return nearest
+    limit = relative_error(got, expected) / GAIN
+    return nearest if relative_error(nearest.array, expected) <= limit else None
+
+
+def _distance(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the sum of squares of the differences, which a fault in few numbers hardly changes."""
+    apart = np.subtract(got, expected, dtype=np.float64)
+    return float(np.vdot(apart, apart))
 
 
 def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:

@@ -24,7 +24,8 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import align
-from ldmref.locate.layouts import CLOSE, relative_error
+from ldmref.locate.law import allowed_error
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
     find_entry,
     is_apart,
@@ -34,6 +35,7 @@ from ldmref.locate.names import (
     read_role,
 )
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
+from ldmref.locate.precision import EPSILONS, UNITS
 from ldmref.locate.trials import RepeatableRun
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
@@ -96,7 +98,10 @@ class Replay(RepeatableRun):
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
             if recorded is not None:
                 suspects = tuple(self._pending)
-                point = Point(whole, "", array, recorded, arrays, frame, suspects, self._last())
+                unit = 0.0 if entry is None else self._unit_of(entry)
+                point = Point(
+                    whole, "", array, recorded, arrays, frame, suspects, self._last(), unit
+                )
                 self.observer.observe(self, point)
         return result
 
@@ -157,7 +162,8 @@ class Replay(RepeatableRun):
         suspects = tuple(self._pending)
         start = frame if closed else self._frames[-1]
         first, *others = parts_of(result)
-        point = Point(call, "", first, recorded, inputs, start, suspects, self._last())
+        unit = self._unit_of(entry)
+        point = Point(call, "", first, recorded, inputs, start, suspects, self._last(), unit)
         forced = self.observer.observe(self, point)
         if forced is not recorded:
             self._corrected[entry.layer] = forced
@@ -193,7 +199,13 @@ class Replay(RepeatableRun):
         recorded = read_inputs(self.port, entry, call)
         known = {role: x for role, x in call.inputs.items() if not np.isnan(x).any()}
         shared = recorded.keys() & known.keys()
-        return any(relative_error(recorded[role], known[role]) > CLOSE for role in shared)
+        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], self._unit_of(entry)))
+        return any(relative_error(recorded[role], known[role]) > allowed for role in shared)
+
+    def _unit_of(self, entry: TraceEntry) -> float:
+        """Return the unit of rounding of the narrowest format in which a layer was stored."""
+        names = (*entry.inputs.values(), *entry.outputs.values())
+        return max((UNITS.get(self.port.kinds.get(name, ""), 0.0) for name in names), default=0.0)
 
     def _align(self, call: LayerCall) -> None:
         """Find the port's number of each operation of this kind in the module around it."""
@@ -246,12 +258,12 @@ class Replay(RepeatableRun):
         if recorded is not None and missing:
             self.observer.skip(call, f"its input {missing[0]!r} was not recorded")
         elif recorded is not None:
-            self._observe_apart(call, inputs, recorded)
+            self._observe_apart(call, inputs, recorded, self._unit_of(entry))
         self._seen, self._pending, self._after = outside
         return assumed
 
     def _observe_apart(
-        self, call: LayerCall, inputs: dict[str, np.ndarray], recorded: np.ndarray
+        self, call: LayerCall, inputs: dict[str, np.ndarray], recorded: np.ndarray, unit: float
     ) -> None:
         """Judge the output of a layer from its recorded inputs alone."""
         frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
@@ -259,9 +271,8 @@ class Replay(RepeatableRun):
         self._frames.append(frame)
         try:
             computed = parts_of(self._operate_exactly(call, inputs))[0]
-            point = Point(
-                call, "", computed, recorded, inputs, frame, tuple(self._pending), self._last()
-            )
+            suspects = tuple(self._pending)
+            point = Point(call, "", computed, recorded, inputs, frame, suspects, self._last(), unit)
             self.observer.observe(self, point)
         except (ValueError, IndexError) as error:
             self.observer.refuse(call, inputs, str(error).splitlines()[0])
@@ -277,9 +288,10 @@ class Replay(RepeatableRun):
                 continue
             suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
-            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last())
+            unit = self._unit_of(entry)
+            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
             used = self.observer.observe(self, point)
-            inputs[role] = used.astype(np.float64) if computed.dtype.kind == "f" else used
+            inputs[role] = used.astype(np.float64 if computed.dtype.kind == "f" else np.int64)
         return inputs
 
     def _last(self) -> tuple[str, ...]:
