@@ -191,7 +191,9 @@ class Judge:
         kind = "wiring" if point.role else "own"
         layer = point.call.name
         segment = _describe_segment(point) if point.role or point.call.composite else ""
-        return Row(self.call, layer, kind, segment=segment, **values)
+        which = f"its output {point.part}" if point.part else ""
+        notes = "; ".join(note for note in (which, values.pop("note", "")) if note)
+        return Row(self.call, layer, kind, segment=segment, note=notes, **values)
 
     def _blame(self, row: Row, found: Cause) -> Row:
         notes = "; ".join(note for note in (row.note, found.note) if note)

@@ -83,9 +83,12 @@ def read_role(
     return None
 
 
-def read_output(port: Trace, entry: TraceEntry) -> np.ndarray | None:
-    """Return the only, or first, output of a layer."""
-    return read_role(port, entry.outputs, "output")
+def read_output(port: Trace, entry: TraceEntry, part: int = 0) -> np.ndarray | None:
+    """Return the only output of a layer, or one of several; None if it was not recorded."""
+    for role in (str(part), f"output.{part}"):
+        if role in entry.outputs:
+            return read_array(port, entry.outputs[role])
+    return None if part else read_role(port, entry.outputs, "output")
 
 
 def read_inputs(port: Trace, entry: TraceEntry, layer: LayerCall) -> dict[str, np.ndarray]:
@@ -119,6 +122,8 @@ def latent_scale(layer: str, levels: int) -> float | None:
 
     >>> latent_scale("down_blocks.1.resnets.0.conv1", 3), latent_scale("decoder.conv_in", 3)
     (2.0, 1.0)
+    >>> latent_scale("up_blocks.0.upsamplers.0", 3), latent_scale("up_blocks.0.upsamplers.0.conv", 3)
+    (4.0, 2.0)
     """
     if re.match(r"time_|add_|class_|text_", layer) or ".time_emb_proj" in layer:
         return None
@@ -138,7 +143,7 @@ def latent_scale(layer: str, levels: int) -> float | None:
     level = int(found[2])
     if found[1] == "down":
         return 2.0**level / (whole if encoder else 1.0)
-    level += found[3] == "upsamplers"
+    level += re.fullmatch(r".*\.upsamplers\.\d+\..+", rest) is not None  # after its upsampling
     return 2.0**-level if decoder else whole / 2.0**level
 
 

@@ -55,6 +55,7 @@ class Point:
         after: The layers that were recorded last before it.
         unit: The unit of rounding of the format in which the layer's arrays were stored; 0 for one
             that is not narrow.
+        part: Which of several outputs it is, from 0.
     """
 
     call: LayerCall
@@ -66,6 +67,7 @@ class Point:
     suspects: tuple[LayerCall, ...]
     after: tuple[str, ...]
     unit: float = 0.0
+    part: int = 0
 
 
 class PointObserver(Protocol):

@@ -80,7 +80,8 @@ class Replay(RepeatableRun):
         self.name_parameters(params)
         arrays = dict(arguments)
         function = network.function
-        self.ids = arrays.get("ids")
+        ids = arrays.get("ids")
+        self.ids = ids if ids is not None and ids.dtype.kind != "f" else None
 
         def compute(inputs: Mapping[str, np.ndarray]) -> Any:
             return function(self, params, **inputs)
@@ -156,23 +157,42 @@ class Replay(RepeatableRun):
             result = self._operate_exactly(call, inputs)
             self._pending.append(call)
             self._keep_modulation(call)
-        recorded = None if entry is None else read_output(self.port, entry)
-        if entry is None or recorded is None:
+        if entry is None:
             return self._keep(call, result)
-        suspects = tuple(self._pending)
         start = frame if closed else self._frames[-1]
-        first, *others = parts_of(result)
+        forced = self._observe_outputs(call, entry, result, inputs, start)
+        return forced if call.several else self._keep(call, forced)
+
+    def _observe_outputs(
+        self,
+        call: LayerCall,
+        entry: TraceEntry,
+        result: Any,
+        inputs: Mapping[str, np.ndarray],
+        frame: Frame,
+    ) -> Any:
+        """Compare the recorded outputs of a layer, and return those to use downstream."""
+        used = list(parts_of(result))
         unit = self._unit_of(entry)
-        point = Point(call, "", first, recorded, inputs, start, suspects, self._last(), unit)
-        forced = self.observer.observe(self, point)
-        if forced is not recorded:
-            self._corrected[entry.layer] = forced
-        self._pending = []
-        self._after = [call.name]
-        self.recent.append((call.name, forced))
-        if call.several:  # the first is judged, the others come from recorded layers within it
-            return forced, *others
-        return self._keep(call, forced)
+        suspects = tuple(self._pending)
+        seen = False
+        for part, computed in enumerate(used):
+            recorded = read_output(self.port, entry, part)
+            if recorded is None:
+                continue
+            point = Point(
+                call, "", computed, recorded, inputs, frame, suspects, self._last(), unit, part
+            )
+            used[part] = self.observer.observe(self, point)
+            if used[part] is not recorded:
+                self._corrected[entry.layer, part] = used[part]
+            if not part:
+                self.recent.append((call.name, used[part]))
+            seen = True
+        if seen:
+            self._pending = []
+            self._after = [call.name]
+        return tuple(used) if isinstance(result, tuple) else used[0]
 
     def _keep(self, call: LayerCall, result: Any) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
@@ -252,28 +272,25 @@ class Replay(RepeatableRun):
             assumed = self._finish(call.compute({**self.parameters(call), **call.inputs}))
         finally:
             self._trial = None
-        recorded = read_output(self.port, entry)
         inputs = read_inputs(self.port, entry, call)
         missing = [role for role in call.inputs if role not in inputs]
-        if recorded is not None and missing:
+        if entry.outputs and missing:
             self.observer.skip(call, f"its input {missing[0]!r} was not recorded")
-        elif recorded is not None:
-            self._observe_apart(call, inputs, recorded, self._unit_of(entry))
+        elif entry.outputs:
+            self._observe_apart(call, entry, inputs)
         self._seen, self._pending, self._after = outside
         return assumed
 
     def _observe_apart(
-        self, call: LayerCall, inputs: dict[str, np.ndarray], recorded: np.ndarray, unit: float
+        self, call: LayerCall, entry: TraceEntry, inputs: dict[str, np.ndarray]
     ) -> None:
-        """Judge the output of a layer from its recorded inputs alone."""
+        """Judge the outputs of a layer from its recorded inputs alone."""
         frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
         self._pending, self._after = [] if call.composite else [call], []
         self._frames.append(frame)
         try:
-            computed = parts_of(self._operate_exactly(call, inputs))[0]
-            suspects = tuple(self._pending)
-            point = Point(call, "", computed, recorded, inputs, frame, suspects, self._last(), unit)
-            self.observer.observe(self, point)
+            result = self._operate_exactly(call, inputs)
+            self._observe_outputs(call, entry, result, inputs, frame)
         except (ValueError, IndexError) as error:
             self.observer.refuse(call, inputs, str(error).splitlines()[0])
         finally:

@@ -43,13 +43,15 @@ class NumpyPort(NamedBackend):
             output = call.compute(call.inputs)
         else:
             output = change(call, {**call.parameters, **call.inputs})
-        first = output[0] if isinstance(output, tuple) else output
-        first = np.asarray(first, np.float32)
+        several = isinstance(output, tuple)
+        parts = [np.asarray(part, np.float32) for part in (output if several else (output,))]
         if call.kind not in self.hidden:
             for role, x in call.inputs.items():
                 self.tensors[tensor_name(self.call, call.name, "input", role)] = np.asarray(x)
-            self.tensors[tensor_name(self.call, call.name, "output")] = first
-        return (first, *output[1:]) if isinstance(output, tuple) else first
+            for i, part in enumerate(parts):
+                role = str(i) if several else ""
+                self.tensors[tensor_name(self.call, call.name, "output", role)] = part
+        return tuple(parts) if several else parts[0]
 
 
 def make_model(name: str) -> LatentDiffusion:
