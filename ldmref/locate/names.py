@@ -122,8 +122,8 @@ def latent_scale(layer: str, levels: int) -> float | None:
 
     >>> latent_scale("down_blocks.1.resnets.0.conv1", 3), latent_scale("decoder.conv_in", 3)
     (2.0, 1.0)
-    >>> latent_scale("up_blocks.0.upsamplers.0", 3), latent_scale("up_blocks.0.upsamplers.0.conv", 3)
-    (4.0, 2.0)
+    >>> [latent_scale(f"up_blocks.0.upsamplers.0{inner}", 3) for inner in ("", ".conv")]
+    [4.0, 2.0]
     """
     if re.match(r"time_|add_|class_|text_", layer) or ".time_emb_proj" in layer:
         return None
