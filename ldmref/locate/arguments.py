@@ -47,14 +47,16 @@ class RecordedArguments:
 
     def text_shape(self) -> tuple[int, int] | None:
         """Return the number of texts and of their tokens, from the first layer that tells it."""
+        found = None
         for entry in self.port.of_call(self.call):
-            if entry.layer.endswith(TABLE_OF_DISTANCES):
-                continue
+            distances = entry.layer.endswith(TABLE_OF_DISTANCES)
             for name in (*entry.inputs.values(), *entry.outputs.values()):
                 shape = np.shape(self.port.tensors[name])
-                if len(shape) in (3, 4):  # tokens of a width, or heads of tokens
+                if distances and len(shape) > 1:  # (l, l), with heads
+                    found = 1, shape[1]
+                elif len(shape) in (3, 4):  # tokens of a width, or heads of tokens
                     return shape[0], shape[-2]
-        return None
+        return found
 
     def length(self, *endings: str) -> int:
         """Return the number of tokens of the layers whose names end so; 1 if unknown."""

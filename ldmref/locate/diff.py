@@ -28,6 +28,7 @@ from ldmref.trace.model import GUIDE_CALLS, MISSING, UNKNOWN_NAMES, Trace
 CODE = "E-TRACE"
 MAX_LISTED = 5
 NO_LAYER = "none of its layers has a name of this network"
+ALONE = "ldmref computes none of its layers by itself"
 REFERENCE_ALONE = "compared with the reference alone"
 FAR = 0.01  # relative difference from a reference that no rounding of a right run makes
 # Parts of text encoders that ldmref does not compute: the hidden states come from before them.
@@ -171,7 +172,8 @@ def judge_call(
         text = f"{len(unknown)} layers are not in ldmref's definition of {kind}: {listed}"
         gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
     if known and not known & visited:
-        note = f"cannot be replayed: {problem}" if problem else NO_LAYER
+        unused = all(map(UNUSED.fullmatch, known))
+        note = f"cannot be replayed: {problem}" if problem else ALONE if unused else NO_LAYER
         judge.rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return judge.rows
 

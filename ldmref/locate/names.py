@@ -29,7 +29,7 @@ ALIASES = {  # the last part of ldmref's name -> those of other programs
 }
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
-    "emb": ("temb",),
+    "emb": ("temb", "conditioning_embedding"),
     "pooled": ("pooled_projection",),
     "context": ("encoder_hidden_states",),
     "ids": ("input_ids",),
@@ -83,12 +83,22 @@ def read_role(
     return None
 
 
-def read_output(port: Trace, entry: TraceEntry, part: int = 0) -> np.ndarray | None:
-    """Return the only output of a layer, or one of several; None if it was not recorded."""
+def read_output(
+    port: Trace, entry: TraceEntry, part: int = 0, only: bool = True
+) -> np.ndarray | None:
+    """Return an output of a layer; None if it was not recorded.
+
+    Args:
+        port: The trace.
+        entry: The layer.
+        part: Which of several outputs.
+        only: Whether it is the one that a layer returns which returns one alone.
+    """
     for role in (str(part), f"output.{part}"):
         if role in entry.outputs:
             return read_array(port, entry.outputs[role])
-    return None if part else read_role(port, entry.outputs, "output")
+    alone = only and not {"0", "1", "output.0", "output.1"} & entry.outputs.keys()
+    return read_role(port, entry.outputs, "output") if alone else None
 
 
 def read_inputs(port: Trace, entry: TraceEntry, layer: LayerCall) -> dict[str, np.ndarray]:

@@ -36,6 +36,7 @@ from ldmref.locate.names import (
 )
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
 from ldmref.locate.precision import EPSILONS, UNITS
+from ldmref.locate.rotations import read_positions
 from ldmref.locate.trials import RepeatableRun
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
@@ -176,8 +177,10 @@ class Replay(RepeatableRun):
         unit = self._unit_of(entry)
         suspects = tuple(self._pending)
         seen = False
+        given = {id(x) for x in inputs.values()}
+        returned = [part for part, x in enumerate(used) if id(x) not in given] or [0]
         for part, computed in enumerate(used):
-            recorded = read_output(self.port, entry, part)
+            recorded = read_output(self.port, entry, part, only=part == returned[0])
             if recorded is None:
                 continue
             point = Point(
@@ -273,6 +276,9 @@ class Replay(RepeatableRun):
         finally:
             self._trial = None
         inputs = read_inputs(self.port, entry, call)
+        positions = read_positions(self.port, entry, call.attributes.get("dims", ()))
+        if "positions" in call.inputs and positions is not None:
+            inputs.setdefault("positions", positions)
         missing = [role for role in call.inputs if role not in inputs]
         if entry.outputs and missing:
             self.observer.skip(call, f"its input {missing[0]!r} was not recorded")
