@@ -70,11 +70,15 @@ class Judge:
         row = self._row(point, error=relative_error(recorded, computed), allowed=allowed)
         order = find_order(recorded, computed) if row.error > allowed else None
         if order is None and recorded.shape != computed.shape:
-            return self._judge_shape(replay, point, row)
+            judged, used = self._explain_shape(replay, point, row)
+            self._add(point, judged)
+            return used
         judged = self._judge_order(replay, point, row, order)
-        lost = order is not None and recorded.shape != computed.shape and not judged.cause
-        if lost and judged.verdict == DIFFERS:
-            return self._judge_shape(replay, point, row)
+        if judged.verdict == DIFFERS and not judged.cause and recorded.shape != computed.shape:
+            other, used = self._explain_shape(replay, point, row)
+            if other.cause:  # no order in memory, but other heads
+                self._add(point, other)
+                return used
         self._add(point, judged)
         return recorded if order is None else order.array
 
@@ -92,7 +96,10 @@ class Judge:
             point = replace(point, recorded=order.array)
             error = relative_error(order.array, np.asarray(point.computed))
             row = replace(row, error=error, note=order.text)
-        return self._judge_error(replay, point, row) if row.error > row.allowed else row
+        judged = self._judge_error(replay, point, row) if row.error > row.allowed else row
+        if judged.verdict == DIFFERS:
+            judged = replace(judged, note=judged.note.replace("equal after", "after"))
+        return judged
 
     def _judge_error(self, replay: Replay, point: Point, row: Row) -> Row:
         """Judge an array of the right shape by floor, bound and known faults."""
@@ -131,8 +138,8 @@ class Judge:
         largest = float(np.max(bound, initial=0.0)) / scale
         return largest if np.isfinite(largest) else None
 
-    def _judge_shape(self, replay: Replay, point: Point, row: Row) -> np.ndarray:
-        """Judge an array of a wrong shape; the replay continues with the expected array."""
+    def _explain_shape(self, replay: Replay, point: Point, row: Row) -> tuple[Row, np.ndarray]:
+        """Return the row of an array of a wrong shape, and what the replay continues with."""
         computed = np.asarray(point.computed)
         resplit = resplit_heads(point.recorded, computed.shape)
         floor = self._floor(replay, point)
@@ -144,8 +151,8 @@ class Judge:
         if layout is not None and not found.cause:
             found = Cause(layout.text, relative_error(layout.array, computed))
         note = f"shape {point.recorded.shape} instead of {computed.shape}"
-        self._add(point, self._blame(replace(row, allowed=limit, note=note), found))
-        return computed if resplit is None else resplit
+        judged = self._blame(replace(row, allowed=limit, note=note), found)
+        return judged, computed if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
         """Report the first array that is not finite; the replay continues with finite numbers."""
