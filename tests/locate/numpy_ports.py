@@ -64,7 +64,6 @@ class NumpyPort(NamedBackend):
                 self.tensors[tensor_name(self.call, call.name, "output", role)] = part
         return tuple(parts) if several else parts[0]
 
-
     def store(self, x: Any) -> np.ndarray:
         """Return an array in the port's number format."""
         return round_to(np.asarray(x, self.stored), self.rounded)
