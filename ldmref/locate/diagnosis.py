@@ -21,6 +21,7 @@ from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
 from ldmref.locate.law import GAIN, NOISE, explains, is_clearly_better
 from ldmref.locate.layouts import recognise, relative_error
+from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import OperationChange, Point
 from ldmref.locate.replay import Replay
@@ -35,6 +36,7 @@ TOGETHER = ("rotate",)  # operations that share a table: a fault concerns both o
 SKIPPED = "{} is skipped: its output is its input"
 NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
 NOISIEST = 3  # nearest faults whose own noise is computed
+NAMES = {"input": "q"}  # roles of an attention in words
 HINT = "nearest to {}, which leaves {:.2g}"
 
 
@@ -125,9 +127,28 @@ def _find_identity(wrong: _Wrong) -> Cause:
             continue
         left = relative_error(wrong.recorded, array)
         if wrong.is_explained(left):
+            other = _exchanged_input(wrong, text)
+            if other:
+                return Cause(other, left)
             itself = text in ("its input", f"the input of {point.call.name}")
             return Cause(SKIPPED.format(point.call.name) if itself else f"equals {text}", left)
     return Cause()
+
+
+def _exchanged_input(wrong: _Wrong, text: str) -> str:
+    """Return in words that two inputs of a layer are exchanged; "" if only one is another."""
+    point = wrong.point
+    entry = find_entry(wrong.replay.port, wrong.replay.call, point.call)
+    for role in point.call.inputs:
+        if entry is None or role == point.role or text != f"its input {role!r}":
+            continue
+        recorded = read_role(wrong.replay.port, entry.inputs, role, list(point.call.inputs))
+        if recorded is not None and wrong.is_explained(
+            relative_error(recorded, np.asarray(point.computed))
+        ):
+            first, second = sorted((point.role, role))
+            return f"{NAMES.get(first, first)} and {second} are swapped"
+    return ""
 
 
 def _find_term(wrong: _Wrong) -> Cause:
@@ -259,7 +280,7 @@ def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
     if call.kind in ("attention", "attend_with_bias") and replay.ids is not None:
-        yield from with_padding_mask(call, replay.ids)
+        yield from with_padding_mask(call, replay.ids, replay.config)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

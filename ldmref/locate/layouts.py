@@ -155,6 +155,31 @@ def _swapped_channels(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]
         yield Layout(f"parts concatenated in the other order: {order}", np.roll(got, k, axis=axis))
 
 
+def _other_part_first(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield tokens (n, l, d) that were joined in the other order: T5's before CLIP's."""
+    if got.shape != expected.shape or got.ndim != 3 or got.shape[1] < 2:
+        return
+    apart = np.abs(expected - got[:, :1]).max(axis=(0, 2))
+    k = int(np.argmin(apart))
+    if k:
+        order = f"tokens in the order [{k}:, :{k}]"
+        yield Layout(f"parts concatenated in the other order: {order}", np.roll(got, k, axis=1))
+
+
+def _zeros_in_front(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield tokens (n, l, d) whose zeros come before their numbers instead of after them."""
+    if got.shape != expected.shape or got.ndim != 3:
+        return
+    used = [np.flatnonzero(expected[:, i].any(axis=0)) for i in range(expected.shape[1])]
+    ends = [int(places[-1]) + 1 if places.size else 0 for places in used]
+    width = expected.shape[2]
+    moved = np.stack([np.roll(got[:, i], end - width, axis=1) for i, end in enumerate(ends)], 1)
+    padded = [i for i, end in enumerate(ends) if 0 < end < width]
+    if padded:
+        tokens = f"[{padded[0]}:{padded[-1] + 1}]"
+        yield Layout(f"the zeros of tokens {tokens} are in front instead of behind", moved)
+
+
 def resplit_heads(got: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return (n, heads, l, d) split into other heads; None if the shapes do not allow it."""
     if got.ndim != 4 or len(shape) != 4 or got.shape == shape:
@@ -283,6 +308,8 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], Iterator[Layout]], ...] = (
     _orders,
     _swapped_halves,
     _swapped_channels,
+    _other_part_first,
+    _zeros_in_front,
     _heads,
     _split_heads,
     _flipped,

@@ -65,6 +65,8 @@ class Replay(RepeatableRun):
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
         self.modulations: dict[str, int] = {}  # linear layers of adaptive norms, and their parts
+        self.arguments: Mapping[str, Any] = {}  # of the network
+        self.config: Any = None
         self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
         self._frames: list[Frame] = []
         self._modules: list[Frame] = []  # the layers around an operation, recorded or not
@@ -81,6 +83,8 @@ class Replay(RepeatableRun):
         self.name_parameters(params)
         arrays = dict(arguments)
         function = network.function
+        self.arguments = arrays
+        self.config = arrays.get("config")
         ids = arrays.get("ids")
         self.ids = ids if ids is not None and ids.dtype.kind != "f" else None
 
@@ -95,14 +99,14 @@ class Replay(RepeatableRun):
             result = compute(arrays)
         self._frames.pop()
         entry = self.port.find(self.call)
-        for output, array in name_outputs(network, result).items():
+        for part, (output, array) in enumerate(name_outputs(network, result).items()):
             role = output or "output"
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
             if recorded is not None:
                 suspects = tuple(self._pending)
                 unit = 0.0 if entry is None else self._unit_of(entry)
                 point = Point(
-                    whole, "", array, recorded, arrays, frame, suspects, self._last(), unit
+                    whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
                 )
                 self.observer.observe(self, point)
         return result
