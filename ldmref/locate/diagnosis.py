@@ -113,6 +113,9 @@ def diagnose(
 def _find_identity(wrong: _Wrong) -> Cause:
     """Find an array nearby that the recorded one equals: what should follow is missing."""
     point = wrong.point
+    exchanged = _find_exchanged_inputs(wrong)
+    if exchanged.cause:
+        return exchanged
     for text, state in hidden_states(wrong.replay, point):
         left = relative_error(wrong.recorded, state)
         if wrong.is_explained(left):
@@ -127,28 +130,26 @@ def _find_identity(wrong: _Wrong) -> Cause:
             continue
         left = relative_error(wrong.recorded, array)
         if wrong.is_explained(left):
-            other = _exchanged_input(wrong, text)
-            if other:
-                return Cause(other, left)
             itself = text in ("its input", f"the input of {point.call.name}")
             return Cause(SKIPPED.format(point.call.name) if itself else f"equals {text}", left)
     return Cause()
 
 
-def _exchanged_input(wrong: _Wrong, text: str) -> str:
-    """Return in words that two inputs of a layer are exchanged; "" if only one is another."""
-    point = wrong.point
-    entry = find_entry(wrong.replay.port, wrong.replay.call, point.call)
-    for role in point.call.inputs:
-        if entry is None or role == point.role or text != f"its input {role!r}":
+def _find_exchanged_inputs(wrong: _Wrong) -> Cause:
+    """Find another input of the layer that the recorded one equals, and that is it in turn."""
+    point, port = wrong.point, wrong.replay.port
+    entry = find_entry(port, wrong.replay.call, point.call) if point.role else None
+    for role, array in point.call.inputs.items():
+        if entry is None or role == point.role or not _usable(array):
             continue
-        recorded = read_role(wrong.replay.port, entry.inputs, role, list(point.call.inputs))
-        if recorded is not None and wrong.is_explained(
-            relative_error(recorded, np.asarray(point.computed))
-        ):
+        left = relative_error(wrong.recorded, array)
+        recorded = read_role(port, entry.inputs, role, list(point.call.inputs))
+        if recorded is None or not wrong.is_explained(left):
+            continue
+        if wrong.is_explained(relative_error(recorded, np.asarray(point.computed))):
             first, second = sorted((point.role, role))
-            return f"{NAMES.get(first, first)} and {second} are swapped"
-    return ""
+            return Cause(f"{NAMES.get(first, first)} and {second} are swapped", left)
+    return Cause()
 
 
 def _find_term(wrong: _Wrong) -> Cause:

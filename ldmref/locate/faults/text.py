@@ -18,16 +18,24 @@ from ldmref.models.t5 import find_buckets
 
 TABLE = "relative_attention_bias"
 DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones that are tried
+BIASES = ("bias", "score_bias")  # inputs of blocks and of attention
 EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
 PROJECTION = "text_projection"
+Rule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
 
 
 def other_buckets(replay: Replay, point: Point) -> Iterator[Given]:
-    """Yield the rows of T5's table of distances by other rules; computed: (l, l) rows."""
+    """Yield the rows of T5's table of distances by other rules, (l, l), or the bias they give."""
+    computed = np.asarray(point.computed)
     if point.role == "input" and point.call.name.endswith(TABLE):
         rows = replay.parameters(point.call)["table"].shape[0]
-        for text, change in _rules(replay, rows).items():
-            yield text, change(np.asarray(point.computed).shape[-1])
+        for text, rule in _rules(replay, rows).items():
+            yield text, rule(computed.shape[-1])
+    table = replay.parameters_of(TABLE) if point.role in BIASES else None
+    if table is not None and computed.ndim == 4:
+        right = _right_rule(replay, len(table))
+        for text, rule in _rules(replay, len(table)).items():
+            yield text, computed + _moved(table, right, rule, computed.shape[-1])
 
 
 def other_score_bias(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
@@ -44,14 +52,15 @@ def other_score_bias(replay: Replay, point: Point) -> Iterator[ChangedOperations
 
 def _with_rule(table: np.ndarray, right: Rule, rule: Rule) -> OperationChange:
     def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
-        length = x["score_bias"].shape[-1]
-        moved = table[rule(length)] - table[right(length)]
-        return call.compute({**x, "score_bias": x["score_bias"] + moved.transpose(2, 0, 1)})
+        moved = _moved(table, right, rule, x["score_bias"].shape[-1])
+        return call.compute({**x, "score_bias": x["score_bias"] + moved})
 
     return change
 
 
-Rule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
+def _moved(table: np.ndarray, right: Rule, rule: Rule, length: int) -> np.ndarray:
+    """Return what another rule adds to the bias of positions, (heads, l, l)."""
+    return (table[rule(length)] - table[right(length)]).transpose(2, 0, 1)
 
 
 def _right_rule(replay: Replay, rows: int) -> Rule:
