@@ -175,7 +175,7 @@ def _spec_of(kind: str) -> Callable[[FluxConfig], Spec]:
 
 
 def _joint(ops: Backend, p: Params, image: Array, text: Array, emb: Array, heads: int) -> Array:
-    image, text = joint_block(ops, p, image, text, emb, heads)
+    text, image = joint_block(ops, p, image, text, emb, heads)
     return ops.xp.concat([text, image], axis=1)
 
 

@@ -9,21 +9,23 @@ from typing import Any
 from ldmref.families.auxiliary import auxiliary_networks
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
-from ldmref.models.family import family_of
-from ldmref.models.presets import list_presets
+from ldmref.models.family import family_of, list_families
 
 
 @cache
 def known_networks() -> frozenset[str]:
-    """Return the names of the networks of all presets, and of the auxiliary ones.
+    """Return the names of the networks of all families, and of the auxiliary ones.
+
+    Those of a family are the networks of its presets, and its denoiser, as it may have no presets.
 
     >>> sorted(known_networks())[:4]
     ['cond_stage', 'controlnet', 'controlnet.hint', 'taesd.decode']
     """
-    networks = (
-        network for config in list_presets().values() for network in networks_of_run(config)
-    )
-    return frozenset(network.name for network in networks)
+    families = [*list_families()]
+    presets = (config for family in families for config in family.presets.values())
+    networks = (network for config in presets for network in networks_of_run(config))
+    denoisers = (family.denoiser.network for family in families)
+    return frozenset((*(network.name for network in networks), *denoisers))
 
 
 def networks_of_run(config: ModelConfig) -> tuple[DeclaredNetwork, ...]:

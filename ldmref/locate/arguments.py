@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from ldmref.locate.names import latent_scale, read_array, read_output, read_role
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
+
+UPSAMPLER = re.compile(r".*\.upsamplers\.\d+", re.ASCII)  # whose input is half as large
+TABLE_OF_DISTANCES = "relative_attention_bias"  # T5's, whose rows are of no text
 
 
 class RecordedArguments:
@@ -40,6 +44,19 @@ class RecordedArguments:
                 if found is not None:
                     return found
         return None
+
+    def text_shape(self) -> tuple[int, int] | None:
+        """Return the number of texts and of their tokens, from the first layer that tells it."""
+        found = None
+        for entry in self.port.of_call(self.call):
+            distances = entry.layer.endswith(TABLE_OF_DISTANCES)
+            for name in (*entry.inputs.values(), *entry.outputs.values()):
+                shape = np.shape(self.port.tensors[name])
+                if distances and len(shape) > 1:  # (l, l), with heads
+                    found = 1, shape[1]
+                elif len(shape) in (3, 4):  # tokens of a width, or heads of tokens
+                    return shape[0], shape[-2]
+        return found
 
     def length(self, *endings: str) -> int:
         """Return the number of tokens of the layers whose names end so; 1 if unknown."""
@@ -94,8 +111,9 @@ class RecordedArguments:
             for name in [*entry.inputs.values(), *entry.outputs.values()][:1]:
                 shape = list(np.shape(self.port.tensors[name]))
                 scale = latent_scale(entry.layer, levels)
-                if scale and not entry.inputs and ".downsamplers." in entry.layer:
-                    scale *= 2.0
+                if scale and not entry.inputs:
+                    scale *= 2.0 if ".downsamplers." in entry.layer else 1.0
+                    scale /= 2.0 if UPSAMPLER.fullmatch(entry.layer) else 1.0
                 if len(shape) > 1:
                     n = shape[0]
                 if scale and len(shape) == 4:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from ldmref.locate.faults.attention import with_padding_mask
 from ldmref.locate.faults.table import BETWEEN, IN_BLOCKS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes, hidden_states
+from ldmref.locate.law import GAIN, NOISE, explains, is_clearly_better
 from ldmref.locate.layouts import recognise, relative_error
+from ldmref.locate.names import find_entry, read_role
 from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
 from ldmref.locate.points import OperationChange, Point
 from ldmref.locate.replay import Replay
@@ -29,11 +32,12 @@ SMALL = 2**16  # numbers of an array of a part that is quickly computed again, a
 MAX_RERUNS_OF_SMALL = 1200
 LARGE_OF_SMALL = 64
 LEAST_KNOWN = 1 / 8  # of an array that a fault says
-CLEAR = 16.0  # floors up to which an error is explained
 TOGETHER = ("rotate",)  # operations that share a table: a fault concerns both or one of them
-GAIN = 4.0  # factor by which a fault must reduce the error
 SKIPPED = "{} is skipped: its output is its input"
-LARGE_GAIN = 50.0  # the same for an error that is a fault anyway; its noise may be larger
+NEAR = 50.0  # factor by which a cause that does not explain an error reduces it, to be worth a hint
+NOISIEST = 3  # nearest faults whose own noise is computed
+NAMES = {"input": "q"}  # roles of an attention in words
+HINT = "nearest to {}, which leaves {:.2g}"
 
 
 @dataclass(frozen=True)
@@ -45,120 +49,193 @@ class Cause:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class _Wrong:
+    """An array that is wrong, and what explains it: the law of `ldmref.locate.law`.
+
+    Attributes:
+        replay: The replay that computed the point.
+        point: The array, in the expected order in memory.
+        recorded: It, in float64.
+        error: Its relative error.
+        floor: The noise floor of the part, relative.
+    """
+
+    replay: Replay
+    point: Point
+    recorded: np.ndarray
+    error: float
+    floor: float
+
+    def is_explained(self, left: float, floor: float = 0.0) -> bool:
+        """Return whether an error is rounding, by the floor of the right part or of a wrong one."""
+        return explains(left, self.error, NOISE * max(self.floor, floor))
+
+    def noise_of(self, hypothesis: Hypothesis) -> float:
+        """Return the noise floor of a part with a fault, which may be larger than without it."""
+        exact = hypothesis.compute(self.replay, self.point)
+        low = hypothesis.compute(self.replay, self.point, low=True)
+        if exact is None or low is None or hypothesis.array is not None:
+            return 0.0
+        noise = _error_where_known(low, exact)
+        return noise if np.isfinite(noise) else 0.0
+
+
 def diagnose(
-    replay: Replay,
-    point: Point,
-    recorded: np.ndarray,
-    error: float,
-    floor: float,
-    certain: bool = False,
+    replay: Replay, point: Point, error: float, floor: float, certain: bool = False
 ) -> Cause:
     """Return the cause of an error.
 
+    A cause leaves only rounding: of the right part or, for a known fault, of the part with it. If
+    no cause does, the note says which one is nearest to a certain fault.
+
     Args:
         replay: The replay that computed the point.
-        point: The array that is wrong.
-        recorded: The port's array, in the expected order in memory.
+        point: The array that is wrong, in the expected order in memory.
         error: Its relative error.
         floor: The noise floor of the part, relative.
         certain: Whether the error is a fault even if no cause is found.
     """
-    recorded = np.asarray(recorded, np.float64)
-    limit = min(CLEAR * floor, error / GAIN)
-    if certain and np.isfinite(error):
-        limit = max(limit, error / LARGE_GAIN)
+    wrong = _Wrong(replay, point, np.asarray(point.recorded, np.float64), error, floor)
     for find in (_find_identity, _find_term):
-        found = find(replay, point, recorded, limit)
+        found = find(wrong)
         if found.cause:
             return found
-    found, tried = _find_known_fault(replay, point, recorded, limit)
-    found = found if found.cause else _find_layout(replay, point, recorded, limit)
-    clear = CLEAR * floor
-    if not certain or (found.explained is not None and found.explained <= clear):
+    tried = _try_known_faults(wrong)
+    found = _explain_by_fault(wrong, tried, certain)
+    found = found if found.cause else _find_layout(wrong)
+    if found.cause or not certain:
         return found
-    both = _find_pair(replay, point, recorded, min(clear, error / LARGE_GAIN), tried)
-    return both if both.cause else found
+    found = _find_pair(wrong, tried)
+    return found if found.cause else Cause(note=_nearest(wrong, tried))
 
 
-def _find_identity(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
+def _find_identity(wrong: _Wrong) -> Cause:
     """Find an array nearby that the recorded one equals: what should follow is missing."""
-    for text, state in hidden_states(replay, point):
-        if relative_error(recorded, state) <= limit:
-            return Cause(text, relative_error(recorded, state))
+    point = wrong.point
+    exchanged = _find_exchanged_inputs(wrong)
+    if exchanged.cause:
+        return exchanged
+    for text, state in hidden_states(wrong.replay, point):
+        left = relative_error(wrong.recorded, state)
+        if wrong.is_explained(left):
+            return Cause(text, left)
     if len(point.suspects) == 1 and point.role:  # a single operation leads to this input
         (between,) = point.suspects
-        left = relative_error(recorded, np.asarray(between.inputs["input"]))
-        if left <= limit:
+        left = relative_error(wrong.recorded, np.asarray(between.inputs["input"]))
+        if wrong.is_explained(left):
             return Cause(SKIPPED.format(between.name), left)
-    for text, array in _nearby(replay, point):
-        if array is not point.computed and relative_error(recorded, array) <= limit:
+    for text, array in _nearby(wrong.replay, point):
+        if array is point.computed:
+            continue
+        left = relative_error(wrong.recorded, array)
+        if wrong.is_explained(left):
             itself = text in ("its input", f"the input of {point.call.name}")
-            words = SKIPPED.format(point.call.name) if itself else f"equals {text}"
-            return Cause(words, relative_error(recorded, array))
+            return Cause(SKIPPED.format(point.call.name) if itself else f"equals {text}", left)
     return Cause()
 
 
-def _find_term(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
+def _find_exchanged_inputs(wrong: _Wrong) -> Cause:
+    """Find another input of the layer that the recorded one equals, and that is it in turn."""
+    point, port = wrong.point, wrong.replay.port
+    entry = find_entry(port, wrong.replay.call, point.call) if point.role else None
+    for role, array in point.call.inputs.items():
+        if entry is None or role == point.role or not _usable(array):
+            continue
+        left = relative_error(wrong.recorded, array)
+        recorded = read_role(port, entry.inputs, role, list(point.call.inputs))
+        if recorded is None or not wrong.is_explained(left):
+            continue
+        if wrong.is_explained(relative_error(recorded, np.asarray(point.computed))):
+            first, second = sorted((point.role, role))
+            return Cause(f"{NAMES.get(first, first)} and {second} are swapped", left)
+    return Cause()
+
+
+def _find_term(wrong: _Wrong) -> Cause:
     """Find an array nearby that was not added, or was added twice."""
-    computed = np.asarray(point.computed, np.float64)
-    if recorded.shape != computed.shape:
+    computed = np.asarray(wrong.point.computed, np.float64)
+    if wrong.recorded.shape != computed.shape:
         return Cause()
-    for text, array in _nearby(replay, point):
+    for text, array in _nearby(wrong.replay, wrong.point):
         term = array[:, :, None, None] if array.ndim == 2 and computed.ndim == 4 else array
         if term.ndim != computed.ndim or not _broadcasts(term.shape, computed.shape):
             continue
         for words, factor in (("is not added", -1.0), ("is added twice", 1.0)):
-            left = relative_error(recorded, computed + factor * term)
-            if left <= limit:
+            left = relative_error(wrong.recorded, computed + factor * term)
+            if wrong.is_explained(left):
                 return Cause(f"{text} {words}", left)
     return Cause()
 
 
-def _find_layout(replay: Replay, point: Point, recorded: np.ndarray, limit: float) -> Cause:
-    computed = np.asarray(point.computed, np.float64)
-    layout = recognise(recorded, computed, max(limit, 1e-6))
-    if layout is None or relative_error(recorded, computed) <= limit:
-        return Cause()
-    return Cause(layout.text, relative_error(layout.array, computed))
+def _find_layout(wrong: _Wrong) -> Cause:
+    computed = np.asarray(wrong.point.computed, np.float64)
+    layout = recognise(wrong.recorded, computed, NOISE * wrong.floor)
+    return Cause() if layout is None else Cause(layout.text, relative_error(layout.array, computed))
 
 
-def _find_known_fault(
-    replay: Replay, point: Point, recorded: np.ndarray, limit: float
-) -> tuple[Cause, list[Tried]]:
-    """Find the known fault that explains the array best; return also all that were tried."""
-    best = Cause(explained=limit)
+def _try_known_faults(wrong: _Wrong) -> list[Tried]:
+    """Compute the part with every known fault."""
+    point = wrong.point
     tried = []
     right = sample(point.computed)
-    for count, hypothesis in enumerate(_hypotheses(replay, point)):
-        if count >= (MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS):
-            break
-        result = hypothesis.compute(replay, point)
-        left = float("inf") if result is None else _error_where_known(recorded, result)
-        if result is not None and result.shape == recorded.shape:
-            tried.append(Tried(hypothesis, left, sample(result) - right))
-        assert best.explained is not None
-        if (left < best.explained if best.cause else left <= best.explained) and np.isfinite(left):
-            best = Cause(hypothesis.text, left)
-    return (best if best.cause else Cause()), tried
+    most = MAX_RERUNS_OF_SMALL if _is_small(point) else MAX_RERUNS
+    for hypothesis in islice(_hypotheses(wrong.replay, point), most):
+        result = hypothesis.compute(wrong.replay, point)
+        if result is not None:
+            left = _error_where_known(wrong.recorded, result)
+            known = result.shape == wrong.recorded.shape
+            effect = sample(result) - right if known else np.zeros(0)
+            tried.append(Tried(hypothesis, left, effect))
+    return tried
 
 
-def _find_pair(
-    replay: Replay, point: Point, recorded: np.ndarray, limit: float, tried: list[Tried]
-) -> Cause:
+def _explain_by_fault(wrong: _Wrong, tried: list[Tried], certain: bool) -> Cause:
+    """Return the known fault that explains the array; a later one only if it is clearly better."""
+    best: Tried | None = None
+    for one in tried:
+        better = best is None or is_clearly_better(one.left, best.left)
+        if better and wrong.is_explained(one.left):
+            best = one
+    if best is None and certain:
+        nearest = sorted(tried, key=lambda one: one.left)[:NOISIEST]
+        near = (one for one in nearest if one.left <= wrong.error / GAIN)
+        noisy = (
+            one for one in near if wrong.is_explained(one.left, wrong.noise_of(one.hypothesis))
+        )
+        best = next(noisy, None)
+    return Cause() if best is None else Cause(best.hypothesis.text, best.left)
+
+
+def _find_pair(wrong: _Wrong, tried: list[Tried]) -> Cause:
     """Find the pair of known faults that explains an array which none of both explains."""
+    point, recorded = wrong.point, wrong.recorded
     if recorded.shape != np.shape(point.computed) or _is_large(point):
         return Cause()
     best = Cause()
     for first, second in likely_pairs(sample(recorded) - sample(point.computed), tried):
         both = first.hypothesis.joined(second.hypothesis)
-        result = None if both is None else both.compute(replay, point)
+        result = None if both is None else both.compute(wrong.replay, point)
         if both is None or result is None:
             continue
         left = relative_error(recorded, result)
-        needed = min(limit, first.left / GAIN, second.left / GAIN)
-        if left <= needed and (best.explained is None or left < best.explained):
+        alone = min(first.left, second.left)  # a pair must be better than each of its faults
+        if not explains(left, min(alone, wrong.error), NOISE * wrong.floor):
+            continue
+        if best.explained is None or left < best.explained:
             best = Cause(both.text, left)
     return best
+
+
+def _nearest(wrong: _Wrong, tried: list[Tried]) -> str:
+    """Return the fault or relation that reduces an error most, in words; "" if none does by far."""
+    limit = wrong.error / NEAR
+    near = [(one.left, one.hypothesis.text) for one in tried if one.left <= limit]
+    computed = np.asarray(wrong.point.computed, np.float64)
+    layout = recognise(wrong.recorded, computed, limit)
+    if layout is not None:
+        near.append((relative_error(layout.array, computed), layout.text))
+    return HINT.format(*reversed(min(near))) if near else ""
 
 
 def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
@@ -204,7 +281,7 @@ def _variants(replay: Replay, call: LayerCall) -> Iterator[Variant]:
     for fault in faults_of(call.kind):
         yield from fault.variants(call)
     if call.kind in ("attention", "attend_with_bias") and replay.ids is not None:
-        yield from with_padding_mask(call, replay.ids)
+        yield from with_padding_mask(call, replay.ids, replay.config)
     for name, parameters in replay.similar_layers(call):
         yield Variant(
             f"has the weights of {name}", lambda c, x, p=parameters: c.compute({**x, **p})

@@ -27,6 +27,9 @@ from ldmref.trace.model import GUIDE_CALLS, MISSING, UNKNOWN_NAMES, Trace
 
 CODE = "E-TRACE"
 MAX_LISTED = 5
+NO_LAYER = "none of its layers has a name of this network"
+ALONE = "ldmref computes none of its layers by itself"
+REFERENCE_ALONE = "compared with the reference alone"
 FAR = 0.01  # relative difference from a reference that no rounding of a right run makes
 # Parts of text encoders that ldmref does not compute: the hidden states come from before them.
 UNUSED = re.compile(
@@ -36,7 +39,7 @@ UNUSED = re.compile(
 
 def diff_traces(
     port: Trace,
-    model: LatentDiffusion,
+    model: LatentDiffusion | None,
     reference: Trace | None = None,
     *,
     controlnets: Sequence[ControlNet] = (),
@@ -53,7 +56,8 @@ def diff_traces(
 
     Args:
         port: The trace of the port.
-        model: The model that the port ran, with parameters in float32.
+        model: The model that the port ran, with parameters in float32. None: one that ldmref does
+            not know, whose layers are only compared with those of the reference.
         reference: A trace of the same run, for the inherited differences, and for the request
             if the port's trace does not name one. None: there is none.
         controlnets: The ControlNets of the run, in their order; without them, their calls are not
@@ -69,7 +73,8 @@ def diff_traces(
 
     Raises:
         UsageError: The trace has no call of a network of the model, or of the pipeline; or it holds
-            no results, or the reference none (`ldmref.locate.preflight`).
+            no results, or the reference none (`ldmref.locate.preflight`); or there is neither a
+            model nor a reference.
 
     >>> import numpy as np
     >>> import ldmref
@@ -93,6 +98,9 @@ def diff_traces(
             code=CODE,
             hint="docs/traces.md has the names",
         )
+    if model is None and reference is None:
+        message = "there is neither a model nor a reference to compare with"
+        raise UsageError(message, code=CODE, hint="give one of them")
     require_comparable(port, reference, form)
     rows: list[Row] = []
     notes: list[str] = []
@@ -100,6 +108,8 @@ def diff_traces(
     for done, call in enumerate(calls):
         if progress is not None:
             progress(done, len(calls), call)
+        if model is None:
+            continue
         if network_of(call).startswith("controlnet") and not controlnets:
             rows.append(Row(call, "", verdict=UNKNOWN, note="no ControlNet was given"))
         elif call.startswith(GUIDE_CALLS) and guide is None:
@@ -109,10 +119,13 @@ def diff_traces(
             rows += judge_call(port, judged, call, form, gaps, controlnets)
         elif not is_host(call):
             gaps.append(f"{call} is no call of a trace")
-    rows += judge_host(port, model, form, notes)
+    if model is not None:
+        rows += judge_host(port, model, form, notes)
     rows = identical_dumps(port, rows)
     if reference is not None:
-        rows = with_inherited(rows, _inherited(port, reference))
+        differences = _inherited(port, reference)
+        rows = with_inherited(rows, differences)
+        rows += _not_judged(rows, differences)
         notes += _doubts(rows)
     if progress is not None:
         progress(len(calls), len(calls), "")
@@ -159,7 +172,9 @@ def judge_call(
         text = f"{len(unknown)} layers are not in ldmref's definition of {kind}: {listed}"
         gaps.append(f"{len(unknown)} layers were not judged: {listed}" if problem else text)
     if known and not known & visited:
-        judge.rows.append(_no_layer(call))
+        unused = all(map(UNUSED.fullmatch, known))
+        note = f"cannot be replayed: {problem}" if problem else ALONE if unused else NO_LAYER
+        judge.rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return judge.rows
 
 
@@ -211,8 +226,13 @@ def _doubts(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _no_layer(call: str) -> Row:
-    return Row(call, "", verdict="not judged", note="none of its layers has a name of this network")
+def _not_judged(rows: Sequence[Row], differences: Mapping[tuple[str, str], float]) -> Iterator[Row]:
+    """Yield a row for each layer that only the reference can be compared with."""
+    judged = {(row.call, row.layer) for row in rows if row.kind != "wiring"}
+    for (call, layer), difference in differences.items():
+        if (call, layer) not in judged:
+            note = REFERENCE_ALONE
+            yield Row(call, layer, verdict=UNKNOWN, inherited=difference, note=note)
 
 
 def _inherited(port: Trace, reference: Trace) -> Mapping[tuple[str, str], float]:

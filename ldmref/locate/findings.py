@@ -121,7 +121,8 @@ class DiffReport:
         counts = self.counts()
         if counts[DIFFERS]:
             return DIFFERS
-        if not counts[EQUAL] and not counts[NOISY]:
+        seen = any(row.inherited is not None for row in self.rows)  # by the reference alone
+        if not counts[EQUAL] and not counts[NOISY] and not seen:
             return NOTHING
         return INCOMPLETE if counts[UNKNOWN] or self.gaps else EQUAL
 

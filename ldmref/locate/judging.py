@@ -6,10 +6,10 @@ An error is relative to the largest value of the expected array. It is compared 
   recorded arrays (a three-way comparison: float64, the same format, the port);
 - for single operations, the bound of the format (`ldmref.backends.bounds`).
 
-An error of at most `NOISE` floors is rounding, which is what a row says is allowed; the floor is at
-least the rounding of one result. Above that, the known faults are tried; an error that one of them
-explains is a fault. Otherwise it is a fault if it is above the bound; that of a part of several
-operations is `CERTAIN` floors.
+An error of at most `NOISE` floors is rounding (`ldmref.locate.law`), which is what a row says is
+allowed. Above that, the known faults are tried; an error that one of them explains is a fault.
+Otherwise it is a fault if it is above the bound; that of a part of several operations is `CERTAIN`
+floors. A port may keep an array in any order in memory, so it is judged in the nearest one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
+from ldmref.locate.law import CERTAIN, allowed_error
 from ldmref.locate.layouts import (
     Layout,
+    find_order,
     first_nonfinite,
     recognise,
     relative_error,
@@ -35,9 +37,6 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import Point
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.replay import Replay
-
-NOISE = 16.0  # floors: rounding in another order, or by another kernel
-CERTAIN = 100.0  # floors: more than any order of summation explains
 
 
 class Judge:
@@ -52,7 +51,6 @@ class Judge:
         self.call = call
         self.dtype = dtype
         self.epsilon = EPSILONS[dtype]
-        self.least_floor = self.epsilon / 2.0  # the result alone is rounded
         self.rows: list[Row] = []
         self.nonfinite = False  # the port has NaN upstream
 
@@ -68,46 +66,66 @@ class Judge:
             return self._judge_nonfinite(point, bad)
         if not _is_known(computed):
             return self._accept_unknown(point)
-        error = relative_error(recorded, computed)
-        row = self._row(point, error=error, allowed=NOISE * self.least_floor)
-        if error <= row.allowed:
-            self._add(point, row)
-            return recorded
-        layout = recognise(recorded, computed)
-        if layout is not None and layout.harmless:
-            recorded = layout.array
-            error = relative_error(recorded, computed)
-            row = self._row(point, error=error, allowed=row.allowed, note=layout.text)
-        elif recorded.shape != computed.shape:
-            return self._judge_shape(replay, point, row, layout)
-        if error > row.allowed:
-            row = self._judge_error(replay, point, recorded, row)
-        self._add(point, row)
-        return recorded
+        allowed = allowed_error(0.0, self._epsilon(point))
+        row = self._row(point, error=relative_error(recorded, computed), allowed=allowed)
+        moved = computed.dtype.kind == "f" or recorded.shape != computed.shape  # rows stay rows
+        order = find_order(recorded, computed) if row.error > allowed and moved else None
+        if order is None and recorded.shape != computed.shape:
+            judged, used = self._explain_shape(replay, point, row)
+            self._add(point, judged)
+            return used
+        judged = self._judge_order(replay, point, row, order)
+        if judged.verdict == DIFFERS and not judged.cause and recorded.shape != computed.shape:
+            other, used = self._explain_shape(replay, point, row)
+            if other.cause:  # no order in memory, but other heads
+                self._add(point, other)
+                return used
+        self._add(point, judged)
+        return recorded if order is None else order.array
+
+    def _epsilon(self, point: Point) -> float:
+        """Return the unit of rounding of a port, or of what it stored; 0 for integers."""
+        if np.asarray(point.computed).dtype.kind != "f":
+            return 0.0
+        return max(self.epsilon, point.unit)
 
     # -- the cases --------------------------------------------------------------------------------
 
-    def _judge_error(self, replay: Replay, point: Point, recorded: np.ndarray, row: Row) -> Row:
+    def _judge_order(self, replay: Replay, point: Point, row: Row, order: Layout | None) -> Row:
+        """Judge an array in another order in memory; None: in its own."""
+        if order is not None:
+            point = replace(point, recorded=order.array)
+            error = relative_error(order.array, np.asarray(point.computed))
+            row = replace(row, error=error, note=order.text)
+        judged = self._judge_error(replay, point, row) if row.error > row.allowed else row
+        if judged.verdict == DIFFERS:
+            judged = replace(judged, note=judged.note.replace("equal after", "after"))
+        return judged
+
+    def _judge_error(self, replay: Replay, point: Point, row: Row) -> Row:
         """Judge an array of the right shape by floor, bound and known faults."""
-        low = replay.rerun(point, low=True)
-        floor = 0.0 if low is None else relative_error(low, point.computed)
+        floor = self._floor(replay, point)
         overflows = not np.isfinite(floor)
-        floor = self.epsilon if overflows else max(floor, self.least_floor)
-        limit = NOISE * floor
+        epsilon = self._epsilon(point)
+        floor = epsilon if overflows else max(floor, epsilon / 2.0)
+        limit = allowed_error(floor, epsilon)
         bound = self._bound(replay, point)
         bound = CERTAIN * floor if bound is None else bound
-        judged = self._row(
-            point, error=row.error, allowed=limit, floor=floor, bound=bound, note=row.note
-        )
+        judged = replace(row, allowed=limit, floor=floor, bound=bound)
         if row.error <= limit:
             return judged
         certain = row.error > max(limit, bound) and not overflows
-        found = diagnose(replay, point, recorded, row.error, floor, certain)
+        found = diagnose(replay, point, row.error, floor, certain)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
         if not found.cause and not certain:
             return replace(judged, verdict=NOISY)
-        return self._blame(point, judged, found)
+        return self._blame(judged, found)
+
+    def _floor(self, replay: Replay, point: Point) -> float:
+        """Return the error of ldmref in the port's number format; 0 if it cannot be computed."""
+        low = replay.rerun(point, low=True)
+        return 0.0 if low is None else relative_error(low, np.asarray(point.computed))
 
     def _bound(self, replay: Replay, point: Point) -> float | None:
         """Return the bound on an operation's own error, relative; None if there is none."""
@@ -121,18 +139,21 @@ class Judge:
         largest = float(np.max(bound, initial=0.0)) / scale
         return largest if np.isfinite(largest) else None
 
-    def _judge_shape(
-        self, replay: Replay, point: Point, row: Row, layout: Layout | None
-    ) -> np.ndarray:
-        """Judge an array of a wrong shape; the replay continues with the expected array."""
-        resplit = resplit_heads(point.recorded, np.shape(point.computed))
-        recorded = point.recorded if resplit is None else resplit
-        found = diagnose(replay, point, recorded, row.error, 16 * self.epsilon)
-        shapes = f"shape {point.recorded.shape} instead of {np.shape(point.computed)}"
+    def _explain_shape(self, replay: Replay, point: Point, row: Row) -> tuple[Row, np.ndarray]:
+        """Return the row of an array of a wrong shape, and what the replay continues with."""
+        computed = np.asarray(point.computed)
+        resplit = resplit_heads(point.recorded, computed.shape)
+        floor = self._floor(replay, point)
+        floor = max(floor if np.isfinite(floor) else 0.0, self._epsilon(point) / 2.0)
+        limit = allowed_error(floor, self._epsilon(point))
+        layout = recognise(point.recorded, computed, limit)
+        tried = point if resplit is None else replace(point, recorded=resplit)
+        found = diagnose(replay, tried, row.error, floor)
         if layout is not None and not found.cause:
-            found = Cause(layout.text, relative_error(layout.array, point.computed))
-        self._add(point, self._blame(point, self._row(point, error=row.error, note=shapes), found))
-        return np.asarray(point.computed) if resplit is None else resplit
+            found = Cause(layout.text, relative_error(layout.array, computed))
+        note = f"shape {point.recorded.shape} instead of {computed.shape}"
+        judged = self._blame(replace(row, allowed=limit, note=note), found)
+        return judged, computed if resplit is None else resplit
 
     def _judge_nonfinite(self, point: Point, bad: str) -> np.ndarray:
         """Report the first array that is not finite; the replay continues with finite numbers."""
@@ -178,12 +199,15 @@ class Judge:
         kind = "wiring" if point.role else "own"
         layer = point.call.name
         segment = _describe_segment(point) if point.role or point.call.composite else ""
-        return Row(self.call, layer, kind, segment=segment, **values)
+        which = f"its output {point.part}" if point.part else ""
+        notes = "; ".join(note for note in (which, values.pop("note", "")) if note)
+        return Row(self.call, layer, kind, segment=segment, note=notes, **values)
 
-    def _blame(self, point: Point, row: Row, found: Cause) -> Row:
-        values = {**vars(row), "verdict": DIFFERS, "cause": found.cause}
-        notes = [note for note in (row.note, found.note) if note]
-        return Row(**{**values, "explained": found.explained, "note": "; ".join(notes)})
+    def _blame(self, row: Row, found: Cause) -> Row:
+        notes = "; ".join(note for note in (row.note, found.note) if note)
+        return replace(
+            row, verdict=DIFFERS, cause=found.cause, explained=found.explained, note=notes
+        )
 
     def _add(self, point: Point, row: Row) -> None:
         if point.role and row.verdict == EQUAL and not row.note:

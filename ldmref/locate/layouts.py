@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-CLOSE = 1e-3  # largest relative error of an array that counts as the same numbers
+from ldmref.locate.law import GAIN, explains, is_clearly_better
+
+CLOSE = 1e-3  # relative differences of factors and constants that are told apart
 LEAST_OF_CHANNEL = 16  # values from which a factor and a constant, or a format, can be told
 HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are tried
 
@@ -48,24 +50,66 @@ def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def recognise(got: np.ndarray, expected: np.ndarray, close: float = CLOSE) -> Layout | None:
+def recognise(got: np.ndarray, expected: np.ndarray, close: float) -> Layout | None:
     """Return how `got` is related to `expected`, None if it is not recognised.
+
+    The first relation that leaves at most `close`, and a quarter of the error, is returned, or a
+    later one that is clearly better (`ldmref.locate.law`).
 
     Args:
         got: The recorded array.
         expected: The array that it should equal, of any shape.
-        close: Largest relative error that counts as equal.
+        close: Largest relative error that counts as equal: what the port's number format rounds.
     """
     got = np.asarray(got, np.float64)
     if not got.size or not np.isfinite(got).all():
         return None
     if not np.any(got) and np.any(expected):
         return Layout("all zeros", np.zeros_like(expected))
+    error = relative_error(got, expected)
+    best, least = None, float("inf")
     for relation in RELATIONS:
         for layout in relation(got, expected):
-            if relative_error(layout.array, expected) <= close:
-                return layout
-    return None
+            left = relative_error(layout.array, expected)
+            if explains(left, error, close) and (best is None or is_clearly_better(left, least)):
+                best, least = layout, left
+    return best
+
+
+def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
+    """Return an array in the order in memory in which it is nearest to the expected one.
+
+    A port may keep its arrays in any order, which is no fault. If the array has the expected shape
+    already, another order must reduce its error by `GAIN`: numbers that nearly repeat along two
+    axes look transposed to rounding.
+
+    Args:
+        got: The recorded array, of any type, which is kept.
+        expected: The array that it should equal.
+
+    Returns:
+        The nearest order; None if it is the array's own, or if there is none of that shape.
+
+    >>> find_order(np.eye(3)[:2], np.eye(3)[:, :2]).text
+    'equal after transpose 1,0'
+    >>> find_order(np.eye(3), np.eye(3)) is None
+    True
+    """
+    nearest = min(
+        restore_order(got, expected.shape),
+        key=lambda layout: _distance(layout.array, expected),
+        default=None,
+    )
+    if nearest is None or got.shape != expected.shape:
+        return nearest
+    limit = relative_error(got, expected) / GAIN
+    return nearest if relative_error(nearest.array, expected) <= limit else None
+
+
+def _distance(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the sum of squares of the differences, which a fault in few numbers hardly changes."""
+    apart = np.subtract(got, expected, dtype=np.float64)
+    return float(np.vdot(apart, apart))
 
 
 def restore_order(got: np.ndarray, shape: tuple[int, ...]) -> Iterator[Layout]:
@@ -109,6 +153,31 @@ def _swapped_channels(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]
     if k:
         order = f"channels in the order [{k}:, :{k}]"
         yield Layout(f"parts concatenated in the other order: {order}", np.roll(got, k, axis=axis))
+
+
+def _other_part_first(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield tokens (n, l, d) that were joined in the other order: T5's before CLIP's."""
+    if got.shape != expected.shape or got.ndim != 3 or got.shape[1] < 2:
+        return
+    apart = np.abs(expected - got[:, :1]).max(axis=(0, 2))
+    k = int(np.argmin(apart))
+    if k:
+        order = f"tokens in the order [{k}:, :{k}]"
+        yield Layout(f"parts concatenated in the other order: {order}", np.roll(got, k, axis=1))
+
+
+def _zeros_in_front(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
+    """Yield tokens (n, l, d) whose zeros come before their numbers instead of after them."""
+    if got.shape != expected.shape or got.ndim != 3:
+        return
+    used = [np.flatnonzero(expected[:, i].any(axis=0)) for i in range(expected.shape[1])]
+    ends = [int(places[-1]) + 1 if places.size else 0 for places in used]
+    width = expected.shape[2]
+    moved = np.stack([np.roll(got[:, i], end - width, axis=1) for i, end in enumerate(ends)], 1)
+    padded = [i for i, end in enumerate(ends) if 0 < end < width]
+    if padded:
+        tokens = f"[{padded[0]}:{padded[-1] + 1}]"
+        yield Layout(f"the zeros of tokens {tokens} are in front instead of behind", moved)
 
 
 def resplit_heads(got: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -239,6 +308,8 @@ RELATIONS: tuple[Callable[[np.ndarray, np.ndarray], Iterator[Layout]], ...] = (
     _orders,
     _swapped_halves,
     _swapped_channels,
+    _other_part_first,
+    _zeros_in_front,
     _heads,
     _split_heads,
     _flipped,

@@ -29,7 +29,7 @@ ALIASES = {  # the last part of ldmref's name -> those of other programs
 }
 PREFIXES = ("text_model.", "vae.", "unet.", "model.")
 ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
-    "emb": ("temb",),
+    "emb": ("temb", "conditioning_embedding"),
     "pooled": ("pooled_projection",),
     "context": ("encoder_hidden_states",),
     "ids": ("input_ids",),
@@ -83,9 +83,22 @@ def read_role(
     return None
 
 
-def read_output(port: Trace, entry: TraceEntry) -> np.ndarray | None:
-    """Return the only, or first, output of a layer."""
-    return read_role(port, entry.outputs, "output")
+def read_output(
+    port: Trace, entry: TraceEntry, part: int = 0, only: bool = True
+) -> np.ndarray | None:
+    """Return an output of a layer; None if it was not recorded.
+
+    Args:
+        port: The trace.
+        entry: The layer.
+        part: Which of several outputs.
+        only: Whether it is the one that a layer returns which returns one alone.
+    """
+    for role in (str(part), f"output.{part}"):
+        if role in entry.outputs:
+            return read_array(port, entry.outputs[role])
+    alone = only and not {"0", "1", "output.0", "output.1"} & entry.outputs.keys()
+    return read_role(port, entry.outputs, "output") if alone else None
 
 
 def read_inputs(port: Trace, entry: TraceEntry, layer: LayerCall) -> dict[str, np.ndarray]:
@@ -119,6 +132,8 @@ def latent_scale(layer: str, levels: int) -> float | None:
 
     >>> latent_scale("down_blocks.1.resnets.0.conv1", 3), latent_scale("decoder.conv_in", 3)
     (2.0, 1.0)
+    >>> [latent_scale(f"up_blocks.0.upsamplers.0{inner}", 3) for inner in ("", ".conv")]
+    [4.0, 2.0]
     """
     if re.match(r"time_|add_|class_|text_", layer) or ".time_emb_proj" in layer:
         return None
@@ -138,7 +153,7 @@ def latent_scale(layer: str, levels: int) -> float | None:
     level = int(found[2])
     if found[1] == "down":
         return 2.0**level / (whole if encoder else 1.0)
-    level += found[3] == "upsamplers"
+    level += re.fullmatch(r".*\.upsamplers\.\d+\..+", rest) is not None  # after its upsampling
     return 2.0**-level if decoder else whole / 2.0**level
 
 

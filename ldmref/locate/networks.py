@@ -179,14 +179,12 @@ class _CallSizes:
     def read(self, x: NetworkInput) -> np.ndarray:
         """Return an input in the order of axes of ldmref; NaN if it was not recorded."""
         value = self._recorded(x)
-        if x.content == "ids":
-            return self._ids(x) if value is None else np.asarray(value, np.int64)
-        if x.content == "labels":
-            self.found.complete = self.found.complete and value is not None
-            labels = np.zeros(x.shape_at(self._complete(x)), np.int64) if value is None else value
-            return np.asarray(labels, np.int64)
         if value is None:
-            return self.found.missing(x.shape_at(self._complete(x)))
+            ids = x.content == "ids"
+            shape = self.found.text_shape() if ids else None
+            return self.found.missing(shape or x.shape_at(self._complete(x)))
+        if x.content in ("ids", "labels"):
+            return np.asarray(value, np.int64)
         if x.content in ("timesteps", "guidance"):
             value = np.asarray(value, np.float64).ravel()
             twice = x.content == "guidance" and value.size == 2 * self.known["batch"]
@@ -216,18 +214,12 @@ class _CallSizes:
     def _complete(self, x: NetworkInput) -> Mapping[str, int]:
         """Return all sizes of the call; those that no input has are those of its layers."""
         if "batch" not in self.known:
-            n, h, w = self.found.batch_and_size(self.levels) if self.levels else (1, 1, 1)
+            side = self.found.model.config.denoiser.side_multiple  # of one token
+            n, h, w = self.found.batch_and_size(self.levels) if self.levels else (1, side, side)
             self.known |= {"batch": n, "height": h, "width": w}
-        if x.layers and "tokens" not in self.known:
+        if "tokens" not in self.known:
             self.known["tokens"] = self.found.length("attn2.to_k", "attn2.to_v")
         return {"timesteps": self.known["batch"]} | self.known
-
-    def _ids(self, x: NetworkInput) -> np.ndarray:
-        """Return ids of the right number, where none were recorded."""
-        self.found.complete = False
-        states = self.found.layer_input("layer_norm1")
-        shape = x.shape_at({"batch": 1}) if states is None else states.shape[:2]
-        return np.zeros(shape, np.int64)
 
 
 def _clip_skip(found: RecordedArguments, layers: int) -> int:

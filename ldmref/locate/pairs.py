@@ -44,12 +44,20 @@ class Hypothesis:
     free: bool = False
     array: np.ndarray | None = None
 
-    def compute(self, replay: Replay, point: Point) -> np.ndarray | None:
-        """Return the array with this fault; None if the fault does not fit the shapes."""
+    def compute(self, replay: Replay, point: Point, low: bool = False) -> np.ndarray | None:
+        """Return the array with this fault; None if the fault does not fit the shapes.
+
+        Args:
+            replay: The replay that computed the point.
+            point: The array that is wrong.
+            low: Whether to compute in the port's number format.
+        """
         if self.array is not None:
             return self.array
         try:
-            return replay.rerun(point, self.changes, arguments=self.arguments, free=self.free)
+            return replay.rerun(
+                point, self.changes, arguments=self.arguments, low=low, free=self.free
+            )
         except (ValueError, IndexError, KeyError, TypeError, ZeroDivisionError):
             return None
 

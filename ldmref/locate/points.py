@@ -53,6 +53,9 @@ class Point:
         suspects: Operations in the part between the recorded layers and this array that were not
             recorded; for an operation's own output, the operation.
         after: The layers that were recorded last before it.
+        unit: The unit of rounding of the format in which the layer's arrays were stored; 0 for one
+            that is not narrow.
+        part: Which of several outputs it is, from 0.
     """
 
     call: LayerCall
@@ -63,6 +66,8 @@ class Point:
     frame: Frame
     suspects: tuple[LayerCall, ...]
     after: tuple[str, ...]
+    unit: float = 0.0
+    part: int = 0
 
 
 class PointObserver(Protocol):

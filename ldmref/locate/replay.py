@@ -24,7 +24,8 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.alignment import align
-from ldmref.locate.layouts import CLOSE, relative_error
+from ldmref.locate.law import allowed_error
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import (
     find_entry,
     is_apart,
@@ -34,6 +35,8 @@ from ldmref.locate.names import (
     read_role,
 )
 from ldmref.locate.points import Frame, Point, PointObserver, Trial
+from ldmref.locate.precision import EPSILONS, UNITS
+from ldmref.locate.rotations import read_positions
 from ldmref.locate.trials import RepeatableRun
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
@@ -62,6 +65,8 @@ class Replay(RepeatableRun):
         self.recent: deque[tuple[str, np.ndarray]] = deque(maxlen=RECENT)
         self.skips: dict[str, np.ndarray] = {}  # outputs that skip connections may carry
         self.modulations: dict[str, int] = {}  # linear layers of adaptive norms, and their parts
+        self.arguments: Mapping[str, Any] = {}  # of the network
+        self.config: Any = None
         self.ids: np.ndarray | None = None  # of a text encoder's tokens, (n, l)
         self._frames: list[Frame] = []
         self._modules: list[Frame] = []  # the layers around an operation, recorded or not
@@ -78,7 +83,10 @@ class Replay(RepeatableRun):
         self.name_parameters(params)
         arrays = dict(arguments)
         function = network.function
-        self.ids = arrays.get("ids")
+        self.arguments = arrays
+        self.config = arrays.get("config")
+        ids = arrays.get("ids")
+        self.ids = ids if ids is not None and ids.dtype.kind != "f" else None
 
         def compute(inputs: Mapping[str, np.ndarray]) -> Any:
             return function(self, params, **inputs)
@@ -91,12 +99,15 @@ class Replay(RepeatableRun):
             result = compute(arrays)
         self._frames.pop()
         entry = self.port.find(self.call)
-        for output, array in name_outputs(network, result).items():
+        for part, (output, array) in enumerate(name_outputs(network, result).items()):
             role = output or "output"
             recorded = None if entry is None else read_role(self.port, entry.outputs, role)
             if recorded is not None:
                 suspects = tuple(self._pending)
-                point = Point(whole, "", array, recorded, arrays, frame, suspects, self._last())
+                unit = 0.0 if entry is None else self._unit_of(entry)
+                point = Point(
+                    whole, "", array, recorded, arrays, frame, suspects, self._last(), unit, part
+                )
                 self.observer.observe(self, point)
         return result
 
@@ -151,22 +162,44 @@ class Replay(RepeatableRun):
             result = self._operate_exactly(call, inputs)
             self._pending.append(call)
             self._keep_modulation(call)
-        recorded = None if entry is None else read_output(self.port, entry)
-        if entry is None or recorded is None:
+        if entry is None:
             return self._keep(call, result)
-        suspects = tuple(self._pending)
         start = frame if closed else self._frames[-1]
-        first, *others = parts_of(result)
-        point = Point(call, "", first, recorded, inputs, start, suspects, self._last())
-        forced = self.observer.observe(self, point)
-        if forced is not recorded:
-            self._corrected[entry.layer] = forced
-        self._pending = []
-        self._after = [call.name]
-        self.recent.append((call.name, forced))
-        if call.several:  # the first is judged, the others come from recorded layers within it
-            return forced, *others
-        return self._keep(call, forced)
+        forced = self._observe_outputs(call, entry, result, inputs, start)
+        return forced if call.several else self._keep(call, forced)
+
+    def _observe_outputs(
+        self,
+        call: LayerCall,
+        entry: TraceEntry,
+        result: Any,
+        inputs: Mapping[str, np.ndarray],
+        frame: Frame,
+    ) -> Any:
+        """Compare the recorded outputs of a layer, and return those to use downstream."""
+        used = list(parts_of(result))
+        unit = self._unit_of(entry)
+        suspects = tuple(self._pending)
+        seen = False
+        given = {id(x) for x in inputs.values()}
+        returned = [part for part, x in enumerate(used) if id(x) not in given] or [0]
+        for part, computed in enumerate(used):
+            recorded = read_output(self.port, entry, part, only=part == returned[0])
+            if recorded is None:
+                continue
+            point = Point(
+                call, "", computed, recorded, inputs, frame, suspects, self._last(), unit, part
+            )
+            used[part] = self.observer.observe(self, point)
+            if used[part] is not recorded:
+                self._corrected[entry.layer, part] = used[part]
+            if not part:
+                self.recent.append((call.name, used[part]))
+            seen = True
+        if seen:
+            self._pending = []
+            self._after = [call.name]
+        return tuple(used) if isinstance(result, tuple) else used[0]
 
     def _keep(self, call: LayerCall, result: Any) -> Any:
         """Keep the output of a layer that a skip connection may carry, and return it."""
@@ -193,7 +226,13 @@ class Replay(RepeatableRun):
         recorded = read_inputs(self.port, entry, call)
         known = {role: x for role, x in call.inputs.items() if not np.isnan(x).any()}
         shared = recorded.keys() & known.keys()
-        return any(relative_error(recorded[role], known[role]) > CLOSE for role in shared)
+        allowed = allowed_error(0.0, max(EPSILONS[self.dtype_of_port], self._unit_of(entry)))
+        return any(relative_error(recorded[role], known[role]) > allowed for role in shared)
+
+    def _unit_of(self, entry: TraceEntry) -> float:
+        """Return the unit of rounding of the narrowest format in which a layer was stored."""
+        names = (*entry.inputs.values(), *entry.outputs.values())
+        return max((UNITS.get(self.port.kinds.get(name, ""), 0.0) for name in names), default=0.0)
 
     def _align(self, call: LayerCall) -> None:
         """Find the port's number of each operation of this kind in the module around it."""
@@ -240,29 +279,28 @@ class Replay(RepeatableRun):
             assumed = self._finish(call.compute({**self.parameters(call), **call.inputs}))
         finally:
             self._trial = None
-        recorded = read_output(self.port, entry)
         inputs = read_inputs(self.port, entry, call)
+        positions = read_positions(self.port, entry, call.attributes.get("dims", ()))
+        if "positions" in call.inputs and positions is not None:
+            inputs.setdefault("positions", positions)
         missing = [role for role in call.inputs if role not in inputs]
-        if recorded is not None and missing:
+        if entry.outputs and missing:
             self.observer.skip(call, f"its input {missing[0]!r} was not recorded")
-        elif recorded is not None:
-            self._observe_apart(call, inputs, recorded)
+        elif entry.outputs:
+            self._observe_apart(call, entry, inputs)
         self._seen, self._pending, self._after = outside
         return assumed
 
     def _observe_apart(
-        self, call: LayerCall, inputs: dict[str, np.ndarray], recorded: np.ndarray
+        self, call: LayerCall, entry: TraceEntry, inputs: dict[str, np.ndarray]
     ) -> None:
-        """Judge the output of a layer from its recorded inputs alone."""
+        """Judge the outputs of a layer from its recorded inputs alone."""
         frame = Frame(call.name, call.compute, inputs, self._seen.copy(), self._scope[:])
         self._pending, self._after = [] if call.composite else [call], []
         self._frames.append(frame)
         try:
-            computed = parts_of(self._operate_exactly(call, inputs))[0]
-            point = Point(
-                call, "", computed, recorded, inputs, frame, tuple(self._pending), self._last()
-            )
-            self.observer.observe(self, point)
+            result = self._operate_exactly(call, inputs)
+            self._observe_outputs(call, entry, result, inputs, frame)
         except (ValueError, IndexError) as error:
             self.observer.refuse(call, inputs, str(error).splitlines()[0])
         finally:
@@ -277,9 +315,10 @@ class Replay(RepeatableRun):
                 continue
             suspects = tuple(self._pending) or self._led  # the last layer may read the same array
             frame = self._frames[-1]
-            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last())
+            unit = self._unit_of(entry)
+            point = Point(call, role, computed, recorded, {}, frame, suspects, self._last(), unit)
             used = self.observer.observe(self, point)
-            inputs[role] = used.astype(np.float64) if computed.dtype.kind == "f" else used
+            inputs[role] = used.astype(np.float64 if computed.dtype.kind == "f" else np.int64)
         return inputs
 
     def _last(self) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def summary(report: DiffReport) -> str:
         explained = sum(bool(group.worst.cause) for group in faults)
         text = f"{named} in {judged} layers and computations, {explained} explained"
     elif not judged:
-        text = "nothing was compared"
+        text = _compare_with_reference(report)
     elif report.equal:
         text = f"{judged} layers and computations agree within the rounding of {report.dtype}"
     else:
@@ -144,3 +144,14 @@ def summary(report: DiffReport) -> str:
     if counts[UNKNOWN]:
         text += f"; {counts[UNKNOWN]} not judged"
     return "; ".join([text, *report.gaps[:1]]) if not faults else text
+
+
+def _compare_with_reference(report: DiffReport) -> str:
+    """Return in words what a report without a judged layer holds."""
+    seen = [row for row in report.rows if row.inherited is not None]
+    if not seen:
+        return "nothing was compared"
+    far = max(seen, key=lambda row: row.inherited or 0.0)
+    largest = f"the largest difference is {show_number(far.inherited)}, of {far.name}"
+    layers = counted(len(seen), "layer")
+    return f"{layers} compared with the reference alone, which locates no fault; {largest}"

@@ -40,10 +40,23 @@ class RepeatableRun(NamedBackend):
         self.exact = self.inner
         self.low = Rounding(dtype)
         self._trial: Trial | None = None
-        self._corrected: dict[str, np.ndarray] = {}  # outputs that are not used as recorded
+        # Outputs that are not used as recorded, by layer and number.
+        self._corrected: dict[tuple[str, int], np.ndarray] = {}
         # By the name of operations that the port left some out of: the port's number of each.
         self._aligned: dict[str, tuple[int | None, ...]] = {}
         self._collected: dict[str, list[dict[str, np.ndarray]]] = {}  # arrays of such operations
+
+    def embedding(self, table: Any, ids: Any) -> Any:
+        """Return the rows of ids; NaN for ids that were not recorded."""
+
+        def look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+            if ids.dtype.kind != "f":
+                return self.inner.embedding(table, ids)
+            unknown = np.isnan(ids)
+            rows = self.inner.embedding(table, np.where(unknown, 0, ids).astype(np.int64))
+            return np.where(unknown[..., None], np.nan, rows)
+
+        return self._visit_function(look_up, "embedding", {"table": table, "ids": ids})
 
     def _finish(self, result: Any) -> Any:
         """Return an array in float64; other results as they are."""
@@ -102,7 +115,7 @@ class RepeatableRun(NamedBackend):
             result = reached.array
         finally:
             self._seen, self._scope, self.inner, self._trial = saved
-        part = parts_of(result)[0]
+        part = parts_of(result)[point.part]
         return np.asarray(part, np.float64) if isinstance(part, np.ndarray) else None
 
     def _entry_of(self, call: LayerCall) -> TraceEntry | None:
@@ -166,7 +179,7 @@ class RepeatableRun(NamedBackend):
 
     def _forced(self, entry: TraceEntry) -> np.ndarray | None:
         """Return the output that the replay used downstream of a recorded layer."""
-        corrected = self._corrected.get(entry.layer)
+        corrected = self._corrected.get((entry.layer, 0))
         return read_output(self.port, entry) if corrected is None else corrected
 
     def _cast(self, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
@@ -19,17 +22,33 @@ from ldmref.trace.selection import Selection
 CODE = "E-TRACE"
 
 
+class _KeptTensors(Mapping[str, np.ndarray]):
+    """Tensors of a temporary folder, which is deleted after the last trace that reads them."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], folder: TemporaryDirectory[str]):
+        self.tensors = tensors
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
 class RunRecording:
     """A run that is recorded, with its trace after the block.
 
     Attributes:
-        folder: The folder of the trace. A temporary one is deleted with this object.
+        folder: The folder of the trace. A temporary one is deleted with this object and its traces.
     """
 
     def __init__(self, folder: str | Path | None):
-        if folder is None:
-            self._temporary = TemporaryDirectory(prefix="ldmref-")
-            folder = self._temporary.name
+        self._temporary = TemporaryDirectory(prefix="ldmref-") if folder is None else None
+        folder = self._temporary.name if folder is None else folder
         self.folder = Path(folder)
         self._ended = False
 
@@ -43,7 +62,10 @@ class RunRecording:
         if not self._ended:
             message = "the run is still being recorded"
             raise UsageError(message, code=CODE, hint="read `run.trace` after the `with` block")
-        return read_trace(self.folder)
+        trace = read_trace(self.folder)
+        if self._temporary is None:
+            return trace
+        return replace(trace, tensors=_KeptTensors(trace.tensors, self._temporary))
 
     def __repr__(self) -> str:
         return f"<{'Recorded' if self._ended else 'Recording of a'} run in {str(self.folder)!r}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,15 @@ def test_a_file_that_only_resembles_the_original_is_reported(dit, tmp_path):
     safetensors.save_file(tensors, tmp_path / "dit.safetensors")
     with pytest.raises(KeyMismatchError, match="looks like DiT's transformer, and differs"):
         ldmref.load(tmp_path / "dit.safetensors")
+
+
+def test_the_denoiser_of_a_family_without_presets_is_a_network(dit, site, monkeypatch):
+    from ldmref.locate.networks import network_of
+
+    family = replace(find_family("dit"), presets={})
+    config = type("OtherConfig", (family.denoiser,), {"network": "theirs"})
+    other = replace(family, name="other", denoiser=config)
+    monkeypatch.setattr("ldmref.families.lookup.list_families", lambda: iter([other]))
+    known_networks.cache_clear()
+    assert network_of("theirs.000") == "theirs" and network_of("unet.000") == ""
+    known_networks.cache_clear()

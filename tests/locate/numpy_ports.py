@@ -10,8 +10,10 @@ import numpy as np
 import ldmref
 from ldmref.backends import get_backend
 from ldmref.backends.named import LayerCall, NamedBackend
+from ldmref.locate.precision import round_to
 from ldmref.models.declared import NetworkInput
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import tree_map
 from ldmref.trace import tensor_name
 
 SIZES = {"batch": 2, "timesteps": 2, "height": 8, "width": 4, "tokens": 5}
@@ -19,16 +21,25 @@ Change = Callable[[LayerCall, Mapping[str, Any]], Any]
 
 
 class NumpyPort(NamedBackend):
-    """A float32 port that records its layers, and computes some of them in another way.
+    """A port that records its layers, and computes some of them in another way.
 
     Args:
         call: The call, "unet.000".
         wrong: For names or kinds of layers, functions of the call and of its arrays.
         hidden: Kinds of layers that are not recorded.
+        dtype: The number format; narrower ones than float32 round what each layer returns.
     """
 
-    def __init__(self, call: str, wrong: Mapping[str, Change], hidden: Sequence[str] = ()):
-        super().__init__(get_backend("numpy", dtype="float32"))
+    def __init__(
+        self,
+        call: str,
+        wrong: Mapping[str, Change],
+        hidden: Sequence[str] = (),
+        dtype: str = "float32",
+    ):
+        self.stored = "float64" if dtype == "float64" else "float32"
+        super().__init__(get_backend("numpy", dtype=self.stored))
+        self.rounded = dtype
         self.call = call
         self.wrong = wrong
         self.hidden = hidden
@@ -43,13 +54,19 @@ class NumpyPort(NamedBackend):
             output = call.compute(call.inputs)
         else:
             output = change(call, {**call.parameters, **call.inputs})
-        first = output[0] if isinstance(output, tuple) else output
-        first = np.asarray(first, np.float32)
+        several = isinstance(output, tuple)
+        parts = [self.store(part) for part in (output if several else (output,))]
         if call.kind not in self.hidden:
             for role, x in call.inputs.items():
                 self.tensors[tensor_name(self.call, call.name, "input", role)] = np.asarray(x)
-            self.tensors[tensor_name(self.call, call.name, "output")] = first
-        return (first, *output[1:]) if isinstance(output, tuple) else first
+            for i, part in enumerate(parts):
+                role = str(i) if several else ""
+                self.tensors[tensor_name(self.call, call.name, "output", role)] = part
+        return tuple(parts) if several else parts[0]
+
+    def store(self, x: Any) -> np.ndarray:
+        """Return an array in the port's number format."""
+        return round_to(np.asarray(x, self.stored), self.rounded)
 
 
 def make_model(name: str) -> LatentDiffusion:
@@ -75,6 +92,7 @@ def run_port(
     network: str = "unet",
     hidden: Sequence[str] = (),
     given: Mapping[str, np.ndarray] | None = None,
+    dtype: str = "float32",
     **changed: Any,
 ) -> dict[str, np.ndarray]:
     """Return what a port records of one call of a network.
@@ -85,9 +103,10 @@ def run_port(
         network: The network.
         hidden: Kinds of layers that are not recorded.
         given: Arguments that are not random.
+        dtype: The port's number format.
         **changed: Arguments with which the network runs, instead of those recorded.
     """
-    return _run(model, wrong, network, hidden, given or {}, changed).tensors
+    return _run(model, wrong, network, hidden, given or {}, changed, dtype).tensors
 
 
 def layers_of(model: LatentDiffusion, network: str = "unet") -> dict[str, LayerCall]:
@@ -102,22 +121,24 @@ def _run(
     hidden: Sequence[str],
     given: Mapping[str, np.ndarray],
     changed: Mapping[str, Any],
+    dtype: str = "float32",
 ) -> NumpyPort:
     name = "vae.encode" if network == "encode" else network
     (declared,) = (found for found in model.family.networks(model.config) if found.name == name)
     call = f"{name}.000" if declared.numbered else name
     rng = np.random.default_rng(1)
-    port = NumpyPort(call, wrong or {}, hidden)
+    port = NumpyPort(call, wrong or {}, hidden, dtype)
     arguments = {}
     for x in declared.inputs:
-        arguments[x.argument] = given[x.argument] if x.argument in given else _draw(x, rng)
+        drawn = given[x.argument] if x.argument in given else _draw(x, rng)
+        arguments[x.argument] = port.store(drawn) if drawn.dtype.kind == "f" else drawn
         port.tensors[f"{call}//input.{x.role}"] = arguments[x.argument]
-    params = model.params[declared.params]
+    params = tree_map(port.store, model.params[declared.params])
     port.name_parameters(params)
     with port.observed(declared.function.__name__):
         output = declared.function(port, params, **declared.settings, **{**arguments, **changed})
     if not isinstance(output, tuple):
-        port.tensors[f"{call}//output"] = np.asarray(output)
+        port.tensors[f"{call}//output"] = port.store(output)
     return port
 
 

@@ -157,3 +157,57 @@ def test_a_name_inside_is_resolved(folder):
 def test_mcp_refuses_a_folder_that_is_missing(capsys):
     assert main(["mcp", "--traces", "no-such-folder"]) == 2
     assert "no-such-folder" in capsys.readouterr().err
+
+
+def test_a_port_with_a_lora_is_judged_with_it(tmp_path, capsys):
+    """The weight of the LoRA counts, and without it the layer differs."""
+    rng = np.random.default_rng(1)
+    weight = ldmref.load("emoji", backend="numpy").params["unet"].conv_in.weight
+    down = rng.standard_normal((2, *weight.shape[1:])).astype(np.float32)
+    up = rng.standard_normal((weight.shape[0], 2, 1, 1)).astype(np.float32)
+    lora = tmp_path / "style.safetensors"
+    name = "unet.conv_in.lora_{}.weight"
+    save_file({name.format("A"): down, name.format("B"): up}, lora)
+    model = ldmref.load("emoji", backend="numpy", lora=[(lora, 0.5)])
+    p = model.params["unet"].conv_in
+    x = rng.standard_normal((1, weight.shape[1], 8, 8)).astype(np.float32)
+    y = np.ascontiguousarray(model.backend.conv2d(x, p.weight, p.bias, 1, 1))
+    port = tmp_path / "port.safetensors"
+    save_file({f"{LAYER}/input": x, f"{LAYER}/output": y}, port)
+    command = ["diff", str(port), "-m", "emoji"]
+    assert main([*command, "--lora", f"{lora}:0.5"]) == 0
+    assert main([*command, "--lora", str(lora)]) == 4
+    assert main(command) == 4
+    assert main(["diff", str(port), "-m", "ldmref-cases/sd15", "--lora", str(lora)]) != 0
+    capsys.readouterr()
+
+
+def unknown_traces(folder, factor):
+    """Write two recordings of a module that no family knows, the second one with a change."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    paths = []
+    for name, scale in (("a", 1.0), ("b", factor)):
+        hidden = x - 1.0
+        tensors = {
+            "other.000//input": x,
+            "other.000/first/output": hidden,
+            "other.000/second/output": scale * np.tanh(hidden),
+        }
+        paths.append(str(folder / f"{name}.safetensors"))
+        save_file(tensors, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("model", [[], ["-m", "emoji"]], ids=["no-model", "any-model"])
+def test_two_recordings_of_an_unknown_module_are_compared(model, tmp_path, capsys):
+    paths = unknown_traces(tmp_path, 1.25)
+    assert main(["diff", *paths, *model, "--json"]) == 10
+    report = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert report["verdict"] == "incomplete" and not report["equal"]
+    found = {row["layer"]: (row["verdict"], row["inherited"]) for row in report["rows"]}
+    assert found == {"first": ("not judged", 0.0), "second": ("not judged", 0.25)}
+
+
+def test_one_recording_of_an_unknown_module_needs_a_model(tmp_path, capsys):
+    assert main(["diff", unknown_traces(tmp_path, 1.0)[0]]) == 2
+    assert "E-TRACE-MODEL" in capsys.readouterr().err

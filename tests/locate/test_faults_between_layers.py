@@ -142,7 +142,7 @@ def test_texts_without_padding_have_no_mask(model):
     ids = np.tile(np.arange(16), (2, 1))
     assert not judge(model, run_text(model, ids))
     (call,) = [c for n, c in layers_of(model, "text_encoder").items() if n == TEXT]
-    first, *_ = with_padding_mask(call, ids)
+    first, *_ = with_padding_mask(call, ids, model.config.text_encoder)
     x = {**call.parameters, **call.inputs}
     np.testing.assert_allclose(first.change(call, x), call.compute(x), rtol=1e-4, atol=1e-6)
 

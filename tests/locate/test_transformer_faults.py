@@ -242,15 +242,17 @@ def test_guidance_that_is_forgotten_is_named(flux_model):
     check(report, "", (f"{BLOCK}", "norm_out", SINGLE, ""))
 
 
-def test_swapped_parts_of_a_modulation_are_named(model):
+@pytest.mark.parametrize("recorded", ["norm", "layers"])
+def test_swapped_parts_of_a_modulation_are_named(model, recorded):
     def exchanged(call, x):
         h, gate, shift, scale, *rest = call.compute(x)
         return (h, gate, scale, shift, *rest)
 
     wrong = {f"{BLOCK}.norm1": exchanged}
-    report = judge(model, run_port(model, wrong))
+    hidden = () if recorded == "norm" else ("adaptive_norm",)
+    report = judge(model, run_port(model, wrong, hidden))
     words = f"shift of the MLP and scale of the MLP are exchanged in {BLOCK}.norm1.linear"
-    check(report, words, (f"{BLOCK}.ff",))
+    check(report, words, (f"{BLOCK}.norm1" if recorded == "norm" else f"{BLOCK}.ff",))
 
 
 @pytest.mark.parametrize(

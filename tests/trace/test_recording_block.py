@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 
 import numpy as np
@@ -111,3 +112,20 @@ def test_a_method_that_an_object_has_itself_is_recorded_and_given_back(tmp_path)
     )
     assert np.array_equal(inner, 0.5 * np.asarray(z))
     assert vars(pipe.vae)["decode"] is own and "encode" not in vars(pipe.vae)
+
+
+def test_a_trace_in_a_temporary_folder_outlives_its_recording():
+    model = ldmref.random_model("tiny")
+
+    def record():
+        with ldmref.recording(model) as run:
+            modes.txt2img(model, "a", steps=1, seed=1)
+        return run.trace, run.folder
+
+    trace, folder = record()
+    gc.collect()
+    assert folder.is_dir() and trace.tensors["unet.000//output"].shape[0] == 2
+    assert len(trace.tensors) == len([*trace.tensors])
+    del trace
+    gc.collect()
+    assert not folder.exists()

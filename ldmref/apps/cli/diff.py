@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.apps.cli.options import PATH
+from ldmref.apps.cli.options import PATH, LoraFile
 from ldmref.apps.cli.progress import ProgressBar, one_line, say
 from ldmref.errors import (
     InputError,
@@ -44,6 +45,13 @@ option = click.option
     help="ControlNet that the port ran; may be repeated.",
 )
 @option(
+    "--lora",
+    "loras",
+    type=LoraFile(),
+    multiple=True,
+    help="LoRA file that the port applied; the default WEIGHT is 1. May be repeated.",
+)
+@option(
     "--guide",
     type=PATH,
     metavar="NAME|FILE|FOLDER",
@@ -74,7 +82,8 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
     folder of .npy files, or a GGUF file. ldmref computes each layer again in float64 from the
     port's own input and the model's weights, so one run names several faults, and neither the same
     seed nor a reference is needed. REFERENCE, a trace of the same run, adds the difference that
-    each layer has inherited; it may also be a model.
+    each layer has inherited; it may also be a model. Two traces of a model that ldmref does not
+    know are compared with each other alone.
 
     The exit code is 4 if something differs, and 10 if nothing differs but not everything that the
     trace holds, or nothing, could be compared.
@@ -89,14 +98,14 @@ def diff(traces: tuple[str, ...], plot_file: str | None, as_json: bool, **flags:
 
     plot = _check_plot(plot_file, flags["overwrite"])
     reference, port, name = _read(traces, flags["names"], flags["model"])
-    model = _load_model(name, port, reference)
+    model = _load_model(name, port, reference, flags["loras"])
     bar = ProgressBar("none" if flags["quiet"] or as_json else "auto")
 
     def progress(done: int, calls: int, call: str) -> None:
         bar.update(max(done, 1), calls, 0, 1, call, "calls")
 
     nets = [
-        load_controlnet(path, "numpy", dtype="float32", unet=model.config.denoiser)
+        load_controlnet(path, "numpy", dtype="float32", unet=model and model.config.denoiser)
         for path in flags["controlnets"]
     ]
     named = flags["guide"]
@@ -148,27 +157,41 @@ def _read(
     return None, port, traces[0]  # the reference is a model
 
 
-def _load_model(name: str | None, port: Trace, reference: Trace | None) -> LatentDiffusion:
-    """Load the model of the traces, in float32 on NumPy.
+def _load_model(
+    name: str | None, port: Trace, reference: Trace | None, loras: Sequence[Any] = ()
+) -> LatentDiffusion | None:
+    """Load the model of the traces with the LoRAs of the port, in float32 on NumPy.
+
+    Returns:
+        The model; None if two traces are of one that ldmref does not know.
 
     Raises:
-        UsageError: No trace names a model that is here.
+        UsageError: The only trace names no model that is here; or a small model of golden cases
+            shall get LoRAs.
     """
     from ldmref.cases.golden_models import model_of_suite
     from ldmref.io.locate import EMBEDDED, read_model_config
     from ldmref.loading import load
 
+    def open_model(name: str) -> LatentDiffusion:
+        golden = model_of_suite(name)
+        if golden is None:
+            return load(name, backend="numpy", dtype="float32", lora=loras)
+        if loras:
+            message = f"{name!r} is a model of golden cases, which takes no LoRA"
+            raise UsageError(message, code="E-LORA", hint="leave out --lora")
+        return golden
+
     if name is not None:
-        return model_of_suite(name) or load(name, backend="numpy", dtype="float32")
+        return open_model(name)
     for trace in (port, reference):
         described = {} if trace is None else trace.manifest.get("model") or {}
         found = described.get("name", "") if isinstance(described, dict) else ""
-        golden = model_of_suite(found)
-        if golden is not None:
-            return golden
         embedded = [n for n in EMBEDDED if found in (n, read_model_config(n).name)]
-        if embedded or (found and Path(found).exists()):
-            return load(*embedded[:1] or [found], backend="numpy", dtype="float32")
+        if model_of_suite(found) is not None or embedded or (found and Path(found).exists()):
+            return open_model(*embedded[:1] or [found])
+    if reference is not None and not loras:
+        return None
     message = "the traces do not name a model that is here"
     raise UsageError(message, code="E-TRACE-MODEL", hint="add --model NAME|FILE|FOLDER")
 

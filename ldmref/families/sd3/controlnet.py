@@ -158,7 +158,7 @@ def controlnet(
         if text is None:
             h = single_block(ops, block, h, emb, heads)
         else:
-            h, text = joint_block(ops, block, h, text, emb, heads)
+            text, h = joint_block(ops, block, h, text, emb, heads)
         residuals.append(linear(ops, zero, h))
     return BlockResiduals(tuple(residuals))
 

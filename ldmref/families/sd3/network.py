@@ -127,7 +127,7 @@ def transformer(
     heads = config.num_attention_heads
     for number, p_block in enumerate(p.transformer_blocks.items_in_order()):
         if number not in skip_layers:
-            h, text = joint_block(ops, p_block, h, text, emb, heads, attention_guidance)
+            text, h = joint_block(ops, p_block, h, text, emb, heads, attention_guidance)
         if control is not None and number < config.num_layers - 1:
             h = h + control.blocks[number]
 
@@ -215,7 +215,8 @@ def joint_block(
 ) -> tuple[Array, Array]:
     """Apply a block to image and text; x: (n, l, d), context: (n, m, d), emb: (n, d) -> both.
 
-    Each stream has its own weights. Time and pooled text give a shift, a scale and a gate for each
+    Returns the text and the image, in diffusers' order. Each stream has its own weights. Time and
+    pooled text give a shift, a scale and a gate for each
     attention and feed-forward layer. Nothing reads the text after the last block, which returns it
     as it was. With `guide`, context and emb are those of n negative prompts, then of n prompts.
     """
@@ -231,7 +232,7 @@ def joint_block(
         gate, *of_mlp = of_text
         context = context + gate * text[0]
         context = context + gated_feed_forward(ops, p.ff_context, context, *of_mlp)
-    return x, context
+    return context, x
 
 
 @layer

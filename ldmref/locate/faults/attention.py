@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -96,21 +97,21 @@ def _with_bias(call: LayerCall, x: Inputs, bias: np.ndarray) -> np.ndarray:
     return call.compute({**x, "score_bias": bias})
 
 
-def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
+def with_padding_mask(call: LayerCall, ids: np.ndarray, config: Any) -> Iterator[Variant]:
     """Yield attention in which nothing attends to the padding of a text.
-
-    The padding is the equal tokens at the end of a text. If the end token pads, the first of them
-    ends the text.
 
     Args:
         call: The attention of a text encoder.
         ids: The tokens, (n, l).
+        config: The configuration of the text encoder.
     """
     if ids.shape != (call.inputs["k"].shape[0], call.inputs["k"].shape[2]):
         return
+    masks = {"": find_padding(ids, config)}
     tail = _equal_tail(ids)
-    hides_end = ", which hides the end token also"
-    for padding, end in ((find_padding(ids), ""), (tail, hides_end)):
+    if (tail & (ids == end_ids(config, ids)[:, None])).any():  # the end token pads
+        masks[", which hides the end token also"] = tail
+    for end, padding in masks.items():
         text = f"a padding mask that should not be there{end}"
         if "score_bias" in call.inputs:
             hidden = -1e9 * padding[:, None, None, :]
@@ -122,12 +123,27 @@ def with_padding_mask(call: LayerCall, ids: np.ndarray) -> Iterator[Variant]:
             yield Variant(text, lambda c, x, m=padding: _masked(x, m, False))
 
 
-def find_padding(ids: np.ndarray) -> np.ndarray:
-    """Return which tokens, (n, l), follow the first of the equal tokens at the end of a text."""
+def end_ids(config: Any, ids: np.ndarray) -> np.ndarray:
+    """Return the id of the end token of each text, (n,): the last token's if it has none.
+
+    The configurations of CLIP from before 2024 have 2, and mean the largest id.
+    """
+    end = getattr(config, "eos_token_id", 2)
+    if end == 2 and getattr(config, "model_type", "clip") == "clip":
+        return ids.max(axis=1)
+    return np.where((ids == end).any(axis=1), end, ids[:, -1])
+
+
+def find_padding(ids: np.ndarray, config: Any) -> np.ndarray:
+    """Return which tokens, (n, l), pad a text: the equal ones at its end, after the end token.
+
+    Where the end token pads, the first of them ends the text.
+    """
     tail = _equal_tail(ids)
+    ends = ids[:, -1:] == end_ids(config, ids)[:, None]
     after_end = tail & np.roll(tail, 1, axis=1)
     after_end[:, 0] = False
-    return after_end
+    return np.where(ends, after_end, tail)
 
 
 def _equal_tail(ids: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def shifted_positions(replay: Replay, point: Point) -> Iterator[Given]:
         "all positions are 0": 0 * positions,
     }
     if replay.ids is not None and replay.ids.shape == computed.shape[:2]:
-        end = length - find_padding(replay.ids).sum(axis=1, keepdims=True) - 1
+        end = length - find_padding(replay.ids, replay.config).sum(axis=1, keepdims=True) - 1
         stopped = np.minimum(positions, end)
         orders["the padding has the position of the end token: positions do not count on"] = stopped
         orders["the padding has position 0"] = np.where(positions > end, 0, positions)

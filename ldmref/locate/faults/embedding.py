@@ -9,6 +9,7 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant
+from ldmref.locate.precision import round_to
 from ldmref.math.embedding import timestep_embedding
 
 PERIOD = 10000.0  # of the slowest frequency
@@ -56,10 +57,28 @@ def scaled_timestep(call: LayerCall) -> Iterator[Variant]:
         "the timestep t is 999 - t": lambda t: 999.0 - t,
         "the timestep t is 1000 - t": lambda t: 1000.0 - t,
         f"the {noun} is 0": lambda t: 0.0 * t,
+        f"the {noun} is rounded to bfloat16": lambda t: round_to(t, "bfloat16"),
+        f"the {noun} is rounded to float16": lambda t: round_to(t, "float16"),
     }
     for text, change in changes.items():
         yield Variant(text, lambda c, x, f=change: _embed_known(c, {**x, "input": f(x["input"])}))
     yield Variant(f"the {noun} is projected twice", _projected_twice)
+    for form in ("bfloat16", "float16"):
+        text = f"the angles of the {noun} are rounded to {form}"
+        yield Variant(text, lambda c, x, form=form: _with_angles(c, x, form, ""))
+        text = f"the {noun}, its frequencies and its angles are rounded to {form}"
+        yield Variant(text, lambda c, x, form=form: _with_angles(c, x, form, form))
+
+
+def _with_angles(call: LayerCall, x: Inputs, angles: str, factors: str) -> np.ndarray:
+    """Return the embedding with angles, and perhaps their factors, in a narrower format."""
+    half = _dim(call) // 2
+    frequencies = np.exp(-math.log(PERIOD) * np.arange(half) / half)
+    numbers = np.asarray(x["input"], np.float64).reshape(-1, 1)
+    if factors:
+        numbers, frequencies = round_to(numbers, factors), round_to(frequencies, factors)
+    turned = round_to(numbers * frequencies, angles)
+    return np.concatenate([np.cos(turned), np.sin(turned)], axis=1)
 
 
 def _embed_known(call: LayerCall, x: Inputs) -> np.ndarray:

@@ -16,11 +16,14 @@ from ldmref.locate.faults import (
     attention,
     between,
     embedding,
+    joint,
     modulation,
     norms,
     packing,
     products,
     rotary,
+    scales,
+    text,
 )
 from ldmref.locate.faults.variants import Given, Variant
 from ldmref.locate.points import Point
@@ -114,6 +117,11 @@ BETWEEN = (
     BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
     BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
     BetweenLayers(packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),
+    BetweenLayers(joint.other_table, "tables of positions that are cropped in their middle"),
+    BetweenLayers(text.other_buckets, "decoders of T5 count distances one way"),
+    BetweenLayers(text.exchanged_gate, "T5 1.1 applies GELU to wi_0"),
+    BetweenLayers(text.other_pooling, "the padding of CLIP is its end token"),
+    BetweenLayers(scales.forgotten_scale, "scale_weight of float8 files"),
 )
 """Known faults of what is joined, added or multiplied between layers."""
 
@@ -125,7 +133,12 @@ class InBlock(NamedTuple):
     source: str
 
 
-IN_BLOCKS = (InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),)
+IN_BLOCKS = (
+    InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
+    InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
+    InBlock(text.other_score_bias, "decoders of T5 count distances one way"),
+    InBlock(text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
+)
 """Known faults that change recorded operations of a block, so that it is computed again."""
 
 

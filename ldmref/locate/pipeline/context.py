@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
+from ldmref.locate.law import GAIN, NOISE, is_clearly_better
 from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.trace.model import TraceEntry
 
-NOISE = 16.0  # floors up to which a difference is rounding, as for layers
 Expected = np.ndarray | Callable[[], np.ndarray | None]
 
 
@@ -56,11 +56,11 @@ class PipelineContext(PortRun):
         row = Row(entry.call, "", kind, **values, note=bad, segment=segment)
         if error <= allowed:
             return replace(row, verdict=EQUAL)
-        best = ("", min(allowed, error / 4.0))
+        best = ("", min(allowed, error / GAIN))
         for text, variant in variants:
             array = variant() if callable(variant) else variant
             left = float("inf") if array is None else relative_error(got, array)
-            clearly = left < best[1] / 2.0 if best[0] else left <= best[1]
+            clearly = is_clearly_better(left, best[1]) if best[0] else left <= best[1]
             if clearly:  # the usual faults come first
                 best = (text, left)
         cause, explained = best

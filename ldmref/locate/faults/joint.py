@@ -1,0 +1,90 @@
+"""Known faults of transformers of image and text: the two streams, and the table of positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.modulation import ChangedOperations
+from ldmref.locate.faults.variants import Given
+from ldmref.locate.points import OperationChange, Point
+from ldmref.locate.replay import Replay
+
+READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
+TABLE = "pos_embed.pos_embed"
+EMBEDDING = "pos_embed"
+
+
+def other_split(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+    """Yield joint attention whose tokens are split as if the streams were in the other order."""
+    context = replay.arguments.get("context")
+    if not isinstance(context, np.ndarray) or context.ndim != 3:
+        return
+    names = [call.name for call in point.suspects if call.kind == "attention"]
+    for reader in READERS:
+        if point.role == "input" and point.call.name.endswith(reader):
+            names.append(f"{point.call.name.removesuffix(reader)}.attention")
+    for name in dict.fromkeys(names):
+        for shift in (context.shape[1], -context.shape[1]):
+            text = f"image and text are split in the other order after {name}"
+            yield text, {name: _rolled(shift)}
+
+
+def _rolled(shift: int) -> OperationChange:
+    def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.roll(call.compute(x), shift, axis=2)
+
+    return change
+
+
+def other_table(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield patches with other positions of SD3's table, of which the middle is right."""
+    table = replay.parameters_of(EMBEDDING) if point.call.name == EMBEDDING else None
+    latents = point.inputs.get("input")
+    computed = np.asarray(point.computed)
+    if point.role or table is None or latents is None or table.ndim != 3:
+        return
+    side = math.isqrt(table.shape[1])
+    patch = math.isqrt(latents.shape[2] * latents.shape[3] // computed.shape[1])
+    rows, columns = latents.shape[2] // patch, latents.shape[3] // patch
+    if rows * columns != computed.shape[1] or max(rows, columns) > side:
+        return
+    grid = table.reshape(side, side, -1)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    patches = computed - _crop(grid, top, left, rows, columns)
+    across = grid.swapaxes(0, 1)
+    crops = {
+        "the positions are those of the first rows and columns of the table, not of its middle": (
+            _crop(grid, 0, 0, rows, columns)
+        ),
+        "the positions are the first rows of the table, without a crop": table[0, : rows * columns],
+        "rows and columns are exchanged in the table of positions": _crop(
+            across, top, left, rows, columns
+        ),
+        "rows and columns are exchanged in the table, which is not cropped in its middle": _crop(
+            across, 0, 0, rows, columns
+        ),
+        "the positions run down the columns": _crop(grid, left, top, columns, rows)
+        .reshape(columns, rows, -1)
+        .swapaxes(0, 1)
+        .reshape(rows * columns, -1),
+        "the positions begin one row and column later": _crop(
+            grid, top + 1, left + 1, rows, columns
+        ),
+        "the positions begin one row and column earlier": _crop(
+            grid, top - 1, left - 1, rows, columns
+        ),
+    }
+    for text, crop in crops.items():
+        if crop.shape == computed.shape[1:]:
+            yield text, patches + crop
+    yield "the positions are not added", patches
+    yield "the positions are added twice", 2.0 * computed - patches
+
+
+def _crop(grid: np.ndarray, top: int, left: int, rows: int, columns: int) -> np.ndarray:
+    part = grid[max(top, 0) : top + rows, max(left, 0) : left + columns]
+    return part.reshape(-1, grid.shape[2])

@@ -1,0 +1,164 @@
+"""Known faults of text encoders: T5's positions and gate, and the token that is pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from ldmref.backends.named import LayerCall
+from ldmref.locate.faults.activations import tanh_gelu
+from ldmref.locate.faults.attention import end_ids
+from ldmref.locate.faults.modulation import ChangedOperations
+from ldmref.locate.faults.variants import Given
+from ldmref.locate.names import read_output
+from ldmref.locate.points import OperationChange, Point
+from ldmref.locate.replay import Replay
+from ldmref.models.t5 import find_buckets
+
+TABLE = "relative_attention_bias"
+DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones that are tried
+BIASES = ("bias", "score_bias")  # inputs of blocks and of attention
+EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
+PROJECTION = "text_projection"
+Rule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
+
+
+def other_buckets(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield the rows of T5's table of distances by other rules, (l, l), or the bias they give."""
+    computed = np.asarray(point.computed)
+    if point.role == "input" and point.call.name.endswith(TABLE):
+        rows = replay.parameters(point.call)["table"].shape[0]
+        for text, rule in _rules(replay, rows).items():
+            yield text, rule(computed.shape[-1])
+    table = replay.parameters_of(TABLE) if point.role in BIASES else None
+    if table is not None and computed.ndim == 4:
+        right = _right_rule(replay, len(table))
+        for text, rule in _rules(replay, len(table)).items():
+            yield text, computed + _moved(table, right, rule, computed.shape[-1])
+
+
+def other_score_bias(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+    """Yield attention with a bias of positions by other rules."""
+    names = [call.name for call in point.suspects if call.kind == "attend_with_bias"]
+    table = replay.parameters_of(TABLE) if names else None
+    if table is None:
+        return
+    right = _right_rule(replay, len(table))
+    for text, rule in _rules(replay, len(table)).items():
+        change = _with_rule(table, right, rule)
+        yield text, dict.fromkeys(names, change)
+
+
+def _with_rule(table: np.ndarray, right: Rule, rule: Rule) -> OperationChange:
+    def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        moved = _moved(table, right, rule, x["score_bias"].shape[-1])
+        return call.compute({**x, "score_bias": x["score_bias"] + moved})
+
+    return change
+
+
+def _moved(table: np.ndarray, right: Rule, rule: Rule, length: int) -> np.ndarray:
+    """Return what another rule adds to the bias of positions, (heads, l, l)."""
+    return (table[rule(length)] - table[right(length)]).transpose(2, 0, 1)
+
+
+def _right_rule(replay: Replay, rows: int) -> Rule:
+    return lambda n: find_buckets(_distances(n), rows, _largest(replay))
+
+
+def _rules(replay: Replay, rows: int) -> dict[str, Rule]:
+    """Return in words how ports find the rows of a table of distances."""
+    right = _largest(replay)
+    rules: dict[str, Rule] = {
+        "the buckets are those of causal attention": lambda n: _one_way(n, rows, right),
+        "the distance is that of the query from the key": lambda n: find_buckets(
+            -_distances(n), rows, right
+        ),
+    }
+    for largest in DISTANCES:
+        if largest not in (right, rows // 4):
+            text = f"largest distance {largest} instead of {right}"
+            rules[text] = lambda n, far=largest: find_buckets(_distances(n), rows, far)
+    return rules
+
+
+def _largest(replay: Replay) -> int:
+    return int(getattr(replay.config, "relative_attention_max_distance", 128))
+
+
+def _distances(length: int) -> np.ndarray:
+    places = np.arange(length)
+    return places[None, :] - places[:, None]
+
+
+def _one_way(length: int, rows: int, largest: int) -> np.ndarray:
+    """Return the rows for keys before the query alone, as decoders have them."""
+    past = np.minimum(_distances(length), 0)
+    return find_buckets(past, 2 * rows, largest)  # half of twice as many are for what is before
+
+
+def exchanged_gate(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield T5's gated layer with GELU of the other projection."""
+    parent, _, last = point.call.name.rpartition(".")
+    if point.role != "input" or last not in ("act", "wo"):
+        return
+    found = [_read(replay, f"{parent}.{name}") for name in ("wi_0", "wi_1")]
+    value, gate = found
+    if value is None or gate is None:
+        return
+    yield EXCHANGED, gate if last == "act" else tanh_gelu(gate) * value
+
+
+def exchanged_projections(replay: Replay, point: Point) -> Iterator[ChangedOperations]:
+    """Yield T5's gated layer with its two projections exchanged."""
+    by_name = {call.name: call for call in point.suspects if call.kind == "linear"}
+    for name, call in by_name.items():
+        other = by_name.get(name.removesuffix("wi_0") + "wi_1")
+        if name.endswith("wi_0") and other is not None:
+            first, second = (replay.parameters(one) for one in (call, other))
+            changes = {name: _with_parameters(second), other.name: _with_parameters(first)}
+            yield f"{EXCHANGED} in {name.rpartition('.')[0]}", changes
+
+
+def _with_parameters(parameters: Mapping[str, np.ndarray]) -> OperationChange:
+    return lambda call, x: call.compute({**x, **parameters})
+
+
+def _read(replay: Replay, layer: str) -> np.ndarray | None:
+    entry = replay.port.find(replay.call, layer)
+    return None if entry is None else read_output(replay.port, entry)
+
+
+def other_pooling(replay: Replay, point: Point) -> Iterator[Given]:
+    """Yield the states of other tokens than the end token, projected where they should be."""
+    ids, computed = replay.ids, np.asarray(point.computed)
+    if ids is None or computed.ndim != 2 or len(computed) != len(ids):
+        return
+    states = [x for _, x in replay.recent if x.ndim == 3 and x.shape[:2] == ids.shape]
+    into = point.call.name == PROJECTION and point.role == "input"
+    pooled = not point.call.name and point.part == 1
+    weight = replay.parameters_of(PROJECTION) if pooled else None
+    if not states or not (into or pooled):
+        return
+    for text, x in _pooled(replay, ids, states[-1]):
+        if weight is not None:
+            x = x @ weight.T
+        yield f"pooled at {text} instead of the first end token", x
+
+
+def _pooled(replay: Replay, ids: np.ndarray, states: np.ndarray) -> Iterator[Given]:
+    rows = np.arange(len(ids))
+    is_end = ids == end_ids(replay.config, ids)[:, None]
+    first = np.argmax(is_end, axis=1)
+    last_end = ids.shape[1] - 1 - np.argmax(is_end[:, ::-1], axis=1)
+    places = {
+        "the last token": np.full(len(ids), -1),
+        "the last end token": last_end,
+        "the first token": 0 * first,
+        "the token before the end token": np.maximum(first - 1, 0),
+        "the token after the end token": np.minimum(first + 1, ids.shape[1] - 1),
+    }
+    for text, place in places.items():
+        yield text, states[rows, place]
+    yield "the mean of all tokens", states.mean(axis=1)

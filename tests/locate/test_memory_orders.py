@@ -1,0 +1,163 @@
+"""Arrays in another order in memory are no fault, in any number format, and hide none."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from numpy_ports import make_model, run_port
+
+from ldmref.locate import diff_traces
+from ldmref.locate.law import CERTAIN, GAIN, NOISE, allowed_error, explains, is_clearly_better
+from ldmref.locate.layouts import find_order, recognise, relative_error
+from ldmref.locate.precision import EPSILONS, round_to
+from ldmref.models.model import LatentDiffusion
+from ldmref.trace import build_trace
+
+FORMATS = ("float64", "float32", "float16", "bfloat16")
+NETWORKS = (
+    ("tiny", "unet"),
+    ("tiny", "vae.decode"),
+    ("tiny", "encode"),
+    ("tiny", "text_encoder"),
+    ("sd3-tiny", "transformer"),
+    ("flux-tiny", "transformer"),
+    ("flux-tiny", "text_encoder_2"),
+)
+
+
+MODELS: dict[str, LatentDiffusion] = {}
+
+
+def model_of(name):
+    return MODELS.setdefault(name, make_model(name))
+
+
+def run(name, network, dtype, wrong=None):
+    """Return a model, and what a port of it records in a number format."""
+    return model_of(name), run_port(model_of(name), wrong, network, dtype=dtype)
+
+
+def narrow(x, dtype):
+    return round_to(np.asarray(x, "float64" if dtype == "float64" else "float32"), dtype)
+
+
+def moved(name, x):
+    """Return what a port that keeps channels last records: also tokens and heads exchanged."""
+    if "//" in name or np.ndim(x) not in (3, 4):
+        return x
+    axes = (0, 2, 3, 1) if np.ndim(x) == 4 else (1, 0, 2)
+    return np.ascontiguousarray(np.transpose(x, axes))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(("name", "network"), NETWORKS)
+def test_right_ports_in_another_order_are_equal(name, network, dtype):
+    model, tensors = run(name, network, dtype)
+    tensors = {key: moved(key, x) for key, x in tensors.items()}
+    report = diff_traces(build_trace(tensors), model, dtype=dtype)
+    assert not report.faults, [(row.name, row.cause, row.note) for row in report.faults][:3]
+    assert any("transpose" in row.note for row in report.rows if row.verdict == "equal")
+
+
+@pytest.mark.parametrize("axes", [*permutations(range(4))][1:])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_order_of_a_convolution_is_equal(axes, dtype):
+    model = model_of("tiny")
+    layer = model.params["unet"].conv_in
+    x = narrow(np.random.default_rng(0).standard_normal((1, layer.weight.shape[1], 8, 8)), dtype)
+    weight, bias = (round_to(p, dtype) for p in (layer.weight, layer.bias))
+    y = narrow(model.backend.conv2d(x.astype(np.float32), weight, bias, 1, 1), dtype)
+    tensors = {"unet.000/conv_in/input": x, "unet.000/conv_in/output": y.transpose(axes)}
+    (row,) = diff_traces(build_trace(tensors), model, dtype=dtype).rows
+    assert row.verdict == "equal" and row.note.startswith("equal after transpose")
+    tensors["unet.000/conv_in/output"] = (y - bias[:, None, None]).transpose(axes)
+    (row,) = diff_traces(build_trace(tensors), model, dtype=dtype).rows
+    assert row.verdict == "differs" and row.cause == "bias is missing"
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_fault_in_another_order_is_named(dtype):
+    layer = "down_blocks.0.resnets.0.conv1"
+    wrong = {layer: lambda call, x: 1.5 * call.compute(x)}
+    model, tensors = run("tiny", "unet", dtype, wrong)
+    tensors = {key: moved(key, x) for key, x in tensors.items()}
+    report = diff_traces(build_trace(tensors), model, dtype=dtype)
+    (row,) = report.faults
+    assert row.layer == layer and row.cause in ("scaled by 1.5", "scaled by 1.4998")
+
+
+def test_numbers_that_nearly_repeat_along_two_axes_are_not_transposed():
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((2, 8, 8))
+    right = half + half.swapaxes(1, 2) + 0.05 * rng.standard_normal((2, 8, 8))
+    assert relative_error(right.swapaxes(1, 2), right) < allowed_error(0.0, EPSILONS["bfloat16"])
+    wrong = right + 0.3 * rng.standard_normal((2, 8, 8))
+    assert find_order(right, right) is None and find_order(wrong, right) is None
+    assert recognise(wrong, right, 0.1) is None
+    far = rng.standard_normal((2, 8, 8))
+    found = find_order(far.swapaxes(1, 2), far)
+    assert found is not None and np.array_equal(found.array, far)
+
+
+def test_the_nearest_of_several_orders_is_taken():
+    right = np.random.default_rng(0).standard_normal((2, 6, 6, 3))
+    found = find_order(right.transpose(0, 3, 2, 1) + 1e-3, right)
+    assert found is not None and found.text == "equal after transpose 0,3,2,1"
+    assert relative_error(found.array, right) < 1e-2
+
+
+def test_integers_in_another_order_stay_integers():
+    model, tensors = run("flux-tiny", "text_encoder_2", "float32")
+    name = "text_encoder_2/encoder.block.0.layer.0.SelfAttention.relative_attention_bias/input"
+    assert tensors[name].dtype.kind == "i"
+    tensors[name] = tensors[name].T.copy()
+    report = diff_traces(build_trace(tensors), model)
+    assert not any("replayed" in row.note for row in report.rows)
+    assert {row.layer.rpartition(".")[2] for row in report.faults} <= {"relative_attention_bias"}
+
+
+def test_ids_must_be_equal_in_every_format():
+    """An id that is one too large is far less than what bfloat16 rounds of the largest one."""
+    model, tensors = run("tiny", "text_encoder", "bfloat16")
+    name = "text_encoder/text_model.embeddings.token_embedding/input"
+    tensors[name] = tensors[name].copy()
+    tensors[name][0, 1] += 1
+    report = diff_traces(build_trace(tensors), model, dtype="bfloat16")
+    assert any(row.kind == "wiring" and "token_embedding" in row.layer for row in report.faults)
+
+
+def test_arrays_that_were_stored_in_float8_are_judged_by_it():
+    model, tensors = run("tiny", "unet", "float32")
+    name = "unet.000/conv_in/output"
+    mantissa, exponent = np.frexp(tensors[name])
+    tensors = {key: x for key, x in tensors.items() if "/conv_in/" in key}
+    tensors[name] = np.ldexp(np.rint(mantissa * 16) / 16, exponent).astype(np.float32)
+    (row,) = diff_traces(build_trace(tensors), model).rows
+    assert row.verdict == "differs"
+    (row,) = diff_traces(build_trace(tensors, kinds={name: "F8_E4M3"}), model).rows
+    assert row.verdict == "equal" and row.allowed == NOISE * 2.0**-4
+
+
+def test_the_law():
+    assert allowed_error(0.0, 2.0**-7) == NOISE * 2.0**-8
+    assert allowed_error(1.0, 2.0**-7) == NOISE < CERTAIN
+    assert explains(1.0, GAIN, 1.0) and not explains(1.0, 0.99 * GAIN, 1.0)
+    assert not explains(1.01, 100.0, 1.0)
+    assert is_clearly_better(0.4, 1.0) and not is_clearly_better(0.5, 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wire_without_a_cause_in_another_order_is_named_alone(dtype):
+    """What follows is judged by the recorded numbers, as in the usual order."""
+    model, tensors = run("tiny", "unet", dtype)
+    name = "unet.000/down_blocks.0.resnets.0.conv1/output"
+    tensors[name] = narrow(1.5 * tensors[name], dtype)
+    usual = diff_traces(build_trace(tensors), model, dtype=dtype)
+    tensors = {key: moved(key, x) for key, x in tensors.items()}
+    report = diff_traces(build_trace(tensors), model, dtype=dtype)
+    assert [(row.name, row.kind) for row in report.faults] == [
+        (row.name, row.kind) for row in usual.faults
+    ]
+    assert len(report.faults) == 2 and not any("equal" in row.note for row in report.faults)
