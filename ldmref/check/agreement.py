@@ -28,7 +28,7 @@ KINDS = {"b": "truth values", "i": "integers", "u": "integers", "f": "floats", "
 NOISES = ("eps", "noise", "noises")
 
 
-class Fault(NamedTuple):
+class Disagreement(NamedTuple):
     """How a result differs from ldmref's for the same call.
 
     Args:
@@ -40,7 +40,9 @@ class Fault(NamedTuple):
     in_law: bool = False
 
 
-def first_fault(theirs: list[WatchedCall], ours: list[WatchedCall], eps: float) -> Fault | None:
+def first_fault(
+    theirs: list[WatchedCall], ours: list[WatchedCall], eps: float
+) -> Disagreement | None:
     """Return the gravest difference of two lists of calls, other numbers last; None without one."""
     found = None
     for their_call, our_call in zip(theirs, ours, strict=False):
@@ -51,14 +53,14 @@ def first_fault(theirs: list[WatchedCall], ours: list[WatchedCall], eps: float) 
     return found
 
 
-def lost_numbers(theirs: list[WatchedCall], ours: list[WatchedCall]) -> Fault | None:
+def lost_numbers(theirs: list[WatchedCall], ours: list[WatchedCall]) -> Disagreement | None:
     """Return a NaN or infinity within other calls, where ldmref's function never returns one."""
     never = {call.function for call in ours} - {
         call.function for call in ours if _has_no_number(call)
     }
     bad = next((c.function for c in theirs if c.function in never and _has_no_number(c)), "")
     text = f"{bad} returned NaN or infinity, which ldmref's function never does here"
-    return Fault(text) if bad else None
+    return Disagreement(text) if bad else None
 
 
 def _has_no_number(call: WatchedCall) -> bool:
@@ -66,14 +68,14 @@ def _has_no_number(call: WatchedCall) -> bool:
     return not all(np.isfinite(values).all() for values in found)
 
 
-def _faults(theirs: WatchedCall, ours: WatchedCall, eps: float) -> Iterator[Fault]:
+def _faults(theirs: WatchedCall, ours: WatchedCall, eps: float) -> Iterator[Disagreement]:
     name = theirs.function
     if len(theirs.items) != len(ours.items):
-        yield Fault(f"{name} yields {len(theirs.items)} items, ldmref's {len(ours.items)}")
+        yield Disagreement(f"{name} yields {len(theirs.items)} items, ldmref's {len(ours.items)}")
     for their_leaves, our_leaves in zip(theirs.items, ours.items, strict=False):
         if len(their_leaves) != len(our_leaves):
             counts = [f"{n} value{'s' * (n != 1)}" for n in (len(their_leaves), len(our_leaves))]
-            yield Fault(f"{name} returned {counts[0]}, ldmref's {counts[1]}")
+            yield Disagreement(f"{name} returned {counts[0]}, ldmref's {counts[1]}")
             continue
         for got, expected in zip(their_leaves, our_leaves, strict=True):
             if expected.values is not None:
@@ -81,18 +83,18 @@ def _faults(theirs: WatchedCall, ours: WatchedCall, eps: float) -> Iterator[Faul
                 yield from () if fault is None else (fault,)
 
 
-def _fault(name: str, got: Leaf, expected: Leaf, first: Leaf, eps: float) -> Fault | None:
+def _fault(name: str, got: Leaf, expected: Leaf, first: Leaf, eps: float) -> Disagreement | None:
     """Compare one number or array of a result with ldmref's."""
     of = f"{expected.name} of {name}" if expected.name else name
     ours = expected.values
     if got.values is None:
-        return Fault(f"{of}: got no number and no array of numbers")
+        return Disagreement(f"{of}: got no number and no array of numbers")
     spread = _spread(name, got.values, ours, first.values)
     if spread is None:
-        return Fault(f"{of}: got shape {got.values.shape}, ldmref has {ours.shape}")
+        return Disagreement(f"{of}: got shape {got.values.shape}, ldmref has {ours.shape}")
     theirs, ours = spread
     if (other := _other_kind(got, expected)) is not None:
-        return Fault(f"{of}: got {other[0]}, ldmref has {other[1]}")
+        return Disagreement(f"{of}: got {other[0]}, ldmref has {other[1]}")
     return _other_numbers(name, of, expected.name, theirs, ours, eps)
 
 
@@ -138,13 +140,13 @@ def _other_kind(got: Leaf, expected: Leaf) -> tuple[str, str] | None:
 
 def _other_numbers(
     name: str, of: str, part: str, theirs: np.ndarray, ours: np.ndarray, eps: float
-) -> Fault | None:
+) -> Disagreement | None:
     if not theirs.size:
         return None
     theirs, ours = (np.asarray(x, np.float64) for x in (theirs, ours))
     lost = (np.isnan(theirs) & ~np.isnan(ours)) | (np.isinf(theirs) & np.isfinite(ours))
     if lost.any():
-        return Fault(_difference(of, theirs, ours, lost))
+        return Disagreement(_difference(of, theirs, ours, lost))
     if (name, part) in UP_TO_SIGN:
         return None
     known = np.isfinite(ours)
@@ -153,7 +155,7 @@ def _other_numbers(
     allowed = eps**0.25 * max(1.0, np.max(np.abs(ours[known]), initial=0.0))
     with np.errstate(invalid="ignore"):
         other = known & (np.abs(theirs - ours) > allowed)
-    return Fault(_difference(of, theirs, ours, other), in_law=True) if other.any() else None
+    return Disagreement(_difference(of, theirs, ours, other), in_law=True) if other.any() else None
 
 
 def _difference(of: str, theirs: np.ndarray, ours: np.ndarray, where: np.ndarray) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from ldmref.backends import Backend
 from ldmref.check.agreement import (
     IN_LAW,
-    Fault,
+    Disagreement,
     first_fault,
     lost_numbers,
     with_negative_noise,
@@ -27,7 +27,7 @@ from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of,
 from ldmref.check.implementation import line_of
 from ldmref.check.made_calls import MadeCall, RecordedMakers
 from ldmref.check.results import CheckResult
-from ldmref.check.watching import Change, WatchedFunctions, unchanged
+from ldmref.check.watching import Altered, WatchedFunctions, unchanged
 from ldmref.errors import UsageError
 
 
@@ -156,7 +156,7 @@ class _Case(NamedTuple):
 
     number: int
     deviation: Deviation = Deviation(-1.0)
-    fault: Fault | None = None
+    fault: Disagreement | None = None
     error: Exception | None = None
 
     def verdict(self, functions: Functions, allowed: float) -> tuple[str, str]:
@@ -222,7 +222,7 @@ def _watch_ours(
     backend: Backend,
     seed: int,
     number: int,
-    change: Change = unchanged,
+    change: Altered = unchanged,
 ) -> WatchedFunctions:
     """Return the calls of ldmref's functions in the same case."""
     ours = WatchedFunctions(Functions(), names, change)

@@ -21,7 +21,7 @@ from ldmref.check.identity import Functions
 from ldmref.check.made_calls import STEP, STEP_RESULT
 
 NUMBERS = "biufc"
-Change = Callable[[str, Any], Any]
+Altered = Callable[[str, Any], Any]
 
 
 def unchanged(name: str, function: Any) -> Any:
@@ -64,7 +64,7 @@ class WatchedFunctions(Functions):
         self,
         functions: Functions,
         names: list[str],
-        change: Change = unchanged,
+        change: Altered = unchanged,
     ):
         super().__init__()
         self._functions = functions
