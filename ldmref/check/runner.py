@@ -22,6 +22,7 @@ from ldmref.check.capstone import mark_pieces, piece_names
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Comparison, Deviation, deviation, to_host
 from ldmref.check.edges import EDGE_CHAPTERS
+from ldmref.check.explaining import explain
 from ldmref.check.gradients import records_gradients
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
@@ -29,6 +30,9 @@ from ldmref.check.made_calls import MadeCall, RecordedMakers
 from ldmref.check.results import CheckResult
 from ldmref.check.watching import Altered, WatchedFunctions, unchanged
 from ldmref.errors import UsageError
+
+OTHERS = (0, 1, 2)  # cases beside the failing one that a cause must explain as well
+CALLS = 3  # of each of them
 
 
 def identities(hard: bool = False) -> list[Identity]:
@@ -131,6 +135,8 @@ def check_identity(
         notes = tuple(_notes(recorded, _eps(backend), identity.ulps, worst))
         if worst.fault and verdict == IN_LAW:
             notes = _in_law(identity, functions, backend, seed, worst.number)
+        else:
+            notes = (*notes, *_cause(identity, functions, backend, seed, worst.number))
     function = identity.function
     return CheckResult(
         identity.name,
@@ -228,6 +234,24 @@ def _watch_ours(
     ours = WatchedFunctions(Functions(), names, change)
     identity.case(ours, random_inputs(identity, backend, seed, number))
     return ours
+
+
+def _cause(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
+) -> Iterator[str]:
+    """Yield the cause of a failure, if it explains all results of the function.
+
+    These are the results in the failing case and in others, also in those of its other laws: in a
+    special case, such as parallel vectors, many causes would give the same numbers.
+    """
+    names = functions.replaced(identity)
+    laws = [i for i in identities() if i.function in names and can_run(i, backend)]
+    cases = [(law, number) for law in laws if not law.gradients for number in OTHERS]
+    calls = []
+    for law, number in [(identity, case), *cases]:
+        calls += repeat_case(law, functions, backend, seed, number)[0][:CALLS]
+    if text := explain(functions, calls):
+        yield f"hint: this is the result if {text}"
 
 
 def _in_law(
