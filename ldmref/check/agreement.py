@@ -40,13 +40,20 @@ class Disagreement(NamedTuple):
     in_law: bool = False
 
 
+class ArrayKind(NamedTuple):
+    """The arrays that the functions get: their unit of rounding, and their library's package."""
+
+    eps: float
+    library: str
+
+
 def first_fault(
-    theirs: list[WatchedCall], ours: list[WatchedCall], eps: float
+    theirs: list[WatchedCall], ours: list[WatchedCall], kind: ArrayKind
 ) -> Disagreement | None:
     """Return the gravest difference of two lists of calls, other numbers last; None without one."""
     found = None
     for their_call, our_call in zip(theirs, ours, strict=False):
-        for fault in _faults(their_call, our_call, eps):
+        for fault in _faults(their_call, our_call, kind):
             if not fault.in_law:
                 return fault
             found = found or fault
@@ -68,7 +75,7 @@ def _has_no_number(call: WatchedCall) -> bool:
     return not all(np.isfinite(values).all() for values in found)
 
 
-def _faults(theirs: WatchedCall, ours: WatchedCall, eps: float) -> Iterator[Disagreement]:
+def _faults(theirs: WatchedCall, ours: WatchedCall, kind: ArrayKind) -> Iterator[Disagreement]:
     name = theirs.function
     if len(theirs.items) != len(ours.items):
         yield Disagreement(f"{name} yields {len(theirs.items)} items, ldmref's {len(ours.items)}")
@@ -79,11 +86,13 @@ def _faults(theirs: WatchedCall, ours: WatchedCall, eps: float) -> Iterator[Disa
             continue
         for got, expected in zip(their_leaves, our_leaves, strict=True):
             if expected.values is not None:
-                fault = _fault(name, got, expected, our_leaves[0], eps)
+                fault = _fault(name, got, expected, our_leaves[0], kind)
                 yield from () if fault is None else (fault,)
 
 
-def _fault(name: str, got: Leaf, expected: Leaf, first: Leaf, eps: float) -> Disagreement | None:
+def _fault(
+    name: str, got: Leaf, expected: Leaf, first: Leaf, kind: ArrayKind
+) -> Disagreement | None:
     """Compare one number or array of a result with ldmref's."""
     of = f"{expected.name} of {name}" if expected.name else name
     ours = expected.values
@@ -93,9 +102,9 @@ def _fault(name: str, got: Leaf, expected: Leaf, first: Leaf, eps: float) -> Dis
     if spread is None:
         return Disagreement(f"{of}: got shape {got.values.shape}, ldmref has {ours.shape}")
     theirs, ours = spread
-    if (other := _other_kind(got, expected)) is not None:
+    if (other := _other_kind(got, expected, kind)) is not None:
         return Disagreement(f"{of}: got {other[0]}, ldmref has {other[1]}")
-    return _other_numbers(name, of, expected.name, theirs, ours, eps)
+    return _other_numbers(name, of, expected.name, theirs, ours, kind.eps)
 
 
 def _spread(name: str, got: Any, expected: Any, first: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -127,13 +136,16 @@ def is_broadcastable(name: str) -> bool:
     return bool(returns) and "broadcastable" in returns[1]
 
 
-def _other_kind(got: Leaf, expected: Leaf) -> tuple[str, str] | None:
-    """Return both kinds of numbers, or of arrays, if they differ; numbers alone may be any real."""
+def _other_kind(got: Leaf, expected: Leaf, kind: ArrayKind) -> tuple[str, str] | None:
+    """Return both kinds of numbers, or of arrays, if they differ; numbers alone may be any real.
+
+    Where ldmref returns arrays of NumPy whatever the library, those of the library are right too.
+    """
     theirs, ours = (KINDS[leaf.values.dtype.kind] for leaf in (got, expected))
     is_number = 0 in (got.values.ndim, expected.values.ndim)
     if theirs != ours and not (is_number and "complex" not in (theirs, ours)):
         return theirs, ours
-    if not is_number and got.library != expected.library:
+    if not is_number and got.library not in (expected.library, kind.library):
         return f"an array of {got.library}", f"one of {expected.library}"
     return None
 

@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.backends import Backend
 from ldmref.check.agreement import (
     IN_LAW,
+    ArrayKind,
     Disagreement,
     first_fault,
     lost_numbers,
@@ -216,7 +217,9 @@ def try_case(
     theirs = WatchedFunctions(functions, names)
     found = deviation(identity.case(theirs, inputs), eps)
     ours = _watch_ours(identity, names, backend, seed, number)
-    fault = lost_numbers(theirs.within, ours.within) or first_fault(theirs.calls, ours.calls, eps)
+    fault = lost_numbers(theirs.within, ours.within) or first_fault(
+        theirs.calls, ours.calls, array_kind(backend)
+    )
     if fault and fault.in_law and identity.by_itself:
         fault = None  # such a law says nothing of the numbers, which the others judge
     return _Case(number, found, fault)
@@ -262,7 +265,7 @@ def _in_law(
     theirs = WatchedFunctions(functions, names)
     identity.case(theirs, random_inputs(identity, backend, seed, number))
     ours = _watch_ours(identity, names, backend, seed, number, with_negative_noise)
-    negated = first_fault(theirs.calls, ours.calls, _eps(backend)) is None
+    negated = first_fault(theirs.calls, ours.calls, array_kind(backend)) is None
     what = "the noise has the opposite sign" if negated else "its numbers are not ldmref's"
     return (f"{what}: right in law, but the same noise gives another result",)
 
@@ -318,6 +321,12 @@ def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) ->
     device = getattr(backend.asarray(np.zeros(1)), "device", None)
     generator = np.random.Generator(np.random.Philox(key))
     return RandomInputs(backend.xp, dtype, device, generator, case)
+
+
+def array_kind(backend: Backend) -> ArrayKind:
+    """Return the unit of rounding and the library of the arrays that functions get."""
+    library = type(backend.asarray(np.zeros(1))).__module__.partition(".")[0]
+    return ArrayKind(_eps(backend), library)
 
 
 def _eps(backend: Backend) -> float:

@@ -246,6 +246,15 @@ def test_an_array_of_another_library_is_refused():
         assert values and all(r.holds for r in values) == holds
 
 
+def test_a_schedule_may_be_an_array_of_the_library():
+    torch = pytest.importorskip("torch")
+    backend = get_backend("torch", dtype="float64")
+    wrapped = wrapped_function(public("karras_sigmas"), torch.as_tensor)
+    module = module_of({"karras_sigmas": wrapped})
+    results = [*run(backend, against=module, cases=2, only="karras_sigmas: ")]
+    assert results and all(r.holds for r in results)
+
+
 @pytest.mark.parametrize("change", [lambda items: items[:-1], lambda items: [*items, items[-1]]])
 def test_another_number_of_states_is_refused(change):
     own = public("invert")
