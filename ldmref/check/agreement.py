@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -95,16 +95,23 @@ def _fault(
 ) -> Disagreement | None:
     """Compare one number or array of a result with ldmref's."""
     of = f"{expected.name} of {name}" if expected.name else name
-    ours = expected.values
-    if got.values is None:
+    theirs, ours = got.values, expected.values
+    if theirs is None or ours is None:
         return Disagreement(f"{of}: got no number and no array of numbers")
-    spread = _spread(name, got.values, ours, first.values)
+    spread = _spread(name, theirs, ours, first.values)
     if spread is None:
-        return Disagreement(f"{of}: got shape {got.values.shape}, ldmref has {ours.shape}")
-    theirs, ours = spread
-    if (other := _other_kind(got, expected, kind)) is not None:
-        return Disagreement(f"{of}: got {other[0]}, ldmref has {other[1]}")
-    return _other_numbers(name, of, expected.name, theirs, ours, kind.eps)
+        return Disagreement(f"{of}: got shape {theirs.shape}, ldmref has {ours.shape}")
+    kinds = KINDS[theirs.dtype.kind], KINDS[ours.dtype.kind]
+    is_number = 0 in (theirs.ndim, ours.ndim)
+    # numbers alone may be any real; where ldmref returns arrays of NumPy whatever the library is,
+    # those of the library are right, too
+    if kinds[0] != kinds[1] and not (is_number and "complex" not in kinds):
+        return Disagreement(f"{of}: got {kinds[0]}, ldmref has {kinds[1]}")
+    if not is_number and got.library not in (expected.library, kind.library):
+        return Disagreement(
+            f"{of}: got an array of {got.library}, ldmref has one of {expected.library}"
+        )
+    return _other_numbers(name, of, expected.name, *spread, kind.eps)
 
 
 def _spread(name: str, got: Any, expected: Any, first: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -134,20 +141,6 @@ def is_broadcastable(name: str) -> bool:
     """
     returns = re.search(r"Returns:\n(.*?)\n\n", inspect.getdoc(public(name)) or "", re.DOTALL)
     return bool(returns) and "broadcastable" in returns[1]
-
-
-def _other_kind(got: Leaf, expected: Leaf, kind: ArrayKind) -> tuple[str, str] | None:
-    """Return both kinds of numbers, or of arrays, if they differ; numbers alone may be any real.
-
-    Where ldmref returns arrays of NumPy whatever the library, those of the library are right too.
-    """
-    theirs, ours = (KINDS[leaf.values.dtype.kind] for leaf in (got, expected))
-    is_number = 0 in (got.values.ndim, expected.values.ndim)
-    if theirs != ours and not (is_number and "complex" not in (theirs, ours)):
-        return theirs, ours
-    if not is_number and got.library not in (expected.library, kind.library):
-        return f"an array of {got.library}", f"one of {expected.library}"
-    return None
 
 
 def _other_numbers(
@@ -185,13 +178,17 @@ def with_negative_noise(name: str, function: Any) -> Any:
     def negated(argument: str, value: Any) -> Any:
         if argument not in NOISES or value is None:
             return value
-        return (lambda *args: -value(*args)) if callable(value) else -value
+        return _negated(value) if callable(value) else -value
 
     def call(*args: Any, **kwargs: Any) -> Any:
         named = dict(zip(names, args, strict=False)) | kwargs
         return _steps_with_negative_noise(function(**{n: negated(n, v) for n, v in named.items()}))
 
     return call
+
+
+def _negated(noise: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: -noise(*args)
 
 
 def _steps_with_negative_noise(made: Any) -> Any:
@@ -201,7 +198,7 @@ def _steps_with_negative_noise(made: Any) -> Any:
     def call(*args: Any) -> Any:
         *others, noise = args
         if len(args) == 5 and callable(noise):
-            return made(*others, lambda: -noise())
+            return made(*others, _negated(noise))
         return made(*args)
 
     return call

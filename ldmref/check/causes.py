@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Parts = Mapping[str, np.ndarray]
-Array = np.ndarray
 EXACT = 1e-6  # of the error: what a cause may leave of it
 
 
@@ -28,7 +27,7 @@ class Mistake(NamedTuple):
 
 
 # text after "this is the result if", and the change of a result
-ELEMENTS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
+ELEMENTS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
     ("the sign is the opposite", lambda y: -y),
     ("a factor 1/2 is missing, or a factor 2 is too many", lambda y: 2.0 * y),
     ("a factor 2 is missing, or a factor 1/2 is too many", lambda y: 0.5 * y),
@@ -85,7 +84,7 @@ def named(got: Parts, right: Parts, mistakes: Iterable[Mistake], same: float = E
     return ""
 
 
-def _finite(got: Array, right: Array) -> Callable[[Array], Array]:
+def _finite(got: np.ndarray, right: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that leaves out what is not finite in one of two arrays of one shape."""
     if got.shape != right.shape:
         return np.asarray
@@ -138,11 +137,11 @@ def _beside(name: str, part: str) -> str:
     return call + dot + (part or own)
 
 
-def _changed(right: Parts, part: str, change: Callable[[Array], Any]) -> Callable[[], Parts]:
+def _changed(right: Parts, part: str, change: Callable[[np.ndarray], Any]) -> Callable[[], Parts]:
     return lambda: {n: change(y) if part in ("", _part_of(n)) else y for n, y in right.items()}
 
 
-def _sums_and_means() -> Iterator[tuple[str, Callable[[Array], Any]]]:
+def _sums_and_means() -> Iterator[tuple[str, Callable[[np.ndarray], Any]]]:
     """Yield reductions that do not belong: over all axes, the first, the last, or all others."""
     names = {
         "all entries": lambda y: tuple(range(y.ndim)),
@@ -168,7 +167,9 @@ def of_missing_reductions(got: Parts, right: Parts) -> Iterator[Mistake]:
                 yield Mistake(f"the {what} over {where} is missing", lambda: got)
 
 
-def _reduced(reduce: Callable[..., Array], y: Array, left: int, first: bool) -> Array:
+def _reduced(
+    reduce: Callable[..., np.ndarray], y: np.ndarray, left: int, first: bool
+) -> np.ndarray:
     """Reduce the first or the last axes of y, of which `left` are left."""
     more = y.ndim - left
     if more <= 0:
@@ -176,7 +177,7 @@ def _reduced(reduce: Callable[..., Array], y: Array, left: int, first: bool) -> 
     return reduce(y, axis=tuple(range(more) if first else range(left, y.ndim)))
 
 
-def of_counts(right: Parts, inputs: Mapping[str, Array]) -> Iterator[Mistake]:
+def of_counts(right: Parts, inputs: Mapping[str, np.ndarray]) -> Iterator[Mistake]:
     """Yield a sum in place of a mean, or the other way round; `inputs` is an array of each call."""
     counts = {
         "all entries": lambda x: x.size,
@@ -251,17 +252,18 @@ def of_differences(got: Parts, right: Parts, inputs: Mapping[str, Parts]) -> Ite
             )
 
 
-def _terms(right: Parts, inputs: Mapping[str, Parts]) -> Iterator[tuple[str, Array]]:
+def _terms(right: Parts, inputs: Mapping[str, Parts]) -> Iterator[tuple[str, np.ndarray]]:
     yield "", np.concatenate([np.ones(y.size) for y in right.values()])
     changes = {"": lambda x: x, "^2": np.square, "exp": np.exp, "log": np.log}
     for (name, values), (change, function) in itertools.product(inputs.items(), changes.items()):
-        found = [_summed(function(values[n]), y) for n, y in right.items()]
-        if all(x is not None and np.isfinite(x).all() for x in found):
+        summed = [_summed(function(values[n]), y) for n, y in right.items()]
+        found = [x for x in summed if x is not None and np.isfinite(x).all()]
+        if len(found) == len(summed):
             text = f" {name}{change}" if change in ("", "^2") else f" {change}({name})"
             yield text, np.concatenate([np.ravel(x) for x in found])
 
 
-def _summed(x: Array, like: Array) -> Array | None:
+def _summed(x: np.ndarray, like: np.ndarray) -> np.ndarray | None:
     """Sum an argument over its last axes to the shape of the result; None if that is another."""
     if x.ndim > like.ndim:
         x = np.sum(x, axis=tuple(range(like.ndim, x.ndim)))
@@ -275,7 +277,7 @@ def _summed(x: Array, like: Array) -> Array | None:
 COEFFICIENTS = ELEMENTS[:7]
 
 
-def of_terms(theirs: Mapping[str, Array], ours: Mapping[str, Array]) -> str:
+def of_terms(theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> str:
     """Name what is wrong with coefficients by argument, if every wrong one has a cause; or "".
 
     >>> right, wrong = np.asarray([0.6, 0.8]), np.asarray([0.36, 0.64])
@@ -287,7 +289,9 @@ def of_terms(theirs: Mapping[str, Array], ours: Mapping[str, Array]) -> str:
     return "; ".join(causes) if causes and all(causes) else ""
 
 
-def _coefficient(name: str, theirs: Mapping[str, Array], ours: Mapping[str, Array]) -> str:
+def _coefficient(
+    name: str, theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]
+) -> str:
     got = theirs[name]
     if not np.any(got):
         return f"the term of {name} is missing"
@@ -305,7 +309,7 @@ def _coefficient(name: str, theirs: Mapping[str, Array], ours: Mapping[str, Arra
     return ""
 
 
-def _equal(a: Array, b: Array) -> bool:
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     scale = max(1e-300, float(np.max(np.abs(b), initial=0.0)))
     close = a.shape == b.shape and np.max(np.abs(a - b), initial=0.0) <= EXACT * scale
     return bool(close and np.isfinite(scale))

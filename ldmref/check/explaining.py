@@ -69,9 +69,9 @@ def _mistakes(
         yield from causes.of_counts(right, {n: first[int(n.partition(".")[0])] for n in right})
     yield from causes.of_missing_reductions(got, right)
     parameters = inspect.signature(public(name)).parameters
-    given = {n for call in calls for n in call.arguments}
+    passed = {n for call in calls for n in call.arguments}
     defaults = {
-        n: p.default for n, p in parameters.items() if n in given and p.default is not p.empty
+        n: p.default for n, p in parameters.items() if n in passed and p.default is not p.empty
     }
     yield from causes.of_arguments(numbers, compute, defaults)
     inputs = {
@@ -86,8 +86,8 @@ def _of_terms(
 ) -> str:
     """Compare the coefficients of arrays, if both results are sums of their multiples."""
     arrays = [n for n in numbers if all(np.ndim(to_host(c.arguments[n])) > 1 for c in calls)]
-    found = [_coefficients(function, calls, arrays) for function in (theirs, ours)]
-    return causes.of_terms(*found) if arrays and all(found) else ""
+    wrong, right = (_coefficients(function, calls, arrays) for function in (theirs, ours))
+    return causes.of_terms(wrong, right) if wrong and right else ""
 
 
 def _coefficients(

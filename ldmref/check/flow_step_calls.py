@@ -4,7 +4,7 @@ Parameters are filled by their names (`ROLES`): the state, the velocity, the flo
 or by a scheduler with `sigmas` and `index_for_timestep`, the noise level, the state reached. All
 values of a state are equal, so a log-density is a parabola in the state reached: three calls give
 its curvature, its maximum, which is the mean of the transition, and its height. Without one the
-returned arrays are told apart by their coefficients of state and velocity, so their order and their
+returned arrays differ in their coefficients of state and velocity, so their order and their
 names do not count.
 """
 
@@ -165,7 +165,7 @@ class FlowStepCalls:
         return (True, True) in lost, (False, True) in lost
 
     def _call(self, index: int, x: Any, u: Any, reached: Any) -> list[np.ndarray | None]:
-        """Return the values of one call on the host, None where there is none."""
+        """Return the values of one call on the host; None for texts and the like."""
         s, s_next = self.times[index : index + 2]
         times = self.array(np.asarray(self.times))
         values = {
@@ -253,8 +253,8 @@ class FlowStepCalls:
             if zero is None or zero.shape != SHAPE:
                 continue
             gaps = [other - zero for other in others]
-            laws = [float(gap.mean()) if np.ptp(gap) < 1e-4 else np.nan for gap in gaps]
-            yield ReturnedArray(i, *laws, float(wide[i].std()))
+            x, u = (float(gap.mean()) if np.ptp(gap) < 1e-4 else np.nan for gap in gaps)
+            yield ReturnedArray(i, x, u, float(np.std(np.asarray(wide[i]))))
 
 
 @contextlib.contextmanager

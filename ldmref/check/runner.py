@@ -176,6 +176,12 @@ class _Case(NamedTuple):
             return "FAILED", f": {self.deviation}"
         return IN_LAW if self.fault.in_law else "FAILED", f": {self.fault.text}"
 
+    def is_graver(self, other: _Case | None) -> bool:
+        """Return whether this case has a fault that the other has not; one in law counts least."""
+        if self.fault is None or other is None or other.fault is None:
+            return self.fault is not None
+        return other.fault.in_law and not self.fault.in_law
+
     def failed_by_shape(self) -> bool:
         """Return whether an exception or another shape may be a missing reshape."""
         return self.error is not None or bool(self.deviation.shapes)
@@ -198,7 +204,7 @@ def _worst_case(
             return worst._replace(number=number, error=error)
         if current.deviation.ulps > worst.deviation.ulps:
             worst = current
-        if current.fault and (faulty is None or (faulty.fault.in_law and not current.fault.in_law)):
+        if current.is_graver(faulty):
             faulty = current
     if faulty is None or worst.deviation.ulps > identity.ulps:
         return worst
