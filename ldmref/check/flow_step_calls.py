@@ -3,17 +3,20 @@
 Parameters are filled by their names (`ROLES`): the state, the velocity, the flow times as numbers
 or by a scheduler with `sigmas` and `index_for_timestep`, the noise level, the state reached. All
 values of a state are equal, so a log-density is a parabola in the state reached: three calls give
-its curvature, its maximum, which is the mean of the transition, and its height.
+its curvature, its maximum, which is the mean of the transition, and its height. Without one the
+returned arrays differ in their coefficients of state and velocity, so their order and their
+names do not count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +24,11 @@ from ldmref.check.comparison import to_host
 from ldmref.errors import InputError
 
 SHAPE = (2, 4, 2, 2)
+WIDE = (2, 4, 32, 32)
+LAYOUTS = (
+    "return the state reached or its mean, and its std, x0 and the log-density if there are any, "
+    "in any order: in a tuple, list, dict, named tuple, data class or an object with attributes"
+)
 COUNT = 16  # values of an example
 ROLES: dict[str, tuple[str, ...]] = {
     "state": ("sample", "latents", "x", "xs", "xt", "x_t", "z"),
@@ -52,6 +60,32 @@ class SchedulerStandIn:
         return int(np.argmin(np.abs(to_host(self.timesteps) - float(timestep))))
 
 
+class ReturnedArray(NamedTuple):
+    """One array among the returned values that has the shape of the state.
+
+    Args:
+        position: Its place among the values.
+        of_state: Its coefficient of the state.
+        of_velocity: Its coefficient of the velocity.
+        std: The std of its noise, for a state and a velocity of zeros.
+    """
+
+    position: int
+    of_state: float
+    of_velocity: float
+    std: float
+
+    def is_transition(self, s: float) -> bool:
+        """Return whether it is the state reached or its mean, and no other known array.
+
+        Others are the state itself, the velocity, x0 = x - s u, eps = x + (1 - s) u, and what
+        depends on neither, such as the noise or a std.
+        """
+        others = ((1.0, 0.0), (0.0, 1.0), (1.0, -s), (1.0, 1.0 - s), (0.0, 0.0))
+        own = (self.of_state, self.of_velocity)
+        return not any(np.allclose(own, other, rtol=0.0, atol=1e-4) for other in others)
+
+
 @dataclass(frozen=True)
 class MeasuredStep:
     """The law of one step, read from calls.
@@ -64,6 +98,8 @@ class MeasuredStep:
         curvature: Minus the log-density's coefficient of the square of all values; NaN without one.
         height: The log-density at the mean.
         std: The std of a state that the function draws.
+        arrays: The arrays returned that may be the state reached or its mean.
+        position: The array whose law this is; None: the law of the log-density.
     """
 
     s: float
@@ -73,6 +109,14 @@ class MeasuredStep:
     curvature: float
     height: float
     std: float
+    arrays: tuple[ReturnedArray, ...] = ()
+    position: int | None = None
+
+    def read_from(self, position: int) -> MeasuredStep:
+        """Return the law of the array at this place, for a step without a log-density."""
+        (own,) = (array for array in self.arrays if array.position == position)
+        law = {"of_state": own.of_state, "of_velocity": own.of_velocity}
+        return replace(self, position=position, **law)
 
 
 class FlowStepCalls:
@@ -84,7 +128,7 @@ class FlowStepCalls:
         level: Noise level to pass.
 
     Raises:
-        InputError: A parameter without a default has an unknown name.
+        InputError: A parameter without a default has an unknown name, or the function raises.
     """
 
     def __init__(self, function: Callable[..., Any], times: Sequence[float], level: float):
@@ -96,14 +140,32 @@ class FlowStepCalls:
         self.array = np.asarray if self.torch is None else _torch_array(self.torch)
 
     def measure(self, index: int) -> MeasuredStep:
-        """Return the law of the step with this number."""
-        of_state, curvature, height = self._mean(index, 1.0, 0.0)
-        of_velocity = self._mean(index, 0.0, 1.0)[0]
+        """Return the law of the step with this number; NaN if a log-density alone has it."""
         s, s_next = self.times[index : index + 2]
-        std = self._sampled_std(index)
-        return MeasuredStep(s, s_next, of_state, of_velocity, curvature, height, std)
+        arrays = tuple(a for a in self._arrays(index) if a.is_transition(s))
+        of_state, curvature, height = self._density(index, 1.0, 0.0)
+        of_velocity = self._density(index, 0.0, 1.0)[0]
+        std = max((a.std for a in arrays), default=np.nan)
+        return MeasuredStep(s, s_next, of_state, of_velocity, curvature, height, std, arrays)
 
-    def _call(self, index: int, x: Any, u: Any, reached: Any) -> list[Any]:
+    def lost_numbers(self, index: int) -> tuple[bool, bool]:
+        """Return whether arrays, and whether other values of the step are not finite.
+
+        A function that raises in the last step has no log-density there: its std may be 0.
+        """
+        try:
+            found = self._drawn(index, self._full(0.5), self._full(-0.5))
+            if self._takes_reached():
+                found += self._call(index, *map(self._full, (0.5, -0.5, 0.25)))
+        except InputError:
+            if index + 2 == len(self.times):
+                return False, True
+            raise
+        lost = [(v.shape == SHAPE, not np.isfinite(v).all()) for v in found if v is not None]
+        return (True, True) in lost, (False, True) in lost
+
+    def _call(self, index: int, x: Any, u: Any, reached: Any) -> list[np.ndarray | None]:
+        """Return the values of one call on the host; None for texts and the like."""
         s, s_next = self.times[index : index + 2]
         times = self.array(np.asarray(self.times))
         values = {
@@ -121,52 +183,97 @@ class FlowStepCalls:
             "switch": True,
             "nothing": None,
         }
-        with contextlib.ExitStack() as stack:
-            if self.torch is not None:  # the same noise in every call, to cancel it
-                stack.enter_context(self.torch.random.fork_rng(devices=[]))
-                self.torch.manual_seed(0)
-            return _values(self.function(**{n: values[role] for n, role in self.roles.items()}))
+        arguments = {name: values[role] for name, role in self.roles.items()}
+        with same_noise(self.torch), np.errstate(all="ignore"):
+            try:
+                returned = self.function(**arguments)
+            except Exception as error:  # another implementation may fail in any way
+                message = f"{self._name()} raised {type(error).__name__}: {error}"
+                hint = "a step gets its arguments by name, and None for a state to be drawn"
+                raise InputError(message, code="E-AGAINST", hint=hint) from error
+        return [*map(self._to_host, values_of(returned, self._name()))]
+
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def _to_host(self, value: Any) -> np.ndarray | None:
+        """Convert a value; texts, functions and the like are none."""
+        try:
+            return None if value is None else to_host(value)
+        except (TypeError, ValueError):
+            return None
 
     def _full(self, value: float) -> Any:
         return self.array(np.full(SHAPE, value))
 
-    def _mean(self, index: int, x: float, u: float) -> tuple[float, float, float]:
-        """Return the mean, and curvature and height of the log-density (NaN without one)."""
-        results = {}
-        if "state reached" in self.roles.values():
-            for reached in (-1.0, 0.0, 1.0):
-                arrays = [self._full(value) for value in (x, u, reached)]
-                results[reached] = [to_host(v) for v in self._call(index, *arrays)]
-            for low, middle, high in zip(*results.values(), strict=True):
-                a, b, c = (float(v.mean()) for v in (low, middle, high))
-                bend = -(a + c - 2 * b) / 2
-                if abs(bend) > 1e-6 * max(abs(a), abs(b), abs(c), 1e-3):
-                    top = (c - a) / (4 * bend)
-                    return top, bend, b + bend * top * top
-        found = results.get(0.0) or [
-            to_host(v) for v in self._call(index, self._full(x), self._full(u), None)
+    def _takes_reached(self) -> bool:
+        return "state reached" in self.roles.values()
+
+    def _drawn(self, index: int, x: Any, u: Any) -> list[np.ndarray | None]:
+        """Return the values of a call that draws the state reached, if the function can draw it."""
+        if self._can_draw:
+            return self._call(index, x, u, None)
+        return self._call(index, x, u, 0.0 * x)
+
+    @functools.cached_property
+    def _can_draw(self) -> bool:
+        if not self._takes_reached():
+            return True
+        with contextlib.suppress(InputError):
+            self._call(len(self.times) // 2, self._full(0.0), self._full(0.0), None)
+            return True
+        return False
+
+    def _density(self, index: int, x: float, u: float) -> tuple[float, float, float]:
+        """Return the log-density's maximum, curvature and height; NaN without one."""
+        if not self._takes_reached():
+            return np.nan, np.nan, np.nan
+        results = [
+            self._call(index, *map(self._full, (x, u, reached))) for reached in (-1.0, 0.0, 1.0)
         ]
-        means = [v for v in found if v.shape == SHAPE and np.ptp(v) < 1e-6]
-        if means:
-            return float(means[-1].mean()), np.nan, np.nan
-        return self._mean_without_noise(index, x, u), np.nan, np.nan
+        for values in zip(*results, strict=True):
+            if any(v is None for v in values):
+                continue
+            a, b, c = (float(v.mean()) for v in values)
+            bend = -(a + c - 2 * b) / 2
+            if abs(bend) > 1e-6 * max(abs(a), abs(b), abs(c), 1e-3):
+                top = (c - a) / (4 * bend)
+                return top, bend, b + bend * top * top
+        return np.nan, np.nan, np.nan
 
-    def _mean_without_noise(self, index: int, x: float, u: float) -> float:
-        """Return the mean of a step that only draws: its noise cancels in a difference."""
-        sampled = []
-        for values in ((x, u), (0.0, 0.0)):
-            x0, u0 = (self._full(value) for value in values)
-            result = self._call(index, x0, u0, None)
-            sampled += [to_host(v) for v in result if to_host(v).shape == SHAPE][:1]
-        gap = sampled[0] - sampled[1] if len(sampled) == 2 else np.asarray([0.0, 1.0])
-        return float(gap.mean()) if np.ptp(gap) < 1e-5 else np.nan
+    def _arrays(self, index: int) -> Iterator[ReturnedArray]:
+        """Yield the arrays of the state's shape, with their laws, in calls of the same noise."""
+        at_zero, of_state, of_velocity = (
+            self._drawn(index, self._full(x), self._full(u))
+            for x, u in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+        )
+        zeros = self.array(np.zeros(WIDE))
+        wide = self._drawn(index, zeros, zeros)
+        for i, (zero, *others) in enumerate(zip(at_zero, of_state, of_velocity, strict=True)):
+            if zero is None or zero.shape != SHAPE:
+                continue
+            gaps = [other - zero for other in others]
+            x, u = (float(gap.mean()) if np.ptp(gap) < 1e-4 else np.nan for gap in gaps)
+            yield ReturnedArray(i, x, u, float(np.std(np.asarray(wide[i]))))
 
-    def _sampled_std(self, index: int) -> float:
-        """Return the std of the state that the function draws; NaN if it draws none."""
-        zeros = self.array(np.zeros((2, 4, 32, 32)))
-        sampled = [to_host(v) for v in self._call(index, zeros, zeros, None)]
-        spreads = [float(v.std()) for v in sampled if v.shape == (2, 4, 32, 32)]
-        return max(spreads, default=np.nan)
+
+@contextlib.contextmanager
+def same_noise(torch: Any) -> Iterator[None]:
+    """Give every block the same noise, of PyTorch and of NumPy's generators without a seed."""
+    make = np.random.default_rng
+    # functions under test may draw from NumPy's global state
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.default_rng = lambda seed=None: make(0 if seed is None else seed)
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        with contextlib.ExitStack() as stack:
+            if torch is not None:
+                stack.enter_context(torch.random.fork_rng(devices=[]))
+                torch.manual_seed(0)
+            yield
+    finally:
+        np.random.default_rng = make
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def _find_roles(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
@@ -185,11 +292,24 @@ def _torch_array(torch: Any) -> Callable[[np.ndarray], Any]:
     return lambda values: torch.as_tensor(values, dtype=torch.float32)
 
 
-def _values(result: Any) -> list[Any]:
-    """Return the arrays and numbers of a result: a tuple, a dict, a data class, or one value."""
+def values_of(result: Any, name: str = "the step") -> list[Any]:
+    """Return the values of a result, whatever holds them; their order does not count.
+
+    Raises:
+        InputError: It is no array, number, tuple, list, dict or object with attributes.
+
+    >>> values_of((1.0, 2.0)), values_of({"x": 1.0, "mean": 2.0}), values_of(1.0)
+    ([1.0, 2.0], [1.0, 2.0], [1.0])
+    """
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
-        result = [getattr(result, field.name) for field in dataclasses.fields(result)]
+        return [getattr(result, field.name) for field in dataclasses.fields(result)]
     if isinstance(result, Mapping):
-        result = list(result.values())
-    items = list(result) if isinstance(result, tuple | list) else [result]
-    return [item for item in items if item is not None]
+        return [*result.values()]
+    if isinstance(result, tuple | list):
+        return [*result]
+    if hasattr(result, "shape") or isinstance(result, int | float):
+        return [result]
+    if getattr(result, "__dict__", None):
+        return [*vars(result).values()]
+    message = f"{name} returned {type(result).__name__}, which holds no arrays"
+    raise InputError(message, code="E-AGAINST", hint=LAYOUTS)

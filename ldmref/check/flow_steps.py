@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ldmref import math as lm
-from ldmref.check.flow_step_calls import COUNT, FlowStepCalls, MeasuredStep
+from ldmref.check.flow_step_calls import COUNT, LAYOUTS, FlowStepCalls, MeasuredStep
 
 LEVEL = 0.6  # not 0.7, which some functions have in their text
 TIMES = tuple(float(3 * t / (1 + 2 * t)) for t in np.linspace(1.0, 0.0, 11))
 INNER = (3, 5, 7, 8)  # steps from flow times below 0.9, where no guard acts
 CLOSE = 2e-3
+SDES = ("Flow-GRPO", "Dance", "Flow-GRPO for Wan", "SDE with g = a sqrt(s)")  # noise at s' = 0 also
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class FlowStepReport:
 
     Args:
         name: The published variant, or "unknown".
-        level: The noise level that its law has (eta of Dance and Precise); NaN if it has none.
+        level: The noise level that its law has (of DDIM, Dance and Precise eta); NaN without one.
         guard: Flow-GRPO's treatment of flow time 1; "" of others.
         density: The convention of its log-density.
         missing: What is wrong or missing, one sentence each.
@@ -68,12 +69,15 @@ def identify_flow_step(function: Callable[..., Any]) -> FlowStepReport:
         ('CPS', 0.6, 'the sum over all values')
     """
     calls = FlowStepCalls(function, TIMES, LEVEL)
-    steps = [calls.measure(i) for i in INNER]
     missing = []
-    name, level, stds = _name(steps, missing)
+    if any(any(calls.lost_numbers(i)) for i in INNER):
+        _check_numbers(calls, "unknown", missing)
+        return FlowStepReport("unknown", math.nan, "", "not compared", tuple(missing))
+    steps, (name, level, stds) = _read(calls, missing)
+    _check_numbers(calls, name, missing)
     guard = ""
     if name == "Flow-GRPO":
-        guard = _guard(calls.measure(0), level)
+        guard = _guard(calls, steps[0].position, level, missing)
     if not math.isnan(level) and "noise level" in calls.roles.values():
         if abs(level - LEVEL) > 0.01 and name not in ("DDPM posterior", "stochastic_sampling"):
             missing.append(
@@ -84,11 +88,61 @@ def identify_flow_step(function: Callable[..., Any]) -> FlowStepReport:
     return FlowStepReport(name, level, guard, density, tuple(missing))
 
 
+def _read(
+    calls: FlowStepCalls, missing: list[str]
+) -> tuple[list[MeasuredStep], tuple[str, float, list[float]]]:
+    """Return the law of each step and its name, from the log-density or else from an array."""
+    steps = [calls.measure(i) for i in INNER]
+    if not any(math.isnan(step.of_state) for step in steps):
+        named = _name(steps, missing)
+        if all(step.arrays for step in steps) and not all(_has_own_mean(step) for step in steps):
+            missing.append("no array that is returned has the mean of the log-density")
+        return steps, named
+    read = []
+    for position in _positions(steps):
+        sentences = []
+        of_array = [step.read_from(position) for step in steps]
+        named = _name(of_array, sentences)
+        read.append((bool(sentences), position, sentences, of_array, named))
+    if not read:
+        missing.append(f"neither a state, a mean nor a log-density is recognised: {LAYOUTS}")
+        return steps, ("unknown", math.nan, [])
+    _, _, sentences, steps, named = min(read, key=lambda item: item[:2])
+    missing += sentences
+    return steps, named
+
+
+def _positions(steps: Sequence[MeasuredStep]) -> list[int]:
+    """Return the places of the arrays that may be a state or a mean in all steps."""
+    known = [
+        {a.position for a in p.arrays if not math.isnan(a.of_state + a.of_velocity)} for p in steps
+    ]
+    return sorted(set.intersection(*known))
+
+
+def _has_own_mean(step: MeasuredStep) -> bool:
+    """Return whether an array agrees with the log-density; one that is drawn may not show it."""
+    return any(
+        math.isnan(a.of_state + a.of_velocity)
+        or (_close(a.of_state, step.of_state) and _close(a.of_velocity, step.of_velocity))
+        for a in step.arrays
+    )
+
+
+def _check_numbers(calls: FlowStepCalls, name: str, missing: list[str]) -> None:
+    """Find a NaN or an infinity in any step; a law without noise has an infinite log-density."""
+    for i in range(len(TIMES) - 1):
+        in_arrays, in_others = calls.lost_numbers(i)
+        has_noise = TIMES[i + 1] > 0.0 or name in SDES
+        if in_arrays or (in_others and has_noise and name != "Euler (ODE)"):
+            what = "a state or a mean" if in_arrays else "a log-density or a std"
+            times = f"s = {TIMES[i]:.3g} to {TIMES[i + 1]:.3g}"
+            missing.append(f"NaN or infinity in {what} of the step from {times}")
+            return
+
+
 def _name(steps: Sequence[MeasuredStep], missing: list[str]) -> tuple[str, float, list[float]]:
     """Return the variant, its noise level, and the std of each step."""
-    if any(math.isnan(step.of_state) for step in steps):
-        missing.append("neither a mean nor a log-density of the state reached is returned")
-        return "unknown", math.nan, []
     named = _name_renoising(steps) or _name_sde(steps)
     if named:
         return named
@@ -159,6 +213,9 @@ def _name_renoising(steps: Sequence[MeasuredStep]) -> tuple[str, float, list[flo
     if _same(powers):
         level = math.sqrt(powers[0])
         return ("DDPM posterior" if _close(level, math.sqrt(2)) else "Precise"), level, stds
+    shares = [(1 - k * k) / -math.expm1(2 * fall) for k, fall in zip(kept, falls, strict=True)]
+    if _same(shares):
+        return "flow DDIM", math.sqrt(shares[0]), stds
     for eta in (LEVEL, 1.0):
         ours = [lm.ancestral_flow_std(p.s, p.s_next, eta) for p in steps]
         if all(_close(a, b) for a, b in zip(ours, stds, strict=True)):
@@ -183,10 +240,16 @@ def _nearest(steps: Sequence[MeasuredStep]) -> tuple[str, float]:
     return name, distances[name]
 
 
-def _guard(first: MeasuredStep, level: float) -> str:
+def _guard(calls: FlowStepCalls, position: int | None, level: float, missing: list[str]) -> str:
     """Describe the step from flow time 1, where g is infinite without a guard."""
+    first = calls.measure(0)
+    if position is not None and position in [array.position for array in first.arrays]:
+        first = first.read_from(position)
     square = 2 * (first.of_state - 1) / (first.s_next - 1) / level**2  # 1 / (1 - s_max)
     if not math.isfinite(square) or square > 1e5:
+        std = level * math.sqrt(square * (1 - TIMES[1])) if square > 0 else math.inf
+        if math.isfinite(std):
+            missing.append(f"the step from s = 1 has no guard: its noise has the std {std:.3g}")
         return "none: the first step is infinite, or nearly so"
     if _close(square * (1 - TIMES[1]), 1.0):
         return "that of the authors' code: 1 - s_1 in place of 1 - s at s = 1"

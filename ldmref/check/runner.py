@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from ldmref.backends import Backend
+from ldmref.check.agreement import (
+    IN_LAW,
+    ArrayKind,
+    Disagreement,
+    first_fault,
+    lost_numbers,
+    with_negative_noise,
+)
 from ldmref.check.calls import Call, arguments_hint, difference_from_ours, shape_hint
 from ldmref.check.capstone import mark_pieces, piece_names
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Comparison, Deviation, deviation, to_host
 from ldmref.check.edges import EDGE_CHAPTERS
+from ldmref.check.explaining import explain
 from ldmref.check.gradients import records_gradients
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
 from ldmref.check.made_calls import MadeCall, RecordedMakers
 from ldmref.check.results import CheckResult
+from ldmref.check.watching import Altered, WatchedFunctions, unchanged
 from ldmref.errors import UsageError
+
+OTHERS = (0, 1, 2)  # cases beside the failing one that a cause must explain as well
+CALLS = 3  # of each of them
 
 
 def identities(hard: bool = False) -> list[Identity]:
@@ -104,42 +118,26 @@ def check_identity(
     case: int | None = None,
 ) -> CheckResult:
     """Compare a function and its oracle on `cases` random inputs, or on case number `case`."""
-    eps = _eps(backend)
     if identity.edges:
         cases = max(cases, len(identity.edges(random_inputs(identity, backend, seed, 0).limits)))
     numbers = range(cases) if case is None else range(case, case + 1)
-    worst = Deviation(-1.0)
-    worst_case = numbers[0]
-    error = None
-    for number in numbers:
-        try:
-            inputs = random_inputs(identity, backend, seed, number)
-            current = deviation(identity.case(functions, inputs), eps)
-        except Exception as raised:  # another implementation may fail in any way
-            error = raised
-            worst_case = number
-            break
-        if current.ulps > worst.ulps:
-            worst = current
-            worst_case = number
-    verdict = "ok"
-    edge = identity.edge(random_inputs(identity, backend, seed, worst_case))
+    worst = _worst_case(identity, functions, backend, seed, numbers)
+    edge = identity.edge(random_inputs(identity, backend, seed, worst.number))
     at_edge = f", {edge}" if edge else ""
+    verdict = "ok"
     detail = ""
     calls = ()
     notes = ()
-    if error is not None or worst.ulps > identity.ulps:
-        recorded = repeat_case(identity, functions, backend, seed, worst_case)[0]
-        verdict = "FAILED"
-        detail = f"case {worst_case}{at_edge}: {worst}"
-        if error is not None:
-            message = (str(error).strip().splitlines() or [""])[0]
-            verdict = f"ERROR: {type(error).__name__}: {message}"
-            detail = f"in case {worst_case}{at_edge}{line_of(error, functions.file)}"
+    if worst.error is not None or worst.fault or worst.deviation.ulps > identity.ulps:
+        verdict, text = worst.verdict(functions, identity.ulps)
+        detail = f"{'in case' if worst.error else 'case'} {worst.number}{at_edge}{text}"
+        recorded = repeat_case(identity, functions, backend, seed, worst.number)[0]
         calls = tuple(str(call) for call in recorded)
-        failed_by_shape = error is not None or bool(worst.shapes)
-        shown = worst.got if error is None else None
-        notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape, shown, error))
+        notes = tuple(_notes(recorded, _eps(backend), identity.ulps, worst))
+        if worst.fault and verdict == IN_LAW:
+            notes = _in_law(identity, functions, backend, seed, worst.number)
+        else:
+            notes = (*notes, *_cause(identity, functions, backend, seed, worst.number))
     function = identity.function
     return CheckResult(
         identity.name,
@@ -148,16 +146,134 @@ def check_identity(
         source_of(function),
         identity.oracle,
         len(numbers),
-        max(worst.ulps, 0.0),
+        max(worst.deviation.ulps, 0.0),
         identity.ulps,
         verdict,
-        worst_case,
+        worst.number,
         detail,
         calls,
         notes,
         identity.basis,
         edge,
     )
+
+
+class _Case(NamedTuple):
+    """A case: its number, its deviation, and what is wrong with it otherwise."""
+
+    number: int
+    deviation: Deviation = Deviation(-1.0)
+    fault: Disagreement | None = None
+    error: Exception | None = None
+
+    def verdict(self, functions: Functions, allowed: float) -> tuple[str, str]:
+        """Return the verdict of a case that fails, and the text that follows its number."""
+        if self.error is not None:
+            message = (str(self.error).strip().splitlines() or [""])[0]
+            verdict = f"ERROR: {type(self.error).__name__}: {message}"
+            return verdict, line_of(self.error, functions.file)
+        if self.deviation.ulps > allowed or self.fault is None:
+            return "FAILED", f": {self.deviation}"
+        return IN_LAW if self.fault.in_law else "FAILED", f": {self.fault.text}"
+
+    def is_graver(self, other: _Case | None) -> bool:
+        """Return whether this case has a fault that the other has not; one in law counts least."""
+        if self.fault is None or other is None or other.fault is None:
+            return self.fault is not None
+        return other.fault.in_law and not self.fault.in_law
+
+    def failed_by_shape(self) -> bool:
+        """Return whether an exception or another shape may be a missing reshape."""
+        return self.error is not None or bool(self.deviation.shapes)
+
+
+def _worst_case(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, numbers: range
+) -> _Case:
+    """Return the first case that raises, or else the worst one.
+
+    A case that breaks the identity is worse than one with a fault; among these, one of another
+    shape or without numbers is worse than one that is right in law.
+    """
+    worst = _Case(numbers[0])
+    faulty = None
+    for number in numbers:
+        try:
+            current = try_case(identity, functions, backend, seed, number)
+        except Exception as error:  # another implementation may fail in any way
+            return worst._replace(number=number, error=error)
+        if current.deviation.ulps > worst.deviation.ulps:
+            worst = current
+        if current.is_graver(faulty):
+            faulty = current
+    if faulty is None or worst.deviation.ulps > identity.ulps:
+        return worst
+    return faulty
+
+
+def try_case(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, number: int
+) -> _Case:
+    """Compare function and oracle in a case, and what replaces ldmref's functions with these."""
+    eps = _eps(backend)
+    names = functions.replaced(identity)
+    inputs = random_inputs(identity, backend, seed, number)
+    if not names:
+        return _Case(number, deviation(identity.case(functions, inputs), eps))
+    theirs = WatchedFunctions(functions, names)
+    found = deviation(identity.case(theirs, inputs), eps)
+    ours = _watch_ours(identity, names, backend, seed, number)
+    fault = lost_numbers(theirs.within, ours.within) or first_fault(
+        theirs.calls, ours.calls, array_kind(backend)
+    )
+    if fault and fault.in_law and identity.by_itself:
+        fault = None  # such a law says nothing of the numbers, which the others judge
+    return _Case(number, found, fault)
+
+
+def _watch_ours(
+    identity: Identity,
+    names: list[str],
+    backend: Backend,
+    seed: int,
+    number: int,
+    change: Altered = unchanged,
+) -> WatchedFunctions:
+    """Return the calls of ldmref's functions in the same case."""
+    ours = WatchedFunctions(Functions(), names, change)
+    identity.case(ours, random_inputs(identity, backend, seed, number))
+    return ours
+
+
+def _cause(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
+) -> Iterator[str]:
+    """Yield the cause of a failure, if it explains all results of the function.
+
+    These are the results in the failing case and in others, also in those of its other laws: in a
+    special case, such as parallel vectors, many causes would give the same numbers.
+    """
+    names = functions.replaced(identity)
+    laws = [i for i in identities() if i.function in names and can_run(i, backend)]
+    cases = [(law, number) for law in laws if not law.gradients for number in OTHERS]
+    calls = []
+    for law, number in [(identity, case), *cases]:
+        calls += repeat_case(law, functions, backend, seed, number)[0][:CALLS]
+    if text := explain(functions, calls):
+        yield f"hint: this is the result if {text}"
+
+
+def _in_law(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, number: int
+) -> tuple[str, ...]:
+    """Say in which way functions differ for which the identity holds."""
+    names = functions.replaced(identity)
+    theirs = WatchedFunctions(functions, names)
+    identity.case(theirs, random_inputs(identity, backend, seed, number))
+    ours = _watch_ours(identity, names, backend, seed, number, with_negative_noise)
+    negated = first_fault(theirs.calls, ours.calls, array_kind(backend)) is None
+    what = "the noise has the opposite sign" if negated else "its numbers are not ldmref's"
+    return (f"{what}: right in law, but the same noise gives another result",)
 
 
 def repeat_case(
@@ -172,19 +288,14 @@ def repeat_case(
     return recorded.calls, None
 
 
-def _notes(
-    calls: list[Call],
-    eps: float,
-    allowed: float,
-    by_shape: bool,
-    shown: float | None,
-    error: Exception | None,
-) -> Iterator[str]:
+def _notes(calls: list[Call], eps: float, allowed: float, worst: _Case) -> Iterator[str]:
     """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape, ...
 
-    No result is compared with ldmref's if one is the number `shown`, next to that of the oracle: a
+    No result is compared with ldmref's if one is the number shown next to that of the oracle: a
     second pair of numbers, from another position, would only confuse.
     """
+    by_shape = worst.failed_by_shape()
+    shown = worst.deviation.got if worst.error is None else None
     is_shown = not by_shape and any(_returned(call, shown) for call in calls)
     for call in calls:
         if isinstance(call, MadeCall) or is_shown:
@@ -197,7 +308,7 @@ def _notes(
                 break
     if by_shape:
         last = calls[-1:] if calls and not calls[-1].finished else calls
-        hints = [arguments_hint(call, error) or shape_hint(call) for call in last]
+        hints = [arguments_hint(call, worst.error) or shape_hint(call) for call in last]
         yield from [*filter(None, hints)][:1]
 
 
@@ -216,6 +327,12 @@ def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) ->
     device = getattr(backend.asarray(np.zeros(1)), "device", None)
     generator = np.random.Generator(np.random.Philox(key))
     return RandomInputs(backend.xp, dtype, device, generator, case)
+
+
+def array_kind(backend: Backend) -> ArrayKind:
+    """Return the unit of rounding and the library of the arrays that functions get."""
+    library = type(backend.asarray(np.zeros(1))).__module__.partition(".")[0]
+    return ArrayKind(_eps(backend), library)
 
 
 def _eps(backend: Backend) -> float:

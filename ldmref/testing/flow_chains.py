@@ -70,6 +70,7 @@ LAWS: dict[str, MakeLaw] = {
     "Flow-GRPO, clamp 0.999": _clamped(0.999),
     "Dance": lambda times, level=NOISE_LEVEL: sde_law(lambda s: level),
     "DDPM posterior": _renoising(lambda s, t, level: lm.flow_posterior_std(s, t)),
+    "flow DDIM": _renoising(lambda s, t, level: level * lm.flow_posterior_std(s, t)),
     "Precise": _renoising(lm.precise_std),
     "ancestral RF": _renoising(lambda s, t, level: lm.ancestral_flow_std(s, t)),
     "CPS": _renoising(lambda s, t, level: lm.cps_std(t, level)),

@@ -15,6 +15,8 @@ from ldmref.errors import InputError, VerifyError, did_you_mean
 if TYPE_CHECKING:
     from ldmref.check import FlowStepReport
 
+OF_ETA = ("Dance", "Precise", "DDPM posterior", "flow DDIM", "ancestral RF")
+
 
 def split_function(against: str) -> tuple[str, str]:
     """Return (module or file, function) of "module:function"; the function is "" without one."""
@@ -64,5 +66,5 @@ def check_flow_step(module_name: str, function_name: str, as_json: bool) -> None
 def _name(report: FlowStepReport) -> str:
     if math.isnan(report.level):
         return report.name
-    letter = "eta" if report.name in ("Dance", "Precise", "DDPM posterior", "ancestral RF") else "a"
+    letter = "eta" if report.name in OF_ETA else "a"
     return f"{report.name}, {letter} = {report.level:.3g}"

@@ -16,11 +16,11 @@ import numpy as np
 
 from ldmref.backends import Backend
 from ldmref.check.calls import value_text
+from ldmref.check.causes import Mistake, Parts, mean_difference, named, of_results
 from ldmref.check.comparison import to_host
 from ldmref.check.results import CheckResult
 from ldmref.io.embedded import embedded_folder
 
-Parts = Mapping[str, np.ndarray]
 ALLOWED = 1e-4  # of the largest number: several hundred roundings of float32
 SAME = 0.02  # of the error: a mistake that explains the rest of it is the right one
 NONE = (
@@ -53,13 +53,6 @@ def config_of(network: str) -> dict[str, Any]:
     """Return the part "unet" or "vae" of config.json; with "" the whole file."""
     config = json.loads((FOLDER / "config.json").read_text("utf-8"))
     return config[network] if network else config
-
-
-class Mistake(NamedTuple):
-    """A likely mistake, and the result that a function with it returns."""
-
-    text: str
-    result: Callable[[], Parts]
 
 
 @dataclass(frozen=True)
@@ -214,19 +207,17 @@ def _missing(question: Question, error: Exception) -> str:
 
 
 def _named(question: Question, got: Parts) -> tuple[str, ...]:
-    """Return a hint that names the mistake whose result is nearest to this one, if it is near."""
-    error = _mean_difference(got, question.right)
-    texts = {_mean_difference(got, m.result()): m.text for m in reversed(question.mistakes)}
+    """Return a hint that names the mistake whose result is nearest to this one, if it is near.
+
+    Where none of the question's own is near, those of any result are tried: a sign, a factor 2, ...
+    """
+    error = mean_difference(got, question.right)
+    texts = {mean_difference(got, m.result()): m.text for m in reversed(question.mistakes)}
     nearest = min(texts, default=np.inf)
-    return _hint(f"this is the result if {texts[nearest]}" if nearest < SAME * error else NONE)
-
-
-def _mean_difference(got: Parts, other: Parts) -> float:
-    """Return the mean difference; infinite if shapes differ."""
-    if any(got[name].shape != value.shape for name, value in other.items()):
-        return np.inf
-    parts = [np.mean(np.abs(got[name] - value.astype(float))) for name, value in other.items()]
-    return float(np.mean(parts))
+    if nearest < SAME * error:
+        return _hint(f"this is the result if {texts[nearest]}")
+    text = named(got, question.right, of_results(question.right), SAME)
+    return _hint(f"this is the result if {text}" if text else NONE)
 
 
 def _difference(got: Parts, right: Parts, absolute: bool) -> tuple[float, str]:

@@ -117,7 +117,8 @@ def trainings(student: Student) -> Iterator[CheckResult]:
         yield outcome(question, np.inf, verdict, f"raised{student.where(error)}", (CALL,), (hint,))
         return
     last = float(losses[-200:].mean())
-    above = last / best - 1.0 if np.isfinite(last) else np.inf
+    is_finite = np.isfinite(losses).all() and np.isfinite(layer).all()
+    above = last / best - 1.0 if is_finite else np.inf
     worst = max(above, -BELOW * above)
     if watched.has_one_batch() or _unseen_by_the_loss(watched):
         worst = np.inf  # the loss may be low nevertheless
@@ -234,7 +235,7 @@ def _wrong_noise(watched: WatchedTraining) -> str:
 
 
 def _wrong_reports(losses: np.ndarray, last: float, of_target: dict[str, float]) -> str:
-    if not np.isfinite(losses).all():
+    if not np.isfinite([*losses, *of_target.values()]).all():
         return "the loss becomes infinite: the learning rate is too large, or a sign is wrong"
     own = of_target["the noise"]
     learned = min(of_target, key=lambda name: of_target[name])

@@ -74,6 +74,24 @@ def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> 
     return got, expected, 10.0
 
 
+# Roundings: 6 of each weight, a product of three ratios of differences of sigmas, which amplify 2
+# times each, of slopes extrapolated to 8 times the scale, on each side of the last 4 steps.
+@chapter.identity("lms", QUADRATURE, 48, amplified=16)
+def integral_of_the_polynomial_in_sigma(f: Functions, rng: RandomInputs) -> Comparison:
+    """With k-diffusion's start: the orders 1, 2, 3 first, and the polynomial up to sigma = 0."""
+    order = rng.integer(1, 4)
+    sigmas = [*decreasing_sigmas(rng, 4), 0.0]
+    x, *slopes = rng.normals(6, 3, 2, 1, 2)
+    expected = to_host(x)
+    host_slopes = [to_host(slope) for slope in slopes]
+    for n in range(5):
+        last = range(n, max(-1, n - order), -1)
+        curve = lagrange([sigmas[j] for j in last], [host_slopes[j] for j in last])
+        expected = expected + integral(curve, sigmas[n], sigmas[n + 1])
+    got = final_state(f.lms(order, "euler"), denoiser_with_slopes(slopes), x, sigmas)
+    return got, expected, 10.0
+
+
 # Roundings: weights up to 7 in all, 4 roundings of 27 over the scale, on each side.
 @chapter.identity("pndm", "published fractions", 24, amplified=2.7)
 def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
