@@ -44,6 +44,7 @@ SETTINGS = (
     "width",
     "height",
     "clip_skip",
+    "max_sequence_length",
     "negative_prompt",
     "long_prompts",
     "prompt_weights",
@@ -131,6 +132,7 @@ class InversionPlan:
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the inversion takes on `model`, without computing it."""
+        model = model.with_text_length(self.job.max_sequence_length)
         return estimate_cost(model, self.job, self.calls)
 
     def prepare(self, model: LatentDiffusion) -> InversionRun:
@@ -143,6 +145,7 @@ class InversionPlan:
             ResourceError: It takes more memory or time than the model may use.
         """
         job = self.job
+        model = model.with_text_length(job.max_sequence_length)
         check_limits(model, job, self.calls)
         text = encode_job(model, job, InitialState())
         clean = encode_image(model, self.image).mean
