@@ -85,17 +85,17 @@ def read_numbers(text: str) -> tuple[list[float], list[float]]:
     if not texts:
         hint = "as in: echo 1.0 0.95455 0.9 | ldmref schedule"
         raise InputError("there are no numbers on standard input", code="E-SIGMAS", hint=hint)
-    places = [_places(number) for number in texts]
-    last = min(place for place, _ in places)
-    digits = max(digits for _, digits in places)
+    powers = [_last_digit(number) for number in texts]
+    last = min(power for power, _ in powers)
+    digits = max(digits for _, digits in powers)
     units = []
-    for number, (place, _) in zip(texts, places, strict=True):
-        leading = math.floor(math.log10(abs(float(number)))) if float(number) else place
+    for number, (power, _) in zip(texts, powers, strict=True):
+        leading = math.floor(math.log10(abs(float(number)))) if float(number) else power
         units.append(10.0 ** max(last, leading + 1 - digits))
     return [float(number) for number in texts], [u if last >= 0 else u / 2 for u in units]
 
 
-def _places(number: str) -> tuple[int, int]:
+def _last_digit(number: str) -> tuple[int, int]:
     """Return the power of ten of a number's last digit, and how many significant digits it has."""
     mantissa, _, exponent = number.lower().partition("e")
     whole, _, decimals = mantissa.partition(".")

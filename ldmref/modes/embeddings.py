@@ -106,15 +106,15 @@ def check_lengths(config: ModelConfig, job: Job) -> None:
     """
     if not {"cond", "uncond"} <= texts_read(job.guidance, job.sampler, job.cfg_scale):
         return
-    given = [(job.embeddings or {}).get(states) for states, _ in EMBEDDINGS.values()]
-    if any(states is None for states in given) and job.long_prompts == "chunk":
+    hidden = [(job.embeddings or {}).get(states) for states, _ in EMBEDDINGS.values()]
+    if any(states is None for states in hidden) and job.long_prompts == "chunk":
         raise UsageError(
             "embeddings and a prompt in chunks would have different lengths",
             code=CODE,
             hint="give embeddings for both, or long_prompts=truncate",
         )
     length = _count_tokens(config)
-    lengths = [length if states is None else states.shape[1] for states in given]
+    lengths = [length if states is None else states.shape[1] for states in hidden]
     if len({*lengths}) > 1:
         raise UsageError(
             f"prompt_embeds and negative_prompt_embeds have {lengths[0]} and {lengths[1]} tokens",

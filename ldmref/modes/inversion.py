@@ -44,7 +44,6 @@ SETTINGS = (
     "width",
     "height",
     "clip_skip",
-    "max_sequence_length",
     "negative_prompt",
     "long_prompts",
     "prompt_weights",
@@ -123,6 +122,8 @@ class InversionPlan:
         values = {name: getattr(self.job, name) for name in SETTINGS}
         guidance = self.job.guidance
         more = {"guidance": guidance.record} if is_asked(guidance) else {}
+        if self.job.max_sequence_length is not None:
+            more["max_sequence_length"] = self.job.max_sequence_length
         return copy.deepcopy(values) | more | {"sampler": "ddim", "eta": 0.0}
 
     @property
