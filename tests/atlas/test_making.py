@@ -12,6 +12,7 @@ from ldmref.atlas import (
     read_flow_schedules,
     shift_mu,
 )
+from ldmref.differences import read_differences
 from ldmref.errors import UsageError
 
 ROWS = read_flow_schedules()
@@ -233,7 +234,9 @@ def test_stable_diffusion_cpp_counts_latent_pixels_as_tokens():
     for family in ("FLUX.1", "FLUX.1-schnell"):
         row = find_flow_schedule(family, "stable-diffusion.cpp")
         assert shift_mu(row, 20, 4096) == pytest.approx(mu, rel=1e-12)
-    assert f"{mu:.2f}" == "3.23"
+    (row,) = [row for row in read_differences() if "counts_latent_pixels" in row.test]
+    own = shift_mu(find_flow_schedule("FLUX.1", "BFL"), 20, 4096)
+    assert f"= {mu:.2f} instead of {own:.2f}" in row.number
 
 
 @pytest.mark.parametrize(
@@ -256,6 +259,8 @@ def test_mflux_takes_the_mu_of_krea_for_a_shift():
     maker = make_flow_sigmas(find_flow_schedule("Krea 2", "Krea Turbo"), 8)
     k = math.exp(1.15)
     np.testing.assert_allclose(maker, k * s / (1 + (k - 1) * s), rtol=1e-12)
+    (row,) = [row for row in read_differences() if "test_mflux_takes_the_mu" in row.test]
+    assert f"{theirs[-2]:.3f} instead of {maker[-2]:.3f}" in row.number
 
 
 def test_mflux_shifts_z_image_by_tokens():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 from ldmref import math as lm
+from ldmref.differences import read_differences
 from ldmref.testing import strategies
 from ldmref.testing.mixture import Mixture, three_modes
 
@@ -295,3 +296,19 @@ def test_densities_and_weights_are_those_of_the_scripts_of_diffusers():
     for name, ours in (("cosmap", lm.cosmap_weight), ("sigma_sqrt", lm.sigma_sqrt_weight)):
         theirs = utils.compute_loss_weighting_for_sd3(name, s).numpy()
         np.testing.assert_allclose(ours(s.numpy().astype(float)), theirs, rtol=1e-5)
+
+
+def test_logit_mean_of_diffusers_has_the_other_sign():
+    """Its scripts take the number as an index into timesteps that fall."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    utils = pytest.importorskip("diffusers.training_utils")
+    generator = torch.Generator().manual_seed(0)
+    draw = utils.compute_density_for_timestep_sampling
+    u = draw("logit_normal", 20_000, 0.8, 1.0, generator=generator)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    theirs = np.median(scheduler.timesteps[(u * 1000).long()].numpy()) / 1000
+    ours = float(lm.logit_normal_time(np.zeros(1), 0.8)[0])
+    assert theirs == pytest.approx(1 - ours, abs=0.01)
+    (row,) = [row for row in read_differences() if "test_logit_mean_of" in row.test]
+    assert f"flow time {1 - ours:.3f} instead of {ours:.3f}" in row.number
