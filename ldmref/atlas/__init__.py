@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from ldmref.atlas.making import count_tokens as count_tokens
     from ldmref.atlas.making import make_flow_sigmas as make_flow_sigmas
     from ldmref.atlas.making import shift_mu as shift_mu
+    from ldmref.atlas.naming import ShiftFit as ShiftFit
     from ldmref.atlas.naming import SigmaMatch as SigmaMatch
+    from ldmref.atlas.naming import fit_shifts as fit_shifts
     from ldmref.atlas.naming import name_sigmas as name_sigmas
     from ldmref.atlas.reading import describe_matches as describe_matches
+    from ldmref.atlas.reading import name_numbers as name_numbers
     from ldmref.atlas.reading import read_numbers as read_numbers
     from ldmref.atlas.table import FlowSchedule as FlowSchedule
     from ldmref.atlas.table import find_flow_schedule as find_flow_schedule

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
 
+from ldmref.atlas.positions import place
 from ldmref.atlas.table import FlowSchedule
 from ldmref.errors import UsageError
-from ldmref.math import shift_flow_time
 from ldmref.samplers.flow_spacings import mu_of_tokens, stretch_levels
 
 TOKEN = 16  # pixels of a side: 8 by the autoencoder, 2 by the patches
@@ -43,7 +42,8 @@ def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
         tokens: Number of image tokens.
 
     Returns:
-        mu; 0 if nothing is shifted.
+        mu; 0 if nothing is shifted. Of a logit-normal law it is the mean of the logit, to which a
+        shift adds mu.
 
     Example:
         >>> from ldmref.atlas import find_flow_schedule
@@ -65,6 +65,8 @@ def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
             return at_200
         slope = (at_200 - at_10) / 190
         return slope * steps + at_200 - 200 * slope
+    if row.positions == "logit-normal":
+        return row.mu + 0.5 * math.log(tokens * TOKEN * TOKEN / row.pixels)
     return 0.0
 
 
@@ -77,7 +79,8 @@ def make_flow_sigmas(row: FlowSchedule, steps: int, tokens: int = 4096) -> np.nd
         tokens: Number of image tokens.
 
     Returns:
-        (steps + 1,) float64, falling from about 1 to 0.
+        (steps + 1,) float64, falling from about 1 to 0. Two of ComfyUI's schedulers return another
+        number: ddim_uniform as many as its strides give, beta fewer where two round to one.
 
     Raises:
         UsageError: Less than one step, or another number than the list has.
@@ -92,33 +95,10 @@ def make_flow_sigmas(row: FlowSchedule, steps: int, tokens: int = 4096) -> np.nd
         raise UsageError(message, code="E-STEPS", hint=f"--steps {len(row.sigmas)}")
     if steps < 1:
         raise UsageError(f"steps must be at least 1, not {steps}", code="E-STEPS", hint="")
-    return np.append(shifted(row, steps, shift_mu(row, steps, tokens), tokens), 0.0)
+    return np.append(shifted(row, steps, shift_mu(row, steps, tokens)), 0.0)
 
 
-def shifted(row: FlowSchedule, steps: int, mu: float, tokens: int) -> np.ndarray:
+def shifted(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
     """Return the flow times of a row with this mu, without the final 0."""
-    if row.positions == "list":
-        return np.asarray(row.sigmas)
-    if row.positions == "logit-normal":
-        return _logit_normal(row, steps, tokens)
-    s = shift_flow_time(positions_of(row, steps, mu), math.exp(mu))
+    s = place(row, steps, mu)
     return stretch_levels(s, row.terminal) if row.terminal else s
-
-
-def positions_of(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
-    """Return the positions of a row before the shift, (steps,)."""
-    if row.positions == "table":
-        return 1 - np.floor(np.arange(steps) * (row.table / steps)) / row.table
-    ends = {"1/n": 1 / steps}
-    for size in (1000, 10000):
-        ends[f"shifted 1/{size}"] = shift_flow_time(1 / size, math.exp(mu))
-    end = ends[row.end] if isinstance(row.end, str) else row.end
-    return np.linspace(1.0, end, steps)
-
-
-def _logit_normal(row: FlowSchedule, steps: int, tokens: int) -> np.ndarray:
-    """Return the quantiles of a logit-normal law, clamped to log-SNRs from -15 to 18."""
-    mean = 0.5 * math.log(tokens * TOKEN * TOKEN / row.pixels)
-    z = special.ndtri(1 - np.arange(steps) / steps)
-    low, high = (float(special.expit(-0.5 * snr)) for snr in (18.0, -15.0))
-    return 1 - np.clip(1 - special.expit(mean + row.std * z), low, high)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
 
-from ldmref.atlas.making import TOKEN, make_flow_sigmas, positions_of, shift_mu
+from ldmref.atlas.intervals import Printed, depends_on_tokens, fit_mu, fit_tokens, oddness
+from ldmref.atlas.making import make_flow_sigmas, shift_mu
+from ldmref.atlas.positions import UNSHIFTED, count_steps
 from ldmref.atlas.table import FlowSchedule, read_flow_schedules
 from ldmref.errors import InputError
 from ldmref.math import shift_flow_time
 
-TOKENS = 16, 65536  # from 64 x 64 to 4096 x 4096 pixels
 FLOAT32 = 2e-6  # programs compute in single precision
+TIMESTEPS = 800.0  # from which numbers are timesteps; no row begins below 0.8 in usual runs
+INFORMATIVE = 2  # numbers between 0 and 1 that a fitted shift must explain
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,11 @@ class SigmaMatch:
 
     Args:
         row: The row.
-        tokens: The number of image tokens with which it is nearest; 0 if it depends on none.
+        tokens: The likeliest number of image tokens, or the nearest; 0 if it depends on none.
         distance: The largest difference of two flow times.
         matches: Whether all differences are below the precision of the list.
         shifted_again: Whether it is the row's list with its shift applied a second time.
+        agreeing: The smallest and the largest number of tokens that match.
 
     Example:
         >>> from ldmref.atlas import find_flow_schedule
@@ -40,151 +43,242 @@ class SigmaMatch:
     distance: float
     matches: bool
     shifted_again: bool = False
+    agreeing: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
+        return f"{self.row.family}, {self.what}: {self.row.program}"
+
+    @property
+    def what(self) -> str:
+        """The rule, the number of tokens and what was done again, in words."""
         size = f", {self.tokens} tokens" if self.tokens else ""
+        low, high = self.agreeing
+        span = f" (or any from {low} to {high})" if low < high else ""
         again = ", shifted a second time" if self.shifted_again else ""
-        return f"{self.row.family}, {self.row.rule}{size}{again}: {self.row.program}"
+        return f"{self.row.rule}{size}{span}{again}"
 
 
-def name_sigmas(values: Sequence[float], precision: float = FLOAT32) -> list[SigmaMatch]:
+@dataclass(frozen=True)
+class ShiftFit:
+    """A shift with which one spacing makes a list to its last digit.
+
+    Args:
+        row: A row with this spacing; its own shift is another.
+        mu: The logarithm of the shift.
+        factor: The shift k = e^mu. The simplest number that agrees is one of both.
+        low: The smallest mu that agrees.
+        high: The largest mu that agrees.
+        others: Families whose programs have this spacing, with their mu at 4096 tokens, the
+            nearest first.
+
+    Example:
+        >>> str(fit_shifts([1.0, 0.84, 0.63636, 0.36842], 5e-6)[0])[:56]
+        'linspace(1, 1/n, n) with k = 1.75 (mu 0.559616) fits to '
+    """
+
+    row: FlowSchedule
+    mu: float
+    factor: float
+    low: float
+    high: float
+    others: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def decimals(self) -> int:
+        """How many decimals k or mu has, whichever has fewer."""
+        return min(_decimals(self.mu), _decimals(self.factor))
+
+    def __str__(self) -> str:
+        last = f", stretched to {self.row.terminal:g}" if self.row.terminal else ""
+        shift = f"k = {self.factor:.6g} (mu {self.mu:.6g})"
+        if _decimals(self.mu) < _decimals(self.factor):
+            shift = f"mu = {self.mu:.6g} (k {self.factor:.6g})"
+        theirs = ", ".join(f"{family} has mu {mu:.4g}" for family, mu in self.others)
+        text = f"{self.row.spacing}{last} with {shift} fits to the last digit, which no family has"
+        return f"{text}; {theirs}" if theirs else text
+
+
+def name_sigmas(
+    values: Sequence[float], precision: float | Sequence[float] = FLOAT32
+) -> list[SigmaMatch]:
     """Name a list of flow times by the rows of the atlas that make it.
 
     Args:
         values: Flow times, falling, with or without the 0 at the end; or 1000 times as much, as
             timesteps are.
         precision: The largest difference at which two flow times are the same, such as half a unit
-            of the last digit that was printed.
+            of the last digit that was printed; for all, or one for each.
 
     Returns:
         All rows, those that match first, then the nearest.
 
     Raises:
-        InputError: Less than two numbers, numbers that rise, or numbers out of range.
+        InputError: Less than two numbers, numbers that rise, or numbers that are no flow times.
 
     Example:
         >>> match = name_sigmas([1.0, 0.9375, 0.83333, 0.625], 5e-6)[0]
         >>> match.row.family, match.row.rule, match.matches
         ('Wan', 'constant shift 5', True)
     """
-    times, precision = _read(values, precision)
     found: dict[tuple[str, bool], SigmaMatch] = {}
-    ends_at_0 = times[-1] == 0.0 and len(times) > 2
-    for reading in (times[:-1], times) if ends_at_0 else (times,):
-        for match in _compare(reading, precision):
+    for reading in _readings(values, precision):
+        for match in _compare(reading):
             key = match.row.name, match.shifted_again
-            if key not in found or match.distance < found[key].distance:
+            known = found.get(key)
+            if known is None or _rank(match) < _rank(known):
                 found[key] = match
     return sorted(found.values(), key=_likeliest)
 
 
-def _compare(times: np.ndarray, precision: float) -> Iterator[SigmaMatch]:
-    """Yield how near each row is, and each row with its shift applied a second time."""
-    for row in read_flow_schedules():
-        if row.positions == "list" and len(row.sigmas) != len(times):
+def fit_shifts(
+    values: Sequence[float], precision: float | Sequence[float] = FLOAT32
+) -> list[ShiftFit]:
+    """Fit a constant shift to a list of flow times, for each spacing of the atlas.
+
+    Args:
+        values: As `name_sigmas` takes them.
+        precision: As `name_sigmas` takes it.
+
+    Returns:
+        The shifts that agree with every number as it is printed, the simplest number first; []
+        if no shift does, or if less than two numbers lie between 0 and 1.
+
+    Raises:
+        InputError: As of `name_sigmas`.
+
+    Example:
+        >>> [round(fit.factor, 6) for fit in fit_shifts([1.0, 0.84, 0.63636, 0.36842], 5e-6)]
+        [1.75]
+    """
+    fits: dict[tuple[float, float], ShiftFit] = {}  # one of spacings that are the same here
+    tried: set[tuple[str, float, int]] = set()
+    for reading in _readings(values, precision):
+        times = reading.times
+        if np.count_nonzero((times > 0) & (times < 1)) < INFORMATIVE:
             continue
-        tokens = _best_tokens(row, times)
-        ours = make_flow_sigmas(row, len(times), tokens or 4096)[:-1]
-        yield _match(row, tokens, ours, times, precision)
-        factor = math.exp(shift_mu(row, len(times), tokens or 4096))
-        if row.shift != "none" and factor != 1.0:
-            again = shift_flow_time(ours, factor)
-            yield _match(row, tokens, again, times, precision, True)
+        for row in read_flow_schedules():
+            key = row.spacing, row.terminal, len(times)
+            if key in tried or row.shift == "none" or row.positions in UNSHIFTED:
+                continue
+            tried.add(key)
+            for steps in count_steps(row, len(times)):
+                _, low, high = fit_mu(row, steps, reading)
+                if low <= high:
+                    fit = _shift_fit(row, steps, low, high)
+                    same = fits.get((low, high))
+                    fits[low, high] = fit if same is None else _joined(same, fit)
+    return sorted(fits.values(), key=lambda fit: fit.decimals)
 
 
-def _likeliest(match: SigmaMatch) -> tuple[bool, bool, bool, float]:
+def _shift_fit(row: FlowSchedule, steps: int, low: float, high: float) -> ShiftFit:
+    """Return a fit with the simplest number of its interval, as k or as mu."""
+    mu = _simplest(low, high)
+    factor = _simplest(math.exp(low), math.exp(high))
+    if _decimals(mu) < _decimals(factor):
+        factor = math.exp(mu)
+    else:
+        mu = math.log(factor)
+    theirs: dict[str, float] = {}
+    for other in read_flow_schedules():
+        if (other.spacing, other.terminal) == (row.spacing, row.terminal):
+            theirs.setdefault(other.family, shift_mu(other, steps, 4096))
+    nearest = sorted(theirs.items(), key=lambda item: abs(item[1] - mu))[:2]
+    return ShiftFit(row, mu, factor, low, high, tuple(nearest))
+
+
+def _joined(one: ShiftFit, other: ShiftFit) -> ShiftFit:
+    """Return a fit with the families of another spacing that makes the same numbers."""
+    theirs = dict(other.others) | dict(one.others)
+    nearest = sorted(theirs.items(), key=lambda item: abs(item[1] - one.mu))
+    return replace(one, others=tuple(nearest[:2]))
+
+
+def _simplest(low: float, high: float) -> float:
+    """Return the number with the fewest decimals of an interval, the nearest to its middle."""
+    for decimals in range(12):
+        number = round((low + high) / 2, decimals)
+        if low <= number <= high:
+            return number
+    return (low + high) / 2
+
+
+def _decimals(number: float) -> int:
+    """Return how many decimals a number has, at most 12."""
+    return next((k for k in range(12) if math.isclose(round(number, k), number)), 12)
+
+
+def _readings(values: Sequence[float], precision: float | Sequence[float]) -> Iterator[Printed]:
+    """Yield a list without the 0 at its end, and as it is."""
+    times, margins = _read(values, precision)
+    if times[-1] == 0.0 and len(times) > 2:
+        yield Printed(times[:-1], margins[:-1])
+    yield Printed(times, margins)
+
+
+def _compare(printed: Printed) -> Iterator[SigmaMatch]:
+    """Yield how near each row is, and each row with its shift applied a second time."""
+    fits: dict[tuple[str, float, float], tuple[float, float, float]] = {}
+    for row in read_flow_schedules():
+        for steps in count_steps(row, len(printed.times)):
+            tokens, low, high = 0, 0, 0
+            if depends_on_tokens(row):
+                key = row.spacing, row.terminal, row.std
+                if key not in fits:
+                    fits[key] = fit_mu(row, steps, printed)
+                tokens, low, high = fit_tokens(row, steps, printed, fits[key])
+            ours = make_flow_sigmas(row, steps, tokens or 4096)[:-1]
+            if len(ours) != len(printed.times):
+                continue  # two quantiles of a beta law round to one
+            yield _match(row, tokens, ours, printed, agreeing=(low, high))
+            factor = math.exp(shift_mu(row, steps, tokens or 4096))
+            if row.shift != "none" and row.positions not in UNSHIFTED and factor != 1.0:
+                again = shift_flow_time(ours, factor)
+                yield _match(row, tokens, again, printed, again=True)
+
+
+def _likeliest(match: SigmaMatch) -> tuple[bool, bool, int, float]:
     """Order matches first, those of odd numbers of tokens last among them; then by distance."""
     if not match.matches:
-        return True, False, False, match.distance
-    odd_size = match.tokens > 0 and math.isqrt(match.tokens) ** 2 != match.tokens
-    return False, match.shifted_again, odd_size, match.distance
+        return True, False, 0, match.distance
+    return False, match.shifted_again, oddness(match.tokens) if match.tokens else 0, match.distance
+
+
+def _rank(match: SigmaMatch) -> tuple[bool, float]:
+    return not match.matches, match.distance
 
 
 def _match(
     row: FlowSchedule,
     tokens: int,
     ours: np.ndarray,
-    times: np.ndarray,
-    precision: float,
+    printed: Printed,
     again: bool = False,
+    agreeing: tuple[int, int] = (0, 0),
 ) -> SigmaMatch:
-    distance = float(np.max(np.abs(ours - times)))
-    return SigmaMatch(row, tokens, distance, distance <= precision, again)
+    distance = float(np.max(np.abs(ours - printed.times)))
+    return SigmaMatch(row, tokens, distance, max(printed.excess(ours)) <= 1, again, agreeing)
 
 
-def _read(values: Sequence[float], precision: float) -> tuple[np.ndarray, float]:
-    """Return falling flow times, and their precision."""
+def _read(
+    values: Sequence[float], precision: float | Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return falling flow times, and how far each may be from the number that was printed."""
     times = np.asarray(values, np.float64)
     if times.ndim != 1 or len(times) < 2 or not np.isfinite(times).all():
         raise InputError("a schedule has at least two finite numbers", code="E-SIGMAS", hint="")
-    if times.max() > 2.0:
-        times, precision = times / 1000, precision / 1000
+    margins = np.broadcast_to(np.asarray(precision, np.float64), times.shape)
     if (np.diff(times) > 0).any():
         hint = "reverse the list: a run starts at noise, with the largest"
         raise InputError("flow times must fall, and these rise", code="E-SIGMAS", hint=hint)
-    if times.min() < 0.0 or times.max() > 1.0 + precision:
-        raise InputError("flow times must be in [0, 1]", code="E-SIGMAS", hint="")
-    return times, max(precision, FLOAT32)
-
-
-def _best_tokens(row: FlowSchedule, times: np.ndarray) -> int:
-    """Return the number of tokens with which a row is nearest; 0 if it depends on none."""
-    steps = len(times)
-    near = _solve_tokens(row, times)
-    if not near:
-        return 0
-    around = {min(max(n + k, TOKENS[0]), TOKENS[1]) for n in near for k in range(-4, 5)}
-
-    def distance(tokens: int) -> float:
-        return float(np.max(np.abs(make_flow_sigmas(row, steps, tokens)[:-1] - times)))
-
-    return min(sorted(around), key=distance)
-
-
-def _solve_tokens(row: FlowSchedule, times: np.ndarray) -> list[int]:
-    """Return the numbers of tokens that give the middle of a list: two for FLUX.2, none or one."""
-    middle = len(times) // 2
-    if row.positions == "logit-normal":
-        mean = _logit(times[middle]) - row.std * float(special.ndtri(1 - middle / len(times)))
-        return [_clip(row.pixels * math.exp(2 * min(mean, 8.0)) / TOKEN**2)]
-    if not row.shift.startswith("tokens"):
-        return []
-    mu = _fit_mu(row, times)
-    solved = []
-    for low, high in ((256, 4096), (4301, 8192)):  # mu is linear in tokens, in two parts for FLUX.2
-        at_low, at_high = (shift_mu(row, len(times), n) for n in (low, high))
-        if at_high != at_low:
-            solved.append(_clip(low + (mu - at_low) * (high - low) / (at_high - at_low)))
-    return solved
-
-
-def _clip(tokens: float) -> int:
-    return round(min(max(tokens, TOKENS[0]), TOKENS[1]))
-
-
-def _logit(s: float) -> float:
-    s = min(max(s, 1e-9), 1 - 1e-9)
-    return math.log(s / (1 - s))
-
-
-def _fit_mu(row: FlowSchedule, times: np.ndarray) -> float:
-    """Return the mu whose flow times are nearest to a list, by the logit of its middle.
-
-    The stretch to a terminal flow time is undone first: 1 - s = c (1 - s'), where c depends on mu.
-    """
-    steps = len(times)
-    mu = 1.0
-    for _ in range(60):
-        s = positions_of(row, steps, mu)
-        middle = steps // 2
-        value = times[middle]
-        if row.terminal:
-            last = float(shift_flow_time(s[-1], math.exp(mu)))
-            value = 1 - (1 - value) * (1 - last) / (1 - row.terminal)
-        if not 0.0 < value < 1.0:
-            return mu
-        odds = _logit(value) - _logit(s[middle])
-        if abs(odds - mu) < 1e-12:
-            break
-        mu = min(max(odds, -4.0), 8.0)
-    return mu
+    span = f"{times[0]:.6g} to {times[-1]:.6g}"
+    if times[0] >= TIMESTEPS:
+        times, margins = times / 1000, margins / 1000
+    margins = margins + FLOAT32
+    if times[-1] < 0.0 or times[0] > 1.0 + margins[0]:
+        raise InputError(
+            f"{span} are no flow times, which are in [0, 1]",
+            code="E-SIGMAS",
+            hint="timesteps of a whole run fall from about 1000; sigmas of x0 + sigma eps, such as "
+            "14.61 to 0.03 of Stable Diffusion, belong to models without a flow",
+        )
+    return times, margins

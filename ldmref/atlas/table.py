@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,24 @@ class FlowSchedule:
     Args:
         family: Name of the family of models.
         program: Name of the program, or of its setting.
-        positions: "linspace" from 1 to `end`, "table", "list" or "logit-normal".
+        positions: "linspace" from 1 to `end`, "open linspace" without its last, "table", "strides",
+            "beta", "list" or "logit-normal"; or "karras", "exponential", "arctan" and
+            "linear-quadratic", which are not shifted.
         shift: "none", "linear", "exponential", "tokens" or "tokens and steps".
         steps: The usual number of steps.
         source: Where this was read.
         time: What the model gets as its time.
         end: The last position: a number, "1/n", or "shifted 1/1000" or "shifted 1/10000", which
-            is shifted before the spacing.
+            is shifted before the spacing; "shifted" is that of 1 / `table`.
         table: Number of values of the table.
         sigmas: The list, which is never shifted.
         factor: k of the linear shift s -> k s / (1 + (k - 1) s).
-        mu: The logarithm of k, of the exponential shift.
+        mu: The logarithm of k, of the exponential shift; or the mean of the logit.
         tokens: Two numbers of tokens.
         mus: mu at these two, linear between and beyond.
         terminal: The last sigma, to which all are stretched; 0 leaves them.
         std: Standard deviation of the logit.
-        pixels: Number of pixels at which the mean of the logit is 0.
+        pixels: Number of pixels at which the mean of the logit is `mu`.
         count: What the program's list has.
         remark: Anything else.
 
@@ -81,7 +83,12 @@ class FlowSchedule:
             "tokens": "mu by tokens",
             "tokens and steps": "mu by tokens and steps",
         }
-        special = {"list": "an explicit list", "logit-normal": f"logit-normal, std {self.std:g}"}
+        mean = f", mean {self.mu:g}" if self.mu else ""
+        special = {
+            "list": "an explicit list",
+            "logit-normal": f"logit-normal, std {self.std:g}{mean}",
+            "linear-quadratic": "no shift",
+        }
         text = special.get(self.positions, words[self.shift])
         return text + (f", stretched to {self.terminal:g}" if self.terminal else "")
 
@@ -89,9 +96,18 @@ class FlowSchedule:
     def spacing(self) -> str:
         """The positions in words."""
         end = self.end if isinstance(self.end, str) else f"{self.end:.4g}"
+        end = f"shifted 1/{self.table}" if end == "shifted" else end
+        of_table = f"of a table of {self.table}"
         words = {
             "linspace": f"linspace(1, {end}, n)",
-            "table": f"every ({self.table} / n)-th of a table of {self.table}",
+            "open linspace": f"linspace(1, {end}, n + 1) without the last",
+            "table": f"every ({self.table} / n)-th {of_table}",
+            "strides": f"every ({self.table} // n)-th {of_table}, from its small end",
+            "beta": f"quantiles of Beta(0.6, 0.6) {of_table}",
+            "karras": f"karras to shifted 1/{self.table}",
+            "exponential": f"exponential to shifted 1/{self.table}",
+            "arctan": f"equal steps of the arctangent to shifted 1/{self.table}",
+            "linear-quadratic": "half of the steps to 0.975, then a parabola",
         }
         return words.get(self.positions, self.positions)
 
@@ -104,13 +120,30 @@ def read_flow_schedules() -> tuple[FlowSchedule, ...]:
         All rows, in the order of the table; the first of a family is its maker's, if known.
 
     Example:
-        >>> [row.program for row in read_flow_schedules() if row.family == "FLUX.1"]
-        ['BFL', 'diffusers', 'ComfyUI', 'ComfyUI normal', 'DiffSynth']
+        >>> [row.program for row in read_flow_schedules() if row.family == "FLUX.1"][:5]
+        ['BFL', 'diffusers', 'ComfyUI', 'ComfyUI normal', 'ComfyUI sgm_uniform']
     """
-    rows: list[dict[str, Any]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))["schedule"]
-    for row in rows:
-        row.update({name: tuple(row.get(name, ())) for name in ("sigmas", "tokens", "mus")})
-    return tuple(FlowSchedule(**row) for row in rows)
+    tables: dict[str, list[dict[str, Any]]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    rows: list[FlowSchedule] = []
+    for fields in tables["schedule"]:
+        fields.update({name: tuple(fields.get(name, ())) for name in ("sigmas", "tokens", "mus")})
+        row = FlowSchedule(**fields)
+        rows.append(row)
+        rows += [
+            _other_scheduler(row, scheduler)
+            for scheduler in tables["scheduler"]
+            if scheduler["program"] == row.program
+        ]
+    return tuple(rows)
+
+
+def _other_scheduler(row: FlowSchedule, scheduler: dict[str, Any]) -> FlowSchedule:
+    """Return the row of the same family with another scheduler of its program."""
+    name = scheduler["name"]
+    program = f"{row.program} {name}"
+    own = {"positions", "end", "count"} & scheduler.keys()
+    remark = "; ".join(filter(None, [f"scheduler {name}", scheduler.get("remark", "")]))
+    return replace(row, program=program, remark=remark, **{key: scheduler[key] for key in own})
 
 
 def _plain(name: str) -> str:

@@ -233,12 +233,14 @@ def ancestral_flow_std(s: Array, s_next: Array, eta: float = 1.0) -> Array:
         q, shape and dtype of `s`. The step to s_d, rescaled so that signal and noise have the ratio
         of s', and renoised, is `flow_renoise_transition`.
 
-    Accuracy: 12 ulp, and that of s - s'.
+    Accuracy: 12 ulp, and that of s - s' and 1 - s'; exactly 0 for eta = 0 and for s' = s.
     Source: ComfyUI, `sample_euler_ancestral_RF`; the same function in diffusers serves LTX.
 
     >>> ancestral_flow_std(0.5, 0.25, 0.0), round(ancestral_flow_std(0.5, 0.25), 12)
     (0.0, 0.225876975726)
     """
-    down = s_next * (1.0 + eta * (s_next / s - 1.0))
-    kept = down * (1.0 - s_next) / (1.0 - down)
-    return root(_not_negative((s_next - kept) * (s_next + kept)))
+    further = eta * s_next * ((s - s_next) / s)  # s' - s_d, exactly 0 for an Euler step
+    down = s_next * ((1.0 - eta) + eta * (s_next / s))
+    above = (1.0 - s_next) + further  # 1 - s_d
+    kept = down * (1.0 - s_next) / above
+    return root((further / above) * (s_next + kept))  # (s' - kept) (s' + kept)

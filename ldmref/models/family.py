@@ -102,6 +102,8 @@ class Family:
         count_activations: Returns the numbers that the denoiser holds at the same time.
         broken_rules: Yields the relations between fields that do not hold.
         encode: Encodes tokens; see `encode_tokens`.
+        with_text_length: Returns the configuration of a model whose longest text has another
+            number of tokens, for encoders without a table of positions. None: it is fixed.
         condition: Returns the conditioning of hidden states, pooled output and size (width,
             height).
         pipelines: For each class of diffusers' pipelines, a function of the folder and its
@@ -142,6 +144,7 @@ class Family:
     count_activations: CountWork
     broken_rules: Callable[[ModelConfig], Iterable[str]] = lambda config: ()
     encode: Callable[..., EncodedText] = encode_tokens
+    with_text_length: Callable[[ModelConfig, int], ModelConfig] | None = None
     condition: Callable[
         [Backend, ModelConfig, Array, Array | None, tuple[int, int]], Conditioning
     ] = lambda ops, config, states, pooled, size: Conditioning(states, pooled)
@@ -213,6 +216,30 @@ def family_of(config: ModelConfig) -> Family:
     'latent-diffusion'
     """
     return find_family(config.denoiser.family)
+
+
+def with_text_length(config: ModelConfig, length: int) -> ModelConfig:
+    """Return the configuration of a model whose longest text has another number of tokens.
+
+    Args:
+        config: The configuration of the model.
+        length: The number of tokens of T5.
+
+    Raises:
+        UsageError: The number of tokens of the model is fixed.
+
+    >>> from ldmref.models import preset
+    >>> with_text_length(preset("flux-dev"), 256).text_encoder_2.max_position_embeddings
+    256
+    """
+    change = family_of(config).with_text_length
+    if change is None:
+        raise UsageError(
+            f"{config.name!r} has no T5, whose number of tokens max_sequence_length sets",
+            code="E-SEQUENCE-LENGTH",
+            hint="leave it out; long_prompts=chunk reads longer prompts",
+        )
+    return change(config, length)
 
 
 def family_of_pipeline(kind: str) -> Family | None:

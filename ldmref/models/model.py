@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, convert_conditioning
 from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
+from ldmref.models.family import with_text_length
 from ldmref.models.image_networks import ImageNetworks
 from ldmref.models.learned_words import add_learned_words
 from ldmref.models.networks import model_spec
@@ -137,6 +139,30 @@ class LatentDiffusion(ImageNetworks):
         grown.modifications = self.modifications | {"embeddings": known}
         return grown
 
+    def with_text_length(self, length: int | None) -> LatentDiffusion:
+        """Return this model for prompts of another number of tokens, with the same weights.
+
+        Args:
+            length: The number of tokens of T5, to which prompts are cut and filled up. None: the
+                model's own, and this model itself.
+
+        Raises:
+            UsageError: The number of tokens of the model is fixed.
+        """
+        if length is None:
+            return self
+        config = with_text_length(self.config, length)
+        if config == self.config:
+            return self
+        other = copy.copy(self)
+        other.config = config
+        other._compiled = self._compiled  # by the configuration and the shapes of each call
+        texts = zip(TOKENIZERS, self.tokenizers, config.text_encoders, strict=False)
+        for name, tokenizer, text in texts:
+            if tokenizer.length != text.max_position_embeddings:
+                setattr(other, name, tokenizer.with_length(text.max_position_embeddings))
+        return other
+
     def differentiable(self) -> LatentDiffusion:
         """Return this model with gradients: its outputs are differentiable functions of arrays.
 
@@ -150,11 +176,13 @@ class LatentDiffusion(ImageNetworks):
             other.tiny_autoencoder = self.tiny_autoencoder.with_backend(other.backend)
         return other
 
-    def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
+    def tokenize(
+        self, prompts: str | Sequence[str], options: PromptOptions | None = None
+    ) -> Tokens:
         """Return the tokens of prompts, and warnings about words that were cut or not known.
 
         Args:
-            prompts: A list of prompts.
+            prompts: A list of prompts, or a single one.
             options: How to treat long prompts and prompt weights. None: they are cut, without
                 weights.
 
@@ -164,12 +192,12 @@ class LatentDiffusion(ImageNetworks):
         return self.tokenizer.tokenize(prompts, options)
 
     def encode_text(
-        self, prompts: Sequence[str], clip_skip: int = 0, options: PromptOptions | None = None
+        self, prompts: str | Sequence[str], clip_skip: int = 0, options: PromptOptions | None = None
     ) -> Array:
         """Return the hidden states of prompts, the context of the U-Net.
 
         Args:
-            prompts: A list of prompts.
+            prompts: A list of prompts, or a single one.
             clip_skip: The number of final layers of the text encoder to leave out.
             options: How to treat long prompts and prompt weights. None: they are cut, without
                 weights.
@@ -185,12 +213,12 @@ class LatentDiffusion(ImageNetworks):
         return self.encode_prompts(prompts, clip_skip, options or PromptOptions()).states
 
     def encode_prompts(
-        self, prompts: Sequence[str], clip_skip: int, options: PromptOptions
+        self, prompts: str | Sequence[str], clip_skip: int, options: PromptOptions
     ) -> EncodedText:
         """Return hidden states (n, l, d), pooled output (n, d) and tokens of all text encoders.
 
         Args:
-            prompts: A list of prompts.
+            prompts: A list of prompts, or a single one.
             clip_skip: The number of final layers of the text encoders to leave out.
             options: How to treat long prompts and prompt weights.
 

@@ -80,6 +80,7 @@ def encode_guide(
         UsageError: The tokenizers of the two cut the prompts into different numbers of chunks.
     """
     longer = max(text.chunks) > 1 and {*text.negative_prompts} <= {*text.encoded}
+    guide = guide.with_text_length(job.max_sequence_length)
     own = encode_job(guide, job, initial, {"cond", "uncond"} if longer else {"cond"})
     if list(own.chunks) != list(text.chunks):
         raise UsageError(

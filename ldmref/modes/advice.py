@@ -8,6 +8,7 @@ from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
 from ldmref.modes.checks import check_mode
 from ldmref.modes.compositions import unseen_composition
@@ -58,7 +59,7 @@ def unused_parameters(config: ModelConfig) -> tuple[str, ...]:
 
     >>> from ldmref.models import preset
     >>> unused_parameters(preset("sd15"))
-    ('control_image',)
+    ('max_sequence_length', 'control_image')
     """
     names = unused_words(config)
     return (*names, *get_fields(UpscaleParameters)) if config.defaults.one_size else names
@@ -68,6 +69,8 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     """Return the parameters about prompts that a model has no use for."""
     words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
     control = () if config.concat == "control" else ("control_image",)
+    if family_of(config).with_text_length is None:
+        control = ("max_sequence_length", *control)
     reads = kind_of(config.text_encoder).reads
     if reads == "nothing":
         return (*words, "negative_prompt", "cfg_scale", "guidance", *control)

@@ -9,6 +9,7 @@ from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
+from ldmref.modes.embeddings import check_lengths
 from ldmref.modes.job import Job
 from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
@@ -101,7 +102,8 @@ def check_sigmas(config: ModelConfig, job: Job) -> None:
 
 
 def check_embeddings(config: ModelConfig, job: Job) -> None:
-    """Refuse embeddings that are not as long as the empty prompt where a guidance needs both."""
+    """Refuse embeddings that are not as long as the other prompts that the guidance needs."""
+    check_lengths(config, job)
     if not job.embeddings or "empty" not in job.guidance.needs(1.0, job.cfg_scale):
         return
     length = config.text_encoder.max_position_embeddings

@@ -33,6 +33,7 @@ def denoiser(
     guidance: str | Mapping[str, Any] | Guidance | None = None,
     guide: GuideSource | None = None,
     clip_skip: int | None = None,
+    max_sequence_length: int | None = None,
     long_prompts: str = "truncate",
     prompt_weights: str = "none",
     prompt_embeds: Array | None = None,
@@ -61,6 +62,7 @@ def denoiser(
         guide: The weaker model of autoguidance, or where it is, as in `modes.txt2img`. None: no
             other guidance has one.
         clip_skip: Number of last layers of the text encoder to leave out. None: 0.
+        max_sequence_length: Number of tokens of T5 (SD3, Flux). None: the model's own.
         long_prompts: `truncate` cuts prompts that the text encoder cannot read at once; `chunk`
             reads them in chunks.
         prompt_weights: `none`, or `a1111` for (word:1.3) and [word].
@@ -94,6 +96,7 @@ def denoiser(
         "guidance": guidance,
         "guide": guide,
         "clip_skip": clip_skip,
+        "max_sequence_length": max_sequence_length,
         "long_prompts": long_prompts,
         "prompt_weights": prompt_weights,
         "prompt_embeds": prompt_embeds,
@@ -103,6 +106,7 @@ def denoiser(
     }
     config = require_config("denoiser", model)
     job = resolve(config, "txt2img", read_request("txt2img", values))
+    model = model.with_text_length(job.max_sequence_length)
     weaker = None if job.guide is None else load_guide(model, job.guide)
     if validation.check_flag("grad", grad):
         model = model.differentiable()

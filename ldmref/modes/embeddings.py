@@ -15,6 +15,8 @@ from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
+from ldmref.modes.guidance_parameter import texts_read
+from ldmref.modes.job import Job
 from ldmref.modes.requests import FromPrompts
 from ldmref.modes.text import TextConditioning
 
@@ -53,7 +55,6 @@ def resolve_embeddings(
         _check_shapes(config, values, states, pooled, (n,) if prompt == "prompt" else (1, n))
         replaced[prompt] = [""] * len(values[states])
         rows |= {name: values[name] for name in (states, pooled) if values[name] is not None}
-    _check_lengths(config, values, request.long_prompts)
     count = request.count
     if n * count > validation.MAX_COUNT:
         raise validation.too_many_images(n, count)
@@ -98,19 +99,23 @@ def _count_tokens(config: ModelConfig) -> int:
     return sum(lengths) + (0 if attention is None else attention.padding)
 
 
-def _check_lengths(config: ModelConfig, values: Mapping[str, Any], long_prompts: str) -> None:
-    """Refuse hidden states of another length than those of the other prompt."""
-    prompts = any(values[name] is None for name, _ in EMBEDDINGS.values())
-    if prompts and long_prompts == "chunk":
+def check_lengths(config: ModelConfig, job: Job) -> None:
+    """Refuse hidden states of another length than those of the other prompt, if a run reads both.
+
+    A model that reads the guidance scale, such as Flux.1 [dev], predicts from the prompt alone, and
+    so does any model at scale 1.
+    """
+    if not {"cond", "uncond"} <= texts_read(job.guidance, job.sampler, job.cfg_scale):
+        return
+    hidden = [(job.embeddings or {}).get(states) for states, _ in EMBEDDINGS.values()]
+    if any(states is None for states in hidden) and job.long_prompts == "chunk":
         raise UsageError(
             "embeddings and a prompt in chunks would have different lengths",
             code=CODE,
             hint="give embeddings for both, or long_prompts=truncate",
         )
     length = _count_tokens(config)
-    lengths = [
-        length if values[name] is None else values[name].shape[1] for name, _ in EMBEDDINGS.values()
-    ]
+    lengths = [length if states is None else states.shape[1] for states in hidden]
     if len({*lengths}) > 1:
         raise UsageError(
             f"prompt_embeds and negative_prompt_embeds have {lengths[0]} and {lengths[1]} tokens",

@@ -122,6 +122,8 @@ class InversionPlan:
         values = {name: getattr(self.job, name) for name in SETTINGS}
         guidance = self.job.guidance
         more = {"guidance": guidance.record} if is_asked(guidance) else {}
+        if self.job.max_sequence_length is not None:
+            more["max_sequence_length"] = self.job.max_sequence_length
         return copy.deepcopy(values) | more | {"sampler": "ddim", "eta": 0.0}
 
     @property
@@ -131,6 +133,7 @@ class InversionPlan:
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the inversion takes on `model`, without computing it."""
+        model = model.with_text_length(self.job.max_sequence_length)
         return estimate_cost(model, self.job, self.calls)
 
     def prepare(self, model: LatentDiffusion) -> InversionRun:
@@ -143,6 +146,7 @@ class InversionPlan:
             ResourceError: It takes more memory or time than the model may use.
         """
         job = self.job
+        model = model.with_text_length(job.max_sequence_length)
         check_limits(model, job, self.calls)
         text = encode_job(model, job, InitialState())
         clean = encode_image(model, self.image).mean

@@ -102,6 +102,15 @@ class PromptParameters:
         Range(0, 1000),
         Doc("Number of last layers of the text encoder to leave out."),
     ] = 0
+    max_sequence_length: Annotated[
+        int | None,
+        Range(2, 512),
+        Doc(
+            "Number of tokens to which T5's text is cut or filled up, as in diffusers (SD3, Flux). "
+            "The model attends to what fills it up, so another number gives another image.",
+            "256 for SD3, 512 for Flux.1",
+        ),
+    ] = None
     long_prompts: Annotated[
         Literal["truncate", "chunk"],
         Doc("Cut prompts that the text encoder cannot read at once, or read them in chunks."),

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import ModelConfig
+from ldmref.models.family import with_text_length
 from ldmref.models.text_kind import kind_of
 from ldmref.modes import validation
 from ldmref.modes.checks import (
@@ -65,6 +66,8 @@ def resolve(
     """
     defaults = config.defaults
     asked = share_with_txt2img(request, **decided)
+    if asked.max_sequence_length is not None:
+        config = with_text_length(config, asked.max_sequence_length)
     embeddings = None
     if asked.prompt is None or list_asked(asked, EmbeddingParameters):
         asked, embeddings = resolve_embeddings(config, asked)

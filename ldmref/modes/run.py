@@ -83,6 +83,7 @@ class Plan:
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the request takes on `model`, without computing it."""
+        model = model.with_text_length(self.job.max_sequence_length)
         return estimate_cost(model, self.job, self.calls, self.more_evaluations)
 
     def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> Run:
@@ -98,6 +99,7 @@ class Plan:
             UsageError: A ControlNet or the guide is on another backend than the model.
         """
         job = self.job
+        model = model.with_text_length(job.max_sequence_length)
         if model.has_limit or model.max_seconds is not None:
             check_limits(model, job, self.calls, self.more_evaluations)
         weaker = None if job.guide is None else load_guide(model, job.guide)

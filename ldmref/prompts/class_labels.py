@@ -67,12 +67,15 @@ class ClassLabelTokenizer(PromptTokenizer):
         self.classes = classes
         self.names = tuple(names)
 
-    def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
+    def tokenize(
+        self, prompts: str | Sequence[str], options: PromptOptions | None = None
+    ) -> Tokens:
         """Return ids (n, chunks, 1), the same in every chunk.
 
         Raises:
             UsageError: A prompt names no class.
         """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         for prompt in prompts:
             check_prompt(prompt, self.classes, self.names)
         chunks = max(1, (options or PromptOptions()).chunks)

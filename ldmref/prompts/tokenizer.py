@@ -127,11 +127,19 @@ class PromptTokenizer:
         self.room = length - (2 if start else 1)
         self._multi_vector_ids = find_multi_vector_ids(tokenizer, self.room)
 
-    def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    def with_length(self, length: int) -> PromptTokenizer:
+        """Return this tokenizer with another number of tokens per chunk.
+
+        Args:
+            length: The number, including the start and end token.
+        """
+        return PromptTokenizer(self.tokenizer, length, self.special_tokens, self.clean)
+
+    def encode(self, prompts: str | Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Return the ids of truncated prompts, and warnings about dropped and unknown words.
 
         Args:
-            prompts: A list of prompts.
+            prompts: A list of prompts, or a single one.
 
         Returns:
             (ids, (n, length) int64; warnings, one line each).
@@ -139,11 +147,13 @@ class PromptTokenizer:
         tokens = self.tokenize(prompts)
         return tokens.ids[:, 0], tokens.warnings
 
-    def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
+    def tokenize(
+        self, prompts: str | Sequence[str], options: PromptOptions | None = None
+    ) -> Tokens:
         """Return ids and weights of prompts, padded to the number of chunks of the longest.
 
         Args:
-            prompts: A list of prompts.
+            prompts: A list of prompts, or a single one.
             options: How to treat long prompts and prompt weights. None: they are cut, without
                 weights.
 
@@ -154,6 +164,7 @@ class PromptTokenizer:
             UsageError: A prompt has more than `MAX_TEXT` characters or is not valid Unicode.
         """
         options = options or PromptOptions()
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
         tokenized = [self.tokenize_one(prompt, options) for prompt in prompts]
@@ -251,7 +262,7 @@ class PromptTokenizer:
 
 
 def tokenize_for_encoders(
-    tokenizers: Sequence[PromptTokenizer], prompts: Sequence[str], options: PromptOptions
+    tokenizers: Sequence[PromptTokenizer], prompts: str | Sequence[str], options: PromptOptions
 ) -> list[Tokens]:
     """Tokenize prompts for each text encoder, in equally many chunks.
 

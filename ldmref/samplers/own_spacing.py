@@ -18,7 +18,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError, UsageError, short_repr
 from ldmref.samplers.path import noise_levels
-from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS, spacing_name
+from ldmref.samplers.spacings import FLOW_SPACINGS, OF_OTHERS, SPACINGS, spacing_name
 from ldmref.support.plugins import (
     describe_origin,
     find_plugin,
@@ -125,7 +125,7 @@ def get_spacing(spacing: str | Spacing | Callable[[np.ndarray, int], Any]) -> st
         return name
     point = find_plugin(GROUP, spacing.strip())
     if point is None:
-        hint = suggest_names(GROUP, SPACINGS, name)
+        hint = OF_OTHERS.get(name) or suggest_names(GROUP, SPACINGS, name)
         raise UsageError(f"unknown schedule {short_repr(spacing)}", code="E-SCHEDULE", hint=hint)
     loaded = load_plugin(point)
     if isinstance(loaded, Spacing):

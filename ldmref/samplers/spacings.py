@@ -64,6 +64,15 @@ FLOW_SUMMARIES = {  # of models trained with flow matching: flow_spacings.py
 }
 FLOW_SPACINGS = tuple(FLOW_SUMMARIES)
 
+WHERE_IT_DIVIDES = "where the number of steps divides that of training"
+OF_OTHERS = {  # schedules of ComfyUI and A1111 that none of these always equals
+    "normal": "linspace is the nearest, with whole timesteps; of a flow, flow_table has its levels",
+    "simple": f"trailing has its timesteps, or of a flow, flow its levels, {WHERE_IT_DIVIDES}",
+    "ddim_uniform": f"leading has its timesteps {WHERE_IT_DIVIDES}",
+    "sgm_uniform": "trailing is the nearest, or of a flow, flow",
+}
+OF_OTHERS |= {"uniform": OF_OTHERS["normal"], "ddim": OF_OTHERS["ddim_uniform"]}
+
 BETWEEN_ENDS = {  # spacings of sigmas from the table's smallest to its largest
     "karras": karras_sigmas,
     "exponential": exponential_sigmas,

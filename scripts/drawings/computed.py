@@ -148,7 +148,7 @@ def guidance(config: ModelConfig) -> Drawing:
         "the prompt, nearer to its class. The arrow from the first to the second prediction, made "
         f"{w:g} times as long, leads to the guided prediction, which is outside of the class on "
         "the side away from the others.",
-        366,
+        392,
     )
 
     unit = 84.0
@@ -164,12 +164,13 @@ def guidance(config: ModelConfig) -> Drawing:
     for point, tone in ((start, "noise"), (a, "net"), (b, "text"), (end, "data")):
         drawing.dot(*point, tone, 5)
     drawing.text(start[0] - 14, start[1] + 24, "noisy *x*", tone="noise", anchor="start", size=SIZE)
-    drawing.text(place(PLANE.means[1])[0], a[1] - 54, "without prompt", tone="net")
-    drawing.text(b[0] + 34, b[1] + 4, "with prompt", tone="text", anchor="start")
+    for left, tone, label in ((84, "net", "without prompt"), (236, "text", "with prompt")):
+        drawing.dot(left, 326, tone, 5)
+        drawing.text(left + 12, 331, label, tone=tone, anchor="start")
     name = f"guided, *w* = {w:g}"
     drawing.text(end[0] + 12, end[1] + 12, name, tone="data", anchor="start", size=SIZE)
-    drawing.text(200, 330, "dashed: the way from “without” to “with”,", tone="muted")
-    drawing.text(200, 348, f"made {w:g} times as long", tone="muted")
+    drawing.text(200, 356, "dashed: the way from “without” to “with”,", tone="muted")
+    drawing.text(200, 374, f"made {w:g} times as long", tone="muted")
     return drawing
 
 

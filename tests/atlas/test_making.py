@@ -12,6 +12,7 @@ from ldmref.atlas import (
     read_flow_schedules,
     shift_mu,
 )
+from ldmref.differences import read_differences
 from ldmref.errors import UsageError
 
 ROWS = read_flow_schedules()
@@ -29,13 +30,18 @@ def test_flow_times_fall_from_noise_to_data(row):
             continue
         for tokens in (256, 4096, 8100):
             sigmas = make_flow_sigmas(row, steps, tokens)
-            assert len(sigmas) == steps + 1 and sigmas[-1] == 0.0
-            assert (np.diff(sigmas) <= 0).all() and 0.95 < sigmas[0] <= 1.0
+            assert sigmas[-1] == 0.0 and (np.diff(sigmas) <= 0).all()
+            if row.positions == "strides":
+                assert len(sigmas) >= steps + 1 and 0.0 < sigmas[0] < 1.0
+            else:
+                assert len(sigmas) == steps + 1 and 0.95 < sigmas[0] <= 1.0
 
 
 def test_names_are_unique_and_rules_known():
     assert len(set(IDS)) == len(IDS)
-    assert {row.positions for row in ROWS} == {"linspace", "table", "list", "logit-normal"}
+    plain = {"linspace", "open linspace", "table", "strides", "beta", "list", "logit-normal"}
+    unshifted = {"karras", "exponential", "arctan", "linear-quadratic"}
+    assert {row.positions for row in ROWS} == plain | unshifted
     assert all(row.source and row.time and row.rule and row.spacing for row in ROWS)
 
 
@@ -132,6 +138,136 @@ def test_simple_scheduler_of_comfyui_reads_its_buffer_backwards(row):
         stride = len(buffer) / steps
         expected = [buffer[-(1 + int(x * stride))] for x in range(steps)]
         np.testing.assert_allclose(make_flow_sigmas(row, steps)[:-1], expected, rtol=1e-12)
+
+
+def comfyui_table(row):
+    """ComfyUI's flow times of training, rising: the shift of k / table."""
+    t = np.arange(1, row.table + 1) / row.table
+    k = math.exp(row.mu) if row.shift == "exponential" else row.factor
+    return k * t / (1 + (k - 1) * t)
+
+
+def ddim_uniform(table, n):
+    """Every (N // n)-th of the table from its second, however many these are."""
+    return table[1 :: max(len(table) // n, 1)][::-1]
+
+
+def beta(table, n):
+    from scipy import stats
+
+    quantiles = stats.beta.ppf([1 - i / n for i in range(n)], 0.6, 0.6)
+    chosen = [table[round(q * (len(table) - 1))] for q in quantiles]
+    return [s for s, before in zip(chosen, [None, *chosen], strict=False) if s != before]
+
+
+def karras(table, n):
+    low, high = (end ** (1 / 7) for end in (table[0], table[-1]))
+    return [(high + i / (n - 1) * (low - high)) ** 7 for i in range(n)]
+
+
+def exponential(table, n):
+    return [table[-1] * (table[0] / table[-1]) ** (i / (n - 1)) for i in range(n)]
+
+
+def kl_optimal(table, n):
+    low, high = math.atan(table[0]), math.atan(table[-1])
+    return [math.tan(high + i / (n - 1) * (low - high)) for i in range(n)]
+
+
+def linear_quadratic(table, n):
+    """1 minus a line to 0.025 in half of the steps and a polynomial of degree 2 to 1.
+
+    The polynomial is solved for here: it meets the line in value and slope, and is 1 at n.
+    """
+    half = n // 2
+    slope = 0.025 / half
+    matrix = [[1, half, half**2], [0, 1, 2 * half], [1, n, n**2]]
+    parabola = np.linalg.solve(matrix, [0.025, slope, 1.0])
+    return [1 - (slope * i if i < half else float(np.polyval(parabola[::-1], i))) for i in range(n)]
+
+
+def uniform(row, n, count):
+    """Evenly spaced shifted flow times from the largest to the smallest, shifted once more."""
+    table = comfyui_table(row)
+    k = math.exp(row.mu) if row.shift == "exponential" else row.factor
+    s = np.asarray([table[-1] + i / (count - 1) * (table[0] - table[-1]) for i in range(n)])
+    return k * s / (1 + (k - 1) * s)
+
+
+COMFYUI = {
+    "ddim_uniform": lambda row, n: ddim_uniform(comfyui_table(row), n),
+    "beta": lambda row, n: beta(comfyui_table(row), n),
+    "karras": lambda row, n: karras(comfyui_table(row), n),
+    "exponential": lambda row, n: exponential(comfyui_table(row), n),
+    "kl_optimal": lambda row, n: kl_optimal(comfyui_table(row), n),
+    "linear_quadratic": lambda row, n: linear_quadratic(comfyui_table(row), n),
+    "normal": lambda row, n: uniform(row, n, n),
+    "sgm_uniform": lambda row, n: uniform(row, n, n + 1),
+}
+
+
+@pytest.mark.parametrize("scheduler", COMFYUI)
+def test_other_schedulers_of_comfyui_are_its_rules(scheduler):
+    rows = [row for row in ROWS if row.program == f"ComfyUI {scheduler}"]
+    assert {row.family for row in rows} == {r.family for r in ROWS if r.program == "ComfyUI"}
+    for row in rows:
+        for steps in (2, 4, 7, 20, 28, 50):
+            expected = [*COMFYUI[scheduler](row, steps), 0.0]
+            made = make_flow_sigmas(row, steps)
+            assert len(made) == len(expected)
+            np.testing.assert_allclose(made, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_ddim_uniform_takes_more_steps_than_it_is_asked_for():
+    """28 steps of 1000 are strides of 35, of which 29 fit."""
+    row = find_flow_schedule("SD3", "ComfyUI ddim_uniform")
+    assert len(make_flow_sigmas(row, 28)) == 30
+
+
+# -- stable-diffusion.cpp, mflux and Krea ---------------------------------------------------------
+
+
+def test_stable_diffusion_cpp_counts_latent_pixels_as_tokens():
+    """1024 x 1024 pixels are 128 x 128 in its latents: mu 3.23 instead of 1.15."""
+    latent_pixels = 128 * 128
+    mu = 0.5 + 0.65 * (latent_pixels - 256) / (4096 - 256)
+    for family in ("FLUX.1", "FLUX.1-schnell"):
+        row = find_flow_schedule(family, "stable-diffusion.cpp")
+        assert shift_mu(row, 20, 4096) == pytest.approx(mu, rel=1e-12)
+    (row,) = [row for row in read_differences() if "counts_latent_pixels" in row.test]
+    own = shift_mu(find_flow_schedule("FLUX.1", "BFL"), 20, 4096)
+    assert f"= {mu:.2f} instead of {own:.2f}" in row.number
+
+
+@pytest.mark.parametrize(
+    ("family", "shift"),
+    [("SD3", 3), ("Z-Image", 3), ("Qwen-Image", 3), ("Wan", 5), ("HunyuanVideo", 7)],
+)
+def test_discrete_of_stable_diffusion_cpp_is_spaced_in_timesteps(family, shift):
+    row = find_flow_schedule(family, "stable-diffusion.cpp")
+    for steps in (4, 20):
+        t = np.asarray([999 - i * 999 / (steps - 1) for i in range(steps)])
+        s = (t + 1) / 1000
+        made = make_flow_sigmas(row, steps)[:-1]
+        np.testing.assert_allclose(made, shift * s / (1 + (shift - 1) * s), rtol=1e-12)
+
+
+def test_mflux_takes_the_mu_of_krea_for_a_shift():
+    s = np.linspace(1, 0, 9)
+    theirs = make_flow_sigmas(find_flow_schedule("Krea 2", "mflux"), 8)
+    np.testing.assert_allclose(theirs, 1.15 * s / (1 + 0.15 * s), rtol=1e-12)
+    maker = make_flow_sigmas(find_flow_schedule("Krea 2", "Krea Turbo"), 8)
+    k = math.exp(1.15)
+    np.testing.assert_allclose(maker, k * s / (1 + (k - 1) * s), rtol=1e-12)
+    (row,) = [row for row in read_differences() if "test_mflux_takes_the_mu" in row.test]
+    assert f"{theirs[-2]:.3f} instead of {maker[-2]:.3f}" in row.number
+
+
+def test_mflux_shifts_z_image_by_tokens():
+    assert shift_mu(find_flow_schedule("Z-Image", "mflux"), 9, 4096) == pytest.approx(1.15)
+    flux2 = find_flow_schedule("FLUX.2")
+    base = find_flow_schedule("Z-Image", "mflux base")
+    assert shift_mu(base, 50, 4096) == shift_mu(flux2, 50, 4096)
 
 
 # -- known facts ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Lists of flow times are named by the row that makes them; made-up ones are not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from ldmref.apps.cli.main import main
 from ldmref.atlas import (
     find_flow_schedule,
+    fit_shifts,
     make_flow_sigmas,
+    name_numbers,
     name_sigmas,
     read_flow_schedules,
     read_numbers,
@@ -21,7 +24,7 @@ ROWS = read_flow_schedules()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-@pytest.mark.parametrize("tokens", [1024, 4096, 6144])
+@pytest.mark.parametrize("tokens", [1024, 6144])
 def test_every_row_is_named_in_single_precision(row, tokens):
     steps = len(row.sigmas) or 20
     sigmas = np.float32(make_flow_sigmas(row, steps, tokens))
@@ -35,6 +38,91 @@ def test_every_row_is_named_from_four_decimals_and_from_timesteps(row):
     assert any(m.row == row and m.matches for m in name_sigmas(sigmas.round(4).tolist(), 5.5e-5))
     timesteps = (1000 * sigmas).round(2).tolist()
     assert any(m.row == row and m.matches for m in name_sigmas(timesteps, 5.5e-3))
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("side", [512, 768, 1024, 1440])
+def test_flux_is_named_at_every_number_of_decimals(decimals, side):
+    """The tokens are those of the image, however few decimals are printed."""
+    row = find_flow_schedule("FLUX.1", "BFL")
+    tokens = (side // 16) ** 2
+    for steps in (4, 8, 20, 28, 50):
+        text = " ".join(f"{v:.{decimals}f}" for v in make_flow_sigmas(row, steps, tokens))
+        (match,) = [m for m in named(text) if m.row == row and not m.shifted_again]
+        low, high = match.agreeing
+        assert match.matches and low <= tokens <= high
+        if decimals > 3:
+            assert match.tokens == tokens
+
+
+@given(st.integers(16, 16384), st.integers(3, 60), st.integers(2, 6), st.data())
+def test_every_token_row_is_named_as_it_is_printed(tokens, steps, decimals, data):
+    rows = [row for row in ROWS if row.shift.startswith("tokens") or row.std != 1]
+    row = data.draw(st.sampled_from(rows))
+    text = " ".join(f"{v:.{decimals}f}" for v in make_flow_sigmas(row, steps, tokens))
+    if text.split()[-2] == "0." + "0" * decimals:
+        return  # the last flow time was rounded to the 0 at the end
+    (match,) = [m for m in named(text) if m.row == row and not m.shifted_again]
+    assert match.matches and match.agreeing[0] <= tokens <= match.agreeing[1]
+
+
+def test_ends_of_the_agreeing_tokens_agree_and_the_next_do_not():
+    row = find_flow_schedule("FLUX.1", "BFL")
+    printed = make_flow_sigmas(row, 4, 4096).round(2)
+    (match,) = [m for m in name_sigmas(printed, 5e-3) if m.row == row and not m.shifted_again]
+    low, high = match.agreeing
+    assert low < 4096 < high and match.tokens == 4096
+
+    def agrees(tokens):
+        return abs(make_flow_sigmas(row, 4, tokens) - printed).max() <= 5e-3 + 2e-6
+
+    assert [agrees(n) for n in (low - 1, low, high, high + 1)] == [False, True, True, False]
+
+
+def named(text):
+    return name_sigmas(*read_numbers(text))
+
+
+@pytest.mark.parametrize(
+    ("mu", "decimals", "steps"), [(1.16, 5, 28), (1.16, 5, 30), (0.7, 5, 28), (2.03, 5, 28)]
+)
+def test_a_fitted_mu_is_stated(mu, decimals, steps):
+    """ComfyUI's rule with another mu: no row makes it, and the mu that fits is said."""
+    row = replace(find_flow_schedule("FLUX.1", "ComfyUI"), mu=mu)
+    text = " ".join(f"{v:.{decimals}f}" for v in make_flow_sigmas(row, steps))
+    answer = name_numbers(text)
+    assert not answer.same
+    fits = fit_shifts(*read_numbers(text))
+    assert fits[0].row.spacing == row.spacing and fits[0].mu == mu
+    assert fits[0].low <= mu <= fits[0].high
+    assert answer.fitted[0] == str(fits[0]) and f"mu = {mu} " in answer.fitted[0]
+    assert ("FLUX.1", 1.15) in fits[0].others
+
+
+def test_a_fitted_shift_is_stated():
+    s = np.linspace(1, 1 / 9, 9)
+    answer = name_numbers(" ".join(f"{v:.6f}" for v in 1.75 * s / (1 + 0.75 * s)))
+    assert not answer.same and "k = 1.75 " in answer.fitted[0]
+
+
+def test_a_shift_that_a_row_has_is_not_fitted():
+    text = " ".join(f"{v:.4f}" for v in make_flow_sigmas(find_flow_schedule("Wan"), 20))
+    answer = name_numbers(text)
+    assert answer.same and answer.fitted == ()
+
+
+@pytest.mark.parametrize(
+    "values", [(14.6146, 5.2, 1.1, 0.0292, 0.0), (80.0, 9.7, 0.002), (1.2, 0.5), (0.5, -0.1)]
+)
+def test_sigmas_of_diffusion_are_no_flow_times(values):
+    with pytest.raises(InputError, match="no flow times") as caught:
+        name_sigmas(values)
+    assert caught.value.hint
+
+
+def test_no_row_far_away_is_offered():
+    answer = name_numbers("1.0 0.1 0.05 0.01")
+    assert all(float(text.split("up to ")[1].split(" ")[0]) <= 0.2 for text in answer.nearest)
 
 
 @given(st.integers(100, 12000), st.integers(4, 60))
@@ -71,6 +159,7 @@ def test_made_up_lists_are_unknown(values):
         ([1.0, float("nan")], "at least two finite"),
         ([0.1, 0.5, 1.0], "must fall"),
         ([1.5, 0.5], r"in \[0, 1\]"),
+        ([1200.0, 500.0], r"in \[0, 1\]"),
     ],
 )
 def test_what_is_no_schedule_is_refused(values, message):
@@ -81,16 +170,19 @@ def test_what_is_no_schedule_is_refused(values, message):
 @pytest.mark.parametrize(
     ("text", "values", "precision"),
     [
-        ("1.0 0.95", [1.0, 0.95], 0.0055),
-        ("[1.0, 0.9546,\n 0.9000]", [1.0, 0.9546, 0.9], 5.5e-5),
-        ("tensor([1.0000e+00, 5.0000e-01], dtype=torch.float64)", [1.0, 0.5], 5.5e-6),
-        ("array([1. , 0.5], dtype=float32)", [1.0, 0.5], 0.055),
-        ("999, 833", [999.0, 833.0], 1.0),
+        ("1.0 0.95", [1.0, 0.95], [0.05, 0.005]),
+        ("1.00 0.95", [1.0, 0.95], [0.005, 0.005]),
+        ("[1.0, 0.9546,\n 0.9000]", [1.0, 0.9546, 0.9], [5e-4, 5e-5, 5e-5]),
+        ("tensor([1.0000e+00, 5.0000e-01], dtype=torch.float64)", [1.0, 0.5], [5e-5, 5e-6]),
+        ("array([1. , 0.5], dtype=float32)", [1.0, 0.5], [0.5, 0.05]),
+        ("999, 833", [999.0, 833.0], [1.0, 1.0]),
+        ("0.998 0.0123 0.00123", [0.998, 0.0123, 0.00123], [5e-4, 5e-5, 5e-6]),
+        ("0.9884 0.0123", [0.9884, 0.0123], [5e-5, 5e-5]),
     ],
 )
 def test_numbers_are_read_as_programs_print_them(text, values, precision):
-    got, unit = read_numbers(text)
-    assert got == values and unit == pytest.approx(precision)
+    got, units = read_numbers(text)
+    assert got == values and units == pytest.approx(precision)
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -127,8 +219,8 @@ def test_command_prints_two_programs_and_their_difference(ask):
 def test_command_names_numbers(ask):
     code, out, _ = ask(text=" ".join(f"{v:.5f}" for v in flux_of_comfyui()))
     first, *rest = out.splitlines()
-    assert code == 0 and first == "FLUX.1, constant mu 1.15: ComfyUI"
-    assert rest[-1].startswith("  nearest others: FLUX.1, mu by tokens, 4")
+    assert code == 0 and first == "FLUX.1 and Qwen-Image, constant mu 1.15: ComfyUI"
+    assert "FLUX.1, mu by tokens, 4100 tokens" in rest[-1]
 
 
 def flux_of_comfyui():

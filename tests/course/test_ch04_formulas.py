@@ -1,5 +1,6 @@
 """The formulas and counts of chapter 4, computed in two ways."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,25 @@ def test_savings_of_the_table(attention, saved):
         config = replace(sd15, vae=vae, denoiser=unet)
         costs.append(count_unet_flops(config, 512, 512))
     assert round(costs[0] / costs[1]) == saved
+
+
+def test_cost_of_the_middle_transformer(pytestconfig):
+    """Projections, attention to itself and to 77 tokens, and the gated layer, at f = 2."""
+    page = (pytestconfig.rootpath / "docs/course/04-first-stages.md").read_text("utf-8")
+    whole, middle = re.search(r"of the ([\d,]+) at .*? takes (\d+)\.", page, re.DOTALL).groups()
+    c, n, tokens, width = 1280, (512 // 2 // 8) ** 2, 77, 768
+    projections = 2 * c * c * n
+    self_attention = 4 * c * c * n + 2 * c * n * n
+    cross_attention = 2 * c * c * n + 2 * width * c * tokens + 2 * c * n * tokens
+    gated = (2 * 4 + 4) * c * c * n
+    total = projections + self_attention + cross_attention + gated
+    assert f"{total / 1e9:.0f}" == middle
+
+    sd15 = preset("sd15")
+    vae = replace(sd15.vae, block_out_channels=(128,) * 2)
+    plain = replace(sd15.unet, attention_levels=(False,) * 4)
+    config = replace(sd15, vae=vae, denoiser=plain)
+    assert f"{count_unet_flops(config, 512, 512) / 2e9:,.0f}" == whole
 
 
 def test_change_of_variables_of_a_flow():

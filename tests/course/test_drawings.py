@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from xml.etree import ElementTree
@@ -209,3 +210,23 @@ def test_the_layout_tests_see_faults():
     assert "'over the edge' leaves the drawing" in found
     assert "an arrow crosses 'one'" in found
     assert width_of("x_{t}", 10) < width_of("xt", 10)
+
+
+def test_labels_of_guidance_stand_outside_of_the_classes(pytestconfig):
+    """The predictions are no classes: no text lies within a circle, not even at its ends."""
+    picture = pytestconfig.rootpath / "docs/course/images/08-guidance.svg"
+    root = ElementTree.parse(picture).getroot()
+    spaces = {"svg": "http://www.w3.org/2000/svg"}
+    circles = [
+        tuple(float(circle.get(name)) for name in ("cx", "cy", "r"))
+        for circle in root.iterfind(".//svg:circle", spaces)
+        if float(circle.get("r")) > 10
+    ]
+    assert len(circles) == 3
+    for text in root.iterfind(".//svg:text", spaces):
+        x, y = float(text.get("x")), float(text.get("y"))
+        width = 0.5 * float(text.get("font-size")) * len("".join(text.itertext()))
+        left = x - width * {"middle": 0.5, "end": 1.0}.get(text.get("text-anchor"), 0.0)
+        for share in (0.0, 0.5, 1.0):
+            for cx, cy, r in circles:
+                assert math.hypot(left + share * width - cx, y - cy) > r, "".join(text.itertext())

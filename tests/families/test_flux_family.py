@@ -77,6 +77,52 @@ def test_images_are_those_of_diffusers(made, backend):
     compare(modes.txt2img(model, PROMPT, latents=LATENTS, steps=4, **scale, **SIZE), want)
 
 
+@BOTH
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("length", [2, 77, 256])
+def test_images_with_another_text_length_are_those_of_diffusers(made, backend, length):
+    """T5 is attended to as far as it is filled up, so each length has an image of its own."""
+    pipe, folder = made
+    options = {"num_inference_steps": 3, "max_sequence_length": length, "output_type": "np"}
+    want = pipe(PROMPT, latents=PACKED, guidance_scale=3.5, **options, **SIZE).images[0]
+    model = ldmref.load(folder, backend=backend)
+    options = {"latents": LATENTS, "steps": 3, **SIZE}
+    found = modes.txt2img(model, PROMPT, max_sequence_length=length, **options)
+    compare(found, want)
+    assert found.params["max_sequence_length"] == length
+    own = modes.txt2img(model, PROMPT, **options)
+    assert "max_sequence_length" not in own.params or own.params["max_sequence_length"] is None
+    assert np.abs(own.latents - found.latents).max() > 1e-3
+    again = modes.txt2img(model, PROMPT, max_sequence_length=512, **options)
+    assert np.array_equal(again.latents, own.latents)
+
+
+@BOTH
+def test_embeddings_may_have_any_length_where_nothing_is_negative(made):
+    """[dev] has no second prediction, [schnell] none at scale 1: 7 tokens are as good as 512."""
+    pipe, folder = made
+    with torch.no_grad():
+        states, pooled, _ = pipe.encode_prompt(PROMPT, None, max_sequence_length=7)
+    given = {"prompt_embeds": states, "pooled_prompt_embeds": pooled}
+    options = {"num_inference_steps": 3, "output_type": "np"}
+    want = pipe(latents=PACKED, guidance_scale=3.5, **given, **options, **SIZE).images[0]
+    model = ldmref.load(folder)
+    given = {name: array.numpy() for name, array in given.items()}
+    compare(modes.txt2img(model, None, latents=LATENTS, steps=3, **given, **SIZE), want)
+
+
+@SCHNELL
+def test_embeddings_of_another_length_than_the_negative_prompt_are_refused(made):
+    given = {
+        "prompt_embeds": np.zeros((1, 7, 20), np.float32),
+        "pooled_prompt_embeds": np.zeros((1, 16), np.float32),
+    }
+    with pytest.raises(LdmrefError, match="7 and 512 tokens"):
+        modes.plan("txt2img", ldmref.load(made[1]), prompt=None, cfg_scale=4.0, **given, **SIZE)
+    shorter = {"prompt": None, "cfg_scale": 4.0, "max_sequence_length": 7, "negative_prompt": "dog"}
+    modes.plan("txt2img", ldmref.load(made[1]), **shorter, **given, **SIZE)
+
+
 @SCHNELL
 def test_true_guidance_is_that_of_diffusers(made):
     pipe, folder = made

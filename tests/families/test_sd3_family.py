@@ -9,6 +9,7 @@ from io import StringIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ldmref
 from ldmref import modes
@@ -71,6 +72,51 @@ def test_images_are_those_of_diffusers(made, backend, scale):
     )
     difference = np.abs(np.asarray(found.images[0]).astype(int) - np.round(want * 255))
     assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("made", ALL[-2:], indirect=True, ids=str)
+@pytest.mark.parametrize("length", [2, 77, 512])
+def test_images_with_another_text_length_are_those_of_diffusers(made, length):
+    """Of T5, and of the zeros in place of a T5 that is missing."""
+    pipe, folder = made
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 12)).astype(np.float32)
+    options = {"guidance_scale": 5.0, "num_inference_steps": 3, "output_type": "np"}
+    sizes = {"width": 24, "height": 16, "max_sequence_length": length}
+    want = pipe(
+        PROMPT, negative_prompt="dog", latents=torch.tensor(latents), **sizes, **options
+    ).images[0]
+    model = ldmref.load(folder)
+    options = {"negative_prompt": "dog", "latents": latents, "steps": 3, "cfg_scale": 5.0}
+    found = modes.txt2img(model, PROMPT, **options, **sizes)
+    difference = np.abs(np.asarray(found.images[0]).astype(int) - np.round(want * 255))
+    assert difference.max() <= 1
+    own = modes.txt2img(model, PROMPT, **options, width=24, height=16)
+    assert not np.array_equal(own.latents, found.latents)
+
+
+def test_a_text_length_is_replayed(made, tmp_path):
+    """The record of an image has the length, and `ldmref run` generates it again."""
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    options = ["-m", made[1], "--steps", 2, "--seed", 3, "--width", 24, "--height", 16]
+    run("txt2img", "-p", PROMPT, *options, "--max-sequence-length", 2, "-o", first)
+    run("run", "--from", first, "-m", made[1], "-o", again)
+    assert np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(again)))
+    assert '"max_sequence_length": 2' in Image.open(first).info["ldmref"]
+    run("txt2img", "-p", PROMPT, *options, "-o", tmp_path / "own.png")
+    own = np.asarray(Image.open(tmp_path / "own.png"))
+    assert not np.array_equal(own, np.asarray(Image.open(first)))
+
+
+@pytest.mark.parametrize("length", [1, 513, "many"])
+def test_a_text_length_out_of_range_is_refused(made, length):
+    with pytest.raises(LdmrefError, match="max_sequence_length"):
+        modes.plan("txt2img", ldmref.load(made[1]), prompt="cat", max_sequence_length=length)
+
+
+def test_a_model_without_t5_has_no_text_length():
+    with pytest.raises(LdmrefError) as caught:
+        modes.plan("txt2img", ldmref.random_model("tiny"), prompt="cat", max_sequence_length=64)
+    assert caught.value.code == "E-SEQUENCE-LENGTH" and caught.value.hint
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])

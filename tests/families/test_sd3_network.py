@@ -7,6 +7,7 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
+from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.sd3.network import transformer, transformer_spec
 from ldmref.models.params import flatten, unflatten
 
@@ -77,3 +78,31 @@ def test_an_image_may_not_be_larger_than_the_table_of_positions():
     theirs = make_transformer("3 medium")
     with pytest.raises(UsageError, match="8 patches on a side, the model knows 7 positions"):
         predict(get_backend("numpy"), theirs, config_of("3 medium"), draw(2, 8))
+
+
+def test_the_last_residual_of_sd3_is_not_added_in_diffusers():
+    """With a residual for each block, the one of the last changes nothing; here neither."""
+    theirs = in_float64(make_transformer("3.5 medium"))
+    config = config_of("3.5 medium")
+    arrays = draw(3, 4)
+    x, t, states, pooled = map(torch.tensor, arrays)
+    residuals = np.random.default_rng(1).standard_normal((config.num_layers, 2, 12, config.width))
+    ops = get_backend("numpy", dtype="float64")
+
+    def outputs(changed):
+        added = residuals.copy()
+        if changed is not None:
+            added[changed] += 100.0
+        with torch.no_grad():
+            want = theirs(
+                x, states, pooled, t, block_controlnet_hidden_states=list(torch.tensor(added))
+            ).sample.numpy()
+        control = BlockResiduals(tuple(added))
+        return want, predict(ops, theirs, config, arrays, control=control)
+
+    plain = outputs(None)
+    assert np.abs(plain[0] - plain[1]).max() < 1e-12 * np.abs(plain[0]).max()
+    for block in range(config.num_layers):
+        last = block == config.num_layers - 1
+        for before, after in zip(plain, outputs(block), strict=True):
+            assert np.array_equal(before, after) == last

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 from ldmref import math as lm
+from ldmref.differences import read_differences
 from ldmref.testing import strategies
 from ldmref.testing.mixture import Mixture, three_modes
 
@@ -228,3 +229,86 @@ def test_logit_normal_times_favour_the_middle_and_the_mean_moves_them():
     assert np.median(lm.logit_normal_time(z, 0.0)) == pytest.approx(0.5, abs=0.02)
     assert np.median(lm.logit_normal_time(z, 1.0)) > 0.7
     assert np.std(lm.logit_normal_time(z, 0.0, 0.3)) < np.std(lm.logit_normal_time(z, 0.0, 1.0))
+
+
+@given(data=st.data(), scale=st.floats(-1.0, 1.75))
+def test_mode_times_are_the_papers_formula(xp, dtype, xp_assert_close, to_numpy, data, scale):
+    got, _, x = scalar_levels(lambda u: lm.mode_time(u, scale), data, xp, dtype)
+    wide = [mpf(float(v)) for v in to_numpy(x)]
+    exact = [1 - v - mpf(scale) * (mpmath.cos(mpmath.pi * v / 2) ** 2 - 1 + v) for v in wide]
+    xp_assert_close(got, numbers(exact), like=x, ulps=8, scale=np.ones(len(wide)))
+
+
+@given(data=st.data())
+def test_cosmap_times_are_the_papers_formula(xp, dtype, xp_assert_close, to_numpy, data):
+    got, _, x = scalar_levels(lm.cosmap_time, data, xp, dtype)
+    wide = [mpmath.pi / 2 * mpf(float(v)) for v in to_numpy(x)]
+    exact = [mpmath.sin(a) / (mpmath.sin(a) + mpmath.cos(a)) for a in wide]
+    xp_assert_close(got, numbers(exact), like=x, ulps=8)
+
+
+@given(data=st.data())
+def test_weights_of_training_scripts(xp, dtype, xp_assert_close, to_numpy, data):
+    got, _, x = scalar_levels(lm.cosmap_weight, data, xp, dtype)
+    wide = [mpf(float(v)) for v in to_numpy(x)]
+    exact = [2 / (mpmath.pi * (1 - 2 * v + 2 * v**2)) for v in wide]
+    xp_assert_close(got, numbers(exact), like=x, ulps=8)
+    got, _, x = scalar_levels(lm.sigma_sqrt_weight, data, xp, dtype, 1e-3)
+    wide = [mpf(float(v)) for v in to_numpy(x)]
+    xp_assert_close(got, numbers([v**-2 for v in wide]), like=x, ulps=2)
+
+
+@given(st.floats(0.0, 1.0), st.floats(-1.0, 2 / (np.pi - 2)))
+def test_mode_times_fall_and_are_symmetric(u, scale):
+    """So their density is that of the times counted from the other end, as diffusers does."""
+    s = lm.mode_time(np.asarray([u, min(u + 1e-3, 1.0)]), scale)
+    assert s[1] <= s[0] + 1e-15 and -1e-15 <= s.min() and s.max() <= 1 + 1e-15
+    mirrored = lm.mode_time(np.asarray([1 - u]), scale)
+    assert mirrored == pytest.approx(1 - s[:1], abs=1e-14)
+
+
+def test_cosmap_weight_is_the_density_of_its_times():
+    """The share of times below s is the integral of the weight: arctan(s / (1 - s)) 2 / pi."""
+    u = (np.arange(200_000) + 0.5) / 200_000
+    times = lm.cosmap_time(u)
+    for s in (0.1, 0.3, 0.5, 0.9):
+        grid = s * u
+        share = s * lm.cosmap_weight(grid).mean()
+        assert (times < s).mean() == pytest.approx(share, abs=1e-5)
+
+
+def test_mode_of_scale_0_is_uniform_and_1_75_is_at_most_the_paper_s():
+    u = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(lm.mode_time(u, 0.0), 1 - u, atol=1e-15)
+    middle = np.diff(lm.mode_time(np.asarray([0.5, 0.5 + 1e-6]), 2 / (np.pi - 2)))
+    assert abs(float(middle[0])) < 1e-11
+
+
+def test_densities_and_weights_are_those_of_the_scripts_of_diffusers():
+    torch = pytest.importorskip("torch")
+    utils = pytest.importorskip("diffusers.training_utils")
+    draw = utils.compute_density_for_timestep_sampling
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    theirs = draw("mode", 1000, None, None, 1.29, generator=generators[0]).numpy()
+    u = torch.rand(1000, generator=generators[1]).numpy()
+    np.testing.assert_allclose(lm.mode_time(u, 1.29), theirs, atol=1e-6)
+    s = torch.linspace(0.001, 1, 50)
+    for name, ours in (("cosmap", lm.cosmap_weight), ("sigma_sqrt", lm.sigma_sqrt_weight)):
+        theirs = utils.compute_loss_weighting_for_sd3(name, s).numpy()
+        np.testing.assert_allclose(ours(s.numpy().astype(float)), theirs, rtol=1e-5)
+
+
+def test_logit_mean_of_diffusers_has_the_other_sign():
+    """Its scripts take the number as an index into timesteps that fall."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    utils = pytest.importorskip("diffusers.training_utils")
+    generator = torch.Generator().manual_seed(0)
+    draw = utils.compute_density_for_timestep_sampling
+    u = draw("logit_normal", 20_000, 0.8, 1.0, generator=generator)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    theirs = np.median(scheduler.timesteps[(u * 1000).long()].numpy()) / 1000
+    ours = float(lm.logit_normal_time(np.zeros(1), 0.8)[0])
+    assert theirs == pytest.approx(1 - ours, abs=0.01)
+    (row,) = [row for row in read_differences() if "test_logit_mean_of" in row.test]
+    assert f"flow time {1 - ours:.3f} instead of {ours:.3f}" in row.number

@@ -232,3 +232,28 @@ def test_an_ode_step_is_the_limit_of_both_kinds():
     step = partial(lm.flow_sde_transition, 1.25, -0.5, 0.75, 0.5)
     renoise = partial(lm.flow_renoise_transition, 1.25, -0.5, 0.75, 0.5)
     assert step(0.0) == (1.375, 0.0) == renoise(0.0)
+
+
+def test_an_euler_step_has_no_noise_at_all():
+    """Without fresh noise q is exactly 0, wherever s and s' are."""
+    rng = np.random.default_rng(0)
+    s = rng.uniform(1e-6, 1.0, 20_000)
+    s_next = s * rng.uniform(0.0, 1.0, 20_000)
+    assert not lm.ancestral_flow_std(s, s_next, 0.0).any()
+    assert not lm.ancestral_flow_std(s, s, 1.0).any()
+
+
+def test_ancestral_noise_is_accurate_to_its_units():
+    """The formula in 50 digits, with steps of all lengths and levels near both ends."""
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(1)
+    s = np.concatenate([rng.uniform(0.0, 1.0, 300), 1 - 10 ** rng.uniform(-9, -1, 100)])
+    share = np.concatenate([rng.uniform(0.0, 1.0, 200), 1 - 10 ** rng.uniform(-9, -1, 200)])
+    eta = rng.uniform(0.0, 1.0, 400)
+    found = lm.ancestral_flow_std(s, s * share, eta)
+    with mpmath.workdps(50):
+        for a, b, level, q in zip(s, s * share, eta, found, strict=True):
+            a, b, level = (mpmath.mpf(float(x)) for x in (a, b, level))
+            down = b * (1 + level * (b / a - 1))
+            want = mpmath.sqrt(b**2 - down**2 * ((1 - b) / (1 - down)) ** 2)
+            assert abs(q / want - 1) <= 12 * 2.0**-52

@@ -128,7 +128,23 @@ def test_clamp_makes_the_first_step_violent():
     times = shifted_times(10, 3.0)
     law = LAWS["Flow-GRPO, clamp 0.999"](times)
     variance = lm.flow_chain_moments(law, times[:2], 1.5, 0.25)[1]
-    assert f"{variance:.0f}" == "78" and "which is 78 for 0.999 at 10 steps" in PAGE
+    g = 0.7**2 * (1 - times[1]) / (1 - 0.999)
+    formula = times[1] ** 2 + g * (1 - times[1]) + g**2 / 4
+    right = times[1] ** 2 + (1 - times[1]) ** 2 * 0.25
+    told = re.search(r"which is ([\d.]+) for 0.999 .*? = ([\d.]+)\), where ([\d.]+) is right", PAGE)
+    assert told and [float(number) for number in told.groups()] == [
+        round(variance, 1), round(g, 1), round(right, 2)
+    ]  # fmt: skip
+    assert formula == pytest.approx(variance, rel=1e-3)
+
+
+@given(st.floats(0.1, 1.2), st.floats(0.5, 0.99), st.floats(0.991, 0.999), st.floats(-2, 2))
+def test_variance_after_the_first_step_of_a_clamp(a, s1, largest, mean):
+    """The formula of the page with G in the place of a^2, for all levels and clamps."""
+    law = sde_law(lambda s: lm.flow_grpo_clamped_diffusion(s, largest, a))
+    got = lm.flow_chain_moments(law, [1.0, s1], mean, 0.25)[1]
+    g = a**2 * (1 - s1) / (1 - largest)
+    assert got == pytest.approx(s1**2 + g * (1 - s1) + g**2 / 4, rel=1e-9)
 
 
 def test_first_steps_of_all_guards():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldmref.differences import read_differences
 from ldmref.errors import UsageError
 from ldmref.prompts.clip import clip_tokenizer
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
@@ -238,3 +239,36 @@ def test_emphasis_scales_tokens_and_keeps_each_chunks_mean(xp, dtype, to_numpy):
 def test_emphasis_of_a_chunk_without_mean():
     z = np.array([[[1.0, -1.0], [2.0, -2.0]]])
     assert (emphasize(z, np.array([[2.0, 1.0]])) == [[[2, -2], [2, -2]]]).all()
+
+
+def comfyui_weights(text, weight=1.0):
+    """ComfyUI's rule: brackets multiply by 1.1, but a number replaces all weights around it."""
+    spans, depth, start = [], 0, 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if (letter == "(" and depth == 1) or (letter == ")" and depth == 0):
+            end = i if letter == "(" else i + 1
+            spans += [text[start:end]] if end > start else []
+            start = end
+    spans += [text[start:]] if start < len(text) else []
+    found = []
+    for span in spans:
+        if not (span.startswith("(") and span.endswith(")")):
+            found.append((span, weight))
+            continue
+        inner, colon, number = span[1:-1].rpartition(":")
+        if colon:
+            found += comfyui_weights(inner, float(number))
+        else:
+            found += comfyui_weights(span[1:-1], weight * 1.1)
+    return found
+
+
+def test_nested_weights_of_comfyui_stand_alone():
+    text = "((a:1.2) b:1.5)"
+    theirs = dict(comfyui_weights(text))
+    ours = {part.text: part.weight for part in parse_prompt_weights(text)[0]}
+    assert theirs == {"a": 1.2, " b": 1.5} and ours == pytest.approx({"a": 1.8, " b": 1.5})
+    (row,) = [row for row in read_differences() if "test_nested_weights" in row.test]
+    assert f"{theirs['a']:g}, or {ours['a']:g}" in row.number and f"`{text}`" in row.number
+    assert dict(comfyui_weights("((a))")) == pytest.approx({"a": 1.21})

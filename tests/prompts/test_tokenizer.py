@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+import ldmref
 from ldmref.errors import CorruptModelError
+from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer, split_words, word_tokenizer
@@ -111,3 +113,21 @@ def test_added_words_are_saved_and_loaded(tmp_path):
     path.write_text(json.dumps(data), "utf-8")
     with pytest.raises(CorruptModelError, match="unexpected ids"):
         load_word_tokenizer(path, 6)
+
+
+@pytest.mark.parametrize("text", ["red heart", "", "a 100 b"])
+def test_a_text_is_one_prompt(text):
+    """A str is a sequence of letters, and was once read as that many prompts."""
+    assert TOKENIZER.tokenize(text).ids.tolist() == TOKENIZER.tokenize([text]).ids.tolist()
+    assert TOKENIZER.encode(text)[0].tolist() == TOKENIZER.encode([text])[0].tolist()
+
+
+def test_a_model_reads_a_text_as_one_prompt():
+    model = ldmref.random_model("tiny")
+    assert model.tokenize("cat").ids.shape == model.tokenize(["cat"]).ids.shape
+    assert np.array_equal(model.encode_text("cat"), model.encode_text(["cat"]))
+
+
+def test_a_number_is_one_class():
+    labels = ClassLabelTokenizer(100)
+    assert labels.tokenize("12").ids.tolist() == labels.tokenize(["12"]).ids.tolist() == [[[12]]]

@@ -6,10 +6,13 @@ timesteps are repeated below from the named files.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from other_programs import CONVENTIONS, FAMILIES, Grid, grid_of
 
+from ldmref.differences import read_differences
 from ldmref.errors import UsageError
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
@@ -137,8 +140,11 @@ def test_beta_of_diffusers_is_not_beta_of_the_paper():
     """The same quantiles, of the sigmas or of the timesteps: the middle of 21 levels."""
     paper = sigma_grid(TABLE, "beta", 20)
     theirs = sigma_grid(TABLE, "beta_sigma", 21)
-    assert paper[10] == pytest.approx(1.61, abs=0.01)  # timestep 499.5
-    assert theirs[10] == pytest.approx((TABLE[0] + TABLE[-1]) / 2, rel=1e-9)  # 7.32
+    assert paper[10] == pytest.approx(np.sqrt(TABLE[499] * TABLE[500]), rel=1e-9)
+    assert theirs[10] == pytest.approx((TABLE[0] + TABLE[-1]) / 2, rel=1e-9)
+    (row,) = [row for row in read_differences() if "test_beta_of_diffusers_is_not" in row.test]
+    told = re.findall(r"\d+\.\d+", row.number)
+    assert told == [f"{theirs[10]:.2f}", f"{paper[10]:.2f}"]
 
 
 # -- CompVis --------------------------------------------------------------------------------------

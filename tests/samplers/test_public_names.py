@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -31,3 +32,13 @@ def test_reprs_are_one_short_line():
     )
     for text in texts:
         assert text[0] == "<" and len(text) < 100 and "array" not in text and "\n" not in text, text
+
+
+def test_the_changelog_counts_samplers_and_guidances(pytestconfig):
+    """The numbers of the newest section of CHANGELOG.md are those of the tables."""
+    text = (pytestconfig.rootpath / "CHANGELOG.md").read_text("utf-8")
+    newest = re.split(r"(?m)^## ", text)[1]
+    counts = re.search(r"(\d+) samplers and (\d+) kinds of guidance", newest)
+    found = len(samplers.SAMPLERS), len(samplers.GUIDANCES)
+    assert counts and tuple(map(int, counts.groups())) == found
+    assert set(re.findall(r"(\d+) samplers as pure steps", newest)) <= {counts[1]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 
@@ -189,13 +190,16 @@ def test_eight_bits_are_those_of_an_older_torch(seed, digest):
 def test_noise_in_bfloat16_of_older_torch_has_no_tails(law, pytestconfig):
     """The row of docs/math/differences.md: what is missing of a normal law, and the newer noise."""
     page = (pytestconfig.rootpath / "docs" / "math" / "differences.md").read_text("utf-8")
+    random_page = (pytestconfig.rootpath / "docs" / "random.md").read_text("utf-8")
     size = 16 * 128 * 128
     latent = TorchBfloat16Stream(7).draw((16, 128, 128))
     largest = abs(law).max()
     missing = 2 * size * norm.sf(largest)
     assert f"variance {(law**2).mean():.4f} instead of 1" in page
-    assert f"of the {size:,} numbers" in page and f"none is above {largest:.3f}" in page
-    assert f"a normal law puts {missing:.0f}" in page
+    told = re.search(r"of the ([\d,]+) numbers .* none is beyond ±([\d.]+), .* puts (\d+)", page)
+    assert told and told.groups() == (f"{size:,}", f"{largest:.3f}", f"{missing:.0f}")
+    told = re.search(r"a normal law puts (\d+) beyond that value of either sign", random_page)
+    assert told and int(told[1]) == round(missing)
     assert abs(latent).max() <= largest
     newer = TorchStream(7).draw((16, 128, 128))
     assert abs((abs(newer) > largest).sum() - missing) < 5 * np.sqrt(missing)
@@ -207,3 +211,25 @@ def test_noise_in_bfloat16_of_older_torch_has_no_tails(law, pytestconfig):
     off = np.abs(ours - drawn.float().numpy())
     assert (off > 0).mean() < 1e-3  # a last bit before the rounding
     assert np.all(off <= np.abs(ours) * 2.0**-7)
+
+
+def test_noise_of_packed_latents_has_other_places():
+    """docs/modes.md on FlowEdit: numbers are drawn in the order of the memory.
+
+    Flux.1's published code draws packed latents, Stable Diffusion 3's draws like its latents.
+    """
+    torch = pytest.importorskip("torch")
+    latents = torch.zeros(1, 16, 8, 12)
+    ours = TorchStream(5).draw((1, 16, 8, 12))
+
+    def drawn(like):
+        torch.manual_seed(5)
+        return torch.randn_like(like)
+
+    assert np.abs(ours - drawn(latents).numpy()).max() < 1e-5
+    other = drawn(latents.contiguous(memory_format=torch.channels_last)).numpy()
+    assert np.abs(ours - other).max() > 1
+    packed = latents.view(1, 16, 4, 2, 6, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 24, 64)
+    noise = drawn(packed).view(1, 4, 6, 16, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(1, 16, 8, 12)
+    assert np.abs(ours - noise.numpy()).max() > 1
+    assert np.abs(np.sort(ours.ravel()) - np.sort(noise.numpy().ravel())).max() < 1e-5

@@ -454,6 +454,51 @@ def test_flow_times_have_the_density_of_the_recipe(sampling):
     assert stats.kstest(t / (3.0 - 2.0 * t), "uniform").pvalue > 0.01
 
 
+def unshifted(t):
+    return t / 1000 / (3.0 - 2.0 * t / 1000)
+
+
+@pytest.mark.parametrize("sampling", ["stratified", "independent"])
+def test_times_of_mode_and_cosmap_have_their_densities(sampling):
+    """Kolmogorov-Smirnov after the inverse: an arctangent, and a table of mode's own function."""
+    function = flow_loss(flow_times="cosmap", timestep_sampling=sampling)
+    s = unshifted(function.timesteps(np.random.default_rng(0), 4000).numpy())
+    assert stats.kstest(np.arctan(s / (1 - s)) * 2 / np.pi, "uniform").pvalue > 0.01
+    for scale in (1.29, -0.7):
+        function = flow_loss(flow_times="mode", mode_scale=scale, timestep_sampling=sampling)
+        s = unshifted(function.timesteps(np.random.default_rng(0), 4000).numpy())
+        u = np.linspace(0, 1, 20_001)
+        table = 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
+        assert stats.kstest(1 - np.interp(s, table[::-1], u[::-1]), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", ["cosmap", "sigma_sqrt"])
+def test_weights_of_a_flow_multiply_the_loss_at_the_shifted_time(name):
+    rng = np.random.default_rng(0)
+    arrays = [torch.as_tensor(z) for z in rng.standard_normal((4, 5, 4, 2, 2))]
+    s = np.asarray([0.0, 0.0015, 0.3, 0.75, 1.0])
+    t = torch.as_tensor(1000 * s)
+    plain, weighted = (
+        flow_loss(flow_weight=weight)(*arrays, t).numpy() for weight in ("none", name)
+    )
+    clamped = np.maximum(s, 1e-3)
+    weights = {
+        "cosmap": 2 / (np.pi * (1 - 2 * clamped + 2 * clamped**2)),
+        "sigma_sqrt": clamped**-2,
+    }[name]
+    np.testing.assert_allclose(weighted / plain, weights, rtol=1e-12)
+
+
+def test_cosmap_as_a_weight_and_as_a_density_have_one_expectation():
+    """The mean of a function of s with the one, and with the other."""
+    rng = np.random.default_rng(0)
+    objective = {"timestep_sampling": "stratified"}
+    s = flow_loss(flow_times="cosmap", **objective).timesteps(rng, 40_000).numpy() / 1000
+    uniform = flow_loss(flow_times="uniform", **objective).timesteps(rng, 40_000).numpy() / 1000
+    weights = 2 / (np.pi * (1 - 2 * unshifted(1000 * uniform) + 2 * unshifted(1000 * uniform) ** 2))
+    assert np.mean(np.cos(s)) == pytest.approx(np.mean(weights * np.cos(uniform)), abs=1e-3)
+
+
 def test_losses_of_a_flow_are_counted_in_bins_of_time():
     losses = torch.tensor([1.0, 2.0, 3.0])
     sums, counts = flow_loss().by_timestep(losses, torch.tensor([0.0, 499.9, 1000.0]))

@@ -146,22 +146,25 @@ def _read_standard_input() -> str:
 
 
 def _name_numbers(text: str, as_json: bool) -> None:
-    from ldmref.atlas import describe_matches, name_sigmas, read_numbers
+    from ldmref.atlas import name_numbers, name_sigmas, read_numbers
 
-    values, precision = read_numbers(text)
-    matches = name_sigmas(values, precision)
     if as_json:
-        for match in matches:
+        for match in name_sigmas(*read_numbers(text)):
             click.echo(json.dumps(asdict(match) | {"rule": match.row.rule}))
         return
-    same, nearest = describe_matches(matches)
+    same, nearest, fitted = name_numbers(text)
     if same:
         click.echo(click.style(same[0], bold=True))
-        for text in same[1:]:
-            click.echo(f"  the same numbers: {text}")
+        for other in same[1:]:
+            click.echo(f"  the same numbers: {other}")
     else:
         click.echo(click.style("unknown", bold=True))
-    click.echo(f"  nearest{' others' if same else ''}: {'; '.join(nearest)}")
+    for fit in fitted:
+        click.echo(f"  {fit}")
+    if nearest:
+        click.echo(f"  nearest{' others' if same else ''}: {'; '.join(nearest)}")
+    elif not same:
+        click.echo("  no schedule is near")
 
 
 COMMANDS = (schedule,)

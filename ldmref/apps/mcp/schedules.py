@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 from ldmref.atlas import (
     count_tokens,
-    describe_matches,
     find_flow_schedule,
     make_flow_sigmas,
-    name_sigmas,
+    name_numbers,
     read_flow_schedules,
-    read_numbers,
 )
 from ldmref.declare import Doc, Range
 from ldmref.errors import UsageError
@@ -51,7 +49,7 @@ def answer_schedule(request: ScheduleRequest) -> Any:
 
     >>> request = ScheduleRequest(numbers="1.0, 0.9, 0.75, 0.5")
     >>> answer_schedule(request)["same"][0]
-    'SD3, constant shift 3: to 1/n, ComfyUI'
+    'SD3, constant shift 3: to 1/n, ComfyUI, ComfyUI sgm_uniform'
     """
     if (request.family is None) == (not request.numbers):
         raise UsageError(
@@ -60,7 +58,7 @@ def answer_schedule(request: ScheduleRequest) -> Any:
             hint="families: " + ", ".join(dict.fromkeys(r.family for r in read_flow_schedules())),
         )
     if request.family is None:
-        return describe_matches(name_sigmas(*read_numbers(request.numbers)))._asdict()
+        return name_numbers(request.numbers)._asdict()
     family = find_flow_schedule(request.family).family
     programs = request.programs or [
         row.program for row in read_flow_schedules() if row.family == family

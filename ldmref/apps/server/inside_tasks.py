@@ -145,6 +145,7 @@ def read_texts(
     """
     tensors: dict[str, np.ndarray] = {}
     texts: list[dict[str, Any]] = []
+    model = model.with_text_length(plan.job.max_sequence_length)
     attention = model.denoiser.text_attention
     for number in () if attention is None else attention.encoders:
         entry = trace.find(TEXT_ENCODERS[number])

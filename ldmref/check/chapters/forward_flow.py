@@ -115,6 +115,43 @@ def logits_are_normal(f: Functions, rng: RandomInputs) -> Comparison:
     return f.logit_normal_time(z, mean, std), np.reshape(expected, (2, 3, 1, 2))
 
 
+# Roundings: 3 of the sine, doubled by its square, times at most 1.75, and 4 of the arithmetic.
+@chapter.identity("mode_time", "half a cosine, with the standard library", 16)
+def mode_is_uniform_plus_a_wave(f: Functions, rng: RandomInputs) -> Comparison:
+    u = rng.uniform(0.0, 1.0, 2, 3, 1, 2)
+    scale = rng.number(-1.0, 1.75)
+    values = to_host(u).ravel().tolist()
+    waves = [(1 - math.cos(math.pi * v)) / 2 - v for v in values]
+    expected = [1 - v + scale * wave for v, wave in zip(values, waves, strict=True)]
+    return f.mode_time(u, scale), np.reshape(expected, (2, 3, 1, 2))
+
+
+# Roundings: 8 here; the oracle's tangent has 2, and its argument 1, which grows at its pole.
+@chapter.identity("cosmap_time", "a tangent, with the standard library", 12)
+def odds_of_cosmap_are_a_tangent(f: Functions, rng: RandomInputs) -> Comparison:
+    u = rng.uniform(0.0, 0.99, 2, 3, 1, 2)
+    odds = [math.tan(math.pi / 2 * v) for v in to_host(u).ravel().tolist()]
+    return f.cosmap_time(u), np.reshape([r / (1 + r) for r in odds], (2, 3, 1, 2))
+
+
+# Roundings: 8 here, 2 in the oracle.
+@chapter.identity("cosmap_weight", "rational arithmetic", 10)
+def cosmap_weight_is_the_density(f: Functions, rng: RandomInputs) -> Comparison:
+    """Compare with the polynomial of the paper, 2 / (pi - 2 pi s + 2 pi s^2), with pi taken out."""
+    s = rng.uniform(0.0, 1.0, 2, 3, 1, 2)
+    fractions = [Fraction(v) for v in to_host(s).ravel().tolist()]
+    expected = [2 / math.pi * float(1 / (1 - 2 * v + 2 * v * v)) for v in fractions]
+    return f.cosmap_weight(s), np.reshape(expected, (2, 3, 1, 2))
+
+
+# Roundings: 2 here, 1 in the oracle, of values up to 400.
+@chapter.identity("sigma_sqrt_weight", "rational arithmetic", 3)
+def sigma_sqrt_is_an_inverse_square(f: Functions, rng: RandomInputs) -> Comparison:
+    s = rng.uniform(0.05, 1.0, 2, 3, 1, 2)
+    expected = [float(1 / Fraction(v) ** 2) for v in to_host(s).ravel().tolist()]
+    return f.sigma_sqrt_weight(s), np.reshape(expected, (2, 3, 1, 2))
+
+
 # Roundings: 6 of each coefficient, squared, and 8 of the arithmetic with it.
 @chapter.identity("edm_preconditioning", "variances, by arithmetic", 20)
 def input_and_target_have_unit_variance(f: Functions, rng: RandomInputs) -> Comparison:

@@ -27,7 +27,7 @@ from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
 from ldmref.families.flux.original import ORIGINALS
 from ldmref.families.flux.presets import make_presets, shrink
-from ldmref.families.flux.text import encode_prompts
+from ldmref.families.flux.text import encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (
     GUIDANCE,
     LORA_TARGETS,
@@ -106,6 +106,7 @@ FLUX = Family(
     count_activations,
     broken_rules,
     encode_prompts,
+    with_text_length,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
     files=ORIGINALS,
     presets=make_presets(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.clip import pool_end_token
-from ldmref.models.config import TEXT_ENCODERS, TextConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.text import EncodedText, text_encoder
 from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
@@ -37,6 +38,13 @@ def encode_prompts(
     pooled = pool_end_token(ops, configs[0], clip_ids, clip_states)[::chunks, ...]
     joined = ops.xp.reshape(states, (n, chunks * length, configs[1].hidden_size))
     return EncodedText(joined, pooled, t5)
+
+
+def with_text_length(config: ModelConfig, length: int) -> ModelConfig:
+    """Return the configuration with another number of tokens of T5."""
+    assert config.text_encoder_2 is not None
+    t5 = replace(config.text_encoder_2, max_position_embeddings=length)
+    return replace(config, text_encoder_2=t5)
 
 
 def encode(

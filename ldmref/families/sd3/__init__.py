@@ -28,7 +28,7 @@ from ldmref.families.sd3.files import PIPELINES, read_folder
 from ldmref.families.sd3.network import make_positions, transformer, transformer_spec
 from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
-from ldmref.families.sd3.text import T5_TOKENS, condition_on_text, encode_prompts
+from ldmref.families.sd3.text import condition_on_text, encode_prompts, with_text_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
@@ -52,7 +52,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     tokens = ("image", "text")
     attention = TextAttention((".attn",), tokens, (0, 2))  # CLIP's, side by side, and T5's
     if config.text_encoder_3 is None:
-        attention = TextAttention((".attn",), tokens, padding=T5_TOKENS)
+        attention = TextAttention((".attn",), tokens, padding=network.empty_tokens)
     function = declare_transformer(network, transformer, spec, text_attention=attention)
     return describe_model(config, function)
 
@@ -86,7 +86,7 @@ def count_activations(config: ModelConfig, width: int, height: int) -> int:
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """Return the number of patches of an image, and that of the tokens of its text."""
     lengths = [text.max_position_embeddings for text in config.text_encoders[1:]]
-    text = lengths[0] + (lengths[1] if len(lengths) > 1 else T5_TOKENS)
+    text = lengths[0] + (lengths[1] if len(lengths) > 1 else transformer_of(config).empty_tokens)
     return config.count_tokens(width, height), text
 
 
@@ -104,6 +104,7 @@ SD3 = Family(
     count_activations,
     broken_rules,
     encode_prompts,
+    with_text_length,
     condition_on_text,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
     files=ORIGINALS,

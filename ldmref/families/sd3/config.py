@@ -27,6 +27,7 @@ class MMDiTConfig(DenoiserConfig):
         pooled_projection_dim: Width of the pooled text.
         pos_embed_max_size: Height and width of the table of positions, in patches.
         dual_attention_layers: Numbers of the blocks with a second attention, of the image alone.
+        empty_tokens: Number of zeros that stand for the hidden states of a missing T5.
         qk_norm: `rms_norm` for queries and keys that are divided by their root mean square, or "".
 
     >>> from ldmref.families.sd3 import MMDiTConfig
@@ -47,6 +48,7 @@ class MMDiTConfig(DenoiserConfig):
     pooled_projection_dim: Width = 2048
     pos_embed_max_size: Annotated[int, Range(1, 4096)] = 192
     dual_attention_layers: Annotated[tuple[int, ...], Range(0, 999), Length(0, 1000)] = ()
+    empty_tokens: Annotated[int, Range(1, 512)] = 256
     qk_norm: Literal["", "rms_norm"] = ""
 
     @property

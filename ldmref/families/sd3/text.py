@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from array_api_compat import device
 
@@ -15,7 +16,7 @@ from ldmref.models.text import EncodedText, text_encoder, text_encoder_pooled
 from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 
-T5_TOKENS = 256  # that T5 reads in diffusers' pipeline, and zeros in place of a missing T5
+T5_TOKENS = 256  # that T5 reads in diffusers' pipeline
 
 
 def encode_prompts(
@@ -53,13 +54,22 @@ def encode_prompts(
     return EncodedText(joined, ops.xp.concat(pooled, axis=1), tokens[0])
 
 
+def with_text_length(config: ModelConfig, length: int) -> ModelConfig:
+    """Return the configuration with another number of tokens of T5, or of zeros in its place."""
+    if config.text_encoder_3 is None:
+        return replace(config, denoiser=replace(transformer_of(config), empty_tokens=length))
+    t5 = replace(config.text_encoder_3, max_position_embeddings=length)
+    return replace(config, text_encoder_3=t5)
+
+
 def condition_on_text(
     ops: Backend, config: ModelConfig, states: Array, pooled: Array | None, size: tuple[int, int]
 ) -> Conditioning:
     """Return the conditioning of the transformer; without T5, zeros stand for its hidden states."""
-    states = widen(ops, states, transformer_of(config).joint_attention_dim)
+    network = transformer_of(config)
+    states = widen(ops, states, network.joint_attention_dim)
     if len(config.text_encoders) == 2:
-        zeros = zeros_like(ops, states, (states.shape[0], T5_TOKENS, states.shape[2]))
+        zeros = zeros_like(ops, states, (states.shape[0], network.empty_tokens, states.shape[2]))
         states = ops.xp.concat([states, zeros], axis=1)
     return Conditioning(states, pooled)
 

@@ -7,7 +7,16 @@ import torch
 from scipy.special import ndtri
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.math.flow import flow_sample, flow_velocity, logit_normal_time, shift_flow_time
+from ldmref.math.flow import (
+    cosmap_time,
+    cosmap_weight,
+    flow_sample,
+    flow_velocity,
+    logit_normal_time,
+    mode_time,
+    shift_flow_time,
+    sigma_sqrt_weight,
+)
 from ldmref.math.objective import simple_loss
 from ldmref.models.config import ModelConfig
 from ldmref.samplers.flow_spacings import shift_factor
@@ -15,13 +24,15 @@ from ldmref.training.diffusion.latents import random_quantiles
 from ldmref.training.diffusion.loss import BINS, sum_in_bins
 from ldmref.training.recipes.schema import DiffusionObjective
 
+WEIGHTS = {"cosmap": cosmap_weight, "sigma_sqrt": sigma_sqrt_weight}
+
 
 class FlowLoss:
     """The loss of each example, from the network's velocity at its flow time.
 
     The network gets the timestep t = T s, with s the shifted flow time. A density of s other than
-    the uniform one weights the squared errors, which changes how fast times are learned and not
-    what is learned.
+    the uniform one weights the squared errors, and so does `flow_weight`, which changes how fast
+    times are learned and not what is learned.
 
     Args:
         config: The model, whose scheduler has T and the shift.
@@ -51,6 +62,10 @@ class FlowLoss:
         u = s = random_quantiles(rng, n, objective.timestep_sampling == "stratified")
         if objective.flow_times == "logit_normal":
             s = logit_normal_time(ndtri(u), objective.logit_mean, objective.logit_std)
+        elif objective.flow_times == "mode":
+            s = mode_time(u, objective.mode_scale).clip(0.0, 1.0)
+        elif objective.flow_times == "cosmap":
+            s = cosmap_time(u)
         return self.ops.asarray(self.total * shift_flow_time(s, self.shift))
 
     def noised(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -66,7 +81,11 @@ class FlowLoss:
         t: torch.Tensor,
     ) -> torch.Tensor:
         """Return the loss of each example, (n,), for `output` (n, z, h, w) and `t` (n,)."""
-        return simple_loss(output, self.target(x0, eps, t))
+        losses = simple_loss(output, self.target(x0, eps, t))
+        if self.objective.flow_weight == "none":
+            return losses
+        s = (t / self.total).clamp(min=1 / self.total)
+        return losses * WEIGHTS[self.objective.flow_weight](s).to(losses.dtype)
 
     def target(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Return what the network predicts, the velocity, of x0's shape."""

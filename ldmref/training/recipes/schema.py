@@ -124,7 +124,10 @@ class DiffusionObjective:
         timestep_sampling: "stratified", one timestep from each n-th of that density, which lowers
             the variance of the loss; "independent", as in algorithm 1 of Ho et al.
         flow_times: The density of the flow times of a model with `prediction_type` "flow", before
-            the scheduler's shift: "logit_normal", with `logit_mean` and `logit_std`, or "uniform".
+            the scheduler's shift: "logit_normal", with `logit_mean` and `logit_std`; "uniform";
+            "mode", with `mode_scale`; "cosmap".
+        flow_weight: The weight of the squared error of the velocity at the shifted flow time:
+            "none", "cosmap", or "sigma_sqrt", which counts times below 1 / T as that.
     """
 
     loss: Literal["simple", "min_snr", "bound", "hybrid"] = "simple"
@@ -134,9 +137,11 @@ class DiffusionObjective:
     caption_dropout: Share = 0.1
     timestep_power: Annotated[float, Range(0, 100, above=True)] = 1.5
     timestep_sampling: Literal["stratified", "independent"] = "stratified"
-    flow_times: Literal["logit_normal", "uniform"] = "logit_normal"
+    flow_times: Literal["logit_normal", "uniform", "mode", "cosmap"] = "logit_normal"
     logit_mean: Annotated[float, Range(-20, 20)] = 0.0
     logit_std: Annotated[float, Range(0, 20, above=True)] = 1.0
+    mode_scale: Annotated[float, Range(-1, 1.75)] = 1.29
+    flow_weight: Literal["none", "cosmap", "sigma_sqrt"] = "none"
 
 
 @dataclass(frozen=True)

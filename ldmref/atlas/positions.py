@@ -1,0 +1,110 @@
+"""The positions of a row: where a schedule puts its flow times before or instead of a shift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import special
+
+from ldmref.atlas.table import FlowSchedule
+from ldmref.math import (
+    beta_timesteps,
+    exponential_sigmas,
+    karras_sigmas,
+    kl_optimal_sigmas,
+    shift_flow_time,
+)
+
+UNSHIFTED = {  # from 1 to the shifted smallest flow time of the table, never shifted themselves
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "arctan": kl_optimal_sigmas,
+}
+LINEAR_PART = 0.025  # that Mochi's schedule leaves behind in the first half of its steps
+LOG_SNRS = -15.0, 18.0  # between which quantiles of a logit-normal law are clamped
+
+
+def place(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
+    """Return the flow times of a row with the shift e^mu, before a stretch and without the 0.
+
+    Args:
+        row: The row.
+        steps: The number of steps that is asked for.
+        mu: The logarithm of the shift, or the mean of a logit-normal law.
+
+    Returns:
+        Falling flow times: `steps`, but for strides and quantiles of a beta law, which are as many
+        as their rule gives.
+    """
+    if row.positions == "list":
+        return np.asarray(row.sigmas)
+    if row.positions == "logit-normal":
+        return _logit_normal(row, steps, mu)
+    if row.positions == "linear-quadratic":
+        return _linear_quadratic(steps)
+    shift = math.exp(mu)
+    if row.positions in UNSHIFTED:
+        smallest = float(shift_flow_time(1 / row.table, shift))
+        return UNSHIFTED[row.positions](steps, smallest, 1.0)
+    return shift_flow_time(_unshifted(row, steps, shift), shift)
+
+
+def count_steps(row: FlowSchedule, count: int) -> Iterator[int]:
+    """Yield the numbers of steps for which a row has this many flow times."""
+    if row.positions == "strides":
+        for steps in range(max(1, count - 2 - count * count // row.table), count + 1):
+            if _strided(row, steps).size == count:
+                yield steps
+    elif row.positions != "list" or len(row.sigmas) == count:
+        yield count
+
+
+def _unshifted(row: FlowSchedule, steps: int, shift: float) -> np.ndarray:
+    if row.positions == "table":
+        return 1 - np.floor(np.arange(steps) * (row.table / steps)) / row.table
+    if row.positions == "strides":
+        return _strided(row, steps)
+    if row.positions == "beta":
+        indices = np.rint(beta_timesteps(steps, row.table))
+        return (np.unique(indices)[::-1] + 1) / row.table
+    if not isinstance(row.end, str):
+        end = row.end
+    elif row.end == "1/n":
+        end = 1 / steps
+    else:
+        smallest = 1 / (row.table or int(row.end.removeprefix("shifted 1/")))
+        end = float(shift_flow_time(smallest, shift))
+    if row.positions == "open linspace":
+        return np.linspace(1.0, end, steps + 1)[:-1]
+    return np.linspace(1.0, end, steps)
+
+
+def _strided(row: FlowSchedule, steps: int) -> np.ndarray:
+    """Return every (table // steps)-th value k / table, from the second smallest."""
+    return (np.arange(1, row.table, max(row.table // steps, 1))[::-1] + 1) / row.table
+
+
+def _linear_quadratic(steps: int) -> np.ndarray:
+    """Return Mochi's flow times: a line for half of the steps, then a parabola to 0.
+
+    With m = steps // 2, the line falls by 0.025 / m a step; the parabola continues it with the same
+    slope and is 0 at `steps`. A single step starts at 1.
+    """
+    if steps == 1:
+        return np.ones(1)
+    i = np.arange(steps)
+    m = steps // 2
+    slope = LINEAR_PART / m
+    rest = steps - m
+    bend = (1 - LINEAR_PART - slope * rest) / rest**2
+    beyond = np.maximum(i - m, 0)
+    return 1 - (slope * i + bend * beyond**2)
+
+
+def _logit_normal(row: FlowSchedule, steps: int, mean: float) -> np.ndarray:
+    """Return the quantiles of a logit-normal law, clamped to log-SNRs from -15 to 18."""
+    z = special.ndtri(1 - np.arange(steps) / steps)
+    low, high = (float(special.expit(-0.5 * snr)) for snr in reversed(LOG_SNRS))
+    return 1 - np.clip(1 - special.expit(mean + row.std * z), low, high)
