@@ -43,7 +43,7 @@ class Lora:
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor; nothing of it is read."""
         shapes = getattr(self.tensors, "shapes", None)
-        return self.tensors[name].shape if shapes is None else shapes[name]
+        return np.shape(self.tensors[name]) if shapes is None else shapes[name]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -121,6 +121,12 @@ def open_lora(path: Path, weight: float = 1.0) -> tuple[TensorFile, Lora]:
     file = TensorFile(find_weights(path) if path.is_dir() else path)
     name = path.absolute().name if path.is_dir() else path.stem
     return file, Lora(name, file, weight, adapter=_adapter(file))
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Return whether a path is a folder of a LoRA alone, which PEFT or diffusers wrote."""
+    names = (PEFT_WEIGHTS, DIFFUSERS_WEIGHTS, ADAPTER_FILE)
+    return path.is_dir() and any((path / name).is_file() for name in names)
 
 
 def find_weights(folder: Path) -> Path:
