@@ -12,7 +12,7 @@ SUPPORTED = (
     "latent diffusion, Stable Diffusion 3 and Flux.1"
 )
 LORA = "give the model it was made for, and this as lora= (--lora)"
-EMBEDDING = "give the model, and this to model.with_embeddings"
+EMBEDDING = "give the model, and this as embeddings= (--embedding)"
 VAE = "give the model it belongs to, and this as vae= (--vae)"
 CONTROL = "give the model it was made for, and this as Control(...) (--control NET:IMAGE)"
 OTHERS = (
@@ -53,7 +53,8 @@ UNREAD: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"\.vera_lambda_[bd](\.|$)"), "a VeRA, factors of fixed random matrices", OTHERS),
     (_some(r"\.lora_E(\.|$)"), "an AdaLoRA, singular values and vectors", OTHERS),
     (_some(r"\.(fourierft_spectrum|hra_u|vblora_\w+|randlora_\w+|shira_weight|c3a_kernel|"
-           r"bone_block|miss_block|hira_[AB])(\.|$)"), "an adapter of PEFT of another kind", OTHERS),
+           r"bone_block|miss_block|hira_[AB])(\.|$)"),
+     "an adapter of PEFT of another kind", OTHERS),
     (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
      OTHERS),
     (_some(r"^(adapter\.)?body\.\d+\."), "a T2I-Adapter, which adds features of an image", OTHERS),
@@ -68,7 +69,8 @@ UNREAD: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
 KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_exactly("emb_params"), "a textual inversion", EMBEDDING),
     (_exactly("clip_l", "clip_g"), "a textual inversion of SDXL", EMBEDDING),
-    (_some(r"^(clip_[lg]|emb_params|string_to_param\.\*)$"), "a textual inversion", EMBEDDING),
+    *((_exactly(name), "a textual inversion", EMBEDDING)
+      for name in ("clip_l", "clip_g", "string_to_param.*")),
     *UNREAD,
     (_some(r"\.hada_w1_[ab](\.|$)"), "a LoHa", LORA),
     (_some(r"\.lokr_w[12](_[ab])?(\.|$)"), "a LoKr", LORA),

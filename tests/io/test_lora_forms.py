@@ -218,18 +218,20 @@ def test_weight_zero_is_nothing_and_two_follow_each_other():
 # -- names of programs ----------------------------------------------------------------------------
 
 CLIP = "text_model.encoder.layers.0.mlp.fc1"
+TOKENS = "text_model.embeddings.token_embedding"
 T5 = "encoder.block.0.layer.0.SelfAttention.q"
 SPELLINGS = [  # preset, name of a tensor, ours
     ("flux-tiny", f"lora_te2_{T5.replace('.', '_')}.lora_up.weight", f"text_encoder_2.{T5}.weight"),
     ("flux-tiny", f"lora_te3_{T5.replace('.', '_')}.alpha", f"text_encoder_2.{T5}.weight"),
     ("sd3-tiny", f"lora_te3_{T5.replace('.', '_')}.alpha", f"text_encoder_3.{T5}.weight"),
-    ("sd3-tiny", f"text_encoders.t5xxl.transformer.{T5}.lora_up.weight", f"text_encoder_3.{T5}.weight"),
+    ("sd3-tiny", f"text_encoders.t5xxl.transformer.{T5}.lora_up.weight",
+     f"text_encoder_3.{T5}.weight"),
     ("sd3-tiny", f"text_encoders.clip_g.transformer.{CLIP}.lora_down.weight",
      f"text_encoder_2.{CLIP}.weight"),
     ("tiny", f"text_encoders.clip_l.{CLIP}.lora_down.weight", f"text_encoder.{CLIP}.weight"),
     ("tiny", f"text_encoders.clip_l.transformer.{CLIP}.diff_b", f"text_encoder.{CLIP}.bias"),
-    ("tiny", "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.lora_up.weight",
-     "text_encoder.text_model.embeddings.token_embedding.weight"),
+    ("tiny", f"text_encoders.clip_l.transformer.{TOKENS}.lora_up.weight",
+     f"text_encoder.{TOKENS}.weight"),
     ("tiny", "text_encoders.clip_l.transformer.text_model.final_layer_norm.diff",
      "text_encoder.text_model.final_layer_norm.weight"),
     ("tiny", f"clip_l.{CLIP}.lora_A.weight", f"text_encoder.{CLIP}.weight"),
@@ -262,9 +264,11 @@ def test_xlabs_stacks_queries_keys_and_values():
     config = preset("flux-tiny")
     width = config.denoiser.width
     up, down = normal(0, 3 * width, RANK), normal(1, RANK, width)
-    for stack, path in (("double_blocks.0.processor.qkv_lora2", "transformer_blocks.0.attn.add_{}_proj"),
-                        ("single_blocks.1.processor.qkv_lora",
-                         "single_transformer_blocks.1.attn.to_{}")):  # fmt: skip
+    stacks = {
+        "double_blocks.0.processor.qkv_lora2": "transformer_blocks.0.attn.add_{}_proj",
+        "single_blocks.1.processor.qkv_lora": "single_transformer_blocks.1.attn.to_{}",
+    }
+    for stack, path in stacks.items():
         changes = lora_changes(
             config, Lora("x", {f"{stack}.down.weight": down, f"{stack}.up.weight": up})
         )

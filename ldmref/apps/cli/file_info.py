@@ -86,8 +86,7 @@ def print_model_info(
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         config = {"name": path.name, "family": {"not found": reason}}
-        (_, weights), *_ = files
-        adapter = describe_adapter(path.name, weights, weights.shapes, weights.metadata)
+        adapter = describe_adapter(files[0][1])
         shown = {"name": path.name, **adapter} if adapter else dict(config)
         fits = False
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
@@ -133,7 +132,7 @@ def print_pickle_info(path: Path, as_json: bool, listed: bool = False) -> None:
     """
     checkpoint = read_checkpoint(path)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    what, _ = identify_tensors(shapes) or ("tensors of a model or of a part of one", "")
+    what, _ = identify_tensors(shapes) or ("a model, or a part of one", "")
     safe = f"ldmref convert {path.name} {path.stem}.safetensors"
     if as_json:
         tensors = {name: list(shape) for name, shape in shapes.items()}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ldmref.io.adapters.lora_changes import compare_names, find_families
-from ldmref.io.adapters.lora_file import Lora
+from ldmref.io.adapters.lora_file import Lora, read_adapter_config
 from ldmref.io.adapters.lora_forms import find_form
 from ldmref.io.adapters.lora_keys import BUNDLED
 from ldmref.io.identify import ADAPTERS, EMBEDDING, LORA, identify_tensors
-from ldmref.models.params import Shape
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.models.presets import preset
 
 MOST_FITTING = 4  # presets that are named
@@ -25,52 +24,54 @@ RECORDED = (  # metadata that says what a file was made for, as kohya and others
     "modelspec.architecture", "modelspec.title", "ss_base_model_version", "ss_sd_model_name",
     "ss_network_module", "ss_network_dim", "ss_network_alpha",
 )  # fmt: skip
+PEFT_FIELDS = ("peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora")
 MOST_TEXT = 100  # characters of a record
 
 
-def describe_adapter(
-    name: str, tensors: Mapping[str, Any], shapes: Mapping[str, Shape], metadata: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def describe_adapter(file: ModelFile) -> dict[str, Any] | None:
     """Describe an adapter file by its names and shapes; None if it is none.
 
     Of the numbers, only each alpha is read.
 
     Args:
-        name: The name of the file.
-        tensors: Its tensors by name.
-        shapes: Their shapes.
-        metadata: The metadata of its header.
+        file: The file.
 
     Returns:
-        `kind`, `use`, and for a LoRA and its kin `fits`, `changes`, `rank`, `alpha`, `words` and
-        `recorded`; for learned words `vectors`. Unknown entries are left out.
+        `kind`, `use`, and for a LoRA and its kin `fits`, `changes`, `forms`, `rank`, `alpha`,
+        `words`, and what PEFT and the metadata record; for learned words `vectors`. Unknown
+        entries are left out.
 
-    >>> describe_adapter("toy", {}, {"emb_params": (3, 768)}, {})["vectors"]
-    {'emb_params': '3 x 768'}
+    Raises:
+        CorruptModelError: What PEFT records is not an object.
     """
+    shapes = file.shapes
     found = identify_tensors(shapes)
     if found is None and len(shapes) == 1 and len(next(iter(shapes.values()))) in (1, 2):
         found = f"a textual inversion of the word {next(iter(shapes))!r}", EMBEDDING
     if found is None or found[1] not in (*ADAPTERS, LORA):
         return None
     kind, use = found
-    facts: dict[str, Any] = {"kind": kind, "use": use}
+    description: dict[str, Any] = {"kind": kind, "use": use}
     if use == EMBEDDING:
-        facts["vectors"] = {part: " x ".join(map(str, x)) for part, x in shapes.items()}
+        description["vectors"] = {part: " x ".join(map(str, x)) for part, x in shapes.items()}
     elif use == LORA:
-        facts |= _describe_lora(Lora(name, tensors), shapes)
-    recorded = {key: str(metadata[key])[:MOST_TEXT] for key in RECORDED if key in metadata}
-    return facts | ({"recorded": recorded} if recorded else {})
+        description |= _describe_lora(file)
+    recorded = {
+        key: str(file.metadata[key])[:MOST_TEXT] for key in RECORDED if key in file.metadata
+    }
+    return description | ({"recorded": recorded} if recorded else {})
 
 
-def _describe_lora(lora: Lora, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _describe_lora(file: ModelFile) -> dict[str, Any]:
     """Return what a LoRA fits and changes, and its ranks and alphas."""
+    shapes = file.shapes
+    lora = Lora(file.path.stem, file, adapter=read_adapter_config(file))
     fits = find_families(lora)
-    facts: dict[str, Any] = {"fits": fits[:MOST_FITTING] or "no model that ldmref knows"}
+    description: dict[str, Any] = {"fits": fits[:MOST_FITTING] or "no model that ldmref knows"}
     if fits:
         named, _ = compare_names(preset(fits[0]), lora)
-        facts["changes"] = dict(Counter(tensor.partition(".")[0] for tensor in named))
-        facts["forms"] = dict(Counter(find_form(roles) for roles in named.values()))
+        description["changes"] = dict(Counter(tensor.partition(".")[0] for tensor in named))
+        description["forms"] = dict(Counter(find_form(roles) for roles in named.values()))
     ranks = {
         shape[0]
         for name, shape in shapes.items()
@@ -81,11 +82,13 @@ def _describe_lora(lora: Lora, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         for name, shape in shapes.items()
         if name.endswith(".alpha") and np.prod(shape) == 1
     ]
-    facts["rank"] = _range(ranks)
-    facts["alpha"] = _range(alphas)
+    description["rank"] = _range(ranks)
+    description["alpha"] = _range(alphas)
     words = {name.split(".")[1] for name in shapes if name.startswith(BUNDLED)}
-    facts["words"] = sorted(words)
-    return {key: value for key, value in facts.items() if value}
+    description["words"] = sorted(words)
+    peft = {key.rpartition(".")[2]: value for key, value in lora.adapter.items()}
+    description["peft"] = {key: peft[key] for key in PEFT_FIELDS if peft.get(key)}
+    return {key: value for key, value in description.items() if value}
 
 
 def _range(numbers: Any) -> str:

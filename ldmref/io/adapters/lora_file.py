@@ -17,6 +17,7 @@ from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, UsageE
 from ldmref.io.adapters.lora_keys import WRAPPER
 from ldmref.io.adapters.peft_config import ADAPTER_METADATA
 from ldmref.io.diffusers.checks import read_json
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.support.files import check_input_path, shown
 
@@ -120,7 +121,7 @@ def open_lora(path: Path, weight: float = 1.0) -> tuple[TensorFile, Lora]:
     """
     file = TensorFile(find_weights(path) if path.is_dir() else path)
     name = path.absolute().name if path.is_dir() else path.stem
-    return file, Lora(name, file, weight, adapter=_adapter(file))
+    return file, Lora(name, file, weight, adapter=read_adapter_config(file))
 
 
 def is_adapter_folder(path: Path) -> bool:
@@ -182,8 +183,12 @@ def lora_error(message: str) -> CorruptModelError:
     return CorruptModelError(message, code="E-LORA")
 
 
-def _adapter(file: TensorFile) -> dict[str, Any]:
-    """Return PEFT's configuration, from the metadata or the file next to one of PEFT's own."""
+def read_adapter_config(file: ModelFile) -> dict[str, Any]:
+    """Return PEFT's configuration, from the metadata or the file next to one of PEFT's own.
+
+    Raises:
+        CorruptModelError: It is not an object.
+    """
     beside = file.path.with_name(ADAPTER_FILE)
     if ADAPTER_METADATA not in file.metadata and beside.is_file():
         of_peft = file.path.name == PEFT_WEIGHTS or any(WRAPPER in name for name in file)

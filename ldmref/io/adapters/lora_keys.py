@@ -71,8 +71,8 @@ class LoraTarget(NamedTuple):
 
     Attributes:
         tensor: Our tensor.
-        role: A role of `FORMS`, `alpha`, or a magnitude of DoRA. `offset` is a change of a bias that
-            is scaled as `up`, `whole` a tensor that replaces ours, `diff` one that is added.
+        role: A role of `FORMS`, `alpha`, or a magnitude of DoRA. `offset` is a change of a bias
+            that is scaled as `up`, `whole` a tensor that replaces ours, `diff` one that is added.
         entry: Where our tensor is in the layer that the file changes. None: it is the layer.
     """
 

@@ -1,4 +1,4 @@
-"""What PEFT records of an adapter beside its tensors: alpha, rank and the rule of their quotient."""
+"""What PEFT records of an adapter beside its tensors: alpha, rank and how they make a factor."""
 
 from __future__ import annotations
 
