@@ -13,6 +13,9 @@ from ldmref import modes
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.models.model import model_spec
+from ldmref.models.params import flatten
+from ldmref.models.presets import preset
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -121,6 +124,42 @@ def test_folders_of_peft_are_merged_as_peft_does(made, tmp_path, kind):
     randomise(network, 2)
     network.save_pretrained(tmp_path / "style")
     assert_weights(folder, tmp_path / "style", network.merge_and_unload(), part)
+
+
+def test_doras_with_weight_zero(tmp_path, skip):
+    """Nothing here; PEFT gives the learned lengths to the unchanged rows."""
+    if find_spec("peft") is None:
+        skip("peft", "needed for its merging, is not installed")
+    from peft import LoraConfig, get_peft_model
+
+    from ldmref.io.adapters.lora_file import Lora
+
+    config = preset("tiny")
+    base = torch.nn.Sequential(torch.nn.Linear(32, 16, bias=False)).double()
+    weight = base[0].weight.detach().numpy().copy()
+    lora = LoraConfig(r=2, lora_alpha=2, target_modules=["0"], use_dora=True)
+    network = get_peft_model(base, lora)
+    for name, parameter in network.named_parameters():
+        if "lora_magnitude_vector" in name:
+            parameter.data.mul_(1.5)
+    parts = {
+        name.partition(".0.")[2].replace(".default", ""): x.detach().numpy().copy()
+        for name, x in network.named_parameters()
+        if "lora_" in name
+    }
+    network.base_model.model[0].set_scale("default", 0.0)
+    theirs = network.merge_and_unload()[0].weight.detach().numpy()
+    path = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    flat = {name: np.zeros(shape) for name, shape in flatten(model_spec(config)).items()}
+    flat[f"unet.{path}.weight"] = weight
+    tensors = {f"unet.{path}.{name}": x for name, x in parts.items()}
+    none, full = (
+        apply_loras(config, flat, [Lora("x", tensors, w)])[f"unet.{path}.weight"]
+        for w in (0.0, 1.0)
+    )
+    assert np.array_equal(none, weight)
+    assert np.allclose(full, 1.5 * weight, rtol=1e-6)  # `up` is zero
+    assert np.allclose(theirs, 1.5 * weight, rtol=1e-6)
 
 
 def noise_of(model):
