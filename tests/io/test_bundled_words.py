@@ -58,3 +58,11 @@ def test_damaged_vectors_are_refused():
     tensors = {"bundle_emb.toy.clip_l": np.full((1, 8), np.nan)}
     with pytest.raises(CorruptModelError):
         bundled_words(preset("tiny"), [Lora("a", tensors)])
+
+
+@pytest.mark.parametrize("part", ["clip_l", "emb_params", "string_to_param.*"])
+def test_a_file_of_one_unnamed_tensor_has_its_own_name_as_its_word(tmp_path, part):
+    save_file({part: VECTORS}, str(tmp_path / "toy.safetensors"))
+    (embedding,) = read_embeddings(tmp_path / "toy.safetensors")
+    assert (embedding.word, embedding.encoder) == ("toy", "")
+    assert np.array_equal(embedding.vectors, VECTORS)
