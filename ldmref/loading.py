@@ -13,6 +13,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
+from ldmref.io.adapters.bundled_words import bundled_words
 from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
@@ -75,9 +76,10 @@ def load(
             `ldmref.prompts.read_vocabulary`; or a folder with a `tokenizer`, `tokenizer_2`, ... for
             each text encoder. None: the model's own folder, then the usual places.
         vae: Another autoencoder, or TAESD; see `ldmref.io.read_vae`. None: the model's own.
-        lora: LoRA files to merge into the weights: paths, or (path, weight) with a weight from -100
-            to 100; without one it is 1. FLUX.1 Canny [dev] LoRA and Depth [dev] LoRA turn FLUX.1
-            [dev] into a model that reads a control image.
+        lora: LoRA, LoHa, LoKr and DoRA files, or folders of PEFT and diffusers, to merge into the
+            weights: paths, or (path, weight) with a weight from -100 to 100; without one it is 1.
+            Words that a file brings along are added. FLUX.1 Canny [dev] LoRA and Depth [dev] LoRA
+            turn FLUX.1 [dev] into a model that reads a control image.
         speed: `exact`, `fast` or `fastest` (docs/performance.md). None: as for `backend`, finally
             the backend's default.
         max_memory: The memory that an image may take, as a number of bytes or a size such as
@@ -126,7 +128,7 @@ def load(
         "max_seconds": check_seconds(seconds),
     }
     loras = read_loras(lora)
-    words = read_words(embeddings)
+    given_words = read_words(embeddings)
     path = find_model(name, fetch, variant)
     ops = open_backend(backend, device, dtype, speed=speed)
     checkpoint = open_checkpoint(path, config, tokenizer, variant=variant, ema=ema)
@@ -138,6 +140,8 @@ def load(
     require_autoencoder(path.name, tensors, found)
     wide = widen_config(found, loras)
     tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
+    bundled, unused_words = bundled_words(wide, loras)
+    words = [*given_words, *bundled]
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
     eager = small and limits["max_memory"] is None
     checked = check_weights(tensors, allow_nonfinite) if eager else []
@@ -156,7 +160,7 @@ def load(
         checkpoint.digest,
         *checkpoint.tokenizers[1:],
         tiny_autoencoder=build_tiny_autoencoder(ops, replacement),
-        warnings=[*checkpoint.warnings, *checked],
+        warnings=[*checkpoint.warnings, *checked, *unused_words],
         **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )

@@ -12,17 +12,24 @@ SUPPORTED = (
     "latent diffusion, Stable Diffusion 3 and Flux.1"
 )
 LORA = "give the model it was made for, and this as lora= (--lora)"
-EMBEDDING = "give the model, and this to model.with_embeddings"
+EMBEDDING = "give the model, and this as embeddings= (--embedding)"
 VAE = "give the model it belongs to, and this as vae= (--vae)"
 CONTROL = "give the model it was made for, and this as Control(...) (--control NET:IMAGE)"
-OTHERS = "of these adapters, only LoRA is supported"
+OTHERS = (
+    "read are LoRA, LoHa, LoKr and DoRA (--lora), ControlNets (--control) and learned words "
+    "(--embedding)"
+)
 ADAPTERS = (EMBEDDING, VAE, CONTROL, OTHERS)  # hints of files that change or complete a model
-CHANGE = r"lora|\.diff(_b)?$"  # in the names of what changes a layer
+CHANGE = r"lora|lokr|hada_|\.diff(_b)?$|\.[wb]_norm$"  # in the names of what changes a layer
 FOLDER = "give the folder around it, which has a model_index.json"
 
 
 def _some(pattern: str) -> Callable[[list[str]], bool]:
     return lambda names: any(re.search(pattern, name) for name in names)
+
+
+def _each(*patterns: str) -> Callable[[list[str]], bool]:
+    return lambda names: all(_some(pattern)(names) for pattern in patterns)
 
 
 def _all(pattern: str) -> Callable[[list[str]], bool]:
@@ -36,15 +43,40 @@ def _exactly(*expected: str) -> Callable[[list[str]], bool]:
 WHOLE = "give a whole ControlNet"
 _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blocks|x_embedder)\."
 
+# Adapters that are not read. Sources: huggingface/peft (tuners), KohakuBlueleaf/LyCORIS (modules),
+# comfyanonymous/ComfyUI, comfy/controlnet.py, and the names of the published files.
+UNREAD: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
+    (_some(r"\.boft_[Rs](\.|$)"), "a BOFT, butterfly rotations of weights", OTHERS),
+    (_some(r"\.oft_(R|blocks|diag)(\.|$)"), "an OFT or BOFT, rotations of weights", OTHERS),
+    (_each(r"\.a1\.weight$", r"\.b2\.weight$"), "a GLoRA, two products for each layer", OTHERS),
+    (_some(r"\.(on_input|ia3_l)(\.|$)"), "an (IA)3, factors of activations", OTHERS),
+    (_some(r"\.vera_lambda_[bd](\.|$)"), "a VeRA, factors of fixed random matrices", OTHERS),
+    (_some(r"\.lora_E(\.|$)"), "an AdaLoRA, singular values and vectors", OTHERS),
+    (_some(r"\.(fourierft_spectrum|hra_u|vblora_\w+|randlora_\w+|shira_weight|c3a_kernel|"
+           r"bone_block|miss_block|hira_[AB])(\.|$)"),
+     "an adapter of PEFT of another kind", OTHERS),
+    (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
+     OTHERS),
+    (_some(r"^(adapter\.)?body\.\d+\."), "a T2I-Adapter, which adds features of an image", OTHERS),
+    (_some(r"^(ip_adapter|image_proj)\."), "an IP-Adapter, which reads an image as text", OTHERS),
+    (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention", OTHERS),
+    (_all(r"(\d+)\.[01]\.linear\."), "a hypernetwork, layers before keys and values", OTHERS),
+)  # fmt: skip
+
 # (test of the names, what the file is, hint); the first test that holds counts. Sources: the
 # families' own code, and the names by which huggingface/diffusers (loaders/single_file_utils.py)
 # distinguishes them.
 KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_exactly("emb_params"), "a textual inversion", EMBEDDING),
     (_exactly("clip_l", "clip_g"), "a textual inversion of SDXL", EMBEDDING),
-    (_some(r"\.(hada_w1_[ab]|lokr_w1|lokr_w1_a|dora_scale)$"), "a LoHa, LoKr or DoRA",
-     OTHERS),
-    (_some(r"lora_down\.weight$|lora\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
+    *((_exactly(name), "a textual inversion", EMBEDDING)
+      for name in ("clip_l", "clip_g", "string_to_param.*")),
+    *UNREAD,
+    (_some(r"\.hada_w1_[ab](\.|$)"), "a LoHa", LORA),
+    (_some(r"\.lokr_w[12](_[ab])?(\.|$)"), "a LoKr", LORA),
+    (_some(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA", LORA),
+    (_some(r"lora_down\.weight$|lora\d?\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
+    (_some(r"\.diff(_b)?$|\.[wb]_norm$"), "a LoRA of differences", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
     (_some(r"(^|\.)double_stream_modulation_img\."), "a Flux.2 model", SUPPORTED),
     (_some(r"(^|\.)double_blocks\.\d+\.img_attn\."), "a Flux model of another kind", SUPPORTED),
@@ -133,6 +165,18 @@ def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     if not listed:
         return "empty", SUPPORTED
     return next(((what, hint) for test, what, hint in KINDS if test(listed)), None)
+
+
+def refuse_other_adapters(name: str, names: Iterable[str]) -> None:
+    """Refuse a file that was given as a LoRA and is an adapter of a kind that is not read.
+
+    Raises:
+        KeyMismatchError: The message says what it is.
+    """
+    listed = sorted(names)
+    for test, what, hint in UNREAD:
+        if test(listed):
+            raise KeyMismatchError(f"{name!r} is {what}, not a LoRA", code="E-KEYS", hint=hint)
 
 
 def refuse_networks(name: str, names: Iterable[str]) -> None:

@@ -123,6 +123,8 @@ class Family:
         lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
             `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
             end that belong to it.
+        lora_layers: Returns, for parameters of the denoiser, the layers of LoRA files of programs
+            that name them neither as ours nor as the files of the makers: a `KeyEntry` by name.
         with_control: Returns the configuration of a model whose denoiser also reads a control
             image, into which a LoRA may turn it. None: no LoRA does.
         with_classes: Returns a configuration for the classes of a data set, by their names.
@@ -162,6 +164,7 @@ class Family:
     fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
     ends: tuple[str, ...] = ()
     lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
+    lora_layers: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
     with_control: Callable[[ModelConfig], ModelConfig] | None = None
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
     control: DeclaredControl | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from ldmref.backends.base import Backend
@@ -92,6 +92,12 @@ class Networks:
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the model's files, and about the weights that were used so far."""
         return (*self._warnings, *self.params.warnings)
+
+    def with_warnings(self, warnings: Iterable[str]) -> Self:
+        """Return a copy that has these warnings as well."""
+        other = copy.copy(self)
+        other._warnings = (*self._warnings, *warnings)
+        return other
 
     def __copy__(self) -> Self:
         """Share everything except for the compiled networks."""

@@ -226,12 +226,11 @@ def assert_equal_changes(tensors, converted, config=DEV):
         got = changes[name]
         if "up" not in want:
             (role,) = want
-            assert np.array_equal(got[role], want[role]), name
+            assert np.array_equal(got.parts[role], want[role]), name
             continue
         columns = np.random.default_rng(0).standard_normal((want["down"].shape[1], 2))
         theirs = want["up"] @ (want["down"] @ columns)
-        scale = float(got["alpha"]) / RANK if "alpha" in got else 1.0
-        ours = scale * got["up"] @ (got["down"] @ columns)
+        ours = got.scale * got.parts["up"] @ (got.parts["down"] @ columns)
         assert np.abs(ours - theirs).max() <= 1e-10 * np.abs(theirs).max(), name
 
 

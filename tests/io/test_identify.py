@@ -142,7 +142,7 @@ FOREIGN = {
     "empty": [],
 }  # fmt: skip
 PLACES = {"a LoRA": "--lora", "an autoencoder": "--vae", "a ControlNet": "--control",
-          "a textual": "with_embeddings", "a U-Net": "model_index.json",
+          "a textual": "--embedding", "a U-Net": "model_index.json",
           "SDXL's refiner": "base model", "a Flux": "Stable Diffusion 1"}  # fmt: skip
 
 
@@ -210,4 +210,4 @@ def test_info_tells_what_a_file_is(tmp_path, capsys):
     path = write(tmp_path / "style.safetensors", FOREIGN["a LoRA"])
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "style.safetensors is a LoRA, not a model; give the model" in said and "--lora" in said
+    assert "kind: a LoRA" in said and "--lora" in said

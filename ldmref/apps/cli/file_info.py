@@ -13,9 +13,11 @@ from ldmref.apps.cli.combined import describe_images
 from ldmref.apps.cli.progress import one_line
 from ldmref.apps.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.io.adapters.describe import describe_adapter
 from ldmref.io.compvis.single_file import select_ema
 from ldmref.io.denoiser_file import list_unused
 from ldmref.io.diffusers.folder import get_weight_stem, list_parts, open_weight_files
+from ldmref.io.identify import identify_tensors
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.other_programs import describe_other_programs, find_programs
@@ -23,6 +25,7 @@ from ldmref.io.images.pil import open_image
 from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
+from ldmref.io.tensors.torch_checkpoint import read_checkpoint
 from ldmref.models.fields_read import list_fields_read
 
 MOST_VALUES = 16  # of a field; --json prints all
@@ -71,6 +74,7 @@ def print_model_info(
     files = list_weight_files(path, variant)
     unused = []
     averaged = None
+    adapter: dict[str, Any] | None = None
     try:
         model = read_model_config(path)
         config = model.to_dict()
@@ -82,7 +86,9 @@ def print_model_info(
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
-        config = shown = {"name": path.name, "family": {"not found": reason}}
+        config = {"name": path.name, "family": {"not found": reason}}
+        adapter = describe_adapter(files[0][1])
+        shown = {"name": path.name, **adapter} if adapter else dict(config)
         fits = False
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
@@ -97,6 +103,7 @@ def print_model_info(
             "unused": unused,
             "ema": averaged,
         }
+        row |= {"adapter": adapter} if adapter else {}
         click.echo(json.dumps(row))
         return
     name = shown.pop("name")
@@ -115,6 +122,31 @@ def print_model_info(
     kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
     total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
     click.echo(total if listed else f"{total}; --tensors lists them")
+
+
+def print_pickle_info(path: Path, as_json: bool, listed: bool = False) -> None:
+    """Print what a pickled file of tensors is, which names it without running code of it.
+
+    Raises:
+        UnsafeFileError: It holds anything but tensors and plain containers.
+        InputError, CorruptModelError: It cannot be read, is damaged, or holds no tensors.
+    """
+    checkpoint = read_checkpoint(path)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    what, _ = identify_tensors(shapes) or ("a model, or a part of one", "")
+    safe = f"ldmref convert {path.name} {path.stem}.safetensors"
+    if as_json:
+        tensors = {name: list(shape) for name, shape in shapes.items()}
+        row = {"path": str(path), "pickle": True, "kind": what, "tensors": tensors}
+        click.echo(json.dumps(row))
+        return
+    click.echo(one_line(f"{path.name}: a pickle, whose tensors are those of {what}"))
+    click.echo(one_line(f"it is not used as it is; make it safe first: {safe}"))
+    if listed:
+        rows: list[TableRow] = [{"name": name, "shape": x} for name, x in sorted(shapes.items())]
+        print_rows(rows, False, lambda r: (r["name"], "x".join(map(str, r["shape"]))))
+    numbers = sum(prod(shape) for shape in shapes.values())
+    click.echo(f"{len(shapes)} tensors, {numbers:,} numbers")
 
 
 def describe_value(value: Any) -> str:

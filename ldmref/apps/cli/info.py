@@ -8,16 +8,21 @@ from pathlib import Path
 import click
 
 from ldmref import backends as backend_registry
-from ldmref.apps.cli.file_info import print_image_info, print_model_info
+from ldmref.apps.cli.file_info import print_image_info, print_model_info, print_pickle_info
 from ldmref.apps.cli.tables import TableRow, print_rows
 from ldmref.io import hub
+from ldmref.io.adapters.lora_file import find_weights, is_adapter_folder
 from ldmref.io.locate import (
     EMBEDDED,
+    MODEL_ENDINGS,
     NATIVE_WEIGHTS,
+    PICKLES,
     find_model,
+    is_model,
     is_native,
     read_model_config,
 )
+from ldmref.io.tensors.torch_checkpoint import is_pickle
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
@@ -223,7 +228,8 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     """Show how an image was made, or what a model contains.
 
     IMAGE is a file. MODEL is a name from ldmref models, a folder, a .safetensors or .gguf file, or
-    OWNER/MODEL from Hugging Face. No model is run.
+    OWNER/MODEL from Hugging Face; a LoRA or another adapter; or a pickle such as a .ckpt, whose
+    tensors are named without running code. No model is run.
     """
     path = check_input_path(target)
     reference = None if path.exists() else hub.parse_reference(target)
@@ -231,7 +237,11 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
         print_model_info(find_model(target, fetch, variant), as_json, variant, tensors)
     elif target in EMBEDDED and not path.exists():
         print_model_info(find_model(target), as_json, listed=tensors)
-    elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
+    elif is_adapter_folder(path) and not is_model(path):
+        print_model_info(find_weights(path), as_json, variant, tensors)
+    elif path.is_file() and path.suffix.lower() in PICKLES and is_pickle(path):
+        print_pickle_info(path, as_json, tensors)
+    elif path.is_dir() or path.suffix.lower() in (*MODEL_ENDINGS, *PICKLES):
         print_model_info(find_folder(path), as_json, variant, tensors)
     elif not path.exists() and target in list_presets():
         find_model(target)  # raises an error that explains presets

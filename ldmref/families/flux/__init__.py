@@ -25,7 +25,7 @@ from ldmref.families.flux.control_files import list_candidates
 from ldmref.families.flux.controlnet import CONTROL
 from ldmref.families.flux.files import PIPELINES, read_folder, with_control
 from ldmref.families.flux.network import join_patches, transformer, transformer_spec
-from ldmref.families.flux.original import ORIGINALS
+from ldmref.families.flux.original import ORIGINALS, xlabs_layers
 from ldmref.families.flux.presets import make_presets, shrink
 from ldmref.families.flux.text import encode_prompts, with_text_length
 from ldmref.families.joint_transformers import (
@@ -115,6 +115,7 @@ FLUX = Family(
     zeros=lambda config: ZEROS,
     ends=ENDS,
     with_control=with_control,
+    lora_layers=xlabs_layers,
     lora_targets=LORA_TARGETS,
     control=replace(CONTROL, candidates=list_candidates),
     unpack=join_patches,

@@ -95,6 +95,36 @@ def find_entry(name: str, shape: Shape, prefix: str, width: int) -> KeyEntry:
     return KeyEntry(f"{prefix}single_blocks.{number}.{stored}.{leaf}", shape, rows=rows)
 
 
+XLABS = {  # layers of a block in XLabs' files of LoRAs, which stack queries, keys and values alone
+    "attn.to_{}": ("transformer_blocks", "double_blocks.{}.processor.qkv_lora1"),
+    "attn.add_{}_proj": ("transformer_blocks", "double_blocks.{}.processor.qkv_lora2"),
+    "attn.to_out.0": ("transformer_blocks", "double_blocks.{}.processor.proj_lora1"),
+    "attn.to_add_out": ("transformer_blocks", "double_blocks.{}.processor.proj_lora2"),
+    "single.attn.to_{}": ("single_transformer_blocks", "single_blocks.{}.processor.qkv_lora"),
+    "single.proj_out": ("single_transformer_blocks", "single_blocks.{}.processor.proj_lora"),
+}
+
+
+def xlabs_layers(config: ModelConfig) -> dict[str, KeyEntry]:
+    """Return the layer of XLabs' LoRA files for each matrix that they may change.
+
+    Source: XLabs-AI/x-flux, src/flux/modules/layers.py, DoubleStreamBlockLoraProcessor and
+    SingleStreamBlockLoraProcessor.
+    """
+    shapes = flatten(transformer_spec(transformer_of(config)))
+    table = {}
+    for pattern, (blocks, stored) in XLABS.items():
+        for third, letter in enumerate("qkv"):
+            layer = pattern.removeprefix("single.").format(letter)
+            for name, shape in shapes.items():
+                block, _, rest = name.partition(".")
+                number, _, path = rest.partition(".")
+                if block == blocks and path == f"{layer}.weight":
+                    stack = third if "{}" in pattern else None
+                    table[name] = KeyEntry(f"{stored.format(number)}.weight", shape, stack)
+    return table
+
+
 def recognise(shapes: Mapping[str, Shape], prefix: str = "") -> ModelConfig | None:
     """Return the configuration of a file of the original; None if it is another file."""
     own = {name.removeprefix(prefix): x for name, x in shapes.items() if name.startswith(prefix)}

@@ -48,9 +48,10 @@ def widen_config(config: ModelConfig, loras: Sequence[Lora]) -> ModelConfig:
     inputs = _differing(config, wide)
     known = lora_names(config)
     for lora in loras:
-        for name, tensor in lora.tensors.items():
+        for name in lora.tensors:
             targets = [t.tensor for t in known.get(unwrapped(name), ()) if t.role == "down"]
-            if any(tensor.shape[1:2] == inputs.get(target, ())[1:2] for target in targets):
+            columns = lora.shape_of(name)[1:2] if targets else ()
+            if any(columns == inputs.get(target, ())[1:2] for target in targets):
                 check_config(wide)
                 return wide
     return config

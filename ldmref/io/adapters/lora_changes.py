@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
-from reprlib import repr as shorten
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from ldmref.errors import CorruptModelError
-from ldmref.io.adapters.control_lora import narrow_columns, pad_columns
-from ldmref.io.adapters.lora_file import ADAPTER_METADATA, Lora, lora_error
-from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
-from ldmref.io.identify import refuse_networks
-from ldmref.io.key_report import compare
+from ldmref.io.adapters.control_lora import narrow_columns, pad_columns, widen_config
+from ldmref.io.adapters.lora_file import Lora, lora_error
+from ldmref.io.adapters.lora_forms import (
+    FACTORED,
+    FORMS,
+    MAGNITUDES,
+    bare,
+    expected_shapes,
+    find_form,
+    rank_of,
+)
+from ldmref.io.adapters.lora_keys import BUNDLED, UNUSED, LoraTarget, lora_names, unwrapped
+from ldmref.io.adapters.peft_config import layer_config
+from ldmref.io.identify import refuse_networks, refuse_other_adapters
+from ldmref.io.key_report import KeyReport, compare
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Shape, flatten
+from ldmref.models.presets import list_presets
 
-# role -> tensor: `down`, `up` and optionally `alpha`; with `offset` or `whole`, see `LoraTarget`
-Change = dict[str, np.ndarray]
-MAX_ALPHA = float(np.finfo(np.float32).max)
+DOWN = (".lora_down.weight", ".lora_A.weight")
+MOST_NAMES = 20_000  # of a file that is compared with every preset
+MOST_FAMILIES = 3  # in a message
+HADAMARD_ROWS = ("hada_w1_a", "hada_w2_a")
+ROWS = ("up", "offset", "whole", "diff", *HADAMARD_ROWS)  # roles whose rows are those of the layer
 
 
 class NamedTensor(NamedTuple):
@@ -34,6 +45,33 @@ class NamedTensor(NamedTuple):
 
 
 Roles = Mapping[str, NamedTensor]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one of our tensors.
+
+    Attributes:
+        form: A key of `FORMS`.
+        parts: Its tensors by role. If a layer of the file holds several of ours, or the halves of
+            one in another order, the rows are cut and arranged as ours, except for LoKr.
+        scale: The factor of the change, alpha / rank.
+        layer: The shape of the layer in the file.
+        entry: Where our tensor is in this layer. None: it is the layer.
+        magnitude: The lengths that DoRA gives to the rows of our tensor or to the columns of the
+            layer. None: it gives none.
+        by_columns: Whether they are those of columns.
+        siblings: With lengths of columns, the names of all tensors of the layer.
+    """
+
+    form: str
+    parts: Mapping[str, np.ndarray] = field(repr=False)
+    scale: float = 1.0
+    layer: Shape = ()
+    entry: KeyEntry | None = None
+    magnitude: np.ndarray | None = None
+    by_columns: bool = False
+    siblings: tuple[str, ...] = ()
 
 
 def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedTensor]]:
@@ -49,11 +87,26 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
     """
     if not lora.tensors:
         raise lora_error(f"the LoRA {lora.name!r} holds no tensors")
-    shapes = flatten(model_spec(config))
-    named = _assign(lora_names(config), lora.tensors)
+    refuse_other_adapters(lora.name, lora.tensors)
+    named, report = compare_names(config, lora)
     if all(role == "whole" for roles in named.values() for role in roles):
         refuse_networks(lora.name, lora.tensors)
-    have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
+    if not report.fits:
+        report.require(
+            f"the LoRA {lora.name!r} does not fit {config.name!r}",
+            _explain_misfit(config, lora, len(report.used)),
+        )
+    return named
+
+
+def compare_names(
+    config: ModelConfig, lora: Lora
+) -> tuple[dict[str, dict[str, NamedTensor]], KeyReport]:
+    """Return what `match_tensors` does, and how names and shapes of the file fit the model."""
+    shapes = flatten(model_spec(config))
+    names = [name for name in lora.tensors if not is_ignored(name)]
+    named = _assign(lora_names(config), names)
+    have = {name: bare(lora.shape_of(name)) for name in names}
     narrow = narrow_columns(config)
     want: dict[str, Shape] = {}
     for tensor, roles in named.items():
@@ -61,49 +114,134 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
         if "down" in roles and have[roles["down"].name][1:] == (narrow.get(_layer(tensor)),):
             fitting[roles["down"].name] = have[roles["down"].name]
         want |= fitting
-    hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
-    compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
-    return named
+    return named, compare(have, want)
+
+
+def find_families(lora: Lora) -> list[str]:
+    """Return the presets that a LoRA fits, by names and shapes; no numbers are read."""
+    if len(lora.tensors) > MOST_NAMES:
+        return []
+    columns = {
+        lora.shape_of(name)[1] for name in lora.tensors
+        if name.endswith(DOWN) and len(lora.shape_of(name)) > 1
+    }  # fmt: skip
+    fitting = []
+    for name, config in list_presets().items():
+        widths = {shape[1] for shape in flatten(model_spec(config)).values() if len(shape) > 1}
+        if columns <= widths:  # otherwise no table of names is built
+            if compare_names(widen_config(config, [lora]), lora)[1].fits:
+                fitting.append(name)
+    return fitting
+
+
+def _explain_misfit(config: ModelConfig, lora: Lora, used: int) -> str:
+    """Return the hint for a file that does not fit a model: what it fits, if that is known."""
+    families = find_families(lora)
+    if families and config.name not in families:
+        names = " or ".join(families[:MOST_FAMILIES])
+        return f"it is made for another family: give a model such as {names}"
+    if used:
+        return f"{used} of its tensors fit: it is incomplete, or of a program with other names"
+    return "none of its names is that of a layer of this model, in the notation of any program"
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a tensor of a file changes no weight, although it belongs there."""
+    return name.startswith(BUNDLED) or UNUSED.match(name) is not None
 
 
 def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     """Return the change of each of our tensors; every tensor of the file is used, and fits.
 
-    If a layer of the file holds several of ours, or the halves of one in another order, `down` is
-    the same for all, and `up` is cut and arranged as the layer's rows are.
-
     Raises:
         KeyMismatchError, CorruptModelError: As for `apply_loras`.
     """
     named = match_tensors(config, lora)
-    tensors = dict(lora.tensors)
+    tensors = {name: lora.tensors[name] for name in lora.tensors if not is_ignored(name)}
     bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
         what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
         raise CorruptModelError(what, code="E-NONFINITE")
-    changes = {}
     shapes = flatten(model_spec(config))
     narrow = narrow_columns(config)
+    changes = {}
     for tensor, roles in named.items():
-        change = {role: tensors[name] for role, (name, _) in roles.items()}
-        if tensor in narrow and "down" in change:  # made for the model without a control image
-            change["down"] = pad_columns(change["down"], shapes[tensor][1])
-        for role in change.keys() - {"down", "alpha"}:
-            entry = roles[role].entry
-            if entry is not None:
-                rest = change[role].shape[1:2]
-                change[role] = replace(entry, shape=(*entry.shape[:1], *rest)).read(change[role])
-        if "down" in change and "alpha" not in change:
-            name = unwrapped(roles["down"].name)
-            alpha = _recorded_alpha(lora.adapter, tensor, name, len(change["down"]))
-            if alpha is not None:
-                change["alpha"] = np.asarray(alpha)
+        parts = {role: tensors[name] for role, (name, _) in roles.items()}
+        if tensor in narrow and "down" in parts:  # made for the model without a control image
+            parts["down"] = pad_columns(parts["down"], shapes[tensor][1])
+        change = _change(lora, tensor, roles, parts, shapes[tensor])
+        if change.by_columns:
+            name = roles["magnitude"].name
+            siblings = (
+                other
+                for other, found in named.items()
+                if "magnitude" in found and found["magnitude"].name == name
+            )
+            change = replace(change, siblings=tuple(siblings))
         changes[tensor] = change
     return changes
 
 
+def _change(
+    lora: Lora, tensor: str, roles: Roles, parts: dict[str, np.ndarray], shape: Shape
+) -> Change:
+    """Return the change that the tensors of a layer in the file describe, by role."""
+    form = find_form(parts)
+    entry = next(iter(roles.values())).entry
+    layer = entry.stored_shape if entry is not None else shape
+    scale, magnitude, by_columns = 1.0, None, False
+    if form in FACTORED:
+        scale = _scale(lora, tensor, roles, form, parts)
+        magnitude, by_columns = _magnitude(parts, layer, entry)
+    elif form == "offset":
+        scale = _scale(lora, tensor, roles, "LoRA", parts)
+    parts = {role: parts[role] for role in FORMS[form] if role in parts}
+    if "hada_t1" in parts:  # the rows first, as without Tucker
+        parts |= {role: parts[role].T for role in HADAMARD_ROWS}
+    if entry is not None:
+        parts |= {role: _cut(entry, parts[role]) for role in ROWS if role in parts}
+    return Change(form, parts, scale, layer, entry, magnitude, by_columns)
+
+
+def _cut(entry: KeyEntry, rows: np.ndarray) -> np.ndarray:
+    """Return our rows of a tensor that has the rows of a layer in the file."""
+    if rows.shape == entry.stored_shape:
+        return entry.read(rows)
+    return replace(entry, shape=(*entry.shape[:1], *rows.shape[1:2])).read(rows)
+
+
+def _scale(
+    lora: Lora, tensor: str, roles: Roles, form: str, parts: Mapping[str, np.ndarray]
+) -> float:
+    """Return alpha / rank, from the file or from what PEFT records beside it."""
+    rank = rank_of(form, parts)
+    name = unwrapped(next(roles[role].name for role in FORMS[form] if role in roles))
+    recorded = layer_config(lora.adapter, tensor, name)
+    if recorded.use_dora and not {*MAGNITUDES} & parts.keys() and not tensor.endswith(".bias"):
+        raise lora_error(f"the LoRA {lora.name!r} is a DoRA without the magnitude of {name}")
+    if "alpha" in parts:
+        alpha = float(np.asarray(parts["alpha"], np.float64).reshape(()))
+        return 1.0 if rank is None else alpha / rank
+    return recorded.scale(rank)
+
+
+def _magnitude(
+    parts: Mapping[str, np.ndarray], layer: Shape, entry: KeyEntry | None
+) -> tuple[np.ndarray | None, bool]:
+    """Return DoRA's lengths of our rows, or of the layer's columns, and whether they are these."""
+    role = next((role for role in MAGNITUDES if role in parts), None)
+    if role is None:
+        return None, False
+    lengths = np.asarray(parts[role], np.float64)
+    shape = bare(lengths.shape)
+    if role == "magnitude" and shape == (1, layer[1]) and shape != (layer[0], 1):
+        return lengths.reshape(-1), True
+    lengths = lengths.reshape(-1)
+    return lengths if entry is None else _cut(entry, lengths), False
+
+
 def _assign(
-    known: Mapping[str, tuple[LoraTarget, ...]], tensors: Mapping[str, np.ndarray]
+    known: Mapping[str, tuple[LoraTarget, ...]], names: Iterable[str]
 ) -> dict[str, dict[str, NamedTensor]]:
     """Return the tensors of the file by our tensor and role.
 
@@ -111,7 +249,7 @@ def _assign(
     alpha, so `down` and `alpha` of its layer are also its own.
     """
     named: dict[str, dict[str, NamedTensor]] = {}
-    for name in tensors:
+    for name in names:
         targets = known.get(unwrapped(name), ())
         if not any(target.role in named.get(target.tensor, {}) for target in targets):
             for tensor, role, entry in targets:
@@ -131,58 +269,22 @@ def _layer(tensor: str) -> str:
 def _wanted(
     tensor: str, roles: Roles, have: Mapping[str, Shape], shapes: Mapping[str, Shape]
 ) -> dict[str, Shape]:
-    """Return names and shapes that the change of a tensor needs; `down` determines the rank."""
-    shape = shapes[tensor]
-    if "whole" in roles:
-        name, entry = roles["whole"]
-        return {name: entry.stored_shape if entry else shape}
-    needed = ("down", "offset") if "offset" in roles else ("down", "up")
-    absent = [role for role in needed if role not in roles]
-    if absent:
-        first = next(iter(roles.values())).name
-        present = {name: have[name] for name, _ in roles.values()}
-        return present | {f"{role} for {first}": () for role in absent}
-    rank = max((1, *have[roles["down"].name][:1]))
-    name, entry = roles[needed[1]]
-    rows = (entry.stored_shape if entry else shape)[:1]
-    alpha = have[roles["alpha"].name] if "alpha" in roles else ()
-    want = {
-        "down": _bare((rank, *shapes[_layer(tensor)][1:])),
-        "up": (*rows, rank),
-        "offset": rows,
-        "alpha": alpha if math.prod(alpha) == 1 else (),
+    """Return names and shapes that the change of a tensor needs."""
+    form = find_form(roles)
+    entry = next(iter(roles.values())).entry
+    if form == "offset":
+        rows = (roles["offset"].entry or KeyEntry("", shapes[tensor])).stored_shape[:1]
+        columns = bare(shapes[_layer(tensor)])[1:]
+        rank = have[roles["down"].name][:1] if "down" in roles else ()
+        expected = {"down": (*(rank or (1,)), *columns), "offset": rows}
+        if "alpha" in roles:
+            expected["alpha"] = have[roles["alpha"].name]
+    else:
+        layer = entry.stored_shape if entry is not None else shapes[tensor]
+        own = {role: have[named.name] for role, named in roles.items()}
+        expected = expected_shapes(form, own, bare(layer))
+    first = next(iter(roles.values())).name
+    return {
+        roles[role].name if role in roles else f"{role} for {first}": shape
+        for role, shape in expected.items()
     }
-    return {name: want[role] for role, (name, _) in roles.items()}
-
-
-def _bare(shape: Shape) -> Shape:
-    """Return the shape of a 1 x 1 convolution as a matrix."""
-    return shape[:2] if shape[2:] == (1, 1) else shape
-
-
-def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, name: str, rank: int) -> float | None:
-    """Return alpha in PEFT's configuration; None if it has none.
-
-    `tensor` is ours, and `name` that of its `down` in the file.
-
-    With `use_rslora` the factor is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732).
-    """
-    part, _, layer = tensor.removesuffix(".weight").partition(".")
-    paths = layer, name.partition(".lora")[0]
-    config = {k.removeprefix(f"{part}."): v for k, v in adapter.items() if k.startswith(f"{part}.")}
-    config = config or {k: v for k, v in adapter.items() if "." not in k}
-    if config.get("use_dora"):
-        raise lora_error("DoRA is not supported")
-    alpha = config.get("lora_alpha")
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
-        raise lora_error(f"{ADAPTER_METADATA}: alpha_pattern is {shorten(patterns)}, not an object")
-    for pattern, value in patterns.items():
-        if any(f".{x}".endswith(f".{pattern}") for x in paths):  # as PEFT matches them
-            alpha = value
-            break
-    if alpha is None:
-        return None
-    if type(alpha) not in (int, float) or not abs(alpha) <= MAX_ALPHA:
-        raise lora_error(f"{ADAPTER_METADATA}: lora_alpha is {shorten(alpha)}, not a number")
-    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, UsageError, short_repr
+from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, UsageError, short_repr
 from ldmref.io.adapters.lora_keys import WRAPPER
+from ldmref.io.adapters.peft_config import ADAPTER_METADATA
 from ldmref.io.diffusers.checks import read_json
+from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.support.files import check_input_path
+from ldmref.support.files import check_input_path, shown
 
-ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers records PEFT's configuration here
 USAGE = 'lora=["style.safetensors", ("light.safetensors", 0.5)]'
-ADAPTER_FILE = "adapter_config.json"  # PEFT records it here
+ADAPTER_FILE = "adapter_config.json"  # PEFT records its configuration here
+PEFT_WEIGHTS = "adapter_model.safetensors"
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 MAX_WEIGHT = 100.0
 
 
@@ -38,6 +41,11 @@ class Lora:
     sha256: str = ""
     adapter: Mapping[str, Any] = field(default_factory=dict)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor; nothing of it is read."""
+        shapes = getattr(self.tensors, "shapes", None)
+        return np.shape(self.tensors[name]) if shapes is None else shapes[name]
+
     @property
     def record(self) -> dict[str, Any]:
         """The entry of the LoRA in an image's metadata."""
@@ -48,8 +56,8 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     """Read LoRA files, in the layouts of diffusers, PEFT, kohya and others.
 
     Args:
-        loras: Paths of safetensors files, or (path, weight); a weight is in [-100, 100], by default
-            1.
+        loras: Paths of safetensors files, or of folders that PEFT or diffusers wrote; or (path,
+            weight). A weight is in [-100, 100], by default 1.
 
     Returns:
         The tensors of each file under its own names, with its weight.
@@ -100,8 +108,51 @@ def _open(loras: Any) -> Iterator[tuple[TensorFile, Lora]]:
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
         path = check_input_path(path, "the path of a LoRA", "E-LORA")
         weight = check_lora_weight(weight)
-        file = TensorFile(path)
-        yield file, Lora(path.stem, file, weight, adapter=_adapter(file))
+        yield open_lora(path, weight)
+
+
+def open_lora(path: Path, weight: float = 1.0) -> tuple[TensorFile, Lora]:
+    """Open a LoRA file, or the folder of one that PEFT or diffusers wrote.
+
+    A folder gives its name to the LoRA.
+
+    Raises:
+        InputError, CorruptModelError, UnsafeFileError: As for `read_loras`.
+    """
+    file = TensorFile(find_weights(path) if path.is_dir() else path)
+    name = path.absolute().name if path.is_dir() else path.stem
+    return file, Lora(name, file, weight, adapter=read_adapter_config(file))
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Return whether a path is a folder of a LoRA alone, which PEFT or diffusers wrote."""
+    names = (PEFT_WEIGHTS, DIFFUSERS_WEIGHTS, ADAPTER_FILE)
+    return path.is_dir() and any((path / name).is_file() for name in names)
+
+
+def find_weights(folder: Path) -> Path:
+    """Return the LoRA file in a folder that PEFT or diffusers wrote.
+
+    Raises:
+        InputError: It holds none.
+        UnsafeFileError: It holds a pickle instead.
+    """
+    for name in (PEFT_WEIGHTS, DIFFUSERS_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+        pickle = (folder / name).with_suffix(".bin")
+        if pickle.is_file():
+            raise UnsafeFileError(
+                f"{shown(pickle)} is a pickle, and loading a pickle can run code",
+                code="E-PICKLE",
+                hint=f"make it safe first: ldmref convert {shown(pickle)} {name}",
+            )
+    raise InputError(
+        f"{shown(folder)!r} is a folder without a LoRA: it has neither {PEFT_WEIGHTS} nor "
+        f"{DIFFUSERS_WEIGHTS}",
+        code="E-LORA",
+        hint="give the file, or the folder that save_pretrained or save_lora_weights wrote",
+    )
 
 
 def check_lora_weight(weight: Any) -> float:
@@ -132,11 +183,16 @@ def lora_error(message: str) -> CorruptModelError:
     return CorruptModelError(message, code="E-LORA")
 
 
-def _adapter(file: TensorFile) -> dict[str, Any]:
-    """Return PEFT's configuration, from the metadata or the file next to one of PEFT's own."""
+def read_adapter_config(file: ModelFile) -> dict[str, Any]:
+    """Return PEFT's configuration, from the metadata or the file next to one of PEFT's own.
+
+    Raises:
+        CorruptModelError: It is not an object.
+    """
     beside = file.path.with_name(ADAPTER_FILE)
     if ADAPTER_METADATA not in file.metadata and beside.is_file():
-        return read_json(beside) if any(WRAPPER in name for name in file) else {}
+        of_peft = file.path.name == PEFT_WEIGHTS or any(WRAPPER in name for name in file)
+        return read_json(beside) if of_peft else {}
     try:
         config = json.loads(file.metadata.get(ADAPTER_METADATA, "{}"))
     except (ValueError, TypeError, RecursionError):

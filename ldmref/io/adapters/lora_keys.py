@@ -1,21 +1,27 @@
 """Names that LoRA files give to the layers of a model, as one table per configuration.
 
+A name is the path of a layer and an ending that says which tensor of the layer's change it is.
 diffusers and PEFT keep the dots of a path, with four sets of endings over the years. The programs
 of a model's makers have paths of their own, which the family's key tables name (`Family.files`);
 there, one layer may hold several of ours, such as queries, keys and values. kohya joins either path
-with underscores, after `lora_unet_`, `lora_te_`, `lora_te1_`, `lora_te2_` or, for T5, `lora_te3_`.
+with underscores, after `lora_unet_`, `lora_te_`, `lora_te1_`, `lora_te2_` or, for T5, `lora_te3_`;
+OneTrainer counts T5 among the text encoders that the model has. ComfyUI puts its own name of a text
+encoder before the path.
 
 Sources: kohya-ss/sd-scripts (networks/lora.py, lora_flux.py, lora_sd3.py), huggingface/diffusers
-(loaders/lora_conversion_utils.py, utils/state_dict_utils.py), huggingface/peft.
+(loaders/lora_conversion_utils.py, utils/state_dict_utils.py), huggingface/peft,
+KohakuBlueleaf/LyCORIS (lycoris/modules), comfyanonymous/ComfyUI (comfy/lora.py,
+comfy_extras/nodes_lora_extract.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from ldmref.io.adapters.lora_forms import FORMS
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
@@ -24,19 +30,39 @@ from ldmref.models.model import model_spec
 from ldmref.models.params import Shape, flatten
 
 # Ending of a name -> role of the tensor.
-KOHYA = {".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha"}
+KOHYA = {
+    ".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha",
+    ".lora_mid.weight": "mid", ".dora_scale": "magnitude", ".diff": "diff",
+} | {f".{role}": role for form in ("LoHa", "LoKr") for role in FORMS[form]}  # fmt: skip
 PEFT = {
     ".lora_A.weight": "down", ".lora_B.weight": "up", ".alpha": "alpha",
     ".lora.down.weight": "down", ".lora.up.weight": "up",
     ".lora_linear_layer.down.weight": "down", ".lora_linear_layer.up.weight": "up",
+    ".lora_magnitude_vector": "row_magnitude", ".lora_magnitude_vector.weight": "row_magnitude",
 }  # fmt: skip
 OLD = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers before 2023-09
+SHORT = {".down.weight": "down", ".up.weight": "up", ".alpha": "alpha"}  # after a layer's own name
+BIAS = {".lora_B.bias": "offset", ".diff_b": "diff", ".b_norm": "diff"}  # the first is PEFT's
+NORM = {".diff": "diff", ".w_norm": "diff"}
+WHOLE = {"": "whole"}
+DOTTED = PEFT | KOHYA
+ENDINGS = tuple(dict.fromkeys([*KOHYA, *PEFT, *OLD, *SHORT, *BIAS, *NORM]))
 # Our name of a projection -> the old one, after the path of its parent.
 OLD_UNET = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 WRAPPER = "base_model.model."  # before the paths in PEFT's own files
 NETWORK = re.compile(r"(model\.)?diffusion_model\.")  # before those of a denoiser elsewhere
-BIAS = ".lora_B.bias"  # of PEFT's `lora_bias`, and of Black Forest Labs' files
+# The name of the adapter within a model of PEFT, which its files leave out.
+ADAPTER_NAME = re.compile(
+    r"(?<=\.lora_[AB])\.(?!weight$|bias$)[\w-]+(?=\.(weight|bias)$)"
+    r"|(?<=\.lora_magnitude_vector)\.(?!weight$)[\w-]+(?=(\.weight)?$)"
+    r"|(?<=\.(?:hada|lokr)_[wt][12])\.[\w-]+$|(?<=\.(?:hada|lokr)_w[12]_[ab])\.[\w-]+$"
+)
+COMFYUI = {0: ("clip_l", "clip_h"), 1: ("clip_g",), "t5": ("t5xxl", "t5")}  # by number, or kind
+UNUSED = re.compile(  # of Stable Diffusion's own text encoder in ComfyUI, which computes nothing
+    r"(text_encoders\.)?clip_[lh](\.transformer)?\.(text_projection|logit_scale)\."
+)
+BUNDLED = "bundle_emb."  # learned words in the same file, by A1111 and OneTrainer
 EMBEDDINGS = re.compile(r"embedding\.weight|\.embed_|\.shared\.|relative_attention_bias")
 
 
@@ -45,8 +71,8 @@ class LoraTarget(NamedTuple):
 
     Attributes:
         tensor: Our tensor.
-        role: `down`, `up` or `alpha` of it; `offset`, a change of a bias that is scaled as `up`;
-            `whole`, a tensor that replaces ours.
+        role: A role of `FORMS`, `alpha`, or a magnitude of DoRA. `offset` is a change of a bias
+            that is scaled as `up`, `whole` a tensor that replaces ours, `diff` one that is added.
         entry: Where our tensor is in the layer that the file changes. None: it is the layer.
     """
 
@@ -62,32 +88,94 @@ def unwrapped(name: str) -> str:
     'mid_block.attentions.0.proj_in.lora_A.weight'
     >>> unwrapped("diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight")
     'double_blocks.0.img_attn.qkv.lora_A.weight'
+    >>> unwrapped("base_model.model.conv_in.lora_A.default.weight")
+    'conv_in.lora_A.weight'
     """
-    name = name.replace(WRAPPER, "", 1)
+    name = ADAPTER_NAME.sub("", name.replace(WRAPPER, "", 1))
     prefix = NETWORK.match(name)
     return name if prefix is None else name[prefix.end() :]
 
 
-def lora_names(config: ModelConfig) -> dict[str, tuple[LoraTarget, ...]]:
+class LoraNames(Mapping[str, tuple[LoraTarget, ...]]):
+    """Every name that a LoRA file for a model may hold, and what it stands for.
+
+    A name is looked up as a path and an ending, so the table holds paths alone. A name stands for
+    several tensors if the layer of the file holds them all.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, list[tuple[Mapping[str, str], str, KeyEntry | None]]] = {}
+
+    def add(
+        self, path: str, endings: Mapping[str, str], tensor: str, entry: KeyEntry | None = None
+    ) -> None:
+        """Let a path with these endings (ending -> role) stand for a tensor."""
+        self._layers.setdefault(path, []).append((endings, tensor, entry))
+
+    def __getitem__(self, name: str) -> tuple[LoraTarget, ...]:
+        for ending in ("", *ENDINGS):
+            if name.endswith(ending):
+                path = name[: len(name) - len(ending)]
+                targets: dict[str, LoraTarget] = {}
+                for endings, tensor, entry in self._layers.get(path, ()):
+                    if ending in endings:
+                        targets.setdefault(tensor, LoraTarget(tensor, endings[ending], entry))
+                if targets:
+                    return tuple(targets.values())
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        names = {
+            path + ending: None
+            for path, layers in self._layers.items()
+            for endings, _, _ in layers
+            for ending in endings
+        }
+        return iter(names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def list_tensors(self) -> list[str]:
+        """Return our tensors that can have a LoRA."""
+        return list(
+            dict.fromkeys(
+                tensor
+                for layers in self._layers.values()
+                for endings, tensor, _ in layers
+                if "down" in endings.values()
+            )
+        )
+
+
+def lora_names(config: ModelConfig) -> LoraNames:
     """Return every name that a LoRA file for this model may hold.
 
     LoRA changes matrices and convolutions of the denoiser and the text encoders, and may come with
-    changes of the biases of these layers and with whole norms of the denoiser. The autoencoder and
-    embeddings have no names here. A name stands for several tensors if the layer of the file holds
-    them all.
+    changes of the biases and norms of these networks and with whole norms of the denoiser. Tables
+    of embeddings have ComfyUI's names alone, since only its extraction changes them. The
+    autoencoder has no names here.
     """
-    found: dict[str, dict[str, LoraTarget]] = {}
+    names = LoraNames()
     prefixes = _kohya_prefixes(config)
     originals = _original_entries(config)
+    own_layers = family_of(config).lora_layers(config)
     for tensor, shape in flatten(model_spec(config)).items():
         part, _, path = tensor.partition(".")
-        if part not in prefixes or EMBEDDINGS.search(tensor):
+        if part not in prefixes:
             continue
         own = part == config.denoiser.network
-        stored = originals.get(path, []) if own else []
-        for name, target in _names(tensor, shape, own, prefixes[part], stored):
-            found.setdefault(name, {}).setdefault(tensor, target)
-    return {name: tuple(targets.values()) for name, targets in found.items()}
+        for root, endings in _comfyui_names(config, tensor, shape):
+            names.add(root, endings, tensor)
+        if EMBEDDINGS.search(tensor):
+            continue
+        for entry in (None, *(originals.get(path, []) if own else ())):
+            for root, endings in _names(tensor, shape, own, prefixes[part], entry):
+                names.add(root, endings, tensor, entry)
+        if own and path in own_layers:
+            entry = own_layers[path]
+            names.add(entry.name.rpartition(".")[0], SHORT | KOHYA, tensor, entry)
+    return names
 
 
 def has_kohyas_names(config: ModelConfig) -> bool:
@@ -115,11 +203,11 @@ def lora_file_name(config: ModelConfig, tensor: str, role: str) -> str:
 def _kohya_prefixes(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Return what kohya puts before the layers of each network."""
     network = config.denoiser.network
-    prefixes = {network: tuple(dict.fromkeys(("lora_unet_", f"lora_{network}_")))}
+    prefixes = {network: tuple(dict.fromkeys(("lora_unet_", f"lora_{network}_", "lycoris_")))}
     encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
     for number, (name, text) in enumerate(encoders, 1):
         own = (f"lora_te{number}_",) if number > 1 else ("lora_te_", "lora_te1_")
-        prefixes[name] = ("lora_te3_",) if text.model_type == "t5" else own
+        prefixes[name] = ("lora_te3_", *own) if text.model_type == "t5" else own
     return prefixes
 
 
@@ -135,29 +223,45 @@ def _original_entries(config: ModelConfig) -> dict[str, list[KeyEntry]]:
 
 
 def _names(
-    tensor: str, shape: Shape, own: bool, prefixes: tuple[str, ...], stored: list[KeyEntry]
-) -> Iterator[tuple[str, LoraTarget]]:
-    """Yield the names of a tensor, and what they stand for, in every notation.
+    tensor: str, shape: Shape, own: bool, prefixes: tuple[str, ...], entry: KeyEntry | None
+) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the paths of a tensor's layer in every notation, with the endings that they have.
 
-    `own` says that it is the denoiser's, `stored` where it is in the files of its makers.
+    `own` says that it is the denoiser's, `entry` where it is in the files of its makers.
     """
     part, _, ours = tensor.partition(".")
-    matrix = ours.endswith(".weight") and len(shape) in (2, 4)
-    for entry in (None, *stored):
-        path, _, leaf = (entry.name if entry else ours).rpartition(".")
-        roots = [path] if entry else list(_dotted(part, path, own))
-        layers: list[tuple[str, dict[str, str]]] = []
-        if matrix:
-            layers = [(prefix + path.replace(".", "_"), KOHYA) for prefix in prefixes]
-            layers += [(root, PEFT | KOHYA) for root in roots]
-            layers += [] if entry else [(root, OLD) for root in _old_roots(part, path, own)]
-        elif len(shape) == 1 and leaf == "bias":
-            layers = [(root, {BIAS: "offset"}) for root in roots]
-        elif len(shape) == 1 and own:
-            layers = [(root, {f".{leaf}": "whole"}) for root in roots]
-        for root, roles in layers:
-            for end, role in roles.items():
-                yield root + end, LoraTarget(tensor, role, entry)
+    path, _, leaf = (entry.name if entry else ours).rpartition(".")
+    dotted = [path] if entry else list(_dotted(part, path, own))
+    joined = [prefix + path.replace(".", "_") for prefix in prefixes]
+    if ours.endswith(".weight") and len(shape) in (2, 4):
+        yield from ((root, KOHYA) for root in joined)
+        yield from ((root, DOTTED) for root in dotted)
+        if entry is None:
+            yield from ((root, OLD) for root in _old_roots(part, path, own))
+    elif len(shape) == 1 and leaf == "bias":
+        yield from ((root, BIAS) for root in (*joined, *dotted))
+    elif len(shape) == 1:
+        yield from ((root, NORM) for root in (*joined, *dotted))
+        if own:  # the norm itself, under its own name
+            yield from ((f"{root}.{leaf}", WHOLE) for root in dotted)
+
+
+def _comfyui_names(
+    config: ModelConfig, tensor: str, shape: Shape
+) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the paths of a text encoder's layer in ComfyUI, with the endings that they have."""
+    part, _, path = tensor.partition(".")
+    if part not in TEXT_ENCODERS:
+        return
+    layer, _, leaf = path.rpartition(".")
+    number = TEXT_ENCODERS.index(part)
+    kind = "t5" if config.text_encoders[number].model_type == "t5" else number
+    endings = DOTTED if len(shape) in (2, 4) else NORM
+    for name in COMFYUI.get(kind, ()):
+        for start in (f"text_encoders.{name}.transformer", f"text_encoders.{name}"):
+            yield f"{start}.{layer}", BIAS if leaf == "bias" else endings
+        for start in (f"{name}.transformer", name):
+            yield f"{start}.{layer}", BIAS if leaf == "bias" else endings
 
 
 def _old_roots(part: str, path: str, own: bool) -> Iterator[str]:

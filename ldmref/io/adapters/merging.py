@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.io.adapters.bundled_words import bundled_words
 from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_changes import match_tensors
@@ -22,8 +23,9 @@ def with_loras(model: LatentDiffusion, loras: Sequence[Lora]) -> LatentDiffusion
 
     with w the weight of the LoRA, r its rank and alpha from the file (Hu et al. 2021,
     arXiv:2106.09685, section 4.1). Tensors that no LoRA changes are shared with `model`, which is
-    not changed. The sum is that of `ldmref.load(..., lora=...)`: computed in float32 and rounded
-    once. Only for a model in memory, in float16 or bfloat16, the numbers have been rounded before.
+    not changed. The result is that of `ldmref.load(..., lora=...)`: computed in float32 or better
+    and rounded once. Words that a file brings along are added. Only for a model in memory, in
+    float16 or bfloat16, the numbers have been rounded before.
 
     Args:
         model: A model.
@@ -75,4 +77,6 @@ def with_loras(model: LatentDiffusion, loras: Sequence[Lora]) -> LatentDiffusion
     before = model.modifications.get("loras") or []
     records = [*before, *(lora.record for lora in loras)]
     merged.modifications = model.modifications | ({"loras": records} if records else {})
-    return merged
+    words, warnings = bundled_words(config, loras)
+    merged = merged.with_warnings(warnings)
+    return merged.with_embeddings(words) if words else merged

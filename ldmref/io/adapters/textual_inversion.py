@@ -14,6 +14,7 @@ from ldmref.prompts.textual_inversion import Embedding
 from ldmref.support.files import check_input_path
 
 SDXL = ("clip_l", "clip_g")
+UNNAMED = (*SDXL, "emb_params", "string_to_param.*")  # tensors that do not name the word
 
 
 def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding]:
@@ -21,6 +22,7 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
 
     - diffusers (`learned_embeds.safetensors`): one tensor, (d,) or (k, d), named after the word.
     - A1111: the tensor `emb_params` (k, d); the word is the file's name.
+    - ComfyUI: the tensor `clip_l` (k, d) alone; the word is the file's name.
     - SDXL: the tensors `clip_l` (k, 768) and `clip_g` (k, 1280), one for each text encoder; the
       word is the file's name.
 
@@ -53,7 +55,7 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
     if set(names) == set(SDXL):
         sources = [(name, path.stem, name) for name in SDXL]
     elif len(names) == 1:
-        sources = [(names[0], path.stem if names[0] == "emb_params" else names[0], "")]
+        sources = [(names[0], path.stem if names[0] in UNNAMED else names[0], "")]
     else:
         few = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         message = f"{path.name} is not a textual-inversion file: it holds {len(names)} tensors"

@@ -206,10 +206,15 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
     if known is not None:
         what, hint = known
         raise CorruptModelError(
-            f"{name} is {what}, not a safetensors file",
+            f"{name} is {what}, not a {_expected(path)} file",
             code=CODES.get(what, "E-SAFETENSORS"),
-            hint=hint or "take the model's safetensors file",
+            hint=hint or f"take the model's {_expected(path)} file",
         )
+
+
+def _expected(path: Path) -> str:
+    """Return the format that the ending of a name promises."""
+    return "GGUF" if path.suffix.lower() == ".gguf" else "safetensors"
 
 
 def _is_torch_zip(path: Path) -> bool:

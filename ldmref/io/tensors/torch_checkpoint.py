@@ -27,6 +27,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
 MAX_NAMES = 50_000
+MOST_NETWORKS = 8  # dictionaries in a list whose tensors are named
 MAX_GROWTH = 4  # size of all tensors, as views of the storages, relative to the file
 EMBEDDING = "string_to_param.*"  # A1111's textual-inversion files: the vectors of their word
 Reader = Callable[[LazyTensor], np.ndarray]
@@ -108,12 +109,15 @@ def _require_proportion(file: str, tensors: Mapping[str, LazyTensor], size: int)
 def _leaves(
     node: Any, file: str, count: Iterator[int], name: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of every value in nested dictionaries.
+    """Yield (dotted name, value) of every value in nested dictionaries, and short lists of them.
 
     `count` counts the values, including dictionaries, since one may occur in many places.
     """
     if next(count) > MAX_NAMES:
         raise _damaged(file, f"it holds more than {MAX_NAMES:,} names")
+    if isinstance(node, list | tuple) and len(node) <= MOST_NETWORKS:
+        if node and all(isinstance(part, dict) for part in node):  # as in hypernetworks
+            node = dict(enumerate(node))
     if not isinstance(node, dict) or depth > NESTING:
         yield name, node
         return

@@ -44,15 +44,9 @@ def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
     own = family_of(config).lora_targets
     denoiser = tuple(end for name in own if name in targets for end in own[name])
     text = TEXT_LAYERS if "text" in targets else ()
-    tensors = dict.fromkeys(
-        target.tensor
-        for found in lora_names(config).values()
-        for target in found
-        if target.role == "down"
-    )
 
     def is_target(name: str) -> bool:
         network, _, path = name.removesuffix(".weight").partition(".")
         return path.endswith(denoiser if network == config.denoiser.network else text)
 
-    return [name for name in tensors if is_target(name)]
+    return [name for name in lora_names(config).list_tensors() if is_target(name)]
