@@ -20,7 +20,7 @@ from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.other_programs import describe_other_programs, find_programs
 from ldmref.io.images.pil import open_image
-from ldmref.io.locate import is_diffusers, read_model_config
+from ldmref.io.locate import configure_single_file, is_diffusers, read_model_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.models.fields_read import list_fields_read
@@ -71,12 +71,12 @@ def print_model_info(
     unused = []
     averaged = None
     try:
-        model = read_model_config(path)
+        model = configure_single_file(files[0][1]) if path.is_file() else read_model_config(path)
         config = model.to_dict()
         shown = list_fields_read(model)
         fits = True
         if path.is_file():
-            file = open_model_file(path)
+            _, file = files[0]
             unused = list_unused(file, model)
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,12 +105,6 @@ class GGUFFile(ModelFile):
         release_pages(mapped)
         label = f"{shown(self.path)}: {name[:80]}"
         return read_ggml(raw, tensor.type, label).reshape(tensor.shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
