@@ -64,6 +64,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "a U-Net of diffusers, without the other networks", FOLDER),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
+    (_all(r"\d+\.(conv\.\d+\.|skip\.|pool\.\d+\.)?(weight|bias)$"), "one half of TAESD", VAE),
     (_all(r"(text_model|text_projection|logit_scale)"),
      "a text encoder, without the other networks", FOLDER),
 )  # fmt: skip
