@@ -9,7 +9,7 @@ import numpy as np
 
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread
-from ldmref.io.identify import refuse_foreign
+from ldmref.io.identify import refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, add_prefixes, find_matching, fit, to_native
 from ldmref.io.tensors.model_file import ModelFile
@@ -55,6 +55,8 @@ def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> 
     layout, found = _recognise(file)
     if layout is not None and found is not None:
         report = _compare(file.shapes, layout, found)
+        if not report.fits:
+            refuse_variant(file.path.name, file.shapes)
         report.require(f"{file.path.name} looks like {layout.description}, and differs")
     return found
 

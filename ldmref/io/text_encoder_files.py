@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import family_of
+from ldmref.models.presets import list_presets
 from ldmref.support.files import NOT_THERE, check_input_path
 
 CODE = "E-TEXT-ENCODER"
@@ -197,6 +199,25 @@ def _match(
         return (free or fitting)[0]
     _refuse(file, config, candidates, reports)
     raise AssertionError("a file that fits nothing is refused")
+
+
+def list_owners(file: ModelFile) -> list[str]:
+    """Return the presets that have the text encoder of a file.
+
+    Args:
+        file: A file.
+
+    Returns:
+        Their names; none if the file holds something else, or an encoder of another size.
+    """
+    if not any(prefix + table in file for prefix in PREFIXES for table in RENAMES):
+        return []
+    owners = []
+    for name, config in list_presets().items():
+        with suppress(KeyMismatchError):
+            _match(file, config, _list_texts(config), {})
+            owners.append(name)
+    return owners
 
 
 def _list_tables(text: TextConfig) -> Iterator[KeyTable]:

@@ -23,6 +23,7 @@ from ldmref.io.images.pil import open_image
 from ldmref.io.locate import configure_single_file, is_diffusers, read_model_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
+from ldmref.io.text_encoder_files import list_owners
 from ldmref.models.fields_read import list_fields_read
 
 MOST_VALUES = 16  # of a field; --json prints all
@@ -81,6 +82,8 @@ def print_model_info(
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
+        owners = list_owners(files[0][1])
+        reason += f"; the model is {' or '.join(owners)}, or of its kind" if owners else ""
         config = shown = {"name": path.name, "family": {"not found": reason}}
         fits = False
     table = [row for prefix, file in files for row in list_tensors(prefix, file)]
