@@ -30,7 +30,7 @@ from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.text_encoder_files import TextEncoderFile, add_text_encoders
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import BUILT_IN_TOKENIZERS, TOKENIZERS, ModelConfig
+from ldmref.models.config import BUILT_IN_TOKENIZERS, TEXT_ENCODERS, TOKENIZERS, ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 
@@ -222,9 +222,10 @@ def _find_tokenizers(
         return [tokenizer_for(config.text_encoder)]
     place = folder if source is None else Path(source)
     tokenizers = []
-    for text, name in zip(config.text_encoders, TOKENIZERS, strict=False):
+    parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
+    for text, name, network in parts:
         own = place / name if place is not None and (place / name).is_dir() else None
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
         pad = 0 if text.hidden_act == "gelu" and own is None else None
-        tokenizers.append(tokenizer_for(text, source if own is None else own, pad))
+        tokenizers.append(tokenizer_for(text, source if own is None else own, pad, network))
     return tokenizers

@@ -168,8 +168,8 @@ def _is_shallow(shapes: Mapping[str, Shape]) -> bool:
         name.endswith(".attn2.to_k.weight") and shape[1:] == (XL_WIDTH,)
         for name, shape in shapes.items()
     )
-    places = ("input_blocks.7.1.", "input_blocks.8.1.", "middle_block.1.")
-    deep = all(any(f"{place}{DEEPEST}" in name for name in shapes) for place in places)
+    blocks = ("input_blocks.7.1.", "input_blocks.8.1.", "middle_block.1.")
+    deep = all(any(f"{block}{DEEPEST}" in name for name in shapes) for block in blocks)
     return wide and not deep
 
 

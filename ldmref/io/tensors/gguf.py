@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError
-from ldmref.io.quantized.ggml_types import GGML_TYPES, GGMLType, read_ggml
+from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.quantized.ggml_types import GGML_TYPES, UNREAD, GGMLType, read_ggml
 from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
 from ldmref.support.files import make_read_error, open_file, shown
 from ldmref.support.memmap import hash_mapped, release_pages, require_complete
@@ -182,6 +182,13 @@ class _Header:
         sizes = self._unpack(f"<{axes}Q")
         number, offset = self._unpack("<IQ")
         kind = GGML_TYPES.get(number)
+        if number in UNREAD:
+            raise InputError(
+                f"{shown(self._path)} holds {name[:80]!r} as {UNREAD[number]}, which is not "
+                "supported",
+                code=self._code,
+                hint="take the file in another type, such as Q8_0, Q4_K or BF16",
+            )
         if kind is None:
             raise self._damaged(f"{name[:80]!r} has the unknown type {number}")
         if not is_possible_shape(sizes) or offset >= 2**63:

@@ -139,8 +139,11 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
     size = recipe.data.size
     multiple = config.size_multiple
     problem = ""
-    if not config.text_encoders or config.text_encoder.model_type != "clip":
-        problem = "it has no text transformer"
+    kind = config.text_encoder.model_type
+    if not config.text_encoders:
+        problem = "it reads no text"
+    elif kind != "clip":
+        problem = f"its first text encoder is of the kind {kind!r}, and only 'clip' is supported"
     elif config.image_channels or config.vae.codebook_size:
         problem = "it needs an image as input, or has a codebook"
     elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
