@@ -25,7 +25,9 @@ from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.text_encoder_files import list_owners
 from ldmref.models.fields_read import list_fields_read
+from ldmref.support.files import open_file
 
+HEADER = b"\0\0\0{"  # the high bytes of a header's length, and its beginning
 MOST_VALUES = 16  # of a field; --json prints all
 
 
@@ -58,6 +60,17 @@ def print_image_info(path: str, as_json: bool) -> None:
         lines.append("no record of how it was made")
     for line in lines:
         click.echo(one_line(line))
+
+
+def may_hold_weights(path: Path) -> bool:
+    """Return whether a file begins like safetensors, GGUF or a pickle, whatever its name."""
+    if not path.is_file():
+        return False
+    with open_file(path) as file:
+        start = file.read(16)
+    return (
+        start[:4] == b"GGUF" or start[:2] == b"PK" or start[:1] == b"\x80" or start[5:9] == HEADER
+    )
 
 
 def print_model_info(

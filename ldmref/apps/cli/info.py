@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from ldmref import backends as backend_registry
-from ldmref.apps.cli.file_info import print_image_info, print_model_info
+from ldmref.apps.cli.file_info import may_hold_weights, print_image_info, print_model_info
+from ldmref.apps.cli.network_info import is_network_folder, print_network_folder
 from ldmref.apps.cli.tables import TableRow, print_rows
 from ldmref.io import hub
 from ldmref.io.locate import (
     EMBEDDED,
+    MODEL_ENDINGS,
     NATIVE_WEIGHTS,
     find_model,
     is_native,
@@ -223,7 +225,8 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     """Show how an image was made, or what a model contains.
 
     IMAGE is a file. MODEL is a name from ldmref models, a folder, a .safetensors or .gguf file, or
-    OWNER/MODEL from Hugging Face. No model is run.
+    OWNER/MODEL from Hugging Face. Of other files, such as text encoders and ControlNets, it says
+    what they are and which option takes them. No model is run.
     """
     path = check_input_path(target)
     reference = None if path.exists() else hub.parse_reference(target)
@@ -231,7 +234,9 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
         print_model_info(find_model(target, fetch, variant), as_json, variant, tensors)
     elif target in EMBEDDED and not path.exists():
         print_model_info(find_model(target), as_json, listed=tensors)
-    elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
+    elif is_network_folder(path):
+        print_network_folder(path, as_json)
+    elif path.is_dir() or path.suffix.lower() in MODEL_ENDINGS or may_hold_weights(path):
         print_model_info(find_folder(path), as_json, variant, tensors)
     elif not path.exists() and target in list_presets():
         find_model(target)  # raises an error that explains presets

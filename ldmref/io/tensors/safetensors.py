@@ -199,10 +199,11 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
     known = identify_format(start)
     if known is not None:
         what, hint = known
+        wanted = "GGUF" if path.suffix.lower() == ".gguf" else "safetensors"
         raise CorruptModelError(
-            f"{name} is {what}, not a safetensors file",
+            f"{name} is {what}, not a {wanted} file",
             code=CODES.get(what, "E-SAFETENSORS"),
-            hint=hint or "take the model's safetensors file",
+            hint=hint or f"take the model's {wanted} file",
         )
 
 
