@@ -22,6 +22,7 @@ from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.denoiser_file import require_autoencoder
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_network, check_weights
+from ldmref.io.text_encoder_files import TextEncoderFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import check_seconds, parse_bytes
@@ -46,6 +47,7 @@ def load(
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
     vae: str | Path | None = None,
+    text_encoders: Sequence[str | Path] = (),
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
     speed: str | None = None,
     max_memory: int | str | None = None,
@@ -76,6 +78,9 @@ def load(
             `ldmref.prompts.read_vocabulary`; or a folder with a `tokenizer`, `tokenizer_2`, ... for
             each text encoder. None: the model's own folder, then the usual places.
         vae: Another autoencoder, or TAESD; see `ldmref.io.read_vae`. None: the model's own.
+        text_encoders: Files of text encoders that the model lacks, or has others of: `clip_l`,
+            `clip_g`, `t5xxl`, safetensors or GGUF. Which encoder a file is follows from its
+            tensors.
         lora: LoRA, LoHa, LoKr and DoRA files, or folders of PEFT and diffusers, to merge into the
             weights: paths, or (path, weight) with a weight from -100 to 100; without one it is 1.
             Words that a file brings along are added. FLUX.1 Canny [dev] LoRA and Depth [dev] LoRA
@@ -131,7 +136,9 @@ def load(
     given_words = read_words(embeddings)
     path = find_model(name, fetch, variant)
     ops = open_backend(backend, device, dtype, speed=speed)
-    checkpoint = open_checkpoint(path, config, tokenizer, variant=variant, ema=ema)
+    checkpoint = open_checkpoint(
+        path, config, tokenizer, variant=variant, ema=ema, text_encoders=text_encoders
+    )
     found = checkpoint.config
     tensors = checkpoint.tensors
     replacement = None if vae is None else read_vae(vae, found.vae)
@@ -150,6 +157,9 @@ def load(
     modifications: dict[str, Any] = {
         "ema": checkpoint.ema,
         "vae": replacement and replacement.record,
+        "text_encoders": partial(record_files, checkpoint.text_encoders)
+        if checkpoint.text_encoders
+        else None,
         "loras": [lora.record for lora in loras] or None,
     }
     model = LatentDiffusion(
@@ -229,6 +239,11 @@ def open_backend(
     )
     name = values.pop("name", "numpy")
     return get_backend(name, **values)
+
+
+def record_files(files: Sequence[TextEncoderFile]) -> list[dict[str, str]]:
+    """Return the entries of files in an image's metadata; their digests need the whole files."""
+    return [file.record() for file in files]
 
 
 def build_tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:

@@ -27,9 +27,11 @@ def load_taesd(
     """Load TAESD, a small autoencoder for previews: `event.preview(decoder)`.
 
     Args:
-        path: A diffusers folder (AutoencoderTiny) or a single file; see `ldmref.io.read_vae`.
+        path: A diffusers folder (AutoencoderTiny) or a single file; see `ldmref.io.read_vae`. The
+            author's file of the decoder is enough for previews.
         backend: The backend, by name or as an object such as `model.backend`. None: as for `load`.
-        latent_channels: The number of channels of the latents, for a single file.
+        latent_channels: The number of channels of the latents, for a single file with diffusers'
+            names.
         device: The device of a backend given by name. None: as for `load`.
         dtype: The data type of a backend given by name. None: as for `load`.
 
@@ -51,7 +53,8 @@ def load_taesd(
     """
     require_type("backend", backend, str, Backend, type(None))
     require_type("latent_channels", latent_channels, int)
-    vae = read_vae(path, AutoencoderConfig(latent_channels=int(latent_channels)))
+    model = AutoencoderConfig(latent_channels=int(latent_channels))
+    vae = read_vae(path, model, with_encoder=False)
     check_weights(vae.tensors)
     tiny = build_tiny_autoencoder(open_backend(backend, device, dtype), vae)
     if tiny is None:

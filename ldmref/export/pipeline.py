@@ -1,8 +1,9 @@
-"""The files with which diffusers opens an exported folder as a pipeline of ONNX Runtime.
+"""The files with which diffusers and optimum open an exported folder as a pipeline.
 
 FOLDER/model_index.json                     the class of each part
 FOLDER/scheduler/scheduler_config.json      the forward process, for DDIM
 FOLDER/tokenizer/tokenizer_config.json      next to tokenizer.json
+FOLDER/unet/config.json                     and of each other network: its sizes, for optimum
 
 diffusers has such a pipeline for models with one text encoder: Stable Diffusion 1 and 2.
 """
@@ -13,6 +14,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ldmref.io.diffusers.autoencoder import to_diffusers_config
+from ldmref.io.diffusers.written import (
+    write_text_config,
+    write_tiny_config,
+    write_unet_config,
+)
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -46,6 +53,21 @@ def write_pipeline(model: LatentDiffusion, folder: Path) -> None:
     _write(folder / "model_index.json", index)
     _write(folder / "scheduler" / "scheduler_config.json", describe_ddim(model.config.scheduler))
     _write(folder / "tokenizer" / "tokenizer_config.json", _describe_tokenizer(model.tokenizer))
+    for part, config in describe_networks(model).items():
+        _write(folder / part / "config.json", config)
+
+
+def describe_networks(model: LatentDiffusion) -> dict[str, dict[str, Any]]:
+    """Return the configuration of each network of `PARTS`, in the words of diffusers."""
+    config = model.config
+    tiny = model.tiny_autoencoder
+    vae = to_diffusers_config(config.vae) if tiny is None else write_tiny_config(tiny.config)
+    return {
+        "text_encoder": write_text_config(config.text_encoder),
+        "unet": write_unet_config(config.unet),
+        "vae_decoder": vae,
+        "vae_encoder": vae,
+    }
 
 
 def describe_ddim(config: SchedulerConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,8 +28,9 @@ from ldmref.io.locate import (
 )
 from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.open_file import open_model_file
+from ldmref.io.text_encoder_files import TextEncoderFile, add_text_encoders
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import TOKENIZERS, ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -46,6 +47,7 @@ class Checkpoint:
         digest: SHA-256 of the file of the weights, or a function that computes it.
         ema: Whether the averaged weights of a training checkpoint are read; None if it has none.
         warnings: Warnings about the choice of the weights.
+        text_encoders: Files whose text encoders replace or complete the model's own.
 
     >>> from ldmref.io import open_checkpoint
     >>> checkpoint = open_checkpoint("emoji")
@@ -60,6 +62,7 @@ class Checkpoint:
     digest: str | Callable[[], str]
     ema: bool | None = None
     warnings: Sequence[str] = ()
+    text_encoders: Sequence[TextEncoderFile] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -103,6 +106,7 @@ def open_checkpoint(
     with_tokenizers: bool = True,
     variant: str | None = None,
     ema: bool | None = None,
+    text_encoders: Sequence[str | Path] = (),
 ) -> Checkpoint:
     """Open a model and check that its tensors fit its configuration, without reading them.
 
@@ -116,6 +120,7 @@ def open_checkpoint(
         variant: The variant of the weights in a diffusers folder, such as `fp16`. None: the
             files without a variant.
         ema: Whether to read the averaged weights. None: the family's published default.
+        text_encoders: Files of text encoders, as for `ldmref.load`.
 
     Returns:
         The checkpoint; its tensors are read when they are used.
@@ -135,20 +140,17 @@ def open_checkpoint(
         message = f"{path.name!r} is a folder; only single files hold averages and last weights"
         hint = "a diffusers folder has the averages without a variant, the last weights as non_ema"
         raise UsageError(message, code="E-EMA", hint=hint)
-    if path.is_dir():
-        file = None
-        found = read_model_config(path, config)
-    else:
-        file = open_model_file(path)
-        found = configure_single_file(file, config, ema)
+    file = None if path.is_dir() else open_model_file(path)
+    found = configure_single_file(file, config, ema) if file else read_model_config(path, config)
+    found, added = add_text_encoders(text_encoders, found, None if config else file)
     if tokenizer is not None and (is_native(path) or kind_of(found.text_encoder).reads != "text"):
         message = f"{path.name!r} has its own tokenizer"
         hint = "leave out tokenizer= (--tokenizer)"
         raise UsageError(message, code="E-TOKENIZER", hint=hint)
     if is_native(path):
-        found, tensors, tokenizers, sha256 = load_folder(path)
+        _, tensors, tokenizers, sha256 = load_folder(path)
         require_published(path, sha256)
-        return Checkpoint(path, found, tensors, tokenizers, sha256)
+        return _with_text_encoders(Checkpoint(path, found, tensors, tokenizers, sha256), added)
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
 
     def find_tokenizers() -> list[PromptTokenizer]:
@@ -160,22 +162,35 @@ def open_checkpoint(
 
     if file is None:
         tokenizers = find_tokenizers()
-        found, tensors, compute_sha256 = load_diffusers(path, variant)
-        return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
+        _, tensors, compute_sha256 = load_diffusers(path, variant)
+        return _with_text_encoders(
+            Checkpoint(path, found, tensors, tokenizers, compute_sha256), added
+        )
     averaged = select_ema(file, found, ema)
     layout = find_layout(file, found)
-    if layout is not None:
+    if layout is None:
+        tensors = read_compvis(file, found, bool(averaged))
+    else:
         tensors = read_networks(file, layout, found)
         if folder is not None and (is_diffusers(folder) or _has_own_weights(folder)):
             tensors = _read_other_networks(folder, found) | tensors
         if with_tokenizers:  # text encoders that are missing need none
-            require_text_encoders(path.name, tensors, found)
-        tokenizers = find_tokenizers()
-        return Checkpoint(path, found, tensors, tokenizers, file.sha256)
+            require_text_encoders(path.name, [*tensors, *(f"{x.network}." for x in added)], found)
     tokenizers = find_tokenizers()
+    averaged = averaged if layout is None else None  # only files of whole models have averages
     warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
-    tensors = read_compvis(file, found, bool(averaged))
-    return Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings)
+    return _with_text_encoders(
+        Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings), added
+    )
+
+
+def _with_text_encoders(checkpoint: Checkpoint, added: Sequence[TextEncoderFile]) -> Checkpoint:
+    """Return a checkpoint whose text encoders are those of files, where these hold one."""
+    replaced = tuple(f"{one.network}." for one in added)
+    tensors = {n: x for n, x in checkpoint.tensors.items() if not n.startswith(replaced)}
+    for one in added:
+        tensors |= one.read()
+    return replace(checkpoint, tensors=tensors, text_encoders=added) if added else checkpoint
 
 
 def _has_own_weights(folder: Path) -> bool:
@@ -206,9 +221,10 @@ def _find_tokenizers(
         return [tokenizer_for(config.text_encoder)]
     place = folder if source is None else Path(source)
     tokenizers = []
-    for text, name in zip(config.text_encoders, TOKENIZERS, strict=False):
+    parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
+    for text, name, network in parts:
         own = place / name if place is not None and (place / name).is_dir() else None
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
         pad = 0 if text.hidden_act == "gelu" and own is None else None
-        tokenizers.append(tokenizer_for(text, source if own is None else own, pad))
+        tokenizers.append(tokenizer_for(text, source if own is None else own, pad, network))
     return tokenizers

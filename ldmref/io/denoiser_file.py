@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread
-from ldmref.io.identify import refuse_foreign
+from ldmref.io.identify import refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, add_prefixes, find_matching, fit, to_native
 from ldmref.io.tensors.model_file import ModelFile
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import SingleFile, family_of, list_families
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
@@ -55,6 +55,8 @@ def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> 
     layout, found = _recognise(file)
     if layout is not None and found is not None:
         report = _compare(file.shapes, layout, found)
+        if not report.fits:
+            refuse_variant(file.path.name, file.shapes)
         report.require(f"{file.path.name} looks like {layout.description}, and differs")
     return found
 
@@ -118,6 +120,17 @@ def read_networks(
     return tensors
 
 
+def list_held_networks(file: ModelFile, config: ModelConfig) -> set[str]:
+    """Return the networks beside the denoiser that a single file holds, in a family's layout.
+
+    Args:
+        file: A file that fits `config`.
+        config: Its configuration.
+    """
+    layout = find_layout(file, config)
+    return set() if layout is None else set(_find_held(file.shapes, layout, config))
+
+
 def list_unused(file: ModelFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
     """Return the names of the tensors of a single file that the model does not use.
 
@@ -132,24 +145,41 @@ def list_unused(file: ModelFile, config: ModelConfig, ema: bool | None = None) -
     return _compare(file.shapes, layout, config).ignored
 
 
-def require_text_encoders(
-    name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig
-) -> None:
+def require_text_encoders(name: str, tensors: Iterable[str], config: ModelConfig) -> None:
     """Refuse a single file without the text encoders of its model.
 
     Raises:
         UsageError: It has none, or not all; the message names the autoencoder as well.
     """
+    tensors = list(tensors)
     missing = _list_missing(tensors, config)
-    if missing and missing != ["vae"]:
+    texts = dict(zip(TEXT_ENCODERS, config.text_encoders, strict=False))
+    without = {network: texts[network] for network in missing if network in texts}
+    if without:
+        parts = describe_texts(without) + (", vae" if "vae" in missing else "")
+        also = ", and the autoencoder: vae= (--vae)" if "vae" in missing else ""
         raise UsageError(
-            f"{_describe_missing(name, tensors, config)} {', '.join(missing)}",
+            f"{_describe_missing(name, tensors, config)} {parts}",
             code="E-MODEL",
-            hint="give the folder of a model that has them: config= (--model-config)",
+            hint=f"give a file of each text encoder: text_encoders= (--text-encoder){also}; or the "
+            "folder of a model that has them: config= (--model-config)",
         )
 
 
-def require_autoencoder(name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> None:
+def describe_texts(texts: Mapping[str, TextConfig]) -> str:
+    """Return the text encoders of a model in words.
+
+    >>> from ldmref.models import preset
+    >>> describe_texts({"text_encoder": preset("sd15").text_encoder})
+    'text_encoder (clip, 12 layers of width 768)'
+    """
+    return ", ".join(
+        f"{name} ({x.model_type}, {x.num_hidden_layers} layers of width {x.hidden_size})"
+        for name, x in texts.items()
+    )
+
+
+def require_autoencoder(name: str, tensors: Iterable[str], config: ModelConfig) -> None:
     """Refuse a model without an autoencoder, its own or another one.
 
     Raises:
@@ -163,12 +193,12 @@ def require_autoencoder(name: str, tensors: Mapping[str, np.ndarray], config: Mo
         )
 
 
-def _list_missing(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> list[str]:
+def _list_missing(tensors: Iterable[str], config: ModelConfig) -> list[str]:
     present = {key.partition(".")[0] for key in tensors}
     return [part for part, spec in model_spec(config).items() if spec and part not in present]
 
 
-def _describe_missing(name: str, tensors: Mapping[str, np.ndarray], config: ModelConfig) -> str:
+def _describe_missing(name: str, tensors: Iterable[str], config: ModelConfig) -> str:
     alone = all(key.startswith(f"{config.denoiser.network}.") for key in tensors)
     return f"{name} holds the denoiser alone, without" if alone else f"{name} is without"
 

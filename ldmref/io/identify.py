@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from ldmref.errors import KeyMismatchError
+from ldmref.models.params import Shape
 
 SUPPORTED = (
     "supported are Stable Diffusion 1.x, 2.x and XL, their inpainting models, the models of "
@@ -22,6 +23,7 @@ OTHERS = (
 ADAPTERS = (EMBEDDING, VAE, CONTROL, OTHERS)  # hints of files that change or complete a model
 CHANGE = r"lora|lokr|hada_|\.diff(_b)?$|\.[wb]_norm$"  # in the names of what changes a layer
 FOLDER = "give the folder around it, which has a model_index.json"
+TEXT = "give the model it belongs to, and this as text_encoders= (--text-encoder)"
 
 
 def _some(pattern: str) -> Callable[[list[str]], bool]:
@@ -40,7 +42,7 @@ def _exactly(*expected: str) -> Callable[[list[str]], bool]:
     return lambda names: set(names) == set(expected)
 
 
-WHOLE = "give a whole ControlNet"
+WHOLE = "not supported; give a whole ControlNet"
 _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blocks|x_embedder)\."
 
 # Adapters that are not read. Sources: huggingface/peft (tuners), KohakuBlueleaf/LyCORIS (modules),
@@ -85,9 +87,11 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "give the folder that they come from, which also holds config.json and tokenizer.json"),
     (_some(r"(^|\.)transformer_blocks\.\d+\.attn\.add_k_proj\."),
      "a transformer of diffusers, without the other networks", FOLDER),
-    (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", SUPPORTED),
-    (_some(r"^(enc\.)?blk\.\d+\.attn_q\.weight$"), "a text encoder of llama.cpp",
-     "give the denoiser, and a folder of diffusers with text encoders as config= (--model-config)"),
+    (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", TEXT),
+    (_some(r"^enc\.blk\.\d+\.attn_q\.weight$"), "a T5 text encoder of llama.cpp", TEXT),
+    (_some(r"^blk\.\d+\.attn_q\.weight$"), "a text encoder of llama.cpp",
+     "no supported model reads a language model; give its CLIP and T5 as text_encoders= "
+     "(--text-encoder)"),
     (_some(r"^conditioner\.embedders\.0\.model\."), "SDXL's refiner",
      "not supported; use the base model alone. " + SUPPORTED),
     (_some(r"^(depth_model|low_scale_model|noise_augmentor|embedder\.model\.visual)\."),
@@ -96,8 +100,16 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "a U-Net of diffusers, without the other networks", FOLDER),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
-    (_all(r"(text_model|text_projection|logit_scale)"),
-     "a text encoder, without the other networks", FOLDER),
+    (_all(r"\d+\.(conv\.\d+\.|skip\.|pool\.\d+\.)?(weight|bias)$"), "one half of TAESD", VAE),
+    (_all(r"(text_model|text_projection|logit_scale|embeddings\.|encoder\.layers|final_layer_norm)"),
+     "a CLIP text encoder, without the other networks", TEXT),
+    (_all(r"(token_embedding|positional_embedding|transformer\.resblocks|ln_final|text_projection"
+          r"|logit_scale|attn_mask)"),
+     "a text encoder of OpenCLIP, without the other networks", TEXT),
+    (_some(r"^vision_model\."), "an image encoder of CLIP, which IP-Adapters read",
+     "not supported; " + SUPPORTED),
+    (_some(r"^(model\.1\.sub\.\d+|body\.\d+\.rdb1)\."), "a network that enlarges images (ESRGAN)",
+     "not supported; upscale= (--upscale) enlarges images with the model itself"),
 )  # fmt: skip
 
 
@@ -129,7 +141,8 @@ CONTROLS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "give one that was not made from differences"),
     (_some(r"^(task_embedding$|control_add_embedding\.)"), "SDXL's union of ControlNets",
      "not supported; give a ControlNet of one kind"),
-    (_some(r"^(ip_adapter|image_proj)\."), "an IP-Adapter, which reads an image as text", WHOLE),
+    (_some(r"^(ip_adapter|image_proj|ip_adapter_proj_model)\.|\.ip_adapter_"),
+     "an IP-Adapter, which reads an image as text", WHOLE),
     (_some(r"^controlnet_blocks\.0\.linear\."), "a ControlNet of MistoLine for Flux.1",
      "not supported; give one of InstantX or XLabs"),
 )  # fmt: skip
@@ -164,7 +177,61 @@ def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     listed = sorted(names)
     if not listed:
         return "empty", SUPPORTED
-    return next(((what, hint) for test, what, hint in KINDS if test(listed)), None)
+    return next(((what, hint) for test, what, hint in (*KINDS, *CONTROLS) if test(listed)), None)
+
+
+# -- models of other kinds, by names and shapes ---------------------------------------------------
+
+UNET = ("model.diffusion_model.", "")  # prefixes of the U-Net in files
+XL_WIDTH = 2048  # of the text that SDXL's U-Net attends to
+DEEPEST = "transformer_blocks.9."  # of the ten of SDXL's lowest level
+BASE = "not supported; give a model of Stable Diffusion that was trained on noise or velocity"
+
+
+def _reads(shapes: Mapping[str, Shape], channels: int) -> bool:
+    """Return whether the first layer of a U-Net reads so many channels."""
+    first = (shapes.get(f"{prefix}input_blocks.0.0.weight", ()) for prefix in UNET)
+    return any(len(shape) == 4 and shape[1] == channels for shape in first)
+
+
+def _is_shallow(shapes: Mapping[str, Shape]) -> bool:
+    """Return whether a U-Net has the text of SDXL, and not its ten transformers in a row."""
+    wide = any(
+        name.endswith(".attn2.to_k.weight") and shape[1:] == (XL_WIDTH,)
+        for name, shape in shapes.items()
+    )
+    blocks = ("input_blocks.7.1.", "input_blocks.8.1.", "middle_block.1.")
+    deep = all(any(f"{block}{DEEPEST}" in name for name in shapes) for block in blocks)
+    return wide and not deep
+
+
+# (test of names and shapes, what the model is, hint). Sources: the names of the published files;
+# Comfy-Org/ComfyUI, comfy/supported_models.py and model_base.py.
+VARIANTS: tuple[tuple[Callable[[Mapping[str, Shape]], bool], str, str], ...] = (
+    (lambda x: "edm_mean" in x, "Playground 2.5, trained with the noise levels of EDM", BASE),
+    (lambda x: "edm_vpred.sigma_max" in x and _reads(x, 8),
+     "CosXL Edit, trained with noise levels of EDM to change an image by an instruction", BASE),
+    (lambda x: "edm_vpred.sigma_max" in x, "CosXL, trained with noise levels of EDM", BASE),
+    (lambda x: _reads(x, 8), "a model that changes an image by an instruction (InstructPix2Pix)",
+     "not supported; give its base model, and the image to img2img"),
+    (_is_shallow, "an SDXL with fewer layers, such as SSD-1B, Vega or KOALA",
+     "not supported; give SDXL or a model of its size"),
+)  # fmt: skip
+
+
+def refuse_variant(name: str, shapes: Mapping[str, Shape]) -> None:
+    """Refuse a model that is recognised as a relative of a supported one.
+
+    Args:
+        name: The name of the file.
+        shapes: Names and shapes of its tensors, which fit no supported model.
+
+    Raises:
+        KeyMismatchError: The message says what it is, and the hint what to do.
+    """
+    for test, what, hint in VARIANTS:
+        if test(shapes):
+            raise KeyMismatchError(f"{name} is {what}", code="E-KEYS", hint=hint)
 
 
 def refuse_other_adapters(name: str, names: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.io.native import read_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
+from ldmref.io.text_encoder_files import add_text_encoders
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS, list_presets
 from ldmref.support.files import NOT_THERE, check_input_path, shown
@@ -124,7 +126,10 @@ def _similar_file(name: str) -> str:
 
 
 def read_model_config(
-    name: str | Path, config: str | Path | None = None, ema: bool | None = None
+    name: str | Path,
+    config: str | Path | None = None,
+    ema: bool | None = None,
+    text_encoders: Sequence[str | Path] = (),
 ) -> ModelConfig:
     """Return the configuration of a model, without reading its weights.
 
@@ -134,6 +139,7 @@ def read_model_config(
         name: The model's name, file or folder.
         config: A configuration for a single file. None: the family is recognised.
         ema: Whether the averaged weights must fit. None: the family's published default.
+        text_encoders: Files of text encoders, as for `ldmref.load`.
 
     Returns:
         The configuration of all networks.
@@ -155,8 +161,12 @@ def read_model_config(
             hint="config= (--model-config) is for single files; leave it out",
         )
     if path.is_file():
-        return configure_single_file(open_model_file(path), config, ema)
-    return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
+        file = open_model_file(path)
+        found = configure_single_file(file, config, ema)
+        return add_text_encoders(text_encoders, found, None if config else file)[0]
+    native = not is_diffusers(path)
+    found = read_config(path / NATIVE_INDEX) if native else read_diffusers_config(path)
+    return add_text_encoders(text_encoders, found)[0]
 
 
 def configure_single_file(

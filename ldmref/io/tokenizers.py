@@ -12,7 +12,10 @@ from ldmref.prompts.words import holds_words, load_word_tokenizer
 
 
 def tokenizer_for(
-    text: TextConfig, source: str | Path | None = None, pad: int | None = None
+    text: TextConfig,
+    source: str | Path | None = None,
+    pad: int | None = None,
+    network: str = "text_encoder",
 ) -> PromptTokenizer:
     """Return the tokenizer of a text encoder.
 
@@ -24,6 +27,7 @@ def tokenizer_for(
         source: The location of the vocabulary, as for `load_tokenizer`,
             `wordpiece_tokenizer` and `unigram_tokenizer`.
         pad: The id of the padding token, as for `load_tokenizer`.
+        network: The name of the text encoder, for errors.
 
     Raises:
         InputError: No vocabulary was found.
@@ -36,7 +40,14 @@ def tokenizer_for(
         tokenizer = load_word_tokenizer(Path(source), text.max_position_embeddings)
     else:
         tokenizer = kind.tokenizer(text, source, pad)
-    if max(tokenizer.tokenizer.get_vocab().values(), default=0) >= text.vocab_size:
-        message = "the tokenizer knows more tokens than the text encoder"
-        raise CorruptModelError(message, code="E-TOKENIZER")
+    last = max(tokenizer.tokenizer.get_vocab().values(), default=0)
+    if last >= text.vocab_size:
+        encoder = f"{text.model_type} of width {text.hidden_size}"
+        raise CorruptModelError(
+            f"the vocabulary for {network} ({encoder}) has tokens up to number {last:,}, and the "
+            f"encoder knows {text.vocab_size:,}",
+            code="E-TOKENIZER",
+            hint="give the vocabulary of this encoder: tokenizer= (--tokenizer), a folder with a "
+            "tokenizer, tokenizer_2, ... for each encoder of the model",
+        )
     return tokenizer

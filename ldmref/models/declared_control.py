@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ldmref.math.arrays import Array
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.declared import DeclaredNetwork
@@ -46,6 +48,14 @@ class DeclaredControl:
             kept. The denoiser then needs nothing else that keeps it.
         draws_hint: Whether diffusers' pipelines sample the latents of the image from the generator,
             before all other noise.
+        kinds: Returns the names of the kinds of images, by number, if the network does not read the
+            number and the kind only says how the image is scaled; a request may name it (`mode`).
+        kind: Returns the number of the kind on which a ControlNet was trained; None: its file does
+            not say.
+        scale_image: Returns the image whose latents are the hint, from the configuration, pixels in
+            [-1, 1] and the number of the kind or None.
+        settings: The names of tensors in single files that are numbers of the configuration.
+        with_settings: Returns the configuration with these numbers, each an array.
         shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
         candidates: For a single file, which has no configuration: yields configurations that may
             fit its names and shapes, each with the tensor of the file for each parameter, a
@@ -69,6 +79,13 @@ class DeclaredControl:
     hole: Callable[[Any], float | None] = lambda net: None
     reads_mask: Callable[[Any], bool] = lambda net: False
     draws_hint: bool = False
+    kinds: Callable[[Any], tuple[str, ...]] = lambda net: ()
+    kind: Callable[[Any], int | None] = lambda net: None
+    scale_image: Callable[[Any, np.ndarray, int | None], np.ndarray] = lambda net, pixels, kind: (
+        pixels
+    )
+    settings: tuple[str, ...] = ()
+    with_settings: Callable[[Any, Mapping[str, np.ndarray]], Any] = lambda net, values: net
     shared: Callable[[Any], tuple[str, ...]] = lambda net: ()
     candidates: Callable[[Mapping[str, Shape], Any], Iterable[tuple[Any, Mapping[str, Any]]]] = (
         lambda shapes, denoiser: ()

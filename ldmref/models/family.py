@@ -113,6 +113,8 @@ class Family:
             from the numbers of rows and columns of tokens. None: they pass latents.
         timestep_factor: Our timestep over the one that the denoiser of these pipelines takes.
         files: Single files that hold the denoiser.
+        optional_texts: The names of text encoders without which a model may be, such as T5 of
+            Stable Diffusion 3.
         presets: Configurations by name.
         zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
             training.
@@ -157,6 +159,7 @@ class Family:
     unpack: Callable[[Array, int, int], Array] | None = None
     timestep_factor: float = 1.0
     files: Sequence[SingleFile] = ()
+    optional_texts: tuple[str, ...] = ()
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     shrink: Callable[[ModelConfig], ModelConfig] | None = None
     golden_runs: Sequence[GoldenRun] = ()

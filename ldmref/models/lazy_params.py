@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ from ldmref.backends.base import Backend
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.models.streaming import stream_blocks
 from ldmref.support.deferred import DeferredArray
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.support.memmap import (
     ArrayReference,
     find_mapping,
@@ -23,7 +24,7 @@ from ldmref.support.memmap import (
 WeightCheck: TypeAlias = Callable[[str, Mapping[str, Any]], Iterable[str]]
 
 
-class LazyParams(Mapping[str, Params]):
+class LazyParams(LazyMapping[Params]):
     """The parameters of each network (`unet`, `vae`, ...), on a backend.
 
     Host arrays in a memory-mapped file, or deferred, stay there until their network is used, and
@@ -73,11 +74,10 @@ class LazyParams(Mapping[str, Params]):
             raise AttributeError(f"no network {name!r}")
         return self[name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the networks."""
+        return self._names
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -55,8 +55,9 @@ class LatentDiffusion(ImageNetworks):
             keeps its own.
         max_memory: The number of bytes that a request may take; None: as `load` says.
         max_seconds: The estimated time that a request may take; None: no limit.
-        modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`),
-            which every image records. None: none.
+        modifications: The modifications of the file (`embeddings`, `vae`, `loras`, `ema`,
+            `text_encoders`), which every image records: JSON-able values, or functions that return
+            them, called at the first use. None: none.
         warnings: Warnings about the model's files, which every result repeats.
 
     >>> import ldmref
@@ -94,7 +95,8 @@ class LatentDiffusion(ImageNetworks):
         self.tokenizer_2 = tokenizer_2
         self.tokenizer_3 = tokenizer_3
         self.max_seconds = max_seconds
-        self.modifications = dict(modifications or {})
+        made = dict(modifications or {})
+        self._modifications = {k: cache(v) if callable(v) else v for k, v in made.items()}
         self.observer: Any = None  # a `RunObserver` of every run, set by `ldmref.recording`
         self._warnings = tuple(warnings)
 
@@ -102,6 +104,15 @@ class LatentDiffusion(ImageNetworks):
     def sha256(self) -> str:
         """SHA-256 of the file of the parameters, computed at the first use; "" without a file."""
         return self._sha256 if isinstance(self._sha256, str) else self._sha256()
+
+    @property
+    def modifications(self) -> dict[str, Any]:
+        """What was changed of the file, by part, as images record it."""
+        return {k: v() if callable(v) else v for k, v in self._modifications.items()}
+
+    @modifications.setter
+    def modifications(self, values: Mapping[str, Any]) -> None:
+        self._modifications = dict(values)
 
     @property
     def known_sha256(self) -> str | None:
@@ -116,8 +127,9 @@ class LatentDiffusion(ImageNetworks):
         return [getattr(self, name) or self.tokenizer for name in names]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the digest instead of the function that computes it."""
-        return super().__getstate__() | {"_sha256": self.sha256, "observer": None}
+        """Pickle digests instead of the functions that compute them."""
+        known = {"_sha256": self.sha256, "_modifications": self.modifications, "observer": None}
+        return super().__getstate__() | known
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """Return this model with textual-inversion words, recorded in `modifications`.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldmref.backends.base import Backend
+from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.denoiser_config import LayersPerLevel, Width
 from ldmref.models.layers import conv2d
@@ -167,7 +168,14 @@ class TinyAutoencoder:
         return other
 
     def encode(self, images: Array) -> Array:
-        """Return the scaled latents (n, z, h, w) of `images`, (n, 3, H, W) in [-1, 1]."""
+        """Return the scaled latents (n, z, h, w) of `images`, (n, 3, H, W) in [-1, 1].
+
+        Raises:
+            UsageError: The encoder was not loaded.
+        """
+        if "encoder" not in self.params:
+            message = "this TAESD is a decoder, without the encoder"
+            raise UsageError(message, code="E-VAE", hint="load it with the encoder's file beside")
         with self.backend.inference():
             network = self._compiled.get(self.backend, tiny_encode, self.params)
             return network(self.backend.own("images", images))

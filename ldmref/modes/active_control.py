@@ -57,7 +57,8 @@ class ActiveControl:
         c = self.control
         numbers = {"weight": c.weight, "start": c.start, "end": c.end}
         image = {"image": self.image_sha256} if self.image_sha256 else {}
-        mode = {} if c.mode is None else {"mode": c.mode}
+        kind = find_kind(self.net, c)
+        mode = {} if kind is None else {"mode": kind}
         return {"name": self.net.name, "sha256": self.net.sha256} | numbers | image | mode
 
     def with_sampled_hint(self, streams: Streams) -> ActiveControl:
@@ -90,6 +91,11 @@ class ActiveControl:
         return self.first <= level < self.end
 
 
+def find_kind(net: ControlNet, control: Control) -> int | None:
+    """Return the number of the kind of a control's image: of the request, or of the net's file."""
+    return net.declared.kind(net.config) if control.mode is None else control.mode
+
+
 def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]) -> ActiveControl:
     """Load the net and encode its image at the size of the generated image.
 
@@ -120,6 +126,7 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
         pixels = np.where(masked_pixels(mask), np.float32(net.declared.hole(net.config)), pixels)
     if encoder is not None:
         return ActiveControl(net, net.encode_hint(ops.asarray(pixels)), control, digest, warning)
+    pixels = net.declared.scale_image(net.config, pixels, find_kind(net, control))
     latents = encode_array(model, pixels)
     hint = net.declared.make_hint(net.config, model.config.vae, latents.mean)
     if mask is not None:
@@ -151,7 +158,8 @@ def sum_residuals(
         hint = control.hint
         if hint.shape[0] > 1:  # one for each image, of which x may have several predictions
             hint = repeat(net.backend, hint, x.shape[0])
-        kind = control.control.mode
+        reads = net.declared.networks(net.config)[-1].input_of("mode")
+        kind = control.control.mode if reads else None
         mode = None if kind is None else np.full((x.shape[0], 1), kind)
         found = net.residuals(x, t, conditioning, hint, mode)
         weighted = weigh_residuals(control.control.weight, found)

@@ -41,8 +41,9 @@ class Control:
         start: The fraction of the steps at which it begins, 0 <= start < end.
         end: The fraction of the steps at which it ends, start < end <= 1. It acts in step i of n
             (from 0) if start <= i/n and (i + 1)/n <= end, as in diffusers.
-        mode: For a ControlNet of several kinds of images (a union), the number of the kind, from 0;
-            None for all others.
+        mode: For a ControlNet of several kinds of images (a union), the number of the kind, from 0.
+            One of Stable Diffusion 3.5 large reads an image that is scaled as in its training: 0
+            for blur, 1 for canny, 2 for depth; None: as its file says. None for all others.
 
     >>> from ldmref.modes import Control
     >>> control = Control("canny", "edges.png", weight=0.8, end=0.5)  # the first half of the steps
@@ -230,7 +231,12 @@ def _require_image(net: Any, has_image: bool, mode: str, name: str) -> None:
 
 def _require_mode(net: Any, mode: int | None, name: str) -> None:
     """Check that a ControlNet of several kinds of images, and no other, gets the kind."""
-    declared = control_of(net).networks(net)[-1].input_of("mode")
+    control = control_of(net)
+    declared = control.networks(net)[-1].input_of("mode")
+    kinds = control.kinds(net)
+    if kinds and mode is not None:
+        _require_kind(kinds, control.kind(net), mode, name)
+        return
     if declared is None and mode is not None:
         raise UsageError(
             f"the ControlNet {name!r} knows one kind of images, so it takes no mode",
@@ -244,6 +250,17 @@ def _require_mode(net: Any, mode: int | None, name: str) -> None:
             code="E-CONTROL",
             hint="Control(net, image, mode=0) (--control NET:IMAGE:1:0-1:0)",
         )
+
+
+def _require_kind(kinds: tuple[str, ...], own: int | None, mode: int, name: str) -> None:
+    """Check that a mode names a kind of images, and none but that of the net's file."""
+    if mode >= len(kinds):
+        listed = ", ".join(f"{i} ({kind})" for i, kind in enumerate(kinds))
+        message = f"the ControlNet {name!r} has no kind of images {mode}"
+        raise UsageError(message, code="E-CONTROL", hint=f"mode= is one of {listed}")
+    if own not in (None, mode):
+        message = f"the ControlNet {name!r} is for {kinds[own]}, not {kinds[mode]}"
+        raise UsageError(message, code="E-CONTROL", hint="leave the mode out")
 
 
 def size_control(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:

@@ -46,7 +46,13 @@ REPLACED = {  # the parameters that a changed one also replaces
     "upscale_sigmas": {"upscale_steps", "upscale_strength"},
     "negative_prompt_embeds": {"negative_prompt"},
 }
-PARTS = {"vae": "--vae", "loras": "--lora", "ema": "--ema", "embeddings": "--embedding"}
+PARTS = {
+    "vae": "--vae",
+    "text_encoders": "--text-encoder",
+    "loras": "--lora",
+    "ema": "--ema",
+    "embeddings": "--embedding",
+}
 
 
 # -- what an image records ------------------------------------------------------------------------

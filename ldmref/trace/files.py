@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_to
 from ldmref.support.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.manifest import (
     CODE,
     FORMAT,
@@ -178,7 +179,7 @@ def _delete_trace(folder: Path) -> None:
             path.unlink()
 
 
-class SharedTensors(Mapping[str, np.ndarray]):
+class SharedTensors(LazyMapping[np.ndarray]):
     """Tensors of a file, those that are stored once under several names included.
 
     Args:
@@ -198,11 +199,10 @@ class SharedTensors(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self.tensors[self.stored[name]]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all tensors."""
+        return self.stored
 
     def name_kinds(self, kinds: Mapping[str, str]) -> dict[str, str]:
         """Return the stored type of each name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,53 @@ def test_info_prints_what_a_flow_reads_and_json_has_everything(name, ldm, tmp_pa
     assert "eos_token_id" in clip and "relative" not in clip
     [facts] = rows(ldm("info", folder, "--json"))
     assert facts["config"]["scheduler"]["beta_start"] == 0.00085
+
+
+# -- files that are neither images nor models -----------------------------------------------------
+
+CLASSES = {
+    "AutoencoderKL": "--vae",
+    "AutoencoderTiny": "--vae",
+    "ControlNetModel": "--control",
+    "SD3ControlNetModel": "--control",
+    "FluxTransformer2DModel": "model_index.json",
+}
+
+
+@pytest.mark.parametrize(("kind", "flag"), CLASSES.items())
+def test_info_on_the_folder_of_one_network(kind, flag, ldm, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind}))
+    done = ldm("info", tmp_path)
+    assert done.code == 0 and kind in done.out and flag in done.out
+    row = json.loads(ldm("info", "--json", tmp_path).out)
+    assert row["class"] == kind and row["fits"] is False and flag in row["hint"]
+
+
+def test_info_on_the_folder_of_a_text_encoder(ldm, tmp_path):
+    for kind in ("CLIPTextModelWithProjection", "T5EncoderModel"):
+        (tmp_path / "config.json").write_text(json.dumps({"architectures": [kind]}))
+        assert "--text-encoder" in ldm("info", tmp_path).out
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.pth", "a.bin", "without-ending"])
+def test_info_on_a_pickle_says_how_to_convert_it(name, ldm, tmp_path):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    old = tmp_path / f"old-{name}"
+    old.write_bytes(b"\x80\x02}q\x00.")
+    for path in (tmp_path / name, old):
+        done = ldm("info", path)
+        assert done.code == 3 and "E-PICKLE" in done.err and "ldmref convert" in done.err
+
+
+def test_info_finds_a_model_by_its_content(ldm, model_folder, tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes((model_folder / "model.safetensors").read_bytes())
+    done = ldm("info", path)
+    assert done.code == 0 and "give the folder" in done.out
+
+
+@pytest.mark.parametrize(("ending", "wanted"), [("gguf", "GGUF"), ("safetensors", "safetensors")])
+def test_info_on_a_page_that_was_saved_instead(ending, wanted, ldm, tmp_path):
+    (tmp_path / f"a.{ending}").write_text("<!DOCTYPE html><html>")
+    assert f"an HTML page, not a {wanted} file" in ldm("info", tmp_path / f"a.{ending}").err

@@ -223,6 +223,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "--fetch": NETWORK,
         'device="cuda"': GPU,
         "-m sd3_medium": elsewhere("tests/families/test_combined_files.py"),
+        "--text-encoder clip_l": elsewhere("tests/families/test_text_encoder_files.py"),
     },
     "docs/flow-schedules.md": {
         "ldmref schedule": elsewhere("tests/atlas/test_page.py"),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 import ldmref
 from ldmref.export import export_onnx
+from ldmref.io.diffusers.config import (
+    convert_autoencoder_config,
+    convert_text_config,
+    convert_unet_config,
+)
+from ldmref.io.diffusers.written import write_text_config, write_unet_config
+from ldmref.models import preset
 
 onnx = pytest.importorskip("onnx")
 
@@ -46,3 +55,27 @@ def test_tensors_are_called_as_layers(folder, network):
     assert params
     operators = {node.output[0]: node for node in graph.node}
     assert operators[f"{layer}/output"].name.startswith(f"{layer}/")
+
+
+# -- optimum --------------------------------------------------------------------------------------
+
+
+def test_each_network_has_the_configuration_of_diffusers(folder):
+    """optimum-onnx refuses a folder without them; ours are read back from them."""
+    config = ldmref.random_model("tiny").config
+
+    def read(part):
+        return json.loads((folder / part / "config.json").read_text())
+
+    assert convert_unet_config(read("unet")) == config.unet
+    assert convert_text_config(read("text_encoder")) == config.text_encoder
+    for part in ("vae_decoder", "vae_encoder"):
+        assert convert_autoencoder_config(read(part)) == config.vae
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15-inpainting", "sd2-base", "sdxl"])
+def test_configurations_of_presets_are_read_back(name):
+    config = preset(name)
+    assert convert_unet_config(write_unet_config(config.unet)) == config.unet
+    for text in config.text_encoders:
+        assert convert_text_config(write_text_config(text), xl=name == "sdxl") == text

@@ -8,14 +8,15 @@ from safetensors.numpy import load_file, save_file
 
 import ldmref
 from ldmref.backends import get_backend
-from ldmref.errors import KeyMismatchError, LdmrefError
+from ldmref.errors import CorruptModelError, KeyMismatchError, LdmrefError, UsageError
 from ldmref.io import open_controlnet
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.config import convert_unet_config
 from ldmref.io.key_table import to_compvis
+from ldmref.models.control import control_of
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import flatten, init
-from ldmref.modes.control import require_fit
+from ldmref.modes.control import _require_mode, require_fit
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -101,8 +102,8 @@ def test_a_file_of_sd3_in_the_names_of_diffusers(tmp_path, kind):
     require_same(folder / WEIGHTS, folder, SD3_MODEL, **differing)
 
 
-def test_a_file_of_stability(tmp_path):
-    """Blocks of the image alone, with the names of the original program."""
+def make_file_of_stability(tmp_path):
+    """Return a folder, and its tensors with the names of the original program."""
     folder, tensors = save(make_sd3_net("image alone"), tmp_path / "net")
     layers = {
         "attn.to_out.0": "attn.proj",
@@ -118,8 +119,40 @@ def test_a_file_of_stability(tmp_path):
             stored[f"{block}.attn.qkv.{leaf}"] = np.concatenate(stacked)
             for ours, theirs in layers.items():
                 stored[f"{block}.{theirs}.{leaf}"] = tensors[f"{block}.{ours}.{leaf}"]
+    return folder, stored
+
+
+def test_a_file_of_stability(tmp_path):
+    """Blocks of the image alone, with the names of the original program."""
+    folder, stored = make_file_of_stability(tmp_path)
     save_file(stored, tmp_path / "canny.safetensors")
     require_same(tmp_path / "canny.safetensors", folder, SD3_MODEL)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(0, "blur"), (1, "canny"), (2, "depth")])
+def test_a_file_of_stability_names_the_kind_of_its_images(tmp_path, number, kind):
+    folder, stored = make_file_of_stability(tmp_path)
+    path = tmp_path / "net.safetensors"
+    save_file(stored | {"control_type": np.array([number], np.int32)}, path)
+    require_same(path, folder, SD3_MODEL, control_type=(number, -1))
+    net = open_controlnet(path, SD3_MODEL).config
+    white = np.ones((1, 3, 2, 2), np.float32)  # a = 1, as (n, c, h, w) in [-1, 1]
+    declared = control_of(net)
+    assert declared.kinds(net)[declared.kind(net)] == kind
+    read = [declared.scale_image(net, x, declared.kind(net)) for x in (-white, white)]
+    want = (0.5, 128.0) if kind == "canny" else (-1.0, 1.0)
+    assert [x.max() for x in read] == [*want] == [x.min() for x in read]
+    other = "depth" if kind == "canny" else "canny"
+    with pytest.raises(UsageError, match=f"is for {kind}, not {other}"):
+        _require_mode(net, declared.kinds(net).index(other), "net")
+
+
+@pytest.mark.parametrize("value", [np.int32([3]), np.int32([0, 1]), np.float32([1])])
+def test_a_kind_that_is_none(tmp_path, value):
+    _, stored = make_file_of_stability(tmp_path)
+    save_file(stored | {"control_type": value}, tmp_path / "net.safetensors")
+    with pytest.raises(CorruptModelError, match="control_type"):
+        open_controlnet(tmp_path / "net.safetensors", SD3_MODEL)
 
 
 # -- Flux.1 ---------------------------------------------------------------------------------------

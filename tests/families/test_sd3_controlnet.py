@@ -10,6 +10,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
+from ldmref.errors import UsageError
 from ldmref.families.joint_controls import BlockResiduals
 from ldmref.families.sd3.controlnet import MMDiTControlConfig, place_residuals
 from ldmref.models import preset
@@ -124,6 +125,49 @@ def test_images_are_those_of_diffusers(
     plain = modes.txt2img(model, PROMPT, **options)
     assert difference(plain, want).max() > 8
     assert [c["weight"] for c in found.params["control"]] == weights
+
+
+class CannyProcessor(diffusers.image_processor.VaeImageProcessor):
+    """The usual processor for Stability's net for canny: 127.5 a + 0.5 instead of 2 a - 1."""
+
+    def preprocess(self, image, **kwargs):
+        return super().preprocess(image, **kwargs) * 255 * 0.5 + 0.5
+
+    def postprocess(self, image, do_denormalize=None, **kwargs):
+        return super().postprocess(image, do_denormalize=[True] * len(image), **kwargs)
+
+
+def test_canny_of_35_large_reads_the_image_on_which_it_was_trained(kit, without_posterior_noise):
+    pipe = kit.pipe("image alone")
+    options = dict(latents=LATENTS, steps=2, cfg_scale=4.0, **SIZE)
+
+    def draw():
+        return pipe(
+            PROMPT,
+            control_image=IMAGES[0],
+            latents=torch.tensor(LATENTS),
+            guidance_scale=4.0,
+            num_inference_steps=2,
+            output_type="np",
+            **SIZE,
+        ).images[0]
+
+    plain = draw()
+    pipe.image_processor = CannyProcessor(vae_scale_factor=2, do_normalize=False)
+    canny = draw()
+    assert np.abs(canny - plain).max() > 8 / 255
+    for mode, want in ((0, plain), (1, canny), (2, plain), (None, plain)):
+        control = Control(kit.net("image alone"), IMAGES[0], mode=mode)
+        found = modes.txt2img(kit.model, PROMPT, control=[control], **options)
+        assert difference(found, want).max() <= 1
+        assert found.params["control"][0].get("mode") == mode
+
+
+@pytest.mark.parametrize("mode", [3, 0])
+def test_a_kind_that_a_net_does_not_have(kit, mode):
+    net = ldmref.load_controlnet(kit.net("image alone" if mode else "joint"), kit.model.backend)
+    with pytest.raises(UsageError, match="no kind of images 3" if mode else "takes no mode"):
+        modes.plan("txt2img", kit.model, prompt="x", control=[Control(net, IMAGES[0], mode=mode)])
 
 
 # -- blocks ---------------------------------------------------------------------------------------

@@ -540,7 +540,7 @@ FILES: list[Case] = [
     case(155, "truncated", DAMAGED, "E-GGUF", model=file("a.gguf", gguf()[:-1])),
     case(155, "2^63 tensors", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(tensors=2**63))),
     case(155, "2^63 fields", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(fields=2**63))),
-    case(155, "unknown type", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(kind=15))),
+    case(155, "unknown type", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(kind=99))),
     case(155, "half a block", DAMAGED, "E-GGUF", model=file("a.gguf", gguf(row=33))),
     case(156, "no weight", DAMAGED, "E-QUANTIZED", model=quantized(without="a.weight")),
     case(156, "three scales", DAMAGED, "E-QUANTIZED",

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from ldmref.errors import LdmrefError, UsageError
+import ldmref
+from ldmref.errors import InputError, KeyMismatchError, LdmrefError, UsageError
 from ldmref.io.adapters.autoencoder import (
     Autoencoder,
     convert_tiny_config,
@@ -17,6 +18,7 @@ from ldmref.io.adapters.autoencoder import (
     swap_vae,
 )
 from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.io.adapters.taesd_files import find_half
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis.keys import autoencoder_table, controlnet_table
 from ldmref.io.diffusers.controlnet import convert_controlnet_config
@@ -42,7 +44,8 @@ VAE_JSON = {
 
 
 def write(path, tensors):
-    write_tensors(path, {n: source(np.ascontiguousarray(t)) for n, t in tensors.items()})
+    sources = {n: source(np.ascontiguousarray(t)) for n, t in tensors.items()}
+    write_tensors(path, sources, overwrite=True)
     return path
 
 
@@ -258,3 +261,88 @@ def test_words_of_embeddings(tmp_path, tensors, want):
             read_embeddings(other)
         assert caught.value.code == "E-EMBEDDING" and f"{len(more)} tensors" in str(caught.value)
         assert (", ..." in str(caught.value)) == (len(more) > 3)
+
+
+# -- TAESD in its author's files ------------------------------------------------------------------
+
+# The numbers of the convolutions and blocks in the author's `nn.Sequential`.
+BLOCKS = {
+    "encoder": (1, 3, 4, 5, 7, 8, 9, 11, 12, 13),
+    "decoder": (3, 4, 5, 8, 9, 10, 13, 14, 15, 18),
+}
+ENDS = {"encoder": (0, 14), "decoder": (1, 19)}
+RESAMPLING = {"encoder": (2, 6, 10), "decoder": (7, 12, 17)}
+
+
+def write_halves(folder, channels=4, seed=1, name="taesd"):
+    """Write both files with random numbers, and return their tensors by half and name."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return (0.05 * rng.standard_normal(shape)).astype(np.float32)
+
+    tensors = {}
+    for half, numbers in BLOCKS.items():
+        first, last = ENDS[half]
+        sizes = {first: (64, 3), last: (channels, 64)}
+        if half == "decoder":
+            sizes = {first: (64, channels), last: (3, 64)}
+        found = {}
+        for number, (out, into) in sizes.items():
+            found |= {f"{number}.weight": draw(out, into, 3, 3), f"{number}.bias": draw(out)}
+        found |= {f"{number}.weight": draw(64, 64, 3, 3) for number in RESAMPLING[half]}
+        for number in numbers:
+            for i in (0, 2, 4):
+                found[f"{number}.conv.{i}.weight"] = draw(64, 64, 3, 3)
+                found[f"{number}.conv.{i}.bias"] = draw(64)
+        assert len(found) == 67
+        tensors[half] = found
+        write(folder / f"{name}_{half}.safetensors", found)
+    return tensors
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_taesd_of_its_author(tmp_path, half, channels):
+    tensors = write_halves(tmp_path, channels)
+    found = read_vae(tmp_path / f"taesd_{half}.safetensors")
+    assert found.name == "taesd" and found.config == TinyConfig(latent_channels=channels)
+    for part, shift in (("encoder", 0), ("decoder", 1)):
+        for name, x in tensors[part].items():
+            number, _, rest = name.partition(".")
+            assert np.array_equal(found.tensors[f"{part}.layers.{int(number) - shift}.{rest}"], x)
+    assert len(found.tensors) == 134
+    path = tmp_path / f"taesd_{half}.safetensors"
+    assert find_half(TensorFile(path).shapes) == half
+    assert {read_vae(one).sha256 for one in tmp_path.iterdir()} == {found.sha256}
+
+
+def test_a_half_of_taesd_without_the_other(tmp_path):
+    write_halves(tmp_path)
+    (tmp_path / "taesd_encoder.safetensors").unlink()
+    path = tmp_path / "taesd_decoder.safetensors"
+    with pytest.raises(InputError, match="its encoder is missing") as caught:
+        read_vae(path)
+    assert "taesd_encoder.safetensors" in caught.value.hint
+    decoder = ldmref.load_taesd(path, "numpy")
+    assert decoder.decode(np.zeros((1, 4, 2, 2), np.float32)).shape == (1, 3, 16, 16)
+    with pytest.raises(UsageError, match="without the encoder"):
+        decoder.encode(np.zeros((1, 3, 8, 8), np.float32))
+    write_halves(tmp_path)
+    path.unlink()
+    for load in (read_vae, ldmref.load_taesd):
+        with pytest.raises(InputError, match="its decoder is missing"):
+            load(tmp_path / "taesd_encoder.safetensors")
+
+
+def test_taesd_of_other_networks_is_refused(tmp_path):
+    """Those of Flux.2 and SANA have other layers; two halves may be of different models."""
+    tensors = write_halves(tmp_path)
+    path = tmp_path / "taesd_decoder.safetensors"
+    write(path, tensors["decoder"] | {"3.pool.0.weight": np.zeros((256, 64, 1, 1), np.float32)})
+    with pytest.raises(KeyMismatchError, match=r"1 unexpected \(3.pool"):
+        read_vae(path)
+    write_halves(tmp_path, 16)
+    write(path, tensors["decoder"])
+    with pytest.raises(KeyMismatchError, match="is not the encoder of TAESD"):
+        read_vae(path)

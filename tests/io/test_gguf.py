@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gguf_files import gguf_bytes, patched, text, write_model
 
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.quantized.ggml_types import GGML_TYPES, UNREAD
 from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.open_file import open_model_file
 
@@ -77,8 +78,8 @@ DAMAGED = {
     "truncated": (WHOLE[:-9], "9 bytes are missing"),
     "header": (WHOLE[:60], "ends in the middle"),
     "counts": (patched(WHOLE, "<Q", 16, 2**63), "a name has|ends in the middle|value of type"),
-    "type": (WHOLE.replace(struct.pack("<QQI", 8, 9, 0), struct.pack("<QQI", 8, 9, 15)),
-             "unknown type 15"),
+    "type": (WHOLE.replace(struct.pack("<QQI", 8, 9, 0), struct.pack("<QQI", 8, 9, 99)),
+             "unknown type 99"),
     "blocks": (WHOLE.replace(struct.pack("<QQI", 8, 9, 0), struct.pack("<QQI", 8, 9, 12)),
                "not whole blocks of Q4_K"),
     "sizes": (WHOLE.replace(struct.pack("<QQI", 8, 9, 0), struct.pack("<QQI", 2**61, 0, 0)),
@@ -104,3 +105,24 @@ def test_a_file_that_becomes_shorter(tmp_path):
     path.write_bytes(WHOLE[:-40])
     with pytest.raises(CorruptModelError, match="truncated while it was being read"):
         np.asarray(found[NAME])
+
+
+@pytest.mark.parametrize(("number", "name"), UNREAD.items())
+def test_a_type_that_is_not_read_is_named(tmp_path, number, name):
+    """The package `gguf` knows some of these types, and reads none of them."""
+    (tmp_path / "a.gguf").write_bytes(gguf_bytes({"a.weight": (number, (256,), bytes(512))}))
+    with pytest.raises(InputError, match=f"holds 'a.weight' as {name}, which is not") as caught:
+        open_model_file(tmp_path / "a.gguf")
+    assert not isinstance(caught.value, CorruptModelError)
+    gguf = pytest.importorskip("gguf")
+    known = {kind.value: kind.name for kind in gguf.GGMLQuantizationType}
+    assert known.get(number, name) == name
+    if number in known:
+        with pytest.raises(NotImplementedError):
+            gguf.dequantize(np.zeros(512, np.uint8), gguf.GGMLQuantizationType(number))
+
+
+def test_every_type_of_the_package_is_read_or_named():
+    gguf = pytest.importorskip("gguf")
+    assert {kind.value for kind in gguf.GGMLQuantizationType} <= {*GGML_TYPES, *UNREAD}
+    assert not {*GGML_TYPES} & {*UNREAD}

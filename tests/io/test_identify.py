@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import struct
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +15,12 @@ import ldmref
 from ldmref.apps.cli.main import main
 from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.autoencoder import read_vae
-from ldmref.io.compvis.keys import autoencoder_table, compvis_table
+from ldmref.io.compvis.keys import (
+    autoencoder_table,
+    clip_table,
+    compvis_table,
+    controlnet_table,
+)
 from ldmref.io.compvis.single_file import (
     FAMILIES,
     find_config,
@@ -17,9 +28,13 @@ from ldmref.io.compvis.single_file import (
     load_compvis,
     report_fit,
 )
+from ldmref.io.denoiser_file import find_denoiser_config
 from ldmref.io.key_table import to_compvis
+from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.io.text_encoder_files import list_owners
+from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS
@@ -136,12 +151,23 @@ FOREIGN = {
     "a Stable Diffusion 3 model": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"],
     "a T5 text encoder": ["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"],
     "a U-Net of diffusers": ["down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"],
-    "a text encoder": ["text_model.encoder.layers.0.mlp.fc1.weight"],
+    "a CLIP text encoder": ["text_model.encoder.layers.0.mlp.fc1.weight"],
+    "a T5 text encoder of llama.cpp": ["enc.blk.0.attn_q.weight", "token_embd.weight"],
+    "a CLIP text encoder, without": ["embeddings.position_ids", "encoder.layers.0.mlp.fc1.weight"],
+    "a text encoder of OpenCLIP": ["ln_final.weight", "transformer.resblocks.0.ln_1.weight"],
+    "an image encoder of CLIP": ["vision_model.embeddings.class_embedding"],
+    "an IP-Adapter": ["ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"],
+    "an IP-Adapter, which": ["double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"],
+    "a T2I-adapter": ["adapter.body.0.block1.weight"],
+    "one half of TAESD": ["1.weight", "3.conv.0.bias"],
+    "a network that enlarges": ["model.1.sub.0.RDB1.conv1.0.weight"],
+    "a ControlNet, not a model": ["input_blocks.0.0.weight", "input_hint_block.0.weight"],
     "SDXL's refiner": ["conditioner.embedders.0.model.ln_final.weight",
                        "model.diffusion_model.out.0.weight"],
     "empty": [],
 }  # fmt: skip
-PLACES = {"a LoRA": "--lora", "an autoencoder": "--vae", "a ControlNet": "--control",
+PLACES = {"a LoRA": "--lora", "a T5": "--text-encoder", "a CLIP": "--text-encoder",
+          "one half": "--vae", "an autoencoder": "--vae", "a ControlNet": "--control",
           "a textual": "--embedding", "a U-Net": "model_index.json",
           "SDXL's refiner": "base model", "a Flux": "Stable Diffusion 1"}  # fmt: skip
 
@@ -206,8 +232,102 @@ def test_adapters_are_not_read_from_gguf(tmp_path):
         assert caught.value.code == "E-GGUF" and "only models" in caught.value.hint
 
 
+# -- relatives of models --------------------------------------------------------------------------
+
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+SHALLOW = {  # transformers in a row by block, as in ComfyUI's supported_models.py
+    "SSD-1B": {"input_blocks.7": 4, "input_blocks.8": 4, "input_blocks.4": 2, "middle_block": 0},
+    "Vega": {"input_blocks.7": 2, "input_blocks.8": 2, "input_blocks.4": 1, "middle_block": 0},
+}
+
+
+def list_shapes(family):
+    return {e.name: e.stored_shape for e in compvis_table(PRESETS[family]).values()}
+
+
+def make_relative(what):
+    shapes = list_shapes("sdxl" if what not in ("InstructPix2Pix", "merged") else "sd15")
+    for block, depth in SHALLOW.get(what, {}).items():
+        pattern = rf"model\.diffusion_model\.{block}\.1\.transformer_blocks\.(\d+)\."
+        kept = {n: re.match(pattern, n) for n in shapes}
+        shapes = {n: s for n, s in shapes.items() if not kept[n] or int(kept[n][1]) < depth}
+    if what in ("InstructPix2Pix", "CosXL Edit"):
+        shapes[FIRST] = (320, 8, 3, 3)
+    if what.startswith("CosXL"):
+        shapes |= {"edm_vpred.sigma_max": (), "edm_vpred.sigma_min": ()}
+    if what == "Playground":
+        shapes |= {"edm_mean": (1, 4, 1, 1), "edm_std": (1, 4, 1, 1)}
+    return shapes
+
+
+class Header(dict):
+    """A file of which only names and shapes are asked for."""
+
+    def __init__(self, shapes):
+        super().__init__(shapes)
+        self.shapes = shapes
+        self.metadata = {}
+        self.path = Path("file.safetensors")
+
+
+@pytest.mark.parametrize(
+    "what", ["InstructPix2Pix", "CosXL Edit", "CosXL, ", "Playground", "SSD-1B", "Vega"]
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_relative_of_a_model_is_named(what, alone):
+    """Also where the U-Net is alone, with and without its prefix."""
+    prefix = "model.diffusion_model."
+    shapes = make_relative(what.strip(", "))
+    if alone:
+        shapes = {
+            n.removeprefix(prefix): s
+            for n, s in shapes.items()
+            if n.startswith(prefix) or n.startswith("edm")
+        }
+    file = Header(shapes)
+    with pytest.raises(KeyMismatchError, match=re.escape(what)) as caught:
+        find_denoiser_config(file) or find_config(file)
+    assert "nearest" not in str(caught.value) and "not supported" in caught.value.hint
+
+
+def test_a_model_merged_with_a_controlnet_is_the_model():
+    """Such as control_sd15_canny, which holds Stable Diffusion as well."""
+    net = controlnet_table(ControlNetConfig(PRESETS["sd15"].unet)).values()
+    shapes = list_shapes("sd15")
+    both = shapes | {f"control_model.{e.name}": e.stored_shape for e in net}
+    file = Header(both)
+    assert find_config(file).name == "sd15"
+    assert {*list_unread(file, PRESETS["sd15"])} == {*both} - {*shapes}
+
+
+def test_a_controlnet_without_prefix_is_no_unet():
+    net = controlnet_table(ControlNetConfig(PRESETS["sd15"].unet)).values()
+    file = Header({e.name: e.stored_shape for e in net})
+    assert find_denoiser_config(file) is None
+    with pytest.raises(KeyMismatchError, match="is a ControlNet"):
+        find_config(file)
+
+
 def test_info_tells_what_a_file_is(tmp_path, capsys):
     path = write(tmp_path / "style.safetensors", FOREIGN["a LoRA"])
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out
     assert "kind: a LoRA" in said and "--lora" in said
+
+
+def test_info_names_the_models_of_a_text_encoder(tmp_path, capsys):
+    """Sizes of the presets, in a file without numbers."""
+    table = clip_table(PRESETS["sd2-base"].text_encoder)
+    header, end = {}, 0
+    for entry in table.values():
+        begin, end = end, end + 2 * math.prod(entry.shape)
+        header[entry.name] = {"dtype": "F16", "shape": entry.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "clip_h.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    assert list_owners(open_model_file(path)) == ["sd2-base", "sd2-v", "sd2-inpainting"]
+    assert main(["info", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "sd2-base or sd2-v" in said and "--text-encoder" in said

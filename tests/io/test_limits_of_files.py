@@ -466,8 +466,24 @@ def test_two_text_encoders_and_the_refiner(tmp_path):
     assert config.text_encoder_2.projection_dim == 512 and config.text_encoder.projection_dim == 0
     refiner = folder_of(tmp_path / "refiner", "StableDiffusionXLImg2ImgPipeline", **second)
     assert code_of(read_diffusers_config, refiner) == "E-PIPELINE"
+    for i, index in enumerate(
+        [{"text_encoder": [None, None]}, {"requires_aesthetics_score": True}]
+    ):
+        with pytest.raises(CorruptModelError, match="SDXL's refiner"):
+            stable_diffusion(
+                tmp_path / str(i), "StableDiffusionXLPipeline", unet, index=index, **second
+            )
     other = folder_of(tmp_path / "other", "KandinskyPipeline")
     assert code_of(read_diffusers_config, other) == "E-PIPELINE"
+
+
+@pytest.mark.parametrize("kind", ["", "InstructPix2Pix"])
+def test_a_folder_of_instruct_pix2pix_is_named(tmp_path, kind):
+    """By the class of its pipeline, or by the channels of its U-Net."""
+    name = f"StableDiffusion{kind}Pipeline"
+    with pytest.raises(CorruptModelError, match="InstructPix2Pix") as caught:
+        stable_diffusion(tmp_path, name, {"in_channels": 8})
+    assert "not supported; give its base model" in caught.value.hint
 
 
 U2D = {

@@ -6,19 +6,22 @@ import copy
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import ldmref
 from ldmref import modes
+from ldmref.errors import CorruptModelError
 from ldmref.io import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.key_table import to_compvis
-from ldmref.io.native import SCHEMA
+from ldmref.io.native import SCHEMA, save_folder
 from ldmref.io.tensors import safetensors
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.params import flatten
 from ldmref.prompts import Embedding
 
@@ -82,3 +85,17 @@ def test_a_checkpoint_is_one_line(options):
     assert repr(checkpoint).startswith("<Checkpoint 'tiny' of ") and "\n" not in repr(checkpoint)
     assert checkpoint.ema is None and not checkpoint.warnings and not checkpoint.check_weights()
     assert checkpoint.tensors["unet.conv_in.weight"].shape == (16, 4, 3, 3)
+
+
+def test_a_vocabulary_that_is_too_large_is_named_with_its_encoder(tmp_path):
+    """Which encoder, and both numbers, also of the second one."""
+    model = ldmref.random_model("tiny")
+    last = max(model.tokenizer.tokenizer.get_vocab().values())
+    save_folder(tmp_path / "words", model.config, model.params, [model.tokenizer])
+    text = replace(model.config.text_encoder, vocab_size=last)
+    with pytest.raises(CorruptModelError) as caught:
+        tokenizer_for(text, tmp_path / "words" / "tokenizer.json", network="text_encoder_2")
+    said = str(caught.value)
+    assert "text_encoder_2 (clip of width 32)" in said
+    assert f"number {last:,}, and the encoder knows {last:,}" in said
+    assert "--tokenizer" in caught.value.hint

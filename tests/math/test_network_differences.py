@@ -7,6 +7,15 @@ import numpy as np
 import ldmref
 from ldmref import math as lm
 from ldmref.families.flux.presets import make_presets
+from ldmref.families.joint_controls import BlockResiduals
+from ldmref.families.sd3.controlnet import (
+    IMAGE_KINDS,
+    MMDiTControlConfig,
+    place_residuals,
+    scale_image,
+)
+from ldmref.families.sd3.presets import make_presets as make_sd3_presets
+from ldmref.models.family import find_family
 from ldmref.models.t5 import t5
 from ldmref.models.transformer_layers import find_angles, turn
 from ldmref.samplers.flow_spacings import flow_levels
@@ -107,3 +116,31 @@ def test_scales_that_mean_off():
     np.testing.assert_allclose(
         diffusers, lm.classifier_free_guidance(uncond, cond, 1.5), rtol=1e-12
     )
+
+
+def test_the_image_of_the_canny_net_of_sd35():
+    """Stability-AI/sd3.5, sd3_infer.py, `vae_encode`; ComfyUI, controlnet.py and sd.py."""
+    net = MMDiTControlConfig(joint_attention_dim=0)
+    a = np.array([0.0, 1.0])
+    read = {kind: scale_image(net, 2 * a - 1, i) for i, kind in enumerate(IMAGE_KINDS)}
+    assert read["canny"].tolist() == (a * 255 * 0.5 + 0.5).tolist() == [0.5, 128.0]
+    assert read["blur"].tolist() == read["depth"].tolist() == [-1.0, 1.0]
+
+    def of_comfyui(preprocess):
+        return 2.0 * preprocess(a) - 1.0  # VAE.process_input
+
+    assert of_comfyui(lambda a: a * 255 * 0.5 + 0.5).tolist() == [0.0, 255.0]
+    assert of_comfyui(lambda a: 1.0 - a).tolist() == (1 - 2 * a).tolist()
+
+
+def test_residuals_of_stability_follow_every_block():
+    """Stability-AI/sd3.5, mmditx.py, `forward_core_with_concat`."""
+    blocks, residuals = 38, 19
+    added = [i // (blocks // residuals) for i in range(blocks)]
+    config = make_sd3_presets()["sd35-large"]
+    own = place_residuals(
+        config, MMDiTControlConfig(), BlockResiduals(tuple(range(residuals)))
+    ).blocks
+    assert added == [*own] and len(added) == config.denoiser.num_layers == blocks
+    control = find_family("sd3").control
+    assert len(control.inputs(config).blocks) == blocks - 1  # those that the transformer takes

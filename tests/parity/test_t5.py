@@ -158,6 +158,31 @@ def test_configurations():
         convert_t5_config({}, 256)  # the first version
 
 
+ACTIVATIONS = [
+    {},
+    {"feed_forward_proj": "gated-gelu"},
+    {"dense_act_fn": "gelu_new", "is_gated_act": True},
+    {"feed_forward_proj": "gated-gelu", "dense_act_fn": "relu"},
+    {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"},
+    {"feed_forward_proj": "gated-gelu", "is_gated_act": False},
+    {"dense_act_fn": "gelu_new"},
+    {"feed_forward_proj": "gated-silu"},
+]
+
+
+@pytest.mark.parametrize("fields", ACTIVATIONS, ids=str)
+def test_the_activation_is_the_one_that_transformers_reads(fields):
+    """`dense_act_fn` and `is_gated_act`, where they are, win over `feed_forward_proj`."""
+    theirs = transformers.T5Config(**fields)
+    same = (theirs.dense_act_fn, theirs.is_gated_act) == ("gelu_new", True)
+    bare = {name: value for name, value in SMALL.items() if name != "feed_forward_proj"}
+    if same:
+        assert convert_t5_config(bare | fields, 256) == convert_t5_config(SMALL, 256)
+    else:
+        with pytest.raises(CorruptModelError, match=r"dense_act_fn|is_gated_act"):
+            convert_t5_config(bare | fields, 256)
+
+
 def test_the_published_size():
     """T5 1.1 XXL's encoder has 4.76 billion parameters."""
     xxl = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64}

@@ -22,12 +22,15 @@ from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.other_programs import describe_other_programs, find_programs
 from ldmref.io.images.pil import open_image
-from ldmref.io.locate import is_diffusers, read_model_config
+from ldmref.io.locate import configure_single_file, is_diffusers, read_model_config
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.torch_checkpoint import read_checkpoint
+from ldmref.io.text_encoder_files import list_owners
 from ldmref.models.fields_read import list_fields_read
+from ldmref.support.files import open_file
 
+HEADER = b"\0\0\0{"  # the high bytes of a header's length, and its beginning
 MOST_VALUES = 16  # of a field; --json prints all
 
 
@@ -63,6 +66,17 @@ def print_image_info(path: str, as_json: bool) -> None:
         click.echo(one_line(line))
 
 
+def may_hold_weights(path: Path) -> bool:
+    """Return whether a file begins like safetensors, GGUF or a pickle, whatever its name."""
+    if not path.is_file():
+        return False
+    with open_file(path) as file:
+        start = file.read(16)
+    return (
+        start[:4] == b"GGUF" or start[:2] == b"PK" or start[:1] == b"\x80" or start[5:9] == HEADER
+    )
+
+
 def print_model_info(
     path: Path, as_json: bool, variant: str | None = None, listed: bool = False
 ) -> None:
@@ -76,16 +90,18 @@ def print_model_info(
     averaged = None
     adapter: dict[str, Any] | None = None
     try:
-        model = read_model_config(path)
+        model = configure_single_file(files[0][1]) if path.is_file() else read_model_config(path)
         config = model.to_dict()
         shown = list_fields_read(model)
         fits = True
         if path.is_file():
-            file = open_model_file(path)
+            _, file = files[0]
             unused = list_unused(file, model)
             averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
+        owners = list_owners(files[0][1])
+        reason += f"; the model is {' or '.join(owners)}, or of its kind" if owners else ""
         config = {"name": path.name, "family": {"not found": reason}}
         adapter = describe_adapter(files[0][1])
         shown = {"name": path.name, **adapter} if adapter else dict(config)

@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from ldmref import backends as backend_registry
-from ldmref.apps.cli.file_info import print_image_info, print_model_info, print_pickle_info
+from ldmref.apps.cli.file_info import (
+    may_hold_weights,
+    print_image_info,
+    print_model_info,
+    print_pickle_info,
+)
+from ldmref.apps.cli.network_info import is_network_folder, print_network_folder
 from ldmref.apps.cli.tables import TableRow, print_rows
 from ldmref.io import hub
 from ldmref.io.adapters.lora_file import find_weights, is_adapter_folder
@@ -228,8 +234,9 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     """Show how an image was made, or what a model contains.
 
     IMAGE is a file. MODEL is a name from ldmref models, a folder, a .safetensors or .gguf file, or
-    OWNER/MODEL from Hugging Face; a LoRA or another adapter; or a pickle such as a .ckpt, whose
-    tensors are named without running code. No model is run.
+    OWNER/MODEL from Hugging Face. Of other files, such as LoRAs, text encoders and ControlNets, it
+    says what they are and which option takes them; of a pickle, such as a .ckpt, the tensors'
+    names. No model is run, and no code of a file.
     """
     path = check_input_path(target)
     reference = None if path.exists() else hub.parse_reference(target)
@@ -241,7 +248,13 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
         print_model_info(find_weights(path), as_json, variant, tensors)
     elif path.is_file() and path.suffix.lower() in PICKLES and is_pickle(path):
         print_pickle_info(path, as_json, tensors)
-    elif path.is_dir() or path.suffix.lower() in (*MODEL_ENDINGS, *PICKLES):
+    elif is_network_folder(path):
+        print_network_folder(path, as_json)
+    elif (
+        path.is_dir()
+        or path.suffix.lower() in (*MODEL_ENDINGS, *PICKLES)
+        or may_hold_weights(path)
+    ):
         print_model_info(find_folder(path), as_json, variant, tensors)
     elif not path.exists() and target in list_presets():
         find_model(target)  # raises an error that explains presets

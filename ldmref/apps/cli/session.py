@@ -33,6 +33,7 @@ LOADING_FLAGS = {  # argument of `load` -> flag of a command, if it has it
     "config": "model_config",
     "tokenizer": "tokenizer",
     "vae": "vae",
+    "text_encoders": "text_encoders",
     "lora": "loras",
     "variant": "variant",
     "ema": "ema",
@@ -91,7 +92,12 @@ class CommandSession:
         """
         fetch, variant = self.flags.get("fetch", False), self.flags.get("variant")
         self.path = find_model(self.name if name is None else name, fetch, variant)
-        config = read_model_config(self.path, self.flags.get("model_config"), self.flags.get("ema"))
+        config = read_model_config(
+            self.path,
+            self.flags.get("model_config"),
+            self.flags.get("ema"),
+            self.flags.get("text_encoders") or (),
+        )
         return widen_config(config, open_loras(self.flags.get("loras") or ()))
 
     def open(self) -> Backend:

@@ -102,6 +102,14 @@ LOADING = (  # how a model is read from its file
         "--vae", type=PATH, metavar="FILE|FOLDER", help="Use another autoencoder, such as TAESD."
     ),
     option(
+        "--text-encoder",
+        "text_encoders",
+        type=PATH,
+        multiple=True,
+        metavar="FILE",
+        help="Text encoder in a file of its own, such as clip_l or t5xxl. May be repeated.",
+    ),
+    option(
         "--lora",
         "loras",
         type=LoraFile(),

@@ -108,6 +108,7 @@ SD3 = Family(
     condition_on_text,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
     files=ORIGINALS,
+    optional_texts=("text_encoder_3",),
     presets=make_presets(),
     shrink=shrink,
     golden_runs=GOLDEN_RUNS,

@@ -7,9 +7,11 @@ arXiv:2403.03206. Parameter names of diffusers' SD3ControlNetModel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any
+
+import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.declare import Range
@@ -46,6 +48,8 @@ from ldmref.models.layers import layer, linear
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, conv_spec, linear_spec
 
+IMAGE_KINDS = ("blur", "canny", "depth")  # by the number in Stability's files for 3.5 large
+CANNY = IMAGE_KINDS.index("canny")
 CONTROL_DEFAULTS = TRANSFORMER_DEFAULTS | {
     "extra_conditioning_channels": 0,
     "use_pos_embed": True,
@@ -66,6 +70,8 @@ class MMDiTControlConfig(MMDiTConfig):
             instead of the transformer's.
         force_zeros_for_pooled_projection: Whether the pooled text is replaced by zeros, and the
             hint's latents are not shifted.
+        control_type: The number of the kind of images in `IMAGE_KINDS`, as Stability's files for
+            3.5 large hold it. -1: it is not known.
 
     >>> from ldmref.families.sd3.controlnet import MMDiTControlConfig
     >>> MMDiTControlConfig(num_layers=6).width
@@ -76,6 +82,7 @@ class MMDiTControlConfig(MMDiTConfig):
     extra_conditioning_channels: Annotated[int, Range(0, 1024)] = 0
     use_pos_embed: bool = True
     force_zeros_for_pooled_projection: bool = True
+    control_type: Annotated[int, Range(-1, len(IMAGE_KINDS) - 1)] = -1
 
     @property
     def reads_pooled(self) -> bool:
@@ -221,6 +228,28 @@ def make_hint(net: MMDiTControlConfig, vae: AutoencoderConfig, latents: Array) -
     return latents
 
 
+def list_kinds(net: MMDiTControlConfig) -> tuple[str, ...]:
+    """Return the kinds of images of the ControlNets of 3.5 large, which read no text."""
+    return () if net.joint_attention_dim else IMAGE_KINDS
+
+
+def scale_image(net: MMDiTControlConfig, pixels: np.ndarray, kind: int | None) -> np.ndarray:
+    """Return the image that a ControlNet was trained to read, from pixels 2 a - 1 in [-1, 1].
+
+    That for edges (canny) of 3.5 large was trained on 127.5 a + 0.5, 0.5 to 128, and all others on
+    2 a - 1. Source: Stability-AI/sd3.5, sd3_infer.py, vae_encode.
+    """
+    return 63.75 * (pixels + 1.0) + 0.5 if list_kinds(net) and kind == CANNY else pixels
+
+
+def read_control_type(
+    net: MMDiTControlConfig, values: Mapping[str, np.ndarray]
+) -> MMDiTControlConfig:
+    """Return the configuration with the kind of images that a file of Stability names."""
+    numbers = np.asarray(values.get("control_type", -1))
+    return replace(net, control_type=int(numbers.item()))
+
+
 def convert_controlnet_config(data: Mapping[str, Any]) -> MMDiTControlConfig:
     """Convert the configuration of an `SD3ControlNetModel`."""
     text = data.get("joint_attention_dim", CONTROL_DEFAULTS["joint_attention_dim"]) is not None
@@ -244,6 +273,11 @@ CONTROL = DeclaredControl(
     make_hint,
     hole=lambda net: -1.0 if net.extra_conditioning_channels else None,
     reads_mask=lambda net: net.extra_conditioning_channels == 1,
+    kinds=list_kinds,
+    kind=lambda net: None if net.control_type < 0 else net.control_type,
+    scale_image=scale_image,
+    settings=("control_type",),
+    with_settings=read_control_type,
     shared=lambda net: () if net.use_pos_embed else ("pos_embed",),
 )
 """ControlNets of Stable Diffusion 3 and 3.5."""

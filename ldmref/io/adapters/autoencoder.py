@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError, UsageError
+from ldmref.io.adapters.taesd_files import find_half, read_halves
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import (
@@ -60,16 +61,20 @@ class Autoencoder:
         return {"name": self.name, "sha256": self.sha256}
 
 
-def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoencoder:
+def read_vae(
+    path: str | Path, model: AutoencoderConfig | None = None, with_encoder: bool = True
+) -> Autoencoder:
     """Read an autoencoder: AutoencoderKL, VQModel or AutoencoderTiny (TAESD).
 
     Args:
         path: A diffusers folder with config.json, or the model folder around it; or one file with
             the names of CompVis (kl-f8, vq-f4, ...; also a whole model, whose autoencoder is below
-            `first_stage_model.`) or of diffusers.
+            `first_stage_model.`) or of diffusers; or one of the author's files of TAESD, encoder or
+            decoder, with the other beside it.
         model: The configuration to try for a single file, after the one of a config.json in the
             same folder; the published first stages (`presets_ldm.FIRST_STAGES`) are tried next.
             None: Stable Diffusion's.
+        with_encoder: Whether TAESD's decoder alone is refused.
 
     Returns:
         The configuration, and the tensors by our names.
@@ -88,7 +93,12 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
         raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE", hint=NOT_THERE)
-    stored = TensorView([TensorFile(path)], _stored_name, PREFIX)
+    file = TensorFile(path)
+    half = find_half(file.shapes)
+    if half:
+        name = path.stem.replace(f"_{half}", "")
+        return Autoencoder(name, *read_halves(path, with_encoder))
+    stored = TensorView([file], _stored_name, PREFIX)
     candidates = _candidates(path, model or AutoencoderConfig())
     config, table = find_first_fit(
         stored.shapes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -9,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import InputError
+from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.diffusers.checks import damage_as_config_error, read_json, require_class
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.identify import refuse_other_control
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
-from ldmref.models.control import own_spec
+from ldmref.models.control import control_of, own_spec
 from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.family import list_families
 from ldmref.models.validate import check_network
@@ -80,9 +82,28 @@ def open_controlnet(path: str | Path, unet: DenoiserConfig | None = None) -> Con
         if family.control is not None
     )
     message = f"{path.name} is not a ControlNet that fits the model"
-    config, table = find_first_fit(stored.shapes, candidates, message)
-    check_network(config, "controlnet")
+    declared = [family.control for family in list_families() if family.control is not None]
+    known = {name for control in declared for name in control.settings} & stored.shapes.keys()
+    config, table = find_first_fit(stored.shapes, candidates, message, ignorable=known)
+    with damage_as_config_error(path.name):
+        config = control_of(config).with_settings(config, _read_settings(file, stored, known))
+        check_network(config, "controlnet")
     return ControlNetFile(path.stem, config, stored, table)
+
+
+def _read_settings(
+    file: TensorFile, stored: TensorView, names: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """Return the tensors of a file that are one whole number each, and no weights.
+
+    Raises:
+        CorruptModelError: One is something else.
+    """
+    for name in names:
+        if math.prod(stored.shapes[name]) != 1 or stored[name].dtype.kind not in "iu":
+            message = f"{file.path.name}: {name} must be one whole number"
+            raise CorruptModelError(message, code="E-CONTROL")
+    return {name: stored[name] for name in names}
 
 
 def _open_folder(folder: Path) -> ControlNetFile:

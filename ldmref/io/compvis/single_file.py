@@ -23,7 +23,7 @@ from ldmref.io.compvis.ema import (
     has_updated_ema,
 )
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.identify import SUPPORTED, refuse_foreign
+from ldmref.io.identify import SUPPORTED, refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import find_matching, fit, list_stored_shapes, to_native
 from ldmref.io.tensors.model_file import ModelFile
@@ -42,7 +42,7 @@ CLIP_MODULES = ("embeddings", "encoder", "final_layer_norm")
 SCALE = "scale_factor"  # of the latents, measured in training (`scale_by_std`)
 
 # Tensors that training and other programs leave in a file: buffers, averages (unless they are
-# read), unused heads of the text encoders, the state of the trainer.
+# read), unused heads of the text encoders, a ControlNet, the state of the trainer.
 IGNORED = (
     r"model_ema\..*|betas|alphas|alphas_cumprod(_prev)?|sqrt_.*alphas_cumprod.*|log_one_minus_.*"
     r"|posterior_.*|logvar|lvlb_weights|scale_factor|denoiser\.(log_)?sigmas"
@@ -50,7 +50,7 @@ IGNORED = (
     r"|first_stage_model\.((loss|model_ema)\..*|logvar)"
     r"|(cond_stage_model|conditioner\.embedders\.0)\.((model|transformer)\.)?text_projection"
     r"(\.weight)?|cond_stage_model\.transformer\.to_logits\..*"
-    r"|embedding_manager\..*|(optimizer|optimizer_states|lr_schedulers?|callbacks|loops)\..*"
+    r"|control_model\..*|embedding_manager\..*|(optimizer|optimizer_states|lr_schedulers?|callbacks|loops)\..*"
     r"|epoch|global_step|v_pred|ztsnr"
 )
 # An autoencoder that also encodes the masked image is stored twice.
@@ -188,6 +188,7 @@ def _family(file: ModelFile, config: ModelConfig | None, ema: bool | None) -> Mo
     fitting = [candidate for candidate, report in reports if report.fits]
     if fitting:
         return fitting[0] if config is not None else _with_prediction(file, fitting)
+    refuse_variant(file.path.name, shapes)
     refuse_foreign(file.path.name, shapes)
     nearest, report = max(reports, key=lambda pair: pair[1].likeness)
     hints = ["ema=False (--no-ema) reads the weights without their averages"] if ema else []

@@ -17,6 +17,7 @@ from ldmref.models.presets import PRESETS
 
 PREFIX = "model.diffusion_model."
 FIRST = "input_blocks.0.0.weight"
+HINT = "input_hint_block.0.weight"  # of a ControlNet, which has the U-Net's first half
 # Of two with the same U-Net, the first: sd2-v can only be told by its folder.
 FAMILIES = ("sd15", "sd15-inpainting", "sd2-base", "sd2-inpainting", "sdxl")
 
@@ -27,7 +28,7 @@ def is_unet_alone(shapes: Mapping[str, Shape]) -> bool:
     >>> is_unet_alone({"input_blocks.0.0.weight": (320, 4, 3, 3)})
     True
     """
-    return FIRST in shapes or (
+    return (FIRST in shapes and HINT not in shapes) or (
         PREFIX + FIRST in shapes and all(name.startswith(PREFIX) for name in shapes)
     )
 

@@ -68,6 +68,8 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     kind = str(index.get("_class_name"))
     family = family_of_pipeline(kind)
     if family is None:
+        if "InstructPix2Pix" in kind:
+            raise _refuse_instructions(folder)
         known = [name for family in list_families() for name in family.pipelines]
         require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
     assert family is not None, "require_class refuses what no family reads"
@@ -85,7 +87,8 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
     """
     kind = str(index["_class_name"])
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
-    if second.is_file() and not first.is_file():
+    alone = second.is_file() and (not first.is_file() or index.get("text_encoder") == [None, None])
+    if alone or index.get("requires_aesthetics_score"):
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
         raise CorruptModelError(message, code="E-PIPELINE", hint="use the base model alone")
 
@@ -97,8 +100,10 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
     if (folder / "text_encoder_2").is_dir():
         names.append("text_encoder_2")
     texts = [convert_text_config(read(name), xl, get_class(index, name)) for name in names]
-    unet = convert_unet_config(read("unet"))
     vae = convert_autoencoder_config(read("vae"))
+    unet = convert_unet_config(read("unet"))
+    if unet.in_channels == 2 * vae.latent_channels:
+        raise _refuse_instructions(folder)
     height, width = (side * vae.factor for side in get_trained_size(read("unet")))
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
@@ -110,6 +115,15 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
         scheduler=convert_scheduler_config(scheduler, get_class(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
+    )
+
+
+def _refuse_instructions(folder: Path) -> CorruptModelError:
+    """Make the error for InstructPix2Pix, whose U-Net reads the latents of the image to change."""
+    return CorruptModelError(
+        f"{folder.name!r} changes an image by an instruction (InstructPix2Pix)",
+        code="E-PIPELINE",
+        hint="not supported; give its base model, and the image to img2img",
     )
 
 

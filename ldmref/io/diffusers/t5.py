@@ -10,7 +10,8 @@ from ldmref.models.config import TextConfig
 
 T5_CLASS = "T5EncoderModel"
 PLAIN: dict[str, tuple[Any, ...]] = {
-    "feed_forward_proj": ("gated-gelu",),
+    "dense_act_fn": ("gelu_new",),
+    "is_gated_act": (True,),
     "is_decoder": (False,),
 }
 # Defaults of T5Config, for fields that a configuration omits.
@@ -24,7 +25,6 @@ DEFAULTS: dict[str, Any] = {
     "relative_attention_num_buckets": 32,
     "relative_attention_max_distance": 128,
     "layer_norm_epsilon": 1e-6,
-    "feed_forward_proj": "relu",
 }
 FIELDS = {
     "d_model": "hidden_size",
@@ -46,9 +46,9 @@ def convert_t5_config(data: Mapping[str, Any], length: int) -> TextConfig:
     Raises:
         CorruptModelError: It is another kind of T5: the first version has no gate.
     """
-    data = DEFAULTS | dict(data)
+    data = DEFAULTS | split_activation(str(data.get("feed_forward_proj", "relu"))) | dict(data)
     require_plain(data, PLAIN, "the T5 encoder's configuration")
-    fields = {FIELDS.get(name, name): data[name] for name in DEFAULTS if name not in PLAIN}
+    fields = {FIELDS.get(name, name): data[name] for name in DEFAULTS}
     fields["layer_norm_eps"] = float(fields["layer_norm_eps"])
     return TextConfig(
         model_type="t5",
@@ -57,3 +57,14 @@ def convert_t5_config(data: Mapping[str, Any], length: int) -> TextConfig:
         eos_token_id=1,
         **fields,
     )
+
+
+def split_activation(projection: str) -> dict[str, Any]:
+    """Return the fields that `feed_forward_proj` stands for in transformers, where they win.
+
+    >>> split_activation("gated-gelu")
+    {'dense_act_fn': 'gelu_new', 'is_gated_act': True}
+    """
+    gate, _, name = projection.rpartition("-")
+    dense = "gelu_new" if projection == "gated-gelu" else name
+    return {"dense_act_fn": dense, "is_gated_act": gate == "gated"}

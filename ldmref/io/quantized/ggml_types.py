@@ -84,6 +84,13 @@ GGML_TYPES = {
 }
 
 
+# Types of ggml that are read by nobody here. Q8_1 and Q8_K are those of activations in products.
+UNREAD = {
+    4: "Q4_2", 5: "Q4_3", 9: "Q8_1", 15: "Q8_K", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8", 41: "Q1_0",
+}  # fmt: skip
+
+
 def read_ggml(raw: np.ndarray, kind: GGMLType, label: str) -> np.ndarray:
     """Return the numbers of a tensor: floats and integers as they are, all others as float32.
 

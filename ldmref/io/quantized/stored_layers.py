@@ -25,7 +25,7 @@ from ldmref.io.quantized.float8 import (
     scale_rows,
 )
 from ldmref.io.quantized.normal_float import dequantize_absmax, dequantize_nf4
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.support.files import parse_json, shown
 
 CODE = "E-QUANTIZED"
@@ -137,7 +137,7 @@ def open_bitsandbytes(file: TensorFile, weight: str, state: str) -> StoredLayer:
             raise make_damage_error(
                 file, f"{name[:80]!r} has {_size(file, name):,} numbers, not {sizes[end]:,}"
             )
-    packed_bytes = _size(file, weight) * file.codes(weight).itemsize
+    packed_bytes = _size(file, weight) * DTYPES[file.kinds[weight]].itemsize
     if packed_bytes != -(-count // 2) or double != (file.kinds[names["absmax"]] == "U8"):
         raise make_damage_error(file, f"{weight[:80]!r} does not fit {shape} in four bits")
 

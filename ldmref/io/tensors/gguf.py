@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError
-from ldmref.io.quantized.ggml_types import GGML_TYPES, GGMLType, read_ggml
+from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.quantized.ggml_types import GGML_TYPES, UNREAD, GGMLType, read_ggml
 from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
 from ldmref.support.files import make_read_error, open_file, shown
 from ldmref.support.memmap import hash_mapped, release_pages, require_complete
@@ -106,12 +106,6 @@ class GGUFFile(ModelFile):
         label = f"{shown(self.path)}: {name[:80]}"
         return read_ggml(raw, tensor.type, label).reshape(tensor.shape)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
         return hash_mapped(self._data)
@@ -188,6 +182,13 @@ class _Header:
         sizes = self._unpack(f"<{axes}Q")
         number, offset = self._unpack("<IQ")
         kind = GGML_TYPES.get(number)
+        if number in UNREAD:
+            raise InputError(
+                f"{shown(self._path)} holds {name[:80]!r} as {UNREAD[number]}, which is not "
+                "supported",
+                code=self._code,
+                hint="take the file in another type, such as Q8_0, Q4_K or BF16",
+            )
         if kind is None:
             raise self._damaged(f"{name[:80]!r} has the unknown type {number}")
         if not is_possible_shape(sizes) or offset >= 2**63:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ldmref.support.lazy_mapping import LazyMapping
+
 MAX_VALUES = 2**59  # of a tensor
 
 
-class ModelFile(Mapping[str, np.ndarray]):
+class ModelFile(LazyMapping[np.ndarray]):
     """The tensors of one file by name, each read when it is used.
 
     Attributes:
@@ -29,6 +31,11 @@ class ModelFile(Mapping[str, np.ndarray]):
     shapes: Mapping[str, tuple[int, ...]]
     metadata: dict[str, Any]
     identity: tuple[int, ...]
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all tensors."""
+        return self.shapes
 
     @abstractmethod
     def sha256(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -47,12 +46,6 @@ class QuantizedFile(ModelFile):
         with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are refused later
             return self._layers[name].read()
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
         return self._file.sha256()
@@ -87,12 +80,6 @@ class DeferredFile(ModelFile):
             array.flags.writeable = False
             self._last = (name, array)
         return array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file)
-
-    def __len__(self) -> int:
-        return len(self._file)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""

@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from ldmref.support.files import (
     parse_json,
     shown,
 )
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.support.memmap import hash_mapped, require_complete
 
 DTYPES = {
@@ -138,18 +139,12 @@ class TensorFile(ModelFile):
             raw = raw.copy()
         return raw.view(dtype).reshape(shape)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
     def sha256(self) -> str:
         """Return the SHA-256 of the whole file, in hexadecimal."""
         return hash_mapped(self._data)
 
 
-class TensorView(Mapping[str, np.ndarray]):
+class TensorView(LazyMapping[np.ndarray]):
     """The tensors of several files, renamed; nothing is read before it is used.
 
     Attributes:
@@ -177,11 +172,10 @@ class TensorView(Mapping[str, np.ndarray]):
         file, stored = self._stored[name]
         return file[stored]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all tensors."""
+        return self._stored
 
 
 def hash_files(files: Sequence[ModelFile]) -> str:

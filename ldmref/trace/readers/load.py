@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.tensors.gguf import GGUFFile
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.support.files import check_input_path, open_file, shown
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.files import read_trace
 from ldmref.trace.manifest import MANIFEST
 from ldmref.trace.model import UNKNOWN_NAMES, Trace, build_trace
@@ -125,7 +126,7 @@ def require_inside(folder: Path, files: Iterable[Path]) -> None:
             raise InputError(message, code=CODE, hint="copy the file into the folder")
 
 
-class _Renamed(Mapping[str, np.ndarray]):
+class _Renamed(LazyMapping[np.ndarray]):
     """Tensors under other names."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], stored: Mapping[str, str]):
@@ -135,11 +136,10 @@ class _Renamed(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self._tensors[self._stored[name]]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all tensors."""
+        return self._stored
 
 
 def _build(

@@ -10,7 +10,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -20,6 +20,7 @@ from numpy.lib import format as npy_format
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
 from ldmref.support.bfloat16 import decode_bfloat16
 from ldmref.support.files import open_file, shown
+from ldmref.support.lazy_mapping import LazyMapping
 
 CODE = "E-TRACE-FILE"
 MAX_FILES = 1_000_000
@@ -60,7 +61,7 @@ class ArrayHeader(NamedTuple):
         return "BF16" if self.dtype == BFLOAT16 else ""
 
 
-class NpyFolder(Mapping[str, np.ndarray]):
+class NpyFolder(LazyMapping[np.ndarray]):
     """The `.npy` files below a folder; their names are the paths, with `/` or `__` between parts.
 
     Attributes:
@@ -88,14 +89,13 @@ class NpyFolder(Mapping[str, np.ndarray]):
             file.seek(header.begin)
             return _to_array(file.read(header.nbytes), header, shown(path))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all arrays."""
+        return self.paths
 
-    def __len__(self) -> int:
-        return len(self.paths)
 
-
-class NpzFile(Mapping[str, np.ndarray]):
+class NpzFile(LazyMapping[np.ndarray]):
     """The arrays of a `.npz` file, unpacked when they are used.
 
     Attributes:
@@ -146,11 +146,10 @@ class NpzFile(Mapping[str, np.ndarray]):
                 raise CorruptModelError(f"{label} is damaged: {error}", code=CODE) from error
         return _to_array(data, header, label)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
-
-    def __len__(self) -> int:
-        return len(self._members)
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all arrays."""
+        return self._members
 
     def _open(self, member: zipfile.ZipInfo) -> IO[bytes]:
         try:

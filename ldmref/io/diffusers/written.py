@@ -1,0 +1,81 @@
+"""The configurations of diffusers and transformers that stand for ours: the inverse of `config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ldmref.models.config import TextConfig
+from ldmref.models.denoiser_config import UNetConfig
+from ldmref.models.taesd import TinyConfig
+
+UNET_FIELDS = (
+    "in_channels", "out_channels", "sample_size", "block_out_channels", "layers_per_block",
+    "norm_num_groups", "norm_eps", "transformer_layers_per_block", "cross_attention_dim",
+    "use_linear_projection",
+)  # fmt: skip
+SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")  # of SDXL
+TEXT_FIELDS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "eos_token_id",
+)  # fmt: skip
+
+
+def write_unet_config(config: UNetConfig) -> dict[str, Any]:
+    """Return the configuration of a `UNet2DConditionModel`.
+
+    >>> from ldmref.io.diffusers.config import convert_unet_config
+    >>> convert_unet_config(write_unet_config(UNetConfig())) == UNetConfig()
+    True
+    """
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention_levels]
+    fields = {name: getattr(config, name) for name in UNET_FIELDS}
+    added = config.addition_embed_type
+    return {
+        "_class_name": "UNet2DConditionModel",
+        **fields,
+        "down_block_types": down,
+        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "attention_head_dim": config.num_heads,  # diffusers' name for the number of heads
+        "addition_embed_type": added or None,
+        **{name: getattr(config, name) if added else None for name in SIZES},
+        "time_cond_proj_dim": None,
+    }
+
+
+def write_text_config(config: TextConfig) -> dict[str, Any]:
+    """Return the configuration of a `CLIPTextModel`, or of one with a projection.
+
+    >>> from ldmref.io.diffusers.config import convert_text_config
+    >>> convert_text_config(write_text_config(TextConfig())) == TextConfig()
+    True
+    """
+    projected = bool(config.projection_dim)
+    return {
+        "architectures": ["CLIPTextModel" + "WithProjection" * projected],
+        "model_type": "clip_text_model",
+        **{name: getattr(config, name) for name in TEXT_FIELDS},
+        "projection_dim": config.projection_dim or config.hidden_size,
+    }
+
+
+def write_tiny_config(config: TinyConfig) -> dict[str, Any]:
+    """Return the configuration of an `AutoencoderTiny`.
+
+    >>> from ldmref.io.adapters.autoencoder import convert_tiny_config
+    >>> convert_tiny_config(write_tiny_config(TinyConfig(latent_channels=16))).latent_channels
+    16
+    """
+    levels = len(config.num_encoder_blocks)
+    return {
+        "_class_name": "AutoencoderTiny",
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "latent_channels": config.latent_channels,
+        "encoder_block_out_channels": [config.encoder_channels] * levels,
+        "decoder_block_out_channels": [config.decoder_channels] * levels,
+        "block_out_channels": [config.decoder_channels] * levels,
+        "num_encoder_blocks": config.num_encoder_blocks,
+        "num_decoder_blocks": config.num_decoder_blocks,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+    }
