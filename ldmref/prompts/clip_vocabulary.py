@@ -16,7 +16,7 @@ from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_t
 from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.words import load_word_tokenizer
-from ldmref.support.files import check_input_path, read_json, require_size
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, read_json, require_size
 
 BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
 PACKAGES = ("open_clip", "clip")
@@ -205,4 +205,4 @@ def _without(vocab: dict[str, int], added: dict[str, int]) -> dict[str, int]:
 
 def _load(path: Path) -> Any:
     with errors_as_corrupt(f"{path.name} is damaged"):
-        return read_json(path, "E-TOKENIZER")
+        return read_json(path, "E-TOKENIZER", MAX_TABLE_VALUES)

@@ -20,7 +20,13 @@ from tokenizers.models import Unigram
 from ldmref.errors import InputError
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.tokens import SpecialTokens
-from ldmref.support.files import check_input_path, read_file, read_json, require_size
+from ldmref.support.files import (
+    MAX_TABLE_VALUES,
+    check_input_path,
+    read_file,
+    read_json,
+    require_size,
+)
 
 T5_SPECIAL_TOKENS = SpecialTokens("", "</s>", "<pad>", "<unk>")  # nothing before the text
 LENGTH = 512
@@ -100,7 +106,7 @@ def _find_vocabulary(source: str | Path | None) -> Path:
 
 def _read_json(path: Path) -> Pieces:
     """Read a tokenizer.json."""
-    data = read_json(path, "E-TOKENIZER")
+    data = read_json(path, "E-TOKENIZER", MAX_TABLE_VALUES)
     model = data["model"]
     if model.get("type", "Unigram") != "Unigram":
         raise ValueError(f"a model of type {model['type']}")

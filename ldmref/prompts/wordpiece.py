@@ -13,7 +13,7 @@ from tokenizers.models import WordPiece
 from ldmref.errors import InputError
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.tokens import SpecialTokens
-from ldmref.support.files import check_input_path, read_json, require_size
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, read_json, require_size
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 LENGTH = 77
@@ -77,7 +77,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         if path.suffix != ".json":
             require_size(path, MAX_BYTES, "E-TOKENIZER")
             return WordPiece.read_file(str(path))
-        model = read_json(path, "E-TOKENIZER")["model"]
+        model = read_json(path, "E-TOKENIZER", MAX_TABLE_VALUES)["model"]
         if model.get("type", "WordPiece") != "WordPiece":
             raise ValueError(f"a model of type {model['type']}")
         vocabulary = {str(token): int(id) for token, id in model["vocab"].items()}

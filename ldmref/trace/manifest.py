@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import CorruptModelError, LdmrefError, abbreviated, short_repr
-from ldmref.support.files import open_file, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, open_file, parse_json, read_file, shown
 
 FORMAT = "ldmref-trace"
 VERSION = 1
@@ -25,7 +25,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         CorruptModelError: It is not a manifest of a version that is known, or damaged.
     """
-    return check_manifest(parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE), path)
+    data = read_file(path, MAX_MANIFEST, CODE)
+    return check_manifest(parse_json(data, MANIFEST, CODE, most=MAX_TABLE_VALUES), path)
 
 
 def check_manifest(meta: Any, path: Path) -> dict[str, Any]:

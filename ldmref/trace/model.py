@@ -116,11 +116,19 @@ class Trace:
     @property
     def calls(self) -> list[str]:
         """The calls, in the order of the entries."""
-        return list(dict.fromkeys(entry.call for entry in self.entries))
+        return list(self.by_call)
+
+    @cached_property
+    def by_call(self) -> dict[str, list[TraceEntry]]:
+        """The entries of each call, in their order."""
+        found: dict[str, list[TraceEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.call, []).append(entry)
+        return found
 
     def of_call(self, call: str) -> Iterator[TraceEntry]:
         """Yield the entries of `call`, such as "unet.003", in their order."""
-        return (entry for entry in self.entries if entry.call == call)
+        return iter(self.by_call.get(call, ()))
 
     def find(self, call: str, layer: str = "") -> TraceEntry | None:
         """Return the entry of `layer` ("": the whole call) in `call`; None if there is none."""
