@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ldmref.atlas.naming import SigmaMatch
-from ldmref.errors import InputError
+from ldmref.errors import InputError, short_repr
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 NOT_NUMBERS = re.compile(r"(?:device|dtype|size)=\S+|(?<![\d.])[A-Za-z_]\w*")
 NEAREST = 3
+MAX_TEXT = 2**18  # characters
+MAX_NUMBERS = 2000  # a run has at most 1000 steps
+MAX_DIGITS = 64
+MAX_EXPONENT = 99
 
 
 class NamedSchedule(NamedTuple):
@@ -42,7 +46,7 @@ def read_numbers(text: str) -> tuple[list[float], float]:
     >>> values, round(unit, 9)
     ([1.0, 0.9884, 0.7595], 5.5e-05)
     """
-    texts = NUMBER.findall(NOT_NUMBERS.sub(" ", text))
+    texts = find_numbers(text)
     if not texts:
         hint = "as in: echo 1.0 0.95455 0.9 | ldmref schedule"
         raise InputError("there are no numbers on standard input", code="E-SIGMAS", hint=hint)
@@ -53,6 +57,31 @@ def read_numbers(text: str) -> tuple[list[float], float]:
         units.append(10.0 ** (int(exponent or 0) - decimals))
     unit = min(units)
     return [float(number) for number in texts], unit if unit == 1.0 else 0.55 * unit
+
+
+def find_numbers(text: str) -> list[str]:
+    """Return the numbers of a text as they are written there.
+
+    Raises:
+        InputError: There are more than a schedule has, or one that is out of range.
+
+    >>> find_numbers("tensor([1.0000, 0.5], device='cuda:0')")
+    ['1.0000', '0.5']
+    """
+    texts: list[str] = []
+    for match in NUMBER.finditer(NOT_NUMBERS.sub(" ", text[: MAX_TEXT + 1])):
+        texts.append(match[0])
+        if len(texts) > MAX_NUMBERS:
+            break
+    if len(text) > MAX_TEXT or len(texts) > MAX_NUMBERS:
+        message = f"a schedule has at most {MAX_NUMBERS:,} numbers, and the text has more"
+        raise InputError(message, code="E-SIGMAS", hint="give the numbers of one run")
+    for number in texts:
+        exponent = number.lower().partition("e")[2]
+        if len(number) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_EXPONENT:
+            message = f"{short_repr(number)} is no flow time: they are from 0 to 1"
+            raise InputError(message, code="E-SIGMAS", hint="or timesteps, from 0 to 1000")
+    return texts
 
 
 def describe_matches(matches: Sequence[SigmaMatch]) -> NamedSchedule:

@@ -230,7 +230,14 @@ class Brancher:
 def open_record(
     model: LatentDiffusion, record: RunRecord, cancel: CancelFlag | None = None
 ) -> list[Segment]:
-    """Return the segments of a recorded run: the trunk, then its branches."""
+    """Return the segments of a recorded run: the trunk, then its branches.
+
+    Raises:
+        UsageError: The record is something else.
+    """
+    if not isinstance(record, RunRecord):
+        message = f"the run must be a RunRecord, not {short_repr(record)}"
+        raise UsageError(message, code=CODE, hint="explore.record_run(model, ...) makes one")
     recipe = record.meta["branch"] or record.params
     segment: Segment | None = Brancher(model, False, None, cancel).open(recipe, record.inputs)
     segments = []
