@@ -17,7 +17,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.family import SingleFile, family_of, list_families
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
-from ldmref.models.validate import check_config
+from ldmref.models.validate import check_fields
 
 
 def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> ModelConfig | None:
@@ -82,7 +82,7 @@ def _require_possible(file: ModelFile, layout: SingleFile, found: ModelConfig) -
         CorruptModelError: They are out of range, such as tens of thousands of blocks.
     """
     try:
-        check_config(found)
+        check_fields(found.denoiser, found.denoiser.network)
     except CorruptModelError as error:
         message = f"{file.path.name} looks like {layout.description}, and cannot be it: {error}"
         raise CorruptModelError(message, code="E-KEYS", hint=error.hint) from error
