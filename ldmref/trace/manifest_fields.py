@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldmref.errors import short_repr
+from ldmref.samplers.denoiser import TO_X0
 
 LARGEST = 2**53  # whole numbers are exact in JSON up to here
 
@@ -69,10 +70,10 @@ FIELDS: dict[str, Kind] = {
     "unknown_names": TEXTS,
 }
 ATTRIBUTES: dict[str, Kind] = {  # of an entry
-    "i": WHOLE,
     "steps": WHOLE,
     "eta": NUMBER,
     "evaluations": TEXTS,
+    "prediction_type": ("a type of prediction", lambda x: _is_text(x) and (not x or x in TO_X0)),
     "parameters": TEXTS,
 }
 
@@ -98,6 +99,8 @@ def problem_of_attributes(attributes: Mapping[str, Any]) -> str:
     >>> problem_of_attributes({"i": "first"})
     "'i' must be a whole number, not 'first'"
     """
+    if "i" in attributes and not _is_whole(attributes["i"]):
+        return f"'i' must be a whole number, not {short_repr(attributes['i'])}"
     for name in ATTRIBUTES.keys() & attributes.keys():
         problem = _problem(name, attributes[name], ATTRIBUTES[name])
         if problem:

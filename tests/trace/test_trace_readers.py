@@ -301,7 +301,7 @@ HOSTILE = {
     ),
     "gguf-array": (
         gguf(fields=text("a") + struct.pack("<IIQ", 9, 8, 2**62), field_count=1),
-        "header ends",
+        "cannot follow",
     ),
     "gguf-nested": (
         gguf(fields=text("a") + struct.pack("<IIQIQ", 9, 9, 1, 9, 1), field_count=1),
