@@ -12,7 +12,7 @@ from typing import Any
 from ldmref.errors import LdmrefError
 from ldmref.locate.findings import UNKNOWN, Row
 
-UNFIT = (ValueError, IndexError, ArithmeticError)
+UNFIT = (ValueError, IndexError, ArithmeticError, TypeError)  # `len` of an array without axes
 
 
 def first_line(error: Exception) -> str:
