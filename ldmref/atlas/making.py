@@ -8,9 +8,11 @@ import numpy as np
 
 from ldmref.atlas.positions import place
 from ldmref.atlas.table import FlowSchedule
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, short_repr
 from ldmref.samplers.flow_spacings import mu_of_tokens, stretch_levels
 
+MAX_TOKENS = 2**20
+MAX_STEPS = 10_000
 TOKEN = 16  # pixels of a side: 8 by the autoencoder, 2 by the patches
 FLUX2 = ((8.73809524e-05, 1.89833333), (0.00016927, 0.45666666))  # slope, offset: 10, 200 steps
 FLUX2_LARGE = 4300
@@ -26,11 +28,28 @@ def count_tokens(width: int, height: int) -> int:
     Returns:
         The number, without what is left of a token at the edges.
 
+    Raises:
+        UsageError: The image has no token, or more than a schedule is defined for.
+
     Example:
         >>> count_tokens(1024, 1024)
         4096
     """
-    return (width // TOKEN) * (height // TOKEN)
+    tokens = (width // TOKEN) * (height // TOKEN)
+    check_tokens(tokens)
+    return tokens
+
+
+def check_tokens(tokens: int) -> None:
+    """Refuse a number of image tokens for which no shift is a number.
+
+    Raises:
+        UsageError: It is not from 1 to 2^20, that of 16384 x 16384 pixels.
+    """
+    if not 1 <= tokens <= MAX_TOKENS:
+        message = f"an image must have from 1 to {MAX_TOKENS:,} tokens, not {short_repr(tokens)}"
+        hint = f"one is {TOKEN} x {TOKEN} pixels"
+        raise UsageError(message, code="E-SIZE", hint=hint)
 
 
 def shift_mu(row: FlowSchedule, steps: int, tokens: int) -> float:
@@ -83,7 +102,8 @@ def make_flow_sigmas(row: FlowSchedule, steps: int, tokens: int = 4096) -> np.nd
         number: ddim_uniform as many as its strides give, beta fewer where two round to one.
 
     Raises:
-        UsageError: Less than one step, or another number than the list has.
+        UsageError: Less than one step or more than 10,000, another number than the list has, or a
+            number of tokens out of range.
 
     Example:
         >>> from ldmref.atlas import find_flow_schedule
@@ -93,8 +113,10 @@ def make_flow_sigmas(row: FlowSchedule, steps: int, tokens: int = 4096) -> np.nd
     if row.positions == "list" and steps != len(row.sigmas):
         message = f"{row.name} is a list of {len(row.sigmas)} flow times, not of {steps}"
         raise UsageError(message, code="E-STEPS", hint=f"--steps {len(row.sigmas)}")
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, not {steps}", code="E-STEPS", hint="")
+    if not 1 <= steps <= MAX_STEPS:
+        message = f"steps must be from 1 to {MAX_STEPS:,}, not {short_repr(steps)}"
+        raise UsageError(message, code="E-STEPS", hint="")
+    check_tokens(tokens)
     return np.append(shifted(row, steps, shift_mu(row, steps, tokens)), 0.0)
 
 

@@ -9,13 +9,17 @@ from typing import NamedTuple
 
 from ldmref.atlas.intervals import oddness
 from ldmref.atlas.naming import ShiftFit, SigmaMatch, fit_shifts, name_sigmas
-from ldmref.errors import InputError
+from ldmref.errors import InputError, short_repr
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 NOT_NUMBERS = re.compile(r"(?:device|dtype|size)=\S+|(?<![\d.])[A-Za-z_]\w*")
 NEAREST = 3
 PLAIN = 2  # decimals of a shift that is stated although an unusual size would make it
 NEAR = 0.2  # the largest distance of a row that is offered as near
+MAX_TEXT = 2**18  # characters
+MAX_NUMBERS = 2000  # a run has at most 1000 steps
+MAX_DIGITS = 64
+MAX_EXPONENT = 99
 
 
 class NamedSchedule(NamedTuple):
@@ -81,7 +85,7 @@ def read_numbers(text: str) -> tuple[list[float], list[float]]:
     >>> read_numbers("0.998 0.0123")[1]
     [0.0005, 5e-05]
     """
-    texts = NUMBER.findall(NOT_NUMBERS.sub(" ", text))
+    texts = find_numbers(text)
     if not texts:
         hint = "as in: echo 1.0 0.95455 0.9 | ldmref schedule"
         raise InputError("there are no numbers on standard input", code="E-SIGMAS", hint=hint)
@@ -93,6 +97,31 @@ def read_numbers(text: str) -> tuple[list[float], list[float]]:
         leading = math.floor(math.log10(abs(float(number)))) if float(number) else power
         units.append(10.0 ** max(last, leading + 1 - digits))
     return [float(number) for number in texts], [u if last >= 0 else u / 2 for u in units]
+
+
+def find_numbers(text: str) -> list[str]:
+    """Return the numbers of a text as they are written there.
+
+    Raises:
+        InputError: There are more than a schedule has, or one that is out of range.
+
+    >>> find_numbers("tensor([1.0000, 0.5], device='cuda:0')")
+    ['1.0000', '0.5']
+    """
+    texts: list[str] = []
+    for match in NUMBER.finditer(NOT_NUMBERS.sub(" ", text[: MAX_TEXT + 1])):
+        texts.append(match[0])
+        if len(texts) > MAX_NUMBERS:
+            break
+    if len(text) > MAX_TEXT or len(texts) > MAX_NUMBERS:
+        message = f"a schedule has at most {MAX_NUMBERS:,} numbers, and the text has more"
+        raise InputError(message, code="E-SIGMAS", hint="give the numbers of one run")
+    for number in texts:
+        exponent = number.lower().partition("e")[2]
+        if len(number) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_EXPONENT:
+            message = f"{short_repr(number)} is no flow time: they are from 0 to 1"
+            raise InputError(message, code="E-SIGMAS", hint="or timesteps, from 0 to 1000")
+    return texts
 
 
 def _last_digit(number: str) -> tuple[int, int]:

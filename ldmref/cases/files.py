@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.cases.model import CODE, DATA, MAX_BYTES, ONNX_PARTS, TRACES, GoldenCase, Suite
 from ldmref.cases.values import from_json
 from ldmref.errors import CorruptModelError
-from ldmref.support.files import parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, parse_json, read_file, shown
 from ldmref.trace.files import read_trace
 
 
@@ -43,7 +43,8 @@ class SuiteReader:
             return {name: np.asarray(tensors[name]) for name in names}
         if case.path not in self._values:
             data = read_file(self.suite.folder / case.path, MAX_BYTES, CODE)
-            self._values[case.path] = parse_json(data, case.path, CODE)["cases"]
+            values = parse_json(data, case.path, CODE, most=MAX_TABLE_VALUES)
+            self._values[case.path] = values["cases"]
         row = self._values[case.path][case.name]
         return {name: from_json(row[f"{side}s"][name]) for name in names}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import CorruptModelError, InputError, UsageError, counted, did_you_mean
-from ldmref.support.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
 
 FORMAT = "ldmref-cases"
 VERSION = "1.2"
@@ -231,7 +231,7 @@ def read_suite(folder: Path) -> Suite:
         reason = f"has no {MANIFEST}" if folder.is_dir() else "is not a folder"
         message = f"{shown(folder)!r} {reason}"
         raise InputError(message, code=CODE, hint=f"ldmref cases make -o {folder.name}")
-    data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE)
+    data = parse_json(read_file(path, MAX_BYTES, CODE), MANIFEST, CODE, most=MAX_TABLE_VALUES)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CorruptModelError(f"{shown(path)!r} is not a manifest of {FORMAT}", code=CODE)
     version = str(data.get("version"))

@@ -26,7 +26,7 @@ from ldmref.cases.runtimes import Answer, Outputs
 from ldmref.cases.values import from_json
 from ldmref.cases.verdicts import MISSING
 from ldmref.errors import CorruptModelError, InputError, UsageError
-from ldmref.support.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
 from ldmref.trace.readers import load_trace
 
 RESULTS = "results"  # .json or .safetensors, next to the folders of outputs
@@ -183,7 +183,7 @@ def read_values(path: Path) -> dict[str, Any]:
     if path.suffix != ".json":
         message = f"{shown(path)!r}: results are in a file that ends in .json or .safetensors"
         raise UsageError(message, code=CODE)
-    data = parse_json(read_file(path, MAX_BYTES, CODE), path.name, CODE)
+    data = parse_json(read_file(path, MAX_BYTES, CODE), path.name, CODE, most=MAX_TABLE_VALUES)
     if isinstance(data, dict) and isinstance(data.get("cases"), dict):
         data = {name: row.get("outputs", row) for name, row in data["cases"].items()}
     if not isinstance(data, dict):

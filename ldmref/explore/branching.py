@@ -19,7 +19,7 @@ from ldmref.explore.continuation import continue_trajectory, remaining_schedule
 from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.record import prepare_one, record_trajectory
 from ldmref.explore.recording import Recording, words_of
-from ldmref.explore.trunk import changes_of, find_trunk, read_trunk
+from ldmref.explore.trunk import changes_of, find_trunk, read_trunk, require_depth
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
@@ -164,7 +164,12 @@ class Brancher:
         self.observer = observer or SILENT
 
     def open(self, recipe: Any, inputs: Mapping[str, Any]) -> Segment:
-        """Return the segment of a description: parameters, or a trunk, a step and changes."""
+        """Return the segment of a description: parameters, or a trunk, a step and changes.
+
+        Raises:
+            UsageError: It is none, or a branch of too many branches.
+        """
+        require_depth(recipe)
         if not isinstance(recipe, Mapping):
             raise UsageError(
                 f"the trunk of a branch must be a record or parameters, not {short_repr(recipe)}",
@@ -230,7 +235,14 @@ class Brancher:
 def open_record(
     model: LatentDiffusion, record: RunRecord, cancel: CancelFlag | None = None
 ) -> list[Segment]:
-    """Return the segments of a recorded run: the trunk, then its branches."""
+    """Return the segments of a recorded run: the trunk, then its branches.
+
+    Raises:
+        UsageError: The record is something else.
+    """
+    if not isinstance(record, RunRecord):
+        message = f"the run must be a RunRecord, not {short_repr(record)}"
+        raise UsageError(message, code=CODE, hint="explore.record_run(model, ...) makes one")
     recipe = record.meta["branch"] or record.params
     segment: Segment | None = Brancher(model, False, None, cancel).open(recipe, record.inputs)
     segments = []

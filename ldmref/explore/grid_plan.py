@@ -138,8 +138,8 @@ def plan_grid(
     >>> plan.count
     6
     """
-    columns, rows, sheets = (None if axis is None else read_axis(mode, axis) for axis in (x, y, z))
-    assert columns is not None
+    columns = read_axis(mode, x)
+    rows, sheets = (None if axis is None else read_axis(mode, axis) for axis in (y, z))
     check_axes([axis for axis in (columns, rows, sheets) if axis is not None], parameters)
     takes = find_mode(mode).parameters
     if "seed" in takes and parameters.get("seed") is None:

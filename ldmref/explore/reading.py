@@ -12,7 +12,7 @@ import safetensors.numpy
 from ldmref.errors import CorruptModelError
 from ldmref.explore.format import CODE, RunRecord
 from ldmref.explore.view import view_run
-from ldmref.support.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
 from ldmref.trace.model import Trace, build_trace
 from ldmref.trace.readers.load import load_trace
 from ldmref.trace.readers.old_records import convert_record, is_old_record, not_a_record
@@ -56,7 +56,8 @@ def _read_bytes(content: bytes, name: str) -> Trace:
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise not_a_record(name, "it is damaged or not a safetensors file") from error
     length = int.from_bytes(content[:8], "little")
-    metadata = parse_json(content[8 : 8 + length], name, CODE).get("__metadata__") or {}
+    header = parse_json(content[8 : 8 + length], name, CODE, most=MAX_TABLE_VALUES)
+    metadata = header.get("__metadata__") or {}
     if is_old_record(metadata):
         return convert_record(tensors, metadata, name)
     if not is_single(metadata):

@@ -19,6 +19,8 @@ from ldmref.trace.readers.old_records import not_a_record
 
 HALVES = ("uncond", "cond")  # predictions, in addition to the guided one
 HOW = "record it with ldmref record, or trace all of its calls"
+KEPT = 5  # arrays of a step: two states, x0 and its halves
+MAX_STATES = 2**32  # bytes of those of all steps
 NUMBERS = "fiu"  # kinds of dtypes
 CALL = re.compile(r"sampler\.(\d{1,9})")
 
@@ -152,17 +154,23 @@ def read_steps(arrays: TraceArrays) -> list[RecordedStep]:
         UsageError: There are no steps, or several images.
     """
     entries = [entry for entry in arrays.trace.entries if not entry.layer]
-    schedules = {i: e for i, e in enumerate(entries) if e.call.partition("~")[0] == "schedule"}
+    schedules = [e for e in entries if e.call.partition("~")[0] == "schedule"]
+    last = schedules[-1] if schedules else None
+    before = None
     found = []
-    for i, entry in enumerate(entries):
+    for entry in entries:
         match = CALL.fullmatch(entry.call)
         if match is not None:
-            before = [e for k, e in schedules.items() if k < i] or [*schedules.values()]
-            found.append((int(match[1]), entry, before[-1] if before else None))
+            found.append((int(match[1]), entry, before or last))
+        elif entry.call.partition("~")[0] == "schedule":
+            before = entry
     if not found:
         message = f"{arrays.name} cannot be explored: it holds no steps of a sampler"
         raise UsageError(message, code=CODE, hint=HOW)
     found.sort(key=lambda step: step[0])
+    total = KEPT * len(found) * arrays.latents(found[0][1], "input", "x").nbytes
+    if total > MAX_STATES:  # entries may name one array again and again
+        raise arrays.bad(f"its {len(found):,} steps would take {total:,} bytes")
     steps = [_read_step(arrays, k, entry, schedule) for k, (_, entry, schedule) in enumerate(found)]
     shape = steps[0].x.shape
     for step in steps:

@@ -11,13 +11,19 @@ from ldmref.modes.record import REPLACED, SOURCES, find_missing, replay, upgrade
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import is_whole
 
+MAX_BRANCHES = 100  # one from another
+
 
 def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """Return the trunk of a step, and the changes from there.
 
     The steps of a branch before its own belong to its trunk; a branch from one of them also has
     the changes of the first branch.
+
+    Raises:
+        UsageError: It branches from branches more than 100 times, or from itself.
     """
+    require_depth(recipe)
     while isinstance(recipe, Mapping) and "trunk" in recipe:
         first = recipe.get("step")
         if not (is_whole(step) and is_whole(first) and step < first):
@@ -27,6 +33,20 @@ def find_trunk(recipe: Any, step: Any, changes: Mapping[str, Any]) -> tuple[Any,
         changes = {name: v for name, v in earlier.items() if name not in gone} | dict(changes)
         recipe = recipe["trunk"]
     return recipe, changes
+
+
+def require_depth(recipe: Any) -> None:
+    """Refuse a branch of too many branches, or of itself; each is sampled within the next.
+
+    Raises:
+        UsageError: There are more than 100.
+    """
+    for _ in range(MAX_BRANCHES + 1):
+        if not isinstance(recipe, Mapping) or "trunk" not in recipe:
+            return
+        recipe = recipe["trunk"]
+    message = f"a branch of more than {MAX_BRANCHES} branches cannot be sampled"
+    raise UsageError(message, code=CODE, hint="branch from the trunk")
 
 
 def changes_of(recipe: Mapping[str, Any]) -> Mapping[str, Any]:

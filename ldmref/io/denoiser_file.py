@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import KeyMismatchError, UsageError
+from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread
 from ldmref.io.identify import refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
@@ -17,6 +17,7 @@ from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import SingleFile, family_of, list_families
 from ldmref.models.networks import model_spec
 from ldmref.models.params import Shape
+from ldmref.models.validate import check_fields
 
 
 def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> ModelConfig | None:
@@ -62,13 +63,31 @@ def find_denoiser_config(file: ModelFile, config: ModelConfig | None = None) -> 
 
 
 def _recognise(file: ModelFile) -> tuple[SingleFile, ModelConfig] | tuple[None, None]:
-    """Return the first layout of a family that knows a file, and the configuration by it."""
+    """Return the first layout of a family that knows a file, and the configuration by it.
+
+    Raises:
+        CorruptModelError: The configuration is impossible.
+    """
     for family in list_families():
         for layout in family.files:
             found = layout.recognise(file.shapes)
             if found is not None:
+                _require_possible(file, layout, found)
                 return layout, found
     return None, None
+
+
+def _require_possible(file: ModelFile, layout: SingleFile, found: ModelConfig) -> None:
+    """Refuse a file whose shapes no network of its family has, before any table is made of it.
+
+    Raises:
+        CorruptModelError: They are out of range, such as tens of thousands of blocks.
+    """
+    try:
+        check_fields(found.denoiser, found.denoiser.network)
+    except CorruptModelError as error:
+        message = f"{file.path.name} looks like {layout.description}, and cannot be it: {error}"
+        raise CorruptModelError(message, code="E-KEYS", hint=error.hint) from error
 
 
 def _explain_misfit(file: ModelFile, config: ModelConfig) -> str:

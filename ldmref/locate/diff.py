@@ -21,6 +21,7 @@ from ldmref.locate.pipeline import judge_host
 from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import missing_layers, require_comparable
 from ldmref.locate.replay import Replay
+from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import GUIDE_CALLS, MISSING, UNKNOWN_NAMES, Trace
@@ -153,8 +154,9 @@ def judge_call(
     """Return the rows of one call of a network."""
     judge = Judge(call, dtype)
     visited: set[str] = set()
-    network = open_network(model, port, call, controlnets)
-    problem = _replay(network, port, call, dtype, judge, visited)
+    network, problem = _open(model, port, call, controlnets)
+    if network is not None:
+        problem = _replay(network, port, call, dtype, judge, visited)
     if problem:  # the recorded or assumed arrays do not fit: each layer is judged by its own
         whole = port.find(call)
         if whole is not None and whole.inputs:
@@ -187,9 +189,21 @@ def _replay(
     try:
         with np.errstate(all="ignore"):
             replay.run(network.network, network.params, network.arguments)
-    except (ValueError, IndexError) as error:
-        return str(error).splitlines()[0]
+    except UNFIT as error:
+        return first_line(error)
     return ""
+
+
+def _open(
+    model: LatentDiffusion, port: Trace, call: str, controlnets: Sequence[ControlNet]
+) -> tuple[RecordedNetwork | None, str]:
+    """Return the network of a call with its recorded inputs; or None, and why these do not fit."""
+    try:
+        return open_network(model, port, call, controlnets), ""
+    except UsageError:
+        raise
+    except UNFIT as error:
+        return None, first_line(error)
 
 
 def _gaps(port: Trace) -> list[str]:

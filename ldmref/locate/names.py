@@ -35,6 +35,10 @@ ROLES = {  # arguments of ldmref's layers -> those of diffusers' modules
     "ids": ("input_ids",),
     "input": ("hidden_states", "sample", "timestep", "latent", "x", "0"),
 }
+INDICES = re.compile(  # names of arrays of whole numbers
+    r"ids?$|indices|labels?$|mask|position|bucket|^tokens|timestep|"
+    r"(embeddings?|embed_tokens|shared|wte|wpe|relative_attention_bias)/input"
+)
 WHOLE = {"output": ("output", "sample", "last_hidden_state", "0"), "pooled": ("text_embeds",)}
 
 
@@ -122,8 +126,19 @@ def is_apart(port: Trace, entry: TraceEntry, layer: LayerCall) -> bool:
 
 
 def read_array(port: Trace, name: str) -> np.ndarray:
-    """Return a recorded array; floats in float64."""
+    """Return a recorded array: floats in float64, ids in int64.
+
+    A program may store whole numbers where floats belong. Only ids and what selects rows stay
+    whole numbers.
+
+    Raises:
+        ValueError: It holds complex numbers.
+    """
     x = np.asarray(port.tensors[name])
+    if x.dtype.kind == "c":
+        raise ValueError(f"{name[:80]!r} holds complex numbers")
+    if x.dtype.kind in "iub":
+        return x.astype(np.int64 if INDICES.search(name) else np.float64)
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 

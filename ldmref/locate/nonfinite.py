@@ -26,6 +26,8 @@ def explain_nonfinite(recorded: np.ndarray, computed: np.ndarray, kind: str) -> 
     bad = ~np.isfinite(recorded)
     if (np.abs(computed[bad]) > LARGEST).all():
         largest = float(np.abs(computed).max())
+        if not math.isfinite(largest):
+            return ""
         power = math.ceil(math.log2(largest / LARGEST))
         return (
             f"overflows float16: {largest:.5g} is above 65504, and fits when it is scaled by "

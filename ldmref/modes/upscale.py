@@ -36,6 +36,7 @@ from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers.schedule import default_spacing
 
 CODE = "E-UPSCALE"
+ENDLESS = 1_000_000_000  # steps, more than any schedule has
 STRENGTH = 0.7
 
 
@@ -199,7 +200,7 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
         return job
     taken = request.upscale_steps or first.steps
     strength = choose_strength(request)
-    steps = int(taken / strength) if strength else taken
+    steps = steps_before(taken, strength) if strength else taken
     if first.sigmas is not None:
         schedule = default_spacing(config.scheduler, first.sampler)
         job = replace(job, sigmas=None, schedule=schedule)
@@ -208,6 +209,18 @@ def resolve_second(config: ModelConfig, request: Txt2Img, first: Job) -> Job:
     with naming("upscale_steps", what, "take other upscale_steps, or more upscale_strength"):
         check_schedule(config, job)
     return job
+
+
+def steps_before(taken: int, strength: float) -> int:
+    """Return the length of a schedule of whose steps a strength takes the last `taken`.
+
+    It is int(taken / strength), or a number that no schedule has if that is larger: the smallest
+    strengths overflow.
+
+    >>> steps_before(20, 0.75), steps_before(20, 5e-324)
+    (26, 1000000000)
+    """
+    return int(min(taken / strength, ENDLESS))
 
 
 def choose_strength(request: Txt2Img) -> float:

@@ -13,16 +13,17 @@ from tokenizers.models import BPE
 
 from ldmref.errors import InputError
 from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_tokenizer
-from ldmref.prompts.text_checks import check_id_table
+from ldmref.prompts.text_checks import MAX_VALUES, check_id_table, check_lines, check_pieces
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.words import load_word_tokenizer
-from ldmref.support.files import check_input_path, read_json, require_size
+from ldmref.support.files import check_input_path, count_values, read_file, read_json
 
 BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
 PACKAGES = ("open_clip", "clip")
 REPOSITORY = "models--openai--clip-vit-large-patch14"
 MERGES = 49152 - 256 - 2  # number of lines that openai/CLIP reads from the file
 MAX_BYTES = 64 * 2**20
+MAX_MERGES = 8 * 2**20  # bytes of openai/CLIP's file, which has 3.2 million, unpacked
 SOURCES = (
     "give the tokenizer folder of any Stable Diffusion checkpoint (vocab.json and merges.txt), or "
     "pip install open_clip_torch, or "
@@ -138,9 +139,12 @@ def _read_folder(folder: Path) -> Vocabulary:
     """Read vocab.json, merges.txt and, if present, added_tokens.json."""
     with errors_as_corrupt(f"vocab.json and merges.txt of {folder.name!r} are damaged"):
         files = [folder / "vocab.json", folder / "merges.txt"]
-        for file in files:
-            require_size(file, MAX_BYTES, "E-TOKENIZER")
+        data, lines = (read_file(file, MAX_BYTES, "E-TOKENIZER") for file in files)
+        if count_values(data) > MAX_VALUES:
+            raise ValueError(f"a vocabulary of more than {MAX_VALUES:,} values")
+        check_lines(lines)
         vocab, merges = BPE.read_file(*map(str, files))
+        check_pieces(vocab)
     added = folder / "added_tokens.json"
     with errors_as_corrupt(f"{added.name} is damaged"):
         words = _without(vocab, check_id_table(_load(added))) if added.is_file() else {}
@@ -165,7 +169,10 @@ def _read_merges(path: Path) -> Vocabulary:
     """Read openai/CLIP's file: a comment line, then merges, whose order determines the ids."""
     with errors_as_corrupt(f"{path.name} is not a list of merges"):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            lines = file.read(MAX_BYTES).decode("utf-8").split("\n")[1 : MERGES + 1]
+            data = file.read(MAX_MERGES + 1)
+        if len(data) > MAX_MERGES:
+            raise ValueError(f"more than {MAX_MERGES:,} bytes")
+        lines = check_lines(data).decode("utf-8").split("\n")[1 : MERGES + 1]
         merges = [(left, right) for left, right in (line.split() for line in lines if line.strip())]
         if not merges:
             raise ValueError("no merges")
@@ -205,4 +212,4 @@ def _without(vocab: dict[str, int], added: dict[str, int]) -> dict[str, int]:
 
 def _load(path: Path) -> Any:
     with errors_as_corrupt(f"{path.name} is damaged"):
-        return read_json(path, "E-TOKENIZER")
+        return read_json(path, "E-TOKENIZER", MAX_VALUES)

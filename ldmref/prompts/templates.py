@@ -13,12 +13,16 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.errors import InputError, UsageError, did_you_mean, short_repr
+from ldmref.prompts.text_checks import MAX_TEXT
 from ldmref.support.files import check_input_path, read_file
 
 MAX_BYTES = 16 * 2**20  # of a file
+MAX_FILES = 10_000  # of a folder of wildcards
+MAX_FOLDER = 64 * 2**20  # bytes of these
 MAX_DRAWS = 1000  # in one prompt; a wildcard that names itself never ends
 WILDCARD = re.compile(r"__((?:(?!__)[\w/.-])+)__")
 COLUMNS = ("name", "prompt", "negative_prompt")
@@ -64,16 +68,22 @@ def read_styles(path: str | Path) -> list[PromptStyle]:
     [PromptStyle(name='ink', prompt='{prompt}, ink', negative_prompt='colour')]
     """
     path = check_input_path(path, "the path of a table of styles", "E-STYLES")
-    rows = list(csv.DictReader(io.StringIO(read_text(path, "E-STYLES"), newline="")))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path, "E-STYLES"), newline="")))
+    except csv.Error as error:  # a field of more than 128 KiB, as an open quote makes it
+        message = f"{path.name} is not a table of styles: {error}"
+        raise InputError(message, code="E-STYLES", hint="is a quote not closed?") from error
     if rows and not {"name", "prompt"} <= {*rows[0]}:
         message = f"{path.name} is not a table of styles: it has no columns name and prompt"
         raise InputError(message, code="E-STYLES", hint=f"its first row is {','.join(COLUMNS)}")
     texts = [{key: (row.get(key) or "").strip() for key in COLUMNS} for row in rows]
     styles = [PromptStyle(**text) for text in texts if text["name"]]
-    names = [style.name for style in styles]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path.name} has two styles {name!r}", code="E-STYLES")
+    seen: set[str] = set()
+    for style in styles:
+        if style.name in seen:
+            message = f"{path.name} has two styles {short_repr(style.name)}"
+            raise InputError(message, code="E-STYLES")
+        seen.add(style.name)
     return styles
 
 
@@ -106,14 +116,18 @@ class Wildcards:
             start: The number of the first draw; another one for the negative prompt.
 
         Raises:
-            UsageError: A wildcard is not in the table, or leads back to itself.
+            UsageError: A wildcard is not in the table or leads back to itself, or the text gets
+                longer than a prompt may be.
         """
-        if not self.lines:
+        if not self.has(text):
             return text
         for i in range(start, start + MAX_DRAWS):
             found = WILDCARD.search(text)
             if found is None:
                 return text
+            if len(text) > MAX_TEXT:
+                message = f"the prompt gets longer than {MAX_TEXT:,} characters by its wildcards"
+                raise UsageError(message, code="E-WILDCARD", hint="does one lead back to itself?")
             lines = self.find(found[1])
             digest = hashlib.sha256(f"wildcard {seed} {i}".encode()).digest()
             line = lines[int.from_bytes(digest[:8], "big") % len(lines)]
@@ -139,8 +153,11 @@ class Wildcards:
         return self.lines[name]
 
     def has(self, text: str) -> bool:
-        """Return whether a text has wildcards, and there is a table of them."""
-        return bool(self.lines) and WILDCARD.search(text) is not None
+        """Return whether a text has wildcards, and there is a table of them.
+
+        A text that is longer than a prompt may be is not looked at: it is refused as a prompt.
+        """
+        return bool(self.lines) and len(text) <= MAX_TEXT and WILDCARD.search(text) is not None
 
 
 def read_wildcards(folder: str | Path) -> Wildcards:
@@ -153,7 +170,7 @@ def read_wildcards(folder: str | Path) -> Wildcards:
         The wildcards; the name is the path below the folder without its ending.
 
     Raises:
-        InputError: It is not a folder, or a file is not UTF-8.
+        InputError: It is not a folder, a file is not UTF-8, or a line is longer than a prompt.
 
     >>> import pathlib, tempfile
     >>> from ldmref.prompts import read_wildcards
@@ -167,12 +184,32 @@ def read_wildcards(folder: str | Path) -> Wildcards:
         message = f"{str(folder)!r} is not a folder of wildcards"
         raise InputError(message, code="E-WILDCARD", hint="it holds files NAME.txt")
     table = {}
-    for path in sorted(base.rglob("*.txt")):
-        lines = [line.strip() for line in read_text(path, "E-WILDCARD").splitlines()]
+    left = MAX_FOLDER
+    for path in _list_files(base):
+        text = read_text(path, "E-WILDCARD")
+        left -= len(text)
+        if left < 0:
+            message = f"{str(folder)!r} holds more than {MAX_FOLDER:,} characters of wildcards"
+            raise InputError(message, code="E-WILDCARD")
+        lines = [line.strip() for line in text.splitlines()]
         kept = tuple(line for line in lines if line and not line.startswith("#"))
+        longest = max(map(len, kept), default=0)
+        if longest > MAX_TEXT:
+            message = f"{path.name} has a line of {longest:,} characters"
+            hint = f"a prompt has at most {MAX_TEXT:,}"
+            raise InputError(message, code="E-WILDCARD", hint=hint)
         if kept:
             table[path.relative_to(base).with_suffix("").as_posix()] = kept
     return Wildcards(table)
+
+
+def _list_files(base: Path) -> list[Path]:
+    """Return the files of a folder of wildcards, also in subfolders, sorted."""
+    files = sorted(islice(base.rglob("*.txt"), MAX_FILES + 1))
+    if len(files) > MAX_FILES:
+        message = f"{str(base)!r} holds more than {MAX_FILES:,} files of wildcards"
+        raise InputError(message, code="E-WILDCARD")
+    return files
 
 
 def read_text(path: Path, code: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from ldmref.errors import UsageError
 
 MAX_CHARACTERS = 4000  # of a prompt in a request
 MAX_TEXT = 10_000  # characters that a tokenizer takes
+MAX_PIECES = 2**19  # of a vocabulary; those of today's language models have half as many
+MAX_PIECE = 1000  # characters of one; a trie of the library takes a stack frame for each byte
+MAX_VALUES = 2**20  # of a vocabulary in JSON, in which a piece takes up to three
 
 _WEIGHTED = re.compile(r"\([^()]{1,80}:\s{0,9}[+-]?[0-9.]{1,9}\)")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,80}>")
@@ -39,11 +43,43 @@ def check_id_table(data: Any) -> dict[str, int]:
     """Return `data` if it is a table of ids by token.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not, or its tokens are too many or too long.
     """
     rows = data.items() if isinstance(data, dict) else [("", None)]
     if not all(isinstance(token, str) and type(id) is int and id >= 0 for token, id in rows):
         raise ValueError("not a table of tokens and ids")
+    check_pieces(data)
+    return data
+
+
+def check_pieces(pieces: Collection[str]) -> None:
+    """Refuse a vocabulary that the library `tokenizers` cannot take, before it is handed over.
+
+    Args:
+        pieces: Its tokens.
+
+    Raises:
+        ValueError: They are too many, or one of them is too long.
+    """
+    if len(pieces) > MAX_PIECES:
+        raise ValueError(f"a vocabulary of {len(pieces):,} tokens; at most {MAX_PIECES:,} are read")
+    longest = max(map(len, pieces), default=0)
+    if longest > MAX_PIECE:
+        raise ValueError(f"a token of {longest:,} characters; at most {MAX_PIECE:,} are read")
+
+
+def check_lines(data: bytes) -> bytes:
+    """Return a file with a token or a merge on each line, if it has as few and as short ones.
+
+    Raises:
+        ValueError: It has more, or longer ones, than `check_pieces` allows.
+    """
+    lines = data.count(b"\n")
+    if lines > MAX_PIECES:
+        raise ValueError(f"a vocabulary of {lines:,} lines; at most {MAX_PIECES:,} are read")
+    longest = max(map(len, data.split(b"\n")))
+    if longest > 8 * MAX_PIECE:  # two tokens of up to four bytes a character
+        raise ValueError(f"a line of {longest:,} bytes; at most {8 * MAX_PIECE:,} are read")
     return data
 
 

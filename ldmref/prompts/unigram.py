@@ -11,6 +11,7 @@ import base64
 import re
 import struct
 from collections.abc import Iterator
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import Unigram
 
 from ldmref.errors import InputError
+from ldmref.prompts.text_checks import MAX_PIECES, MAX_VALUES, check_pieces
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.tokens import SpecialTokens
 from ldmref.support.files import check_input_path, read_file, read_json, require_size
@@ -26,6 +28,7 @@ T5_SPECIAL_TOKENS = SpecialTokens("", "</s>", "<pad>", "<unk>")  # nothing befor
 LENGTH = 512
 EXTRA_IDS = 100  # the marks of T5's training, which follow the pieces of spiece.model
 MAX_BYTES = 64 * 2**20
+MAX_FIELDS = MAX_PIECES + 1000  # of a message: the pieces, and a few of the training
 FILES = ("tokenizer.json", "spiece.model")
 MARK = re.compile(r"<pad>|</s>|<unk>|<extra_id_\d+>")  # tokens that are never a part of a word
 UNIGRAM = 1  # the type of a model in spiece.model
@@ -74,6 +77,7 @@ def unigram_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prompt
             pieces = _read_json(path)
         else:
             pieces = _read_model(read_file(path, MAX_BYTES, "E-TOKENIZER"))
+        check_pieces([piece for piece, _ in pieces.scores])
         tokenizer = Tokenizer(Unigram(pieces.scores, pieces.unknown, byte_fallback=False))
         if pieces.charsmap:
             tokenizer.normalizer = normalizers.Precompiled(pieces.charsmap)
@@ -100,13 +104,15 @@ def _find_vocabulary(source: str | Path | None) -> Path:
 
 def _read_json(path: Path) -> Pieces:
     """Read a tokenizer.json."""
-    data = read_json(path, "E-TOKENIZER")
+    data = read_json(path, "E-TOKENIZER", MAX_VALUES)
     model = data["model"]
     if model.get("type", "Unigram") != "Unigram":
         raise ValueError(f"a model of type {model['type']}")
     scores = [(str(piece), float(score)) for piece, score in model["vocab"]]
     tables = [*_find_charsmaps(data.get("normalizer") or {})]
-    return Pieces(scores, int(model["unk_id"]), base64.b64decode(tables[0]) if tables else b"")
+    return Pieces(
+        scores, int(model["unk_id"]), base64.b64decode(tables[0], validate=True) if tables else b""
+    )
 
 
 def _find_charsmaps(normalizer: dict[str, Any]) -> Iterator[str]:
@@ -144,7 +150,11 @@ def _read_message(data: bytes) -> Iterator[tuple[int, Any]]:
     Whole numbers are int; texts, messages and numbers of a fixed size are bytes.
     """
     at = 0
-    while at < len(data):
+    for count in count_from(1):
+        if at >= len(data):
+            return
+        if count > MAX_FIELDS:
+            raise ValueError(f"more than {MAX_FIELDS:,} fields")
         key, at = _read_varint(data, at)
         kind = key & 7
         if kind == 0:

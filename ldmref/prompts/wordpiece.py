@@ -11,9 +11,10 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
+from ldmref.prompts.text_checks import MAX_VALUES, check_lines, check_pieces
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.tokens import SpecialTokens
-from ldmref.support.files import check_input_path, read_json, require_size
+from ldmref.support.files import check_input_path, read_file, read_json
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 LENGTH = 77
@@ -75,12 +76,13 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     """Read the id of each token."""
     with errors_as_corrupt(f"{path.name} is not a vocabulary of word pieces"):
         if path.suffix != ".json":
-            require_size(path, MAX_BYTES, "E-TOKENIZER")
+            check_lines(read_file(path, MAX_BYTES, "E-TOKENIZER"))
             return WordPiece.read_file(str(path))
-        model = read_json(path, "E-TOKENIZER")["model"]
+        model = read_json(path, "E-TOKENIZER", MAX_VALUES)["model"]
         if model.get("type", "WordPiece") != "WordPiece":
             raise ValueError(f"a model of type {model['type']}")
         vocabulary = {str(token): int(id) for token, id in model["vocab"].items()}
         if not all(0 <= id < 2**32 for id in vocabulary.values()):
             raise ValueError("an id is negative or above 2^32 - 1")
+        check_pieces(vocabulary)
         return vocabulary

@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from ldmref.errors import CorruptModelError
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.emoji import with_emoji_names
-from ldmref.prompts.text_checks import check_id_table
+from ldmref.prompts.text_checks import MAX_VALUES, check_id_table
 from ldmref.prompts.tokenizer import END, PAD, START, UNKNOWN, PromptTokenizer, errors_as_corrupt
 from ldmref.support.files import parse_json, read_json
 
@@ -85,7 +85,7 @@ def holds_words(path: Path) -> bool:
     """
     if path.suffix != ".json" or not path.is_file():
         return False
-    data = read_json(path, "E-TOKENIZER")
+    data = read_json(path, "E-TOKENIZER", MAX_VALUES)
     model = data.get("model") if isinstance(data, dict) else None
     return isinstance(model, dict) and model.get("type") == "WordLevel"
 
@@ -110,7 +110,7 @@ def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
     >>> tokenizer.encode(["a red heart"])[0].shape
     (1, 16)
     """
-    tokenizer = build_from_json(read_json(path, "E-TOKENIZER"), path.name)
+    tokenizer = build_from_json(read_json(path, "E-TOKENIZER", MAX_VALUES), path.name)
     return PromptTokenizer(tokenizer, length)
 
 
@@ -120,7 +120,7 @@ def parse_word_tokenizer(text: str, name: str) -> Tokenizer:
     Raises:
         CorruptModelError: It is not JSON, or is damaged as for `build_from_json`.
     """
-    return build_from_json(parse_json(text, name, "E-TOKENIZER"), name)
+    return build_from_json(parse_json(text, name, "E-TOKENIZER", most=MAX_VALUES), name)
 
 
 def build_from_json(data: Any, name: str) -> Tokenizer:

@@ -15,6 +15,8 @@ from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.support.file_formats import identify_format
 
 MAX_TEXT = 100_000_000  # bytes
+MAX_VALUES = 2**18  # of a configuration
+MAX_TABLE_VALUES = 2**22  # of a table: a vocabulary, a header of tensors, a manifest
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NESTING = 100
 KINDS = (
@@ -196,17 +198,23 @@ def describe_kind(mode: int) -> str:
 # -- JSON -----------------------------------------------------------------------------------------
 
 
-def read_json(path: Path, code: str = "E-CONFIG") -> Any:
-    """Read a JSON file.
+def read_json(path: Path, code: str = "E-CONFIG", most: int = MAX_VALUES) -> Any:
+    """Read a JSON file of at most so many values.
 
     Raises:
         InputError: It cannot be read.
         CorruptModelError: It is not valid JSON; see `parse_json`.
     """
-    return parse_json(read_file(path, MAX_TEXT, large=code), shown(path), code)
+    return parse_json(read_file(path, MAX_TEXT, large=code), shown(path), code, most=most)
 
 
-def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: bool = False) -> Any:
+def parse_json(
+    data: bytes | str,
+    name: str,
+    code: str = "E-CONFIG",
+    strict: bool = False,
+    most: int = MAX_VALUES,
+) -> Any:
     """Parse JSON in UTF-8.
 
     Args:
@@ -214,11 +222,15 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
         name: The name of the file, for errors.
         code: The code of the errors.
         strict: Whether NaN, Infinity and -0 are refused, which Python accepts.
+        most: The number of values that it may hold. Each takes up to 240 bytes of memory.
 
     Raises:
-        CorruptModelError: It is not valid JSON, is nested too deep, contains a name twice, or
-            contains half a surrogate pair.
+        CorruptModelError: It is not valid JSON, has more values, is nested too deep, contains a
+            name twice, or contains half a surrogate pair.
     """
+    if count_values(data) > most:
+        message = f"{name} holds more than {most:,} values"
+        raise CorruptModelError(message, code=code, hint="it is no file of this kind")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         numbers: Any = {"parse_constant": _refuse, "parse_int": _integer} if strict else {}
@@ -240,6 +252,18 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
         message = f"{name} is nested deeper than {MAX_NESTING} levels"
         raise CorruptModelError(message, code=code)
     return value
+
+
+def count_values(data: bytes | str) -> int:
+    """Return an upper bound on the number of values in JSON, without parsing it.
+
+    Every value but the first follows a comma or an opening bracket, and commas in texts count too.
+
+    >>> count_values('{"a": [1, 2], "b": "x, y"}')
+    6
+    """
+    marks: Any = b",[{" if isinstance(data, bytes) else ",[{"
+    return 1 + sum(data.count(marks[i : i + 1]) for i in range(len(marks)))
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ldmref.errors import CorruptModelError, LdmrefError, OutputError
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_to
-from ldmref.support.files import check_input_path, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
 from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.manifest import (
     CODE,
@@ -171,7 +171,8 @@ def _delete_trace(folder: Path) -> None:
     """Delete the files that the manifest of an earlier trace lists, and the manifest."""
     path = folder / MANIFEST
     with suppress(LdmrefError, OSError):
-        old = parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE)
+        data = read_file(path, MAX_MANIFEST, CODE)
+        old = parse_json(data, MANIFEST, CODE, most=MAX_TABLE_VALUES)
         if isinstance(old, dict) and old.get("format") == FORMAT:
             for name in dict(old.get("digests", {})):
                 if Path(name).name == name:
@@ -190,7 +191,7 @@ class SharedTensors(LazyMapping[np.ndarray]):
 
     def __init__(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str):
         self.tensors = tensors
-        shared = parse_json(metadata.get(SHARED, "{}"), name, CODE)
+        shared = parse_json(metadata.get(SHARED, "{}"), name, CODE, most=MAX_TABLE_VALUES)
         self.stored = {name: name for name in tensors}
         if isinstance(shared, dict):
             known = {name: old for name, old in shared.items() if isinstance(old, str)}

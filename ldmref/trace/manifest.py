@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import CorruptModelError, LdmrefError, abbreviated, short_repr
-from ldmref.support.files import open_file, parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, open_file, parse_json, read_file, shown
+from ldmref.trace.manifest_fields import problem_of_attributes, problem_of_fields
 
 FORMAT = "ldmref-trace"
 VERSION = 1
 MANIFEST = "trace.json"
 MAX_MANIFEST = 2**28  # bytes
+MAX_ENTRIES = 2**19  # 1,000 steps of 500 layers
+MAX_CALLS = 2**14  # each of which costs as much as the network; a run has at most 1,000 steps
 CODE = "E-TRACE-FILE"
 TABLES = ("params", "scheduler", "selection", "backend", "digests")
 BLOCK = 2**20  # bytes that are hashed at a time
@@ -25,7 +28,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         CorruptModelError: It is not a manifest of a version that is known, or damaged.
     """
-    return check_manifest(parse_json(read_file(path, MAX_MANIFEST, CODE), MANIFEST, CODE), path)
+    data = read_file(path, MAX_MANIFEST, CODE)
+    return check_manifest(parse_json(data, MANIFEST, CODE, most=MAX_TABLE_VALUES), path)
 
 
 def check_manifest(meta: Any, path: Path) -> dict[str, Any]:
@@ -47,16 +51,24 @@ def check_manifest(meta: Any, path: Path) -> dict[str, Any]:
     for key in TABLES:
         if not isinstance(meta.get(key) or {}, dict):
             raise _damaged(path, f"{key!r} must be an object, not {short_repr(meta[key])}")
+    problem = problem_of_fields(meta)
+    if problem:
+        raise _damaged(path, problem)
     digests = meta.get("digests") or {}
     if not all(isinstance(digest, str) for digest in digests.values()):
         raise _damaged(path, "'digests' must map names of files to SHA-256")
     entries = meta.get("entries", [])
     if not isinstance(entries, list):
         raise _damaged(path, f"'entries' must be a list, not {short_repr(entries)}")
+    if len(entries) > MAX_ENTRIES:
+        raise _damaged(path, f"it has {len(entries):,} entries, and may have {MAX_ENTRIES:,}")
     for i, entry in enumerate(entries):
         problem = _problem_of_entry(entry)
         if problem:
             raise _damaged(path, f"entry {i} {problem}")
+    calls = len({entry["call"] for entry in entries})
+    if calls > MAX_CALLS:
+        raise _damaged(path, f"it has {calls:,} calls, and may have {MAX_CALLS:,}")
     return meta
 
 
@@ -73,7 +85,10 @@ def _problem_of_entry(entry: Any) -> str:
     names = [*entry.get("inputs", {}).values(), *entry.get("outputs", {}).values()]
     if not all(isinstance(name, str) for name in names):
         return "must name tensors in text"
-    return "" if isinstance(entry.get("kind", ""), str) else "must have 'kind' as text"
+    if not isinstance(entry.get("kind", ""), str):
+        return "must have 'kind' as text"
+    problem = problem_of_attributes(entry.get("attributes", {}))
+    return problem and f"is wrong: {problem}"
 
 
 def require_files(folder: Path, manifest: Mapping[str, Any]) -> None:

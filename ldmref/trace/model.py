@@ -19,6 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.errors import InputError
+
+NUMBERS = "biufc"  # kinds of the types of arrays
 UNKNOWN_NAMES = "unknown_names"  # the key of tensors whose names are not those of a trace
 GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 MISSING = "missing_tensors"  # the key of tensors that entries of the manifest name in vain
@@ -116,11 +119,19 @@ class Trace:
     @property
     def calls(self) -> list[str]:
         """The calls, in the order of the entries."""
-        return list(dict.fromkeys(entry.call for entry in self.entries))
+        return list(self.by_call)
+
+    @cached_property
+    def by_call(self) -> dict[str, list[TraceEntry]]:
+        """The entries of each call, in their order."""
+        found: dict[str, list[TraceEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.call, []).append(entry)
+        return found
 
     def of_call(self, call: str) -> Iterator[TraceEntry]:
         """Yield the entries of `call`, such as "unet.003", in their order."""
-        return (entry for entry in self.entries if entry.call == call)
+        return iter(self.by_call.get(call, ()))
 
     def find(self, call: str, layer: str = "") -> TraceEntry | None:
         """Return the entry of `layer` ("": the whole call) in `call`; None if there is none."""
@@ -155,12 +166,17 @@ def build_trace(
     Returns:
         The trace. Its manifest has "missing_tensors": names in entries that no tensor has.
 
+    Raises:
+        InputError: A tensor in memory does not hold numbers.
+
     >>> import numpy as np
     >>> from ldmref.trace import build_trace
     >>> trace = build_trace({"unet.000/conv_in/input": np.ones(3), "unet.000/conv_in/output": 1.0})
     >>> trace.entries[0].name, trace.entries[0].inputs
     ('unet.000/conv_in', {'input': 'unet.000/conv_in/input'})
     """
+    if type(tensors) is dict:
+        _require_numbers(tensors)
     manifest = manifest or {}
     stored = set(tensors)
     sides: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
@@ -194,6 +210,15 @@ def build_trace(
     if missing:
         rest[MISSING] = missing
     return Trace(tensors, entries, rest, dict(kinds or {}), source)
+
+
+def _require_numbers(tensors: Mapping[str, Any]) -> None:
+    """Refuse arrays in memory that hold something else; readers of files do so themselves."""
+    for name, value in tensors.items():
+        kind = getattr(value, "dtype", None)
+        if isinstance(kind, np.dtype) and kind.kind not in NUMBERS:
+            message = f"{name[:80]!r} holds {kind}, not numbers"
+            raise InputError(message, code="E-TRACE-FILE", hint="leave it out of the trace")
 
 
 def _named(entry: Mapping[str, Any]) -> list[str]:

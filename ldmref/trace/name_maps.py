@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from ldmref.errors import UsageError, short_repr
 
+NUMBER = re.compile(r"[0-9]{1,6}")
 NameMap: TypeAlias = Mapping[str, str] | Callable[[str], str | None]
 
 
@@ -32,7 +33,7 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
     if callable(names):
         return names
     exact: dict[str, str] = {}
-    globs: list[tuple[re.Pattern[str], str]] = []
+    globs: list[tuple[list[str], str]] = []
     for old, new in names.items():
         if not (isinstance(old, str) and isinstance(new, str)):
             message = f"names map text to text, not {short_repr(old)} to {short_repr(new)}"
@@ -45,17 +46,45 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
     def rename(name: str) -> str | None:
         if name in exact:
             return exact[name]
-        for pattern, template in globs:
-            match = pattern.fullmatch(name)
-            if match is not None:
-                return template.format("", *match.groups())
+        for pieces, template in globs:
+            found = match_glob(pieces, name)
+            if found is not None:
+                return template.format("", *found)
         return None
 
     return rename
 
 
-def _compile(old: str, new: str) -> tuple[re.Pattern[str], str]:
-    """Return the pattern of a glob and the template of its new name."""
+def match_glob(pieces: list[str], name: str) -> list[str] | None:
+    """Return what each `*` of a glob stands for in a name, None if it does not match.
+
+    Each stands for the shortest possible text, the first one first. That is where the next piece
+    begins first, so no choice is ever taken back, and the time is linear.
+
+    Args:
+        pieces: The texts before, between and after the `*`, at least two.
+        name: The name.
+
+    >>> match_glob(["blk.", ".", ""], "blk.1.conv.weight")
+    ['1', 'conv.weight']
+    """
+    first, *middle, last = pieces
+    end = len(name) - len(last)
+    if len(first) > end or not name.startswith(first) or not name.endswith(last):
+        return None
+    found = []
+    at = len(first)
+    for piece in middle:
+        begin = name.find(piece, at, end)
+        if begin < 0:
+            return None
+        found.append(name[at:begin])
+        at = begin + len(piece)
+    return [*found, name[at:end]]
+
+
+def _compile(old: str, new: str) -> tuple[list[str], str]:
+    """Return the pieces of a glob and the template of its new name."""
     count = old.count("*")
     pieces = new.split("*")
     numbers = re.findall(r"\{(.*?)\}", new)
@@ -64,7 +93,7 @@ def _compile(old: str, new: str) -> tuple[re.Pattern[str], str]:
         problem = f"has more `*` than {short_repr(old)}"
     elif numbers and len(pieces) > 1:
         problem = "uses both `*` and `{1}`"
-    elif any(not number.isdigit() or not 1 <= int(number) <= count for number in numbers):
+    elif not all(NUMBER.fullmatch(number) and 1 <= int(number) <= count for number in numbers):
         problem = f"may use {{1}} to {{{count}}}"
     elif new.count("{") != len(numbers) or new.count("}") != len(numbers):
         problem = "has a brace without its pair"
@@ -74,5 +103,4 @@ def _compile(old: str, new: str) -> tuple[re.Pattern[str], str]:
     template = pieces[0]
     for i, piece in enumerate(pieces[1:], 1):
         template += f"{{{i}}}{piece}"
-    pattern = "(.*?)".join(re.escape(piece) for piece in old.split("*"))
-    return re.compile(pattern), template
+    return old.split("*"), template

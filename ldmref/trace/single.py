@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_tensors, write_to
 from ldmref.support.bfloat16 import bfloat16_bits
-from ldmref.support.files import parse_json
+from ldmref.support.files import MAX_TABLE_VALUES, parse_json
 from ldmref.trace.files import SHARED, SharedTensors, manifest_text
 from ldmref.trace.manifest import CODE, FORMAT, VERSION, check_manifest
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry, build_trace, tensor_name
@@ -74,7 +74,7 @@ def unpack_trace(
     Raises:
         CorruptModelError: Its manifest is damaged, or of a later version.
     """
-    found = parse_json(metadata[KEY], source, CODE)
+    found = parse_json(metadata[KEY], source, CODE, most=MAX_TABLE_VALUES)
     manifest = check_manifest(found, Path(source))
     named = SharedTensors(tensors, metadata, source)
     return build_trace(named, manifest, named.name_kinds(kinds), source)

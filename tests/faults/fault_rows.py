@@ -200,6 +200,9 @@ refused, or 404 in a path
 155|GGUF file that is truncated, or has wrong counts, sizes, types|refused before a tensor is read
 156|quantised weight without a scale that fits, or for other kernels|refused with the reason
 157|LoRA of another family|refused; the message lists the names or shapes that do not fit
+158|file that announces more than it holds: counts above its bytes, repeated names|\
+refused before these are read one by one
+159|single file whose shapes or numbers of blocks no network has|refused before a table is made
 """
 
 ROWS = {

@@ -77,7 +77,7 @@ DAMAGED = {
     "large": (file(2**62, 2**62, 0, kind=10), "does not fit"),
     "truncated": (WHOLE[:-9], "9 bytes are missing"),
     "header": (WHOLE[:60], "ends in the middle"),
-    "counts": (patched(WHOLE, "<Q", 16, 2**63), "a name has|ends in the middle|value of type"),
+    "counts": (patched(WHOLE, "<Q", 16, 2**63), "fields cannot follow"),
     "type": (WHOLE.replace(struct.pack("<QQI", 8, 9, 0), struct.pack("<QQI", 8, 9, 99)),
              "unknown type 99"),
     "blocks": (WHOLE.replace(struct.pack("<QQI", 8, 9, 0), struct.pack("<QQI", 8, 9, 12)),

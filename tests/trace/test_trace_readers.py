@@ -285,7 +285,7 @@ HOSTILE = {
     "gguf-truncated": (gguf()[:-8], "8 bytes are missing"),
     "gguf-version": (gguf(version=1), "version 1 is not 2 or 3"),
     "gguf-big-endian": (gguf(version=3 << 24), "little-endian"),
-    "gguf-many-tensors": (patched(gguf(), "<Q", 8, 2**60), "header ends|a name has"),
+    "gguf-many-tensors": (patched(gguf(), "<Q", 8, 2**60), "cannot follow"),
     "gguf-many-fields": (patched(gguf(), "<Q", 16, 2**60), "damaged"),
     "gguf-offset": (patched(gguf(), "<Q", OFFSET, 2**40), "missing at its end"),
     "gguf-offset-overflow": (patched(gguf(), "<Q", OFFSET, 2**64 - 32), "too large"),
@@ -301,7 +301,7 @@ HOSTILE = {
     ),
     "gguf-array": (
         gguf(fields=text("a") + struct.pack("<IIQ", 9, 8, 2**62), field_count=1),
-        "header ends",
+        "cannot follow",
     ),
     "gguf-nested": (
         gguf(fields=text("a") + struct.pack("<IIQIQ", 9, 9, 1, 9, 1), field_count=1),

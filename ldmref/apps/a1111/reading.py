@@ -18,6 +18,7 @@ from ldmref.apps.a1111.second_pass import read_second_pass
 from ldmref.errors import InputError, one_line
 from ldmref.io.images.infotext import A1111_RNGS, OURS, parse_infotext
 
+LARGEST = 2**64  # a seed; no other number of a text is as large
 SILENT = {"Version", "User", "Backend", "Model", "Model hash", "App"}  # without effect, or noted
 DISTILLED = "Distilled CFG Scale"  # the guidance that a network reads, as Flux.1 [dev] does
 A1111_VERSION = re.compile(r"v?1\.(?:9|10)\.")
@@ -177,7 +178,10 @@ def _flag(pairs: dict[str, Any], key: str) -> bool:
 
 def _converted(key: str, text: str, convert: Callable[[str], Any]) -> Any:
     try:
-        return convert(text)
+        value = convert(text)
+        if not -LARGEST <= value <= LARGEST:  # nor is NaN
+            raise ValueError(f"out of range: {text[:80]}")
+        return value
     except ValueError:
         what = f"{key} in the image's text is not a number: {str(text)[:80]!r}"
         raise InputError(what, code="E-REPLAY") from None

@@ -16,6 +16,7 @@ from ldmref.apps.a1111.levels import MOST, Levels, Options, encoded_levels
 from ldmref.io.images.infotext import A1111_UPSCALERS
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
+from ldmref.modes.upscale import steps_before
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
 
@@ -74,7 +75,7 @@ def second_pass_levels(
     steps = config.defaults.steps if steps is None else steps
     if not 0.0 < strength <= 1.0 or steps < 1:
         return None
-    total = int(steps / min(strength, MOST))
+    total = steps_before(steps, min(strength, MOST))
     if total > min(validation.MAX_STEPS, len(table)):
         return None
     return encoded_levels(table, sampler, schedule, total, steps - 1, options or Options())

@@ -251,9 +251,7 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     elif is_network_folder(path):
         print_network_folder(path, as_json)
     elif (
-        path.is_dir()
-        or path.suffix.lower() in (*MODEL_ENDINGS, *PICKLES)
-        or may_hold_weights(path)
+        path.is_dir() or path.suffix.lower() in (*MODEL_ENDINGS, *PICKLES) or may_hold_weights(path)
     ):
         print_model_info(find_folder(path), as_json, variant, tensors)
     elif not path.exists() and target in list_presets():

@@ -13,7 +13,7 @@ import click
 
 from ldmref.apps.cli.info import as_json
 from ldmref.apps.cli.tables import print_rows
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, short_repr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,9 +82,10 @@ def schedule(
 
 
 def _pixels(size: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)[x×](\d+)", size)
+    match = re.fullmatch(r"([0-9]{2,5})[x×]([0-9]{2,5})", size)
     if not match or min(map(int, match.groups())) < 16:
-        raise UsageError(f"{size!r} is no size in pixels", code="E-SIZE", hint="as in 1024x1024")
+        message = f"{short_repr(size)} is no size in pixels"
+        raise UsageError(message, code="E-SIZE", hint="as in 1024x1024")
     return int(match[1]), int(match[2])
 
 
@@ -139,10 +140,12 @@ def _write_plot(
 
 
 def _read_standard_input() -> str:
+    from ldmref.atlas.reading import MAX_TEXT
+
     if sys.stdin is None or sys.stdin.isatty():
         message = "a family or numbers on standard input are needed"
         raise UsageError(message, code="E-USAGE", hint="ldmref schedule --list lists the families")
-    return sys.stdin.read()
+    return sys.stdin.read(MAX_TEXT + 1)
 
 
 def _name_numbers(text: str, as_json: bool) -> None:

@@ -60,13 +60,14 @@ def answer_schedule(request: ScheduleRequest) -> Any:
     if request.family is None:
         return name_numbers(request.numbers)._asdict()
     family = find_flow_schedule(request.family).family
-    programs = request.programs or [
-        row.program for row in read_flow_schedules() if row.family == family
-    ]
+    every = [row for row in read_flow_schedules() if row.family == family]
+    if len(request.programs) > len(every):
+        message = f"{len(request.programs)} programs are more than the {len(every)} of {family}"
+        raise UsageError(message, code="E-PROGRAM", hint="name each once")
+    named = [find_flow_schedule(family, program) for program in request.programs]
     tokens = count_tokens(request.width, request.height)
     answers = []
-    for program in programs:
-        row = find_flow_schedule(family, program)
+    for row in dict.fromkeys(named) or every:
         own = len(row.sigmas) if row.positions == "list" and not request.programs else None
         steps = own or request.steps or row.steps
         made = make_flow_sigmas(row, steps, tokens).tolist()

@@ -6,6 +6,7 @@ missing. Sources: Stability-AI/sd3.5, mmditx.py; the names of the published file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,7 @@ ENDS = {
     "norm_out.linear": "final_layer.adaLN_modulation.1",
     "proj_out": "final_layer.linear",
 }
+OF_BLOCK = re.compile(r"joint_blocks\.(?P<number>[0-9]{1,6})(?P<layer>\..+)")
 IMAGE, TEXT = "x_block", "context_block"
 BLOCK = {  # the layer of a block -> its stream and its layer there
     "norm1.linear": (IMAGE, "adaLN_modulation.1"),
@@ -102,23 +104,27 @@ def recognise(shapes: Mapping[str, Shape], prefix: str = PREFIX) -> ModelConfig 
         joint = own["context_embedder.weight"][1]
         pooled = own["y_embedder.mlp.0.weight"][1]
         outputs = own["final_layer.linear.weight"][0]
+        (head,) = own.get("joint_blocks.0.x_block.attn.ln_q.weight", (64,))
     except (KeyError, ValueError, IndexError):
         return None
-    blocks = [name.split(".") for name in own if name.startswith("joint_blocks.")]
-    (head,) = own.get("joint_blocks.0.x_block.attn.ln_q.weight", (64,))
+    blocks = [found for found in map(OF_BLOCK.match, own) if found]
+    if min(d, z, patch, joint, pooled, head) < 1 or not blocks:
+        return None
     network = MMDiTConfig(
         in_channels=z,
         out_channels=outputs // patch**2,
         sample_size=min(128, side * patch),
         patch_size=patch,
-        num_layers=len({path[1] for path in blocks}),
+        num_layers=len({found["number"] for found in blocks}),
         num_attention_heads=max(d // head, 1),
         attention_head_dim=head,
         joint_attention_dim=joint,
         pooled_projection_dim=pooled,
         pos_embed_max_size=side,
-        dual_attention_layers=tuple(sorted({int(path[1]) for path in blocks if "attn2" in path})),
-        qk_norm="rms_norm" if any("ln_q" in path for path in blocks) else "",
+        dual_attention_layers=tuple(
+            sorted({int(found["number"]) for found in blocks if ".attn2." in found["layer"]})
+        ),
+        qk_norm="rms_norm" if any(".ln_q." in found["layer"] for found in blocks) else "",
     )
     known = (config for config in make_presets().values() if config.denoiser == network)
     other = replace(MEDIUM, name="sd3", denoiser=network, defaults=Defaults(28, 7.0))

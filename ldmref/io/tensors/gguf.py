@@ -31,6 +31,9 @@ MAX_AXES = 4
 MAX_NAME = 2**16  # bytes of a name
 MAX_TEXT = 2**12  # bytes of a value of the metadata that is kept
 MAX_ITEMS = 16  # of an array of the metadata that is kept
+MAX_HEADER = 2**27  # bytes; the vocabulary of a language model takes about 2^24
+MAX_COUNTED = 2**20  # fields, texts of arrays and tensors that are read one by one
+SMALLEST = {"fields": 13, "texts": 8, "tensors": 24}  # bytes that one takes at least
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # of a tensor whose rows were joined to whole blocks
 STRING = 8
 ARRAY = 9
@@ -119,7 +122,9 @@ class _Header:
         self._path = path
         self._code = code
         self._data = data.view(np.ndarray)  # whose slices take less time
+        self._end = min(len(data), MAX_HEADER)
         self._position = 0
+        self._counted = 0
 
     def read(self) -> dict[str, GGUFTensor]:
         """Return the entries of all tensors, and read the metadata."""
@@ -129,8 +134,9 @@ class _Header:
         if version not in VERSIONS:
             raise self._damaged(f"version {version:,} is not 2 or 3 (little-endian)")
         tensor_count, field_count = self._unpack("<QQ")
-        for _ in range(field_count):
-            key = self._string()
+        seen: set[str] = set()
+        for _ in range(self._count(field_count, "fields")):
+            key = self._new_name(seen)
             (kind,) = self._unpack("<I")
             value = self._value(kind)
             if value is not None:
@@ -138,12 +144,12 @@ class _Header:
         alignment = self.metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self._damaged(f"its alignment {alignment!r} is not a power of two")
-        entries = [self._entry() for _ in range(tensor_count)]
+        names: set[str] = set()
+        count = self._count(tensor_count, "tensors")
+        entries = [self._entry(self._new_name(names)) for _ in range(count)]
         begin = -(-self._position // alignment) * alignment
         tensors: dict[str, GGUFTensor] = {}
         for name, tensor in entries:
-            if name in tensors:
-                raise self._damaged(f"it contains {name[:80]!r} twice")
             tensors[name] = tensor._replace(begin=begin + tensor.begin)
             if tensor.begin % alignment:
                 raise self._damaged(f"{name[:80]!r} is not aligned to {alignment} bytes")
@@ -174,8 +180,25 @@ class _Header:
             raise self._damaged(text)
         return tensor._replace(shape=shape)
 
-    def _entry(self) -> tuple[str, GGUFTensor]:
+    def _count(self, count: int, what: str) -> int:
+        """Return a number of things that follow, if the rest of the header has room for them."""
+        room = (self._end - self._position) // SMALLEST[what]
+        self._counted += count
+        if count > room or self._counted > MAX_COUNTED:
+            limit = min(room, MAX_COUNTED)
+            problem = f"{count:,} {what} cannot follow, at most {limit:,}; is it truncated?"
+            raise self._damaged(problem)
+        return count
+
+    def _new_name(self, seen: set[str]) -> str:
+        """Return a name that was not there before."""
         name = self._string()
+        if name in seen:
+            raise self._damaged(f"it contains {name[:80]!r} twice")
+        seen.add(name)
+        return name
+
+    def _entry(self, name: str) -> tuple[str, GGUFTensor]:
         (axes,) = self._unpack("<I")
         if axes > MAX_AXES:
             raise self._damaged(f"{name[:80]!r} has {axes:,} axes; at most {MAX_AXES} are allowed")
@@ -199,7 +222,7 @@ class _Header:
         nbytes = math.prod(sizes) // kind.values * kind.nbytes
         return name, GGUFTensor(kind, tuple(reversed(sizes)), offset, nbytes)
 
-    def _value(self, kind: int, nested: bool = False) -> Any:
+    def _value(self, kind: int) -> Any:
         """Return a value of the metadata; None for a long text or array, which is skipped."""
         if kind in SCALARS:
             return self._unpack(f"<{SCALARS[kind]}")[0]
@@ -208,15 +231,18 @@ class _Header:
             if size <= MAX_TEXT:
                 return self._take(size).decode(errors="replace")
             return self._skip(size)
-        if kind != ARRAY or nested:
+        if kind != ARRAY:
             raise self._damaged(f"its metadata has a value of type {kind}")
         item, count = self._unpack("<IQ")
         if item in SCALARS:
             if count <= MAX_ITEMS:
                 return self._unpack(f"<{count}{SCALARS[item]}")
             return self._skip(count * struct.calcsize(f"<{SCALARS[item]}"))
-        for _ in range(count):
-            self._value(item, nested=True)
+        if item != STRING:
+            raise self._damaged(f"its metadata has a value of type {item} in an array")
+        for _ in range(self._count(count, "texts")):
+            (size,) = self._unpack("<Q")
+            self._skip(size)
         return None
 
     def _string(self) -> str:
@@ -238,8 +264,10 @@ class _Header:
 
     def _skip(self, size: int) -> None:
         end = self._position + size
-        if end > len(self._data):
-            raise self._damaged("its header ends in the middle; is it truncated?")
+        if end > self._end:
+            long = f"is longer than {MAX_HEADER:,} bytes"
+            short = "ends in the middle; is it truncated?"
+            raise self._damaged(f"its header {long if end <= len(self._data) else short}")
         self._position = end
 
     def _damaged(self, problem: str) -> CorruptModelError:

@@ -22,6 +22,7 @@ from ldmref.io.tensors.model_file import ModelFile, is_possible_shape
 from ldmref.support.bfloat16 import decode_bfloat16
 from ldmref.support.file_formats import identify_format
 from ldmref.support.files import (
+    MAX_TABLE_VALUES,
     check_input_path,
     make_read_error,
     open_file,
@@ -236,7 +237,7 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
         hint = "pad it with spaces: load and save the file with the safetensors library it is from"
         raise _damaged(path, "its header is padded with NUL instead of spaces", hint)
     try:
-        header = parse_json(text.decode("utf-8"), "the header", strict=True)
+        header = parse_json(text.decode("utf-8"), "the header", strict=True, most=MAX_TABLE_VALUES)
         if not isinstance(header, dict):
             raise ValueError("the header is not an object")
     except (ValueError, CorruptModelError) as error:

@@ -32,6 +32,7 @@ from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
+from ldmref.locate.unfit import try_judge
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -57,5 +58,7 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
     rows = []
     for judge in JUDGES:
         for part in of_parts.get(judge, (parts.trunk,)):
-            rows += judge(context if part is parts.trunk else replace(context, port=part))
+            rows += try_judge(
+                judge, context if part is parts.trunk else replace(context, port=part)
+            )
     return rows

@@ -60,7 +60,10 @@ def read_names(path: str | Path) -> dict[str, str]:
             raise InputError(f"{shown(path)} is not TOML: {error}"[:300], code=CODE) from error
     if not isinstance(content, dict):
         raise InputError(f"{shown(path)} is not a table of names", code=CODE)
-    names = dict(_flatten(content, ""))
+    try:
+        names = dict(_flatten(content, ""))
+    except RecursionError as error:
+        raise InputError(f"{shown(path)} is nested too deep", code=CODE) from error
     wrong = next((name for name, new in names.items() if not isinstance(new, str)), None)
     if wrong is not None:
         message = f"{shown(path)}: the name for {wrong[:80]!r} is not text"

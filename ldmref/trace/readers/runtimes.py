@@ -19,7 +19,7 @@ import numpy as np
 from ldmref.errors import CorruptModelError
 from ldmref.models.family import family_of
 from ldmref.models.presets import list_presets
-from ldmref.support.files import parse_json, read_file, shown
+from ldmref.support.files import MAX_TABLE_VALUES, parse_json, read_file, shown
 from ldmref.trace.manifest import CODE
 
 MAX_DUMP = 2**33  # bytes
@@ -121,7 +121,8 @@ def list_graph_networks() -> list[GraphNetwork]:
 
 def _read_iterations(path: Path) -> list[dict[str, np.ndarray]]:
     """Return the tensors of each iteration, of the first runner in a file of outputs."""
-    content = parse_json(read_file(path, MAX_DUMP, CODE), shown(path), CODE)
+    data = read_file(path, MAX_DUMP, CODE)
+    content = parse_json(data, shown(path), CODE, most=MAX_TABLE_VALUES)
     try:
         if isinstance(content, Mapping):
             return [_decode_all(each["outputs"], path) for each in content["lst"][0][1]]

@@ -30,6 +30,10 @@ SILENT_SETTINGS = ("sd_model_checkpoint", "samples_format", "save_to_dirs")
 NEUTRAL = (None, "", "None", "Automatic", [], {})
 NEUTRAL_VALUES = {"s_noise": 1, "initial_noise_multiplier": 1, "s_tmax": math.inf}
 MOST_NAMED = 50
+FLAGS = {  # of pydantic, which reads A1111's requests
+    word: word in ("1", "on", "t", "true", "y", "yes")
+    for word in ("0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes")
+}
 WHOLE = re.compile(r"\s*-?[0-9]{1,29}\s*")  # a whole number as text
 
 
@@ -82,10 +86,12 @@ class Fields:
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a flag; 0 and 1 are flags also, as in `inpainting_mask_invert`."""
+        """Return a flag; 0 and 1 are flags also, and the words that A1111 takes for either."""
         value = self._value(name)
         if value is None:
             return default
+        if isinstance(value, str):
+            value = FLAGS.get(value.lower(), value)
         if value not in (False, True):
             raise _wrong(name, "true or false", value)
         return bool(value)

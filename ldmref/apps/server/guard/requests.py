@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 VERSIONS = ("1.0", "1.1", "2", "3")
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 JSON = "application/json"
-JSON_ROUTES = ("/v1/jobs", "/v1/generate", "/v1/images/generations", "/mcp")
+OTHER_BODIES = ("/v1/inspect", "/v1/images/edits")  # an image, a form; all others take JSON
 # A form of any page can send these types without asking the server first.
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 
@@ -104,7 +104,8 @@ def check_type(scope: Scope) -> None:
         return
     values = values_of(scope, b"content-type")
     kind = values[0].partition(";")[0].strip().lower() if values else ""
-    strict = path.rstrip("/") in JSON_ROUTES
+    own = path.startswith("/v1/") or path.rstrip("/") == "/mcp"
+    strict = own and path.rstrip("/") not in OTHER_BODIES
     form = path.startswith("/sdapi/") and has_body(scope) and kind in FORM_TYPES
     if (strict and kind != JSON) or form or len(values) > 1:
         raise Refused(

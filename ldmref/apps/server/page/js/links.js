@@ -10,7 +10,7 @@ let forget = () => {}; // the message about the link before
 export function tellWrongLink(state, { modes, offered, views, shown, loras }) {
   const lines = [];
   if (state.view && !views.includes(state.view)) lines.push(`there is no view “${state.view}”`);
-  if (state.mode && !(state.mode in modes)) lines.push(`there is no mode “${state.mode}”`);
+  if (state.mode && !Object.hasOwn(modes, state.mode)) lines.push(`there is no mode “${state.mode}”`);
   else if (state.mode && !offered.includes(state.mode)) lines.push(`the model here cannot do “${state.mode}”`);
   const known = new Set(readFields(modes[shown].schema).map(({ name }) => name));
   const others = new Set(Object.values(modes).flatMap(({ schema }) => Object.keys(schema.properties)));

@@ -41,7 +41,7 @@ async function start() {
 
 function currentView() {
   const { view } = state.readState();
-  return view in VIEWS ? view : "generate";
+  return Object.hasOwn(VIEWS, view ?? "") ? view : "generate";
 }
 
 // Paint has the mode of its name, and the other views go on with the mode of the present one.

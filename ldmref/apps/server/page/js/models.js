@@ -24,7 +24,7 @@ export function modesOf({ modes }, model) {
 
 /** Return the summary of the mode that is shown, after a sentence if the model lacks the wanted one. */
 export function describeMode({ modes }, model, wanted, shown) {
-  const missing = wanted in modes && !modesOf({ modes }, model).includes(wanted);
+  const missing = Object.hasOwn(modes, wanted ?? "") && !modesOf({ modes }, model).includes(wanted);
   const { summary = "" } = modes[shown];
   return missing ? `The model ${model.name} cannot do “${modeName(wanted)}”. ${summary}` : summary;
 }

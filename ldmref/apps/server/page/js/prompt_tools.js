@@ -75,7 +75,7 @@ export class PromptTools {
 }
 
 function merge(text, part) {
-  if (part.includes(PLACE)) return part.replaceAll(PLACE, text.trim());
+  if (part.includes(PLACE)) return part.replaceAll(PLACE, () => text.trim()); // a text would be a pattern: $& and $$
   return [text.trim(), part.trim()].filter(Boolean).join(", ");
 }
 

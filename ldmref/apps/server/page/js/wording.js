@@ -25,7 +25,7 @@ export const MODE_ORDER = Object.keys(MODES);
 
 /** Return the name of a mode on the page. */
 export function modeName(mode) {
-  return MODES[mode] ?? mode;
+  return Object.hasOwn(MODES, mode) ? MODES[mode] : mode;
 }
 
 /** Learn the names of all parameters, from the modes of the server's capabilities. */

@@ -13,7 +13,7 @@ import { createComparison, createRunPanels } from "./panels.js";
 import { NUMBERS, describePosition } from "./plain.js";
 import { Runs } from "./runs.js";
 import { createScrubber } from "./scrubber.js";
-import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs } from "./specs.js";
+import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs, wrongInView } from "./specs.js";
 import { createStrips } from "./strips.js";
 import { acceptFiles, acceptKeys, debounce, letter } from "./tools.js";
 import { createTruth } from "./truth.js";
@@ -29,6 +29,7 @@ import { createWords } from "./words.js";
  */
 export function createExplorer(element, { source, place, notify }) {
   let view = readSpecs({}).view;
+  let linked = 0; // the step that a link asked for, until a run is shown
   let byItself = false; // the page plays, and nobody has touched it yet
   let playsNext = false; // the run that was asked for in the form plays once it is there
   const runs = new Runs(source, () => {
@@ -77,6 +78,8 @@ export function createExplorer(element, { source, place, notify }) {
     const shown = runs.entries[view.show]?.run ? view.show : runs.entries.findIndex((entry) => entry.run);
     if (shown < 0) return null;
     const { run } = runs.entries[shown];
+    if (linked > run.n) tellWrong([`the run has ${run.n} steps, not ${linked}`]);
+    linked = 0;
     const other = view.with !== null && view.with !== shown ? runs.entries[view.with]?.run : null;
     view.step = Math.min(view.step ?? Math.round(run.n / 2), run.n);
     const k = view.step;
@@ -256,6 +259,11 @@ export function createExplorer(element, { source, place, notify }) {
     }
   }
 
+  // A link that was typed, shortened or made for another run.
+  function tellWrong(lines) {
+    if (lines.length) notify.notify(`Not everything in this link can be shown: ${lines.join("; ")}.`, { kind: "error" });
+  }
+
   refresh();
   return {
     open,
@@ -269,6 +277,7 @@ export function createExplorer(element, { source, place, notify }) {
     // alone, without the runs and the position that were shown before.
     show({ onlyRun = false } = {}) {
       let wanted = readSpecs(place.read());
+      tellWrong(wrongInView(place.read()));
       const isNamed = "prompt" in (wanted.specs[0]?.texts ?? {});
       if (source.ready && !isNamed && runs.entries.length === 0) {
         startReady(wanted.view);
@@ -284,6 +293,7 @@ export function createExplorer(element, { source, place, notify }) {
       const isNew = !runs.specs.length || own(wanted.specs[0]) !== own(runs.specs[0]);
       if (onlyRun && isNew) wanted = { specs: [wanted.specs[0]], view: readSpecs({}).view };
       view = guide.complete(wanted.view);
+      linked = view.step;
       byItself = false;
       element.classList.toggle("smooth", view.smooth);
       runs.set(wanted.specs);

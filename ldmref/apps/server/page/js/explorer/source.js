@@ -45,7 +45,7 @@ export function serverSource({ api, capabilities }) {
 
   // The fields of a request that say which run is meant.
   function describe({ mode, model, loras, texts, branches }) {
-    const schema = modes[mode];
+    const schema = Object.hasOwn(modes, mode) ? modes[mode] : null;
     if (!schema) throw new Error(`The server has no mode ${mode}`);
     const parameters = readTexts(schema, texts);
     const run = { mode, parameters, ...(model ? { model } : {}) };
@@ -58,10 +58,10 @@ export function serverSource({ api, capabilities }) {
 
   // Refuse names that the mode lacks: they come from a link, and would be left out silently.
   function check({ mode, model, loras, texts, branches }) {
-    const known = modes[mode]?.properties ?? {};
+    const known = Object.hasOwn(modes, mode) ? modes[mode].properties : {};
     const given = [texts, ...branches.map((branch) => branch.texts)].flatMap(Object.keys);
-    const unknown = given.filter((name) => !(name in known));
-    if (modes[mode] && unknown.length) throw new Error(`There is no setting “${unknown.join("”, “")}”`);
+    const unknown = given.filter((name) => !Object.hasOwn(known, name));
+    if (Object.hasOwn(modes, mode) && unknown.length) throw new Error(`There is no setting “${unknown.join("”, “")}”`);
     const wrong = explainWeights(findModel(capabilities, model), loras);
     if (wrong) throw new Error(wrong);
   }

@@ -12,6 +12,7 @@
 
 import { explainWeights, weightsOf } from "../adapters.js";
 import { toText } from "../schema.js";
+import { PARTS } from "./parts.js";
 
 const STOPS = 8; // of the tour
 const RESERVED = new Set(["of", "from", "model"]);
@@ -51,6 +52,16 @@ export function readSpecs(state) {
   };
   if (view.with === view.show) view.with = null;
   return { specs, view };
+}
+
+/** Return what a state names that no run has, a sentence each: its part, its stop and its step. */
+export function wrongInView(state) {
+  const { view } = readSpecs(state);
+  const wrong = [];
+  if (view.open && !PARTS.some(({ key }) => key === view.open)) wrong.push(`there is no part “${view.open}”`);
+  if (state.tour && !view.tour && state.tour !== "0") wrong.push(`the tour has no stop “${state.tour}”`);
+  if (state.step && view.step === null) wrong.push(`there is no step “${state.step}”`);
+  return wrong;
 }
 
 function ofFirstPass(texts) {
