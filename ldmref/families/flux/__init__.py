@@ -107,6 +107,7 @@ FLUX = Family(
     broken_rules,
     encode_prompts,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
+    modules=("FluxTransformer2DModel",),
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,

@@ -106,6 +106,7 @@ SD3 = Family(
     encode_prompts,
     condition_on_text,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
+    modules=("SD3Transformer2DModel",),
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,
