@@ -78,6 +78,11 @@ class TraceWriter:
         if overwrite:
             _delete_trace(folder)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no call was written."""
+        return not self._entries
+
     def write_call(
         self,
         call: str,

@@ -99,8 +99,15 @@ class LeftOut:
 
         return run
 
-    def warn(self) -> None:
-        """Warn if something was left out."""
+    def warn(self, empty: bool = False) -> None:
+        """Warn if something was left out.
+
+        Args:
+            empty: Whether no call was recorded, which is warned of as well.
+        """
+        if empty:
+            what = "no network, sampler or module that is observed ran to its end in the block"
+            warnings.warn(f"nothing was recorded: {what}", stacklevel=2)
         if self.reasons:
             listed = abbreviated([f"{k} ({v})" for k, v in self.reasons.items()], MAX_LISTED)
             warnings.warn(f"not recorded: {listed}", stacklevel=2)

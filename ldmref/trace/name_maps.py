@@ -23,7 +23,7 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
 
     Raises:
         UsageError: A pattern or its new name is not valid. The returned function raises it if
-            `names` raises an error, or returns something else than text or None.
+            `names` raises an error, or returns what is neither text nor None.
 
     >>> rename = make_renamer({"blk.*.conv": "down_blocks.*.resnets.0.conv1", "stem": "conv_in"})
     >>> rename("blk.1.conv"), rename("stem"), rename("head")
@@ -60,7 +60,7 @@ def _call_renamer(names: Callable[[str], str | None], name: str) -> str | None:
     """Return the new name that a user's function gives.
 
     Raises:
-        UsageError: The function raised an error, or returned something else than text or None.
+        UsageError: The function raised an error, or returned what is neither text nor None.
     """
     try:
         new = names(name)

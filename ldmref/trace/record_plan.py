@@ -121,8 +121,8 @@ def tracing(
         if left_out is not None and left_out.reasons:
             writer.manifest[LEFT_OUT] = left_out.reasons
         writer.close(complete)
-        if left_out is not None:
-            left_out.warn()
+        if left_out is not None and complete:
+            left_out.warn(writer.is_empty)
 
 
 class RunTracer(TraceObserver):

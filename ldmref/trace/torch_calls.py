@@ -142,7 +142,7 @@ class TorchTraceWriter:
             written[LEFT_OUT] = self.left_out.reasons
         self._writer.manifest = written
         path = self._writer.close()
-        self.left_out.warn()
+        self.left_out.warn(self._writer.is_empty)
         return path
 
 

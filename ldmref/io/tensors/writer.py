@@ -41,7 +41,7 @@ def source(tensor: np.ndarray) -> TensorSource:
 
 def as_real(array: np.ndarray) -> np.ndarray:
     """Return complex numbers with a last axis of their two parts; other arrays as they are."""
-    return np.stack([array.real, array.imag], axis=-1) if np.iscomplexobj(array) else array
+    return np.stack([np.real(array), np.imag(array)], -1) if np.iscomplexobj(array) else array
 
 
 def write_tensors(
