@@ -225,7 +225,7 @@ class _PipelineRecorder:
             several = hasattr(self._pipe, "text_encoder_2")
             if several and hidden:  # of CLIP, without the last layer and the norm
                 states = hidden[-(skip + 2)]
-            elif hidden and skip:  # the pipeline applies the norm itself, which replaces this output
+            elif hidden and skip:  # the pipeline applies the norm itself, to replace this output
                 states = hidden[-(skip + 1)]
             else:
                 states = output.last_hidden_state

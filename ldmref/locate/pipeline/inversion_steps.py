@@ -44,7 +44,11 @@ def judge_inversion(
         interval = Interval(0, 1, 1, sigma, sigma_next)
         x = evaluation.state
         step = implicit(iterations)
-        expected, _, _ = step(lambda x, sigma, answers=answers: next(answers), x, interval, (), _no_noise)
+
+        def denoise(x: np.ndarray, sigma: float, answers: Iterator = answers) -> np.ndarray:
+            return next(answers)
+
+        expected, _, _ = step(denoise, x, interval, (), _no_noise)
         sizes = _size(x) + _size(expected)
         for x_e, x0, level in seen:
             sizes += (sigma_next - sigma) / level * (_size(x_e) + _size(x0))
