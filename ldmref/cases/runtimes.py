@@ -212,15 +212,21 @@ class LayerAnswers(NamedBackend):
         kept = NOT_ROUNDED[0] if call.kind == EMBEDDING else ""
         stored = self.reader.inputs(case)
         inputs = {name: _input_on(self.inner, kept or name, x) for name, x in stored.items()}
-        same = {role: str(case.attributes[role]) for role in call.inputs if role not in inputs}
-        inputs |= {role: inputs[other] for role, other in same.items()}
+        for role, x in call.inputs.items():
+            if role not in inputs:  # the same as another one, or a constant
+                other = case.attributes.get(role)
+                inputs[role] = x if other is None else inputs[str(other)]
         self._alone = True
         try:
             with self.observed(call.name):
-                output = self.inner.to_numpy(call.compute(inputs))
+                results = flat(call.compute(inputs))
         finally:
             self._alone = False
-        self.found.append((case, {case.outputs[0].name: output}, ""))
+        roles = ["output"] if len(results) == 1 else [f"output.{i}" for i in range(len(results))]
+        wanted = {x.name for x in case.outputs}
+        named = zip(roles, results, strict=True)
+        outputs = {role: self.inner.to_numpy(y) for role, y in named if role in wanted}
+        self.found.append((case, outputs, ""))
         return y
 
 
