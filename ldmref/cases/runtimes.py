@@ -17,7 +17,7 @@ from ldmref.cases.files import SuiteReader
 from ldmref.cases.make import value_cases
 from ldmref.cases.model import ONNX_PARTS, PARTS, TRACES, VALUE_PARTS, GoldenCase
 from ldmref.cases.network_cases import NetworkCase
-from ldmref.cases.recorder import HALF, flat
+from ldmref.cases.recorder import EMBEDDING, HALF, flat
 from ldmref.cases.trace_runtimes import compute_trace, graph_backend
 from ldmref.errors import BackendUnavailable
 
@@ -25,7 +25,6 @@ Outputs = dict[str, np.ndarray]
 Answer = tuple[GoldenCase, Outputs | None, str]  # the outputs, or why there are none
 ERRORS_ONLY = 3
 NOT_ROUNDED = ("t", "sizes")  # inputs that are embedded, in float32 in every program
-EMBEDDING = "timestep_embedding"
 
 
 class OnnxRuntime:
