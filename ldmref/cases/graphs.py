@@ -58,6 +58,11 @@ class LayerTracer(NamedBackend):
         return y
 
 
+def name_results(call: LayerCall, count: int) -> list[str]:
+    """Return the names of what a layer returns, as in traces."""
+    return [f"output.{i}" for i in range(count)] if call.several else ["output"]
+
+
 def trace_network(net: NetworkCase) -> tuple[Graph, list[LayerGraph]]:
     """Return the graph of a network, and those of its layers in the order of execution."""
     layers: list[tuple[LayerCall, tuple[SymbolicArray, ...]]] = []
@@ -112,7 +117,7 @@ def _cut(
         inputs = tuple(names[name] if name else "" for name in node.inputs)
         part.nodes.append(GraphNode(node.operator, inputs, names[node.output], node.attributes))
     outputs = [SymbolicArray(part, names[y.name], y.shape, y.dtype) for y in found.values()]
-    roles = ["output"] if len(results) == 1 else [f"output.{i}" for i in range(len(results))]
+    roles = name_results(call, len(results))
     part.name_outputs(outputs, [roles[i] for i in found])
     return LayerGraph(call.name, call.kind, part, same, tuple(found))
 

@@ -14,6 +14,7 @@ from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.backends.openvino import import_openvino
 from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
+from ldmref.cases.graphs import name_results
 from ldmref.cases.make import value_cases
 from ldmref.cases.model import ONNX_PARTS, PARTS, TRACES, VALUE_PARTS, GoldenCase
 from ldmref.cases.network_cases import NetworkCase
@@ -221,9 +222,8 @@ class LayerAnswers(NamedBackend):
                 results = flat(call.compute(inputs))
         finally:
             self._alone = False
-        roles = ["output"] if len(results) == 1 else [f"output.{i}" for i in range(len(results))]
         wanted = {x.name for x in case.outputs}
-        named = zip(roles, results, strict=True)
+        named = zip(name_results(call, len(results)), results, strict=True)
         outputs = {role: self.inner.to_numpy(y) for role, y in named if role in wanted}
         self.found.append((case, outputs, ""))
         return y
