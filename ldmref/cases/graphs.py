@@ -54,7 +54,8 @@ class LayerTracer(NamedBackend):
         """Compute a layer and remember it, unless it reads nothing but constants."""
         y = call.compute(call.inputs)
         if any(isinstance(x, SymbolicArray) for x in call.inputs.values()):
-            self.layers.append((call, flat(y)))
+            results: Any = flat(y)
+            self.layers.append((call, results))
         return y
 
 

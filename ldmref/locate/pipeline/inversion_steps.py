@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import NOISE, PipelineContext
 from ldmref.locate.pipeline.recorded_step import RecordedEvaluation, evaluated_x0
 from ldmref.locate.pipeline.step_faults import StepSettings
-from ldmref.samplers import Interval, implicit
+from ldmref.samplers import implicit, sample
 from ldmref.trace.model import TraceEntry
 
 ROUNDINGS = 4.0  # units per size of an array that a step adds; see `judge_inversion`
@@ -30,25 +32,26 @@ def judge_inversion(
     for evaluation in evaluations:
         entry = evaluation.entry
         output = context.read_output(entry)
-        iterations = entry.attributes["iterations"]
+        iterations = entry.attributes.get("iterations")
         sigma = context.number(entry, "sigma")
         sigma_next = context.number(entry, "sigma_next")
-        if output is None or sigma is None or sigma_next is None or not _is_count(iterations):
+        if output is None or sigma is None or sigma_next is None:
             yield context.not_judged(entry, "step", "its levels or its result were not recorded")
+            continue
+        if not _is_count(iterations) or not 0.0 <= sigma < sigma_next < math.inf:
+            yield context.not_judged(entry, "step", "its levels or iterations are none")
             continue
         seen = list(_evaluations(context, entry, evaluation, settings, sigma))
         if len(seen) != iterations + (sigma > 0.0) or not all(level for *_, level in seen):
             yield context.not_judged(entry, "step", "not all its evaluations were recorded")
             continue
         answers = iter(x0 for _, x0, _ in seen)
-        interval = Interval(0, 1, 1, sigma, sigma_next)
         x = evaluation.state
-        step = implicit(iterations)
 
         def denoise(x: np.ndarray, sigma: float, answers: Iterator = answers) -> np.ndarray:
             return next(answers)
 
-        expected, _, _ = step(denoise, x, interval, (), _no_noise)
+        expected = next(sample(denoise, x, (sigma, sigma_next), implicit(iterations))).x
         sizes = _size(x) + _size(expected)
         for x_e, x0, level in seen:
             sizes += (sigma_next - sigma) / level * (_size(x_e) + _size(x0))
@@ -80,13 +83,9 @@ def _evaluations(
         number += 1
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and 0 <= value <= 10**6
 
 
 def _size(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0))
-
-
-def _no_noise() -> np.ndarray:
-    raise AssertionError("an inversion draws no noise")
