@@ -14,7 +14,7 @@ from ldmref.errors import CorruptModelError, InputError, UsageError, counted, di
 from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
 
 FORMAT = "ldmref-cases"
-VERSION = "1.2"
+VERSION = "2.0"
 """The version of the suites that `make_suite` writes."""
 MANIFEST = "cases.json"
 DATA = "test_data_set_0"  # as in ONNX's own backend tests
@@ -98,7 +98,7 @@ class Suite:
     >>> from ldmref.cases import temporary_suite
     >>> with temporary_suite(["schedules"]) as suite:
     ...     suite.label, len(suite.select(["*karras*"])) > 0
-    ('ldmref-cases 1.2', True)
+    ('ldmref-cases 2.0', True)
     """
 
     folder: Path
@@ -109,7 +109,7 @@ class Suite:
 
     @property
     def label(self) -> str:
-        """Return "ldmref-cases 1.2", with the families unless the suite has all."""
+        """Return "ldmref-cases 2.0", with the families unless the suite has all."""
         some = f" of {', '.join(self.families)}" if self.families else ""
         return f"{FORMAT} {self.version}{some}"
 
@@ -223,7 +223,7 @@ def read_suite(folder: Path) -> Suite:
     >>> from ldmref.cases import read_suite, temporary_suite
     >>> with temporary_suite(["schedules"]) as suite:
     ...     read_suite(suite.folder).version
-    '1.2'
+    '2.0'
     """
     folder = check_input_path(folder, "the folder of a suite", CODE)
     path = folder / MANIFEST

@@ -81,8 +81,8 @@ def _write_layer(
         record.kind,
         layer.graph,
         inputs,
-        record.outputs,
-        record.tolerances,
+        [record.outputs[i] for i in layer.returned],
+        [record.tolerances[i] for i in layer.returned],
         attributes | layer.same,
         record.basis,
     )

@@ -19,6 +19,7 @@ RUNS = 3  # with random errors
 SAFETY = 2.0  # factor on the largest deviation of these runs
 U = 2.0**-24  # unit roundoff of float32
 DTYPE = "float32"
+EMBEDDING = "timestep_embedding"
 HALF = ("float16", "bfloat16")
 DTYPES = (DTYPE, *HALF)
 """The number formats in which programs compute layers and networks."""
@@ -199,10 +200,13 @@ def bound_of(
 ) -> np.ndarray | float:
     """Bound the error of one operation in a dtype.
 
-    A function without operations (`timestep_embedding`) is computed in float32: it errs by what
-    four roundings of its inputs change, and by four roundings of its result.
+    Timesteps are embedded in float32 (`timestep_bound`). Another function without operations errs
+    by what four roundings of its inputs change, and by four roundings of its result.
     """
     inputs = call.inputs if inputs is None else inputs
+    if call.kind == EMBEDDING:
+        rounding = 4.0 * precision(dtype).u * np.max(np.abs(y), initial=0.0)
+        return timestep_bound(inputs["input"], y.shape[1]) + rounding
     if call.kind not in OPERATIONS:
         up = call.compute({role: x * (1.0 + 4.0 * U) for role, x in inputs.items()})
         down = call.compute({role: x * (1.0 - 4.0 * U) for role, x in inputs.items()})
@@ -212,6 +216,21 @@ def bound_of(
         rounded, weights = rounded_arrays(call, dtype, inputs)
         return layer_bound(call, rounded, weights, dtype, y)
     return layer_bound(call, inputs, call.parameters, dtype, y)
+
+
+def timestep_bound(t: np.ndarray, dim: int) -> np.ndarray:
+    """Bound the error of sines and cosines of angles that are computed in float32, (n, dim).
+
+    A frequency is f = exp(-e) with e = i ln(P)/h, h = dim/2, P = 10000. The constant, the quotient
+    and the product err by 3 u e, the exponential by 3 u and the product t f by u, so the angle by
+    u t f (3 e + 4), which is also a bound for powers of P. The first frequency is 1: its angle is
+    exact.
+    """
+    half = dim // 2
+    exponent = np.arange(half) * (np.log(10_000.0) / half)
+    error = U * np.exp(-exponent) * (3.0 * exponent + 4.0)
+    error[:1] = 0.0
+    return np.abs(t)[:, None] * np.tile(error, 2)
 
 
 def largest_rounding(y: np.ndarray, dtype: str = DTYPE) -> float:

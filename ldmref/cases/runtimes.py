@@ -14,10 +14,11 @@ from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.backends.openvino import import_openvino
 from ldmref.cases.families import networks
 from ldmref.cases.files import SuiteReader
+from ldmref.cases.graphs import name_results
 from ldmref.cases.make import value_cases
 from ldmref.cases.model import ONNX_PARTS, PARTS, TRACES, VALUE_PARTS, GoldenCase
 from ldmref.cases.network_cases import NetworkCase
-from ldmref.cases.recorder import HALF, flat
+from ldmref.cases.recorder import EMBEDDING, HALF, flat
 from ldmref.cases.trace_runtimes import compute_trace, graph_backend
 from ldmref.errors import BackendUnavailable
 
@@ -25,7 +26,6 @@ Outputs = dict[str, np.ndarray]
 Answer = tuple[GoldenCase, Outputs | None, str]  # the outputs, or why there are none
 ERRORS_ONLY = 3
 NOT_ROUNDED = ("t", "sizes")  # inputs that are embedded, in float32 in every program
-EMBEDDING = "timestep_embedding"
 
 
 class OnnxRuntime:
@@ -212,15 +212,20 @@ class LayerAnswers(NamedBackend):
         kept = NOT_ROUNDED[0] if call.kind == EMBEDDING else ""
         stored = self.reader.inputs(case)
         inputs = {name: _input_on(self.inner, kept or name, x) for name, x in stored.items()}
-        same = {role: str(case.attributes[role]) for role in call.inputs if role not in inputs}
-        inputs |= {role: inputs[other] for role, other in same.items()}
+        for role, x in call.inputs.items():
+            if role not in inputs:  # the same as another one, or a constant
+                other = case.attributes.get(role)
+                inputs[role] = x if other is None else inputs[str(other)]
         self._alone = True
         try:
             with self.observed(call.name):
-                output = self.inner.to_numpy(call.compute(inputs))
+                results = flat(call.compute(inputs))
         finally:
             self._alone = False
-        self.found.append((case, {case.outputs[0].name: output}, ""))
+        wanted = {x.name for x in case.outputs}
+        named = zip(name_results(call, len(results)), results, strict=True)
+        outputs = {role: self.inner.to_numpy(y) for role, y in named if role in wanted}
+        self.found.append((case, outputs, ""))
         return y
 
 

@@ -11,10 +11,12 @@ from ldmref.cases.parameters import random_array
 from ldmref.cases.values import NamedArrays, ValueCase
 from ldmref.math.sigmas import karras_sigmas
 from ldmref.models.presets import PRESETS
+from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.configure import configured_step
 from ldmref.samplers.guidance_registry import BUILT_IN
 from ldmref.samplers.interfaces import Guided, GuidedDenoiser, History, Interval, Step
 from ldmref.samplers.loop import sample
+from ldmref.samplers.path import FLOW, VE, NoisePath
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.sampler import Sampler
 from ldmref.samplers.schedule import make_schedule
@@ -23,11 +25,15 @@ SHAPE = (2, 3)
 STEPS = 6
 SIGMA_MIN = 0.0292
 SIGMA_MAX = 14.6146
+SHIFT = 3.0  # of the levels of a flow, as in Stable Diffusion 3
 SCALE = 1.5  # of samplers that guide themselves
 
 
 def sampler_cases() -> Iterator[ValueCase]:
-    """Yield a run of every sampler on Karras' noise levels, and one in diffusers' convention."""
+    """Yield runs of every sampler on Karras' noise levels, in diffusers' convention and on a flow.
+
+    Samplers that guide themselves have no case on a flow.
+    """
     sigmas = np.append(karras_sigmas(STEPS, SIGMA_MIN, SIGMA_MAX, 7.0), 0.0)
     scheduler = PRESETS["sd15"].scheduler
     for name, sampler in SAMPLERS.items():
@@ -40,6 +46,13 @@ def sampler_cases() -> Iterator[ValueCase]:
         step, visits = configured_step(scheduler, sampler, schedule)
         label = f"samplers.diffusers.{name}"
         yield _case(label, sampler, step, schedule.sigmas, visits, convention="diffusers")
+    flow = SchedulerConfig(prediction_type="flow", shift=SHIFT)
+    for name, sampler in SAMPLERS.items():
+        if sampler.adaptive or sampler.guides:
+            continue
+        schedule = make_schedule(flow, sampler, "flow", STEPS)
+        step, visits = configured_step(flow, sampler, schedule)
+        yield _case(f"samplers.flow.{name}", sampler, step, schedule.sigmas, visits, path=FLOW)
 
 
 def _case(
@@ -49,9 +62,10 @@ def _case(
     sigmas: np.ndarray,
     visits: Sequence[int],
     convention: str = "",
+    path: NoisePath = VE,
 ) -> ValueCase:
-    data = Recorded(name, sigmas)
-    run_sampler(step, data.x, data.sigmas, visits, data.predict, data.draw)
+    data = Recorded(name, sigmas, path)
+    run_sampler(step, data.x, data.sigmas, visits, data.predict, data.draw, path)
     inputs = {"sigmas": data.sigmas, "x": data.x, "predictions": np.stack(data.predictions)}
     if sampler.unconditional:
         inputs["unconditional"] = np.stack(data.unconditional)
@@ -60,9 +74,11 @@ def _case(
 
     def compute(arrays: NamedArrays) -> NamedArrays:
         replay = Replayed(arrays)
-        states = run_sampler(
-            step, arrays["x"], arrays["sigmas"], visits, replay.predict, replay.draw
-        )
+        sigmas = arrays["sigmas"]
+        if path is FLOW:  # pure noise is at exactly 1, also in float32
+            sigmas = np.where(data.sigmas == 1.0, 1.0, sigmas)
+        predict, draw = replay.predict, replay.draw
+        states = run_sampler(step, arrays["x"], sigmas, visits, predict, draw, path)
         return {
             "states": states,
             "evaluated_sigmas": np.asarray(replay.sigmas),
@@ -76,13 +92,21 @@ def _case(
         attributes["cfg_scale"] = SCALE
     if convention:
         attributes["convention"] = convention
+    if path is not VE:
+        attributes["path"] = path.name
     if list(visits) != list(range(len(sigmas))):
         attributes["visits"] = list(visits)
     return ValueCase(name, "samplers", sampler.name, attributes, inputs, compute, 16.0 * STEPS)
 
 
 def run_sampler(
-    step: Step, x: np.ndarray, sigmas: np.ndarray, visits: Sequence[int], predict: Any, draw: Any
+    step: Step,
+    x: np.ndarray,
+    sigmas: np.ndarray,
+    visits: Sequence[int],
+    predict: Any,
+    draw: Any,
+    path: NoisePath = VE,
 ) -> np.ndarray:
     """Return the states after every step, (steps, ...)."""
 
@@ -97,15 +121,17 @@ def run_sampler(
         x0, uncond = predict(x, sigma)
         return Guided(x0, uncond if unconditional else None, memory, SCALE)
 
-    run = sample(GuidedDenoiser(guided), x, sigmas, step, noise=draw, visits=visits)
+    denoise = GuidedDenoiser(guided)
+    run = sample(denoise, x, sigmas, step, noise=draw, visits=visits, path=path)
     return np.stack([state.x for state in run])
 
 
 class Recorded:
     """The exact denoiser of normal data, whose predictions and noise are kept."""
 
-    def __init__(self, name: str, sigmas: np.ndarray):
+    def __init__(self, name: str, sigmas: np.ndarray, path: NoisePath = VE):
         self.name = name
+        self.path = path
         self.sigmas = np.asarray(sigmas, np.float64)
         self.x = self.sigmas[0] * random_array("samplers/x", SHAPE).astype(np.float64)
         self.mean = random_array("samplers/mean", SHAPE).astype(np.float64)
@@ -117,8 +143,9 @@ class Recorded:
 
     def predict(self, x: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
         """Return E[x0 | x] for two means, with and without a prompt."""
-        weight = self.variance / (self.variance + sigma**2)
-        cond, uncond = (m + weight * (x - m) for m in (self.mean, self.uncond))
+        alpha = self.path.alpha(sigma)
+        weight = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        cond, uncond = (m + weight * (x - alpha * m) for m in (self.mean, self.uncond))
         self.predictions.append(cond)
         self.unconditional.append(uncond)
         return cond, uncond

@@ -19,11 +19,11 @@ from ldmref.math.schedules import (
     sigma_from_alpha_bar,
     sigmoid_betas,
 )
-from ldmref.models.presets import PRESETS
+from ldmref.models.presets import PRESETS, list_presets
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.schedule import make_schedule, sampling_sigmas
-from ldmref.samplers.spacings import SPACINGS
+from ldmref.samplers.spacings import FLOW_SPACINGS, SPACINGS
 
 T = 1000
 BETAS = {
@@ -34,6 +34,8 @@ BETAS = {
 }
 STEPS = (4, 20)
 DIFFUSERS_STEPS = 7
+TOKENS = 1024  # of an image of 512 x 512 pixels, on which a dynamic shift depends
+FLOW_ROUNDINGS = 32.0
 
 
 def schedule_cases() -> Iterator[ValueCase]:
@@ -67,6 +69,11 @@ def schedule_cases() -> Iterator[ValueCase]:
     zero = replace(published, rescale_betas_zero_snr=True, prediction_type="v")
     yield _grid("diffusers.zero_snr.ddim", zero, "ddim", "trailing", DIFFUSERS_STEPS)
     yield _grid("diffusers.zero_snr.euler", zero, "euler", "trailing", DIFFUSERS_STEPS)
+    for name in ("sd3-medium", "flux-dev", "flux-schnell"):
+        flow = list_presets()[name].scheduler
+        for spacing in FLOW_SPACINGS:
+            for steps in STEPS:
+                yield _flow_grid(f"flow.{name}.{spacing}.{steps}", flow, spacing, steps)
 
 
 def _training(name: str, betas: np.ndarray, arguments: Mapping, make) -> Iterator[ValueCase]:
@@ -152,6 +159,28 @@ def _grid(
         relative=True,
         perturb=False,
         absolute={"timesteps": 4.0 * units},
+    )
+
+
+def _flow_grid(label: str, config: SchedulerConfig, spacing: str, steps: int) -> ValueCase:
+    """Return the case of the levels of a flow, of an image of `TOKENS` tokens.
+
+    A flow time k s / (1 + (k - 1) s) has the slope k at most, which is below 3.2 in these
+    configurations, and s and k are the results of few operations: FLOW_ROUNDINGS units of 1.
+    """
+
+    def compute(_: NamedArrays) -> NamedArrays:
+        schedule = make_schedule(config, SAMPLERS["euler"], spacing, steps, tokens=TOKENS)
+        return {"sigmas": schedule.sigmas, "timesteps": schedule.timesteps}
+
+    neutral = asdict(SchedulerConfig())
+    differing = {k: v for k, v in asdict(config).items() if v != neutral[k]}
+    attributes = {"scheduler": differing, "sampler": "euler", "spacing": spacing, "steps": steps}
+    if config.dynamic_shift:
+        attributes["tokens"] = TOKENS
+    name = f"schedules.{label}"
+    return ValueCase(
+        name, "schedules", "make_schedule", attributes, {}, compute, FLOW_ROUNDINGS, perturb=False
     )
 
 

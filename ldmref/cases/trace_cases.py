@@ -186,6 +186,6 @@ def _write_tensors(
             shared[name] = first[key]
     sources = {name: source(x) for name, x in tensors.items() if name not in shared}
     file = io.BytesIO()
-    write_to(file, sources, call_metadata("", shared))
+    write_to(file, sources, call_metadata("", shared, sources))
     write(path, file.getvalue())
     return shared

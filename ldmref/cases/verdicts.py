@@ -145,7 +145,7 @@ def _compare(
 
 
 def summary(results: Iterable[CaseVerdict], suite: str, program: str) -> str:
-    """Return the verdict in one line: "PROGRAM passes ldmref-cases 1.2, 270 of 270 (layers)".
+    """Return the verdict in one line: "PROGRAM passes ldmref-cases 2.0, 270 of 270 (layers)".
 
     Args:
         results: The verdicts.
@@ -156,8 +156,8 @@ def summary(results: Iterable[CaseVerdict], suite: str, program: str) -> str:
         One line of text.
 
     >>> from ldmref.cases import CaseVerdict, summary
-    >>> summary([CaseVerdict("silu-1", "layers", "silu", True)], "ldmref-cases 1.2", "my port")
-    'my port passes ldmref-cases 1.2, 1 of 1 (layers)'
+    >>> summary([CaseVerdict("silu-1", "layers", "silu", True)], "ldmref-cases 2.0", "my port")
+    'my port passes ldmref-cases 2.0, 1 of 1 (layers)'
     """
     results = tuple(results)
     passed = sum(result.passed for result in results)

@@ -243,6 +243,7 @@ LATENT_DIFFUSION = Family(
     broken_latent_diffusion_rules,
     condition=condition_on_text,
     pipelines=PIPELINES,
+    modules=("UNet2DConditionModel",),
     files=UNET_FILES,
     presets=PRESETS,
     golden_runs=GOLDEN_RUNS,

@@ -24,6 +24,7 @@ from ldmref.locate.replay import Replay
 from ldmref.locate.unfit import UNFIT, first_line
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
+from ldmref.trace.left_out import LEFT_OUT
 from ldmref.trace.model import GUIDE_CALLS, MISSING, UNKNOWN_NAMES, Trace
 
 CODE = "E-TRACE"
@@ -215,6 +216,10 @@ def _gaps(port: Trace) -> list[str]:
     if missing:
         listed = abbreviated(missing, MAX_LISTED)
         found.append(f"{counted(len(missing), 'tensor')} of the manifest missing: {listed}")
+    left_out = port.manifest.get(LEFT_OUT) or {}
+    if isinstance(left_out, Mapping) and left_out:
+        listed = abbreviated([f"{k} ({v})"[:80] for k, v in left_out.items()], MAX_LISTED)
+        found.append(f"{counted(len(left_out), 'part')} of the run not recorded: {listed}")
     unknown = list(port.manifest.get(UNKNOWN_NAMES, ()))
     if unknown:
         listed = abbreviated([str(name)[:80] for name in unknown], MAX_LISTED)

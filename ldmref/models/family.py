@@ -108,6 +108,7 @@ class Family:
             height).
         pipelines: For each class of diffusers' pipelines, a function of the folder and its
             model_index.json that reads the configuration.
+        modules: Classes of diffusers that compute the denoiser, in pipelines of any class.
         halves: The order of the predictions in a batch of the denoiser in these pipelines.
         unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
             from the numbers of rows and columns of tokens. None: they pass latents.
@@ -155,6 +156,7 @@ class Family:
     pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
         default_factory=dict
     )
+    modules: tuple[str, ...] = ()
     halves: tuple[str, str] = ("uncond", "cond")
     unpack: Callable[[Array, int, int], Array] | None = None
     timestep_factor: float = 1.0
@@ -258,6 +260,30 @@ def family_of_pipeline(kind: str) -> Family | None:
     'latent-diffusion'
     """
     return next((family for family in list_families() if kind in family.pipelines), None)
+
+
+def family_of_classes(pipeline: Sequence[str], modules: Iterable[str]) -> Family | None:
+    """Return the family that reads a live pipeline of diffusers; None if none does.
+
+    Args:
+        pipeline: The names of the pipeline's class and of its base classes, the nearest first.
+        modules: The same of its parts. The family of the denoiser counts if none reads the class
+            of the pipeline.
+
+    Raises:
+        UsageError: A plug-in cannot be used.
+
+    >>> family_of_classes(["MyPipeline", "FluxPipeline", "object"], []).name
+    'flux'
+    >>> family_of_classes(["FluxKontextPipeline"], ["FluxTransformer2DModel"]).name
+    'flux'
+    """
+    for kind in pipeline:
+        family = family_of_pipeline(kind)
+        if family is not None:
+            return family
+    known = {*modules}
+    return next((family for family in list_families() if known & {*family.modules}), None)
 
 
 def list_families() -> Iterator[Family]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,11 +136,13 @@ class InversionPlan:
         model = model.with_text_length(self.job.max_sequence_length)
         return estimate_cost(model, self.job, self.calls)
 
-    def prepare(self, model: LatentDiffusion) -> InversionRun:
+    def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> InversionRun:
         """Return a run: everything up to the first step, with the prompt and the image encoded.
 
         Args:
             model: A model with the configuration of the plan.
+            observer: Sees the encoders of the prompt and of the image, and the run. None: what
+                records the model (`ldmref.recording`), if anything does.
 
         Raises:
             ResourceError: It takes more memory or time than the model may use.
@@ -148,16 +150,21 @@ class InversionPlan:
         job = self.job
         model = model.with_text_length(job.max_sequence_length)
         check_limits(model, job, self.calls)
+        watching: RunObserver = observer or model.observer or SILENT
+        model = watching.watch(model)
         text = encode_job(model, job, InitialState())
         clean = encode_image(model, self.image).mean
         channels = make_input_channels(model, job.size) if model.config.image_channels else None
-        return InversionRun(self, model, text, clean, channels)
+        run = InversionRun(self, model, text, clean, channels, watching)
+        watching.prepared(run)
+        return run
 
     def run(
         self,
         model: LatentDiffusion,
         callback: Callback | None = None,
         cancel: CancelFlag | None = None,
+        observer: RunObserver | None = None,
     ) -> Inversion:
         """Return the noise of the image.
 
@@ -166,6 +173,7 @@ class InversionPlan:
             callback: Called after every step with a `Progress`. None: nothing is called.
             cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
                 None: the run cannot be cancelled.
+            observer: Sees the run and may replace its states. None: as in `prepare`.
 
         Raises:
             Cancelled: `cancel` was set.
@@ -173,7 +181,7 @@ class InversionPlan:
             NumericError, ResourceError: See `ldmref.errors`.
         """
         check_callbacks(callback, cancel)
-        return run_to_end(self.prepare(model), callback, cancel)
+        return run_to_end(self.prepare(model, observer), callback, cancel)
 
     def __repr__(self) -> str:
         return f"<InversionPlan of {self.job.summary}>"
@@ -185,9 +193,16 @@ class InversionTrajectory(Trajectory):
 
     Args:
         rising: The noise levels, those of the schedule in reverse.
+        iterations: Iterations of each step, as in `implicit`.
     """
 
     rising: list[float]
+    iterations: int
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The iterations, which distinguish these steps from those of DDIM."""
+        return {"iterations": self.iterations}
 
     @property
     def levels(self) -> list[float]:
@@ -213,6 +228,7 @@ class InversionRun:
     text: TextConditioning
     clean: np.ndarray  # latents of the image, (1, c, h, w)
     channels: Array | None
+    observer: RunObserver = field(default=SILENT, repr=False)
 
     @property
     def job(self) -> Job:
@@ -220,13 +236,14 @@ class InversionRun:
         return self.plan.job
 
     def generate(
-        self, cancel: CancelFlag | None = None, observer: RunObserver = SILENT
+        self, cancel: CancelFlag | None = None, observer: RunObserver | None = None
     ) -> Iterator[Progress | GeneratedImage]:
         """Invert the image.
 
         Args:
             cancel: As in `Run.generate`.
-            observer: Sees the steps and may replace states.
+            observer: Sees the steps and may replace states. None: the observer that prepared the
+                run.
 
         Yields:
             A `Progress` after every step, then a `GeneratedImage` with the given image and, as its
@@ -236,9 +253,10 @@ class InversionRun:
             Cancelled, NumericError, ResourceError: See `Run.generate`.
         """
         with explaining_memory(self.model, self.job):
-            trajectory = observer.started(self.trajectory())
-            latents = yield from run_sampler(trajectory, cancel, observer=observer)
-            observer.finished(latents)
+            watching = observer or self.observer
+            trajectory = watching.started(self.trajectory())
+            latents = yield from run_sampler(trajectory, cancel, observer=watching)
+            watching.finished(latents)
             yield GeneratedImage(0, self.plan.image, latents[0])
 
     def trajectory(self) -> Trajectory:
@@ -265,6 +283,7 @@ class InversionRun:
             guidance=job.guidance,
             channels=self.channels,
             rising=sigmas,
+            iterations=iterations,
         )
 
     def result(self, generated: Sequence[GeneratedImage]) -> Inversion:

@@ -180,6 +180,11 @@ class Trajectory:
         return self.schedule.path.spread(self.levels[-1])
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a trace says of its steps beside the sampler and the path; {}: nothing."""
+        return {}
+
+    @property
     def steps(self) -> int:
         """The number of steps; a jump back up is not one."""
         return sum(j > i for i, j in pairwise(self.visits))

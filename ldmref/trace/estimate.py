@@ -189,7 +189,7 @@ class _Sizes:
         tensors: Mapping[str, TensorSource],
         shared: Mapping[str, str],
     ) -> None:
-        header = make_header(tensors, call_metadata(call, shared))
+        header = make_header(tensors, call_metadata(call, shared, tensors))
         values = sum(count_bytes(source) for source in tensors.values())
         rows = manifest_text({}, [resolve_names(entry, shared) for entry in entries])
         self.add(call, _Size(len(header) + values, len(rows), len(tensors)))

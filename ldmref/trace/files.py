@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, LdmrefError, OutputError
+from ldmref.errors import CorruptModelError, LdmrefError, OutputError, UsageError, short_repr
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, source, write_to
@@ -32,6 +32,8 @@ from ldmref.trace.manifest import (
 from ldmref.trace.model import Trace, TraceEntry, build_trace
 
 SHARED = "shared"  # the key of the names of tensors that are stored under another name
+MAX_CALL = 200  # bytes of the name of a call; systems allow names of files of 255
+COMPLEX = "complex"  # the key of the names of tensors whose last axis is real and imaginary
 
 
 class TraceWriter:
@@ -77,6 +79,11 @@ class TraceWriter:
         if overwrite:
             _delete_trace(folder)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no call was written."""
+        return not self._entries
+
     def write_call(
         self,
         call: str,
@@ -98,10 +105,11 @@ class TraceWriter:
             name: value if isinstance(value, TensorSource) else source(value)
             for name, value in tensors.items()
         }
-        path = self.folder / f"{call}.safetensors"
+        path = self.folder / f"{require_call_name(call)}.safetensors"
+        metadata = call_metadata(call, shared, sources)
         with atomic_write(path, overwrite=self.overwrite) as file:
             hashing = _HashingFile(file)
-            write_to(hashing, sources, call_metadata(call, shared))  # type: ignore[arg-type]
+            write_to(hashing, sources, metadata)  # type: ignore[arg-type]
         self._digests[path.name] = hashing.digest.hexdigest()
         self._entries += (resolve_names(entry, shared) for entry in entries)
 
@@ -119,12 +127,39 @@ class TraceWriter:
         return path
 
 
-def call_metadata(call: str, shared: Mapping[str, str]) -> dict[str, str]:
+def call_metadata(
+    call: str, shared: Mapping[str, str], tensors: Mapping[str, TensorSource]
+) -> dict[str, str]:
     """Return the metadata in the header of a call's file."""
-    metadata = {"format": FORMAT, "version": str(VERSION), "call": call}
+    start = {"format": FORMAT, "version": str(VERSION), "call": call}
+    return start | tensor_metadata(shared, tensors)
+
+
+def tensor_metadata(
+    shared: Mapping[str, str], tensors: Mapping[str, TensorSource]
+) -> dict[str, str]:
+    """Return the metadata that say how tensors are stored: under another name, or as two parts."""
+    metadata = {}
     if shared:
         metadata[SHARED] = json.dumps(shared, separators=(",", ":"))
+    parts = [name for name, tensor in tensors.items() if tensor.is_complex]
+    if parts:
+        metadata[COMPLEX] = json.dumps(parts, separators=(",", ":"))
     return metadata
+
+
+def require_call_name(call: str) -> str:
+    """Return the name of a call, which is the name of its file.
+
+    Raises:
+        UsageError: It would be a file of another folder, or none.
+    """
+    is_name = isinstance(call, str) and call.isprintable() and not set(call) & {"/", "\\", ":"}
+    if not is_name or not 0 < len(call.encode()) <= MAX_CALL or call.startswith("."):
+        message = f"a call cannot be named {short_repr(call)}: its file has this name"
+        hint = f"use at most {MAX_CALL} letters, digits, '_', '-' and '.', such as unet"
+        raise UsageError(message, code="E-TRACE", hint=hint)
+    return call
 
 
 def resolve_names(entry: TraceEntry, shared: Mapping[str, str]) -> TraceEntry:
@@ -196,9 +231,14 @@ class SharedTensors(LazyMapping[np.ndarray]):
         if isinstance(shared, dict):
             known = {name: old for name, old in shared.items() if isinstance(old, str)}
             self.stored |= {name: old for name, old in known.items() if old in self.stored}
+        parts = parse_json(metadata.get(COMPLEX, "[]"), name, CODE)
+        texts = [part for part in parts if isinstance(part, str)] if isinstance(parts, list) else ()
+        self.complex = {part for part in texts if part in self.stored}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.tensors[self.stored[name]]
+        stored = self.stored[name]
+        array = self.tensors[stored]
+        return _join_parts(stored, array) if stored in self.complex else array
 
     @property
     def names(self) -> Collection[str]:
@@ -208,6 +248,21 @@ class SharedTensors(LazyMapping[np.ndarray]):
     def name_kinds(self, kinds: Mapping[str, str]) -> dict[str, str]:
         """Return the stored type of each name."""
         return {name: kinds[old] for name, old in self.stored.items() if old in kinds}
+
+
+def _join_parts(name: str, parts: np.ndarray) -> np.ndarray:
+    """Return complex numbers of a last axis with their two parts.
+
+    Raises:
+        CorruptModelError: There is no such axis.
+    """
+    if parts.shape[-1:] != (2,) or parts.dtype.kind != "f":
+        message = f"{short_repr(name)} is not the real and imaginary parts of complex numbers"
+        raise CorruptModelError(message, code=CODE)
+    joined = np.empty(parts.shape[:-1], np.result_type(parts.dtype, np.complex64))
+    joined.real = parts[..., 0]
+    joined.imag = parts[..., 1]
+    return joined
 
 
 class _CallTensors(SharedTensors):

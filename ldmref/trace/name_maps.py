@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 from ldmref.errors import UsageError, short_repr
@@ -22,7 +23,8 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
             None keeps every name.
 
     Raises:
-        UsageError: A pattern or its new name is not valid.
+        UsageError: A pattern or its new name is not valid. The returned function raises it if
+            `names` raises an error, or returns what is neither text nor None.
 
     >>> rename = make_renamer({"blk.*.conv": "down_blocks.*.resnets.0.conv1", "stem": "conv_in"})
     >>> rename("blk.1.conv"), rename("stem"), rename("head")
@@ -31,7 +33,7 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
     if names is None:
         return lambda name: name
     if callable(names):
-        return names
+        return partial(_call_renamer, names)
     exact: dict[str, str] = {}
     globs: list[tuple[list[str], str]] = []
     for old, new in names.items():
@@ -53,6 +55,23 @@ def make_renamer(names: NameMap | None) -> Callable[[str], str | None]:
         return None
 
     return rename
+
+
+def _call_renamer(names: Callable[[str], str | None], name: str) -> str | None:
+    """Return the new name that a user's function gives.
+
+    Raises:
+        UsageError: The function raised an error, or returned what is neither text nor None.
+    """
+    try:
+        new = names(name)
+    except Exception as error:
+        message = f"names({short_repr(name)}) raised {type(error).__name__}: {error}"
+        raise UsageError(message, code="E-NAMES", hint="return None for unknown names") from error
+    if new is not None and not isinstance(new, str):
+        message = f"names({short_repr(name)}) must be text or None, not {short_repr(new)}"
+        raise UsageError(message, code="E-NAMES")
+    return new
 
 
 def match_glob(pieces: list[str], name: str) -> list[str] | None:

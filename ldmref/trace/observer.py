@@ -148,6 +148,7 @@ class TraceObserver(RunObserver):
             "prediction_type": self._kind_of_outputs(),
             "evaluations": [name for _, name in self.evaluations],
             "levels": self._levels(interval),
+            **self.trajectory.settings,
             **self._path(),
         }
         with self.recorder.call("sampler", self.model.backend) as call:
@@ -172,7 +173,7 @@ class TraceObserver(RunObserver):
             suffix = f".{i}" if i else ""
             inputs[f"prediction{suffix}"] = evaluation.guided
             inputs[f"x0{suffix}"] = evaluation.x0
-            if evaluation.x is not step.x:
+            if evaluation.x is not step.x or evaluation.sigma != interval.sigma:
                 inputs[f"x_at{suffix}"] = evaluation.x
                 inputs[f"sigma_at{suffix}"] = float(evaluation.sigma)
         return inputs | number_draws(self.draws)

@@ -18,6 +18,7 @@ from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
 from ldmref.support.version import __version__
 from ldmref.trace.files import TraceWriter
+from ldmref.trace.left_out import LEFT_OUT, LeftOut
 from ldmref.trace.observer import TraceObserver, require_one_prompt
 from ldmref.trace.recorder import Recorder
 from ldmref.trace.selection import Selection
@@ -87,25 +88,41 @@ def require_recordable(plan: Plan) -> None:
 
 @contextmanager
 def tracing(
-    model: LatentDiffusion, folder: Path, selection: Selection | None, overwrite: bool
+    model: LatentDiffusion,
+    folder: Path,
+    selection: Selection | None,
+    overwrite: bool,
+    left_out: LeftOut | None = None,
 ) -> Iterator[RunTracer]:
     """Yield the observer of one run, whose calls are written to a folder.
 
     The trace is complete if the block ends without an error.
+
+    Args:
+        model: The model whose run is observed.
+        folder: The folder of the trace.
+        selection: Calls, layers and steps to record; None: all.
+        overwrite: Whether a trace in `folder` is replaced.
+        left_out: Notes what cannot be written, and the run goes on. None: it ends in an error.
 
     Raises:
         OutputError: The folder has a trace, or cannot be written.
     """
     selected = selection or Selection()
     writer = TraceWriter(folder, describe_program(model, selected), overwrite=overwrite)
-    observer = RunTracer(Recorder(writer, partial(SpooledStore, folder), selected), writer)
+    recorder = Recorder(writer, partial(SpooledStore, folder), selected, left_out=left_out)
+    observer = RunTracer(recorder, writer)
     complete = False
     try:
         yield observer
         complete = True
     finally:
         observer.abandon()
+        if left_out is not None and left_out.reasons:
+            writer.manifest[LEFT_OUT] = left_out.reasons
         writer.close(complete)
+        if left_out is not None and complete:
+            left_out.warn(writer.is_empty)
 
 
 class RunTracer(TraceObserver):

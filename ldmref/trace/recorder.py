@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ldmref.backends.named import AGAIN
 from ldmref.io.tensors.writer import TensorSource
+from ldmref.trace.left_out import LeftOut
 from ldmref.trace.model import TraceEntry, tensor_name
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import HostCopies, TensorStore
@@ -39,6 +40,7 @@ class CallRecord:
         store: Where the tensors are kept.
         selection: The layers to keep. None: the call is not selected, and keeps nothing.
         network: The network that runs, for programs whose layers are found by their network.
+        left_out: Notes tensors that cannot be stored. None: their errors are raised.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class CallRecord:
         store: TensorStore,
         selection: Selection | None,
         network: Any = None,
+        left_out: LeftOut | None = None,
     ):
         self.name = name
         self.host = host
         self.store = store
         self.selection = selection
         self.network = network
+        self.left_out = left_out
         self._entries: dict[str, TraceEntry] = {}
         self._seen: Counter[str] = Counter()
 
@@ -94,9 +98,16 @@ class CallRecord:
         names = {}
         for role, array in arrays.items():
             name = tensor_name(self.name, layer, side, role.replace("/", "."))
-            if self.selection is not None and self.selection.takes_tensor(name):
+            if self.selection is None or not self.selection.takes_tensor(name):
+                continue
+            try:
                 self.store.add(self.host, name, array)
-                names[role.replace("/", ".") or side] = name
+            except Exception as error:
+                if self.left_out is None:
+                    raise
+                self.left_out.note(name, error)
+                continue
+            names[role.replace("/", ".") or side] = name
         return names
 
 
@@ -108,6 +119,8 @@ class Recorder:
         new_store: Makes the store of a call.
         selection: What to record.
         before: The recorder of a run that this one continues, whose calls count. None: it begins.
+        left_out: Notes what cannot be stored or written, and the run goes on. None: it ends in an
+            error.
 
     Attributes:
         step: Index of the sampler's step that is being taken; None outside of steps.
@@ -122,8 +135,10 @@ class Recorder:
         new_store: Callable[[], TensorStore],
         selection: Selection | None = None,
         before: Recorder | None = None,
+        left_out: LeftOut | None = None,
     ):
         self.writer = writer
+        self.left_out = left_out
         self.new_store = new_store
         self.selection = selection or Selection()
         self.step: int | None = None
@@ -155,7 +170,14 @@ class Recorder:
         name = self.count_call(kind) if number is None else f"{kind}.{number:03}"
         if not self.selection.takes_call(name, self.step):
             return None
-        return CallRecord(name, ops, self.new_store(), self.selection, network)
+        try:
+            store = self.new_store()
+        except Exception as error:
+            if self.left_out is None:
+                raise
+            self.left_out.note(name, error)
+            return None
+        return CallRecord(name, ops, store, self.selection, network, self.left_out)
 
     def end(self, call: CallRecord | None) -> None:
         """End a call: write it."""
@@ -164,6 +186,10 @@ class Recorder:
         try:
             store = call.store
             self.writer.write_call(call.name, call.entries, store.sources, store.shared)
+        except Exception as error:
+            if self.left_out is None:
+                raise
+            self.left_out.note(call.name, error)
         finally:
             call.store.close()
 

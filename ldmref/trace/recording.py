@@ -14,6 +14,7 @@ import numpy as np
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.files import read_trace
+from ldmref.trace.left_out import LeftOut
 from ldmref.trace.model import Trace
 from ldmref.trace.name_maps import NameMap
 from ldmref.trace.record_plan import tracing
@@ -83,6 +84,9 @@ def recording(
 ) -> Iterator[RunRecording]:
     """Record every named intermediate of the run in a `with` block; no number changes.
 
+    What cannot be recorded (a sparse tensor, a call when the disk is full) is left out, and the run
+    goes on: a warning at the end of the block names it, and the manifest has it as `left_out`.
+
     Args:
         program: A model of ldmref, a pipeline of diffusers, or a `torch.nn.Module`.
         folder: The folder of the trace. None: a temporary one.
@@ -96,7 +100,8 @@ def recording(
         The run; after the block, `run.trace` holds its arrays.
 
     Raises:
-        UsageError: `program` is none of these, is recorded already, or generates twice in a block.
+        UsageError: `program` is none of these or a pipeline that no family reads, is recorded
+            already, or generates twice in a block.
         OutputError: The folder has a trace, or cannot be written.
 
     >>> import ldmref
@@ -146,7 +151,7 @@ def _observing(
     """Let a model's run be observed in a block."""
     if model.observer is not None:
         raise UsageError("the model is being recorded already", code=CODE)
-    with tracing(model, folder, selection, overwrite) as observer:
+    with tracing(model, folder, selection, overwrite, LeftOut()) as observer:
         model.observer = observer
         try:
             yield

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ldmref.io.tensors.writer import KINDS, TensorSource, write_tensors, write_to
+from ldmref.io.tensors.writer import KINDS, TensorSource, as_real, write_tensors, write_to
 from ldmref.support.bfloat16 import bfloat16_bits
 from ldmref.support.files import MAX_TABLE_VALUES, parse_json
-from ldmref.trace.files import SHARED, SharedTensors, manifest_text
+from ldmref.trace.files import SharedTensors, manifest_text, tensor_metadata
 from ldmref.trace.manifest import CODE, FORMAT, VERSION, check_manifest
 from ldmref.trace.model import MISSING, UNKNOWN_NAMES, Trace, TraceEntry, build_trace, tensor_name
 
@@ -82,7 +82,7 @@ def unpack_trace(
 
 def _pack(trace: Trace) -> tuple[dict[str, TensorSource], dict[str, str]]:
     """Return the tensors to write and the metadata."""
-    stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    stored: dict[tuple[str, bool, tuple[int, ...], bytes], str] = {}
     sources: dict[str, TensorSource] = {}
     shared: dict[str, str] = {}
 
@@ -90,14 +90,15 @@ def _pack(trace: Trace) -> tuple[dict[str, TensorSource], dict[str, str]]:
         found = {}
         for role, old in names.items():
             name = tensor_name(entry.call, entry.layer, side, role)
-            kind, array = _stored(trace, old)
+            kind, array, is_complex = _stored(trace, old)
             digest = hashlib.blake2b(array.data, digest_size=16).digest()
-            first = stored.setdefault((kind, array.shape, digest), name)
+            first = stored.setdefault((kind, is_complex, array.shape, digest), name)
             found[role] = first
             if first != name:
                 shared[name] = first
                 continue
-            sources[name] = TensorSource(kind, array.shape, lambda old=old: _stored(trace, old)[1])
+            read = partial(_read_stored, trace, old)
+            sources[name] = TensorSource(kind, array.shape, read, is_complex)
         return found
 
     entries = [
@@ -110,15 +111,21 @@ def _pack(trace: Trace) -> tuple[dict[str, TensorSource], dict[str, str]]:
     ]
     manifest = {key: value for key, value in trace.manifest.items() if key not in OF_A_FOLDER}
     metadata = {"format": FORMAT, "version": str(VERSION), KEY: manifest_text(manifest, entries)}
-    if shared:
-        metadata[SHARED] = json.dumps(shared, separators=(",", ":"))
-    return sources, metadata
+    return sources, metadata | tensor_metadata(shared, sources)
 
 
-def _stored(trace: Trace, name: str) -> tuple[str, np.ndarray]:
-    """Return the stored type and the values of a tensor; bfloat16 as bits."""
+def _stored(trace: Trace, name: str) -> tuple[str, np.ndarray, bool]:
+    """Return the stored type of a tensor, its values, and whether they are parts of complex ones.
+
+    bfloat16 is stored as bits.
+    """
     array = np.asarray(trace.tensors[name])
     array = np.ascontiguousarray(array).reshape(array.shape)
     if trace.kinds.get(name) == "BF16":
-        return "BF16", bfloat16_bits(array)
-    return KINDS[array.dtype.newbyteorder("<")], array
+        return "BF16", bfloat16_bits(array), False
+    real = as_real(array)
+    return KINDS[real.dtype.newbyteorder("<")], real, real is not array
+
+
+def _read_stored(trace: Trace, name: str) -> np.ndarray:
+    return _stored(trace, name)[1]

@@ -12,7 +12,7 @@ from weakref import ReferenceType, ref
 import numpy as np
 
 from ldmref.io.tensors.safetensors import DTYPES
-from ldmref.io.tensors.writer import KINDS, TensorSource
+from ldmref.io.tensors.writer import KINDS, TensorSource, as_real
 from ldmref.support.bfloat16 import bfloat16_bits
 
 TensorContent = tuple[str, tuple[int, ...], bytes]  # type, shape and digest of a tensor
@@ -80,9 +80,11 @@ class SpooledStore:
     def add(self, ops: HostCopies, name: str, x: Any) -> None:
         """Store an array of a program, or a number, under a name."""
         kind, array = stored_form(ops, x)
-        content = kind, array.shape, hashlib.blake2b(array.data, digest_size=16).digest()
-        self._contents[name] = content
+        is_complex = is_complex_array(x)
+        digest = hashlib.blake2b(array.data, digest_size=16).digest()
+        content = f"complex {kind}" if is_complex else kind, array.shape, digest
         if content in self._stored:
+            self._contents[name] = content
             return
         begin = self._end
         self._file.seek(begin)
@@ -96,7 +98,8 @@ class SpooledStore:
 
         array_bytes = array.nbytes
         shape = array.shape
-        self._stored[content] = TensorSource(kind, shape, read)
+        self._stored[content] = TensorSource(kind, shape, read, is_complex)
+        self._contents[name] = content
 
     def close(self) -> None:
         """Delete the temporary file."""
@@ -130,7 +133,10 @@ class SizeStore:
 
 
 def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
-    """Return the type of an array in safetensors, and its values in C order; bfloat16 as bits."""
+    """Return the type of an array in safetensors, and its values in C order.
+
+    bfloat16 becomes its bits, and complex numbers have a last axis of their two parts.
+    """
     on_host = isinstance(x, np.ndarray | np.generic | float | int)
     array = np.asarray(x) if on_host else ops.to_numpy(x)
     bfloat16 = str(getattr(x, "dtype", "")).rpartition(".")[2] == "bfloat16"
@@ -138,8 +144,14 @@ def stored_form(ops: HostCopies, x: Any) -> tuple[str, np.ndarray]:
     array = np.ascontiguousarray(array).reshape(shape)  # numbers would become (1,)
     if bfloat16:
         return "BF16", bfloat16_bits(array)
+    array = as_real(array)
     kind = KINDS[array.dtype.newbyteorder("<")]
     return kind, array.astype(DTYPES[kind], copy=False)
+
+
+def is_complex_array(x: Any) -> bool:
+    """Return whether an array of any library holds complex numbers."""
+    return isinstance(x, complex) or "complex" in str(getattr(x, "dtype", ""))
 
 
 def count_bytes(source: TensorSource) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from ldmref.io.tensors.writer import KINDS
 from ldmref.trace.files import TraceWriter
+from ldmref.trace.left_out import LEFT_OUT, LeftOut
 from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.selection import Selection
 from ldmref.trace.store import SizeStore, SpooledStore
@@ -21,7 +22,8 @@ from ldmref.trace.store import SizeStore, SpooledStore
 class TensorCopies:
     """Copies tensors, which the program may overwrite, to the host.
 
-    Types that safetensors files of ldmref do not have, and bfloat16, become float32.
+    Types that safetensors files of ldmref do not have, and bfloat16, become float32; complex
+    numbers of 32 bits become those of 64.
     """
 
     @staticmethod
@@ -29,27 +31,42 @@ class TensorCopies:
         """Return a tensor's values, or those of a list or number."""
         if not isinstance(x, torch.Tensor):
             return np.asarray(x)
-        x = x.detach().to("cpu", copy=True).contiguous()
-        known = not x.dtype.is_complex and x.dtype in _NUMPY_TYPES
-        return (x if known else x.float()).numpy()
+        if x.layout != torch.strided or x.is_quantized or x.is_meta:
+            kind = "a meta tensor" if x.is_meta else "quantized" if x.is_quantized else x.layout
+            raise TypeError(f"its values are not those of a dense tensor: {kind}")
+        x = x.detach().to("cpu", copy=True).contiguous().resolve_conj().resolve_neg()
+        if x.dtype.is_complex:
+            return (x if x.dtype in _COMPLEX else x.to(torch.complex64)).numpy()
+        return (x if x.dtype in _NUMPY_TYPES else x.float()).numpy()
 
 
+_COMPLEX = (torch.complex64, torch.complex128)
 _NUMPY_TYPES = {getattr(torch, dtype.name) for dtype in KINDS if hasattr(torch, dtype.name)}
 
 
 def find_tensors(value: Any, role: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors in an argument or a result, with a role for each.
 
-    The parts of a mapping are called by their keys, those of a tuple `ROLE.0`, `ROLE.1`.
+    The parts of a mapping are called by their keys, those of a tuple `ROLE.0`, `ROLE.1`. A list
+    that holds itself is searched once.
     """
+    return _find_tensors(value, role, ())
+
+
+def _find_tensors(
+    value: Any, role: str, around: tuple[int, ...]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield tensors by role; `around` has the ids of what holds the value."""
     if isinstance(value, torch.Tensor):
         yield role, value
+    elif id(value) in around:
+        return
     elif isinstance(value, Mapping):
         for key, part in value.items():
-            yield from find_tensors(part, str(key))
+            yield from _find_tensors(part, str(key), (*around, id(value)))
     elif isinstance(value, list | tuple):
         for i, part in enumerate(value):
-            yield from find_tensors(part, f"{role}.{i}")
+            yield from _find_tensors(part, f"{role}.{i}", (*around, id(value)))
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:
@@ -67,6 +84,11 @@ class TorchTraceWriter:
         folder: The folder to write.
         selection: Calls, layers and steps to record. None: all.
         overwrite: Whether an existing trace is replaced.
+
+    Attributes:
+        manifest: The manifest, which may be extended.
+        last: The last call, which stays open.
+        left_out: What could not be recorded; the manifest says it, and a warning at the end.
     """
 
     def __init__(
@@ -75,9 +97,11 @@ class TorchTraceWriter:
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         self.manifest: dict[str, Any] = {"program": "PyTorch", "versions": versions}
         self.last: CallRecord | None = None
+        self.left_out = LeftOut()
         path = Path(folder)
         self._writer = TraceWriter(path, {}, overwrite=overwrite)
-        self._recorder = Recorder(self._writer, partial(SpooledStore, path), selection)
+        store = partial(SpooledStore, path)
+        self._recorder = Recorder(self._writer, store, selection, left_out=self.left_out)
 
     def begin(
         self, name: str, numbered: bool = True, network: torch.nn.Module | None = None
@@ -104,10 +128,22 @@ class TorchTraceWriter:
             self._recorder.end(last)
 
     def close(self) -> Path:
-        """Write the last call and the manifest."""
+        """Write the last call and the manifest, and warn of what is not in the trace.
+
+        Raises:
+            OutputError: The manifest cannot be written.
+        """
         self.flush()
-        self._writer.manifest = {key: plain(value) for key, value in self.manifest.items()}
-        return self._writer.close()
+        written: dict[str, Any] = {}
+        for key, value in self.manifest.items():
+            with self.left_out.guard(f"{key} of the manifest"):
+                written[key] = plain(value)
+        if self.left_out.reasons:
+            written[LEFT_OUT] = self.left_out.reasons
+        self._writer.manifest = written
+        path = self._writer.close()
+        self.left_out.warn(self._writer.is_empty)
+        return path
 
 
 def plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ldmref.errors import UsageError
 from ldmref.trace import torch_names as known
+from ldmref.trace.files import require_call_name
 from ldmref.trace.name_maps import NameMap, make_renamer
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.selection import Selection
@@ -71,15 +72,20 @@ class LayerRecorder(TorchFunctionMode):
 
     def begin(self, network: torch.nn.Module, name: str, numbered: bool) -> CallRecord:
         """Begin the call of a network."""
-        self.call = self.writer.begin(name, numbered, network)
+        if self.call is not None:
+            self.writer.left_out.note(self.call.name, "it did not end before the next call")
+            self.call.store.close()
+            self.call = None
         self._scopes = []
+        self.writer.flush()
+        self.call = self.writer.begin(name, numbered, network)
         return self.call
 
     def end(self) -> None:
         """End the call of the network."""
-        if self.call is not None:
-            self.writer.end(self.call)
-        self.call = None
+        call, self.call = self.call, None
+        if call is not None:
+            self.writer.end(call)
 
     def attach(self, network: torch.nn.Module, rename: Callable[[str], str | None]) -> None:
         """Observe the modules of a network whose name `rename` knows."""
@@ -89,21 +95,51 @@ class LayerRecorder(TorchFunctionMode):
             operation = known.ACTIVATIONS.get(type(module).__name__)
             name = rename(path)
             if operation is not None:
-                self.hook(module, None, self._make_activation(operation))
+                self.hook(module, path, None, self._make_activation(operation))
             elif name and known.is_layer(name, module):
-                self._observe(network, module, name)
+                self._observe(network, module, name.replace("/", "."))
 
-    def hook(self, module: torch.nn.Module, before: Callable | None, after: Callable) -> None:
-        """Call `before(module, args, kwargs)` and `after(module, args, kwargs, output)`."""
+    def hook(
+        self, module: torch.nn.Module, name: str, before: Callable | None, after: Callable
+    ) -> None:
+        """Call `before(module, args, kwargs)` and `after(module, args, kwargs, output)`.
+
+        If one raises an error, the layer `name` is left out and the module's call goes on.
+        """
         if before is not None:
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+            seen = self._guarded(before, name)
+            self._handles.append(module.register_forward_pre_hook(seen, with_kwargs=True))
+        seen = self._guarded(after, name)
+        self._handles.append(module.register_forward_hook(seen, with_kwargs=True))
+
+    def hook_call(
+        self, network: torch.nn.Module, name: str, before: Callable, after: Callable
+    ) -> None:
+        """Call as `hook` does what begins and describes the calls of a network; then end them."""
+
+        def end(*call: Any) -> None:
+            try:
+                after(*call)
+            finally:
+                self.end()
+
+        self.hook(network, name, before, end)
+
+    def _guarded(self, function: Callable, name: str) -> Callable:
+        def run(*args: Any) -> None:
+            call = self.call
+            try:
+                function(*args)
+            except Exception as error:
+                full = name if call is None else f"{call.name}/{name}"
+                self.writer.left_out.note(full, error)
+
+        return run
 
     def detach(self) -> None:
         """Remove all hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        while self._handles:
+            self._handles.pop().remove()
 
     # -- modules
 
@@ -128,10 +164,11 @@ class LayerRecorder(TorchFunctionMode):
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
         ) -> None:
             call = self._call_of(network)
-            if call is None or not self._scopes or self._scopes[-1].module is not module:
+            if call is None or not self._enter_again(module):
                 return
             if kind == "resnet_block":
-                self._record_sum(self._scopes[-1])
+                with self.writer.left_out.guard(f"{call.name}/{self._scopes[-1].name}.add"):
+                    self._record_sum(self._scopes[-1])
             scope = self._scopes.pop()
             outputs = dict(find_tensors(output, "output"))
             tensor = first_tensor(output)
@@ -142,7 +179,15 @@ class LayerRecorder(TorchFunctionMode):
             if self.call is None:  # the call has ended: this is the network's output
                 call.add("", outputs=outputs)
 
-        self.hook(module, enter, leave)
+        self.hook(module, name, enter, leave)
+
+    def _enter_again(self, module: torch.nn.Module) -> bool:
+        """Leave the scopes within that of a module, whose end was not seen; whether it has one."""
+        for i in reversed(range(len(self._scopes))):
+            if self._scopes[i].module is module:
+                del self._scopes[i + 1 :]
+                return True
+        return False
 
     def _call_of(self, network: torch.nn.Module) -> CallRecord | None:
         """Return the call that runs, or the last one if it was of the same network."""
@@ -167,10 +212,21 @@ class LayerRecorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        try:
+            self._see_operation(func, args, kwargs, result)
+        except Exception as error:
+            name = getattr(func, "__name__", "operation")
+            self.writer.left_out.note(f"{self.call.name}/{name}" if self.call else name, error)
+        return result
+
+    def _see_operation(
+        self, func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Record the noise that the scheduler draws, and the operations of a network's call."""
         if func in NOISE and self.noise is not None:
             self.noise.append(result)
         if self.call is None:
-            return result
+            return
         if func in SUMS:
             self._see_sum(args, result)
         else:
@@ -178,7 +234,6 @@ class LayerRecorder(TorchFunctionMode):
             if found is not None:
                 operation, inputs, attributes = found
                 self._record(operation, inputs, result, attributes)
-        return result
 
     def _make_activation(self, operation: str) -> Callable:
         def record(
@@ -266,7 +321,7 @@ def record_module(
         The writer, whose `manifest` may be extended.
 
     Raises:
-        UsageError: A pattern of `names` is not valid, or the module is compiled.
+        UsageError: A pattern of `names` or the name `call` is not valid, or the module is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
 
     >>> from ldmref.trace import record_module
@@ -275,6 +330,7 @@ def record_module(
     """
     rename = make_renamer(names)
     refuse_compiled("the module", module)
+    require_call_name(call)
     writer = TorchTraceWriter(folder, selection, overwrite)
     writer.manifest |= describe_parameters([module])
     recorder = LayerRecorder(writer)
@@ -287,10 +343,9 @@ def record_module(
         if recorder.call is not None:
             single = {"output": first_tensor(output)} if len(outputs) == 1 else outputs
             recorder.call.add("", outputs=single)
-        recorder.end()
 
     try:
-        recorder.hook(module, before, after)
+        recorder.hook_call(module, call, before, after)
         recorder.attach(module, rename)
         with recorder:
             yield writer

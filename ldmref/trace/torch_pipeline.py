@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ldmref.errors import UsageError
-from ldmref.models.denoiser_config import UNetConfig
-from ldmref.models.family import family_of_pipeline, find_family
+from ldmref.errors import UsageError, abbreviated
+from ldmref.models.family import Family, family_of_classes, list_families
+from ldmref.trace.files import require_call_name
 from ldmref.trace.selection import Selection
 from ldmref.trace.torch_calls import (
     TorchTraceWriter,
@@ -51,7 +50,7 @@ def record_pipeline(
         The writer, whose `manifest` may be extended.
 
     Raises:
-        UsageError: It is not a pipeline, or a network is compiled.
+        UsageError: It is not a pipeline, no family reads it, or a network is compiled.
         OutputError: The folder has a trace (unless `overwrite`), or cannot be written.
 
     >>> from ldmref.trace import Selection, read_trace, record_pipeline
@@ -61,33 +60,43 @@ def record_pipeline(
     'unet.000/conv_in'
     """
     networks = _find_networks(pipe)
+    family = _find_family(pipe, networks)
     writer = TorchTraceWriter(folder, selection, overwrite)
-    recorder = _PipelineRecorder(pipe, networks, writer)
+    recorder = _PipelineRecorder(pipe, networks, family, writer)
     try:
         recorder.start()
         with recorder.layers:
             yield writer
     finally:
         recorder.stop()
-    writer.manifest |= recorder.describe()
+    with writer.left_out.guard("manifest"):
+        writer.manifest |= recorder.describe()
     writer.close()
 
 
 class _PipelineRecorder:
     """The hooks of a pipeline, and the methods that it replaces."""
 
-    def __init__(self, pipe: Any, networks: dict[str, torch.nn.Module], writer: TorchTraceWriter):
+    def __init__(
+        self,
+        pipe: Any,
+        networks: dict[str, torch.nn.Module],
+        family: Family,
+        writer: TorchTraceWriter,
+    ):
         self._pipe = pipe
         self._writer = writer
         self.layers = LayerRecorder(writer)
         self._networks = networks
         self._scheduler: SchedulerRecorder | None = None
-        # Owner, name, and the method that the object had itself; None: that of its class.
-        self._replaced: list[tuple[Any, str, Any]] = []
-        self._family = family_of_pipeline(type(pipe).__name__)
-        self._control = (self._family or find_family(UNetConfig.family)).control
-        self._layout = LatentLayout(self._family)
+        # Owner, name, what replaces it, and the method that the object had itself; None: that of
+        # its class.
+        self._replaced: list[tuple[Any, str, AnyMethod, Any]] = []
+        self._family = family
+        self._control = family.control
+        self._layout = LatentLayout(family)
         self._request = RequestRecorder(writer, self._layout)
+        self._slicing = False  # the decoder runs image by image
 
     def start(self) -> None:
         """Attach all hooks."""
@@ -96,10 +105,11 @@ class _PipelineRecorder:
             if name == "vae":
                 self._replace(network, "encode", self._wrap_encode)
                 self._replace(network, "decode", self._wrap_decode)
+                self._replace(network, "_decode", self._wrap_slice)
             elif name.startswith("text_encoder"):
-                self.layers.hook(network, *self._make_text_hooks(name))
+                self.layers.hook_call(network, name, *self._make_text_hooks(name))
             else:
-                self.layers.hook(network, self._make_begin(name), self._end)
+                self.layers.hook_call(network, name, self._make_begin(name), self._end)
         scheduler = getattr(self._pipe, "scheduler", None)
         if scheduler is not None:
             self._scheduler = SchedulerRecorder(
@@ -111,13 +121,16 @@ class _PipelineRecorder:
             self._replace(self._pipe, method, wrap)
 
     def stop(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks; a method that was replaced within the block stays."""
+        self._writer.left_out.ended = True
         self.layers.detach()
-        for owner, name, own in reversed(self._replaced):
+        while self._replaced:
+            owner, name, wrapped, own = self._replaced.pop()
+            if vars(owner).get(name) is not wrapped:
+                continue
             delattr(owner, name)
             if own is not None:
                 setattr(owner, name, own)
-        self._replaced = []
 
     def describe(self) -> dict[str, Any]:
         """Return the manifest: program, model, dtype, scheduler, request."""
@@ -139,9 +152,13 @@ class _PipelineRecorder:
 
     def _replace(self, owner: Any, name: str, wrap: Callable[[AnyMethod], AnyMethod]) -> None:
         method = getattr(owner, name, None)
-        if method is not None:
-            self._replaced.append((owner, name, vars(owner).get(name)))
-            setattr(owner, name, wrap(method))
+        if method is None:
+            return
+        with self._writer.left_out.guard(name):
+            wrapped = wrap(method)
+            own = vars(owner).get(name)
+            setattr(owner, name, wrapped)
+            self._replaced.append((owner, name, wrapped, own))
 
     # -- networks
 
@@ -156,7 +173,7 @@ class _PipelineRecorder:
             timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
-                if self._family is not None and self._family.timestep_factor != 1.0:
+                if self._family.timestep_factor != 1.0:
                     inputs["timestep"] = inputs["timestep"] * self._family.timestep_factor
             scale = kwargs.get("conditioning_scale")
             call.add("", "", inputs, {} if scale is None else {"conditioning_scale": scale})
@@ -188,7 +205,6 @@ class _PipelineRecorder:
             if self._scheduler is not None:
                 self._scheduler.prediction = found["output"]
         call.add("", outputs=found)
-        self.layers.end()
 
     def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
@@ -198,60 +214,114 @@ class _PipelineRecorder:
             self._writer.end(tokens)
             self.layers.begin(module, name, False).add("", "text_encoder", {"input_ids": ids})
 
-        def end(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any):
+        def end(
+            module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
+        ) -> None:
             call = self.layers.call
             if call is None:
                 return
-            skip = self._request.skip_of(name)
+            hidden = getattr(output, "hidden_states", None)
+            skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
             several = hasattr(self._pipe, "text_encoder_2")
-            if several and output.hidden_states:  # of CLIP, without the last layer and the norm
-                states = output.hidden_states[-(skip + 2)]
-            elif skip:  # the pipeline applies the norm itself, which replaces this output
-                states = output.hidden_states[-(skip + 1)]
+            if several and hidden:  # of CLIP, without the last layer and the norm
+                states = hidden[-(skip + 2)]
+            elif hidden and skip:  # the pipeline applies the norm itself, to replace this output
+                states = hidden[-(skip + 1)]
             else:
                 states = output.last_hidden_state
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
             call.add("", outputs=outputs, attributes={"clip_skip": skip})
-            self.layers.end()
 
         return begin, end
 
     def _wrap_encode(self, method: AnyMethod) -> AnyMethod:
-        @wraps(method)
-        def encode(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(self._networks["vae"], "vae.encode", False)
-            call.add("", "encode", {"image": x})
-            result = method(x, *args, **kwargs)
+            call.add("", "encode", {"image": _first_argument(args, kwargs)})
+
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             first = result[0] if isinstance(result, tuple) else next(iter(result.values()))
             if isinstance(first, torch.Tensor):
                 outputs = {"mean": first}
             else:
                 outputs = {"mean": first.mean, "logvar": first.logvar}
-            call.add("", outputs=outputs)
-            self.layers.end()
-            return result
+            self._end_call(outputs)
 
-        return encode
+        return self._writer.left_out.observed(method, "vae.encode", before, after)
 
     def _wrap_decode(self, method: AnyMethod) -> AnyMethod:
-        vae = self._networks["vae"]
+        """Record the decoder; with slicing, one call for each image, which `_wrap_slice` sees."""
+        vae: Any = self._networks["vae"]
 
-        @wraps(method)
-        def decode(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if getattr(vae, "use_slicing", False) and len(z) > 1:  # one call for each image
-                results = [decode(part, *args, **kwargs) for part in z.split(1)]
-                images = torch.cat([result[0] for result in results])
-                is_tuple = isinstance(results[0], tuple)
-                return (images,) if is_tuple else type(results[0])(sample=images)
-            call = self.layers.begin(vae, "vae.decode", False)
-            call.add("", "decode", {"latents": z})
-            result = method(z, *args, **kwargs)
-            call.add("", outputs={"output": first_tensor(result)})
-            self.layers.end()
-            return result
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> bool:
+            z = _first_argument(args, kwargs)
+            sliced = getattr(vae, "use_slicing", False) and len(z) > 1 and hasattr(vae, "_decode")
+            if sliced:
+                self._slicing = True
+            else:
+                self._begin_decode(z)
+            return sliced
 
-        return decode
+        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            self._slicing = False
+            if not sliced:
+                self._end_call({"output": first_tensor(result)})
+
+        return self._writer.left_out.observed(method, "vae.decode", before, after)
+
+    def _wrap_slice(self, method: AnyMethod) -> AnyMethod:
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> bool:
+            if self._slicing:
+                self._begin_decode(_first_argument(args, kwargs))
+            return self._slicing
+
+        def after(sliced: bool, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            if sliced:
+                self._end_call({"output": first_tensor(result)})
+
+        return self._writer.left_out.observed(method, "vae.decode", before, after)
+
+    def _begin_decode(self, z: Any) -> None:
+        call = self.layers.begin(self._networks["vae"], "vae.decode", False)
+        call.add("", "decode", {"latents": z})
+
+    def _end_call(self, outputs: Mapping[str, Any]) -> None:
+        """Record the outputs of the call that runs, and end it."""
+        call = self.layers.call
+        if call is not None:
+            call.add("", outputs=outputs)
+        self.layers.end()
+
+
+def _first_argument(args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def _find_family(pipe: Any, networks: Mapping[str, torch.nn.Module]) -> Family:
+    """Return the family that reads a pipeline.
+
+    Raises:
+        UsageError: There is none.
+    """
+    parts = [name for network in networks.values() for name in _class_names(network)]
+    family = family_of_classes(_class_names(pipe), parts)
+    if family is None:
+        known = sorted({name for family in list_families() for name in family.modules})
+        names = abbreviated(sorted(networks) or ["transformer"], 3)
+        raise UsageError(
+            f"no family of ldmref reads a {type(pipe).__name__}; pipelines are recorded whose "
+            f"denoiser is one of {abbreviated(known)}",
+            code="E-TRACE",
+            hint=f"record a network itself (here {names}): ldmref.recording(pipe.NAME, call=NAME, "
+            "names={path: path of ldmref})",
+        )
+    return family
+
+
+def _class_names(value: Any) -> list[str]:
+    """Return the names of an object's class and of its base classes, the nearest first."""
+    return [kind.__name__ for kind in type(value).__mro__]
 
 
 def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -259,14 +329,19 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
     if not hasattr(pipe, "components"):
         message = f"a pipeline of diffusers is needed, not {type(pipe).__name__}"
         raise UsageError(message, code="E-TRACE", hint="ldmref.trace.record_module takes modules")
+    components = pipe.components
+    if not isinstance(components, Mapping) or not all(isinstance(k, str) for k in components):
+        message = f"the components of a {type(pipe).__name__} must be a mapping from names to parts"
+        raise UsageError(message, code="E-TRACE", hint="ldmref.trace.record_module takes modules")
     networks: dict[str, torch.nn.Module] = {}
-    for name, part in pipe.components.items():
+    for name, part in components.items():
         if name == "controlnet" and hasattr(part, "nets"):
             nets = {f"controlnet_{i}" if i > 1 else name: net for i, net in enumerate(part.nets, 1)}
             networks |= nets
         elif isinstance(part, torch.nn.Module) and name not in SKIPPED:
             networks[name] = part
     for name, network in networks.items():
+        require_call_name(name)
         refuse_compiled(name, network)
     return networks
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldmref.trace.torch_calls import TorchTraceWriter, first_tensor
@@ -50,8 +49,7 @@ class RequestRecorder:
         """Note the prompts; a method that takes no negative one is called for it a second time."""
         signature = inspect.signature(method)
 
-        @wraps(method)
-        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
             arguments = signature.bind(*args, **kwargs).arguments
             self._encoded = set()
             found = {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
@@ -59,34 +57,28 @@ class RequestRecorder:
                 found = {f"negative_{k}": x for k, x in found.items() if k.startswith("prompt")}
             self._encoding = True
             self.params |= found
-            return method(*args, **kwargs)
 
-        return encode_prompt
+        return self._writer.left_out.observed(method, "prompts of the request", before)
 
     def _wrap_sizes(self, method: AnyMethod) -> AnyMethod:
         """Note the sizes that were asked for; the second call is for the negative prompt."""
         names = tuple(inspect.signature(method).parameters)
 
-        @wraps(method)
-        def get_sizes(*args: Any, **kwargs: Any) -> Any:
-            arguments = dict(zip(names, args, strict=False)) | kwargs
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
+            arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
             sizes = {name: arguments[name] for name in SIZES if arguments.get(name) is not None}
             prefix = "negative_" if set(sizes) & set(self.params) else ""
             self.params |= {prefix + name: list(value) for name, value in sizes.items()}
-            return method(*args, **kwargs)
 
-        return get_sizes
+        return self._writer.left_out.observed(method, "sizes of the request", before)
 
     def _wrap_latents(self, method: AnyMethod) -> AnyMethod:
-        @wraps(method)
-        def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             self._encoding = False
             self._layout.note(result)
             latents = self._layout.convert(first_tensor(result))
             call = self._writer.begin("initial", numbered=False)
             call.add("", "initial", outputs={"output": latents})
             self._writer.end(call)
-            return result
 
-        return prepare_latents
+        return self._writer.left_out.observed(method, "initial", after=after)

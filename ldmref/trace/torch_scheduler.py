@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
 
 from ldmref.models.family import Family
+from ldmref.trace.recorder import CallRecord
 from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
 from ldmref.trace.torch_latents import LatentLayout
@@ -42,6 +42,7 @@ class SchedulerRecorder:
         self._layout = layout
         self._halves = ("uncond", "cond") if family is None else family.halves
         self._writer = layers.writer
+        self._left_out = layers.writer.left_out
 
     def wrappers(self) -> dict[str, Callable[[AnyMethod], AnyMethod]]:
         """Return a function that wraps each recorded method, by the method's name."""
@@ -59,9 +60,7 @@ class SchedulerRecorder:
         return {"class": type(self._scheduler).__name__, "config": config}
 
     def _wrap_set_timesteps(self, method: AnyMethod) -> AnyMethod:
-        @wraps(method)
-        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
             found = {
                 name: getattr(self._scheduler, name, None)
                 for name in ("timesteps", "sigmas", "alphas_cumprod")
@@ -71,35 +70,39 @@ class SchedulerRecorder:
             call = self._writer.begin("schedule", numbered=False)
             call.add("", "schedule", own, outputs=outputs)
             self._writer.end(call)
-            return result
 
-        return set_timesteps
+        return self._left_out.observed(method, "schedule", after=after)
 
     def _wrap_step(self, method: AnyMethod) -> AnyMethod:
         signature = inspect.signature(method)
 
-        @wraps(method)
-        def step(*args: Any, **kwargs: Any) -> Any:
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
             arguments = signature.bind(*args, **kwargs).arguments
             call = self._writer.begin("sampler")
-            self._record_guidance(self._layout.convert(arguments["model_output"]))
+            with self._left_out.guard("guidance"):
+                self._record_guidance(self._layout.convert(arguments["model_output"]))
             inputs, attributes = _split(arguments)
             inputs = self._layout.convert_all(inputs)
             call.add("", type(self._scheduler).__name__, inputs)  # before a step works in place
             self._layers.noise = []
-            try:
-                result = method(*args, **kwargs)
-            finally:
-                noise_parts, self._layers.noise = self._layers.noise, None
+            return call, attributes
+
+        def after(
+            begun: tuple[CallRecord, dict[str, Any]],
+            args: tuple,
+            kwargs: Mapping[str, Any],
+            result: Any,
+        ) -> None:
+            call, attributes = begun
+            noise_parts, self._layers.noise = self._layers.noise, None
             x0 = _predicted(result)
             outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
             noise = {NOISE: torch.cat(noise_parts)} if noise_parts else {}
             convert = self._layout.convert_all
             call.add("", "", convert(noise) | self._levels(), attributes, convert(outputs))
             self._writer.end(call)
-            return result
 
-        return step
+        return self._left_out.observed(method, "sampler", before, after)
 
     def _levels(self) -> dict[str, Any]:
         """Return the noise levels of the step that was taken, if the scheduler has them."""
@@ -143,17 +146,19 @@ class SchedulerRecorder:
         def wrap(method: AnyMethod) -> AnyMethod:
             signature = inspect.signature(method)
 
-            @wraps(method)
-            def run(*args: Any, **kwargs: Any) -> Any:
+            def before(args: tuple, kwargs: Mapping[str, Any]) -> CallRecord:
                 inputs, _ = _split(signature.bind(*args, **kwargs).arguments)
                 call = self._writer.begin(name)
                 call.add("", name, self._layout.convert_all(inputs))
-                result = method(*args, **kwargs)
+                return call
+
+            def after(
+                call: CallRecord, args: tuple, kwargs: Mapping[str, Any], result: Any
+            ) -> None:
                 call.add("", outputs={"output": self._layout.convert(first_tensor(result))})
                 self._writer.end(call)
-                return result
 
-            return run
+            return self._left_out.observed(method, name, before, after)
 
         return wrap
 

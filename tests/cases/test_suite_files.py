@@ -53,7 +53,7 @@ def test_the_manifest_describes_the_files(small):
     suite = read_suite(small.folder)
     assert suite == small
     manifest = json.loads((small.folder / "cases.json").read_text())
-    assert manifest["format"] == "ldmref-cases" and manifest["version"] == "1.2"
+    assert manifest["format"] == "ldmref-cases" and manifest["version"] == "2.0"
     assert manifest["count"] == len(suite.cases) == sum(manifest["counts"].values())
     for path, digest in manifest["digests"].items():
         assert hashlib.sha256((small.folder / path).read_bytes()).hexdigest() == digest
@@ -141,7 +141,7 @@ def test_a_changed_file_is_refused(small, tmp_path):
     ("change", "message"),
     [
         ({"format": "other"}, "is not a manifest"),
-        ({"version": "2.0"}, "has version 2.0"),
+        ({"version": "3.0"}, "has version 3.0"),
         ({"cases": [{"name": "x"}]}, "damaged"),
         ({"cases": 3}, "damaged"),
         ({"cases": [{"name": "x", "part": "layers", "path": "../x", "outputs": []}]}, "damaged"),
@@ -149,7 +149,7 @@ def test_a_changed_file_is_refused(small, tmp_path):
     ],
 )
 def test_damaged_manifests_are_refused(tmp_path, change, message):
-    manifest = {"format": "ldmref-cases", "version": "1.0", "cases": [], "digests": {}}
+    manifest = {"format": "ldmref-cases", "version": "2.0", "cases": [], "digests": {}}
     (tmp_path / "cases.json").write_text(json.dumps(manifest | change))
     with pytest.raises(CorruptModelError, match=message):
         read_suite(tmp_path)
@@ -184,4 +184,4 @@ def test_the_whole_suite_is_made_twice_with_equal_bytes(tmp_path):
     for part, count in parts.items():
         assert f"| `{part}` | {count} |" in page, part
     both = parts["layers"] + parts["networks"] + parts["traces"]
-    assert f"1.2, {both} of {both} (layers, networks, traces)" in page
+    assert f"2.0, {both} of {both} (layers, networks, traces)" in page

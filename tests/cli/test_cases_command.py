@@ -16,7 +16,7 @@ from ldmref.cases.suite_run import TIMEOUT
 def suite(ldm, work):
     ran = ldm("cases", "make", "-o", "suite", "--part", "guidance", "--part", "tokenizers")
     assert ran.code == 0, ran.err
-    assert "wrote ldmref-cases 1.2 to suite: 64 cases" in ran.out
+    assert "wrote ldmref-cases 2.0 to suite: 64 cases" in ran.out
     return work / "suite"
 
 
@@ -31,7 +31,7 @@ def test_run_prints_the_verdict(ldm, suite):
     ran = ldm("cases", "run", "suite", "--backend", "numpy")
     assert ran.code == 0, ran.err
     verdict, worst = ran.out.splitlines()
-    assert verdict.endswith("passes ldmref-cases 1.2, 64 of 64 (guidance, tokenizers)")
+    assert verdict.endswith("passes ldmref-cases 2.0, 64 of 64 (guidance, tokenizers)")
     assert worst.startswith("  largest error: 0 % of the tolerance")
     ran = ldm("cases", "run", "suite", "--match", "tokenizers.clip.*", "--all")
     assert len(ran.out.splitlines()) == 14 and "ok     tokenizers.clip.0" in ran.out
@@ -53,7 +53,7 @@ def test_wrong_values_exit_with_4_and_one_line_each(ldm, suite, work):
     first, second = ran.out.splitlines()
     assert first.startswith("FAILED guidance.cfg.1 (cfg): shape [2], expected [2, 4, 3, 3]")
     assert second.startswith("FAILED tokenizers.clip.0 (clip): error") and "got 1" in second
-    assert "mine.json fails ldmref-cases 1.2, 0 of 2 (guidance, tokenizers)" in ran.err
+    assert "mine.json fails ldmref-cases 2.0, 0 of 2 (guidance, tokenizers)" in ran.err
     ran = ldm("cases", "run", "--values", "mine.json")  # the suite is made for the run
     assert ran.code == 4 and "note: makes the cases for this run" in ran.err
 

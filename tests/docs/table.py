@@ -84,6 +84,7 @@ PAGES = {
     ),
     "docs/error-bounds.md": Page(torch_is_slow=True),
     "docs/port-a-layer.md": Page(("examples",), torch_is_slow=True),
+    "docs/transformers.md": Page(("examples",), torch_is_slow=True),
     "docs/start.md": Page(torch_is_slow=True),
     "docs/prompts.md": Page(
         (
@@ -281,6 +282,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "from diffusers": TORCH,
         "port-of-diffusers": TORCH,
         "torch.nn.Sequential": TORCH,
+    },
+    "docs/transformers.md": {
+        "13 layers and computations": elsewhere("tests/trace/test_port_joint_block.py"),
+        "sd3-wrong -m": Reason("exits", "", 4),
+        "layer or computation ": elsewhere("tests/trace/test_port_joint_block.py"),
     },
     "docs/random.md": {
         "pipe(prompt": elsewhere("tests/parity/test_random_order.py"),

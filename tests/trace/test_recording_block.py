@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+from collections import ChainMap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.errors import OutputError, UsageError
+from ldmref.locate import diff_traces
 from ldmref.trace import Selection, read_trace, record_trace
 
 PARAMETERS = {"prompt": "a red cat", "seed": 1, "steps": 2}
@@ -76,6 +79,50 @@ def test_an_interrupted_run_keeps_what_was_complete(model, tmp_path):
         modes.txt2img(model, **PARAMETERS, callback=stop)
     trace = read_trace(tmp_path / "t")
     assert "unet.000" in trace.calls and "unet.001" not in trace.calls
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["tiny", "sd3-tiny", "flux-tiny"])
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_an_inversion_is_recorded_and_judged_as_the_other_modes(name, iterations):
+    model = ldmref.random_model(name)
+    options = {"steps": 2, "cfg_scale": 1.5, "iterations": iterations}
+    before = modes.invert(model, "a red cat", IMAGE, **options).latents
+    with ldmref.recording(model) as run:
+        found = modes.invert(model, "a red cat", IMAGE, **options).latents
+    assert np.array_equal(found, before) and model.observer is None
+    trace = run.trace
+    network = model.config.denoiser.network
+    plan = modes.plan_inversion(model, prompt="a red cat", image=IMAGE, **options)
+    calls = [call for call in trace.calls if call.startswith(f"{network}.")]
+    assert len(calls) <= plan.calls and len(calls) >= plan.calls - 1  # none at the level 0
+    assert {"text_encoder", "vae.encode", "schedule", "sampler.001"} <= {*trace.calls}
+    last = (
+        trace.tensors["sampler.001//output"] / trace.find("schedule").attributes["init_noise_sigma"]
+    )
+    np.testing.assert_allclose(last, found, rtol=1e-6)
+    report = diff_traces(trace, model)
+    assert (report.verdict, report.gaps) == ("equal", ())
+    assert {row.call for row in report.rows} >= {"sampler.000", "sampler.001", calls[-1]}
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_a_wrong_step_of_an_inversion_is_found(iterations):
+    model = ldmref.random_model("tiny")
+    with ldmref.recording(model) as run:
+        modes.invert(model, "a", IMAGE, steps=2, iterations=iterations)
+    trace = run.trace
+    name = "sampler.001//output"
+    changed = ChainMap({name: 1.0001 * trace.tensors[name]}, trace.tensors)
+    report = diff_traces(replace(trace, tensors=changed), model)
+    assert [row.call for row in report.faults] == ["sampler.001"]
+
+
+def test_a_block_without_a_run_says_so(model):
+    with pytest.warns(UserWarning, match="nothing was recorded"), ldmref.recording(model):
+        model.encode_text(["a red cat"])
 
 
 def test_a_module_and_a_pipeline_are_recorded_in_the_same_way(tmp_path):

@@ -108,6 +108,7 @@ FLUX = Family(
     encode_prompts,
     with_text_length,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
+    modules=("FluxTransformer2DModel",),
     files=ORIGINALS,
     presets=make_presets(),
     shrink=shrink,

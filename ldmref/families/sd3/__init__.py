@@ -107,6 +107,7 @@ SD3 = Family(
     with_text_length,
     condition_on_text,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
+    modules=("SD3Transformer2DModel",),
     files=ORIGINALS,
     optional_texts=("text_encoder_3",),
     presets=make_presets(),

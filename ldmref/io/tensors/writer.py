@@ -21,16 +21,27 @@ KINDS = {dtype: kind for kind, dtype in DTYPES.items() if kind not in EXPANDED}
 
 
 class TensorSource(NamedTuple):
-    """A tensor to write: its type in safetensors, its shape, and a function that reads it."""
+    """A tensor to write: its type in safetensors, its shape, and a function that reads it.
+
+    Complex numbers have a last axis of their real and imaginary parts.
+    """
 
     kind: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    is_complex: bool = False
 
 
 def source(tensor: np.ndarray) -> TensorSource:
     """Return the source of an array in memory."""
-    return TensorSource(KINDS[tensor.dtype.newbyteorder("<")], tensor.shape, lambda: tensor)
+    real = as_real(tensor)
+    kind = KINDS[real.dtype.newbyteorder("<")]
+    return TensorSource(kind, real.shape, lambda: real, real is not tensor)
+
+
+def as_real(array: np.ndarray) -> np.ndarray:
+    """Return complex numbers with a last axis of their two parts; other arrays as they are."""
+    return np.stack([np.real(array), np.imag(array)], -1) if np.iscomplexobj(array) else array
 
 
 def write_tensors(
@@ -62,7 +73,7 @@ def write_to(
     order = sort_tensors(tensors)
     file.write(make_header(tensors, metadata))
     for name in order:
-        kind, shape, read = tensors[name]
+        kind, shape, read, _ = tensors[name]
         array = np.asarray(read(), DTYPES[kind], order="C")
         assert array.shape == tuple(shape)
         file.write(array.data if array.size else b"")
@@ -75,7 +86,7 @@ def make_header(
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in sort_tensors(tensors):
-        kind, shape, _ = tensors[name]
+        kind, shape, *_ = tensors[name]
         begin = end
         end = end + math.prod(shape) * DTYPES[kind].itemsize
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}

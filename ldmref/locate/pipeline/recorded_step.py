@@ -100,6 +100,15 @@ def _own_evaluation(
     return x0
 
 
+def evaluated_x0(
+    context: PipelineContext, evaluation: RecordedEvaluation, sigma: float, settings: StepSettings
+) -> np.ndarray:
+    """Return x0 of a recorded evaluation of ldmref, whose states are on the path of the run."""
+    schedule = context.make_schedule(settings.config)
+    path = VE if schedule is None else schedule.path
+    return _to_x0(evaluation, sigma, settings, True, path)
+
+
 def _to_x0(
     evaluation: RecordedEvaluation,
     sigma: float,

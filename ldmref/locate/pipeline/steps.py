@@ -16,6 +16,7 @@ from ldmref.errors import LdmrefError
 from ldmref.locate.findings import EQUAL, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import NOISE, PipelineContext
+from ldmref.locate.pipeline.inversion_steps import judge_inversion
 from ldmref.locate.pipeline.recorded_step import (
     NotRecorded,
     RecordedEvaluation,
@@ -54,6 +55,9 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     if not known or len(known) < len(entries):
         return
     right = _settings(context)
+    if "iterations" in known[0].entry.attributes:
+        yield from judge_inversion(context, known, right)
+        return
     try:
         expected = dict(_follow(context, known, right))
     except (NotRecorded, LdmrefError, ValueError) as error:
