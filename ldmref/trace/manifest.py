@@ -15,7 +15,7 @@ VERSION = 1
 MANIFEST = "trace.json"
 MAX_MANIFEST = 2**28  # bytes
 CODE = "E-TRACE-FILE"
-TABLES = ("params", "scheduler", "selection", "backend", "digests")
+TABLES = ("params", "request", "scheduler", "selection", "backend", "digests")
 BLOCK = 2**20  # bytes that are hashed at a time
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -27,6 +28,8 @@ from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
 SKIPPED = ("safety_checker", "image_encoder")
+STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
+PROCESSORS = re.compile(r"PAG|IPAdapter|CustomDiffusion")  # of attention that is another function
 LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
 
 
@@ -88,6 +91,7 @@ class _PipelineRecorder:
         self._control = (self._family or find_family(UNetConfig.family)).control
         self._layout = LatentLayout(self._family)
         self._request = RequestRecorder(writer, self._layout)
+        self._end_calls: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Attach all hooks."""
@@ -103,12 +107,13 @@ class _PipelineRecorder:
         scheduler = getattr(self._pipe, "scheduler", None)
         if scheduler is not None:
             self._scheduler = SchedulerRecorder(
-                self._pipe, scheduler, self.layers, self._family, self._layout
+                self._pipe, scheduler, self.layers, self._family, self._layout, self._request.asked_for
             )
             for method, wrap in self._scheduler.wrappers().items():
                 self._replace(scheduler, method, wrap)
         for method, wrap in self._request.wrappers().items():
             self._replace(self._pipe, method, wrap)
+        self._end_calls = self._request.observe_calls(self._pipe)
 
     def stop(self) -> None:
         """Remove all hooks."""
@@ -118,6 +123,8 @@ class _PipelineRecorder:
             if own is not None:
                 setattr(owner, name, own)
         self._replaced = []
+        if self._end_calls is not None:
+            self._end_calls()
 
     def describe(self) -> dict[str, Any]:
         """Return the manifest: program, model, dtype, scheduler, request."""
@@ -125,7 +132,7 @@ class _PipelineRecorder:
         networks = self._networks
         params = dict(self._request.params)
         for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
-            value = getattr(pipe, f"_{name}", None)
+            value = self._request.asked.get(name, getattr(pipe, f"_{name}", None))
             if isinstance(value, int | float):
                 params[name] = value
         config = {name: _configuration(network) for name, network in networks.items()}
@@ -133,6 +140,7 @@ class _PipelineRecorder:
         manifest = describe_parameters(networks.values())
         manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
         manifest |= {"model": model, "params": params}
+        manifest |= {"request": self._request.asked, "runs": self._request.runs}
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
         return manifest
@@ -158,8 +166,10 @@ class _PipelineRecorder:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
                 if self._family is not None and self._family.timestep_factor != 1.0:
                     inputs["timestep"] = inputs["timestep"] * self._family.timestep_factor
-            scale = kwargs.get("conditioning_scale")
-            call.add("", "", inputs, {} if scale is None else {"conditioning_scale": scale})
+            attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
+            processors = _own_processors(module)
+            attributes |= {"own_attention": processors} if processors else {}
+            call.add("", "", inputs, attributes)
 
         return begin
 
@@ -186,7 +196,7 @@ class _PipelineRecorder:
         else:
             found = {"output": self._layout.convert(first_tensor(output))}
             if self._scheduler is not None:
-                self._scheduler.prediction = found["output"]
+                self._scheduler.predictions.append(found["output"])
         call.add("", outputs=found)
         self.layers.end()
 
@@ -230,9 +240,29 @@ class _PipelineRecorder:
                 outputs = {"mean": first.mean, "logvar": first.logvar}
             call.add("", outputs=outputs)
             self.layers.end()
+            if not isinstance(first, torch.Tensor):
+                self._watch_draws(first, call.name)
             return result
 
         return encode
+
+    def _watch_draws(self, distribution: Any, encoder: str) -> None:
+        """Record what is drawn from the distribution that an encoder returned: `posterior`."""
+        attributes = {"encoder": encoder, "for": self._request.doing}
+
+        def watched(method: AnyMethod, name: str) -> AnyMethod:
+            @wraps(method)
+            def draw(*args: Any, **kwargs: Any) -> Any:
+                result = method(*args, **kwargs)
+                call = self._writer.begin("posterior", numbered=False)
+                call.add("", name, {}, attributes, {"output": result})
+                self._writer.end(call)
+                return result
+
+            return draw
+
+        for name in ("sample", "mode"):
+            setattr(distribution, name, watched(getattr(distribution, name), name))
 
     def _wrap_decode(self, method: AnyMethod) -> AnyMethod:
         vae = self._networks["vae"]
@@ -269,6 +299,17 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
     for name, network in networks.items():
         refuse_compiled(name, network)
     return networks
+
+
+def _own_processors(module: torch.nn.Module) -> dict[str, str]:
+    """Return the layers whose attention is not the usual one, with the class that computes it."""
+    found = getattr(module, "attn_processors", {})
+    names = {name: type(processor).__name__ for name, processor in found.items()}
+    return {
+        name.removesuffix(".processor"): kind
+        for name, kind in names.items()
+        if PROCESSORS.search(kind)
+    }
 
 
 def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,6 +4,7 @@
 |---------------|-----------------------------------------------------------------------|
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `images`      | images, masks, encoded latents, further channels                      |
 | `schedule`    | sigmas, timesteps and alphas_cumprod                                  |
 | `added_noise` | the noise that is added to the latents of an image                    |
 | `guidance`    | the combination of predictions                                        |
@@ -12,6 +13,8 @@
 | `latents`     | the scale of the initial noise, and of the latents before the decoder |
 | `training`    | a training step: noising, target and losses                           |
 | `gradients`   | the gradients of a training step: the norm of each layer's            |
+| `controls`    | what ControlNets are given, and what the denoiser is given of them    |
+| `ledger`      | what of all this was compared: the rest is "not judged"               |
 | `branches`    | splits a recorded branch into parts with one request each             |
 """
 
@@ -20,13 +23,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.locate.findings import Row
+from ldmref.locate.networks import NUMBER, is_host, network_of
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.combination import judge_guidance
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
+from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.latents import judge_latents
+from ldmref.locate.pipeline.ledger import rows_of_rest
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
@@ -35,11 +42,15 @@ from ldmref.locate.pipeline.wires import judge_wires
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
+SHOWN = ("words", "image", "inputs", "truth")  # what was given, or is computed to be looked at
 JUDGES = (
     judge_tokens,
     judge_schedule,
+    judge_images,
+    judge_prepared,
     judge_added_noise,
     judge_inputs,
+    judge_controls,
     judge_guidance,
     judge_wires,
     judge_steps,
@@ -50,7 +61,10 @@ JUDGES = (
 
 
 def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]) -> list[Row]:
-    """Return the rows of all computations of the pipeline that were recorded."""
+    """Return the rows of all computations of the pipeline that were recorded.
+
+    Arrays between the networks that no judge compared have a row each, "not judged".
+    """
     parts = split_branches(port)
     context = PipelineContext(parts.trunk, model, dtype, notes)
     of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
@@ -58,4 +72,7 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
     for judge in JUDGES:
         for part in of_parts.get(judge, (parts.trunk,)):
             rows += judge(context if part is parts.trunk else replace(context, port=part))
-    return rows
+    whole = [entry for entry in port.entries if not entry.layer]
+    host = [e for e in whole if is_host(e.call) and NUMBER.sub("", e.call) not in SHOWN]
+    networks = [e for e in whole if network_of(e.call)]
+    return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
