@@ -140,7 +140,7 @@ class _PipelineRecorder:
         manifest = describe_parameters(networks.values())
         manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
         manifest |= {"model": model, "params": params}
-        manifest |= {"request": self._request.asked, "runs": self._request.runs}
+        manifest |= {"request": self._request.asked, "requests": self._request.requests}
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
         return manifest

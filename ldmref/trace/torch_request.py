@@ -30,13 +30,14 @@ class RequestRecorder:
         params: The request, for the manifest.
         asked: The arguments of the pipeline's call that are numbers or texts; {} if it was not
             called.
+        requests: Those of all calls, in their order.
         doing: The method of the pipeline that runs, of those that encode images.
     """
 
     def __init__(self, writer: TorchTraceWriter, layout: LatentLayout):
         self.params: dict[str, Any] = {}
         self.asked: dict[str, Any] = {}
-        self.runs = 0
+        self.requests: list[dict[str, Any]] = []
         self.doing = ""
         self._layout = layout
         self._writer = writer
@@ -93,9 +94,9 @@ class RequestRecorder:
         except TypeError:
             return  # the call itself says what is wrong
         asked = {k: x for k, x in list(bound.arguments.items())[1:] if k not in NOT_ASKED}
-        self.runs += 1
         self.asked = {k: x for k, x in asked.items() if x is not None and _is_plain(x)}
         self.asked |= {k: True for k, x in asked.items() if callable(x)}
+        self.requests.append(self.asked)
         arrays = {role: x for k, value in asked.items() for role, x in _arrays(k, value)}
         if arrays:
             call = self._writer.begin("inputs", numbered=False)

@@ -15,6 +15,7 @@
 | `gradients`   | the gradients of a training step: the norm of each layer's            |
 | `controls`    | what ControlNets are given, and what the denoiser is given of them    |
 | `ledger`      | what of all this was compared: the rest is "not judged"               |
+| `passes`      | splits a trace into its runs and batches                              |
 | `branches`    | splits a recorded branch into parts with one request each             |
 """
 
@@ -34,6 +35,7 @@ from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import rows_of_rest
+from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
@@ -44,7 +46,6 @@ from ldmref.trace.model import Trace
 
 SHOWN = ("words", "image", "inputs", "truth")  # what was given, or is computed to be looked at
 JUDGES = (
-    judge_tokens,
     judge_schedule,
     judge_images,
     judge_prepared,
@@ -65,14 +66,25 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
 
     Arrays between the networks that no judge compared have a row each, "not judged".
     """
-    parts = split_branches(port)
-    context = PipelineContext(parts.trunk, model, dtype, notes)
-    of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
-    rows = []
-    for judge in JUDGES:
-        for part in of_parts.get(judge, (parts.trunk,)):
-            rows += judge(context if part is parts.trunk else replace(context, port=part))
+    context = PipelineContext(port, model, dtype, notes)
+    rows = [*judge_tokens(context)]
+    passes = split_passes(port)
+    for part in passes:
+        within = context if len(passes) == 1 else replace(context, port=part, whole=port)
+        rows += _judge_pass(within)
     whole = [entry for entry in port.entries if not entry.layer]
     host = [e for e in whole if is_host(e.call) and NUMBER.sub("", e.call) not in SHOWN]
     networks = [e for e in whole if network_of(e.call)]
     return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+
+
+def _judge_pass(context: PipelineContext) -> list[Row]:
+    """Return the rows of one pass, whose branches have requests of their own."""
+    parts = split_branches(context.port)
+    trunk = replace(context, port=parts.trunk) if parts.trunk is not context.port else context
+    of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
+    rows: list[Row] = []
+    for judge in JUDGES:
+        for part in of_parts.get(judge, (parts.trunk,)):
+            rows += judge(trunk if part is parts.trunk else replace(trunk, port=part))
+    return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, takewhile
 
 import numpy as np
 
@@ -38,6 +38,7 @@ def judge_inputs(context: PipelineContext) -> Iterator[Row]:
         for network in evaluation.networks:
             yield from _judge_timestep(context, network, evaluation)
             yield from _judge_latents(context, network, evaluation)
+            yield from _judge_scaling(context, network, evaluation)
     if not context.calls("sampler"):  # networks alone: what they read is given
         for network in networks:
             context.compared(network, *network.inputs)
@@ -259,6 +260,42 @@ def _judge_latents(
         context.ledger.explain(network, f"further channels: {error}", *SAMPLES)
 
 
+def _judge_scaling(
+    context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
+) -> Iterator[Row]:
+    """Yield rows for a recorded scaling of the input: what it was given, and what it returned."""
+    calls = context.port.calls
+    before = calls[: calls.index(network.call)][::-1]
+    between = takewhile(lambda call: not call.startswith(("sampler.", context.denoiser)), before)
+    named = {entry.call: entry for entry in context.calls("scale_input")}
+    entry = next((named[call] for call in between if call in named), None)
+    state, sample = state_of(context, evaluation), context.read(network, *SAMPLES)
+    got, output = context.read(entry, "sample"), context.read_output(entry)
+    if entry is None or state is None or got is None or output is None or sample is None:
+        return
+    if got.shape[1:] != state.shape[1:] or len(got) % len(state):
+        return
+    right = np.concatenate([state] * (len(got) // len(state)))
+    context.compared(entry, "sample")
+    words = f"from the state to {entry.call}"
+    yield context.judge(entry, "state", got, right, segment=words)
+    if sample.shape[1] >= output.shape[1] and sample.shape[2:] == output.shape[2:]:
+        fits = len(sample) % len(output) == 0
+        if fits:
+            context.compared_output(entry)
+            repeated = np.concatenate([output] * (len(sample) // len(output)))
+            part = sample[:, : output.shape[1]]
+            segment = f"from {entry.call} to {network.call}"
+            yield context.judge(entry, "latents", part, repeated, segment=segment)
+    t, expected = context.number(entry, "timestep"), context.number(evaluation.step, "timestep")
+    if t is not None and expected is not None:
+        context.compared(entry, "timestep")
+        variants = [("the timestep of another step", np.array([t]))]
+        yield context.judge(
+            entry, "timestep", np.array([t]), np.array([expected]), least=1e-5, variants=variants
+        )
+
+
 def _scales_of(
     context: PipelineContext, evaluation: RunEvaluation
 ) -> tuple[float | None, Iterable[tuple[str, float]]]:
@@ -293,6 +330,21 @@ def _sigma_of(
 ) -> float | None:
     """Return the noise level of a step in a schedule, by default that of the run."""
     t = context.number(step, "timestep")
-    if t is not None and (schedule or context.make_schedule()) is not None:
-        return context.sigma_at(t, schedule)
-    return context.number(step, "sigma")
+    used = schedule or context.make_schedule()
+    if t is None or used is None:
+        return context.number(step, "sigma")
+    found = context.sigma_at(t, schedule)
+    return _between(used, t) if found is None and schedule is None else found
+
+
+def _between(schedule: Schedule, t: float) -> float | None:
+    """Return the noise level whose timestep is t; None if no level between the ends has it.
+
+    Methods of two evaluations look at levels between those of the schedule.
+    """
+    least, most = (float(f(schedule.sigmas[schedule.sigmas > 0])) for f in (np.min, np.max))
+    for _ in range(60):
+        middle = math.sqrt(least * most)
+        least, most = (middle, most) if schedule.timestep(middle) < t else (least, middle)
+    near = abs(schedule.timestep(least) - t) < 1e-3 * max(abs(t), 1.0)
+    return least if near else None

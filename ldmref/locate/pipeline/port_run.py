@@ -43,6 +43,7 @@ class PortRun:
     dtype: str
     notes: list[str]
     ledger: Ledger = field(default_factory=Ledger)
+    whole: Trace | None = None  # of which the port is a part; None: it is the whole
 
     @property
     def params(self) -> dict[str, Any]:
@@ -123,6 +124,11 @@ class PortRun:
         """Return the whole-call entries of a kind of call, in order."""
         pattern = re.compile(rf"{re.escape(kind)}((~|\.)\d+)*")
         return [e for e in self.port.entries if not e.layer and pattern.fullmatch(e.call)]
+
+    def texts(self, encoder: str) -> list[TraceEntry]:
+        """Return the calls of a text encoder, also those of other parts of the trace."""
+        run = self if self.whole is None else replace(self, port=self.whole, whole=None)
+        return run.calls(encoder)
 
     def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
         """Return the first recorded input of these roles."""

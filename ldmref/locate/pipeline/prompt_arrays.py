@@ -176,7 +176,7 @@ def _tokens(
 ) -> Tokens:
     """Return the tokens of a prompt for one encoder, of the length that the port recorded."""
     tokens = tokenize(context, number, [prompt], request)
-    entries = context.calls(TEXT_ENCODERS[number])
+    entries = context.texts(TEXT_ENCODERS[number])
     recorded = context.read(entries[0], "input_ids", "input", "ids") if entries else None
     if recorded is None:
         raise NotKnown(f"the ids of {TEXT_ENCODERS[number]} were not recorded")
@@ -213,7 +213,7 @@ def _recorded_row(
     context: PipelineContext, name: str, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return hidden states (l, d) and pooled vector that an encoder returned for ids (l,)."""
-    for entry in context.calls(name):
+    for entry in context.texts(name):
         arrays = context.read(entry, "input_ids", "input", "ids")
         hidden = context.read_output(entry)
         if arrays is None or hidden is None or hidden.ndim != 3:

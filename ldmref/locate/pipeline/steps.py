@@ -24,6 +24,7 @@ from ldmref.locate.pipeline.recorded_step import (
     ReplayedStep,
     from_path,
     to_path,
+    to_x0,
 )
 from ldmref.locate.pipeline.schedule import in_format
 from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
@@ -134,6 +135,27 @@ def _judge_within(
         least = context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks)
         context.ledger.mark(entry, role, side=side)
         yield context.judge(entry, role, got, right, floor=floor, least=max(least, LEAST))
+    yield from _judge_later(context, evaluation)
+
+
+def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> Iterator[Row]:
+    """Yield rows for x0 of later evaluations within a step, from what the network predicted."""
+    entry = evaluation.entry
+    settings = _settings(context)
+    for role in [role for role in entry.inputs if role.startswith("x0.")]:
+        number = role.removeprefix("x0.")
+        got, prediction = context.read(entry, role), context.read(entry, f"prediction.{number}")
+        state = context.read(entry, f"x_at.{number}", "x")
+        sigma = context.number(entry, f"sigma_at.{number}", "sigma")
+        if got is None or prediction is None or state is None or sigma is None:
+            continue
+        later = replace(evaluation, state=state, prediction=prediction)
+        right = to_x0(later, sigma, settings, True, context.path)
+        sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (state, right)]
+        shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
+        least = max(context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks), LEAST)
+        context.compared(entry, role)
+        yield context.judge(entry, role, got, right, least=least)
 
 
 def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator[Row]:
@@ -273,6 +295,7 @@ class Followed(NamedTuple):
         if self.x0 is not None:
             rough = None if low is None else low.x0
             yield "output", "x0", self.x0, rough
+            yield "input", "x0", self.x0, rough
         for i, (x, sigma) in enumerate(self.seen):
             rough = low.seen[i][0] if low is not None and i < len(low.seen) else None
             suffix = f".{i}" if i else ""
@@ -339,9 +362,9 @@ def _follow(
         history = () if settings.forgets else history
         k = start + (1 if own else len(replayed.seen))
         for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
-            yield start + j, Followed(from_path(state, sigma, on_path), x)
+            yield start + j, Followed(from_path(state, sigma, on_path), x, replayed.predicted[j])
         seen = replayed.seen if own else ()
-        last = x0 if own or len(replayed.seen) == 1 else None
+        last = x0 if len(replayed.seen) == 1 else replayed.predicted[-1]
         state = from_path(x_next, interval.sigma_next, on_path)
         yield k - 1, Followed(state, x, last, seen)
 
