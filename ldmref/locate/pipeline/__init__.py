@@ -9,6 +9,7 @@
 | `added_noise` | the noise that is added to the latents of an image                    |
 | `guidance`    | the combination of predictions                                        |
 | `wires`       | what one call returned, against what the next one was given           |
+| `known_parts` | what puts the known part of an image back, and jumps back (RePaint)   |
 | `steps`       | the sampler's steps, with the history of recorded earlier steps       |
 | `latents`     | the scale of the initial noise, and of the latents before the decoder |
 | `training`    | a training step: noising, target and losses                           |
@@ -41,6 +42,7 @@ from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
+from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -54,6 +56,7 @@ JUDGES = (
     judge_controls,
     judge_guidance,
     judge_wires,
+    judge_known_parts,
     judge_steps,
     judge_latents,
     judge_training,
@@ -74,6 +77,7 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
         rows += _judge_pass(within)
     whole = [entry for entry in port.entries if not entry.layer]
     host = [e for e in whole if is_host(e.call) and NUMBER.sub("", e.call) not in SHOWN]
+    host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
     networks = [e for e in whole if network_of(e.call)]
     return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
 

@@ -81,9 +81,12 @@ def given_image(context: PipelineContext) -> np.ndarray | None:
 
 
 def control_image(context: PipelineContext) -> np.ndarray | None:
-    """Return the control image of a request."""
+    """Return the control image of a request: from 0 to 1, or from -1 to 1 for the encoder."""
     control = _given(context, "control_image")
-    return _given(context, "image") if control is None else control
+    control = _given(context, "image") if control is None else control
+    if control is None or encoded_latents(context, "prepare_image") is None:
+        return control
+    return control if control.min(initial=0.0) < 0.0 else 2.0 * control - 1.0
 
 
 def given_mask(context: PipelineContext) -> np.ndarray | None:

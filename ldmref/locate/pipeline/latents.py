@@ -34,10 +34,19 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     schedule = context.make_schedule()
     initial = next(iter(context.calls("initial")), None)
     known = initial is not None and context.ledger.has(initial, "output", "output")
-    if not steps or schedule is None or known or context.unknown_scheduler:
+    state = context.read(steps[0], "sample", "x") if steps else None
+    if state is None or known:
         return
-    state = context.read(steps[0], "sample", "x")
-    if state is None:
+    if context.unknown_scheduler or schedule is None:
+        begins = initial is not None and not context.calls("vae.encode")
+        if begins and context.model.config.scheduler.path is FLOW:
+            noise = context.read_output(initial)
+            if noise is not None:
+                context.compared_output(initial)
+                yield judge_normal(context, initial, "initial noise", noise)
+        elif initial is not None:
+            why = context.unknown_scheduler or "its schedule is not known"
+            context.ledger.explain(initial, why, "output", side="output")
         return
     if not _is_first(context, schedule.timesteps):
         yield from _judge_noised(context, steps[0], state)

@@ -21,7 +21,7 @@ OUTPUT = "output"
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")
 KIND = "recorded"  # of a row for arrays that nothing compared
 
-Key = tuple[str, str, str]  # call, side, role
+Key = tuple[str, str, str]  # name of the entry, side, role
 
 
 @dataclass
@@ -52,16 +52,16 @@ class Ledger:
             side: "input" or "output".
         """
         if entry is not None:
-            self.marked |= {(entry.call, side, role) for role in roles}
+            self.marked |= {(entry.name, side, role) for role in roles}
 
     def explain(self, entry: TraceEntry, why: str, *roles: str, side: str = INPUT) -> None:
         """Note why arrays of a call were not compared."""
         for role in roles:
-            self.reasons.setdefault((entry.call, side, role), why)
+            self.reasons.setdefault((entry.name, side, role), why)
 
     def has(self, entry: TraceEntry, role: str, side: str = INPUT) -> bool:
         """Return whether an array was compared."""
-        return (entry.call, side, role) in self.marked
+        return (entry.name, side, role) in self.marked
 
     def rest(
         self, entries: list[TraceEntry], outputs: bool = True
@@ -69,7 +69,7 @@ class Ledger:
         """Yield the call, the roles and the reason of arrays that were not compared.
 
         Args:
-            entries: The calls.
+            entries: The calls, or layers of them.
             outputs: Whether their outputs count; those of networks are judged by the networks.
         """
         for entry in entries:
@@ -78,11 +78,11 @@ class Ledger:
                 (side, role)
                 for side, roles in sides
                 for role in roles
-                if (entry.call, side, role) not in self.marked
+                if (entry.name, side, role) not in self.marked
             ]
             by_reason: dict[str, list[str]] = {}
             for side, role in left:
-                why = self.reasons.get((entry.call, side, role), "")
+                why = self.reasons.get((entry.name, side, role), "")
                 by_reason.setdefault(why, []).append(_name(side, role))
             for why, roles in by_reason.items():
                 yield entry.call, roles, why

@@ -166,6 +166,9 @@ class PortRun:
             return own  # see `unknown_scheduler`
         theirs = replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
         self._name_differences(theirs, own)
+        mu = self.request.get("mu")
+        if theirs.dynamic_shift and isinstance(mu, int | float):  # instead of one by the tokens
+            return replace(theirs, base_shift=float(mu), max_shift=float(mu))
         return theirs
 
     @cached_property

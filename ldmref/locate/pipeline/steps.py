@@ -339,6 +339,7 @@ def _follow(
         bug_compatible=settings.compatible,
     )
     own = not context.is_diffusers
+    visits = _recorded_visits(context, visits) if own else visits
     on_path = own or schedule.path is FLOW or settings.sampler.family == "euler"
     sigmas = schedule.sigmas.tolist()
     history: tuple = ()
@@ -346,6 +347,9 @@ def _follow(
     for interval in run_intervals(sigmas, visits, schedule.path):
         if k >= len(evaluations):
             return
+        if interval.i_next < interval.i:  # a jump back, judged by itself
+            history = ()
+            continue
         start = k
         if interval.sigma == 0.0:  # evaluated without noise, which changes nothing
             yield k, Followed(evaluations[k].state, evaluations[k].state)
@@ -367,6 +371,15 @@ def _follow(
         last = x0 if len(replayed.seen) == 1 else replayed.predicted[-1]
         state = from_path(x_next, interval.sigma_next, on_path)
         yield k - 1, Followed(state, x, last, seen)
+
+
+def _recorded_visits(context: PipelineContext, visits: Sequence[int]) -> Sequence[int]:
+    """Return the levels that a run of ldmref visits, if it jumps back between them (RePaint)."""
+    entry = context.schedule_entry
+    recorded = None if entry is None else entry.attributes.get("visits")
+    if not context.calls("jump") or not isinstance(recorded, list):
+        return visits
+    return [int(i) for i in recorded]
 
 
 def _without_noise(
