@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -151,7 +151,13 @@ def judge_call(
         alone = replace(port, entries=tuple(rest))
         network = open_network(model, alone, call, controlnets, assume=True)
         problem = _replay(network, alone, call, dtype, judge, visited)
+    of_port = _own_attention(port, call)
+    judge.rows[:] = [row for row in judge.rows if not _is_within(row.layer, of_port)]
+    for layer, kind in of_port.items():
+        note = f"its attention is that of {kind}, which ldmref does not have"
+        judge.rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
     known = {entry.layer for entry in port.of_call(call) if entry.layer}
+    known = {layer for layer in known if not _is_within(layer, of_port)}
     unknown = sorted(layer for layer in known - visited if UNUSED.fullmatch(layer) is None)
     if unknown:
         listed = abbreviated(unknown, MAX_LISTED)
@@ -161,6 +167,17 @@ def judge_call(
     if known and not known & visited:
         judge.rows.append(_no_layer(call))
     return judge.rows
+
+
+def _own_attention(port: Trace, call: str) -> Mapping[str, str]:
+    """Return the layers of a call whose attention is another function, with what computes it."""
+    whole = port.find(call)
+    found = {} if whole is None else whole.attributes.get("own_attention")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_within(layer: str, layers: Iterable[str]) -> bool:
+    return any(layer == name or layer.startswith(name + ".") for name in layers)
 
 
 def _replay(

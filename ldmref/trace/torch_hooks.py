@@ -29,6 +29,7 @@ from ldmref.trace.torch_calls import (
 )
 from ldmref.trace.torch_operations import NOISE, SUMS, identify_operation, named_inputs
 
+FEED_FORWARD = ("ff", "ff_context")  # of blocks of transformers
 SILENT = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.Dropout, torch.nn.Identity)
 
 
@@ -82,9 +83,17 @@ class LayerRecorder(TorchFunctionMode):
         self.call = None
 
     def attach(self, network: torch.nn.Module, rename: Callable[[str], str | None]) -> None:
-        """Observe the modules of a network whose name `rename` knows."""
+        """Observe the modules of a network whose name `rename` knows.
+
+        Feed-forward layers that are called for a part of the tokens at a time are left out; the
+        block around them is observed.
+        """
+        parts = [p for p, m in network.named_modules() if getattr(m, "_chunk_size", None)]
+        chunked = tuple(f"{path}.{name}" for path in parts for name in FEED_FORWARD)
         for path, module in network.named_modules():
             if not path or isinstance(module, SILENT):
+                continue
+            if chunked and (path + ".").startswith(tuple(name + "." for name in chunked)):
                 continue
             operation = known.ACTIVATIONS.get(type(module).__name__)
             name = rename(path)

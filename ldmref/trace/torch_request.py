@@ -20,6 +20,7 @@ PROMPTS = (
     "clip_skip", "max_sequence_length", "num_images_per_prompt",
 )  # fmt: skip
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
+WITH_DEFAULT = ("guidance_scale", "guidance_rescale", "true_cfg_scale")  # of the pipeline
 NOT_ASKED = ("generator", "output_type", "return_dict")  # arguments that change no number
 
 
@@ -93,7 +94,10 @@ class RequestRecorder:
             bound = inspect.signature(kind.__call__).bind(None, *args, **kwargs)
         except TypeError:
             return  # the call itself says what is wrong
-        asked = {k: x for k, x in list(bound.arguments.items())[1:] if k not in NOT_ASKED}
+        parameters = bound.signature.parameters
+        defaults = {k: parameters[k].default for k in WITH_DEFAULT if k in parameters}
+        given = dict(list(bound.arguments.items())[1:])
+        asked = {k: x for k, x in (defaults | given).items() if k not in NOT_ASKED}
         self.asked = {k: x for k, x in asked.items() if x is not None and _is_plain(x)}
         self.asked |= {k: True for k, x in asked.items() if callable(x)}
         self.requests.append(self.asked)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
 from ldmref.locate.findings import Row
 from ldmref.locate.layouts import relative_error
@@ -40,63 +41,88 @@ def judge_images(context: PipelineContext) -> Iterator[Row]:
     for entry in context.calls("control"):
         image = context.read_output(entry)
         if image is not None:
-            yield from _judge_image(context, entry, "control image", image, control_image(context))
+            given = control_image(context, _size_of(image))
+            yield from _judge_image(context, entry, "control image", image, given)
 
 
 # -- what was given -------------------------------------------------------------------------------
 
 
-def read_pixels(image: np.ndarray | None) -> np.ndarray | None:
+def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     """Return a given image as (n, c, h, w), from 0 to 1, or as it is if it has negative values.
 
-    Pipelines of diffusers take bytes (h, w, c), arrays (n, h, w, c) and tensors (n, c, h, w).
+    Pipelines of diffusers take bytes (h, w, c), which they resize as Pillow does (Lanczos), and
+    arrays (n, h, w, c) and tensors (n, c, h, w), of which they take the nearest values.
+
+    Args:
+        image: The image.
+        size: Height and width that the pipeline makes of it.
     """
-    if image is None or image.ndim not in (2, 3, 4):
-        return None
     x = np.asarray(image)
-    x = x.astype(np.float64) / (255.0 if x.dtype == np.uint8 else 1.0)
+    if x.ndim not in (2, 3, 4):
+        return None
+    if x.dtype == np.uint8 and x.ndim < 4:
+        if x.shape[:2] != size:
+            x = np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.LANCZOS))
+        x = x[:, :, None] if x.ndim == 2 else x
+        return x.transpose(2, 0, 1)[None, :3].astype(np.float64) / 255.0
+    x = x.astype(np.float64)
     if x.ndim == 2:
-        return x[None, None]
+        x = x[None, None]
     if x.ndim == 3:
         x = x[None] if x.shape[-1] in (1, 3) or x.shape[0] in (1, 3) else x[:, :, :, None]
     if x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
         x = x.transpose(0, 3, 1, 2)
-    return x
+    return nearest_pixels(x, size)
 
 
-def _given(context: PipelineContext, name: str) -> np.ndarray | None:
+def nearest_pixels(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image (n, c, h, w) of another size, with the first pixel of each cell."""
+    rows, columns = (np.arange(n) * old // n for n, old in zip(size, x.shape[2:], strict=True))
+    return x if x.shape[2:] == size else x[:, :, rows][:, :, :, columns]
+
+
+def _given(context: PipelineContext, name: str, size: tuple[int, int]) -> np.ndarray | None:
+    """Return an image of the request, or several; None if there is none."""
     for entry in context.calls("inputs"):
-        name_of = entry.inputs.get(name)
-        if name_of is not None:
-            return read_pixels(np.asarray(context.port.tensors[name_of]))
+        numbered = [entry.inputs.get(f"{name}.{i}") for i in range(len(entry.inputs))]
+        found = [x for x in (entry.inputs.get(name), *numbered) if x is not None]
+        pixels = [read_pixels(np.asarray(context.port.tensors[x]), size) for x in found]
+        known = [x for x in pixels if x is not None]
+        if known and len(known) == len(pixels) and len({x.shape[1:] for x in known}) == 1:
+            return np.concatenate(known)
     return None
 
 
-def given_image(context: PipelineContext) -> np.ndarray | None:
+def given_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
     """Return the image of a request as the encoder reads it, from -1 to 1."""
-    x = _given(context, "image")
+    x = _given(context, "image", size)
     if x is None:
         return None
     return x if x.min(initial=0.0) < 0.0 else 2.0 * x - 1.0
 
 
-def control_image(context: PipelineContext) -> np.ndarray | None:
+def control_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
     """Return the control image of a request: from 0 to 1, or from -1 to 1 for the encoder."""
-    control = _given(context, "control_image")
-    control = _given(context, "image") if control is None else control
+    control = _given(context, "control_image", size)
+    control = _given(context, "image", size) if control is None else control
     if control is None or encoded_latents(context, "prepare_image") is None:
         return control
     return control if control.min(initial=0.0) < 0.0 else 2.0 * control - 1.0
 
 
-def given_mask(context: PipelineContext) -> np.ndarray | None:
+def given_mask(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
     """Return the mask of a request, (n, 1, h, w) of 0 and 1; 1 is repainted."""
-    x = _given(context, "mask_image")
+    x = _given(context, "mask_image", size)
     if x is None:
         return None
     if x.shape[1] == 3:  # the luminance, as Pillow rounds it
         x = np.einsum("nchw,c->nhw", x, [0.299, 0.587, 0.114])[:, None]
     return (x >= HALF).astype(np.float64)
+
+
+def _size_of(x: np.ndarray) -> tuple[int, int]:
+    return (x.shape[2], x.shape[3])
 
 
 def repeat_rows(x: np.ndarray, n: int) -> np.ndarray:
@@ -110,7 +136,7 @@ def repeat_rows(x: np.ndarray, n: int) -> np.ndarray:
 def _judge_masks(context: PipelineContext) -> Iterator[Row]:
     for entry in context.calls("mask"):
         mask = context.read(entry, "mask")
-        given = given_mask(context)
+        given = None if mask is None else given_mask(context, _size_of(mask))
         if mask is not None and given is not None and mask.shape[2:] == given.shape[2:]:
             expected = np.broadcast_to(repeat_rows(given, len(mask)), mask.shape)
             yield context.judge(
@@ -118,8 +144,7 @@ def _judge_masks(context: PipelineContext) -> Iterator[Row]:
             )
             context.compared(entry, "mask")
         elif mask is not None:
-            why = "the mask was resized" if given is not None else "no mask of the request is known"
-            context.ledger.explain(entry, why, "mask")
+            context.ledger.explain(entry, "no mask of the request is known", "mask")
         yield from _judge_masked_image(context, entry, mask)
         yield from _judge_small_mask(context, entry, mask)
 
@@ -127,7 +152,8 @@ def _judge_masks(context: PipelineContext) -> Iterator[Row]:
 def _judge_masked_image(
     context: PipelineContext, entry: TraceEntry, mask: np.ndarray | None
 ) -> Iterator[Row]:
-    masked, image = context.read(entry, "masked_image"), given_image(context)
+    masked = context.read(entry, "masked_image")
+    image = None if masked is None else given_image(context, _size_of(masked))
     latents = context.given("masked_image_latents")
     if masked is not None and latents is not None and latents.shape == masked.shape:
         yield context.judge(entry, "masked image", masked, latents)
@@ -135,7 +161,8 @@ def _judge_masked_image(
         return
     if masked is None or mask is None or image is None or image.shape[2:] != masked.shape[2:]:
         if masked is not None:
-            context.ledger.explain(entry, "the image was resized", "masked_image")
+            why = "no image of the request is known"
+            context.ledger.explain(entry, why, "masked_image")
         return
     image = repeat_rows(image, len(masked))
     keep = (mask < HALF).astype(np.float64)
@@ -164,9 +191,8 @@ def _judge_small_mask(
     if small.shape[1] == rows * columns and rows > 1:
         parts = mask[:, 0].reshape(len(mask), h, rows, w, columns).transpose(0, 2, 4, 1, 3)
         right = parts.reshape(len(mask), rows * columns, h, w)
-    else:  # the first pixel of each cell
-        at = [np.arange(n) * size // n for n, size in ((h, mask.shape[2]), (w, mask.shape[3]))]
-        right = mask[:, :, at[0]][:, :, :, at[1]]
+    else:
+        right = nearest_pixels(mask, (h, w))
     right = np.broadcast_to(repeat_rows(right, len(small)), small.shape)
     variants = [("the mask is inverted", 1.0 - right)]
     yield context.judge(entry, "mask", small, right, variants=variants)
@@ -196,7 +222,7 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
             controls = context.calls("control")
             expected = context.read_output(controls[-1]) if controls else None
         else:
-            expected = given_image(context)
+            expected = given_image(context, _size_of(got))
         if expected is None and not context.calls("inputs"):
             context.compared(entry, *entry.inputs)  # the image itself is what was given
             continue
@@ -213,7 +239,7 @@ def _judge_image(
 ) -> Iterator[Row]:
     roles = entry.inputs if side == "input" else entry.outputs
     if expected is None or expected.shape[1:] != got.shape[1:]:
-        why = "no image of the request is known" if expected is None else "the image was resized"
+        why = "no image of the request is known"
         context.ledger.explain(entry, why, *roles, side=side)
         return
     n = len(got)

@@ -198,7 +198,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
         words = f"shift factor {offset:.5g} instead of {shift:.5g}"
         variants.append((words, last / scale + offset))
         variants.append((fitted, slope * last + offset))
-        yield context.judge(
+        row = context.judge(
             entry,
             "latents",
             got,
@@ -207,6 +207,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             variants=_first_that_fits(variants, got),
             segment="from the last step to the decoder",
         )
+        yield context.unless_changed(row, "latents")
 
 
 def _unpacked(

@@ -165,20 +165,20 @@ def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator
     own = None if context.unknown_scheduler else context.make_schedule()
     if sigmas is None and own is not None and not context.is_diffusers:
         sigmas = own.sigmas
-    whole = not (context.port.manifest.get("selection") or {}).get("steps")
-    place = -1
+    listed = np.zeros(0) if timesteps is None else np.ravel(timesteps)
+    partial = bool((context.port.manifest.get("selection") or {}).get("steps"))
+    places: set[int] = set()  # where in the list the last step may be; some are in it twice
     for entry in entries:
         t = context.number(entry, "timestep")
-        if t is not None and timesteps is not None:
+        if t is not None and listed.size:
             context.compared(entry, "timestep")
-            found = np.flatnonzero(np.abs(np.ravel(timesteps) - t) <= 1e-5 * max(abs(t), 1.0))
-            later = found[found > place]
-            begins = place < 0 or not whole
-            fits = later.size and (begins or later[0] == place + 1)
-            if fits or (found.size and place >= 0 and np.ravel(timesteps)[place] < t):
-                place = int(later[0]) if fits else int(found[0])
+            found = set(np.flatnonzero(np.abs(listed - t) <= 1e-5 * max(abs(t), 1.0)).tolist())
+            later = {i for i in found if i - 1 in places or (partial and i > min(places or {-1}))}
+            begins = not places or listed[max(places)] < t  # another image, or a jump back
+            if later or (found and begins):
+                places = later or found
             else:
-                right = np.ravel(timesteps)[min(place + 1, timesteps.size - 1)]
+                right = listed[min(max(places or {-1}) + 1, listed.size - 1)]
                 note = f"timestep {t:g} instead of {right:g}"
                 values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
                 yield Row(entry.call, "", "step time", **values)
