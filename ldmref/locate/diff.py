@@ -12,7 +12,15 @@ import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.dumps import identical_dumps
-from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row, with_inherited
+from ldmref.locate.findings import (
+    DIFFERS,
+    EQUAL,
+    NOISY,
+    UNKNOWN,
+    DiffReport,
+    Row,
+    with_inherited,
+)
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
@@ -27,6 +35,7 @@ from ldmref.trace.model import GUIDE_CALLS, MISSING, UNKNOWN_NAMES, Trace
 
 CODE = "E-TRACE"
 MAX_LISTED = 5
+NARROW = "float32"  # in which parts of programs in float64 compute
 FAR = 0.01  # relative difference from a reference that no rounding of a right run makes
 # Parts of text encoders that ldmref does not compute: the hidden states come from before them.
 UNUSED = re.compile(
@@ -106,10 +115,11 @@ def diff_traces(
             rows.append(Row(call, "", verdict=UNKNOWN, note="no weaker model was given"))
         elif network_of(call):
             judged = guide if guide is not None and call.startswith(GUIDE_CALLS) else model
-            rows += judge_call(port, judged, call, form, gaps, controlnets)
+            rows += _judge_wide(port, judged, call, form, gaps, controlnets)
         elif not is_host(call):
             gaps.append(f"{call} is no call of a trace")
-    rows += judge_host(port, model, form, notes)
+    host = judge_host(port, model, form, notes)
+    rows += _less_strict(host, lambda: judge_host(port, model, NARROW, []), form)
     rows = identical_dumps(port, rows)
     if reference is not None:
         rows = with_inherited(rows, _inherited(port, reference))
@@ -127,6 +137,39 @@ def diff_traces(
         seconds,
         tuple(dict.fromkeys(gaps)),
     )
+
+
+def _judge_wide(
+    port: Trace,
+    model: LatentDiffusion,
+    call: str,
+    dtype: str,
+    gaps: list[str],
+    controlnets: Sequence[ControlNet],
+) -> list[Row]:
+    """Return the rows of one call; of a port in float64, parts may compute in float32."""
+    rows = judge_call(port, model, call, dtype, gaps, controlnets)
+    return _less_strict(rows, lambda: judge_call(port, model, call, NARROW, [], controlnets), dtype)
+
+
+def _less_strict(
+    rows: list[Row], judge_again: Callable[[], list[Row]], dtype: str
+) -> list[Row]:
+    """Return rows of a port in float64, in which what float32 explains is "noisy" with a note.
+
+    Programs embed times, and keep tables of schedules, in float32 whatever their format.
+    """
+    if dtype != "float64" or not any(row.verdict == DIFFERS for row in rows):
+        return rows
+    again = {(row.call, row.layer, row.kind): row for row in judge_again()}
+    found = []
+    for row in rows:
+        narrow = again.get((row.call, row.layer, row.kind), row)
+        if row.verdict == DIFFERS and narrow.verdict in (EQUAL, NOISY):
+            note = "within the rounding of float32, in which this part is computed"
+            row = replace(narrow, verdict=NOISY, note=note)
+        found.append(row)
+    return found
 
 
 def judge_call(

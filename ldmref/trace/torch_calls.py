@@ -74,6 +74,8 @@ class TorchTraceWriter:
     ):
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         self.manifest: dict[str, Any] = {"program": "PyTorch", "versions": versions}
+        if selection is not None:
+            self.manifest["selection"] = dict(selection.record)
         self.last: CallRecord | None = None
         path = Path(folder)
         self._writer = TraceWriter(path, {}, overwrite=overwrite)

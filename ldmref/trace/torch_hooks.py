@@ -68,12 +68,14 @@ class LayerRecorder(TorchFunctionMode):
         self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
         self._scopes: list[Scope] = []
+        self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
 
     def begin(self, network: torch.nn.Module, name: str, numbered: bool) -> CallRecord:
         """Begin the call of a network."""
         self.call = self.writer.begin(name, numbered, network)
         self._scopes = []
+        self._muted = 0
         return self.call
 
     def end(self) -> None:
@@ -93,7 +95,9 @@ class LayerRecorder(TorchFunctionMode):
         for path, module in network.named_modules():
             if not path or isinstance(module, SILENT):
                 continue
-            if chunked and (path + ".").startswith(tuple(name + "." for name in chunked)):
+            if path in chunked:
+                self.hook(module, self._mute, self._unmute)
+            if (path + ".").startswith(tuple(name + "." for name in chunked)):
                 continue
             operation = known.ACTIVATIONS.get(type(module).__name__)
             name = rename(path)
@@ -171,6 +175,12 @@ class LayerRecorder(TorchFunctionMode):
 
     # -- operations
 
+    def _mute(self, *_: Any) -> None:
+        self._muted += 1
+
+    def _unmute(self, *_: Any) -> None:
+        self._muted -= 1
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -178,7 +188,7 @@ class LayerRecorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func in NOISE and self.noise is not None:
             self.noise.append(result)
-        if self.call is None:
+        if self.call is None or self._muted:
             return result
         if func in SUMS:
             self._see_sum(args, result)
@@ -193,7 +203,7 @@ class LayerRecorder(TorchFunctionMode):
         def record(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
         ) -> None:
-            if self.call is not None:
+            if self.call is not None and not self._muted:
                 self._record(operation, {"input": args[0]}, output)
 
         return record

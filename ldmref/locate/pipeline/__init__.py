@@ -38,6 +38,7 @@ from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import rows_of_rest
 from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.locate.pipeline.selected import mark_selected
 from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
@@ -75,6 +76,7 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
     for part in passes:
         within = context if len(passes) == 1 else replace(context, port=part, whole=port)
         rows += _judge_pass(within)
+    mark_selected(port, context.ledger, context.denoiser)
     whole = [entry for entry in port.entries if not entry.layer]
     host = [e for e in whole if is_host(e.call) and NUMBER.sub("", e.call) not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]

@@ -19,7 +19,7 @@ class RunEvaluation:
 
     Attributes:
         networks: Its calls, in their order: usually one, with a part of the batch for each
-            prediction; or a call for each.
+            prediction; or a call for each. (): they were not recorded.
         guidance: What combined the predictions. None: it was not recorded.
         step: The step that it belongs to.
         number: Which evaluation of the step it is, from 0.
@@ -58,15 +58,15 @@ def find_evaluations(run: PortRun) -> list[RunEvaluation]:
             networks = []
         elif kind == "step":
             if networks or not parts:
-                parts.append((tuple(networks), None))
+                parts.append((tuple(networks), None))  # without guidance
             found += [RunEvaluation(*part, entry, i) for i, part in enumerate(parts)]
             parts, networks = [], []
-    if not any(e.networks for e in found) or any(not e.networks for e in found):
+    if any(not e.networks for e in found):
         if len(denoiser) == len(steps):
             combined = guidances if len(guidances) == len(steps) else [None] * len(steps)
             pairs = zip(denoiser, combined, steps, strict=True)
             return [RunEvaluation((network,), g, step, 0) for network, g, step in pairs]
-    return [e for e in found if e.networks]
+    return [e for e in found if e.networks] if denoiser else found
 
 
 def state_of(run: PortRun, evaluation: RunEvaluation) -> np.ndarray | None:

@@ -38,10 +38,13 @@ def judge_images(context: PipelineContext) -> Iterator[Row]:
     yield from _judge_masks(context)
     yield from _judge_encoded_images(context)
     yield from _judge_posteriors(context)
-    for entry in context.calls("control"):
+    controls = context.calls("control")
+    for number, entry in enumerate(controls):
         image = context.read_output(entry)
         if image is not None:
             given = control_image(context, _size_of(image))
+            if given is not None and len(given) == len(controls):  # one for each ControlNet
+                given = given[number : number + 1]
             yield from _judge_image(context, entry, "control image", image, given)
 
 

@@ -234,7 +234,7 @@ def _judge_latents(
         context.ledger.explain(network, why, *SAMPLES)
         return
     repeated = np.concatenate([state] * (got.shape[0] // state.shape[0]))
-    sigma = sigma_of(context, evaluation) or _sigma_of(context, evaluation.step) or 0.0
+    sigma = _sigma_of(context, evaluation.step) or sigma_of(context, evaluation) or 0.0
     variants = [
         ("the scaling of the input is missing (scale_model_input)", repeated),
         ("the input is scaled twice", repeated * scale**2),
@@ -268,25 +268,35 @@ def _judge_scaling(
     before = calls[: calls.index(network.call)][::-1]
     between = takewhile(lambda call: not call.startswith(("sampler.", context.denoiser)), before)
     named = {entry.call: entry for entry in context.calls("scale_input")}
-    entry = next((named[call] for call in between if call in named), None)
     state, sample = state_of(context, evaluation), context.read(network, *SAMPLES)
-    got, output = context.read(entry, "sample"), context.read_output(entry)
-    if entry is None or state is None or got is None or output is None or sample is None:
+    if state is None or sample is None:
         return
-    if got.shape[1:] != state.shape[1:] or len(got) % len(state):
+    for entry in [named[call] for call in between if call in named]:
+        yield from _judge_one_scaling(context, network, evaluation, entry, state, sample)
+
+
+def _judge_one_scaling(
+    context: PipelineContext,
+    network: TraceEntry,
+    evaluation: RunEvaluation,
+    entry: TraceEntry,
+    state: np.ndarray,
+    sample: np.ndarray,
+) -> Iterator[Row]:
+    got, output = context.read(entry, "sample"), context.read_output(entry)
+    if got is None or output is None or got.shape[1:] != state.shape[1:] or len(got) % len(state):
         return
     right = np.concatenate([state] * (len(got) // len(state)))
     context.compared(entry, "sample")
     words = f"from the state to {entry.call}"
     yield context.judge(entry, "state", got, right, segment=words)
-    if sample.shape[1] >= output.shape[1] and sample.shape[2:] == output.shape[2:]:
-        fits = len(sample) % len(output) == 0
-        if fits:
-            context.compared_output(entry)
-            repeated = np.concatenate([output] * (len(sample) // len(output)))
-            part = sample[:, : output.shape[1]]
-            segment = f"from {entry.call} to {network.call}"
-            yield context.judge(entry, "latents", part, repeated, segment=segment)
+    fits = sample.shape[1] >= output.shape[1] and sample.shape[2:] == output.shape[2:]
+    if fits and len(sample) % len(output) == 0:
+        context.compared_output(entry)
+        repeated = np.concatenate([output] * (len(sample) // len(output)))
+        part = sample[:, : output.shape[1]]
+        segment = f"from {entry.call} to {network.call}"
+        yield context.judge(entry, "latents", part, repeated, segment=segment)
     t, expected = context.number(entry, "timestep"), context.number(evaluation.step, "timestep")
     if t is not None and expected is not None:
         context.compared(entry, "timestep")

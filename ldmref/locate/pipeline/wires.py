@@ -54,6 +54,8 @@ def _judge_halves(context: PipelineContext) -> Iterator[Row]:
         got = [x for x in given if x is not None]
         if not got or len(parts) != len(got) or any(x.shape != got[0].shape for x in got):
             why = "the parts of the network's outputs are not known"
+            if not evaluation.networks:
+                why = f"no call of the {context.denoiser} was recorded"
             context.ledger.explain(entry, why, *roles)
             continue
         right = np.concatenate([parts[role] for role in roles])
@@ -262,11 +264,13 @@ def _judge_begin(
 def _judge_states(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the state of each step, from what the step before returned."""
     for step, following in pairwise(context.calls("sampler")):
-        if not _continues(context, step, following):
-            continue
         got = context.read(following, "sample", "x")
         expected = state_after(context, step)
         if got is None or expected is None:
+            continue
+        if not _continues(context, step, following):
+            if context.port.manifest.get("branch") is not None and np.array_equal(got, expected):
+                context.compared(following, "sample", "x")
             continue
         context.compared(following, "sample", "x")
         before = context.read(step, "sample", "x")
