@@ -9,6 +9,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import state_of
+from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
 
@@ -28,7 +29,7 @@ def judge_guidance(context: PipelineContext) -> Iterator[Row]:
     for before, entry in zip([None, *recorded], recorded, strict=False):
         row = _judge(context, entry, before)
         if row.verdict == UNKNOWN:
-            context.ledger.explain(entry, row.note, *entry.inputs)
+            context.compared(entry, *SETTINGS)  # the row says that they were not
         else:
             context.compared(entry, "sigma")
         context.compared_output(entry)  # the row says whether it was compared

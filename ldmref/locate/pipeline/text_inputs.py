@@ -19,14 +19,15 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, state_of
 from ldmref.locate.pipeline.prompt_arrays import (
     NotKnown,
+    SIDES,
     PromptArrays,
     arrays_of_prompts,
     arrays_of_side,
 )
 from ldmref.locate.pipeline.tokens import known_prompts
+from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
 
-SAME = 1e-3  # relative difference up to which rows are the same text
 SETTINGS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")
 KINDS = {"text": "context", "pooled text": "pooled"}  # arguments of the denoiser
 
@@ -59,13 +60,13 @@ def judge_text(context: PipelineContext) -> Iterator[Row]:
         state = state_of(context, evaluation)
         if state is None:
             continue
+        parts = _parts(context, evaluation, len(state))
         for number, network in enumerate(evaluation.networks):
             for kind in KINDS:
                 names = roles_of(context, KINDS[kind])
                 got = context.read(network, *names)
                 if got is None:
                     continue
-                parts = _parts(context, evaluation, len(state))
                 key = (kind, parts[number] if parts else (), got)
                 if any(key[:2] == x[:2] and np.array_equal(got, x[2]) for x in seen):
                     context.compared(network, *names)
@@ -98,6 +99,7 @@ def _parts(
 ) -> list[tuple[str, ...]]:
     """Return the roles of the parts of each call's batch; [] if they are not known."""
     sizes = []
+    found: list[tuple[str, ...]] = []
     for network in evaluation.networks:
         sample = context.read(network, "sample", "input", "x")
         if sample is None or len(sample) % images:
@@ -106,7 +108,7 @@ def _parts(
     guidance = evaluation.guidance
     roles = [] if guidance is None else [r for r in guidance.inputs if r not in SETTINGS]
     halves = context.halves(guidance)
-    if sizes == [1]:
+    if sizes == [1] and len(roles) != 1:
         return [("cond",)]
     if sizes == [2]:
         alone = bool(roles) and "uncond" not in roles
@@ -118,13 +120,19 @@ def _parts(
     if sizes == [3] and "perturbed" in roles:
         return [(*halves, "cond")]
     if len(roles) == sum(sizes):  # in the order of the guidance's predictions
-        sides = ["uncond" if role == "uncond" else "cond" for role in roles]
-        found, start = [], 0
+        sides = [_texts_of(role) for role in roles]
         for size in sizes:
-            found.append(tuple(sides[start : start + size]))
-            start += size
+            found.append(tuple(side for role in sides[:size] for side in role))
+            sides = sides[size:]
         return found
     return []
+
+
+def _texts_of(role: str) -> tuple[str, ...]:
+    """Return the halves whose texts a prediction reads; attention may combine two of them."""
+    if role in SIDES:
+        return (role,)
+    return tuple(text if text in SIDES else "cond" for text in texts_of(role)) or ("cond",)
 
 
 def _request_at(context: PipelineContext, network: TraceEntry) -> Mapping[str, Any]:
