@@ -145,7 +145,10 @@ def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:
 
 def _judge_missing(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for steps without guidance, though it was asked for."""
-    reads_scale = any("guidance" in e.inputs for e in context.calls(context.denoiser)[:1])
+    networks = context.calls(context.denoiser)[:1]
+    reads_scale = any({"guidance", "timestep_cond"} & {*e.inputs} for e in networks)
+    changed = any(name.startswith("callback") for name in context.request)
+    scale = context.asked_scale or 0.0
     negative = context.request.get("negative_prompt")
     embeds = context.given("negative_prompt_embeds")
     true_cfg = context.request.get("true_cfg_scale")
@@ -158,11 +161,11 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
         state, raw = state_of(context, evaluation), context.read_output(network)
         if state is None or raw is None or len(raw) != len(state):
             continue
-        says = step.attributes.get("guided") is True and not reads_scale
-        if second or says:
-            scale = true_cfg if second else context.asked_scale
+        may = "guided" in step.attributes and not reads_scale and not changed
+        if second or (may and scale > 1.0):
+            scale = true_cfg if second else scale
             cause = "guidance is dropped: the network is not asked for the negative prompt"
-            note = f"guidance scale {scale:g} was asked for" if scale is not None else ""
+            note = f"guidance scale {scale:g} was asked for"
             values = {"error": float("inf"), "verdict": DIFFERS, "cause": cause, "note": note}
             yield Row(step.call, "", "guidance", **values)
 
