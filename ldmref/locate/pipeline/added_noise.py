@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import Row
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import judge_encoded, repeat_rows
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers.path import FLOW
@@ -50,10 +52,25 @@ def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
         expected, changes = mix(context, t, x0, noise)
         if context.path is FLOW:
             changes |= _fitted(output, x0, noise, expected)
-        least = max(LEAST, 16.0 * context.epsilon)
+        least = max(LEAST, 16.0 * context.epsilon, 2.0 * _table_error(context, t, x0, noise))
         yield context.judge(
             entry, "add_noise", output, expected, least=least, variants=changes.items()
         )
+
+
+def _table_error(
+    context: PipelineContext, t: float, x0: np.ndarray, noise: np.ndarray
+) -> float:
+    """Return the relative error of noised latents from a table of alpha-bar in the port's format.
+
+    diffusers casts its table: in bfloat16, alpha-bar is 1 at the first training timesteps.
+    """
+    if context.path is FLOW or context.dtype not in ("float16", "bfloat16"):
+        return 0.0
+    table = training_alphas_cumprod(context.config)
+    alpha_bar = table[min(max(int(t), 0), len(table) - 1)]
+    right, rounded = (q_sample(x0, a, noise) for a in (alpha_bar, round_to(alpha_bar, context.dtype)))
+    return relative_error(rounded, right)
 
 
 def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:

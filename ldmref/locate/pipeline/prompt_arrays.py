@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import LdmrefError
+from ldmref.errors import LdmrefError, short_repr
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.tokens import fit_length, tokenize
 from ldmref.locate.precision import exact_backend
@@ -36,6 +36,10 @@ class PromptArrays(NamedTuple):
 
 class NotKnown(Exception):
     """What the denoiser should be given cannot be said; the message is the reason."""
+
+
+class NotRead(NotKnown):
+    """The encoders were recorded, and none of their calls read the tokens of a prompt."""
 
 
 def prompts_of(
@@ -99,7 +103,13 @@ def arrays_of_side(
         one = arrays_of_prompts(context, request, prompts_of(context, request, "cond")[0], length)  # type: ignore[index]
         pooled = None if one.pooled is None else np.zeros_like(one.pooled)
         return [PromptArrays(np.zeros_like(one.states), pooled)] * images
-    found = [arrays_of_prompts(context, request, each, length) for each in prompts]
+    found = []
+    for each in prompts:
+        try:
+            found.append(arrays_of_prompts(context, request, each, length))
+        except NotRead as error:
+            shown = short_repr(each[0])
+            raise NotRead(f"the prompt {shown} was not encoded: {error}") from error
     return _spread(found, images)
 
 
@@ -222,4 +232,4 @@ def _recorded_row(
         for i, row in enumerate(np.asarray(arrays).reshape(-1, np.shape(arrays)[-1])):
             if np.array_equal(row, ids) and i < len(hidden):
                 return hidden[i], None if vectors is None else vectors[i]
-    raise NotKnown(f"no recorded call of {name} read these tokens")
+    raise NotRead(f"no call of {name} read these tokens")

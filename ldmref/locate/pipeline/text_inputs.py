@@ -19,6 +19,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, state_of
 from ldmref.locate.pipeline.prompt_arrays import (
     NotKnown,
+    NotRead,
     SIDES,
     PromptArrays,
     arrays_of_prompts,
@@ -78,6 +79,11 @@ def judge_text(context: PipelineContext) -> Iterator[Row]:
                     row = _judge_rows(context, network, kind, got, expected)
                     name = "prompt_embeds" if kind == "text" else "pooled_prompt_embeds"
                     yield context.unless_changed(row, name)
+                except NotRead as error:
+                    context.compared(network, *names)
+                    seen.append(key)
+                    values = {"error": math.inf, "verdict": DIFFERS, "note": str(error)}
+                    yield Row(network.call, "", kind, **values)
                 except NotKnown as error:
                     context.ledger.explain(network, str(error), *names)
                 else:
