@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.locate.dumps import identical_dumps
-from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row, with_inherited
+from ldmref.locate.findings import (
+    DIFFERS,
+    EQUAL,
+    NOISY,
+    UNKNOWN,
+    DiffReport,
+    Row,
+    with_inherited,
+)
 from ldmref.locate.judging import Judge
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.names import read_output
@@ -32,6 +41,7 @@ MAX_LISTED = 5
 NO_LAYER = "none of its layers has a name of this network"
 ALONE = "ldmref computes none of its layers by itself"
 REFERENCE_ALONE = "compared with the reference alone"
+NARROW = "float32"  # in which parts of programs in float64 compute
 FAR = 0.01  # relative difference from a reference that no rounding of a right run makes
 # Parts of text encoders that ldmref does not compute: the hidden states come from before them.
 UNUSED = re.compile(
@@ -118,11 +128,12 @@ def diff_traces(
             rows.append(Row(call, "", verdict=UNKNOWN, note="no weaker model was given"))
         elif network_of(call):
             judged = guide if guide is not None and call.startswith(GUIDE_CALLS) else model
-            rows += judge_call(port, judged, call, form, gaps, controlnets)
+            rows += _judge_wide(port, judged, call, form, gaps, controlnets)
         elif not is_host(call):
             gaps.append(f"{call} is no call of a trace")
     if model is not None:
-        rows += judge_host(port, model, form, notes)
+        host = judge_host(port, model, form, notes)
+        rows += _less_strict(host, partial(judge_host, port, model, NARROW, []), form)
     rows = identical_dumps(port, rows)
     if reference is not None:
         differences = _inherited(port, reference)
@@ -142,6 +153,39 @@ def diff_traces(
         seconds,
         tuple(dict.fromkeys(gaps)),
     )
+
+
+def _judge_wide(
+    port: Trace,
+    model: LatentDiffusion,
+    call: str,
+    dtype: str,
+    gaps: list[str],
+    controlnets: Sequence[ControlNet],
+) -> list[Row]:
+    """Return the rows of one call; of a port in float64, parts may compute in float32."""
+    rows = judge_call(port, model, call, dtype, gaps, controlnets)
+    return _less_strict(rows, lambda: judge_call(port, model, call, NARROW, [], controlnets), dtype)
+
+
+def _less_strict(
+    rows: list[Row], judge_again: Callable[[], list[Row]], dtype: str
+) -> list[Row]:
+    """Return rows of a port in float64, in which what float32 explains is "noisy" with a note.
+
+    Programs embed times, and keep tables of schedules, in float32 whatever their format.
+    """
+    if dtype != "float64" or not any(row.verdict == DIFFERS for row in rows):
+        return rows
+    again = {(row.call, row.layer, row.kind): row for row in judge_again()}
+    found = []
+    for row in rows:
+        narrow = again.get((row.call, row.layer, row.kind), row)
+        if row.verdict == DIFFERS and narrow.verdict in (EQUAL, NOISY):
+            note = "within the rounding of float32, in which this part is computed"
+            row = replace(narrow, verdict=NOISY, note=note)
+        found.append(row)
+    return found
 
 
 def judge_call(
@@ -167,7 +211,13 @@ def judge_call(
         alone = replace(port, entries=tuple(rest))
         network = open_network(model, alone, call, controlnets, assume=True)
         problem = _replay(network, alone, call, dtype, judge, visited)
+    of_port = _own_attention(port, call)
+    judge.rows[:] = [row for row in judge.rows if not _is_within(row.layer, of_port)]
+    for layer, kind in of_port.items():
+        note = f"its attention is that of {kind}, which ldmref does not have"
+        judge.rows.append(Row(call, layer, verdict=UNKNOWN, note=note))
     known = {entry.layer for entry in port.of_call(call) if entry.layer}
+    known = {layer for layer in known if not _is_within(layer, of_port)}
     unknown = sorted(layer for layer in known - visited if UNUSED.fullmatch(layer) is None)
     if unknown:
         listed = abbreviated(unknown, MAX_LISTED)
@@ -179,6 +229,17 @@ def judge_call(
         note = f"cannot be replayed: {problem}" if problem else ALONE if unused else NO_LAYER
         judge.rows.append(Row(call, "", verdict=UNKNOWN, note=note))
     return judge.rows
+
+
+def _own_attention(port: Trace, call: str) -> Mapping[str, str]:
+    """Return the layers of a call whose attention is another function, with what computes it."""
+    whole = port.find(call)
+    found = {} if whole is None else whole.attributes.get("own_attention")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_within(layer: str, layers: Iterable[str]) -> bool:
+    return any(layer == name or layer.startswith(name + ".") for name in layers)
 
 
 def _replay(

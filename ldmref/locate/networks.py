@@ -22,7 +22,8 @@ from ldmref.trace.model import GUIDE_CALLS, Trace
 
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
-    "add_noise", "initial", "train", "words", "image", "inputs", "truth",
+    "add_noise", "initial", "train", "words", "image", "inputs", "truth", "posterior", "mask",
+    "control",
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
 SECOND = re.compile(r"^controlnet_(\d+)")  # of several ControlNets of a port

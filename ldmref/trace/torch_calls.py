@@ -96,6 +96,8 @@ class TorchTraceWriter:
     ):
         versions = {"torch": torch.__version__, "python": platform.python_version()}
         self.manifest: dict[str, Any] = {"program": "PyTorch", "versions": versions}
+        if selection is not None:
+            self.manifest["selection"] = dict(selection.record)
         self.last: CallRecord | None = None
         self.left_out = LeftOut()
         path = Path(folder)

@@ -30,6 +30,7 @@ from ldmref.trace.torch_calls import (
 )
 from ldmref.trace.torch_operations import NOISE, SUMS, identify_operation, named_inputs
 
+FEED_FORWARD = ("ff", "ff_context")  # of blocks of transformers
 SILENT = (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.Dropout, torch.nn.Identity)
 
 
@@ -68,6 +69,7 @@ class LayerRecorder(TorchFunctionMode):
         self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
         self._scopes: list[Scope] = []
+        self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
 
     def begin(self, network: torch.nn.Module, name: str, numbered: bool) -> CallRecord:
@@ -77,6 +79,7 @@ class LayerRecorder(TorchFunctionMode):
             self.call.store.close()
             self.call = None
         self._scopes = []
+        self._muted = 0
         self.writer.flush()
         self.call = self.writer.begin(name, numbered, network)
         return self.call
@@ -88,9 +91,19 @@ class LayerRecorder(TorchFunctionMode):
             self.writer.end(call)
 
     def attach(self, network: torch.nn.Module, rename: Callable[[str], str | None]) -> None:
-        """Observe the modules of a network whose name `rename` knows."""
+        """Observe the modules of a network whose name `rename` knows.
+
+        Feed-forward layers that are called for a part of the tokens at a time are left out; the
+        block around them is observed.
+        """
+        parts = [p for p, m in network.named_modules() if getattr(m, "_chunk_size", None)]
+        chunked = tuple(f"{path}.{name}" for path in parts for name in FEED_FORWARD)
         for path, module in network.named_modules():
             if not path or isinstance(module, SILENT):
+                continue
+            if path in chunked:
+                self.hook(module, self._mute, self._unmute)
+            if (path + ".").startswith(tuple(name + "." for name in chunked)):
                 continue
             operation = known.ACTIVATIONS.get(type(module).__name__)
             name = rename(path)
@@ -207,6 +220,12 @@ class LayerRecorder(TorchFunctionMode):
 
     # -- operations
 
+    def _mute(self, *_: Any) -> None:
+        self._muted += 1
+
+    def _unmute(self, *_: Any) -> None:
+        self._muted -= 1
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -225,7 +244,7 @@ class LayerRecorder(TorchFunctionMode):
         """Record the noise that the scheduler draws, and the operations of a network's call."""
         if func in NOISE and self.noise is not None:
             self.noise.append(result)
-        if self.call is None:
+        if self.call is None or self._muted:
             return
         if func in SUMS:
             self._see_sum(args, result)
@@ -239,7 +258,7 @@ class LayerRecorder(TorchFunctionMode):
         def record(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
         ) -> None:
-            if self.call is not None:
+            if self.call is not None and not self._muted:
                 self._record(operation, {"input": args[0]}, output)
 
         return record

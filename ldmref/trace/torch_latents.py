@@ -23,11 +23,27 @@ class LatentLayout:
         self._unpack = None if family is None else family.unpack
         self._grid = (0, 0)
 
-    def note(self, prepared: Any) -> None:
-        """Note rows and columns of the tokens, from the result of `prepare_latents`."""
+    def note(self, prepared: Any, height: Any = None, width: Any = None) -> None:
+        """Note rows and columns of the tokens.
+
+        They follow from height and width of the image and the number of tokens. Without these, they
+        are the largest positions in the result of `prepare_latents`.
+
+        Args:
+            prepared: The result of `prepare_latents`.
+            height, width: The size of the image in pixels, if it is known.
+        """
         if self._unpack is None:
             return
-        for _, x in find_tensors(prepared, ""):
+        arrays = [x for _, x in find_tensors(prepared, "")]
+        lengths = [x.shape[1] for x in arrays if x.ndim == 3]
+        if lengths and isinstance(height, int) and isinstance(width, int) and height and width:
+            cells = lengths[0] / (height * width)
+            rows, columns = round(height * cells**0.5), round(width * cells**0.5)
+            if rows * columns == lengths[0]:
+                self._grid = (rows, columns)
+                return
+        for x in arrays:
             if x.ndim == 2 and x.shape[1] == 3:
                 self._grid = (int(x[:, 1].max()) + 1, int(x[:, 2].max()) + 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from ldmref.trace.torch_request import RequestRecorder
 from ldmref.trace.torch_scheduler import AnyMethod, SchedulerRecorder
 
 SKIPPED = ("safety_checker", "image_encoder")
+STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
+PROCESSORS = re.compile(r"PAG|IPAdapter|CustomDiffusion")  # of attention that is another function
 LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
 
 
@@ -97,6 +100,7 @@ class _PipelineRecorder:
         self._layout = LatentLayout(family)
         self._request = RequestRecorder(writer, self._layout)
         self._slicing = False  # the decoder runs image by image
+        self._end_calls: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Attach all hooks."""
@@ -113,12 +117,13 @@ class _PipelineRecorder:
         scheduler = getattr(self._pipe, "scheduler", None)
         if scheduler is not None:
             self._scheduler = SchedulerRecorder(
-                self._pipe, scheduler, self.layers, self._family, self._layout
+                self._pipe, scheduler, self.layers, self._family, self._layout, self._request.asked_for
             )
             for method, wrap in self._scheduler.wrappers().items():
                 self._replace(scheduler, method, wrap)
         for method, wrap in self._request.wrappers().items():
             self._replace(self._pipe, method, wrap)
+        self._end_calls = self._request.observe_calls(self._pipe)
 
     def stop(self) -> None:
         """Remove all hooks; a method that was replaced within the block stays."""
@@ -131,6 +136,8 @@ class _PipelineRecorder:
             delattr(owner, name)
             if own is not None:
                 setattr(owner, name, own)
+        if self._end_calls is not None:
+            self._end_calls()
 
     def describe(self) -> dict[str, Any]:
         """Return the manifest: program, model, dtype, scheduler, request."""
@@ -138,7 +145,7 @@ class _PipelineRecorder:
         networks = self._networks
         params = dict(self._request.params)
         for name in ("guidance_scale", "guidance_rescale", "num_timesteps"):
-            value = getattr(pipe, f"_{name}", None)
+            value = self._request.asked.get(name, getattr(pipe, f"_{name}", None))
             if isinstance(value, int | float):
                 params[name] = value
         config = {name: _configuration(network) for name, network in networks.items()}
@@ -146,6 +153,7 @@ class _PipelineRecorder:
         manifest = describe_parameters(networks.values())
         manifest |= {"program": f"diffusers {_version()}", "pipeline": type(pipe).__name__}
         manifest |= {"model": model, "params": params}
+        manifest |= {"request": self._request.asked, "requests": self._request.requests}
         if self._scheduler is not None:
             manifest["scheduler"] = self._scheduler.describe()
         return manifest
@@ -175,8 +183,10 @@ class _PipelineRecorder:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
                 if self._family.timestep_factor != 1.0:
                     inputs["timestep"] = inputs["timestep"] * self._family.timestep_factor
-            scale = kwargs.get("conditioning_scale")
-            call.add("", "", inputs, {} if scale is None else {"conditioning_scale": scale})
+            attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
+            processors = _own_processors(module)
+            attributes |= {"own_attention": processors} if processors else {}
+            call.add("", "", inputs, attributes)
 
         return begin
 
@@ -203,7 +213,7 @@ class _PipelineRecorder:
         else:
             found = {"output": self._layout.convert(first_tensor(output))}
             if self._scheduler is not None:
-                self._scheduler.prediction = found["output"]
+                self._scheduler.predictions.append(found["output"])
         call.add("", outputs=found)
 
     def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
@@ -246,9 +256,27 @@ class _PipelineRecorder:
                 outputs = {"mean": first}
             else:
                 outputs = {"mean": first.mean, "logvar": first.logvar}
+            name = self.layers.call.name if self.layers.call is not None else ""
             self._end_call(outputs)
+            if not isinstance(first, torch.Tensor):
+                self._watch_draws(first, name)
 
         return self._writer.left_out.observed(method, "vae.encode", before, after)
+
+    def _watch_draws(self, distribution: Any, encoder: str) -> None:
+        """Record what is drawn from the distribution that an encoder returned: `posterior`."""
+        attributes = {"encoder": encoder, "for": self._request.doing}
+
+        def watched(method: AnyMethod, name: str) -> AnyMethod:
+            def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+                call = self._writer.begin("posterior", numbered=False)
+                call.add("", name, {}, attributes, {"output": result})
+                self._writer.end(call)
+
+            return self._writer.left_out.observed(method, "posterior", after=after)
+
+        for name in ("sample", "mode"):
+            setattr(distribution, name, watched(getattr(distribution, name), name))
 
     def _wrap_decode(self, method: AnyMethod) -> AnyMethod:
         """Record the decoder; with slicing, one call for each image, which `_wrap_slice` sees."""
@@ -344,6 +372,17 @@ def _find_networks(pipe: Any) -> dict[str, torch.nn.Module]:
         require_call_name(name)
         refuse_compiled(name, network)
     return networks
+
+
+def _own_processors(module: torch.nn.Module) -> dict[str, str]:
+    """Return the layers whose attention is not the usual one, with the class that computes it."""
+    found = getattr(module, "attn_processors", {})
+    names = {name: type(processor).__name__ for name, processor in found.items()}
+    return {
+        name.removesuffix(".processor"): kind
+        for name, kind in names.items()
+        if PROCESSORS.search(kind)
+    }
 
 
 def _number(name: str, part: Any) -> Iterator[tuple[str, torch.Tensor]]:

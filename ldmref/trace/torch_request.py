@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ldmref.trace.torch_calls import TorchTraceWriter, first_tensor
+import numpy as np
+import torch
+from PIL import Image
+
+from ldmref.trace.torch_calls import TorchTraceWriter, find_tensors, first_tensor
 from ldmref.trace.torch_latents import LatentLayout
 from ldmref.trace.torch_scheduler import AnyMethod
 
-PROMPTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "clip_skip")
+PROMPTS = (
+    "prompt", "prompt_2", "prompt_3", "negative_prompt", "negative_prompt_2", "negative_prompt_3",
+    "clip_skip", "max_sequence_length", "num_images_per_prompt",
+)  # fmt: skip
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
+WITH_DEFAULT = ("guidance_scale", "guidance_rescale", "true_cfg_scale")  # of the pipeline
+NOT_ASKED = ("generator", "output_type", "return_dict")  # arguments that change no number
 
 
 class RequestRecorder:
@@ -19,10 +28,17 @@ class RequestRecorder:
 
     Attributes:
         params: The request, for the manifest.
+        asked: The arguments of the pipeline's call that are numbers or texts; {} if it was not
+            called.
+        requests: Those of all calls, in their order.
+        doing: The method of the pipeline that runs, of those that encode images.
     """
 
     def __init__(self, writer: TorchTraceWriter, layout: LatentLayout):
         self.params: dict[str, Any] = {}
+        self.asked: dict[str, Any] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.doing = ""
         self._layout = layout
         self._writer = writer
         self._encoded: set[str] = set()
@@ -43,7 +59,54 @@ class RequestRecorder:
             "encode_prompt": self._wrap_prompt,
             "_get_add_time_ids": self._wrap_sizes,
             "prepare_latents": self._wrap_latents,
+            "prepare_mask_latents": self._wrap_mask,
+            "prepare_image": self._wrap_image,
+            "prepare_control_image": self._wrap_image,
         }
+
+    def asked_for(self, name: str) -> Any:
+        """Return an argument of the pipeline's call; None if it was not given."""
+        return self.asked.get(name)
+
+    def observe_calls(self, pipe: Any) -> Callable[[], None]:
+        """Note the arguments of the pipeline's calls; return a function that ends this.
+
+        Calls look up `__call__` in the class, so the pipeline gets a subclass for the time.
+        """
+        kind = type(pipe)
+
+        def call(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._writer.left_out.ended:
+                with self._writer.left_out.guard("request"):
+                    self._note_call(kind, args, kwargs)
+            return kind.__call__(this, *args, **kwargs)
+
+        names = {"__call__": call, "__module__": kind.__module__, "__doc__": kind.__doc__}
+        pipe.__class__ = type(kind.__name__, (kind,), names)
+
+        def end() -> None:
+            pipe.__class__ = kind
+
+        return end
+
+    def _note_call(self, kind: type, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        """Note a request: numbers and texts for the manifest, arrays as a call of the trace."""
+        try:
+            bound = inspect.signature(kind.__call__).bind(None, *args, **kwargs)
+        except TypeError:
+            return  # the call itself says what is wrong
+        parameters = bound.signature.parameters
+        defaults = {k: parameters[k].default for k in WITH_DEFAULT if k in parameters}
+        given = dict(list(bound.arguments.items())[1:])
+        asked = {k: x for k, x in (defaults | given).items() if k not in NOT_ASKED}
+        self.asked = {k: x for k, x in asked.items() if x is not None and _is_plain(x)}
+        self.asked |= {k: True for k, x in asked.items() if callable(x)}
+        self.requests.append(self.asked)
+        arrays = {role: x for k, value in asked.items() for role, x in _arrays(k, value)}
+        if arrays:
+            call = self._writer.begin("inputs", numbered=False)
+            call.add("", "inputs", arrays)
+            self._writer.end(call)
 
     def _wrap_prompt(self, method: AnyMethod) -> AnyMethod:
         """Note the prompts; a method that takes no negative one is called for it a second time."""
@@ -73,12 +136,78 @@ class RequestRecorder:
         return self._writer.left_out.observed(method, "sizes of the request", before)
 
     def _wrap_latents(self, method: AnyMethod) -> AnyMethod:
+        signature = inspect.signature(method)
+
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
+            self.doing = "prepare_latents"
+
         def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            self.doing = ""
             self._encoding = False
-            self._layout.note(result)
+            arguments = signature.bind(*args, **kwargs).arguments
+            self._layout.note(result, arguments.get("height"), arguments.get("width"))
+            given = arguments.get("latents")
+            inputs = {"latents": self._layout.convert(given)} if _is_array(given) else {}
             latents = self._layout.convert(first_tensor(result))
             call = self._writer.begin("initial", numbered=False)
-            call.add("", "initial", outputs={"output": latents})
+            call.add("", "initial", inputs, outputs={"output": latents})
             self._writer.end(call)
 
-        return self._writer.left_out.observed(method, "initial", after=after)
+        return self._writer.left_out.observed(method, "initial", before, after)
+
+    def _wrap_mask(self, method: AnyMethod) -> AnyMethod:
+        """Record the mask and the latents of the masked image, which the network or steps read."""
+        signature = inspect.signature(method)
+
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+            self.doing = "prepare_mask_latents"
+            arguments = signature.bind(*args, **kwargs).arguments
+            names = ("mask", "masked_image")
+            return {name: arguments[name] for name in names if _is_array(arguments.get(name))}
+
+        def after(
+            inputs: dict[str, Any], args: tuple, kwargs: Mapping[str, Any], result: Any
+        ) -> None:
+            self.doing = ""
+            found = [x for _, x in find_tensors(result, "")]
+            outputs = dict(zip(("mask", "latents"), found, strict=False))
+            call = self._writer.begin("mask", numbered=False)
+            call.add("", "mask", inputs, outputs=self._layout.convert_all(outputs))
+            self._writer.end(call)
+
+        return self._writer.left_out.observed(method, "mask", before, after)
+
+    def _wrap_image(self, method: AnyMethod) -> AnyMethod:
+        """Record the control image as a network or an encoder reads it."""
+
+        def after(_: None, args: tuple, kwargs: Mapping[str, Any], result: Any) -> None:
+            image = first_tensor(result)
+            if image is not None:
+                call = self._writer.begin("control", numbered=False)
+                call.add("", "control", outputs={"output": image})
+                self._writer.end(call)
+            self.doing = "prepare_image"  # an encoder may follow
+
+        return self._writer.left_out.observed(method, "control", after=after)
+
+
+def _is_plain(x: Any) -> bool:
+    """Return whether a value is a number, a text, or a list of such."""
+    if isinstance(x, list | tuple):
+        return all(_is_plain(part) for part in x)
+    return isinstance(x, bool | int | float | str)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, torch.Tensor | np.ndarray)
+
+
+def _arrays(role: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays and images among the arguments of a call, by role."""
+    if isinstance(value, Image.Image):
+        yield role, np.asarray(value).copy()
+    elif _is_array(value):
+        yield role, value
+    elif isinstance(value, list | tuple) and not _is_plain(value):
+        for i, part in enumerate(value):
+            yield from _arrays(role if len(value) == 1 else f"{role}.{i}", part)

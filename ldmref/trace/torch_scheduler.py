@@ -17,6 +17,8 @@ from ldmref.trace.torch_latents import LatentLayout
 
 NOISE = "noise"
 OWN = ("sigmas", "timesteps")  # a schedule that the caller gives
+NUMBERS = ("mu", "num_inference_steps")
+NO_X0 = ("LCMScheduler", "TCDScheduler")  # that return something else beside the state
 AnyMethod = Callable[..., Any]
 
 
@@ -24,7 +26,7 @@ class SchedulerRecorder:
     """Records what a scheduler of diffusers computes, and the guidance before each step.
 
     Attributes:
-        prediction: The last output of the denoiser, which guidance combines.
+        predictions: The outputs of the denoiser since the last step, which guidance combines.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class SchedulerRecorder:
         layers: LayerRecorder,
         family: Family | None,
         layout: LatentLayout,
+        asked: Callable[[str], Any] = lambda name: None,
     ):
-        self.prediction: torch.Tensor | None = None
+        self.predictions: list[torch.Tensor] = []
+        self._asked = asked
         self._pipe = pipe
         self._scheduler = scheduler
         self._layers = layers
@@ -43,6 +47,7 @@ class SchedulerRecorder:
         self._halves = ("uncond", "cond") if family is None else family.halves
         self._writer = layers.writer
         self._left_out = layers.writer.left_out
+        self._time: Any = None  # of the step that is being taken
 
     def wrappers(self) -> dict[str, Callable[[AnyMethod], AnyMethod]]:
         """Return a function that wraps each recorded method, by the method's name."""
@@ -68,7 +73,8 @@ class SchedulerRecorder:
             outputs = {name: x for name, x in found.items() if x is not None}
             own = {k: np.asarray(kwargs[k]) for k in OWN if kwargs.get(k) is not None}
             call = self._writer.begin("schedule", numbered=False)
-            call.add("", "schedule", own, outputs=outputs)
+            numbers = {k: kwargs[k] for k in NUMBERS if isinstance(kwargs.get(k), int | float)}
+            call.add("", "schedule", own, numbers, outputs)
             self._writer.end(call)
 
         return self._left_out.observed(method, "schedule", after=after)
@@ -79,9 +85,11 @@ class SchedulerRecorder:
         def before(args: tuple, kwargs: Mapping[str, Any]) -> tuple[CallRecord, dict[str, Any]]:
             arguments = signature.bind(*args, **kwargs).arguments
             call = self._writer.begin("sampler")
+            self._time = arguments.get("timestep")
             with self._left_out.guard("guidance"):
                 self._record_guidance(self._layout.convert(arguments["model_output"]))
             inputs, attributes = _split(arguments)
+            attributes |= self._guides()
             inputs = self._layout.convert_all(inputs)
             call.add("", type(self._scheduler).__name__, inputs)  # before a step works in place
             self._layers.noise = []
@@ -95,7 +103,8 @@ class SchedulerRecorder:
         ) -> None:
             call, attributes = begun
             noise_parts, self._layers.noise = self._layers.noise, None
-            x0 = _predicted(result)
+            named = type(self._scheduler).__name__
+            x0 = None if named in NO_X0 else _predicted(result)
             outputs = {"output": first_tensor(result)} | ({} if x0 is None else {"x0": x0})
             noise = {NOISE: torch.cat(noise_parts)} if noise_parts else {}
             convert = self._layout.convert_all
@@ -103,6 +112,11 @@ class SchedulerRecorder:
             self._writer.end(call)
 
         return self._left_out.observed(method, "sampler", before, after)
+
+    def _guides(self) -> dict[str, Any]:
+        """Return whether the pipeline says that it combines two predictions, if it says so."""
+        guides = getattr(self._pipe, "do_classifier_free_guidance", None)
+        return {"guided": guides} if isinstance(guides, bool) else {}
 
     def _levels(self) -> dict[str, Any]:
         """Return the noise levels of the step that was taken, if the scheduler has them."""
@@ -116,31 +130,61 @@ class SchedulerRecorder:
         return {"sigma": sigmas[index - 1], "sigma_next": sigmas[index]}
 
     def _record_guidance(self, guided: torch.Tensor) -> None:
-        """Record the halves of the denoiser's output and what guidance made of them.
+        """Record the predictions since the last step, and what guidance made of them.
 
         Further channels of the output are variances. Some pipelines give the scheduler the guided
         prediction twice.
         """
-        raw = self.prediction
-        if raw is None or raw.shape[2:] != guided.shape[2:]:
+        raw, self.predictions = self.predictions, []
+        if not raw or any(x.shape[2:] != guided.shape[2:] for x in raw):
             return
-        raw = raw[:, : guided.shape[1]]
-        if len(guided) == len(raw) and len(raw) % 2 == 0:
+        raw = [x[:, : guided.shape[1]] for x in raw]
+        if len(guided) == len(raw[0]) and len(guided) % 2 == 0 and len(raw) == 1:
             first, second = guided.chunk(2)
-            different = not torch.equal(*raw.chunk(2))
+            different = not torch.equal(*raw[0].chunk(2))
             guided = first if different and torch.equal(first, second) else guided
-        if len(raw) != 2 * len(guided):
+        parts, numbers = self._parts(raw, len(guided))
+        if not parts:
             return
+        order = {} if self._halves == ("uncond", "cond") else {"halves": list(self._halves)}
+        name = {"name": numbers.pop("name")} if "name" in numbers else {}
         call = self._writer.begin("guidance")
-        inputs: dict[str, Any] = dict(zip(self._halves, raw.chunk(2), strict=True))
-        inputs |= {
-            role: np.float64(value)
+        inputs: dict[str, Any] = {**parts, **{k: np.float64(x) for k, x in numbers.items()}}
+        call.add("", "guidance", inputs, {**order, **name}, {"output": guided})
+        self._writer.end(call)
+
+    def _parts(
+        self, raw: list[torch.Tensor], n: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return the predictions of n states by role, and the scales; ({}, {}): no guidance."""
+        numbers = {
+            role: value
             for role, name in (("scale", "_guidance_scale"), ("rescale", "_guidance_rescale"))
             if isinstance(value := getattr(self._pipe, name, None), int | float)
         }
-        order = {} if self._halves == ("uncond", "cond") else {"halves": list(self._halves)}
-        call.add("", "guidance", inputs, order, {"output": guided})
-        self._writer.end(call)
+        sizes = [len(x) / n for x in raw]
+        perturbed = bool(getattr(self._pipe, "do_perturbed_attention_guidance", False))
+        if sizes == [2] and not perturbed:
+            return dict(zip(self._halves, raw[0].chunk(2), strict=True)), numbers
+        if sizes == [1, 1]:  # a call for each, the prompt's first
+            scale = self._asked("true_cfg_scale")
+            asked = {} if scale is None else {"scale": scale}
+            return {"uncond": raw[1], "cond": raw[0]}, asked
+        if sizes == [2, 1]:
+            skip = getattr(self._pipe, "_skip_layer_guidance_scale", None)
+            halves = dict(zip(self._halves, raw[0].chunk(2), strict=True))
+            named = {"name": "skip_layers", "skip_scale": skip}
+            return halves | {"skipped": raw[1]}, numbers | named if skip is not None else {}
+        if perturbed and sizes in ([2], [3]):
+            names = ("cond", "perturbed") if sizes == [2] else (*self._halves, "perturbed")
+            named = {"name": "perturbed", "perturbed_scale": self._perturbed_scale()}
+            parts = dict(zip(names, raw[0].chunk(len(names)), strict=True))
+            return parts, numbers | named
+        return {}, {}
+
+    def _perturbed_scale(self) -> float:
+        """Return the scale of perturbed-attention guidance at the step that is being taken."""
+        return float(self._pipe._get_pag_scale(self._time))
 
     def _wrap_other(self, name: str) -> Callable[[AnyMethod], AnyMethod]:
         def wrap(method: AnyMethod) -> AnyMethod:

@@ -4,14 +4,19 @@
 |---------------|-----------------------------------------------------------------------|
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `images`      | images, masks, encoded latents, further channels                      |
 | `schedule`    | sigmas, timesteps and alphas_cumprod                                  |
 | `added_noise` | the noise that is added to the latents of an image                    |
 | `guidance`    | the combination of predictions                                        |
 | `wires`       | what one call returned, against what the next one was given           |
+| `known_parts` | what puts the known part of an image back, and jumps back (RePaint)   |
 | `steps`       | the sampler's steps, with the history of recorded earlier steps       |
 | `latents`     | the scale of the initial noise, and of the latents before the decoder |
 | `training`    | a training step: noising, target and losses                           |
 | `gradients`   | the gradients of a training step: the norm of each layer's            |
+| `controls`    | what ControlNets are given, and what the denoiser is given of them    |
+| `ledger`      | what of all this was compared: the rest is "not judged"               |
+| `passes`      | splits a trace into its runs and batches                              |
 | `branches`    | splits a recorded branch into parts with one request each             |
 """
 
@@ -20,29 +25,40 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.locate.findings import Row
+from ldmref.locate.networks import NUMBER, is_host, network_of
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.combination import judge_guidance
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
+from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
 from ldmref.locate.pipeline.latents import judge_latents
+from ldmref.locate.pipeline.ledger import rows_of_rest
+from ldmref.locate.pipeline.passes import split_passes
 from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.locate.pipeline.selected import mark_selected
 from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
+from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.unfit import try_judge
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
+SHOWN = ("words", "image", "inputs", "truth")  # what was given, or is computed to be looked at
 JUDGES = (
-    judge_tokens,
     judge_schedule,
+    judge_images,
+    judge_prepared,
     judge_added_noise,
     judge_inputs,
+    judge_controls,
     judge_guidance,
     judge_wires,
+    judge_known_parts,
     judge_steps,
     judge_latents,
     judge_training,
@@ -51,14 +67,32 @@ JUDGES = (
 
 
 def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]) -> list[Row]:
-    """Return the rows of all computations of the pipeline that were recorded."""
-    parts = split_branches(port)
-    context = PipelineContext(parts.trunk, model, dtype, notes)
+    """Return the rows of all computations of the pipeline that were recorded.
+
+    Arrays between the networks that no judge compared have a row each, "not judged".
+    """
+    context = PipelineContext(port, model, dtype, notes)
+    rows = [*judge_tokens(context)]
+    passes = split_passes(port)
+    for part in passes:
+        within = context if len(passes) == 1 else replace(context, port=part, whole=port)
+        rows += _judge_pass(within)
+    mark_selected(port, context.ledger, context.denoiser)
+    whole = [entry for entry in port.entries if not entry.layer]
+    host = [e for e in whole if is_host(e.call) and NUMBER.sub("", e.call) not in SHOWN]
+    host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
+    networks = [e for e in whole if network_of(e.call)]
+    return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+
+
+def _judge_pass(context: PipelineContext) -> list[Row]:
+    """Return the rows of one pass, whose branches have requests of their own."""
+    parts = split_branches(context.port)
+    trunk = replace(context, port=parts.trunk) if parts.trunk is not context.port else context
     of_parts = {judge_guidance: parts.requests, judge_steps: parts.samplings}
-    rows = []
+    rows: list[Row] = []
     for judge in JUDGES:
         for part in of_parts.get(judge, (parts.trunk,)):
-            rows += try_judge(
-                judge, context if part is parts.trunk else replace(context, port=part)
-            )
+            within = trunk if part is parts.trunk else replace(trunk, port=part)
+            rows += try_judge(judge, within)
     return rows

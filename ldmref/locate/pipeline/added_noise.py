@@ -11,13 +11,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import Row
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.images import judge_encoded, repeat_rows
+from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.precision import round_to
 from ldmref.math.forward import q_sample
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.trace.model import TraceEntry
 
 NOISED = ("original_samples", "x0", "sample", "input")  # the latents of the image, by program
+TIMES = ("timestep", "timesteps")
 LEAST = 1e-4  # relative error: a table of alphas_cumprod in float32
 EQUAL_FACTORS = 1e-3  # relative difference of fitted factors that are one
 LEAST_OF_CHANNEL = 16  # values from which three factors of a channel can be told
@@ -26,24 +32,98 @@ Changes = dict[str, np.ndarray]
 
 
 def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
-    """Yield a row for noise that was added to the latents of an image (img2img)."""
+    """Yield rows for noise that is added to the latents of an image (img2img, inpainting)."""
     for entry in context.calls("add_noise"):
+        yield from _judge_sources(context, entry)
         x0 = context.read(entry, *NOISED)
         noise = context.read(entry, "noise")
-        t = context.number(entry, "timestep", "timesteps")
+        t = context.number(entry, *TIMES)
         output = context.read_output(entry)
         if x0 is None or noise is None or t is None or output is None:
             continue
+        context.compared_output(entry)
         if not np.isfinite(t):
             yield context.not_judged(entry, "add_noise", f"its timestep is {t}")
+            continue
+        if context.unknown_scheduler:
+            yield context.not_judged(entry, "add_noise", context.unknown_scheduler)
             continue
         mix = _mix_of_flow if context.path is FLOW else _mix_of_diffusion
         expected, changes = mix(context, t, x0, noise)
         if context.path is FLOW:
             changes |= _fitted(output, x0, noise, expected)
+        least = max(LEAST, 16.0 * context.epsilon, 2.0 * _table_error(context, t, x0, noise))
         yield context.judge(
-            entry, "add_noise", output, expected, least=LEAST, variants=changes.items()
+            entry, "add_noise", output, expected, least=least, variants=changes.items()
         )
+
+
+def _table_error(
+    context: PipelineContext, t: float, x0: np.ndarray, noise: np.ndarray
+) -> float:
+    """Return the relative error of noised latents from a table of alpha-bar in the port's format.
+
+    diffusers casts its table: in bfloat16, alpha-bar is 1 at the first training timesteps.
+    """
+    if context.path is FLOW or context.dtype not in ("float16", "bfloat16"):
+        return 0.0
+    table = training_alphas_cumprod(context.config)
+    alpha_bar = table[min(max(int(t), 0), len(table) - 1)]
+    right, rounded = (q_sample(x0, a, noise) for a in (alpha_bar, round_to(alpha_bar, context.dtype)))
+    return relative_error(rounded, right)
+
+
+def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
+    """Yield rows for the image, the noise and the time of an addition."""
+    x0 = context.read(entry, *NOISED)
+    row = None
+    if x0 is not None:
+        segment = f"from the encoder to {entry.call}"
+        row = judge_encoded(context, entry, x0, "prepare_latents", segment)
+    if row is not None:
+        yield row
+        context.compared(entry, *NOISED)
+    elif not context.calls("vae.encode"):  # latents that were given
+        given = context.given("image")
+        if given is not None and x0 is not None and given.shape[1:] == x0.shape[1:]:
+            yield context.judge(entry, "encoded latents", x0, repeat_rows(given, len(x0)))
+        context.compared(entry, *NOISED)
+    else:
+        why = "what was drawn from the encoder's distribution was not recorded"
+        context.ledger.explain(entry, why, *NOISED)
+    yield from _judge_noise(context, entry)
+    t = context.number(entry, *TIMES)
+    timesteps = context.read_output(context.schedule_entry, "timesteps")
+    if t is None or timesteps is None:
+        return
+    context.compared(entry, *TIMES)
+    order = context.port.calls
+    following = [s for s in context.calls("sampler") if order.index(s.call) > order.index(entry.call)]
+    expected = context.number(following[0], "timestep") if following else None
+    if expected is not None:
+        variants = [
+            (f"the noise of timestep {t:g} instead of {expected:g}, where the state is", np.array([t]))
+        ]
+        yield context.judge(
+            entry, "noise time", np.array([t]), np.array([expected]), least=1e-5, variants=variants
+        )
+
+
+def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
+    """Yield a row for the noise: what was given, or normal numbers."""
+    noise = context.read(entry, "noise")
+    if noise is None:
+        return
+    context.compared(entry, "noise")
+    given = context.given("latents")
+    if given is not None:
+        return
+    first = next((e for e in context.calls("add_noise") if e is not entry), None)
+    earlier = None if first is None else context.read(first, "noise")
+    if earlier is None or not np.array_equal(earlier, noise) or first is entry:
+        yield judge_normal(context, entry, "noise", noise)
+    elif context.port.calls.index(first.call) > context.port.calls.index(entry.call):  # type: ignore[union-attr]
+        yield judge_normal(context, entry, "noise", noise)
 
 
 def _mix_of_diffusion(

@@ -6,13 +6,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ldmref.locate.findings import DIFFERS, Row
+from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.evaluations import state_of
+from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
 
 EMBEDDED = "embedded"  # the network reads the scale
 AUTO = "autoguidance"
+MORE = {  # guidances with a third prediction: its role, and that of its scale
+    "skip_layers": ("skipped", "skip_scale"),
+    "perturbed": ("perturbed", "perturbed_scale"),
+}
 PLAIN = (None, "", "cfg", "classifier_free", "none")
 SURE = ("guidance", "cond", "the sum", "the prediction")  # beginnings of causes
 
@@ -21,9 +27,18 @@ def judge_guidance(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for every recorded guidance; without any, for what each step was given."""
     recorded = context.calls("guidance")
     for before, entry in zip([None, *recorded], recorded, strict=False):
-        yield _judge(context, entry, before)
+        row = _judge(context, entry, before)
+        if row.verdict == UNKNOWN:
+            context.compared(entry, *SETTINGS)  # the row says that they were not
+        else:
+            context.compared(entry, "sigma")
+        context.compared_output(entry)  # the row says whether it was compared
+        yield row
+        yield from _judge_scale(context, entry)
     if not recorded and context.is_diffusers:
         yield from _judge_steps(context)
+    if context.is_diffusers:
+        yield from _judge_missing(context)
 
 
 def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | None) -> Row:
@@ -33,11 +48,13 @@ def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | Non
     name = entry.attributes.get("name", entry.attributes.get("guidance"))
     if name == AUTO:
         return _judge_autoguidance(context, entry, output, cond, uncond)
+    if name in MORE:
+        return _judge_added(context, entry, str(name), output, cond, uncond)
     if name not in (*PLAIN, EMBEDDED):
         return context.not_judged(entry, "guidance", f"guidance {name!r} is not recomputed")
-    scale = _requested_scale(context)
+    scale = context.asked_scale
     recorded = context.number(entry, "scale")
-    scale = recorded if scale is None else scale
+    scale = recorded if recorded is not None else scale
     alone = name == EMBEDDED or (scale == 1.0 and uncond is None)
     if output is not None and cond is not None and alone:
         return context.judge(entry, "guidance", output, cond)
@@ -46,6 +63,111 @@ def _judge(context: PipelineContext, entry: TraceEntry, before: TraceEntry | Non
     if scale is None:
         return context.not_judged(entry, "guidance", "the guidance scale was not recorded")
     return compare(context, entry, uncond, cond, scale, output, _halves(context, before))
+
+
+def _judge_added(
+    context: PipelineContext,
+    entry: TraceEntry,
+    name: str,
+    output: np.ndarray | None,
+    cond: np.ndarray | None,
+    uncond: np.ndarray | None,
+) -> Row:
+    """Return the row of a guidance that adds scale (cond - y), for a third prediction y."""
+    role, scale_role = MORE[name]
+    third, added = context.read(entry, role), context.number(entry, scale_role)
+    scale = context.number(entry, "scale")
+    parts = (output, cond, third, added)
+    if any(x is None for x in parts) or (uncond is not None and scale is None):
+        return context.not_judged(entry, "guidance", "its parts or its result were not recorded")
+    assert output is not None and cond is not None and third is not None and added is not None
+    guided = cond
+    if uncond is not None and scale is not None:
+        guided = classifier_free_guidance(uncond, cond, scale)
+    expected = guided + added * (cond - third)
+    largest = float(np.max(np.abs(expected), initial=1e-30))
+    arrays = [x for x in (cond, uncond, third) if x is not None]
+    size = float(max(np.max(np.abs(x), initial=0.0) for x in arrays))
+    weight = 1.0 + 2.0 * abs(scale or 0.0) + 2.0 * abs(added)
+    changes = {
+        f"the {role} prediction is not used": guided,
+        "guidance is dropped: the conditional prediction alone": cond,
+        f"the sign of the {role} prediction is reversed": guided - added * (cond - third),
+    }
+    floor = context.epsilon * size * weight / largest
+    phi = context.number(entry, "rescale") or 0.0
+    if phi:
+        expected = rescale_guidance(expected, cond, phi)
+    row = context.judge(entry, "guidance", output, expected, floor=floor, variants=changes.items())
+    context.compared(entry, scale_role)
+    return row
+
+
+def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
+    """Yield a row for the scales that a guidance used, from those that were asked for.
+
+    A callback may change them from step to step.
+    """
+    true_cfg = context.request.get("true_cfg_scale")
+    asked = {
+        "scale": true_cfg if _is_second(context, entry) else context.asked_scale,
+        "rescale": context.request.get("guidance_rescale", 0.0),
+    }
+    for role, value in asked.items():
+        got = context.number(entry, role)
+        if got is None:
+            continue
+        if not isinstance(value, int | float):
+            continue  # the recorded one is all that is known
+        changed = any(name.startswith("callback") for name in context.request)
+        context.compared(entry, role)
+        if changed and abs(got - value) > 1e-6 * max(abs(value), 1.0):
+            note = f"{got:g} instead of {value:g}; the callback of the run may have changed it"
+            yield context.not_judged(entry, f"guidance {role}", note)
+            continue
+        row = context.judge(
+            entry,
+            f"guidance {role}",
+            np.array([got]),
+            np.array([float(value)]),
+            least=1e-6,
+            variants=[(f"{got:g} instead of {value:g}", np.array([got]))],
+        )
+        if row.verdict == DIFFERS:
+            yield row
+
+
+def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:
+    """Return whether a guidance combines two calls of a denoiser, each with a scale of its own."""
+    evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
+    return evaluation is not None and len(evaluation.networks) == 2 and "skipped" not in entry.inputs
+
+
+def _judge_missing(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for steps without guidance, though it was asked for."""
+    networks = context.calls(context.denoiser)[:1]
+    reads_scale = any({"guidance", "timestep_cond"} & {*e.inputs} for e in networks)
+    changed = any(name.startswith("callback") for name in context.request)
+    scale = context.asked_scale or 0.0
+    negative = context.request.get("negative_prompt")
+    embeds = context.given("negative_prompt_embeds")
+    true_cfg = context.request.get("true_cfg_scale")
+    given = negative is not None or embeds is not None
+    second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and given
+    for evaluation in context.evaluations:
+        if evaluation.guidance is not None or len(evaluation.networks) != 1:
+            continue
+        network, step = evaluation.networks[0], evaluation.step
+        state, raw = state_of(context, evaluation), context.read_output(network)
+        if state is None or raw is None or len(raw) != len(state):
+            continue
+        may = "guided" in step.attributes and not reads_scale and not changed
+        if second or (may and scale > 1.0):
+            scale = true_cfg if second else scale
+            cause = "guidance is dropped: the network is not asked for the negative prompt"
+            note = f"guidance scale {scale:g} was asked for"
+            values = {"error": float("inf"), "verdict": DIFFERS, "cause": cause, "note": note}
+            yield Row(step.call, "", "guidance", **values)
 
 
 def _judge_autoguidance(
@@ -86,7 +208,7 @@ def _halves(context: PipelineContext, entry: TraceEntry | None) -> tuple[np.ndar
 
 def _judge_steps(context: PipelineContext) -> Iterator[Row]:
     """Yield rows from the halves of the U-Net's output, and what the steps were given."""
-    scale = _requested_scale(context)
+    scale = context.asked_scale
     networks = context.calls(context.denoiser)
     steps = context.calls("sampler")
     if scale is None or len(networks) != len(steps):
@@ -100,14 +222,6 @@ def _judge_steps(context: PipelineContext) -> Iterator[Row]:
         uncond, cond = np.split(raw, 2)
         yield compare(context, step, uncond, cond, scale, recorded, before)
         before = (uncond, cond)
-
-
-def _requested_scale(context: PipelineContext) -> float | None:
-    for name in ("guidance_scale", "cfg_scale"):
-        value = context.params.get(name)
-        if isinstance(value, int | float):
-            return float(value)
-    return None
 
 
 def compare(

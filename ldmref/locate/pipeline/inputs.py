@@ -3,33 +3,123 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from itertools import chain, takewhile
 
 import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of, state_of
+from ldmref.locate.pipeline.images import judge_channels
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.text_inputs import judge_text
+from ldmref.locate.precision import round_to
 from ldmref.samplers import Schedule
 from ldmref.samplers.denoiser import in_own_scale
+from ldmref.samplers.path import FLOW
 from ldmref.trace.model import TraceEntry
 
+TIMES = ("timestep", "t")
+SAMPLES = ("sample", "input", "x")
 SIZES = ("original_size", "crops_coords_top_left", "target_size")
+SIZE_ROLES = ("time_ids", "added_cond_kwargs.time_ids", "sizes")
 OWN_SIZES = ("original_width", "sizes")  # requests of other programs
 
 
 def judge_inputs(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the text, the sizes, the timestep and the latents of the U-Net's calls."""
     networks = context.calls(context.denoiser)
-    yield from judge_text(context, networks)
+    yield from judge_text(context)
     yield from _judge_sizes(context, networks)
-    steps = context.calls("sampler")
-    if len(steps) == len(networks):
-        for network, step in zip(networks, steps, strict=True):
-            yield from _judge_timestep(context, network, step)
-            yield from _judge_latents(context, network, step)
+    yield from _judge_scales(context, networks)
+    yield from _judge_positions(context, networks)
+    for evaluation in context.evaluations:
+        for network in evaluation.networks:
+            yield from _judge_timestep(context, network, evaluation)
+            yield from _judge_latents(context, network, evaluation)
+            yield from _judge_scaling(context, network, evaluation)
+    if not context.calls("sampler"):  # networks alone: what they read is given
+        for network in networks:
+            context.compared(network, *network.inputs)
+
+
+# -- guidance that the network reads --------------------------------------------------------------
+
+
+def _judge_scales(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
+    """Yield a row for the guidance scale that the network reads, once for each that it reads."""
+    asked = context.asked_scale
+    seen: list[np.ndarray] = []
+    for network in networks:
+        got = context.read(network, "guidance")
+        if got is None:
+            continue
+        if asked is None:
+            why = "the scale that was asked for was not recorded"
+            context.ledger.explain(network, why, "guidance")
+            continue
+        context.compared(network, "guidance")
+        if any(np.array_equal(got, x) for x in seen):
+            continue
+        seen.append(got)
+        right = np.full(got.shape, asked)
+        variants = [
+            ("the guidance scale is multiplied by 1000", 1000.0 * right),
+            ("the guidance scale is divided by 1000", right / 1000.0),
+            (f"guidance scale {float(np.ravel(got)[0]):.5g} instead of {asked:g}", got),
+        ]
+        yield context.judge(
+            network,
+            "guidance scale",
+            np.asarray(got, np.float64),
+            right,
+            least=max(1e-6, 2.0 * context.epsilon),
+            variants=variants,
+            segment="from the request to the denoiser's guidance",
+        )
+
+
+# -- positions ------------------------------------------------------------------------------------
+
+
+def _judge_positions(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
+    """Yield a row for the positions that are passed with the tokens of Flux.1, once for all."""
+    seen: list[np.ndarray] = []
+    for network in networks:
+        sample = context.read(network, "sample")
+        for role in ("img_ids", "txt_ids"):
+            got = context.read(network, role)
+            if got is None or got.ndim != 2 or got.shape[1] != 3 or sample is None:
+                continue
+            if sample.ndim != 4:
+                continue
+            context.compared(network, role)
+            if any(np.array_equal(got, x) for x in seen):
+                continue
+            seen.append(got)
+            rows, columns = (size // 2 for size in sample.shape[2:])
+            right = np.zeros_like(got)
+            variants: list[tuple[str, np.ndarray]] = []
+            if role == "img_ids" and rows * columns == len(got):
+                place = np.indices((rows, columns)).reshape(2, -1).T
+                right[:, 1:] = place
+                down = np.indices((columns, rows)).reshape(2, -1).T
+                variants = [
+                    ("rows and columns are exchanged", right[:, [0, 2, 1]]),
+                    ("rows and columns are exchanged", np.insert(down, 0, 0, axis=1)),
+                    ("rows and columns count from 1", right + np.array([0, 1, 1])),
+                    ("the positions are twice as large", 2 * right),
+                    ("all positions are zero", np.zeros_like(right)),
+                ]
+            yield context.judge(
+                network,
+                "positions",
+                got,
+                right,
+                variants=variants,
+                segment=f"from the latents to the denoiser's {role}",
+            )
 
 
 # -- micro-conditioning ---------------------------------------------------------------------------
@@ -39,15 +129,18 @@ def _judge_sizes(context: PipelineContext, networks: list[TraceEntry]) -> Iterat
     """Yield a row for the sizes, once for all calls that were given the same."""
     seen: list[np.ndarray] = []
     for network in networks:
-        sizes = context.read(network, "time_ids", "added_cond_kwargs.time_ids", "sizes")
+        sizes = context.read(network, *SIZE_ROLES)
         sample = context.read(network, "sample", "input", "x")
         if sizes is None or sample is None or sizes.ndim != 2 or sizes.shape[1] != 6:
             continue
+        if any(context.params.get(name) is not None for name in OWN_SIZES):
+            why = "the sizes of another program's request are not computed"
+            context.ledger.explain(network, why, *SIZE_ROLES)
+            continue
+        context.compared(network, *SIZE_ROLES)
         if any(np.array_equal(sizes, x) for x in seen):
             continue
         seen.append(sizes)
-        if any(context.params.get(name) is not None for name in OWN_SIZES):
-            continue
         factor = context.model.config.vae.factor
         h, w = (float(size * factor) for size in sample.shape[2:])
         usual = np.array([h, w, 0.0, 0.0, h, w])
@@ -78,18 +171,22 @@ def _asked_sizes(context: PipelineContext, usual: np.ndarray, prefix: str = "") 
 
 
 def _judge_timestep(
-    context: PipelineContext, network: TraceEntry, step: TraceEntry
+    context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
 ) -> Iterator[Row]:
-    got = context.read(network, "timestep", "t")
+    got = context.read(network, *TIMES)
     if got is None:
         return
-    t = context.number(step, "timestep")
-    schedule = context.make_schedule()
+    step = evaluation.step
+    t = None if evaluation.number else context.number(step, "timestep")
+    schedule = None if context.unknown_scheduler else context.make_schedule()
     if t is None:
-        sigma = context.number(step, "sigma")
-        if sigma is None or schedule is None or "x_at" in step.inputs:
+        sigma = sigma_of(context, evaluation)
+        if sigma is None or schedule is None:
+            why = "the time of its step was not recorded, or its schedule is not known"
+            context.ledger.explain(network, why, *TIMES)
             return
         t = schedule.timestep(sigma)
+    context.compared(network, *TIMES)
     expected = np.full(np.shape(got), t)
     got = np.asarray(got, np.float64)
     variants = [
@@ -99,6 +196,8 @@ def _judge_timestep(
         ("the timestep is larger by 1", expected + 1.0),
         ("the timestep t is 1000 - t", 1000.0 - expected),
         ("the timestep is truncated to a whole number", np.floor(expected)),
+        ("the timestep is rounded to bfloat16", round_to(expected, "bfloat16")),
+        ("the timestep is rounded to float16", round_to(expected, "float16")),
     ]
     if schedule is not None:
         index = int(np.argmin(np.abs(schedule.timesteps - t)))
@@ -116,50 +215,124 @@ def _judge_timestep(
 
 
 def _judge_latents(
-    context: PipelineContext, network: TraceEntry, step: TraceEntry
+    context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
 ) -> Iterator[Row]:
-    got = context.read(network, "sample", "input", "x")
-    state = context.read(step, "sample", "x")
-    if got is None or state is None or got.ndim != 4 or got.shape[2:] != state.shape[2:]:
+    got = context.read(network, *SAMPLES)
+    state = state_of(context, evaluation)
+    if got is None or state is None:
         return
-    if got.shape[1] < state.shape[1] or got.shape[0] % state.shape[0] or "x_at" in step.inputs:
+    fits = got.ndim == 4 and state.ndim == 4 and got.shape[2:] == state.shape[2:]
+    if not fits or got.shape[1] < state.shape[1] or got.shape[0] % state.shape[0]:
+        note = f"shape {got.shape} does not follow from that of the state, {state.shape}"
+        context.ledger.explain(network, note, *SAMPLES)
         return
-    got = got[:, : state.shape[1]]  # further channels are those of masks and known images
-    sigma = _sigma_of(context, step)
-    if sigma is None:
+    further = got[:, state.shape[1] :]  # of masks, known images, control images
+    got = got[:, : state.shape[1]]
+    scale, others = _scales_of(context, evaluation)
+    if scale is None:
+        why = context.unknown_scheduler or "the noise level of its step is not known"
+        context.ledger.explain(network, why, *SAMPLES)
         return
-    on_path = context.states_on_path
-    kind = context.config.prediction_type
-    scale = in_own_scale(kind, 1.0, sigma, context.path)[0] if on_path else 1.0
-    times = got.shape[0] // state.shape[0]
-    repeated = np.concatenate([state] * times)
+    repeated = np.concatenate([state] * (got.shape[0] // state.shape[0]))
+    sigma = _sigma_of(context, evaluation.step) or sigma_of(context, evaluation) or 0.0
     variants = [
         ("the scaling of the input is missing (scale_model_input)", repeated),
         ("the input is scaled twice", repeated * scale**2),
         ("the input is divided by sigma", repeated / max(sigma, 1e-9)),
         ("the input is scaled by 1/sqrt(1 + sigma^2)", repeated / math.hypot(1.0, sigma)),
     ]
-    others = _other_scales(context, step, repeated) if on_path else ()
     yield context.judge(
         network,
         "latents",
         got,
         repeated * scale,
-        least=1e-4,
-        variants=chain(variants, others),
+        least=max(1e-4, 2.0 * context.epsilon),
+        variants=chain(variants, ((text, repeated * x) for text, x in others)),
         segment="from the sampler's state to the U-Net's sample",
     )
+    if not further.shape[1]:
+        context.compared(network, *SAMPLES)
+        return
+    try:
+        yield from judge_channels(context, network, further, len(state))
+        context.compared(network, *SAMPLES)
+    except ValueError as error:
+        context.ledger.explain(network, f"further channels: {error}", *SAMPLES)
 
 
-def _other_scales(
-    context: PipelineContext, step: TraceEntry, state: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield a state as it would be scaled with other forward processes."""
-    for text, schedule in other_schedules(context):
-        sigma = _sigma_of(context, step, schedule)
-        if sigma is not None:
-            kind = context.config.prediction_type
-            yield text, in_own_scale(kind, state, sigma, context.path)[0]
+def _judge_scaling(
+    context: PipelineContext, network: TraceEntry, evaluation: RunEvaluation
+) -> Iterator[Row]:
+    """Yield rows for a recorded scaling of the input: what it was given, and what it returned."""
+    calls = context.port.calls
+    before = calls[: calls.index(network.call)][::-1]
+    between = takewhile(lambda call: not call.startswith(("sampler.", context.denoiser)), before)
+    named = {entry.call: entry for entry in context.calls("scale_input")}
+    state, sample = state_of(context, evaluation), context.read(network, *SAMPLES)
+    if state is None or sample is None:
+        return
+    for entry in [named[call] for call in between if call in named]:
+        yield from _judge_one_scaling(context, network, evaluation, entry, state, sample)
+
+
+def _judge_one_scaling(
+    context: PipelineContext,
+    network: TraceEntry,
+    evaluation: RunEvaluation,
+    entry: TraceEntry,
+    state: np.ndarray,
+    sample: np.ndarray,
+) -> Iterator[Row]:
+    got, output = context.read(entry, "sample"), context.read_output(entry)
+    if got is None or output is None or got.shape[1:] != state.shape[1:] or len(got) % len(state):
+        return
+    right = np.concatenate([state] * (len(got) // len(state)))
+    context.compared(entry, "sample")
+    words = f"from the state to {entry.call}"
+    yield context.judge(entry, "state", got, right, segment=words)
+    fits = sample.shape[1] >= output.shape[1] and sample.shape[2:] == output.shape[2:]
+    if fits and len(sample) % len(output) == 0:
+        context.compared_output(entry)
+        repeated = np.concatenate([output] * (len(sample) // len(output)))
+        part = sample[:, : output.shape[1]]
+        segment = f"from {entry.call} to {network.call}"
+        yield context.judge(entry, "latents", part, repeated, segment=segment)
+    t, expected = context.number(entry, "timestep"), context.number(evaluation.step, "timestep")
+    if t is not None and expected is not None:
+        context.compared(entry, "timestep")
+        variants = [("the timestep of another step", np.array([t]))]
+        yield context.judge(
+            entry, "timestep", np.array([t]), np.array([expected]), least=1e-5, variants=variants
+        )
+
+
+def _scales_of(
+    context: PipelineContext, evaluation: RunEvaluation
+) -> tuple[float | None, Iterable[tuple[str, float]]]:
+    """Return the factor of the state in the network's input; None: it is not known."""
+    if context.path is FLOW and context.config.path is FLOW:
+        return 1.0, []
+    if context.unknown_scheduler:
+        return None, []
+    kind = context.config.prediction_type
+
+    def factor(sigma: float) -> float:
+        return float(in_own_scale(kind, np.float64(1.0), sigma, context.path)[0])
+
+    sigma = sigma_of(context, evaluation) if evaluation.number else None
+    sigma = _sigma_of(context, evaluation.step) if sigma is None else sigma
+    if sigma is None:
+        return None, []
+    if not context.states_on_path:
+        return 1.0, []
+
+    def others() -> Iterator[tuple[str, float]]:
+        for text, schedule in other_schedules(context):
+            other = _sigma_of(context, evaluation.step, schedule)
+            if other is not None:
+                yield text, factor(other)
+
+    return factor(sigma), others()
 
 
 def _sigma_of(
@@ -167,6 +340,21 @@ def _sigma_of(
 ) -> float | None:
     """Return the noise level of a step in a schedule, by default that of the run."""
     t = context.number(step, "timestep")
-    if t is not None and (schedule or context.make_schedule()) is not None:
-        return context.sigma_at(t, schedule)
-    return context.number(step, "sigma")
+    used = schedule or context.make_schedule()
+    if t is None or used is None:
+        return context.number(step, "sigma")
+    found = context.sigma_at(t, schedule)
+    return _between(used, t) if found is None and schedule is None else found
+
+
+def _between(schedule: Schedule, t: float) -> float | None:
+    """Return the noise level whose timestep is t; None if no level between the ends has it.
+
+    Methods of two evaluations look at levels between those of the schedule.
+    """
+    least, most = (float(f(schedule.sigmas[schedule.sigmas > 0])) for f in (np.min, np.max))
+    for _ in range(60):
+        middle = math.sqrt(least * most)
+        least, most = (middle, most) if schedule.timestep(middle) < t else (least, middle)
+    near = abs(schedule.timestep(least) - t) < 1e-3 * max(abs(t), 1.0)
+    return least if near else None

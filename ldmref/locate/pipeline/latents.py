@@ -10,11 +10,15 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import first_nonfinite, relative_error
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
+from ldmref.samplers.path import FLOW
+from ldmref.trace.model import TraceEntry
 
 DEVIATIONS = 6.0  # standard deviations of a sample's standard deviation
 LEAST = 2e-6  # latents are handed over in float32
+LATENTS = ("latents", "input", "z", "sample")
 KNOWN_SCALES = (0.18215, 0.13025, 0.3611, 1.5305, 1.0)
 
 
@@ -28,12 +32,27 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the standard deviation of the initial latents of a run from pure noise."""
     steps = context.calls("sampler")
     schedule = context.make_schedule()
-    image = any(context.calls(kind) for kind in ("vae.encode", "add_noise", "jump"))
-    if not steps or schedule is None or image or not _is_first(context, schedule.timesteps):
+    initial = next(iter(context.calls("initial")), None)
+    known = initial is not None and context.ledger.has(initial, "output", "output")
+    state = context.read(steps[0], "sample", "x") if steps else None
+    if state is None or known:
         return
-    state = context.read(steps[0], "sample", "x")
-    if state is None or state.size < 64:
+    if context.unknown_scheduler or schedule is None:
+        begins = initial is not None and not context.calls("vae.encode")
+        if begins and context.model.config.scheduler.path is FLOW:
+            noise = context.read_output(initial)
+            if noise is not None:
+                context.compared_output(initial)
+                yield judge_normal(context, initial, "initial noise", noise)
+        elif initial is not None:
+            why = context.unknown_scheduler or "its schedule is not known"
+            context.ledger.explain(initial, why, "output", side="output")
         return
+    if not _is_first(context, schedule.timesteps):
+        yield from _judge_noised(context, steps[0], state)
+        return
+    context.compared(steps[0], "sample", "x")
+    context.compared_output(initial)
     bad = first_nonfinite(state)
     if bad:
         values = {"error": math.inf, "verdict": DIFFERS, "note": bad}
@@ -71,6 +90,38 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     yield Row(**values)
 
 
+def _judge_noised(
+    context: PipelineContext, step: TraceEntry, state: np.ndarray
+) -> Iterator[Row]:
+    """Yield a row for a first state that is not the schedule's: an image with noise.
+
+    It is the latents with noise that were recorded. Otherwise only its distribution is known, from
+    that of the encoder: a x0 + b noise, where a = 1 and b = sigma, or for a flow a = 1 - b.
+    """
+    noised = [context.read_output(e) for e in context.calls("add_noise")]
+    alike = [x for x in noised if x is not None and x.shape == state.shape]
+    if alike:
+        right = min(alike, key=lambda x: relative_error(state, x))
+        yield context.judge(step, "initial latents", state, right)
+        context.compared(step, "sample", "x")
+        return
+    encoder = next(iter(context.calls("vae.encode")), None)
+    mean, sigma = context.read_output(encoder, "mean"), context.number(step, "sigma")
+    if mean is None or sigma is None or mean.shape[1:] != state.shape[1:]:
+        context.ledger.explain(step, "the image that it begins with was not recorded", "sample", "x")
+        return
+    vae = context.model.config.vae
+    signal = 1.0 - sigma if context.path is FLOW else 1.0
+    logvar = context.read_output(encoder, "logvar")
+    drawn = context.params.get("rng") == "torch" and logvar is not None
+    spread = np.exp(np.clip(logvar, -30.0, 20.0)) if drawn else np.zeros(1)  # type: ignore[arg-type]
+    centre = signal * (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
+    deviation = np.sqrt(sigma**2 + spread * (signal * vae.scaling_factor) ** 2)
+    segment = "from the encoder to the first state"
+    yield judge_normal(context, step, "initial noise", (state - centre) / deviation, segment)
+    context.compared(step, "sample", "x")
+
+
 def _is_first(context: PipelineContext, timesteps: np.ndarray) -> bool:
     """Return whether the first recorded step is the first of the schedule."""
     first = context.calls("sampler")[0]
@@ -88,24 +139,32 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the scale and shift of the latents between sampler and decoder."""
     steps = context.calls("sampler")
     entries = context.calls("vae.decode")
-    decoded = [context.read(entry, "latents", "input", "z", "sample") for entry in entries]
+    decoded = [context.read(entry, *LATENTS) for entry in entries]
     sizes = [0 if got is None else len(got) for got in decoded]
     for i, (entry, got) in enumerate(zip(entries, decoded, strict=True)):
         last = state_after(context, steps[-1]) if steps else None
+        if got is not None and not steps:
+            context.compared(entry, *LATENTS)  # a decoder alone: its latents are given
         if got is None or last is None:
             continue
         if sum(sizes) == len(last):  # also if the images of a batch are decoded one by one
             last = last[sum(sizes[:i]) : sum(sizes[: i + 1])]
         if got.shape != last.shape:
             note = "decoded in another batch than the last step"
+            context.compared(entry, *LATENTS)
             yield Row(entry.call, "", "latents", verdict=UNKNOWN, note=note)
             continue
         end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
         last = last / context.path.spread(end or 0.0)  # in variance-preserving scale
         scale = context.model.config.vae.scaling_factor
         shift = context.model.config.vae.shift_factor
-        blended = blended_at_the_end(context, steps, (got - shift) * scale, last)
-        last = last if blended is None else blended
+        others: list[tuple[str, np.ndarray]] = []
+        blend = blended_at_the_end(context, steps, (got - shift) * scale, last)
+        if blend is not None:
+            unblended, (last, inverted) = last, blend
+            changed_parts = [*inverted, ("the known part is not put back", unblended)]
+            others = [(text, x / scale + shift) for text, x in changed_parts]
+        context.compared(entry, *LATENTS)
         expected = last / scale + shift
         least = max(LEAST, 16 * context.epsilon)
         clamp = clamp_of((got - shift) * scale, last)
@@ -122,6 +181,8 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             continue
         slope, offset = _fit_line(last, got)
         variants = [
+            *others,
+            *_unpacked(context, expected),
             ("the scaling factor is missing", last + shift),
             ("multiplied by the scaling factor instead of divided", last * scale + shift),
             ("the shift factor is missing", last / scale),
@@ -137,7 +198,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
         words = f"shift factor {offset:.5g} instead of {shift:.5g}"
         variants.append((words, last / scale + offset))
         variants.append((fitted, slope * last + offset))
-        yield context.judge(
+        row = context.judge(
             entry,
             "latents",
             got,
@@ -146,6 +207,36 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             variants=_first_that_fits(variants, got),
             segment="from the last step to the decoder",
         )
+        yield context.unless_changed(row, "latents")
+
+
+def _unpacked(
+    context: PipelineContext, x: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield latents that were unpacked from tokens in another order."""
+    n, c, h, w = x.shape
+    if context.model.family.unpack is None or h % 2 or w % 2:
+        return
+    tokens = x.reshape(n, c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3, 5)  # n, r, k, c, y, x
+    orders = {
+        "a patch is read as row, column, channel": lambda t: t.reshape(
+            n, h // 2, w // 2, 2, 2, c
+        ).transpose(0, 5, 1, 3, 2, 4),
+        "rows and columns of a patch are exchanged": lambda t: t.transpose(0, 3, 1, 5, 2, 4),
+        "tokens run down the columns": lambda t: (
+            t.reshape(n, (h // 2) * (w // 2), c, 2, 2)
+            .reshape(n, w // 2, h // 2, c, 2, 2)
+            .transpose(0, 3, 2, 4, 1, 5)
+        ),
+    }
+    for text, unpack in orders.items():
+        yield text, unpack(tokens).reshape(n, c, h, w)
+    yield "rows and columns are exchanged", _turned(x)
+
+
+def _turned(x: np.ndarray) -> np.ndarray:
+    """Return the transposed image; the image itself if it is not square."""
+    return x.swapaxes(2, 3) if x.shape[2] == x.shape[3] else x
 
 
 def _first_that_fits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.locate.names import read_array
+from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
+from ldmref.locate.pipeline.ledger import INPUT, OUTPUT, Ledger
 from ldmref.locate.precision import EPSILONS
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
@@ -40,11 +42,55 @@ class PortRun:
     model: LatentDiffusion
     dtype: str
     notes: list[str]
+    ledger: Ledger = field(default_factory=Ledger)
+    whole: Trace | None = None  # of which the port is a part; None: it is the whole
 
     @property
     def params(self) -> dict[str, Any]:
         """The request of the run, as far as it was recorded."""
         return dict(self.port.manifest.get("params") or {})
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What the caller asked for: the request, and the arguments of a pipeline's call."""
+        return self.params | dict(self.port.manifest.get("request") or {})
+
+    @cached_property
+    def evaluations(self) -> list[RunEvaluation]:
+        """The evaluations of the denoiser, with the steps that they belong to."""
+        return find_evaluations(self)
+
+    def halves(self, guidance: TraceEntry | None = None) -> tuple[str, str]:
+        """Return which predictions the halves of a batch are: recorded, or those of the family."""
+        named = None if guidance is None else guidance.attributes.get("halves")
+        if isinstance(named, list) and sorted(map(str, named)) == ["cond", "uncond"]:
+            return (str(named[0]), str(named[1]))
+        return self.model.family.halves if self.is_diffusers else ("uncond", "cond")
+
+    @property
+    def asked_scale(self) -> float | None:
+        """The guidance scale of the request; None if it was not recorded."""
+        for name in ("guidance_scale", "cfg_scale"):
+            value = self.request.get(name)
+            if isinstance(value, int | float):
+                return float(value)
+        return None
+
+    def given(self, name: str) -> np.ndarray | None:
+        """Return an array of the request, as the caller gave it."""
+        for entry in self.calls("inputs"):
+            found = self.read(entry, name)
+            if found is not None:
+                return found
+        return None
+
+    def compared(self, entry: TraceEntry | None, *roles: str) -> None:
+        """Mark inputs of a call as compared."""
+        self.ledger.mark(entry, *roles, side=INPUT)
+
+    def compared_output(self, entry: TraceEntry | None, *roles: str) -> None:
+        """Mark outputs of a call as compared; by default the only one."""
+        self.ledger.mark(entry, *(roles or ("output",)), side=OUTPUT)
 
     @cached_property
     def diffusion_stage(self) -> dict[str, Any]:
@@ -79,6 +125,11 @@ class PortRun:
         pattern = re.compile(rf"{re.escape(kind)}((~|\.)\d+)*")
         return [e for e in self.port.entries if not e.layer and pattern.fullmatch(e.call)]
 
+    def texts(self, encoder: str) -> list[TraceEntry]:
+        """Return the calls of a text encoder, also those of other parts of the trace."""
+        run = self if self.whole is None else replace(self, port=self.whole, whole=None)
+        return run.calls(encoder)
+
     def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
         """Return the first recorded input of these roles."""
         return self._read(entry and entry.inputs, roles)
@@ -111,19 +162,37 @@ class PortRun:
                 described["class"],
                 str(self.port.manifest.get("pipeline", "")),
             )
-        except LdmrefError as error:
-            self.notes.append(f"the port's scheduler is not supported: {error}")
-            return own
+        except LdmrefError:
+            return own  # see `unknown_scheduler`
         theirs = replace(theirs, **{name: getattr(own, name) for name in OF_THE_CHECKPOINT})
         self._name_differences(theirs, own)
+        mu = self.request.get("mu")
+        if theirs.dynamic_shift and isinstance(mu, int | float):  # instead of one by the tokens
+            return replace(theirs, base_shift=float(mu), max_shift=float(mu))
         return theirs
+
+    @cached_property
+    def unknown_scheduler(self) -> str:
+        """Why the port's scheduler has no equal in ldmref; "" if it has one."""
+        described = self.port.manifest.get("scheduler")
+        if not described or "class" not in described:
+            return ""
+        kind = str(described["class"])
+        pipeline = str(self.port.manifest.get("pipeline", ""))
+        try:
+            theirs = convert_scheduler_config(described.get("config", {}), kind, pipeline)
+        except LdmrefError as error:
+            return f"the port's scheduler, {kind}, has no equal in ldmref: {error}"
+        if (theirs.path is FLOW) != (self.model.config.scheduler.path is FLOW):
+            return f"the port's scheduler, {kind}, has another path than the model"
+        return ""
 
     def _name_differences(self, theirs: SchedulerConfig, own: SchedulerConfig) -> None:
         """Note the settings by which the port's steps are judged, and that the model has not."""
         differing = [
-            f"{field.name} {getattr(theirs, field.name)!r} instead of {getattr(own, field.name)!r}"
-            for field in fields(SchedulerConfig)
-            if getattr(theirs, field.name) != getattr(own, field.name)
+            f"{each.name} {getattr(theirs, each.name)!r} instead of {getattr(own, each.name)!r}"
+            for each in fields(SchedulerConfig)
+            if getattr(theirs, each.name) != getattr(own, each.name)
         ]
         if differing:
             listed = abbreviated(differing, MOST_SETTINGS)
@@ -216,7 +285,7 @@ class PortRun:
                 steps = self.steps if levels is None else len(levels) - 1
                 spaced = spacing or own
                 return make_schedule(config, sampler, spaced, steps, levels, self.path, self.tokens)
-        except (LdmrefError, ValueError) as error:
+        except (LdmrefError, ValueError, ZeroDivisionError) as error:
             self.notes.append(f"the schedule cannot be computed: {error}")
             return None
 
@@ -234,7 +303,7 @@ class PortRun:
 
     def _own_sigmas(self, config: SchedulerConfig) -> list[float] | None:
         """Return the noise levels that the caller gave, the last one included; None: none."""
-        asked = self.params.get("sigmas")
+        asked = None if self.is_diffusers else self.params.get("sigmas")
         if isinstance(asked, list) and asked:
             return [float(sigma) for sigma in asked]
         sigmas = self.read(self.schedule_entry, "sigmas")

@@ -58,6 +58,7 @@ class ReplayedStep:
         path: NoisePath = VE,
     ):
         self.seen: list[tuple[np.ndarray, float]] = []
+        self.predicted: list[np.ndarray] = []
         self._context = context
         self._evaluations = evaluations
         self._settings = settings
@@ -75,7 +76,8 @@ class ReplayedStep:
         if number >= len(self._evaluations):
             raise NotRecorded("the last evaluations were not recorded")
         evaluation = self._evaluations[number]
-        x0 = _to_x0(evaluation, sigma, self._settings, self._on_path, self._path)
+        x0 = to_x0(evaluation, sigma, self._settings, self._on_path, self._path)
+        self.predicted.append(x0)
         if number and self._settings.sampler.name in BY_DERIVATIVE:
             # The derivative (x - x0)/sigma is the recorded one. That of the recorded x0 and the
             # computed x would multiply the rounding of x by 1/sigma.
@@ -106,16 +108,17 @@ def evaluated_x0(
     """Return x0 of a recorded evaluation of ldmref, whose states are on the path of the run."""
     schedule = context.make_schedule(settings.config)
     path = VE if schedule is None else schedule.path
-    return _to_x0(evaluation, sigma, settings, True, path)
+    return to_x0(evaluation, sigma, settings, True, path)
 
 
-def _to_x0(
+def to_x0(
     evaluation: RecordedEvaluation,
     sigma: float,
     settings: StepSettings,
     on_path: bool,
     path: NoisePath,
 ) -> np.ndarray:
+    """Return x0 of an evaluation at a noise level, rounded as the settings say."""
     kind = settings.prediction_type or settings.config.prediction_type
     xt, level = in_own_scale(kind, evaluation.state, sigma, path)
     xt = xt if on_path else evaluation.state

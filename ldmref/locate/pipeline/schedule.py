@@ -16,6 +16,7 @@ from ldmref.samplers.flow_spacings import shift_factor
 from ldmref.samplers.path import FLOW, VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.samplers.spacings import FLOW_SPACINGS
+from ldmref.trace.model import TraceEntry
 
 TABLE = 1e-5  # relative error of a float32 table of alphas_cumprod
 SIGMA_SPACINGS = {"karras": karras_sigmas, "exponential": exponential_sigmas, "beta": beta_sigmas}
@@ -150,9 +151,20 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
     entry = context.schedule_entry
     if entry is None:
         return
+    for other in context.calls("schedule"):
+        if context.unknown_scheduler:
+            why = context.unknown_scheduler
+            context.compared_output(other, "timesteps", "sigmas", "alphas_cumprod")
+            yield context.not_judged(other, "schedule", why)
+        elif other is not entry:
+            yield from _judge_again(context, entry, other)
+        context.compared(other, "timesteps", "sigmas")  # of the request
+    if context.unknown_scheduler:
+        return
     alphas = context.read_output(entry, "alphas_cumprod")
     config = context.config
     if alphas is not None and config.path is VE:
+        context.compared_output(entry, "alphas_cumprod")
         expected = training_alphas_cumprod(config)
         if config.rescale_betas_zero_snr and alphas.shape == expected.shape:
             alphas = np.where(alphas == 0.0, expected, alphas)  # DDIM keeps 0, Euler nearly 0
@@ -176,11 +188,15 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
             ("the timesteps are in increasing order", schedule.timesteps[::-1]),
             ("the timesteps are truncated to whole numbers", np.floor(schedule.timesteps)),
         ]
+        context.compared_output(entry, "timesteps")
         yield context.judge(
             entry, "timesteps", got, schedule.timesteps, least=1e-4, variants=variants
         )
     sigmas = context.read_output(entry, "sigmas")
+    if sigmas is not None and context.choose_sampler(config)[0].nfe == 2:
+        sigmas = _without_repeats(sigmas, len(schedule.sigmas))
     if sigmas is not None and sigmas.ndim == 1 and len(sigmas) <= len(schedule.sigmas):
+        context.compared_output(entry, "sigmas")
         shift = _fit_shift(sigmas, schedule.sigmas)
         variants = [(text, other.sigmas) for text, other in others]
         words = f"sigma shift {shift:.5g}"
@@ -189,7 +205,34 @@ def judge_schedule(context: PipelineContext) -> Iterator[Row]:
             words = f"shift {factor * shift:.5g} instead of {factor:.5g}"
         variants += [(words, _shifted(schedule.sigmas, shift))]
         variants += [("the last sigma is missing", schedule.sigmas[:-1])]
+        if sigmas.shape == schedule.sigmas.shape:
+            ended = np.append(schedule.sigmas[:-1], sigmas[-1])
+            words = f"the last sigma is {sigmas[-1]:.4g} instead of {schedule.sigmas[-1]:.4g}"
+            variants += [(words, ended)]
         yield context.judge(entry, "sigmas", sigmas, schedule.sigmas, least=1e-4, variants=variants)
+
+
+def _without_repeats(sigmas: np.ndarray, n: int) -> np.ndarray:
+    """Return the n levels at the ends of steps, of a list that has those between steps twice."""
+    ends = np.r_[0:1, 1 : len(sigmas) : 2]
+    doubled = len(sigmas) in (2 * n - 2, 2 * n) and np.array_equal(sigmas[1:-1:2], sigmas[2::2])
+    return sigmas[ends][:n] if doubled or len(sigmas) == 2 * n - 2 else sigmas
+
+
+def _judge_again(
+    context: PipelineContext, first: TraceEntry, again: TraceEntry
+) -> Iterator[Row]:
+    """Yield rows for a schedule that was made again: of a branch, or for another run."""
+    if context.port.manifest.get("branch") is not None:  # judged with the steps that follow it
+        context.compared_output(again, *again.outputs)
+        return
+    for role in again.outputs:
+        got, expected = context.read_output(again, role), context.read_output(first, role)
+        if got is None or expected is None or got.shape != expected.shape:
+            context.ledger.explain(again, "another schedule than the first", role, side="output")
+            continue
+        context.compared_output(again, role)
+        yield context.judge(again, role, got, expected)
 
 
 def _alphas(config: SchedulerConfig) -> Iterator[tuple[str, np.ndarray]]:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
+from typing import NamedTuple
 
 import numpy as np
 
 from ldmref.errors import LdmrefError
-from ldmref.locate.findings import EQUAL, Row
+from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import NOISE, PipelineContext
 from ldmref.locate.pipeline.inversion_steps import judge_inversion
+from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.recorded_step import (
     NotRecorded,
     RecordedEvaluation,
     ReplayedStep,
     from_path,
     to_path,
+    to_x0,
 )
 from ldmref.locate.pipeline.schedule import in_format
 from ldmref.locate.pipeline.step_faults import StepSettings, step_faults
@@ -47,6 +50,14 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     entries = context.calls("sampler")
     if not entries:
         return
+    yield from judge_times(context, entries)
+    for entry in entries:
+        yield from _judge_noise(context, entry)
+        context.compared_output(entry)  # a row says whether it was compared
+    if context.unknown_scheduler:
+        for entry in entries:
+            yield context.not_judged(entry, "step", context.unknown_scheduler)
+        return
     evaluations = [_read(context, entry) for entry in entries]
     known = [e for e in evaluations if e is not None]
     if len(known) < len(entries):
@@ -59,32 +70,152 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
         yield from judge_inversion(context, known, right)
         return
     try:
-        expected = dict(_follow(context, known, right))
+        expected = _follow_all(context, known, right)
     except (NotRecorded, LdmrefError, ValueError) as error:
         unknown = context.not_judged(entries[0], "step", str(error))
         yield from _without_noise(context, known, right) or [unknown]
         return
-    low = dict(_follow(context, known, replace(right, config=in_format(right.config, "float32"))))
+    low = _follow_all(
+        context, known, replace(right, config=in_format(right.config, "float32"))
+    )
     with np.errstate(all="ignore"):
-        rounded = dict(_follow(context, known, replace(right, rounding=context.dtype)))
+        rounded = _follow_all(context, known, replace(right, rounding=context.dtype))
     others: dict[str, dict[int, np.ndarray]] | None = None
     for i, evaluation in enumerate(known):
         output = context.read_output(evaluation.entry)
-        if output is None or i not in expected:
+        if output is None:
             continue
-        floor = relative_error(low[i], expected[i]) if i in low else 0.0
-        if others is None and relative_error(output, expected[i]) > max(16 * floor, LEAST):
+        if i not in expected:
+            yield context.not_judged(
+                evaluation.entry, "step", "it is not one of the steps that follow from the schedule"
+            )
+            continue
+        right_state = expected[i].state
+        floor = relative_error(low[i].state, right_state) if i in low else 0.0
+        if others is None and relative_error(output, right_state) > max(16 * floor, LEAST):
             others = _all_faults(context, known, right)
         variants = [(text, arrays.get(i)) for text, arrays in (others or {}).items()]
-        yield context.judge(
+        rounded_state = rounded[i].state if i in rounded else None
+        row = context.judge(
             evaluation.entry,
             "step",
             output,
-            expected[i],
+            right_state,
             floor=floor,
-            least=_least(context.epsilon, evaluation.state, expected[i], rounded.get(i)),
+            least=_least(context.epsilon, evaluation.state, right_state, rounded_state),
             variants=[(text, x) for text, x in variants if x is not None],
         )
+        yield row
+        within = [*_judge_within(context, evaluation, expected[i], low.get(i))]
+        yield from within if row.verdict != DIFFERS else ()  # which follow from the same fault
+
+
+def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
+    """Yield rows for the noises of a step, of which only the distribution is known."""
+    for role in entry.inputs:
+        if role == "noise" or role.startswith("noise."):
+            noise = context.read(entry, role)
+            if noise is not None:
+                context.compared(entry, role)
+                yield judge_normal(context, entry, "noise", noise)
+
+
+def _judge_within(
+    context: PipelineContext,
+    evaluation: RecordedEvaluation,
+    expected: Followed,
+    low: Followed | None,
+) -> Iterator[Row]:
+    """Yield rows for what a step also recorded: predictions of x0, and later evaluations."""
+    entry = evaluation.entry
+    for side, role, right, rough in expected.within(low):
+        read = context.read_output if side == "output" else context.read
+        got = read(entry, role)
+        if got is None or np.shape(got) != np.shape(right):
+            continue
+        floor = 0.0 if rough is None else relative_error(rough, right)
+        sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (expected.start, right)]
+        shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
+        least = context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks)
+        context.ledger.mark(entry, role, side=side)
+        yield context.judge(entry, role, got, right, floor=floor, least=max(least, LEAST))
+    yield from _judge_later(context, evaluation)
+
+
+def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> Iterator[Row]:
+    """Yield rows for x0 of later evaluations within a step, from what the network predicted."""
+    entry = evaluation.entry
+    settings = _settings(context)
+    for role in [role for role in entry.inputs if role.startswith("x0.")]:
+        number = role.removeprefix("x0.")
+        got, prediction = context.read(entry, role), context.read(entry, f"prediction.{number}")
+        state = context.read(entry, f"x_at.{number}", "x")
+        sigma = context.number(entry, f"sigma_at.{number}", "sigma")
+        if got is None or prediction is None or state is None or sigma is None:
+            continue
+        later = replace(evaluation, state=state, prediction=prediction)
+        right = to_x0(later, sigma, settings, True, context.path)
+        sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (state, right)]
+        shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
+        least = max(context.epsilon * (NOISE + 2.0 * OF_STATE * shrinks), LEAST)
+        context.compared(entry, role)
+        yield context.judge(entry, role, got, right, least=least)
+
+
+def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator[Row]:
+    """Yield rows for the times and levels of steps, from the recorded schedule."""
+    schedule = context.schedule_entry
+    timesteps, sigmas = (context.read_output(schedule, x) for x in ("timesteps", "sigmas"))
+    own = None if context.unknown_scheduler else context.make_schedule()
+    if sigmas is None and own is not None and not context.is_diffusers:
+        sigmas = own.sigmas
+    listed = np.zeros(0) if timesteps is None else np.ravel(timesteps)
+    partial = bool((context.port.manifest.get("selection") or {}).get("steps"))
+    places: set[int] = set()  # where in the list the last step may be; some are in it twice
+    for entry in entries:
+        t = context.number(entry, "timestep")
+        if t is not None and listed.size:
+            context.compared(entry, "timestep")
+            found = set(np.flatnonzero(np.abs(listed - t) <= 1e-5 * max(abs(t), 1.0)).tolist())
+            later = {i for i in found if i - 1 in places or (partial and i > min(places or {-1}))}
+            begins = not places or listed[max(places)] < t  # another image, or a jump back
+            if later or (found and begins):
+                places = later or found
+            else:
+                right = listed[min(max(places or {-1}) + 1, listed.size - 1)]
+                note = f"timestep {t:g} instead of {right:g}"
+                values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
+                yield Row(entry.call, "", "step time", **values)
+        elif t is not None:
+            context.ledger.explain(entry, "no schedule was recorded", "timestep")
+        yield from _judge_levels(context, entry, sigmas)
+
+
+def _judge_levels(
+    context: PipelineContext, entry: TraceEntry, sigmas: np.ndarray | None
+) -> Iterator[Row]:
+    """Yield a row for the noise levels of a step that are not those of the schedule."""
+    got = [context.number(entry, role) for role in ("sigma", "sigma_next")]
+    if got[0] is None:
+        return
+    if sigmas is None:
+        context.ledger.explain(entry, "no schedule was recorded", "sigma", "sigma_next")
+        return
+    context.compared(entry, "sigma", "sigma_next")
+    levels = np.ravel(sigmas)
+    pairs = [(float(a), float(b)) for a, b in pairwise(levels)]
+    if "i" in entry.attributes and "i_next" in entry.attributes:
+        ends = (int(entry.attributes["i"]), int(entry.attributes["i_next"]))
+        if max(ends) < len(levels):
+            pairs = [(float(levels[ends[0]]), float(levels[ends[1]]))]
+    known = [x for x in got if x is not None]
+    tolerance = max(1e-5, 2.0 * context.epsilon)
+    if not any(
+        np.allclose(known, pair[: len(known)], rtol=tolerance, atol=tolerance) for pair in pairs
+    ):
+        note = f"from {known[0]:.5g} to {known[-1]:.5g}, which is no step of the schedule"
+        values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
+        yield Row(entry.call, "", "step level", **values)
 
 
 def _least(
@@ -146,10 +277,50 @@ def _settings(context: PipelineContext) -> StepSettings:
     return StepSettings(config, sampler, compatible, eta=value, prediction_type=kind)
 
 
+class Followed(NamedTuple):
+    """What a call of a step should have returned, and what belongs to it.
+
+    Attributes:
+        state: The state after it, in the port's coordinates.
+        start: The state before it, in those of x0.
+        x0: The prediction of x0. None: the call is not the last of its step.
+        seen: In a step of several evaluations that is one call: states and levels of all.
+    """
+
+    state: np.ndarray
+    start: np.ndarray
+    x0: np.ndarray | None = None
+    seen: Sequence[tuple[np.ndarray, float]] = ()
+
+    def within(
+        self, low: Followed | None
+    ) -> Iterator[tuple[str, str, np.ndarray, np.ndarray | None]]:
+        """Yield side, role, the right array and one from float32's schedule."""
+        if self.x0 is not None:
+            rough = None if low is None else low.x0
+            yield "output", "x0", self.x0, rough
+            yield "input", "x0", self.x0, rough
+        for i, (x, sigma) in enumerate(self.seen):
+            rough = low.seen[i][0] if low is not None and i < len(low.seen) else None
+            suffix = f".{i}" if i else ""
+            yield "input", f"x_at{suffix}", x, rough
+            yield "input", f"sigma_at{suffix}", np.asarray(sigma), None
+
+
+def _states(followed: dict[int, Followed]) -> dict[int, np.ndarray]:
+    return {i: found.state for i, found in followed.items()}
+
+
+def _follow_all(
+    context: PipelineContext, evaluations: Sequence[RecordedEvaluation], settings: StepSettings
+) -> dict[int, Followed]:
+    return dict(_follow(context, evaluations, settings))
+
+
 def _follow(
     context: PipelineContext, evaluations: Sequence[RecordedEvaluation], settings: StepSettings
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the state that each evaluation's call should have returned, by its index.
+) -> Iterator[tuple[int, Followed]]:
+    """Yield what each evaluation's call should have returned, by its index.
 
     Raises:
         NotRecorded: The steps need noise that was not recorded, or the schedule is not known.
@@ -172,6 +343,7 @@ def _follow(
         bug_compatible=settings.compatible,
     )
     own = not context.is_diffusers
+    visits = _recorded_visits(context, visits) if own else visits
     on_path = own or schedule.path is FLOW or settings.sampler.family == "euler"
     sigmas = schedule.sigmas.tolist()
     history: tuple = ()
@@ -179,15 +351,18 @@ def _follow(
     for interval in run_intervals(sigmas, visits, schedule.path):
         if k >= len(evaluations):
             return
+        if interval.i_next < interval.i:  # a jump back, judged by itself
+            history = ()
+            continue
         start = k
         if interval.sigma == 0.0:  # evaluated without noise, which changes nothing
-            yield k, evaluations[k].state
+            yield k, Followed(evaluations[k].state, evaluations[k].state)
             k += 1
             continue
         replayed = ReplayedStep(context, evaluations[start:], settings, on_path, own, schedule.path)
         x = to_path(evaluations[k].state, interval.sigma, on_path)
         try:
-            x_next, _, history = step(replayed.denoise, x, interval, history, replayed.draw_noise)
+            x_next, x0, history = step(replayed.denoise, x, interval, history, replayed.draw_noise)
         except NotRecorded:
             if start:
                 return
@@ -195,8 +370,20 @@ def _follow(
         history = () if settings.forgets else history
         k = start + (1 if own else len(replayed.seen))
         for j, (state, sigma) in enumerate(() if own else replayed.seen[1:]):
-            yield start + j, from_path(state, sigma, on_path)
-        yield k - 1, from_path(x_next, interval.sigma_next, on_path)
+            yield start + j, Followed(from_path(state, sigma, on_path), x, replayed.predicted[j])
+        seen = replayed.seen if own else ()
+        last = x0 if len(replayed.seen) == 1 else replayed.predicted[-1]
+        state = from_path(x_next, interval.sigma_next, on_path)
+        yield k - 1, Followed(state, x, last, seen)
+
+
+def _recorded_visits(context: PipelineContext, visits: Sequence[int]) -> Sequence[int]:
+    """Return the levels that a run of ldmref visits, if it jumps back between them (RePaint)."""
+    entry = context.schedule_entry
+    recorded = None if entry is None else entry.attributes.get("visits")
+    if not context.calls("jump") or not isinstance(recorded, list):
+        return visits
+    return [int(i) for i in recorded]
 
 
 def _without_noise(
@@ -212,8 +399,8 @@ def _without_noise(
     cause = f"eta 0 instead of {right.eta:g}"
     noiseless = [replace(e, noise=[np.zeros_like(e.state)] * 2) for e in evaluations]
     try:
-        means = dict(_follow(context, noiseless, right))
-        taken = dict(_follow(context, evaluations, replace(right, eta=0.0)))
+        means = _states(_follow_all(context, noiseless, right))
+        taken = _states(_follow_all(context, evaluations, replace(right, eta=0.0)))
     except (NotRecorded, LdmrefError, ValueError):
         return []
     rows = []
@@ -291,7 +478,7 @@ def _all_faults(
     for text, settings in step_faults(right):
         try:
             with np.errstate(all="ignore"):
-                found[text] = dict(_follow(context, evaluations, settings))
+                found[text] = _states(_follow_all(context, evaluations, settings))
         except (NotRecorded, LdmrefError, ValueError, IndexError, ZeroDivisionError):
             continue
     del context.notes[kept:]

@@ -1,138 +1,223 @@
-"""Judge the text that the denoiser is arrays: hidden states and pooled vectors of the prompts.
+"""Judge the text that the denoiser is given: hidden states and pooled vectors of the prompts.
 
-What the port's text encoders returned is joined as the family of the model joins it, so a fault of
-an encoder is not blamed on what reads it.
+Every row of every call is compared with what the prompt of its image and of its half gives, so rows
+of two prompts that are exchanged, or halves, are faults although each row is that of some prompt.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.tokens import expected_ids, known_prompts
-from ldmref.locate.precision import exact_backend
-from ldmref.models.conditioning import Conditioning, get_hidden_states
-from ldmref.models.config import TEXT_ENCODERS
-from ldmref.models.text import text_encoder_pooled
-from ldmref.prompts.tokenizer import PromptOptions, tokenize_for_encoders
+from ldmref.locate.pipeline.evaluations import RunEvaluation, state_of
+from ldmref.locate.pipeline.prompt_arrays import (
+    NotKnown,
+    NotRead,
+    SIDES,
+    PromptArrays,
+    arrays_of_prompts,
+    arrays_of_side,
+)
+from ldmref.locate.pipeline.tokens import known_prompts
+from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
 
-EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds")  # parameters of a request
+SETTINGS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")
+KINDS = {"text": "context", "pooled text": "pooled"}  # arguments of the denoiser
 
 
-class PromptArrays(NamedTuple):
-    """What the denoiser is given of a prompt: hidden states (l, d), and a vector or None."""
+class Expected(NamedTuple):
+    """What a call of the denoiser should be given.
 
-    states: np.ndarray
-    pooled: np.ndarray | None
-
-
-def judge_text(context: PipelineContext, networks: list[TraceEntry]) -> Iterator[Row]:
-    """Yield rows for hidden states and pooled text, once for all calls that were given the same.
-
-    There are none if the request gave hidden states, which no text encoder of the run computed.
+    Attributes:
+        roles: "cond" or "uncond" for each part of the batch.
+        sides: The arrays of each image, by role.
     """
-    if any(context.params.get(name) is not None for name in EMBEDDINGS):
-        return
-    arrays = _arrays_of_prompts(context)
-    names = _roles(context, "context")
-    if arrays:
-        found = [context.read(network, *names) for network in networks]
-        shapes = {states.shape[1:] for states in found if states is not None}
-        if shapes <= {next(iter(arrays.values())).states.shape}:
-            yield from _judge_all(context, networks, "text", names, _states_of(arrays))
-            pooled = {prompt: x.pooled for prompt, x in arrays.items() if x.pooled is not None}
-            if pooled:
-                names = _roles(context, "pooled")
-                yield from _judge_all(context, networks, "pooled text", names, pooled)
-            return
-    texts = _encoded(context)
-    if texts:
-        yield from _judge_all(context, networks, "text", names, dict(enumerate(texts)))
+
+    roles: tuple[str, ...]
+    sides: Mapping[str, list[PromptArrays]]
+
+    def array(self, kind: str, roles: tuple[str, ...] | None = None) -> np.ndarray | None:
+        """Return hidden states (n, l, d) or pooled vectors (n, d) of the whole batch."""
+        rows = [x for role in roles or self.roles for x in self.sides[role]]
+        parts = [x.states if kind == "text" else x.pooled for x in rows]
+        known = [x for x in parts if x is not None]
+        same = len({x.shape for x in known}) == 1
+        return np.stack(known) if same and len(known) == len(parts) else None
 
 
-def _states_of(arrays: dict[str, PromptArrays]) -> dict[Any, np.ndarray]:
-    return {prompt: x.states for prompt, x in arrays.items()}
+def judge_text(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for hidden states and pooled text, once for all calls that were given the same."""
+    yield from _judge_networks_alone(context)
+    seen: list[tuple[str, tuple[str, ...], np.ndarray]] = []
+    for evaluation in context.evaluations:
+        state = state_of(context, evaluation)
+        if state is None:
+            continue
+        parts = _parts(context, evaluation, len(state))
+        for number, network in enumerate(evaluation.networks):
+            for kind in KINDS:
+                names = roles_of(context, KINDS[kind])
+                got = context.read(network, *names)
+                if got is None:
+                    continue
+                key = (kind, parts[number] if parts else (), got)
+                if any(key[:2] == x[:2] and np.array_equal(got, x[2]) for x in seen):
+                    context.compared(network, *names)
+                    continue
+                try:
+                    if not parts:
+                        raise NotKnown("how its batch is made of prompts is not known")
+                    expected = _expected(context, network, parts[number], len(state), got)
+                    row = _judge_rows(context, network, kind, got, expected)
+                    name = "prompt_embeds" if kind == "text" else "pooled_prompt_embeds"
+                    yield context.unless_changed(row, name)
+                except NotRead as error:
+                    context.compared(network, *names)
+                    seen.append(key)
+                    values = {"error": math.inf, "verdict": DIFFERS, "note": str(error)}
+                    yield Row(network.call, "", kind, **values)
+                except NotKnown as error:
+                    context.ledger.explain(network, str(error), *names)
+                else:
+                    context.compared(network, *names)
+                    seen.append(key)
 
 
-def _roles(context: PipelineContext, argument: str) -> tuple[str, ...]:
+def roles_of(context: PipelineContext, argument: str) -> tuple[str, ...]:
     """Return the names under which an argument of the denoiser may be recorded."""
     inputs = [x for x in context.model.denoiser.inputs if x.argument == argument]
     return (*(name for x in inputs for name in (x.role, *x.also)), argument)
 
 
-def _judge_all(
-    context: PipelineContext,
-    networks: list[TraceEntry],
-    kind: str,
-    names: tuple[str, ...],
-    known: dict[Any, np.ndarray],
-) -> Iterator[Row]:
-    seen: list[np.ndarray] = []
-    for network in networks:
-        got = context.read(network, *names)
-        if got is None or any(np.array_equal(got, x) for x in seen):
-            continue
-        seen.append(got)
-        yield _judge_one(context, network, kind, got, known)
+# -- which prompt each row is of ------------------------------------------------------------------
 
 
-def _judge_one(
+def _parts(
+    context: PipelineContext, evaluation: RunEvaluation, images: int
+) -> list[tuple[str, ...]]:
+    """Return the roles of the parts of each call's batch; [] if they are not known."""
+    sizes = []
+    found: list[tuple[str, ...]] = []
+    for network in evaluation.networks:
+        sample = context.read(network, "sample", "input", "x")
+        if sample is None or len(sample) % images:
+            return []
+        sizes.append(len(sample) // images)
+    guidance = evaluation.guidance
+    roles = [] if guidance is None else [r for r in guidance.inputs if r not in SETTINGS]
+    halves = context.halves(guidance)
+    if sizes == [1] and len(roles) != 1:
+        return [("cond",)]
+    if sizes == [2]:
+        alone = bool(roles) and "uncond" not in roles
+        return [("cond", "cond") if alone else halves]
+    if sizes == [1, 1] and context.is_diffusers:
+        return [("cond",), ("uncond",)]
+    if sizes == [2, 1]:
+        return [halves, ("cond",)]
+    if sizes == [3] and "perturbed" in roles:
+        return [(*halves, "cond")]
+    if len(roles) == sum(sizes):  # in the order of the guidance's predictions
+        sides = [_texts_of(role) for role in roles]
+        for size in sizes:
+            found.append(tuple(side for role in sides[:size] for side in role))
+            sides = sides[size:]
+        return found
+    return []
+
+
+def _texts_of(role: str) -> tuple[str, ...]:
+    """Return the halves whose texts a prediction reads; attention may combine two of them."""
+    if role in SIDES:
+        return (role,)
+    return tuple(text if text in SIDES else "cond" for text in texts_of(role)) or ("cond",)
+
+
+def _request_at(context: PipelineContext, network: TraceEntry) -> Mapping[str, Any]:
+    """Return the request that holds at a call; a branch changes it."""
+    parts = split_branches(context.port).requests
+    if len(parts) > 1:
+        for part in parts:
+            if part.find(network.call) is not None:
+                return dict(part.manifest.get("params") or {})
+    return context.request
+
+
+def _expected(
     context: PipelineContext,
     network: TraceEntry,
-    kind: str,
+    roles: tuple[str, ...],
+    images: int,
     got: np.ndarray,
-    known: dict[Any, np.ndarray],
-) -> Row:
-    """Judge one array, whose rows are those of prompts.
+) -> Expected:
+    """Return what a call should be given.
 
-    Each is compared with the nearest, or, if the negative prompt and the prompt are known and
-    guidance combines their halves, with that of its half.
+    Raises:
+        NotKnown: It cannot be said.
     """
-    first = next(iter(known.values()))
-    if got.shape[1:] != first.shape:
-        note = f"shape {got.shape[1:]} instead of {first.shape}"
-        return Row(network.call, "", kind, math.inf, verdict=DIFFERS, note=note)
-    zero = [np.zeros_like(first)] if context.model.config.zero_empty_negative else []
-    allowed = [*known.values(), *zero]
-    nearest = [allowed[int(np.argmin([relative_error(row, x) for x in allowed]))] for row in got]
-    expected = np.stack(nearest)
-    order = _right_order(context, known)
-    bases = [expected]
-    variants: list[tuple[str, np.ndarray]] = []
-    if order is not None and len(got) % 2 == 0:
-        ordered, swapped = (np.repeat(x, len(got) // 2, axis=0) for x in (order, order[::-1]))
-        alike = [np.broadcast_to(x, got.shape) for x in order[::-1]]
-        words = ("prompt and negative prompt are exchanged", "both halves are those of the {}")
-        variants = [
-            (words[0], swapped),
-            (words[1].format("prompt"), alike[0]),
-            (words[1].format("negative prompt"), alike[1]),
-        ]
-        bases.append(ordered)
-        exchanged = relative_error(swapped, ordered) > 1e-3 and relative_error(got, swapped) < 1e-3
-        if exchanged or (not zero and _has_halves(context, got)):
-            expected = ordered
-    for base in bases:
-        variants += _changed(context, kind, base)
+    requests = context.port.manifest.get("requests") or ()
+    if context.whole is None and len(requests) > 1:
+        raise NotKnown("the recording holds several runs, of which the last request is known")
+    request = _request_at(context, network)
+    length = got.shape[1] if got.ndim == 3 else 0
+    sides = {
+        side: arrays_of_side(context, request, side, images, length) for side in sorted({*roles})
+    }
+    if "uncond" not in sides:  # to recognise it where it does not belong
+        try:
+            sides["uncond"] = arrays_of_side(context, request, "uncond", images, length)
+        except NotKnown:
+            sides["uncond"] = sides["cond"]
+    sides.setdefault("cond", sides["uncond"])
+    return Expected(roles, sides)
+
+
+# -- comparison -----------------------------------------------------------------------------------
+
+
+def _judge_rows(
+    context: PipelineContext, network: TraceEntry, kind: str, got: np.ndarray, expected: Expected
+) -> Row:
+    right = expected.array(kind)
+    if right is None:
+        raise NotKnown("the prompts have no such array, or arrays of several shapes")
     segment = f"from the text encoders to the denoiser's {kind}"
-    return context.judge(network, kind, got, expected, variants=variants, segment=segment)
+    if got.shape != right.shape:
+        note = f"shape {got.shape} instead of {right.shape}"
+        values = {"verdict": DIFFERS, "note": note, "segment": segment}
+        return Row(network.call, "", kind, math.inf, **values)
+    variants = [*_arranged(kind, got, expected, right), *_changed(context, kind, right)]
+    return context.judge(network, kind, got, right, variants=variants, segment=segment)
 
 
-def _has_halves(context: PipelineContext, got: np.ndarray) -> bool:
-    """Return whether each evaluation is given two halves, which guidance combines."""
-    steps = context.calls("sampler")
-    state = context.read(steps[0], "sample", "x") if steps else None
-    combined = len(context.calls("guidance")) == len(context.calls(context.denoiser))
-    return combined and state is not None and len(got) == 2 * len(state)
+def _arranged(
+    kind: str, got: np.ndarray, expected: Expected, right: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the texts of other prompts and halves."""
+    others = {"cond": "uncond", "uncond": "cond"}
+    swapped = expected.array(kind, tuple(others[role] for role in expected.roles))
+    if swapped is not None:
+        several = len({*expected.roles}) > 1
+        words = "the text is that of the other half: prompt instead of negative prompt, or reverse"
+        yield "prompt and negative prompt are exchanged" if several else words, swapped
+    for role, words in (("cond", "prompt"), ("uncond", "negative prompt")):
+        alike = expected.array(kind, (role,) * len(expected.roles))
+        if alike is not None and len(expected.roles) > 1:
+            yield f"both halves are those of the {words}", alike
+    known = [x for side in expected.sides.values() for x in side]
+    rows = [x.states if kind == "text" else x.pooled for x in known]
+    fits = [x for x in rows if x is not None and x.shape == right.shape[1:]]
+    if fits:
+        nearest = [fits[int(np.argmin([relative_error(row, x) for x in fits]))] for row in got]
+        yield "rows of prompts are exchanged", np.stack(nearest)
 
 
 def _changed(
@@ -152,7 +237,8 @@ def _widths(context: PipelineContext, kind: str) -> Iterator[tuple[int, int]]:
     clip = [text for text in context.model.config.text_encoders if text.model_type == "clip"]
     if len(clip) == 2:
         pooled = kind != "text"
-        yield tuple(text.projection_dim if pooled else text.hidden_size for text in clip)  # type: ignore[misc]
+        first, second = (text.projection_dim if pooled else text.hidden_size for text in clip)
+        yield first, second
 
 
 def _exchanged(x: np.ndarray, widths: tuple[int, int]) -> np.ndarray:
@@ -161,117 +247,37 @@ def _exchanged(x: np.ndarray, widths: tuple[int, int]) -> np.ndarray:
     return np.concatenate(parts, axis=-1)
 
 
-# -- what the denoiser should be given ------------------------------------------------------------
+# -- a trace without steps ------------------------------------------------------------------------
 
 
-class MissingOutput(Exception):
-    """The output of a text encoder for some ids was not recorded."""
+def _judge_networks_alone(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the text of a trace that has text encoders and a denoiser, and no steps.
 
-
-def _arrays_of_prompts(context: PipelineContext) -> dict[str, PromptArrays]:
-    """Return what the denoiser is given of every known prompt; {} if one was not encoded."""
-    model = context.model
-    if not model.config.text_encoders or context.params.get("prompt_weights", "none") != "none":
-        return {}
-    found: dict[str, PromptArrays] = {}
-    ops = exact_backend()
+    Nothing says how many images there are, so each row is compared with the nearest prompt.
+    """
+    if context.calls("sampler") or not context.model.config.text_encoders:
+        return
+    found: list[PromptArrays] = []
     for prompt in known_prompts(context):
+        prompts = (prompt,) * len(context.model.config.text_encoders)
         try:
-            tokens = tokenize_for_encoders(model.tokenizers, [prompt], PromptOptions())
-            configs = model.config.text_encoders
-            encoded = model.family.encode(ops, configs, tokens, _recorded_encoder(context))
-            condition: Conditioning = model.family.condition(
-                ops, model.config, encoded.states, encoded.pooled, (0, 0)
-            )
-        except (MissingOutput, LdmrefError):
-            if prompt:  # of one encoder only, such as `prompt_2`
-                return {}
+            found.append(arrays_of_prompts(context, context.request, prompts))
+        except NotKnown:
             continue
-        if condition.context is not None:
-            states = np.asarray(get_hidden_states(condition.context))[0]
-            pooled = None if condition.pooled is None else np.asarray(condition.pooled)[0]
-            found[prompt] = PromptArrays(states, pooled)
-    return found
-
-
-def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Callable]:
-    """Return what stands for `compile_network`: networks that return what was recorded."""
-
-    def compile_network(function: Callable, name: str) -> Callable:
-        def encode(config: Any, ids: np.ndarray, *_: Any) -> Any:
-            rows = [_recorded_row(context, name, row) for row in np.asarray(ids)]
-            hidden = np.stack([hidden for hidden, _ in rows])
-            if function is not text_encoder_pooled:
-                return hidden
-            vectors = [vector for _, vector in rows if vector is not None]
-            if len(vectors) < len(rows):
-                raise MissingOutput
-            return hidden, np.stack(vectors)
-
-        return encode
-
-    return compile_network
-
-
-def _recorded_row(
-    context: PipelineContext, name: str, ids: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return hidden states (l, d) and pooled vector that an encoder returned for ids (l,)."""
-    for entry in context.calls(name):
-        arrays = context.read(entry, "input_ids", "input", "ids")
-        hidden = context.read_output(entry)
-        if arrays is None or hidden is None or hidden.ndim != 3:
-            continue
-        vectors = context.read_output(entry, "pooled")
-        for i, row in enumerate(np.asarray(arrays).reshape(-1, np.shape(arrays)[-1])):
-            if np.array_equal(row, ids) and i < len(hidden):
-                return hidden[i], None if vectors is None else vectors[i]
-    raise MissingOutput
-
-
-def _encoded(context: PipelineContext) -> list[np.ndarray]:
-    """Return the hidden states of every prompt, (l, d), from the recorded text encoders."""
-    rows: list[list[np.ndarray]] = []
-    encoders = context.model.config.text_encoders
-    if len(encoders) > 1 and any(encoder.model_type != "clip" for encoder in encoders):
-        return []  # the family joins their states in its own way
-    for name, _ in zip(TEXT_ENCODERS, encoders, strict=False):
-        outputs = [context.read_output(entry) for entry in context.calls(name)]
-        rows.append([row for x in outputs if x is not None and x.ndim == 3 for row in x])
-    if not rows or not all(rows):
-        return []
-    lengths = {row.shape[0] for part in rows for row in part}
-    if len(lengths) != 1:
-        return []
-    if len(rows) == 1:
-        return rows[0]
-    return [_condition(context, np.concatenate(pair, axis=1)) for pair in product(*rows)]
-
-
-def _condition(context: PipelineContext, states: np.ndarray) -> np.ndarray:
-    """Return the hidden states of a prompt, (l, d), as the family gives them to the denoiser."""
-    ops = exact_backend()
-    condition = context.model.family.condition
-    found = condition(ops, context.model.config, states[None], None, (0, 0)).context
-    return states if found is None else np.asarray(get_hidden_states(found))[0]
-
-
-def _right_order(context: PipelineContext, known: dict[Any, np.ndarray]) -> np.ndarray | None:
-    """Return the arrays of the negative prompt and of the prompt; None if they are not known."""
-    prompt = context.params.get("prompt")
-    negative = context.params.get("negative_prompt") or ""
-    if not isinstance(prompt, str) or not isinstance(negative, str) or prompt == negative:
-        return None
-    if prompt in known and negative in known:
-        return np.stack([known[negative], known[prompt]])
-    if len(context.model.config.text_encoders) != 1 or len(known) != 2:
-        return None
-    wanted = expected_ids(context, 0, [negative, prompt])
-    entries = context.calls("text_encoder")
-    found = [context.read(entry, "input_ids", "input", "ids") for entry in entries]
-    ids = [row for x in found if x is not None for row in np.asarray(x).reshape(-1, x.shape[-1])]
-    if wanted is None or len(ids) != len(known):
-        return None
-    pairs = list(zip(known.values(), ids, strict=True))
-    states = [next((t for t, row in pairs if np.array_equal(row, w)), None) for w in wanted]
-    return None if any(s is None for s in states) else np.stack(states)  # type: ignore[arg-type]
+    for kind in KINDS if found else ():
+        arrays = [x.states if kind == "text" else x.pooled for x in found]
+        known = [x for x in arrays if x is not None]
+        names = roles_of(context, KINDS[kind])
+        for network in context.calls(context.denoiser):
+            got = context.read(network, *names)
+            if got is None or not known or got.shape[1:] != known[0].shape:
+                continue
+            zero = [np.zeros_like(known[0])] if context.model.config.zero_empty_negative else []
+            allowed = [*known, *zero]
+            nearest = [
+                allowed[int(np.argmin([relative_error(row, x) for x in allowed]))] for row in got
+            ]
+            right = np.stack(nearest)
+            segment = f"from the text encoders to the denoiser's {kind}"
+            variants = _changed(context, kind, right)
+            yield context.judge(network, kind, got, right, variants=variants, segment=segment)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -10,21 +12,69 @@ from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.models.config import TEXT_ENCODERS
+from ldmref.prompts.tokenizer import PromptOptions
+from ldmref.prompts.tokens import Tokens
 from ldmref.trace.model import TraceEntry
 
-PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+PROMPTS = (
+    "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
+)  # fmt: skip
+IDS = ("input_ids", "input", "ids")
+T5_END = 1  # the end token of T5's vocabularies
 
 
 def judge_tokens(context: PipelineContext) -> Iterator[Row]:
     """Yield a row for the ids that each text encoder was given, as far as prompts are known."""
     prompts = known_prompts(context)
-    if not prompts:
-        return
-    for number, name in enumerate(TEXT_ENCODERS):
+    for number, name in enumerate(TEXT_ENCODERS[: len(context.model.config.text_encoders)]):
         for entry in context.calls(name):
-            ids = context.read(entry, "input_ids", "input", "ids")
-            if ids is not None:
-                yield from _judge_ids(context, entry, number, np.asarray(ids), prompts)
+            ids = context.read(entry, *IDS)
+            if ids is None:
+                continue
+            if not prompts:  # the tokens are what was given
+                context.compared(entry, *IDS)
+                continue
+            rows = list(_judge_ids(context, entry, number, np.asarray(ids), prompts))
+            yield from rows
+            if rows:
+                context.compared(entry, *IDS)
+            else:
+                context.ledger.explain(entry, "the prompts cannot be tokenized", *IDS)
+    yield from _judge_given(context)
+
+
+def _judge_given(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for ids that were recorded before they were given to an encoder.
+
+    They are those of a call of it. Weights of prompts that are not all 1 are not compared.
+    """
+    for number, name in enumerate(TEXT_ENCODERS):
+        encoders = context.calls(name)
+        given = [context.read(entry, *IDS) for entry in encoders]
+        known = [x.reshape(-1, x.shape[-1]) for x in given if x is not None and x.size]
+        tokens = "tokens" if not number else f"tokens_{number + 1}"
+        for entry in context.calls(tokens):
+            ids = context.read_output(entry, "ids")
+            weights = context.read_output(entry, "weights")
+            if weights is not None and np.all(weights == 1.0):
+                context.compared_output(entry, "weights")
+            if ids is None or not ids.size:
+                continue
+            rows = ids.reshape(-1, ids.shape[-1])
+            alike = [x for x in known if x.shape[1] == rows.shape[1]]
+            if not encoders:  # nothing reads them
+                context.compared_output(entry, "ids")
+            elif alike and all(_is_among(row, np.concatenate(alike)) for row in rows):
+                context.compared_output(entry, "ids")
+            else:
+                note = f"no call of {name} read these tokens"
+                values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
+                context.compared_output(entry, "ids")
+                yield Row(entry.call, "", "tokens", **values)
+
+
+def _is_among(row: np.ndarray, rows: np.ndarray) -> bool:
+    return bool((rows == row).all(axis=1).any())
 
 
 def known_prompts(context: PipelineContext) -> list[str]:
@@ -40,17 +90,62 @@ def known_prompts(context: PipelineContext) -> list[str]:
     return list(dict.fromkeys([*found, ""])) if found else []
 
 
+def tokenize(
+    context: PipelineContext, number: int, prompts: Sequence[str], request: Mapping[str, Any]
+) -> Tokens:
+    """Return the tokens of prompts for a text encoder.
+
+    Raises:
+        LdmrefError: They cannot be tokenized.
+    """
+    options = PromptOptions()
+    for name in ("long_prompts", "prompt_weights"):
+        if isinstance(request.get(name), str):
+            options = replace(options, **{name: request[name]})
+    return context.model.tokenizers[number].tokenize(list(prompts), options)
+
+
 def expected_ids(
-    context: PipelineContext, number: int, prompts: Sequence[str]
+    context: PipelineContext, number: int, prompts: Sequence[str], length: int = 0
 ) -> np.ndarray | None:
-    """Return the ids of prompts by the tokenizer of a text encoder, (n, l)."""
-    model = context.model
+    """Return the ids of prompts by the tokenizer of a text encoder, (n, l).
+
+    Args:
+        context: The run.
+        number: Which text encoder.
+        prompts: The prompts.
+        length: The number of tokens, for encoders that read any number. 0: the usual one.
+    """
     try:
-        ids = model.tokenizers[number].tokenize(list(prompts)).ids
+        ids = tokenize(context, number, prompts, {}).ids
     except LdmrefError as error:
         context.notes.append(f"the prompts cannot be tokenized: {error}")
         return None
-    return ids.reshape(ids.shape[0], -1)
+    ids = ids.reshape(ids.shape[0], -1)
+    flexible = context.model.config.text_encoders[number].model_type == "t5"
+    if not flexible or not length or ids.shape[1] == length:
+        return ids
+    fitted = [fit_length(context, number, row, length) for row in ids]
+    known = [row for row in fitted if row is not None]
+    return np.stack(known) if len(known) == len(ids) else None
+
+
+def fit_length(
+    context: PipelineContext, number: int, ids: np.ndarray, length: int
+) -> np.ndarray | None:
+    """Return ids padded or cut to another length; None if the text encoder reads only one.
+
+    T5 reads any number of tokens. What is cut ends with the end token all the same.
+    """
+    if context.model.config.text_encoders[number].model_type != "t5" or not len(ids):
+        return None
+    pad = int(ids[-1]) if len(ids) > 1 and ids[-1] == ids[-2] else 0
+    end = T5_END
+    used = int(np.flatnonzero(ids == end)[0]) + 1 if end in ids else len(ids)
+    if used == len(ids) < length:
+        return None  # the text may go on
+    kept = ids[:used] if used <= length else np.append(ids[: length - 1], end)
+    return np.append(kept, np.full(length - len(kept), pad, ids.dtype))
 
 
 def _judge_ids(
@@ -60,12 +155,14 @@ def _judge_ids(
     ids: np.ndarray,
     prompts: Sequence[str],
 ) -> Iterator[Row]:
-    known = expected_ids(context, number, prompts)
+    asked = context.request.get("max_sequence_length")
+    length = ids.shape[-1]
+    wanted = asked if isinstance(asked, int) else length  # a length is a choice
+    known = expected_ids(context, number, prompts, wanted)
     if known is None:
         return
-    for got in ids.reshape(-1, ids.shape[-1]):
-        same_length = known.shape[1] == len(got)
-        if not same_length:
+    for got in ids.reshape(-1, length):
+        if known.shape[1] != len(got):
             note = f"{len(got)} tokens instead of {known.shape[1]}"
             yield Row(entry.call, "", "tokens", float("inf"), verdict=DIFFERS, note=note)
             return

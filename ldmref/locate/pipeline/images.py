@@ -1,0 +1,405 @@
+"""Judge what leads from the images of a request to latents: encoder, masks, and further channels.
+
+| from                          | to                                        | kind              |
+|-------------------------------|-------------------------------------------|-------------------|
+| the given image               | the encoder                               | image             |
+| the given mask                | what the pipeline prepares of it          | mask              |
+| the image without the mask    | the encoder                               | masked image      |
+| the encoder's distribution    | what is drawn from it                     | posterior         |
+| what is drawn, scaled         | added noise, first state, masked latents  | encoded latents   |
+| the given control image       | the ControlNet, the encoder               | control image     |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from ldmref.locate.findings import Row
+from ldmref.locate.layouts import relative_error
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.trace.model import TraceEntry
+
+HALF = 0.5  # from which a mask is white
+PIXEL = 1e-5  # relative: an image in float32
+IN_METHOD = {
+    "prepare_mask_latents": "masked image",
+    "prepare_latents": "image",
+    "prepare_image": "control image",
+}
+Variants = list[tuple[str, np.ndarray]]
+
+
+def judge_images(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the images, masks and encoded latents of a run."""
+    yield from _judge_masks(context)
+    yield from _judge_encoded_images(context)
+    yield from _judge_posteriors(context)
+    controls = context.calls("control")
+    for number, entry in enumerate(controls):
+        image = context.read_output(entry)
+        if image is not None:
+            given = control_image(context, _size_of(image))
+            if given is not None and len(given) == len(controls):  # one for each ControlNet
+                given = given[number : number + 1]
+            yield from _judge_image(context, entry, "control image", image, given)
+
+
+# -- what was given -------------------------------------------------------------------------------
+
+
+def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Return a given image as (n, c, h, w), from 0 to 1, or as it is if it has negative values.
+
+    Pipelines of diffusers take bytes (h, w, c), which they resize as Pillow does (Lanczos), and
+    arrays (n, h, w, c) and tensors (n, c, h, w), of which they take the nearest values.
+
+    Args:
+        image: The image.
+        size: Height and width that the pipeline makes of it.
+    """
+    x = np.asarray(image)
+    if x.ndim not in (2, 3, 4):
+        return None
+    if x.dtype == np.uint8 and x.ndim < 4:
+        if x.shape[:2] != size:
+            x = np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.LANCZOS))
+        x = x[:, :, None] if x.ndim == 2 else x
+        return x.transpose(2, 0, 1)[None, :3].astype(np.float64) / 255.0
+    x = x.astype(np.float64)
+    if x.ndim == 2:
+        x = x[None, None]
+    if x.ndim == 3:
+        x = x[None] if x.shape[-1] in (1, 3) or x.shape[0] in (1, 3) else x[:, :, :, None]
+    if x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    return nearest_pixels(x, size)
+
+
+def nearest_pixels(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image (n, c, h, w) of another size, with the first pixel of each cell."""
+    rows, columns = (np.arange(n) * old // n for n, old in zip(size, x.shape[2:], strict=True))
+    return x if x.shape[2:] == size else x[:, :, rows][:, :, :, columns]
+
+
+def _given(context: PipelineContext, name: str, size: tuple[int, int]) -> np.ndarray | None:
+    """Return an image of the request, or several; None if there is none."""
+    for entry in context.calls("inputs"):
+        numbered = [entry.inputs.get(f"{name}.{i}") for i in range(len(entry.inputs))]
+        found = [x for x in (entry.inputs.get(name), *numbered) if x is not None]
+        pixels = [read_pixels(np.asarray(context.port.tensors[x]), size) for x in found]
+        known = [x for x in pixels if x is not None]
+        if known and len(known) == len(pixels) and len({x.shape[1:] for x in known}) == 1:
+            return np.concatenate(known)
+    return None
+
+
+def given_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
+    """Return the image of a request as the encoder reads it, from -1 to 1."""
+    x = _given(context, "image", size)
+    if x is None:
+        return None
+    return x if x.min(initial=0.0) < 0.0 else 2.0 * x - 1.0
+
+
+def control_image(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
+    """Return the control image of a request: from 0 to 1, or from -1 to 1 for the encoder."""
+    control = _given(context, "control_image", size)
+    control = _given(context, "image", size) if control is None else control
+    if control is None or encoded_latents(context, "prepare_image") is None:
+        return control
+    return control if control.min(initial=0.0) < 0.0 else 2.0 * control - 1.0
+
+
+def given_mask(context: PipelineContext, size: tuple[int, int]) -> np.ndarray | None:
+    """Return the mask of a request, (n, 1, h, w) of 0 and 1; 1 is repainted."""
+    x = _given(context, "mask_image", size)
+    if x is None:
+        return None
+    if x.shape[1] == 3:  # the luminance, as Pillow rounds it
+        x = np.einsum("nchw,c->nhw", x, [0.299, 0.587, 0.114])[:, None]
+    return (x >= HALF).astype(np.float64)
+
+
+def _size_of(x: np.ndarray) -> tuple[int, int]:
+    return (x.shape[2], x.shape[3])
+
+
+def repeat_rows(x: np.ndarray, n: int) -> np.ndarray:
+    """Return k examples, all of them again and again, as n."""
+    return x if len(x) == n or not len(x) or n % len(x) else np.concatenate([x] * (n // len(x)))
+
+
+# -- masks ----------------------------------------------------------------------------------------
+
+
+def _judge_masks(context: PipelineContext) -> Iterator[Row]:
+    for entry in context.calls("mask"):
+        mask = context.read(entry, "mask")
+        given = None if mask is None else given_mask(context, _size_of(mask))
+        if mask is not None and given is not None and mask.shape[2:] == given.shape[2:]:
+            expected = np.broadcast_to(repeat_rows(given, len(mask)), mask.shape)
+            yield context.judge(
+                entry, "mask", mask, expected, variants=[("the mask is inverted", 1.0 - expected)]
+            )
+            context.compared(entry, "mask")
+        elif mask is not None:
+            context.ledger.explain(entry, "no mask of the request is known", "mask")
+        yield from _judge_masked_image(context, entry, mask)
+        yield from _judge_small_mask(context, entry, mask)
+
+
+def _judge_masked_image(
+    context: PipelineContext, entry: TraceEntry, mask: np.ndarray | None
+) -> Iterator[Row]:
+    masked = context.read(entry, "masked_image")
+    image = None if masked is None else given_image(context, _size_of(masked))
+    latents = context.given("masked_image_latents")
+    if masked is not None and latents is not None and latents.shape == masked.shape:
+        yield context.judge(entry, "masked image", masked, latents)
+        context.compared(entry, "masked_image")
+        return
+    if masked is None or mask is None or image is None or image.shape[2:] != masked.shape[2:]:
+        if masked is not None:
+            why = "no image of the request is known"
+            context.ledger.explain(entry, why, "masked_image")
+        return
+    image = repeat_rows(image, len(masked))
+    keep = (mask < HALF).astype(np.float64)
+    variants = [
+        ("the white part is kept instead of the black one", image * (1.0 - keep)),
+        ("the image is not masked", image),
+        ("the masked part is black instead of grey", image * keep - (1.0 - keep)),
+        ("the masked part is white instead of grey", image * keep + (1.0 - keep)),
+    ]
+    right = image * keep
+    yield context.judge(entry, "masked image", masked, right, least=PIXEL, variants=variants)
+    context.compared(entry, "masked_image")
+
+
+def _judge_small_mask(
+    context: PipelineContext, entry: TraceEntry, mask: np.ndarray | None
+) -> Iterator[Row]:
+    """Yield a row for the mask in the size of the latents, or with a channel for each pixel."""
+    small = context.read_output(entry, "mask")
+    if small is None or mask is None or small.ndim != 4:
+        return
+    h, w = small.shape[2:]
+    rows, columns = mask.shape[2] // h, mask.shape[3] // w
+    if not rows or not columns:
+        return
+    if small.shape[1] == rows * columns and rows > 1:
+        parts = mask[:, 0].reshape(len(mask), h, rows, w, columns).transpose(0, 2, 4, 1, 3)
+        right = parts.reshape(len(mask), rows * columns, h, w)
+    else:
+        right = nearest_pixels(mask, (h, w))
+    right = np.broadcast_to(repeat_rows(right, len(small)), small.shape)
+    variants = [("the mask is inverted", 1.0 - right)]
+    yield context.judge(entry, "mask", small, right, variants=variants)
+    context.compared_output(entry, "mask")
+
+
+# -- encoder --------------------------------------------------------------------------------------
+
+
+def _method_of(context: PipelineContext, encoder: str) -> str:
+    """Return the method of the pipeline that called an encoder; "" if it is not known."""
+    draws = [e for e in context.calls("posterior") if e.attributes.get("encoder") == encoder]
+    return str(draws[0].attributes.get("for", "")) if draws else ""
+
+
+def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for what the encoder was given."""
+    for entry in context.calls("vae.encode"):
+        got = context.read(entry, "image", "input", "sample", "x")
+        if got is None:
+            continue
+        kind = IN_METHOD.get(_method_of(context, entry.call), "image")
+        masks = context.calls("mask")
+        if kind == "masked image" and masks:
+            expected = context.read(masks[-1], "masked_image")
+        elif kind == "control image":
+            controls = context.calls("control")
+            expected = context.read_output(controls[-1]) if controls else None
+        else:
+            expected = given_image(context, _size_of(got))
+        if expected is None and not context.calls("inputs"):
+            context.compared(entry, *entry.inputs)  # the image itself is what was given
+            continue
+        yield from _judge_image(context, entry, kind, got, expected, side="input")
+
+
+def _judge_image(
+    context: PipelineContext,
+    entry: TraceEntry,
+    kind: str,
+    got: np.ndarray,
+    expected: np.ndarray | None,
+    side: str = "output",
+) -> Iterator[Row]:
+    roles = entry.inputs if side == "input" else entry.outputs
+    if expected is None or expected.shape[1:] != got.shape[1:]:
+        why = "no image of the request is known"
+        context.ledger.explain(entry, why, *roles, side=side)
+        return
+    n = len(got)
+    rows = repeat_rows(expected, n) if n >= len(expected) else expected[:n]
+    if kind == "control image" and n > 2 and len(expected) > 1:
+        rows = np.concatenate([np.repeat(expected, n // len(expected), axis=0)])[:n]
+    if rows.shape != got.shape:
+        context.ledger.explain(entry, "the number of images is another one", *roles, side=side)
+        return
+    variants = [
+        ("pixels in [0, 1] instead of [-1, 1]", 0.5 * rows + 0.5),
+        ("pixels in [-1, 1] instead of [0, 1]", 2.0 * rows - 1.0),
+        ("pixels from 0 to 255 instead of [0, 1]", 255.0 * rows),
+        ("pixels from 0 to 255 instead of [-1, 1]", 127.5 * rows + 127.5),
+        ("red and blue are exchanged", rows[:, ::-1]),
+        ("the image is inverted", -rows if rows.min(initial=0.0) < 0 else 1.0 - rows),
+    ]
+    yield context.judge(entry, kind, got, rows, least=PIXEL, variants=variants)
+    context.ledger.mark(entry, *roles, side=side)
+
+
+def _judge_posteriors(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for what was drawn from the distributions of encoders."""
+    for entry in context.calls("posterior"):
+        encoder = context.port.find(str(entry.attributes.get("encoder", "")))
+        mean = context.read_output(encoder, "mean")
+        logvar = context.read_output(encoder, "logvar")
+        drawn = context.read_output(entry)
+        if drawn is None or mean is None or drawn.shape != mean.shape:
+            continue
+        context.compared_output(entry)
+        if relative_error(drawn, mean) <= context.epsilon:
+            yield context.judge(entry, "posterior", drawn, mean)
+        elif logvar is not None:
+            spread = np.exp(0.5 * np.clip(logvar, -30.0, 20.0))
+            yield judge_normal(context, entry, "posterior", (drawn - mean) / spread)
+
+
+def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
+    """Return the scaled latents that were drawn within a method of the pipeline, (k, c, h, w)."""
+    drawn = [
+        context.read_output(e)
+        for e in context.calls("posterior")
+        if e.attributes.get("for") == method
+    ]
+    found = [x for x in drawn if x is not None]
+    vae = context.model.config.vae
+    if not found:
+        return None
+    return (np.concatenate(found) - (vae.shift_factor or 0.0)) * vae.scaling_factor
+
+
+def scale_faults(context: PipelineContext, x: np.ndarray) -> Variants:
+    """Return latents (z - shift) factor as known faults would scale them."""
+    factor, shift = context.model.config.vae.scaling_factor, context.model.config.vae.shift_factor
+    z = x / factor + shift
+    faults = [
+        ("the scaling factor is missing", z - shift),
+        ("divided by the scaling factor instead of multiplied", (z - shift) / factor),
+    ]
+    if shift:
+        faults += [
+            ("scale and shift are missing", z),
+            ("the shift factor is missing", z * factor),
+            ("the shift factor is added instead of subtracted", (z + shift) * factor),
+            ("shifted after the scaling", z * factor - shift),
+        ]
+    return faults
+
+
+def judge_encoded(
+    context: PipelineContext,
+    entry: TraceEntry,
+    got: np.ndarray,
+    method: str,
+    segment: str,
+) -> Row | None:
+    """Return the row of latents that come from an encoder; None if it was not recorded."""
+    encoded = encoded_latents(context, method)
+    if encoded is None or encoded.shape[1:] != got.shape[1:] or len(got) % len(encoded):
+        return None
+    right = repeat_rows(encoded, len(got))
+    return context.judge(
+        entry,
+        "encoded latents",
+        got,
+        right,
+        variants=scale_faults(context, right),
+        segment=segment,
+    )
+
+
+# -- further channels -----------------------------------------------------------------------------
+
+
+def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays that are joined to the latents along the channels, in their order."""
+    for entry in context.calls("mask")[-1:]:
+        mask, latents = (context.read_output(entry, role) for role in ("mask", "latents"))
+        if mask is not None and latents is not None:
+            pair = [("mask", mask), ("masked image", latents)]
+            yield from pair if context.model.family.unpack is None else pair[::-1]
+            return
+    encoded = encoded_latents(context, "prepare_image")
+    if encoded is not None:
+        yield "control image", encoded
+
+
+def judge_prepared(context: PipelineContext) -> Iterator[Row]:
+    """Yield rows for the latents of masked images, from what the encoder returned."""
+    for entry in context.calls("mask"):
+        got = context.read_output(entry, "latents")
+        if got is None:
+            continue
+        given = context.given("masked_image_latents")
+        if given is not None and given.shape[1:] == got.shape[1:]:
+            right = repeat_rows(given, len(got))
+            yield context.judge(entry, "encoded latents", got, right)
+            context.compared_output(entry, "latents")
+            continue
+        words = "from the encoder to the latents of the masked image"
+        row = judge_encoded(context, entry, got, "prepare_mask_latents", words)
+        if row is not None:
+            yield row
+            context.compared_output(entry, "latents")
+
+
+def judge_channels(
+    context: PipelineContext, network: TraceEntry, got: np.ndarray, images: int
+) -> Iterator[Row]:
+    """Yield rows for the channels after those of the latents, (n, k, h, w); marks nothing.
+
+    Raises:
+        ValueError: What they should be is not known.
+    """
+    start = 0
+    known = list(further_channels(context))
+    if sum(x.shape[1] for _, x in known) != got.shape[1]:
+        raise ValueError("the further channels of the latents were not recorded by themselves")
+    for name, x in known:
+        part = got[:, start : start + x.shape[1]]
+        start += x.shape[1]
+        if x.shape[1:] != part.shape[1:] or len(part) % len(x):
+            raise ValueError(f"the {name} has another shape")
+        right = repeat_rows(x, len(part))
+        variants = [
+            (f"the {name} is inverted", 1.0 - right if name == "mask" else -right),
+            (f"the {name} is zero", np.zeros_like(right)),
+            (f"the {name} is one", np.ones_like(right)),
+        ]
+        if name != "mask":
+            variants += scale_faults(context, right)
+        yield context.judge(
+            network,
+            f"channels of the {name}",
+            part,
+            right,
+            variants=variants,
+            segment=f"from the {name} to the denoiser's channels",
+        )

@@ -1,0 +1,235 @@
+"""What the denoiser should be given of each image's prompts, from the recorded text encoders.
+
+What the port's text encoders returned is joined as the family of the model joins it, so a fault of
+an encoder is not blamed on what reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.errors import LdmrefError, short_repr
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.tokens import fit_length, tokenize
+from ldmref.locate.precision import exact_backend
+from ldmref.models.conditioning import get_hidden_states
+from ldmref.models.config import TEXT_ENCODERS
+from ldmref.models.text import text_encoder_pooled
+from ldmref.prompts.tokens import Tokens
+
+SIDES = {"cond": "", "uncond": "negative_"}
+GIVEN = {"cond": ("prompt_embeds", "pooled_prompt_embeds"),
+         "uncond": ("negative_prompt_embeds", "negative_pooled_prompt_embeds")}  # fmt: skip
+Prompts = tuple[str, ...]  # one for each text encoder
+
+
+class PromptArrays(NamedTuple):
+    """What the denoiser is given of a prompt: hidden states (l, d), and a vector or None."""
+
+    states: np.ndarray
+    pooled: np.ndarray | None
+
+
+class NotKnown(Exception):
+    """What the denoiser should be given cannot be said; the message is the reason."""
+
+
+class NotRead(NotKnown):
+    """The encoders were recorded, and none of their calls read the tokens of a prompt."""
+
+
+def prompts_of(
+    context: PipelineContext, request: Mapping[str, Any], side: str
+) -> list[Prompts] | None:
+    """Return the prompts of a request, each for all text encoders; None if there are none.
+
+    A prompt of a later encoder that was not given is that of the first.
+
+    Args:
+        context: The run.
+        request: Its request.
+        side: "cond" or "uncond".
+    """
+    prefix = SIDES[side]
+    encoders = len(context.model.config.text_encoders)
+    names = [f"{prefix}prompt" + (f"_{i + 1}" if i else "") for i in range(encoders)]
+    texts = [_as_list(request.get(name)) for name in names]
+    main = _as_list(request.get("prompt"))
+    if side == "cond" and texts[0] is None:
+        return None
+    if side == "uncond" and texts[0] is None:
+        texts[0] = [""] * len(main or [""])
+    count = max(len(main or []), *(len(x) for x in texts if x is not None))
+    filled = [texts[0] if x is None else x for x in texts]
+    spread = [x * count if len(x) == 1 else x for x in filled if x is not None]
+    if any(len(x) != count for x in spread):
+        return None
+    return list(zip(*spread, strict=True))
+
+
+def _as_list(value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        return [value]
+    found = list(value) if isinstance(value, list | tuple) else []
+    return found if found and all(isinstance(x, str) for x in found) else None
+
+
+def arrays_of_side(
+    context: PipelineContext, request: Mapping[str, Any], side: str, images: int, length: int
+) -> list[PromptArrays]:
+    """Return what the denoiser is given of the prompts of one side, for each image of a batch.
+
+    Args:
+        context: The run.
+        request: Its request.
+        side: "cond" or "uncond".
+        images: The number of images.
+        length: The number of tokens that the denoiser was given.
+
+    Raises:
+        NotKnown: The prompts or the outputs of their encoders were not recorded.
+    """
+    given = _given(context, side)
+    if given is not None:
+        return _spread(given, images)
+    prompts = prompts_of(context, request, side)
+    if prompts is None:
+        raise NotKnown("the prompts were not recorded")
+    if side == "uncond" and _zeros(context, request):
+        one = arrays_of_prompts(context, request, prompts_of(context, request, "cond")[0], length)  # type: ignore[index]
+        pooled = None if one.pooled is None else np.zeros_like(one.pooled)
+        return [PromptArrays(np.zeros_like(one.states), pooled)] * images
+    found = []
+    for each in prompts:
+        try:
+            found.append(arrays_of_prompts(context, request, each, length))
+        except NotRead as error:
+            shown = short_repr(each[0])
+            raise NotRead(f"the prompt {shown} was not encoded: {error}") from error
+    return _spread(found, images)
+
+
+def _spread(found: list[PromptArrays], images: int) -> list[PromptArrays]:
+    """Return the arrays of k prompts, each for as many images that follow each other."""
+    if not found or images % len(found):
+        raise NotKnown(f"{images} images do not follow from {len(found)} prompts")
+    return [x for x in found for _ in range(images // len(found))]
+
+
+def _given(context: PipelineContext, side: str) -> list[PromptArrays] | None:
+    """Return hidden states that the request gave in place of a prompt."""
+    states, pooled = (context.given(name) for name in GIVEN[side])
+    if states is None:
+        return None
+    return [PromptArrays(x, None if pooled is None else pooled[i]) for i, x in enumerate(states)]
+
+
+def _zeros(context: PipelineContext, request: Mapping[str, Any]) -> bool:
+    """Return whether the negative side is zero: some models zero that of an empty prompt.
+
+    In diffusers only a prompt that is not given is, not an empty text.
+    """
+    if not context.model.config.zero_empty_negative:
+        return False
+    negative = request.get("negative_prompt")
+    return negative is None or (negative == "" and not context.is_diffusers)
+
+
+def arrays_of_prompts(
+    context: PipelineContext, request: Mapping[str, Any], prompts: Prompts, length: int = 0
+) -> PromptArrays:
+    """Return what the denoiser is given of one image's prompts.
+
+    Raises:
+        NotKnown: An encoder did not read them, or was not recorded.
+    """
+    model = context.model
+    configs = model.config.text_encoders
+    if request.get("prompt_weights", "none") != "none":
+        raise NotKnown("weights of prompts are not recomputed")
+    try:
+        tokens = [
+            _tokens(context, request, i, prompt, len(configs)) for i, prompt in enumerate(prompts)
+        ]
+        ops = exact_backend()
+        encoded = model.family.encode(ops, configs, tokens, _recorded_encoder(context))
+        condition = model.family.condition(
+            ops, model.config, encoded.states, encoded.pooled, (0, 0)
+        )
+    except LdmrefError as error:
+        raise NotKnown(str(error)) from error
+    if condition.context is None:
+        raise NotKnown("the denoiser reads no text")
+    states = np.asarray(get_hidden_states(condition.context))[0]
+    pooled = None if condition.pooled is None else np.asarray(condition.pooled)[0]
+    return PromptArrays(_without_zeros(states, length, request), pooled)
+
+
+def _without_zeros(states: np.ndarray, length: int, request: Mapping[str, Any]) -> np.ndarray:
+    """Return hidden states with as many tokens as asked for, where zeros stand for an encoder."""
+    asked = request.get("max_sequence_length")
+    if not isinstance(asked, int) or len(states) == length or not length:
+        return states
+    shorter = min(length, len(states))
+    if states[shorter:].any():
+        return states
+    more = np.zeros((length - shorter, states.shape[1]))
+    return np.concatenate([states[:shorter], more])
+
+
+def _tokens(
+    context: PipelineContext, request: Mapping[str, Any], number: int, prompt: str, encoders: int
+) -> Tokens:
+    """Return the tokens of a prompt for one encoder, of the length that the port recorded."""
+    tokens = tokenize(context, number, [prompt], request)
+    entries = context.texts(TEXT_ENCODERS[number])
+    recorded = context.read(entries[0], "input_ids", "input", "ids") if entries else None
+    if recorded is None:
+        raise NotKnown(f"the ids of {TEXT_ENCODERS[number]} were not recorded")
+    length = np.shape(recorded)[-1]
+    ids = tokens.ids
+    if ids.shape[-1] != length:
+        fitted = fit_length(context, number, ids.reshape(-1), length)
+        if fitted is None:
+            raise NotKnown(f"{TEXT_ENCODERS[number]} read {length} tokens")
+        ids = fitted.reshape(1, 1, -1)
+    return replace(tokens, ids=ids, weights=np.ones(ids.shape, np.float32))
+
+
+def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Callable]:
+    """Return what stands for `compile_network`: networks that return what was recorded."""
+
+    def compile_network(function: Callable, name: str) -> Callable:
+        def encode(config: Any, ids: np.ndarray, *_: Any) -> Any:
+            rows = [_recorded_row(context, name, row) for row in np.asarray(ids)]
+            hidden = np.stack([hidden for hidden, _ in rows])
+            if function is not text_encoder_pooled:
+                return hidden
+            vectors = [vector for _, vector in rows if vector is not None]
+            if len(vectors) < len(rows):
+                raise NotKnown(f"the pooled output of {name} was not recorded")
+            return hidden, np.stack(vectors)
+
+        return encode
+
+    return compile_network
+
+
+def _recorded_row(
+    context: PipelineContext, name: str, ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return hidden states (l, d) and pooled vector that an encoder returned for ids (l,)."""
+    for entry in context.texts(name):
+        arrays = context.read(entry, "input_ids", "input", "ids")
+        hidden = context.read_output(entry)
+        if arrays is None or hidden is None or hidden.ndim != 3:
+            continue
+        vectors = context.read_output(entry, "pooled")
+        for i, row in enumerate(np.asarray(arrays).reshape(-1, np.shape(arrays)[-1])):
+            if np.array_equal(row, ids) and i < len(hidden):
+                return hidden[i], None if vectors is None else vectors[i]
+    raise NotRead(f"no call of {name} read these tokens")
