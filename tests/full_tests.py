@@ -88,6 +88,9 @@ FULL: dict[str, str] = {
     # -- seconds each
     "tests/check/test_seeds.py::test_the_command_of_the_readme_holds_in_full": SECONDS,
     "tests/check/test_pytest_plugin.py": PROCESSES,
+    "tests/check/test_causes.py::test_a_changed_result_is_named": SECONDS,
+    "tests/check/test_causes.py::test_the_sign_of_each_argument_is_named": SECONDS,
+    "tests/check/test_agreement.py::test_a_changed_result_is_refused": SECONDS,
     "tests/modes/test_modes.py::test_backends_draw_the_same_image": SECONDS,
     "tests/modes/test_invert_interpolate.py::test_an_image_comes_back_from_its_noise": SECONDS,
     "tests/modes/test_compositions.py::test_no_name_is_warned_about": SECONDS,

@@ -156,4 +156,4 @@ def _leaf(name: str, value: Any) -> Leaf:
         host = as_numpy(value)
     except Exception:  # another library may raise anything
         return Leaf(name, None, library)
-    return Leaf(name, host.copy() if host.dtype.kind in NUMBERS else None, library)
+    return Leaf(name, host if host.dtype.kind in NUMBERS else None, library)
