@@ -144,7 +144,7 @@ def test_the_law():
     assert allowed_error(0.0, 2.0**-7) == NOISE * 2.0**-8
     assert allowed_error(1.0, 2.0**-7) == NOISE < CERTAIN
     assert explains(1.0, GAIN, 1.0) and not explains(1.0, 0.99 * GAIN, 1.0)
-    assert not explains(1.01, 100.0, 1.0)
+    assert not explains(1.01, 100.0, 1.0) and not explains(0.0, 0.0, 1.0)
     assert is_clearly_better(0.4, 1.0) and not is_clearly_better(0.5, 1.0)
 
 
