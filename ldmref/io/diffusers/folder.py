@@ -130,7 +130,8 @@ def _refuse_relatives(folder: Path, index: Mapping[str, Any]) -> None:
     if get_class(index, "scheduler").startswith("EDM"):
         raise make_relative_error(folder, EDM)
     shallow = unet.get("mid_block_type", "") is None
-    if shallow or unet.get("reverse_transformer_layers_per_block") is not None:
+    shallow = shallow or unet.get("reverse_transformer_layers_per_block") is not None
+    if shallow and "XL" in str(index["_class_name"]):
         raise make_relative_error(folder, FEWER_LAYERS)
 
 
