@@ -144,7 +144,8 @@ def load(
     replacement = None if vae is None else read_vae(vae, found.vae)
     if replacement is not None:
         found, tensors = swap_vae(found, tensors, replacement)
-    require_autoencoder(path.name, tensors, found)
+    if replacement is None or not isinstance(replacement.config, TinyConfig):
+        require_autoencoder(path.name, tensors, found)  # which TAESD stands for
     wide = widen_config(found, loras)
     tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
     bundled, unused_words = bundled_words(wide, loras)

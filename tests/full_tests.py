@@ -47,6 +47,7 @@ FULL: dict[str, str] = {
     "tests/faults/test_fault_hostile.py::test_sigterm_at_any_moment": ONNX,
     "tests/faults/test_fault_replaced.py::test_export_that_is_replaced": ONNX,
     "tests/server/test_serving_backend.py::test_a_served_image_is_numpys_image": PROCESSES,
+    "tests/cli/test_commands_without_torch.py": PROCESSES,
     "tests/mcp/test_mcp_client.py": CLIENT,
     "tests/server/test_mcp_http.py": CLIENT,
     "tests/plots": PLOTS,

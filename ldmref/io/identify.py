@@ -186,6 +186,16 @@ UNET = ("model.diffusion_model.", "")  # prefixes of the U-Net in files
 XL_WIDTH = 2048  # of the text that SDXL's U-Net attends to
 DEEPEST = "transformer_blocks.9."  # of the ten of SDXL's lowest level
 BASE = "not supported; give a model of Stable Diffusion that was trained on noise or velocity"
+# What a relative of a supported model is, and what to do.
+EDM = "Playground 2.5, trained with the noise levels of EDM", BASE
+INSTRUCTIONS = (
+    "a model that changes an image by an instruction (InstructPix2Pix)",
+    "not supported; give its base model, and the image to img2img",
+)
+FEWER_LAYERS = (
+    "an SDXL with fewer layers, such as SSD-1B, Vega or KOALA",
+    "not supported; give SDXL or a model of its size",
+)
 
 
 def _reads(shapes: Mapping[str, Shape], channels: int) -> bool:
@@ -208,14 +218,12 @@ def _is_shallow(shapes: Mapping[str, Shape]) -> bool:
 # (test of names and shapes, what the model is, hint). Sources: the names of the published files;
 # Comfy-Org/ComfyUI, comfy/supported_models.py and model_base.py.
 VARIANTS: tuple[tuple[Callable[[Mapping[str, Shape]], bool], str, str], ...] = (
-    (lambda x: "edm_mean" in x, "Playground 2.5, trained with the noise levels of EDM", BASE),
+    (lambda x: "edm_mean" in x, *EDM),
     (lambda x: "edm_vpred.sigma_max" in x and _reads(x, 8),
      "CosXL Edit, trained with noise levels of EDM to change an image by an instruction", BASE),
     (lambda x: "edm_vpred.sigma_max" in x, "CosXL, trained with noise levels of EDM", BASE),
-    (lambda x: _reads(x, 8), "a model that changes an image by an instruction (InstructPix2Pix)",
-     "not supported; give its base model, and the image to img2img"),
-    (_is_shallow, "an SDXL with fewer layers, such as SSD-1B, Vega or KOALA",
-     "not supported; give SDXL or a model of its size"),
+    (lambda x: _reads(x, 8), *INSTRUCTIONS),
+    (_is_shallow, *FEWER_LAYERS),
 )  # fmt: skip
 
 

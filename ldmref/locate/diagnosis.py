@@ -183,7 +183,7 @@ def _try_known_faults(wrong: _Wrong) -> list[Tried]:
     for hypothesis in islice(_hypotheses(wrong.replay, point), most):
         result = hypothesis.compute(wrong.replay, point)
         if result is not None:
-            left = _error_where_known(wrong.recorded, result)
+            left = _error_where_known(wrong.recorded, result, point.computed)
             known = result.shape == wrong.recorded.shape
             effect = sample(result) - right if known else np.zeros(0)
             tried.append(Tried(hypothesis, left, effect))
@@ -238,13 +238,22 @@ def _nearest(wrong: _Wrong, tried: list[Tried]) -> str:
     return HINT.format(*reversed(min(near))) if near else ""
 
 
-def _error_where_known(recorded: np.ndarray, result: np.ndarray) -> float:
-    """Return the relative error where a fault says a number; not if it says few of them."""
+def _error_where_known(
+    recorded: np.ndarray, result: np.ndarray, right: np.ndarray | None = None
+) -> float:
+    """Return the relative error where a fault says a number; not if it says few of them.
+
+    Numbers that are as right without the fault say nothing of it.
+    """
     result = np.asarray(result)
     known = ~np.isnan(result) if result.dtype.kind == "f" else np.ones(result.shape, bool)
     if known.all() or recorded.shape != result.shape or known.mean() < LEAST_KNOWN:
         return relative_error(recorded, result)
-    return relative_error(recorded[known], result[known])
+    left = relative_error(recorded[known], result[known])
+    if right is None:
+        return left
+    without = relative_error(recorded[known], np.asarray(right)[known])
+    return left if explains(left, without, left) else float("inf")
 
 
 def _hypotheses(replay: Replay, point: Point) -> Iterator[Hypothesis]:

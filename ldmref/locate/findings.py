@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 EQUAL = "equal"
-NOISY = "noisy"  # above the noise of the format, below the bound; no known fault explains it
+# Above the noise of the format and below the bound, or in float64 rounding of float32; no known
+# fault explains it.
+NOISY = "noisy"
 DIFFERS = "differs"
 UNKNOWN = "not judged"
 INCOMPLETE = "incomplete"

@@ -22,6 +22,7 @@ import numpy as np
 from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate.diagnosis import Cause, diagnose
+from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.law import CERTAIN, allowed_error
 from ldmref.locate.layouts import (
@@ -37,6 +38,8 @@ from ldmref.locate.nonfinite import explain_nonfinite
 from ldmref.locate.points import Point
 from ldmref.locate.precision import EPSILONS
 from ldmref.locate.replay import Replay
+
+NORMS = ("group_norm", "layer_norm")  # kernels of which differ in how they find the variance
 
 
 class Judge:
@@ -118,14 +121,33 @@ class Judge:
         found = diagnose(replay, point, row.error, floor, certain)
         if overflows and not found.cause:
             return self._row(point, note=OVERFLOW.format(self.dtype), verdict=UNKNOWN)
-        if not found.cause and not certain:
+        if not found.cause and (not certain or self._is_single(replay, point, row.error)):
             return replace(judged, verdict=NOISY)
         return self._blame(judged, found)
 
+    def _is_single(self, replay: Replay, point: Point, error: float) -> bool:
+        """Return whether an error of a port in float64 is rounding of float32.
+
+        Some operations compute in float32 in any port: norms, timesteps and rotations of torch's
+        libraries.
+        """
+        if self.dtype != "float64":
+            return False
+        with replay.in_format("float32"):
+            return error <= allowed_error(self._floor(replay, point), EPSILONS["float32"])
+
     def _floor(self, replay: Replay, point: Point) -> float:
         """Return the error of ldmref in the port's number format; 0 if it cannot be computed."""
+        computed = np.asarray(point.computed)
         low = replay.rerun(point, low=True)
-        return 0.0 if low is None else relative_error(low, np.asarray(point.computed))
+        floor = 0.0 if low is None else relative_error(low, computed)
+        if point.role or point.call.kind not in NORMS:
+            return floor
+        x = {**replay.parameters(point.call), **point.inputs}
+        wide = "float64" if self.dtype == "float64" else "float32"
+        with np.errstate(over="ignore", invalid="ignore"):
+            other = relative_error(one_pass(point.call, x, wide), computed)
+        return max(floor, other if np.isfinite(other) else 0.0)
 
     def _bound(self, replay: Replay, point: Point) -> float | None:
         """Return the bound on an operation's own error, relative; None if there is none."""

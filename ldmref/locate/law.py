@@ -41,7 +41,7 @@ def explains(left: float, error: float, allowed: float) -> bool:
     >>> explains(1e-7, 0.5, 1e-6), explains(1.6, 287.0, 1e-6), explains(5e-7, 1e-6, 1e-6)
     (True, False, False)
     """
-    return left <= min(allowed, error / GAIN)
+    return left < error and left <= min(allowed, error / GAIN)
 
 
 def is_clearly_better(left: float, best: float) -> bool:

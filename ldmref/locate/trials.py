@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +72,16 @@ class RepeatableRun(NamedBackend):
     def parameters(self, call: LayerCall) -> dict[str, np.ndarray]:
         """Return the parameters of a layer as the port's number format holds them."""
         return {name: round_to(x, self.dtype_of_port) for name, x in call.parameters.items()}
+
+    @contextmanager
+    def in_format(self, dtype: str) -> Iterator[None]:
+        """Compute repeated runs in another number format than the port's."""
+        saved = self.low, self.dtype_of_port
+        self.low, self.dtype_of_port = Rounding(dtype), dtype
+        try:
+            yield
+        finally:
+            self.low, self.dtype_of_port = saved
 
     def rerun(
         self,

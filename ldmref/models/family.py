@@ -102,8 +102,6 @@ class Family:
         count_activations: Returns the numbers that the denoiser holds at the same time.
         broken_rules: Yields the relations between fields that do not hold.
         encode: Encodes tokens; see `encode_tokens`.
-        with_text_length: Returns the configuration of a model whose longest text has another
-            number of tokens, for encoders without a table of positions. None: it is fixed.
         condition: Returns the conditioning of hidden states, pooled output and size (width,
             height).
         pipelines: For each class of diffusers' pipelines, a function of the folder and its
@@ -136,6 +134,8 @@ class Family:
             not made smaller.
         golden_runs: The runs of small versions of its presets that golden cases hold as traces.
         description: The family in a few words, for `ldmref models`.
+        with_text_length: Returns the configuration of a model whose longest text has another
+            number of tokens, for encoders without a table of positions. None: it is fixed.
 
     >>> family = find_family("latent-diffusion")
     >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.pipelines
@@ -149,7 +149,6 @@ class Family:
     count_activations: CountWork
     broken_rules: Callable[[ModelConfig], Iterable[str]] = lambda config: ()
     encode: Callable[..., EncodedText] = encode_tokens
-    with_text_length: Callable[[ModelConfig, int], ModelConfig] | None = None
     condition: Callable[
         [Backend, ModelConfig, Array, Array | None, tuple[int, int]], Conditioning
     ] = lambda ops, config, states, pooled, size: Conditioning(states, pooled)
@@ -174,6 +173,7 @@ class Family:
     with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
     control: DeclaredControl | None = None
     description: str = ""
+    with_text_length: Callable[[ModelConfig, int], ModelConfig] | None = None
 
     def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:
         """Return the declaration of a network of a model.

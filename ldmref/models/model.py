@@ -146,9 +146,10 @@ class LatentDiffusion(ImageNetworks):
         )
         grown = self.with_params(params, self.backend)
         vars(grown).update(zip(TOKENIZERS, tokenizers, strict=False))
-        known = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
+        made = self._modifications
+        known = made.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
         grown.config = config
-        grown.modifications = self.modifications | {"embeddings": known}
+        grown.modifications = made | {"embeddings": known}
         return grown
 
     def with_text_length(self, length: int | None) -> LatentDiffusion:

@@ -121,7 +121,7 @@ class InversionPlan:
         """The arguments with which `txt2img` generates the image from its noise."""
         values = {name: getattr(self.job, name) for name in SETTINGS}
         guidance = self.job.guidance
-        more = {"guidance": guidance.record} if is_asked(guidance) else {}
+        more: dict[str, Any] = {"guidance": guidance.record} if is_asked(guidance) else {}
         if self.job.max_sequence_length is not None:
             more["max_sequence_length"] = self.job.max_sequence_length
         return copy.deepcopy(values) | more | {"sampler": "ddim", "eta": 0.0}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
+from ldmref.errors import CorruptModelError, LdmrefError, UsageError, closest, did_you_mean
 from ldmref.prompts.chunks import (
     BREAK,
     Chunk,
@@ -31,6 +31,7 @@ from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notatio
 from ldmref.prompts.tokens import SpecialTokens, Tokens
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
+MOST_SUGGESTED = 5  # unknown words for which a known one is looked for
 START = "<start>"
 END = "<end>"
 PAD = "<pad>"
@@ -205,7 +206,9 @@ class PromptTokenizer:
         if self.reads_words and not prompt.isascii():
             unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
-            warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
+            words = list(dict.fromkeys(unknown))
+            line = f"words the model never saw: {', '.join(words)}"
+            warnings.append(line + self._suggest(words))
         chunks = split_into_chunks(groups, self.room)
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if options.long_prompts == "chunk":
@@ -218,6 +221,15 @@ class PromptTokenizer:
             hint = "shorten it, or use long_prompts=chunk"
             raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
         return TokenizedPrompt(text, chunks[:1], count_ids(dropped), [*warnings, message])
+
+    def _suggest(self, unknown: Sequence[str]) -> str:
+        """Return which words were probably meant by misspelled ones, as the end of a sentence."""
+        if not self.reads_words:
+            return ""
+        known = [word for word in self.tokenizer.get_vocab() if word not in self.special_tokens]
+        meant = [closest(word, known) for word in unknown[:MOST_SUGGESTED]]
+        near = ", ".join(dict.fromkeys(filter(None, meant)))
+        return f"; did you mean {near}?" if near else ""
 
     def _group(
         self, sections: Sequence[Sequence[WeightedText]]

@@ -184,7 +184,9 @@ def check_steps(steps: int, total: int | None) -> int:
         raise UsageError(f"steps must be a whole number, not {short_repr(steps)}", code="E-STEPS")
     if steps < 1 or (total is not None and steps > total):
         most = f"from 1 to {total}" if total is not None else "1 or more"
-        raise UsageError(f"steps must be {most}, not {short_repr(steps)}", code="E-STEPS")
+        hint = f"the model has {total} timesteps to choose from" if total is not None else ""
+        message = f"steps must be {most}, not {short_repr(steps)}"
+        raise UsageError(message, code="E-STEPS", hint=hint)
     return int(steps)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ldmref.bench.cases import CASES
 from ldmref.bench.machine import OPENBLAS_OVERRIDES
+from ldmref.errors import BackendUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +155,18 @@ def test_plot_without_matplotlib(ldm, work, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ran = ldm("bench", "clip-numpy", "--quick", "--plot", "a.png")
     assert ran.code == 5 and "matplotlib" in ran.err and not ran.out
+
+
+def test_several_rows_say_what_they_take_before_they_start(ldm, monkeypatch):
+    ran = []
+
+    def run_case(case, rounds, sizes):
+        ran.append(case.name)
+        raise BackendUnavailable("not here", code="E-BACKEND")
+
+    monkeypatch.setattr("ldmref.bench.compare.run_case", run_case)
+    all_rows = ldm("bench")
+    assert all_rows.code == 5 and len(ran) == len(CASES)
+    first = all_rows.err.splitlines()[0]
+    assert first.startswith(f"{len(CASES)} rows") and "GB" in first and "--list" in first
+    assert "GB" not in ldm("bench", "clip-numpy").err

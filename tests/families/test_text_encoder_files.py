@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import struct
 from dataclasses import replace
 
@@ -20,11 +22,14 @@ from ldmref.families.sd3 import original as sd3_original
 from ldmref.io import open_checkpoint, read_model_config, save_folder
 from ldmref.io.compvis.keys import autoencoder_table, open_clip_table
 from ldmref.io.compvis.unet_file import list_stored
+from ldmref.io.diffusers.written import write_tiny_config
 from ldmref.io.key_table import to_compvis
 from ldmref.io.quantized.float8 import E4M3FN
+from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import TensorSource, write_tensors
 from ldmref.io.text_encoder_files import LLAMA, rename_llama
-from ldmref.models.params import flatten
+from ldmref.models.params import flatten, init
+from ldmref.models.taesd import TinyConfig, tiny_spec
 from ldmref.modes.record import compare_models
 
 torch = pytest.importorskip("torch")
@@ -213,6 +218,50 @@ def test_a_unet_alone_with_clip_of_transformers_and_of_openclip(tmp_path):
     for network, want in (("text_encoder", first), ("text_encoder_2", second)):
         for name, x in want.items():
             assert np.array_equal(found.tensors[f"{network}.{name}"], x)
+
+
+def test_taesd_stands_for_the_autoencoder(flux):
+    """And with it, nothing needs the weights that the files do not hold."""
+    vae = flux.model.config.vae
+    levels = (1,) * len(vae.block_out_channels)
+    config = TinyConfig(3, 3, vae.latent_channels, 8, 8, levels, levels)
+    folder = flux.place / "taesd"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(write_tiny_config(config)))
+    tensors = flatten(init(tiny_spec(config), 0))
+    save_file(
+        {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()},
+        folder / "diffusion_pytorch_model.safetensors",
+    )
+    whole = ldmref.load(flux.folder, vae=folder)
+    flux.vae = folder
+    for options in ({}, {"max_memory": "1GB"}):
+        alone = flux.load(*flux.texts.values(), **options)
+        assert "vae" not in alone.params
+        image = generate(alone)
+        assert image == generate(whole) != generate(flux.model)
+        changed = [
+            modes.img2img(model, "a cat", image, seed=1, steps=2, **SIZE).images[0]
+            for model in (alone, whole)
+        ]
+        assert changed[0] == changed[1]
+
+
+def test_files_are_hashed_when_an_image_records_them(flux, monkeypatch):
+    """T5 has ten gigabytes, so loading reads none of them."""
+    hashed = []
+    real = TensorFile.sha256
+    monkeypatch.setattr(
+        TensorFile, "sha256", lambda self: hashed.append(self.path.name) or real(self)
+    )
+    model = flux.load(*flux.texts.values())
+    assert hashed == ["ae.safetensors"]
+    for _ in range(2):
+        generate(model)
+    names = {"clip_l.safetensors", "t5xxl.safetensors", "transformer.safetensors"}
+    assert {*hashed[1:]} == names and len(hashed) == 4
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy.modifications == model.modifications
 
 
 # -- what is refused, before weights are read -----------------------------------------------------

@@ -203,6 +203,15 @@ refused, or 404 in a path
 158|file that announces more than it holds: counts above its bytes, repeated names|\
 refused before these are read one by one
 159|single file whose shapes or numbers of blocks no network has|refused before a table is made
+160|number that no float holds, or so small that a quotient overflows|\
+refused by name, or null in an answer
+161|manifest or arrays of a trace of another type or shape|\
+refused, or a row that is not judged or differs
+162|vocabulary with a piece, a line or a number of pieces that crash a library|\
+refused before it is handed over
+163|wildcards, styles and globs that grow without bound|refused, or read in one pass
+164|branch of thousands of branches, or of itself|refused
+165|POST to an interface of its own with another type than JSON|415
 """
 
 ROWS = {

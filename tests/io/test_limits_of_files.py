@@ -486,6 +486,24 @@ def test_a_folder_of_instruct_pix2pix_is_named(tmp_path, kind):
     assert "not supported; give its base model" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("unet", "scheduler", "what"),
+    [
+        ({"reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1]}, "PNDM", "SSD-1B"),
+        ({"mid_block_type": None}, "EulerDiscrete", "Vega"),
+        ({}, "EDMDPMSolverMultistep", "Playground"),
+    ],
+)
+def test_a_folder_of_a_relative_is_named(tmp_path, unet, scheduler, what):
+    index = {"scheduler": ["diffusers", f"{scheduler}Scheduler"]}
+    with pytest.raises(CorruptModelError, match=what) as caught:
+        stable_diffusion(tmp_path, "StableDiffusionXLPipeline", unet, index=index)
+    assert caught.value.code == "E-PIPELINE" and "not supported" in caught.value.hint
+    if unet:  # a small model of the first version is no SDXL
+        with pytest.raises(CorruptModelError, match="the U-Net's configuration has"):
+            stable_diffusion(tmp_path / "first", "StableDiffusionPipeline", unet)
+
+
 U2D = {
     "block_out_channels": [32, 64],
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],

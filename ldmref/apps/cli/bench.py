@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ldmref.bench.cases import BenchmarkCase
 
 SCHEMA = 1
+COSTS = (
+    "All of them take ten minutes and up to 14 GB of memory on two cores; name one as in "
+    "`ldmref bench unet-numpy-32` (--list lists them), or stop with Ctrl-C."
+)
 option = click.option
 
 
@@ -58,7 +62,8 @@ def bench(
     ROW is the name of a row or its first part, such as unet or memory; the default is every row
     that can run here. The two programs take turns, with the same weights; if their outputs differ,
     the row is not measured. A ratio is ldmref / peer: below 1, ldmref needs less. The exit code is
-    4 if outputs differ, 5 if nothing could run. Full rows take minutes and gigabytes of memory.
+    4 if outputs differ, 5 if nothing could run. All rows take ten minutes
+    and 14 GB of memory, which is said before they start.
 
     --against COMMIT runs the working tree and a commit in turn, on four pieces of work that people
     wait for. The exit code is 4 if one takes more than 1.1 times as long as before.
@@ -101,6 +106,8 @@ def bench(
     else:
         cases = select_cases(names, backend=backend)
         cases = [resized(case, quick=quick, size=size, steps=steps) for case in cases]
+        if len(cases) > 1 and not quick:
+            say(f"{len(cases)} rows, {rounds} rounds each. {COSTS}")
         _compare(cases, quick, rounds, files)
 
 

@@ -43,6 +43,12 @@ CONTROLNETS = option(
     help="A ControlNet that requests may use: a folder or a file, and the name that clients use "
     "for it. May be repeated.",
 )
+SERVED_BACKEND = option(
+    "--backend",
+    metavar="NAME",
+    help="Library that computes: numpy, torch, onnx, openvino, cupy or a plug-in; see ldmref "
+    "backends. Default: the fastest that is installed here.",
+)
 SETTINGS = parameter_options(get_fields(ServerSettings).values())
 JSON = option(
     "--json",
@@ -54,7 +60,14 @@ NO_PAGE = option("--no-page", is_flag=True, help="Serve the interfaces only, wit
 
 
 @click.command()
-@with_options((MODELS, CONTROLNETS), SETTINGS, (NO_PAGE,), BACKEND, LIMITS, (CONFIG, JSON))
+@with_options(
+    (MODELS, CONTROLNETS),
+    SETTINGS,
+    (NO_PAGE,),
+    (SERVED_BACKEND, *BACKEND[1:]),
+    LIMITS,
+    (CONFIG, JSON),
+)
 def serve(
     models: tuple[str, ...],
     controlnets: tuple[str, ...],

@@ -106,7 +106,7 @@ FLUX = Family(
     count_activations,
     broken_rules,
     encode_prompts,
-    with_text_length,
+    with_text_length=with_text_length,
     pipelines=dict.fromkeys(PIPELINES, read_folder),
     modules=("FluxTransformer2DModel",),
     files=ORIGINALS,

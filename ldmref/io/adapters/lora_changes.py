@@ -20,7 +20,14 @@ from ldmref.io.adapters.lora_forms import (
     find_form,
     rank_of,
 )
-from ldmref.io.adapters.lora_keys import BUNDLED, UNUSED, LoraTarget, lora_names, unwrapped
+from ldmref.io.adapters.lora_keys import (
+    BUNDLED,
+    UNUSED,
+    LoraNames,
+    LoraTarget,
+    lora_names,
+    unwrapped,
+)
 from ldmref.io.adapters.peft_config import layer_config
 from ldmref.io.identify import refuse_networks, refuse_other_adapters
 from ldmref.io.key_report import KeyReport, compare
@@ -31,8 +38,8 @@ from ldmref.models.params import Shape, flatten
 from ldmref.models.presets import list_presets
 
 DOWN = (".lora_down.weight", ".lora_A.weight")
-MOST_NAMES = 20_000  # of a file that is compared with every preset
-MOST_FAMILIES = 3  # in a message
+MOST_NAMES = 10_000  # of a file that is compared with every preset
+SAMPLE = 16  # names that are looked up before all
 HADAMARD_ROWS = ("hada_w1_a", "hada_w2_a")
 ROWS = ("up", "offset", "whole", "diff", *HADAMARD_ROWS)  # roles whose rows are those of the layer
 
@@ -100,12 +107,15 @@ def match_tensors(config: ModelConfig, lora: Lora) -> dict[str, dict[str, NamedT
 
 
 def compare_names(
-    config: ModelConfig, lora: Lora
+    config: ModelConfig, lora: Lora, known: LoraNames | None = None
 ) -> tuple[dict[str, dict[str, NamedTensor]], KeyReport]:
-    """Return what `match_tensors` does, and how names and shapes of the file fit the model."""
+    """Return what `match_tensors` does, and how names and shapes of the file fit the model.
+
+    `known` are the model's `lora_names`. None: they are listed.
+    """
     shapes = flatten(model_spec(config))
     names = [name for name in lora.tensors if not is_ignored(name)]
-    named = _assign(lora_names(config), names)
+    named = _assign(lora_names(config) if known is None else known, names)
     have = {name: bare(lora.shape_of(name)) for name in names}
     narrow = narrow_columns(config)
     want: dict[str, Shape] = {}
@@ -117,29 +127,34 @@ def compare_names(
     return named, compare(have, want)
 
 
-def find_families(lora: Lora) -> list[str]:
-    """Return the presets that a LoRA fits, by names and shapes; no numbers are read."""
-    if len(lora.tensors) > MOST_NAMES:
+def find_families(lora: Lora, most: int = 100) -> list[str]:
+    """Return at most so many presets that a LoRA fits, by names and shapes.
+
+    No numbers are read, and no preset is looked at closely whose widths or layers are others.
+    """
+    names = [name for name in lora.tensors if not is_ignored(name)]
+    if not names or len(names) > MOST_NAMES:
         return []
-    columns = {
-        lora.shape_of(name)[1] for name in lora.tensors
-        if name.endswith(DOWN) and len(lora.shape_of(name)) > 1
-    }  # fmt: skip
-    fitting = []
-    for name, config in list_presets().items():
+    downs = (lora.shape_of(name) for name in names if name.endswith(DOWN))
+    columns = {shape[1] for shape in downs if len(shape) > 1}
+    fitting: list[str] = []
+    for preset, config in list_presets().items():
         widths = {shape[1] for shape in flatten(model_spec(config)).values() if len(shape) > 1}
-        if columns <= widths:  # otherwise no table of names is built
-            if compare_names(widen_config(config, [lora]), lora)[1].fits:
-                fitting.append(name)
+        if len(fitting) == most or not columns <= widths:
+            continue
+        wide = widen_config(config, [lora])
+        known = lora_names(wide)
+        seen = all(unwrapped(name) in known for name in names[:SAMPLE])
+        if seen and compare_names(wide, lora, known)[1].fits:
+            fitting.append(preset)
     return fitting
 
 
 def _explain_misfit(config: ModelConfig, lora: Lora, used: int) -> str:
     """Return the hint for a file that does not fit a model: what it fits, if that is known."""
-    families = find_families(lora)
+    families = find_families(lora, 1)
     if families and config.name not in families:
-        names = " or ".join(families[:MOST_FAMILIES])
-        return f"it is made for another family: give a model such as {names}"
+        return f"it is made for another family: give a model such as {families[0]}"
     if used:
         return f"{used} of its tensors fit: it is incomplete, or of a program with other names"
     return "none of its names is that of a layer of this model, in the notation of any program"

@@ -27,6 +27,7 @@ from ldmref.io.diffusers.config import (
 )
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.identify import EDM, FEWER_LAYERS, INSTRUCTIONS
 from ldmref.io.key_table import (
     KeyTable,
     find_matching,
@@ -69,7 +70,7 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     family = family_of_pipeline(kind)
     if family is None:
         if "InstructPix2Pix" in kind:
-            raise _refuse_instructions(folder)
+            raise make_relative_error(folder, INSTRUCTIONS)
         known = [name for family in list_families() for name in family.pipelines]
         require_class(kind, known, f"{folder.name!r} holds", "E-PIPELINE")
     assert family is not None, "require_class refuses what no family reads"
@@ -91,6 +92,7 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
     if alone or index.get("requires_aesthetics_score"):
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
         raise CorruptModelError(message, code="E-PIPELINE", hint="use the base model alone")
+    _refuse_relatives(folder, index)
 
     def read(part: str, file: str = "config.json") -> dict[str, Any]:
         return read_json(folder / part / file)
@@ -103,7 +105,7 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
     vae = convert_autoencoder_config(read("vae"))
     unet = convert_unet_config(read("unet"))
     if unet.in_channels == 2 * vae.latent_channels:
-        raise _refuse_instructions(folder)
+        raise make_relative_error(folder, INSTRUCTIONS)
     height, width = (side * vae.factor for side in get_trained_size(read("unet")))
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
@@ -118,13 +120,25 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> ModelConfig
     )
 
 
-def _refuse_instructions(folder: Path) -> CorruptModelError:
-    """Make the error for InstructPix2Pix, whose U-Net reads the latents of the image to change."""
-    return CorruptModelError(
-        f"{folder.name!r} changes an image by an instruction (InstructPix2Pix)",
-        code="E-PIPELINE",
-        hint="not supported; give its base model, and the image to img2img",
-    )
+def _refuse_relatives(folder: Path, index: Mapping[str, Any]) -> None:
+    """Refuse SDXL's relatives, whose configurations say what their tensors say of single files.
+
+    Raises:
+        CorruptModelError: The noise levels are those of EDM, or the U-Net has fewer layers.
+    """
+    unet = read_json(folder / "unet" / "config.json")
+    if get_class(index, "scheduler").startswith("EDM"):
+        raise make_relative_error(folder, EDM)
+    shallow = unet.get("mid_block_type", "") is None
+    shallow = shallow or unet.get("reverse_transformer_layers_per_block") is not None
+    if shallow and "XL" in str(index["_class_name"]):
+        raise make_relative_error(folder, FEWER_LAYERS)
+
+
+def make_relative_error(folder: Path, relative: tuple[str, str]) -> CorruptModelError:
+    """Make the error for the folder of a relative of supported models: what it is, and a hint."""
+    what, hint = relative
+    return CorruptModelError(f"{folder.name!r} is {what}", code="E-PIPELINE", hint=hint)
 
 
 def get_class(index: Mapping[str, Any], part: str) -> str:

@@ -82,10 +82,11 @@ def fine_tune(
     check_early(recipe, folder, accept_changes)
     check_base(recipe.read_base_config(), recipe)
 
+    import ldmref.backends.torch  # noqa: F401 - raises BackendUnavailable without PyTorch
     from ldmref.loading import load
     from ldmref.training.diffusion.latents import NoisyLatents, stored_latents
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
-    from ldmref.training.finetune.adapters import make_adapter  # raises BackendUnavailable
+    from ldmref.training.finetune.adapters import make_adapter
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
     from ldmref.training.monitor.previews import check_prompts, samples
     from ldmref.training.stage import TrainingContext, exported, train_stage

@@ -1,0 +1,183 @@
+"""Relations of arrays, one by one: what is recognised, and what is nearly it and is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ldmref.locate.layouts import (
+    LEAST_OF_CHANNEL,
+    find_order,
+    first_nonfinite,
+    recognise,
+    relative_error,
+    resplit_heads,
+    restore_order,
+)
+
+TINY = 1e-9
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def words(got, right, close=TINY):
+    found = recognise(got, right, close)
+    return "" if found is None else found.text
+
+
+def test_relative_errors():
+    right = np.array([1.0, -4.0])
+    assert relative_error(right + np.array([1.0, 0.0]), right) == 0.25
+    assert relative_error(right[None], right) == relative_error(right * np.nan, right) == np.inf
+    assert relative_error(np.zeros(0), np.zeros(0)) == 0.0
+    assert relative_error(np.zeros(2), np.zeros(2)) == 0.0
+    assert relative_error(np.array([3], np.uint8), np.array([4], np.uint8)) == 0.25
+
+
+def test_what_is_recognised_restores_the_array(rng):
+    right = rng.standard_normal((2, 4, 6, 6))
+    tokens = rng.standard_normal((2, 6, 8))
+    cases = {
+        "equal after transpose 0,2,3,1": (right.transpose(0, 2, 3, 1), right),
+        "equal after transpose 0,1,3,2": (right.transpose(0, 1, 3, 2), right),
+        "equal after reshape from (8, 6, 6)": (right.reshape(8, 6, 6), right),
+        "batch halves swapped": (right[::-1], right),
+        "axis 1 reversed": (tokens[:, ::-1], tokens),
+        "sign reversed": (-right, right),
+        "scaled by 1.5": (1.5 * right, right),
+        "scaled by 0.14286 = 1/7": (right / 7.0, right),
+        "shifted by 0.25": (right + 0.25, right),
+        "scaled and shifted: 2 x + 0.75": (2.0 * right + 0.75, right),
+        "scaled and shifted: 2 x - 0.75": (2.0 * right - 0.75, right),
+        "pixels in [0, 1] instead of [-1, 1]: 0.5 x + 0.5": (0.5 * right + 0.5, right),
+        "heads permuted: (d/heads, heads) for 2 heads": (
+            tokens.reshape(2, 6, 2, 4).swapaxes(2, 3).reshape(tokens.shape), tokens),
+        "heads permuted: (heads, l) instead of (l, heads) for 2 heads": (
+            tokens.reshape(2, 6, 2, 4).swapaxes(1, 2).reshape(tokens.shape), tokens),
+        "all zeros": (0.0 * right, right),
+    }  # fmt: skip
+    for text, (got, expected) in cases.items():
+        found = recognise(got, expected, TINY)
+        assert found is not None and found.text == text
+        assert relative_error(found.array, expected) <= TINY or text == "all zeros"
+        assert found.harmless == text.startswith("equal after")
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_the_halves_of_a_batch(batch, rng):
+    right = rng.standard_normal((batch, 3, 2))
+    assert words(np.roll(right, batch // 2, axis=0), right) == "batch halves swapped"
+    assert words(np.roll(right, 1, axis=0), right) in ("", "batch halves swapped")
+    odd = rng.standard_normal((3, 5, 2))
+    assert "halves" not in words(np.roll(odd, 1, axis=0), odd)
+    one = rng.standard_normal((1, 5, 2))
+    assert words(one, one) == ""
+
+
+def test_parts_in_the_other_order(rng):
+    image = rng.standard_normal((1, 5, 4, 4))
+    rolled = np.roll(image, -2, axis=1)
+    assert words(rolled, image).endswith("channels in the order [2:, :2]")
+    tokens = rng.standard_normal((2, 3, 7))
+    assert words(np.roll(tokens, -3, axis=2), tokens).endswith("channels in the order [3:, :3]")
+    assert words(np.roll(tokens, -1, axis=1), tokens).endswith("tokens in the order [1:, :1]")
+    pair = rng.standard_normal((3, 8))
+    assert words(np.roll(pair, -5, axis=1), pair).endswith("channels in the order [5:, :5]")
+    assert words(np.roll(pair[0], 2), pair[0]) == ""
+
+
+def test_heads_that_are_split_otherwise(rng):
+    right = rng.standard_normal((2, 4, 6, 3))
+    flat = right.transpose(0, 2, 1, 3).reshape(2, 6, 12)
+    two = flat.reshape(2, 6, 2, 6).transpose(0, 2, 1, 3)
+    assert words(two, right) == "2 heads of width 6 instead of 4 of 3"
+    resplit = resplit_heads(two, right.shape)
+    assert resplit is not None and np.array_equal(resplit, right)
+    assert resplit_heads(right, right.shape) is None
+    assert resplit_heads(flat, right.shape) is None and resplit_heads(right, flat.shape) is None
+    assert resplit_heads(two, (2, 4, 7, 3)) is None and resplit_heads(two, (1, 4, 6, 3)) is None
+    wrong = right.transpose(0, 2, 1, 3).reshape(right.shape)
+    assert "(heads, l) instead of (l, heads)" in words(wrong, right)
+
+
+def test_channels_that_are_scaled_one_by_one(rng):
+    right = rng.standard_normal((1, 3, 4, 4))
+    gain, offset = np.array([2.0, 3.0, 0.5]), np.array([0.5, -1.0, 0.25])
+    got = right * gain[:, None, None] + offset[:, None, None]
+    text = words(got, right)
+    assert text.startswith("each channel is scaled and shifted: channel 0 is 2 x + 0.5")
+    assert "from 0.5 to 3" in text
+    few = right[..., :3, :5]
+    assert few[:, 0].size < LEAST_OF_CHANNEL
+    assert words(got[..., :3, :5], few) == ""
+    least = rng.standard_normal((1, 2, 4, LEAST_OF_CHANNEL // 4))
+    assert words(least * [[[2.0]], [[3.0]]], least).startswith("each channel")
+    flat = right.copy()
+    flat[:, 1] = 1.0
+    assert words(flat * gain[:, None, None], flat) == ""
+    small = right * (1.0 + 4e-4 * np.arange(3)[:, None, None])
+    assert words(small, right) == ""
+
+
+@pytest.mark.parametrize(("name", "digits"), [("bfloat16", 8), ("float16", 11)])
+def test_numbers_of_a_narrower_format(name, digits, rng):
+    right = rng.standard_normal(LEAST_OF_CHANNEL)
+    mantissa, exponent = np.frexp(right)
+    narrow = np.ldexp(np.rint(mantissa * 2.0**digits) / 2.0**digits, exponent)
+    assert words(narrow, right) == f"rounded to {name}"
+    assert words(narrow[1:], right[1:]) == ""  # too few to tell
+    beside = np.ldexp((np.rint(mantissa * 2.0**digits) + 2) / 2.0**digits, exponent)
+    assert words(beside, right) == ""
+    assert words(narrow * (1 + 2.0**-16), right) == ""
+
+
+def test_what_is_no_relation(rng):
+    right = rng.standard_normal((2, 3, 4, 4))
+    assert recognise(rng.standard_normal(right.shape), right, 1e-3) is None
+    assert recognise(right, right, TINY) is None  # nothing to explain
+    assert recognise(np.full(right.shape, np.nan), right, TINY) is None
+    assert recognise(np.zeros(0), right, TINY) is None
+    assert recognise(np.zeros(3), np.zeros(3), TINY) is None
+    assert recognise(1.5 * right + 1e-3 * np.sin(9 * right), right, 1e-6) is None
+    assert words(1.5 * right + 1e-8 * np.sin(9 * right), right, 1e-6) == "scaled by 1.5"
+
+
+def test_an_explanation_must_reduce_the_error(rng):
+    """A tolerance that is larger than the error explains nothing."""
+    right = rng.standard_normal((2, 3, 4))
+    got = right + 0.01 * rng.standard_normal(right.shape)
+    assert recognise(got, right, 1.0) is None
+    assert words(1.0005 * right, right, 1.0) in ("", "scaled by 1.0005")
+
+
+def test_a_later_relation_must_be_clearly_better(rng):
+    """Both an offset of pixels and a factor leave rounding: the usual one is named."""
+    right = np.sign(rng.standard_normal((1, 3, 4, 4)))
+    assert words(-right, right) == "sign reversed"
+    assert words(0.5 * right + 0.5, right, 1e-3).startswith("pixels in [0, 1]")
+
+
+def test_orders_of_a_shape(rng):
+    x = rng.standard_normal((1, 3, 2, 5))
+    found = [layout.text for layout in restore_order(x.transpose(0, 2, 3, 1), x.shape)]
+    assert found[0] == "equal after transpose 0,2,3,1"
+    for shape in ((1, 10, 3), (10, 3)):
+        flat = x.transpose(0, 2, 3, 1).reshape(shape)
+        moved = [layout.array for layout in restore_order(flat, x.shape)]
+        assert any(np.array_equal(array, x) for array in moved)
+        nearest = find_order(flat, x)
+        assert nearest is not None and np.array_equal(nearest.array, x)
+    assert not [*restore_order(x, x.shape)]
+    assert not [*restore_order(x, (1, 3, 2, 6))] and find_order(x, x[..., :4]) is None
+
+
+def test_the_first_value_that_is_not_finite():
+    x = np.zeros((2, 3))
+    assert first_nonfinite(x) == ""
+    x[1, 1], x[1, 2] = np.inf, np.nan
+    assert first_nonfinite(x) == "infinity at [1, 1], 2 of 6 values"
+    x[0, 2] = np.nan
+    assert first_nonfinite(x) == "NaN at [0, 2], 3 of 6 values"
