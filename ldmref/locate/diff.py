@@ -152,9 +152,7 @@ def _judge_wide(
     return _less_strict(rows, lambda: judge_call(port, model, call, NARROW, [], controlnets), dtype)
 
 
-def _less_strict(
-    rows: list[Row], judge_again: Callable[[], list[Row]], dtype: str
-) -> list[Row]:
+def _less_strict(rows: list[Row], judge_again: Callable[[], list[Row]], dtype: str) -> list[Row]:
     """Return rows of a port in float64, in which what float32 explains is "noisy" with a note.
 
     Programs embed times, and keep tables of schedules, in float32 whatever their format.

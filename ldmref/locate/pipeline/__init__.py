@@ -34,6 +34,7 @@ from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
+from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import rows_of_rest
 from ldmref.locate.pipeline.passes import split_passes
@@ -43,7 +44,6 @@ from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
-from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 

@@ -140,7 +140,9 @@ def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
 def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:
     """Return whether a guidance combines two calls of a denoiser, each with a scale of its own."""
     evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
-    return evaluation is not None and len(evaluation.networks) == 2 and "skipped" not in entry.inputs
+    return (
+        evaluation is not None and len(evaluation.networks) == 2 and "skipped" not in entry.inputs
+    )
 
 
 def _judge_missing(context: PipelineContext) -> Iterator[Row]:
@@ -148,12 +150,12 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
     networks = context.calls(context.denoiser)[:1]
     reads_scale = any({"guidance", "timestep_cond"} & {*e.inputs} for e in networks)
     changed = any(name.startswith("callback") for name in context.request)
-    scale = context.asked_scale or 0.0
+    asked = context.asked_scale or 0.0
     negative = context.request.get("negative_prompt")
-    embeds = context.given("negative_prompt_embeds")
+    embeds = context.requested("negative_prompt_embeds")
     true_cfg = context.request.get("true_cfg_scale")
-    given = negative is not None or embeds is not None
-    second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and given
+    requested = negative is not None or embeds is not None
+    second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and requested
     for evaluation in context.evaluations:
         if evaluation.guidance is not None or len(evaluation.networks) != 1:
             continue
@@ -162,8 +164,8 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
         if state is None or raw is None or len(raw) != len(state):
             continue
         may = "guided" in step.attributes and not reads_scale and not changed
-        if second or (may and scale > 1.0):
-            scale = true_cfg if second else scale
+        if second or (may and asked > 1.0):
+            scale = true_cfg if second else asked
             cause = "guidance is dropped: the network is not asked for the negative prompt"
             note = f"guidance scale {scale:g} was asked for"
             values = {"error": float("inf"), "verdict": DIFFERS, "cause": cause, "note": note}

@@ -61,9 +61,7 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
             context.ledger.explain(net, "it has another shape than the denoiser's", *roles)
             continue
         context.compared(net, *roles)
-        yield context.judge(
-            net, kind, got, right, segment=f"what {network.call} is given too"
-        )
+        yield context.judge(net, kind, got, right, segment=f"what {network.call} is given too")
     yield from _judge_hint(context, net)
 
 
@@ -100,7 +98,7 @@ def _judge_residuals(
 ) -> Iterator[Row]:
     """Yield a row for the residuals that the denoiser adds: the sum of its ControlNets' outputs."""
     roles = [role for role in network.inputs if role.startswith(RESIDUAL)]
-    given: list[np.ndarray] = []
+    requested: list[np.ndarray] = []
     sums: list[np.ndarray] = []
     for role in roles:
         got = context.read(network, role)
@@ -110,15 +108,15 @@ def _judge_residuals(
             context.ledger.explain(network, "no ControlNet that returns it was recorded", role)
             continue
         total = np.sum([_padded(x, len(got)) for x in known], axis=0)
-        given.append(got.ravel())
+        requested.append(got.ravel())
         sums.append(total.ravel())
         context.compared(network, role)
-    if given:
+    if requested:
         right = np.concatenate(sums)
         yield context.judge(
             network,
             "residuals",
-            np.concatenate(given),
+            np.concatenate(requested),
             right,
             variants=[("the residuals are not added", 0.0 * right)],
             segment="from the ControlNets to the denoiser",

@@ -50,8 +50,8 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
     """
     for number, name in enumerate(TEXT_ENCODERS):
         encoders = context.calls(name)
-        given = [context.read(entry, *IDS) for entry in encoders]
-        known = [x.reshape(-1, x.shape[-1]) for x in given if x is not None and x.size]
+        requested = [context.read(entry, *IDS) for entry in encoders]
+        known = [x.reshape(-1, x.shape[-1]) for x in requested if x is not None and x.size]
         tokens = "tokens" if not number else f"tokens_{number + 1}"
         for entry in context.calls(tokens):
             ids = context.read_output(entry, "ids")
