@@ -8,7 +8,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.evaluations import state_of
+from ldmref.locate.pipeline.evaluations import sigma_of, state_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
@@ -31,7 +31,7 @@ def judge_guidance(context: PipelineContext) -> Iterator[Row]:
         if row.verdict == UNKNOWN:
             context.compared(entry, *SETTINGS)  # the row says that they were not
         else:
-            context.compared(entry, "sigma")
+            yield from _judge_level(context, entry)
         context.compared_output(entry)  # the row says whether it was compared
         yield row
         yield from _judge_scale(context, entry)
@@ -135,6 +135,19 @@ def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
         )
         if row.verdict == DIFFERS:
             yield row
+
+
+def _judge_level(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
+    """Yield a row for the noise level of a guidance that is not that of its evaluation."""
+    evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
+    got = context.number(entry, "sigma")
+    right = None if evaluation is None else sigma_of(context, evaluation)
+    if got is None or right is None:
+        return
+    context.compared(entry, "sigma")
+    row = context.judge(entry, "guidance level", np.array([got]), np.array([right]), least=1e-5)
+    if row.verdict == DIFFERS:
+        yield row
 
 
 def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:

@@ -33,6 +33,8 @@ def judge_controls(context: PipelineContext) -> Iterator[Row]:
         for entry in entries:
             if NET.fullmatch(entry.call):  # alone: what they read is given
                 context.compared(entry, *entry.inputs)
+    for entry in context.calls("controlnet.hint"):  # the control image is what was given
+        context.compared(entry, *entry.inputs)
     yield from _judge_guides(context)
 
 
@@ -70,7 +72,8 @@ def _judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     got = context.read(net, *HINTS)
     if got is None:
         return
-    prepared = [context.read_output(entry) for entry in context.calls("control")]
+    sources = [*context.calls("control"), *context.calls("controlnet.hint")]
+    prepared = [context.read_output(entry) for entry in sources]
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
     if not fits:
         why = "what the pipeline prepared of the control image was not recorded"

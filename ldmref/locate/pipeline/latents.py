@@ -26,6 +26,7 @@ def judge_latents(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the initial latents and the decoder's input."""
     yield from _judge_initial(context)
     yield from _judge_decoder(context)
+    yield from _judge_tiny_decoder(context)
 
 
 def _judge_initial(context: PipelineContext) -> Iterator[Row]:
@@ -211,6 +212,24 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             segment="from the last step to the decoder",
         )
         yield context.unless_changed(row, "latents")
+
+
+def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
+    """Yield a row for the latents of a tiny autoencoder, which reads them as they are."""
+    steps = context.calls("sampler")
+    for entry in context.calls("taesd.decode"):
+        got = context.read(entry, *LATENTS)
+        last = state_after(context, steps[-1]) if steps else None
+        if not steps:
+            context.compared(entry, *LATENTS)
+        if got is None or last is None or got.shape != last.shape:
+            continue
+        end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
+        expected = last / context.path.spread(end or 0.0)
+        context.compared(entry, *LATENTS)
+        least = max(LEAST, 16 * context.epsilon)
+        segment = "from the last step to the tiny decoder"
+        yield context.judge(entry, "latents", got, expected, least=least, segment=segment)
 
 
 def _unpacked(context: PipelineContext, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

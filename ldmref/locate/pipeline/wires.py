@@ -41,6 +41,9 @@ def judge_wires(context: PipelineContext) -> Iterator[Row]:
 
 def _judge_halves(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what guidance was given, from the parts of the denoiser's outputs."""
+    if not context.calls("sampler"):  # guidance alone: its predictions are given
+        for entry in context.calls("guidance"):
+            context.compared(entry, *entry.inputs)
     before: np.ndarray | None = None
     for evaluation in context.evaluations:
         entry = evaluation.guidance
