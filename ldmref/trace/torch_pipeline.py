@@ -117,7 +117,12 @@ class _PipelineRecorder:
         scheduler = getattr(self._pipe, "scheduler", None)
         if scheduler is not None:
             self._scheduler = SchedulerRecorder(
-                self._pipe, scheduler, self.layers, self._family, self._layout, self._request.asked_for
+                self._pipe,
+                scheduler,
+                self.layers,
+                self._family,
+                self._layout,
+                self._request.asked_for,
             )
             for method, wrap in self._scheduler.wrappers().items():
                 self._replace(scheduler, method, wrap)

@@ -97,8 +97,8 @@ class RequestRecorder:
             return  # the call itself says what is wrong
         parameters = bound.signature.parameters
         defaults = {k: parameters[k].default for k in WITH_DEFAULT if k in parameters}
-        given = dict(list(bound.arguments.items())[1:])
-        asked = {k: x for k, x in (defaults | given).items() if k not in NOT_ASKED}
+        requested = dict(list(bound.arguments.items())[1:])
+        asked = {k: x for k, x in (defaults | requested).items() if k not in NOT_ASKED}
         self.asked = {k: x for k, x in asked.items() if x is not None and _is_plain(x)}
         self.asked |= {k: True for k, x in asked.items() if callable(x)}
         self.requests.append(self.asked)
@@ -146,8 +146,8 @@ class RequestRecorder:
             self._encoding = False
             arguments = signature.bind(*args, **kwargs).arguments
             self._layout.note(result, arguments.get("height"), arguments.get("width"))
-            given = arguments.get("latents")
-            inputs = {"latents": self._layout.convert(given)} if _is_array(given) else {}
+            requested = arguments.get("latents")
+            inputs = {"latents": self._layout.convert(requested)} if _is_array(requested) else {}
             latents = self._layout.convert(first_tensor(result))
             call = self._writer.begin("initial", numbered=False)
             call.add("", "initial", inputs, outputs={"output": latents})
@@ -170,7 +170,7 @@ class RequestRecorder:
         ) -> None:
             self.doing = ""
             found = [x for _, x in find_tensors(result, "")]
-            outputs = dict(zip(("mask", "latents"), found, strict=False))
+            outputs: dict[str, Any] = dict(zip(("mask", "latents"), found, strict=False))
             call = self._writer.begin("mask", numbered=False)
             call.add("", "mask", inputs, outputs=self._layout.convert_all(outputs))
             self._writer.end(call)

@@ -89,7 +89,9 @@ def called(**changes: Any) -> Change:
 
     def make(pipe: Any) -> None:
         base = type(pipe).__call__
-        values = {k: x if callable(x) else (lambda x: lambda asked: x)(x) for k, x in changes.items()}
+        values = {
+            k: x if callable(x) else (lambda asked, value=x: value) for k, x in changes.items()
+        }
 
         def call(self: Any, **kwargs: Any) -> Any:
             made = {k: f(kwargs) for k, f in values.items()}
@@ -194,7 +196,9 @@ def unmasked_part(keep: float) -> Change:
     return make
 
 
-SD, SDXL, SD3, DEV = (HostRun("", name, "", SEVERAL_STATES) for name in ("sd1", "sdxl", "sd3", "dev"))
+SD, SDXL, SD3, DEV = (
+    HostRun("", name, "", SEVERAL_STATES) for name in ("sd1", "sdxl", "sd3", "dev")
+)
 PAIR = HostRun("", "sd1", "", TWO)
 XL_PAIR, SD3_PAIR = HostRun("", "sdxl", "", TWO), HostRun("", "sd3", "", TWO)
 DEV_PAIR = HostRun("", "dev", "", {"prompt": ["a red cat", "a dog"]})
@@ -203,7 +207,10 @@ NINE = HostRun("", "sd1-inpainting", "", MASKED)
 FILL = HostRun("", "fill", "", {"image": PHOTO, "mask_image": MASK})
 CONTROL = HostRun("", "control", "", {"control_image": PHOTO})
 PAINT = HostRun("", "sd1", "inpaint", MASKED)
-IMAGE, XL_IMAGE = HostRun("", "sd1", "img2img", FROM_IMAGE), HostRun("", "sdxl", "img2img", FROM_IMAGE)
+IMAGE, XL_IMAGE = (
+    HostRun("", "sd1", "img2img", FROM_IMAGE),
+    HostRun("", "sdxl", "img2img", FROM_IMAGE),
+)
 SD3_IMAGE, DEV_IMAGE = (HostRun("", name, "img2img", FROM_IMAGE) for name in ("sd3", "dev"))
 FIRST_OF_STATES = given(encoder_hidden_states=exchange)
 
@@ -221,7 +228,8 @@ FAULTS = (
               (given(added_cond_kwargs=by_key("text_embeds", exchange)),)),
     HostFault("sizes", SDXL, ("micro-conditioning",), "all sizes are zero",
               (given(added_cond_kwargs=by_key("time_ids", torch.zeros_like)),)),
-    HostFault("an image without the scale", IMAGE, ("encoded latents",), "scaling factor is missing",
+    HostFault("an image without the scale", IMAGE, ("encoded latents",),
+              "scaling factor is missing",
               (), (passed("scheduler", "add_noise", original_samples=lambda x: x / 0.18215),)),
     HostFault("a mask that is inverted", PAINT, ("mask",), "the mask is inverted",
               (), (passed("", "prepare_mask_latents", mask=lambda x: 1 - x),)),
@@ -236,7 +244,8 @@ FAULTS = (
     HostFault("an inverted channel", NINE, ("channels of the mask",), "the mask is inverted",
               (given(sample=channels(4, 5, lambda x: 1 - x)),)),
     HostFault("masked latents without the scale", NINE, ("channels of the masked image",),
-              "scaling factor is missing", (given(sample=channels(5, None, lambda x: x / 0.18215)),)),
+              "scaling factor is missing",
+              (given(sample=channels(5, None, lambda x: x / 0.18215)),)),
     HostFault("another guidance", SD, ("guidance", "guidance scale"), "3.5 instead of 7.5",
               (called(guidance_scale=3.5),)),
     HostFault("no guidance", SD, ("guidance",), "guidance is dropped",

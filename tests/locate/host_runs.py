@@ -117,7 +117,11 @@ RIGHT = (
     HostRun("callback", "sd1", "", CALLED),
     HostRun("callback that ends guidance", "sd1", "", ENDED),
     HostRun(
-        "callback on latents", "sd1", "", {"callback_on_step_end": shrink_latents}, reason="callback"
+        "callback on latents",
+        "sd1",
+        "",
+        {"callback_on_step_end": shrink_latents},
+        reason="callback",
     ),
     HostRun("float16", "sd1", dtype="float16"),
     HostRun("bfloat16", "sd1", dtype="bfloat16"),
@@ -152,9 +156,7 @@ RIGHT = (
     HostRun("inpainting model, Euler", "sd1-inpainting", "", MASKED, EULER),
     HostRun("perturbed attention", "sd1", "pag", {"pag_scale": 3.0}),
     HostRun("perturbed, without guidance", "sd1", "pag", {"pag_scale": 3.0, "guidance_scale": 1.0}),
-    HostRun(
-        "perturbed, adaptive", "sd1", "pag", {"pag_scale": 3.0, "pag_adaptive_scale": 0.005}
-    ),
+    HostRun("perturbed, adaptive", "sd1", "pag", {"pag_scale": 3.0, "pag_adaptive_scale": 0.005}),
     HostRun("sdxl", "sdxl"),
     HostRun("sdxl, empty negative", "sdxl", "", {"negative_prompt": ""}),
     HostRun("sdxl, prompts 2", "sdxl", "", {"prompt_2": "z", "negative_prompt_2": "y"}),
@@ -178,7 +180,9 @@ RIGHT = (
     HostRun("sd3, hidden states", "sd3", "embeds"),
     HostRun("sd3, not square", "sd3", "", {"width": 24}),
     HostRun("sd3, an unused mu", "sd3", "", {"mu": 0.7}),
-    HostRun("sd3, a shift by mu", "sd3", "", {"mu": 0.7}, FLOW_EULER, {"use_dynamic_shifting": True}),
+    HostRun(
+        "sd3, a shift by mu", "sd3", "", {"mu": 0.7}, FLOW_EULER, {"use_dynamic_shifting": True}
+    ),
     HostRun("sd3, a shift by size", "sd3", "", {}, FLOW_EULER, {"use_dynamic_shifting": True}),
     HostRun("sd3 in bfloat16", "sd3", dtype="bfloat16"),
     HostRun("sd3.5 in bfloat16", "sd35", "", {"negative_prompt": "dog"}, dtype="bfloat16"),
@@ -190,9 +194,16 @@ RIGHT = (
     HostRun("flow LCM", "sd3", "", {}, "FlowMatchLCMScheduler", reason=UNSUPPORTED),
     HostRun("flow UniPC", "sd3", "", {}, "UniPCMultistepScheduler", FLOW, reason=UNSUPPORTED),
     HostRun("flow DPM++", "sd3", "", {}, "DPMSolverMultistepScheduler", FLOW, reason=UNSUPPORTED),
-    HostRun("flow Karras", "sd3", "", {}, FLOW_EULER, {"use_karras_sigmas": True}, reason=UNSUPPORTED),
     HostRun(
-        "flow exponential", "sd3", "", {}, FLOW_EULER, {"use_exponential_sigmas": True},
+        "flow Karras", "sd3", "", {}, FLOW_EULER, {"use_karras_sigmas": True}, reason=UNSUPPORTED
+    ),
+    HostRun(
+        "flow exponential",
+        "sd3",
+        "",
+        {},
+        FLOW_EULER,
+        {"use_exponential_sigmas": True},
         reason=UNSUPPORTED,
     ),
     HostRun("flow beta", "sd3", "", {}, FLOW_EULER, {"use_beta_sigmas": True}, reason=UNSUPPORTED),
@@ -248,7 +259,7 @@ def model_of(family: str, scheduler: str, fields: tuple[tuple[str, Any], ...]) -
     """Return ldmref's model of a family; a scheduler that it cannot read is that of the family."""
     pipe = make(family)
     of_flow = hasattr(pipe, "transformer")
-    if scheduler and not of_flow or fields and fields[0][0] == "use_dynamic_shifting":
+    if (scheduler and not of_flow) or (fields and fields[0][0] == "use_dynamic_shifting"):
         made = getattr(diffusers, scheduler)
         pipe.scheduler = made.from_config(pipe.scheduler.config, **dict(fields))
     with tempfile.TemporaryDirectory() as folder:

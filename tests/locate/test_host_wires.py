@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("torch")
@@ -9,9 +12,11 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from host_faults import FAULTS, PAIRS
-from host_runs import RIGHT, judge
+from host_runs import RIGHT, HostRun, arguments_of, judge, model_of, prepare
 
 from ldmref.locate import DiffReport
+from ldmref.locate.pipeline import judge_host
+from ldmref.trace import Selection, read_trace, record_pipeline
 
 
 def words_of(rows, verdict):
@@ -63,6 +68,37 @@ def test_two_faults_of_wires_are_both_named(names, tmp_path):
     shown = words_of(rows, "differs")
     assert any(row.verdict == "differs" and row.kind in first.kinds for row in rows), shown
     assert any(row.verdict == "differs" and row.kind in second.kinds for row in rows), shown
+
+
+def test_a_pipeline_that_is_not_known_is_not_judged(tmp_path):
+    run = HostRun("", "dev")
+    judge(run, tmp_path / "t")
+    trace = read_trace(tmp_path / "t")
+    named = replace(trace, manifest=trace.manifest | {"pipeline": "FluxKontextPipeline"})
+    (row,) = judge_host(named, model_of("dev", "", ()), "float32", [])
+    assert row.verdict == "not judged" and "FluxKontextPipeline" in row.note
+
+
+def test_the_halves_of_a_family_are_those_that_it_declares(tmp_path):
+    """A family whose batches have the prompt first: exchanged texts are right for it alone."""
+    run = HostRun("", "sd1", "", {"negative_prompt": "dog"})
+    judge(run, tmp_path / "t")
+    trace, model = read_trace(tmp_path / "t"), copy(model_of("sd1", "", ()))
+    model.family = replace(model.family, halves=("cond", "uncond"))
+    rows = judge_host(trace, model, "float32", [])
+    assert {row.cause for row in rows if row.kind == "text"} == {
+        "prompt and negative prompt are exchanged"
+    }
+
+
+@pytest.mark.parametrize("second", ["a red cat", "a dog"])
+def test_two_runs_in_one_recording_are_judged_one_by_one(tmp_path, second):
+    pipe = prepare(HostRun("", "sd1"))
+    with record_pipeline(pipe, tmp_path / "t", selection=Selection(layers=("",))):
+        for prompt in ("a red cat", second):
+            pipe(**arguments_of(pipe, HostRun("", "sd1", "", {"prompt": prompt})))
+    rows = judge_host(read_trace(tmp_path / "t"), model_of("sd1", "", ()), "float32", [])
+    assert {row.verdict for row in rows} == {"equal"}, words_of(rows, "not judged")[:4]
 
 
 def test_the_tables_cover_every_family():

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.locate.findings import Row
+from ldmref.locate.findings import UNKNOWN, Row
 from ldmref.locate.networks import NUMBER, is_host, network_of
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
@@ -34,6 +34,7 @@ from ldmref.locate.pipeline.controls import judge_controls
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.inputs import judge_inputs
+from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.pipeline.latents import judge_latents
 from ldmref.locate.pipeline.ledger import rows_of_rest
 from ldmref.locate.pipeline.passes import split_passes
@@ -43,7 +44,6 @@ from ldmref.locate.pipeline.steps import judge_steps
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
-from ldmref.locate.pipeline.known_parts import CONSTRAIN, judge_known_parts
 from ldmref.locate.unfit import try_judge
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
@@ -71,6 +71,9 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
 
     Arrays between the networks that no judge compared have a row each, "not judged".
     """
+    unknown = _unknown_pipeline(port, model)
+    if unknown:
+        return unknown
     context = PipelineContext(port, model, dtype, notes)
     rows = [*judge_tokens(context)]
     passes = split_passes(port)
@@ -83,6 +86,22 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
     networks = [e for e in whole if network_of(e.call)]
     return [*rows, *rows_of_rest(port, context.ledger, host, networks)]
+
+
+def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:
+    """Return a row that says that a pipeline is not known, if its latents are tokens.
+
+    Other pipelines of the family may join further tokens to them. Those that pass latents as they
+    are have known calls, whatever their class.
+    """
+    kind = port.manifest.get("pipeline")
+    family = model.family
+    known = not isinstance(kind, str) or kind in family.pipelines
+    steps = [call for call in port.calls if call.startswith("sampler")]
+    if known or family.unpack is None or not steps:
+        return []
+    note = f"{kind} is no pipeline that {family.name} reads: nothing between its networks is judged"
+    return [Row(steps[0], "", "pipeline", verdict=UNKNOWN, note=note)]
 
 
 def _judge_pass(context: PipelineContext) -> list[Row]:

@@ -58,9 +58,7 @@ def judge_added_noise(context: PipelineContext) -> Iterator[Row]:
         )
 
 
-def _table_error(
-    context: PipelineContext, t: float, x0: np.ndarray, noise: np.ndarray
-) -> float:
+def _table_error(context: PipelineContext, t: float, x0: np.ndarray, noise: np.ndarray) -> float:
     """Return the relative error of noised latents from a table of alpha-bar in the port's format.
 
     diffusers casts its table: in bfloat16, alpha-bar is 1 at the first training timesteps.
@@ -69,7 +67,9 @@ def _table_error(
         return 0.0
     table = training_alphas_cumprod(context.config)
     alpha_bar = table[min(max(int(t), 0), len(table) - 1)]
-    right, rounded = (q_sample(x0, a, noise) for a in (alpha_bar, round_to(alpha_bar, context.dtype)))
+    right, rounded = (
+        q_sample(x0, a, noise) for a in (alpha_bar, round_to(alpha_bar, context.dtype))
+    )
     return relative_error(rounded, right)
 
 
@@ -84,9 +84,9 @@ def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]
         yield row
         context.compared(entry, *NOISED)
     elif not context.calls("vae.encode"):  # latents that were given
-        given = context.given("image")
-        if given is not None and x0 is not None and given.shape[1:] == x0.shape[1:]:
-            yield context.judge(entry, "encoded latents", x0, repeat_rows(given, len(x0)))
+        requested = context.requested("image")
+        if requested is not None and x0 is not None and requested.shape[1:] == x0.shape[1:]:
+            yield context.judge(entry, "encoded latents", x0, repeat_rows(requested, len(x0)))
         context.compared(entry, *NOISED)
     else:
         why = "what was drawn from the encoder's distribution was not recorded"
@@ -98,11 +98,16 @@ def _judge_sources(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]
         return
     context.compared(entry, *TIMES)
     order = context.port.calls
-    following = [s for s in context.calls("sampler") if order.index(s.call) > order.index(entry.call)]
+    following = [
+        s for s in context.calls("sampler") if order.index(s.call) > order.index(entry.call)
+    ]
     expected = context.number(following[0], "timestep") if following else None
     if expected is not None:
         variants = [
-            (f"the noise of timestep {t:g} instead of {expected:g}, where the state is", np.array([t]))
+            (
+                f"the noise of timestep {t:g} instead of {expected:g}, where the state is",
+                np.array([t]),
+            )
         ]
         yield context.judge(
             entry, "noise time", np.array([t]), np.array([expected]), least=1e-5, variants=variants
@@ -115,8 +120,8 @@ def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
     if noise is None:
         return
     context.compared(entry, "noise")
-    given = context.given("latents")
-    if given is not None:
+    requested = context.requested("latents")
+    if requested is not None:
         return
     first = next((e for e in context.calls("add_noise") if e is not entry), None)
     earlier = None if first is None else context.read(first, "noise")

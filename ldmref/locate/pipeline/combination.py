@@ -8,7 +8,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.evaluations import state_of
+from ldmref.locate.pipeline.evaluations import sigma_of, state_of
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.trace.model import TraceEntry
@@ -31,7 +31,7 @@ def judge_guidance(context: PipelineContext) -> Iterator[Row]:
         if row.verdict == UNKNOWN:
             context.compared(entry, *SETTINGS)  # the row says that they were not
         else:
-            context.compared(entry, "sigma")
+            yield from _judge_level(context, entry)
         context.compared_output(entry)  # the row says whether it was compared
         yield row
         yield from _judge_scale(context, entry)
@@ -137,10 +137,25 @@ def _judge_scale(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
             yield row
 
 
+def _judge_level(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
+    """Yield a row for the noise level of a guidance that is not that of its evaluation."""
+    evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
+    got = context.number(entry, "sigma")
+    right = None if evaluation is None else sigma_of(context, evaluation)
+    if got is None or right is None:
+        return
+    context.compared(entry, "sigma")
+    row = context.judge(entry, "guidance level", np.array([got]), np.array([right]), least=1e-5)
+    if row.verdict == DIFFERS:
+        yield row
+
+
 def _is_second(context: PipelineContext, entry: TraceEntry) -> bool:
     """Return whether a guidance combines two calls of a denoiser, each with a scale of its own."""
     evaluation = next((e for e in context.evaluations if e.guidance is entry), None)
-    return evaluation is not None and len(evaluation.networks) == 2 and "skipped" not in entry.inputs
+    return (
+        evaluation is not None and len(evaluation.networks) == 2 and "skipped" not in entry.inputs
+    )
 
 
 def _judge_missing(context: PipelineContext) -> Iterator[Row]:
@@ -148,12 +163,12 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
     networks = context.calls(context.denoiser)[:1]
     reads_scale = any({"guidance", "timestep_cond"} & {*e.inputs} for e in networks)
     changed = any(name.startswith("callback") for name in context.request)
-    scale = context.asked_scale or 0.0
+    asked = context.asked_scale or 0.0
     negative = context.request.get("negative_prompt")
-    embeds = context.given("negative_prompt_embeds")
+    embeds = context.requested("negative_prompt_embeds")
     true_cfg = context.request.get("true_cfg_scale")
-    given = negative is not None or embeds is not None
-    second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and given
+    requested = negative is not None or embeds is not None
+    second = isinstance(true_cfg, int | float) and true_cfg > 1.0 and requested
     for evaluation in context.evaluations:
         if evaluation.guidance is not None or len(evaluation.networks) != 1:
             continue
@@ -162,8 +177,8 @@ def _judge_missing(context: PipelineContext) -> Iterator[Row]:
         if state is None or raw is None or len(raw) != len(state):
             continue
         may = "guided" in step.attributes and not reads_scale and not changed
-        if second or (may and scale > 1.0):
-            scale = true_cfg if second else scale
+        if second or (may and asked > 1.0):
+            scale = true_cfg if second else asked
             cause = "guidance is dropped: the network is not asked for the negative prompt"
             note = f"guidance scale {scale:g} was asked for"
             values = {"error": float("inf"), "verdict": DIFFERS, "cause": cause, "note": note}

@@ -33,6 +33,8 @@ def judge_controls(context: PipelineContext) -> Iterator[Row]:
         for entry in entries:
             if NET.fullmatch(entry.call):  # alone: what they read is given
                 context.compared(entry, *entry.inputs)
+    for entry in context.calls("controlnet.hint"):  # the control image is what was given
+        context.compared(entry, *entry.inputs)
     yield from _judge_guides(context)
 
 
@@ -61,9 +63,7 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
             context.ledger.explain(net, "it has another shape than the denoiser's", *roles)
             continue
         context.compared(net, *roles)
-        yield context.judge(
-            net, kind, got, right, segment=f"what {network.call} is given too"
-        )
+        yield context.judge(net, kind, got, right, segment=f"what {network.call} is given too")
     yield from _judge_hint(context, net)
 
 
@@ -72,7 +72,8 @@ def _judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     got = context.read(net, *HINTS)
     if got is None:
         return
-    prepared = [context.read_output(entry) for entry in context.calls("control")]
+    sources = [*context.calls("control"), *context.calls("controlnet.hint")]
+    prepared = [context.read_output(entry) for entry in sources]
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
     if not fits:
         why = "what the pipeline prepared of the control image was not recorded"
@@ -100,7 +101,7 @@ def _judge_residuals(
 ) -> Iterator[Row]:
     """Yield a row for the residuals that the denoiser adds: the sum of its ControlNets' outputs."""
     roles = [role for role in network.inputs if role.startswith(RESIDUAL)]
-    given: list[np.ndarray] = []
+    requested: list[np.ndarray] = []
     sums: list[np.ndarray] = []
     for role in roles:
         got = context.read(network, role)
@@ -110,15 +111,15 @@ def _judge_residuals(
             context.ledger.explain(network, "no ControlNet that returns it was recorded", role)
             continue
         total = np.sum([_padded(x, len(got)) for x in known], axis=0)
-        given.append(got.ravel())
+        requested.append(got.ravel())
         sums.append(total.ravel())
         context.compared(network, role)
-    if given:
+    if requested:
         right = np.concatenate(sums)
         yield context.judge(
             network,
             "residuals",
-            np.concatenate(given),
+            np.concatenate(requested),
             right,
             variants=[("the residuals are not added", 0.0 * right)],
             segment="from the ControlNets to the denoiser",

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from ldmref.trace.model import TraceEntry
+from ldmref.trace.model import Trace, TraceEntry
 
-if TYPE_CHECKING:
-    from ldmref.locate.pipeline.port_run import PortRun
+
+class RecordedRun(Protocol):
+    """What is read of a recorded run (`PortRun`)."""
+
+    @property
+    def port(self) -> Trace: ...
+
+    @property
+    def denoiser(self) -> str: ...
+
+    def calls(self, kind: str) -> list[TraceEntry]: ...
+
+    def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None: ...
+
+    def number(self, entry: TraceEntry | None, *roles: str) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class RunEvaluation:
         return f".{self.number}" if self.number else ""
 
 
-def find_evaluations(run: PortRun) -> list[RunEvaluation]:
+def find_evaluations(run: RecordedRun) -> list[RunEvaluation]:
     """Return the evaluations of all steps, in their order.
 
     A step follows its guidance, which follows its calls of the denoiser. A trace whose calls are
@@ -69,12 +82,12 @@ def find_evaluations(run: PortRun) -> list[RunEvaluation]:
     return [e for e in found if e.networks] if denoiser else found
 
 
-def state_of(run: PortRun, evaluation: RunEvaluation) -> np.ndarray | None:
+def state_of(run: RecordedRun, evaluation: RunEvaluation) -> np.ndarray | None:
     """Return the state at which an evaluation was made."""
     step, suffix = evaluation.step, evaluation.suffix
     return run.read(step, f"x_at{suffix}", "sample", "x")
 
 
-def sigma_of(run: PortRun, evaluation: RunEvaluation) -> float | None:
+def sigma_of(run: RecordedRun, evaluation: RunEvaluation) -> float | None:
     """Return the recorded noise level of an evaluation."""
     return run.number(evaluation.step, f"sigma_at{evaluation.suffix}", "sigma")

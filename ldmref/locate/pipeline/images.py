@@ -42,10 +42,10 @@ def judge_images(context: PipelineContext) -> Iterator[Row]:
     for number, entry in enumerate(controls):
         image = context.read_output(entry)
         if image is not None:
-            given = control_image(context, _size_of(image))
-            if given is not None and len(given) == len(controls):  # one for each ControlNet
-                given = given[number : number + 1]
-            yield from _judge_image(context, entry, "control image", image, given)
+            requested = control_image(context, _size_of(image))
+            if requested is not None and len(requested) == len(controls):  # one for each ControlNet
+                requested = requested[number : number + 1]
+            yield from _judge_image(context, entry, "control image", image, requested)
 
 
 # -- what was given -------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def read_pixels(image: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         return None
     if x.dtype == np.uint8 and x.ndim < 4:
         if x.shape[:2] != size:
-            x = np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.LANCZOS))
+            x = np.asarray(Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.LANCZOS))
         x = x[:, :, None] if x.ndim == 2 else x
         return x.transpose(2, 0, 1)[None, :3].astype(np.float64) / 255.0
     x = x.astype(np.float64)
@@ -139,9 +139,9 @@ def repeat_rows(x: np.ndarray, n: int) -> np.ndarray:
 def _judge_masks(context: PipelineContext) -> Iterator[Row]:
     for entry in context.calls("mask"):
         mask = context.read(entry, "mask")
-        given = None if mask is None else given_mask(context, _size_of(mask))
-        if mask is not None and given is not None and mask.shape[2:] == given.shape[2:]:
-            expected = np.broadcast_to(repeat_rows(given, len(mask)), mask.shape)
+        requested = None if mask is None else given_mask(context, _size_of(mask))
+        if mask is not None and requested is not None and mask.shape[2:] == requested.shape[2:]:
+            expected = np.broadcast_to(repeat_rows(requested, len(mask)), mask.shape)
             yield context.judge(
                 entry, "mask", mask, expected, variants=[("the mask is inverted", 1.0 - expected)]
             )
@@ -157,7 +157,7 @@ def _judge_masked_image(
 ) -> Iterator[Row]:
     masked = context.read(entry, "masked_image")
     image = None if masked is None else given_image(context, _size_of(masked))
-    latents = context.given("masked_image_latents")
+    latents = context.requested("masked_image_latents")
     if masked is not None and latents is not None and latents.shape == masked.shape:
         yield context.judge(entry, "masked image", masked, latents)
         context.compared(entry, "masked_image")
@@ -270,25 +270,25 @@ def _judge_posteriors(context: PipelineContext) -> Iterator[Row]:
         encoder = context.port.find(str(entry.attributes.get("encoder", "")))
         mean = context.read_output(encoder, "mean")
         logvar = context.read_output(encoder, "logvar")
-        drawn = context.read_output(entry)
-        if drawn is None or mean is None or drawn.shape != mean.shape:
+        sampled = context.read_output(entry)
+        if sampled is None or mean is None or sampled.shape != mean.shape:
             continue
         context.compared_output(entry)
-        if relative_error(drawn, mean) <= context.epsilon:
-            yield context.judge(entry, "posterior", drawn, mean)
+        if relative_error(sampled, mean) <= context.epsilon:
+            yield context.judge(entry, "posterior", sampled, mean)
         elif logvar is not None:
             spread = np.exp(0.5 * np.clip(logvar, -30.0, 20.0))
-            yield judge_normal(context, entry, "posterior", (drawn - mean) / spread)
+            yield judge_normal(context, entry, "posterior", (sampled - mean) / spread)
 
 
 def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
     """Return the scaled latents that were drawn within a method of the pipeline, (k, c, h, w)."""
-    drawn = [
+    sampled = [
         context.read_output(e)
         for e in context.calls("posterior")
         if e.attributes.get("for") == method
     ]
-    found = [x for x in drawn if x is not None]
+    found = [x for x in sampled if x is not None]
     vae = context.model.config.vae
     if not found:
         return None
@@ -357,9 +357,9 @@ def judge_prepared(context: PipelineContext) -> Iterator[Row]:
         got = context.read_output(entry, "latents")
         if got is None:
             continue
-        given = context.given("masked_image_latents")
-        if given is not None and given.shape[1:] == got.shape[1:]:
-            right = repeat_rows(given, len(got))
+        requested = context.requested("masked_image_latents")
+        if requested is not None and requested.shape[1:] == got.shape[1:]:
+            right = repeat_rows(requested, len(got))
             yield context.judge(entry, "encoded latents", got, right)
             context.compared_output(entry, "latents")
             continue

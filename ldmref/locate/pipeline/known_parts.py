@@ -1,4 +1,4 @@
-"""Judge what inpainting of ldmref does between steps: known parts put back, and jumps to more noise.
+"""Judge what inpainting does between steps: known parts put back, and jumps to more noise.
 
 Lugmayr et al. 2022, arXiv:2201.09865, equation 8 and algorithm 1.
 """
@@ -35,7 +35,7 @@ def _judge_constraints(context: PipelineContext) -> Iterator[Row]:
     mean = context.read_output(encoder, "mean")
     vae = context.model.config.vae
     x0 = None if mean is None else (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
-    drawn = context.params.get("rng") == "torch"
+    random = context.params.get("rng") == "torch"  # latents are a sample of the distribution
     for step in context.calls("sampler"):
         entry = context.port.find(step.call, CONSTRAIN)
         if entry is None:
@@ -48,7 +48,7 @@ def _judge_constraints(context: PipelineContext) -> Iterator[Row]:
         if before is None or after is None or sigma is None or before.shape != after.shape:
             continue
         known = np.broadcast_to((before != after).any(axis=(0, 1), keepdims=True), after.shape)
-        if x0 is None or drawn or x0.shape[1:] != after.shape[1:]:
+        if x0 is None or random or x0.shape[1:] != after.shape[1:]:
             why = "the latents of the image that were put back were not recorded"
             context.ledger.explain(entry, why, "output", side="output")
             continue
@@ -90,5 +90,7 @@ def _judge_jump(context: PipelineContext, jump: TraceEntry) -> Iterator[Row]:
     yield judge_normal(context, jump, "noise", noise)
     yield context.judge(jump, "jump level", np.array([end]), np.array([begun]), least=1e-6)
     variants = [("the state before the jump", state), ("only the noise", up * noise)]
-    yield context.judge(jump, "jump", got, keep * state + up * noise, least=least, variants=variants)
+    yield context.judge(
+        jump, "jump", got, keep * state + up * noise, least=least, variants=variants
+    )
     yield context.judge(after[0], "state", following, got, segment=f"from {jump.call}")

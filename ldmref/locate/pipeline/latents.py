@@ -26,6 +26,7 @@ def judge_latents(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for the initial latents and the decoder's input."""
     yield from _judge_initial(context)
     yield from _judge_decoder(context)
+    yield from _judge_tiny_decoder(context)
 
 
 def _judge_initial(context: PipelineContext) -> Iterator[Row]:
@@ -38,8 +39,11 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     if state is None or known:
         return
     if context.unknown_scheduler or schedule is None:
-        begins = initial is not None and not context.calls("vae.encode")
-        if begins and context.model.config.scheduler.path is FLOW:
+        if (
+            initial is not None
+            and not context.calls("vae.encode")
+            and context.model.config.scheduler.path is FLOW
+        ):
             noise = context.read_output(initial)
             if noise is not None:
                 context.compared_output(initial)
@@ -90,9 +94,7 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     yield Row(**values)
 
 
-def _judge_noised(
-    context: PipelineContext, step: TraceEntry, state: np.ndarray
-) -> Iterator[Row]:
+def _judge_noised(context: PipelineContext, step: TraceEntry, state: np.ndarray) -> Iterator[Row]:
     """Yield a row for a first state that is not the schedule's: an image with noise.
 
     It is the latents with noise that were recorded. Otherwise only its distribution is known, from
@@ -108,13 +110,15 @@ def _judge_noised(
     encoder = next(iter(context.calls("vae.encode")), None)
     mean, sigma = context.read_output(encoder, "mean"), context.number(step, "sigma")
     if mean is None or sigma is None or mean.shape[1:] != state.shape[1:]:
-        context.ledger.explain(step, "the image that it begins with was not recorded", "sample", "x")
+        context.ledger.explain(
+            step, "the image that it begins with was not recorded", "sample", "x"
+        )
         return
     vae = context.model.config.vae
     signal = 1.0 - sigma if context.path is FLOW else 1.0
     logvar = context.read_output(encoder, "logvar")
-    drawn = context.params.get("rng") == "torch" and logvar is not None
-    spread = np.exp(np.clip(logvar, -30.0, 20.0)) if drawn else np.zeros(1)  # type: ignore[arg-type]
+    sampled = context.params.get("rng") == "torch" and logvar is not None
+    spread = np.exp(np.clip(logvar, -30.0, 20.0)) if sampled else np.zeros(1)  # type: ignore[arg-type]
     centre = signal * (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
     deviation = np.sqrt(sigma**2 + spread * (signal * vae.scaling_factor) ** 2)
     segment = "from the encoder to the first state"
@@ -210,9 +214,25 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
         yield context.unless_changed(row, "latents")
 
 
-def _unpacked(
-    context: PipelineContext, x: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
+def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
+    """Yield a row for the latents of a tiny autoencoder, which reads them as they are."""
+    steps = context.calls("sampler")
+    for entry in context.calls("taesd.decode"):
+        got = context.read(entry, *LATENTS)
+        last = state_after(context, steps[-1]) if steps else None
+        if not steps:
+            context.compared(entry, *LATENTS)
+        if got is None or last is None or got.shape != last.shape:
+            continue
+        end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
+        expected = last / context.path.spread(end or 0.0)
+        context.compared(entry, *LATENTS)
+        least = max(LEAST, 16 * context.epsilon)
+        segment = "from the last step to the tiny decoder"
+        yield context.judge(entry, "latents", got, expected, least=least, segment=segment)
+
+
+def _unpacked(context: PipelineContext, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield latents that were unpacked from tokens in another order."""
     n, c, h, w = x.shape
     if context.model.family.unpack is None or h % 2 or w % 2:

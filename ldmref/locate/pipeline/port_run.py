@@ -76,7 +76,7 @@ class PortRun:
                 return float(value)
         return None
 
-    def given(self, name: str) -> np.ndarray | None:
+    def requested(self, name: str) -> np.ndarray | None:
         """Return an array of the request, as the caller gave it."""
         for entry in self.calls("inputs"):
             found = self.read(entry, name)

@@ -93,9 +93,9 @@ def arrays_of_side(
     Raises:
         NotKnown: The prompts or the outputs of their encoders were not recorded.
     """
-    given = _given(context, side)
-    if given is not None:
-        return _spread(given, images)
+    requested = _given(context, side)
+    if requested is not None:
+        return _spread(requested, images)
     prompts = prompts_of(context, request, side)
     if prompts is None:
         raise NotKnown("the prompts were not recorded")
@@ -122,7 +122,7 @@ def _spread(found: list[PromptArrays], images: int) -> list[PromptArrays]:
 
 def _given(context: PipelineContext, side: str) -> list[PromptArrays] | None:
     """Return hidden states that the request gave in place of a prompt."""
-    states, pooled = (context.given(name) for name in GIVEN[side])
+    states, pooled = (context.requested(name) for name in GIVEN[side])
     if states is None:
         return None
     return [PromptArrays(x, None if pooled is None else pooled[i]) for i, x in enumerate(states)]

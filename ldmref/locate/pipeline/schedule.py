@@ -219,9 +219,7 @@ def _without_repeats(sigmas: np.ndarray, n: int) -> np.ndarray:
     return sigmas[ends][:n] if doubled or len(sigmas) == 2 * n - 2 else sigmas
 
 
-def _judge_again(
-    context: PipelineContext, first: TraceEntry, again: TraceEntry
-) -> Iterator[Row]:
+def _judge_again(context: PipelineContext, first: TraceEntry, again: TraceEntry) -> Iterator[Row]:
     """Yield rows for a schedule that was made again: of a branch, or for another run."""
     if context.port.manifest.get("branch") is not None:  # judged with the steps that follow it
         context.compared_output(again, *again.outputs)

@@ -75,9 +75,7 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
         unknown = context.not_judged(entries[0], "step", str(error))
         yield from _without_noise(context, known, right) or [unknown]
         return
-    low = _follow_all(
-        context, known, replace(right, config=in_format(right.config, "float32"))
-    )
+    low = _follow_all(context, known, replace(right, config=in_format(right.config, "float32")))
     with np.errstate(all="ignore"):
         rounded = _follow_all(context, known, replace(right, rounding=context.dtype))
     others: dict[str, dict[int, np.ndarray]] | None = None
@@ -171,18 +169,18 @@ def judge_times(context: PipelineContext, entries: list[TraceEntry]) -> Iterator
         sigmas = own.sigmas
     listed = np.zeros(0) if timesteps is None else np.ravel(timesteps)
     partial = bool((context.port.manifest.get("selection") or {}).get("steps"))
-    places: set[int] = set()  # where in the list the last step may be; some are in it twice
+    indices: set[int] = set()  # where in the list the last step may be; some are in it twice
     for entry in entries:
         t = context.number(entry, "timestep")
         if t is not None and listed.size:
             context.compared(entry, "timestep")
             found = set(np.flatnonzero(np.abs(listed - t) <= 1e-5 * max(abs(t), 1.0)).tolist())
-            later = {i for i in found if i - 1 in places or (partial and i > min(places or {-1}))}
-            begins = not places or listed[max(places)] < t  # another image, or a jump back
+            later = {i for i in found if i - 1 in indices or (partial and i > min(indices or {-1}))}
+            begins = not indices or listed[max(indices)] < t  # another image, or a jump back
             if later or (found and begins):
-                places = later or found
+                indices = later or found
             else:
-                right = listed[min(max(places or {-1}) + 1, listed.size - 1)]
+                right = listed[min(max(indices or {-1}) + 1, listed.size - 1)]
                 note = f"timestep {t:g} instead of {right:g}"
                 values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
                 yield Row(entry.call, "", "step time", **values)

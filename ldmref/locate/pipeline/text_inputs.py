@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,9 @@ from ldmref.locate.pipeline.branches import split_branches
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, state_of
 from ldmref.locate.pipeline.prompt_arrays import (
+    SIDES,
     NotKnown,
     NotRead,
-    SIDES,
     PromptArrays,
     arrays_of_prompts,
     arrays_of_side,
@@ -33,7 +34,7 @@ SETTINGS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")
 KINDS = {"text": "context", "pooled text": "pooled"}  # arguments of the denoiser
 
 
-class Expected(NamedTuple):
+class ExpectedText(NamedTuple):
     """What a call of the denoiser should be given.
 
     Attributes:
@@ -157,7 +158,7 @@ def _expected(
     roles: tuple[str, ...],
     images: int,
     got: np.ndarray,
-) -> Expected:
+) -> ExpectedText:
     """Return what a call should be given.
 
     Raises:
@@ -177,14 +178,18 @@ def _expected(
         except NotKnown:
             sides["uncond"] = sides["cond"]
     sides.setdefault("cond", sides["uncond"])
-    return Expected(roles, sides)
+    return ExpectedText(roles, sides)
 
 
 # -- comparison -----------------------------------------------------------------------------------
 
 
 def _judge_rows(
-    context: PipelineContext, network: TraceEntry, kind: str, got: np.ndarray, expected: Expected
+    context: PipelineContext,
+    network: TraceEntry,
+    kind: str,
+    got: np.ndarray,
+    expected: ExpectedText,
 ) -> Row:
     right = expected.array(kind)
     if right is None:
@@ -192,14 +197,14 @@ def _judge_rows(
     segment = f"from the text encoders to the denoiser's {kind}"
     if got.shape != right.shape:
         note = f"shape {got.shape} instead of {right.shape}"
-        values = {"verdict": DIFFERS, "note": note, "segment": segment}
-        return Row(network.call, "", kind, math.inf, **values)
+        row = Row(network.call, "", kind, math.inf, verdict=DIFFERS, note=note)
+        return replace(row, segment=segment)
     variants = [*_arranged(kind, got, expected, right), *_changed(context, kind, right)]
     return context.judge(network, kind, got, right, variants=variants, segment=segment)
 
 
 def _arranged(
-    kind: str, got: np.ndarray, expected: Expected, right: np.ndarray
+    kind: str, got: np.ndarray, expected: ExpectedText, right: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the texts of other prompts and halves."""
     others = {"cond": "uncond", "uncond": "cond"}

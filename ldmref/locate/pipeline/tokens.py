@@ -20,7 +20,6 @@ PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
 )  # fmt: skip
 IDS = ("input_ids", "input", "ids")
-T5_END = 1  # the end token of T5's vocabularies
 
 
 def judge_tokens(context: PipelineContext) -> Iterator[Row]:
@@ -50,8 +49,8 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
     """
     for number, name in enumerate(TEXT_ENCODERS):
         encoders = context.calls(name)
-        given = [context.read(entry, *IDS) for entry in encoders]
-        known = [x.reshape(-1, x.shape[-1]) for x in given if x is not None and x.size]
+        requested = [context.read(entry, *IDS) for entry in encoders]
+        known = [x.reshape(-1, x.shape[-1]) for x in requested if x is not None and x.size]
         tokens = "tokens" if not number else f"tokens_{number + 1}"
         for entry in context.calls(tokens):
             ids = context.read_output(entry, "ids")
@@ -139,9 +138,10 @@ def fit_length(
     """
     if context.model.config.text_encoders[number].model_type != "t5" or not len(ids):
         return None
-    pad = int(ids[-1]) if len(ids) > 1 and ids[-1] == ids[-2] else 0
-    end = T5_END
-    used = int(np.flatnonzero(ids == end)[0]) + 1 if end in ids else len(ids)
+    empty = tokenize(context, number, [""], {}).ids.ravel()
+    pad = int(empty[-1])
+    end = int(empty[np.flatnonzero(empty != pad)[-1]])
+    used = int(np.flatnonzero(ids != pad)[-1]) + 1
     if used == len(ids) < length:
         return None  # the text may go on
     kept = ids[:used] if used <= length else np.append(ids[: length - 1], end)

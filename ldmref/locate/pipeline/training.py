@@ -20,6 +20,7 @@ from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.model import TraceEntry
 
 GAMMA = 5.0  # the usual bound of min-SNR
+SAMPLED = ("indices", "timesteps", "x0", "noise")  # of the data set and the noise
 LEAST = 1e-5  # relative error of alphas_cumprod from a float32 table, in the noised latents
 
 
@@ -48,6 +49,15 @@ def judge_training(context: PipelineContext) -> Iterator[Row]:
             yield context.not_judged(entry, "noising", "the timesteps were not recorded")
             continue
         yield from _judge_step(context, entry, np.ravel(timesteps))
+        context.compared(entry, *SAMPLED)
+        if context.read(entry, "x0") is not None and context.read(entry, "noise") is not None:
+            context.compared(entry, "x_t", "target")
+        if "target" in entry.inputs and "prediction" in entry.inputs:
+            context.compared(entry, "prediction")
+            context.compared_output(entry, "losses")
+        if "losses" in entry.outputs:
+            context.compared_output(entry, "loss")
+        context.compared_output(entry, "grad_norm")  # `gradients` says whether it was compared
 
 
 def _judge_step(context: PipelineContext, entry: TraceEntry, t: np.ndarray) -> Iterator[Row]:

@@ -22,11 +22,10 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.added_noise import NOISED
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.evaluations import RunEvaluation, sigma_of, state_of
+from ldmref.locate.pipeline.images import Variants
 from ldmref.locate.pipeline.text_inputs import SETTINGS
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.trace.model import TraceEntry
-
-Variants = list[tuple[str, np.ndarray]]
 
 
 def judge_wires(context: PipelineContext) -> Iterator[Row]:
@@ -42,6 +41,9 @@ def judge_wires(context: PipelineContext) -> Iterator[Row]:
 
 def _judge_halves(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what guidance was given, from the parts of the denoiser's outputs."""
+    if not context.calls("sampler"):  # guidance alone: its predictions are given
+        for entry in context.calls("guidance"):
+            context.compared(entry, *entry.inputs)
     before: np.ndarray | None = None
     for evaluation in context.evaluations:
         entry = evaluation.guidance
@@ -50,8 +52,8 @@ def _judge_halves(context: PipelineContext) -> Iterator[Row]:
         _mark_guide(context, evaluation)
         roles = [role for role in entry.inputs if role not in (*SETTINGS, "guide")]
         parts = _parts_of(context, evaluation, roles)
-        given = [context.read(entry, role) for role in roles]
-        got = [x for x in given if x is not None]
+        requested = [context.read(entry, role) for role in roles]
+        got = [x for x in requested if x is not None]
         if not got or len(parts) != len(got) or any(x.shape != got[0].shape for x in got):
             why = "the parts of the network's outputs are not known"
             if not evaluation.networks:
@@ -186,7 +188,9 @@ def _judge_predictions(context: PipelineContext) -> Iterator[Row]:
         for role, words in (("cond", "conditional"), ("uncond", "unconditional")):
             part = context.read(source, role)
             if part is not None and part.shape == got.shape:
-                variants.append((f"guidance is computed but not used: the {words} prediction", part))
+                variants.append(
+                    (f"guidance is computed but not used: the {words} prediction", part)
+                )
         if source in sources:
             variants += _from_before(context, sources, source, expected)
         context.compared(step, *roles)
@@ -225,14 +229,12 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     )
 
 
-def _judge_begin(
-    context: PipelineContext, initial: TraceEntry, got: np.ndarray
-) -> Iterator[Row]:
+def _judge_begin(context: PipelineContext, initial: TraceEntry, got: np.ndarray) -> Iterator[Row]:
     """Yield a row for initial latents that follow from given ones, or from an image with noise.
 
     Those of pure noise are judged by their standard deviation (`latents`).
     """
-    given = context.read(initial, "latents")
+    requested = context.read(initial, "latents")
     noised = [
         e
         for e in context.calls("add_noise")
@@ -245,19 +247,19 @@ def _judge_begin(
             segment = f"from {noised[-1].call} to the initial latents"
             yield context.judge(initial, "initial latents", got, right, segment=segment)
             context.compared_output(initial)
-    elif given is not None and given.shape == got.shape and schedule is not None:
+    elif requested is not None and requested.shape == got.shape and schedule is not None:
         scale = float(schedule.init_noise_sigma) if context.states_on_path else 1.0
         variants = [
-            ("the scale of the initial noise is missing (init_noise_sigma)", given),
-            ("the noise is scaled twice", given * scale * scale),
+            ("the scale of the initial noise is missing (init_noise_sigma)", requested),
+            ("the noise is scaled twice", requested * scale * scale),
         ]
-        asked = context.given("latents")
-        if asked is not None and asked.shape == given.shape:
-            yield context.judge(initial, "given latents", given, asked)
+        asked = context.requested("latents")
+        if asked is not None and asked.shape == requested.shape:
+            yield context.judge(initial, "given latents", requested, asked)
         context.compared(initial, "latents")
         context.compared_output(initial)
         yield context.judge(
-            initial, "initial latents", got, scale * given, least=1e-5, variants=variants
+            initial, "initial latents", got, scale * requested, least=1e-5, variants=variants
         )
 
 
