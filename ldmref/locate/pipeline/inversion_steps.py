@@ -18,6 +18,45 @@ from ldmref.trace.model import TraceEntry
 ROUNDINGS = 4.0  # units per size of an array that a step adds; see `judge_inversion`
 
 
+def is_inversion(step: TraceEntry) -> bool:
+    """Return whether a step leads to more noise: that of an inversion says its iterations."""
+    return "iterations" in step.attributes
+
+
+def judge_start(context: PipelineContext, step: TraceEntry, state: np.ndarray) -> Iterator[Row]:
+    """Yield a row for the first state of an inversion: the latents of the image.
+
+    On a path alpha, sigma the state is x0 sqrt(alpha^2 + sigma^2) at the last level of the
+    schedule, of the variance that a state of this level has.
+    """
+    encoder = next(iter(context.calls("vae.encode")), None)
+    mean = context.read_output(encoder, "mean")
+    schedule = context.make_schedule()
+    if mean is None or schedule is None or mean.shape[1:] != state.shape[1:]:
+        why = "the image that it begins with was not recorded"
+        context.ledger.explain(step, why, "sample", "x")
+        return
+    vae = context.model.config.vae
+    clean = (mean - (vae.shift_factor or 0.0)) * vae.scaling_factor
+    context.compared(step, "sample", "x")
+    spread = schedule.path.spread(float(schedule.sigmas[-1]))
+    yield context.judge(step, "initial latents", state, clean * spread)
+
+
+def rising_levels(context: PipelineContext, step: TraceEntry, levels: np.ndarray) -> list[float]:
+    """Return the levels of an inversion, those of the schedule from the last one to the first.
+
+    Without iterations it begins at half of the second level, or at the lowest of the training if
+    that is lower, where the schedule ends at 0: there is no slope at 0.
+    """
+    rising = [float(level) for level in levels[::-1]]
+    schedule = context.make_schedule()
+    if rising[0] == 0.0 and not step.attributes["iterations"] and schedule is not None:
+        lowest = schedule.path.level(float(schedule.training_sigmas[0]))
+        rising[0] = min(rising[1] / 2.0, lowest)
+    return rising
+
+
 def judge_inversion(
     context: PipelineContext, evaluations: Sequence[RecordedEvaluation], settings: StepSettings
 ) -> Iterator[Row]:
@@ -47,8 +86,12 @@ def judge_inversion(
             continue
         answers = iter(x0 for _, x0, _ in seen)
         x = evaluation.state
+        points: list[tuple[np.ndarray, float]] = []
 
-        def denoise(x: np.ndarray, sigma: float, answers: Iterator = answers) -> np.ndarray:
+        def denoise(
+            x: np.ndarray, sigma: float, answers: Iterator = answers, points: list = points
+        ) -> np.ndarray:
+            points.append((x, sigma))
             return next(answers)
 
         expected = next(sample(denoise, x, (sigma, sigma_next), implicit(iterations))).x
@@ -58,6 +101,35 @@ def judge_inversion(
         units = ROUNDINGS * sizes / (_size(expected) or 1.0)
         least = context.epsilon * max(NOISE, units)
         yield context.judge(entry, "step", output, expected, least=least)
+        yield from _judge_points(context, entry, points, least)
+        x0 = context.read(entry, "x0")
+        if x0 is not None:
+            x_e, right, _ = seen[0]
+            units = ROUNDINGS * (1.0 + _size(x_e) / (_size(right) or 1.0))
+            context.compared(entry, "x0")
+            yield context.judge(entry, "x0", x0, right, least=context.epsilon * max(NOISE, units))
+
+
+def _judge_points(
+    context: PipelineContext,
+    entry: TraceEntry,
+    points: Sequence[tuple[np.ndarray, float]],
+    least: float,
+) -> Iterator[Row]:
+    """Yield rows for where a step evaluated its network: states and levels."""
+    for number, (x, sigma) in enumerate(points):
+        suffix = f".{number}" if number else ""
+        got, level = (
+            context.read(entry, f"x_at{suffix}"),
+            context.number(entry, f"sigma_at{suffix}"),
+        )
+        if got is not None:
+            context.compared(entry, f"x_at{suffix}")
+            yield context.judge(entry, f"x_at{suffix}", got, x, least=least)
+        if level is not None:
+            context.compared(entry, f"sigma_at{suffix}")
+            wide = np.array([level]), np.array([sigma])
+            yield context.judge(entry, f"sigma_at{suffix}", *wide)
 
 
 def _evaluations(

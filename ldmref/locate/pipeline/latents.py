@@ -10,6 +10,7 @@ import numpy as np
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.layouts import first_nonfinite, relative_error
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_start
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.pipeline.wires import blended_at_the_end, clamp_of, state_after
@@ -37,6 +38,9 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     known = initial is not None and context.ledger.has(initial, "output", "output")
     state = context.read(steps[0], "sample", "x") if steps else None
     if state is None or known:
+        return
+    if is_inversion(steps[0]):
+        yield from judge_start(context, steps[0], state)
         return
     if context.unknown_scheduler or schedule is None:
         if (

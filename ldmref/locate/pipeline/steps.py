@@ -17,7 +17,7 @@ from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import NOISE, PipelineContext
-from ldmref.locate.pipeline.inversion_steps import judge_inversion
+from ldmref.locate.pipeline.inversion_steps import is_inversion, judge_inversion, rising_levels
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.recorded_step import (
     NotRecorded,
@@ -66,8 +66,10 @@ def judge_steps(context: PipelineContext) -> Iterator[Row]:
     if not known or len(known) < len(entries):
         return
     right = _settings(context)
-    if "iterations" in known[0].entry.attributes:
+    if is_inversion(known[0].entry):
         yield from judge_inversion(context, known, right)
+        for evaluation in known:
+            yield from _judge_later(context, evaluation)
         return
     try:
         expected = _follow_all(context, known, right)
@@ -206,6 +208,8 @@ def _judge_levels(
         ends = (int(entry.attributes["i"]), int(entry.attributes["i_next"]))
         if max(ends) < len(levels):
             pairs = [(float(levels[ends[0]]), float(levels[ends[1]]))]
+    if is_inversion(entry):
+        pairs = [*pairwise(rising_levels(context, entry, levels))]
     known = [x for x in got if x is not None]
     tolerance = max(1e-5, 2.0 * context.epsilon)
     if not any(
