@@ -294,3 +294,15 @@ def test_other_objects_than_runs_and_axes(tiny):
     ):
         with pytest.raises(LdmrefError):
             call()
+
+
+def test_booleans_of_a1111_are_those_of_pydantic():
+    from ldmref.apps.server.a1111.fields import Fields
+
+    for word in ("True", "true", "1", "on", "YES", "t", "y", True, 1):
+        assert Fields({"tiling": word}).flag("tiling") is True, word
+    for word in ("False", "false", "0", "off", "No", "f", "n", False, 0):
+        assert Fields({"tiling": word}).flag("tiling", True) is False, word
+    for word in ("maybe", "", "2", 2, [], "truee"):
+        with pytest.raises(LdmrefError):
+            Fields({"tiling": word}).flag("tiling")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from fault_cases import PYTHON, covers
-from gguf_files import text
 
 from ldmref.errors import CorruptModelError, LdmrefError
 from ldmref.families.flux import original as flux
@@ -23,6 +22,10 @@ from ldmref.support.files import MAX_TABLE_VALUES, MAX_VALUES, count_values, par
 
 HEAD = struct.Struct("<4sIQQ")
 MANY = 2**50
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value.encode()
 
 
 def head(tensors, fields):
