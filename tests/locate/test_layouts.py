@@ -181,3 +181,15 @@ def test_the_first_value_that_is_not_finite():
     assert first_nonfinite(x) == "infinity at [1, 1], 2 of 6 values"
     x[0, 2] = np.nan
     assert first_nonfinite(x) == "NaN at [0, 2], 3 of 6 values"
+
+
+def test_an_order_of_the_same_shape_must_be_decisively_nearer(rng):
+    right = rng.standard_normal((2, 5, 5))
+    assert find_order(right, right) is None
+    moved = right.swapaxes(1, 2)
+    found = find_order(moved, right)
+    assert found is not None and np.array_equal(found.array, right) and found.harmless
+    near = right + right.swapaxes(1, 2) + 0.05 * rng.standard_normal(right.shape)
+    assert find_order(near + 0.3 * rng.standard_normal(right.shape), near) is None
+    half = near.swapaxes(1, 2) + 0.5 * (near - near.swapaxes(1, 2))  # half as far in another order
+    assert find_order(half, near) is None
