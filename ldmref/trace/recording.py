@@ -47,8 +47,10 @@ class RunRecording:
     """
 
     def __init__(self, folder: str | Path | None):
-        self._temporary = TemporaryDirectory(prefix="ldmref-") if folder is None else None
-        folder = self._temporary.name if folder is None else folder
+        self._temporary: TemporaryDirectory[str] | None = None
+        if folder is None:
+            self._temporary = TemporaryDirectory(prefix="ldmref-")
+            folder = self._temporary.name
         self.folder = Path(folder)
         self._ended = False
 

@@ -70,6 +70,8 @@ def test_what_is_recognised_restores_the_array(rng):
 def test_the_halves_of_a_batch(batch, rng):
     right = rng.standard_normal((batch, 3, 2))
     assert words(np.roll(right, batch // 2, axis=0), right) == "batch halves swapped"
+    pooled = right.reshape(batch, 6)
+    assert words(np.roll(pooled, batch // 2, axis=0), pooled) == "batch halves swapped"
     assert words(np.roll(right, 1, axis=0), right) in ("", "batch halves swapped")
     odd = rng.standard_normal((3, 5, 2))
     assert "halves" not in words(np.roll(odd, 1, axis=0), odd)
