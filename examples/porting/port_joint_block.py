@@ -77,7 +77,7 @@ class JointBlock:
         h, text = self.attention(h, text)
         image = self.feed_forward("ff", x + gate * h, *of_mlp)
         context_next = context + text_gate * text
-        outputs = image, self.feed_forward("ff_context", context_next, *of_text_mlp)
+        outputs = self.feed_forward("ff_context", context_next, *of_text_mlp), image
         self.dump("", {"": x, "context": context, "emb": emb}, outputs)
         return outputs
 
@@ -125,8 +125,8 @@ def main(model, golden, port, exchanged=""):
         levels = {"sigma": np.float32(sigma), "sigma_next": np.float32(after)}
         moved = x + np.float32(after - sigma) * v  # the velocity is eps - x0
         save(call, "", {"x": x, "prediction": v, **levels}, [moved])
-    expected = given[f"transformer.000/{BLOCK}/output.0"]
-    return np.abs(found[0] - expected).max()
+    expected = given[f"transformer.000/{BLOCK}/output.1"]  # the image; output.0 is the text
+    return np.abs(found[1] - expected).max()
 
 
 if __name__ == "__main__":

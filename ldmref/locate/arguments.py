@@ -51,7 +51,7 @@ class RecordedArguments:
         for entry in self.port.of_call(self.call):
             distances = entry.layer.endswith(TABLE_OF_DISTANCES)
             for name in (*entry.inputs.values(), *entry.outputs.values()):
-                shape: tuple[int, ...] = tuple(np.shape(self.port.tensors[name]))
+                shape = [*np.shape(self.port.tensors[name])]
                 if distances and len(shape) > 1:  # (l, l), with heads
                     found = 1, shape[1]
                 elif len(shape) in (3, 4):  # tokens of a width, or heads of tokens

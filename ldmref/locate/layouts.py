@@ -14,7 +14,7 @@ import numpy as np
 
 from ldmref.locate.law import GAIN, explains, is_clearly_better
 
-CLOSE = 1e-3  # relative differences of factors and constants that are told apart
+CLOSE = 1e-3  # relative difference from which factors and constants differ
 LEAST_OF_CHANNEL = 16  # values from which a factor and a constant, or a format, can be told
 HEADS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)  # numbers of heads that are tried
 
@@ -171,7 +171,7 @@ def _zeros_in_front(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
     if got.shape != expected.shape or got.ndim != 3:
         return
     used = [np.flatnonzero(expected[:, i].any(axis=0)) for i in range(expected.shape[1])]
-    ends = [int(places[-1]) + 1 if places.size else 0 for places in used]
+    ends = [int(filled[-1]) + 1 if filled.size else 0 for filled in used]
     width = expected.shape[2]
     moved = np.stack([np.roll(got[:, i], end - width, axis=1) for i, end in enumerate(ends)], 1)
     padded = [i for i, end in enumerate(ends) if 0 < end < width]

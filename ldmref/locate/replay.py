@@ -181,8 +181,8 @@ class Replay(RepeatableRun):
         unit = self._unit_of(entry)
         suspects = tuple(self._pending)
         seen = False
-        given = {id(x) for x in inputs.values()}
-        returned = [part for part, x in enumerate(used) if id(x) not in given] or [0]
+        read = {id(x) for x in inputs.values()}
+        returned = [part for part, x in enumerate(used) if id(x) not in read] or [0]
         for part, computed in enumerate(used):
             recorded = read_output(self.port, entry, part, only=part == returned[0])
             if recorded is None:

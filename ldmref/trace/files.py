@@ -231,7 +231,7 @@ class SharedTensors(LazyMapping[np.ndarray]):
         if isinstance(shared, dict):
             known = {name: old for name, old in shared.items() if isinstance(old, str)}
             self.stored |= {name: old for name, old in known.items() if old in self.stored}
-        parts = parse_json(metadata.get(COMPLEX, "[]"), name, CODE)
+        parts = parse_json(metadata.get(COMPLEX, "[]"), name, CODE, most=MAX_TABLE_VALUES)
         texts = [part for part in parts if isinstance(part, str)] if isinstance(parts, list) else ()
         self.complex = {part for part in texts if part in self.stored}
 

@@ -74,7 +74,7 @@ FAULTS = (
     ModuleFault(JOINT, f"{BLOCK}.ff.net.2", negate),
     ModuleFault(JOINT, f"{BLOCK}.norm1.linear", double_weight),
     ModuleFault(JOINT, "transformer.proj_out", negate),
-    ModuleFault(JOINT, "transformer.time_text_embed.text_embedder.linear_1", transpose),
+    ModuleFault(JOINT, "transformer.time_text_embed.text_embedder.linear_2", transpose),
     ModuleFault(("dev", "schnell"), "transformer.single_transformer_blocks.0.attn.norm_q", ones),
     ModuleFault(("dev", "schnell"), "transformer.single_transformer_blocks.1.proj_mlp", negate),
     ModuleFault(("dev", "schnell"), "transformer.single_transformer_blocks.0.proj_out", zero_bias),

@@ -213,12 +213,12 @@ def joint_block(
     num_heads: int,
     guide: Sequence[float] = (),
 ) -> tuple[Array, Array]:
-    """Apply a block to image and text; x: (n, l, d), context: (n, m, d), emb: (n, d) -> both.
+    """Apply a block to image and text; x: (n, l, d), context: (n, m, d), emb: (n, d).
 
-    Returns the text and the image, in diffusers' order. Each stream has its own weights. Time and
-    pooled text give a shift, a scale and a gate for each
-    attention and feed-forward layer. Nothing reads the text after the last block, which returns it
-    as it was. With `guide`, context and emb are those of n negative prompts, then of n prompts.
+    Returns text and image, in diffusers' order. Each stream has its own weights. Time and pooled
+    text give a shift, a scale and a gate for each attention and feed-forward layer. Nothing reads
+    the text after the last block, which returns it as it was. With `guide`, context and emb are
+    those of n negative prompts, then of n prompts.
     """
     h, gate, *of_mlp = adaptive_norm(ops, p.norm1, x, emb[x.shape[0] :, ...] if guide else emb)
     text, *of_text = adaptive_norm(ops, p.norm1_context, context, emb)

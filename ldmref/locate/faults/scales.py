@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.faults.variants import Given
+from ldmref.locate.law import GAIN
+from ldmref.locate.layouts import relative_error
 from ldmref.locate.points import Point
 from ldmref.locate.replay import Replay
 
@@ -31,16 +33,16 @@ def forgotten_scale(replay: Replay, point: Point) -> Iterator[Given]:
     power = float(np.vdot(product, product))
     if not power:
         return
-    if term.any():  # otherwise the output is scaled, which needs no knowledge of the layer
-        factor = float(np.vdot(product, found)) / power
-        if factor:
-            text = f"the product is scaled by {factor:.5g}, and the bias is not"
-            yield f"{text}: a scale of the weights is missing", factor * product + term
+    factor = float(np.vdot(product, found)) / power
+    if term.any() and factor:  # without a bias the output is scaled, which any array may be
+        text = f"the product is scaled by {factor:.5g}, and the bias is not"
+        yield f"{text}: a scale of the weights is missing", factor * product + term
     others = tuple(i for i in range(product.ndim) if i != axis)
     powers = np.square(product).sum(axis=others, keepdims=True)
     if product.size < LEAST_OF_ROW * product.shape[axis] or not powers.all():
         return
     factors = (product * found).sum(axis=others, keepdims=True) / powers
-    if factors.all():
+    left = relative_error(factors * product, found)
+    if factors.all() and relative_error(factor * product, found) > GAIN * left:
         text = f"the rows of the product are scaled, by {factors.min():.4g} to {factors.max():.4g}"
         yield f"{text}: scales of the weights are missing", factors * product + term

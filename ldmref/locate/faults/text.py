@@ -21,7 +21,7 @@ DISTANCES = (16, 20, 32, 64, 100, 128, 256, 512, 1000, 1024)  # largest ones tha
 BIASES = ("bias", "score_bias")  # inputs of blocks and of attention
 EXCHANGED = "gate and value are exchanged: GELU is applied to wi_1"
 PROJECTION = "text_projection"
-Rule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
+BucketRule = Callable[[int], np.ndarray]  # from the number of tokens to the rows of the table
 
 
 def other_buckets(replay: Replay, point: Point) -> Iterator[Given]:
@@ -50,7 +50,7 @@ def other_score_bias(replay: Replay, point: Point) -> Iterator[ChangedOperations
         yield text, dict.fromkeys(names, change)
 
 
-def _with_rule(table: np.ndarray, right: Rule, rule: Rule) -> OperationChange:
+def _with_rule(table: np.ndarray, right: BucketRule, rule: BucketRule) -> OperationChange:
     def change(call: LayerCall, x: Mapping[str, np.ndarray]) -> np.ndarray:
         moved = _moved(table, right, rule, x["score_bias"].shape[-1])
         return call.compute({**x, "score_bias": x["score_bias"] + moved})
@@ -58,19 +58,19 @@ def _with_rule(table: np.ndarray, right: Rule, rule: Rule) -> OperationChange:
     return change
 
 
-def _moved(table: np.ndarray, right: Rule, rule: Rule, length: int) -> np.ndarray:
+def _moved(table: np.ndarray, right: BucketRule, rule: BucketRule, length: int) -> np.ndarray:
     """Return what another rule adds to the bias of positions, (heads, l, l)."""
     return (table[rule(length)] - table[right(length)]).transpose(2, 0, 1)
 
 
-def _right_rule(replay: Replay, rows: int) -> Rule:
+def _right_rule(replay: Replay, rows: int) -> BucketRule:
     return lambda n: find_buckets(_distances(n), rows, _largest(replay))
 
 
-def _rules(replay: Replay, rows: int) -> dict[str, Rule]:
+def _rules(replay: Replay, rows: int) -> dict[str, BucketRule]:
     """Return in words how ports find the rows of a table of distances."""
     right = _largest(replay)
-    rules: dict[str, Rule] = {
+    rules: dict[str, BucketRule] = {
         "the buckets are those of causal attention": lambda n: _one_way(n, rows, right),
         "the distance is that of the query from the key": lambda n: find_buckets(
             -_distances(n), rows, right
@@ -88,8 +88,8 @@ def _largest(replay: Replay) -> int:
 
 
 def _distances(length: int) -> np.ndarray:
-    places = np.arange(length)
-    return places[None, :] - places[:, None]
+    tokens = np.arange(length)
+    return tokens[None, :] - tokens[:, None]
 
 
 def _one_way(length: int, rows: int, largest: int) -> np.ndarray:
@@ -152,13 +152,13 @@ def _pooled(replay: Replay, ids: np.ndarray, states: np.ndarray) -> Iterator[Giv
     is_end = ids == end_ids(replay.config, ids)[:, None]
     first = np.argmax(is_end, axis=1)
     last_end = ids.shape[1] - 1 - np.argmax(is_end[:, ::-1], axis=1)
-    places = {
+    tokens = {
         "the last token": np.full(len(ids), -1),
         "the last end token": last_end,
         "the first token": 0 * first,
         "the token before the end token": np.maximum(first - 1, 0),
         "the token after the end token": np.minimum(first + 1, ids.shape[1] - 1),
     }
-    for text, place in places.items():
-        yield text, states[rows, place]
+    for text, token in tokens.items():
+        yield text, states[rows, token]
     yield "the mean of all tokens", states.mean(axis=1)

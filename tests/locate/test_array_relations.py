@@ -70,6 +70,8 @@ def test_what_is_recognised_restores_the_array(rng):
 def test_the_halves_of_a_batch(batch, rng):
     right = rng.standard_normal((batch, 3, 2))
     assert words(np.roll(right, batch // 2, axis=0), right) == "batch halves swapped"
+    pooled = right.reshape(batch, 6)
+    assert words(np.roll(pooled, batch // 2, axis=0), pooled) == "batch halves swapped"
     assert words(np.roll(right, 1, axis=0), right) in ("", "batch halves swapped")
     odd = rng.standard_normal((3, 5, 2))
     assert "halves" not in words(np.roll(odd, 1, axis=0), odd)
@@ -181,3 +183,15 @@ def test_the_first_value_that_is_not_finite():
     assert first_nonfinite(x) == "infinity at [1, 1], 2 of 6 values"
     x[0, 2] = np.nan
     assert first_nonfinite(x) == "NaN at [0, 2], 3 of 6 values"
+
+
+def test_an_order_of_the_same_shape_must_be_decisively_nearer(rng):
+    right = rng.standard_normal((2, 5, 5))
+    assert find_order(right, right) is None
+    moved = right.swapaxes(1, 2)
+    found = find_order(moved, right)
+    assert found is not None and np.array_equal(found.array, right) and found.harmless
+    near = right + right.swapaxes(1, 2) + 0.05 * rng.standard_normal(right.shape)
+    assert find_order(near + 0.3 * rng.standard_normal(right.shape), near) is None
+    half = near.swapaxes(1, 2) + 0.5 * (near - near.swapaxes(1, 2))  # half as far in another order
+    assert find_order(half, near) is None
