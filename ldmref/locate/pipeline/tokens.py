@@ -82,7 +82,8 @@ def known_prompts(context: PipelineContext) -> list[str]:
     for entry in context.calls("tokens"):
         prompt = entry.attributes.get("prompt")
         found += [prompt] if isinstance(prompt, str) else []
-    texts = [context.params.get(name) for name in PROMPTS]
+    requests = [context.params, *(context.port.manifest.get("requests") or ())]
+    texts = [request.get(name) for request in requests for name in PROMPTS]
     for value in texts:
         found += [value] if isinstance(value, str) else []
         found += [v for v in value if isinstance(v, str)] if isinstance(value, list | tuple) else []
