@@ -14,7 +14,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.tokens import Tokens
-from ldmref.trace.model import TraceEntry
+from ldmref.trace.model import GUIDE_CALLS, TraceEntry
 
 PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
@@ -39,7 +39,23 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
                 context.compared(entry, *IDS)
             else:
                 context.ledger.explain(entry, "the prompts cannot be tokenized", *IDS)
+        for entry in context.calls(GUIDE_CALLS + name):
+            yield from _judge_guide(context, entry, number, prompts)
     yield from _judge_given(context)
+
+
+def _judge_guide(
+    context: PipelineContext, entry: TraceEntry, number: int, prompts: Sequence[str]
+) -> Iterator[Row]:
+    """Yield a row for the ids of a weaker model's encoder, if its tokenizer is the model's."""
+    ids = context.read(entry, *IDS)
+    rows = [] if ids is None else [*_judge_ids(context, entry, number, np.asarray(ids), prompts)]
+    if rows and not any(row.verdict == DIFFERS for row in rows):
+        context.compared(entry, *IDS)
+        yield from rows
+    else:
+        why = "the weaker model may have a tokenizer of its own"
+        context.ledger.explain(entry, why, *IDS)
 
 
 def _judge_given(context: PipelineContext) -> Iterator[Row]:
