@@ -1,4 +1,4 @@
-"""Everything that was recorded is compared, or a row says that it was not; no row is there twice."""
+"""Everything that was recorded is compared, or a row says that it was not."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
@@ -12,6 +13,7 @@ from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import Variants, repeat_rows
 from ldmref.locate.pipeline.inputs import SAMPLES, TIMES
+from ldmref.locate.pipeline.prompt_arrays import NotKnown, arrays_of_side
 from ldmref.locate.pipeline.text_inputs import roles_of
 from ldmref.trace.model import GUIDE_CALLS, TraceEntry
 
@@ -140,7 +142,8 @@ def _judge_guides(context: PipelineContext) -> Iterator[Row]:
     each = len(networks) // len(guides)
     for i, guide in enumerate(guides):
         network = networks[i * each]
-        for roles in (SAMPLES, TIMES):
+        yield from _judge_guide_text(context, guide)
+        for roles in (SAMPLES, TIMES, roles_of(context, "sizes"), ("guidance",)):
             got, right = context.read(guide, *roles), context.read(network, *roles)
             if got is None or right is None or got.shape[1:] != right.shape[1:]:
                 continue
@@ -148,3 +151,27 @@ def _judge_guides(context: PipelineContext) -> Iterator[Row]:
             context.compared(guide, *roles)
             kind = f"weaker model's {roles[0]}"
             yield context.judge(guide, kind, got, right, segment=f"what {network.call} is given")
+
+
+def _judge_guide_text(context: PipelineContext, guide: TraceEntry) -> Iterator[Row]:
+    """Yield rows for the text of a weaker model, from its own text encoders: the prompt's."""
+    own = replace(context, prefix=GUIDE_CALLS)
+    for kind in ("context", "pooled"):
+        names = roles_of(context, kind)
+        got = context.read(guide, *names)
+        if got is None:
+            continue
+        length = got.shape[1] if got.ndim == 3 else 0
+        try:
+            arrays = arrays_of_side(own, context.request, "cond", len(got), length)
+        except NotKnown as error:
+            context.ledger.explain(guide, str(error), *names)
+            continue
+        parts = [x.states if kind == "context" else x.pooled for x in arrays]
+        known = [x for x in parts if x is not None]
+        if len(known) != len(got) or known[0].shape != got.shape[1:]:
+            context.ledger.explain(guide, "its text encoders return another shape", *names)
+            continue
+        context.compared(guide, *names)
+        words = "from its text encoders to the weaker model"
+        yield context.judge(guide, "weaker model's text", got, np.stack(known), segment=words)

@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.trace.model import Trace, TraceEntry
 
 
-class RecordedRun(Protocol):
+class ReadableRun(Protocol):
     """What is read of a recorded run (`PortRun`)."""
 
     @property
@@ -49,7 +49,7 @@ class RunEvaluation:
         return f".{self.number}" if self.number else ""
 
 
-def find_evaluations(run: RecordedRun) -> list[RunEvaluation]:
+def find_evaluations(run: ReadableRun) -> list[RunEvaluation]:
     """Return the evaluations of all steps, in their order.
 
     A step follows its guidance, which follows its calls of the denoiser. A trace whose calls are
@@ -82,12 +82,12 @@ def find_evaluations(run: RecordedRun) -> list[RunEvaluation]:
     return [e for e in found if e.networks] if denoiser else found
 
 
-def state_of(run: RecordedRun, evaluation: RunEvaluation) -> np.ndarray | None:
+def state_of(run: ReadableRun, evaluation: RunEvaluation) -> np.ndarray | None:
     """Return the state at which an evaluation was made."""
     step, suffix = evaluation.step, evaluation.suffix
     return run.read(step, f"x_at{suffix}", "sample", "x")
 
 
-def sigma_of(run: RecordedRun, evaluation: RunEvaluation) -> float | None:
+def sigma_of(run: ReadableRun, evaluation: RunEvaluation) -> float | None:
     """Return the recorded noise level of an evaluation."""
     return run.number(evaluation.step, f"sigma_at{evaluation.suffix}", "sigma")

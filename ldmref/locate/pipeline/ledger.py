@@ -31,6 +31,7 @@ class Ledger:
     Attributes:
         marked: The arrays that were compared, or are given.
         reasons: Why an array was not compared, as far as a judge knows.
+        wrong_tokens: Whether a text encoder was given other tokens than those of the prompts.
 
     >>> from ldmref.trace import TraceEntry
     >>> entry = TraceEntry("sampler.000", "", {"sample": "a", "other": "b"})
@@ -42,6 +43,7 @@ class Ledger:
 
     marked: set[Key] = field(default_factory=set)
     reasons: dict[Key, str] = field(default_factory=dict)
+    wrong_tokens: bool = False
 
     def mark(self, entry: TraceEntry | None, *roles: str, side: str = INPUT) -> None:
         """Mark arrays of a call as compared.

@@ -44,6 +44,7 @@ class PortRun:
     notes: list[str]
     ledger: Ledger = field(default_factory=Ledger)
     whole: Trace | None = None  # of which the port is a part; None: it is the whole
+    prefix: str = ""  # of the names of its text encoders: those of a weaker model have one
 
     @property
     def params(self) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class PortRun:
     def texts(self, encoder: str) -> list[TraceEntry]:
         """Return the calls of a text encoder, also those of other parts of the trace."""
         run = self if self.whole is None else replace(self, port=self.whole, whole=None)
-        return run.calls(encoder)
+        return run.calls(self.prefix + encoder)
 
     def read(self, entry: TraceEntry | None, *roles: str) -> np.ndarray | None:
         """Return the first recorded input of these roles."""

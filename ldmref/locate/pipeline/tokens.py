@@ -14,7 +14,7 @@ from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.tokens import Tokens
-from ldmref.trace.model import TraceEntry
+from ldmref.trace.model import GUIDE_CALLS, TraceEntry
 
 PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
@@ -35,11 +35,29 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
                 continue
             rows = list(_judge_ids(context, entry, number, np.asarray(ids), prompts))
             yield from rows
+            if any(row.verdict == DIFFERS for row in rows):
+                context.ledger.wrong_tokens = True
             if rows:
                 context.compared(entry, *IDS)
             else:
                 context.ledger.explain(entry, "the prompts cannot be tokenized", *IDS)
+        for entry in context.calls(GUIDE_CALLS + name):
+            yield from _judge_guide(context, entry, number, prompts)
     yield from _judge_given(context)
+
+
+def _judge_guide(
+    context: PipelineContext, entry: TraceEntry, number: int, prompts: Sequence[str]
+) -> Iterator[Row]:
+    """Yield a row for the ids of a weaker model's encoder, if its tokenizer is the model's."""
+    ids = context.read(entry, *IDS)
+    rows = [] if ids is None else [*_judge_ids(context, entry, number, np.asarray(ids), prompts)]
+    if rows and not any(row.verdict == DIFFERS for row in rows):
+        context.compared(entry, *IDS)
+        yield from rows
+    else:
+        why = "the weaker model may have a tokenizer of its own"
+        context.ledger.explain(entry, why, *IDS)
 
 
 def _judge_given(context: PipelineContext) -> Iterator[Row]:
@@ -82,7 +100,8 @@ def known_prompts(context: PipelineContext) -> list[str]:
     for entry in context.calls("tokens"):
         prompt = entry.attributes.get("prompt")
         found += [prompt] if isinstance(prompt, str) else []
-    texts = [context.params.get(name) for name in PROMPTS]
+    requests = [context.params, *(context.port.manifest.get("requests") or ())]
+    texts = [request.get(name) for request in requests for name in PROMPTS]
     for value in texts:
         found += [value] if isinstance(value, str) else []
         found += [v for v in value if isinstance(v, str)] if isinstance(value, list | tuple) else []
