@@ -14,6 +14,7 @@ import numpy as np
 from ldmref.io.adapters.lora_file import Lora
 from ldmref.io.adapters.lora_keys import BUNDLED
 from ldmref.models.config import ModelConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.textual_inversion import Embedding
 
 SINGLE = ("emb_params", "clip_l", "clip_h", "string_to_param.*")
@@ -32,8 +33,8 @@ def bundled_words(config: ModelConfig, loras: Sequence[Lora]) -> tuple[list[Embe
     """
     words: list[Embedding] = []
     warnings = []
-    of_clip = all(text.model_type == "clip" for text in config.text_encoders)
-    parts = {1: SINGLE, 2: DOUBLE}.get(len(config.text_encoders), ()) if of_clip else ()
+    learn = all(kind_of(text).learns_words for text in config.text_encoders)
+    parts = {1: SINGLE, 2: DOUBLE}.get(len(config.text_encoders), ()) if learn else ()
     for lora in loras:
         found: dict[str, dict[str, str]] = {}
         for name in lora.tensors:
