@@ -214,8 +214,8 @@ def test_noise_is_the_same_in_every_block_and_then_as_before():
     for _ in range(2):
         with same_noise(None):
             own = np.random.default_rng(7).standard_normal(2)
-            drawn.append([np.random.default_rng().standard_normal(2),
-                          np.random.standard_normal(2), own])  # fmt: skip
+            fresh = np.random.default_rng().standard_normal(2)
+            drawn.append([fresh, np.random.standard_normal(2), own])  # noqa: NPY002
     assert np.array_equal(drawn[0], drawn[1])
     assert np.array_equal(drawn[0][0], np.random.default_rng(0).standard_normal(2))
     assert np.array_equal(drawn[0][2], np.random.default_rng(7).standard_normal(2))
