@@ -123,6 +123,21 @@ def test_a_change_of_an_argument_is_named(argument, index):
     assert text == ARGUMENTS[index][0].format(argument)
 
 
+def test_an_argument_that_is_left_out_may_have_zeros():
+    a = A * (A > 0.5)
+
+    def compute(change):
+        args = change({"a": a})
+        return {"result": 2.0 + np.sin(args["a"])}
+
+    mistakes = [*of_arguments(["a"], compute, {})]
+    right = 2.0 + np.sin(a)
+    assert name_of(np.full_like(a, 2.0), right, mistakes) == ARGUMENTS[1][0].format("a")
+    assert name_of(np.full_like(a, 2.0 + np.sin(1.0)), right, mistakes) == (
+        ARGUMENTS[2][0].format("a")
+    )
+
+
 def test_exchanged_arguments_are_named():
     assert name_of(formula(B, A), formula(A, B), argument_mistakes()) == "a and b are exchanged"
 
