@@ -1,4 +1,4 @@
-"""Numbers of the presets against the files that their makers published, and small rules of parts."""
+"""Numbers of the presets against the files of their makers, and small rules of their parts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
-from ldmref.errors import UsageError
+from ldmref.errors import CorruptModelError, UsageError
 from ldmref.families import sd3
 from ldmref.families.combined_files import lacks_t5, list_other_networks
 from ldmref.families.flux.original import recognise as recognise_flux
 from ldmref.families.joint_controls import block_inputs, compare, compare_depth, name_sample
 from ldmref.families.joint_transformers import adaptive_norm, embedding_spec, normalize
 from ldmref.families.lookup import find_network, known_networks, networks_of_run
+from ldmref.families.sd3.controlnet import convert_controlnet_config
 from ldmref.families.sd3.network import crop_positions
 from ldmref.families.sd3.original import recognise as recognise_sd3
 from ldmref.io.key_table import list_stored_shapes
@@ -166,6 +167,16 @@ def test_differences_of_configurations():
     assert (name, have) == ("num_layers", 38)
     assert not [*compare_depth(theirs, ours, "num_layers")]
     assert not [*compare_depth(ours, ours, "num_layers")]
+
+
+def test_a_controlnet_of_the_image_alone_has_no_width_of_text():
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "caption_projection_dim": 99}
+    net = convert_controlnet_config(sizes | {"joint_attention_dim": None})
+    assert net.joint_attention_dim == 0 and net.width == 16
+    with pytest.raises(CorruptModelError):
+        convert_controlnet_config(sizes | {"joint_attention_dim": 40})
+    own = sizes | {"caption_projection_dim": 16}
+    assert convert_controlnet_config(own | {"joint_attention_dim": 40}).joint_attention_dim == 40
 
 
 # -- files and names ------------------------------------------------------------------------------
