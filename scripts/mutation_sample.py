@@ -63,6 +63,24 @@ PACKAGES = {  # package: (files, tests)
          "tests/io/test_weights.py", "tests/modes/test_control.py"),
     ),
     "backends": (("backends/**/*.py",), ("tests/backends",)),
+    "atlas": (("atlas/*.py",), ("tests/atlas",)),
+    "families": (("families/**/*.py",), ("tests/families",)),
+    "check": (
+        ("check/agreement.py", "check/causes.py", "check/flow_step_calls.py", "check/watching.py"),
+        ("tests/check",),
+    ),
+    "quantized": (
+        ("io/quantized/*.py",),
+        ("tests/io/test_quantized_ggml.py", "tests/io/test_quantized_layers.py",
+         "tests/io/test_quantized_limits.py", "tests/io/test_gguf.py"),
+    ),
+    "lora": (
+        ("io/adapters/lora*.py", "io/adapters/formulas.py", "io/adapters/merging.py",
+         "io/adapters/peft_config.py"),
+        ("tests/io/test_lora.py", "tests/io/test_lora_forms.py", "tests/io/test_lora_shapes.py",
+         "tests/io/test_lycoris.py", "tests/io/test_transformer_lora.py",
+         "tests/io/test_adapters.py"),
+    ),
 }  # fmt: skip
 # No test reaches a line that runs when its module is imported: the tests of what it defines.
 AT_IMPORT = {
@@ -71,6 +89,13 @@ AT_IMPORT = {
                                      "tests/models/test_presets.py"),
     "ldmref/models/config.py": ("tests/models/test_published.py",),
     "ldmref/models/validate.py": ("tests/models/test_limits.py",),
+    "ldmref/io/quantized/ggml_types.py": ("tests/io/test_quantized_ggml.py",
+                                          "tests/io/test_gguf.py"),
+    "ldmref/families/sd3/presets.py": ("tests/families/test_published_values.py",),
+    "ldmref/families/flux/presets.py": ("tests/families/test_published_values.py",),
+    "ldmref/families/joint_transformers.py": ("tests/families/test_published_values.py",),
+    "ldmref/check/causes.py": ("tests/check/test_causes_units.py",),
+    "ldmref/check/flow_step_calls.py": ("tests/check/test_flow_step_units.py",),
 }  # fmt: skip
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
 

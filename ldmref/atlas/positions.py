@@ -23,7 +23,7 @@ UNSHIFTED = {  # from 1 to the shifted smallest flow time of the table, never sh
     "arctan": kl_optimal_sigmas,
 }
 LINEAR_PART = 0.025  # that Mochi's schedule leaves behind in the first half of its steps
-LOG_SNRS = -15.0, 18.0  # between which quantiles of a logit-normal law are clamped
+LOG_SNRS = -15.0, 18.0  # of 1 - s as an amplitude of noise, where logit-normal laws are clamped
 
 
 def place(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
@@ -104,7 +104,11 @@ def _linear_quadratic(steps: int) -> np.ndarray:
 
 
 def _logit_normal(row: FlowSchedule, steps: int, mean: float) -> np.ndarray:
-    """Return the quantiles of a logit-normal law, clamped to log-SNRs from -15 to 18."""
+    """Return the quantiles of a logit-normal law, clamped as Ideogram's code clamps 1 - s.
+
+    1 - s is the amplitude of data, but is clamped as if it were that of noise: at log-SNRs of -15
+    and 18 it would be the largest and the smallest.
+    """
     z = special.ndtri(1 - np.arange(steps) / steps)
     low, high = (float(special.expit(-0.5 * snr)) for snr in reversed(LOG_SNRS))
     return 1 - np.clip(1 - special.expit(mean + row.std * z), low, high)

@@ -1,6 +1,7 @@
 """The rows of the atlas against diffusers, against ComfyUI's rule in its words, and known facts."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from ldmref.atlas import (
     read_flow_schedules,
     shift_mu,
 )
+from ldmref.atlas.making import shifted
+from ldmref.atlas.positions import count_steps
+from ldmref.atlas.table import FlowSchedule
 from ldmref.differences import read_differences
 from ldmref.errors import UsageError
 
@@ -346,6 +350,66 @@ def test_unknown_names_are_refused(family, program, message):
     assert caught.value.hint
 
 
-def test_at_least_one_step():
-    with pytest.raises(UsageError, match="at least 1"):
-        make_flow_sigmas(find_flow_schedule("SD3"), 0)
+# -- ends of ranges -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 10_001])
+def test_steps_are_from_1_to_10000(steps):
+    row = find_flow_schedule("SD3")
+    with pytest.raises(UsageError) as caught:
+        make_flow_sigmas(row, steps)
+    assert caught.value.code == "E-STEPS"
+    nearest = min(max(steps, 1), 10_000)
+    assert len(make_flow_sigmas(row, nearest)) == nearest + 1
+
+
+@pytest.mark.parametrize("tokens", [0, 2**20 + 1])
+def test_tokens_are_from_1_to_those_of_16384_pixels(tokens):
+    row = find_flow_schedule("FLUX.1", "BFL")
+    with pytest.raises(UsageError) as caught:
+        make_flow_sigmas(row, 4, tokens)
+    assert caught.value.code == "E-SIZE"
+    assert make_flow_sigmas(row, 4, min(max(tokens, 1), 2**20))[0] == 1.0
+
+
+def test_tokens_are_whole_squares_of_16_pixels():
+    assert count_tokens(16, 16) == 1
+    assert count_tokens(31, 47) == 2
+    assert count_tokens(16384, 16384) == 2**20
+    for size in ((15, 16), (16, 15), (16384, 16400)):
+        with pytest.raises(UsageError) as caught:
+            count_tokens(*size)
+        assert caught.value.code == "E-SIZE"
+
+
+def test_one_step_of_mochi_begins_at_noise():
+    row = find_flow_schedule("SD3", "ComfyUI linear_quadratic")
+    assert make_flow_sigmas(row, 1).tolist() == [1.0, 0.0]
+
+
+def test_a_logit_normal_law_is_clamped():
+    """As Ideogram's code and diffusers do: 1 - s is from 1 / (1 + e^9) to 1 / (1 + e^-7.5)."""
+    row = find_flow_schedule("Ideogram 4")
+    first = make_flow_sigmas(row, 20)[0]
+    assert 1 - first == pytest.approx(1 / (1 + math.exp(9.0)), rel=1e-9)
+    last = shifted(row, 20, -20.0)[-1]
+    assert 1 - last == pytest.approx(1 / (1 + math.exp(-7.5)), rel=1e-12)
+
+
+def test_a_row_has_no_shift_and_a_plain_law_of_its_own():
+    row = FlowSchedule("A", "B", "linspace", "linear", 4, "source", "sigma")
+    assert shift_mu(row, 4, 4096) == 0.0
+    assert make_flow_sigmas(row, 4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    plain = make_flow_sigmas(replace(row, positions="logit-normal", shift="none", pixels=2**20), 4)
+    z = 0.6744897501960817  # the upper quartile of a normal law
+    np.testing.assert_allclose(plain[1:4], 1 / (1 + np.exp([-z, 0, z])), rtol=1e-12)
+
+
+def test_strides_are_counted_back():
+    row = find_flow_schedule("SD3", "ComfyUI ddim_uniform")
+    for count in (1, 2, 5, 29, 30, 300):
+        for steps in count_steps(row, count):
+            assert len(make_flow_sigmas(row, steps)) == count + 1
+    for steps in (1, 2, 5, 28, 30, 250):
+        count = len(make_flow_sigmas(row, steps)) - 1
+        assert steps in count_steps(row, count)

@@ -126,3 +126,9 @@ def test_every_type_of_the_package_is_read_or_named():
     gguf = pytest.importorskip("gguf")
     assert {kind.value for kind in gguf.GGMLQuantizationType} <= {*GGML_TYPES, *UNREAD}
     assert not {*GGML_TYPES} & {*UNREAD}
+
+
+def test_types_are_numbered_without_gaps():
+    """As ggml counts them, those included that were removed."""
+    numbers = sorted({*GGML_TYPES, *UNREAD})
+    assert numbers == [*range(len(numbers))]

@@ -129,6 +129,10 @@ OLD = {
         "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0.weight",
     "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight":
         "text_encoder.text_model.encoder.layers.0.self_attn.out_proj.weight",
+    "text_encoder.text_model.encoder.layers.0.self_attn.to_k_lora.down.weight":
+        "text_encoder.text_model.encoder.layers.0.self_attn.k_proj.weight",
+    "text_encoder.text_model.encoder.layers.0.self_attn.to_v_lora.down.weight":
+        "text_encoder.text_model.encoder.layers.0.self_attn.v_proj.weight",
     "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_linear_layer.down.weight":
         "text_encoder.text_model.encoder.layers.0.mlp.fc1.weight",
     "text_encoder.encoder.layers.0.mlp.fc1.lora_A.weight":

@@ -1,0 +1,222 @@
+"""Limits of pasted text, sizes of images that are usual, and numbers in their simplest form."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ldmref.atlas import (
+    describe_matches,
+    find_flow_schedule,
+    fit_shifts,
+    make_flow_sigmas,
+    name_numbers,
+    name_sigmas,
+    read_flow_schedules,
+    read_numbers,
+)
+from ldmref.atlas.intervals import oddness
+from ldmref.atlas.naming import SigmaMatch, _read, _shift_fit
+from ldmref.atlas.reading import find_numbers
+from ldmref.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (16, 0),
+        (4096, 0),
+        (4 * 12, 1),
+        (64 * 48, 1),
+        (8 * 28, 1),
+        (2 * 6, 2),
+        (8 * 10, 2),  # 4 x 20 is too long
+        (62 * 66, 2),
+        (6 * 6, 2),
+        (2 * 10, 3),
+        (63 * 63, 3),
+        (4155, 3),
+        (1, 3),
+    ],
+)
+def test_unusual_sizes_are_ranked(tokens, expected):
+    assert oddness(tokens) == expected
+
+
+def test_a_text_has_a_limited_number_of_characters_and_numbers():
+    assert len(find_numbers("0.5 " * 2000)) == 2000
+    assert find_numbers("0.5" + " " * (2**18 - 3)) == ["0.5"]
+    for text in ("0.5 " * 2001, "0.5" + " " * (2**18 - 2)):
+        with pytest.raises(InputError) as caught:
+            find_numbers(text)
+        assert caught.value.code == "E-SIGMAS"
+
+
+def test_a_number_has_a_limited_number_of_digits_and_exponent():
+    longest = "0." + "1" * 62
+    assert find_numbers(longest) == [longest]
+    assert find_numbers("1e-99 1E99") == ["1e-99", "1E99"]
+    for text in (longest + "1", "1e-100", "1E100"):
+        with pytest.raises(InputError) as caught:
+            find_numbers(text)
+        assert caught.value.code == "E-SIGMAS"
+
+
+def test_words_with_digits_are_no_numbers():
+    assert find_numbers("sigma_2 0.75 x1 size=3 dtype=torch.float32 device='cuda:0'") == ["0.75"]
+    assert find_numbers("-.5 +.25 1.") == ["-.5", "+.25", "1."]
+
+
+def test_whole_numbers_may_be_cut():
+    values, units = read_numbers("1000 750 0")
+    assert values == [1000.0, 750.0, 0.0] and units == [1.0, 1.0, 1.0]
+    assert read_numbers("0.00 0.5")[1] == [0.005, 0.05]
+
+
+def test_a_text_without_numbers_is_refused():
+    with pytest.raises(InputError) as caught:
+        read_numbers("none")
+    assert caught.value.code == "E-SIGMAS" and caught.value.hint
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def test_timesteps_are_those_from_800():
+    times = make_flow_sigmas(find_flow_schedule("Wan"), 8)[:-1]
+    begin = times[times < 0.95]
+    scaled = 800.0 / begin[0]
+    (best, *_) = name_sigmas(scaled * begin, 1e-3)
+    assert best.distance < 1.0
+    with pytest.raises(InputError) as caught:
+        name_sigmas([799.9, 500.0])
+    assert caught.value.code == "E-SIGMAS"
+
+
+def test_flow_times_are_at_most_1_within_their_precision():
+    assert name_sigmas([1.04, 0.5], 0.05)
+    with pytest.raises(InputError):
+        name_sigmas([1.06, 0.5], 0.05)
+    assert name_sigmas([1.0, 0.0])
+    with pytest.raises(InputError):
+        name_sigmas([1.0, -1e-9])
+
+
+def test_equal_flow_times_may_follow_each_other():
+    assert name_sigmas([1.0, 0.5, 0.5])
+    with pytest.raises(InputError):
+        name_sigmas([1.0, 0.5, 0.5 + 1e-9])
+
+
+def test_two_informative_numbers_are_needed_for_a_fit():
+    assert fit_shifts([1.0, 0.5, 0.0]) == []
+    assert fit_shifts([1.0, 0.77778, 0.46667], 5e-6)[0].factor == 1.75
+
+
+def test_a_fit_has_the_simplest_number_and_its_interval():
+    s = np.linspace(1, 1 / 20, 20)
+    (first, *_) = fit_shifts((1.75 * s / (1 + 0.75 * s)).round(5), 5e-6)
+    assert first.factor == 1.75 and first.decimals == 2
+    assert first.mu == pytest.approx(np.log(1.75), rel=1e-12)
+    assert first.low < first.mu < first.high < first.low + 1e-4
+    (_, one), (_, two) = first.others
+    assert abs(one - first.mu) <= abs(two - first.mu)
+
+
+def test_fits_are_simplest_first():
+    s = np.linspace(1, 1 / 9, 9)
+    fits = fit_shifts((1.75 * s / (1 + 0.75 * s)).round(3), 5e-4)
+    assert [fit.decimals for fit in fits] == sorted(fit.decimals for fit in fits)
+
+
+def match(row, distance, matches=False, again=False):
+    return SigmaMatch(row, 0, distance, matches, again)
+
+
+def test_what_is_told_of_matches():
+    rows = read_flow_schedules()[:4]
+    near = [match(row, 0.01 * i) for i, row in enumerate(rows)]
+    assert len(describe_matches(near).nearest) == 3
+    assert describe_matches([match(rows[0], 0.2)]).nearest
+    assert not describe_matches([match(rows[0], 0.21)]).nearest
+    assert not describe_matches([match(rows[0], 0.01, again=True)]).nearest
+    same = describe_matches([match(rows[0], 0.0, True, True)])
+    assert len(same.same) == 1 and not same.nearest and same.fitted == ()
+
+
+def test_at_most_three_fits_are_told():
+    s = np.linspace(1, 1 / 9, 9)
+    fits = fit_shifts((1.75 * s / (1 + 0.75 * s)).round(3), 5e-4)
+    told = describe_matches([], (fits * 4)[:5])
+    assert len(told.fitted) == 3
+
+
+def test_families_of_one_rule_are_joined():
+    text = name_numbers("1.0 0.9 0.75 0.5").same[0]
+    assert text.startswith("SD3")
+    rows = {row.family: row for row in reversed(read_flow_schedules())}
+    own = [match(rows[family], 0.0, True) for family in ("SD3", "Z-Image", "Qwen-Image", "Wan")]
+    plain = [SigmaMatch(_with_rule_of_sd3(m.row), 0, 0.0, True) for m in own]
+    assert describe_matches(plain[:3]).same[0].startswith("SD3 and Z-Image and Qwen-Image, ")
+    assert "SD3, Z-Image and 2 more families" in describe_matches(plain).same[0]
+
+
+def _with_rule_of_sd3(row):
+    return replace(find_flow_schedule("SD3"), family=row.family)
+
+
+def test_the_nearest_of_usual_sizes_is_named():
+    """With a coarse precision several squares agree; the one that makes the numbers is in the
+    middle."""
+    row = find_flow_schedule("FLUX.1", "BFL")
+    for side in (36, 48, 52):
+        sigmas = make_flow_sigmas(row, 4, side * side)
+        (found,) = [m for m in name_sigmas(sigmas, 2e-2) if m.row == row and not m.shifted_again]
+        low, high = found.agreeing
+        assert low <= (side - 4) ** 2 and (side + 4) ** 2 <= high
+        assert found.tokens == side * side
+
+
+@pytest.mark.parametrize("tokens", [4092, 4095, 1023])
+def test_no_usual_size_beyond_the_interval_is_named(tokens):
+    row = find_flow_schedule("FLUX.1", "BFL")
+    sigmas = make_flow_sigmas(row, 28, tokens)
+    (found,) = [m for m in name_sigmas(sigmas, 1e-7) if m.row == row and not m.shifted_again]
+    assert found.agreeing[0] <= found.tokens <= found.agreeing[1] < tokens + 1.5
+    assert found.tokens == tokens
+
+
+def test_the_mean_of_a_usual_size_is_not_told_as_a_fit():
+    row = find_flow_schedule("FLUX.1", "BFL")
+    text = " ".join(f"{v:.5f}" for v in make_flow_sigmas(row, 28, 1024))
+    assert name_numbers(text).same and name_numbers(text).fitted == ()
+    odd = " ".join(f"{v:.5f}" for v in make_flow_sigmas(row, 28, 4155))
+    assert name_numbers(odd).same
+
+
+def test_the_factor_is_simple_if_the_mu_is_not_simpler():
+    row = find_flow_schedule("FLUX.1", "ComfyUI")
+    fit = _shift_fit(row, 4, 0.9, 1.2)
+    assert fit.factor == 3.0 and fit.mu == np.log(3.0)
+    fit = _shift_fit(row, 4, 1.09, 1.11)
+    assert fit.mu == pytest.approx(1.0986, abs=1e-3) and fit.factor == 3.0
+    fit = _shift_fit(row, 4, 1.1999, 1.2001)
+    assert fit.mu == 1.2 and fit.factor == np.exp(1.2)
+
+
+def test_timesteps_are_thousandths_with_their_precision():
+    times, margins = _read([1000.0, 500.0], [1.0, 2.0])
+    assert times.tolist() == [1.0, 0.5]
+    assert margins == pytest.approx([1e-3 + 2e-6, 2e-3 + 2e-6], rel=1e-12)
+    times, margins = _read([0.9, 0.5], 1e-3)
+    assert times.tolist() == [0.9, 0.5] and margins == pytest.approx(1e-3 + 2e-6, rel=1e-12)
+
+
+def test_matches_come_first_then_the_nearest():
+    matches = name_sigmas(make_flow_sigmas(find_flow_schedule("FLUX.1", "BFL"), 20, 4155), 5e-4)
+    found = [m for m in matches if m.matches]
+    assert found and found == matches[: len(found)]
+    ranks = [(m.shifted_again, oddness(m.tokens) if m.tokens else 0) for m in found]
+    assert ranks == sorted(ranks)
+    others = [m.distance for m in matches[len(found) :]]
+    assert others == sorted(others)

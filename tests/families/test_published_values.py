@@ -1,0 +1,235 @@
+"""Numbers of the presets against the files of their makers, and small rules of their parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ldmref.backends import get_backend
+from ldmref.errors import CorruptModelError, UsageError
+from ldmref.families import sd3
+from ldmref.families.combined_files import lacks_t5, list_other_networks
+from ldmref.families.flux.original import recognise as recognise_flux
+from ldmref.families.joint_controls import block_inputs, compare, compare_depth, name_sample
+from ldmref.families.joint_transformers import adaptive_norm, embedding_spec, normalize
+from ldmref.families.lookup import find_network, known_networks, networks_of_run
+from ldmref.families.sd3.controlnet import convert_controlnet_config
+from ldmref.families.sd3.network import crop_positions
+from ldmref.families.sd3.original import recognise as recognise_sd3
+from ldmref.io.key_table import list_stored_shapes
+from ldmref.models import preset
+from ldmref.models.family import family_of
+from ldmref.models.params import Params
+
+OPS = get_backend("numpy", dtype="float64")
+SD3 = ("sd3-medium", "sd35-medium", "sd35-large")
+FLUX = ("flux-schnell", "flux-dev", "flux-fill-dev", "flux-control-dev")
+T5 = {  # google/t5-v1_1-xxl, config.json
+    "vocab_size": 32128, "hidden_size": 4096, "intermediate_size": 10240, "num_hidden_layers": 24,
+    "num_attention_heads": 64, "head_dim": 64, "layer_norm_eps": 1e-6, "eos_token_id": 1,
+    "hidden_act": "gelu_new", "model_type": "t5",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*SD3, *FLUX])
+def test_t5_is_the_published_one(name):
+    text = preset(name).text_encoders[-1]
+    assert {field: getattr(text, field) for field in T5} == T5
+    assert text.max_position_embeddings == (256 if name in SD3 else 512)
+
+
+@pytest.mark.parametrize("name", [*SD3, *FLUX])
+def test_autoencoders_schedules_and_usual_requests(name):
+    config = preset(name)
+    vae = config.vae
+    scale = (1.5305, 0.0609) if name in SD3 else (0.3611, 0.1159)
+    assert (vae.scaling_factor, vae.shift_factor, vae.latent_channels) == (*scale, 16)
+    assert not vae.use_quant_conv and not vae.use_post_quant_conv
+    shift = {"flux-schnell": 1.0}.get(name, 3.0)
+    assert config.scheduler.shift == shift
+    assert config.scheduler.dynamic_shift == (name in FLUX[1:])
+    assert config.scheduler.prediction_type == "flow" and config.scheduler.final_sigma == "zero"
+    usual = {"flux-schnell": (4, 1.0), "flux-dev": (28, 3.5), "flux-fill-dev": (50, 30.0),
+             "flux-control-dev": (50, 10.0)}.get(name, (28, 7.0))  # fmt: skip
+    assert (config.defaults.steps, config.defaults.cfg_scale) == usual
+    assert (config.defaults.width, config.defaults.height) == (1024, 1024)
+
+
+def test_transformers_have_their_published_sizes():
+    sizes = {"sd3-medium": (24, 24, 192, "", 0), "sd35-medium": (24, 24, 384, "rms_norm", 13),
+             "sd35-large": (38, 38, 192, "rms_norm", 0)}  # fmt: skip
+    for name, (layers, heads, side, norm, dual) in sizes.items():
+        net = preset(name).denoiser
+        assert (net.num_layers, net.num_attention_heads, net.attention_head_dim) == (
+            layers, heads, 64,
+        )  # fmt: skip
+        assert (net.pos_embed_max_size, net.qk_norm) == (side, norm)
+        assert net.dual_attention_layers == tuple(range(dual))
+        assert (net.joint_attention_dim, net.pooled_projection_dim) == (4096, 2048)
+        assert (net.in_channels, net.out_channels, net.patch_size, net.sample_size) == (
+            16, 16, 2, 128,
+        )  # fmt: skip
+    channels = {"flux-schnell": 64, "flux-dev": 64, "flux-fill-dev": 384, "flux-control-dev": 128}
+    for name, count in channels.items():
+        net = preset(name).denoiser
+        assert 4 * net.in_channels == count and 4 * net.out_channels == 64
+        assert (net.num_layers, net.num_single_layers, net.num_attention_heads) == (19, 38, 24)
+        assert (net.attention_head_dim, tuple(net.axes_dims_rope)) == (128, (16, 56, 56))
+        assert net.guidance_embeds == (name != "flux-schnell")
+
+
+# -- positions ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 1), (1, 3), (3, 2)])
+def test_the_middle_of_the_table_is_taken(rows, columns):
+    table = np.arange(36.0).reshape(1, 9, 4)
+    top, left = (3 - rows) // 2, (3 - columns) // 2
+    want = table.reshape(3, 3, 4)[top : top + rows, left : left + columns].reshape(1, -1, 4)
+    got = crop_positions(OPS, table, np.zeros((2, 5, rows, columns)))
+    assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("size", [(4, 3), (3, 4)])
+def test_the_table_has_no_more_positions(size):
+    with pytest.raises(UsageError) as caught:
+        crop_positions(OPS, np.zeros((1, 9, 4)), np.zeros((1, 5, *size)))
+    assert caught.value.code == "E-SIZE"
+
+
+# -- counts of operations -------------------------------------------------------------------------
+
+
+def test_operations_and_numbers_of_a_size():
+    config = preset("sd3-tiny")
+    image, text = sd3.count_tokens(config, 16, 24)
+    patch = config.vae.factor * config.denoiser.patch_size
+    assert image == (16 // patch) * (24 // patch)
+    assert text == config.text_encoder_2.max_position_embeddings + 16
+    width = config.denoiser.width
+    assert sd3.count_activations(config, 16, 24) == 10 * width * (image + text)
+    wide, narrow = (sd3.count_flops(config, 16, size) for size in (48, 24))
+    assert wide > 1.5 * narrow
+
+
+# -- parts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6, 9])
+def test_an_adaptive_norm_says_its_parts_in_order(parts):
+    rng = np.random.default_rng(parts)
+    d = 4
+    weight, bias = rng.standard_normal((parts * d, d)), rng.standard_normal(parts * d)
+    x, emb = rng.standard_normal((2, 3, d)), rng.standard_normal((2, d))
+    p = Params({"linear": Params({"weight": weight, "bias": bias})})
+    rows = (emb / (1 + np.exp(-emb))) @ weight.T + bias
+    rows = rows.reshape(2, parts, 1, d)
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(normalize(OPS, x), normal, atol=1e-12)
+    got = adaptive_norm(OPS, p, x, emb)
+    if parts == 2:  # scale, then shift
+        want = [normal * (1 + rows[:, 0]) + rows[:, 1]]
+    else:
+        want = [normal * (1 + rows[:, 1]) + rows[:, 0], *(rows[:, i] for i in range(2, parts))]
+    if parts == 9:
+        second = normal * (1 + rows[:, 7]) + rows[:, 6]
+        want = [*want[:5], second, rows[:, 8]]
+    assert len(got) == len(want)
+    for ours, theirs in zip(got, want, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_embedders_of_time_guidance_and_text():
+    for guidance in (False, True):
+        spec = embedding_spec(6, 5, guidance)
+        names = ["timestep_embedder", *(["guidance_embedder"] * guidance), "text_embedder"]
+        assert list(spec) == names
+        widths = {name: spec[name]["linear_1"]["weight"] for name in names}
+        assert widths["text_embedder"] == (6, 5) and widths["timestep_embedder"] == (6, 256)
+        assert all(spec[name]["linear_2"]["weight"] == (6, 6) for name in names)
+
+
+def test_residuals_follow_blocks_of_both_kinds():
+    made = block_inputs(8, 2, 1)
+    assert (len(made.blocks), len(made.single_blocks)) == (2, 1)
+    assert [x.role for x in made.blocks] == ["control.blocks.0", "control.blocks.1"]
+    assert made.single_blocks[0].exported == name_sample("single_blocks", 0)
+    assert name_sample("blocks", 3) == "controlnet_block_samples.3"
+    assert all(x.shape[2] == 8 for x in (*made.blocks, *made.single_blocks))
+    assert block_inputs(8, 2).single_blocks == ()
+
+
+def test_differences_of_configurations():
+    ours, theirs = preset("sd3-medium").denoiser, preset("sd35-large").denoiser
+    found = [*compare(ours, theirs, ("patch_size", "num_layers", "qk_norm"))]
+    assert found == [("num_layers", 38, 24), ("qk_norm", "rms_norm", "")]
+    ((name, have, _),) = compare_depth(ours, theirs, "num_layers")
+    assert (name, have) == ("num_layers", 38)
+    assert not [*compare_depth(theirs, ours, "num_layers")]
+    assert not [*compare_depth(ours, ours, "num_layers")]
+
+
+def test_a_controlnet_of_the_image_alone_has_no_width_of_text():
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "caption_projection_dim": 99}
+    net = convert_controlnet_config(sizes | {"joint_attention_dim": None})
+    assert net.joint_attention_dim == 0 and net.width == 16
+    with pytest.raises(CorruptModelError):
+        convert_controlnet_config(sizes | {"joint_attention_dim": 40})
+    own = sizes | {"caption_projection_dim": 16}
+    assert convert_controlnet_config(own | {"joint_attention_dim": 40}).joint_attention_dim == 40
+
+
+# -- files and names ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*SD3, *FLUX])
+def test_a_single_file_is_recognised_by_its_shapes(name):
+    config = preset(name)
+    every = [list_stored_shapes(layout.table(config)) for layout in family_of(config).files]
+    found = [layout.recognise(shapes) for layout in family_of(config).files for shapes in every]
+    known = [other for other in found if other is not None]
+    assert known and all(other.denoiser == config.denoiser for other in known)
+    recognise = recognise_sd3 if name in SD3 else recognise_flux
+    assert recognise({}) is None
+    assert recognise({"x_embedder.proj.weight": (1, 2, 3)}) is None
+
+
+def test_a_file_with_text_encoders_may_lack_t5():
+    clip = "text_encoders.clip_l.transformer.text_model.embeddings.position_embedding.weight"
+    t5 = "text_encoders.t5xxl.transformer.shared.weight"
+    other = "text_encoders.t5xxl_other.weight"
+    assert not lacks_t5({}) and not lacks_t5({"model.x": (1,)})
+    assert lacks_t5({clip: (1,)}) and lacks_t5({clip: (1,), other: (1,)})
+    assert not lacks_t5({clip: (1,), t5: (1,)}) and not lacks_t5({t5: (1,)})
+
+
+def test_the_projection_of_the_first_text_encoder_is_the_identity():
+    config = preset("sd3-tiny")
+    tables = list_other_networks(config, ("clip_l", "clip_g", "t5xxl"), "first_stage_model.")
+    assert [*tables] == ["vae", "text_encoder", "text_encoder_2", "text_encoder_3"]
+    first = tables["text_encoder"]["text_projection.weight"]
+    assert np.array_equal(first, np.eye(config.text_encoder.projection_dim))
+    second = tables["text_encoder_2"]["text_projection.weight"]
+    assert second.name == "text_encoders.clip_g.transformer.text_projection.weight"
+    flux = preset("flux-tiny")
+    tables = list_other_networks(flux, ("clip_l", "t5xxl"), "vae.")
+    assert [*tables] == ["vae", "text_encoder", "text_encoder_2"]
+    assert "text_projection.weight" not in tables["text_encoder"]
+    assert all(entry.name.startswith("vae.") for entry in tables["vae"].values())
+
+
+def test_networks_are_found_by_their_configuration():
+    sdxl = preset("sdxl")
+    networks = networks_of_run(sdxl)
+    for name in ("text_encoder", "text_encoder_2"):
+        own = next(network for network in networks if network.name == name)
+        function = own.function.__name__
+        assert find_network(networks, function, own.settings).name == name
+        equal = {"config": type(own.settings["config"])(**vars(own.settings["config"]))}
+        same = [x for x in networks if x.function.__name__ == function]
+        assert find_network(same[::-1], function, equal).name == name
+    first = next(network for network in networks if network.name == "text_encoder")
+    assert find_network(networks, first.function.__name__, {}) is not None
+    assert find_network(networks, "no_network", first.settings) is None
+    names = known_networks()
+    assert {network.name for network in networks} <= names and "transformer" in names
