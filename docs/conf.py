@@ -12,7 +12,7 @@ project = "ldmref"
 author = "The ldmref authors"
 copyright = author
 release = version = ldmref.__version__
-extensions = ["myst_parser", "mathml", "names", "sources", "formats", "browser"]
+extensions = ["myst_parser", "mathml", "names", "sources", "formats", "browser", "accessible"]
 
 # Pages are Markdown as GitHub reads it.
 root_doc = "index"

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import api  # noqa: E402
+import browser  # noqa: E402
 import commands  # noqa: E402
 import configuration  # noqa: E402
 import links  # noqa: E402
@@ -120,6 +121,8 @@ def main() -> None:
         raise SystemExit("\n".join(errors))
     count = sum(1 for _ in args.out.rglob("*.html"))
     print(f"{args.out}: {count} pages in {time.monotonic() - start:.0f} s")
+    if (args.out / browser.MANIFEST).read_text("utf-8") == browser.ABSENT:
+        print("without the model: `make browser` adds what generates images in the pages")
 
 
 if __name__ == "__main__":

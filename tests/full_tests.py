@@ -32,6 +32,7 @@ FULL: dict[str, str] = {
     "tests/server/test_hostile_browser.py": BROWSER,
     "tests/site": SITE,
     "tests/docs/test_pages_run.py": PAGES,
+    "tests/docs/test_blocks_run_twice.py": PAGES,
     "tests/docs/test_own_parts_pages.py": PACKAGES,
     "tests/docs/test_add_a_formula.py": PAGES,
     "tests/docs/test_examples_run.py": PAGES,
@@ -81,6 +82,7 @@ FULL: dict[str, str] = {
     # -- pages
     "tests/course/test_capstone.py": PAGES,
     "tests/course/test_chapters.py": PAGES,
+    "tests/course/test_further_pages.py::test_a_page_runs_twice": PAGES,
     "tests/training/test_chapter.py": PAGES,
     "tests/training/test_fine_tuning_page.py": PAGES,
     "tests/compat/test_compat_snippets.py": PAGES,

@@ -14,6 +14,8 @@ from typing import Any
 
 PAGES = Path(__file__).resolve().parent.parent / "_browser"
 BUILT = ("model", "runtime")  # what scripts/make_browser_model.py adds to the pages
+MANIFEST = "_static/browser/model/manifest.json"  # in a built site
+ABSENT = "null\n"  # the manifest of a site without the model
 SHARED = (  # files of the server's page that the static pages use
     "favicon.svg",
     "style.css",
@@ -48,7 +50,7 @@ def copy_model(built: Path, folder: Path) -> bool:
 def write_absence(folder: Path) -> None:
     """Write the manifest `null`: pages learn that there is no model without a failing request."""
     (folder / "model").mkdir(exist_ok=True)
-    (folder / "model" / "manifest.json").write_text("null\n", "utf-8")
+    (folder / "model" / "manifest.json").write_text(ABSENT, "utf-8")
 
 
 def add_to_site(app: Any, error: Exception | None) -> None:

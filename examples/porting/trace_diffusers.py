@@ -20,7 +20,7 @@ try:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 except ImportError as error:
     sys.exit(
-        f"this example needs diffusers ({error}); pip install ldmref[torch] diffusers transformers"
+        f"this example needs diffusers ({error}); pip install '.[torch]' diffusers transformers"
     )
 
 from ldmref.trace import record_pipeline

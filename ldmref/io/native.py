@@ -115,7 +115,8 @@ def _read_settings(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     recorded = data.pop(DIGESTS, {})
     if type(schema) is not int or schema != SCHEMA:
         message = f"{path.name} has schema {reprlib.repr(schema)}, this version reads {SCHEMA}"
-        raise CorruptModelError(message, code="E-SCHEMA", hint="pip install --upgrade ldmref")
+        hint = "update your clone of ldmref, and install it again"
+        raise CorruptModelError(message, code="E-SCHEMA", hint=hint)
     if not isinstance(recorded, dict) or not all(isinstance(v, str) for v in recorded.values()):
         message = f"{DIGESTS} in {path.name} is not a table of file names and digests"
         raise CorruptModelError(message, code="E-CONFIG")

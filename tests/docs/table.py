@@ -44,6 +44,7 @@ def elsewhere(test: str) -> Reason:
 
 
 PLUGIN = {"": elsewhere("tests/plugins/test_example_plugins.py")}
+FURTHER = {"": elsewhere("tests/course/test_further_pages.py")}
 COURSE = {
     "--against answers.py": elsewhere("tests/course/test_solutions.py"),
     "": elsewhere("tests/course/test_chapters.py"),
@@ -319,6 +320,11 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "docs/course/05-destroying-data.md": COURSE,
     "docs/course/capstone.md": {"": elsewhere("tests/course/test_capstone.py")},
+    "docs/course/controlnet.md": FURTHER,
+    "docs/course/low-rank.md": FURTHER,
+    "docs/course/memorised-images.md": FURTHER,
+    "docs/course/number-formats.md": FURTHER,
+    "docs/course/running-a-training.md": FURTHER,
     "docs/course/06-undoing-it.md": COURSE,
     "docs/course/07-the-network.md": COURSE,
     "docs/course/08-guidance.md": COURSE,

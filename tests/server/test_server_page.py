@@ -57,7 +57,7 @@ def test_the_page_runs_as_it_is_read(serve, emoji, tmp_path, monkeypatch):
 
 def test_other_commands_of_the_page_are_known():
     for line in commands():
-        assert line.startswith(("curl ", "pip install 'ldmref[server]'", "ldmref serve"))
+        assert line.startswith(("curl ", "pip install '.[server]'", "ldmref serve"))
 
 
 def test_the_settings_of_the_page_are_read_and_their_values_are_the_defaults(tmp_path):

@@ -32,6 +32,66 @@ def test_no_page_is_wider_than_a_phone(small_site, read, browser, scheme):
     assert wide == []
 
 
+CUT = """
+() => [...document.querySelectorAll(".highlight pre, .formula, .table-wrapper")]
+  .filter((block) => block.scrollWidth > block.clientWidth)
+  .map((block) => [block.tabIndex, block.getAttribute("aria-label"), block.innerText])
+"""
+LINE = 100  # characters of code that a page may have in a line
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_axe_finds_nothing_serious(small_site, read, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    reader = read(small_site)
+    reader.page.set_viewport_size({"width": width, "height": 800})
+    found = {}
+    for kind in KINDS:
+        page = reader.open(kind)
+        page.locator("h1, #search-results").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        found[kind] = [
+            (rule["id"], rule["nodes"][0]["html"])
+            for rule in axe.run(page).response["violations"]
+            if rule["impact"] in ("critical", "serious")
+        ]
+    assert {kind: rules for kind, rules in found.items() if rules} == {}
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_keyboard_scrolls_whatever_is_wider_than_its_place(small_site, read, width):
+    """On a laptop no line of code is cut that has the length which this project allows."""
+    reader = read(small_site)
+    reader.page.set_viewport_size({"width": width, "height": 800})
+    count = 0
+    for kind in KINDS:
+        page = reader.open(kind)
+        page.wait_for_load_state("networkidle")
+        for index, name, text in page.evaluate(CUT):
+            count += 1
+            assert index == 0 and name, (kind, text)
+            if name.startswith("Code") and width == 1280 and not kind.startswith("source"):
+                assert max(map(len, text.splitlines())) > LINE, (kind, text)
+    assert count or width == 1280
+
+
+def test_a_block_that_fits_again_leaves_the_order_of_the_keyboard(small_site, read):
+    reader = read(small_site)
+    reader.page.set_viewport_size({"width": 375, "height": 800})
+    page = reader.open("math/forward.html")
+    page.locator("[data-scrolls]").first.wait_for()
+    page.set_viewport_size({"width": 2500, "height": 800})
+    page.wait_for_function("!document.querySelector('.formula[data-scrolls]')")
+    assert page.locator(".formula[tabindex]").count() == 0
+
+
+def test_a_site_without_the_model_says_what_adds_it(read, tmp_path):
+    copy_pages(tmp_path)
+    write_absence(tmp_path)
+    page = read(tmp_path).open("knobs.html")
+    page.get_by_text("make browser").wait_for()
+
+
 def test_formulas_are_laid_out_by_the_browser(small_site, read):
     page = read(small_site).open("math/forward.html")
     root = page.locator("math msqrt").first

@@ -7,6 +7,7 @@ import { fetchManifest } from "../core/files.js";
 import { addSlider, createKnob } from "./parts.js";
 
 const KEPT = 6; // images
+const REMEDY = 'In a clone, "make browser" before "make docs" adds the model to the site; "ldmref serve" generates on this machine without it.';
 
 export async function create(place) {
   const knob = createKnob(place, "Generate in this page", () => {});
@@ -14,7 +15,7 @@ export async function create(place) {
   try {
     manifest = await fetchManifest(modelFolder);
   } catch (error) {
-    knob.say(`The model cannot be used: ${error.message}.`);
+    knob.say(`Nothing can be generated here: ${error.message}. ${REMEDY}`);
     return;
   }
   const client = new Client();
