@@ -118,6 +118,7 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "prompts": list(prompts_to_try(config)),
         "advice": parameter_advice(config),
         "unused": list(unused_parameters(config)),
+        "reads_guidance": config.denoiser.reads_guidance,
         "negative_prompt": negative_prompt_uses(config),
         "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),
