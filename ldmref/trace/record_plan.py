@@ -33,6 +33,7 @@ def record_trace(
     overwrite: bool = False,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
+    whole: bool | None = None,
 ) -> Result:
     """Generate the images of a plan and write every named intermediate as a trace.
 
@@ -48,6 +49,9 @@ def record_trace(
         callback: Called after every step with a `Progress`. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
             The calls until then stay. None: the run cannot be cancelled.
+        whole: Whether only inputs and outputs of networks are recorded. None: if the backend
+            compiles networks. False records the layers on every backend; one that compiles then
+            computes the networks operation by operation, and its images may differ by 1/255.
 
     Returns:
         The images, as `plan.run(model)` returns them.
@@ -69,7 +73,7 @@ def record_trace(
     """
     require_recordable(plan)
     check_callbacks(callback, cancel)
-    with tracing(model, Path(folder), selection, overwrite) as observer:
+    with tracing(model, Path(folder), selection, overwrite, whole) as observer:
         return plan.run(model, callback, cancel, observer)
 
 
@@ -87,7 +91,11 @@ def require_recordable(plan: Plan) -> None:
 
 @contextmanager
 def tracing(
-    model: LatentDiffusion, folder: Path, selection: Selection | None, overwrite: bool
+    model: LatentDiffusion,
+    folder: Path,
+    selection: Selection | None,
+    overwrite: bool,
+    whole: bool | None = None,
 ) -> Iterator[RunTracer]:
     """Yield the observer of one run, whose calls are written to a folder.
 
@@ -98,7 +106,8 @@ def tracing(
     """
     selected = selection or Selection()
     writer = TraceWriter(folder, describe_program(model, selected), overwrite=overwrite)
-    observer = RunTracer(Recorder(writer, partial(SpooledStore, folder), selected), writer)
+    recorder = Recorder(writer, partial(SpooledStore, folder), selected)
+    observer = RunTracer(recorder, writer, whole)
     complete = False
     try:
         yield observer
@@ -111,8 +120,8 @@ def tracing(
 class RunTracer(TraceObserver):
     """Records one run, and describes it in the manifest."""
 
-    def __init__(self, recorder: Recorder, writer: TraceWriter):
-        super().__init__(recorder)
+    def __init__(self, recorder: Recorder, writer: TraceWriter, whole: bool | None = None):
+        super().__init__(recorder, whole=whole)
         self.writer = writer
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:
