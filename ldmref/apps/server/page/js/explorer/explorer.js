@@ -3,6 +3,7 @@
 
 import { readRecord, RecordError } from "../record.js";
 import { fill, h } from "../dom.js";
+import { sentence } from "../notify.js";
 import { createAtlas } from "./atlas.js";
 import { createControls } from "./controls.js";
 import { createCurves } from "./curves.js";
@@ -32,6 +33,7 @@ export function createExplorer(element, { source, place, notify }) {
   let view = readSpecs({}).view;
   let linked = 0; // the step that a link asked for, until a run is shown
   let byItself = false; // the page plays, and nobody has touched it yet
+  let chosen = null; // the name of the model of the next run
   let playsNext = false; // the run that was asked for in the form plays once it is there
   const runs = new Runs(source, (entry) => {
     if (playsNext && runs.entries[0].run) playFromStart();
@@ -60,13 +62,13 @@ export function createExplorer(element, { source, place, notify }) {
   const curves = createCurves((k) => move(view.show, k));
   const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
   const atlas = createAtlas({ source, change: setView });
-  const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
+  const file = h("input", { type: "file", accept: `.safetensors,.ldmrun${source.inspect ? ",image/*" : ""}`, class: "sr", tabindex: -1, "aria-label": "Record file" });
   const images = h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared);
   const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element));
   const ofRun = [guide.story.element, guide.overview, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
   fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, atlas.element, showExplanations(element));
   element.classList.add("explorer");
-  acceptFiles(element, file, open);
+  acceptFiles(element, file, openFile);
   acceptKeys(element, (event) => current() && scrubber.key(event));
   const touch = () => {
     if (byItself) writePlace();
@@ -275,6 +277,19 @@ export function createExplorer(element, { source, place, notify }) {
     }
   }
 
+  // A record file, or an image with the settings that made it.
+  async function openFile(given) {
+    if (!given.type.startsWith("image/")) return open(given.name, await given.arrayBuffer());
+    if (!source.inspect) return notify.notify(`${given.name} is an image: a record file is needed here`, { kind: "error" });
+    try {
+      const { request, notes } = await source.inspect(given, chosen);
+      start(request.mode, request.model, request.texts, request.loras);
+      if (notes.length) notify.notify(notes.map((line) => sentence(line)).join(" "));
+    } catch (error) {
+      notify.notifyError(error);
+    }
+  }
+
   // A link that was typed, shortened or made for another run.
   function tellWrong(lines) {
     if (lines.length) notify.notify(`Not everything in this link can be shown: ${lines.join("; ")}.`, { kind: "error" });
@@ -285,6 +300,7 @@ export function createExplorer(element, { source, place, notify }) {
     open,
     // The model that the next run is made with, as `modelOf` of the source describes it.
     useModel(model) {
+      chosen = model.name;
       controls.useModel(model);
       guide.useModel(model);
       refresh();

@@ -162,10 +162,10 @@ function drawState(run, { name, k, caption, linear = false }, decoded) {
   return figure(canvas, caption);
 }
 
-// The map of the colour word in the last step.
+// The map of the colour word a quarter of the way, where the colour is decided.
 function drawMap(run) {
   const place = colourPlace(run.readings[0].words);
   const canvas = h("canvas", { role: "img", "aria-label": `Where the computer looks for “${run.words[place]}”` });
-  drawWordMap(canvas, run, place, run.n, OPACITY);
+  drawWordMap(canvas, run, place, Math.round(run.n / 4), OPACITY);
   return figure(canvas, `Where it looks for “${run.words[place]}”`);
 }
