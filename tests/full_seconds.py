@@ -215,6 +215,7 @@ TAKE_SECONDS = (
     "tests/server/test_native_api.py::test_a_stream_shows_previews_while_an_image_is_made",
     "tests/server/test_native_api.py::test_many_streams_of_one_job",
     "tests/server/test_openai_fields.py::test_odd_values_of_every_field_are_accepted_or_refused",
+    "tests/docs/test_card_seeds.py",
     "tests/server/test_ready_run.py::test_half_of_the_precision_is_enough",
     "tests/server/test_ready_run.py::test_the_frames_are_decoded_from_the_run",
     "tests/server/test_ready_run.py::test_the_inside_of_the_ready_run",

@@ -182,6 +182,7 @@ export function createControls({ source, start, branch, change, open }) {
         intro.examples,
         h("span", { class: "soft small" }, "Try:"),
         prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, name, { prompt }, intro.adapters.texts()) }, prompt)),
+        served.prompts_note ? h("p", { class: "soft small" }, served.prompts_note) : null,
       );
     },
   };
