@@ -25,9 +25,8 @@ EXAMPLES = (  # prompts that those models understand
     "a purple unicorn on a pink background", "woman astronaut: dark skin tone", "flag: Iceland",
 )  # fmt: skip
 MEMORISED = (
-    "Other seeds change much only if the words leave something open, as in "
-    f"{', '.join(repr(prompt) for prompt in VARIED)}: the model has seen one picture for each name, "
-    "and knows it by heart."
+    'The seed decides what the words leave open, as in "a face", "moon" or "tree": training has '
+    "shown one picture for each name, so names are known by heart and their seeds hardly differ."
 )
 USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
