@@ -134,9 +134,8 @@ def test_the_answer_comes_with_its_picture(open_ready, hold):
     go_on = hold("record")
     tour = page.locator(".ex-tour")
     tour.locator("button.primary").click()
-    tour.locator(".ex-vacant").get_by_text("Step 1 of 20").or_(
-        tour.locator("figcaption").get_by_text("Step 1 of 20")
-    ).wait_for()
+    page.locator(".ex-progress").get_by_text("Step 1 of 20").wait_for()
+    assert "Step 1 of 20" in tour.locator(".ex-tour-shows").inner_text()
     assert tour.locator(".ex-answer").inner_text() == ""
     assert len(pictures_of(page)) == 1
     go_on.set()
@@ -150,6 +149,7 @@ def test_a_run_that_fails_gives_no_answer(open_ready, hold):
     hold("record")
     tour = page.locator(".ex-tour")
     tour.locator("button.primary").click()
+    page.locator(".ex-progress").get_by_text("Step 1 of 20").wait_for()
     page.get_by_role("button", name="Cancel").click()
     tour.get_by_text("Stopped.").wait_for()
     assert tour.locator(".ex-answer").inner_text() == ""
@@ -165,7 +165,8 @@ def test_nothing_moves_underneath_and_the_end_is_shown(open_ready):
         started = {1: 0, 7: 0, 8: 15}.get(i, 20)
         page.wait_for_timeout(500)
         assert step_of(page) == started, i
-        page.get_by_role("button", name="Play").click()  # it is stopped by what comes next
+        page.keyboard.press("Space")  # it plays, and is stopped by what comes next
+        page.get_by_role("button", name="Pause").wait_for()
         top = page.evaluate("scrollY")
         answer(page)
         page.wait_for_timeout(500)
