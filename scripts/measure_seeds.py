@@ -1,6 +1,6 @@
 """Measure how much the seed decides of an image of the embedded model, as its card prints it.
 
-    python scripts/measure_seeds.py                  # a line of the card's table for each prompt of it
+    python scripts/measure_seeds.py                  # the lines of the card's table
     python scripts/measure_seeds.py "a face" moon    # or for others
 
 The number is the root mean square difference of two images in units of 1/255, the mean over all

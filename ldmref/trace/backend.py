@@ -24,8 +24,8 @@ class LayerRecordingBackend(NamedBackend):
         inner: Backend that computes.
         recorder: Where calls are recorded.
         config: The model's configuration, which distinguishes its text encoders.
-        whole: Whether to record only inputs and outputs of networks; None: if `inner` compiles. With
-            False, networks are computed by the operations of `inner`, which need no compilation.
+        whole: Whether to record only inputs and outputs of networks; None: if `inner` compiles.
+            With False, networks are computed by the operations of `inner`, uncompiled.
         prefix: What the names of calls begin with: `guide.` for those of a second model.
     """
 

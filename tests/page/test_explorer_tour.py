@@ -1,4 +1,4 @@
-"""The tour of the explorer: each question is answered by trying it, and both pictures stand beside it."""
+"""The tour of the explorer: questions that are tried, and both pictures beside them."""
 
 from __future__ import annotations
 
@@ -249,7 +249,8 @@ def test_guidance_is_set_as_the_model_reads_it(serve_page, new_context, tmp_path
     page.locator(".ex-tour canvas").first.wait_for()
     said = answer(page)
     assert "do nothing" not in said and "still count" in said
-    assert [job.request["cfg_scale"] for job in jobs_of(page)][0] == 1
+    last = jobs_of(page)[0]
+    assert last.request["cfg_scale"] == 1
 
 
 def test_the_tour_with_another_model_shows_its_answers(server, new_context):
