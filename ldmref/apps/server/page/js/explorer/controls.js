@@ -58,7 +58,7 @@ export function createControls({ source, start, branch, change, open }) {
       h(
         "p",
         { class: "soft" },
-        schema ? "Every step of your run can then be looked at, as above and below. A record file can be dropped here." : "Every step of a run can be looked at. Open a record file, or drop one here.",
+        schema ? "Every step of your run can then be looked at, as above and below. A record file, or an image with its settings, can be dropped here." : "Every step of a run can be looked at. Open a record file, or drop one here.",
       ),
       form,
     );
