@@ -36,7 +36,7 @@ export function createGuide({ source, change, look, stop, vary, decoded }) {
     const step = place && first ? { step: firstStep(number, first) } : {};
     const words = first?.readings[0]?.words ?? [];
     const word = place?.word && words.length ? { word: words[colourPlace(words)] } : {};
-    change({ tour: number, ...(place ? { open: place.open, show: 0, with: null, ...step, ...word } : {}) });
+    change({ tour: number, ...(place ? { open: place.open, show: 0, with: null, by: "step", ...step, ...word } : {}) });
     tour.focus();
   }
 
