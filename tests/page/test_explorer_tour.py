@@ -260,3 +260,10 @@ def test_the_tour_with_another_model_shows_its_answers(server, new_context):
     tour.get_by_role("button", name="Show the answer").click()
     assert "the noise decides" in tour.locator(".ex-answer").inner_text()
     assert server.engine.jobs() == []
+
+
+def test_a_link_to_a_stop_is_followed_while_a_run_is_shown(open_ready):
+    page = open_ready(READY + "&p.prompt=a+cat&p.seed=3&p.steps=2")
+    page.evaluate("() => (location.hash = '#view=explore&tour=4')")
+    page.get_by_role("heading", name="Tour, 4 of 8: Steps").wait_for()
+    assert captions_of(page)[0] == "“a cat”, seed 3"

@@ -319,6 +319,7 @@ export function createExplorer(element, { source, place, notify }) {
       if (format(wanted) === format({ specs: runs.specs, view })) return;
       if (!isNamed) {
         if (runs.entries.length) setView({ atlas: wanted.view.atlas });
+        if (current() && wanted.view.tour && wanted.view.tour !== view.tour) guide.openStop(wanted.view.tour);
         return;
       }
       const own = ({ texts, loras }) => JSON.stringify([texts, loras]);

@@ -10,8 +10,8 @@ import { STOPS, colourPlace, firstStep } from "./tour_stops.js";
 
 /**
  * Return the guide: {story, tour, overview, tell(position, view, runs), show(position, view, runs),
- * showDecoded(run, name, k, image), useModel(model), showMaking(entry), isAnswer(entry), complete(view)};
- * `tell` shows the story alone.
+ * showDecoded(run, name, k, image), useModel(model), showMaking(entry), showAnswering(), openStop(number),
+ * isAnswer(entry), complete(view)}; `tell` shows the story alone.
  *
  * `change(view)` changes the view, `look(target)` shows a panel of the page, `stop()` ends the
  * animation, and `vary(from, texts, then)` makes a variation of the first run, or two, and returns the
@@ -50,6 +50,7 @@ export function createGuide({ source, change, look, stop, vary, decoded }) {
     tell,
     tour: tour.element,
     overview: overview.element,
+    openStop,
     isAnswer: tour.isAnswer,
     /** Show how far a run is that is being made; one that failed says so in its row. */
     showMaking(entry) {
