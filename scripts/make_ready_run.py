@@ -26,7 +26,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import decode_images
 
 OUT = Path(__file__).resolve().parent.parent / "ldmref" / "apps" / "server" / "page" / "ready"
-RUN = {"prompt": "a red cat", "seed": 3, "steps": 20}
+RUN = {"prompt": "a face", "seed": 7, "steps": 20}
 QUALITY = 75  # of the frames
 LATENTS = 4  # the dimensions of arrays that are stored in float16
 

@@ -18,11 +18,16 @@ from ldmref.modes.upscale_parameters import UpscaleParameters
 from ldmref.samplers.guidance_attention import NormalizedAttention
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
+VARIED = ("a face", "moon", "tree")  # prompts that leave open what the seed then decides
 EXAMPLES = (  # prompts that those models understand
-    "red heart", "🐶", "two blue dogs on yellow", "a green cat and a red apple",
+    *VARIED, "two blue dogs on yellow", "a green cat and a red apple", "red heart", "🐶",
     "a small dog above a big house", "a fox to the left of a tree", "nine stars",
     "a purple unicorn on a pink background", "woman astronaut: dark skin tone", "flag: Iceland",
 )  # fmt: skip
+MEMORISED = (
+    'The seed decides what the words leave open, as in "a face", "moon" or "tree": training has '
+    "shown one picture for each name, so names are known by heart and their seeds hardly differ."
+)
 USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
 
@@ -30,6 +35,11 @@ USUAL_CFGPP_SCALE = 2.0
 def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
     """Return prompts that a model understands; none for models that read any text."""
     return EXAMPLES if config.name in COMPOSED_OF_EMOJI else ()
+
+
+def note_on_prompts(config: ModelConfig) -> str:
+    """Return a sentence about the prompts to try, or ""."""
+    return MEMORISED if config.name in COMPOSED_OF_EMOJI else ""
 
 
 def can_generate(config: ModelConfig, mode: str) -> bool:

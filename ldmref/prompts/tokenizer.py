@@ -8,15 +8,16 @@ tokenizer of whole words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ldmref.errors import CorruptModelError, LdmrefError, UsageError, closest, did_you_mean
+from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
 from ldmref.prompts.chunks import (
     BREAK,
     Chunk,
@@ -31,11 +32,13 @@ from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notatio
 from ldmref.prompts.tokens import SpecialTokens, Tokens
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
-MOST_SUGGESTED = 5  # unknown words for which a known one is looked for
 START = "<start>"
 END = "<end>"
 PAD = "<pad>"
 UNKNOWN = "<unknown>"
+SIMILAR = 0.8  # share of letters in the same order, from which a word is taken for a misspelt one
+EXPLAINED = 3  # unknown words of a prompt that are explained,
+LONGEST = 40  # unless they have more letters
 LONG_PROMPTS = ("truncate", "chunk")
 PROMPT_WEIGHTS = ("none", "a1111")
 WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
@@ -82,6 +85,26 @@ class TokenizedPrompt(NamedTuple):
     chunks: list[Chunk]
     truncated: int
     warnings: list[str]
+
+
+def name_unknown(words: Sequence[str], vocabulary: Iterable[str]) -> str:
+    """Return unknown words as a list, the first of them with the known word that is meant.
+
+    Args:
+        words: Words that a tokenizer does not know, each once.
+        vocabulary: The words that it knows.
+
+    >>> name_unknown(["hart", "zyxw"], ["cart", "heart"])
+    'hart (did you mean heart?), zyxw'
+    """
+    known = [word for word in vocabulary if word.isalpha()]
+    listed = []
+    for place, word in enumerate(words):
+        # Every comparison reads the whole vocabulary, and a prompt may have hundreds of words.
+        is_explained = place < EXPLAINED and len(word) <= LONGEST
+        near = get_close_matches(word.lower(), known, 1, SIMILAR) if is_explained else []
+        listed.append(f"{word} (did you mean {near[0]}?)" if near else word)
+    return ", ".join(listed)
 
 
 class PromptTokenizer:
@@ -206,9 +229,9 @@ class PromptTokenizer:
         if self.reads_words and not prompt.isascii():
             unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
-            words = list(dict.fromkeys(unknown))
-            line = f"words the model never saw: {', '.join(words)}"
-            warnings.append(line + self._suggest(words))
+            vocabulary = self.tokenizer.get_vocab() if self.reads_words else ()
+            listed = name_unknown([*dict.fromkeys(unknown)], vocabulary)
+            warnings.append(f"words the model never saw: {listed}")
         chunks = split_into_chunks(groups, self.room)
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if options.long_prompts == "chunk":
@@ -221,15 +244,6 @@ class PromptTokenizer:
             hint = "shorten it, or use long_prompts=chunk"
             raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
         return TokenizedPrompt(text, chunks[:1], count_ids(dropped), [*warnings, message])
-
-    def _suggest(self, unknown: Sequence[str]) -> str:
-        """Return which words were probably meant by misspelled ones, as the end of a sentence."""
-        if not self.reads_words:
-            return ""
-        known = [word for word in self.tokenizer.get_vocab() if word not in self.special_tokens]
-        meant = [closest(word, known) for word in unknown[:MOST_SUGGESTED]]
-        near = ", ".join(dict.fromkeys(filter(None, meant)))
-        return f"; did you mean {near}?" if near else ""
 
     def _group(
         self, sections: Sequence[Sequence[WeightedText]]

@@ -25,6 +25,7 @@ class LayerRecordingBackend(NamedBackend):
         recorder: Where calls are recorded.
         config: The model's configuration, which distinguishes its text encoders.
         whole: Whether to record only inputs and outputs of networks; None: if `inner` compiles.
+            With False, networks are computed by the operations of `inner`, uncompiled.
         prefix: What the names of calls begin with: `guide.` for those of a second model.
     """
 
@@ -45,11 +46,12 @@ class LayerRecordingBackend(NamedBackend):
             prefix + network.name for network in self.networks if network.numbered
         }
         self.whole = inner.compiles if whole is None else whole
+        self.compiled = inner.compiles and self.whole
         self._open: list[tuple[DeclaredNetwork | None, CallRecord | None]] = []
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
         """Return a network whose calls are recorded."""
-        if not self.inner.compiles:
+        if not self.compiled:
             return super().compile(network, params)
         compiled = self.inner.compile(network, params)
         names = list(inspect.signature(network).parameters)[2:]

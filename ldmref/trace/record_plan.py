@@ -34,6 +34,7 @@ def record_trace(
     overwrite: bool = False,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
+    whole: bool | None = None,
 ) -> Result:
     """Generate the images of a plan and write every named intermediate as a trace.
 
@@ -49,6 +50,9 @@ def record_trace(
         callback: Called after every step with a `Progress`. None: nothing is called.
         cancel: A `threading.Event`; once it is set, `Cancelled` is raised before the next step.
             The calls until then stay. None: the run cannot be cancelled.
+        whole: Whether only inputs and outputs of networks are recorded. None: if the backend
+            compiles networks. False records the layers on every backend; one that compiles then
+            computes the networks operation by operation, and its images may differ by 1/255.
 
     Returns:
         The images, as `plan.run(model)` returns them.
@@ -70,7 +74,7 @@ def record_trace(
     """
     require_recordable(plan)
     check_callbacks(callback, cancel)
-    with tracing(model, Path(folder), selection, overwrite) as observer:
+    with tracing(model, Path(folder), selection, overwrite, whole=whole) as observer:
         return plan.run(model, callback, cancel, observer)
 
 
@@ -93,6 +97,7 @@ def tracing(
     selection: Selection | None,
     overwrite: bool,
     left_out: LeftOut | None = None,
+    whole: bool | None = None,
 ) -> Iterator[RunTracer]:
     """Yield the observer of one run, whose calls are written to a folder.
 
@@ -104,6 +109,8 @@ def tracing(
         selection: Calls, layers and steps to record; None: all.
         overwrite: Whether a trace in `folder` is replaced.
         left_out: Notes what cannot be written, and the run goes on. None: it ends in an error.
+        whole: Whether only inputs and outputs of networks are recorded. None: if the backend
+            compiles networks.
 
     Raises:
         OutputError: The folder has a trace, or cannot be written.
@@ -111,7 +118,7 @@ def tracing(
     selected = selection or Selection()
     writer = TraceWriter(folder, describe_program(model, selected), overwrite=overwrite)
     recorder = Recorder(writer, partial(SpooledStore, folder), selected, left_out=left_out)
-    observer = RunTracer(recorder, writer)
+    observer = RunTracer(recorder, writer, whole)
     complete = False
     try:
         yield observer
@@ -128,8 +135,8 @@ def tracing(
 class RunTracer(TraceObserver):
     """Records one run, and describes it in the manifest."""
 
-    def __init__(self, recorder: Recorder, writer: TraceWriter):
-        super().__init__(recorder)
+    def __init__(self, recorder: Recorder, writer: TraceWriter, whole: bool | None = None):
+        super().__init__(recorder, whole=whole)
         self.writer = writer
 
     def watch(self, model: LatentDiffusion) -> LatentDiffusion:

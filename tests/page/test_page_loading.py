@@ -53,7 +53,7 @@ def test_no_script_is_fetched_twice(requested, server):
 def test_the_frames_of_the_ready_run_are_fetched_once(requested, server):
     page, paths = requested
     page.goto(server.url)
-    page.get_by_role("img", name="Noise becomes a picture of a red cat").wait_for()
+    page.get_by_role("img", name="Noise becomes a picture of a face").wait_for()
     page.get_by_role("link", name="see how").click()
     page.locator(".ex-strips canvas").first.wait_for()
     page.wait_for_timeout(300)

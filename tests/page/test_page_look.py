@@ -141,3 +141,22 @@ def test_reduced_motion_has_no_transitions(new_context, server):
       (element) => getComputedStyle(element).transitionDuration !== "0s"
     ).length""")
     assert moving == 0
+
+
+def test_what_moves_is_on_the_first_screen_of_a_phone(new_context, server):
+    """With the prompt and the button below it; a result then comes below the form."""
+    page = new_context(viewport={"width": 390, "height": 844}, has_touch=True).new_page()
+    page.goto(server.url)
+    picture = page.locator(".frame.vacant canvas")
+    picture.wait_for()
+    prompt = page.get_by_label("Prompt", exact=True)
+    button = page.get_by_role("button", name="Generate", exact=True)
+    tops = [one.bounding_box() for one in (picture, prompt, button)]
+    ends = [box["y"] + box["height"] for box in tops]
+    assert ends == sorted(ends) and ends[-1] <= 844
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    prompt.fill("a cat")
+    button.click()
+    page.get_by_role("button", name="Download", exact=True).wait_for()
+    result = page.locator(".stage").bounding_box()
+    assert result["y"] > prompt.bounding_box()["y"]

@@ -43,6 +43,10 @@ def test_every_format_means_the_same_on_the_page(painter, tmp_path, monkeypatch)
     for title, mask in MASKS.items():
         said = load(painter, mask.save(tmp_path))
         assert (mask.says in said) if mask.says else said == "", title
+        if not mask.painted.any():  # there would be nothing to replace
+            painter.get_by_role("button", name="Generate", exact=True).click()
+            painter.get_by_text("paint over the part to replace first").wait_for()
+            continue
         generate(painter)
         assert (read_last() == mask.painted).all(), title
 

@@ -232,3 +232,17 @@ def test_without_an_image_the_page_says_so(page):
     page.get_by_label("Prompt", exact=True).fill("a cat")
     page.get_by_role("button", name="Generate", exact=True).click()
     page.get_by_text("Choose an image first.").wait_for()
+
+
+def test_without_a_painted_part_nothing_is_computed(open_painter, server):
+    page = open_painter()
+    page.get_by_role("button", name="Generate", exact=True).click()
+    error = page.locator("[data-parameter=mask] .error")
+    error.wait_for()
+    assert "paint over the part to replace" in error.inner_text()
+    page.wait_for_timeout(300)
+    assert server.engine.jobs() == []
+    page.get_by_role("button", name="Invert (I)").click()  # everything is painted
+    assert error.is_hidden()
+    mask, _, _ = submit(page)
+    assert mask.all()

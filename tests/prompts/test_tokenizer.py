@@ -14,7 +14,7 @@ import ldmref
 from ldmref.errors import CorruptModelError
 from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip import add_words
-from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer, name_unknown
 from ldmref.prompts.words import load_word_tokenizer, split_words, word_tokenizer
 
 CAPTIONS = ["red heart", "red car", "keycap: #", "flag: Côte d’Ivoire", "piñata", "a 100 b"]
@@ -56,6 +56,23 @@ def test_truncation_keeps_the_end_token_and_lists_the_lost_words():
 def test_unknown_words_are_named_once():
     _, warnings = TOKENIZER.encode(["Zebra red zebra Zebra"])
     assert warnings == ["words the model never saw: Zebra, zebra"]
+
+
+def test_a_misspelt_word_is_named_with_the_one_that_is_meant():
+    _, [warning] = TOKENIZER.encode(["Haert zyxw carr"])
+    listed = warning.split(": ", 1)[1].split(", ")
+    assert listed == ["Haert (did you mean heart?)", "zyxw", "carr (did you mean car?)"]
+
+
+def test_the_first_unknown_words_are_explained():
+    """Each is compared with the whole vocabulary, so a long prompt would take long."""
+    words = name_unknown(["hert", "x" * 2000, "heert", "hearrt", "haert"], ["heart"])
+    assert [part.endswith("heart?)") for part in words.split(", ")] == [
+        True,
+        False,
+        True,
+        *[False] * 2,
+    ]
 
 
 @given(st.text(max_size=60))

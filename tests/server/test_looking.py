@@ -9,6 +9,8 @@ from small_models import save_flow
 
 import ldmref
 from ldmref import modes
+from ldmref.apps.server.inside_tasks import look_inside
+from ldmref.backends import get_backend
 from ldmref.trace import read_trace, record_trace
 
 RUN = {"kind": "inside", "parameters": {"prompt": "a red cat", "steps": 3, "seed": 5}, "step": 1}
@@ -72,3 +74,19 @@ def test_each_encoder_that_a_transformer_attends_to(serve, tmp_path, name, read)
     assert tensors[f"hidden{end}"].shape == (len(of_t5), model.config.text_encoders[-1].hidden_size)
     if name == "sd3-tiny":
         assert described["pieces"] == ["<start>", "a", "red", "cat", "<end>"]
+
+
+@pytest.mark.parametrize("name, package", [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_backend_that_compiles_has_the_same_levels(tiny, name, package):
+    """It computes the networks operation by operation here, so that the layers are seen."""
+    pytest.importorskip(package)
+    plan = modes.plan("txt2img", tiny, **RUN["parameters"])
+    compiled = tiny.with_backend(get_backend(name))
+    assert compiled.backend.compiles
+    expected, found = (
+        safetensors.numpy.load(look_inside(model, plan, (1,))) for model in (tiny, compiled)
+    )
+    assert {"down_blocks.0", "mid_block", "up_blocks.0"} <= expected.keys()
+    assert found.keys() == expected.keys()
+    for level, values in expected.items():
+        assert np.allclose(found[level], values, rtol=2e-3, atol=2e-3), level

@@ -326,7 +326,8 @@ def test_the_embedded_model_has_one_size_and_prompts_to_try(serve, emoji):
     told = serve({"emoji": emoji}).client.get("/v1/capabilities").json()
     (model,) = told["models"]
     assert model["one_size"] and model["native_size"] == [128, 128]
-    assert "red heart" in model["prompts"]
+    assert "red heart" in model["prompts"] and model["prompts_note"]
+    assert model["reads_guidance"] is False
     assert model["modes"] == ["img2img", "inpaint", "interpolate", "invert", "txt2img"]
 
 

@@ -14,7 +14,7 @@ from ldmref.apps.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
 from ldmref.io.locate import find_model, is_native, read_model_config
 from ldmref.io.native import TOKENIZER
-from ldmref.modes.advice import COMPOSED_OF_EMOJI, EXAMPLES
+from ldmref.modes.advice import COMPOSED_OF_EMOJI, EXAMPLES, MEMORISED
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer
@@ -37,7 +37,7 @@ def words(word: str | None, model: str | None, as_json: bool) -> None:
     known = sorted(set(tokenizer.tokenizer.get_vocab()) - {*tokenizer.special_tokens})
     row: dict[str, Any] = {"model": config.name, "words": known}
     if config.name in COMPOSED_OF_EMOJI:
-        row |= list_scene_words() | {"examples": list(EXAMPLES)}
+        row |= list_scene_words() | {"examples": list(EXAMPLES), "examples_note": MEMORISED}
     if word is not None:
         row = search_word(word, row)
     if as_json:
@@ -125,6 +125,7 @@ def format_words(row: dict[str, Any]) -> list[str]:
         "",
         "Try",
         *(f"  {quote_command(['ldmref', prompt])}" for prompt in row["examples"]),
+        *textwrap.wrap(row["examples_note"], WIDTH),
         "",
         *_wrap("colours", row["colours"], 'as in "a blue dog", "the dog is blue"'),
         *_wrap("numbers", row["numbers"], 'as in "three cats"'),

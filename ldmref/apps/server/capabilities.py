@@ -13,7 +13,13 @@ from ldmref.apps.server.served import describe_controlnets
 from ldmref.declare import get_fields, schema
 from ldmref.explore.preview import preview_matrix
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.advice import can_generate, parameter_advice, prompts_to_try, unused_parameters
+from ldmref.modes.advice import (
+    can_generate,
+    note_on_prompts,
+    parameter_advice,
+    prompts_to_try,
+    unused_parameters,
+)
 from ldmref.modes.choices import choices_of, negative_prompt_uses
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_STEPS
@@ -116,8 +122,10 @@ def describe_model(name: str, model: LatentDiffusion) -> dict[str, Any]:
         "dtype": described["dtype"],
         "speed": described["speed"],
         "prompts": list(prompts_to_try(config)),
+        "prompts_note": note_on_prompts(config),
         "advice": parameter_advice(config),
         "unused": list(unused_parameters(config)),
+        "reads_guidance": config.denoiser.reads_guidance,
         "negative_prompt": negative_prompt_uses(config),
         "most_steps": min(MAX_STEPS, len(sampling_sigmas(config.scheduler))),
         "preview": describe_preview(model),

@@ -109,7 +109,8 @@ def look_inside(
     selection = Selection(BLOCKS, CALLS, tuple(steps))
     with TemporaryDirectory(prefix="ldmref-") as folder:
         path = Path(folder) / "trace"
-        record_trace(plan, model, path, selection=selection, callback=callback, cancel=cancel)
+        options: Any = {"selection": selection, "callback": callback, "cancel": cancel}
+        record_trace(plan, model, path, whole=False, **options)  # on every backend
         return pack(model, plan, read_trace(path), steps)
 
 

@@ -27,3 +27,15 @@ export function watchFiles({ isShown, dropped, pasted }) {
     pasted(file);
   });
 }
+
+/** Refuse files that no view takes, so that the browser never opens one in place of the page. */
+export function refuseFiles(describe) {
+  const holdsFile = (event) => event.dataTransfer?.types.includes("Files") && !event.defaultPrevented;
+  // After the listeners of the views, which are those of the document.
+  window.addEventListener("dragover", (event) => holdsFile(event) && event.preventDefault());
+  window.addEventListener("drop", (event) => {
+    if (!holdsFile(event)) return;
+    event.preventDefault();
+    notify(describe(), { hint: "Drop an image in Generate or Paint, or a record file in Explore.", kind: "error" });
+  });
+}

@@ -208,11 +208,13 @@ export class Form {
     return true;
   }
 
-  /** Show an error at the first file that is required and not given, and return whether there is one. */
+  /** Show an error at the first file that is required and not given or of no use, and return whether there is one. */
   showMissing() {
     for (const [name, { field, control }] of this.rows) {
-      if (!field.required || !control.file || control.isGiven()) continue;
-      return this.showError({ parameter: name, message: `choose ${field.kind === "image" ? "an image" : "a file"} first` });
+      if (!field.required || !control.file) continue;
+      const choose = `choose ${field.kind === "image" ? "an image" : "a file"} first`;
+      const message = control.isGiven() ? control.findProblem?.() : choose;
+      if (message) return this.showError({ parameter: name, message });
     }
     return false;
   }

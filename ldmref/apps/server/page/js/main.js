@@ -4,6 +4,7 @@
 import * as api from "./api.js";
 import { watchConnection } from "./connection.js";
 import { h } from "./dom.js";
+import { refuseFiles } from "./drops.js";
 import { explainGone, findModel } from "./models.js";
 import { notifyError } from "./notify.js";
 import { askForToken } from "./token.js";
@@ -27,6 +28,7 @@ let context = null;
 async function start() {
   api.onTokenNeeded(askForToken);
   state.subscribe((_, own) => show(own));
+  refuseFiles(() => `The view ${titleOf(currentView())} takes no files`);
   const answer = watchConnection(api, document.getElementById("connection"));
   fetchNeeds(currentView()); // after the question, so that its short answer does not wait behind them
   const capabilities = await answer;
@@ -42,6 +44,10 @@ async function start() {
 function currentView() {
   const { view } = state.readState();
   return Object.hasOwn(VIEWS, view ?? "") ? view : "generate";
+}
+
+function titleOf(view) {
+  return document.querySelector(`nav [data-view="${view}"]`).textContent;
 }
 
 // Paint has the mode of its name, and the other views go on with the mode of the present one.
@@ -78,7 +84,7 @@ async function show(own = false) {
     for (const section of sections) section.hidden = section.id !== id;
     if (before) (await mounted.get(before))?.hide?.();
   }
-  const title = document.querySelector(`nav [data-view="${view}"]`).textContent;
+  const title = titleOf(view);
   document.title = view === "generate" ? "ldmref" : `${title} · ldmref`;
   if (!mounted.has(id)) mounted.set(id, mount(view, document.getElementById(id)));
   (await mounted.get(id))?.show?.();

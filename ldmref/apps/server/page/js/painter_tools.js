@@ -7,6 +7,8 @@ import { iconButton } from "./icons.js";
 import { readMask } from "./mask_file.js";
 import { announce, notify } from "./notify.js";
 
+const UNPAINTED = "nothing is painted, so the image would come back as it is: paint over the part to replace first";
+
 /** Return the toolbar of a painter, which gets `buttons`, `slider` and `sizeText`. */
 export function makeTools(painter) {
   const chooser = h("input", {
@@ -68,6 +70,7 @@ export function maskControl(painter) {
     input: link,
     file: () => painter.file(),
     isGiven: () => painter.mask !== null,
+    findProblem: () => (painter.mask.empty ? UNPAINTED : ""),
     set: (blob) => painter.loadFile(blob),
   };
 }

@@ -34,7 +34,8 @@ export class PromptTools {
       .slice(0, SHOWN)
       .map((prompt) => h("button", { type: "button", class: "chip", onclick: () => this.use({ prompt }) }, prompt));
     const history = h("button", { type: "button", class: "link small", "aria-haspopup": "dialog", onclick: () => openHistory((entry) => this.useAgain(entry)) }, "History");
-    fill(this.tries, chips.length ? h("span", { class: "soft small" }, "Try") : null, chips, history);
+    const note = model.prompts_note ? h("p", { class: "soft small" }, model.prompts_note) : null;
+    fill(this.tries, chips.length ? h("span", { class: "soft small" }, "Try") : null, chips, history, note);
     row.element.append(this.element);
     for (const name of PROMPTS) this.complete(name, model);
   }

@@ -9,7 +9,7 @@ const PAUSE = 200; // milliseconds per step: all of it takes less than five seco
 
 /** Return the teaser: [canvas, sentence]. Without motion it shows the end. */
 export function createTeaser() {
-  const canvas = h("canvas", { role: "img", "aria-label": "Noise becomes a picture of a red cat", width: 128, height: 128, hidden: true });
+  const canvas = h("canvas", { role: "img", "aria-label": "Noise becomes a picture of a face", width: 128, height: 128, hidden: true });
   const open = (event) => {
     event.preventDefault();
     writeState({ view: "explore" }, { push: true });

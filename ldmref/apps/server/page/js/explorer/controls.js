@@ -58,7 +58,7 @@ export function createControls({ source, start, branch, change, open }) {
       h(
         "p",
         { class: "soft" },
-        schema ? "Every step of your run can then be looked at, as above and below. A record file can be dropped here." : "Every step of a run can be looked at. Open a record file, or drop one here.",
+        schema ? "Every step of your run can then be looked at, as above and below. A record file, or an image with its settings, can be dropped here." : "Every step of a run can be looked at. Open a record file, or drop one here.",
       ),
       form,
     );
@@ -182,6 +182,7 @@ export function createControls({ source, start, branch, change, open }) {
         intro.examples,
         h("span", { class: "soft small" }, "Try:"),
         prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, name, { prompt }, intro.adapters.texts()) }, prompt)),
+        served.prompts_note ? h("p", { class: "soft small" }, served.prompts_note) : null,
       );
     },
   };

@@ -3,6 +3,7 @@
 
 import { readRecord, RecordError } from "../record.js";
 import { fill, h } from "../dom.js";
+import { sentence } from "../notify.js";
 import { createAtlas } from "./atlas.js";
 import { createControls } from "./controls.js";
 import { createCurves } from "./curves.js";
@@ -16,6 +17,7 @@ import { createScrubber } from "./scrubber.js";
 import { isReadyAlone, readSpecs, removeSpec, specOf, writeSpecs, wrongInView } from "./specs.js";
 import { createStrips } from "./strips.js";
 import { acceptFiles, acceptKeys, debounce, letter } from "./tools.js";
+import { firstStep } from "./tour_stops.js";
 import { createTruth } from "./truth.js";
 import { createWords } from "./words.js";
 
@@ -31,12 +33,14 @@ export function createExplorer(element, { source, place, notify }) {
   let view = readSpecs({}).view;
   let linked = 0; // the step that a link asked for, until a run is shown
   let byItself = false; // the page plays, and nobody has touched it yet
+  let chosen = null; // the name of the model of the next run
   let playsNext = false; // the run that was asked for in the form plays once it is there
-  const runs = new Runs(source, () => {
+  const runs = new Runs(source, (entry) => {
     if (playsNext && runs.entries[0].run) playFromStart();
+    if (guide.isAnswer(entry) && entry.run) view.step = entry.run.n;
     refresh();
     writePlace();
-  }, (entry) => current() || guide.showMaking(entry));
+  }, (entry) => (current() ? guide.showAnswering() : guide.showMaking(entry)));
   const decoder = new Decoder(source);
   const writePlace = debounce(() => {
     if (byItself) return;
@@ -45,7 +49,7 @@ export function createExplorer(element, { source, place, notify }) {
   }, 150);
 
   const actions = { onMove: move, onCompare: (index) => setView({ with: index }), onSave: (index) => runs.save(index), onRemove: remove, onCancel: (index) => runs.entries[index].controller?.abort() };
-  const guide = createGuide({ source, change: setView, look, move: (k) => move(view.show, k), vary });
+  const guide = createGuide({ source, change: setView, look, stop: stopMoving, vary, decoded: (run, name, k) => decoder.find(run, name, k) });
   const strips = createStrips(actions);
   const scrubber = createScrubber((k) => move(view.show, k));
   explain(scrubber.element.querySelector("output"), NUMBERS.position);
@@ -58,13 +62,13 @@ export function createExplorer(element, { source, place, notify }) {
   const curves = createCurves((k) => move(view.show, k));
   const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
   const atlas = createAtlas({ source, change: setView });
-  const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
+  const file = h("input", { type: "file", accept: `.safetensors,.ldmrun${source.inspect ? ",image/*" : ""}`, class: "sr", tabindex: -1, "aria-label": "Record file" });
   const images = h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared);
   const columns = h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element));
   const ofRun = [guide.story.element, guide.overview, scrubber.element, controls.viewing, images, controls.branching, columns]; // shown with a run
   fill(element, guide.story.element, guide.tour, strips.element, scrubber.element, controls.intro, guide.overview, file, controls.viewing, images, controls.branching, columns, atlas.element, showExplanations(element));
   element.classList.add("explorer");
-  acceptFiles(element, file, open);
+  acceptFiles(element, file, openFile);
   acceptKeys(element, (event) => current() && scrubber.key(event));
   const touch = () => {
     if (byItself) writePlace();
@@ -81,7 +85,7 @@ export function createExplorer(element, { source, place, notify }) {
     if (linked > run.n) tellWrong([`the run has ${run.n} steps, not ${linked}`]);
     linked = 0;
     const other = view.with !== null && view.with !== shown ? runs.entries[view.with]?.run : null;
-    view.step = Math.min(view.step ?? Math.round(run.n / 2), run.n);
+    view.step = Math.min(view.step ?? (view.tour ? firstStep(view.tour, run) : Math.round(run.n / 2)), run.n);
     const k = view.step;
     const positions = [{ run, k, index: shown }];
     if (other) {
@@ -116,6 +120,7 @@ export function createExplorer(element, { source, place, notify }) {
     const shown = current();
     if (!shown) return;
     element.dataset.step = String(view.step);
+    element.classList.toggle("touring", view.tour > 0);
     const main = shown.find((one) => one.main);
     const { run, k, index } = main;
     guide.show(main, view, runs);
@@ -138,7 +143,7 @@ export function createExplorer(element, { source, place, notify }) {
 
   function showDecoded({ run, k, main }, i, name, image) {
     panels[i].showDecoded(run, name, k, image);
-    if (main) guide.story.showDecoded(run, name, k, image);
+    if (main) guide.showDecoded(run, name, k, image);
   }
 
   function move(index, k) {
@@ -163,12 +168,12 @@ export function createExplorer(element, { source, place, notify }) {
   // Show the ready run: it plays, unless the address names a step or motion is not wanted.
   function startReady(wanted) {
     view = guide.complete(wanted);
-    byItself = view.step === null;
+    byItself = view.step === null && !view.tour;
     runs.set([source.ready.spec]);
     runs.entries[0].run.foreign = !source.ready.own;
     controls.setStart({ texts: {}, loras: place.read().lora ?? {} });
     if (byItself) playFromStart();
-    guide.tell(current()[0], runs); // the picture and its sentence first: the rest takes longer
+    guide.tell(current()[0], view, runs); // the picture and its sentence first: the rest takes longer
     requestAnimationFrame(() => setTimeout(refresh));
   }
 
@@ -200,12 +205,25 @@ export function createExplorer(element, { source, place, notify }) {
     strips.element.scrollIntoView({ block: "nearest" });
   }
 
-  // A variation of the first run beside it, or two variations beside each other.
+  // A variation of the first run beside it, or two variations beside each other, at the end. The
+  // entries of both runs are returned.
   function vary(from, texts, then = null) {
-    view.show = 0;
-    runs.set(runs.specs.slice(0, 1));
-    branch(from, texts);
-    if (then) branch(null, then);
+    stopMoving();
+    const change = (of, start, changed) => ({ of, from: start, model: null, loras: {}, texts: changed });
+    runs.set([runs.specs[0], change(0, from, texts), ...(then ? [change(1, null, then)] : [])]);
+    const show = runs.entries.length - 1;
+    const { run } = runs.entries[show].run ? runs.entries[show] : runs.entries[0];
+    // Runs of different lengths are both shown at the end, where their noise is the same.
+    Object.assign(view, { show, with: show - 1, by: "steps" in texts ? "sigma" : "step", step: run.n });
+    refresh();
+    writePlace();
+    return runs.entries.slice(-2);
+  }
+
+  function stopMoving() {
+    scrubber.stop();
+    playsNext = false;
+    byItself = false;
   }
 
   function look(target) {
@@ -259,6 +277,19 @@ export function createExplorer(element, { source, place, notify }) {
     }
   }
 
+  // A record file, or an image with the settings that made it.
+  async function openFile(given) {
+    if (!given.type.startsWith("image/")) return open(given.name, await given.arrayBuffer());
+    if (!source.inspect) return notify.notify(`${given.name} is an image: a record file is needed here`, { kind: "error" });
+    try {
+      const { request, notes } = await source.inspect(given, chosen);
+      start(request.mode, request.model, request.texts, request.loras);
+      if (notes.length) notify.notify(notes.map((line) => sentence(line)).join(" "));
+    } catch (error) {
+      notify.notifyError(error);
+    }
+  }
+
   // A link that was typed, shortened or made for another run.
   function tellWrong(lines) {
     if (lines.length) notify.notify(`Not everything in this link can be shown: ${lines.join("; ")}.`, { kind: "error" });
@@ -269,6 +300,7 @@ export function createExplorer(element, { source, place, notify }) {
     open,
     // The model that the next run is made with, as `modelOf` of the source describes it.
     useModel(model) {
+      chosen = model.name;
       controls.useModel(model);
       guide.useModel(model);
       refresh();
@@ -287,6 +319,7 @@ export function createExplorer(element, { source, place, notify }) {
       if (format(wanted) === format({ specs: runs.specs, view })) return;
       if (!isNamed) {
         if (runs.entries.length) setView({ atlas: wanted.view.atlas });
+        if (current() && wanted.view.tour && wanted.view.tour !== view.tour) guide.openStop(wanted.view.tour);
         return;
       }
       const own = ({ texts, loras }) => JSON.stringify([texts, loras]);

@@ -7,16 +7,18 @@
 //   inside(request, step, {signal, progress}) -> ArrayBuffer        what the networks compute (inside.js)
 //   ready                                                   a run that is there already (ready.js)
 //   schedules {list() -> rows, make(request) -> schedules}         flow schedules of other programs (atlas.js)
+//   inspect(file, model) -> {request, notes}                the run that an image file records
 //   decode({latents, shape, model, served}, signal) -> [ImageBitmap, ...]
 //
 // and, for the forms, modes {name: schema}, models, and modelOf(name) -> what a model takes, as
 // describeModel returns it. `request` is {mode, model, loras, texts, branches}, as describeRequest of
 // specs.js returns it.
 
-import { adapterKeys, explainWeights } from "../adapters.js";
+import { adapterKeys, explainWeights, weightsOf } from "../adapters.js";
 import { choicesOf, findModel, modesOf, nameOf } from "../models.js";
-import { toText } from "../schema.js";
-import { readTexts } from "./form.js";
+import { toText, writeParameters } from "../schema.js";
+import { MODE, readTexts } from "./form.js";
+import { ofFirstPass } from "./specs.js";
 
 /**
  * Return what the forms of a run need to know of a model: its name (null for the default), the names
@@ -113,6 +115,10 @@ export function serverSource({ api, capabilities }) {
       const ended = await finish({ kind: "inside", ...describe(request), step }, hooks);
       return api.bytes(ended.files[0].url);
     },
+    async inspect(file, name) {
+      const model = findModel(capabilities, name);
+      return readRun(file.name, await api.inspect(file, model.name), { capabilities, model });
+    },
     // By the model that made the latents; `model` is its own name, for runs that are from elsewhere.
     async decode({ latents, shape, model, served }, signal) {
       const named = capabilities.models.find(({ name, family }) => name === model || family === model);
@@ -122,6 +128,23 @@ export function serverSource({ api, capabilities }) {
       return Promise.all(ended.files.map(async ({ url }) => createImageBitmap(await api.blob(url))));
     },
   };
+}
+
+// The run of an image, from what the server found in its file. The error says why there is none.
+function readRun(file, found, { capabilities, model }) {
+  const refuse = (why) => {
+    throw new Error([`${file}: ${why}`, ...found.notes].join(". "));
+  };
+  if (!found.mode) refuse("this image does not record how it was made");
+  if (found.mode !== MODE) refuse(`this image was made by ${found.mode}, and only runs of ${MODE} are explored`);
+  if (found.missing.length || found.parameters.control) refuse("its run began with other files, which the image does not contain");
+  const names = capabilities.models.map(({ name }) => name).filter((name) => found.models.includes(name));
+  const own = names.length === 0 || names.includes(model.name) ? model : findModel(capabilities, names[0]);
+  const made = found.model?.name ?? "another model";
+  const notes = [...(found.model?.sha256 && names.length === 0 ? [`It was made with ${made}, so the image will differ`] : []), ...found.notes];
+  const texts = writeParameters(ofFirstPass(found.parameters));
+  const request = { mode: MODE, model: nameOf(capabilities, own) ?? null, texts, loras: weightsOf(found.model?.loras) };
+  return { request, notes };
 }
 
 // Numbers as the bytes of a .npy file.

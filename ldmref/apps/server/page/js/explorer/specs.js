@@ -64,7 +64,8 @@ export function wrongInView(state) {
   return wrong;
 }
 
-function ofFirstPass(texts) {
+/** Return parameters without those of a second pass. */
+export function ofFirstPass(texts) {
   return Object.fromEntries(Object.entries(texts).filter(([name]) => !SECOND_PASS.test(name)));
 }
 

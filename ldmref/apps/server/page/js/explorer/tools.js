@@ -47,25 +47,26 @@ export function loadStyle(name) {
   });
 }
 
-/** Open a file picker and call `open(name, buffer)`; also accept files that are dropped on `area`. */
+/** Call `open(file)` with a file that is picked in `input`, or dropped anywhere while `area` is shown. */
 export function acceptFiles(area, input, open) {
-  const read = async (file) => file && open(file.name, await file.arrayBuffer());
   input.addEventListener("change", async () => {
-    await read(input.files[0]);
+    if (input.files[0]) await open(input.files[0]);
     input.value = "";
   });
-  const holdsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-  area.addEventListener("dragover", (event) => {
+  const holdsFile = (event) => !area.closest("[hidden]") && [...(event.dataTransfer?.types ?? [])].includes("Files");
+  const mark = (on) => area.classList.toggle("dropping", on);
+  document.addEventListener("dragover", (event) => {
     if (!holdsFile(event)) return;
     event.preventDefault();
-    area.classList.add("dropping");
+    mark(true);
   });
-  area.addEventListener("dragleave", () => area.classList.remove("dropping"));
-  area.addEventListener("drop", (event) => {
-    area.classList.remove("dropping");
-    if (!holdsFile(event)) return;
+  document.addEventListener("dragleave", (event) => event.relatedTarget === null && mark(false));
+  document.addEventListener("drop", (event) => {
+    mark(false);
+    if (!holdsFile(event) || event.defaultPrevented) return;
     event.preventDefault();
-    read(event.dataTransfer.files[0]);
+    const [file] = event.dataTransfer.files;
+    if (file) open(file);
   });
 }
 

@@ -1,139 +1,171 @@
 // @ts-check
-// A guided tour: eight stops with a question at each, which is answered by doing it.
+// The guided tour: eight stops with a question at each, which is answered by doing it. The pictures
+// before and after stand beside the question, so that nothing else has to be looked for.
 
 import { fill, h } from "../dom.js";
-import { findTelling } from "./telling.js";
+import { imageBytes, paint } from "./preview.js";
+import { STOPS, colourPlace } from "./tour_stops.js";
+import { drawWordMap } from "./words.js";
 
-const COLOURS = new Set("red orange yellow green blue purple pink brown black white grey gray gold silver".split(" "));
-const OTHER = "a blue dog";
-const VAGUE = "face"; // leaves open which one
-
-// `open` is the part of the overview that the stop shows, `step(run)` the step. `act(run, actions)`
-// answers the question; `runs` says that this makes a run.
-export const STOPS = [
-  {
-    title: "Noise", runs: true, open: "noise", step: () => 0, action: `Ask for “${VAGUE}” from two kinds of noise`,
-    says: "Every picture starts as noise, and each step removes a little of it.",
-    question: "What is the noise for? What happens if the words are the same and the noise is not?",
-    answer: "Two different faces: the noise decides what the words leave open. It is where the variety comes from. If the words leave little open, other noise ends in nearly the same picture.",
-    act: (run, { again }) => again({ prompt: VAGUE }, { seed: String(Number(run.meta.seed) + 1) }),
-  },
-  {
-    title: "Words", runs: true, open: "numbers", action: `Ask for “${OTHER}” instead`,
-    says: "Your words become numbers, and the network reads them in every step.",
-    question: "What do the words do, if the noise stays the same?",
-    answer: "The same noise becomes another thing: the words say what the computer finds in the noise.",
-    act: (run, { again }) => again({ prompt: OTHER }),
-  },
-  {
-    title: "Guidance", runs: true, open: "guidance", action: "Set guidance to 0",
-    says: "The network guesses without your words and with them, and guidance goes further in the direction of the words.",
-    question: "What does guidance do? What if it is 0?",
-    answer: "At 0 your words do nothing: the picture is what the noise alone leads to. Guidance says how strongly the words count.",
-    act: (_run, { again }) => again({ cfg_scale: "0" }),
-  },
-  {
-    title: "Steps", runs: true, open: "unet", action: "Take only 1 step",
-    says: "The computer guesses the finished picture and moves a little towards the guess, again and again.",
-    question: "Why several steps? Why not jump to the first guess?",
-    answer: "One step ends with the first guess, which is made from noise alone: it is soft, and details are missing. Each small step leaves less noise, so the next guess can have more detail.",
-    act: (_run, { again }) => again({ steps: "1" }),
-  },
-  {
-    title: "The colour", runs: true, open: "", action: "Change the colour word", word: true,
-    says: "The map of a word shows where the computer looks for it.",
-    question: "Which word makes the colour?",
-    answer: "With another colour word and the same noise the shape stays nearly the same, and the colour changes: it is this word.",
-    act: (run, { again }) => again({ prompt: recolour(run.meta.params?.prompt ?? "") }),
-  },
-  {
-    title: "The latent", open: "latent", action: "Show the end",
-    says: "All steps work on a small grid of numbers, the latent.",
-    question: "Is the latent already a picture?",
-    answer: "No: it has far fewer numbers than the picture. The decoder turns it into pixels, once, at the end.",
-    act: (run, { move, open }) => (open("decoder"), move(run.n)),
-  },
-  {
-    title: "Large first", open: "unet", step: () => 0, action: "Go on a quarter of the way",
-    says: "Look at the guess, beside the noisy picture.",
-    question: "When is it decided what the picture will be: early or late?",
-    answer: "Early: the guess shows the shape while the picture is still nearly all noise. Later steps work on details.",
-    act: (run, { move }) => move(Math.round(run.n / 4)),
-  },
-  {
-    title: "Another way", runs: true, open: "", step: (run) => Math.round((3 * run.n) / 4), action: `Go on from here with “${OTHER}”`,
-    says: "A step depends only on the numbers it starts from, so a run can go another way from any step.",
-    question: "What happens if the words change late?",
-    answer: "A mixture: what was decided by then remains, and the rest follows the new words. Earlier, the new words would decide more.",
-    act: (run, { branchAt }) => branchAt(Math.round((3 * run.n) / 4), { prompt: OTHER }),
-  },
-];
-
-/** Return a prompt with another colour: its colour word is replaced, or its noun gets one. */
-export function recolour(prompt) {
-  const words = prompt.split(" ");
-  const place = words.findIndex((word) => COLOURS.has(word.toLowerCase()));
-  if (place >= 0) words[place] = words[place].toLowerCase() === "blue" ? "red" : "blue";
-  else words.splice(findTelling(words), 0, "blue");
-  return words.join(" ");
-}
-
-/** Return the word of the colour in a list of words, or that of the thing. */
-export function colourWord(words) {
-  return words.find((word) => COLOURS.has(word.toLowerCase())) ?? words[findTelling(words)] ?? "";
-}
+const OPACITY = 0.65; // of the map of a word
 
 /**
- * Return the tour: {element, button, show(run, view, canRun), focus()}. `go(number)` opens a stop (0: leaves), and
- * `actions` has again(texts), branchAt(step, texts), move(k) and open(part).
+ * Return the tour: {element, button, show(runs, view, about), showMaking(), showDecoded(run, name, k),
+ * isAnswer(entry), focus()}.
+ *
+ * `go(number)` opens a stop (0: leaves it). `actions` has vary(from, texts, then) -> the entries of the
+ * runs that are compared, and move(k, part). `decoded(run, name, k)` is a decoded image, if there is
+ * one. `about` is {canRun, model}: whether runs can be made here, and what the server says of the
+ * model of the first run.
  */
-export function createTour({ go, actions }) {
+export function createTour({ go, actions, decoded }) {
   let shown = 0;
+  let last = null; // {entry, run, canRun, model}, of the first run
+  let pair = null; // the entries of the runs that answer the question
   let answered = false;
-  let last = null;
-  const element = h("section", { class: "panel ex-tour", "aria-label": "Guided tour", hidden: true });
+  const title = h("h2", { tabindex: -1 });
+  const says = h("p");
+  const question = h("p", { class: "ex-sentence ex-question" });
+  const act = h("button", { type: "button", class: "primary", onclick: answer });
+  const pictures = h("div", { class: "ex-tour-pictures" });
+  const maps = h("div", { class: "ex-tour-pictures" });
+  const text = h("p", { class: "ex-answer", role: "status" });
+  const back = h("button", { type: "button", onclick: () => go(shown - 1) }, "Back");
+  const next = h("button", { type: "button", onclick: () => go(shown + 1) }, "Next");
+  const leave = h("button", { type: "button", onclick: () => go(0) }, "Leave the tour");
+  const element = h(
+    "section",
+    { class: "panel ex-tour", "aria-label": "Guided tour", hidden: true },
+    h("div", { class: "ex-tour-asks" }, title, says, question, h("div", { class: "row" }, act)),
+    h("div", { class: "ex-tour-shows" }, pictures, maps),
+    h("div", { class: "ex-tour-answers" }, text, h("div", { class: "row" }, back, next, leave)),
+  );
   const button = h("button", { type: "button", onclick: () => go(1) }, "Take the tour: eight questions");
 
+  function plan() {
+    return STOPS[shown - 1].plan(last.run, last.model);
+  }
+
+  function answer() {
+    const { from, texts, then, captions, to, part } = plan();
+    if (captions && last.canRun) pair = actions.vary(from, texts, then);
+    else answered = true;
+    if (!captions) actions.move(to, part);
+    draw();
+  }
+
   function draw() {
-    const { run, canRun } = last;
     const stop = STOPS[shown - 1];
     element.hidden = !stop;
     button.hidden = Boolean(stop);
     if (!stop) return;
-    const answer = () => {
-      answered = true;
-      draw();
-      if (!stop.runs || canRun) stop.act(run, actions);
-    };
-    fill(
-      element,
-      h("h2", { tabindex: -1 }, `Tour, ${shown} of ${STOPS.length}: ${stop.title}`),
-      h("p", {}, stop.says),
-      h("p", { class: "ex-sentence ex-question" }, stop.question),
-      h("div", { class: "row" }, h("button", { type: "button", class: "primary", onclick: answer }, stop.runs && !canRun ? "Show the answer" : stop.action)),
-      h("p", { class: "ex-answer", role: "status" }, answered ? stop.answer : ""),
-      h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", disabled: shown === 1, onclick: () => go(shown - 1) }, "Back"),
-        shown < STOPS.length ? h("button", { type: "button", onclick: () => go(shown + 1) }, "Next") : null,
-        h("button", { type: "button", onclick: () => go(0) }, "Leave the tour"),
-      ),
-    );
+    const { captions, action, answer: said } = plan();
+    const isDone = answered || Boolean(pair?.every(({ run }) => run));
+    title.textContent = `Tour, ${shown} of ${STOPS.length}: ${stop.title}`;
+    says.textContent = stop.says;
+    question.textContent = stop.question;
+    act.textContent = captions && !last.canRun ? "Show the answer" : action;
+    if (text.textContent !== (isDone ? said : "")) text.textContent = isDone ? said : "";
+    back.disabled = shown === 1;
+    next.hidden = shown === STOPS.length;
+    drawPictures(stop, captions);
+  }
+
+  function drawPictures(stop, captions) {
+    const { run } = last;
+    if (stop.pictures) {
+      fill(pictures, stop.pictures(run, answered).map((one) => (one ? drawState(run, one, decoded) : vacant("?"))));
+      fill(maps);
+      return;
+    }
+    const compared = pair ?? [{ run }, null];
+    const labels = pair || !captions ? captions : [describe(run), captions[1]];
+    fill(pictures, compared.map((entry, i) => drawEntry(entry, labels?.[i] ?? describe(run), last.canRun)));
+    const mapped = stop.word ? compared.filter((entry) => entry?.run?.has("attention") && entry.run.words.length) : [];
+    fill(maps, mapped.map((entry) => drawMap(entry.run)));
   }
 
   return {
     element,
     button,
-    show(run, view, canRun) {
-      const before = last;
-      last = { run, canRun };
-      const isNew = shown !== view.tour || !before;
-      if (isNew) answered = false;
-      shown = view.tour;
-      button.hidden = shown > 0; // while a run is made there is none
-      if (isNew || before.canRun !== canRun) draw();
+    show(runs, view, { canRun, model }) {
+      const [entry] = runs.entries;
+      const isNew = shown !== view.tour || last?.entry !== entry;
+      if (isNew || pair?.some((entry) => !runs.entries.includes(entry))) {
+        pair = null;
+        answered = false;
+      }
+      shown = entry.run ? view.tour : 0;
+      last = { entry, run: entry.run, canRun, model };
+      draw();
     },
-    focus: () => (shown ? element.querySelector("h2") : button).focus(),
+    /** Show how far the runs are that answer the question. */
+    showMaking() {
+      if (pair) draw();
+    },
+    showDecoded(run) {
+      if (shown && STOPS[shown - 1].pictures && run === last.run) draw();
+    },
+    /** Whether an entry is one of the runs that answer the question. */
+    isAnswer: (entry) => Boolean(pair?.includes(entry)),
+    focus() {
+      if (!shown) return button.focus();
+      title.focus({ preventScroll: true });
+      element.scrollIntoView({ block: "start" });
+    },
   };
+}
+
+function describe(run) {
+  return `“${run.meta.params?.prompt ?? ""}”, seed ${run.meta.seed}`;
+}
+
+function figure(content, caption) {
+  return h("figure", { class: "ex-picture" }, h("div", { class: "ex-frame" }, content), h("figcaption", {}, caption));
+}
+
+// The place of a picture that is not there yet.
+function vacant(words, caption = "", guess = null) {
+  const image = guess ? h("img", { src: guess, alt: "" }) : null;
+  return figure(h("div", { class: "ex-vacant" }, image, image ? null : h("span", {}, words)), image ? `${caption}: ${words}` : caption);
+}
+
+// The finished picture of a run, or how far it is.
+function drawEntry(entry, caption, canRun) {
+  if (!entry) return canRun ? vacant("?") : null;
+  if (entry.error) return vacant(entry.error, caption);
+  if (!entry.run) return vacant(entry.said ?? "Waiting", caption, entry.guess);
+  const canvas = h("canvas", { role: "img", "aria-label": `${caption}: the finished picture` });
+  drawFinished(canvas, entry.run);
+  return figure(canvas, caption);
+}
+
+function drawFinished(canvas, run) {
+  const [height, width] = run.record.tensors.image.shape;
+  paint(canvas, run.remember("image", () => imageBytes(run.record.tensors.image)), width, height);
+  canvas.dataset.kind = "decoded";
+}
+
+// A state or a guess: decoded if that is known, and otherwise a colour for each place.
+function drawState(run, { name, k, caption, linear = false }, decoded) {
+  const canvas = h("canvas", { role: "img", "aria-label": caption });
+  const image = linear || name === "image" ? null : decoded(run, name, k);
+  if (name === "image") drawFinished(canvas, run);
+  else if (image) {
+    Object.assign(canvas, { width: image.width, height: image.height });
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    canvas.dataset.kind = "decoded";
+  } else {
+    paint(canvas, run.preview(name, k), run.width, run.height);
+    canvas.dataset.kind = "linear";
+  }
+  return figure(canvas, caption);
+}
+
+// The map of the colour word a quarter of the way, where the colour is decided.
+function drawMap(run) {
+  const place = colourPlace(run.readings[0].words);
+  const canvas = h("canvas", { role: "img", "aria-label": `Where the computer looks for “${run.words[place]}”` });
+  drawWordMap(canvas, run, place, Math.round(run.n / 4), OPACITY);
+  return figure(canvas, `Where it looks for “${run.words[place]}”`);
 }

@@ -97,15 +97,21 @@ function markChips(group, { run, k }, chosen) {
   });
 }
 
-function makeMap({ run, k, letter, tone }, word, opacity) {
+/** Draw the map of a word over the guess at position k, and return the map. */
+export function drawWordMap(canvas, run, word, k, opacity) {
   const map = run.wordMap(word, k);
   const base = document.createElement("canvas");
   const { values, scale } = run.latents("x0", k);
   paint(base, linearPreview(values, run.pixels, run.matrix, run.bias, scale), run.width, run.height);
+  paintOver(canvas, base, amountColours(map.values, map.scale, opacity), map.width, map.height);
+  return map;
+}
+
+function makeMap({ run, k, letter, tone }, word, opacity) {
   const canvas = h("canvas", { role: "img" });
+  const map = drawWordMap(canvas, run, word, k, opacity);
   const range = `${formatShare(Math.min(...map.values))} to ${formatShare(Math.max(...map.values))}`;
   const text = `${range} of the attention of a place, ${formatShare(map.mean)} on average`;
-  paintOver(canvas, base, amountColours(map.values, map.scale, opacity), map.width, map.height);
   canvas.setAttribute("aria-label", `Attention to "${run.words[word]}" in run ${letter} at step ${run.stepOf(k)}: ${text}`);
   return h(
     "figure",
