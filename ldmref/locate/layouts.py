@@ -102,8 +102,9 @@ def find_order(got: np.ndarray, expected: np.ndarray) -> Layout | None:
     )
     if nearest is None or got.shape != expected.shape:
         return nearest
-    limit = relative_error(got, expected) / GAIN
-    return nearest if relative_error(nearest.array, expected) <= limit else None
+    own = relative_error(got, expected)
+    closer = own > 0.0 and relative_error(nearest.array, expected) <= own / GAIN
+    return nearest if closer else None
 
 
 def _distance(got: np.ndarray, expected: np.ndarray) -> float:

@@ -85,7 +85,11 @@ class TextEncoder:
     broken_rules: Callable[[TextConfig], Iterable[str]] = lambda config: ()
 
     def reads_field(self, name: str) -> bool:
-        """Return whether the kind reads a field of its configurations."""
+        """Return whether the kind reads a field of its configurations.
+
+        Args:
+            name: The field.
+        """
         return not self.fields or name in self.fields
 
 
