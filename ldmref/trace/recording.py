@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
+from ldmref.support.lazy_mapping import LazyMapping
 from ldmref.trace.files import read_trace
 from ldmref.trace.left_out import LeftOut
 from ldmref.trace.model import Trace
@@ -23,21 +24,20 @@ from ldmref.trace.selection import Selection
 CODE = "E-TRACE"
 
 
-class _KeptTensors(Mapping[str, np.ndarray]):
+class _KeptTensors(LazyMapping[np.ndarray]):
     """Tensors of a temporary folder, which is deleted after the last trace that reads them."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], folder: TemporaryDirectory[str]):
         self.tensors = tensors
         self.folder = folder
 
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all tensors, in order."""
+        return self.tensors.keys()
+
     def __getitem__(self, name: str) -> np.ndarray:
         return self.tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
 
 class RunRecording:

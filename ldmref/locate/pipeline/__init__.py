@@ -75,7 +75,7 @@ def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]
     if unknown:
         return unknown
     context = PipelineContext(port, model, dtype, notes)
-    rows = [*judge_tokens(context)]
+    rows = try_judge(judge_tokens, context)
     passes = split_passes(port)
     for part in passes:
         within = context if len(passes) == 1 else replace(context, port=part, whole=port)
