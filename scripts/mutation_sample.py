@@ -94,7 +94,6 @@ AT_IMPORT = {
     "ldmref/families/sd3/presets.py": ("tests/families/test_published_values.py",),
     "ldmref/families/flux/presets.py": ("tests/families/test_published_values.py",),
     "ldmref/families/joint_transformers.py": ("tests/families/test_published_values.py",),
-    "ldmref/check/causes.py": ("tests/check/test_causes_units.py",),
     "ldmref/check/flow_step_calls.py": ("tests/check/test_flow_step_units.py",),
 }  # fmt: skip
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]

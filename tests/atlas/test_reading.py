@@ -17,6 +17,7 @@ from ldmref.atlas import (
 )
 from ldmref.atlas.intervals import oddness
 from ldmref.atlas.naming import SigmaMatch, _read, _shift_fit
+from ldmref.atlas.positions import UNSHIFTED
 from ldmref.atlas.reading import find_numbers
 from ldmref.errors import InputError
 
@@ -121,6 +122,25 @@ def test_a_fit_has_the_simplest_number_and_its_interval():
     assert first.low < first.mu < first.high < first.low + 1e-4
     (_, one), (_, two) = first.others
     assert abs(one - first.mu) <= abs(two - first.mu)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [r for r in read_flow_schedules() if r.sigmas or r.program == "ComfyUI karras"],
+    ids=lambda row: row.name,
+)
+def test_what_is_never_shifted_is_not_fitted(row):
+    fits = fit_shifts(make_flow_sigmas(row, len(row.sigmas) or 12))
+    assert all(fit.row.shift != "none" for fit in fits)
+    assert all(fit.row.positions not in UNSHIFTED for fit in fits)
+
+
+def test_a_row_of_another_scheduler_names_it():
+    own = find_flow_schedule("SD3", "ComfyUI")
+    for name in ("karras", "beta"):
+        rows = [row for row in read_flow_schedules() if row.program == f"ComfyUI {name}"]
+        assert all(f"scheduler {name}" in row.remark for row in rows)
+    assert "scheduler karras" not in own.remark
 
 
 def test_fits_are_simplest_first():

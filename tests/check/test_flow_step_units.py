@@ -152,6 +152,20 @@ def test_the_first_parabola_among_the_values_counts():
     assert calls(step).measure(0).curvature == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize(
+    ("height", "curvature", "expected"),
+    [(1e6, 0.9, False), (1e6, 1.1, True), (1.0, 0.9e-6, False), (1.0, 1.1e-6, True),
+     (0.0, 1.1e-9, True), (0.0, 0.9e-9, False)],
+)  # fmt: skip
+def test_a_curvature_is_more_than_a_rounding(height, curvature, expected):
+    """A millionth of the values, or of 0.001."""
+
+    def step(sample, velocity, prev_sample):
+        return height - curvature * prev_sample.mean() ** 2
+
+    assert math.isfinite(calls(step).measure(0).curvature) == expected
+
+
 # -- numbers that are lost ------------------------------------------------------------------------
 
 

@@ -18,8 +18,9 @@ from ldmref.families.sd3.network import crop_positions
 from ldmref.families.sd3.original import recognise as recognise_sd3
 from ldmref.io.key_table import list_stored_shapes
 from ldmref.models import preset
-from ldmref.models.family import family_of
-from ldmref.models.params import Params
+from ldmref.models.family import BLOCK_LAYERS, family_of
+from ldmref.models.model import model_spec
+from ldmref.models.params import Params, flatten
 
 OPS = get_backend("numpy", dtype="float64")
 SD3 = ("sd3-medium", "sd35-medium", "sd35-large")
@@ -157,6 +158,16 @@ def test_residuals_follow_blocks_of_both_kinds():
     assert name_sample("blocks", 3) == "controlnet_block_samples.3"
     assert all(x.shape[2] == 8 for x in (*made.blocks, *made.single_blocks))
     assert block_inputs(8, 2).single_blocks == ()
+
+
+@pytest.mark.parametrize("name", ["sd3-tiny", "flux-tiny"])
+def test_layers_of_a_lora_have_the_groups_of_every_family(name):
+    targets = family_of(preset(name)).lora_targets
+    assert {"attention", "feed_forward"} <= targets.keys() & {*BLOCK_LAYERS}
+    names = flatten(model_spec(preset(name)))
+    for group in ("attention", "feed_forward", "projections"):
+        ends = tuple(f"{end}.weight" for end in targets[group])
+        assert any(layer.endswith(ends) for layer in names)
 
 
 def test_differences_of_configurations():

@@ -132,3 +132,7 @@ def test_types_are_numbered_without_gaps():
     """As ggml counts them, those included that were removed."""
     numbers = sorted({*GGML_TYPES, *UNREAD})
     assert numbers == [*range(len(numbers))]
+    removed = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+               36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8"}  # fmt: skip
+    of_activations = {9: "Q8_1", 15: "Q8_K"}
+    assert UNREAD == removed | of_activations | {41: "Q1_0"}

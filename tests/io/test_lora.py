@@ -22,6 +22,7 @@ from ldmref.io.adapters.lora import apply_loras, merge
 from ldmref.io.adapters.lora_changes import Change, lora_changes
 from ldmref.io.adapters.lora_file import Lora, read_loras
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names
+from ldmref.io.adapters.merging import with_loras
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS
@@ -418,3 +419,15 @@ def test_load_merges_and_records(saved):
     assert "loras" not in modes.txt2img(plain, "red heart", seed=0, steps=2).params["model"]
     bare = ldmref.load(saved / "tiny", backend="numpy", lora=str(path))
     assert bare.modifications["loras"][0]["weight"] == 1.0
+
+
+def test_a_loaded_model_takes_what_load_would_have_merged(saved):
+    path = saved / "style.safetensors"
+    plain = ldmref.load(saved / "tiny", backend="numpy")
+    want = flatten(ldmref.load(saved / "tiny", backend="numpy", lora=[path]).params)
+    before = {name: x.copy() for name, x in flatten(plain.params).items()}
+    got = flatten(with_loras(plain, read_loras([path])).params)
+    assert got.keys() == want.keys()
+    assert all(np.array_equal(want[name], x) for name, x in got.items())
+    assert any(not np.array_equal(before[name], x) for name, x in got.items())
+    assert all(np.array_equal(before[name], x) for name, x in flatten(plain.params).items())
