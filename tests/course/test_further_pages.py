@@ -13,7 +13,7 @@ from ldmref.backends import get_backend
 
 RUNNER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
 TORCH = re.compile(r"^from ldmref\.training import ", re.M)
-MOST_LINES = 240
+MOST_LINES = 250
 ANSWER = re.compile(r"--only \"(?P<only>[^\"]+)\".*?```python\n(?P<code>.*?)```", re.S)
 
 

@@ -289,6 +289,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "sd3-wrong -m": Reason("exits", "", 4),
         "layer or computation ": elsewhere("tests/trace/test_port_joint_block.py"),
     },
+    "docs/prompts.md": {"256\n": OUTPUT},
     "docs/random.md": {
         "pipe(prompt": elsewhere("tests/parity/test_random_order.py"),
         "221184 of": elsewhere("tests/samplers/test_rng_cuda.py"),

@@ -13,7 +13,10 @@ from blocks import ROOT
 BLOCK = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))["BLOCK"]
 
 
-@pytest.mark.parametrize("page", ["docs/start.md", "docs/formats.md", "docs/flow-schedules.md"])
+PAGES = ["docs/start.md", "docs/formats.md", "docs/flow-schedules.md", "docs/prompts.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_a_page_shows_what_its_blocks_print(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = list(BLOCK.finditer(Path(ROOT / page).read_text("utf-8")))
