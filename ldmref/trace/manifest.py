@@ -87,7 +87,7 @@ def _problem_of_entry(entry: Any) -> str:
         return "must name tensors in text"
     if not isinstance(entry.get("kind", ""), str):
         return "must have 'kind' as text"
-    problem = problem_of_attributes(entry.get("attributes", {}))
+    problem = problem_of_attributes(entry.get("attributes", {}), entry["call"])
     return problem and f"is wrong: {problem}"
 
 

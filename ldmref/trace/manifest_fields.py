@@ -76,6 +76,7 @@ ATTRIBUTES: dict[str, Kind] = {  # of an entry
     "prediction_type": ("a type of prediction", lambda x: _is_text(x) and (not x or x in TO_X0)),
     "parameters": TEXTS,
 }
+OF_TRUTH: dict[str, Kind] = {"evaluations": WHOLE}  # of the call `truth`, which counts them
 
 
 def problem_of_fields(meta: Mapping[str, Any]) -> str:
@@ -93,16 +94,17 @@ def problem_of_fields(meta: Mapping[str, Any]) -> str:
     return ""
 
 
-def problem_of_attributes(attributes: Mapping[str, Any]) -> str:
-    """Return what is wrong with the attributes of an entry, "" for nothing.
+def problem_of_attributes(attributes: Mapping[str, Any], call: str = "") -> str:
+    """Return what is wrong with the attributes of an entry of a call, "" for nothing.
 
     >>> problem_of_attributes({"i": "first"})
     "'i' must be a whole number, not 'first'"
     """
     if "i" in attributes and not _is_whole(attributes["i"]):
         return f"'i' must be a whole number, not {short_repr(attributes['i'])}"
-    for name in ATTRIBUTES.keys() & attributes.keys():
-        problem = _problem(name, attributes[name], ATTRIBUTES[name])
+    kinds = ATTRIBUTES | (OF_TRUTH if call == "truth" else {})
+    for name in kinds.keys() & attributes.keys():
+        problem = _problem(name, attributes[name], kinds[name])
         if problem:
             return problem
     return ""

@@ -199,7 +199,10 @@ def test_every_parameter_of_the_schema_has_a_field(page):
         "fetch('/v1/capabilities').then(a => a.json()).then(c => c.modes.txt2img.schema.properties)"
     )
     programs = {name for name in schema if name.endswith("_embeds")}
-    assert shown == set(schema) - programs - {"control_image"}  # which the model does not read
+    assert shown == set(schema) - programs - {
+        "control_image",
+        "max_sequence_length",
+    }  # which the model does not read
 
 
 def test_the_address_holds_the_settings(page, new_context):
