@@ -23,6 +23,13 @@ MODULES = set(
 # Pages that show an internal function on purpose: (page, module) -> the reason.
 SHOWN = {
     ("docs/weights.md", "ldmref.io.quantized.ggml_blocks"): "the page describes these functions",
+    ("docs/course/low-rank.md", "ldmref.io.adapters.formulas"): "the page describes its formulas",
+    (
+        "docs/course/number-formats.md",
+        "ldmref.io.quantized.float8",
+    ): "the page describes its tables",
+    ("docs/course/controlnet.md", "ldmref.models.controlnet"): "the page describes how it starts",
+    ("docs/course/controlnet.md", "ldmref.models.residuals"): "the page describes its weights",
 }
 
 

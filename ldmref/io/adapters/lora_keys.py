@@ -124,6 +124,9 @@ class LoraNames(Mapping[str, tuple[LoraTarget, ...]]):
                     return tuple(targets.values())
         raise KeyError(name)
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
     def __iter__(self) -> Iterator[str]:
         names = {
             path + ending: None
