@@ -70,7 +70,7 @@ def find_differences(
 
     Example:
         >>> [row.test for row in find_differences(["ComfyUI"], sampler="deis")]
-        ['`test_deis_of_comfyui_is_of_order_3_in_the_time_of_edm`']
+        ['`test_deis_of_comfyui_is_of_order_3_in_the_time_of_edm`', '`test_names_of_comfyui_on_flows`']
     """
     from ldmref.samplers import get_sampler
 

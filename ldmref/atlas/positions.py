@@ -17,6 +17,7 @@ from ldmref.math import (
     shift_flow_time,
 )
 
+LARGEST = 700.0  # of mu: above it e^mu overflows, and all flow times but 0 are 1 long before
 UNSHIFTED = {  # from 1 to the shifted smallest flow time of the table, never shifted themselves
     "karras": karras_sigmas,
     "exponential": exponential_sigmas,
@@ -44,7 +45,7 @@ def place(row: FlowSchedule, steps: int, mu: float) -> np.ndarray:
         return _logit_normal(row, steps, mu)
     if row.positions == "linear-quadratic":
         return _linear_quadratic(steps)
-    shift = math.exp(mu)
+    shift = math.exp(min(mu, LARGEST))
     if row.positions in UNSHIFTED:
         smallest = float(shift_flow_time(1 / row.table, shift))
         return UNSHIFTED[row.positions](steps, smallest, 1.0)

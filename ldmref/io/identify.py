@@ -45,6 +45,15 @@ def _exactly(*expected: str) -> Callable[[list[str]], bool]:
 WHOLE = "not supported; give a whole ControlNet"
 _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_(cond_embedding|blocks|x_embedder)\."
 
+# What changes a U-Net, and is neither a ControlNet nor a LoRA: the test, and what it is.
+BESIDE: tuple[tuple[Callable[[list[str]], bool], str], ...] = (
+    (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net"),
+    (_some(r"^(adapter\.)?body\.\d+\.(?!rdb1)"), "a T2I-Adapter, which adds features of an image"),
+    (_some(r"^(ip_adapter|image_proj|ip_adapter_proj_model)\.|\.ip_adapter_"),
+     "an IP-Adapter, which reads an image as text"),
+    (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention"),
+)  # fmt: skip
+
 # Adapters that are not read. Sources: huggingface/peft (tuners), KohakuBlueleaf/LyCORIS (modules),
 # comfyanonymous/ComfyUI, comfy/controlnet.py, and the names of the published files.
 UNREAD: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
@@ -57,11 +66,7 @@ UNREAD: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"\.(fourierft_spectrum|hra_u|vblora_\w+|randlora_\w+|shira_weight|c3a_kernel|"
            r"bone_block|miss_block|hira_[AB])(\.|$)"),
      "an adapter of PEFT of another kind", OTHERS),
-    (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
-     OTHERS),
-    (_some(r"^(adapter\.)?body\.\d+\."), "a T2I-Adapter, which adds features of an image", OTHERS),
-    (_some(r"^(ip_adapter|image_proj)\."), "an IP-Adapter, which reads an image as text", OTHERS),
-    (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention", OTHERS),
+    *((test, what, OTHERS) for test, what in BESIDE),
     (_all(r"(\d+)\.[01]\.linear\."), "a hypernetwork, layers before keys and values", OTHERS),
 )  # fmt: skip
 
@@ -132,17 +137,11 @@ def refuse_foreign(name: str, names: Iterable[str]) -> None:
 # What looks like a ControlNet, or is used like one, and is something else. Sources: the names of
 # the published files; comfyanonymous/ComfyUI, comfy/controlnet.py, which tells them apart.
 CONTROLS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
-    (_some(r"^lora_controlnet$"), "a control LoRA of Stability, changes to the weights of a U-Net",
-     WHOLE),
-    (_some(r"^(adapter\.)?body\.\d+\."), "a T2I-adapter, which adds features without noise",
-     WHOLE),
-    (_some(r"^lllite_"), "a ControlNet-LLLite, which changes attention", WHOLE),
+    *((test, what, WHOLE) for test, what in BESIDE),
     (_some(r"^difference$"), "a ControlNet as differences from a U-Net",
      "give one that was not made from differences"),
     (_some(r"^(task_embedding$|control_add_embedding\.)"), "SDXL's union of ControlNets",
      "not supported; give a ControlNet of one kind"),
-    (_some(r"^(ip_adapter|image_proj|ip_adapter_proj_model)\.|\.ip_adapter_"),
-     "an IP-Adapter, which reads an image as text", WHOLE),
     (_some(r"^controlnet_blocks\.0\.linear\."), "a ControlNet of MistoLine for Flux.1",
      "not supported; give one of InstantX or XLabs"),
 )  # fmt: skip

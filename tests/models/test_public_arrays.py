@@ -72,6 +72,8 @@ WITHOUT_ARRAYS = {
         "with_embeddings",
         "with_backend",
         "with_params",
+        "with_text_length",
+        "with_warnings",
     )
 } | {
     (TinyAutoencoder, "with_backend"),

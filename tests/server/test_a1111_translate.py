@@ -324,7 +324,7 @@ def test_strokes_on_transparency_are_repainted_as_in_a1111():
         ({"override_settings": {"randn_source": "TPU"}}, "randn_source"),
         ({"override_settings": {"randn_source": []}}, "randn_source"),
         ({"override_settings": {"CLIP_stop_at_last_layers": "x"}}, "clip_skip"),
-        ({"send_images": "no"}, "send_images must be true or false"),
+        ({"send_images": "perhaps"}, "send_images must be true or false"),
     ],
 )
 def test_wrong_values_are_refused(body, match):

@@ -129,8 +129,8 @@ def test_the_file_holds_what_was_trained(name, model, tmp_path):
     changes = lora_changes(model.config, lora)
     assert len(changes) == len(trained) // 2
     for tensor, change in changes.items():
-        assert np.array_equal(change["down"], trained[f"{tensor}.down"])
-        assert np.array_equal(change["up"], trained[f"{tensor}.up"] * np.float32(2.0 / RANK))
+        assert np.array_equal(change.parts["down"], trained[f"{tensor}.down"])
+        assert np.array_equal(change.parts["up"], trained[f"{tensor}.up"] * np.float32(2.0 / RANK))
     ends = {"." + key.rpartition(".lora_")[2] for key in lora.tensors}
     parts = {key.partition(".")[0] for key in lora.tensors}
     encoders = {"text_encoder", "text_encoder_2"} if name == "sd3-tiny" else {"text_encoder"}

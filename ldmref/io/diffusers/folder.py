@@ -127,8 +127,10 @@ def _refuse_relatives(folder: Path, index: Mapping[str, Any]) -> None:
         CorruptModelError: The noise levels are those of EDM, or the U-Net has fewer layers.
     """
     unet = read_json(folder / "unet" / "config.json")
-    if get_class(index, "scheduler").startswith("EDM"):
-        raise make_relative_error(folder, EDM)
+    scheduler = get_class(index, "scheduler")
+    if scheduler.startswith("EDM"):
+        message = f"{folder.name!r} has the noise levels of EDM ({scheduler}), as Playground 2.5"
+        raise CorruptModelError(message, code="E-SCHEDULER", hint=EDM[1])
     shallow = unet.get("mid_block_type", "") is None
     shallow = shallow or unet.get("reverse_transformer_layers_per_block") is not None
     if shallow and "XL" in str(index["_class_name"]):

@@ -79,7 +79,7 @@ def _with_pooled_end(config: ModelConfig) -> ModelConfig:
     pooled = {
         name: replace(text, eos_token_id=POOLED_END)
         for name, text in texts.items()
-        if text.projection_dim
+        if kind_of(text).pooled is not None
     }
     return replace(config, **pooled)
 
