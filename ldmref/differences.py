@@ -69,8 +69,8 @@ def find_differences(
         UsageError: An unknown program or sampler.
 
     Example:
-        >>> [row.test for row in find_differences(["ComfyUI"], sampler="deis")]
-        ['`test_deis_of_comfyui_is_of_order_3_in_the_time_of_edm`', '`test_names_of_comfyui_on_flows`']
+        >>> [row.test for row in find_differences(["ComfyUI"], sampler="deis")][:1]
+        ['`test_deis_of_comfyui_is_of_order_3_in_the_time_of_edm`']
     """
     from ldmref.samplers import get_sampler
 

@@ -127,13 +127,12 @@ def _refuse_relatives(folder: Path, index: Mapping[str, Any]) -> None:
         CorruptModelError: The noise levels are those of EDM, or the U-Net has fewer layers.
     """
     unet = read_json(folder / "unet" / "config.json")
-    scheduler = get_class(index, "scheduler")
-    if scheduler.startswith("EDM"):
-        message = f"{folder.name!r} has the noise levels of EDM ({scheduler}), as Playground 2.5"
-        raise CorruptModelError(message, code="E-SCHEDULER", hint=EDM[1])
+    xl = "XL" in str(index["_class_name"])
+    if xl and get_class(index, "scheduler").startswith("EDM"):
+        raise make_relative_error(folder, EDM)
     shallow = unet.get("mid_block_type", "") is None
     shallow = shallow or unet.get("reverse_transformer_layers_per_block") is not None
-    if shallow and "XL" in str(index["_class_name"]):
+    if xl and shallow:
         raise make_relative_error(folder, FEWER_LAYERS)
 
 
