@@ -133,8 +133,9 @@ def diff_traces(
         elif not is_host(call):
             gaps.append(f"{call} is no call of a trace")
     if model is not None:
-        host = judge_host(port, model, form, notes)
-        rows += _less_strict(host, partial(judge_host, port, model, NARROW, []), form)
+        host = judge_host(port, model, form, notes, controlnets)
+        again = partial(judge_host, port, model, NARROW, [], controlnets)
+        rows += _less_strict(host, again, form)
     rows = identical_dumps(port, rows)
     if reference is not None:
         differences = _inherited(port, reference)
