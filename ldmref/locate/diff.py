@@ -309,6 +309,7 @@ def _doubts(rows: Sequence[Row]) -> Iterator[str]:
 def _not_judged(rows: Sequence[Row], differences: Mapping[tuple[str, str], float]) -> Iterator[Row]:
     """Yield a row for each layer that only the reference can be compared with."""
     judged = {(row.call, row.layer) for row in rows if row.kind != "wiring"}
+    judged |= {(row.call, row.kind) for row in rows if not row.layer}  # a part of a step
     for (call, layer), difference in differences.items():
         if (call, layer) not in judged:
             note = REFERENCE_ALONE

@@ -104,8 +104,8 @@ def _judge_latents(
     draws = definition.declared.draws_hint and context.params.get("rng") == "torch"
     if logvar is not None and draws and relative_error(got, right) > context.epsilon:
         spread = vae.scaling_factor * np.exp(0.5 * np.clip(logvar, -30.0, 20.0))
-        drawn = (got - right) / repeat_rows(spread, len(got))
-        yield judge_normal(context, net, KIND, drawn, segment)
+        noise = (got - right) / repeat_rows(spread, len(got))
+        yield judge_normal(context, net, KIND, noise, segment)
         return
     variants: Variants = [
         ("the latents of the control image are zero", np.zeros_like(right)),
@@ -118,9 +118,11 @@ def _judge_latents(
 
 def _encoded(context: PipelineContext) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Return the unscaled latents of the control images, with log variances if they are means."""
-    drawn = [e for e in context.calls("posterior") if e.attributes.get("for") == "prepare_image"]
-    if drawn:
-        sampled = [context.read_output(entry) for entry in drawn]
+    of_images = [
+        e for e in context.calls("posterior") if e.attributes.get("for") == "prepare_image"
+    ]
+    if of_images:
+        sampled = [context.read_output(entry) for entry in of_images]
         return [(x, None) for x in sampled if x is not None]
     encoders = context.calls("vae.encode")
     if len(encoders) != len(controls_asked(context)):  # others are encoded, too
@@ -133,7 +135,7 @@ def _encoded(context: PipelineContext) -> list[tuple[np.ndarray, np.ndarray | No
 
 
 def judge_mode(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
-    """Yield a row for the number of the kind of image that a ControlNet is told."""
+    """Yield a row for the number of the kind of image that a ControlNet is given."""
     got, number = context.read(net, *MODES), number_of(context, net)
     if got is None or number is None:
         return
