@@ -133,8 +133,9 @@ def diff_traces(
         elif not is_host(call):
             gaps.append(f"{call} is no call of a trace")
     if model is not None:
-        host = judge_host(port, model, form, notes)
-        rows += _less_strict(host, partial(judge_host, port, model, NARROW, []), form)
+        host = judge_host(port, model, form, notes, controlnets)
+        again = partial(judge_host, port, model, NARROW, [], controlnets)
+        rows += _less_strict(host, again, form)
     rows = identical_dumps(port, rows)
     if reference is not None:
         differences = _inherited(port, reference)
@@ -308,6 +309,7 @@ def _doubts(rows: Sequence[Row]) -> Iterator[str]:
 def _not_judged(rows: Sequence[Row], differences: Mapping[tuple[str, str], float]) -> Iterator[Row]:
     """Yield a row for each layer that only the reference can be compared with."""
     judged = {(row.call, row.layer) for row in rows if row.kind != "wiring"}
+    judged |= {(row.call, row.kind) for row in rows if not row.layer}  # a part of a step
     for (call, layer), difference in differences.items():
         if (call, layer) not in judged:
             note = REFERENCE_ALONE

@@ -56,6 +56,8 @@ class DeclaredControl:
             [-1, 1] and the number of the kind or None.
         settings: The names of tensors in single files that are numbers of the configuration.
         with_settings: Returns the configuration with these numbers, each an array.
+        zeroed: Returns the arguments of the network that it replaces by zeros, or that its caller
+            does, as diffusers' pipelines do.
         shared: Returns the names of the parameters that a ControlNet takes from the denoiser.
         candidates: For a single file, which has no configuration: yields configurations that may
             fit its names and shapes, each with the tensor of the file for each parameter, a
@@ -86,6 +88,7 @@ class DeclaredControl:
     )
     settings: tuple[str, ...] = ()
     with_settings: Callable[[Any, Mapping[str, np.ndarray]], Any] = lambda net, values: net
+    zeroed: Callable[[Any], tuple[str, ...]] = lambda net: ()
     shared: Callable[[Any], tuple[str, ...]] = lambda net: ()
     candidates: Callable[[Mapping[str, Shape], Any], Iterable[tuple[Any, Mapping[str, Any]]]] = (
         lambda shapes, denoiser: ()

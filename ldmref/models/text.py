@@ -21,7 +21,8 @@ class EncodedText(NamedTuple):
     Attributes:
         states: Hidden states, (n, chunks * l, d).
         pooled: The last encoder's pooled output, (n, d_pooled); None if it has none.
-        tokens: The tokens of the first text encoder.
+        tokens: The tokens of the encoder whose hidden states the denoiser reads; of several, the
+            first one's.
 
     >>> import ldmref
     >>> from ldmref.prompts.tokenizer import PromptOptions

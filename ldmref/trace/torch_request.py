@@ -192,9 +192,9 @@ class RequestRecorder:
 
 
 def _is_plain(x: Any) -> bool:
-    """Return whether a value is a number, a text, or a list of such."""
+    """Return whether a value is a number, a text, or a list of such, in which some may be None."""
     if isinstance(x, list | tuple):
-        return all(_is_plain(part) for part in x)
+        return all(part is None or _is_plain(part) for part in x)
     return isinstance(x, bool | int | float | str)
 
 

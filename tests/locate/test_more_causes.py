@@ -13,8 +13,7 @@ from ldmref.locate.layouts import recognise
 from ldmref.locate.precision import round_to
 from ldmref.locate.report import describe, summary
 from ldmref.math.embedding import timestep_embedding
-from ldmref.models import t5
-from ldmref.models import text as clip
+from ldmref.models import clip, t5
 from ldmref.models.transformer_layers import tanh_gelu
 from ldmref.trace import build_trace
 

@@ -278,6 +278,7 @@ CONTROL = DeclaredControl(
     scale_image=scale_image,
     settings=("control_type",),
     with_settings=read_control_type,
+    zeroed=lambda net: () if net.reads_pooled else ("pooled",),
     shared=lambda net: () if net.use_pos_embed else ("pos_embed",),
 )
 """ControlNets of Stable Diffusion 3 and 3.5."""

@@ -15,6 +15,8 @@
 | `training`    | a training step: noising, target and losses                           |
 | `gradients`   | the gradients of a training step: the norm of each layer's            |
 | `controls`    | what ControlNets are given, and what the denoiser is given of them    |
+| `hints`       | the control image of ControlNets, or its latents, and its kind        |
+| `residuals`   | the sum of the outputs of ControlNets, as the denoiser adds it        |
 | `ledger`      | what of all this was compared: the rest is "not judged"               |
 | `passes`      | splits a trace into its runs and batches                              |
 | `branches`    | splits a recorded branch into parts with one request each             |
@@ -22,6 +24,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ldmref.locate.findings import UNKNOWN, Row
@@ -45,6 +48,7 @@ from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
 from ldmref.locate.pipeline.wires import judge_wires
 from ldmref.locate.unfit import try_judge
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace
 
@@ -66,15 +70,28 @@ JUDGES = (
 )
 
 
-def judge_host(port: Trace, model: LatentDiffusion, dtype: str, notes: list[str]) -> list[Row]:
+def judge_host(
+    port: Trace,
+    model: LatentDiffusion,
+    dtype: str,
+    notes: list[str],
+    controlnets: Sequence[ControlNet] = (),
+) -> list[Row]:
     """Return the rows of all computations of the pipeline that were recorded.
 
     Arrays between the networks that no judge compared have a row each, "not judged".
+
+    Args:
+        port: The trace.
+        model: The model that the port ran.
+        dtype: The port's number format.
+        notes: What is found beside the rows is added here.
+        controlnets: The ControlNets of the run, in their order; (): they are not known.
     """
     unknown = _unknown_pipeline(port, model)
     if unknown:
         return unknown
-    context = PipelineContext(port, model, dtype, notes)
+    context = PipelineContext(port, model, dtype, notes, controlnets=controlnets)
     rows = try_judge(judge_tokens, context)
     passes = split_passes(port)
     for part in passes:

@@ -11,15 +11,14 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.images import Variants, repeat_rows
+from ldmref.locate.pipeline.hints import definition_of, judge_hint, judge_mode
 from ldmref.locate.pipeline.inputs import SAMPLES, TIMES
 from ldmref.locate.pipeline.prompt_arrays import NotKnown, arrays_of_side
+from ldmref.locate.pipeline.residuals import judge_residuals
 from ldmref.locate.pipeline.text_inputs import roles_of
 from ldmref.trace.model import GUIDE_CALLS, TraceEntry
 
 NET = re.compile(r"controlnet(_\d+)?([.~]\d+)+")
-RESIDUAL = "control."  # the beginning of the denoiser's roles for residuals
-HINTS = ("controlnet_cond", "hint", "control")
 
 
 def judge_controls(context: PipelineContext) -> Iterator[Row]:
@@ -30,7 +29,7 @@ def judge_controls(context: PipelineContext) -> Iterator[Row]:
         nets = _nets_before(context, entries, network)
         for net in nets:
             yield from _judge_net(context, net, network)
-        yield from _judge_residuals(context, network, nets)
+        yield from judge_residuals(context, network, nets)
     if not networks or not context.calls("sampler"):
         for entry in entries:
             if NET.fullmatch(entry.call):  # alone: what they read is given
@@ -52,8 +51,10 @@ def _nets_before(
 
 def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -> Iterator[Row]:
     """Yield rows for what a ControlNet is given: as the denoiser, and the control image."""
-    shared = [SAMPLES, TIMES, *(roles_of(context, kind) for kind in ("context", "pooled", "sizes"))]
-    for roles in (*shared, ("guidance",), ("img_ids",), ("txt_ids",)):
+    named = {kind: roles_of(context, kind) for kind in ("context", "pooled", "sizes")}
+    definition = definition_of(context, net)
+    zeroed = () if definition is None else definition.declared.zeroed(definition.config)
+    for roles in (SAMPLES, TIMES, *named.values(), ("guidance",), ("img_ids",), ("txt_ids",)):
         got, right = context.read(net, *roles), context.read(network, *roles)
         if got is None or right is None:
             continue
@@ -64,73 +65,12 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
         if got.shape != right.shape:
             context.ledger.explain(net, "it has another shape than the denoiser's", *roles)
             continue
+        if any(roles == named.get(name) for name in zeroed) and not got.any():
+            right = np.zeros_like(right)
         context.compared(net, *roles)
         yield context.judge(net, kind, got, right, segment=f"what {network.call} is given too")
-    yield from _judge_hint(context, net)
-
-
-def _judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
-    """Yield a row for the control image of a ControlNet."""
-    got = context.read(net, *HINTS)
-    if got is None:
-        return
-    sources = [*context.calls("control"), *context.calls("controlnet.hint")]
-    prepared = [context.read_output(entry) for entry in sources]
-    fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
-    if not fits:
-        why = "what the pipeline prepared of the control image was not recorded"
-        context.ledger.explain(net, why, *HINTS)
-        return
-    rows = [repeat_rows(x, len(got)) if len(x) <= len(got) else x[: len(got)] for x in fits]
-    of_number = rows[_number_of_net(net) % len(rows)] if len(rows) > 1 else rows[0]
-    variants: Variants = [
-        ("the control image is inverted", 1.0 - of_number),
-        ("pixels in [-1, 1] instead of [0, 1]", 2.0 * of_number - 1.0),
-        ("the control image is zero", 0.0 * of_number),
-        *(("the control image of another ControlNet", x) for x in rows if x is not of_number),
-    ]
-    context.compared(net, *HINTS)
-    yield context.judge(net, "control image", got, of_number, least=1e-5, variants=variants)
-
-
-def _number_of_net(net: TraceEntry) -> int:
-    found = re.match(r"controlnet_(\d+)", net.call)
-    return int(found[1]) - 1 if found else 0
-
-
-def _judge_residuals(
-    context: PipelineContext, network: TraceEntry, nets: list[TraceEntry]
-) -> Iterator[Row]:
-    """Yield a row for the residuals that the denoiser adds: the sum of its ControlNets' outputs."""
-    roles = [role for role in network.inputs if role.startswith(RESIDUAL)]
-    requested: list[np.ndarray] = []
-    sums: list[np.ndarray] = []
-    for role in roles:
-        got = context.read(network, role)
-        parts = [context.read_output(net, role.removeprefix(RESIDUAL)) for net in nets]
-        known = [x for x in parts if x is not None]
-        if got is None or not known or any(x.shape[1:] != got.shape[1:] for x in known):
-            context.ledger.explain(network, "no ControlNet that returns it was recorded", role)
-            continue
-        total = np.sum([_padded(x, len(got)) for x in known], axis=0)
-        requested.append(got.ravel())
-        sums.append(total.ravel())
-        context.compared(network, role)
-    if requested:
-        right = np.concatenate(sums)
-        yield context.judge(
-            network,
-            "residuals",
-            np.concatenate(requested),
-            right,
-            variants=[("the residuals are not added", 0.0 * right)],
-            segment="from the ControlNets to the denoiser",
-        )
-
-
-def _padded(x: np.ndarray, n: int) -> np.ndarray:
-    """Return residuals of the positive half alone with zeros for the negative one."""
-    return np.concatenate([np.zeros_like(x), x]) if n == 2 * len(x) else x
+    yield from judge_hint(context, net)
+    yield from judge_mode(context, net)
 
 
 def _judge_guides(context: PipelineContext) -> Iterator[Row]:

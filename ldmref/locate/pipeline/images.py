@@ -211,6 +211,14 @@ def _method_of(context: PipelineContext, encoder: str) -> str:
     return str(draws[0].attributes.get("for", "")) if draws else ""
 
 
+def _control_before(context: PipelineContext, encoder: TraceEntry) -> TraceEntry | None:
+    """Return the control image that was prepared last before a call of the encoder."""
+    order = context.port.calls
+    end = order.index(encoder.call)
+    before = [e for e in context.calls("control") if order.index(e.call) < end]
+    return before[-1] if before else None
+
+
 def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for what the encoder was given."""
     for entry in context.calls("vae.encode"):
@@ -222,8 +230,7 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
         if kind == "masked image" and masks:
             expected = context.read(masks[-1], "masked_image")
         elif kind == "control image":
-            controls = context.calls("control")
-            expected = context.read_output(controls[-1]) if controls else None
+            expected = context.read_output(_control_before(context, entry))
         else:
             expected = given_image(context, _size_of(got))
         if expected is None and not context.calls("inputs"):
@@ -289,10 +296,13 @@ def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:
         if e.attributes.get("for") == method
     ]
     found = [x for x in sampled if x is not None]
+    return scaled_latents(context, np.concatenate(found)) if found else None
+
+
+def scaled_latents(context: PipelineContext, z: np.ndarray) -> np.ndarray:
+    """Return latents of the encoder as the denoiser reads them."""
     vae = context.model.config.vae
-    if not found:
-        return None
-    return (np.concatenate(found) - (vae.shift_factor or 0.0)) * vae.scaling_factor
+    return (z - (vae.shift_factor or 0.0)) * vae.scaling_factor
 
 
 def scale_faults(context: PipelineContext, x: np.ndarray) -> Variants:
@@ -349,6 +359,29 @@ def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray
     encoded = encoded_latents(context, "prepare_image")
     if encoded is not None:
         yield "control image", encoded
+    elif context.params.get("mode") == "txt2img":
+        yield from _channels_of_ldmref(context)
+
+
+def _channels_of_ldmref(context: PipelineContext) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the further channels of ldmref's own run, which records the encoder alone.
+
+    They are the mean of the control image's latents; or those of an image of which nothing is
+    known, with a mask that repaints everything.
+    """
+    encoders = context.calls("vae.encode")
+    mean = context.read_output(encoders[0], "mean") if len(encoders) == 1 else None
+    config = context.model.config
+    if mean is None or context.is_diffusers or context.params.get("control"):
+        return
+    latents = scaled_latents(context, mean)
+    if config.concat == "control":
+        yield "control image", latents
+    elif config.concat in ("", "masked_image", "folded_mask"):
+        cell = config.vae.factor**2 if config.concat == "folded_mask" else 1
+        mask = np.ones((len(latents), cell, *latents.shape[2:]))
+        pair = [("mask", mask), ("masked image", latents)]
+        yield from pair if config.concat == "" else pair[::-1]
 
 
 def judge_prepared(context: PipelineContext) -> Iterator[Row]:

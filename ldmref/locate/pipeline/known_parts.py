@@ -17,6 +17,7 @@ from ldmref.trace.model import TraceEntry
 
 CONSTRAIN = "constrain"
 LEAST_VALUES = 16  # of which a distribution is judged
+LEVEL = 1e-3  # relative, to which two noise levels are the same
 
 
 def judge_known_parts(context: PipelineContext) -> Iterator[Row]:
@@ -53,8 +54,7 @@ def _judge_constraints(context: PipelineContext) -> Iterator[Row]:
             context.ledger.explain(entry, why, "output", side="output")
             continue
         signal = float(context.path.alpha(sigma))
-        attributes = step.attributes
-        last = sigma == 0.0 or attributes.get("i_next", -1) == attributes.get("n")
+        last = _is_last(context, step, sigma)
         scale = context.path.spread(sigma) if last else signal
         right = np.broadcast_to(scale * x0, after.shape)
         context.compared_output(entry)
@@ -65,6 +65,20 @@ def _judge_constraints(context: PipelineContext) -> Iterator[Row]:
         elif known.sum() >= LEAST_VALUES:
             z = (after - right)[known] / sigma
             yield judge_normal(context, entry, CONSTRAIN, z, "the noise of the known part")
+
+
+def _is_last(context: PipelineContext, step: TraceEntry, sigma: float) -> bool:
+    """Return whether a step ends the schedule, whose last level may be above 0.
+
+    Args:
+        context: The run.
+        step: The step.
+        sigma: The level to which it leads.
+    """
+    if sigma == 0.0 or "i_next" in step.attributes:
+        return sigma == 0.0 or step.attributes["i_next"] == step.attributes.get("n")
+    schedule = None if context.unknown_scheduler else context.make_schedule()
+    return schedule is not None and abs(schedule.sigmas[-1] - sigma) <= LEVEL * sigma
 
 
 def _judge_jump(context: PipelineContext, jump: TraceEntry) -> Iterator[Row]:

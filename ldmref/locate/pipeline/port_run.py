@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from ldmref.locate.names import read_array
 from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
 from ldmref.locate.pipeline.ledger import INPUT, OUTPUT, Ledger
 from ldmref.locate.precision import EPSILONS
+from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.resolve import choose_sampler
 from ldmref.samplers import Sampler, Schedule, SchedulerConfig, make_schedule
@@ -45,6 +46,7 @@ class PortRun:
     ledger: Ledger = field(default_factory=Ledger)
     whole: Trace | None = None  # of which the port is a part; None: it is the whole
     prefix: str = ""  # of the names of its text encoders: those of a weaker model have one
+    controlnets: Sequence[ControlNet] = ()  # of the run, in their order; (): they are not known
 
     @property
     def params(self) -> dict[str, Any]:

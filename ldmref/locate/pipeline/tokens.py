@@ -63,12 +63,10 @@ def _judge_guide(
 def _judge_given(context: PipelineContext) -> Iterator[Row]:
     """Yield rows for ids that were recorded before they were given to an encoder.
 
-    They are those of a call of it. Weights of prompts that are not all 1 are not compared.
+    They are those of a call of it; ldmref records those of one encoder for each prompt, of T5 if
+    that one reads the words of the prompt. Weights of prompts that are not all 1 are not compared.
     """
     for number, name in enumerate(TEXT_ENCODERS):
-        encoders = context.calls(name)
-        requested = [context.read(entry, *IDS) for entry in encoders]
-        known = [x.reshape(-1, x.shape[-1]) for x in requested if x is not None and x.size]
         tokens = "tokens" if not number else f"tokens_{number + 1}"
         for entry in context.calls(tokens):
             ids = context.read_output(entry, "ids")
@@ -77,6 +75,10 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
                 context.compared_output(entry, "weights")
             if ids is None or not ids.size:
                 continue
+            of_any = isinstance(entry.attributes.get("prompt"), str)
+            encoders = [e for n in (TEXT_ENCODERS if of_any else [name]) for e in context.calls(n)]
+            requested = [context.read(e, *IDS) for e in encoders]
+            known = [x.reshape(-1, x.shape[-1]) for x in requested if x is not None and x.size]
             rows = ids.reshape(-1, ids.shape[-1])
             alike = [x for x in known if x.shape[1] == rows.shape[1]]
             if not encoders:  # nothing reads them

@@ -1,0 +1,108 @@
+"""Judge the residuals that the denoiser adds, from the outputs of its ControlNets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ldmref.locate.findings import Row
+from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.hints import controls_asked, definition_of, number_of
+from ldmref.trace.model import TraceEntry
+
+RESIDUAL = "control."  # the beginning of the denoiser's roles for residuals
+ByName = Mapping[str, np.ndarray]  # as `blocks.0`
+
+
+def judge_residuals(
+    context: PipelineContext, network: TraceEntry, nets: list[TraceEntry]
+) -> Iterator[Row]:
+    """Yield a row for the residuals that the denoiser adds: the sum of its ControlNets' outputs."""
+    roles = [role for role in network.inputs if role.startswith(RESIDUAL)]
+    names = {role: role.removeprefix(RESIDUAL) for role in roles}
+    terms = [_added_by(context, net, list(names.values())) for net in nets]
+    requested: list[np.ndarray] = []
+    sums: list[np.ndarray] = []
+    for role, name in names.items():
+        got = context.read(network, role)
+        known = [term[name] for term in terms if term is not None and name in term]
+        if got is None or not known or any(x.shape[1:] != got.shape[1:] for x in known):
+            context.ledger.explain(network, "no ControlNet that returns it was recorded", role)
+            continue
+        if None in terms:
+            why = "the weights of its ControlNets are not known"
+            context.ledger.explain(network, why, role)
+            continue
+        total = np.sum([_padded(x, len(got)) for x in known], axis=0)
+        requested.append(got.ravel())
+        sums.append(total.ravel())
+        context.compared(network, role)
+    if requested:
+        right = np.concatenate(sums)
+        yield context.judge(
+            network,
+            "residuals",
+            np.concatenate(requested),
+            right,
+            variants=[("the residuals are not added", 0.0 * right)],
+            segment="from the ControlNets to the denoiser",
+        )
+
+
+def _added_by(context: PipelineContext, net: TraceEntry, names: list[str]) -> ByName | None:
+    """Return what the denoiser adds of one ControlNet; None: its weight is not known.
+
+    diffusers passes residuals as they are, and its denoisers place them. ldmref records the outputs
+    of ControlNets without their weights, and passes residuals that have their places.
+    """
+    outputs = {name: context.read_output(net, name) for name in net.outputs}
+    found = {name: x for name, x in outputs.items() if x is not None}
+    weight = _weight(context, net)
+    if weight is None:
+        return None
+    if any(name not in found for name in names):
+        found = _placed(context, net, found)
+    return {name: weight * x for name, x in found.items()}
+
+
+def _weight(context: PipelineContext, net: TraceEntry) -> float | None:
+    """Return the factor of the recorded output of a ControlNet; None: it is not known."""
+    asked = controls_asked(context)
+    if context.is_diffusers or not asked:
+        return 1.0
+    weights = {float(x.get("weight", 1.0)) for x in asked}
+    if len(weights) == 1:
+        return weights.pop()
+    number = number_of(context, net)
+    return None if number is None else float(asked[number].get("weight", 1.0))
+
+
+def _placed(context: PipelineContext, net: TraceEntry, found: ByName) -> dict[str, np.ndarray]:
+    """Return residuals by the names of the places at which the denoiser adds them."""
+    declared = context.model.family.control
+    if declared is None:
+        return dict(found)
+    definition = definition_of(context, net)
+    fields: dict[str, Any] = {}
+    for name, x in found.items():  # in the order of their numbers
+        field, dot, _ = name.partition(".")
+        fields[field] = (*fields.get(field, ()), x) if dot else x
+    kind: Any = declared.residuals
+    if set(fields) - {*kind._fields} or set(kind._fields) - {*fields, *kind._field_defaults}:
+        return dict(found)
+    config = None if definition is None else definition.config
+    placed: dict[str, np.ndarray] = {}
+    residuals = declared.place(context.model.config, config, kind(**fields))
+    for field, value in residuals._asdict().items():
+        if isinstance(value, tuple):
+            placed |= {f"{field}.{i}": x for i, x in enumerate(value)}
+        else:
+            placed[field] = value
+    return placed
+
+
+def _padded(x: np.ndarray, n: int) -> np.ndarray:
+    """Return residuals of the positive half alone with zeros for the negative one."""
+    return np.concatenate([np.zeros_like(x), x]) if n == 2 * len(x) else x
