@@ -147,7 +147,8 @@ class LatentDiffusion(ImageNetworks):
         grown = self.with_params(params, self.backend)
         vars(grown).update(zip(TOKENIZERS, tokenizers, strict=False))
         made = self._modifications
-        known = made.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
+        earlier: Any = made.get("embeddings", {})
+        known = earlier | {e.word: e.sha256 for e in embeddings}
         grown.config = config
         grown.modifications = made | {"embeddings": known}
         return grown

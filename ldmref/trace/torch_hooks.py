@@ -102,7 +102,7 @@ class LayerRecorder(TorchFunctionMode):
             if not path or isinstance(module, SILENT):
                 continue
             if path in chunked:
-                self.hook(module, self._mute, self._unmute)
+                self.hook(module, path, self._mute, self._unmute)
             if (path + ".").startswith(tuple(name + "." for name in chunked)):
                 continue
             operation = known.ACTIVATIONS.get(type(module).__name__)
