@@ -73,7 +73,7 @@ def test_images_traces_and_differences(dit, tmp_path):
     assert {"transformer.000", "transformer.001"} <= set(trace.calls)
     assert trace.tensors["transformer.000//input.class_labels"].tolist() == [5, 3]
     report = diff_traces(trace, dit)
-    assert report.counts()["differs"] == 0 and report.counts()["equal"] > 50
+    assert report.equal and report.counts()["equal"] > 50
     names = name_tensors(["transformer_blocks.0.attn1/output", "class_labels", "out_sample"], 2)
     assert names is not None and names["out_sample"] == "transformer.002//output"
 

@@ -4,6 +4,7 @@
 |---------------|-----------------------------------------------------------------------|
 | `tokens`      | token ids of the prompts                                              |
 | `inputs`      | what the U-Net is given: latents, timestep, text, micro-conditioning  |
+| `classes`     | the numbers of classes that the denoiser is given                     |
 | `images`      | images, masks, encoded latents, further channels                      |
 | `schedule`    | sigmas, timesteps and alphas_cumprod                                  |
 | `added_noise` | the noise that is added to the latents of an image                    |
@@ -31,6 +32,7 @@ from ldmref.locate.findings import UNKNOWN, Row
 from ldmref.locate.networks import NUMBER, is_host, network_of
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.branches import split_branches
+from ldmref.locate.pipeline.classes import judge_class_labels
 from ldmref.locate.pipeline.combination import judge_guidance
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.controls import judge_controls
@@ -59,6 +61,7 @@ JUDGES = (
     judge_prepared,
     judge_added_noise,
     judge_inputs,
+    judge_class_labels,
     judge_controls,
     judge_guidance,
     judge_wires,

@@ -62,7 +62,7 @@ def judge_text(context: PipelineContext) -> Iterator[Row]:
         state = state_of(context, evaluation)
         if state is None:
             continue
-        parts = _parts(context, evaluation, len(state))
+        parts = parts_of_batch(context, evaluation, len(state))
         for number, network in enumerate(evaluation.networks):
             for kind in KINDS:
                 names = roles_of(context, KINDS[kind])
@@ -113,7 +113,7 @@ def roles_of(context: PipelineContext, argument: str) -> tuple[str, ...]:
 # -- which prompt each row is of ------------------------------------------------------------------
 
 
-def _parts(
+def parts_of_batch(
     context: PipelineContext, evaluation: RunEvaluation, images: int
 ) -> list[tuple[str, ...]]:
     """Return the roles of the parts of each call's batch; [] if they are not known."""
@@ -154,7 +154,7 @@ def _texts_of(role: str) -> tuple[str, ...]:
     return tuple(text if text in SIDES else "cond" for text in texts_of(role)) or ("cond",)
 
 
-def _request_at(context: PipelineContext, network: TraceEntry) -> Mapping[str, Any]:
+def request_at(context: PipelineContext, network: TraceEntry) -> Mapping[str, Any]:
     """Return the request that holds at a call; a branch changes it."""
     parts = split_branches(context.port).requests
     if len(parts) > 1:
@@ -179,7 +179,7 @@ def _expected(
     requests = context.port.manifest.get("requests") or ()
     if context.whole is None and len(requests) > 1:
         raise NotKnown("the recording holds several runs, of which the last request is known")
-    request = _request_at(context, network)
+    request = request_at(context, network)
     length = got.shape[1] if got.ndim == 3 else 0
     sides = {
         side: arrays_of_side(context, request, side, images, length) for side in sorted({*roles})
