@@ -242,7 +242,7 @@ def _scaled(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
 
 
 def _shifted(got: np.ndarray, expected: np.ndarray) -> Iterator[Layout]:
-    if got.shape == expected.shape:
+    if got.shape == expected.shape and got.size > 1:  # a single number is any other one, shifted
         constant = float(np.mean(got - expected))
         if constant:
             yield Layout(f"shifted by {constant:.6g}", got - constant)
