@@ -75,12 +75,10 @@ class RequestRecorder:
         """
         kind = type(pipe)
 
-        def call(this: Any, *args: Any, **kwargs: Any) -> Any:
-            if not self._writer.left_out.ended:
-                with self._writer.left_out.guard("request"):
-                    self._note_call(kind, args, kwargs)
-            return kind.__call__(this, *args, **kwargs)
+        def before(args: tuple, kwargs: Mapping[str, Any]) -> None:
+            self._note_call(kind, args[1:], kwargs)
 
+        call = self._writer.left_out.observed(kind.__call__, "call of the pipeline", before)
         names = {"__call__": call, "__module__": kind.__module__, "__doc__": kind.__doc__}
         pipe.__class__ = type(kind.__name__, (kind,), names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from control_kits import IMAGES, MASK, OPTIONS, PROMPT, SIZE, make_kit  # noqa: 
 
 FAMILIES = ("sd3", "flux")
 USUAL = {"sd3": "joint", "flux": "plain"}
+BETWEEN = ("control image", "kind of control image", "residuals")  # kinds of rows
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +298,49 @@ def test_a_trace_agrees_with_the_model_and_its_estimate(kits, tmp_path, family, 
     assert set(estimate.calls) == set(trace.calls) >= {"controlnet.000", "controlnet.001"}
     report = diff_traces(trace, kit.model, controlnets=kit.ours(*kinds))
     assert report.equal, ([row for row in report.rows if row.verdict != "equal"], report.gaps)
+
+
+def run_of_two(kit, folder):
+    """Return the trace of ldmref's run with two ControlNets of other blocks and weights."""
+    kinds = ("deep", "unshifted") if "deep" in kit.kinds else ("union", "plain")
+    weights = 0.7, -0.4
+    control = [
+        Control(kit.net(kind), image, weight, mode=1 if kind == "union" else None)
+        for kind, image, weight in zip(kinds, IMAGES, weights, strict=False)
+    ]
+    plan = modes.plan("txt2img", kit.model, prompt=PROMPT, control=control, **OPTIONS)
+    record_trace(plan, kit.model, folder)
+    return read_trace(folder), kit.ours(*kinds)
+
+
+def faults_of(trace, nets, kit, changes=()):
+    """Return the faults between the networks by call and kind, after changes of tensors."""
+    tensors = {name: np.asarray(trace.tensors[name]) for name in trace.tensors}
+    changed = replace(trace, tensors=tensors | dict(changes))
+    report = diff_traces(changed, kit.model, controlnets=nets)
+    rows = [row for row in report.rows if row.verdict == "differs" and row.kind in BETWEEN]
+    return {(row.call, row.kind): row.cause for row in rows}
+
+
+def test_wires_of_two_controlnets(kit, tmp_path):
+    """Of each its own image, kind and weight; and a fault of each wire is found."""
+    trace, nets = run_of_two(kit, tmp_path / "trace")
+    report = diff_traces(trace, kit.model, controlnets=nets)
+    assert report.equal, ([row for row in report.rows if row.verdict != "equal"], report.gaps)
+    first, second = (f"controlnet.00{i}//input.hint" for i in range(2))
+    hints = {name: np.asarray(trace.tensors[name]) for name in (first, second)}
+    found = faults_of(trace, nets, kit, {first: hints[second]})
+    assert ("controlnet.000", "control image") in found
+    found = faults_of(trace, nets, kit, {first: 0.0 * hints[first]})
+    assert "zero" in found["controlnet.000", "control image"]
+    residual = "transformer.000//input.control.blocks.0"
+    doubled = {residual: 2.0 * np.asarray(trace.tensors[residual])}
+    assert ("transformer.000", "residuals") in faults_of(trace, nets, kit, doubled)
+    mode = "controlnet.000//input.mode"
+    if mode in trace.tensors:
+        other = {mode: 0 * np.asarray(trace.tensors[mode])}
+        found = faults_of(trace, nets, kit, other)
+        assert set(found) == {("controlnet.000", "kind of control image")}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
