@@ -331,16 +331,16 @@ def test_wires_of_two_controlnets(kit, tmp_path):
     hints = {name: np.asarray(trace.tensors[name]) for name in (first, second)}
     found = faults_of(trace, nets, kit, {first: hints[second]})
     assert ("controlnet.000", "control image") in found
-    found = faults_of(trace, nets, kit, {first: 0.0 * hints[first]})
-    assert "zero" in found["controlnet.000", "control image"]
     residual = "transformer.000//input.control.blocks.0"
-    doubled = {residual: 2.0 * np.asarray(trace.tensors[residual])}
-    assert ("transformer.000", "residuals") in faults_of(trace, nets, kit, doubled)
-    mode = "controlnet.000//input.mode"
-    if mode in trace.tensors:
-        other = {mode: 0 * np.asarray(trace.tensors[mode])}
-        found = faults_of(trace, nets, kit, other)
-        assert set(found) == {("controlnet.000", "kind of control image")}
+    wrong = {residual: 2.0 * np.asarray(trace.tensors[residual]), first: 0.0 * hints[first]}
+    faults = {("controlnet.000", "control image"), ("transformer.000", "residuals")}
+    for call in ("controlnet.000", "controlnet.001"):
+        mode = f"{call}//input.mode"
+        if mode in trace.tensors:
+            wrong[mode] = np.asarray(trace.tensors[mode]) + 1
+            faults.add((call, "kind of control image"))
+    found = faults_of(trace, nets, kit, wrong)
+    assert faults == set(found) and "zero" in found["controlnet.000", "control image"]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
