@@ -343,6 +343,26 @@ def test_wires_of_two_controlnets(kit, tmp_path):
     assert faults == set(found) and "zero" in found["controlnet.000", "control image"]
 
 
+@pytest.mark.parametrize(
+    ("family", "mode", "options"),
+    [
+        ("flux", "txt2img", {"count": 2, "rng": "torch", "steps": 1, **SIZE}),
+        ("sd3", "img2img", {"image": IMAGES[1], "strength": 0.5, "steps": 2}),
+    ],
+)
+def test_hints_of_other_runs(kits, tmp_path, family, mode, options):
+    """In the second batch, sampled, and after another image was encoded."""
+    kit = kits[family]
+    control = [Control(kit.net(USUAL[family]), IMAGES[0], 0.7)]
+    plan = modes.plan(mode, kit.model, prompt=PROMPT, control=control, seed=1, **options)
+    record_trace(plan, kit.model, tmp_path / "trace")
+    report = diff_traces(
+        read_trace(tmp_path / "trace"), kit.model, controlnets=kit.ours(USUAL[family])
+    )
+    assert report.equal, ([row for row in report.rows if row.verdict != "equal"], report.gaps)
+    assert "control image" in {row.kind for row in report.rows}
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(
     ("family", "kind"), [("sd3", "joint"), ("sd3", "image alone"), ("flux", "union")]
