@@ -331,16 +331,36 @@ def test_wires_of_two_controlnets(kit, tmp_path):
     hints = {name: np.asarray(trace.tensors[name]) for name in (first, second)}
     found = faults_of(trace, nets, kit, {first: hints[second]})
     assert ("controlnet.000", "control image") in found
-    found = faults_of(trace, nets, kit, {first: 0.0 * hints[first]})
-    assert "zero" in found["controlnet.000", "control image"]
     residual = "transformer.000//input.control.blocks.0"
-    doubled = {residual: 2.0 * np.asarray(trace.tensors[residual])}
-    assert ("transformer.000", "residuals") in faults_of(trace, nets, kit, doubled)
-    mode = "controlnet.000//input.mode"
-    if mode in trace.tensors:
-        other = {mode: 0 * np.asarray(trace.tensors[mode])}
-        found = faults_of(trace, nets, kit, other)
-        assert set(found) == {("controlnet.000", "kind of control image")}
+    wrong = {residual: 2.0 * np.asarray(trace.tensors[residual]), first: 0.0 * hints[first]}
+    faults = {("controlnet.000", "control image"), ("transformer.000", "residuals")}
+    for call in ("controlnet.000", "controlnet.001"):
+        mode = f"{call}//input.mode"
+        if mode in trace.tensors:
+            wrong[mode] = np.asarray(trace.tensors[mode]) + 1
+            faults.add((call, "kind of control image"))
+    found = faults_of(trace, nets, kit, wrong)
+    assert faults == set(found) and "zero" in found["controlnet.000", "control image"]
+
+
+@pytest.mark.parametrize(
+    ("family", "mode", "options"),
+    [
+        ("flux", "txt2img", {"count": 2, "rng": "torch", "steps": 1, **SIZE}),
+        ("sd3", "img2img", {"image": IMAGES[1], "strength": 0.5, "steps": 2}),
+    ],
+)
+def test_hints_of_other_runs(kits, tmp_path, family, mode, options):
+    """In the second batch, sampled, and after another image was encoded."""
+    kit = kits[family]
+    control = [Control(kit.net(USUAL[family]), IMAGES[0], 0.7)]
+    plan = modes.plan(mode, kit.model, prompt=PROMPT, control=control, seed=1, **options)
+    record_trace(plan, kit.model, tmp_path / "trace")
+    report = diff_traces(
+        read_trace(tmp_path / "trace"), kit.model, controlnets=kit.ours(USUAL[family])
+    )
+    assert report.equal, ([row for row in report.rows if row.verdict != "equal"], report.gaps)
+    assert "control image" in {row.kind for row in report.rows}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

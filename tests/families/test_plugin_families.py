@@ -74,6 +74,12 @@ def test_images_traces_and_differences(dit, tmp_path):
     assert trace.tensors["transformer.000//input.class_labels"].tolist() == [5, 3]
     report = diff_traces(trace, dit)
     assert report.equal and report.counts()["equal"] > 50
+    tensors = {name: np.asarray(trace.tensors[name]) for name in trace.tensors}
+    tensors["transformer.000//input.class_labels"] = np.array([5, 4])
+    wrong = diff_traces(replace(trace, tensors=tensors), dit).rows
+    assert ("transformer.000", "classes") in {
+        (row.call, row.kind) for row in wrong if row.verdict == "differs"
+    }
     names = name_tensors(["transformer_blocks.0.attn1/output", "class_labels", "out_sample"], 2)
     assert names is not None and names["out_sample"] == "transformer.002//output"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
         why = "which of several ControlNets it is of was not recorded"
         context.ledger.explain(net, why, *HINTS)
         return
-    sources = [*context.calls("control"), *context.calls("controlnet.hint")]
+    sources = [*context.calls("control"), *_prepared_once(context, "controlnet.hint")]
     prepared = [context.read_output(entry) for entry in sources]
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
     if not fits:
@@ -81,6 +82,13 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     ]
     context.compared(net, *HINTS)
     yield context.judge(net, KIND, got, of_number, least=1e-5, variants=variants)
+
+
+def _prepared_once(context: PipelineContext, kind: str) -> list[TraceEntry]:
+    """Return the calls of a kind, which ldmref makes once for all batches of a run."""
+    if context.whole is None or context.is_diffusers:
+        return context.calls(kind)
+    return replace(context, port=context.whole, whole=None).calls(kind)
 
 
 def _judge_latents(
@@ -124,9 +132,11 @@ def _encoded(context: PipelineContext) -> list[tuple[np.ndarray, np.ndarray | No
     if of_images:
         sampled = [context.read_output(entry) for entry in of_images]
         return [(x, None) for x in sampled if x is not None]
-    encoders = context.calls("vae.encode")
-    if len(encoders) != len(controls_asked(context)):  # others are encoded, too
-        return []
+    encoders = _prepared_once(context, "vae.encode")
+    count = len(controls_asked(context))
+    if len(encoders) > count and context.model.config.image_channels:
+        return []  # further channels are encoded after them
+    encoders = encoders[len(encoders) - count :] if len(encoders) >= count else []
     found = [(context.read_output(e, "mean"), context.read_output(e, "logvar")) for e in encoders]
     return [(mean, logvar) for mean, logvar in found if mean is not None]
 
