@@ -56,6 +56,7 @@ FULL: dict[str, str] = {
     "tests/server/test_openai_routes.py": CLIENT,
     "tests/trace/test_trace_run.py::"
     "test_of_compiled_networks_only_inputs_and_outputs_are_recorded": ONNX,
+    "tests/cases/test_cases_notice.py": ONNX,
     "tests/cases/test_half_precision.py": ONNX,
     "tests/cases/test_suite_files.py": ONNX,
     "tests/cases/test_flow_traces.py": ONNX,

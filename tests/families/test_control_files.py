@@ -235,8 +235,8 @@ def test_a_file_of_another_family_is_refused(tmp_path, made):
     ("names", "what"),
     [
         (["lora_controlnet", "input_blocks.0.0.up"], "a control LoRA"),
-        (["adapter.body.0.resnets.0.block1.weight"], "a T2I-adapter"),
-        (["body.0.block1.weight", "conv_in.weight"], "a T2I-adapter"),
+        (["adapter.body.0.resnets.0.block1.weight"], "a T2I-Adapter"),
+        (["body.0.block1.weight", "conv_in.weight"], "a T2I-Adapter"),
         (["lllite_unet_input_blocks_4_1.down.0.weight"], "a ControlNet-LLLite"),
         (["difference", "control_model.zero_convs.0.0.weight"], "as differences from a U-Net"),
         (["task_embedding", "controlnet_cond_embedding.conv_in.weight"], "SDXL's union"),
