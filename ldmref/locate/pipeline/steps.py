@@ -133,6 +133,8 @@ def _judge_within(
         got = read(entry, role)
         if got is None or np.shape(got) != np.shape(right):
             continue
+        if (side, role) == ("input", "x0"):
+            right = _predicted_x0(context, evaluation, right)
         floor = 0.0 if rough is None else relative_error(rough, right)
         sizes = [float(np.max(np.abs(x), initial=0.0)) for x in (expected.start, right)]
         shrinks = sizes[0] / sizes[1] if sizes[1] else 1.0
@@ -140,6 +142,19 @@ def _judge_within(
         context.ledger.mark(entry, role, side=side)
         yield context.judge(entry, role, got, right, floor=floor, least=max(least, LEAST))
     yield from _judge_later(context, evaluation)
+
+
+def _predicted_x0(
+    context: PipelineContext, evaluation: RecordedEvaluation, clipped: np.ndarray
+) -> np.ndarray:
+    """Return x0 as the network predicted it, which ldmref records; a step may clip it."""
+    entry = evaluation.entry
+    state = context.read(entry, "x_at", "x")
+    sigma = context.number(entry, "sigma_at", "sigma")
+    if state is None or sigma is None or context.is_diffusers:
+        return clipped
+    there = replace(evaluation, state=state)
+    return to_x0(there, sigma, _settings(context), True, context.path)
 
 
 def _judge_later(context: PipelineContext, evaluation: RecordedEvaluation) -> Iterator[Row]:

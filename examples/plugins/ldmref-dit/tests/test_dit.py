@@ -234,10 +234,8 @@ def test_a_live_pipeline_has_no_fault(pipe, folder, tmp_path):
         else entry
         for entry in trace.trace.entries
     )
-    odd = diff_traces(replace(trace.trace, entries=entries), model)
-    assert {row.cause for row in odd.rows if row.verdict == "differs"} == {
-        "the halves are exchanged"
-    }
+    odd = diff_traces(replace(trace.trace, entries=entries), model)  # no order: the family's
+    assert odd.counts()["differs"] == 0
 
 
 @pytest.mark.parametrize(
