@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from ldmref.backends.base import Backend
-from ldmref.errors import UsageError, short_repr
+from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
@@ -26,13 +25,7 @@ from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
-from ldmref.support.plugins import (
-    describe_origin,
-    find_plugin,
-    list_plugins,
-    load_plugin,
-    suggest_names,
-)
+from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.families"
 BUILT_IN = {
@@ -199,21 +192,7 @@ def find_family(name: str) -> Family:
     >>> find_family("latent-diffusion").denoiser.__name__
     'UNetConfig'
     """
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        return getattr(import_module(module), attribute)
-    point = find_plugin(GROUP, name)
-    if point is None:
-        raise UsageError(
-            f"no family {short_repr(name)}",
-            code="E-FAMILY",
-            hint=suggest_names(GROUP, BUILT_IN, name),
-        )
-    found = load_plugin(point)
-    if not isinstance(found, Family) or found.name != point.name:
-        message = f"{describe_origin(point)} is not a Family of that name"
-        raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it")
-    return found
+    return find_declared(GROUP, BUILT_IN, name, Family, "family", "E-FAMILY")
 
 
 def family_of(config: ModelConfig) -> Family:

@@ -10,22 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.params import Spec
 from ldmref.models.text_config import TextConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.support.plugins import (
-    describe_origin,
-    find_plugin,
-    list_plugins,
-    load_plugin,
-    suggest_names,
-)
+from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.text_encoders"
 BUILT_IN = {
@@ -103,21 +95,9 @@ def find_text_encoder(name: str) -> TextEncoder:
     >>> find_text_encoder("clip").title
     'CLIP'
     """
-    if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        return getattr(import_module(module), attribute)
-    point = find_plugin(GROUP, name)
-    if point is None:
-        raise UsageError(
-            f"no kind of text encoder {short_repr(name)}",
-            code="E-TEXT-ENCODER",
-            hint=suggest_names(GROUP, BUILT_IN, name),
-        )
-    found = load_plugin(point)
-    if not isinstance(found, TextEncoder) or found.name != point.name:
-        message = f"{describe_origin(point)} is not a TextEncoder of that name"
-        raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it")
-    return found
+    return find_declared(
+        GROUP, BUILT_IN, name, TextEncoder, "kind of text encoder", "E-TEXT-ENCODER"
+    )
 
 
 def kind_of(config: TextConfig) -> TextEncoder:

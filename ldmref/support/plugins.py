@@ -10,11 +10,14 @@ case.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from importlib import import_module
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, TypeVar
 
-from ldmref.errors import LdmrefError, UsageError, did_you_mean
+from ldmref.errors import LdmrefError, UsageError, did_you_mean, short_repr
+
+Declared = TypeVar("Declared")
 
 
 def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
@@ -81,6 +84,41 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
         message = _describe_conflict(name, found)
         raise UsageError(message, code="E-PLUGIN", hint="uninstall one of them")
     return found[0] if found else None
+
+
+def find_declared(
+    group: str,
+    built_in: Mapping[str, str],
+    name: str,
+    kind: type[Declared],
+    what: str,
+    code: str,
+) -> Declared:
+    """Find an object that ldmref or another package declares: a family, a kind of text encoder.
+
+    Args:
+        group: The group of entry points.
+        built_in: Those of ldmref: `module:attribute` by name.
+        name: Its name, which the object also has as its attribute `name`.
+        kind: Its class.
+        what: What it is, in words.
+        code: The code of the error if there is none.
+
+    Raises:
+        UsageError: There is none, or its plug-in cannot be used.
+    """
+    if name in built_in:
+        module, _, attribute = built_in[name].partition(":")
+        return getattr(import_module(module), attribute)
+    point = find_plugin(group, name)
+    if point is None:
+        hint = suggest_names(group, built_in, name)
+        raise UsageError(f"no {what} {short_repr(name)}", code=code, hint=hint)
+    found = load_plugin(point)
+    if not isinstance(found, kind) or getattr(found, "name", None) != point.name:
+        message = f"{describe_origin(point)} is not a {kind.__name__} of that name"
+        raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it")
+    return found
 
 
 def _find_all(points: Iterable[EntryPoint], name: str) -> list[EntryPoint]:
