@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ldmref.models.family import Family as Family
     from ldmref.models.family import SingleFile as SingleFile
     from ldmref.models.golden_run import GoldenRun as GoldenRun
+    from ldmref.models.steering import AttentionGuidance as AttentionGuidance
+    from ldmref.models.steering import Steerable as Steerable
     from ldmref.models.text import EncodedText as EncodedText
     from ldmref.models.text_config import TextConfig as TextConfig
     from ldmref.models.text_kind import TextEncoder as TextEncoder

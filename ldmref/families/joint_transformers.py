@@ -30,6 +30,7 @@ from ldmref.models.family import BLOCK_LAYERS
 from ldmref.models.layers import layer, linear, mlp
 from ldmref.models.params import Params, Spec
 from ldmref.models.specs import linear_spec
+from ldmref.models.steering import Steerable
 from ldmref.models.transformer_layers import gelu_tanh
 
 FREQUENCIES = 256  # width of the sines and cosines of the time
@@ -153,6 +154,7 @@ def declare_transformer(
     spec: Callable[[], Spec],
     more: Sequence[NetworkInput] = (),
     text_attention: TextAttention | None = None,
+    steerable: Steerable | None = None,
 ) -> DeclaredNetwork:
     """Return a transformer, whose inputs have diffusers' names.
 
@@ -162,6 +164,7 @@ def declare_transformer(
         spec: Returns the shapes of its parameters.
         more: Inputs after latents, time, hidden states and pooled text.
         text_attention: Where it attends to the text, if that is recorded.
+        steerable: The layers that guidance may replace. None: none.
     """
     inputs = (
         NetworkInput(
@@ -199,6 +202,7 @@ def declare_transformer(
         "transformer",
         numbered=True,
         text_attention=text_attention,
+        steerable=steerable or Steerable(),
     )
 
 

@@ -18,6 +18,7 @@ from ldmref.models.control import ControlNet
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.residuals import weigh_residuals
+from ldmref.models.steering import STEERING
 from ldmref.trace.model import GUIDE_CALLS, Trace
 
 HOST = (
@@ -27,7 +28,6 @@ HOST = (
 )  # fmt: skip
 NUMBER = re.compile(r"(~\d+|\.\d+)+$")  # of a call
 SECOND = re.compile(r"^controlnet_(\d+)")  # of several ControlNets of a port
-STEERING = ("identity_attention", "skip_layers", "attention_guidance")  # of calls of a guidance
 SHORT = {"vae": "vae.decode", "vae.decoder": "vae.decode"}  # names of ports
 
 
@@ -106,11 +106,17 @@ def open_network(
         arguments["control"] = found.residuals(controlnets)
     if "skip" in network.arguments:
         arguments["skip"] = _clip_skip(found, network.settings["config"].num_hidden_layers)
-    for name in STEERING:
-        steered = None if whole is None else whole.attributes.get(name)
-        if name in network.arguments and isinstance(steered, list):
-            arguments[name] = tuple(steered)
+    recorded = {} if whole is None else whole.attributes
+    steering = {name: tuple(recorded[name]) for name in STEERING if is_steering(recorded.get(name))}
+    if steering and not network.find_unsteerable(steering):
+        network = replace(network, function=network.steered)
+        arguments |= steering
     return RecordedNetwork(network, params, arguments, found.complete)
+
+
+def is_steering(value: Any) -> bool:
+    """Return whether a recorded attribute of a call steers it: a list that is not empty."""
+    return isinstance(value, list) and len(value) > 0
 
 
 def weigh_output(function: Callable[..., Any], scale: float) -> Callable[..., Any]:

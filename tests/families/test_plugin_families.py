@@ -20,10 +20,12 @@ from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
 from ldmref.families.lookup import known_networks, networks_of_run
 from ldmref.io import save_folder
 from ldmref.locate import diff_traces
-from ldmref.models import PRESETS, config_from_dict, preset
+from ldmref.models import PRESETS, Params, config_from_dict, preset
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import BUILT_IN, find_family, list_families
 from ldmref.models.presets import list_presets
+from ldmref.models.steering import Steerable
 from ldmref.modes.advice import can_generate
 from ldmref.trace import load_trace, read_trace, record_trace
 from ldmref.trace.readers.runtimes import list_graph_networks, name_tensors
@@ -194,3 +196,39 @@ def test_the_denoiser_of_a_family_without_presets_is_a_network(dit, site, monkey
     known_networks.cache_clear()
     assert network_of("theirs.000") == "theirs" and network_of("unet.000") == ""
     known_networks.cache_clear()
+
+
+def test_blocks_are_left_out_by_their_declared_names(dit):
+    """A block that is left out is one that the transformer does not have."""
+    x, t = np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32), np.array([500.0])
+    labels = Conditioning(None, more={"labels": np.array([3])})
+    got = dit.predict(x, t, labels, skip_layers=(1,))
+    blocks = dit.params.transformer.transformer_blocks
+    kept = {name: block for name, block in blocks.items() if name != "1"}
+    shorter = Params({**dit.params.transformer, "transformer_blocks": Params(kept)})
+    want = dit.denoiser.function(
+        dit.backend, shorter, dit.config.denoiser, dit.backend.asarray(x), t, np.array([3])
+    )
+    np.testing.assert_array_equal(got, want[:, : got.shape[1]])
+    assert (got != dit.predict(x, t, labels)).any()
+    guidance = {"name": "slg", "layers": [1], "high": 1e4, "low": 0.0}
+    images = [
+        modes.txt2img(dit, "3", seed=1, steps=2, guidance=g).latents for g in (guidance, None)
+    ]
+    assert (images[0] != images[1]).any()
+
+
+def test_attention_is_replaced_by_its_declared_names(dit):
+    """The identity as map makes queries and keys do nothing."""
+    x, t = np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32), np.array([500.0])
+    labels = Conditioning(None, more={"labels": np.array([3])})
+    declared = Steerable("transformer_blocks", parts={"mid": "transformer_blocks.1."})
+    dit.denoiser = replace(dit.denoiser, steerable=declared)
+    plain = dit.predict(x, t, labels)
+    got = dit.predict(x, t, labels, identity_attention=("mid",))
+    assert (got != plain).any()
+    for name in ("to_q", "to_k"):
+        weight = dit.params.transformer.transformer_blocks["1"].attn1[name].weight
+        weight[...] = 0.5 - weight
+    assert np.array_equal(dit.predict(x, t, labels, identity_attention=("mid",)), got)
+    assert (dit.predict(x, t, labels) != plain).any()

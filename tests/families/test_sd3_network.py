@@ -8,8 +8,10 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
 from ldmref.families.joint_controls import BlockResiduals
+from ldmref.families.sd3 import STEERABLE
 from ldmref.families.sd3.network import transformer, transformer_spec
 from ldmref.models.params import flatten, unflatten
+from ldmref.models.steering import SteeredNetwork
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -24,10 +26,10 @@ def draw(rows, columns):
     return x, np.array([3.5, 700.0]), states, rng.standard_normal((2, 24))
 
 
-def predict(ops, theirs, config, arrays, **options):
+def predict(ops, theirs, config, arrays, network=transformer, **options):
     params = {name: ops.asarray(x.numpy()) for name, x in theirs.state_dict().items()}
     with ops.inference():
-        output = transformer(ops, unflatten(params), config, *map(ops.asarray, arrays), **options)
+        output = network(ops, unflatten(params), config, *map(ops.asarray, arrays), **options)
     return ops.to_numpy(output)
 
 
@@ -51,7 +53,8 @@ def test_blocks_can_be_left_out(kind, skip):
     with torch.no_grad():
         want = theirs(x, states, pooled, t, skip_layers=list(skip)).sample.numpy()
     ops = get_backend("numpy", dtype="float64")
-    got = predict(ops, theirs, config_of(kind), draw(3, 4), skip_layers=skip)
+    steered = SteeredNetwork(transformer, STEERABLE)
+    got = predict(ops, theirs, config_of(kind), draw(3, 4), steered, skip_layers=skip)
     assert np.abs(got - want).max() < 1e-12 * np.abs(want).max()
     whole = predict(ops, theirs, config_of(kind), draw(3, 4))
     assert np.abs(got - whole).max() > 1e-3 * np.abs(want).max()

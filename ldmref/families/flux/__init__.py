@@ -40,11 +40,26 @@ from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import Family
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
+from ldmref.models.steering import AttentionGuidance, Steerable
 
 # adaLN-Zero: every block begins as the identity
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
 TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
+STEERABLE = Steerable(
+    attention=AttentionGuidance(
+        ("attn",),
+        blend=0.25,
+        order=2,
+        prompts={"norm1": ("emb",), "norm_out": ("x", "emb")},
+        # in blocks of one stream, the image is modulated by both prompts
+        repeated={
+            "": ("control.single_blocks",),
+            "time_text_embed": ("t",),
+            "single_transformer_blocks.0": ("x",),
+        },
+    )
+)
 ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
@@ -54,7 +69,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
     network = transformer_of(config)
     more = (GUIDANCE,) if network.guidance_embeds else ()
     spec = partial(transformer_spec, network)
-    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION)
+    function = declare_transformer(network, transformer, spec, more, TEXT_ATTENTION, STEERABLE)
     return describe_model(config, function)
 
 

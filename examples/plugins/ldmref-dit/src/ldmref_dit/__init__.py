@@ -19,6 +19,7 @@ from ldmref.families import (
     GoldenRun,
     NetworkInput,
     NetworkOutput,
+    Steerable,
     describe_autoencoder,
 )
 from ldmref.models import AutoencoderConfig, Conditioning, Defaults, ModelConfig
@@ -67,6 +68,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
         (NetworkOutput("", "out_sample"),),
         "transformer",
         numbered=True,
+        steerable=Steerable("transformer_blocks"),
     )
     return [network, *describe_autoencoder(config.vae)]
 
