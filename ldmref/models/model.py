@@ -309,7 +309,8 @@ class LatentDiffusion(ImageNetworks):
         t = ops.own("t", t)
         arrays = convert_conditioning(ops, context)
         declared = self.denoiser
-        steered = {name: given for name, value in steering.items() if (given := tuple(value))}
+        values = {name: tuple(value) for name, value in steering.items()}
+        steered = {name: value for name, value in values.items() if value}
         with ops.inference():
             if control is not None:
                 arrays["control"] = convert_residuals(ops, control)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldmref.backends.arguments import map_arrays
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.guidance_norms import normalized_attention_guidance
@@ -25,7 +24,7 @@ from ldmref.models.params import Params, name_parts
 from ldmref.models.transformer_layers import NO_PARAMETERS, Heads, join_and_attend
 
 STEERING = ("identity_attention", "skip_layers", "attention_guidance")
-SELF_ATTENTION = inspect.unwrap(attention)  # as `call_layer` gets it
+ATTENTION = inspect.unwrap(attention)  # as `call_layer` gets it
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,16 @@ class Steerable:
     attention: AttentionGuidance | None = None
 
     def takes(self, name: str) -> bool:
-        """Return whether it takes an argument of `STEERING`."""
-        taken = dict(zip(STEERING, (self.parts, self.blocks, self.attention), strict=True))
-        return bool(taken[name])
+        """Return whether it is steered by an argument.
+
+        Args:
+            name: One of `STEERING`.
+
+        Returns:
+            Whether there are such layers.
+        """
+        layers = self.parts, self.blocks, self.attention
+        return bool(layers[STEERING.index(name)])
 
 
 @dataclass(frozen=True)
@@ -199,10 +205,12 @@ class SteeredBackend:
         steered: Any = self
         if path in self.skipped:
             arguments = name_arguments(function, args, kwargs)
-            kept = tuple(arguments[name] for name in self.kept)
-            return kept if len(kept) > 1 else kept[0]
-        if function is SELF_ATTENTION and args[0] is args[1] and path.startswith(self.identity):
-            return identity_attention(steered, p, args[0])
+            first, *more = (arguments[name] for name in self.kept)
+            return (first, *more) if more else first
+        if function is ATTENTION and path.startswith(self.identity):
+            x, context, *_ = args
+            if context is x:
+                return identity_attention(steered, p, x)
         guide = self.guide
         if guide is not None:
             kwargs = guide.change(path, function.__name__, name_arguments(function, args, kwargs))
@@ -252,15 +260,16 @@ class GuidedAttention:
         changed = dict(arguments)
         declared = self.declared
         for name in find_arguments(declared.prompts, path, kind):
-            changed[name] = map_arrays(self._of_prompts, get_hidden_states(changed.get(name)))
+            states = get_hidden_states(changed.get(name))
+            changed[name] = None if states is None else states[self.images :, ...]
         for name in find_arguments(declared.repeated, path, kind):
             name, _, part = name.partition(".")
             value = changed.get(name)
             if part and value is not None:
-                repeated = map_arrays(self._repeat, getattr(value, part))
+                repeated = self._repeat_all(getattr(value, part))
                 changed[name] = value._replace(**{part: repeated})
-            else:
-                changed[name] = map_arrays(self._repeat, value)
+            elif value is not None:
+                changed[name] = self._repeat(value)
         for name in find_arguments(declared.texts, path, kind):
             changed[name] = self.network[name]
         return changed
@@ -301,9 +310,9 @@ class GuidedAttention:
     ) -> tuple[Array, Array]:
         image_first = first[0].shape[0] == self.images
         if image_first:
-            first = map_arrays(self._repeat, first)
+            first = self._repeat_all(first)
         else:
-            second = map_arrays(self._repeat, second)
+            second = self._repeat_all(second)
         one, two = join_and_attend(self.inner, NO_PARAMETERS, first, second, turn)
         return (self._guide(one), two) if image_first else (one, self._guide(two))
 
@@ -316,11 +325,11 @@ class GuidedAttention:
             "nag", normalized_attention_guidance, tokens[n:, ...], tokens[:n, ...], *numbers
         )
 
-    def _of_prompts(self, x: Array) -> Array:
-        return x[self.images :, ...]
-
     def _repeat(self, x: Array) -> Array:
         return self.inner.xp.concat([x, x], axis=0)
+
+    def _repeat_all(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(self._repeat(x) for x in arrays)
 
 
 class SteeredLayer:
