@@ -44,5 +44,6 @@ if TYPE_CHECKING:
     from ldmref.models.text import EncodedText as EncodedText
     from ldmref.models.text_config import TextConfig as TextConfig
     from ldmref.models.text_kind import TextEncoder as TextEncoder
+    from ldmref.models.transformer_layers import attend_jointly as attend_jointly
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -44,14 +45,18 @@ class AttentionGuidance:
         repeated: Arguments that are used for both texts: n rows become 2 n. "control.blocks" is a
             field of an argument.
         texts: Arguments that are those of the network, with the rows of both texts.
+
+    >>> import ldmref
+    >>> ldmref.random_model("sd3-tiny").denoiser.steerable.attention.repeated
+    {'time_text_embed': ('t',)}
     """
 
     layers: tuple[str, ...]
     blend: float
     order: int = 1
-    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class SteeredNetwork:
             steered.guide = GuidedAttention(
                 ops, steerable.attention, attention_guidance, images, arguments, self.text_first
             )
-            arguments = steered.guide.change("", "", arguments)
+            arguments = steered.guide.change(find_rules(steerable.attention, "", ""), arguments)
         return self.function(steered, p, **arguments)
 
 
@@ -191,7 +196,9 @@ class SteeredBackend:
         self.guide: GuidedAttention | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+        value = getattr(self.inner, name)
+        setattr(self, name, value)  # found at once from now on
+        return value
 
     def call_layer(
         self, function: Callable, p: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -211,12 +218,13 @@ class SteeredBackend:
             x, context, *_ = args
             if context is x:
                 return identity_attention(steered, p, x)
-        guide = self.guide
-        if guide is not None:
-            kwargs = guide.change(path, function.__name__, name_arguments(function, args, kwargs))
-            args = ()
-            if guide.acts_in(path, function.__name__):
-                steered = guide
+        if self.guide is not None:
+            rules = find_rules(self.guide.declared, path, function.__name__)
+            if rules.changes:
+                kwargs = self.guide.change(rules, name_arguments(function, args, kwargs))
+                args = ()
+            if rules.guided:
+                steered = self.guide
         return self.inner.call_layer(SteeredLayer(function, steered), p, args, kwargs)
 
 
@@ -249,20 +257,17 @@ class GuidedAttention:
         self.text_first = text_first
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+        value = getattr(self.inner, name)
+        setattr(self, name, value)  # found at once from now on
+        return value
 
-    def acts_in(self, path: str, kind: str) -> bool:
-        """Return whether image tokens attend to the text in a layer of this name and function."""
-        return any(is_layer(path, kind, layer) for layer in self.declared.layers)
-
-    def change(self, path: str, kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def change(self, rules: LayerRules, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a layer, or of the network, where n images meet 2 n texts."""
         changed = dict(arguments)
-        declared = self.declared
-        for name in find_arguments(declared.prompts, path, kind):
+        for name in rules.prompts:
             states = get_hidden_states(changed.get(name))
             changed[name] = None if states is None else states[self.images :, ...]
-        for name in find_arguments(declared.repeated, path, kind):
+        for name in rules.repeated:
             name, _, part = name.partition(".")
             value = changed.get(name)
             if part and value is not None:
@@ -270,7 +275,7 @@ class GuidedAttention:
                 changed[name] = value._replace(**{part: repeated})
             elif value is not None:
                 changed[name] = self._repeat(value)
-        for name in find_arguments(declared.texts, path, kind):
+        for name in rules.texts:
             changed[name] = self.network[name]
         return changed
 
@@ -353,9 +358,34 @@ def name_arguments(
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
-def find_arguments(rules: Mapping[str, tuple[str, ...]], path: str, kind: str) -> list[str]:
-    """Return the arguments that rules by layer name for the layer of this name and function."""
-    return [name for layer, names in rules.items() if is_layer(path, kind, layer) for name in names]
+class LayerRules(NamedTuple):
+    """What `AttentionGuidance` says of one layer.
+
+    Attributes:
+        guided: Whether image tokens attend to the text in it.
+        prompts, repeated, texts: The arguments that are changed.
+    """
+
+    guided: bool
+    prompts: list[str]
+    repeated: list[str]
+    texts: list[str]
+
+    @property
+    def changes(self) -> bool:
+        """Whether arguments are changed."""
+        return bool(self.prompts or self.repeated or self.texts)
+
+
+@cache
+def find_rules(declared: AttentionGuidance, path: str, kind: str) -> LayerRules:
+    """Return what is said of the layer of this name and function."""
+
+    def find(rules: Mapping[str, tuple[str, ...]]) -> list[str]:
+        return [x for layer, names in rules.items() if is_layer(path, kind, layer) for x in names]
+
+    guided = any(is_layer(path, kind, layer) for layer in declared.layers)
+    return LayerRules(guided, find(declared.prompts), find(declared.repeated), find(declared.texts))
 
 
 def is_layer(path: str, kind: str, layer: str) -> bool:

@@ -72,6 +72,13 @@ def attend_jointly(
 
     Returns:
         The attention of both streams, (n, l, heads * d) and (n, m, heads * d).
+
+    >>> import numpy as np
+    >>> from ldmref.backends import get_backend
+    >>> from ldmref.families import attend_jointly
+    >>> image, text = ((np.ones((1, 2, length, 4), np.float32),) * 3 for length in (6, 5))
+    >>> [x.shape for x in attend_jointly(get_backend("numpy"), image, text)]
+    [(1, 6, 8), (1, 5, 8)]
     """
     return ops.call_layer(join_and_attend, NO_PARAMETERS, (first, second, turn), {})
 
