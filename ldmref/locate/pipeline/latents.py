@@ -174,7 +174,7 @@ def _judge_decoder(context: PipelineContext) -> Iterator[Row]:
             others = [(text, x / scale + shift) for text, x in changed_parts]
         context.compared(entry, *LATENTS)
         expected = last / scale + shift
-        least = max(LEAST, 16 * context.epsilon)
+        least = max(LEAST, context.rounding)
         clamp = clamp_of((got - shift) * scale, last)
         changed = clamp is not None and relative_error(got, expected) > least
         if clamp is not None and changed and relative_error(got, clamp[1] / scale + shift) <= 1e-5:
@@ -231,7 +231,7 @@ def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
         end = None if context.is_diffusers else context.number(steps[-1], "sigma_next")
         expected = last / context.path.spread(end or 0.0)
         context.compared(entry, *LATENTS)
-        least = max(LEAST, 16 * context.epsilon)
+        least = max(LEAST, context.rounding)
         segment = "from the last step to the tiny decoder"
         yield context.judge(entry, "latents", got, expected, least=least, segment=segment)
 
