@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-from ldmref.families.lookup import known_networks
-
 GUIDE_CALLS = "guide."  # before the names of the calls of a second model
 HOST = (
     "tokens", "tokens_2", "tokens_3", "schedule", "guidance", "sampler", "jump", "scale_input",
@@ -57,6 +55,8 @@ class TraceCall(str):
     @cached_property
     def network(self) -> str:
         """The name of the network that ran; "" if it was none, or none that a family declares."""
+        from ldmref.families.lookup import known_networks  # to show a trace takes no networks
+
         name = CONTROLNET.sub("controlnet", self.kind, count=1) if self.controlnet else self.kind
         name = name.removeprefix(GUIDE_CALLS)
         name = SHORT.get(name, name)

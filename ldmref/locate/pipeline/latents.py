@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,10 +93,8 @@ def _judge_initial(context: PipelineContext) -> Iterator[Row]:
     left = {text: abs(deviation / scale - 1.0) for text, scale in causes.items()}
     best = min(left, key=left.__getitem__)
     note = f"standard deviation {deviation:.5g} instead of {expected:.5g}"
-    values = {**vars(row), "verdict": DIFFERS, "note": note}
-    if left[best] <= allowed:
-        values |= {"cause": best, "explained": left[best]}
-    yield Row(**values)
+    row = replace(row, verdict=DIFFERS, note=note)
+    yield replace(row, cause=best, explained=left[best]) if left[best] <= allowed else row
 
 
 def _judge_noised(context: PipelineContext, step: TraceEntry, state: np.ndarray) -> Iterator[Row]:
