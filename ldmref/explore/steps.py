@@ -154,7 +154,7 @@ def read_steps(arrays: TraceArrays) -> list[RecordedStep]:
         UsageError: There are no steps, or several images.
     """
     entries = [entry for entry in arrays.trace.entries if not entry.layer]
-    schedules = [e for e in entries if e.call.partition("~")[0] == "schedule"]
+    schedules = [e for e in entries if e.call.kind == "schedule"]
     last = schedules[-1] if schedules else None
     before = None
     found = []
@@ -162,7 +162,7 @@ def read_steps(arrays: TraceArrays) -> list[RecordedStep]:
         match = CALL.fullmatch(entry.call)
         if match is not None:
             found.append((int(match[1]), entry, before or last))
-        elif entry.call.partition("~")[0] == "schedule":
+        elif entry.call.kind == "schedule":
             before = entry
     if not found:
         message = f"{arrays.name} cannot be explored: it holds no steps of a sampler"

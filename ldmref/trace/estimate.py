@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from ldmref.backends.arguments import split_arrays
 from ldmref.backends.base import Backend
-from ldmref.backends.named import AGAIN
 from ldmref.errors import ResourceError
 from ldmref.families.lookup import find_network
 from ldmref.io.adapters.controlnet import open_controlnet
@@ -23,6 +22,7 @@ from ldmref.models.taesd import tiny_spec
 from ldmref.modes.active_guide import load_guide
 from ldmref.modes.run import Plan
 from ldmref.trace.backend import LayerRecordingBackend, is_overridden
+from ldmref.trace.calls import TraceCall
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.model import TraceEntry
 from ldmref.trace.observer import TraceObserver
@@ -199,7 +199,7 @@ class _Sizes:
         """Count a call of a known size."""
         self.calls.append(call)
         self.sizes.append(size)
-        self.by_kind[kind_of_call(call)] += size.file
+        self.by_kind[TraceCall(call).kind] += size.file
 
     def estimate(self) -> TraceEstimate:
         rows = sum(size.rows + DIGEST_LINE for size in self.sizes)
@@ -243,16 +243,6 @@ class _MeasuringBackend(LayerRecordingBackend):
             return output
 
         return repeated
-
-
-def kind_of_call(call: str) -> str:
-    """Return a call's name without its number.
-
-    >>> kind_of_call("unet.003"), kind_of_call("vae.decode~1")
-    ('unet', 'vae.decode')
-    """
-    first, _, last = call.partition(AGAIN)[0].rpartition(".")
-    return first if last.isdigit() else call.partition(AGAIN)[0]
 
 
 def _measure(plan: Plan, model: LatentDiffusion, selection: Selection) -> _Sizes:

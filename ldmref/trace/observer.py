@@ -17,7 +17,7 @@ from ldmref.samplers.denoiser import Evaluation
 from ldmref.samplers.path import VE
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.trace.backend import LayerRecordingBackend
-from ldmref.trace.model import GUIDE_CALLS
+from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.recorder import Recorder
 
 

@@ -48,6 +48,17 @@ def test_another_backend_and_mode(trace, work):
     assert "vae.encode" in read_trace("t").calls
 
 
+def test_an_inversion_is_traced_and_judged(trace, ldm, model_folder):
+    Image.new("RGB", (16, 16), "teal").save("in.png")
+    ran = trace("invert", "a cat", "-i", "in.png", "--steps", "2", "--iterations", "1", "-o", "t")
+    assert ran.code == 0 and "t  seed 0  " in ran.err, ran.err
+    found = read_trace("t")
+    assert found.manifest["params"]["mode"] == "invert" and found.manifest["complete"]
+    assert found.find("sampler.001").attributes["iterations"] == 1
+    judged = ldm("diff", "t", "-m", model_folder)
+    assert judged.code == 0 and "agree" in judged.out, judged
+
+
 def test_a_dry_run_writes_nothing(trace, work):
     ran = trace("a cat", "--steps", "2", "-o", "t", "--dry-run", "--json")
     assert ran.code == 0 and json.loads(ran.out)["calls"] == 12

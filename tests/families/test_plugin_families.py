@@ -187,14 +187,14 @@ def test_a_file_that_only_resembles_the_original_is_reported(dit, tmp_path):
 
 
 def test_the_denoiser_of_a_family_without_presets_is_a_network(dit, site, monkeypatch):
-    from ldmref.locate.networks import network_of
+    from ldmref.trace.calls import TraceCall
 
     family = replace(find_family("dit"), presets={})
     config = type("OtherConfig", (family.denoiser,), {"network": "theirs"})
     other = replace(family, name="other", denoiser=config)
     monkeypatch.setattr("ldmref.families.lookup.list_families", lambda: iter([other]))
     known_networks.cache_clear()
-    assert network_of("theirs.000") == "theirs" and network_of("unet.000") == ""
+    assert TraceCall("theirs.000").network == "theirs" and not TraceCall("unet.000").network
     known_networks.cache_clear()
 
 

@@ -349,7 +349,7 @@ def test_modes_without_a_guide_say_so():
     with pytest.raises(LdmrefError, match="needs a second, weaker model"):
         modes.plan("edit", flow, **edit)
     with pytest.raises(LdmrefError, match="needs a second, weaker model"):
-        modes.plan_inversion(TINY, **edit)
+        modes.plan("invert", TINY, **edit)
 
 
 def test_a_negative_prompt_beside_a_guide_does_not_count_in_a_network_that_reads_the_scale():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ldmref.trace import Selection, TraceEstimate
 
 DEFAULT_MODE = "txt2img"
-TRACED = tuple(mode for mode in MODES if mode not in ("invert", "edit"))  # one flow each
+TRACED = tuple(mode for mode in MODES if mode != "edit")  # which follows two prompts
 DEFAULT_DTYPE = "float64"
 DEFAULT_LIMIT = "10GB"
 SMALLER = "--layers GLOB or --only-steps 0,1 records a part; --dtype float32 takes half"
