@@ -18,10 +18,9 @@ from ldmref.io.adapters.control_lora import widen_config, widen_tensors
 from ldmref.io.adapters.lora import apply_loras
 from ldmref.io.adapters.lora_file import read_loras
 from ldmref.io.adapters.textual_inversion import read_words
-from ldmref.io.checkpoint import open_checkpoint
-from ldmref.io.denoiser_file import require_autoencoder
-from ldmref.io.locate import find_model
+from ldmref.io.checkpoint import Checkpoint, open_checkpoint
 from ldmref.io.native import check_network, check_weights
+from ldmref.io.single_file import require_autoencoder
 from ldmref.io.text_encoder_files import TextEncoderFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.lazy_params import LazyParams
@@ -125,29 +124,73 @@ def load(
     require_type("allow_nonfinite", allow_nonfinite, bool)
     require_type("ema", ema, bool, type(None))
     require_type("variant", variant, str, type(None))
+    checkpoint = open_checkpoint(
+        name,
+        config,
+        tokenizer,
+        fetch=fetch,
+        variant=variant,
+        ema=ema,
+        text_encoders=text_encoders,
+    )
     configured = {} if isinstance(backend, Backend) else settings().limits
-    seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
-    memory = configured.get("max_memory") if max_memory is None else max_memory
+    return load_checkpoint(
+        checkpoint,
+        open_backend(backend, device, dtype, speed=speed),
+        vae=vae,
+        lora=lora,
+        max_memory=configured.get("max_memory") if max_memory is None else max_memory,
+        max_seconds=configured.get("max_seconds") if max_seconds is None else max_seconds,
+        allow_nonfinite=allow_nonfinite,
+        embeddings=embeddings,
+    )
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    *,
+    vae: str | Path | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+    max_memory: int | str | None = None,
+    max_seconds: float | None = None,
+    allow_nonfinite: bool = False,
+    embeddings: Sequence[str | Path] = (),
+) -> LatentDiffusion:
+    """Load a model that was opened, whose file or folder is not looked for again.
+
+    Args:
+        checkpoint: The opened model, from `open_checkpoint`.
+        backend: The backend.
+        vae: Another autoencoder, as for `load`; so are the other arguments.
+        lora: LoRA files to merge into the weights.
+        max_memory: The memory that an image may take.
+        max_seconds: The longest estimated time of a request in seconds.
+        allow_nonfinite: Whether weights that are NaN or infinite only cause a warning.
+        embeddings: Textual-inversion files.
+
+    Returns:
+        The model on the backend.
+
+    Raises:
+        InputError, UsageError: As for `load`.
+    """
     limits: dict[str, Any] = {
-        "max_memory": parse_bytes(memory),
-        "max_seconds": check_seconds(seconds),
+        "max_memory": parse_bytes(max_memory),
+        "max_seconds": check_seconds(max_seconds),
     }
     loras = read_loras(lora)
     given_words = read_words(embeddings)
-    path = find_model(name, fetch, variant)
-    ops = open_backend(backend, device, dtype, speed=speed)
-    checkpoint = open_checkpoint(
-        path, config, tokenizer, variant=variant, ema=ema, text_encoders=text_encoders
-    )
-    found = checkpoint.config
+    config = checkpoint.config
     tensors = checkpoint.tensors
-    replacement = None if vae is None else read_vae(vae, found.vae)
+    tokenizers = checkpoint.tokenizers
+    replacement = None if vae is None else read_vae(vae, config.vae)
     if replacement is not None:
-        found, tensors = swap_vae(found, tensors, replacement)
+        config, tensors = swap_vae(config, tensors, replacement)
     if replacement is None or not isinstance(replacement.config, TinyConfig):
-        require_autoencoder(path.name, tensors, found)  # which TAESD stands for
-    wide = widen_config(found, loras)
-    tensors = apply_loras(wide, widen_tensors(found, wide, tensors), loras)
+        require_autoencoder(checkpoint.path.name, tensors, config)  # which TAESD stands for
+    wide = widen_config(config, loras)
+    tensors = apply_loras(wide, widen_tensors(config, wide, tensors), loras)
     bundled, unused_words = bundled_words(wide, loras)
     words = [*given_words, *bundled]
     small = sum(x.nbytes for x in tensors.values()) <= EAGER_BYTES
@@ -164,13 +207,13 @@ def load(
         "loras": [lora.record for lora in loras] or None,
     }
     model = LatentDiffusion(
-        ops,
+        backend,
         wide,
-        LazyParams(ops, unflatten(tensors), check),
-        checkpoint.tokenizers[0],
+        LazyParams(backend, unflatten(tensors), check),
+        tokenizers[0],
         checkpoint.digest,
-        *checkpoint.tokenizers[1:],
-        tiny_autoencoder=build_tiny_autoencoder(ops, replacement),
+        *tokenizers[1:],
+        tiny_autoencoder=build_tiny_autoencoder(backend, replacement),
         warnings=[*checkpoint.warnings, *checked, *unused_words],
         **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},

@@ -1,11 +1,11 @@
-"""The tokenizer of a text encoder."""
+"""The tokenizers of text encoders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ldmref.errors import CorruptModelError
-from ldmref.models.config import TextConfig
+from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig, TextConfig
 from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import holds_words, load_word_tokenizer
@@ -51,3 +51,30 @@ def tokenizer_for(
             "tokenizer, tokenizer_2, ... for each encoder of the model",
         )
     return tokenizer
+
+
+def find_tokenizers(
+    config: ModelConfig, folder: Path | None, source: str | Path | None = None
+) -> list[PromptTokenizer]:
+    """Return a tokenizer for each text encoder: of `source`, `folder` or an installed vocabulary.
+
+    Args:
+        config: The configuration of the model.
+        folder: A folder that may hold one for each: `tokenizer`, `tokenizer_2`, `tokenizer_3`.
+        source: The location of the vocabulary, as for `tokenizer_for`; or such a folder, which then
+            counts instead. None: none was given.
+
+    Raises:
+        InputError, CorruptModelError: As for `tokenizer_for`.
+    """
+    if not config.text_encoders:
+        return [tokenizer_for(config.text_encoder)]
+    place = folder if source is None else Path(source)
+    tokenizers = []
+    parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
+    for text, name, network in parts:
+        own = place / name if place is not None and (place / name).is_dir() else None
+        # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
+        pad = 0 if text.hidden_act == "gelu" and own is None else None
+        tokenizers.append(tokenizer_for(text, source if own is None else own, pad, network))
+    return tokenizers

@@ -82,7 +82,7 @@ def test_a_pickled_model_keeps_the_digest(options):
 
 def test_a_checkpoint_is_one_line(options):
     checkpoint = open_checkpoint(**options)
-    assert repr(checkpoint).startswith("<Checkpoint 'tiny' of ") and "\n" not in repr(checkpoint)
+    assert repr(checkpoint).startswith("<Checkpoint 'tiny' in ") and "\n" not in repr(checkpoint)
     assert checkpoint.ema is None and not checkpoint.warnings and not checkpoint.check_weights()
     assert checkpoint.tensors["unet.conv_in.weight"].shape == (16, 4, 3, 3)
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -170,26 +170,56 @@ def get_model_name(folder: Path) -> str:
     return folder.name
 
 
-def load_diffusers(
-    folder: Path, variant: str | None = None
-) -> tuple[ModelConfig, dict[str, np.ndarray], Callable[[], str]]:
-    """Load configuration, tensors under our names, and a function that hashes all weight files.
+class DiffusersFolder:
+    """A folder of diffusers, whose configuration is read at once and whose weights when used.
+
+    Args:
+        path: The folder.
+        variant: As for `select_weight_names`.
+
+    Attributes:
+        config: The configuration of all networks.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
-            fit its configuration.
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
     """
-    config = read_diffusers_config(folder)
-    flat = {}
-    files = []
-    for part, spec in model_spec(config).items():
-        path = folder / part
-        path = path if path.is_dir() else folder / FOLDERS.get(part, part)
-        name = f"{folder.name}/{part}"
-        tensors, table = open_network(path, part, spec, name, IGNORED, variant)
-        flat |= {f"{part}.{n}": tensor for n, tensor in to_native(tensors, table).items()}
-        files += tensors.files
-    return config, flat, partial(hash_files, files)
+
+    has_weights = True
+
+    def __init__(self, path: Path, variant: str | None = None):
+        self.path = path
+        self.variant = variant
+        self.config = read_diffusers_config(path)
+
+    @cached_property
+    def _networks(self) -> dict[str, tuple[TensorView, KeyTable]]:
+        """The tensors of each network under today's names, and the table to read them with."""
+        networks = {}
+        for part, spec in model_spec(self.config).items():
+            path = self.path / part
+            path = path if path.is_dir() else self.path / FOLDERS.get(part, part)
+            name = f"{self.path.name}/{part}"
+            networks[part] = open_network(path, part, spec, name, IGNORED, self.variant)
+        return networks
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Return the tensors by our names, each read when it is used.
+
+        Raises:
+            InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does
+                not fit its configuration.
+        """
+        return {
+            f"{part}.{name}": tensor
+            for part, (view, table) in self._networks.items()
+            for name, tensor in to_native(view, table).items()
+        }
+
+    @property
+    def digest(self) -> Callable[[], str]:
+        """A function that returns the SHA-256 of all files of weights."""
+        return partial(hash_files, [x for view, _ in self._networks.values() for x in view.files])
 
 
 def open_network(
