@@ -9,27 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
-from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.errors import UsageError
 from ldmref.io.diffusers.folder import DiffusersFolder
-from ldmref.io.embedded import require_published
-from ldmref.io.locate import NATIVE_INDEX, find_model, is_diffusers, is_model
-from ldmref.io.native import NativeFolder, check_weights, read_config
-from ldmref.io.single_file import (
-    SingleCheckpoint,
-    list_missing,
-    recognise_file,
-    require_text_encoders,
+from ldmref.io.embedded import EmbeddedFolder
+from ldmref.io.locate import find_model
+from ldmref.io.model_source import ModelSource, Selection
+from ldmref.io.modifications import (
+    AddedTextEncoders,
+    MergedLoras,
+    Modification,
+    ReplacedAutoencoder,
 )
-from ldmref.io.tensors.open_file import open_model_file
-from ldmref.io.text_encoder_files import TextEncoderFile, add_text_encoders
-from ldmref.io.tokenizers import find_tokenizers
+from ldmref.io.native import NativeFolder, check_weights
+from ldmref.io.single_file import SingleCheckpoint, require_autoencoder, require_text_encoders
 from ldmref.models.config import ModelConfig
-from ldmref.models.presets import PRESETS, list_presets
-from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.support.files import check_input_path
 
-Folder = NativeFolder | DiffusersFolder
+LAYOUTS: tuple[type[ModelSource], ...] = (
+    EmbeddedFolder,
+    DiffusersFolder,
+    NativeFolder,
+    SingleCheckpoint,
+)  # the first that a file or folder has counts
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,16 +38,11 @@ class Checkpoint:
     """A model on disk, opened once, to plan with its configuration and to load it.
 
     Attributes:
-        path: The file or folder.
-        config: The configuration of all networks.
-        source: The folder with its configuration, or the file with the layout that it fits.
-        beside: The folder with the configuration of a single file, which may also have networks
-            that the file lacks, and tokenizers. None: there is none.
+        source: The file or folder in its layout.
+        config: The configuration of all networks with the modifications, for a plan.
+        modifications: Other files that complete or change the model, in this order.
         vocabulary: The location of CLIP's vocabulary, or a folder with tokenizers. None: that of
             the folder, then the usual places.
-        ema: Whether the averaged weights of a training checkpoint are read; None if it has none.
-        warnings: Warnings about the choice of the weights.
-        text_encoders: Files whose text encoders replace or complete the model's own.
 
     >>> from ldmref.io import open_checkpoint
     >>> checkpoint = open_checkpoint("emoji")
@@ -54,37 +50,49 @@ class Checkpoint:
     ('emoji-128', (96, 16, 3, 3))
     """
 
-    path: Path
+    source: ModelSource
     config: ModelConfig
-    source: Folder | SingleCheckpoint
-    beside: Folder | Path | None = None
+    modifications: Sequence[Modification] = ()
     vocabulary: str | Path | None = None
-    ema: bool | None = None
-    warnings: Sequence[str] = ()
-    text_encoders: Sequence[TextEncoderFile] = ()
 
-    @cached_property
-    def tensors(self) -> Mapping[str, np.ndarray]:
-        """The tensors by our names, such as `unet.conv_in.weight`, each read when it is used.
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+        return self.source.path
 
-        The first use opens the weights of a folder and checks that they fit the configuration.
+    @property
+    def ema(self) -> bool | None:
+        """Whether the averages of a training checkpoint are read; None if it has none."""
+        return self.source.averaged
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Warnings about the choice of the weights."""
+        return self.source.warnings
+
+    def read(self) -> tuple[ModelConfig, Mapping[str, np.ndarray]]:
+        """Return the configuration and the tensors of the modified model.
+
+        The weights of a folder are opened and compared with the configuration.
 
         Raises:
             InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does
                 not fit.
         """
-        tensors = self.source.read()
-        if isinstance(self.source, NativeFolder):
-            require_published(self.path, self.source.digest)
-        replaced = tuple(f"{one.network}." for one in self.text_encoders)
-        tensors = {name: x for name, x in tensors.items() if not name.startswith(replaced)}
-        for one in self.text_encoders:
-            tensors |= one.read()
-        missing = tuple(f"{network}." for network in list_missing(tensors, self.config))
-        if missing and isinstance(self.beside, Folder) and self.beside.has_weights:
-            others = self.beside.read()
-            tensors |= {name: x for name, x in others.items() if name.startswith(missing)}
-        return tensors
+        config = self.source.config
+        tensors: Mapping[str, np.ndarray] = self.source.read()
+        for change in self.modifications:
+            config, tensors = change.apply(config, tensors)
+        return config, tensors
+
+    @cached_property
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        """The tensors by our names, such as `unet.conv_in.weight`, each read when it is used.
+
+        Raises:
+            InputError, CorruptModelError, KeyMismatchError: As for `read`.
+        """
+        return self.read()[1]
 
     @cached_property
     def tokenizers(self) -> Sequence[PromptTokenizer]:
@@ -92,31 +100,20 @@ class Checkpoint:
 
         Raises:
             InputError: No vocabulary was found, or a file is damaged.
-            UsageError: The file of the model lacks a text encoder.
         """
-        folder: Folder | Path | None
-        if isinstance(self.source, SingleCheckpoint):
-            require_text_encoders(self.path.name, self.tensors, self.config)
-            folder = self.beside
-        else:
-            folder = self.source
-        if isinstance(folder, NativeFolder) and folder.has_weights and self.vocabulary is None:
-            return folder.load_tokenizers()
-        place = folder.path if isinstance(folder, Folder) else folder
-        return find_tokenizers(self.config, place, self.vocabulary)
+        return self.source.load_tokenizers(self.config, self.vocabulary)
 
-    def require_fit(self) -> None:
-        """Check that the tensors fit the configuration, without reading them.
+    def require_networks(self) -> None:
+        """Refuse a single file without text encoders or an autoencoder, if no other file has them.
 
         Raises:
-            InputError, CorruptModelError, KeyMismatchError: As for `tensors`.
+            UsageError: A network is missing.
         """
-        self.source.read()
-
-    @property
-    def unused(self) -> Sequence[str]:
-        """The names of the tensors of a single file that the model does not use."""
-        return self.source.unused if isinstance(self.source, SingleCheckpoint) else ()
+        networks = {*self.source.networks}
+        for change in self.modifications:
+            networks.update(change.networks)
+        require_text_encoders(self.path.name, networks, self.config)
+        require_autoencoder(self.path.name, networks, self.config)
 
     @property
     def digest(self) -> str | Callable[[], str]:
@@ -151,7 +148,7 @@ class Checkpoint:
             CorruptModelError: A file has changed.
         """
         if isinstance(self.source, NativeFolder):
-            self.source.require_digests()
+            self.source.check_digests()
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.config.name!r} in {self.path}>"
@@ -166,6 +163,8 @@ def open_checkpoint(
     variant: str | None = None,
     ema: bool | None = None,
     text_encoders: Sequence[str | Path] = (),
+    vae: str | Path | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> Checkpoint:
     """Find a model and its configuration, without reading its weights.
 
@@ -183,6 +182,8 @@ def open_checkpoint(
             files without a variant.
         ema: Whether to read the averaged weights. None: the family's published default.
         text_encoders: Files of text encoders, as for `ldmref.load`.
+        vae: Another autoencoder, as for `ldmref.load`. None: the model's own.
+        lora: LoRA files, as for `ldmref.load`.
 
     Returns:
         The checkpoint; its tensors are read when they are used.
@@ -197,76 +198,23 @@ def open_checkpoint(
     >>> open_checkpoint("emoji").config.unet.in_channels
     16
     """
+    modifications: list[Modification] = [] if vae is None else [ReplacedAutoencoder(vae)]
+    if text_encoders:
+        modifications.append(AddedTextEncoders(text_encoders))
+    modifications.append(MergedLoras(lora))
     path = find_model(name, fetch, variant)
-    if path.is_dir():
-        return _open_folder(path, config, tokenizer, variant, ema, text_encoders)
-    file = open_model_file(path)
-    wanted, beside = (None, None) if config is None else find_named_config(config)
-    source = recognise_file(file, wanted, ema)
-    held = None if config else source.networks
-    found, added = add_text_encoders(text_encoders, source.config, held)
-    if tokenizer is not None and kind_of(found.text_encoder).reads != "text":
-        raise _own_tokenizer(path)
-    warnings = source.warnings
-    return Checkpoint(path, found, source, beside, tokenizer, source.averaged, warnings, added)
-
-
-def _open_folder(
-    path: Path,
-    config: str | Path | None,
-    tokenizer: str | Path | None,
-    variant: str | None,
-    ema: bool | None,
-    text_encoders: Sequence[str | Path],
-) -> Checkpoint:
-    """Open the folder of a model; the arguments and errors are those of `open_checkpoint`."""
-    if ema:
-        message = f"{path.name!r} is a folder; only single files hold averages and last weights"
-        hint = "a diffusers folder has the averages without a variant, the last weights as non_ema"
-        raise UsageError(message, code="E-EMA", hint=hint)
-    if config is not None:
+    layout = next(layout for layout in LAYOUTS if layout.is_at(path))
+    source = layout.open(path, Selection(config, variant, ema))
+    if tokenizer is not None and not source.takes_vocabulary:
         raise UsageError(
-            f"{path.name!r} has its own configuration",
-            code="E-MODEL-CONFIG",
-            hint="config= (--model-config) is for single files; leave it out",
+            f"{path.name!r} has its own tokenizer",
+            code="E-TOKENIZER",
+            hint="leave out tokenizer= (--tokenizer)",
         )
-    folder = DiffusersFolder(path, variant) if is_diffusers(path) else NativeFolder(path)
-    found, added = add_text_encoders(text_encoders, folder.config)
-    reads_text = kind_of(found.text_encoder).reads == "text"
-    if tokenizer is not None and (isinstance(folder, NativeFolder) or not reads_text):
-        raise _own_tokenizer(path)
-    return Checkpoint(path, found, folder, vocabulary=tokenizer, text_encoders=added)
-
-
-def _own_tokenizer(path: Path) -> UsageError:
-    message = f"{path.name!r} has its own tokenizer"
-    return UsageError(message, code="E-TOKENIZER", hint="leave out tokenizer= (--tokenizer)")
-
-
-def find_named_config(name: str | Path) -> tuple[ModelConfig, Folder | Path | None]:
-    """Read the configuration of a folder or config.json, or return a preset.
-
-    The folder of a model stands for itself, even with the name of a preset, such as `flux-dev`: the
-    networks that a single file lacks are read from it as well.
-
-    Returns:
-        The configuration, and the folder: of a model, or one that may hold tokenizers.
-
-    Raises:
-        InputError: There is none, or it is damaged.
-    """
-    path = check_input_path(name, "the name of a configuration", "E-CONFIG")
-    if is_model(path):
-        folder = DiffusersFolder(path) if is_diffusers(path) else NativeFolder(path)
-        return folder.config, folder
-    presets = PRESETS if str(name) in PRESETS else list_presets()
-    if str(name) in presets:
-        return presets[str(name)], path if path.is_dir() else None
-    file = path if path.suffix == ".json" else path / NATIVE_INDEX
-    if not file.is_file():
-        hint = did_you_mean(str(name), list_presets())
-        raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
-    return read_config(file), None
+    modified = source.config
+    for change in modifications:
+        modified = change.configure(modified, None if source.certain else source.networks)
+    return Checkpoint(source, modified, modifications, tokenizer)
 
 
 def read_model_config(

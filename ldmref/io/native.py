@@ -20,6 +20,7 @@ from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.atomic import atomic_folder
 from ldmref.io.identify import FOLDER, get_foreign_class
 from ldmref.io.key_report import compare
+from ldmref.io.model_source import ModelSource, Selection, refuse_choices
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
@@ -37,17 +38,27 @@ TOKENIZERS = (TOKENIZER, "tokenizer_2.json", "tokenizer_3.json")  # of `TEXT_ENC
 DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 
 
-class NativeFolder:
+class NativeFolder(ModelSource):
     """A folder of ldmref, whose configuration is read at once and whose weights when they are used.
 
-    Attributes:
+    Args:
         path: The folder.
-        config: The configuration of all networks.
 
     Raises:
         CorruptModelError: Its config.json is damaged, inconsistent, or of another program or
             version.
     """
+
+    takes_vocabulary = False
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return path.is_dir()
+
+    @classmethod
+    def open(cls, path: Path, selection: Selection) -> NativeFolder:
+        refuse_choices(path, selection)
+        return cls(path)
 
     def __init__(self, path: Path):
         self.path = path
@@ -72,19 +83,12 @@ class NativeFolder:
         return self._file.sha256()
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return the tensors by name, each read when it is used.
-
-        Raises:
-            InputError: A file is missing, damaged, or does not fit the configuration.
-        """
         return dict(self._file)
 
-    def load_tokenizers(self) -> list[PromptTokenizer]:
-        """Return a tokenizer for each text encoder, or one for all.
-
-        Raises:
-            InputError: A file is missing or damaged.
-        """
+    def load_tokenizers(
+        self, config: ModelConfig, vocabulary: str | Path | None
+    ) -> list[PromptTokenizer]:
+        """Return the tokenizers of the folder."""
         first, *others = TOKENIZERS
         tokenizers = [tokenizer_for(self.config.text_encoder, self.path / first)]
         for text, name in zip(self.config.text_encoders[1:], others, strict=False):
@@ -93,7 +97,7 @@ class NativeFolder:
             tokenizers.append(tokenizer_for(text, self.path / name))
         return tokenizers
 
-    def require_digests(self) -> None:
+    def check_digests(self) -> None:
         """Refuse a folder whose files are not those that its config.json records.
 
         Raises:

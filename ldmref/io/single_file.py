@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
+from ldmref.io.diffusers.folder import DiffusersFolder
 from ldmref.io.identify import SUPPORTED, refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, find_matching, fit, list_stored_shapes, to_native
+from ldmref.io.model_source import ModelSource, Selection
+from ldmref.io.named_config import find_named_config
+from ldmref.io.native import NativeFolder
 from ldmref.io.tensors.model_file import ModelFile
+from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
+from ldmref.io.tokenizers import find_tokenizers
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import Averages, SingleFile, family_of, list_families
 from ldmref.models.networks import model_spec
 from ldmref.models.validate import check_fields
+from ldmref.prompts.tokenizer import PromptTokenizer
 
 
 @dataclass(frozen=True)
-class SingleCheckpoint:
+class SingleCheckpoint(ModelSource):
     """A single file, compared with a layout and a configuration.
 
     Attributes:
@@ -34,6 +42,9 @@ class SingleCheckpoint:
         averaged: Whether averages are read; None if the file holds none.
         warnings: A warning about the choice of the weights, if nobody made it.
         described: Names of tensors that say something of the configuration.
+        beside: The folder of a model whose configuration the user chose, which has the networks
+            that the file lacks; or one that may have tokenizers. None: there is neither.
+        certain: Whether the user chose the configuration.
     """
 
     file: ModelFile
@@ -46,11 +57,38 @@ class SingleCheckpoint:
     averaged: bool | None = None
     warnings: Sequence[str] = ()
     described: Sequence[str] = ()
+    beside: NativeFolder | DiffusersFolder | Path | None = None
+    certain: bool = False
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return path.is_file()
+
+    @classmethod
+    def open(cls, path: Path, selection: Selection) -> SingleCheckpoint:
+        file = open_model_file(path)
+        if selection.config is None:
+            return recognise_file(file, ema=selection.ema)
+        config, beside = find_named_config(selection.config)
+        found = recognise_file(file, config, selection.ema)
+        return replace(found, beside=beside, certain=True)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
 
     @property
     def networks(self) -> set[str]:
-        """The networks that the file holds."""
-        return {name.partition(".")[0] for name in (*self.table, *self.fixed)}
+        """The networks that the file holds, or the folder beside it."""
+        held = {name.partition(".")[0] for name in (*self.table, *self.fixed)}
+        return held if self._others is None else held | {*self._others.networks}
+
+    @property
+    def _others(self) -> NativeFolder | DiffusersFolder | None:
+        """The folder with other networks."""
+        beside = None if isinstance(self.beside, Path) else self.beside
+        return beside if beside is not None and beside.has_weights else None
 
     @property
     def unused(self) -> list[str]:
@@ -59,12 +97,24 @@ class SingleCheckpoint:
 
     @property
     def digest(self) -> Callable[[], str]:
-        """A function that returns the SHA-256 of the file."""
         return self.file.sha256
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return the tensors by our names, each read when it is used."""
-        return {**to_native(self.view, self.table), **self.fixed}
+        tensors = {**to_native(self.view, self.table), **self.fixed}
+        missing = tuple(f"{name}." for name in list_missing(tensors, self.config))
+        if missing and self._others is not None:
+            others = self._others.read()
+            tensors |= {name: x for name, x in others.items() if name.startswith(missing)}
+        return tensors
+
+    def load_tokenizers(
+        self, config: ModelConfig, vocabulary: str | Path | None
+    ) -> list[PromptTokenizer]:
+        if vocabulary is None and isinstance(self._others, NativeFolder):
+            return self._others.load_tokenizers(config, None)
+        beside = self.beside
+        place = beside if beside is None or isinstance(beside, Path) else beside.path
+        return find_tokenizers(config, place, vocabulary)
 
 
 def recognise_file(

@@ -10,7 +10,7 @@ import pytest
 
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
-from ldmref.io.checkpoint import find_named_config, read_model_config
+from ldmref.io.checkpoint import read_model_config
 from ldmref.io.compvis.keys import compvis_table, controlnet_table
 from ldmref.io.compvis.whole_file import make_scale_tensor
 from ldmref.io.embedded import embedded_folder
@@ -26,6 +26,7 @@ from ldmref.io.key_table import (
 )
 from ldmref.io.key_table import to_native as native
 from ldmref.io.locate import find_model
+from ldmref.io.named_config import find_named_config
 from ldmref.io.single_file import recognise_file
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors

@@ -104,7 +104,7 @@ def convert(
         write_folder(config, tensors, checkpoint.tokenizers, out)
     if checkpoint.ema is not None:
         say(f"ldmref: read {name_weights(checkpoint.ema)}")
-    report_written(out, checkpoint.unused, as_json)
+    report_written(out, checkpoint.source.unused, as_json)
 
 
 COMMANDS = (convert,)

@@ -17,8 +17,6 @@ from typing import Any
 
 from ldmref.apps.cli.settings import naming_settings
 from ldmref.backends import Backend
-from ldmref.io.adapters.control_lora import widen_config
-from ldmref.io.adapters.lora_file import open_loras
 from ldmref.io.checkpoint import Checkpoint, open_checkpoint
 from ldmref.io.embedded import EMBEDDED
 from ldmref.loading import load, load_checkpoint, open_backend
@@ -34,10 +32,10 @@ OPENING_FLAGS = {  # argument of `open_checkpoint` -> flag of a command, if it h
     "text_encoders": "text_encoders",
     "variant": "variant",
     "ema": "ema",
-}
-LOADING_FLAGS = {  # the same of `load_checkpoint`
     "vae": "vae",
     "lora": "loras",
+}
+LOADING_FLAGS = {  # the same of `load_checkpoint`
     "allow_nonfinite": "allow_nonfinite",
     "embeddings": "embeddings",
 }
@@ -87,14 +85,11 @@ class CommandSession:
         return naming_settings(self.configured, self.flags)
 
     def find(self, name: str | None = None) -> ModelConfig:
-        """Open the model of the session, or another one, and return its configuration.
-
-        LoRAs that read a control image change it.
-        """
+        """Open the model of the session, or another one, and return its configuration."""
         fetch = self.flags.get("fetch", False)
         options = self._select(OPENING_FLAGS)
         self.checkpoint = open_checkpoint(name or self.name, fetch=fetch, **options)
-        return widen_config(self.checkpoint.config, open_loras(self.flags.get("loras") or ()))
+        return self.checkpoint.config
 
     def open(self) -> Backend:
         """Open the backend: the one place in which a command decides it."""

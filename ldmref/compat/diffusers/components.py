@@ -71,7 +71,7 @@ class Weights:
                 code="E-PIPELINE",
                 hint="use ldmref.load(folder) and ldmref.modes.txt2img",
             )
-        self.checkpoint.require_fit()
+        self.checkpoint.read()
         self.backend: str | None = None
         self.device: str | None = None
         self.dtype: str | None = None

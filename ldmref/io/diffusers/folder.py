@@ -36,6 +36,7 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
+from ldmref.io.model_source import ModelSource, Selection, refuse_choices
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_weights
 from ldmref.io.tensors.safetensors import TensorView, hash_files
@@ -172,15 +173,12 @@ def get_model_name(folder: Path) -> str:
     return folder.name
 
 
-class DiffusersFolder:
+class DiffusersFolder(ModelSource):
     """A folder of diffusers, whose configuration is read at once and whose weights when used.
 
     Args:
         path: The folder.
         variant: As for `select_weight_names`.
-
-    Attributes:
-        config: The configuration of all networks.
 
     Raises:
         InputError: A file is missing.
@@ -188,6 +186,15 @@ class DiffusersFolder:
     """
 
     has_weights = True
+
+    @classmethod
+    def is_at(cls, path: Path) -> bool:
+        return (path / "model_index.json").is_file()
+
+    @classmethod
+    def open(cls, path: Path, selection: Selection) -> DiffusersFolder:
+        refuse_choices(path, selection)
+        return cls(path, selection.variant)
 
     def __init__(self, path: Path, variant: str | None = None):
         self.path = path
@@ -206,12 +213,6 @@ class DiffusersFolder:
         return networks
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return the tensors by our names, each read when it is used.
-
-        Raises:
-            InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does
-                not fit its configuration.
-        """
         return {
             f"{part}.{name}": tensor
             for part, (view, table) in self._networks.items()
@@ -220,7 +221,6 @@ class DiffusersFolder:
 
     @property
     def digest(self) -> Callable[[], str]:
-        """A function that returns the SHA-256 of all files of weights."""
         return partial(hash_files, [x for view, _ in self._networks.values() for x in view.files])
 
 
