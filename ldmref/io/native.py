@@ -24,10 +24,12 @@ from ldmref.io.model_source import ModelSource, Selection, refuse_choices
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, Shape, flatten
 from ldmref.models.validate import config_from_dict
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.support.files import open_file, read_json
 from ldmref.support.memmap import release_pages
@@ -89,12 +91,14 @@ class NativeFolder(ModelSource):
         self, config: ModelConfig, vocabulary: str | Path | None
     ) -> list[PromptTokenizer]:
         """Return the tokenizers of the folder."""
-        first, *others = TOKENIZERS
-        tokenizers = [tokenizer_for(self.config.text_encoder, self.path / first)]
-        for text, name in zip(self.config.text_encoders[1:], others, strict=False):
-            if not (self.path / name).is_file():
+        templates = family_of(self.config).text.templates(self.config)
+        tokenizers: list[PromptTokenizer] = []
+        texts = self.config.text_encoders or (self.config.text_encoder,)
+        for text, name, network in zip(texts, TOKENIZERS, TEXT_ENCODERS, strict=False):
+            if tokenizers and not (self.path / name).is_file():
                 break  # the others have the first's
-            tokenizers.append(tokenizer_for(text, self.path / name))
+            template = templates.get(network, PLAIN)
+            tokenizers.append(tokenizer_for(text, self.path / name, None, network, template))
         return tokenizers
 
     def check_digests(self) -> None:

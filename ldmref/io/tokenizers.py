@@ -6,7 +6,9 @@ from pathlib import Path
 
 from ldmref.errors import CorruptModelError
 from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig, TextConfig
+from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
+from ldmref.prompts.prompt_template import PLAIN, PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import holds_words, load_word_tokenizer
 
@@ -16,6 +18,7 @@ def tokenizer_for(
     source: str | Path | None = None,
     pad: int | None = None,
     network: str = "text_encoder",
+    template: PromptTemplate = PLAIN,
 ) -> PromptTokenizer:
     """Return the tokenizer of a text encoder.
 
@@ -28,6 +31,7 @@ def tokenizer_for(
             `wordpiece_tokenizer` and `unigram_tokenizer`.
         pad: The id of the padding token, as for `load_tokenizer`.
         network: The name of the text encoder, for errors.
+        template: What stands around a prompt. Tokenizers of whole words have none.
 
     Raises:
         InputError: No vocabulary was found.
@@ -39,7 +43,7 @@ def tokenizer_for(
     if isinstance(source, str | Path) and holds_words(Path(source)):
         tokenizer = load_word_tokenizer(Path(source), text.max_position_embeddings)
     else:
-        tokenizer = kind.tokenizer(text, source, pad)
+        tokenizer = kind.tokenizer(text, source, pad).with_template(template)
     last = max(tokenizer.tokenizer.get_vocab().values(), default=0)
     if last >= text.vocab_size:
         encoder = f"{text.model_type} of width {text.hidden_size}"
@@ -70,11 +74,13 @@ def find_tokenizers(
     if not config.text_encoders:
         return [tokenizer_for(config.text_encoder)]
     place = folder if source is None else Path(source)
+    templates = family_of(config).text.templates(config)
     tokenizers = []
     parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
     for text, name, network in parts:
         own = place / name if place is not None and (place / name).is_dir() else None
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
-        pad = 0 if text.hidden_act == "gelu" and own is None else None
-        tokenizers.append(tokenizer_for(text, source if own is None else own, pad, network))
+        pad = kind_of(text).padding(text) if own is None else None
+        found = source if own is None else own
+        tokenizers.append(tokenizer_for(text, found, pad, network, templates.get(network, PLAIN)))
     return tokenizers
