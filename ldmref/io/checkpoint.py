@@ -13,7 +13,6 @@ from ldmref.errors import UsageError
 from ldmref.io.diffusers.folder import DiffusersFolder
 from ldmref.io.embedded import EmbeddedFolder
 from ldmref.io.locate import find_model
-from ldmref.io.model_source import ModelSource, Selection
 from ldmref.io.modifications import (
     AddedTextEncoders,
     MergedLoras,
@@ -22,10 +21,11 @@ from ldmref.io.modifications import (
 )
 from ldmref.io.native import NativeFolder, check_weights
 from ldmref.io.single_file import SingleCheckpoint, require_autoencoder, require_text_encoders
+from ldmref.io.stored_model import OpeningOptions, StoredModel
 from ldmref.models.config import ModelConfig
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-LAYOUTS: tuple[type[ModelSource], ...] = (
+LAYOUTS: tuple[type[StoredModel], ...] = (
     EmbeddedFolder,
     DiffusersFolder,
     NativeFolder,
@@ -50,7 +50,7 @@ class Checkpoint:
     ('emoji-128', (96, 16, 3, 3))
     """
 
-    source: ModelSource
+    source: StoredModel
     config: ModelConfig
     modifications: Sequence[Modification] = ()
     vocabulary: str | Path | None = None
@@ -204,7 +204,7 @@ def open_checkpoint(
     modifications.append(MergedLoras(lora))
     path = find_model(name, fetch, variant)
     layout = next(layout for layout in LAYOUTS if layout.is_at(path))
-    source = layout.open(path, Selection(config, variant, ema))
+    source = layout.open(path, OpeningOptions(config, variant, ema))
     if tokenizer is not None and not source.takes_vocabulary:
         raise UsageError(
             f"{path.name!r} has its own tokenizer",

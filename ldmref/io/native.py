@@ -20,7 +20,7 @@ from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.atomic import atomic_folder
 from ldmref.io.identify import FOLDER, get_foreign_class
 from ldmref.io.key_report import compare
-from ldmref.io.model_source import ModelSource, Selection, refuse_choices
+from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
@@ -40,7 +40,7 @@ TOKENIZERS = (TOKENIZER, "tokenizer_2.json", "tokenizer_3.json")  # of `TEXT_ENC
 DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 
 
-class NativeFolder(ModelSource):
+class NativeFolder(StoredModel):
     """A folder of ldmref, whose configuration is read at once and whose weights when they are used.
 
     Args:
@@ -51,15 +51,13 @@ class NativeFolder(ModelSource):
             version.
     """
 
-    takes_vocabulary = False
-
     @classmethod
     def is_at(cls, path: Path) -> bool:
         return path.is_dir()
 
     @classmethod
-    def open(cls, path: Path, selection: Selection) -> NativeFolder:
-        refuse_choices(path, selection)
+    def open(cls, path: Path, options: OpeningOptions) -> NativeFolder:
+        refuse_choices(path, options)
         return cls(path)
 
     def __init__(self, path: Path):
@@ -80,9 +78,16 @@ class NativeFolder(ModelSource):
         return file
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file of the weights."""
+    def _sha256(self) -> str:
         return self._file.sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._sha256
+
+    @property
+    def takes_vocabulary(self) -> bool:
+        return False
 
     def read(self) -> dict[str, np.ndarray]:
         return dict(self._file)

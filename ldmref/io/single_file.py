@@ -13,9 +13,9 @@ from ldmref.io.diffusers.folder import DiffusersFolder
 from ldmref.io.identify import SUPPORTED, refuse_foreign, refuse_variant
 from ldmref.io.key_report import KeyReport
 from ldmref.io.key_table import KeyEntry, find_matching, fit, list_stored_shapes, to_native
-from ldmref.io.model_source import ModelSource, Selection
 from ldmref.io.named_config import find_named_config
 from ldmref.io.native import NativeFolder
+from ldmref.io.stored_model import OpeningOptions, StoredModel
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
@@ -28,10 +28,11 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 
 
 @dataclass(frozen=True)
-class SingleCheckpoint(ModelSource):
+class SingleCheckpoint(StoredModel):
     """A single file, compared with a layout and a configuration.
 
     Attributes:
+        path: The path of the file.
         file: The file.
         layout: The layout.
         config: The configuration.
@@ -47,6 +48,7 @@ class SingleCheckpoint(ModelSource):
         certain: Whether the user chose the configuration.
     """
 
+    path: Path
     file: ModelFile
     layout: SingleFile
     config: ModelConfig
@@ -65,18 +67,13 @@ class SingleCheckpoint(ModelSource):
         return path.is_file()
 
     @classmethod
-    def open(cls, path: Path, selection: Selection) -> SingleCheckpoint:
+    def open(cls, path: Path, options: OpeningOptions) -> SingleCheckpoint:
         file = open_model_file(path)
-        if selection.config is None:
-            return recognise_file(file, ema=selection.ema)
-        config, beside = find_named_config(selection.config)
-        found = recognise_file(file, config, selection.ema)
+        if options.config is None:
+            return recognise_file(file, ema=options.ema)
+        config, beside = find_named_config(options.config)
+        found = recognise_file(file, config, options.ema)
         return replace(found, beside=beside, certain=True)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.file.path
 
     @property
     def networks(self) -> set[str]:
@@ -228,7 +225,7 @@ def compare_file(
             fixed |= {f"{network}.{name}": value for name, value in values.items()}
     pattern = "|".join(filter(None, (layout.ignored, layout.unneeded(config))))
     report = fit(view.shapes, table, find_matching(pattern, view.shapes))
-    compared = SingleCheckpoint(file, layout, config, view, table, fixed, report)
+    compared = SingleCheckpoint(file.path, file, layout, config, view, table, fixed, report)
     if layout.averages is not None and _list_averages(compared, layout.averages):
         return _choose_weights(compared, layout.averages, ema)
     if ema:

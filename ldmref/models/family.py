@@ -63,6 +63,9 @@ class Averages:
         table: Returns a key table with the averages instead of the weights that have one.
         usual: Whether a model of this configuration is sampled with the averages that a file
             holds. The tensors of the file are given under the names of the key tables.
+
+    >>> Averages("ema_.*", (), lambda table: table, lambda config, tensors: True).counters
+    ()
     """
 
     pattern: str

@@ -11,15 +11,13 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.run import Run
 from ldmref.support.config import Settings
 
-Values = dict[str, Any]
-
 
 class Origin:
     """A request of flags alone; a replay overrides what a record adds to it."""
 
     def complete(
-        self, mode: str, config: ModelConfig, flags: Values, configured: Settings
-    ) -> Values:
+        self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings
+    ) -> dict[str, Any]:
         """Return the flags with the settings, and with what a record says for a model.
 
         Raises:

@@ -12,7 +12,7 @@ from ldmref.apps.a1111.reading import replay_parameters
 from ldmref.apps.a1111.replay import replay_request
 from ldmref.apps.cli.images import generate
 from ldmref.apps.cli.options import PATH, ImageCommand, is_set, parameter_options, with_options
-from ldmref.apps.cli.origin import Origin, Values
+from ldmref.apps.cli.origin import Origin
 from ldmref.apps.cli.settings import with_settings
 from ldmref.apps.cli.shared_options import FILES, MODEL
 from ldmref.apps.cli.tasks import WITHOUT_PROMPT
@@ -81,13 +81,13 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
         ema = record["model"].get("ema")
         supplied |= {"ema": ema} if isinstance(ema, bool) else {}
     values = flags | replay(record, supplied) | command_flags(source, record, prompt)
-    generate(mode, values, A1111Replay(record, own) if record["a1111"] else Replay(record))
+    generate(mode, values, A1111Replay(record, own) if record["a1111"] else ImageReplay(record))
 
 
 COMMANDS = (run,)
 
 
-class Replay(Origin):
+class ImageReplay(Origin):
     """A request that repeats the record of an image.
 
     Args:
@@ -99,8 +99,8 @@ class Replay(Origin):
         self.notes: list[str] = [*record["notes"]]
 
     def complete(
-        self, mode: str, config: ModelConfig, flags: Values, configured: Settings
-    ) -> Values:
+        self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings
+    ) -> dict[str, Any]:
         """Return the flags with the settings that a record does not replace."""
         return with_settings(mode, flags, configured, replays=True)
 
@@ -117,7 +117,7 @@ class Replay(Origin):
         return compare_inputs(self.record, run.params(len(run.job.seeds)))
 
 
-class A1111Replay(Replay):
+class A1111Replay(ImageReplay):
     """A request that repeats an image of A1111, as far as its text goes.
 
     Args:
@@ -130,8 +130,8 @@ class A1111Replay(Replay):
         self.own = own
 
     def complete(
-        self, mode: str, config: ModelConfig, flags: Values, configured: Settings
-    ) -> Values:
+        self, mode: str, config: ModelConfig, flags: dict[str, Any], configured: Settings
+    ) -> dict[str, Any]:
         """Return the flags with what A1111 adds for this model, and with the settings."""
         values, notes = replay_request(mode, config, flags, self.record["a1111"], self.own)
         self.notes += notes

@@ -36,7 +36,7 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
-from ldmref.io.model_source import ModelSource, Selection, refuse_choices
+from ldmref.io.stored_model import OpeningOptions, StoredModel, refuse_choices
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_weights
 from ldmref.io.tensors.safetensors import TensorView, hash_files
@@ -173,7 +173,7 @@ def get_model_name(folder: Path) -> str:
     return folder.name
 
 
-class DiffusersFolder(ModelSource):
+class DiffusersFolder(StoredModel):
     """A folder of diffusers, whose configuration is read at once and whose weights when used.
 
     Args:
@@ -192,9 +192,9 @@ class DiffusersFolder(ModelSource):
         return (path / "model_index.json").is_file()
 
     @classmethod
-    def open(cls, path: Path, selection: Selection) -> DiffusersFolder:
-        refuse_choices(path, selection)
-        return cls(path, selection.variant)
+    def open(cls, path: Path, options: OpeningOptions) -> DiffusersFolder:
+        refuse_choices(path, options)
+        return cls(path, options.variant)
 
     def __init__(self, path: Path, variant: str | None = None):
         self.path = path

@@ -1,4 +1,4 @@
-"""`ModelSource`: what the layouts of models on disk have in common."""
+"""`StoredModel`: what the layouts of models on disk have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 
 
 @dataclass(frozen=True)
-class Selection:
+class OpeningOptions:
     """Which of the weights and configurations that a model may have are read.
 
     Attributes:
@@ -33,7 +33,7 @@ class Selection:
     ema: bool | None = None
 
 
-class ModelSource(ABC):
+class StoredModel(ABC):
     """A model on disk in one layout; its weights are opened when they are first used.
 
     Attributes:
@@ -57,12 +57,12 @@ class ModelSource(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, path: Path, selection: Selection) -> Self:
+    def open(cls, path: Path, options: OpeningOptions) -> Self:
         """Open a model: read its configuration, and compare a single file with it.
 
         Raises:
             InputError, CorruptModelError, KeyMismatchError: It is damaged or does not fit.
-            UsageError: The selection has a value that the model does not take.
+            UsageError: The options have a value that the model does not take.
         """
 
     @property
@@ -109,17 +109,17 @@ class ModelSource(ABC):
         return find_tokenizers(config, self.path, vocabulary)
 
 
-def refuse_choices(path: Path, selection: Selection) -> None:
+def refuse_choices(path: Path, options: OpeningOptions) -> None:
     """Refuse what only single files take, for a folder.
 
     Raises:
-        UsageError: The selection has a configuration, or asks for averages.
+        UsageError: The options have a configuration, or asks for averages.
     """
-    if selection.ema:
+    if options.ema:
         message = f"{path.name!r} is a folder; only single files hold averages and last weights"
         hint = "a diffusers folder has the averages without a variant, the last weights as non_ema"
         raise UsageError(message, code="E-EMA", hint=hint)
-    if selection.config is not None:
+    if options.config is not None:
         raise UsageError(
             f"{path.name!r} has its own configuration",
             code="E-MODEL-CONFIG",
