@@ -19,6 +19,7 @@ from ldmref.io.compvis.unet_file import is_unet_alone
 from ldmref.io.key_table import KeyEntry, find_matching, fit
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.safetensors import TensorView
+from ldmref.models.clip import is_openclip
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import Averages, SingleFile
 from ldmref.models.networks import model_spec
@@ -81,7 +82,7 @@ def list_unneeded(config: ModelConfig) -> str:
     """Return a pattern of the names that only models of this configuration do not need."""
     patterns = [SECOND_COPY] if config.concat == "masked_image" else []
     text = config.text_encoder
-    if (text.model_type, text.hidden_act) == ("clip", "gelu") and config.text_encoder_2 is None:
+    if is_openclip(text) and config.text_encoder_2 is None:
         # SD 2 takes the penultimate layer of OpenCLIP, so the configuration lacks the last one
         last = text.num_hidden_layers
         patterns.append(rf"cond_stage_model\.model\.transformer\.resblocks\.{last}\..*")
