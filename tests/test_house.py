@@ -60,6 +60,7 @@ ALLOWED = {
         "models",
         "io.compvis.keys",
         "io.compvis.unet_file",
+        "io.compvis.whole_file",
         "io.diffusers",
         "io.key_table",
     ),

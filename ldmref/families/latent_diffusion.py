@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.backends.base import Backend
 from ldmref.families.unet import UNET_CONTROL, describe_unet
 from ldmref.io.compvis.unet_file import UNET_FILES
+from ldmref.io.compvis.whole_file import WHOLE_FILE
 from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
@@ -260,7 +261,7 @@ LATENT_DIFFUSION = Family(
     text=TextPath(condition=condition_on_text),
     control=UNET_CONTROL,
     presets=PRESETS,
-    files=UNET_FILES,
+    files=(*UNET_FILES, WHOLE_FILE),
     diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=list_zeros),

@@ -54,13 +54,34 @@ def name_classes(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
 
 
 @dataclass(frozen=True)
+class Averages:
+    """Moving averages of weights, which the file of a training holds beside the last weights.
+
+    Attributes:
+        pattern: A pattern of their names.
+        counters: Names with this pattern that are numbers of the training, not averages.
+        table: Returns a key table with the averages instead of the weights that have one.
+        usual: Whether a model of this configuration is sampled with the averages that a file
+            holds. The tensors of the file are given under the names of the key tables.
+
+    >>> Averages("ema_.*", (), lambda table: table, lambda config, tensors: True).counters
+    ()
+    """
+
+    pattern: str
+    counters: tuple[str, ...]
+    table: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    usual: Callable[[ModelConfig, Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
 class SingleFile:
     """Files of a family that hold the denoiser, under names of their own, and perhaps more.
 
     Attributes:
         description: What such a file is, in a few words.
         recognise: Returns the configuration that fits a file's names and shapes; None if the file
-            is another one.
+            is another one. Of a whole model, the nearest configuration if none fits.
         table: Returns the tensor of the file for each parameter of the denoiser, a `KeyEntry`.
         ignored: A pattern of the names that are not needed but may be present.
         applies: Whether a file of these names and shapes may hold only the denoiser, where the
@@ -68,6 +89,15 @@ class SingleFile:
         others: Returns, for each other network that such a file may also hold, by name, the tensor
             of the file for each parameter, a `KeyEntry`; or an array, where the parameter has this
             value and no file is asked for it.
+        whole: Whether such a file holds all networks. Files are first recognised by the layouts
+            that need not.
+        rename: Returns the name in `table`, `others` and `ignored` of a stored tensor.
+        unneeded: Returns a pattern of further names that a model of this configuration does not
+            need, but others do.
+        averages: The averages that such a file may also hold. None: it has none.
+        refine: Returns the configuration with what a file says of it beside names and shapes, in
+            its metadata and in single numbers, and the names of these. Takes the file, a
+            `ModelFile`, the configuration, and whether the user gave it.
 
     >>> SingleFile("no file", lambda shapes: None, lambda config: {}).recognise({}) is None
     True
@@ -79,6 +109,13 @@ class SingleFile:
     ignored: str = ""
     applies: Callable[[Mapping[str, Shape]], bool] = lambda shapes: True
     others: Callable[[ModelConfig], Mapping[str, Mapping[str, Any]]] = lambda config: {}
+    whole: bool = False
+    rename: Callable[[str], str] = str
+    unneeded: Callable[[ModelConfig], str] = lambda config: ""
+    averages: Averages | None = None
+    refine: Callable[[Any, ModelConfig, bool], tuple[ModelConfig, tuple[str, ...]]] = (
+        lambda file, config, stated: (config, ())
+    )
 
 
 @dataclass(frozen=True)

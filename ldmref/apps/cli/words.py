@@ -12,7 +12,8 @@ import click
 from ldmref.apps.cli.messages import quote_command
 from ldmref.apps.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
-from ldmref.io.locate import find_model, is_native, read_model_config
+from ldmref.io.checkpoint import open_checkpoint
+from ldmref.io.locate import is_native
 from ldmref.io.native import TOKENIZER
 from ldmref.modes.advice import COMPOSED_OF_EMOJI, EXAMPLES, MEMORISED
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
@@ -31,9 +32,9 @@ def words(word: str | None, model: str | None, as_json: bool) -> None:
 
     This is for models that read whole words, such as the bundled one. Other models read any text.
     """
-    path = find_model(model or "emoji")
-    config = read_model_config(path)
-    tokenizer = _load_tokenizer(path, config.text_encoder.max_position_embeddings)
+    checkpoint = open_checkpoint(model or "emoji")
+    config = checkpoint.config
+    tokenizer = _load_tokenizer(checkpoint.path, config.text_encoder.max_position_embeddings)
     known = sorted(set(tokenizer.tokenizer.get_vocab()) - {*tokenizer.special_tokens})
     row: dict[str, Any] = {"model": config.name, "words": known}
     if config.name in COMPOSED_OF_EMOJI:
