@@ -1,6 +1,6 @@
 """Write the tables of docs/performance.md from benchmarks/results/MACHINE/*.json.
 
-    python benchmarks/make_table.py
+    python -m benchmarks.make_table
 
 There is one table per machine. It shows the newest result of each row, without results of --quick
 and without those of an earlier release: they measure other code.
@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldmref.bench.cases import CASES
-from ldmref.bench.formatting import markdown_table
-from ldmref.bench.machine import openblas_overrides
+from benchmarks.cases import CASES
+from benchmarks.formatting import markdown_table
+from ldmref.apps.bench.machine import openblas_overrides
 from ldmref.support.version import __version__
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN = "<!-- tables: python benchmarks/make_table.py -->"
+BEGIN = "<!-- tables: python -m benchmarks.make_table -->"
 END = "<!-- end of tables -->"
 
 Results = dict[str, dict[str, Any]]  # by row; each result has the `machine` and `time` of its run

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ldmref.bench.cases import CASES
-from ldmref.bench.machine import OPENBLAS_OVERRIDES
+from benchmarks import cpu
+from benchmarks import make_table as script
+from benchmarks.cases import CASES
+from ldmref.apps.bench.machine import OPENBLAS_OVERRIDES
 from ldmref.support.version import __version__
 
 ROOT = Path(__file__).parents[2]
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def make_table():
-    return script("make_table")
+    return script
 
 
 @pytest.fixture
@@ -81,7 +75,6 @@ def test_the_table_names_the_rows_measured_under_an_openblas_override(
 
 @pytest.mark.parametrize("variable", OPENBLAS_OVERRIDES)
 def test_cpu_refuses_an_openblas_override(variable, monkeypatch, tmp_path):
-    cpu = script("cpu")
     commands = []
     monkeypatch.setattr(cpu, "RESULTS", tmp_path)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))

@@ -15,16 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.blocks import block_peer
+from benchmarks.cases import BenchmarkCase
+from benchmarks.engines import ENGINES, engine_workload
+from ldmref.apps.bench.work import CFG_SCALE, Workload, pixels
 from ldmref.backends.fast.threads import one_thread
-from ldmref.bench.blocks import block_peer
-from ldmref.bench.cases import (
-    CFG_SCALE,
-    BenchmarkCase,
-    ldmref_workload,
-    pixels,
-)
-from ldmref.bench.engines import ENGINES, engine_workload
-from ldmref.bench.workload import Workload
 from ldmref.errors import BackendUnavailable
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
@@ -89,12 +84,12 @@ def peer_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
         BackendUnavailable: The peer is not installed.
     """
     if case.peer == "one_thread":
-        return _on_one_thread(ldmref_workload(case, model, inputs))
+        return _on_one_thread(case.make_workload(model, inputs))
     if case.peer in ENGINES:
         return engine_workload(case, model, inputs)
     if case.peer == "torch":
         other = replace(case, backend="torch", speed="")
-        return ldmref_workload(other, other.make_model(), inputs)
+        return other.make_workload(other.make_model(), inputs)
     if case.is_block:
         return block_peer(model, inputs)
     torch = import_peer("torch")

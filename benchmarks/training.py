@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.cases import TRAINING_BATCH, BenchmarkCase
+from benchmarks.peers import peer_network
+from ldmref.apps.bench.work import PROMPT, SEED, Workload
 from ldmref.backends.torch import TorchBackend
-from ldmref.bench.cases import PROMPT, SEED, TRAINING_BATCH, BenchmarkCase
-from ldmref.bench.peers import peer_network
-from ldmref.bench.workload import Workload
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten

@@ -1,21 +1,15 @@
-"""Cost of ldmref alone: by operation, shape and layer, and as a function of a case's size."""
+"""Cost of a piece of work: its time, by operation, shape and layer, and as its size grows."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ldmref.apps.bench.work import MeasuredWork
 from ldmref.backends.traced import Record, TracedBackend, layer_names
-from ldmref.bench.cases import (
-    TRAINING_BATCH,
-    BenchmarkCase,
-    CaseInputs,
-    ldmref_workload,
-)
-from ldmref.bench.workload import Workload
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 
@@ -36,8 +30,31 @@ class ProfileLine:
     gflops: float  # GFLOP/s; 0 for operations that are not counted
 
 
-def profile_case(case: BenchmarkCase) -> dict[str, Any]:
-    """Profile ldmref's side of a case; the second run is measured.
+def measure_work(work: MeasuredWork, model: Any, rounds: int, peak: float) -> dict[str, Any]:
+    """Measure a piece of work of a model.
+
+    Args:
+        work: The piece of work.
+        model: Its model (`work.make_model()`).
+        rounds: Measured rounds, at least 1.
+        peak: GFLOP/s of matrix products on this machine; 0: unknown.
+
+    Returns:
+        JSON-able: the work's fields and `title`, `seconds` (median), `min`, `max`, `values`,
+        `flops`, `gflops`, and `share` of the peak or None.
+    """
+    inputs = work.make_inputs(model)
+    flops = count_flops(work, model, inputs)
+    samples = work.make_workload(model, inputs).time(rounds)
+    seconds = statistics.median(samples)
+    gflops = flops / seconds / 1e9
+    spread = {"min": min(samples), "max": max(samples), "values": samples}
+    rate = {"flops": flops, "gflops": gflops, "share": gflops / peak if peak else None}
+    return asdict(work) | {"title": work.title, "seconds": seconds} | spread | rate
+
+
+def profile_work(work: MeasuredWork) -> dict[str, Any]:
+    """Profile a piece of work; the second run is measured.
 
     Returns:
         JSON-able: total `seconds` and `flops`, and `ProfileLine`s by `kinds`, `shapes` and
@@ -45,9 +62,9 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
         backend's operations: additions, concatenations, reshapes, Python. The device is
         synchronized after each operation, so a GPU takes longer than without a profile.
     """
-    model = case.make_model()
-    traced, records = trace(model, name_layers(model, case.networks))
-    workload = ldmref_workload(case, traced, case.make_inputs(traced))
+    model = work.make_model()
+    traced, records = trace(model, name_layers(model, work.networks))
+    workload = work.make_workload(traced, work.make_inputs(traced))
     workload.run()
     records.clear()
     seconds = workload.seconds_per_call()
@@ -57,9 +74,9 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
         "layers": group_records(records, seconds, lambda r: (r.layer or f"({r.name})", "")),
     }
     return {
-        "row": case.name,
-        "title": case.title,
-        "backend": case.backend,
+        "work": work.work,
+        "title": work.title,
+        "backend": work.backend,
         "seconds": seconds,
         "flops": sum(record.flops for record in records),
     } | {name: [vars(line) for line in lines] for name, lines in tables.items()}
@@ -73,16 +90,10 @@ def trace(
     return model.with_backend(backend), backend.records
 
 
-def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> int:
-    """Count the operations of convolutions (in direct form), linear layers and attention.
-
-    For a training step these are the U-Net's; the backward pass has twice those of the forward one.
-    """
-    if case.work == "train":
-        inputs = case.make_inputs(model, TRAINING_BATCH)
-        return 3 * count_flops(replace(case, work="unet"), model, inputs)
+def count_flops(work: MeasuredWork, model: Any, inputs: Any) -> int:
+    """Count the operations of convolutions (in direct form), linear layers and attention."""
     traced, records = trace(model)
-    ldmref_workload(case, traced, inputs).run()
+    work.make_workload(traced, inputs).run()
     return sum(record.flops for record in records)
 
 
@@ -126,9 +137,9 @@ def format_shapes(record: Record) -> str:
 
 
 def measure_scaling(
-    case: BenchmarkCase, variable: str, values: Sequence[int], rounds: int = 3
+    work: MeasuredWork, variable: str, values: Sequence[int], rounds: int = 3
 ) -> Iterator[dict[str, Any]]:
-    """Measure ldmref's side of a case at each value of resolution, batch or steps.
+    """Measure a piece of work at each value of resolution, batch or steps.
 
     Steps are those of whole images, text encoder and autoencoder included.
 
@@ -137,27 +148,27 @@ def measure_scaling(
         k of cost ~ value^k since the previous value: 1 is linear, 2 quadratic.
 
     Raises:
-        UsageError: The case does not depend on `variable`.
+        UsageError: The work does not depend on `variable`.
         BackendUnavailable: The backend cannot run on this machine.
     """
     if variable == "steps":
-        case = replace(case, work="image")
-    elif case.work == "text" or (case.work, variable) == ("image", "batch"):
-        message = f"{case.name} does not grow with {variable}"
-        raise UsageError(message, code="E-GROW", hint="try a row of the U-Net")
-    model = case.make_model()
+        work = replace(work, work="image")
+    elif work.work == "text" or (work.work, variable) == ("image", "batch"):
+        message = f"{work.work} does not grow with {variable}"
+        raise UsageError(message, code="E-GROW", hint="try unet")
+    model = work.make_model()
     previous = None
     for value in values:
         field = {"resolution": "size", "steps": "steps"}.get(variable)
-        sized = replace(case, **{field: value}) if field else case
+        sized = replace(work, **{field: value}) if field else work
         inputs = sized.make_inputs(model, batch=value if variable == "batch" else None)
         flops = count_flops(sized, model, inputs)
-        samples = time_workload(ldmref_workload(sized, model, inputs), rounds)
+        samples = sized.make_workload(model, inputs).time(rounds)
         seconds = statistics.median(samples)
         point = {
-            "row": case.name,
-            "model": case.model,
-            "backend": case.backend,
+            "work": work.work,
+            "model": work.model,
+            "backend": work.backend,
             "what": variable,
             "value": value,
             "seconds": seconds,
@@ -172,9 +183,3 @@ def measure_scaling(
             point["exponent"] = growth / math.log(value / previous["value"])
         previous = point
         yield point
-
-
-def time_workload(workload: Workload, rounds: int) -> list[float]:
-    """Return the seconds per call in each round, after one warm-up call."""
-    repeat = workload.repeats()
-    return [workload.seconds_per_call(repeat) for _ in range(rounds)]

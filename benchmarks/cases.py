@@ -1,29 +1,25 @@
-"""The cases of `ldmref bench`, their models and inputs, and ldmref's side of each."""
+"""The cases: which work of ldmref is compared with which other program, and the goals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from ldmref import modes
+from benchmarks.blocks import BLOCKS, block_workload, make_block, make_block_inputs
+from ldmref.apps.bench.profile import count_flops
+from ldmref.apps.bench.work import TITLES, MeasuredWork, Workload
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
-from ldmref.bench.blocks import BLOCKS, block_workload, make_block, make_block_inputs
-from ldmref.bench.workload import Workload
 from ldmref.errors import UsageError, did_you_mean
-from ldmref.loading import random_model
 
 TRAINING_BATCH = 32
-WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one image",
-               "text": "encoding one prompt", "image": "one whole image",
-               "joint_block": "one joint block, 333 text tokens",
-               "double_block": "one double block, 256 text tokens",
-               "single_block": "one single block, 256 text tokens",
-               "train": f"one training step, batch {TRAINING_BATCH}"}  # fmt: skip
+WORK_TITLES = TITLES | {
+    "joint_block": "one joint block, 333 text tokens",
+    "double_block": "one double block, 256 text tokens",
+    "single_block": "one single block, 256 text tokens",
+    "train": f"one training step, batch {TRAINING_BATCH}",
+}
 PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
     "openvino": "OpenVINO", "torch": "{library} on torch",
@@ -31,41 +27,21 @@ PEER_TITLES = {
     "autocast": "{library} eager, autocast", "process": "{library} eager, a fresh process",
     "one_thread": "{library} on one thread",
 }  # fmt: skip
-PROMPT = "a red heart"
-NEGATIVE_PROMPT = ""
-SEED = 1
-CFG_SCALE = 7.5
-TIMESTEP = 500.0
 
 
-@dataclass(frozen=True)
-class CaseInputs:
-    """Host arrays for both sides."""
-
-    latents: np.ndarray  # (n, c, h, w) float32
-    timesteps: np.ndarray  # (n,) float32
-    context: np.ndarray  # (n, l, d) float32
-    token_ids: np.ndarray  # (2, l) int64: negative prompt, prompt
-
-
-@dataclass(frozen=True)
-class BenchmarkCase:
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCase(MeasuredWork):
     """One comparison. A ratio is ldmref / peer: below 1, ldmref needs less."""
 
     name: str
-    work: str  # key of WORK_TITLES
     target: float | None  # required ratio; None: informative only
     aim: float  # desired ratio
-    backend: str = "numpy"
-    dtype: str = "float32"  # in which both sides compute
-    array_dtype: str = ""  # of ldmref's arrays and weights; "": `dtype`
     device: str = "cpu"
-    speed: str = ""  # "exact", "fast" or "fastest"; "": the backend's default
+    array_dtype: str = (
+        ""  # of ldmref's arrays and weights; "": `dtype`, in which both sides compute
+    )
     peer: str = "eager"  # key of PEER_TITLES
     measured: str = "time"  # "memory": one process per side; "start": time of whole processes
-    model: str = "sd15"  # preset
-    size: int = 512  # image width and height in pixels
-    steps: int = 1  # sampler steps of "image"
     tolerance: float = 1e-3  # max |ours - theirs| / max |theirs|
 
     @property
@@ -94,12 +70,6 @@ class BenchmarkCase:
         """Description of the peer."""
         return PEER_TITLES[self.peer].format(library=self.library)
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The networks involved."""
-        all_networks = ("unet", "vae", "text_encoder")
-        return {"text": ("text_encoder",), "image": all_networks}.get(self.work, (self.work,))
-
     def make_backend(self) -> Backend:
         """Return the case's backend, at the case's `speed`.
 
@@ -110,35 +80,33 @@ class BenchmarkCase:
         return get_backend(self.backend, self.device, dtype, self.speed or None)
 
     def make_model(self, backend: Backend | None = None) -> Any:
-        """Return the case's model, a `LatentDiffusion` or `BlockModel`, with random weights.
-
-        Args:
-            backend: The backend. None: the case's own.
-        """
-        ops = backend or self.make_backend()
-        return (
-            make_block(self.work, self.model, ops)
-            if self.is_block
-            else random_model(self.model, backend=ops)
-        )
+        """Return the case's model, a `LatentDiffusion` or `BlockModel`, with random weights."""
+        if self.is_block:
+            return make_block(self.work, self.model, backend or self.make_backend())
+        return super().make_model(backend)
 
     def make_inputs(self, model: Any, batch: int | None = None) -> Any:
-        """Return seeded inputs, `CaseInputs` or `BlockInputs`.
-
-        The default batch is 2 for the U-Net (guidance), otherwise 1.
-        """
+        """Return seeded inputs, `WorkInputs` or `BlockInputs`."""
         if self.is_block:
             return make_block_inputs(model, self.size, batch or 1)
-        config = model.config
-        normal = np.random.default_rng(SEED).standard_normal
-        n = batch or (2 if self.work == "unet" else 1)
-        length = config.text_encoder.max_position_embeddings
-        width = config.unet.cross_attention_dim
-        latents = normal((n, *model.latent_shape(self.size, self.size)), np.float32)
-        context = normal((n, length, width), np.float32)
-        token_ids = model.tokenize([NEGATIVE_PROMPT, PROMPT]).ids[:, 0]
-        timesteps = np.full(n, TIMESTEP, np.float32)
-        return CaseInputs(latents, timesteps, context, np.asarray(token_ids, np.int64))
+        return super().make_inputs(model, batch)
+
+    def make_workload(self, model: Any, inputs: Any) -> Workload:
+        """Return ldmref's side of the case."""
+        return (
+            block_workload(model, inputs) if self.is_block else super().make_workload(model, inputs)
+        )
+
+    def count_flops(self, model: Any, inputs: Any) -> int:
+        """Count the operations of convolutions (in direct form), linear layers and attention.
+
+        For a training step these are the U-Net's; the backward pass has twice those of the forward
+        one.
+        """
+        if self.work != "train":
+            return count_flops(self, model, inputs)
+        step = replace(self, work="unet")
+        return 3 * count_flops(step, model, self.make_inputs(model, TRAINING_BATCH))
 
 
 _SD_32: dict[str, Any] = {"size": 256}
@@ -212,7 +180,10 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("gpu-torch-compiled", "image", 1.0, 1.0, "torch", _GPU | _COMPILED),
     ("gpu-cupy", "image", 2.0, 2.0, "cupy", {"speed": "fast", **_GPU}),
 )
-CASES = {row[0]: BenchmarkCase(*row[:5], **row[5]) for row in _CASES}
+CASES = {
+    name: BenchmarkCase(name=name, work=work, target=target, aim=aim, backend=backend, **fields)
+    for name, work, target, aim, backend, fields in _CASES
+}
 
 
 def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> list[BenchmarkCase]:
@@ -231,7 +202,7 @@ def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> li
     if not cases:
         known = sorted({case.backend for case in selected.values()})
         message = f"none of these rows is on backend {backend!r}"
-        hint = f"theirs: {', '.join(known)}; see ldmref bench --list"
+        hint = f"theirs: {', '.join(known)}; see python -m benchmarks --list"
         raise UsageError(message, code="E-ROW", hint=hint)
     return cases
 
@@ -250,44 +221,3 @@ def resized(
         model = BLOCKS[case.work].small if case.is_block else "tiny"
         case = replace(case, model=model, size=32, steps=min(case.steps, 2))
     return replace(case, size=size or case.size, steps=steps or case.steps)
-
-
-def ldmref_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
-    """Return ldmref's side of a case, through the public methods of the model."""
-    if case.is_block:
-        return block_workload(model, inputs)
-    ops = model.backend
-    latents = ops.asarray(inputs.latents)
-    context = ops.asarray(inputs.context)
-    timesteps = ops.asarray(inputs.timesteps, ops.state_dtype)
-
-    def image() -> list[Image.Image]:
-        return modes.txt2img(
-            model,
-            PROMPT,
-            negative_prompt=NEGATIVE_PROMPT,
-            steps=case.steps,
-            cfg_scale=CFG_SCALE,
-            sampler="ddim",
-            seed=SEED,
-            width=case.size,
-            height=case.size,
-            latents=inputs.latents,
-        ).images
-
-    run: Callable[[], Any] = {
-        "unet": lambda: model.unet(latents, timesteps, context),
-        "vae": lambda: model.decode(latents),
-        "text": lambda: model.encode_text([PROMPT]),
-        "image": image,
-    }[case.work]
-
-    def to_numpy(y: Any) -> np.ndarray:
-        return pixels(y) if case.work == "image" else np.asarray(ops.to_numpy(y), np.float32)
-
-    return Workload(run, to_numpy, ops.synchronize)
-
-
-def pixels(images: Sequence[Image.Image]) -> np.ndarray:
-    """Convert images to (n, H, W, 3) float32 in [0, 1]."""
-    return np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images]) / 255

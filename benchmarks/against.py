@@ -89,7 +89,7 @@ def compare_with_commit(
         model: Preset of the large model, with random weights.
 
     Raises:
-        UsageError: ldmref does not run from a git checkout, or git knows no such commit.
+        UsageError: This is no git checkout, or git knows no such commit.
     """
     top = _checkout()
     with contextlib.ExitStack() as stack:
@@ -120,15 +120,14 @@ def _take_turns(
 
 
 def _checkout() -> Path:
-    """Return the folder of the git checkout from which ldmref runs."""
-    package = Path(__file__).parents[1]
-    found = _git(package, "rev-parse", "--show-toplevel")
+    """Return the folder of the git checkout that holds this file."""
+    found = _git(Path(__file__).parent, "rev-parse", "--show-toplevel")
     top = Path(found.stdout.strip())
-    if found.returncode or top != package.parent:
+    if found.returncode or top != Path(__file__).parents[1]:
         raise UsageError(
-            "--against needs ldmref to run from a git checkout",
+            "--against needs a git checkout",
             code="E-CHECKOUT",
-            hint="clone the repository and pip install -e .",
+            hint="clone the repository",
         )
     return top
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.apps.bench.work import Workload
 from ldmref.backends.base import Backend
-from ldmref.bench.workload import Workload
 from ldmref.families.flux.config import FluxConfig
 from ldmref.families.flux.network import double_block, find_positions, single_block
 from ldmref.families.flux.network import transformer_spec as flux_spec

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.blocks import save_block
+from benchmarks.cases import BenchmarkCase
+from benchmarks.peers import import_peer, peer_network, peer_workload, require_peer
+from ldmref.apps.bench.machine import GEMM_SIZES, gemm_peaks
+from ldmref.apps.bench.work import PROMPT, SEED, Workload, pixels
 from ldmref.backends import get_backend
-from ldmref.bench.blocks import save_block
-from ldmref.bench.cases import PROMPT, SEED, BenchmarkCase, ldmref_workload, pixels
-from ldmref.bench.machine import GEMM_SIZES, gemm_peaks
-from ldmref.bench.peers import import_peer, peer_network, peer_workload, require_peer
-from ldmref.bench.profile import count_flops
-from ldmref.bench.workload import Workload
 from ldmref.errors import LdmrefError, ResourceError, VerifyError
 from ldmref.io.native import save_folder
 from ldmref.loading import load
@@ -38,6 +37,7 @@ from ldmref.samplers.schedule import sampling_sigmas
 
 SIDES = ("ours", "theirs")
 PROCESS = Path(__file__).with_name("child_process.py")
+CHECKOUT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def _compare_time(case: BenchmarkCase, rounds: int, gemm_sizes: tuple[int, ...])
     model = case.make_model()
     inputs = case.make_inputs(model)
     if case.work == "train":
-        from ldmref.bench.training import training_workloads
+        from benchmarks.training import training_workloads
 
         ours, theirs = training_workloads(case, model)
     else:
-        ours = ldmref_workload(case, model, inputs)
+        ours = case.make_workload(model, inputs)
         theirs = peer_workload(case, model, inputs)
     error = require_agreement(case, ours.output(), theirs.output())
-    flops = count_flops(case, model, inputs)
+    flops = case.count_flops(model, inputs)
     result = time_alternately(ours, theirs, rounds).to_dict()
     peaks = gemm_peaks(case.dtype, case.device, gemm_sizes)
     peak = max(peaks.values(), default=0.0)
@@ -163,7 +163,7 @@ def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
     output = str(output_file(case, folder, side))
     if case.measured == "memory":
         case_json = json.dumps(asdict(case))
-        argv = ["-m", "ldmref.bench.child_process", "memory", side, case_json, model, output]
+        argv = ["-m", "benchmarks.child_process", "memory", side, case_json, model, output]
     elif side == "theirs":
         argv = ["-P", str(PROCESS), "diffusers", model, output]
     else:
@@ -239,7 +239,7 @@ def run_process(argv: list[str]) -> tuple[float, str]:
         LdmrefError: The process failed; the message is its last line on stderr.
     """
     start = time.perf_counter()
-    process = subprocess.run(argv, capture_output=True, text=True)
+    process = subprocess.run(argv, capture_output=True, text=True, cwd=CHECKOUT)
     seconds = time.perf_counter() - start
     if process.returncode < 0:
         message = f"a process of this row was killed by signal {-process.returncode}"

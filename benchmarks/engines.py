@@ -5,6 +5,8 @@ The graph is the one that `ldmref export onnx` writes, with sizes fixed to those
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.blocks import BlockInputs, BlockModel
+from benchmarks.cases import BenchmarkCase
+from ldmref.apps.bench.work import WorkInputs, Workload
 from ldmref.backends.base import Backend
-from ldmref.bench.blocks import BlockInputs, BlockModel
-from ldmref.bench.cases import BenchmarkCase, CaseInputs
-from ldmref.bench.machine import require_disk_space, thread_count
-from ldmref.bench.workload import Workload
+from ldmref.backends.fast import threads
+from ldmref.errors import BackendUnavailable
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.models.unet import unet
@@ -41,7 +44,7 @@ def engine_workload(case: BenchmarkCase, model: Any, inputs: Any) -> Workload:
     return Workload(lambda: run(feed), np.asarray)
 
 
-def write_unet(model: LatentDiffusion, inputs: CaseInputs, file: Path) -> Feed:
+def write_unet(model: LatentDiffusion, inputs: WorkInputs, file: Path) -> Feed:
     """Write the U-Net for inputs of these shapes; return the inputs by their names in the graph."""
     arguments = (model.config.unet, inputs.latents, inputs.timesteps, inputs.context)
     return write_network(model.backend, unet, model.params["unet"], arguments, file)
@@ -97,3 +100,21 @@ def _open_openvino(file: Path, threads: int) -> Callable[[Feed], np.ndarray]:
         return np.array(request.get_output_tensor(0).data)
 
     return run
+
+
+def thread_count(backend: str) -> int:
+    """Return the number of threads that ldmref uses on a backend; for torch, import it before."""
+    return sys.modules["torch"].get_num_threads() if backend == "torch" else threads.count()
+
+
+def require_disk_space(folder: Path, size: int) -> None:
+    """Check that `folder` has room for a file of `size` bytes.
+
+    Raises:
+        BackendUnavailable: The free space is insufficient.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < 1.1 * size:
+        sizes = f"{size / 1e9:.1f} GB, and {str(folder.parent)!r} has {free / 1e9:.1f} GB"
+        hint = "set TMPDIR to a folder with more room"
+        raise BackendUnavailable(f"the exported network takes {sizes}", code="E-ROOM", hint=hint)

@@ -1,6 +1,6 @@
-"""Programs that `ldmref bench` starts as separate processes.
+"""Programs that `compare.py` starts as separate processes.
 
-    python -m ldmref.bench.child_process memory ours|theirs CASE MODEL OUTPUT
+    python -m benchmarks.child_process memory ours|theirs CASE MODEL OUTPUT
     python -P child_process.py diffusers FOLDER OUTPUT.png
 
 `diffusers` is timed from the start of its process. It imports nothing of ldmref, and this file
@@ -30,15 +30,15 @@ def memory(side: str, case_json: str, path: str, output: str) -> None:
     """
     import numpy as np
 
+    from benchmarks.blocks import make_block
+    from benchmarks.cases import BenchmarkCase
+    from benchmarks.peers import peer_workload
     from ldmref.backends import get_backend
-    from ldmref.bench.blocks import make_block
-    from ldmref.bench.cases import BenchmarkCase, ldmref_workload
-    from ldmref.bench.peers import peer_workload
     from ldmref.loading import load
 
     case = BenchmarkCase(**json.loads(case_json))
     if side == "ours":
-        make_workload = ldmref_workload
+        make_workload = BenchmarkCase.make_workload
         backend = case.make_backend()
     else:
         make_workload = peer_workload

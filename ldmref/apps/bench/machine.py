@@ -1,4 +1,4 @@
-"""The machine of a measurement: processor, threads, versions, disk space, matrix product rate."""
+"""The machine of a measurement: processor, threads, versions, rate of matrix products."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.fast import threads
-from ldmref.errors import BackendUnavailable
 from ldmref.support.version import __version__, describe_python
 
 LIBRARIES = (
@@ -33,7 +31,7 @@ GEMM_SIZES = (1024, 2048)
 
 
 def machine_info() -> dict[str, Any]:
-    """Return processor, threads of both sides, versions and environment variables, for JSON."""
+    """Return processor, threads of both libraries, versions and environment variables, for JSON."""
     torch = sys.modules.get("torch")
     versions = {"python": describe_python(), "ldmref": __version__}
     return {
@@ -81,24 +79,6 @@ def available_cpus() -> int:
     """Return the number of processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def thread_count(backend: str) -> int:
-    """Return the number of threads that ldmref uses on a backend; for torch, import it before."""
-    return sys.modules["torch"].get_num_threads() if backend == "torch" else threads.count()
-
-
-def require_disk_space(folder: Path, size: int) -> None:
-    """Check that `folder` has room for a file of `size` bytes.
-
-    Raises:
-        BackendUnavailable: The free space is insufficient.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < 1.1 * size:
-        sizes = f"{size / 1e9:.1f} GB, and {str(folder.parent)!r} has {free / 1e9:.1f} GB"
-        hint = "set TMPDIR to a folder with more room"
-        raise BackendUnavailable(f"the exported network takes {sizes}", code="E-ROOM", hint=hint)
 
 
 def gemm_peaks(dtype: str, device: str, sizes: Sequence[int] = GEMM_SIZES) -> dict[str, float]:
