@@ -1,4 +1,4 @@
-"""Run records, read from traces: a file, a folder, or a record of an earlier version."""
+"""Run records, read from traces: a file or a folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import safetensors
 import safetensors.numpy
 
 from ldmref.errors import CorruptModelError
-from ldmref.explore.format import CODE, RunRecord
+from ldmref.explore.format import CODE, RunRecord, not_a_record
 from ldmref.explore.view import view_run
 from ldmref.support.files import MAX_TABLE_VALUES, check_input_path, parse_json, read_file, shown
 from ldmref.trace.model import Trace, build_trace
 from ldmref.trace.readers.load import load_trace
-from ldmref.trace.readers.old_records import convert_record, is_old_record, not_a_record
 from ldmref.trace.single import is_single, unpack_trace
 
 MAX_BYTES = 4 * 2**30
@@ -58,8 +57,6 @@ def _read_bytes(content: bytes, name: str) -> Trace:
     length = int.from_bytes(content[:8], "little")
     header = parse_json(content[8 : 8 + length], name, CODE, most=MAX_TABLE_VALUES)
     metadata = header.get("__metadata__") or {}
-    if is_old_record(metadata):
-        return convert_record(tensors, metadata, name)
     if not is_single(metadata):
         return _read_names(tensors, name)
     try:
