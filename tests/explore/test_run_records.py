@@ -318,7 +318,7 @@ def test_what_is_not_a_record_is_refused(record, tmp_path):
             record, {"words.001//output": record.attention[:1, :-1]}
         ),
         "'image' has the shape": changed_file(record, {"image//output": np.zeros((4, 4), "u1")}),
-        "holds 'x' as uint32": changed_file(
+        "holds 'sampler.000//input.x' as U32": changed_file(
             record, {"sampler.000//input.x": record.x[:1].astype(np.uint32)}
         ),
         "does not record its parameters": changed_file(record, manifest={"params": {}}),

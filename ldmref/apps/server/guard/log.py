@@ -1,4 +1,7 @@
-"""The log: a line for each request, without prompts, bodies, tokens and query strings."""
+"""The log: a line for each request, without prompts, bodies, tokens and query strings.
+
+uvicorn's access log writes query strings, and has neither the duration nor the clients that left.
+"""
 
 from __future__ import annotations
 
