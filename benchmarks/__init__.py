@@ -8,7 +8,7 @@ compare.py        measures a row; child_process.py: processes whose memory or st
 against.py        the working tree and a commit in turn
 formatting.py     results as text, table and plot
 cpu.py, gpu.py    every row of a machine -> results/MACHINE
-make_page.py      results -> docs/performance.md
+charts.py         results as drawings; make_page.py: results -> docs/performance.md
 
 `ldmref bench` measures ldmref alone (`ldmref/apps/bench`).
 """

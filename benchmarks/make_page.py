@@ -1,9 +1,10 @@
-"""Write the tables of docs/performance.md from benchmarks/results/MACHINE/*.json.
+"""Write the charts and the table of docs/performance.md from benchmarks/results/MACHINE/*.json.
 
-    python -m benchmarks.make_table
+    python -m benchmarks.make_page
 
-There is one table per machine. It shows the newest result of each row, without results of --quick
-and without those of an earlier release: they measure other code.
+The charts show all machines, the table has the numbers of the newest one. They show the newest
+result of each row, without results of --quick and without those of an earlier release: they measure
+other code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES
+from benchmarks.charts import describe, draw_chart, make_charts
 from benchmarks.formatting import markdown_table
 from ldmref.apps.bench.machine import openblas_overrides
 from ldmref.support.version import __version__
@@ -22,8 +24,10 @@ from ldmref.support.version import __version__
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN = "<!-- tables: python -m benchmarks.make_table -->"
-END = "<!-- end of tables -->"
+IMAGES = PAGE.parent / "images"
+BEGIN = "<!-- results: python -m benchmarks.make_page -->"
+END = "<!-- end of results -->"
+NEWEST = "amd-zen5"  # the newest processor on which rows were measured
 
 Results = dict[str, dict[str, Any]]  # by row; each result has the `machine` and `time` of its run
 
@@ -83,18 +87,20 @@ def override_lines(results: Results) -> list[str]:
     ]
 
 
-def fill(page: str, machines: Mapping[str, Results]) -> str:
-    """Replace the text between the two marks of the page by the tables of these results."""
+def fill(page: str, machines: Mapping[str, Results], newest: str = NEWEST) -> str:
+    """Replace the text between the two marks of the page by these results."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"docs/performance.md has lost its marks {BEGIN} and {END}")
-    blocks = []
-    for name, results in machines.items():
-        cases = [case for case in CASES.values() if case.name in results]
-        lines = dict.fromkeys(machine_line(result) for result in results.values())
-        blocks += [f"### {name}", markdown_table(cases, results), *override_lines(results)]
-        blocks += [f"Measured on: {line}." for line in lines]
+    blocks = [f"![{describe(chart)}](images/{chart.name}.svg)" for chart in make_charts(machines)]
+    results = machines[newest]
+    cases = [case for case in CASES.values() if case.name in results]
+    blocks += [f"The numbers of `{newest}`:", markdown_table(cases, results)]
+    for name, of_machine in machines.items():
+        blocks += override_lines(of_machine)
+        lines = dict.fromkeys(machine_line(result) for result in of_machine.values())
+        blocks += [f"`{name}`: {line}." for line in lines]
     measured = {name for results in machines.values() for name in results}
     missing = ", ".join(f"`{name}`" for name in CASES if name not in measured)
     blocks += [f"Not measured anywhere: {missing}."] if missing else []
@@ -102,5 +108,12 @@ def fill(page: str, machines: Mapping[str, Results]) -> str:
     return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
 
 
+def main() -> None:
+    machines = read_results(RESULTS)
+    PAGE.write_text(fill(PAGE.read_text(), machines))
+    for chart in make_charts(machines):
+        (IMAGES / f"{chart.name}.svg").write_text(draw_chart(chart, machines), "utf-8")
+
+
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text(), read_results(RESULTS)))
+    main()
