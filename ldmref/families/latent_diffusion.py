@@ -16,6 +16,7 @@ from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
+from ldmref.models.clip import select_hidden_states
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.declared import (
@@ -28,7 +29,16 @@ from ldmref.models.declared import (
     NetworkOutput,
 )
 from ldmref.models.denoiser_config import UNetConfig
-from ldmref.models.family import BLOCK_LAYERS, Family
+from ldmref.models.family import (
+    BLOCK_LAYERS,
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
 from ldmref.models.flops import count_unet_flops
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.memory import count_unet_activations
@@ -70,6 +80,13 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         layers=(("embeddings", "ids"), ("token_embedding", "ids")),
         below=config.vocab_size,
     )
+    mask = NetworkInput(
+        "mask",
+        "attention_mask",
+        (BATCH, config.max_position_embeddings),
+        "mask",
+        also=("1", "mask"),
+    )
     states = NetworkOutput("", "hidden_states" if pooled else "last_hidden_state")
     return DeclaredNetwork(
         name,
@@ -78,7 +95,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         text_encoder_pooled if pooled else text_encoder,
         partial(text_spec, config),
         {"config": config},
-        (ids,),
+        (ids, mask) if config.use_attention_mask else (ids,),
         (states, NetworkOutput("pooled", "text_embeds")) if pooled else (states,),
         name,
     )
@@ -238,17 +255,15 @@ LATENT_DIFFUSION = Family(
     "latent-diffusion",
     UNetConfig,
     networks_of,
-    count_unet_flops,
-    count_unet_activations,
-    broken_latent_diffusion_rules,
-    condition=condition_on_text,
-    pipelines=PIPELINES,
-    modules=("UNet2DConditionModel",),
-    files=UNET_FILES,
-    presets=PRESETS,
-    golden_runs=GOLDEN_RUNS,
-    zeros=list_zeros,
-    lora_targets=LORA_TARGETS,
+    Work(count_unet_flops, count_unet_activations),
+    broken_rules=broken_latent_diffusion_rules,
+    text=TextPath(condition=condition_on_text),
     control=UNET_CONTROL,
+    presets=PRESETS,
+    files=UNET_FILES,
+    diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=list_zeros),
+    golden=GoldenModels(runs=GOLDEN_RUNS),
 )
 """The family of latent diffusion with a U-Net."""
