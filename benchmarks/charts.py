@@ -12,7 +12,7 @@ from benchmarks.cases import CASES, BenchmarkCase
 from benchmarks.engines import ENGINES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-from drawings.shapes import Drawing
+from drawings.shapes import Drawing  # pyright: ignore[reportMissingImports]
 
 sys.path.pop(0)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.declare import get_fields
@@ -39,9 +40,9 @@ class PromptNotes:
         compositions: The words by which a prompt joins things.
     """
 
-    models: tuple[str, ...]
+    models: Sequence[str]
     description: str
-    examples: tuple[str, ...]
+    examples: Sequence[str]
     note: str
     parameters: Mapping[str, Mapping[str, str]]
     compositions: Compositions
@@ -57,15 +58,16 @@ def _all_notes() -> tuple[PromptNotes, ...]:
     found = []
     for name in EMBEDDED:
         text = files("ldmref").joinpath("assets", name, "prompts.json").read_text("utf-8")
-        read = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        found.append(PromptNotes(**read | {"compositions": Compositions(**read["compositions"])}))
+        read: dict[str, Any] = json.loads(text)
+        read["compositions"] = Compositions(**read["compositions"])
+        found.append(PromptNotes(**read))
     return tuple(found)
 
 
 def prompts_to_try(config: ModelConfig) -> tuple[str, ...]:
     """Return prompts that a model understands; none for models that read any text."""
     notes = prompt_notes(config)
-    return () if notes is None else notes.examples
+    return () if notes is None else tuple(notes.examples)
 
 
 def note_on_prompts(config: ModelConfig) -> str:

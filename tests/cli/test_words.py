@@ -13,7 +13,7 @@ from ldmref.models import preset
 from ldmref.modes.advice import prompt_notes
 
 NOTES = prompt_notes(preset("emoji-128"))
-EXAMPLES = NOTES.examples
+EXAMPLES = tuple(NOTES.examples)
 
 
 def test_the_list_is_the_vocabulary(ldm):

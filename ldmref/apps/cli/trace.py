@@ -159,7 +159,7 @@ def record_mode(mode: str, flags: Values) -> None:
             )
         finally:
             bar.clear()
-        row = {"path": str(folder)} | count_content(read_trace(folder), folder)
+        row: Values = {"path": str(folder)} | count_content(read_trace(folder), folder)
         row |= {"params": result.params, "warnings": result.warnings}
         size = f"{row['calls']} calls", show_bytes(row["bytes"])
         line = [str(folder), f"seed {result.params['seed']}", *size]
