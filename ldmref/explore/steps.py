@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
-from ldmref.explore.format import CODE
+from ldmref.explore.format import CODE, not_a_record
 from ldmref.samplers.denoiser import TO_X0, in_own_scale
 from ldmref.samplers.path import PATHS, VE, NoisePath
 from ldmref.trace.model import Trace, TraceEntry
-from ldmref.trace.readers.old_records import not_a_record
 
 HALVES = ("uncond", "cond")  # predictions, in addition to the guided one
 HOW = "record it with ldmref record, or trace all of its calls"
