@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -80,7 +80,7 @@ def golden_model(family: str, backend: Backend | None = None) -> LatentDiffusion
         network: random_parameters(name, spec[network])
         for network, name in network_names(family).items()
     }
-    tokenizers = _tokenizers(family, config)
+    tokenizers = make_tokenizers(config, vocabularies_of(family))
     ops = backend or NumpyBackend(dtype="float32")
     return LatentDiffusion(ops, config, params, tokenizers[0], "", *tokenizers[1:])
 
@@ -148,12 +148,16 @@ def _parts(preset: ModelConfig) -> dict[str, Any]:
     return {name: part for name, part in found.items() if name in networks}
 
 
-def _tokenizers(family: str, config: ModelConfig) -> list[PromptTokenizer]:
-    """Return a tokenizer for each text encoder of a model."""
+def make_tokenizers(config: ModelConfig, vocabularies: Sequence[str]) -> list[PromptTokenizer]:
+    """Return a tokenizer for each text encoder of a tiny model.
+
+    Args:
+        config: The configuration of the model.
+        vocabularies: The vocabulary of each, as `vocabularies_of` returns them.
+    """
     found = []
     with TemporaryDirectory() as name:
-        for i, text in enumerate(config.text_encoders):
-            kind = vocabularies_of(family)[i]
+        for i, (text, kind) in enumerate(zip(config.text_encoders, vocabularies, strict=True)):
             folder = Path(name) / str(i)
             folder.mkdir()
             for path, content in vocabulary_files(kind).items():

@@ -1,6 +1,6 @@
-"""For your tests: backend conformance, Hypothesis strategies and an exact problem.
+"""For your tests: conformance of backends and families, Hypothesis strategies, an exact problem.
 
-`strategies` needs Hypothesis and is imported at first use.
+`strategies` needs Hypothesis. It and what checks families are imported at first use.
 """
 
 from importlib import import_module
@@ -12,14 +12,36 @@ from ldmref.testing.mixture import Mixture, three_modes
 
 if TYPE_CHECKING:
     from ldmref.testing import mixture, strategies
+    from ldmref.testing.family.conforms import CHECKS as FAMILY_CHECKS
+    from ldmref.testing.family.conforms import assert_family_conforms, check_family
+    from ldmref.testing.family.given import LivePipeline, Original
+    from ldmref.testing.family.report import BrokenPromises, FamilyCheck, FamilyReport
 
+FAMILY = {  # where each name of the checks of families is
+    "FAMILY_CHECKS": "conforms.CHECKS",
+    "assert_family_conforms": "conforms.assert_family_conforms",
+    "check_family": "conforms.check_family",
+    "LivePipeline": "given.LivePipeline",
+    "Original": "given.Original",
+    "BrokenPromises": "report.BrokenPromises",
+    "FamilyCheck": "report.FamilyCheck",
+    "FamilyReport": "report.FamilyReport",
+}
 __all__ = [
+    "FAMILY_CHECKS",
+    "BrokenPromises",
     "Case",
+    "FamilyCheck",
+    "FamilyReport",
+    "LivePipeline",
     "Mixture",
     "OperationCheck",
+    "Original",
     "assert_conforms",
+    "assert_family_conforms",
     "cases",
     "check_backend",
+    "check_family",
     "mixture",
     "strategies",
     "three_modes",
@@ -29,6 +51,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "strategies":
         return import_module("ldmref.testing.strategies")
+    if name in FAMILY:
+        module, _, attribute = FAMILY[name].partition(".")
+        return getattr(import_module(f"ldmref.testing.family.{module}"), attribute)
     raise AttributeError(f"module 'ldmref.testing' has no attribute {name!r}")
 
 

@@ -45,6 +45,10 @@ from ldmref.models.params import flatten
 ZEROS = ("norm1.linear.weight", "norm1_context.linear.weight", ".norm.linear.weight",
          "norm_out.linear.weight")  # fmt: skip
 TEXT_ATTENTION = TextAttention((".attn",), ("text", "image"), (1,))  # T5 alone
+FLUX_LORA_TARGETS = LORA_TARGETS | {  # and of blocks that have one stream
+    "feed_forward": (*LORA_TARGETS["feed_forward"], ".proj_mlp", ".proj_out"),
+    "projections": ("x_embedder", "context_embedder"),
+}
 ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
@@ -117,7 +121,7 @@ FLUX = Family(
     ends=ENDS,
     with_control=with_control,
     lora_layers=xlabs_layers,
-    lora_targets=LORA_TARGETS,
+    lora_targets=FLUX_LORA_TARGETS,
     control=replace(CONTROL, candidates=list_candidates),
     unpack=join_patches,
     timestep_factor=SCALE,

@@ -116,7 +116,7 @@ SD3 = Family(
     zeros=lambda config: ZEROS,
     fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
     ends=ENDS,
-    lora_targets=LORA_TARGETS,
+    lora_targets=LORA_TARGETS | {"projections": ("pos_embed.proj", "context_embedder")},
     control=replace(CONTROL, candidates=list_candidates),
     description="Stable Diffusion 3 and 3.5: a transformer of image and text",
 )
