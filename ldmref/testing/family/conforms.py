@@ -157,7 +157,7 @@ def assert_family_conforms(family: Family | str, **given: Any) -> FamilyReport:
             - `presets`: the presets to check. (): all.
             - `backends`: the backends to compare with NumPy. (): those that run here.
             - `request`: parameters of all runs of small models, such as a prompt.
-            - `flops_within`: the part by which `count_flops` may differ from what torch counts.
+            - `flops_within`: the part by which `work.flops` may differ from what torch counts.
               0.05 leaves room for what is computed once per image, such as the embedding of the
               time.
             - `unread`: returns, for a configuration, the parameters of the denoiser that files hold

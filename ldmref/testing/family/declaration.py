@@ -22,15 +22,15 @@ def check_names(subject: Subject, found: Findings) -> None:
     """Every name that the family declares belongs to a parameter, a preset or an argument."""
     family = subject.family
     with found.about("halves"):
-        right = {*family.halves} == {"uncond", "cond"} and len(family.halves) == 2
-        found.require(right, f"halves {family.halves} are not 'uncond' and 'cond' in one order")
+        right = {*family.diffusers.halves} == {"uncond", "cond"} and len(family.diffusers.halves) == 2
+        found.require(right, f"diffusers.halves {family.diffusers.halves} are not 'uncond' and 'cond' in one order")
     with found.about("optional text encoders"):
-        for name in {*family.optional_texts} - {*TEXT_ENCODERS}:
-            found.problem(f"optional_texts: {unknown(name, TEXT_ENCODERS, 'text encoder')}")
+        for name in {*family.text.optional} - {*TEXT_ENCODERS}:
+            found.problem(f"text.optional: {unknown(name, TEXT_ENCODERS, 'text encoder')}")
     with found.about("golden runs"):
-        for run in family.golden_runs:
+        for run in family.golden.runs:
             if run.preset not in family.presets:
-                found.problem(f"golden_runs: {unknown(run.preset, family.presets, 'preset')}")
+                found.problem(f"golden.runs: {unknown(run.preset, family.presets, 'preset')}")
     with found.about("ends of parameters"):
         for line in _missing_ends(subject):
             found.problem(line)
@@ -47,17 +47,17 @@ def _missing_ends(subject: Subject) -> Iterator[str]:
     zeros: dict[str, None] = {}
     for config in family.presets.values():
         every |= flatten(model_spec(config))
-        zeros |= dict.fromkeys(family.zeros(config))
+        zeros |= dict.fromkeys(family.training.zeros(config))
     if not every:
         return
     network = f"{family.denoiser.network}."
     own = [name for name in every if name.startswith(network)]
     paths = [name.removeprefix(network) for name in own]
     layers = [path.removesuffix(".weight") for path in paths if path.endswith(".weight")]
-    declared = [("zeros", end, own) for end in zeros]
-    declared += [("ends", end, [*every]) for end in family.ends]
-    for target, ends in family.lora_targets.items():
-        declared += [(f"lora_targets[{target!r}]", end, layers) for end in ends]
+    declared = [("training.zeros", end, own) for end in zeros]
+    declared += [("training.ends", end, [*every]) for end in family.training.ends]
+    for target, ends in family.lora.targets.items():
+        declared += [(f"lora.targets[{target!r}]", end, layers) for end in ends]
     for what, end, names in declared:
         if not any(name.endswith(end) for name in names):
             near = closest(end, {name[-len(end) :] for name in names})
@@ -82,15 +82,15 @@ def _broken_networks(subject: Subject, config: ModelConfig) -> Iterator[str]:
         for end in attention.layers if attention else ():
             if not any(f"{end}." in f".{name}" for name in own):
                 yield f"{network.name}: text_attention: no layer ends with {end!r}"
-    for name in family.fixed(config):
+    for name in family.training.fixed(config):
         if name not in spec:
-            yield f"fixed: {unknown(name, spec, 'parameter')}"
+            yield f"training.fixed: {unknown(name, spec, 'parameter')}"
     denoiser = flatten(model_spec(config)[config.denoiser.network])
-    for name, entry in family.lora_layers(config).items():
+    for name, entry in family.lora.layers(config).items():
         if name not in denoiser:
-            yield f"lora_layers: {unknown(name, denoiser, 'parameter')}"
+            yield f"lora.layers: {unknown(name, denoiser, 'parameter')}"
         elif entry.shape != denoiser[name]:
-            yield f"lora_layers: {name!r} is {entry.shape}, the parameter {denoiser[name]}"
+            yield f"lora.layers: {name!r} is {entry.shape}, the parameter {denoiser[name]}"
 
 
 def _broken_arguments(network: DeclaredNetwork) -> Iterator[str]:
@@ -116,7 +116,7 @@ def check_presets(subject: Subject, found: Findings) -> None:
             found.require(config.name == name, f"{name!r} is called {config.name!r}")
             for what, one in ((name, config), (f"small {name}", subject.make_small(config))):
                 if one is None:
-                    found.leave_out(f"a small {name!r}: shrink is not declared")
+                    found.leave_out(f"a small {name!r}: golden.shrink is not declared")
                     continue
                 try:
                     check_config(one)
@@ -144,18 +144,18 @@ def check_parameters(subject: Subject, found: Findings) -> None:
 
 
 def check_flops(subject: Subject, found: Findings) -> None:
-    """`count_flops` is what torch counts, at the full size of each preset and without its memory."""
+    """`work.flops` is what torch counts, at the full size of each preset and without its memory."""
     with found.about(""):
         require("torch.utils.flop_counter")
         for name, config in subject.presets.items():
             with found.about(f"{name!r}"):
                 width, height = config.defaults.width, config.defaults.height
-                ours = subject.family.count_flops(config, width, height)
+                ours = subject.family.work.flops(config, width, height)
                 theirs = count_with_torch(subject, config, width, height)
                 off = abs(ours - theirs) / theirs
                 found.require(
                     off <= subject.given.flops_within,
-                    f"{name!r}: count_flops says {ours:,} at {width} x {height}, torch counts "
+                    f"{name!r}: work.flops says {ours:,} at {width} x {height}, torch counts "
                     f"{theirs:,} ({off:.2%} off, {subject.given.flops_within:.2%} allowed)",
                 )
 

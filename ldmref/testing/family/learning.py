@@ -70,15 +70,15 @@ def _train(subject: Subject, name: str, config: ModelConfig) -> Iterator[str]:
 
     start = flatten(initial_params(config, 0))
     network = f"{config.denoiser.network}."
-    ends = tuple(subject.family.zeros(config))
+    ends = tuple(subject.family.training.zeros(config))
     for parameter, x in start.items():
         if ends and parameter.startswith(network) and parameter.endswith(ends) and x.any():
-            yield f"{parameter} is declared to begin at zero (zeros), and does not"
+            yield f"{parameter} is declared to begin at zero (training.zeros), and does not"
     reached, moved = _run_steps(subject, name, config)
-    fixed = subject.family.fixed(config)
+    fixed = subject.family.training.fixed(config)
     touched = sorted({*fixed} & moved)
     if touched:
-        yield f"{shorten(touched)} is computed (fixed), and a training changes it"
+        yield f"{shorten(touched)} is computed (training.fixed), and a training changes it"
     required = [n for n in start if n not in fixed]
     if has_unused_layers(config):  # of text encoders
         required = [n for n in required if n.startswith(network)]

@@ -100,7 +100,7 @@ def check_cases(subject: Subject, found: Findings) -> None:
     with found.about(""):
         small = subject.require_small()
         require("onnx")
-        runs = [run for run in subject.family.golden_runs if run.preset in subject.presets]
+        runs = [run for run in subject.family.golden.runs if run.preset in subject.presets]
         parts = ("networks", "traces") if runs else ("networks",)
         suite = make_suite(subject.place("cases"), parts, tuple(small))
         if not runs:

@@ -32,7 +32,7 @@ def check_modes(subject: Subject, found: Findings) -> None:
             for mode in COMMON:
                 if mode not in offered:
                     found.leave_out(f"{name!r} has no {mode}")
-            if subject.family.with_text_length is not None and "txt2img" in offered:
+            if subject.family.text.with_length is not None and "txt2img" in offered:
                 with found.about(f"another text length of {name!r}"):
                     _check_text_length(subject, name, config, found)
 
@@ -43,7 +43,7 @@ def _check_text_length(
     """A text of another length gives another image, and a valid configuration."""
     length = max(text.max_position_embeddings for text in config.text_encoders) // 2
     changed = with_text_length(config, length)
-    found.require(changed != config, f"with_text_length({name!r}, {length}) changes nothing")
+    found.require(changed != config, f"text.with_length({name!r}, {length}) changes nothing")
     request = subject.modes(config)["txt2img"] | {"max_sequence_length": length}
     result = subject.generate(subject.model(name), "txt2img", request)
     found.require(
@@ -109,11 +109,11 @@ def _compare_sizes(subject: Subject, config: ModelConfig) -> list[str]:
     """Return the counts that do not grow with the image."""
     side = 8 * config.size_multiple
     lines = []
-    for what in ("count_flops", "count_activations"):
-        count = getattr(subject.family, what)
+    for what in ("flops", "activations"):
+        count = getattr(subject.family.work, what)
         small, wide = (count(config, width, side) for width in (side, 2 * side))
         if not 0 < small < wide:
-            lines.append(f"{what} says {small:,} for {side} x {side}, {wide:,} for twice as wide")
+            lines.append(f"work.{what} says {small:,} for {side} x {side}, {wide:,} for twice as wide")
     return lines
 
 

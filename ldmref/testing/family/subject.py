@@ -97,7 +97,7 @@ class Subject:
     def require_small(self) -> dict[str, ModelConfig]:
         """Return `small`; there must be a model."""
         if not self.small:
-            raise NotChecked("the family has no preset that is small or can be made small (shrink)")
+            raise NotChecked("the family has no preset that is small or can be made small (golden.shrink)")
         return self.small
 
     def params(self, name: str) -> dict[str, Params]:
@@ -105,7 +105,7 @@ class Subject:
         config = self.small[name]
         spec = model_spec(config)
         made = {n: random_parameters(f"{name}.{n}", shapes) for n, shapes in spec.items()}
-        fixed = self.family.fixed(config)
+        fixed = self.family.training.fixed(config)
         if not fixed:
             return made
         values = {n: np.asarray(value(), np.float32) for n, value in fixed.items()}
@@ -114,7 +114,7 @@ class Subject:
     def model(self, name: str, backend: Backend | None = None) -> LatentDiffusion:
         """Return a small model with random weights; None: on NumPy in float32."""
         config = self.small[name]
-        runs = [run for run in self.family.golden_runs if run.preset == name]
+        runs = [run for run in self.family.golden.runs if run.preset == name]
         own = runs[0].vocabulary if runs else ""
         kinds = [own or kind_of(text).vocabulary for text in config.text_encoders]
         params = self.keep(("params", name), lambda: self.params(name))
