@@ -12,7 +12,8 @@
 | `lookup.py` | find a network by its call or its function |
 
 A package adds a family with an entry point of the group `ldmref.families` that names a `Family`
-(docs/add-a-family.md). Public and stable are the names that this package exports.
+(docs/add-a-family.md). Public and stable are the names that this package exports; they are all that
+a family needs, from the configuration and the layers of its networks to the files of diffusers.
 """
 
 from __future__ import annotations
@@ -22,12 +23,30 @@ from typing import TYPE_CHECKING
 from ldmref.support.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ldmref.backends.base import Backend as Backend
+    from ldmref.declare import Length as Length
+    from ldmref.declare import Range as Range
     from ldmref.families.latent_diffusion import describe_autoencoder as describe_autoencoder
+    from ldmref.families.latent_diffusion import describe_text_encoder as describe_text_encoder
+    from ldmref.io.diffusers import convert_autoencoder_config as convert_autoencoder_config
+    from ldmref.io.diffusers import convert_scheduler_config as convert_scheduler_config
+    from ldmref.io.diffusers import get_class as get_class
+    from ldmref.io.diffusers import read_json as read_json
+    from ldmref.io.diffusers import require_plain as require_plain
     from ldmref.io.key_table import KeyEntry as KeyEntry
+    from ldmref.io.key_table import key_table as key_table
+    from ldmref.math import timestep_embedding as timestep_embedding
+    from ldmref.models.conditioning import CachedContext as CachedContext
+    from ldmref.models.conditioning import Conditioning as Conditioning
+    from ldmref.models.conditioning import get_hidden_states as get_hidden_states
+    from ldmref.models.config import AutoencoderConfig as AutoencoderConfig
+    from ldmref.models.config import Defaults as Defaults
+    from ldmref.models.config import ModelConfig as ModelConfig
     from ldmref.models.declared import CallSize as CallSize
     from ldmref.models.declared import DeclaredNetwork as DeclaredNetwork
     from ldmref.models.declared import NetworkInput as NetworkInput
     from ldmref.models.declared import NetworkOutput as NetworkOutput
+    from ldmref.models.declared import TextAttention as TextAttention
     from ldmref.models.declared_control import DeclaredControl as DeclaredControl
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Family as Family
@@ -39,8 +58,34 @@ if TYPE_CHECKING:
     from ldmref.models.family import TrainingRules as TrainingRules
     from ldmref.models.family import Work as Work
     from ldmref.models.golden_run import GoldenRun as GoldenRun
+    from ldmref.models.layers import attention as attention
+    from ldmref.models.layers import conv2d as conv2d
+    from ldmref.models.layers import layer as layer
+    from ldmref.models.layers import layer_norm as layer_norm
+    from ldmref.models.layers import linear as linear
+    from ldmref.models.layers import merge_heads as merge_heads
+    from ldmref.models.layers import mlp as mlp
+    from ldmref.models.layers import split_heads as split_heads
+    from ldmref.models.params import Params as Params
+    from ldmref.models.params import Shape as Shape
+    from ldmref.models.params import Spec as Spec
+    from ldmref.models.params import flatten as flatten
+    from ldmref.models.params import numbered as numbered
+    from ldmref.models.specs import attention_spec as attention_spec
+    from ldmref.models.specs import conv_spec as conv_spec
+    from ldmref.models.specs import linear_spec as linear_spec
+    from ldmref.models.specs import norm_spec as norm_spec
     from ldmref.models.text import EncodedText as EncodedText
+    from ldmref.models.text import encode_tokens as encode_tokens
     from ldmref.models.text_config import TextConfig as TextConfig
     from ldmref.models.text_kind import TextEncoder as TextEncoder
+    from ldmref.models.transformer_layers import find_angles as find_angles
+    from ldmref.models.transformer_layers import rms_norm as rms_norm
+    from ldmref.models.transformer_layers import rotate as rotate
+    from ldmref.models.transformer_layers import turn as turn
+    from ldmref.prompts import PromptTokenizer as PromptTokenizer
+    from ldmref.prompts import Tokens as Tokens
+    from ldmref.prompts import load_tokenizer as load_tokenizer
+    from ldmref.samplers.config import SchedulerConfig as SchedulerConfig
 
 __getattr__, __dir__, __all__ = export_lazily(__name__)

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from ldmref.testing import mixture, strategies
     from ldmref.testing.family.conforms import CHECKS as FAMILY_CHECKS
     from ldmref.testing.family.conforms import assert_family_conforms, check_family
-    from ldmref.testing.family.given import LivePipeline, Original
+    from ldmref.testing.family.oracles import LivePipeline, Original
     from ldmref.testing.family.report import BrokenPromises, FamilyCheck, FamilyReport
 
 FAMILY = {  # where each name of the checks of families is
     "FAMILY_CHECKS": "conforms.CHECKS",
     "assert_family_conforms": "conforms.assert_family_conforms",
     "check_family": "conforms.check_family",
-    "LivePipeline": "given.LivePipeline",
-    "Original": "given.Original",
+    "LivePipeline": "oracles.LivePipeline",
+    "Original": "oracles.Original",
     "BrokenPromises": "report.BrokenPromises",
     "FamilyCheck": "report.FamilyCheck",
     "FamilyReport": "report.FamilyReport",

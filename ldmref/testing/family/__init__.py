@@ -10,6 +10,6 @@
 | `learning.py` | a training reaches every parameter |
 | `files.py` | folders and single files |
 
-`given.py` has what a caller gives, `subject.py` the small models, `report.py` what was found, and
+`oracles.py` has what a caller gives, `subject.py` the small models, `report.py` what was found, and
 `conforms.py` the two functions that run the checks.
 """

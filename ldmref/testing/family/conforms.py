@@ -28,9 +28,9 @@ from ldmref.testing.family.declaration import (
     check_presets,
 )
 from ldmref.testing.family.files import check_files, check_folders, check_pipeline_folders
-from ldmref.testing.family.given import Given, LivePipeline, Original
 from ldmref.testing.family.learning import check_training
-from ldmref.testing.family.networks import check_batch, check_originals
+from ldmref.testing.family.networks import check_batch, check_originals, check_padding
+from ldmref.testing.family.oracles import LivePipeline, Options, Original
 from ldmref.testing.family.pipelines import check_live, check_pipeline_images, check_wrong_layers
 from ldmref.testing.family.ports import check_cases, check_export, check_traces
 from ldmref.testing.family.report import BrokenPromises, FamilyCheck, FamilyReport, Findings
@@ -44,6 +44,7 @@ CHECKS: Mapping[str, Callable[[Subject, Findings], None]] = {
     "flops": check_flops,
     "original": check_originals,
     "batch": check_batch,
+    "padding": check_padding,
     "modes": check_modes,
     "backends": check_backends,
     "estimate": check_estimate,
@@ -90,7 +91,9 @@ def check_family(
     installed = Findings(INSTALLED)
     found = _find(family, installed)
     if found is None:
-        return FamilyReport(family if isinstance(family, str) else family.name, (installed.close(),))
+        return FamilyReport(
+            family if isinstance(family, str) else family.name, (installed.close(),)
+        )
     for name, known, what in (
         *((name, CHECKS, "check") for name in only),
         *((name, found.presets, "preset") for name in (*presets, *(parameters or {}))),
@@ -98,7 +101,7 @@ def check_family(
         if name not in known:
             message = f"no {what} {name!r}"
             raise UsageError(message, code="E-CONFORMANCE", hint=did_you_mean(name, known))
-    given = Given(
+    options = Options(
         tuple(originals),
         tuple(pipelines),
         parameters or {},
@@ -110,7 +113,7 @@ def check_family(
     )
     checks: list[FamilyCheck] = [installed.close()]
     with tempfile.TemporaryDirectory(prefix="ldmref-family-") as folder:
-        subject = Subject(found, given, Path(folder))
+        subject = Subject(found, options, Path(folder))
         for name, check in CHECKS.items():
             if only and name not in only:
                 continue
@@ -133,13 +136,15 @@ def _find(family: Family | str, found: Findings) -> Family | None:
         found.problem(f"the entry point {name!r} names another family than the one given")
         return None
     if known.denoiser.family != name:
-        found.problem(f"{known.denoiser.__name__}.family is {known.denoiser.family!r}, not {name!r}")
+        found.problem(
+            f"{known.denoiser.__name__}.family is {known.denoiser.family!r}, not {name!r}"
+        )
         return None
     found.compare(f"the entry point {name!r}")
     return known
 
 
-def assert_family_conforms(family: Family | str, **given: Any) -> FamilyReport:
+def assert_family_conforms(family: Family | str, **options: Any) -> FamilyReport:
     """Check that a family does what it declares, in every tool; all problems are listed at once.
 
     What is not given, or needs a library that is not installed, is not checked; the report and the
@@ -148,7 +153,7 @@ def assert_family_conforms(family: Family | str, **given: Any) -> FamilyReport:
     Args:
         family: The family, or its name. Its package must be installed, because every tool finds it
             by its name.
-        **given: Any of the following.
+        **options: Any of the following.
 
             - `originals`: modules of the original program (`Original`), for parity in float64.
             - `pipelines`: pipelines of another program, such as diffusers (`LivePipeline`), for
@@ -179,7 +184,7 @@ def assert_family_conforms(family: Family | str, **given: Any) -> FamilyReport:
     holds: presets: 'flux-tiny', 'flux-dev', 'flux-schnell', 'flux-fill-dev', 'flux-control-dev'
     not checked: original: none was given (originals=)
     """
-    report = check_family(family, **given)
+    report = check_family(family, **options)
     if report.broken:
         count = counted(len(report.problems), "problem")
         message = f"the family {report.family!r} breaks what it declares: {count}"

@@ -19,11 +19,16 @@ from ldmref.testing.family.subject import Subject, require
 
 
 def check_names(subject: Subject, found: Findings) -> None:
-    """Every name that the family declares belongs to a parameter, a preset or an argument."""
+    """Check that declared names are those of parameters, presets and arguments."""
     family = subject.family
     with found.about("halves"):
-        right = {*family.diffusers.halves} == {"uncond", "cond"} and len(family.diffusers.halves) == 2
-        found.require(right, f"diffusers.halves {family.diffusers.halves} are not 'uncond' and 'cond' in one order")
+        right = {*family.diffusers.halves} == {"uncond", "cond"} and len(
+            family.diffusers.halves
+        ) == 2
+        found.require(
+            right,
+            f"diffusers.halves {family.diffusers.halves} are not 'uncond' and 'cond' in one order",
+        )
     with found.about("optional text encoders"):
         for name in {*family.text.optional} - {*TEXT_ENCODERS}:
             found.problem(f"text.optional: {unknown(name, TEXT_ENCODERS, 'text encoder')}")
@@ -62,7 +67,8 @@ def _missing_ends(subject: Subject) -> Iterator[str]:
         if not any(name.endswith(end) for name in names):
             near = closest(end, {name[-len(end) :] for name in names})
             hint = f"; did you mean {near!r}?" if near else ""
-            yield f"{what}: no {'layer' if names is layers else 'parameter'} ends with {end!r}{hint}"
+            kind = "layer" if names is layers else "parameter"
+            yield f"{what}: no {kind} ends with {end!r}{hint}"
 
 
 def _broken_networks(subject: Subject, config: ModelConfig) -> Iterator[str]:
@@ -110,7 +116,7 @@ def _broken_arguments(network: DeclaredNetwork) -> Iterator[str]:
 
 
 def check_presets(subject: Subject, found: Findings) -> None:
-    """Every preset is valid, is read again from its dictionary, and has a valid small version."""
+    """Check that presets and their small versions are valid and read again from dictionaries."""
     for name, config in subject.presets.items():
         with found.about(f"{name!r}"):
             found.require(config.name == name, f"{name!r} is called {config.name!r}")
@@ -130,10 +136,10 @@ def check_presets(subject: Subject, found: Findings) -> None:
 
 
 def check_parameters(subject: Subject, found: Findings) -> None:
-    """The denoiser has as many parameters as were published."""
-    if not subject.given.parameters:
+    """Check that denoisers have as many parameters as were published."""
+    if not subject.options.parameters:
         found.leave_out("no published numbers were given (parameters=)")
-    for name, want in subject.given.parameters.items():
+    for name, want in subject.options.parameters.items():
         with found.about(f"{name!r}"):
             if name not in subject.family.presets:
                 found.problem(unknown(name, subject.family.presets, "preset"))
@@ -144,7 +150,7 @@ def check_parameters(subject: Subject, found: Findings) -> None:
 
 
 def check_flops(subject: Subject, found: Findings) -> None:
-    """`work.flops` is what torch counts, at the full size of each preset and without its memory."""
+    """Check that `work.flops` is what torch counts, at the full size of each preset."""
     with found.about(""):
         require("torch.utils.flop_counter")
         for name, config in subject.presets.items():
@@ -154,9 +160,9 @@ def check_flops(subject: Subject, found: Findings) -> None:
                 theirs = count_with_torch(subject, config, width, height)
                 off = abs(ours - theirs) / theirs
                 found.require(
-                    off <= subject.given.flops_within,
+                    off <= subject.options.flops_within,
                     f"{name!r}: work.flops says {ours:,} at {width} x {height}, torch counts "
-                    f"{theirs:,} ({off:.2%} off, {subject.given.flops_within:.2%} allowed)",
+                    f"{theirs:,} ({off:.2%} off, {subject.options.flops_within:.2%} allowed)",
                 )
 
 

@@ -22,7 +22,7 @@ from ldmref.testing.family.subject import Subject
 
 
 def check_folders(subject: Subject, found: Findings) -> None:
-    """A model that was saved is read again: the same configuration, numbers and tokens."""
+    """Check that a folder has the configuration, the numbers and the tokens that were saved."""
     with found.about(""):
         for name in subject.require_small():
             with found.about(f"{name!r}"):
@@ -51,7 +51,7 @@ def _save_and_load(subject: Subject, model: LatentDiffusion) -> Iterator[str]:
 
 
 def check_pipeline_folders(subject: Subject, found: Findings) -> None:
-    """The folder that a pipeline writes is a model of the family, and is saved and read again."""
+    """Check that the folder of a pipeline is a model of the family, which can be saved again."""
     for i, name, live in each_pipeline(subject, found):
         with found.about(name):
             model = model_of(subject, i)
@@ -65,7 +65,7 @@ def check_pipeline_folders(subject: Subject, found: Findings) -> None:
 
 
 def check_files(subject: Subject, found: Findings) -> None:
-    """Single files are recognised by their names and shapes, and hold each parameter once."""
+    """Check that single files are recognised by names and shapes, and hold each parameter."""
     family = subject.family
     if not family.files:
         found.leave_out("the family declares no single files")

@@ -10,23 +10,25 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.models.config import ModelConfig
-from ldmref.models.declared import DeclaredNetwork
+from ldmref.models.declared import CallSize, DeclaredNetwork
 from ldmref.models.params import Params, flatten, tree_map, unflatten
-from ldmref.testing.family.given import Original
+from ldmref.testing.family.oracles import Original
 from ldmref.testing.family.report import Findings, shorten
 from ldmref.testing.family.subject import Subject, require
 from ldmref.trace.backend import flatten_arrays
 
 # Between the rounding of a network in float64, about 1e-14, and that of one step in float32, 6e-8.
 EXACT = 1e-10
+FLOAT32 = 2.0**-20  # of latents of a result, which keep 24 binary digits
+MASK = "mask"  # the content of an input that leaves out tokens
 
 
 def check_originals(subject: Subject, found: Findings) -> None:
-    """Each original computes what ldmref's function computes, in float64, on NumPy and torch."""
-    if not subject.given.originals:
+    """Check that originals compute what ldmref's functions do, in float64, on NumPy and torch."""
+    if not subject.options.originals:
         found.leave_out("none was given (originals=)")
         return
-    for original in subject.given.originals:
+    for original in subject.options.originals:
         network = declared_of(subject, original)
         what = f"{network.name} of {original.config.name!r}"
         with found.about(what):
@@ -125,7 +127,7 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def check_batch(subject: Subject, found: Findings) -> None:
-    """Each row of a batch is what it is alone: in every network, and in whole runs."""
+    """Check that each row of a batch is what it is alone: in every network, and in whole runs."""
     with found.about(""):
         for name, config in subject.require_small().items():
             for network in subject.family.networks(config):
@@ -180,4 +182,51 @@ def _compare_prompts(subject: Subject, name: str, config: ModelConfig) -> Iterat
             yield f"prompt {prompt!r} with {len(prompts) - 1} others is {error:.1e} away from alone"
 
 
-FLOAT32 = 2.0**-20  # latents of a result are float32, which keeps 24 binary digits
+# -- padding --------------------------------------------------------------------------------------
+
+
+def check_padding(subject: Subject, found: Findings) -> None:
+    """Check that what a declared mask leaves out changes no output of a network."""
+    with found.about(""):
+        for name, config in subject.require_small().items():
+            for network in subject.family.networks(config):
+                if not any(x.content == MASK for x in network.inputs):
+                    continue
+                what = f"{network.name} of {name!r}"
+                with found.about(what):
+                    for line in _compare_padding(subject, name, config, network):
+                        found.problem(f"{what}: {line}")
+    if not found.has_compared:
+        found.leave_out(f"no network declares an input whose content is {MASK!r}")
+
+
+def same_size(one: int | CallSize, two: int | CallSize) -> bool:
+    """Return whether two declared sizes are the same, whatever their names in graphs."""
+    sizes = [(x.of, x.times, x.over) if isinstance(x, CallSize) else x for x in (one, two)]
+    return sizes[0] == sizes[1]
+
+
+def _compare_padding(
+    subject: Subject, name: str, config: ModelConfig, network: DeclaredNetwork
+) -> Iterator[str]:
+    """Yield the outputs that change with the numbers of tokens that the mask leaves out."""
+    ops = get_backend("numpy", dtype="float64")
+    params = float64_params(subject, name, network)
+    inputs = subject.inputs(config, network, f"{name}/padding")
+    (masked,) = (x for x in network.inputs if x.content == MASK)
+    left_out = inputs[masked.argument] == 0
+    if not left_out.any():
+        yield "the mask leaves out no token"
+        return
+    changed = dict(inputs)
+    for x in network.inputs:
+        if x is not masked and len(x.shape) > 1 and same_size(x.shape[1], masked.shape[1]):
+            other = np.roll(inputs[x.argument], 1, axis=0)
+            rows = left_out.reshape(*left_out.shape, *[1] * (other.ndim - 2))
+            changed[x.argument] = np.where(rows, other, inputs[x.argument])
+    before, after = (compute(ops, network, params, arrays) for arrays in (inputs, changed))
+    for output, x in before.items():
+        kept = ~left_out if x.ndim == 3 and x.shape[:2] == left_out.shape else np.s_[:]
+        error = relative_error(after[output][kept], x[kept])
+        if not error < EXACT:
+            yield f"other padding changes the output by {error:.1e}"

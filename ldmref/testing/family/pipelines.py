@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,27 @@ import numpy as np
 from ldmref.loading import load
 from ldmref.locate import DiffReport, diff_traces
 from ldmref.models.model import LatentDiffusion
-from ldmref.testing.family.given import LivePipeline
+from ldmref.testing.family.oracles import LivePipeline
 from ldmref.testing.family.report import Findings, shorten
 from ldmref.testing.family.runs import WITHIN, pixels_of
 from ldmref.testing.family.subject import Subject, require
 from ldmref.trace.recording import recording
 
 WRONG = 1.01, 0.01  # a wrong layer returns a x + b
+WRONG_LAYERS = 3
 
 
 def each_pipeline(subject: Subject, found: Findings) -> Iterator[tuple[int, str, LivePipeline]]:
     """Yield the pipelines with their number and name, in a context that collects errors."""
-    if not subject.given.pipelines:
+    if not subject.options.pipelines:
         found.leave_out("none was given (pipelines=)")
-    for i, live in enumerate(subject.given.pipelines):
+    for i, live in enumerate(subject.options.pipelines):
         yield i, type(live.pipeline).__name__, live
 
 
 def folder_of(subject: Subject, i: int) -> Path:
     """Return the folder of a pipeline's model."""
-    live = subject.given.pipelines[i]
+    live = subject.options.pipelines[i]
 
     def save() -> Path:
         folder = subject.place("pipeline")
@@ -48,14 +49,14 @@ def model_of(subject: Subject, i: int, backend: str = "numpy") -> LatentDiffusio
 
 def diff(subject: Subject, i: int) -> DiffReport:
     """Run a pipeline, record it and return what ldmref finds."""
-    live = subject.given.pipelines[i]
+    live = subject.options.pipelines[i]
     with recording(live.pipeline) as run:
         live.run(live.pipeline)
     return diff_traces(run.trace, model_of(subject, i))
 
 
 def check_live(subject: Subject, found: Findings) -> None:
-    """A live pipeline has no finding, and everything that it computes is compared."""
+    """Check that nothing is found in a live pipeline, and that all it computes is compared."""
     for i, name, _ in each_pipeline(subject, found):
         with found.about(name):
             require("torch")
@@ -73,7 +74,7 @@ def check_live(subject: Subject, found: Findings) -> None:
 
 
 def check_wrong_layers(subject: Subject, found: Findings) -> None:
-    """A layer of a live pipeline that is made wrong is named, and no other one."""
+    """Check that a layer of a live pipeline that is made wrong is named, and no other one."""
     for i, name, live in each_pipeline(subject, found):
         with found.about(name):
             require("torch")
@@ -82,7 +83,7 @@ def check_wrong_layers(subject: Subject, found: Findings) -> None:
             module = getattr(live.pipeline, network)
             layers = comparable_layers(report, network, module)
             found.require(bool(layers), f"{name}: no layer of {network} was compared")
-            for layer in dict.fromkeys(layers[len(layers) // 3 :: len(layers) // 2 + 1]):
+            for layer in spread(layers, WRONG_LAYERS):
                 named = _faults_of_wrong(subject, i, module.get_submodule(layer))
                 found.require(
                     named == {layer},
@@ -91,15 +92,25 @@ def check_wrong_layers(subject: Subject, found: Findings) -> None:
                 )
 
 
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """Return names from the first to the last, evenly spread.
+
+    >>> spread(["a", "b", "c", "d", "e"], 3)
+    ['a', 'c', 'e']
+    """
+    numbers = np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)
+    return [names[i] for i in numbers]
+
+
 def comparable_layers(report: DiffReport, network: str, module: Any) -> list[str]:
-    """Return the layers of the first call that are equal and are submodules, in their order."""
-    known = {name for name, _ in module.named_modules()}
+    """Return the layers of the first call that are equal and have weights, in their order."""
+    known = {name for name, part in module.named_modules() if [*part.parameters(recurse=False)]}
     calls = [row.call for row in report.rows if row.call.rpartition(".")[0] == network]
     return [
         row.layer
         for row in report.rows
         if row.call in calls[:1] and row.kind == "own" and row.verdict == "equal"
-        if row.layer in known - {""}
+        if row.layer in known
     ]
 
 
@@ -120,7 +131,7 @@ def _faults_of_wrong(subject: Subject, i: int, layer: Any) -> set[str]:
 
 
 def check_pipeline_images(subject: Subject, found: Findings) -> None:
-    """ldmref generates a pipeline's image on every backend, within 1/255."""
+    """Check that ldmref generates a pipeline's image on every backend, within 1/255."""
     for i, name, live in each_pipeline(subject, found):
         if live.request is None:
             found.leave_out(f"{name}: no request was given (LivePipeline.request)")

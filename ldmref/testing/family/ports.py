@@ -24,7 +24,7 @@ SIDES = ((8, 8), (8, 12))
 
 
 def check_traces(subject: Subject, found: Findings) -> None:
-    """The trace of a run agrees with the model that made it, and nothing is left uncompared."""
+    """Check that the trace of a run agrees with the model that made it, and is compared whole."""
     with found.about(""):
         for name in subject.require_small():
             with found.about(f"{name!r}"):
@@ -37,7 +37,7 @@ def check_traces(subject: Subject, found: Findings) -> None:
 
 
 def check_export(subject: Subject, found: Findings) -> None:
-    """Exported graphs compute the networks in ONNX Runtime, at two sizes of the latents."""
+    """Check that exported graphs compute the networks in ONNX Runtime, at two sizes."""
     with found.about(""):
         require("onnx")
         runtime = require("onnxruntime")
@@ -96,7 +96,7 @@ def _feed(
 
 
 def check_cases(subject: Subject, found: Findings) -> None:
-    """Golden cases of the networks pass in ONNX Runtime, and of the declared runs in ldmref."""
+    """Check that golden cases pass: of networks in ONNX Runtime, of declared runs in ldmref."""
     with found.about(""):
         small = subject.require_small()
         require("onnx")

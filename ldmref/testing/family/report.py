@@ -142,14 +142,19 @@ class Findings:
             self.leave_out(f"{what}: {reason}" if what else str(reason))
             return
         except BackendUnavailable as error:
-            told = first_line(error)
-            self.leave_out(f"{what}: {told}" if what else told)
+            message = first_line(error)
+            self.leave_out(f"{what}: {message}" if what else message)
             return
         except Exception as error:  # whatever a family raises breaks a promise
-            told = f"{type(error).__name__}: {first_line(error)}"
-            self.problem(f"{what}: {told}" if what else told)
+            message = f"{type(error).__name__}: {first_line(error)}"
+            self.problem(f"{what}: {message}" if what else message)
         if what:
             self.compare(what)
+
+    @property
+    def has_compared(self) -> bool:
+        """Whether anything was compared, or found."""
+        return bool(self._compared or self._problems)
 
     def close(self) -> FamilyCheck:
         """Return what was found."""

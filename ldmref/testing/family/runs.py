@@ -17,7 +17,7 @@ WITHIN = 1  # of 255 levels
 
 
 def check_modes(subject: Subject, found: Findings) -> None:
-    """Every mode that a small model has makes images of finite numbers."""
+    """Check that every mode that a small model has makes images of finite numbers."""
     with found.about(""):
         for name, config in subject.require_small().items():
             offered = subject.modes(config)
@@ -37,10 +37,8 @@ def check_modes(subject: Subject, found: Findings) -> None:
                     _check_text_length(subject, name, config, found)
 
 
-def _check_text_length(
-    subject: Subject, name: str, config: ModelConfig, found: Findings
-) -> None:
-    """A text of another length gives another image, and a valid configuration."""
+def _check_text_length(subject: Subject, name: str, config: ModelConfig, found: Findings) -> None:
+    """Check that a text of another length changes the configuration and gives an image."""
     length = max(text.max_position_embeddings for text in config.text_encoders) // 2
     changed = with_text_length(config, length)
     found.require(changed != config, f"text.with_length({name!r}, {length}) changes nothing")
@@ -53,7 +51,7 @@ def _check_text_length(
 
 
 def check_backends(subject: Subject, found: Findings) -> None:
-    """The same seed gives the same image on every backend, within 1/255."""
+    """Check that the same seed gives the same image on every backend, within 1/255."""
     with found.about(""):
         small = subject.require_small()
         for backend, missing in subject.backends.items():
@@ -89,17 +87,18 @@ def pixels_of(image: object) -> np.ndarray:
 
 
 def check_estimate(subject: Subject, found: Findings) -> None:
-    """A plan estimates as many evaluations as its run takes, and more work for larger images."""
+    """Check that a plan estimates the evaluations of its run, and more work for larger images."""
     with found.about(""):
         for name, config in subject.require_small().items():
             with found.about(f"{name!r}"):
                 mode, request = subject.first_mode(config)
                 model = subject.model(name)
                 plan = modes.plan(mode, model, **request)
-                told = plan.estimate(model).evaluations
+                estimated = plan.estimate(model).evaluations
                 took = count_evaluations(subject, name, config)
                 found.require(
-                    told == took, f"{name!r}: a plan says {told} evaluations, its run takes {took}"
+                    estimated == took,
+                    f"{name!r}: a plan says {estimated} evaluations, its run takes {took}",
                 )
                 for line in _compare_sizes(subject, config):
                     found.problem(f"{name!r}: {line}")
@@ -113,7 +112,9 @@ def _compare_sizes(subject: Subject, config: ModelConfig) -> list[str]:
         count = getattr(subject.family.work, what)
         small, wide = (count(config, width, side) for width in (side, 2 * side))
         if not 0 < small < wide:
-            lines.append(f"work.{what} says {small:,} for {side} x {side}, {wide:,} for twice as wide")
+            lines.append(
+                f"work.{what} says {small:,} for {side} x {side}, {wide:,} for twice as wide"
+            )
     return lines
 
 
@@ -139,5 +140,3 @@ def count_evaluations(subject: Subject, name: str, config: ModelConfig) -> int:
     role = network.inputs[0].role
     calls = [call for call in trace.calls if call.rpartition(".")[0] == network.name]
     return sum(len(trace.tensors[f"{call}//input.{role}"]) for call in calls)
-
-

@@ -30,7 +30,7 @@ from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, count, flatten, unflatten
 from ldmref.models.text_kind import kind_of
 from ldmref.modes.advice import can_generate
-from ldmref.testing.family.given import Given
+from ldmref.testing.family.oracles import Options
 from ldmref.testing.family.report import NotChecked
 
 SMALL = 2**22  # parameters of a model that need not be made smaller
@@ -48,13 +48,13 @@ class Subject:
 
     Args:
         family: The family.
-        given: What the caller gives.
+        options: What the caller gives.
         folder: A folder for everything that the checks write.
     """
 
-    def __init__(self, family: Family, given: Given, folder: Path):
+    def __init__(self, family: Family, options: Options, folder: Path):
         self.family = family
-        self.given = given
+        self.options = options
         self.folder = folder
         self._kept: dict[Any, Any] = {}
 
@@ -71,7 +71,7 @@ class Subject:
     @cached_property
     def presets(self) -> dict[str, ModelConfig]:
         """The presets under test."""
-        wanted = self.given.presets
+        wanted = self.options.presets
         return {n: c for n, c in self.family.presets.items() if not wanted or n in wanted}
 
     @cached_property
@@ -97,7 +97,9 @@ class Subject:
     def require_small(self) -> dict[str, ModelConfig]:
         """Return `small`; there must be a model."""
         if not self.small:
-            raise NotChecked("the family has no preset that is small or can be made small (golden.shrink)")
+            raise NotChecked(
+                "the family has no preset that is small or can be made small (golden.shrink)"
+            )
         return self.small
 
     def params(self, name: str) -> dict[str, Params]:
@@ -126,7 +128,7 @@ class Subject:
 
     def prompts(self, config: ModelConfig) -> list[str]:
         """Return three prompts, of unequal length if the model reads text."""
-        asked = self.given.request.get("prompt")
+        asked = self.options.request.get("prompt")
         known = PROMPTS[kind_of(config.text_encoder).reads]
         return [asked, *known[1:]] if asked is not None else [*known]
 
@@ -135,7 +137,7 @@ class Subject:
         asked = {"prompt": self.prompts(config)[0], "steps": STEPS, "seed": 1}
         if config.concat == "control":
             asked["control_image"] = make_image(*size_of(config))
-        return asked | {**self.given.request}
+        return asked | {**self.options.request}
 
     def modes(self, config: ModelConfig) -> dict[str, dict[str, Any]]:
         """Return a request for each mode that a small model has.
@@ -195,7 +197,7 @@ class Subject:
     def backends(self) -> dict[str, str]:
         """The backends to compare with NumPy, with the reason why one cannot run here, or ""."""
         found = available()
-        wanted: Iterable[str] = self.given.backends or [name for name in found if name != "numpy"]
+        wanted: Iterable[str] = self.options.backends or [name for name in found if name != "numpy"]
         return {name: found.get(name, "") for name in wanted}
 
 

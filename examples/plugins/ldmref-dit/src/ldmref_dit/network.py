@@ -9,11 +9,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ldmref.backends import Backend
-from ldmref.math import timestep_embedding
-from ldmref.models import Params, Spec, numbered
-from ldmref.models.layers import attention, layer, linear, mlp
-from ldmref.models.specs import attention_spec, conv_spec, linear_spec
+from ldmref.families import (
+    Backend,
+    Params,
+    Spec,
+    attention,
+    attention_spec,
+    conv_spec,
+    layer,
+    linear,
+    linear_spec,
+    mlp,
+    numbered,
+    timestep_embedding,
+)
 from ldmref_dit.config import DiTConfig
 
 Array = Any

@@ -72,7 +72,7 @@ class LivePipeline:
 
 
 @dataclass(frozen=True)
-class Given:
+class Options:
     """All that a caller gives; `assert_family_conforms` describes each."""
 
     originals: tuple[Original, ...] = ()
