@@ -96,7 +96,10 @@ def count_text_tokens(config: ModelConfig, length: int | None = LENGTH) -> int:
     if not encoders or any(kind_of(encoder).reads != "text" for encoder in encoders):
         return LENGTH
     shapes = [(1, 1, length or encoder.max_position_embeddings) for encoder in encoders]
-    tokens = [Tokens(np.zeros(s, np.int64), np.ones(s), [1], [0], []) for s in shapes]
+    tokens = []
+    for shape in shapes:
+        ids = np.zeros(shape, np.int64)
+        tokens.append(Tokens(ids, np.ones(shape), np.ones_like(ids), [1], [0], []))
 
     def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def encode(encoder: TextConfig, ids: Any, *_: Any) -> Any:
@@ -109,7 +112,7 @@ def count_text_tokens(config: ModelConfig, length: int | None = LENGTH) -> int:
     family = family_of(config)
     ops = NumpyBackend(dtype="float64")
     encoded = family.text.encode(ops, encoders, tokens, compile_network)
-    found = family.text.condition(ops, config, encoded.states, encoded.pooled, (0, 0)).context
+    found = family.text.condition_text(ops, config, encoded, (0, 0)).context
     return LENGTH if found is None else int(get_hidden_states(found).shape[1])
 
 
@@ -147,6 +150,10 @@ def random_input(
         ids = random_stream(f"{key}/{stream}").integers(0, end, shape)
         ids[:, -1] = end
         return ids
+    if x.content == "mask":  # the second example has padding
+        length = min(shape[1], LENGTH) if network.reads_tokens else shape[1]
+        kept = np.asarray([[length], [max(length - 2, 1)]])[:batch]
+        return (np.arange(length)[None, :] < kept).astype(np.int64)
     if x.content == "labels":
         return random_stream(f"{key}/{stream}").integers(0, x.below, shape)
     if x.content == "classes":

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ldmref.io.key_table import KeyEntry as KeyEntry
     from ldmref.io.key_table import key_table as key_table
     from ldmref.math import timestep_embedding as timestep_embedding
+    from ldmref.models import layers as layers
+    from ldmref.models import specs as specs
+    from ldmref.models import transformer_layers as transformer_layers
     from ldmref.models.conditioning import CachedContext as CachedContext
     from ldmref.models.conditioning import Conditioning as Conditioning
     from ldmref.models.conditioning import get_hidden_states as get_hidden_states
@@ -58,31 +61,15 @@ if TYPE_CHECKING:
     from ldmref.models.family import TrainingRules as TrainingRules
     from ldmref.models.family import Work as Work
     from ldmref.models.golden_run import GoldenRun as GoldenRun
-    from ldmref.models.layers import attention as attention
-    from ldmref.models.layers import conv2d as conv2d
-    from ldmref.models.layers import layer as layer
-    from ldmref.models.layers import layer_norm as layer_norm
-    from ldmref.models.layers import linear as linear
-    from ldmref.models.layers import merge_heads as merge_heads
-    from ldmref.models.layers import mlp as mlp
-    from ldmref.models.layers import split_heads as split_heads
     from ldmref.models.params import Params as Params
     from ldmref.models.params import Shape as Shape
     from ldmref.models.params import Spec as Spec
     from ldmref.models.params import flatten as flatten
     from ldmref.models.params import numbered as numbered
-    from ldmref.models.specs import attention_spec as attention_spec
-    from ldmref.models.specs import conv_spec as conv_spec
-    from ldmref.models.specs import linear_spec as linear_spec
-    from ldmref.models.specs import norm_spec as norm_spec
     from ldmref.models.text import EncodedText as EncodedText
     from ldmref.models.text import encode_tokens as encode_tokens
     from ldmref.models.text_config import TextConfig as TextConfig
     from ldmref.models.text_kind import TextEncoder as TextEncoder
-    from ldmref.models.transformer_layers import find_angles as find_angles
-    from ldmref.models.transformer_layers import rms_norm as rms_norm
-    from ldmref.models.transformer_layers import rotate as rotate
-    from ldmref.models.transformer_layers import turn as turn
     from ldmref.prompts import PromptTokenizer as PromptTokenizer
     from ldmref.prompts import Tokens as Tokens
     from ldmref.prompts import load_tokenizer as load_tokenizer
