@@ -24,6 +24,7 @@ from ldmref.models.golden_run import GoldenRun
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
 from ldmref.models.presets import PRESETS, list_presets
 from ldmref.models.text_kind import find_text_encoder, kind_of
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 
@@ -156,14 +157,19 @@ def make_tokenizers(config: ModelConfig, vocabularies: Sequence[str]) -> list[Pr
         vocabularies: The vocabulary of each, as `vocabularies_of` returns them.
     """
     found = []
+    templates = family_of(config).text.templates(config)
+    parts = zip(config.text_encoders, vocabularies, TEXT_ENCODERS, strict=False)
     with TemporaryDirectory() as name:
-        for i, (text, kind) in enumerate(zip(config.text_encoders, vocabularies, strict=True)):
-            folder = Path(name) / str(i)
+        for text, kind, network in parts:
+            folder = Path(name) / network
             folder.mkdir()
             for path, content in vocabulary_files(kind).items():
                 (folder / path).write_text(content, encoding="utf-8")
             source = folder / "tokenizer.json" if kind == "words" else folder
-            found.append(tokenizer_for(text, source if kind else None, kind_of(text).padding(text)))
+            padding = kind_of(text).padding(text)
+            template = templates.get(network, PLAIN)
+            place = source if kind else None
+            found.append(tokenizer_for(text, place, padding, network, template))
     return found
 
 

@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     from ldmref.io.diffusers import read_json as read_json
     from ldmref.io.diffusers import require_plain as require_plain
     from ldmref.io.key_table import KeyEntry as KeyEntry
-    from ldmref.io.key_table import key_table as key_table
     from ldmref.math import timestep_embedding as timestep_embedding
     from ldmref.models import layers as layers
     from ldmref.models import specs as specs
     from ldmref.models import transformer_layers as transformer_layers
-    from ldmref.models.conditioning import CachedContext as CachedContext
     from ldmref.models.conditioning import Conditioning as Conditioning
     from ldmref.models.conditioning import get_hidden_states as get_hidden_states
     from ldmref.models.config import AutoencoderConfig as AutoencoderConfig
@@ -62,7 +60,6 @@ if TYPE_CHECKING:
     from ldmref.models.family import Work as Work
     from ldmref.models.golden_run import GoldenRun as GoldenRun
     from ldmref.models.params import Params as Params
-    from ldmref.models.params import Shape as Shape
     from ldmref.models.params import Spec as Spec
     from ldmref.models.params import flatten as flatten
     from ldmref.models.params import numbered as numbered
@@ -70,7 +67,9 @@ if TYPE_CHECKING:
     from ldmref.models.text import encode_tokens as encode_tokens
     from ldmref.models.text_config import TextConfig as TextConfig
     from ldmref.models.text_kind import TextEncoder as TextEncoder
+    from ldmref.prompts import PromptTemplate as PromptTemplate
     from ldmref.prompts import PromptTokenizer as PromptTokenizer
+    from ldmref.prompts import SpecialTokens as SpecialTokens
     from ldmref.prompts import Tokens as Tokens
     from ldmref.prompts import load_tokenizer as load_tokenizer
     from ldmref.samplers.config import SchedulerConfig as SchedulerConfig

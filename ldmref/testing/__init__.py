@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ldmref.testing.family.conforms import CHECKS as FAMILY_CHECKS
     from ldmref.testing.family.conforms import assert_family_conforms, check_family
     from ldmref.testing.family.oracles import LivePipeline, Original
-    from ldmref.testing.family.report import BrokenPromises, FamilyCheck, FamilyReport
+    from ldmref.testing.family.report import FamilyCheck, FamilyReport
 
 FAMILY = {  # where each name of the checks of families is
     "FAMILY_CHECKS": "conforms.CHECKS",
@@ -23,13 +23,11 @@ FAMILY = {  # where each name of the checks of families is
     "check_family": "conforms.check_family",
     "LivePipeline": "oracles.LivePipeline",
     "Original": "oracles.Original",
-    "BrokenPromises": "report.BrokenPromises",
     "FamilyCheck": "report.FamilyCheck",
     "FamilyReport": "report.FamilyReport",
 }
 __all__ = [
     "FAMILY_CHECKS",
-    "BrokenPromises",
     "Case",
     "FamilyCheck",
     "FamilyReport",

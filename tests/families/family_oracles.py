@@ -41,7 +41,8 @@ def live(pipe: Any, folder: Path, request: dict[str, Any], **options: Any) -> Li
     """Return a pipeline that is saved in a folder, and runs with these options."""
     if not folder.exists():
         pipe.save_pretrained(folder)
-    return LivePipeline(pipe, partial(run_pipeline, **options), request, folder=folder)
+    run = partial(run_pipeline, **options)
+    return LivePipeline(pipe, run, request, folder=folder, whole=True)
 
 
 # -- Stable Diffusion 3 ---------------------------------------------------------------------------

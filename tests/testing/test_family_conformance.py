@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, VerifyError
 from ldmref.families.sd3 import SD3
 from ldmref.io.key_table import KeyEntry
 from ldmref.models.conditioning import Conditioning
@@ -19,7 +19,6 @@ from ldmref.models.family import BUILT_IN, find_family
 from ldmref.models.golden_run import GoldenRun
 from ldmref.testing import (
     FAMILY_CHECKS,
-    BrokenPromises,
     FamilyCheck,
     LivePipeline,
     Original,
@@ -317,6 +316,15 @@ def test_a_layer_of_a_live_pipeline_is_found(live):
     assert problems(SD3, "live pipeline", pipelines=[live]) == ""
 
 
+def test_what_is_recorded_and_not_compared_is_said(live, monkeypatch):
+    report = pipelines.diff
+    gap = "a layer has no place"
+    monkeypatch.setattr(pipelines, "diff", lambda *args: replace(report(*args), gaps=(gap,)))
+    assert gap in problems(SD3, "live pipeline", pipelines=[replace(live, whole=True)])
+    found = check_family(SD3, only=["live pipeline"], pipelines=[live])["live pipeline"]
+    assert found.verdict == "holds" and gap in found.left_out[0] and gap in str(found)
+
+
 def test_a_wrong_layer_that_is_not_named_is_found(live, monkeypatch):
     assert problems(SD3, "wrong layer", pipelines=[live]) == ""
     monkeypatch.setattr(pipelines, "WRONG", (1.0, 0.0))
@@ -395,6 +403,15 @@ def test_a_parameter_that_nothing_reads_is_found():
     assert "a gradient reaches transformer.proj_out.bias, which nothing reads" in found
 
 
+def test_tensors_that_a_file_is_recognised_by(install):
+    def recognise(shapes):
+        return SD3.files[0].recognise(shapes) if "size" in shapes else None
+
+    family = install(replace(SD3, files=[replace(SD3.files[0], recognise=recognise)]))
+    assert "of no preset is recognised" in problems(family, "single files")
+    assert problems(family, "single files", also_stored=lambda config: {"size": (1,)}) == ""
+
+
 def test_a_computed_parameter_that_a_training_changes_is_found(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr("ldmref.training.diffusion.stage.with_fixed", lambda config, p: p)
@@ -463,7 +480,7 @@ def test_all_problems_are_listed_at_once(install):
     with pytest.raises(AssertionError) as caught:
         assert_family_conforms(family, only=["names", "flops", "original"], presets=[TINY])
     error = caught.value
-    assert isinstance(error, BrokenPromises) and "breaks what it declares: 2 problems" in str(error)
+    assert isinstance(error, VerifyError) and "breaks what it declares: 2 problems" in str(error)
     begins = [line.partition(":")[0] for line in error.report]
     assert begins == ["BROKEN", "BROKEN", "holds", "not checked"]
 

@@ -21,6 +21,7 @@ from typing import Any
 from ldmref.errors import UsageError, counted, did_you_mean
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import Family, find_family
+from ldmref.models.params import Shape
 from ldmref.testing.family.declaration import (
     check_flops,
     check_names,
@@ -59,6 +60,7 @@ CHECKS: Mapping[str, Callable[[Subject, Findings], None]] = {
     "folders": check_folders,
     "single files": check_files,
 }
+"""Every check by name, in the order in which they run."""
 INSTALLED = "installed"
 
 
@@ -73,9 +75,30 @@ def check_family(
     request: Mapping[str, Any] | None = None,
     flops_within: float = 0.05,
     unread: Callable[[ModelConfig], Collection[str]] = lambda config: (),
+    also_stored: Callable[[ModelConfig], Mapping[str, Shape]] = lambda config: {},
     only: Sequence[str] = (),
 ) -> FamilyReport:
-    """Check what a family promises; the arguments are those of `assert_family_conforms`.
+    """Check what a family declares, in every tool.
+
+    What is not given, or needs a library that is not installed, is not checked.
+
+    Args:
+        family: The family, or its name. Its package must be installed, because every tool finds it
+            by its name.
+        originals: Modules of the original program (`Original`), for parity in float64.
+        pipelines: Pipelines of another program, such as diffusers (`LivePipeline`), for traces of
+            live runs and equal images.
+        parameters: The published number of the denoiser's parameters, by preset. None: not known.
+        presets: The presets to check. (): all.
+        backends: The backends to compare with NumPy. (): those that run here.
+        request: Parameters of all runs of small models, such as a prompt. None: short ones.
+        flops_within: The part by which `work.flops` may differ from what torch counts. 0.05 leaves
+            room for what is computed once per image, such as the embedding of the time.
+        unread: Returns, for a configuration, the parameters of the denoiser that files hold and
+            no layer reads; no gradient reaches them.
+        also_stored: Returns, for a configuration, the shapes of tensors that single files hold
+            besides those that are read, and by which they are recognised.
+        only: Names of checks, keys of `FAMILY_CHECKS`. (): all.
 
     Returns:
         A check for each promise, whether it holds, is broken, or was not compared.
@@ -110,6 +133,7 @@ def check_family(
         request or {},
         flops_within,
         unread,
+        also_stored,
     )
     checks: list[FamilyCheck] = [installed.close()]
     with tempfile.TemporaryDirectory(prefix="ldmref-family-") as folder:
@@ -153,28 +177,14 @@ def assert_family_conforms(family: Family | str, **options: Any) -> FamilyReport
     Args:
         family: The family, or its name. Its package must be installed, because every tool finds it
             by its name.
-        **options: Any of the following.
-
-            - `originals`: modules of the original program (`Original`), for parity in float64.
-            - `pipelines`: pipelines of another program, such as diffusers (`LivePipeline`), for
-              traces of live runs and equal images.
-            - `parameters`: the published number of the denoiser's parameters, by preset.
-            - `presets`: the presets to check. (): all.
-            - `backends`: the backends to compare with NumPy. (): those that run here.
-            - `request`: parameters of all runs of small models, such as a prompt.
-            - `flops_within`: the part by which `work.flops` may differ from what torch counts.
-              0.05 leaves room for what is computed once per image, such as the embedding of the
-              time.
-            - `unread`: returns, for a configuration, the parameters of the denoiser that files hold
-              and no layer reads; no gradient reaches them.
-            - `only`: names of checks, keys of `ldmref.testing.FAMILY_CHECKS`. (): all.
+        **options: What to compare it with; the other arguments of `check_family`.
 
     Returns:
         What was checked, and what was not.
 
     Raises:
-        BrokenPromises: A promise is broken. It is an `AssertionError`; its `report` has a line for
-            each problem, and for each check that holds or was not made.
+        VerifyError: Something is not as declared. It is an `AssertionError`, too; its `report` has
+            a line for each problem, and for each check that holds or was not made.
         UsageError: A name in `only`, `presets` or `parameters` is not known.
 
     >>> from ldmref.testing import assert_family_conforms

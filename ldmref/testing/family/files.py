@@ -80,7 +80,7 @@ def check_files(subject: Subject, found: Findings) -> None:
                     continue
                 for line in _broken_table(config, table):
                     found.problem(f"{what} of {name!r}: {line}")
-                taken = recognise(file, config)
+                taken = recognise(subject, file, config)
                 if taken is None:
                     continue
                 if taken.denoiser == config.denoiser:
@@ -115,10 +115,10 @@ def _broken_table(config: ModelConfig, table: Mapping[str, object]) -> Iterator[
             yield f"{name} is {shape} in the table, {spec[name]} in the network"
 
 
-def recognise(file: SingleFile, config: ModelConfig) -> ModelConfig | None:
+def recognise(subject: Subject, file: SingleFile, config: ModelConfig) -> ModelConfig | None:
     """Return the model for which the file of a model is taken; None if it is refused."""
     shapes = list_stored_shapes(file.table(config))
-    found = file.recognise(shapes)
+    found = file.recognise({**shapes, **subject.options.also_stored(config)})
     fits = found is not None and list_stored_shapes(file.table(found)) == shapes
     return found if fits else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.models.config import ModelConfig
+from ldmref.models.params import Shape
 
 
 def identity(state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,6 +58,8 @@ class LivePipeline:
         mode: The mode of the request.
         image: Returns the image of the result: a PIL image, or an array (h, w, 3) in [0, 1].
         folder: The folder of the same model. None: what `pipeline.save_pretrained` writes.
+        whole: Whether everything that is recorded must be compared. If not, what is not compared,
+            such as modules that ldmref does not call by themselves, is listed as left out.
 
     >>> from ldmref.testing import LivePipeline
     >>> LivePipeline(None, lambda pipeline: pipeline("a cat", num_inference_steps=2)).mode
@@ -69,6 +72,7 @@ class LivePipeline:
     mode: str = "txt2img"
     image: Callable[[Any], Any] = field(default=lambda result: result.images[0], repr=False)
     folder: str | Path | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,4 @@ class Options:
     request: Mapping[str, Any] = field(default_factory=dict)
     flops_within: float = 0.05
     unread: Callable[[ModelConfig], Collection[str]] = lambda config: ()
+    also_stored: Callable[[ModelConfig], Mapping[str, Shape]] = lambda config: {}

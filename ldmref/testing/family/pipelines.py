@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.loading import load
-from ldmref.locate import DiffReport, diff_traces
+from ldmref.locate import DiffReport, Row, diff_traces
 from ldmref.models.model import LatentDiffusion
 from ldmref.testing.family.oracles import LivePipeline
 from ldmref.testing.family.report import Findings, shorten
@@ -57,7 +57,7 @@ def diff(subject: Subject, i: int) -> DiffReport:
 
 def check_live(subject: Subject, found: Findings) -> None:
     """Check that nothing is found in a live pipeline, and that all it computes is compared."""
-    for i, name, _ in each_pipeline(subject, found):
+    for i, name, live in each_pipeline(subject, found):
         with found.about(name):
             require("torch")
             report = subject.keep(("diff", i), lambda i=i: diff(subject, i))
@@ -66,11 +66,18 @@ def check_live(subject: Subject, found: Findings) -> None:
                 found.problem(f"{name}: {row.name} ({row.kind}) differs{cause}")
             if len(report.faults) > 3:
                 found.problem(f"{name}: {len(report.faults) - 3} further rows differ")
+            found.require(report.counts()["equal"] > 0, f"{name}: nothing was compared")
+            note = found.problem if live.whole else found.leave_out
             for gap in report.gaps:
-                found.problem(f"{name}: not compared: {gap}")
-            unknown = [row.name for row in report.rows if row.verdict == "not judged"]
-            found.require(not unknown, f"{name}: not judged: {shorten(unknown)}")
-            found.require(bool(report.rows), f"{name}: nothing was recorded")
+                note(f"{name}: {gap}")
+            unknown = [f"{row.name} ({row.kind})" for row in report.rows if is_unknown(row)]
+            if unknown:
+                note(f"{name}: not judged: {shorten(unknown)}")
+
+
+def is_unknown(row: Row) -> bool:
+    """Return whether a row was not judged."""
+    return row.verdict == "not judged"
 
 
 def check_wrong_layers(subject: Subject, found: Findings) -> None:

@@ -13,7 +13,7 @@ MOST = 5  # names that a line lists
 
 
 class BrokenPromises(VerifyError, AssertionError):
-    """A family that does not do what it declares; `report` has a line for each promise."""
+    """A family that does not do what it declares, for tests that expect an `AssertionError`."""
 
 
 class NotChecked(Exception):
