@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,13 @@ def site(tmp_path, monkeypatch):
 def dit(site):
     install(site, {"dit": "ldmref_dit:DIT"})
     return ldmref.random_model("dit-tiny")
+
+
+def test_everything_that_a_family_needs_is_in_one_place():
+    text = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    imported = {*re.findall(r"^from (ldmref[\w.]*) import", text, re.MULTILINE)}
+    assert {name for name in imported if not name.startswith("ldmref_dit")} == {"ldmref.families"}
+    assert not re.search(r"^import ldmref", text, re.MULTILINE)
 
 
 def test_images_traces_and_differences(dit, tmp_path):
