@@ -130,8 +130,7 @@ FULL: dict[str, str] = {
     f"{CONFORM}[estimate-flux]": SECONDS,
     "tests/testing/test_family_conformance.py::"
     "test_a_wrong_layer_that_is_not_named_is_found": SECONDS,
-    "tests/testing/test_family_conformance.py::"
-    "test_a_wrong_number_of_operations_is_found": SECONDS,
+    "tests/testing/test_family_conformance.py::test_a_wrong_number_of_operations_is_found": SECONDS,
     "tests/testing/test_family_conformance.py::test_all_problems_are_listed_at_once": SECONDS,
     # -- processes
     "tests/cli/test_train.py": PROCESSES,

@@ -178,10 +178,10 @@ def vocabularies_of(family: str) -> tuple[str, ...]:
 
     It is "clip", "bert", "t5" or "words", or the name of the kind of encoder that makes one.
     """
-    run = next(golden_runs((family,)))
+    run = next(golden_runs((family,)), None)
     kinds = [kind_of(text) for text in list_presets()[family].text_encoders]
     own = (kind.vocabulary if isinstance(kind.vocabulary, str) else kind.name for kind in kinds)
-    return tuple(run.vocabulary or name for name in own)
+    return tuple((run.vocabulary if run else "") or name for name in own)
 
 
 def vocabulary_files(kind: str) -> dict[str, str]:

@@ -12,13 +12,12 @@ from ldmref.testing.mixture import Mixture, three_modes
 
 if TYPE_CHECKING:
     from ldmref.testing import mixture, strategies
-    from ldmref.testing.family.conforms import CHECKS as FAMILY_CHECKS
-    from ldmref.testing.family.conforms import assert_family_conforms, check_family
+    from ldmref.testing.family.conforms import FAMILY_CHECKS, assert_family_conforms, check_family
     from ldmref.testing.family.oracles import LivePipeline, Original
     from ldmref.testing.family.report import FamilyCheck, FamilyReport
 
 FAMILY = {  # where each name of the checks of families is
-    "FAMILY_CHECKS": "conforms.CHECKS",
+    "FAMILY_CHECKS": "conforms.FAMILY_CHECKS",
     "assert_family_conforms": "conforms.assert_family_conforms",
     "check_family": "conforms.check_family",
     "LivePipeline": "oracles.LivePipeline",

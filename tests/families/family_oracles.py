@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def ask(**changes: Any) -> dict[str, Any]:
     return {"prompt": PROMPT, "steps": 2, "latents": LATENTS, **SIZE} | changes
 
 
-def live(pipe: Any, folder: Path, request: dict[str, Any], **options: Any) -> LivePipeline:
+def live(pipe: Any, folder: Path, request: dict[str, Any] | None, **options: Any) -> LivePipeline:
     """Return a pipeline that is saved in a folder, and runs with these options."""
     if not folder.exists():
         pipe.save_pretrained(folder)
@@ -94,7 +95,7 @@ def sd3(root: Path) -> dict[str, Any]:
 # -- Flux.1 ---------------------------------------------------------------------------------------
 
 
-def call_flux(module: Any, x: dict[str, Any]) -> Any:
+def call_flux(module: Any, x: Mapping[str, Any]) -> Any:
     """Return the velocity of diffusers' transformer, which takes tokens and times in [0, 1]."""
     n, c, h, w = x["x"].shape
     places = FluxPipeline._prepare_latent_image_ids(n, h // 2, w // 2, "cpu", torch.float64)
@@ -161,7 +162,7 @@ def latent_diffusion(root: Path) -> dict[str, Any]:
     return {"originals": originals, "pipelines": pipelines, "parameters": published}
 
 
-def call_unet(module: Any, x: dict[str, Any]) -> Any:
+def call_unet(module: Any, x: Mapping[str, Any]) -> Any:
     """Return the prediction of diffusers' U-Net."""
     more = {}
     if "pooled" in x:

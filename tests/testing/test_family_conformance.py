@@ -27,7 +27,7 @@ from ldmref.testing import (
 )
 from ldmref.testing.family import files, learning, pipelines
 from ldmref.testing.family.networks import check_padding, relative_error
-from ldmref.testing.family.oracles import Options
+from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.report import Findings
 from ldmref.testing.family.subject import Subject
 
@@ -219,7 +219,7 @@ def test_padding_that_is_read_is_found(tmp_path, monkeypatch, reads):
         return [replace(network, function=average, inputs=(*network.inputs, mask))]
 
     family = replace(SD3, networks=networks)
-    subject = Subject(family, Options(presets=(TINY,)), tmp_path)
+    subject = Subject(family, FamilyOptions(presets=(TINY,)), tmp_path)
     inputs = Subject.inputs
 
     def with_mask(self, *args):

@@ -31,14 +31,14 @@ from ldmref.testing.family.declaration import (
 from ldmref.testing.family.files import check_files, check_folders, check_pipeline_folders
 from ldmref.testing.family.learning import check_training
 from ldmref.testing.family.networks import check_batch, check_originals, check_padding
-from ldmref.testing.family.oracles import LivePipeline, Options, Original
+from ldmref.testing.family.oracles import FamilyOptions, LivePipeline, Original
 from ldmref.testing.family.pipelines import check_live, check_pipeline_images, check_wrong_layers
 from ldmref.testing.family.ports import check_cases, check_export, check_traces
 from ldmref.testing.family.report import BrokenPromises, FamilyCheck, FamilyReport, Findings
 from ldmref.testing.family.runs import check_backends, check_estimate, check_modes
 from ldmref.testing.family.subject import Subject
 
-CHECKS: Mapping[str, Callable[[Subject, Findings], None]] = {
+FAMILY_CHECKS: Mapping[str, Callable[[Subject, Findings], None]] = {
     "names": check_names,
     "presets": check_presets,
     "parameters": check_parameters,
@@ -118,13 +118,13 @@ def check_family(
             family if isinstance(family, str) else family.name, (installed.close(),)
         )
     for name, known, what in (
-        *((name, CHECKS, "check") for name in only),
+        *((name, FAMILY_CHECKS, "check") for name in only),
         *((name, found.presets, "preset") for name in (*presets, *(parameters or {}))),
     ):
         if name not in known:
             message = f"no {what} {name!r}"
             raise UsageError(message, code="E-CONFORMANCE", hint=did_you_mean(name, known))
-    options = Options(
+    options = FamilyOptions(
         tuple(originals),
         tuple(pipelines),
         parameters or {},
@@ -138,7 +138,7 @@ def check_family(
     checks: list[FamilyCheck] = [installed.close()]
     with tempfile.TemporaryDirectory(prefix="ldmref-family-") as folder:
         subject = Subject(found, options, Path(folder))
-        for name, check in CHECKS.items():
+        for name, check in FAMILY_CHECKS.items():
             if only and name not in only:
                 continue
             findings = Findings(name)

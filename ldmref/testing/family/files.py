@@ -15,7 +15,7 @@ from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.family import SingleFile
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.networks import model_spec
-from ldmref.models.params import flatten
+from ldmref.models.params import flatten, unflatten
 from ldmref.testing.family.pipelines import each_pipeline, model_of
 from ldmref.testing.family.report import Findings, shorten
 from ldmref.testing.family.subject import Subject
@@ -34,7 +34,8 @@ def _save_and_load(subject: Subject, model: LatentDiffusion) -> Iterator[str]:
     """Save a model and load it; yield what is another."""
     folder = subject.place("model")
     tokenizers = model.tokenizers or [model.tokenizer]
-    save_folder(folder, model.config, model.params, tokenizers, np.float32)
+    params = unflatten(flatten(model.params))
+    save_folder(folder, model.config, params, tokenizers, np.float32)
     again = load(folder, backend="numpy")
     if again.config != model.config:
         yield "the folder has another configuration"

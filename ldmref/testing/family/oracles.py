@@ -76,7 +76,7 @@ class LivePipeline:
 
 
 @dataclass(frozen=True)
-class Options:
+class FamilyOptions:
     """All that a caller gives; `assert_family_conforms` describes each."""
 
     originals: tuple[Original, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def check_wrong_layers(subject: Subject, found: Findings) -> None:
                 )
 
 
-def spread(names: Sequence[str], count: int) -> list[str]:
+def spread(names: list[str], count: int) -> list[str]:
     """Return names from the first to the last, evenly spread.
 
     >>> spread(["a", "b", "c", "d", "e"], 3)

@@ -10,7 +10,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.family import with_text_length
 from ldmref.testing.family.report import Findings
 from ldmref.testing.family.subject import Subject
-from ldmref.trace import record_trace
+from ldmref.trace import Trace, read_trace, record_trace
 
 COMMON = ("txt2img", "img2img", "inpaint")
 WITHIN = 1  # of 255 levels
@@ -118,12 +118,10 @@ def _compare_sizes(subject: Subject, config: ModelConfig) -> list[str]:
     return lines
 
 
-def recorded(subject: Subject, name: str) -> object:
+def recorded(subject: Subject, name: str) -> Trace:
     """Return the trace of a run of a small model in its first mode."""
 
-    def record() -> object:
-        from ldmref.trace import read_trace
-
+    def record() -> Trace:
         model = subject.model(name)
         mode, request = subject.first_mode(subject.small[name])
         folder = subject.place("trace")

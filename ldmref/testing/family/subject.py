@@ -16,7 +16,7 @@ from ldmref import modes
 from ldmref.backends import available
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.cases.golden_models import make_tokenizers
+from ldmref.cases.golden_models import make_tokenizers, vocabularies_of
 from ldmref.cases.network_cases import count_text_tokens, random_input
 from ldmref.cases.parameters import random_parameters
 from ldmref.cases.shrink import shrink
@@ -30,7 +30,7 @@ from ldmref.models.networks import model_spec
 from ldmref.models.params import Params, count, flatten, unflatten
 from ldmref.models.text_kind import kind_of
 from ldmref.modes.advice import can_generate
-from ldmref.testing.family.oracles import Options
+from ldmref.testing.family.oracles import FamilyOptions
 from ldmref.testing.family.report import NotChecked
 
 SMALL = 2**22  # parameters of a model that need not be made smaller
@@ -52,7 +52,7 @@ class Subject:
         folder: A folder for everything that the checks write.
     """
 
-    def __init__(self, family: Family, options: Options, folder: Path):
+    def __init__(self, family: Family, options: FamilyOptions, folder: Path):
         self.family = family
         self.options = options
         self.folder = folder
@@ -116,12 +116,11 @@ class Subject:
     def model(self, name: str, backend: Backend | None = None) -> LatentDiffusion:
         """Return a small model with random weights; None: on NumPy in float32."""
         config = self.small[name]
-        runs = [run for run in self.family.golden.runs if run.preset == name]
-        own = runs[0].vocabulary if runs else ""
-        kinds = [own or kind_of(text).vocabulary for text in config.text_encoders]
         params = self.keep(("params", name), lambda: self.params(name))
         ops = backend or NumpyBackend(dtype="float32")
-        tokenizers = make_tokenizers(config, kinds) or [tokenizer_for(config.text_encoder)]
+        tokenizers = make_tokenizers(config, vocabularies_of(name)) or [
+            tokenizer_for(config.text_encoder)
+        ]
         return LatentDiffusion(ops, config, params, tokenizers[0], "", *tokenizers[1:])
 
     # -- requests ---------------------------------------------------------------------------------
