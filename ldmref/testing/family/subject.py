@@ -181,11 +181,15 @@ class Subject:
         """Return random inputs of a network, by argument."""
         tokens = self.keep(("tokens", repr(config)), lambda: count_text_tokens(config))
         found = {x.argument: random_input(key, network, x, tokens, side) for x in network.inputs}
-        for x in network.inputs:
-            if x.content == "ids":  # all that an encoder reads at once, which graphs fix
-                length = x.shape_at({"batch": 1, "tokens": tokens})[1]
-                ids = np.tile(found[x.argument], -(-length // found[x.argument].shape[1]))
-                found[x.argument] = ids[:, -length:]
+        for x in network.inputs if network.reads_tokens else ():
+            # all that an encoder reads at once, which graphs fix
+            length = x.shape_at({"batch": 1, "tokens": tokens})[1]
+            known = found[x.argument]
+            if x.content == "ids":
+                found[x.argument] = np.tile(known, -(-length // known.shape[1]))[:, -length:]
+            elif x.content == "mask":  # with the padding at the end
+                before = ((0, 0), (length - known.shape[1], 0))
+                found[x.argument] = np.pad(known, before, constant_values=1)
         return found
 
     def denoiser(self, config: ModelConfig) -> DeclaredNetwork:
