@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from ldmref.cases.golden_models import golden_runs
 from ldmref.cases.shrink import shrink
 from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
 from ldmref.families.lookup import known_networks, networks_of_run
-from ldmref.io import save_folder
 from ldmref.locate import diff_traces
 from ldmref.models import PRESETS, Params, config_from_dict, preset
 from ldmref.models.conditioning import Conditioning
@@ -68,6 +68,13 @@ def dit(site):
     return ldmref.random_model("dit-tiny")
 
 
+def test_everything_that_a_family_needs_is_in_one_place():
+    text = "\n".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    imported = {*re.findall(r"^from (ldmref[\w.]*) import", text, re.MULTILINE)}
+    assert {name for name in imported if not name.startswith("ldmref_dit")} == {"ldmref.families"}
+    assert not re.search(r"^import ldmref", text, re.MULTILINE)
+
+
 def test_images_traces_and_differences(dit, tmp_path):
     plan = modes.plan("txt2img", dit, prompt="3", seed=1, steps=2)
     record_trace(plan, dit, tmp_path / "t")
@@ -84,14 +91,6 @@ def test_images_traces_and_differences(dit, tmp_path):
     }
     names = name_tensors(["transformer_blocks.0.attn1/output", "class_labels", "out_sample"], 2)
     assert names is not None and names["out_sample"] == "transformer.002//output"
-
-
-def test_folders_name_the_family(dit, tmp_path):
-    save_folder(tmp_path / "m", dit.config, dit.params, [dit.tokenizer], np.float32)
-    plan = modes.plan("txt2img", dit, prompt="3", seed=1, steps=2)
-    again = ldmref.load(tmp_path / "m")
-    assert again.config == dit.config and again.config.to_dict()["family"] == "dit"
-    assert plan.run(dit).images[0].tobytes() == plan.run(again).images[0].tobytes()
 
 
 def test_without_the_package_its_folder_is_refused(site, tmp_path):

@@ -71,6 +71,10 @@ STEERABLE = Steerable(
         },
     )
 )
+FLUX_LORA_TARGETS = LORA_TARGETS | {  # and of blocks that have one stream
+    "feed_forward": (*LORA_TARGETS["feed_forward"], ".proj_mlp", ".proj_out"),
+    "projections": ("x_embedder", "context_embedder"),
+}
 ENDS = (".x_embedder.weight", "transformer.proj_out.weight")
 __all__ = ["FLUX", "FluxConfig"]
 
@@ -149,7 +153,7 @@ FLUX = Family(
         inputs=scale_time,
         states=select_hidden_states,
     ),
-    lora=LoraRules(LORA_TARGETS, xlabs_layers, with_control),
+    lora=LoraRules(FLUX_LORA_TARGETS, xlabs_layers, with_control),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
     golden=GoldenModels(shrink, GOLDEN_RUNS),
 )

@@ -134,7 +134,7 @@ SD3 = Family(
         ("SD3Transformer2DModel",),
         states=select_hidden_states,
     ),
-    lora=LoraRules(LORA_TARGETS),
+    lora=LoraRules(LORA_TARGETS | {"projections": ("pos_embed.proj", "context_embedder")}),
     training=TrainingRules(
         zeros=lambda config: ZEROS,
         fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
