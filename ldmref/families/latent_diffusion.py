@@ -70,7 +70,19 @@ def networks_of(config: ModelConfig) -> list[DeclaredNetwork]:
 
 
 def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
-    """Return a text encoder, with pooled output if the configuration has a projection."""
+    """Return the declaration of a text encoder.
+
+    Args:
+        name: Its name, "text_encoder", "text_encoder_2" or "text_encoder_3".
+        config: Its configuration.
+
+    Returns:
+        The network, with a pooled output if the configuration has a projection.
+
+    >>> from ldmref.models import TextConfig
+    >>> [x.role for x in describe_text_encoder("text_encoder", TextConfig()).outputs]
+    ['']
+    """
     pooled = bool(config.projection_dim)
     ids = NetworkInput(
         "ids",

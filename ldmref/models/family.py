@@ -125,6 +125,10 @@ class Work:
     Attributes:
         flops: Returns its floating-point operations.
         activations: Returns the numbers that it holds at the same time.
+
+    >>> from ldmref.models import preset
+    >>> find_family("sd3").work.flops(preset("sd3-tiny"), 16, 16)
+    1315072
     """
 
     flops: CountWork
@@ -202,6 +206,9 @@ class PipelineCalls:
             the inputs of the call by role, the name and the array: some pipelines join texts of
             different lengths in one row. None: their layers have our arrays.
         scale: Returns our guidance scale of theirs.
+
+    >>> find_family("sd3").diffusers.halves
+    ('uncond', 'cond')
     """
 
     pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
@@ -228,6 +235,9 @@ class TrainingRules:
         ends: How the names of the first and last layers and of tables end, which Muon does not
             train.
         with_classes: Returns a configuration for the classes of a data set, by their names.
+
+    >>> find_family("sd3").training.ends
+    ('.pos_embed.proj.weight', 'transformer.proj_out.weight')
     """
 
     zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
@@ -248,6 +258,9 @@ class LoraRules:
             name them neither as ours nor as the files of the makers: a `KeyEntry` by name.
         with_control: Returns the configuration of a model whose denoiser also reads a control
             image, into which a LoRA may turn it. None: no LoRA does.
+
+    >>> list(find_family("latent-diffusion").lora.targets)
+    ['attention', 'feed_forward', 'projections', 'convolutions']
     """
 
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
@@ -262,6 +275,10 @@ class GoldenModels:
     Attributes:
         shrink: Returns a small version of a configuration. None: the model is not made smaller.
         runs: The runs of small versions of the presets that are held as traces.
+
+    >>> from ldmref.models import preset
+    >>> find_family("flux").golden.shrink(preset("flux-dev")).denoiser.num_layers
+    2
     """
 
     shrink: Callable[[ModelConfig], ModelConfig] | None = None

@@ -15,7 +15,7 @@ from ldmref.io.adapters.lora_file import read_loras
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.models.text import text_encoder
 from ldmref.models.unet import unet
-from ldmref.training.finetune.lora import initial_lora, with_lora, write_lora
+from ldmref.training.finetune.adapters import initial_lora, with_lora, write_lora
 from ldmref.training.finetune.lora_targets import lora_layers
 from ldmref.training.finetune.recipe import TARGETS
 
