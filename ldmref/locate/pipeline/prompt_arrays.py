@@ -14,7 +14,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError, short_repr
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.tokens import fit_length, tokenize
+from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.locate.precision import exact_backend
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
@@ -28,10 +28,25 @@ Prompts = tuple[str, ...]  # one for each text encoder
 
 
 class PromptArrays(NamedTuple):
-    """What the denoiser is given of a prompt: hidden states (l, d), and a vector or None."""
+    """What the denoiser is given of a prompt.
+
+    Attributes:
+        states: Hidden states, (l, d).
+        pooled: The pooled output, (d,), or None.
+        mask: 1 for hidden states that are read, 0 for padding, (l,), or None.
+    """
 
     states: np.ndarray
     pooled: np.ndarray | None
+    mask: np.ndarray | None = None
+
+    def at_length(self, length: int) -> PromptArrays:
+        """Return the arrays with more or less padding, if all tokens have room."""
+        if self.mask is None or length == len(self.mask) or not length or self.mask[length:].any():
+            return self
+        more = ((0, max(length - len(self.mask), 0)),)
+        states = np.pad(self.states, (*more, (0, 0)))[:length]
+        return self._replace(states=states, mask=np.pad(self.mask, more)[:length])
 
 
 class NotKnown(Exception):
@@ -102,7 +117,7 @@ def arrays_of_side(
     if side == "uncond" and _zeros(context, request):
         one = arrays_of_prompts(context, request, prompts_of(context, request, "cond")[0], length)  # type: ignore[index]
         pooled = None if one.pooled is None else np.zeros_like(one.pooled)
-        return [PromptArrays(np.zeros_like(one.states), pooled)] * images
+        return [PromptArrays(np.zeros_like(one.states), pooled, one.mask)] * images
     found = []
     for each in prompts:
         try:
@@ -157,16 +172,16 @@ def arrays_of_prompts(
         ]
         ops = exact_backend()
         encoded = model.family.text.encode(ops, configs, tokens, _recorded_encoder(context))
-        condition = model.family.text.condition(
-            ops, model.config, encoded.states, encoded.pooled, (0, 0)
-        )
+        condition = model.family.text.condition_text(ops, model.config, encoded, (0, 0))
     except LdmrefError as error:
         raise NotKnown(str(error)) from error
     if condition.context is None:
         raise NotKnown("the denoiser reads no text")
     states = np.asarray(get_hidden_states(condition.context))[0]
     pooled = None if condition.pooled is None else np.asarray(condition.pooled)[0]
-    return PromptArrays(_without_zeros(states, length, request), pooled)
+    mask = np.asarray(condition.more["mask"])[0] if "mask" in condition.more else None
+    found = PromptArrays(_without_zeros(states, length, request), pooled, mask)
+    return found.at_length(length)  # a pipeline chooses how much padding it keeps
 
 
 def _without_zeros(states: np.ndarray, length: int, request: Mapping[str, Any]) -> np.ndarray:
@@ -185,19 +200,15 @@ def _tokens(
     context: PipelineContext, request: Mapping[str, Any], number: int, prompt: str, encoders: int
 ) -> Tokens:
     """Return the tokens of a prompt for one encoder, of the length that the port recorded."""
-    tokens = tokenize(context, number, [prompt], request)
     entries = context.texts(TEXT_ENCODERS[number])
     recorded = context.read(entries[0], "input_ids", "input", "ids") if entries else None
     if recorded is None:
         raise NotKnown(f"the ids of {TEXT_ENCODERS[number]} were not recorded")
     length = np.shape(recorded)[-1]
-    ids = tokens.ids
-    if ids.shape[-1] != length:
-        fitted = fit_length(context, number, ids.reshape(-1), length)
-        if fitted is None:
-            raise NotKnown(f"{TEXT_ENCODERS[number]} read {length} tokens")
-        ids = fitted.reshape(1, 1, -1)
-    return replace(tokens, ids=ids, weights=np.ones(ids.shape, np.float32))
+    tokens = tokenize(context, number, [prompt], request, length)
+    if tokens.ids.shape[-1] != length:
+        raise NotKnown(f"{TEXT_ENCODERS[number]} read {length} tokens")
+    return replace(tokens, weights=np.ones(tokens.ids.shape, np.float32))
 
 
 def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Callable]:
