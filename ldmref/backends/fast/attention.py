@@ -100,7 +100,7 @@ def _attend_in_blocks(
             scores = scratch("scores", (len(block_q), key_slice.stop - first, block_q.shape[1]))
             np.matmul(scaled_k[at][:, key_slice], block_q.swapaxes(1, 2), out=scores)
             if of_scores is not None:
-                scores += of_scores[:, :, key_slice].swapaxes(1, 2)
+                _add_bias(scores, of_scores[:, :, key_slice])
             if causal:
                 future = np.arange(first, key_slice.stop)[:, None] > np.arange(start, stop)
                 np.copyto(scores, -np.inf, where=future)
@@ -150,6 +150,15 @@ def _largest_norm(rows: np.ndarray) -> float:
 def _rows(bias: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Return the bias of some queries, (heads, queries or 1, m)."""
     return bias if bias.shape[1] == 1 else bias[:, start:stop]
+
+
+def _add_bias(scores: np.ndarray, bias: np.ndarray) -> None:
+    """Add a bias, (heads, queries or 1, keys), to transposed scores, (heads, keys, queries)."""
+    if bias.shape[1] > 1:  # its rows are far apart in memory, at distances that share cache lines
+        near = scratch("bias", bias.shape)
+        np.copyto(near, bias)
+        bias = near
+    scores += bias.swapaxes(1, 2)
 
 
 def _largest_shift(bias: np.ndarray | None, causal: bool) -> float:
