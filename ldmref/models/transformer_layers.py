@@ -95,7 +95,8 @@ def turn(x: Array, angles: Array) -> Array:
     xp = array_namespace(x)
     n, heads, length, d = x.shape
     pairs = xp.reshape(xp.astype(x, angles.dtype, copy=False), (n, heads, length, d // 2, 2))
-    parts = _turn_parts(*xp.unstack(pairs, axis=-1), angles)
+    first, second = xp.unstack(pairs, axis=-1)
+    parts = _turn_parts(first, second, angles)
     together = xp.concat([part[..., None] for part in parts], axis=-1)
     return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)
 
