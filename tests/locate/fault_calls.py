@@ -1,6 +1,8 @@
-"""Operations built by hand, and what the known faults of `ldmref.locate.faults` make of them."""
+"""Operations and points built by hand, and what the known faults of `ldmref.locate.faults` make of them."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -39,6 +41,34 @@ def assert_same(found, expected):
             found[text], right, rtol=TOLERANCE, atol=TOLERANCE, err_msg=text, strict=False
         )
         assert np.shape(found[text]) == np.shape(right), text
+
+
+def point_of(
+    name="", role="input", computed=None, recorded=None, kind="linear", frame=None, **more
+):
+    """Return a point as faults read it; `frame` are the arguments of the layer around it."""
+    values = {"suspects": (), "inputs": {}, "part": 0} | more
+    call = SimpleNamespace(name=name, kind=kind, inputs={}, composite=False)
+    around = SimpleNamespace(name=values.pop("within", ""), inputs=frame or {})
+    return SimpleNamespace(
+        call=call, role=role, computed=computed, recorded=recorded, frame=around, **values
+    )
+
+
+def replay_of(**values):
+    """Return a replay that has only what faults read."""
+    tables = values.pop("tables", {})
+    given = {
+        "recent": [],
+        "skips": {},
+        "ids": None,
+        "config": None,
+        "arguments": {},
+        "modulations": {},
+        "parameters_of": lambda *names: next((tables[n] for n in names if n in tables), None),
+        "parameters": lambda call: call.parameters,
+    }
+    return SimpleNamespace(**given | values)
 
 
 def linear(input, weight, bias=None):
