@@ -1,4 +1,4 @@
-"""Operations and points built by hand, and what the known faults of `ldmref.locate.faults` make of them."""
+"""Operations and points built by hand, and what known faults make of them."""
 
 from __future__ import annotations
 
