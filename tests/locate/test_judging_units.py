@@ -335,3 +335,13 @@ def test_the_norm_of_all_gradients():
     assert row_of(7.0) == [("differs", "the sum of the layers' norms")]
     assert row_of(1.0) == [("differs", "after clipping")]
     assert row_of(5.0, layers=["x"]) == []
+
+
+def test_a_vector_is_a_term_of_every_pixel():
+    """The embedding of the time is added to images of as many channels."""
+    image, vector = normal(0, 2, 3, 4, 4), normal(1, 2, 3)
+    for factor, words in ((-1.0, "is not added"), (1.0, "is added twice")):
+        recorded = image + factor * vector[:, :, None, None]
+        point = point_of(recorded, image)
+        found = diagnosis.diagnose(replay_of(recent=[("t", vector)]), point, 0.5, UNIT / 2.0)
+        assert found.cause == f"the output of t {words}"

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import ldmref
 from ldmref.errors import UsageError
-from ldmref.locate import DiffReport, Row, law, report
+from ldmref.locate import DiffReport, Row, diff_traces, law, report
 from ldmref.locate.alignment import align
 from ldmref.locate.arguments import RecordedArguments
 from ldmref.locate.layouts import recognise, relative_error
@@ -521,3 +522,49 @@ def test_what_follows_from_an_earlier_nan_is_one_line():
         for x in (None, 0.5)
     )
     assert [len(line) for line in plain] == [5, 5] and [len(line) for line in seen] == [6, 6]
+
+
+def test_a_report_as_a_dictionary():
+    rows = (Row("u", "a", error=math.inf, verdict="differs"), Row("u", "b"))
+    found = DiffReport(rows, "port", "float16", ("note",), 1.0, ("gap",)).to_dict()
+    assert found.pop("rows") == [row.to_dict() for row in rows]
+    assert found == {
+        "port": "port", "dtype": "float16", "verdict": "differs", "equal": False,
+        "counts": {"equal": 1, "noisy": 0, "differs": 1, "not judged": 0},
+        "notes": ["note"], "gaps": ["gap"],
+    }  # fmt: skip
+    assert rows[0].to_dict()["error"] is None and rows[1].to_dict()["error"] == 0.0
+
+
+def test_names_of_whole_outputs():
+    name = "t.000//output"
+    port = build_trace({name: np.ones(2)})
+    for role, others in {
+        "output": ("output", "sample", "last_hidden_state", "0"),
+        "pooled": ("pooled", "text_embeds"),
+    }.items():
+        for other in others:
+            assert read_role(port, {other: name}, role) is not None
+        assert read_role(port, {"other": name}, role) is None
+
+
+def test_one_channel_that_is_shifted():
+    right = normal(0, 1, 3, 4, 4)
+    got = right + np.array([0.0, 0.5, 0.0])[:, None, None]
+    found = recognise(got, right, 1e-9)
+    assert found is not None and found.text.startswith("each channel is scaled and shifted")
+    assert relative_error(found.array, right) < 1e-12
+
+
+def test_networks_that_were_not_given_are_not_judged():
+    model = ldmref.random_model("tiny")
+    x = np.arange(4.0)
+    calls = ("controlnet.000", "guide.unet.000")
+    tensors = {f"{call}/conv_in/{side}": x for call in calls for side in ("input", "output")}
+    found = {
+        row.call: (row.verdict, row.note) for row in diff_traces(build_trace(tensors), model).rows
+    }
+    assert found == {
+        "controlnet.000": ("not judged", "no ControlNet was given"),
+        "guide.unet.000": ("not judged", "no weaker model was given"),
+    }

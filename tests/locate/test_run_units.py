@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.pipeline import hints, inputs, latents, text_inputs, wires
 from ldmref.locate.pipeline.branches import split_branches
+from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays
 from ldmref.locate.pipeline.text_inputs import ExpectedText
 
@@ -118,6 +120,10 @@ def test_which_half_of_a_batch_is_which():
     theirs = context_of({"sampler.000": {"input.model_output": X}})
     assert theirs.is_diffusers and not own.is_diffusers
     assert theirs.halves() == theirs.model.family.diffusers.halves
+    family = SimpleNamespace(diffusers=SimpleNamespace(halves=("cond", "uncond")))
+    for diffusers, right in ((True, ("cond", "uncond")), (False, ("uncond", "cond"))):
+        run = SimpleNamespace(model=SimpleNamespace(family=family), is_diffusers=diffusers)
+        assert PortRun.halves(run) == right
     for named, right in (
         (["cond", "uncond"], ("cond", "uncond")), (["cond"], ("uncond", "cond")),
     ):  # fmt: skip

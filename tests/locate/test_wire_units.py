@@ -10,17 +10,28 @@ import pytest
 from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.networks import _CallSizes, _clip_skip, number_controlnet
-from ldmref.locate.pipeline import combination, controls, images, inputs, latents, wires
+from ldmref.locate.pipeline import (
+    combination,
+    controls,
+    images,
+    inputs,
+    latents,
+    prompt_arrays,
+    wires,
+)
 from ldmref.locate.pipeline.classes import judge_class_labels
-from ldmref.locate.pipeline.inversion_steps import _is_count, rising_levels
+from ldmref.locate.pipeline.hints import judge_hint
+from ldmref.locate.pipeline.inversion_steps import _is_count, judge_inversion, rising_levels
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.prompt_arrays import PromptArrays, _zeros
-from ldmref.locate.pipeline.recorded_step import from_path, to_path
+from ldmref.locate.pipeline.recorded_step import RecordedEvaluation, from_path, to_path
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.pipeline.selected import mark_selected
+from ldmref.locate.pipeline.step_faults import StepSettings
 from ldmref.locate.pipeline.text_inputs import ExpectedText, _arranged
 from ldmref.locate.preflight import missing_layers
 from ldmref.models.declared import CallSize, NetworkInput
+from ldmref.samplers import SAMPLERS
 from ldmref.trace import build_trace
 
 SHAPE = (1, 4, 8, 8)
@@ -534,3 +545,51 @@ def test_clip_skip_leaves_a_layer(asked, recorded, skip):
         calls, attributes={"text_encoder.000": attributes}, params={"clip_skip": asked}
     ).port
     assert _clip_skip(SimpleNamespace(port=port, call="text_encoder.000"), 6) == skip
+
+
+def inverted(output, sigma=0.5, sigma_next=1.5, iterations=0):
+    arrays = {
+        "input.x": X, "input.prediction": Y, "input.sigma": np.array(sigma),
+        "input.sigma_next": np.array(sigma_next), "output": output,
+    }  # fmt: skip
+    attributes = {"sampler.000": {"iterations": iterations, "prediction_type": "eps"}}
+    context = context_of({"sampler.000": arrays}, params={"steps": 3}, attributes=attributes)
+    settings = StepSettings(context.config, SAMPLERS["ddim"], True, prediction_type="eps")
+    seen = RecordedEvaluation(entry_of(context, "sampler.000"), X, Y, [])
+    return [row.verdict for row in judge_inversion(context, [seen], settings)]
+
+
+def test_a_step_of_an_inversion_follows_the_noise():
+    """With the noise e predicted at sigma, x' = x + (sigma' - sigma) e."""
+    assert inverted(X + Y) == ["equal"] and inverted(X - Y) == ["differs"]
+    assert inverted(X + 0.5 * Y, 0.5, 1.0) == ["equal"]
+    assert inverted(X, 0.5, 0.5) == inverted(X - 0.25 * Y, 0.5, 0.25) == ["not judged"]
+    assert inverted(X, -0.5, 0.5) == inverted(X, 0.5, math.inf) == ["not judged"]
+    assert inverted(X + Y, iterations=1) == ["not judged"]
+
+
+def test_a_hint_of_no_known_controlnet_has_a_reason():
+    controls_of_steps = [{"end": 0.5}, {"weight": 1.0}]
+    calls = {"controlnet.000": {"input.hint": X}, "control.000": {"output": X}}
+    context = context_of(calls, params={"control": controls_of_steps})
+    net = entry_of(context, "controlnet.000")
+    assert not [*judge_hint(context, net)]
+    why = "which of several ControlNets it is of was not recorded"
+    assert context.ledger.reasons[net.name, "input", "hint"] == why
+    for whole in ({"start": 0, "end": 1}, {}):
+        context = context_of(calls, params={"control": [whole, {}]})
+        assert [*judge_hint(context, entry_of(context, "controlnet.000"))]
+
+
+def test_a_negative_side_of_zeros(monkeypatch):
+    one = PromptArrays(normal(0, 3, 4), normal(1, 6))
+    monkeypatch.setattr(prompt_arrays, "arrays_of_prompts", lambda *values: one)
+    config = SimpleNamespace(zero_empty_negative=True, text_encoders=("a",))
+    run = SimpleNamespace(
+        model=SimpleNamespace(config=config), is_diffusers=True, requested=lambda name: None
+    )
+    zero = prompt_arrays.arrays_of_side(run, {"prompt": "a"}, "uncond", 2, 3)
+    assert len(zero) == 2 and not any(x.states.any() or x.pooled.any() for x in zero)
+    assert prompt_arrays.arrays_of_side(run, {"prompt": "a"}, "cond", 2, 3) == [one, one]
+    asked = {"prompt": "a", "negative_prompt": "b"}
+    assert prompt_arrays.arrays_of_side(run, asked, "uncond", 1, 3) == [one]
