@@ -1,0 +1,53 @@
+"""Attention of tokens of which some are padding, and rotary positions by halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from ldmref.backends import Backend
+
+Array = Any
+MASKED = -1e9  # the bias of a key that is not read: its weight, exp, is 0
+
+
+def mask_bias(ops: Backend, seen: Array) -> Array:
+    """Return the bias of the scores, 0 for keys that are `seen` (1) and -1e9 for others (0).
+
+    Shapes are equal; the dtype is `ops.state_dtype`.
+    """
+    masked, free = (ops.asarray(np.asarray(x), ops.state_dtype) for x in (MASKED, 0.0))
+    return ops.xp.where(seen != 0, free, masked)
+
+
+def attend(ops: Backend, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """Return attention with a bias of the scores, (n or 1, heads or 1, l or 1, m).
+
+    q: (n, heads, l, d); k and v: (n, heads, m, d).
+    """
+    if bias is None:
+        return ops.attention(q, k, v)
+    return ops.call_function("attention", attend_with_bias, q, k, v, bias)
+
+
+def attend_with_bias(q: Array, k: Array, v: Array, bias: Array) -> Array:
+    """Return softmax(q k^T / sqrt(d) + bias) v."""
+    xp = array_namespace(q)
+    scores = xp.matmul(q * q.shape[-1] ** -0.5, xp.permute_dims(k, (0, 1, 3, 2)))
+    scores = xp.astype(scores, bias.dtype, copy=False) + bias
+    weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+    weights = weights / xp.sum(weights, axis=-1, keepdims=True)
+    return xp.matmul(xp.astype(weights, v.dtype, copy=False), v)
+
+
+def turn_halves(x: Array, angles: Array) -> Array:
+    """Turn channel i and channel i + d / 2 together; x: (n, heads, l, d), angles: (l, d / 2)."""
+    xp = array_namespace(x)
+    half = x.shape[-1] // 2
+    wide = xp.astype(x, angles.dtype, copy=False)
+    first, second = wide[..., :half], wide[..., half:]
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    turned = xp.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return xp.astype(turned, x.dtype, copy=False)
