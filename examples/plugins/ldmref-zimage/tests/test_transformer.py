@@ -114,3 +114,29 @@ def test_the_caption_is_read(theirs):
 def test_shapes_are_those_of_diffusers(theirs):
     shapes = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
     assert flatten(transformer_spec(CONFIG)) == shapes
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_graph_takes_every_size(theirs, name):
+    """Also where the numbers of tokens are no multiples of 32."""
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    ops = get_backend(name)
+    flat = {key: value.float().numpy() for key, value in theirs.state_dict().items()}
+    params = unflatten({key: ops.weight(value.astype(np.float32)) for key, value in flat.items()})
+
+    def network(ops, p, x, t, context, mask):
+        return transformer(ops, p, CONFIG, x, t, context, mask)
+
+    compiled = ops.compile(network, params)
+    for lengths, height, width in (((5, 40), 8, 8), ((32, 31), 16, 8), ((64, 31), 6, 10)):
+        x, t, captions = draw(lengths, height, width)
+        want = compute(theirs, x, t, captions)
+        length = max(len(caption) for caption in captions)
+        context = np.zeros((2, length, 20), np.float32)
+        mask = np.zeros((2, length), np.int64)
+        for i, caption in enumerate(captions):
+            context[i, : len(caption)] = caption
+            mask[i, : len(caption)] = 1
+        arrays = (x.astype(np.float32), t.astype(np.float32), context, mask)
+        got = ops.to_numpy(compiled(*arrays))
+        assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()

@@ -143,8 +143,8 @@ def embed_caption(
     xp = ops.xp
     wide = getattr(xp, ops.state_dtype)
     given = xp.astype(mask, wide)[:, :, None]
-    given = fill_segment(ops, given, xp.zeros_like(given[:, :1, :]))
-    context = fill_segment(ops, context, xp.zeros_like(context[:, :1, :]))
+    given = fill_segment(ops, given, 0.0 * given[:, :1, :])
+    context = fill_segment(ops, context, context[:, :1, :])
     n, length, _ = given.shape
     segments = xp.reshape(given, (n, length // SEGMENT, SEGMENT))
     seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
@@ -177,8 +177,9 @@ def embed_image(ops: Backend, p: Params, config: ZImageConfig, x: Array, caption
     last = rows * columns - 1
     patches = fill_segment(ops, patches, patches[:, last:, :])
     places = place_patches(ops, grid)
-    given = fill_segment(ops, xp.ones_like(places[:, :, :1]), xp.zeros_like(places[:, :1, :1]))
-    places = fill_segment(ops, places, xp.zeros_like(places[:, :1, :]))
+    given = xp.ones_like(places[:, :, :1])
+    given = fill_segment(ops, given, 0.0 * given[:, :1, :])
+    places = fill_segment(ops, places, places[:, :1, :])
     after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
     positions = xp.concat([after * given, places + xp.zeros_like(after)], axis=2)
     h = linear(ops, p.all_x_embedder[FORM], patches)
