@@ -3,7 +3,7 @@
 Yang et al. 2025, arXiv:2505.09388, section 2: grouped queries (Ainslie et al. 2023,
 arXiv:2305.13245), rotary positions (Su et al. 2021, arXiv:2104.09864), a gated feed-forward layer
 (Shazeer 2020, arXiv:2002.05202), norms before both, and a norm of every query and key. No layer has
-a bias. Parameter names of transformers' Qwen3Model.
+a bias. Parameter names of transformers' Qwen3ForCausalLM, which published files have.
 """
 
 from __future__ import annotations
@@ -80,11 +80,12 @@ def qwen3_spec(config: Qwen3Config) -> Spec:
         "input_layernorm": {"weight": (d,)},
         "post_attention_layernorm": {"weight": (d,)},
     }
-    return {
+    model: Spec = {
         "embed_tokens": {"weight": (config.vocab_size, d)},
         "layers": numbered([block] * config.num_hidden_layers),
         "norm": {"weight": (d,)},
     }
+    return {"model": model}
 
 
 def qwen3(
@@ -112,6 +113,7 @@ def qwen3(
     Raises:
         UsageError: There is no layer that early.
     """
+    p = p.model
     wanted = find_layers(config, skip)
     bias = None if mask is None else causal_bias(ops, mask)
     positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
