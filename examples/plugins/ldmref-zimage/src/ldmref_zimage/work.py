@@ -34,7 +34,7 @@ def count_flops(config: ModelConfig, width: int, height: int) -> int:
 
 
 def count_activations(config: ModelConfig, width: int, height: int) -> int:
-    """Count the numbers that a block holds at once: tokens, their norm, and the MLP's two halves."""
+    """Count the numbers that a block holds at once: tokens, their norm, and three of the MLP."""
     network = transformer_of(config)
     image, caption = count_tokens(config, width, height)
     return (image + caption) * (2 * network.dim + 3 * network.hidden_dim)
