@@ -44,7 +44,7 @@ def golden_runs(families: Collection[str] = ()) -> Iterator[GoldenRun]:
     """
     declared = list_families() if families else map(find_family, BUILT_IN)
     for family in declared:
-        yield from (r for r in family.golden_runs if not families or r.preset in families)
+        yield from (r for r in family.golden.runs if not families or r.preset in families)
 
 
 def golden_presets(families: Collection[str] = ()) -> dict[str, ModelConfig]:

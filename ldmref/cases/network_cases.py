@@ -103,8 +103,8 @@ def count_text_tokens(config: ModelConfig) -> int:
 
     family = family_of(config)
     ops = NumpyBackend(dtype="float64")
-    encoded = family.encode(ops, encoders, tokens, compile_network)
-    found = family.condition(ops, config, encoded.states, encoded.pooled, (0, 0)).context
+    encoded = family.text.encode(ops, encoders, tokens, compile_network)
+    found = family.text.condition(ops, config, encoded.states, encoded.pooled, (0, 0)).context
     return LENGTH if found is None else int(get_hidden_states(found).shape[1])
 
 

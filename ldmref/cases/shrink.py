@@ -21,8 +21,8 @@ def shrink(config: ModelConfig) -> ModelConfig:
         UsageError: Its family does not say how.
     """
     family = family_of(config)
-    if family.shrink is not None:
-        return family.shrink(config)
+    if family.golden.shrink is not None:
+        return family.golden.shrink(config)
     encoders = [shrink_text(encoder) for encoder in config.text_encoders]
     width = sum(encoder.hidden_size for encoder in encoders)
     pooled = encoders[-1].projection_dim if encoders else 0

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from ldmref.models.declared_control import DeclaredControl as DeclaredControl
     from ldmref.models.denoiser_config import DenoiserConfig as DenoiserConfig
     from ldmref.models.family import Family as Family
+    from ldmref.models.family import GoldenModels as GoldenModels
+    from ldmref.models.family import LoraRules as LoraRules
+    from ldmref.models.family import PipelineCalls as PipelineCalls
     from ldmref.models.family import SingleFile as SingleFile
+    from ldmref.models.family import TextPath as TextPath
+    from ldmref.models.family import TrainingRules as TrainingRules
+    from ldmref.models.family import Work as Work
     from ldmref.models.golden_run import GoldenRun as GoldenRun
     from ldmref.models.text import EncodedText as EncodedText
     from ldmref.models.text_config import TextConfig as TextConfig

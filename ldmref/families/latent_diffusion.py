@@ -28,7 +28,16 @@ from ldmref.models.declared import (
     NetworkOutput,
 )
 from ldmref.models.denoiser_config import UNetConfig
-from ldmref.models.family import BLOCK_LAYERS, Family
+from ldmref.models.family import (
+    BLOCK_LAYERS,
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
 from ldmref.models.flops import count_unet_flops
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.memory import count_unet_activations
@@ -238,17 +247,15 @@ LATENT_DIFFUSION = Family(
     "latent-diffusion",
     UNetConfig,
     networks_of,
-    count_unet_flops,
-    count_unet_activations,
-    broken_latent_diffusion_rules,
-    condition=condition_on_text,
-    pipelines=PIPELINES,
-    modules=("UNet2DConditionModel",),
-    files=UNET_FILES,
-    presets=PRESETS,
-    golden_runs=GOLDEN_RUNS,
-    zeros=list_zeros,
-    lora_targets=LORA_TARGETS,
+    Work(count_unet_flops, count_unet_activations),
+    broken_rules=broken_latent_diffusion_rules,
+    text=TextPath(condition=condition_on_text),
     control=UNET_CONTROL,
+    presets=PRESETS,
+    files=UNET_FILES,
+    diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",)),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=list_zeros),
+    golden=GoldenModels(runs=GOLDEN_RUNS),
 )
 """The family of latent diffusion with a U-Net."""

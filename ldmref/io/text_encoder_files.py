@@ -131,7 +131,7 @@ def add_text_encoders(
             config = _with_text(config, one.network, candidates[one.network])
     if paths and single is not None:
         held = {*found, *list_held_networks(single, config)}
-        for network in family_of(config).optional_texts:
+        for network in family_of(config).text.optional:
             config = config if network in held else _with_text(config, network, None)
     return config, list(found.values())
 
@@ -162,7 +162,7 @@ def _list_texts(config: ModelConfig) -> dict[str, TextConfig]:
 def _list_left_out(config: ModelConfig) -> dict[str, TextConfig]:
     """Return the encoders that the family's models may lack and this one does."""
     family = family_of(config)
-    missing = {name for name in family.optional_texts if getattr(config, name) is None}
+    missing = {name for name in family.text.optional if getattr(config, name) is None}
     same = (one for one in family.presets.values() if one.denoiser == config.denoiser)
     whole = next(same, next(iter(family.presets.values()), config))
     return {name: text for name, text in _list_texts(whole).items() if name in missing}

@@ -81,6 +81,115 @@ class SingleFile:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one evaluation of a family's denoiser costs, for one image.
+
+    Attributes:
+        flops: Returns its floating-point operations.
+        activations: Returns the numbers that it holds at the same time.
+    """
+
+    flops: CountWork
+    activations: CountWork
+
+
+@dataclass(frozen=True)
+class TextPath:
+    """The way of a family from prompts to the arrays that its denoiser reads.
+
+    Attributes:
+        encode: Encodes tokens; see `encode_tokens`.
+        condition: Returns the conditioning of hidden states, pooled output and size (width,
+            height).
+        optional: The names of text encoders without which a model may be, such as T5 of Stable
+            Diffusion 3.
+        with_length: Returns the configuration of a model whose longest text has another number of
+            tokens, for encoders without a table of positions. None: it is fixed.
+    """
+
+    encode: Callable[..., EncodedText] = encode_tokens
+    condition: Callable[
+        [Backend, ModelConfig, Array, Array | None, tuple[int, int]], Conditioning
+    ] = lambda ops, config, states, pooled, size: Conditioning(states, pooled)
+    optional: tuple[str, ...] = ()
+    with_length: Callable[[ModelConfig, int], ModelConfig] | None = None
+
+
+@dataclass(frozen=True)
+class PipelineCalls:
+    """How diffusers' pipelines store a family, and how they call its denoiser.
+
+    Attributes:
+        pipelines: For each class of pipelines, a function of the folder and its model_index.json
+            that reads the configuration.
+        modules: Classes that compute the denoiser, in pipelines of any class.
+        halves: The order of the predictions in a batch of the denoiser.
+        unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
+            from the numbers of rows and columns of tokens. None: they pass latents.
+        timestep_factor: Our timestep over the one that the denoiser takes.
+    """
+
+    pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
+        default_factory=dict
+    )
+    modules: tuple[str, ...] = ()
+    halves: tuple[str, str] = ("uncond", "cond")
+    unpack: Callable[[Array, int, int], Array] | None = None
+    timestep_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingRules:
+    """What a training does with the parameters of a family's denoiser.
+
+    Attributes:
+        zeros: Returns how the names of the parameters end that begin at zero.
+        fixed: Returns the parameters that are computed and not trained, by name, with functions of
+            their values: a table of positions.
+        ends: How the names of the first and last layers and of tables end, which Muon does not
+            train.
+        with_classes: Returns a configuration for the classes of a data set, by their names.
+    """
+
+    zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
+    fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
+    ends: tuple[str, ...] = ()
+    with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
+
+
+@dataclass(frozen=True)
+class LoraRules:
+    """The layers of a family's denoiser that LoRA changes.
+
+    Attributes:
+        targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
+            `feed_forward`, `projections`, `convolutions`), how the paths of the layers end that
+            belong to it.
+        layers: Returns, for parameters of the denoiser, the layers of LoRA files of programs that
+            name them neither as ours nor as the files of the makers: a `KeyEntry` by name.
+        with_control: Returns the configuration of a model whose denoiser also reads a control
+            image, into which a LoRA may turn it. None: no LoRA does.
+    """
+
+    targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
+    layers: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
+    with_control: Callable[[ModelConfig], ModelConfig] | None = None
+
+
+@dataclass(frozen=True)
+class GoldenModels:
+    """The small models of a family whose numbers golden cases hold.
+
+    Attributes:
+        shrink: Returns a small version of a configuration. None: the model is not made smaller.
+        runs: The runs of small versions of the presets that are held as traces.
+    """
+
+    shrink: Callable[[ModelConfig], ModelConfig] | None = None
+    runs: Sequence[GoldenRun] = ()
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of models as data, which loading, modes, traces, exports and pages read.
 
@@ -91,82 +200,37 @@ class Family:
             encoders of the text, the denoiser, the autoencoder. The denoiser is called
             `denoiser.network`; its function takes the backend, the parameters, the configuration,
             the latents (n, c, h, w), timesteps (n,) and the arrays of the conditioning by name.
-        count_flops: Returns the floating-point operations of the denoiser.
-        count_activations: Returns the numbers that the denoiser holds at the same time.
-        broken_rules: Yields the relations between fields that do not hold.
-        encode: Encodes tokens; see `encode_tokens`.
-        condition: Returns the conditioning of hidden states, pooled output and size (width,
-            height).
-        pipelines: For each class of diffusers' pipelines, a function of the folder and its
-            model_index.json that reads the configuration.
-        modules: Classes of diffusers that compute the denoiser, in pipelines of any class.
-        halves: The order of the predictions in a batch of the denoiser in these pipelines.
-        unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
-            from the numbers of rows and columns of tokens. None: they pass latents.
-        timestep_factor: Our timestep over the one that the denoiser of these pipelines takes.
-        files: Single files that hold the denoiser.
-        optional_texts: The names of text encoders without which a model may be, such as T5 of
-            Stable Diffusion 3.
-        presets: Configurations by name.
-        zeros: Returns how the names of the denoiser's parameters end that begin at zero in a
-            training.
-        fixed: Returns the parameters of the denoiser that are computed and not trained, by name,
-            with functions of their values: a table of positions.
-        ends: How the names of the denoiser's first and last layers and of its tables end, which
-            Muon does not train.
-        lora_targets: For each target of a LoRA that `ldmref finetune` trains (`attention`,
-            `feed_forward`, `projections`, `convolutions`), how the paths of the denoiser's layers
-            end that belong to it.
-        lora_layers: Returns, for parameters of the denoiser, the layers of LoRA files of programs
-            that name them neither as ours nor as the files of the makers: a `KeyEntry` by name.
-        with_control: Returns the configuration of a model whose denoiser also reads a control
-            image, into which a LoRA may turn it. None: no LoRA does.
-        with_classes: Returns a configuration for the classes of a data set, by their names.
-        control: The ControlNets of the family. None: its denoiser takes none.
-        shrink: Returns a small version of a configuration, for golden cases. None: the model is
-            not made smaller.
-        golden_runs: The runs of small versions of its presets that golden cases hold as traces.
+        work: What an evaluation of the denoiser costs.
         description: The family in a few words, for `ldmref models`.
-        with_text_length: Returns the configuration of a model whose longest text has another
-            number of tokens, for encoders without a table of positions. None: it is fixed.
+        broken_rules: Yields the relations between fields of a configuration that do not hold.
+        text: The way from prompts to the arrays of the conditioning.
+        control: The ControlNets of the family. None: its denoiser takes none.
+        presets: Configurations by name.
+        files: Single files that hold the denoiser.
+        diffusers: How diffusers' pipelines store and call the family.
+        lora: The layers that LoRA changes.
+        training: The parameters that a training treats in another way.
+        golden: The small models of golden cases.
 
     >>> family = find_family("latent-diffusion")
-    >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.pipelines
+    >>> "sdxl" in family.presets, "StableDiffusionXLPipeline" in family.diffusers.pipelines
     (True, True)
     """
 
     name: str
     denoiser: type[DenoiserConfig]
     networks: Callable[[ModelConfig], Sequence[DeclaredNetwork]]
-    count_flops: CountWork
-    count_activations: CountWork
-    broken_rules: Callable[[ModelConfig], Iterable[str]] = lambda config: ()
-    encode: Callable[..., EncodedText] = encode_tokens
-    condition: Callable[
-        [Backend, ModelConfig, Array, Array | None, tuple[int, int]], Conditioning
-    ] = lambda ops, config, states, pooled, size: Conditioning(states, pooled)
-    pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
-        default_factory=dict
-    )
-    modules: tuple[str, ...] = ()
-    halves: tuple[str, str] = ("uncond", "cond")
-    unpack: Callable[[Array, int, int], Array] | None = None
-    timestep_factor: float = 1.0
-    files: Sequence[SingleFile] = ()
-    optional_texts: tuple[str, ...] = ()
-    presets: Mapping[str, ModelConfig] = field(default_factory=dict)
-    shrink: Callable[[ModelConfig], ModelConfig] | None = None
-    golden_runs: Sequence[GoldenRun] = ()
-    zeros: Callable[[ModelConfig], tuple[str, ...]] = lambda config: ()
-    fixed: Callable[[ModelConfig], Mapping[str, Callable[[], Array]]] = lambda config: {}
-    ends: tuple[str, ...] = ()
-    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: BLOCK_LAYERS)
-    lora_layers: Callable[[ModelConfig], Mapping[str, Any]] = lambda config: {}
-    with_control: Callable[[ModelConfig], ModelConfig] | None = None
-    with_classes: Callable[[ModelConfig, tuple[str, ...]], ModelConfig] = name_classes
-    control: DeclaredControl | None = None
+    work: Work
     description: str = ""
-    with_text_length: Callable[[ModelConfig, int], ModelConfig] | None = None
+    broken_rules: Callable[[ModelConfig], Iterable[str]] = lambda config: ()
+    text: TextPath = field(default_factory=TextPath)
+    control: DeclaredControl | None = None
+    presets: Mapping[str, ModelConfig] = field(default_factory=dict)
+    files: Sequence[SingleFile] = ()
+    diffusers: PipelineCalls = field(default_factory=PipelineCalls)
+    lora: LoraRules = field(default_factory=LoraRules)
+    training: TrainingRules = field(default_factory=TrainingRules)
+    golden: GoldenModels = field(default_factory=GoldenModels)
 
     def declared(self, config: ModelConfig, name: str) -> DeclaredNetwork:
         """Return the declaration of a network of a model.
@@ -219,7 +283,7 @@ def with_text_length(config: ModelConfig, length: int) -> ModelConfig:
     >>> with_text_length(preset("flux-dev"), 256).text_encoder_2.max_position_embeddings
     256
     """
-    change = family_of(config).with_text_length
+    change = family_of(config).text.with_length
     if change is None:
         raise UsageError(
             f"{config.name!r} has no T5, whose number of tokens max_sequence_length sets",
@@ -238,7 +302,7 @@ def family_of_pipeline(kind: str) -> Family | None:
     >>> family_of_pipeline("StableDiffusionXLPipeline").name
     'latent-diffusion'
     """
-    return next((family for family in list_families() if kind in family.pipelines), None)
+    return next((family for family in list_families() if kind in family.diffusers.pipelines), None)
 
 
 def family_of_classes(pipeline: Sequence[str], modules: Iterable[str]) -> Family | None:
@@ -262,7 +326,7 @@ def family_of_classes(pipeline: Sequence[str], modules: Iterable[str]) -> Family
         if family is not None:
             return family
     known = {*modules}
-    return next((family for family in list_families() if known & {*family.modules}), None)
+    return next((family for family in list_families() if known & {*family.diffusers.modules}), None)
 
 
 def list_families() -> Iterator[Family]:

@@ -139,7 +139,7 @@ def estimate_memory(
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
-    sampling = 2 * n * size * family_of(config).count_activations(config, width, height)
+    sampling = 2 * n * size * family_of(config).work.activations(config, width, height)
     decoding = n * size * WORKING * widest * decoded
     return MemoryEstimate(weights, sampling, decoding, config.denoiser.network, streamed)
 

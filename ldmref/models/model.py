@@ -246,7 +246,7 @@ class LatentDiffusion(ImageNetworks):
         tokens = tokenize_for_encoders(self.tokenizers, prompts, options)
         skip = clip_skip, options.prompt_weights != "none"
         with self.backend.inference():
-            return self.family.encode(self.backend, configs, tokens, self._compile, *skip)
+            return self.family.text.encode(self.backend, configs, tokens, self._compile, *skip)
 
     def predict(
         self,

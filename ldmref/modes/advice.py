@@ -79,7 +79,7 @@ def unused_words(config: ModelConfig) -> tuple[str, ...]:
     """Return the parameters about prompts that a model has no use for."""
     words = ("long_prompts", "prompt_weights", "strict_prompt", "clip_skip")
     control = () if config.concat == "control" else ("control_image",)
-    if family_of(config).with_text_length is None:
+    if family_of(config).text.with_length is None:
         control = ("max_sequence_length", *control)
     reads = kind_of(config.text_encoder).reads
     if reads == "nothing":

@@ -68,7 +68,7 @@ def estimate_cost(
     flops = 0
     for config, count in ((model.config, evaluations - of_guide), (guide_of(job), of_guide)):
         if config is not None and count:
-            flops += count * family_of(config).count_flops(config, job.width, job.height)
+            flops += count * family_of(config).work.flops(config, job.width, job.height)
     flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
     needs = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile)
     guide_bytes = count_guide_bytes(model, job)

@@ -150,7 +150,7 @@ class EmbeddedText(TextConditioning):
             ops.asarray(self.embeddings[name][batch]) if name in self.embeddings else None
             for name in names
         )
-        part = self.model.family.condition(ops, self.model.config, context, pooled, self.size)
+        part = self.model.family.text.condition(ops, self.model.config, context, pooled, self.size)
         return part._replace(context=context, pooled=pooled)
 
 

@@ -135,7 +135,7 @@ class TextConditioning:
         pooled = None if rows[0] is None else ops.xp.concat(rows, axis=0)
         if negative and config.zero_empty_negative:
             context, pooled = zero_empty(ops, prompts, context, pooled)
-        return self.model.family.condition(ops, config, context, pooled, self.size)
+        return self.model.family.text.condition(ops, config, context, pooled, self.size)
 
     def _fill_up(self, prompt: str, chunks: int) -> Array:
         """Return hidden states, (1, chunks * l, d) of a prompt, filled up with empty chunks."""

@@ -20,7 +20,7 @@ class LatentLayout:
     """
 
     def __init__(self, family: Family | None):
-        self._unpack = None if family is None else family.unpack
+        self._unpack = None if family is None else family.diffusers.unpack
         self._grid = (0, 0)
 
     def note(self, prepared: Any, height: Any = None, width: Any = None) -> None:

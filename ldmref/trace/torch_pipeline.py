@@ -186,8 +186,8 @@ class _PipelineRecorder:
             timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
-                if self._family.timestep_factor != 1.0:
-                    inputs["timestep"] = inputs["timestep"] * self._family.timestep_factor
+                if self._family.diffusers.timestep_factor != 1.0:
+                    inputs["timestep"] = inputs["timestep"] * self._family.diffusers.timestep_factor
             attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
             processors = _own_processors(module)
             attributes |= {"own_attention": processors} if processors else {}
@@ -340,7 +340,7 @@ def _find_family(pipe: Any, networks: Mapping[str, torch.nn.Module]) -> Family:
     parts = [name for network in networks.values() for name in _class_names(network)]
     family = family_of_classes(_class_names(pipe), parts)
     if family is None:
-        known = sorted({name for family in list_families() for name in family.modules})
+        known = sorted({name for family in list_families() for name in family.diffusers.modules})
         names = abbreviated(sorted(networks) or ["transformer"], 3)
         raise UsageError(
             f"no family of ldmref reads a {type(pipe).__name__}; pipelines are recorded whose "

@@ -44,7 +44,7 @@ class SchedulerRecorder:
         self._scheduler = scheduler
         self._layers = layers
         self._layout = layout
-        self._halves = ("uncond", "cond") if family is None else family.halves
+        self._halves = ("uncond", "cond") if family is None else family.diffusers.halves
         self._writer = layers.writer
         self._left_out = layers.writer.left_out
         self._time: Any = None  # of the step that is being taken

@@ -49,7 +49,7 @@ def train_stages(context: TrainingContext[Recipe]) -> Path:
     prompts = ()
     if "diffusion" in recipe.stages:
         if kind_of(config.text_encoder).reads == "class":
-            config = family_of(config).with_classes(config, class_names(context.data))
+            config = family_of(config).training.with_classes(config, class_names(context.data))
         prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
     vae, latents = train_autoencoder(context)
     measured = {"scaling_factor": latents.scaling_factor}

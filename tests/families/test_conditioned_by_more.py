@@ -68,7 +68,7 @@ def masked(monkeypatch):
         "name": "masked",
         "denoiser": MaskedConfig,
         "networks": lambda config: [*networks(config)],
-        "condition": condition,
+        "text": replace(SD3.text, condition=condition),
         "control": None,
         "broken_rules": lambda config: (),
     }

@@ -270,5 +270,5 @@ def test_a_folder_with_other_channels_is_refused(made, tmp_path):
 
 
 def test_a_small_version_for_golden_cases():
-    small = find_family("flux").shrink(preset("flux-control-dev"))
+    small = find_family("flux").golden.shrink(preset("flux-control-dev"))
     assert config_from_dict(small.to_dict()) == small and small.image_channels == 4

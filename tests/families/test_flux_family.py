@@ -258,7 +258,7 @@ def test_operations_are_those_that_torch_counts(made):
         arrays = PACKED, torch.zeros(1, text, 20), torch.zeros(1, 16), one, *ids
         pipe.transformer(*arrays, one if config.denoiser.guidance_embeds else None)
     attention = 4 * d * 4 * (image + text) ** 2
-    counted = find_family("flux").count_flops(config, 24, 16) - attention
+    counted = find_family("flux").work.flops(config, 24, 16) - attention
     assert counter.get_total_flops() == counted
 
 

@@ -157,5 +157,5 @@ def test_a_folder_with_other_channels_is_refused(made, tmp_path):
 
 
 def test_a_small_version_for_golden_cases():
-    small = find_family("flux").shrink(preset("flux-fill-dev"))
+    small = find_family("flux").golden.shrink(preset("flux-fill-dev"))
     assert config_from_dict(small.to_dict()) == small and small.image_channels == 4 + 2 * 2

@@ -166,7 +166,7 @@ def test_families_that_cannot_be_used(site, value, problem):
 def test_the_built_in_family_holds_all_presets():
     family = find_family("latent-diffusion")
     assert family.denoiser is UNetConfig and family.presets is PRESETS
-    assert "StableDiffusionXLPipeline" in family.pipelines
+    assert "StableDiffusionXLPipeline" in family.diffusers.pipelines
 
 
 def test_a_file_that_only_resembles_the_original_is_reported(dit, tmp_path):

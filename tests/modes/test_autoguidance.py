@@ -195,7 +195,7 @@ def test_the_estimate_knows_the_weaker_model(tiny, monkeypatch):
     alone = modes.plan("txt2img", model, prompt=PROMPT, cfg_scale=1.0, seed=3, steps=3)
     both, one = plan.estimate(model), alone.estimate(model)
     assert both.evaluations == 2 * one.evaluations
-    flops = 3 * weaker.family.count_flops(weaker.config, 16, 16)
+    flops = 3 * weaker.family.work.flops(weaker.config, 16, 16)
     assert both.flops == one.flops + flops
     weights = weaker.estimate_memory(16, 16).weights
     assert both.memory == one.memory + weights["unet"] + weights["text_encoder"]

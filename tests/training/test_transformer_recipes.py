@@ -153,7 +153,7 @@ def test_every_network_of_the_family_is_trained_but_what_is_computed(trained):
     present = encoders & {n.partition(".")[0] for n in start}
     assert len(present) == len(recipe.model.text_encoders)
     assert {n.partition(".")[0] for n in moved} == {recipe.model.denoiser.network} | present
-    fixed = family_of(recipe.model).fixed(recipe.model)
+    fixed = family_of(recipe.model).training.fixed(recipe.model)
     assert not moved & fixed.keys()
     if name.startswith("sd3"):
         assert fixed.keys() == {"transformer.pos_embed.pos_embed"}

@@ -37,7 +37,15 @@ from ldmref.families.joint_transformers import (
 )
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
-from ldmref.models.family import Family
+from ldmref.models.family import (
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
 
@@ -102,25 +110,21 @@ FLUX = Family(
     "flux",
     FluxConfig,
     describe_networks,
-    count_flops,
-    count_activations,
+    Work(count_flops, count_activations),
+    "Flux.1: a transformer with streams for image and text, then one for both",
     broken_rules,
-    encode_prompts,
-    with_text_length=with_text_length,
-    pipelines=dict.fromkeys(PIPELINES, read_folder),
-    modules=("FluxTransformer2DModel",),
-    files=ORIGINALS,
-    presets=make_presets(),
-    shrink=shrink,
-    golden_runs=GOLDEN_RUNS,
-    zeros=lambda config: ZEROS,
-    ends=ENDS,
-    with_control=with_control,
-    lora_layers=xlabs_layers,
-    lora_targets=LORA_TARGETS,
+    text=TextPath(encode_prompts, with_length=with_text_length),
     control=replace(CONTROL, candidates=list_candidates),
-    unpack=join_patches,
-    timestep_factor=SCALE,
-    description="Flux.1: a transformer with streams for image and text, then one for both",
+    presets=make_presets(),
+    files=ORIGINALS,
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        ("FluxTransformer2DModel",),
+        unpack=join_patches,
+        timestep_factor=SCALE,
+    ),
+    lora=LoraRules(LORA_TARGETS, xlabs_layers, with_control),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of Flux.1."""

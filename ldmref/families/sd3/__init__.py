@@ -31,7 +31,15 @@ from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import condition_on_text, encode_prompts, with_text_length
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
-from ldmref.models.family import Family
+from ldmref.models.family import (
+    Family,
+    GoldenModels,
+    LoraRules,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
+)
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import flatten
 
@@ -100,24 +108,20 @@ SD3 = Family(
     "sd3",
     MMDiTConfig,
     describe_networks,
-    count_flops,
-    count_activations,
+    Work(count_flops, count_activations),
+    "Stable Diffusion 3 and 3.5: a transformer of image and text",
     broken_rules,
-    encode_prompts,
-    condition_on_text,
-    with_text_length=with_text_length,
-    pipelines=dict.fromkeys(PIPELINES, read_folder),
-    modules=("SD3Transformer2DModel",),
-    files=ORIGINALS,
-    optional_texts=("text_encoder_3",),
-    presets=make_presets(),
-    shrink=shrink,
-    golden_runs=GOLDEN_RUNS,
-    zeros=lambda config: ZEROS,
-    fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
-    ends=ENDS,
-    lora_targets=LORA_TARGETS,
+    text=TextPath(encode_prompts, condition_on_text, ("text_encoder_3",), with_text_length),
     control=replace(CONTROL, candidates=list_candidates),
-    description="Stable Diffusion 3 and 3.5: a transformer of image and text",
+    presets=make_presets(),
+    files=ORIGINALS,
+    diffusers=PipelineCalls(dict.fromkeys(PIPELINES, read_folder), ("SD3Transformer2DModel",)),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(
+        zeros=lambda config: ZEROS,
+        fixed=lambda config: {POSITIONS: partial(make_positions, transformer_of(config))},
+        ends=ENDS,
+    ),
+    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of Stable Diffusion 3."""

@@ -41,7 +41,7 @@ def widen_config(config: ModelConfig, loras: Sequence[Lora]) -> ModelConfig:
     >>> widen_config(preset("flux-dev"), []).concat
     ''
     """
-    with_control = family_of(config).with_control
+    with_control = family_of(config).lora.with_control
     if with_control is None or config.concat or not loras:
         return config
     wide = with_control(config)

@@ -162,7 +162,7 @@ def lora_names(config: ModelConfig) -> LoraNames:
     names = LoraNames()
     prefixes = _kohya_prefixes(config)
     originals = _original_entries(config)
-    own_layers = family_of(config).lora_layers(config)
+    own_layers = family_of(config).lora.layers(config)
     for tensor, shape in flatten(model_spec(config)).items():
         part, _, path = tensor.partition(".")
         if part not in prefixes:

@@ -116,9 +116,9 @@ def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:
     """
     kind = port.manifest.get("pipeline")
     family = model.family
-    known = not isinstance(kind, str) or kind in family.pipelines
+    known = not isinstance(kind, str) or kind in family.diffusers.pipelines
     steps = [call for call in port.calls if call.startswith("sampler")]
-    if known or family.unpack is None or not steps:
+    if known or family.diffusers.unpack is None or not steps:
         return []
     note = f"{kind} is no pipeline that {family.name} reads: nothing between its networks is judged"
     return [Row(steps[0], "", "pipeline", verdict=UNKNOWN, note=note)]

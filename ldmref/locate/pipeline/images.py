@@ -354,7 +354,7 @@ def further_channels(context: PipelineContext) -> Iterator[tuple[str, np.ndarray
         mask, latents = (context.read_output(entry, role) for role in ("mask", "latents"))
         if mask is not None and latents is not None:
             pair = [("mask", mask), ("masked image", latents)]
-            yield from pair if context.model.family.unpack is None else pair[::-1]
+            yield from pair if context.model.family.diffusers.unpack is None else pair[::-1]
             return
     encoded = encoded_latents(context, "prepare_image")
     if encoded is not None:

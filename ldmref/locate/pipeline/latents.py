@@ -239,7 +239,7 @@ def _judge_tiny_decoder(context: PipelineContext) -> Iterator[Row]:
 def _unpacked(context: PipelineContext, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield latents that were unpacked from tokens in another order."""
     n, c, h, w = x.shape
-    if context.model.family.unpack is None or h % 2 or w % 2:
+    if context.model.family.diffusers.unpack is None or h % 2 or w % 2:
         return
     tokens = x.reshape(n, c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3, 5)  # n, r, k, c, y, x
     orders = {

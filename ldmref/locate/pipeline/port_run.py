@@ -68,7 +68,7 @@ class PortRun:
         named = None if guidance is None else guidance.attributes.get("halves")
         if isinstance(named, list) and sorted(map(str, named)) == ["cond", "uncond"]:
             return (str(named[0]), str(named[1]))
-        return self.model.family.halves if self.is_diffusers else ("uncond", "cond")
+        return self.model.family.diffusers.halves if self.is_diffusers else ("uncond", "cond")
 
     @property
     def asked_scale(self) -> float | None:

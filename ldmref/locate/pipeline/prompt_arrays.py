@@ -156,8 +156,8 @@ def arrays_of_prompts(
             _tokens(context, request, i, prompt, len(configs)) for i, prompt in enumerate(prompts)
         ]
         ops = exact_backend()
-        encoded = model.family.encode(ops, configs, tokens, _recorded_encoder(context))
-        condition = model.family.condition(
+        encoded = model.family.text.encode(ops, configs, tokens, _recorded_encoder(context))
+        condition = model.family.text.condition(
             ops, model.config, encoded.states, encoded.pooled, (0, 0)
         )
     except LdmrefError as error:

@@ -63,17 +63,20 @@ def initial_params(config: ModelConfig, seed: int) -> Params:
     """Return random parameters, but those that are zero or computed, as the family says."""
     family = family_of(config)
     flat = flatten(init(diffusion_spec(config), seed))
-    last = family.zeros(config)
+    last = family.training.zeros(config)
     for name in flat:
         if name.startswith(f"{config.denoiser.network}.") and name.endswith(last):
             flat[name] = np.zeros_like(flat[name])
-    flat |= {name: np.asarray(value(), np.float32) for name, value in family.fixed(config).items()}
+    flat |= {
+        name: np.asarray(value(), np.float32)
+        for name, value in family.training.fixed(config).items()
+    }
     return unflatten(flat)
 
 
 def with_fixed(config: ModelConfig, params: Params) -> Params:
     """Return the parameters of a step, with no gradient for those that are computed."""
-    fixed = family_of(config).fixed(config)
+    fixed = family_of(config).training.fixed(config)
     if not fixed:
         return params
     flat = flatten(params)
@@ -97,11 +100,11 @@ def condition_on_prompts(
         return Conditioning(None)
     family = family_of(config)
     tokens = tokenize_for_encoders(tokenizers, prompts, PromptOptions())
-    encoded = family.encode(ops, config.text_encoders, tokens, compile_network)
+    encoded = family.text.encode(ops, config.text_encoders, tokens, compile_network)
     states, pooled = ops.asarray(encoded.states), encoded.pooled
     if config.zero_empty_negative:
         states, pooled = zero_empty(ops, prompts, states, pooled)
-    conditioning = family.condition(ops, config, states, pooled, size)
+    conditioning = family.text.condition(ops, config, states, pooled, size)
     if config.denoiser.reads_guidance:
         conditioning = add_scale(ops, conditioning, config.defaults.cfg_scale)
     return conditioning
@@ -251,7 +254,7 @@ def diffusion_trainer(
         loss,
         ops,
         unused=has_unused_layers(config),
-        ends=(*family.ends, *family.fixed(config)),
+        ends=(*family.training.ends, *family.training.fixed(config)),
     )
     trainer.observer = observer
     if held_out is not None and len(held_out):
@@ -274,7 +277,7 @@ def has_unused_layers(config: ModelConfig) -> bool:
 
     These are computed ones, and layers of text encoders on which the denoiser may not depend.
     """
-    return bool(family_of(config).fixed(config)) or any(
+    return bool(family_of(config).training.fixed(config)) or any(
         encoder.skipped_layers > 0 or encoder.projection_dim > 0 or not encoder.final_norm
         for encoder in config.text_encoders
     )

@@ -20,7 +20,7 @@ def list_targets(config: ModelConfig) -> list[str]:
     >>> list_targets(preset("sd3-medium"))
     ['attention', 'feed_forward', 'projections', 'text']
     """
-    own = family_of(config).lora_targets
+    own = family_of(config).lora.targets
     return [name for name in TARGETS if name in own or (name == "text" and config.text_encoders)]
 
 
@@ -41,7 +41,7 @@ def check_targets(config: ModelConfig, targets: Sequence[str]) -> None:
 
 def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
     """Return the names of the tensors that a LoRA with these `TARGETS` changes."""
-    own = family_of(config).lora_targets
+    own = family_of(config).lora.targets
     denoiser = tuple(end for name in own if name in targets for end in own[name])
     text = TEXT_LAYERS if "text" in targets else ()
 

@@ -34,7 +34,7 @@ from ldmref.training.recipes.schema import (
     ProgressConfig,
 )
 
-# targets of a LoRA: of the denoiser, as its family says (`Family.lora_targets`), and of CLIP
+# targets of a LoRA: of the denoiser, as its family says (`LoraRules.targets`), and of CLIP
 TARGETS = ("attention", "feed_forward", "projections", "convolutions", "text")
 DENOISING = DiffusionStage(
     DiffusionObjective(caption_dropout=0.0, timestep_power=1.0),

@@ -119,7 +119,7 @@ def test_operations_are_those_that_torch_counts(pipe, folder):
     config = ldmref.load(folder).config
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         pipe.transformer(torch.zeros(1, 4, 8, 8), torch.tensor([1]), torch.tensor([1]))
-    ours = DIT.count_flops(config, 16, 16)
+    ours = DIT.work.flops(config, 16, 16)
     last = 2 * (256 + 3 * 16) * 16  # embedding of the time and modulation of the last layer
     attention = 2 * 4 * 16 * 16 * 16  # two layers, which torch does not count on a CPU
     assert counter.get_total_flops() == ours + last - attention

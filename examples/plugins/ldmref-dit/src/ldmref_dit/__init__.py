@@ -16,9 +16,14 @@ from ldmref.families import (
     DeclaredNetwork,
     EncodedText,
     Family,
+    GoldenModels,
     GoldenRun,
     NetworkInput,
     NetworkOutput,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
     describe_autoencoder,
 )
 from ldmref.models import AutoencoderConfig, Conditioning, Defaults, ModelConfig
@@ -166,24 +171,19 @@ def make_presets() -> dict[str, ModelConfig]:
     return {"dit-tiny": replace(shrink(found["dit-s-2-256"]), name="dit-tiny")} | found
 
 
+GOLDEN_RUNS = (GoldenRun("dit-s-2-256", "ddim", params={"prompt": "3", "negative_prompt": ""}),)
 DIT = Family(
     "dit",
     DiTConfig,
     describe_networks,
-    count_flops,
-    count_activations,
+    Work(count_flops, count_activations),
+    "DiT: a transformer for the classes of ImageNet",
     broken_rules,
-    encode_labels,
-    condition_on_labels,
-    pipelines={"DiTPipeline": read_folder},
-    halves=("cond", "uncond"),
-    files=(ORIGINAL,),
+    text=TextPath(encode_labels, condition_on_labels),
     presets=make_presets(),
-    shrink=shrink,
-    golden_runs=[GoldenRun("dit-s-2-256", "ddim", params={"prompt": "3", "negative_prompt": ""})],
-    zeros=lambda config: ZEROS,
-    ends=ENDS,
-    with_classes=with_classes,
-    description="DiT: a transformer for the classes of ImageNet",
+    files=(ORIGINAL,),
+    diffusers=PipelineCalls({"DiTPipeline": read_folder}, halves=("cond", "uncond")),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS, with_classes=with_classes),
+    golden=GoldenModels(shrink, GOLDEN_RUNS),
 )
 """The family of DiT."""
