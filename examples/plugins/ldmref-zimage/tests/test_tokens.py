@@ -13,7 +13,7 @@ from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.prompts import PromptOptions
 
 TEXTS = [
-    "", "a red cat", "A Red  CAT's 12345 \n\n\t x", "日本語 の猫", "\u00e9 e\u0301 \U0001f600 naïve",
+    "", "a red cat", "A Red  CAT's 12345 \n\n\t x", "日本語 の猫", "\u00e9 e\u0301 \U0001f600",
     "<|im_end|>", "<|endoftext|> after", "  two spaces ", "don't WE'LL it's", "a\r\nb",
 ]  # fmt: skip
 
@@ -34,7 +34,9 @@ def test_ids_are_those_of_transformers(vocabulary, length):
 def test_vocab_and_merges_are_read(vocabulary, tmp_path):
     data = json.loads((vocabulary / "tokenizer.json").read_text())
     (tmp_path / "vocab.json").write_text(json.dumps(data["model"]["vocab"]))
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]]
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge) for merge in data["model"]["merges"]
+    ]
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges))
     config = Qwen3Config(max_position_embeddings=64)
     one, two = (qwen_tokenizer(config, path, None) for path in (vocabulary, tmp_path))

@@ -8,7 +8,8 @@ from io import StringIO
 import numpy as np
 import pytest
 import torch
-from ldmref_zimage import transformer_spec
+from ldmref_zimage import Z_IMAGE, transformer_spec
+from torch.utils.flop_counter import FlopCounterMode
 
 import ldmref
 from ldmref import modes
@@ -26,10 +27,12 @@ def test_images_are_those_of_diffusers(pipe, folder, backend, scale):
     pytest.importorskip({"onnx": "onnxruntime"}.get(backend, backend))
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
     options = {"guidance_scale": scale, "num_inference_steps": 4, "output_type": "np"}
-    want = pipe([*PROMPTS], height=16, width=24, generator=generators, **options).images
+    options |= {"height": 16, "width": 24, "max_sequence_length": 64}
+    want = pipe([*PROMPTS], generator=generators, **options).images
     model = ldmref.load(folder, backend=backend)
+    size = {"width": 24, "height": 16, "max_sequence_length": 64}
     found = modes.txt2img(
-        model, [*PROMPTS], seed=5, rng="torch", steps=4, cfg_scale=1.0 + scale, width=24, height=16
+        model, [*PROMPTS], seed=5, rng="torch", steps=4, cfg_scale=1.0 + scale, **size
     )
     for image, their in zip(found.images, want, strict=True):
         difference = np.abs(np.asarray(image).astype(int) - np.round(their * 255))
@@ -61,7 +64,7 @@ def test_operations_are_those_that_torch_counts(pipe, folder):
     layers, d = config.denoiser.n_layers, config.denoiser.dim
     image = 32
     attention = 4 * d * (image**2 + length**2 + layers * (image + length) ** 2)
-    assert counter.get_total_flops() == Z_IMAGE.count_flops(config, 24, 16) - attention
+    assert counter.get_total_flops() == Z_IMAGE.work.flops(config, 24, 16) - attention
 
 
 def test_every_mode(folder):

@@ -15,9 +15,15 @@ from ldmref.families import (
     CallSize,
     DeclaredNetwork,
     Family,
+    GoldenModels,
     GoldenRun,
+    LoraRules,
     NetworkInput,
     NetworkOutput,
+    PipelineCalls,
+    TextPath,
+    TrainingRules,
+    Work,
     describe_autoencoder,
 )
 from ldmref.families.latent_diffusion import describe_text_encoder
@@ -28,7 +34,7 @@ from ldmref_zimage.files import PIPELINES, read_folder
 from ldmref_zimage.network import transformer, transformer_spec
 from ldmref_zimage.presets import make_presets, shrink
 from ldmref_zimage.qwen3 import QWEN3, Qwen3Config
-from ldmref_zimage.text import condition_on_captions, encode_captions
+from ldmref_zimage.text import condition_on_captions, encode_captions, with_length
 from ldmref_zimage.work import count_activations, count_flops
 
 Array = Any
@@ -115,20 +121,20 @@ Z_IMAGE = Family(
     "z-image",
     ZImageConfig,
     describe_networks,
-    count_flops,
-    count_activations,
+    Work(count_flops, count_activations),
+    "Z-Image: a transformer of one stream for image and caption, after Qwen3",
     broken_rules,
-    encode_captions,
-    condition_on_captions,
-    pipelines=dict.fromkeys(PIPELINES, read_folder),
-    modules=("ZImageTransformer2DModel",),
-    halves=("cond", "uncond"),
+    text=TextPath(encode_captions, condition_on_captions, with_length=with_length),
     presets=make_presets(),
-    shrink=shrink,
-    golden_runs=[GoldenRun("z-image", "euler"), GoldenRun("z-image-turbo", "euler")],
-    zeros=lambda config: ZEROS,
-    ends=ENDS,
-    lora_targets=LORA_TARGETS,
-    description="Z-Image: a transformer of one stream for image and caption, after Qwen3",
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        modules=("ZImageTransformer2DModel",),
+        halves=("cond", "uncond"),
+    ),
+    lora=LoraRules(LORA_TARGETS),
+    training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),
+    golden=GoldenModels(
+        shrink, (GoldenRun("z-image", "euler"), GoldenRun("z-image-turbo", "euler"))
+    ),
 )
 """The family of Z-Image."""

@@ -87,5 +87,3 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
         return
     if text.hidden_size * len(text.hidden_layers) != transformer.cap_feat_dim:
         yield "transformer.cap_feat_dim must be the width of all hidden_layers of the text encoder"
-    if text.max_position_embeddings % SEGMENT:
-        yield f"text_encoder.max_position_embeddings must be a multiple of {SEGMENT}"

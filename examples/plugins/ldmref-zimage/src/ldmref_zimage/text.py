@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,3 +44,10 @@ def condition_on_captions(
     """Return the conditioning on the hidden states and the mask of `encode_captions`."""
     mask = ops.xp.astype(states[:, :, -1] > 0.5, ops.xp.int64)
     return Conditioning(states[:, :, :-1], more={"mask": mask})
+
+
+def with_length(config: ModelConfig, length: int) -> ModelConfig:
+    """Return the configuration with another number of tokens of a caption."""
+    return replace(
+        config, text_encoder=replace(config.text_encoder, max_position_embeddings=length)
+    )

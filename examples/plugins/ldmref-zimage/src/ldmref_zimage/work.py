@@ -9,8 +9,9 @@ from ldmref_zimage.network import FREQUENCIES, TIME_WIDTH
 
 def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int]:
     """Return the numbers of tokens of image and caption, in whole segments."""
+    caption = config.text_encoder.max_position_embeddings
     image = config.count_tokens(width, height)
-    return -(-image // SEGMENT) * SEGMENT, config.text_encoder.max_position_embeddings
+    return -(-image // SEGMENT) * SEGMENT, -(-caption // SEGMENT) * SEGMENT
 
 
 def count_flops(config: ModelConfig, width: int, height: int) -> int:
