@@ -23,6 +23,7 @@ TESTS = {  # the modules that the tests of a project need beyond ldmref's own
     "ldmref-jax": ("jax",),
     "ldmref-sa-sampler": (),
     "ldmref-tangential": (),
+    "ldmref-zimage": ("diffusers", "transformers"),
 }
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is missing")
 
