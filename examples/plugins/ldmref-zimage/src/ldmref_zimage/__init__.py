@@ -29,12 +29,13 @@ from ldmref.families import (
 from ldmref.families.latent_diffusion import describe_text_encoder
 from ldmref.models import ModelConfig, Params
 from ldmref.models.conditioning import CachedContext, get_hidden_states
-from ldmref_zimage.config import ZImageConfig, broken_rules, transformer_of
+from ldmref_zimage.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref_zimage.files import PIPELINES, read_folder
 from ldmref_zimage.network import transformer, transformer_spec
+from ldmref_zimage.pipelines import read_inputs, read_prediction, read_states
 from ldmref_zimage.presets import make_presets, shrink
 from ldmref_zimage.qwen3 import QWEN3, Qwen3Config
-from ldmref_zimage.text import condition_on_captions, encode_captions, with_length
+from ldmref_zimage.text import CHAT, with_length
 from ldmref_zimage.work import count_activations, count_flops
 
 Array = Any
@@ -99,7 +100,7 @@ def describe_networks(config: ModelConfig) -> list[DeclaredNetwork]:
             (batch, tokens, denoiser.cap_feat_dim),
             also=("2", "context", "cap_feats"),
         ),
-        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "labels", below=2),
+        NetworkInput("mask", "encoder_attention_mask", (batch, tokens), "mask"),
     )
     network = DeclaredNetwork(
         "transformer",
@@ -124,12 +125,20 @@ Z_IMAGE = Family(
     Work(count_flops, count_activations),
     "Z-Image: a transformer of one stream for image and caption, after Qwen3",
     broken_rules,
-    text=TextPath(encode_captions, condition_on_captions, with_length=with_length),
+    text=TextPath(
+        with_length=with_length,
+        templates=lambda config: {"text_encoder": CHAT},
+        multiple=SEGMENT,
+    ),
     presets=make_presets(),
     diffusers=PipelineCalls(
         dict.fromkeys(PIPELINES, read_folder),
         modules=("ZImageTransformer2DModel",),
         halves=("cond", "uncond"),
+        inputs=read_inputs,
+        prediction=read_prediction,
+        states=read_states,
+        scale=lambda scale: scale + 1.0,
     ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

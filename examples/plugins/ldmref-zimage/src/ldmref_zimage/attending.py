@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from ldmref.backends import Backend
+from ldmref.models.transformer_layers import find_angles
 
 Array = Any
 MASKED = -1e9  # the bias of a key that is not read: its weight, exp, is 0
@@ -51,3 +52,39 @@ def turn_halves(x: Array, angles: Array) -> Array:
     cos, sin = xp.cos(angles), xp.sin(angles)
     turned = xp.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return xp.astype(turned, x.dtype, copy=False)
+
+
+class Waves(NamedTuple):
+    """Cosines and sines of the angles by which queries and keys are turned, (n, 1, l, d / 2)."""
+
+    cos: Array
+    sin: Array
+
+
+def find_waves(
+    ops: Backend, positions: Array, dims: tuple[int, ...], theta: float, seen: Array | None
+) -> Waves:
+    """Return the waves of tokens at positions (n, l, axes), for all layers of a network.
+
+    Those of tokens that are not `seen`, (n, l), are 0, and so are then their queries and keys.
+    """
+    xp = ops.xp
+    n, length, axes = positions.shape
+    angles = find_angles(xp.reshape(positions, (n * length, axes)), dims, theta)
+    angles = xp.reshape(angles, (n, 1, length, angles.shape[1]))
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    if seen is not None:
+        kept = seen[:, None, :, None]
+        cos, sin = cos * kept, sin * kept
+    return Waves(cos, sin)
+
+
+def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:
+    """Turn each pair of neighbouring channels by waves; x: (n, heads, l, d)."""
+    xp = array_namespace(x)
+    n, heads, length, d = x.shape
+    pairs = xp.reshape(xp.astype(x, cos.dtype, copy=False), (n, heads, length, d // 2, 2))
+    first, second = xp.unstack(pairs, axis=-1)
+    turned = [first * cos - second * sin, first * sin + second * cos]
+    together = xp.concat([part[..., None] for part in turned], axis=-1)
+    return xp.astype(xp.reshape(together, (n, heads, length, d)), x.dtype, copy=False)

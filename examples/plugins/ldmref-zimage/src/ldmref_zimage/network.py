@@ -15,8 +15,8 @@ from ldmref.math import timestep_embedding
 from ldmref.models import Params, Spec, numbered
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import find_angles, rms_norm, turn
-from ldmref_zimage.attending import attend, mask_bias
+from ldmref.models.transformer_layers import rms_norm
+from ldmref_zimage.attending import Waves, attend, find_waves, mask_bias, turn_pairs
 from ldmref_zimage.config import PATCH, SEGMENT, ZImageConfig
 
 Array = Any
@@ -208,15 +208,18 @@ def fill_segment(ops: Backend, x: Array, row: Array) -> Array:
 def refine(
     ops: Backend, blocks: Params, config: ZImageConfig, tokens: Tokens, emb: Array | None
 ) -> Tokens:
-    """Apply blocks, modulated by the embedded time (n, d_time) if it is given."""
-    n, length, axes = tokens.positions.shape
-    flat = ops.xp.reshape(tokens.positions, (n * length, axes))
-    angles = find_angles(flat, config.axes_dims, config.rope_theta)
-    angles = ops.xp.reshape(angles, (n, 1, length, angles.shape[1]))
-    bias = None if tokens.seen is None else mask_bias(ops, tokens.seen[:, None, None, :])
+    """Apply blocks, modulated by the embedded time (n, d_time) if it is given.
+
+    Tokens that are not seen begin as 0 and are not turned, as in the makers' batches.
+    """
+    waves = find_waves(ops, tokens.positions, config.axes_dims, config.rope_theta, tokens.seen)
     x = tokens.states
+    bias = None
+    if tokens.seen is not None:
+        bias = mask_bias(ops, tokens.seen[:, None, None, :])
+        x = x * ops.xp.astype(tokens.seen, x.dtype, copy=False)[:, :, None]
     for p_block in blocks.items_in_order():
-        x = block(ops, p_block, x, emb, angles, bias, config)
+        x = block(ops, p_block, x, emb, waves, bias, config)
     return tokens._replace(states=x)
 
 
@@ -226,7 +229,7 @@ def block(
     p: Params,
     x: Array,
     emb: Array | None,
-    angles: Array,
+    waves: Waves,
     bias: Array | None,
     config: ZImageConfig,
 ) -> Array:
@@ -237,14 +240,14 @@ def block(
     eps = config.norm_eps
     h = rms_norm(ops, p.attention_norm1, x, eps)
     if emb is None:
-        h = self_attention(ops, p.attention, h, angles, bias, config.n_heads)
+        h = self_attention(ops, p.attention, h, waves, bias, config.n_heads)
         x = x + rms_norm(ops, p.attention_norm2, h, eps)
         h = feed_forward(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps))
         return x + rms_norm(ops, p.ffn_norm2, h, eps)
     d = x.shape[2]
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
     scale_attn, gate_attn, scale_mlp, gate_mlp = (rows[:, :, i * d : (i + 1) * d] for i in range(4))
-    h = self_attention(ops, p.attention, h * (1.0 + scale_attn), angles, bias, config.n_heads)
+    h = self_attention(ops, p.attention, h * (1.0 + scale_attn), waves, bias, config.n_heads)
     x = x + ops.xp.tanh(gate_attn) * rms_norm(ops, p.attention_norm2, h, eps)
     h = rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
     h = feed_forward(ops, p.feed_forward, h)
@@ -253,13 +256,13 @@ def block(
 
 @layer
 def self_attention(
-    ops: Backend, p: Params, x: Array, angles: Array, bias: Array | None, num_heads: int
+    ops: Backend, p: Params, x: Array, waves: Waves, bias: Array | None, num_heads: int
 ) -> Array:
-    """Let tokens (n, l, d) read each other; angles: (n, 1, l, d / heads / 2)."""
+    """Let tokens (n, l, d) read each other."""
     q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in PROJECTIONS)
     q = rms_norm(ops, p.norm_q, q, QK_EPS)
     k = rms_norm(ops, p.norm_k, k, QK_EPS)
-    q, k = (ops.call_function("rotate", turn, part, angles) for part in (q, k))
+    q, k = (ops.call_function("rotate", turn_pairs, part, *waves) for part in (q, k))
     return linear(ops, p.to_out["0"], merge_heads(ops, attend(ops, q, k, v, bias)))
 
 

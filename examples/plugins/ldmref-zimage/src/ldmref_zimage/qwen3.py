@@ -23,7 +23,7 @@ from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import find_angles, rms_norm
 from ldmref_zimage.attending import attend, mask_bias, turn_halves
-from ldmref_zimage.tokens import qwen_tokenizer
+from ldmref_zimage.tokens import qwen_tokenizer, small_vocabulary
 
 Array = Any
 
@@ -40,6 +40,7 @@ class Qwen3Config(TextConfig):
             embeddings, i for the output of the i-th layer; -1 for that of the last, -2 for the one
             before it. `clip_skip` counts from here.
         final_norm: Whether the final norm is applied to them.
+        use_attention_mask: Whether no token reads padding, and the denoiser gets its mask.
     """
 
     model_type: str = "qwen3"
@@ -55,6 +56,7 @@ class Qwen3Config(TextConfig):
     rope_theta: Annotated[float, Range(1, 1e12)] = 1e6
     hidden_layers: Annotated[tuple[int, ...], Range(-256, 256), Length(1, 64)] = (-1,)
     final_norm: bool = True
+    use_attention_mask: bool = True
 
 
 def qwen3_spec(config: Qwen3Config) -> Spec:
@@ -228,7 +230,10 @@ QWEN3 = TextEncoder(
         "rope_theta",
         "hidden_layers",
         "final_norm",
+        "use_attention_mask",
     ),
+    vocabulary=small_vocabulary,
+    any_length=True,
     broken_rules=broken_rules,
 )
 """The kind of text encoder."""

@@ -1,4 +1,4 @@
-"""Qwen's tokenizer: byte-level BPE, and the template of a chat around the prompt.
+"""Qwen's tokenizer: byte-level BPE.
 
 A vocabulary is a `tokenizer.json`, or `vocab.json` and `merges.txt`. Only pieces, merges and added
 tokens are used; the rules that split text are those of transformers' Qwen2Tokenizer.
@@ -7,20 +7,17 @@ tokens are used; the rules that split text are those of transformers' Qwen2Token
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.errors import CorruptModelError, InputError
 from ldmref.families import TextConfig
-from ldmref.prompts import PromptOptions, PromptTokenizer, SpecialTokens, Tokens
+from ldmref.prompts import PromptTokenizer, SpecialTokens
 
-BEFORE = "<|im_start|>user\n"
-AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 PAD = "<|endoftext|>"
 SPECIAL = SpecialTokens("", PAD, PAD, PAD)
 MARKS = (PAD, "<|im_start|>", "<|im_end|>")  # the first added tokens, after the vocabulary
@@ -29,39 +26,6 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-
-class ChatTokenizer(PromptTokenizer):
-    """A tokenizer of prompts within the template of a chat, of which the end is cut."""
-
-    def with_length(self, length: int) -> ChatTokenizer:
-        """Return this tokenizer with another number of tokens."""
-        return ChatTokenizer(self.tokenizer, length, self.special_tokens)
-
-    def tokenize(
-        self, prompts: str | Sequence[str], options: PromptOptions | None = None
-    ) -> Tokens:
-        """Return the ids of prompts, padded on the right; their weights are 1."""
-        options = options or PromptOptions()
-        if options.long_prompts == "chunk" or options.prompt_weights != "none":
-            message = "a chat has neither chunks nor weights"
-            raise UsageError(message, code="E-PROMPT", hint="leave these options out")
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        ids = np.full((len(prompts), 1, self.length), self.pad, np.int64)
-        truncated = []
-        warnings = []
-        for row, prompt in zip(ids, prompts, strict=True):
-            encoding = self.tokenizer.encode(BEFORE + prompt + AFTER, add_special_tokens=False)
-            kept = encoding.ids[: self.length]
-            row[0, : len(kept)] = kept
-            truncated.append(len(encoding.ids) - len(kept))
-            if truncated[-1]:
-                message = f"{truncated[-1]} of {len(encoding.ids)} tokens do not fit"
-                if options.strict:
-                    raise UsageError(message, code="E-PROMPT-TRUNCATED", hint="shorten the prompt")
-                warnings.append(message)
-        weights = np.ones(ids.shape, np.float32)
-        return Tokens(ids, weights, [1] * len(prompts), truncated, warnings)
 
 
 def qwen_tokenizer(
@@ -74,7 +38,7 @@ def qwen_tokenizer(
         CorruptModelError: It is damaged, or of another kind.
     """
     tokenizer = build_tokenizer(*read_vocabulary(find_vocabulary(source)))
-    return ChatTokenizer(tokenizer, config.max_position_embeddings, SPECIAL)
+    return PromptTokenizer(tokenizer, config.max_position_embeddings, SPECIAL)
 
 
 def find_vocabulary(source: str | Path | None) -> Path:
@@ -146,3 +110,13 @@ def build_tokenizer(
             message = f"the added token {token!r} has the number {added[token]}, not the next one"
             raise CorruptModelError(message, code="E-TOKENIZER")
     return tokenizer
+
+
+def small_vocabulary() -> dict[str, str]:
+    """Return the files of a small vocabulary: all bytes, and a few merges, for golden runs."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("e", "d"), ("r", "ed"), ("a", "t"), ("h", "e"), ("Ġ", "red"), ("Ġ", "he")]
+    pieces = [*letters, *("".join(pair) for pair in merges)]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    lines = "\n".join(" ".join(pair) for pair in merges)
+    return {"vocab.json": json.dumps(vocab), "merges.txt": f"#version: 0.2\n{lines}\n"}
