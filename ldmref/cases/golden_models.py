@@ -18,12 +18,12 @@ from ldmref.cases.shrink import shrink
 from ldmref.cases.tokenizer_cases import byte_pair_files, unigram_file, word_piece_file
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.config import ModelConfig
 from ldmref.models.family import BUILT_IN, family_of, find_family, list_families
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion, model_spec
 from ldmref.models.presets import PRESETS, list_presets
-from ldmref.models.text_kind import kind_of
+from ldmref.models.text_kind import find_text_encoder, kind_of
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 
@@ -159,21 +159,19 @@ def _tokenizers(family: str, config: ModelConfig) -> list[PromptTokenizer]:
             for path, content in vocabulary_files(kind).items():
                 (folder / path).write_text(content, encoding="utf-8")
             source = folder / "tokenizer.json" if kind == "words" else folder
-            found.append(tokenizer_for(text, source if kind else None, pad_of(text)))
+            found.append(tokenizer_for(text, source if kind else None, kind_of(text).padding(text)))
     return found
 
 
 def vocabularies_of(family: str) -> tuple[str, ...]:
-    """Return the vocabulary of each text encoder: "clip", "bert", "t5", "words"; "": none."""
+    """Return the vocabulary of each text encoder; "": none.
+
+    It is "clip", "bert", "t5" or "words", or the name of the kind of encoder that makes one.
+    """
     run = next(golden_runs((family,)))
-    encoders = list_presets()[family].text_encoders
-    return tuple(run.vocabulary or kind_of(text).vocabulary for text in encoders)
-
-
-def pad_of(text: TextConfig) -> int | None:
-    """Return the id that pads the tokens of a text encoder; None: the end token."""
-    openclip = text.model_type == "clip" and text.hidden_act == "gelu"
-    return 0 if openclip else None
+    kinds = [kind_of(text) for text in list_presets()[family].text_encoders]
+    own = (kind.vocabulary if isinstance(kind.vocabulary, str) else kind.name for kind in kinds)
+    return tuple(run.vocabulary or name for name in own)
 
 
 def vocabulary_files(kind: str) -> dict[str, str]:
@@ -191,7 +189,10 @@ def vocabulary_files(kind: str) -> dict[str, str]:
     if kind == "words":
         tokenizer = PromptTokenizer(word_tokenizer([CAPTION], 20), LENGTH)
         return {"tokenizer.json": tokenizer.tokenizer.to_str(pretty=True)}
-    return byte_pair_files([EXCLAMATION, *LETTERS], WORDS)
+    if kind == "clip":
+        return byte_pair_files([EXCLAMATION, *LETTERS], WORDS)
+    make = find_text_encoder(kind).vocabulary
+    return {} if isinstance(make, str) else dict(make())
 
 
 def model_of_suite(name: str) -> LatentDiffusion | None:

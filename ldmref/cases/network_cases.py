@@ -91,7 +91,8 @@ def count_text_tokens(config: ModelConfig) -> int:
     if not encoders or any(kind_of(encoder).reads != "text" for encoder in encoders):
         return LENGTH
     ids = np.zeros((1, 1, LENGTH), np.int64)
-    tokens = [Tokens(ids, np.ones(ids.shape), [1], [0], []) for _ in encoders]
+    ones = np.ones(ids.shape)
+    tokens = [Tokens(ids, ones, np.ones_like(ids), [1], [0], []) for _ in encoders]
 
     def compile_network(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def encode(encoder: TextConfig, *_: Any) -> Any:
@@ -104,7 +105,7 @@ def count_text_tokens(config: ModelConfig) -> int:
     family = family_of(config)
     ops = NumpyBackend(dtype="float64")
     encoded = family.text.encode(ops, encoders, tokens, compile_network)
-    found = family.text.condition(ops, config, encoded.states, encoded.pooled, (0, 0)).context
+    found = family.text.condition_text(ops, config, encoded, (0, 0)).context
     return LENGTH if found is None else int(get_hidden_states(found).shape[1])
 
 
@@ -128,6 +129,10 @@ def random_input(
         ids = random_stream(f"{key}/{stream}").integers(0, end, shape)
         ids[:, -1] = end
         return ids
+    if x.content == "mask":  # the second example has padding
+        length = min(shape[1], LENGTH) if network.reads_tokens else shape[1]
+        kept = np.asarray([[length], [max(length - 2, 1)]])[:batch]
+        return (np.arange(length)[None, :] < kept).astype(np.int64)
     if x.content == "labels":
         return random_stream(f"{key}/{stream}").integers(0, x.below, shape)
     if x.content == "classes":

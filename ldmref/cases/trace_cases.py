@@ -15,7 +15,6 @@ from ldmref.cases.golden_models import (
     VOCABULARIES,
     golden_config,
     network_cases,
-    pad_of,
     vocabularies_of,
     vocabulary_files,
 )
@@ -28,6 +27,7 @@ from ldmref.io.tensors.writer import source, write_to
 from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
+from ldmref.models.text_kind import kind_of
 from ldmref.trace.files import call_metadata, manifest_text, resolve_names
 from ldmref.trace.manifest import MANIFEST
 
@@ -170,7 +170,7 @@ def _attributes(trace: GoldenTrace) -> dict[str, Any]:
 
 def _pad(kind: str, text: TextConfig) -> int:
     """Return the id that pads the tokens of a text encoder; T5's is 0."""
-    pad = 0 if kind == "t5" else pad_of(text)
+    pad = 0 if kind == "t5" else kind_of(text).padding(text)
     return END if pad is None else pad
 
 

@@ -53,7 +53,7 @@ def words_of(run: Run) -> list[PromptWord]:
         name = name_encoder(model.config, number)
         for word in find_words(tokenizer, prompt, run.job.prompt_options):
             words.append(PromptWord(word.text, tuple(first + t for t in word.tokens), name))
-        first = first + chunks * tokenizer.length
+        first = first + chunks * tokenizer.kept
     return words
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +38,7 @@ from ldmref.models.control import ControlNet, require_fit
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map
 from ldmref.models.taesd import TinyAutoencoder
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.path import FLOW
 from ldmref.samplers.schedule import sampling_sigmas
@@ -248,7 +249,10 @@ def _write_tokenizers(model: LatentDiffusion, folder: Path) -> list[dict[str, An
         text = describe_tokens(tokenizer)
         (folder / name / "tokenizer.json").write_text(text, "utf-8")
         numbers = {key: getattr(tokenizer, key) for key in ("length", "start", "end", "pad")}
-        written.append({"file": f"{name}/tokenizer.json"} | numbers)
+        described: dict[str, Any] = {"file": f"{name}/tokenizer.json"} | numbers
+        if tokenizer.template != PLAIN:
+            described["template"] = asdict(tokenizer.template)
+        written.append(described)
     return written
 
 

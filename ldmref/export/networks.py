@@ -132,9 +132,12 @@ def export_network(
     )
 
 
+INTEGERS = ("ids", "labels", "mask")  # the contents of inputs that hold whole numbers
+
+
 def graph_input(x: NetworkInput, ids: str = "int64") -> GraphInput:
     """Return an input of a graph; its open sizes have the labels of the declaration."""
-    dtype = np.dtype(ids if x.content in ("ids", "labels") else np.float32)
+    dtype = np.dtype(ids if x.content in INTEGERS else np.float32)
     labels = {i: d.label or d.of for i, d in enumerate(x.shape) if isinstance(d, CallSize)}
     return GraphInput(x.exported or x.role, x.shape_at(EXAMPLE), dtype, labels)
 

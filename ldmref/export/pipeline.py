@@ -90,6 +90,8 @@ def describe_ddim(config: SchedulerConfig) -> dict[str, Any]:
 
 def describe_tokens(tokenizer: PromptTokenizer) -> str:
     """Return tokenizer.json, with the tokens that programs put around a prompt."""
+    if tokenizer.template.surrounds:  # which the manifest describes
+        return tokenizer.tokenizer.to_str()
     content = json.loads(tokenizer.tokenizer.to_str())
     ends = [number for number in (tokenizer.start, tokenizer.end) if number is not None]
     names = {number: tokenizer.tokenizer.id_to_token(number) for number in ends}

@@ -16,6 +16,7 @@ from ldmref.io.diffusers.folder import STABLE_DIFFUSION, read_stable_diffusion
 from ldmref.io.diffusers.ldm import LDM_PIPELINES, read_ldm_config
 from ldmref.math.arrays import Array
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
+from ldmref.models.clip import select_hidden_states
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import TEXT_ENCODERS, AutoencoderConfig, ModelConfig, TextConfig
 from ldmref.models.declared import (
@@ -79,6 +80,13 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         layers=(("embeddings", "ids"), ("token_embedding", "ids")),
         below=config.vocab_size,
     )
+    mask = NetworkInput(
+        "mask",
+        "attention_mask",
+        (BATCH, config.max_position_embeddings),
+        "mask",
+        also=("1", "mask"),
+    )
     states = NetworkOutput("", "hidden_states" if pooled else "last_hidden_state")
     return DeclaredNetwork(
         name,
@@ -87,7 +95,7 @@ def describe_text_encoder(name: str, config: TextConfig) -> DeclaredNetwork:
         text_encoder_pooled if pooled else text_encoder,
         partial(text_spec, config),
         {"config": config},
-        (ids,),
+        (ids, mask) if config.use_attention_mask else (ids,),
         (states, NetworkOutput("pooled", "text_embeds")) if pooled else (states,),
         name,
     )
@@ -253,7 +261,7 @@ LATENT_DIFFUSION = Family(
     control=UNET_CONTROL,
     presets=PRESETS,
     files=UNET_FILES,
-    diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",)),
+    diffusers=PipelineCalls(PIPELINES, ("UNet2DConditionModel",), states=select_hidden_states),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(zeros=list_zeros),
     golden=GoldenModels(runs=GOLDEN_RUNS),

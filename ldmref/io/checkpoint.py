@@ -31,7 +31,9 @@ from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.text_encoder_files import TextEncoderFile, add_text_encoders
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import TEXT_ENCODERS, TOKENIZERS, ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.text_kind import kind_of
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 
@@ -220,11 +222,13 @@ def _find_tokenizers(
     if not config.text_encoders:
         return [tokenizer_for(config.text_encoder)]
     place = folder if source is None else Path(source)
+    templates = family_of(config).text.templates(config)
     tokenizers = []
     parts = zip(config.text_encoders, TOKENIZERS, TEXT_ENCODERS, strict=False)
     for text, name, network in parts:
         own = place / name if place is not None and (place / name).is_dir() else None
         # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
-        pad = 0 if text.hidden_act == "gelu" and own is None else None
-        tokenizers.append(tokenizer_for(text, source if own is None else own, pad, network))
+        pad = kind_of(text).padding(text) if own is None else None
+        found = source if own is None else own
+        tokenizers.append(tokenizer_for(text, found, pad, network, templates.get(network, PLAIN)))
     return tokenizers

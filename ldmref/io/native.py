@@ -23,10 +23,12 @@ from ldmref.io.key_report import compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, Shape, flatten
 from ldmref.models.validate import config_from_dict
+from ldmref.prompts.prompt_template import PLAIN
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.support.files import open_file, read_json
 from ldmref.support.memmap import release_pages
@@ -50,11 +52,14 @@ def load_folder(
     config = read_config(folder / CONFIG)
     file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
-    tokenizers = [tokenizer_for(config.text_encoder, folder / TOKENIZER)]
-    for text, name in zip(config.text_encoders[1:], TOKENIZERS[1:], strict=False):
-        if not (folder / name).is_file():
+    templates = family_of(config).text.templates(config)
+    tokenizers = []
+    texts = config.text_encoders or (config.text_encoder,)
+    for text, name, network in zip(texts, TOKENIZERS, TEXT_ENCODERS, strict=False):
+        if tokenizers and not (folder / name).is_file():
             break  # the others have the first's
-        tokenizers.append(tokenizer_for(text, folder / name))
+        template = templates.get(network, PLAIN)
+        tokenizers.append(tokenizer_for(text, folder / name, None, network, template))
     return config, dict(file), tokenizers, file.sha256()
 
 

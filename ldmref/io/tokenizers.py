@@ -7,6 +7,7 @@ from pathlib import Path
 from ldmref.errors import CorruptModelError
 from ldmref.models.config import TextConfig
 from ldmref.models.text_kind import kind_of
+from ldmref.prompts.prompt_template import PLAIN, PromptTemplate
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import holds_words, load_word_tokenizer
 
@@ -16,6 +17,7 @@ def tokenizer_for(
     source: str | Path | None = None,
     pad: int | None = None,
     network: str = "text_encoder",
+    template: PromptTemplate = PLAIN,
 ) -> PromptTokenizer:
     """Return the tokenizer of a text encoder.
 
@@ -28,6 +30,7 @@ def tokenizer_for(
             `wordpiece_tokenizer` and `unigram_tokenizer`.
         pad: The id of the padding token, as for `load_tokenizer`.
         network: The name of the text encoder, for errors.
+        template: What stands around a prompt. Tokenizers of whole words have none.
 
     Raises:
         InputError: No vocabulary was found.
@@ -39,7 +42,7 @@ def tokenizer_for(
     if isinstance(source, str | Path) and holds_words(Path(source)):
         tokenizer = load_word_tokenizer(Path(source), text.max_position_embeddings)
     else:
-        tokenizer = kind.tokenizer(text, source, pad)
+        tokenizer = kind.tokenizer(text, source, pad).with_template(template)
     last = max(tokenizer.tokenizer.get_vocab().values(), default=0)
     if last >= text.vocab_size:
         encoder = f"{text.model_type} of width {text.hidden_size}"

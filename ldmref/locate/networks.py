@@ -180,11 +180,13 @@ class _CallSizes:
     def read(self, x: NetworkInput) -> np.ndarray:
         """Return an input in the order of axes of ldmref; NaN if it was not recorded."""
         value = self._recorded(x)
+        if value is None and x.content == "mask":  # what has no mask reads all tokens
+            return np.ones(x.shape_at(self._complete(x)), np.int64)
         if value is None:
             ids = x.content == "ids"
             shape = self.found.text_shape() if ids else None
             return self.found.missing(shape or x.shape_at(self._complete(x)))
-        if x.content in ("ids", "labels"):
+        if x.content in ("ids", "labels", "mask"):
             return np.asarray(value, np.int64)
         if x.content in ("timesteps", "guidance"):
             value = np.asarray(value, np.float64).ravel()

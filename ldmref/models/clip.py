@@ -5,8 +5,8 @@ Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transform
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from array_api_compat import device
 
@@ -16,7 +16,7 @@ from ldmref.models.layers import layer, layer_norm, linear, self_attention
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, norm_spec
 from ldmref.models.text_config import LAYER_FIELDS, TextConfig
-from ldmref.models.text_kind import TextEncoder
+from ldmref.models.text_kind import TextEncoder, kind_of
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -128,10 +128,29 @@ def clip_tokenizer_of(
     return load_tokenizer(source, config.max_position_embeddings, pad=pad)
 
 
-def broken_rules(config: TextConfig) -> Iterator[str]:
-    """Yield the relations between fields that do not hold."""
-    if config.hidden_act == "gelu_new":
-        yield "the activation of 'clip' is 'gelu' or 'quick_gelu'"
+def select_hidden_states(output: Any, skip: int, several: bool) -> Any:
+    """Return the hidden states that diffusers' pipelines take from an output of transformers.
+
+    Args:
+        output: The output of the text encoder; T5's has no `hidden_states`.
+        skip: The number of final layers to leave out.
+        several: Whether the pipeline has several text encoders: they leave out the last layer of
+            CLIP and its norm.
+    """
+    hidden = getattr(output, "hidden_states", None)
+    if several and hidden:
+        return hidden[-(skip + 2)]
+    if hidden and skip:  # the pipeline applies the norm itself, to replace this output
+        return hidden[-(skip + 1)]
+    return output.last_hidden_state
+
+
+def is_openclip(config: TextConfig) -> bool:
+    """Return whether a text encoder is OpenCLIP's: CLIP's network with the exact GELU.
+
+    Its own files have other names, and pad with 0.
+    """
+    return kind_of(config) is CLIP and config.hidden_act == "gelu"
 
 
 CLIP = TextEncoder(
@@ -145,5 +164,6 @@ CLIP = TextEncoder(
     comes_with=("clip", "t5"),
     learns_words=True,
     vocabulary="clip",
-    broken_rules=broken_rules,
+    activations=("gelu", "quick_gelu"),
+    padding=lambda config: 0 if is_openclip(config) else None,
 )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
@@ -153,6 +153,55 @@ def add_scale(ops: Backend, conditioning: Conditioning, scale: float) -> Conditi
     n = get_hidden_states(conditioning.context).shape[0]
     scales = ops.asarray(np.full(n, scale), ops.state_dtype)
     return conditioning._replace(more={**conditioning.more, "guidance": scales})
+
+
+def add_arrays(conditioning: Conditioning, more: Mapping[str, Array]) -> Conditioning:
+    """Return a conditioning with further arrays of the text, by the denoiser's argument."""
+    return conditioning._replace(more={**conditioning.more, **more}) if more else conditioning
+
+
+def fit_lengths(
+    ops: Backend, parts: Mapping[str, Conditioning], multiple: int = 0
+) -> dict[str, Conditioning]:
+    """Return the conditionings of one run with equally many hidden states.
+
+    It cuts padding that no prompt needs and fills up shorter texts with zeros: a denoiser that
+    reads the `mask` of the tokens does not look at either.
+
+    Args:
+        ops: The backend.
+        parts: The conditionings of the predictions, by name. Without a `mask`, (n, l), they stay as
+            they are.
+        multiple: The number of hidden states is the smallest multiple of it in which all tokens
+            have room. 0: that of the longest text, with its padding.
+    """
+    masks = [part.more.get("mask") for part in parts.values()]
+    if not masks or any(mask is None for mask in masks):
+        return dict(parts)
+    length = max(mask.shape[1] for mask in masks)
+    if multiple:
+        used = [np.flatnonzero(ops.to_numpy(mask).any(axis=0)) for mask in masks]
+        last = max(int(positions[-1]) + 1 if len(positions) else 1 for positions in used)
+        length = last + -last % multiple
+    return {name: _fit_length(ops, part, length) for name, part in parts.items()}
+
+
+def _fit_length(ops: Backend, part: Conditioning, length: int) -> Conditioning:
+    """Return a conditioning with another number of hidden states."""
+    context = get_hidden_states(part.context)
+    whole = context.shape[1]
+    if whole == length:
+        return part
+
+    def fit(x: Array) -> Array:
+        if length <= whole:
+            return x[:, :length, ...]
+        shape = (x.shape[0], length - whole, *x.shape[2:])
+        return ops.xp.concat([x, ops.xp.zeros(shape, dtype=x.dtype, device=device(x))], axis=1)
+
+    of_tokens = {name for name, x in part.more.items() if x.ndim > 1 and x.shape[1] == whole}
+    more = {name: fit(x) if name in of_tokens else x for name, x in part.more.items()}
+    return part._replace(context=fit(context), more=more)
 
 
 def zero_empty(

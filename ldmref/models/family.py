@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.conditioning import Conditioning, add_arrays, zero_empty
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.declared_control import DeclaredControl
@@ -25,6 +25,7 @@ from ldmref.models.denoiser_config import DenoiserConfig
 from ldmref.models.golden_run import GoldenRun
 from ldmref.models.params import Shape
 from ldmref.models.text import EncodedText, encode_tokens
+from ldmref.prompts.prompt_template import PromptTemplate
 from ldmref.support.plugins import find_declared, list_plugins
 
 GROUP = "ldmref.families"
@@ -105,6 +106,11 @@ class TextPath:
             Diffusion 3.
         with_length: Returns the configuration of a model whose longest text has another number of
             tokens, for encoders without a table of positions. None: it is fixed.
+        templates: Returns what stands around a prompt, by the name of the text encoder that reads
+            it. {}: nothing but the tokenizer's start and end token.
+        multiple: Hidden states behind the last token of all prompts of a run are cut, down to a
+            multiple of this number, where the conditioning has the `mask` of the tokens. 0: they
+            are not.
     """
 
     encode: Callable[..., EncodedText] = encode_tokens
@@ -113,6 +119,30 @@ class TextPath:
     ] = lambda ops, config, states, pooled, size: Conditioning(states, pooled)
     optional: tuple[str, ...] = ()
     with_length: Callable[[ModelConfig, int], ModelConfig] | None = None
+    templates: Callable[[ModelConfig], Mapping[str, PromptTemplate]] = lambda config: {}
+    multiple: int = 0
+
+    def condition_text(
+        self,
+        ops: Backend,
+        config: ModelConfig,
+        text: EncodedText,
+        size: tuple[int, int],
+        zeroed: Sequence[str] | None = None,
+    ) -> Conditioning:
+        """Return the conditioning of encoded prompts, with all arrays that belong to them.
+
+        Args:
+            ops: The backend.
+            config: The configuration of the model.
+            text: The prompts.
+            size: Width and height of the images in pixels.
+            zeroed: The prompts, if the hidden states of empty ones are zero. None: they are not.
+        """
+        states, pooled = text.states, text.pooled
+        if zeroed is not None:
+            states, pooled = zero_empty(ops, zeroed, states, pooled)
+        return add_arrays(self.condition(ops, config, states, pooled, size), text.more)
 
 
 @dataclass(frozen=True)
@@ -126,7 +156,12 @@ class PipelineCalls:
         halves: The order of the predictions in a batch of the denoiser.
         unpack: For pipelines that pass latents as tokens, (n, l, c): returns them as (n, c, h, w),
             from the numbers of rows and columns of tokens. None: they pass latents.
-        timestep_factor: Our timestep over the one that the denoiser takes.
+        inputs: Returns the arguments of a call of the denoiser, by diffusers' name, as ours: with
+            our timestep, and arrays (n, ...) in the place of lists.
+        prediction: Returns our prediction of what the denoiser returned.
+        states: Returns our hidden states of what a text encoder returned, the number of layers to
+            leave out, and whether the pipeline has several text encoders.
+        scale: Returns our guidance scale of theirs.
     """
 
     pipelines: Mapping[str, Callable[[Path, Mapping[str, Any]], ModelConfig]] = field(
@@ -135,7 +170,10 @@ class PipelineCalls:
     modules: tuple[str, ...] = ()
     halves: tuple[str, str] = ("uncond", "cond")
     unpack: Callable[[Array, int, int], Array] | None = None
-    timestep_factor: float = 1.0
+    inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: arguments
+    prediction: Callable[[Any], Any] = lambda output: output
+    states: Callable[[Any, int, bool], Any] = lambda output, skip, several: output.last_hidden_state
+    scale: Callable[[float], float] = lambda scale: scale
 
 
 @dataclass(frozen=True)

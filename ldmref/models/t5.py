@@ -7,7 +7,6 @@ arXiv:2002.05202). Parameter names of transformers' T5EncoderModel. No layer has
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -169,12 +168,6 @@ def t5_tokenizer(config: TextConfig, source: str | Path | None, pad: int | None)
     return unigram_tokenizer(source, config.max_position_embeddings)
 
 
-def broken_rules(config: TextConfig) -> Iterator[str]:
-    """Yield the relations between fields that do not hold."""
-    if config.hidden_act != "gelu_new":
-        yield "the activation of 't5' is 'gelu_new'"
-
-
 T5 = TextEncoder(
     name="t5",
     title="T5",
@@ -187,8 +180,12 @@ T5 = TextEncoder(
         "hidden_act",
         "relative_attention_num_buckets",
         "relative_attention_max_distance",
+        "use_attention_mask",
     ),
     comes_with=("clip", "t5"),
     vocabulary="t5",
-    broken_rules=broken_rules,
+    any_length=True,
+    activations=("gelu_new",),
+    lora_prefixes=("lora_te3_",),
+    comfyui=("t5xxl", "t5"),
 )

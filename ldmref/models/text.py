@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -15,14 +15,17 @@ from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 
 
-class EncodedText(NamedTuple):
-    """Prompts as the U-Net reads them.
+@dataclass(frozen=True)
+class EncodedText:
+    """Prompts as a denoiser reads them.
 
     Attributes:
         states: Hidden states, (n, chunks * l, d).
         pooled: The last encoder's pooled output, (n, d_pooled); None if it has none.
         tokens: The tokens of the encoder whose hidden states the denoiser reads; of several, the
             first one's.
+        more: Further arrays of the text, (n, chunks * l, ...), by the argument of the denoiser that
+            takes them, such as the `mask` of the tokens.
 
     >>> import ldmref
     >>> from ldmref.prompts.tokenizer import PromptOptions
@@ -34,6 +37,29 @@ class EncodedText(NamedTuple):
     states: Array
     pooled: Array | None
     tokens: Tokens
+    more: Mapping[str, Array] = field(default_factory=dict)
+
+    def followed_by(self, ops: Backend, others: Sequence[EncodedText]) -> EncodedText:
+        """Return these prompts with the chunks of others behind their own."""
+
+        def join(arrays: Sequence[Array]) -> Array:
+            return arrays[0] if len(arrays) == 1 else ops.xp.concat(arrays, axis=1)
+
+        every = [self, *others]
+        more = {name: join([one.more[name] for one in every]) for name in self.more}
+        return replace(self, states=join([one.states for one in every]), more=more)
+
+
+def join_rows(ops: Backend, texts: Sequence[EncodedText]) -> EncodedText:
+    """Return encoded prompts of as many tokens as one batch, with the tokens of the first."""
+
+    def join(arrays: Sequence[Array]) -> Array:
+        return ops.xp.concat(arrays, axis=0)
+
+    first = texts[0]
+    pooled = None if first.pooled is None else join([text.pooled for text in texts])
+    more = {name: join([text.more[name] for text in texts]) for name in first.more}
+    return EncodedText(join([text.states for text in texts]), pooled, first.tokens, more)
 
 
 def text_spec(config: TextConfig) -> Spec:
@@ -41,27 +67,42 @@ def text_spec(config: TextConfig) -> Spec:
     return kind_of(config).spec(config)
 
 
-def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
+def text_encoder(
+    ops: Backend,
+    p: Params,
+    config: TextConfig,
+    ids: Array,
+    skip: int = 0,
+    mask: Array | None = None,
+) -> Array:
     """Compute hidden states; ids: (n, l) int64 -> (n, l, hidden_size).
 
     `skip` is the number of final layers to leave out (clip skip: 1 uses the penultimate layer), in
-    addition to the configuration's `skipped_layers`.
+    addition to the configuration's `skipped_layers`. `mask`, (n, l), is 1 for tokens that others
+    attend to and 0 for padding; kinds take it whose configuration sets `use_attention_mask`.
     """
     function = kind_of(config).function
     assert function is not None  # otherwise there is no such network
-    return function(ops, p, config, ids, skip + config.skipped_layers)
+    masked = () if mask is None else (mask,)
+    return function(ops, p, config, ids, skip + config.skipped_layers, *masked)
 
 
 def text_encoder_pooled(
-    ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0
+    ops: Backend,
+    p: Params,
+    config: TextConfig,
+    ids: Array,
+    skip: int = 0,
+    mask: Array | None = None,
 ) -> tuple[Array, Array]:
     """Compute the hidden states of `text_encoder`, and the pooled output.
 
-    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim).
+    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). `mask` as for `text_encoder`.
     """
     function = kind_of(config).pooled
     assert function is not None  # `check_config` refuses a projection of another kind
-    return function(ops, p, config, ids, skip + config.skipped_layers)
+    masked = () if mask is None else (mask,)
+    return function(ops, p, config, ids, skip + config.skipped_layers, *masked)
 
 
 def encode_tokens(
@@ -82,20 +123,30 @@ def encode_tokens(
             parameters, as `Backend.compile` does.
         clip_skip: The number of final layers to leave out.
         weighted: Whether to scale the hidden states by the prompt weights.
+
+    Returns:
+        The hidden states side by side, without those of the tokens that a template drops. If an
+        encoder does not attend to padding, `more` has the `mask` of its tokens.
     """
     states = []
     pooled = None
+    masks = []
     for config, part, name in zip(configs, tokens, TEXT_ENCODERS, strict=False):
         n, chunks, length = part.ids.shape
         ids = ops.asarray(part.ids.reshape(n * chunks, length))
+        mask = ops.asarray(part.mask.reshape(ids.shape)) if config.use_attention_mask else None
+        masked = () if mask is None else (mask,)
         if config.projection_dim:
             encode = compile_network(text_encoder_pooled, name)
-            hidden, pooled = encode(config, ids, clip_skip)
+            hidden, pooled = encode(config, ids, clip_skip, *masked)
             pooled = pooled[::chunks, ...]  # the first chunk's, as A1111 does
         else:
-            hidden = compile_network(text_encoder, name)(config, ids, clip_skip)
+            hidden = compile_network(text_encoder, name)(config, ids, clip_skip, *masked)
         if weighted:
             hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
-        states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))
+        if mask is not None:
+            masks.append(ops.xp.reshape(mask[:, part.dropped :], (n, -1)))
+        hidden = hidden[:, part.dropped :, :] if part.dropped else hidden
+        states.append(ops.xp.reshape(hidden, (n, -1, hidden.shape[2])))
     joined = states[0] if len(states) == 1 else ops.xp.concat(states, axis=2)
-    return EncodedText(joined, pooled, tokens[0])
+    return EncodedText(joined, pooled, tokens[0], {"mask": masks[0]} if masks else {})

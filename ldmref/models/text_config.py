@@ -42,6 +42,8 @@ class TextConfig:
         eos_token_id: The token to pool; 2: the token with the largest id (old files).
         skipped_layers: Number of final layers left out of the hidden states: 1 in SDXL.
         final_norm: Whether the final norm is applied to the hidden states: not in SDXL.
+        use_attention_mask: Whether the tokens of a prompt do not attend to padding: not in Stable
+            Diffusion and Flux.1.
         relative_attention_num_buckets: Number of buckets of distances between tokens of `t5`.
         relative_attention_max_distance: The distance from which `t5` uses the last bucket.
 
@@ -65,5 +67,6 @@ class TextConfig:
     eos_token_id: Annotated[int, Range(0, 10_000_000)] = 49407
     skipped_layers: Annotated[int, Range(0, 255)] = 0
     final_norm: bool = True
+    use_attention_mask: bool = False
     relative_attention_num_buckets: Annotated[int, Range(4, 65536)] = 32
     relative_attention_max_distance: Annotated[int, Range(2, 1_000_000)] = 128

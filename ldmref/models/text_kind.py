@@ -51,8 +51,16 @@ class TextEncoder:
         reads: What a prompt is: "text"; "class", the name or number of a class; or "nothing".
         comes_with: The kinds that may be encoders of the same model. (): it is always the only one.
         learns_words: Whether textual inversion can add words.
-        vocabulary: The vocabulary that golden runs make for it, "clip", "bert" or "t5"; "": none.
+        vocabulary: The small vocabulary of its golden runs: one of the suite, "clip", "bert" or
+            "t5"; or a function that returns the files of one by name. "": none.
         trained: Whether `ldmref train` trains models with it.
+        any_length: Whether it reads any number of tokens: it has no table of positions.
+        activations: The values of `hidden_act` that it knows, if it reads this field.
+        padding: Returns the id that fills up prompts where no file names one. None: the
+            tokenizer's own.
+        lora_prefixes: What kohya's LoRA files put before its layers, besides `lora_te1_` and the
+            like.
+        comfyui: Its names in ComfyUI's files, if they do not depend on its place in the model.
         broken_rules: Yields the relations between fields that do not hold.
 
     >>> from ldmref.models.text_kind import find_text_encoder
@@ -72,8 +80,13 @@ class TextEncoder:
     reads: Literal["text", "class", "nothing"] = "text"
     comes_with: tuple[str, ...] = ()
     learns_words: bool = False
-    vocabulary: str = ""
+    vocabulary: str | Callable[[], Mapping[str, str]] = ""
     trained: bool = True
+    any_length: bool = False
+    activations: tuple[str, ...] = ()
+    padding: Callable[[TextConfig], int | None] = lambda config: None
+    lora_prefixes: tuple[str, ...] = ()
+    comfyui: tuple[str, ...] = ()
     broken_rules: Callable[[TextConfig], Iterable[str]] = lambda config: ()
 
     def reads_field(self, name: str) -> bool:

@@ -196,6 +196,11 @@ def _broken_text_rules(text: TextConfig) -> Iterator[str]:
         yield f"a text encoder of kind {kind.name!r} has no projection_dim"
     if text.head_dim and not kind.reads_field("head_dim"):
         yield f"a text encoder of kind {kind.name!r} has no head_dim"
+    if kind.activations and text.hidden_act not in kind.activations:
+        known = " or ".join(repr(name) for name in kind.activations)
+        yield f"the activation of {kind.name!r} is {known}"
+    if text.use_attention_mask and not kind.reads_field("use_attention_mask"):
+        yield f"a text encoder of kind {kind.name!r} attends to padding: use_attention_mask"
     if text.relative_attention_num_buckets // 4 >= text.relative_attention_max_distance:
         yield "relative_attention_max_distance must exceed a quarter of the buckets"
     if not 0 <= text.skipped_layers < text.num_hidden_layers:

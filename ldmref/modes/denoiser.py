@@ -40,6 +40,8 @@ def denoiser(
     negative_prompt_embeds: Array | None = None,
     pooled_prompt_embeds: Array | None = None,
     negative_pooled_prompt_embeds: Array | None = None,
+    prompt_mask: Array | None = None,
+    negative_prompt_mask: Array | None = None,
     grad: bool = False,
 ) -> GuidedDenoiser:
     """Return the model as `denoise(x, sigma) -> x0`, for `samplers.sample` and your own samplers.
@@ -72,6 +74,8 @@ def denoiser(
         pooled_prompt_embeds: Pooled output (n, d) of the prompts (SDXL). None: not given.
         negative_pooled_prompt_embeds: Pooled output (n, d) of the negative prompts (SDXL). None:
             not given.
+        prompt_mask, negative_prompt_mask: 1 for hidden states that are read and 0 for padding,
+            (n, l), for models that read a mask. None: all are read.
         grad: Let gradients flow from x0 to x, on a backend that differentiates (torch); the
             parameters of the model are constants.
 
@@ -103,6 +107,8 @@ def denoiser(
         "negative_prompt_embeds": negative_prompt_embeds,
         "pooled_prompt_embeds": pooled_prompt_embeds,
         "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+        "prompt_mask": prompt_mask,
+        "negative_prompt_mask": negative_prompt_mask,
     }
     config = require_config("denoiser", model)
     job = resolve(config, "txt2img", read_request("txt2img", values))

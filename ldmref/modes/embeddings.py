@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldmref.errors import UsageError
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.conditioning import Conditioning, add_arrays, fit_lengths
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of
@@ -20,9 +20,26 @@ from ldmref.modes.job import Job
 from ldmref.modes.requests import FromPrompts
 from ldmref.modes.text import TextConditioning
 
-EMBEDDINGS = {  # by the prompt that they replace: hidden states, pooled output
-    "prompt": ("prompt_embeds", "pooled_prompt_embeds"),
-    "negative_prompt": ("negative_prompt_embeds", "negative_pooled_prompt_embeds"),
+
+class EmbeddingNames(NamedTuple):
+    """The parameters that stand for a prompt.
+
+    Args:
+        states: Hidden states, (n, l, d).
+        pooled: Pooled output, (n, d).
+        mask: 1 for hidden states that are read, 0 for padding, (n, l).
+    """
+
+    states: str
+    pooled: str
+    mask: str
+
+
+EMBEDDINGS = {  # by the prompt that they replace
+    "prompt": EmbeddingNames("prompt_embeds", "pooled_prompt_embeds", "prompt_mask"),
+    "negative_prompt": EmbeddingNames(
+        "negative_prompt_embeds", "negative_pooled_prompt_embeds", "negative_prompt_mask"
+    ),
 }
 NAMES = tuple(name for names in EMBEDDINGS.values() for name in names)
 CODE = "E-PROMPT-EMBEDS"
@@ -45,16 +62,17 @@ def resolve_embeddings(
     replaced = {}
     rows = {}
     n = len(leading)
-    for prompt, (states, pooled) in EMBEDDINGS.items():
-        if values[states] is None:
-            if values[pooled] is not None:
-                raise UsageError(f"{pooled} needs {states}", code=CODE)
+    for prompt, names in EMBEDDINGS.items():
+        if values[names.states] is None:
+            for name in (names.pooled, names.mask):
+                if values[name] is not None:
+                    raise UsageError(f"{name} needs {names.states}", code=CODE)
             continue
         if values[prompt] not in (None, "", [""]):
-            raise UsageError(f"give either {prompt} or {states}, not both", code=CODE)
-        _check_shapes(config, values, states, pooled, (n,) if prompt == "prompt" else (1, n))
-        replaced[prompt] = [""] * len(values[states])
-        rows |= {name: values[name] for name in (states, pooled) if values[name] is not None}
+            raise UsageError(f"give either {prompt} or {names.states}, not both", code=CODE)
+        _check_shapes(config, values, names, (n,) if prompt == "prompt" else (1, n))
+        replaced[prompt] = [""] * len(values[names.states])
+        rows |= {name: values[name] for name in names if values[name] is not None}
     count = request.count
     if n * count > validation.MAX_COUNT:
         raise validation.too_many_images(n, count)
@@ -63,14 +81,15 @@ def resolve_embeddings(
 
 
 def _check_shapes(
-    config: ModelConfig, values: Mapping[str, Any], states: str, pooled: str, rows: tuple[int, ...]
+    config: ModelConfig, values: Mapping[str, Any], names: EmbeddingNames, rows: tuple[int, ...]
 ) -> None:
-    """Refuse hidden states (n, l, d) and pooled outputs (n, d) that the denoiser cannot take."""
+    """Refuse hidden states (n, l, d), pooled outputs (n, d) and masks (n, l) that do not fit."""
     encoders = config.text_encoders
     if not encoders or kind_of(encoders[0]).function is None:
         raise UsageError(f"{config.name!r} takes no prompt", code=CODE)
     denoiser = family_of(config).declared(config, config.denoiser.network)
     width, pooled_width = (_width_of(denoiser, name) for name in ("context", "pooled"))
+    states, pooled, mask = names
     shape = values[states].shape
     if len(shape) != 3 or shape[0] not in rows or not shape[1] or shape[2] != width:
         raise UsageError(
@@ -83,6 +102,28 @@ def _check_shapes(
         raise UsageError(
             f"{pooled} has shape {values[pooled].shape}, not {(shape[0], pooled_width)}", code=CODE
         )
+    if values[mask] is not None:
+        _check_mask(config, denoiser, mask, values[mask], shape[:2])
+
+
+def _check_mask(
+    config: ModelConfig,
+    denoiser: DeclaredNetwork,
+    name: str,
+    mask: np.ndarray,
+    shape: tuple[int, ...],
+) -> None:
+    """Refuse a mask that the denoiser does not read, of another shape, or with other numbers."""
+    if denoiser.input_of("mask") is None:
+        raise UsageError(
+            f"{config.name!r} reads all hidden states, and no {name}",
+            code=CODE,
+            hint=f"leave {name} out",
+        )
+    if mask.shape != shape:
+        raise UsageError(f"{name} has shape {mask.shape}, not {shape}", code=CODE)
+    if not mask.any(axis=1).all():
+        raise UsageError(f"{name} has a row without a 1: nothing would be read", code=CODE)
 
 
 def _width_of(denoiser: DeclaredNetwork, argument: str) -> int:
@@ -107,7 +148,10 @@ def check_lengths(config: ModelConfig, job: Job) -> None:
     """
     if not {"cond", "uncond"} <= texts_read(job.guidance, job.sampler, job.cfg_scale):
         return
-    hidden = [(job.embeddings or {}).get(states) for states, _ in EMBEDDINGS.values()]
+    denoiser = family_of(config).declared(config, config.denoiser.network)
+    if denoiser.input_of("mask") is not None:
+        return  # shorter texts are filled up
+    hidden = [(job.embeddings or {}).get(names.states) for names in EMBEDDINGS.values()]
     if any(states is None for states in hidden) and job.long_prompts == "chunk":
         raise UsageError(
             "embeddings and a prompt in chunks would have different lengths",
@@ -138,26 +182,33 @@ class EmbeddedText(TextConditioning):
     def conditionings(self, batch: slice) -> dict[str, Conditioning]:
         """Return what the network is conditioned on, by the name of the prediction."""
         parts = super().conditionings(batch)
-        for name, arrays in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
-            if arrays[0] in self.embeddings:
-                parts[name] = self._given(arrays, batch)
-        return parts
+        for name, names in zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True):
+            if names.states in self.embeddings:
+                parts[name] = self._given(names, batch)
+        return fit_lengths(self.model.backend, parts, self.model.family.text.multiple)
 
-    def _given(self, names: tuple[str, str], batch: slice) -> Conditioning:
-        """Return the conditioning of given hidden states and pooled outputs."""
-        ops = self.model.backend
+    def _given(self, names: EmbeddingNames, batch: slice) -> Conditioning:
+        """Return the conditioning of given hidden states, pooled outputs and masks."""
+        model = self.model
+        ops = model.backend
         context, pooled = (
             ops.asarray(self.embeddings[name][batch]) if name in self.embeddings else None
-            for name in names
+            for name in names[:2]
         )
-        part = self.model.family.text.condition(ops, self.model.config, context, pooled, self.size)
-        return part._replace(context=context, pooled=pooled)
+        part = model.family.text.condition(ops, model.config, context, pooled, self.size)
+        part = part._replace(context=context, pooled=pooled)
+        if model.denoiser.input_of("mask") is None:
+            return part
+        mask = self.embeddings.get(names.mask)
+        ones = np.ones(self.embeddings[names.states].shape[:2], np.int64)
+        rows = (ones if mask is None else mask)[batch]
+        return add_arrays(part, {"mask": ops.asarray(rows)})
 
 
 def texts_given(embeddings: Mapping[str, np.ndarray] | None) -> set[str]:
     """Return the texts, of `cond` and `uncond`, that embeddings stand for."""
     pairs = zip(("cond", "uncond"), EMBEDDINGS.values(), strict=True)
-    return {name for name, (states, _) in pairs if states in (embeddings or {})}
+    return {name for name, names in pairs if names.states in (embeddings or {})}
 
 
 def apply_embeddings(

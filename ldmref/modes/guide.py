@@ -13,6 +13,7 @@ from ldmref.errors import UsageError, short_repr
 from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.text_kind import kind_of
 from ldmref.samplers import Guidance
 from ldmref.samplers.schedule import sampling_sigmas
 
@@ -125,6 +126,8 @@ def differences(guide: ModelConfig, model: ModelConfig) -> list[tuple[str, Any, 
 
 def _encoders(config: ModelConfig) -> str:
     """Return the kinds of a model's text encoders, and the number of classes if it reads them."""
-    kinds = [text.model_type for text in config.text_encoders] or ["none"]
-    classes = [f"{text.vocab_size} classes" for text in config.text_encoders if kinds == ["label"]]
+    encoders = config.text_encoders
+    kinds = [text.model_type for text in encoders] or ["none"]
+    bare = len(encoders) == 1 and kind_of(encoders[0]).function is None
+    classes = [f"{text.vocab_size} classes" for text in encoders if bare]
     return ", ".join([*kinds, *classes])

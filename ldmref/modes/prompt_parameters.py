@@ -132,6 +132,15 @@ EmbeddingArray = Annotated[
 ]
 
 
+MaskArray = Annotated[
+    np.ndarray,
+    Check(validation.check_text_mask, ARRAY),
+    Attachment("array"),
+    Flag(metavar="FILE.npy", parse=read_noise),
+    Unrecorded(),
+]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EmbeddingParameters:
     """Hidden states instead of prompts, named as in diffusers."""
@@ -154,4 +163,16 @@ class EmbeddingParameters:
     negative_pooled_prompt_embeds: Annotated[
         EmbeddingArray | None,
         Doc("Pooled output (n, d) of the negative prompts (SDXL, SD3).", "not given"),
+    ] = None
+    prompt_mask: Annotated[
+        MaskArray | None,
+        Doc(
+            "1 for hidden states of prompt_embeds that are read and 0 for padding, (n, l), for "
+            "models that read a mask.",
+            "all are read",
+        ),
+    ] = None
+    negative_prompt_mask: Annotated[
+        MaskArray | None,
+        Doc("The same of negative_prompt_embeds.", "all are read"),
     ] = None

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.math.arrays import Array
 from ldmref.math.interpolation import lerp, slerp
-from ldmref.models.conditioning import Conditioning, interpolate, zero_empty
-from ldmref.models.model import EncodedText, LatentDiffusion
+from ldmref.models.conditioning import Conditioning, fit_lengths, interpolate
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.text import EncodedText, join_rows
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.guidance import TEXTS
 
@@ -107,7 +107,7 @@ class TextConditioning:
         }
         if self.interpolation is not None:
             parts["cond"] = self._interpolate(parts["cond"], self.interpolation, batch)
-        return parts
+        return fit_lengths(self.model.backend, parts, self.model.family.text.multiple)
 
     def _interpolate(self, start: Conditioning, to: Interpolation, batch: slice) -> Conditioning:
         """Return the conditionings of the positions between those of the first prompt and `to`."""
@@ -125,26 +125,19 @@ class TextConditioning:
     def _condition(
         self, prompts: Sequence[str], chunks: int, negative: bool = False
     ) -> Conditioning:
-        ops = self.model.backend
-        config = self.model.config
-        states = [self.encoded[prompt].states for prompt in prompts]
-        if chunks > 1:
-            states = [self._fill_up(prompt, chunks) for prompt in prompts]
-        context = ops.xp.concat(states, axis=0)
-        rows = [self.encoded[prompt].pooled for prompt in prompts]
-        pooled = None if rows[0] is None else ops.xp.concat(rows, axis=0)
-        if negative and config.zero_empty_negative:
-            context, pooled = zero_empty(ops, prompts, context, pooled)
-        return self.model.family.text.condition(ops, config, context, pooled, self.size)
+        model = self.model
+        text = join_rows(model.backend, [self._fill_up(prompt, chunks) for prompt in prompts])
+        zeroed = prompts if negative and model.config.zero_empty_negative else None
+        path = model.family.text
+        return path.condition_text(model.backend, model.config, text, self.size, zeroed)
 
-    def _fill_up(self, prompt: str, chunks: int) -> Array:
-        """Return hidden states, (1, chunks * l, d) of a prompt, filled up with empty chunks."""
-        states, _, tokens = self.encoded[prompt]
-        missing = chunks - tokens.counts[0]
+    def _fill_up(self, prompt: str, chunks: int) -> EncodedText:
+        """Return a prompt filled up with empty chunks."""
+        text = self.encoded[prompt]
+        missing = chunks - text.tokens.counts[0]
         if not missing:
-            return states
-        empty = [self.encoded[""].states] * missing
-        return self.model.backend.xp.concat([states, *empty], axis=1)
+            return text
+        return text.followed_by(self.model.backend, [self.encoded[""]] * missing)
 
 
 def encode_texts(

@@ -238,6 +238,25 @@ def check_noise(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def check_text_mask(name: str, value: Any) -> np.ndarray:
+    """Return a copy of a mask of tokens, (n, l), as int64.
+
+    Raises:
+        UsageError: The value is something else.
+    """
+    try:
+        array = host_array(value)
+    except (TypeError, ValueError, BufferError, RuntimeError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf" or array.ndim != 2 or not np.isin(array, (0, 1)).all():
+        raise UsageError(
+            f"{name} must be an array (n, l) of 0 and 1, not {short_repr(value)}",
+            code="E-PROMPT-EMBEDS",
+            hint="1 is a hidden state that is read, 0 padding",
+        )
+    return np.array(array, np.int64)
+
+
 def check_embeddings(name: str, value: Any) -> np.ndarray:
     """Return a copy of finite floating-point numbers of any library, float32 or float64.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ldmref.prompts.clip import clip_tokenizer as clip_tokenizer
     from ldmref.prompts.clip_vocabulary import load_tokenizer as load_tokenizer
     from ldmref.prompts.clip_vocabulary import read_vocabulary as read_vocabulary
+    from ldmref.prompts.prompt_template import PromptTemplate as PromptTemplate
     from ldmref.prompts.templates import PromptStyle as PromptStyle
     from ldmref.prompts.templates import Wildcards as Wildcards
     from ldmref.prompts.templates import read_styles as read_styles

@@ -84,4 +84,5 @@ class ClassLabelTokenizer(PromptTokenizer):
             labels = [find_class(prompt, self.classes, self.names) for prompt in prompts]
         ids = np.repeat(np.asarray(labels, np.int64)[:, None, None], chunks, axis=1)
         n = len(labels)
-        return Tokens(ids, np.ones(ids.shape, np.float32), [1] * n, [0] * n, [])
+        weights = np.ones(ids.shape, np.float32)
+        return Tokens(ids, weights, np.ones_like(ids), [1] * n, [0] * n, [])

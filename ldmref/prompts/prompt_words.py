@@ -38,10 +38,10 @@ def find_words(
     [('A', (1,)), ('red', (2,)), ('cat', (3,)), ('!', (4,))]
     """
     parsed = tokenizer.tokenize_one(prompt, options or PromptOptions())
-    before = int(tokenizer.start is not None)  # T5 has no start token
+    before = len(parsed.head) - tokenizer.template.dropped
     words = []
     for i, chunk in enumerate(parsed.chunks):
-        words += _words_of_chunk(chunk, parsed.text, i * tokenizer.length + before)
+        words += _words_of_chunk(chunk, parsed.text, i * tokenizer.kept + before)
     return words
 
 

@@ -90,7 +90,8 @@ def add_embeddings(
     xp = array_namespace(table)
     rows = [xp.asarray(e.vectors, dtype=table.dtype, device=device(table)) for e in embeddings]
     special_tokens = tokenizer.special_tokens
-    result = PromptTokenizer(extended, tokenizer.length, special_tokens, tokenizer.clean)
+    clean, template = tokenizer.clean, tokenizer.template
+    result = PromptTokenizer(extended, tokenizer.length, special_tokens, clean, template)
     if tokenizer.tokenizer.padding:
         extended.enable_padding(pad_id=result.pad, pad_token=special_tokens.pad)
     return xp.concat([table[:vocab_size, :], *rows], axis=0), result

@@ -8,10 +8,12 @@ tokenizer of whole words.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from ldmref.prompts.chunks import (
     split_into_chunks,
 )
 from ldmref.prompts.emoji import find_unnamed_symbols, with_emoji_names
+from ldmref.prompts.prompt_template import PLAIN, PromptTemplate
 from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notation
 from ldmref.prompts.tokens import SpecialTokens, Tokens
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
@@ -79,12 +82,18 @@ class PromptOptions:
 
 
 class TokenizedPrompt(NamedTuple):
-    """One prompt as parsed text, and its chunks with the number of tokens that were left out."""
+    """One prompt as parsed text, and its chunks with the number of tokens that were left out.
+
+    `head` and `tail` are the ids before and after the tokens of every chunk: the start and end
+    token, or those of a template.
+    """
 
     text: str
     chunks: list[Chunk]
     truncated: int
     warnings: list[str]
+    head: list[int]
+    tail: list[int]
 
 
 def name_unknown(words: Sequence[str], vocabulary: Iterable[str]) -> str:
@@ -117,13 +126,16 @@ class PromptTokenizer:
         special_tokens: The special tokens of the vocabulary.
         clean: A function applied to the text before tokenization. None: tokenizers of whole
             words replace emoji by their names, others change nothing.
+        template: What stands around a prompt, and how the prompt is prepared.
 
     Attributes:
         room: The number of tokens of a prompt that a chunk holds.
+        kept: The number of tokens of a chunk whose hidden states a denoiser reads.
 
     Raises:
         CorruptModelError: The vocabulary lacks a special token, or an added word has more vectors
             than a chunk has tokens.
+        UsageError: The template leaves no room for a prompt.
 
     >>> from ldmref.prompts import PromptTokenizer, word_tokenizer
     >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=6)
@@ -137,8 +149,10 @@ class PromptTokenizer:
         length: int,
         special_tokens: SpecialTokens = WORD_SPECIAL_TOKENS,
         clean: Callable[[str], str] | None = None,
+        template: PromptTemplate = PLAIN,
     ):
         self.tokenizer = tokenizer
+        self.template = template
         self.length = length
         self.special_tokens = special_tokens
         self.reads_words = special_tokens == WORD_SPECIAL_TOKENS
@@ -149,7 +163,28 @@ class PromptTokenizer:
         self.start = token_id(tokenizer, start) if start else None
         self.end, self.pad, self.unknown = (token_id(tokenizer, token) for token in others)
         self.room = length - (2 if start else 1)
+        self.kept = length - template.dropped
+        self._multi_vector_ids: dict[int, tuple[int, ...]] = {}
+        if template.surrounds:
+            self.room = self._find_room()
         self._multi_vector_ids = find_multi_vector_ids(tokenizer, self.room)
+
+    def _find_room(self) -> int:
+        """Return the number of tokens that the template leaves for a prompt.
+
+        Raises:
+            UsageError: There is none.
+        """
+        head, _, tail, _, _ = self._surround([[WeightedText("", 1.0)]])
+        room = self.length - len(head) - (len(tail) if self.template.cut == "prompt" else 0)
+        if room < 1 or self.kept < 1:
+            raise UsageError(
+                f"the template of the prompt has {len(head)} and {len(tail)} tokens, and the text "
+                f"encoder reads {self.length}",
+                code="E-TEMPLATE",
+                hint="max_position_embeddings of the text encoder must be larger",
+            )
+        return room
 
     def with_length(self, length: int) -> PromptTokenizer:
         """Return this tokenizer with another number of tokens per chunk.
@@ -157,7 +192,21 @@ class PromptTokenizer:
         Args:
             length: The number, including the start and end token.
         """
-        return PromptTokenizer(self.tokenizer, length, self.special_tokens, self.clean)
+        return PromptTokenizer(
+            self.tokenizer, length, self.special_tokens, self.clean, self.template
+        )
+
+    def with_template(self, template: PromptTemplate) -> PromptTokenizer:
+        """Return this tokenizer with another template.
+
+        Args:
+            template: What stands around a prompt, and how the prompt is prepared.
+        """
+        if template == self.template:
+            return self
+        return PromptTokenizer(
+            self.tokenizer, self.length, self.special_tokens, self.clean, template
+        )
 
     def encode(self, prompts: str | Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Return the ids of truncated prompts, and warnings about dropped and unknown words.
@@ -196,19 +245,20 @@ class PromptTokenizer:
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
         ids = np.full(shape, self.pad, np.int64)
         weights = np.ones(shape, np.float32)
-        first = int(self.start is not None)
-        if self.start is not None:
-            ids[:, :, 0] = self.start
-        ids[:, :, first] = self.end
+        mask = np.zeros(shape, np.int64)
         for i, one in enumerate(tokenized):
-            for j, groups in enumerate(one.chunks):
+            first = len(one.head)
+            for j in range(shape[1]):
+                groups = one.chunks[j] if j < len(one.chunks) else []
                 row = [id for group in groups for id in group.ids]
-                ids[i, j, first : first + len(row) + 1] = [*row, self.end]
                 spread = [g.weight for g in groups for _ in g.ids]
+                whole = [*one.head, *row, *one.tail][: self.length]
+                ids[i, j, : len(whole)] = whole
+                mask[i, j, : len(whole)] = 1
                 weights[i, j, first : first + len(row)] = spread
         truncated = [one.truncated for one in tokenized]
         warnings = [line for one in tokenized for line in one.warnings]
-        return Tokens(ids, weights, counts, truncated, warnings)
+        return Tokens(ids, weights, mask, counts, truncated, warnings, self.template.dropped)
 
     def tokenize_one(self, prompt: str, options: PromptOptions) -> TokenizedPrompt:
         """Return `prompt` in chunks, truncated if the `options` say so.
@@ -217,15 +267,17 @@ class PromptTokenizer:
             UsageError: A weight is out of range, or the prompt would be cut and `options.strict` is
                 set.
         """
-        warnings = []
-        literal = [token for token in self.special_tokens[:2] if token in prompt]
-        if literal and self.start is not None:  # T5's tokenizer knows its own
-            warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
+        warnings = self._find_literal(prompt)
         warnings += find_unread_notation(prompt, options.prompt_weights)
         sections = [[WeightedText(prompt, 1.0)]]
         if options.prompt_weights == "a1111":
             sections = parse_prompt_weights(prompt)
-        groups, text, unknown = self._group(sections)
+        if self.template.surrounds:
+            head, groups, tail, text, unknown = self._surround(sections)
+        else:
+            head = [] if self.start is None else [self.start]
+            tail = [self.end]
+            groups, text, unknown = self._group(sections)
         if self.reads_words and not prompt.isascii():
             unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
@@ -234,16 +286,79 @@ class PromptTokenizer:
             warnings.append(f"words the model never saw: {listed}")
         chunks = split_into_chunks(groups, self.room)
         dropped = [group for chunk in chunks[1:] for group in chunk]
-        if options.long_prompts == "chunk":
-            return TokenizedPrompt(text, chunks, 0, warnings)
+        if options.long_prompts == "chunk" and not (dropped and self.template.surrounds):
+            return TokenizedPrompt(text, chunks, 0, warnings, head, tail)
         if not dropped:
-            return TokenizedPrompt(text, chunks[:1], 0, warnings)
+            return TokenizedPrompt(text, chunks[:1], 0, warnings, head, tail)
+        message = self._describe_cut(groups, text[dropped[0].position :], options)
+        warnings.append(message)
+        return TokenizedPrompt(text, chunks[:1], count_ids(dropped), warnings, head, tail)
+
+    def _describe_cut(
+        self, groups: list[list[TokenGroup]], rest: str, options: PromptOptions
+    ) -> str:
+        """Return a line about a prompt whose `rest` is left out.
+
+        Raises:
+            UsageError: The options do not allow it.
+        """
         unit = "words" if self.reads_words else "tokens"
-        message = describe_cut(groups, text[dropped[0].position :], unit, self.room)
+        message = describe_cut(groups, rest, unit, self.room)
+        if options.long_prompts == "chunk":
+            raise UsageError(
+                f"{message}; a prompt in a template is not divided into chunks",
+                code="E-LONG-PROMPTS",
+                hint="shorten it, or use long_prompts=truncate",
+            )
         if options.strict:
-            hint = "shorten it, or use long_prompts=chunk"
-            raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
-        return TokenizedPrompt(text, chunks[:1], count_ids(dropped), [*warnings, message])
+            chunks = "" if self.template.surrounds else ", or use long_prompts=chunk"
+            raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=f"shorten it{chunks}")
+        return message
+
+    def _find_literal(self, prompt: str) -> list[str]:
+        """Return a warning about special tokens in a prompt."""
+        if self.template.surrounds:
+            added = self.tokenizer.get_added_tokens_decoder().values()
+            found = [token.content for token in added if token.special and token.content in prompt]
+            return (
+                [f"{' and '.join(found)} in a prompt is read as a special token"] if found else []
+            )
+        found = [token for token in self.special_tokens[:2] if token in prompt]
+        if not found or self.start is None:  # T5's tokenizer knows its own
+            return []
+        return [f"{' and '.join(found)} in a prompt is read as text"]
+
+    def _surround(
+        self, sections: Sequence[Sequence[WeightedText]]
+    ) -> tuple[list[int], list[list[TokenGroup]], list[int], str, list[str]]:
+        """Tokenize a prompt together with its template.
+
+        Returns the ids before the prompt, its token groups, the ids after it, its text and unknown
+        words. A token that reaches over a border belongs to the template.
+        """
+        spans = self.template.prepare_spans([span for spans in sections for span in spans])
+        parts = [text if self.clean is None else self.clean(text) for text, _ in spans]
+        text = "".join(parts)
+        ends = [*accumulate(len(part) for part in parts)]
+        first = len(self.template.before)
+        head: list[int] = []
+        groups: list[TokenGroup] = []
+        tail: list[int] = []
+        unknown: list[str] = []
+        whole = self.template.before + text + self.template.after
+        for id, start, end, word_start in self._encode(whole):
+            if start < first:
+                head.append(id)
+            elif end > first + len(text):
+                tail.append(id)
+            else:
+                if id == self.unknown:
+                    unknown.append(whole[start:end])
+                span = min(bisect_right(ends, start - first), len(spans) - 1)
+                ids = self._multi_vector_ids.get(id, (id,))
+                positions = max(word_start - first, 0), end - first
+                groups.append(TokenGroup(ids, spans[span].weight, *positions))
+        return head, [groups], tail, text, unknown
 
     def _group(
         self, sections: Sequence[Sequence[WeightedText]]
@@ -257,7 +372,7 @@ class PromptTokenizer:
         text = ""
         for spans in sections:
             groups.append([])
-            for written, weight in spans:
+            for written, weight in self.template.prepare_spans([*spans]):
                 read = written if self.clean is None else self.clean(written)
                 for id, start, end, word_start in self._encode(read):
                     if id == self.unknown:

@@ -35,9 +35,12 @@ class Tokens:
     Attributes:
         ids: (n, chunks, length) int64.
         weights: (n, chunks, length) float32, 1 by default.
+        mask: (n, chunks, length) int64, 1 for the tokens of the text with its start, end and
+            template, 0 for padding.
         counts: The number of chunks that each prompt needs.
         truncated: The number of tokens of each prompt that were left out.
         warnings: Warnings, one line each.
+        dropped: The number of leading tokens whose hidden states the denoiser does not read.
 
     >>> from ldmref.prompts import PromptTokenizer, word_tokenizer
     >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=4)
@@ -48,6 +51,8 @@ class Tokens:
 
     ids: np.ndarray
     weights: np.ndarray
+    mask: np.ndarray
     counts: list[int]
     truncated: list[int]
     warnings: list[str]
+    dropped: int = 0

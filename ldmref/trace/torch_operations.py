@@ -69,18 +69,24 @@ _OPERATIONS: dict[Any, Callable[[tuple, Mapping[str, Any], Any], Found | None]] 
 
 
 def named_inputs(
-    module: torch.nn.Module, kind: str, args: tuple, kwargs: Mapping[str, Any]
+    module: torch.nn.Module,
+    kind: str,
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: arguments,
 ) -> dict[str, torch.Tensor]:
     """Return a module call's tensor arguments, keyed by role.
 
     Layers of a known kind have the roles of ldmref: "input" for the first tensor, "emb" and
-    "context". Others keep the names of their arguments.
+    "context". Others keep the names of their arguments. `change` returns the arguments by name as
+    they are to be recorded.
     """
     names = _argument_names(type(module))
     named = dict(zip(names, args, strict=False)) | dict(kwargs)
     arguments = {name: named[name] for name in names if name in named} | named
     extra = {f"input.{i}": x for i, x in enumerate(args[len(names) :], len(names))}
-    found = [pair for name, x in (arguments | extra).items() for pair in find_tensors(x, name)]
+    changed = change(arguments | extra)
+    found = [pair for name, x in changed.items() for pair in find_tensors(x, name)]
     if not kind:
         first = names[0] if names else "input.0"
         only = len(found) == 1 and found[0][0] == first

@@ -153,6 +153,8 @@ class _PipelineRecorder:
             value = self._request.asked.get(name, getattr(pipe, f"_{name}", None))
             if isinstance(value, int | float):
                 params[name] = value
+        if "guidance_scale" in params:
+            params["guidance_scale"] = self._family.diffusers.scale(params["guidance_scale"])
         config = {name: _configuration(network) for name, network in networks.items()}
         model = {"name": str(getattr(pipe, "name_or_path", "") or ""), "config": config}
         manifest = describe_parameters(networks.values())
@@ -178,16 +180,15 @@ class _PipelineRecorder:
     def _make_begin(self, name: str) -> Callable:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             call = self.layers.begin(module, name, True)
-            inputs = self._name_inputs(named_inputs(module, "", args, kwargs))
+            change = self._family.diffusers.inputs
+            inputs = self._name_inputs(named_inputs(module, "", args, kwargs, change))
             if "sample" not in inputs:  # transformers call their first argument otherwise
                 inputs = {"sample": inputs.pop(next(iter(inputs)))} | inputs
             for role in LATENTS & inputs.keys():
                 inputs[role] = self._layout.convert(inputs[role])
-            timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
+            timestep = inputs.get("timestep", kwargs.get("timestep"))
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
-                if self._family.diffusers.timestep_factor != 1.0:
-                    inputs["timestep"] = inputs["timestep"] * self._family.diffusers.timestep_factor
             attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
             processors = _own_processors(module)
             attributes |= {"own_attention": processors} if processors else {}
@@ -216,7 +217,8 @@ class _PipelineRecorder:
             named = zip(self._control.residuals._fields, parts, strict=False)
             found = {role: x for name, part in named for role, x in _number(name, part)}
         else:
-            found = {"output": self._layout.convert(first_tensor(output))}
+            prediction = self._family.diffusers.prediction(output)
+            found = {"output": self._layout.convert(first_tensor(prediction))}
             if self._scheduler is not None:
                 self._scheduler.predictions.append(found["output"])
         call.add("", outputs=found)
@@ -224,10 +226,13 @@ class _PipelineRecorder:
     def _make_text_hooks(self, name: str) -> tuple[Callable, Callable]:
         def begin(module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> None:
             ids = args[0] if args else kwargs.get("input_ids")
+            mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+            masks = {"attention_mask": mask} if isinstance(mask, torch.Tensor) else {}
             tokens = self._writer.begin(name.replace("text_encoder", "tokens"), numbered=False)
             tokens.add("", "tokens", outputs={"ids": ids})
             self._writer.end(tokens)
-            self.layers.begin(module, name, False).add("", "text_encoder", {"input_ids": ids})
+            call = self.layers.begin(module, name, False)
+            call.add("", "text_encoder", {"input_ids": ids} | masks)
 
         def end(
             module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
@@ -238,12 +243,7 @@ class _PipelineRecorder:
             hidden = getattr(output, "hidden_states", None)
             skip = self._request.skip_of(name) if hidden else 0  # T5 leaves out no layer
             several = hasattr(self._pipe, "text_encoder_2")
-            if several and hidden:  # of CLIP, without the last layer and the norm
-                states = hidden[-(skip + 2)]
-            elif hidden and skip:  # the pipeline applies the norm itself, to replace this output
-                states = hidden[-(skip + 1)]
-            else:
-                states = output.last_hidden_state
+            states = self._family.diffusers.states(output, skip, several)
             pooled = getattr(output, "text_embeds", None)
             outputs = {"output": states} | ({} if pooled is None else {"pooled": pooled})
             call.add("", outputs=outputs, attributes={"clip_skip": skip})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmref.models.family import Family
+from ldmref.models.family import Family, PipelineCalls
 from ldmref.trace.recorder import CallRecord
 from ldmref.trace.torch_calls import first_tensor
 from ldmref.trace.torch_hooks import LayerRecorder
@@ -44,7 +44,9 @@ class SchedulerRecorder:
         self._scheduler = scheduler
         self._layers = layers
         self._layout = layout
-        self._halves = ("uncond", "cond") if family is None else family.diffusers.halves
+        calls = PipelineCalls() if family is None else family.diffusers
+        self._halves = calls.halves
+        self._scale_of = calls.scale
         self._writer = layers.writer
         self._left_out = layers.writer.left_out
         self._time: Any = None  # of the step that is being taken
@@ -162,6 +164,8 @@ class SchedulerRecorder:
             for role, name in (("scale", "_guidance_scale"), ("rescale", "_guidance_rescale"))
             if isinstance(value := getattr(self._pipe, name, None), int | float)
         }
+        if "scale" in numbers:
+            numbers["scale"] = self._scale_of(numbers["scale"])
         sizes = [len(x) / n for x in raw]
         perturbed = bool(getattr(self._pipe, "do_perturbed_attention_guidance", False))
         if sizes == [2] and not perturbed:

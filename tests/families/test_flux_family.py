@@ -158,7 +158,8 @@ def test_conditioning_is_that_of_diffusers(made):
     with torch.no_grad():
         states, pooled, _ = pipe.encode_prompt(PROMPT, None)
     model = ldmref.load(folder)
-    got, vector, _ = model.encode_prompts([PROMPT], 0, ldmref.prompts.PromptOptions())
+    encoded = model.encode_prompts([PROMPT], 0, ldmref.prompts.PromptOptions())
+    got, vector = encoded.states, encoded.pooled
     assert np.abs(got - states.numpy()).max() < 1e-4 * np.abs(states.numpy()).max()
     assert np.abs(vector - pooled.numpy()).max() < 1e-5
     assert got.shape == (1, 512, 20) and vector.shape == (1, 16)

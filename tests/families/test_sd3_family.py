@@ -175,7 +175,7 @@ def test_conditioning_is_that_of_diffusers(made):
         states, _, pooled, _ = pipe.encode_prompt(PROMPT, None, None)
     model = ldmref.load(folder)
     found = model.encode_prompts([PROMPT], 0, ldmref.prompts.PromptOptions())
-    got = model.family.text.condition(model.backend, model.config, *found[:2], (16, 16))
+    got = model.family.text.condition_text(model.backend, model.config, found, (16, 16))
     assert np.abs(got.context - states.numpy()).max() < 1e-4 * np.abs(states.numpy()).max()
     assert np.abs(got.pooled - pooled.numpy()).max() < 1e-5
     assert got.context.shape == (1, 77 + 256, 40) and got.pooled.shape == (1, 24)

@@ -140,8 +140,11 @@ def test_a_step_with_its_own_unconditional_prediction_reads_the_negative_prompt(
 
 def embeddings_of(model, prompt, negative=""):
     """The hidden states and pooled outputs of a prompt, as the parameters take them."""
-    [(states, pooled, _)] = [model.encode_prompts([prompt], 0, PromptOptions())]
-    values = {f"{negative}prompt_embeds": states, f"{negative}pooled_prompt_embeds": pooled}
+    encoded = model.encode_prompts([prompt], 0, PromptOptions())
+    values = {
+        f"{negative}prompt_embeds": encoded.states,
+        f"{negative}pooled_prompt_embeds": encoded.pooled,
+    }
     return {name: np.asarray(x) for name, x in values.items() if x is not None}
 
 

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig, UNetConfig
+from ldmref.models.text_kind import kind_of
 from ldmref.modes.run import Run
 from ldmref.modes.validation import check_integer
 from ldmref.prompts.weights import parse_prompt_weights
@@ -42,7 +44,7 @@ def reads_chunks(config: ModelConfig) -> bool:
     """
     denoiser = config.denoiser
     whole = isinstance(denoiser, UNetConfig) and bool(denoiser.class_embed_type)
-    return config.text_encoder.model_type == "clip" and not whole
+    return kind_of(config.text_encoder) is CLIP and not whole
 
 
 def heeds_clip_skip(config: ModelConfig) -> bool:
@@ -56,7 +58,7 @@ def heeds_clip_skip(config: ModelConfig) -> bool:
     """
     text = config.text_encoder
     return (
-        text.model_type == "clip"
+        kind_of(text) is CLIP
         and text.hidden_size != OPENCLIP_WIDTH
         and config.text_encoder_2 is None
     )

@@ -155,7 +155,7 @@ def read_texts(
         tokenizer = model.tokenizers[number]
         tokens = tokenizer.tokenize(plan.job.prompts[:1], plan.job.prompt_options)
         ids = tokens.ids[0, 0]
-        count = int(np.argmax(ids == tokenizer.end)) + 1
+        count = int(tokens.mask[0, 0].sum())
         pieces = [tokenizer.tokenizer.id_to_token(int(i)) or "" for i in ids[:count]]
         end = f"_{len(texts)}" if texts else ""
         hidden = trace.read_outputs(entry)["output"][0, :count]

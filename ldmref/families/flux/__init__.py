@@ -17,8 +17,10 @@ Black Forest Labs 2024, github.com/black-forest-labs/flux.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ldmref.families.flux.config import FluxConfig, broken_rules, transformer_of
 from ldmref.families.flux.control_files import list_candidates
@@ -35,6 +37,7 @@ from ldmref.families.joint_transformers import (
     declare_transformer,
     describe_model,
 )
+from ldmref.models.clip import select_hidden_states
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
@@ -101,6 +104,13 @@ def count_tokens(config: ModelConfig, width: int, height: int) -> tuple[int, int
     return config.count_tokens(width, height), config.text_encoders[1].max_position_embeddings
 
 
+def scale_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of diffusers' transformer with the time as our timestep."""
+    timestep = arguments.get("timestep")
+    scaled = {} if timestep is None else {"timestep": timestep * SCALE}
+    return {**arguments, **scaled}
+
+
 GOLDEN_RUNS = (
     GoldenRun("flux-dev", "euler", params={"negative_prompt": ""}),  # it reads the scale
     GoldenRun("flux-schnell", "euler"),
@@ -121,7 +131,8 @@ FLUX = Family(
         dict.fromkeys(PIPELINES, read_folder),
         ("FluxTransformer2DModel",),
         unpack=join_patches,
-        timestep_factor=SCALE,
+        inputs=scale_time,
+        states=select_hidden_states,
     ),
     lora=LoraRules(LORA_TARGETS, xlabs_layers, with_control),
     training=TrainingRules(zeros=lambda config: ZEROS, ends=ENDS),

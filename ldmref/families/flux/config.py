@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from ldmref.declare import Length, Range
+from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
+from ldmref.models.t5 import T5
+from ldmref.models.text_kind import kind_of
 
 Blocks = Annotated[int, Range(0, 1000)]
 
@@ -80,7 +83,7 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
     if sum(axes) != transformer.attention_head_dim or any(dim % 2 for dim in axes):
         yield "transformer.axes_dims_rope must be even and add up to attention_head_dim"
     texts = config.text_encoders
-    if [text.model_type for text in texts] != ["clip", "t5"]:
+    if [kind_of(text) for text in texts] != [CLIP, T5]:
         yield "the text encoders must be CLIP's and T5's"
     elif texts[0].hidden_size != transformer.pooled_projection_dim:
         yield "transformer.pooled_projection_dim must equal CLIP's hidden_size"

@@ -29,6 +29,7 @@ from ldmref.families.sd3.network import make_positions, transformer, transformer
 from ldmref.families.sd3.original import ORIGINALS
 from ldmref.families.sd3.presets import make_presets, shrink
 from ldmref.families.sd3.text import condition_on_text, encode_prompts, with_text_length
+from ldmref.models.clip import select_hidden_states
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, TextAttention
 from ldmref.models.family import (
@@ -115,7 +116,11 @@ SD3 = Family(
     control=replace(CONTROL, candidates=list_candidates),
     presets=make_presets(),
     files=ORIGINALS,
-    diffusers=PipelineCalls(dict.fromkeys(PIPELINES, read_folder), ("SD3Transformer2DModel",)),
+    diffusers=PipelineCalls(
+        dict.fromkeys(PIPELINES, read_folder),
+        ("SD3Transformer2DModel",),
+        states=select_hidden_states,
+    ),
     lora=LoraRules(LORA_TARGETS),
     training=TrainingRules(
         zeros=lambda config: ZEROS,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from ldmref.declare import Length, Range
+from ldmref.models.clip import CLIP
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import DenoiserConfig, Width
+from ldmref.models.text_kind import kind_of
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,14 @@ def broken_rules(config: ModelConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     transformer = transformer_of(config)
     texts = config.text_encoders
-    clip = [text for text in texts if text.model_type == "clip"]
+    clip = [text for text in texts if kind_of(text) is CLIP]
     if any(number >= transformer.num_layers for number in transformer.dual_attention_layers):
         yield "transformer.dual_attention_layers must be numbers of its blocks"
     if transformer.width % 4:
         yield "the transformer's width must be a multiple of 4: sines and cosines of two axes"
     if transformer.sample_size > transformer.pos_embed_max_size * transformer.patch_size:
         yield "transformer.pos_embed_max_size must hold the patches of sample_size"
-    if [text.model_type for text in texts][:2] != ["clip", "clip"] or len(clip) != 2:
+    if [kind_of(text) for text in texts[:2]] != [CLIP, CLIP] or len(clip) != 2:
         yield "the first two text encoders, and only these, must be CLIP's"
     if not all(text.projection_dim for text in clip):
         yield "CLIP's text encoders need a pooled output: projection_dim"

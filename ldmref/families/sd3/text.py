@@ -10,9 +10,11 @@ from array_api_compat import device
 from ldmref.backends.base import Backend
 from ldmref.families.sd3.config import transformer_of
 from ldmref.math.arrays import Array
+from ldmref.models.clip import CLIP
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.text import EncodedText, text_encoder, text_encoder_pooled
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokens import Tokens
 from ldmref.prompts.weights import emphasize
 
@@ -39,7 +41,8 @@ def encode_prompts(
     for config, part, name in zip(configs, tokens, TEXT_ENCODERS, strict=False):
         n, chunks, length = part.ids.shape
         ids = ops.asarray(part.ids.reshape(n * chunks, length))
-        if config.model_type == "clip":
+        is_clip = kind_of(config) is CLIP
+        if is_clip:
             hidden, vector = compile_network(text_encoder_pooled, name)(config, ids, clip_skip)
             pooled.append(vector[::chunks, ...])  # the first chunk's
         else:
@@ -47,7 +50,7 @@ def encode_prompts(
         if weighted:
             hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
         states = ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size))
-        (clip if config.model_type == "clip" else t5).append(states)
+        (clip if is_clip else t5).append(states)
     joined = ops.xp.concat(clip, axis=2)
     if t5:
         joined = ops.xp.concat([widen(ops, joined, t5[0].shape[2]), *t5], axis=1)

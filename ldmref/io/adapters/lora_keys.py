@@ -28,6 +28,7 @@ from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import model_spec
 from ldmref.models.params import Shape, flatten
+from ldmref.models.text_kind import kind_of
 
 # Ending of a name -> role of the tensor.
 KOHYA = {
@@ -58,7 +59,7 @@ ADAPTER_NAME = re.compile(
     r"|(?<=\.lora_magnitude_vector)\.(?!weight$)[\w-]+(?=(\.weight)?$)"
     r"|(?<=\.(?:hada|lokr)_[wt][12])\.[\w-]+$|(?<=\.(?:hada|lokr)_w[12]_[ab])\.[\w-]+$"
 )
-COMFYUI = {0: ("clip_l", "clip_h"), 1: ("clip_g",), "t5": ("t5xxl", "t5")}  # by number, or kind
+COMFYUI = {0: ("clip_l", "clip_h"), 1: ("clip_g",)}  # CLIP, by its number
 UNUSED = re.compile(  # of Stable Diffusion's own text encoder in ComfyUI, which computes nothing
     r"(text_encoders\.)?clip_[lh](\.transformer)?\.(text_projection|logit_scale)\."
 )
@@ -210,7 +211,7 @@ def _kohya_prefixes(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
     for number, (name, text) in enumerate(encoders, 1):
         own = (f"lora_te{number}_",) if number > 1 else ("lora_te_", "lora_te1_")
-        prefixes[name] = ("lora_te3_", *own) if text.model_type == "t5" else own
+        prefixes[name] = (*kind_of(text).lora_prefixes, *own)
     return prefixes
 
 
@@ -258,9 +259,9 @@ def _comfyui_names(
         return
     layer, _, leaf = path.rpartition(".")
     number = TEXT_ENCODERS.index(part)
-    kind = "t5" if config.text_encoders[number].model_type == "t5" else number
+    names = kind_of(config.text_encoders[number]).comfyui or COMFYUI.get(number, ())
     endings = DOTTED if len(shape) in (2, 4) else NORM
-    for name in COMFYUI.get(kind, ()):
+    for name in names:
         for start in (f"text_encoders.{name}.transformer", f"text_encoders.{name}"):
             yield f"{start}.{layer}", BIAS if leaf == "bias" else endings
         for start in (f"{name}.transformer", name):

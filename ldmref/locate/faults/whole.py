@@ -14,6 +14,7 @@ from ldmref.locate.names import read_output
 from ldmref.locate.points import Point
 from ldmref.locate.replay import Replay
 from ldmref.models.config import TextConfig
+from ldmref.models.text_kind import kind_of
 
 BLOCK = re.compile(r"(text_model\.)?(embeddings|shared|encoder\.(layers|block)\.(?P<block>\d+))")
 Changed = tuple[str, Mapping[str, Any], bool]  # words, arguments, whether nothing is recorded
@@ -92,9 +93,9 @@ def _text(config: TextConfig | None) -> Iterator[Changed]:
     other = replace(config, final_norm=not config.final_norm)
     norm = "the final norm is missing" if config.final_norm else "a final norm is applied"
     yield norm, {"config": other}, True
-    if config.model_type == "clip":
-        names = ("gelu", "quick_gelu")
-        name = names[config.hidden_act == "gelu"]
+    for name in kind_of(config).activations:
+        if name == config.hidden_act:
+            continue
         yield f"activation {name} in all layers", {"config": replace(config, hidden_act=name)}, True
     if config.projection_dim:
         ends = {2: "the largest id", 0: "id 0"}

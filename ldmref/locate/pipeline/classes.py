@@ -70,7 +70,7 @@ def _label(
     tokens = [tokenize(context, i, [prompt], request) for i, prompt in enumerate(prompts)]
     ops = exact_backend()
     encoded = family.text.encode(ops, config.text_encoders, tokens, _no_network)
-    condition = family.text.condition(ops, config, encoded.states, encoded.pooled, (0, 0))
+    condition = family.text.condition_text(ops, config, encoded, (0, 0))
     if x.argument not in condition.more:
         raise NotKnown("the classes do not follow from the prompts")
     return float(np.ravel(condition.more[x.argument])[0])

@@ -76,7 +76,8 @@ class PortRun:
         for name in ("guidance_scale", "cfg_scale"):
             value = self.request.get(name)
             if isinstance(value, int | float):
-                return float(value)
+                theirs = name in (self.port.manifest.get("request") or {}) and self.is_diffusers
+                return self.model.family.diffusers.scale(value) if theirs else float(value)
         return None
 
     def requested(self, name: str) -> np.ndarray | None:

@@ -157,9 +157,7 @@ def arrays_of_prompts(
         ]
         ops = exact_backend()
         encoded = model.family.text.encode(ops, configs, tokens, _recorded_encoder(context))
-        condition = model.family.text.condition(
-            ops, model.config, encoded.states, encoded.pooled, (0, 0)
-        )
+        condition = model.family.text.condition_text(ops, model.config, encoded, (0, 0))
     except LdmrefError as error:
         raise NotKnown(str(error)) from error
     if condition.context is None:

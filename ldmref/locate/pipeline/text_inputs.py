@@ -27,6 +27,7 @@ from ldmref.locate.pipeline.prompt_arrays import (
     arrays_of_side,
 )
 from ldmref.locate.pipeline.tokens import known_prompts
+from ldmref.models.text_kind import kind_of
 from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
 
@@ -251,7 +252,7 @@ def _changed(
 
 def _widths(context: PipelineContext, kind: str) -> Iterator[tuple[int, int]]:
     """Yield the widths of two encoders side by side."""
-    clip = [text for text in context.model.config.text_encoders if text.model_type == "clip"]
+    clip = [text for text in context.model.config.text_encoders if kind_of(text).pooled]
     if len(clip) == 2:
         pooled = kind != "text"
         first, second = (text.projection_dim if pooled else text.hidden_size for text in clip)

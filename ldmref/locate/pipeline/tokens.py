@@ -12,6 +12,7 @@ from ldmref.errors import LdmrefError
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.models.config import TEXT_ENCODERS
+from ldmref.models.text_kind import kind_of
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.tokens import Tokens
 from ldmref.trace.model import GUIDE_CALLS, TraceEntry
@@ -142,7 +143,7 @@ def expected_ids(
         context.notes.append(f"the prompts cannot be tokenized: {error}")
         return None
     ids = ids.reshape(ids.shape[0], -1)
-    flexible = context.model.config.text_encoders[number].model_type == "t5"
+    flexible = kind_of(context.model.config.text_encoders[number]).any_length
     if not flexible or not length or ids.shape[1] == length:
         return ids
     fitted = [fit_length(context, number, row, length) for row in ids]
@@ -155,9 +156,9 @@ def fit_length(
 ) -> np.ndarray | None:
     """Return ids padded or cut to another length; None if the text encoder reads only one.
 
-    T5 reads any number of tokens. What is cut ends with the end token all the same.
+    What is cut ends with the end token all the same.
     """
-    if context.model.config.text_encoders[number].model_type != "t5" or not len(ids):
+    if not kind_of(context.model.config.text_encoders[number]).any_length or not len(ids):
         return None
     empty = tokenize(context, number, [""], {}).ids.ravel()
     pad = int(empty[-1])

@@ -11,6 +11,7 @@ jointly; the family of the model says how the encoders condition the denoiser. T
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,6 @@ from ldmref.models.conditioning import (
     Conditioning,
     add_scale,
     convert_conditioning,
-    zero_empty,
 )
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.family import family_of
@@ -101,10 +101,9 @@ def condition_on_prompts(
     family = family_of(config)
     tokens = tokenize_for_encoders(tokenizers, prompts, PromptOptions())
     encoded = family.text.encode(ops, config.text_encoders, tokens, compile_network)
-    states, pooled = ops.asarray(encoded.states), encoded.pooled
-    if config.zero_empty_negative:
-        states, pooled = zero_empty(ops, prompts, states, pooled)
-    conditioning = family.text.condition(ops, config, states, pooled, size)
+    encoded = replace(encoded, states=ops.asarray(encoded.states))
+    zeroed = prompts if config.zero_empty_negative else None
+    conditioning = family.text.condition_text(ops, config, encoded, size, zeroed)
     if config.denoiser.reads_guidance:
         conditioning = add_scale(ops, conditioning, config.defaults.cfg_scale)
     return conditioning

@@ -1,0 +1,91 @@
+"""What stands around a prompt, as data: a chat template, and how the text is prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.prompts.weights import WeightedText
+
+PREPARATIONS = ("lower", "strip")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    r"""What a family puts around a prompt before its text encoder reads it.
+
+    Exports, golden cases and pages read these fields, so that any program can follow them.
+
+    Args:
+        before, after: The text before and after the prompt. It is divided into tokens together
+            with the prompt, because a token may reach over the border, and its special tokens are
+            tokens. "" for both: the prompt stands between the start and end token of the
+            tokenizer.
+        cut: What a prompt that is too long loses: `prompt`, the end of the prompt; `end`, the end
+            of the whole text, the template's included.
+        dropped: The number of leading tokens whose hidden states the denoiser does not read, such
+            as those of a system message.
+        prepare: How the prompt is changed, in this order: `lower` (lower case), `strip` (no white
+            space at its ends).
+
+    Raises:
+        UsageError: A preparation is unknown, or tokens are dropped and nothing stands before the
+            prompt.
+
+    >>> from ldmref.prompts import PromptTemplate
+    >>> template = PromptTemplate("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    >>> template.surrounds, template.prepare_text("A Cat")
+    (True, 'A Cat')
+    >>> PromptTemplate(prepare=("lower", "strip")).prepare_text(" A Cat ")
+    'a cat'
+    """
+
+    before: str = ""
+    after: str = ""
+    cut: Literal["prompt", "end"] = "prompt"
+    dropped: int = 0
+    prepare: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.prepare:
+            if name not in PREPARATIONS:
+                hint = did_you_mean(name, PREPARATIONS)
+                raise UsageError(f"unknown preparation {name!r}", code="E-TEMPLATE", hint=hint)
+        if self.dropped and not self.before:
+            raise UsageError(
+                f"{self.dropped} tokens are dropped, and nothing stands before the prompt",
+                code="E-TEMPLATE",
+            )
+
+    @property
+    def surrounds(self) -> bool:
+        """Whether text stands before or after the prompt."""
+        return bool(self.before or self.after)
+
+    def prepare_text(self, text: str) -> str:
+        """Return a prompt as the tokenizer reads it, without the template.
+
+        Args:
+            text: The prompt.
+        """
+        [span] = self.prepare_spans([WeightedText(text, 1.0)])
+        return span.text
+
+    def prepare_spans(self, spans: list[WeightedText]) -> list[WeightedText]:
+        """Return the spans of a prompt as the tokenizer reads them, without the template.
+
+        Args:
+            spans: The parts of the prompt with their weights; white space is cut at the ends of
+                the whole.
+        """
+        found = list(spans)
+        if "lower" in self.prepare:
+            found = [WeightedText(text.lower(), weight) for text, weight in found]
+        if "strip" in self.prepare and found:
+            found[0] = WeightedText(found[0].text.lstrip(), found[0].weight)
+            found[-1] = WeightedText(found[-1].text.rstrip(), found[-1].weight)
+        return found
+
+
+PLAIN = PromptTemplate()
