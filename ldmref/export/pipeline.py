@@ -90,7 +90,7 @@ def describe_ddim(config: SchedulerConfig) -> dict[str, Any]:
 
 def describe_tokens(tokenizer: PromptTokenizer) -> str:
     """Return tokenizer.json, with the tokens that programs put around a prompt."""
-    if tokenizer.template.surrounds:  # which the manifest describes
+    if tokenizer.template.surrounds or tokenizer.end is None:  # which the manifest describes
         return tokenizer.tokenizer.to_str()
     content = json.loads(tokenizer.tokenizer.to_str())
     ends = [number for number in (tokenizer.start, tokenizer.end) if number is not None]

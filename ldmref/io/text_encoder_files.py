@@ -31,9 +31,11 @@ from ldmref.io.key_table import KeyEntry, KeyTable, find_matching, fit, to_nativ
 from ldmref.io.tensors.model_file import ModelFile
 from ldmref.io.tensors.open_file import open_model_file
 from ldmref.io.tensors.safetensors import TensorView
+from ldmref.models.clip import is_openclip
 from ldmref.models.config import TEXT_ENCODERS, ModelConfig, TextConfig
 from ldmref.models.family import family_of
 from ldmref.models.presets import list_presets
+from ldmref.models.text_kind import kind_of, list_text_encoders
 from ldmref.support.files import NOT_THERE, check_input_path
 
 CODE = "E-TEXT-ENCODER"
@@ -184,7 +186,7 @@ def _match(
     view = view_current(file)
     for network, text in candidates.items():
         fixed = _find_fixed(config, network)
-        unused = find_matching(UNUSED, view)
+        unused = find_matching(f"{UNUSED}|{kind_of(text).ignored}", view)
         if fixed or not text.projection_dim:
             unused |= {PROJECTION, "text_projection"}
         for table in _list_tables(text):
@@ -210,7 +212,8 @@ def list_owners(file: ModelFile) -> list[str]:
     Returns:
         Their names; none if the file holds something else, or an encoder of another size.
     """
-    if not any(prefix + table in file for prefix in PREFIXES for table in RENAMES):
+    tables = {*RENAMES, *(kind.table for kind in list_text_encoders())}
+    if tables.isdisjoint(view_current(file)):
         return []
     owners = []
     for name, config in list_presets().items():
@@ -223,7 +226,7 @@ def list_owners(file: ModelFile) -> list[str]:
 def _list_tables(text: TextConfig) -> Iterator[KeyTable]:
     """Yield the names that an encoder may have in a file."""
     yield clip_table(text)  # T5's names are those of transformers as well
-    if (text.model_type, text.hidden_act) == ("clip", "gelu"):
+    if is_openclip(text):
         yield open_clip_table(text)
 
 
@@ -236,6 +239,11 @@ def view_current(file: ModelFile) -> TensorView:
         for table, rename in RENAMES.items():
             if prefix + table in file:
                 return TensorView([file], partial(_rename, prefix, rename))
+    for kind in list_text_encoders():
+        prefixes = (*PREFIXES, *(f"text_encoders.{name}.transformer." for name in kind.comfyui))
+        for prefix in prefixes if kind.table else ():
+            if kind.table in {_rename(prefix, kind.rename, name) for name in file}:
+                return TensorView([file], partial(_rename, prefix, kind.rename))
     return TensorView([file])
 
 

@@ -128,6 +128,16 @@ def clip_tokenizer_of(
     return load_tokenizer(source, config.max_position_embeddings, pad=pad)
 
 
+def rename_tensor(name: str) -> str:
+    """Return our name of a tensor or layer of transformers, whose version 5 omits `text_model.`
+
+    >>> rename_tensor("encoder.layers.0.mlp.fc1")
+    'text_model.encoder.layers.0.mlp.fc1'
+    """
+    known = not name or name.partition(".")[0] in ("text_model", "text_projection")
+    return name if known else f"text_model.{name}"
+
+
 def select_hidden_states(output: Any, skip: int, several: bool) -> Any:
     """Return the hidden states that diffusers' pipelines take from an output of transformers.
 
@@ -165,5 +175,7 @@ CLIP = TextEncoder(
     learns_words=True,
     vocabulary="clip",
     activations=("gelu", "quick_gelu"),
+    classes=("CLIPTextModel", "CLIPTextModelWithProjection"),
+    rename=rename_tensor,
     padding=lambda config: 0 if is_openclip(config) else None,
 )

@@ -116,8 +116,9 @@ def interpolate(
 ) -> Conditioning:
     """Return the conditioning at positions between two, field by field.
 
-    Arrays of floats are interpolated. The image sizes are those of the start; a mask of booleans or
-    integers has nothing between its values, so it must be the same at both ends.
+    Arrays of floats are interpolated. The image sizes are those of the start. Between the
+    ends, the `mask` of the tokens has 1 where either end has; other arrays of booleans or integers
+    have nothing between their values, so they must be the same at both ends.
 
     Args:
         start, end: Conditionings of as many examples.
@@ -135,6 +136,9 @@ def interpolate(
         xp = array_namespace(a)
         if a.shape == b.shape and xp.isdtype(a.dtype, "real floating"):
             return between(a, b, t)
+        if name == "mask" and a.shape == b.shape:
+            at = t[:, None]
+            return xp.where(at == 0, a, xp.where(at == 1, b, xp.where(a != 0, a, b)))
         if a.shape != b.shape or bool(xp.any(a != b)):
             raise UsageError(
                 f"the prompts cannot be interpolated: their {name} differ",

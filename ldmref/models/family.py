@@ -161,6 +161,9 @@ class PipelineCalls:
         prediction: Returns our prediction of what the denoiser returned.
         states: Returns our hidden states of what a text encoder returned, the number of layers to
             leave out, and whether the pipeline has several text encoders.
+        layer: Returns an array of a layer of the denoiser as our layer of that name has it, from
+            the inputs of the call by role, the name and the array: some pipelines join texts of
+            different lengths in one row. None: their layers have our arrays.
         scale: Returns our guidance scale of theirs.
     """
 
@@ -173,6 +176,7 @@ class PipelineCalls:
     inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda arguments: arguments
     prediction: Callable[[Any], Any] = lambda output: output
     states: Callable[[Any, int, bool], Any] = lambda output, skip, several: output.last_hidden_state
+    layer: Callable[[Mapping[str, Any], str, Any], Any] | None = None
     scale: Callable[[float], float] = lambda scale: scale
 
 

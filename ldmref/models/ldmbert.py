@@ -82,5 +82,6 @@ LDMBERT = TextEncoder(
     function=ldmbert,
     fields=(*LAYER_FIELDS, "head_dim"),
     vocabulary="bert",
+    ignored=r".*\.position_ids|to_logits\..*",
     trained=False,
 )

@@ -58,6 +58,11 @@ class TextEncoder:
         activations: The values of `hidden_act` that it knows, if it reads this field.
         padding: Returns the id that fills up prompts where no file names one. None: the
             tokenizer's own.
+        classes: The classes of transformers that compute it.
+        rename: Returns our name of a tensor, or of a layer, in files and classes of transformers.
+        ignored: A pattern of the tensors in such files that it does not use.
+        table: Our name of its table of tokens, by which a file is recognised. "": files of its own
+            are not.
         lora_prefixes: What kohya's LoRA files put before its layers, besides `lora_te1_` and the
             like.
         comfyui: Its names in ComfyUI's files, if they do not depend on its place in the model.
@@ -85,6 +90,10 @@ class TextEncoder:
     any_length: bool = False
     activations: tuple[str, ...] = ()
     padding: Callable[[TextConfig], int | None] = lambda config: None
+    classes: tuple[str, ...] = ()
+    rename: Callable[[str], str] = lambda name: name
+    ignored: str = r".*\.position_ids"
+    table: str = ""
     lora_prefixes: tuple[str, ...] = ()
     comfyui: tuple[str, ...] = ()
     broken_rules: Callable[[TextConfig], Iterable[str]] = lambda config: ()

@@ -161,8 +161,10 @@ class PromptTokenizer:
         tokenizer.no_padding()
         start, *others = special_tokens
         self.start = token_id(tokenizer, start) if start else None
-        self.end, self.pad, self.unknown = (token_id(tokenizer, token) for token in others)
-        self.room = length - (2 if start else 1)
+        end, *others = others
+        self.end = token_id(tokenizer, end) if end else None
+        self.pad, self.unknown = (token_id(tokenizer, token) for token in others)
+        self.room = length - bool(start) - bool(end)
         self.kept = length - template.dropped
         self._multi_vector_ids: dict[int, tuple[int, ...]] = {}
         if template.surrounds:
@@ -276,7 +278,7 @@ class PromptTokenizer:
             head, groups, tail, text, unknown = self._surround(sections)
         else:
             head = [] if self.start is None else [self.start]
-            tail = [self.end]
+            tail = [] if self.end is None else [self.end]
             groups, text, unknown = self._group(sections)
         if self.reads_words and not prompt.isascii():
             unknown = find_unnamed_symbols(prompt) + unknown
@@ -323,7 +325,7 @@ class PromptTokenizer:
             return (
                 [f"{' and '.join(found)} in a prompt is read as a special token"] if found else []
             )
-        found = [token for token in self.special_tokens[:2] if token in prompt]
+        found = [token for token in self.special_tokens[:2] if token and token in prompt]
         if not found or self.start is None:  # T5's tokenizer knows its own
             return []
         return [f"{' and '.join(found)} in a prompt is read as text"]
@@ -354,7 +356,9 @@ class PromptTokenizer:
             else:
                 if id == self.unknown:
                     unknown.append(whole[start:end])
-                span = min(bisect_right(ends, start - first), len(spans) - 1)
+                span = min(
+                    bisect_right(ends, end - 1 - first), len(spans) - 1
+                )  # BPE begins with a space
                 ids = self._multi_vector_ids.get(id, (id,))
                 positions = max(word_start - first, 0), end - first
                 groups.append(TokenGroup(ids, spans[span].weight, *positions))

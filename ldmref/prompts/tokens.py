@@ -13,7 +13,7 @@ class SpecialTokens(NamedTuple):
 
     Args:
         start: The token before each chunk; "" for none.
-        end: The token after each chunk.
+        end: The token after each chunk; "" for none.
         pad: The token that fills chunks.
         unknown: The token for words outside the vocabulary.
 

@@ -61,6 +61,8 @@ class LayerRecorder(TorchFunctionMode):
         writer: Where calls are written.
         call: The call of a network being recorded, None between them.
         noise: The tensors of normal noise since it was set to an empty list; None: ignored.
+        as_ours: Returns an array of a layer in our layout, from the layer's name and the array.
+            None: arrays stay as they are.
     """
 
     def __init__(self, writer: TorchTraceWriter):
@@ -68,6 +70,7 @@ class LayerRecorder(TorchFunctionMode):
         self.writer = writer
         self.call: CallRecord | None = None
         self.noise: list[torch.Tensor] | None = None
+        self.as_ours: Callable[[str, torch.Tensor], torch.Tensor] | None = None
         self._scopes: list[Scope] = []
         self._muted = 0  # layers around the current one whose operations are left out
         self._handles: list[Any] = []
@@ -170,7 +173,7 @@ class LayerRecorder(TorchFunctionMode):
             if kind == "attention_block":
                 scope.inner = call.unique(name)
                 scope.image = tuple(inputs["input"].shape)
-            call.add(unique, kind, self._as_image(kind, inputs))
+            call.add(unique, kind, self._change(unique, self._as_image(kind, inputs)))
             self._scopes.append(scope)
 
         def leave(
@@ -187,7 +190,7 @@ class LayerRecorder(TorchFunctionMode):
             tensor = first_tensor(output)
             if tensor is not None and (kind or len(outputs) == 1):
                 outputs = {"output": tensor}
-            outputs = self._as_image(kind, outputs)
+            outputs = self._change(scope.name, self._as_image(kind, outputs))
             call.add(scope.name, kind, {}, known.attributes_of(module, kind), outputs)
             if self.call is None:  # the call has ended: this is the network's output
                 call.add("", outputs=outputs)
@@ -208,6 +211,15 @@ class LayerRecorder(TorchFunctionMode):
             return self.call
         last = self.writer.last
         return last if last is not None and last.network is network else None
+
+    def _change(
+        self, layer: str, tensors: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, torch.Tensor]:
+        """Return the tensors of a layer in our layout."""
+        change = self.as_ours
+        if change is None:
+            return tensors
+        return {role: change(layer, x) for role, x in tensors.items()}
 
     def _as_image(
         self, kind: str, tensors: Mapping[str, torch.Tensor]
@@ -274,7 +286,9 @@ class LayerRecorder(TorchFunctionMode):
         scope = self._scopes[-1] if self._scopes else None
         prefix = "" if scope is None else scope.inner if operation == "attention" else scope.name
         layer = self.call.unique(f"{prefix}.{operation}" if prefix else operation)
-        self.call.add(layer, operation, inputs, attributes, {"output": result})
+        inputs = self._change(layer, inputs)
+        outputs = self._change(layer, {"output": result})
+        self.call.add(layer, operation, inputs, attributes, outputs)
 
     def _see_sum(self, args: tuple, result: torch.Tensor) -> None:
         """Record a sum of two equal shapes, which may be a residual connection."""

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ldmref.models.text_kind import list_text_encoders
+
 KINDS = {
     "Linear": "linear",
     "Conv2d": "conv2d",
@@ -105,7 +107,7 @@ def _padding(padding: Any) -> Any:
 
 
 def make_renamer(network: Any) -> Callable[[str], str]:
-    """Return ldmref's names of a network's modules; transformers 5 omits "text_model."."""
-    if type(network).__name__ == "CLIPTextModel" and hasattr(network, "embeddings"):
-        return lambda path: f"text_model.{path}"
-    return lambda path: path
+    """Return ldmref's names of a network's modules: those of its kind of text encoder."""
+    kinds = (kind for kind in list_text_encoders() if class_in(network, kind.classes))
+    kind = next(kinds, None)
+    return (lambda path: path) if kind is None else kind.rename

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,8 @@ class _PipelineRecorder:
             timestep = inputs.get("timestep", kwargs.get("timestep"))
             if timestep is not None:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
+            if self._family.diffusers.layer is not None:
+                self.layers.as_ours = partial(self._family.diffusers.layer, inputs)
             attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
             processors = _own_processors(module)
             attributes |= {"own_attention": processors} if processors else {}
@@ -209,6 +212,7 @@ class _PipelineRecorder:
     def _end(
         self, module: torch.nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any
     ) -> None:
+        self.layers.as_ours = None
         call = self.layers.call
         if call is None:
             return

@@ -114,6 +114,8 @@ class RequestRecorder:
             arguments = signature.bind(*args, **kwargs).arguments
             self._encoded = set()
             found = {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
+            # some pipelines write into the caller's list
+            found = {k: list(x) if isinstance(x, list) else x for k, x in found.items()}
             if self._encoding and "negative_prompt" not in signature.parameters:
                 found = {f"negative_{k}": x for k, x in found.items() if k.startswith("prompt")}
             self._encoding = True

@@ -20,7 +20,13 @@ from ldmref.families.sd3.network import transformer
 from ldmref.families.sd3.text import condition_on_text
 from ldmref.math import lerp, slerp
 from ldmref.models import family
-from ldmref.models.conditioning import INTERPOLATED, Conditioning, get_hidden_states, interpolate
+from ldmref.models.conditioning import (
+    INTERPOLATED,
+    Conditioning,
+    fit_lengths,
+    get_hidden_states,
+    interpolate,
+)
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
@@ -130,9 +136,52 @@ def test_fields_are_interpolated_one_by_one(path):
     assert (got.sizes == 1.0).all() and (got.more["mask"] == a.more["mask"]).all()
 
 
-@pytest.mark.parametrize("mask", [np.asarray([[True, True]]), np.asarray([[True]])])
-def test_masks_that_differ_have_nothing_between_them(mask):
+def test_between_two_prompts_the_tokens_of_both_are_read():
+    """The ends stay those of the prompts."""
+    context = np.zeros((3, 3, 2))
+    short, long = np.asarray([[1, 0, 0]] * 3), np.asarray([[1, 1, 0]] * 3)
+    ends = (Conditioning(context, more={"mask": mask}) for mask in (short, long))
+    got = interpolate(*ends, np.asarray([0.0, 0.5, 1.0]), lerp)
+    assert got.more["mask"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
+    ends = (Conditioning(context, more={"mask": mask}) for mask in (long, short))
+    got = interpolate(*ends, np.asarray([0.0, 0.5, 1.0]), lerp)
+    assert got.more["mask"].tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "array"), [("mask", np.asarray([[True]])), ("kinds", np.asarray([[True, True]]))]
+)
+def test_integers_that_differ_have_nothing_between_them(name, array):
     context = np.zeros((1, 2, 3))
-    a = Conditioning(context, more={"mask": np.asarray([[True, False]])})
-    with pytest.raises(UsageError, match="mask differ"):
-        interpolate(a, Conditioning(context, more={"mask": mask}), np.asarray([0.5]), lerp)
+    a = Conditioning(context, more={name: np.asarray([[True, False]])})
+    with pytest.raises(UsageError, match=f"{name} differ"):
+        interpolate(a, Conditioning(context, more={name: array}), np.asarray([0.5]), lerp)
+
+
+def text_of(*lengths):
+    """Return a conditioning whose rows have so many tokens of 8."""
+    states = np.arange(len(lengths) * 16.0).reshape(len(lengths), 8, 2)
+    mask = (np.arange(8) < np.asarray(lengths)[:, None]).astype(np.int64)
+    return Conditioning(states, more={"mask": mask, "guidance": np.ones(len(lengths))})
+
+
+@pytest.mark.parametrize(("multiple", "kept"), [(0, 8), (1, 5), (2, 6), (4, 8), (6, 6), (16, 16)])
+def test_padding_that_no_prompt_needs_is_cut(multiple, kept):
+    ops = get_backend("numpy")
+    parts = {"cond": text_of(3, 5), "uncond": text_of(1, 1)}
+    got = fit_lengths(ops, parts, multiple)
+    for name, part in parts.items():
+        assert got[name].context.shape == (2, kept, 2) and got[name].more["mask"].shape == (2, kept)
+        assert (got[name].context[:, :5] == part.context[:, :5]).all()
+        assert (got[name].more["mask"].sum(axis=1) == part.more["mask"].sum(axis=1)).all()
+        assert got[name].more["guidance"].shape == (2,)
+
+
+def test_texts_of_different_lengths_are_filled_up_where_a_mask_says_so():
+    ops = get_backend("numpy")
+    short = Conditioning(np.ones((1, 3, 2)), more={"mask": np.ones((1, 3), np.int64)})
+    got = fit_lengths(ops, {"cond": text_of(5), "uncond": short})["uncond"]
+    assert got.more["mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
+    assert (got.context[:, :3] == 1).all() and not got.context[:, 3:].any()
+    bare = {"cond": Conditioning(np.ones((1, 3, 2)))}
+    assert fit_lengths(ops, bare, 8) == bare

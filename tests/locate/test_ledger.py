@@ -13,7 +13,7 @@ import ldmref
 from ldmref import modes
 from ldmref.locate import DiffReport, diff_traces
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.pipeline.tokens import expected_ids
+from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.trace import Selection, build_trace, read_trace, record_trace
 
 WHOLE = Selection(layers=("constrain",))
@@ -168,10 +168,12 @@ def test_ids_of_another_length(length):
 
     flux = ldmref.random_model("flux-tiny")
     context = PipelineContext(build_trace({}), flux, "float32", [])
-    usual = expected_ids(context, 1, ["cat"])[0]
-    found = expected_ids(context, 1, ["cat"], length)[0]
+    usual = tokenize(context, 1, ["cat"], {}).ids[0, 0]
+    found = tokenize(context, 1, ["cat"], {}, length).ids[0, 0]
     shared = min(length, len(usual)) - 1
     assert len(found) == length
     assert np.array_equal(found[:shared], usual[:shared])
-    clip = expected_ids(context, 0, ["cat"])
-    assert np.array_equal(expected_ids(context, 0, ["cat"], length), clip)  # CLIP reads one length
+    clip = tokenize(context, 0, ["cat"], {}).ids
+    assert np.array_equal(
+        tokenize(context, 0, ["cat"], {}, length).ids, clip
+    )  # CLIP reads one length

@@ -111,7 +111,7 @@ def read_vae(
 
 
 def _stored_name(name: str) -> str:
-    return get_current_name("vae", name.removeprefix("state_dict."))
+    return get_current_name(name.removeprefix("state_dict."))
 
 
 def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:

@@ -43,6 +43,7 @@ from ldmref.models.config import TEXT_ENCODERS, Defaults, ModelConfig
 from ldmref.models.family import family_of_pipeline, list_families
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
+from ldmref.models.text_kind import kind_of
 from ldmref.models.validate import config_from_dict
 
 STABLE_DIFFUSION = (
@@ -53,8 +54,6 @@ STABLE_DIFFUSION = (
 WEIGHTS = "diffusion_pytorch_model"  # the stem of the files of diffusers' networks
 TEXT_WEIGHTS = "model"  # and of transformers'
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-T5_NAME = re.compile(r"shared\.|encoder\.(embed_tokens|block|final_layer_norm)\.")
-IGNORED = r".*\.position_ids|to_logits\..*"  # tensors that the networks do not use
 SHARD = r"-\d+-of-\d+"
 
 
@@ -182,20 +181,38 @@ def load_diffusers(
             fit its configuration.
     """
     config = read_diffusers_config(folder)
+    texts = dict(zip(TEXT_ENCODERS, map(kind_of, config.text_encoders), strict=False))
     flat = {}
     files = []
     for part, spec in model_spec(config).items():
         path = folder / part
         path = path if path.is_dir() else folder / FOLDERS.get(part, part)
         name = f"{folder.name}/{part}"
-        tensors, table = open_network(path, part, spec, name, IGNORED, variant)
+        rename, ignored = get_current_name, ""
+        if part in texts:
+            rename, ignored = texts[part].rename, texts[part].ignored
+        tensors, table = open_network(path, part, spec, name, ignored, variant, rename)
         flat |= {f"{part}.{n}": tensor for n, tensor in to_native(tensors, table).items()}
         files += tensors.files
     return config, flat, partial(hash_files, files)
 
 
+def get_current_name(name: str) -> str:
+    """Return today's name of a tensor of diffusers, whose attention layers were renamed."""
+    pieces = name.split(".")
+    if "attentions" in pieces and pieces[-2] in OLD_ATTENTION:
+        pieces[-2] = OLD_ATTENTION[pieces[-2]]
+    return ".".join(pieces)
+
+
 def open_network(
-    folder: Path, part: str, spec: Spec, name: str, ignored: str = "", variant: str | None = None
+    folder: Path,
+    part: str,
+    spec: Spec,
+    name: str,
+    ignored: str = "",
+    variant: str | None = None,
+    rename: Callable[[str], str] = get_current_name,
 ) -> tuple[TensorView, KeyTable]:
     """Open the weights of one network and check names and shapes, without reading a tensor.
 
@@ -206,6 +223,7 @@ def open_network(
         name: The name of the folder, for errors.
         ignored: A pattern of the names that are not needed but may be present.
         variant: As for `select_weight_names`.
+        rename: Returns our name of a stored tensor.
 
     Returns:
         The tensors under today's names, and the key table to read them with.
@@ -214,9 +232,7 @@ def open_network(
         InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit.
     """
-    tensors = TensorView(
-        open_weight_files(folder, get_weight_stem(part), variant), partial(get_current_name, part)
-    )
+    tensors = TensorView(open_weight_files(folder, get_weight_stem(part), variant), rename)
     table = diffusers_table(spec)
     report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
@@ -240,22 +256,6 @@ def diffusers_table(spec: Spec) -> KeyTable:
     Old autoencoder files hold the matrices of attention as 1 x 1 convolutions.
     """
     return with_attention_form(key_table(flatten(spec), {"": ""}), "matrix")
-
-
-def get_current_name(part: str, name: str) -> str:
-    """Return today's name of a stored tensor; attention layers and CLIP were renamed.
-
-    T5's table of tokens has two names, since its decoder shares it.
-    """
-    pieces = name.split(".")
-    if part.startswith("text_encoder") and T5_NAME.match(name):
-        return name.replace("encoder.embed_tokens.", "shared.")
-    if part.startswith("text_encoder"):
-        known = pieces[0] in ("text_model", "text_projection", "model", "to_logits")
-        return name if known else f"text_model.{name}"
-    if "attentions" in pieces and pieces[-2] in OLD_ATTENTION:
-        pieces[-2] = OLD_ATTENTION[pieces[-2]]
-    return ".".join(pieces)
 
 
 def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[ModelFile]:

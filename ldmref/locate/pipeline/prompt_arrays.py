@@ -14,7 +14,7 @@ import numpy as np
 
 from ldmref.errors import LdmrefError, short_repr
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.tokens import fit_length, tokenize
+from ldmref.locate.pipeline.tokens import tokenize
 from ldmref.locate.precision import exact_backend
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.config import TEXT_ENCODERS
@@ -183,19 +183,15 @@ def _tokens(
     context: PipelineContext, request: Mapping[str, Any], number: int, prompt: str, encoders: int
 ) -> Tokens:
     """Return the tokens of a prompt for one encoder, of the length that the port recorded."""
-    tokens = tokenize(context, number, [prompt], request)
     entries = context.texts(TEXT_ENCODERS[number])
     recorded = context.read(entries[0], "input_ids", "input", "ids") if entries else None
     if recorded is None:
         raise NotKnown(f"the ids of {TEXT_ENCODERS[number]} were not recorded")
     length = np.shape(recorded)[-1]
-    ids = tokens.ids
-    if ids.shape[-1] != length:
-        fitted = fit_length(context, number, ids.reshape(-1), length)
-        if fitted is None:
-            raise NotKnown(f"{TEXT_ENCODERS[number]} read {length} tokens")
-        ids = fitted.reshape(1, 1, -1)
-    return replace(tokens, ids=ids, weights=np.ones(ids.shape, np.float32))
+    tokens = tokenize(context, number, [prompt], request, length)
+    if tokens.ids.shape[-1] != length:
+        raise NotKnown(f"{TEXT_ENCODERS[number]} read {length} tokens")
+    return replace(tokens, weights=np.ones(tokens.ids.shape, np.float32))
 
 
 def _recorded_encoder(context: PipelineContext) -> Callable[[Callable, str], Callable]:

@@ -21,6 +21,7 @@ PROMPTS = (
     "prompt", "negative_prompt", "prompt_2", "negative_prompt_2", "prompt_3", "negative_prompt_3",
 )  # fmt: skip
 IDS = ("input_ids", "input", "ids")
+MASK = "attention_mask"
 
 
 def judge_tokens(context: PipelineContext) -> Iterator[Row]:
@@ -112,9 +113,20 @@ def known_prompts(context: PipelineContext) -> list[str]:
 
 
 def tokenize(
-    context: PipelineContext, number: int, prompts: Sequence[str], request: Mapping[str, Any]
+    context: PipelineContext,
+    number: int,
+    prompts: Sequence[str],
+    request: Mapping[str, Any],
+    length: int = 0,
 ) -> Tokens:
     """Return the tokens of prompts for a text encoder.
+
+    Args:
+        context: The run.
+        number: Which text encoder.
+        prompts: The prompts.
+        request: How long prompts and weights are treated.
+        length: The number of tokens, for encoders that read any number. 0: the usual one.
 
     Raises:
         LdmrefError: They cannot be tokenized.
@@ -123,51 +135,25 @@ def tokenize(
     for name in ("long_prompts", "prompt_weights"):
         if isinstance(request.get(name), str):
             options = replace(options, **{name: request[name]})
-    return context.model.tokenizers[number].tokenize(list(prompts), options)
+    tokenizer = context.model.tokenizers[number]
+    flexible = kind_of(context.model.config.text_encoders[number]).any_length
+    if flexible and length and tokenizer.length != length:
+        tokenizer = tokenizer.with_length(length)
+    return tokenizer.tokenize(list(prompts), options)
 
 
-def expected_ids(
-    context: PipelineContext, number: int, prompts: Sequence[str], length: int = 0
-) -> np.ndarray | None:
-    """Return the ids of prompts by the tokenizer of a text encoder, (n, l).
+def expected_tokens(
+    context: PipelineContext, number: int, prompts: Sequence[str], length: int
+) -> Tokens | None:
+    """Return the tokens of prompts by the tokenizer of a text encoder; None if it cannot read them.
 
-    Args:
-        context: The run.
-        number: Which text encoder.
-        prompts: The prompts.
-        length: The number of tokens, for encoders that read any number. 0: the usual one.
+    The arguments are those of `tokenize`.
     """
     try:
-        ids = tokenize(context, number, prompts, {}).ids
+        return tokenize(context, number, prompts, {}, length)
     except LdmrefError as error:
         context.notes.append(f"the prompts cannot be tokenized: {error}")
         return None
-    ids = ids.reshape(ids.shape[0], -1)
-    flexible = kind_of(context.model.config.text_encoders[number]).any_length
-    if not flexible or not length or ids.shape[1] == length:
-        return ids
-    fitted = [fit_length(context, number, row, length) for row in ids]
-    known = [row for row in fitted if row is not None]
-    return np.stack(known) if len(known) == len(ids) else None
-
-
-def fit_length(
-    context: PipelineContext, number: int, ids: np.ndarray, length: int
-) -> np.ndarray | None:
-    """Return ids padded or cut to another length; None if the text encoder reads only one.
-
-    What is cut ends with the end token all the same.
-    """
-    if not kind_of(context.model.config.text_encoders[number]).any_length or not len(ids):
-        return None
-    empty = tokenize(context, number, [""], {}).ids.ravel()
-    pad = int(empty[-1])
-    end = int(empty[np.flatnonzero(empty != pad)[-1]])
-    used = int(np.flatnonzero(ids != pad)[-1]) + 1
-    if used == len(ids) < length:
-        return None  # the text may go on
-    kept = ids[:used] if used <= length else np.append(ids[: length - 1], end)
-    return np.append(kept, np.full(length - len(kept), pad, ids.dtype))
 
 
 def _judge_ids(
@@ -177,12 +163,15 @@ def _judge_ids(
     ids: np.ndarray,
     prompts: Sequence[str],
 ) -> Iterator[Row]:
+    """Yield a row for the ids of a call, and one for the mask of their padding."""
     asked = context.request.get("max_sequence_length")
     length = ids.shape[-1]
     wanted = asked if isinstance(asked, int) else length  # a length is a choice
-    known = expected_ids(context, number, prompts, wanted)
-    if known is None:
+    tokens = expected_tokens(context, number, prompts, wanted)
+    if tokens is None:
         return
+    known = tokens.ids.reshape(len(prompts), -1)
+    read: list[int] = []  # the prompt of each row
     for got in ids.reshape(-1, length):
         if known.shape[1] != len(got):
             note = f"{len(got)} tokens instead of {known.shape[1]}"
@@ -196,7 +185,30 @@ def _judge_ids(
             error = wrong.size / len(got)
             yield Row(entry.call, "", "tokens", error, verdict=DIFFERS, cause=cause, note=note)
             return
+        read.append(nearest)
     yield Row(entry.call, "", "tokens")
+    if context.model.config.text_encoders[number].use_attention_mask:
+        yield from _judge_mask(context, entry, tokens.mask.reshape(len(prompts), -1)[read])
+
+
+def _judge_mask(context: PipelineContext, entry: TraceEntry, wanted: np.ndarray) -> Iterator[Row]:
+    """Yield a row for the mask with which an encoder read its tokens, if it was recorded."""
+    mask = context.read(entry, MASK)
+    if mask is None:
+        return
+    context.compared(entry, MASK)
+    got = np.asarray(mask).reshape(-1, np.shape(mask)[-1]) != 0
+    if got.shape == wanted.shape and (got == (wanted != 0)).all():
+        yield Row(entry.call, MASK, "tokens")
+        return
+    causes = {
+        "the mask is inverted": wanted == 0,
+        "padding is not masked": np.ones(wanted.shape, bool),
+        "rows of the mask are exchanged": (wanted != 0)[::-1],
+    }
+    cause = next((c for c, x in causes.items() if np.array_equal(got, x)), "")
+    error = float("inf") if got.shape != wanted.shape else float((got != (wanted != 0)).mean())
+    yield Row(entry.call, MASK, "tokens", error, verdict=DIFFERS, cause=cause)
 
 
 def explain(got: np.ndarray, expected: np.ndarray, prompt: str) -> tuple[str, str]:
