@@ -32,7 +32,7 @@ from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref_zimage.config import SEGMENT, ZImageConfig, broken_rules, transformer_of
 from ldmref_zimage.files import PIPELINES, read_folder
 from ldmref_zimage.network import transformer, transformer_spec
-from ldmref_zimage.pipelines import read_inputs, read_prediction, read_states
+from ldmref_zimage.pipelines import read_inputs, read_layer, read_prediction, read_states
 from ldmref_zimage.presets import make_presets, shrink
 from ldmref_zimage.qwen3 import QWEN3, Qwen3Config
 from ldmref_zimage.text import CHAT, with_length
@@ -138,6 +138,7 @@ Z_IMAGE = Family(
         inputs=read_inputs,
         prediction=read_prediction,
         states=read_states,
+        layer=read_layer,
         scale=lambda scale: scale + 1.0,
     ),
     lora=LoraRules(LORA_TARGETS),

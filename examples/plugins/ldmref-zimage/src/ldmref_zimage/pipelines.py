@@ -32,6 +32,24 @@ def read_inputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_layer(inputs: Mapping[str, Any], layer: str, array: Tensor) -> Tensor:
+    """Return an array of a layer with a row for each caption.
+
+    Captions are embedded in one row, of their segments one after the other.
+    """
+    import torch
+
+    if not layer.startswith("cap_embedder") or array.ndim != 2:
+        return array
+    mask = inputs["encoder_attention_mask"]
+    length = mask.shape[1]
+    counts = -(-mask.sum(dim=1) // SEGMENT) * SEGMENT
+    if len(array) != int(counts.sum()):
+        return array
+    rows = [torch.cat([x, x[-1:].repeat(length - len(x), 1)]) for x in array.split(counts.tolist())]
+    return torch.stack(rows)
+
+
 def read_prediction(output: Any) -> Tensor:
     """Return our prediction, (n, z, h, w), of a list of the makers', (z, 1, h, w) each."""
     import torch

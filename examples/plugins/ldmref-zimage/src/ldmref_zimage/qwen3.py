@@ -3,7 +3,7 @@
 Yang et al. 2025, arXiv:2505.09388, section 2: grouped queries (Ainslie et al. 2023,
 arXiv:2305.13245), rotary positions (Su et al. 2021, arXiv:2104.09864), a gated feed-forward layer
 (Shazeer 2020, arXiv:2002.05202), norms before both, and a norm of every query and key. No layer has
-a bias. Parameter names of transformers' Qwen3ForCausalLM, which published files have.
+a bias. Parameter names of transformers' Qwen3Model.
 """
 
 from __future__ import annotations
@@ -82,12 +82,11 @@ def qwen3_spec(config: Qwen3Config) -> Spec:
         "input_layernorm": {"weight": (d,)},
         "post_attention_layernorm": {"weight": (d,)},
     }
-    model: Spec = {
+    return {
         "embed_tokens": {"weight": (config.vocab_size, d)},
         "layers": numbered([block] * config.num_hidden_layers),
         "norm": {"weight": (d,)},
     }
-    return {"model": model}
 
 
 def qwen3(
@@ -115,7 +114,6 @@ def qwen3(
     Raises:
         UsageError: There is no layer that early.
     """
-    p = p.model
     wanted = find_layers(config, skip)
     bias = None if mask is None else causal_bias(ops, mask)
     positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
@@ -197,6 +195,11 @@ def gated_mlp(ops: Backend, p: Params, x: Array) -> Array:
     return linear(ops, p.down_proj, gate * linear(ops, p.up_proj, x))
 
 
+def rename_tensor(name: str) -> str:
+    """Return our name of a tensor or layer of transformers, also of the whole language model."""
+    return "" if name == "model" else name.removeprefix("model.")
+
+
 def broken_rules(config: TextConfig) -> Iterator[str]:
     """Yield the relations between fields that do not hold."""
     assert isinstance(config, Qwen3Config)
@@ -234,6 +237,10 @@ QWEN3 = TextEncoder(
     ),
     vocabulary=small_vocabulary,
     any_length=True,
+    classes=("Qwen3Model", "Qwen3ForCausalLM"),
+    rename=rename_tensor,
+    ignored=r"lm_head\.weight",
+    table="embed_tokens.weight",
     broken_rules=broken_rules,
 )
 """The kind of text encoder."""
