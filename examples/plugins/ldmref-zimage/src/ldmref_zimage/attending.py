@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -23,21 +23,21 @@ def mask_bias(ops: Backend, seen: Array) -> Array:
     return ops.xp.where(seen != 0, free, masked)
 
 
-def attend(ops: Backend, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+def attend(ops: Backend, q: Array, k: Array, v: Array, score_bias: Array | None) -> Array:
     """Return attention with a bias of the scores, (n or 1, heads or 1, l or 1, m).
 
     q: (n, heads, l, d); k and v: (n, heads, m, d).
     """
-    if bias is None:
+    if score_bias is None:
         return ops.attention(q, k, v)
-    return ops.call_function("attention", attend_with_bias, q, k, v, bias)
+    return ops.call_function("attention", attend_with_bias, q, k, v, score_bias)
 
 
-def attend_with_bias(q: Array, k: Array, v: Array, bias: Array) -> Array:
-    """Return softmax(q k^T / sqrt(d) + bias) v."""
+def attend_with_bias(q: Array, k: Array, v: Array, score_bias: Array) -> Array:
+    """Return softmax(q k^T / sqrt(d) + score_bias) v."""
     xp = array_namespace(q)
     scores = xp.matmul(q * q.shape[-1] ** -0.5, xp.permute_dims(k, (0, 1, 3, 2)))
-    scores = xp.astype(scores, bias.dtype, copy=False) + bias
+    scores = xp.astype(scores, score_bias.dtype, copy=False) + score_bias
     weights = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
     weights = weights / xp.sum(weights, axis=-1, keepdims=True)
     return xp.matmul(xp.astype(weights, v.dtype, copy=False), v)
@@ -54,19 +54,13 @@ def turn_halves(x: Array, angles: Array) -> Array:
     return xp.astype(turned, x.dtype, copy=False)
 
 
-class Waves(NamedTuple):
-    """Cosines and sines of the angles by which queries and keys are turned, (n, 1, l, d / 2)."""
-
-    cos: Array
-    sin: Array
-
-
 def find_waves(
     ops: Backend, positions: Array, dims: tuple[int, ...], theta: float, seen: Array | None
-) -> Waves:
-    """Return the waves of tokens at positions (n, l, axes), for all layers of a network.
+) -> tuple[Array, Array]:
+    """Return cosines and sines of the angles of tokens at positions (n, l, axes).
 
-    Those of tokens that are not `seen`, (n, l), are 0, and so are then their queries and keys.
+    They are (n, 1, l, d / 2), the same in all layers of a network. Those of tokens that are not
+    `seen`, (n, l), are 0, and so are then their queries and keys.
     """
     xp = ops.xp
     n, length, axes = positions.shape
@@ -76,7 +70,7 @@ def find_waves(
     if seen is not None:
         kept = seen[:, None, :, None]
         cos, sin = cos * kept, sin * kept
-    return Waves(cos, sin)
+    return cos, sin
 
 
 def turn_pairs(x: Array, cos: Array, sin: Array) -> Array:

@@ -16,7 +16,7 @@ from ldmref.models import Params, Spec, numbered
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.specs import linear_spec
 from ldmref.models.transformer_layers import rms_norm
-from ldmref_zimage.attending import Waves, attend, find_waves, mask_bias, turn_pairs
+from ldmref_zimage.attending import attend, find_waves, mask_bias, turn_pairs
 from ldmref_zimage.config import PATCH, SEGMENT, ZImageConfig
 
 Array = Any
@@ -212,14 +212,14 @@ def refine(
 
     Tokens that are not seen begin as 0 and are not turned, as in the makers' batches.
     """
-    waves = find_waves(ops, tokens.positions, config.axes_dims, config.rope_theta, tokens.seen)
+    cos, sin = find_waves(ops, tokens.positions, config.axes_dims, config.rope_theta, tokens.seen)
     x = tokens.states
-    bias = None
+    score_bias = None
     if tokens.seen is not None:
-        bias = mask_bias(ops, tokens.seen[:, None, None, :])
+        score_bias = mask_bias(ops, tokens.seen[:, None, None, :])
         x = x * ops.xp.astype(tokens.seen, x.dtype, copy=False)[:, :, None]
     for p_block in blocks.items_in_order():
-        x = block(ops, p_block, x, emb, waves, bias, config)
+        x = block(ops, p_block, x, emb, cos, sin, score_bias, config)
     return tokens._replace(states=x)
 
 
@@ -229,8 +229,9 @@ def block(
     p: Params,
     x: Array,
     emb: Array | None,
-    waves: Waves,
-    bias: Array | None,
+    cos: Array,
+    sin: Array,
+    score_bias: Array | None,
     config: ZImageConfig,
 ) -> Array:
     """Apply attention and the feed-forward layer, with norms before and after; x: (n, l, d).
@@ -240,14 +241,16 @@ def block(
     eps = config.norm_eps
     h = rms_norm(ops, p.attention_norm1, x, eps)
     if emb is None:
-        h = self_attention(ops, p.attention, h, waves, bias, config.n_heads)
+        h = self_attention(ops, p.attention, h, cos, sin, score_bias, config.n_heads)
         x = x + rms_norm(ops, p.attention_norm2, h, eps)
         h = feed_forward(ops, p.feed_forward, rms_norm(ops, p.ffn_norm1, x, eps))
         return x + rms_norm(ops, p.ffn_norm2, h, eps)
     d = x.shape[2]
     rows = linear(ops, p.adaLN_modulation["0"], emb)[:, None, :]
     scale_attn, gate_attn, scale_mlp, gate_mlp = (rows[:, :, i * d : (i + 1) * d] for i in range(4))
-    h = self_attention(ops, p.attention, h * (1.0 + scale_attn), waves, bias, config.n_heads)
+    h = self_attention(
+        ops, p.attention, h * (1.0 + scale_attn), cos, sin, score_bias, config.n_heads
+    )
     x = x + ops.xp.tanh(gate_attn) * rms_norm(ops, p.attention_norm2, h, eps)
     h = rms_norm(ops, p.ffn_norm1, x, eps) * (1.0 + scale_mlp)
     h = feed_forward(ops, p.feed_forward, h)
@@ -256,14 +259,20 @@ def block(
 
 @layer
 def self_attention(
-    ops: Backend, p: Params, x: Array, waves: Waves, bias: Array | None, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    cos: Array,
+    sin: Array,
+    score_bias: Array | None,
+    num_heads: int,
 ) -> Array:
     """Let tokens (n, l, d) read each other."""
     q, k, v = (split_heads(ops, linear(ops, p[name], x), num_heads) for name in PROJECTIONS)
     q = rms_norm(ops, p.norm_q, q, QK_EPS)
     k = rms_norm(ops, p.norm_k, k, QK_EPS)
-    q, k = (ops.call_function("rotate", turn_pairs, part, *waves) for part in (q, k))
-    return linear(ops, p.to_out["0"], merge_heads(ops, attend(ops, q, k, v, bias)))
+    q, k = (ops.call_function("rotate", turn_pairs, part, cos, sin) for part in (q, k))
+    return linear(ops, p.to_out["0"], merge_heads(ops, attend(ops, q, k, v, score_bias)))
 
 
 @layer

@@ -115,13 +115,13 @@ def qwen3(
         UsageError: There is no layer that early.
     """
     wanted = find_layers(config, skip)
-    bias = None if mask is None else causal_bias(ops, mask)
+    score_bias = None if mask is None else causal_bias(ops, mask)
     positions = ops.asarray(np.arange(ids.shape[1], dtype=np.float64)[:, None], ops.state_dtype)
     angles = find_angles(positions, (config.head_dim,), config.rope_theta)
     x = ops.embedding(p.embed_tokens.weight, ids)
     states = [x]
     for block in p.layers.items_in_order()[: max(wanted)]:
-        x = decoder_layer(ops, block, x, angles, bias, config)
+        x = decoder_layer(ops, block, x, angles, score_bias, config)
         states.append(x)
     found = [states[number] for number in wanted]
     if config.final_norm:
@@ -154,18 +154,18 @@ def causal_bias(ops: Backend, mask: Array) -> Array:
 
 @layer
 def decoder_layer(
-    ops: Backend, p: Params, x: Array, angles: Array, bias: Array | None, config: Qwen3Config
+    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
 ) -> Array:
     """Apply attention and the feed-forward layer, both pre-norm and residual; x: (n, l, d)."""
     h = rms_norm(ops, p.input_layernorm, x, config.layer_norm_eps)
-    x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, bias, config))
+    x = ops.add(x, grouped_attention(ops, p.self_attn, h, angles, score_bias, config))
     h = rms_norm(ops, p.post_attention_layernorm, x, config.layer_norm_eps)
     return ops.add(x, gated_mlp(ops, p.mlp, h))
 
 
 @layer
 def grouped_attention(
-    ops: Backend, p: Params, x: Array, angles: Array, bias: Array | None, config: Qwen3Config
+    ops: Backend, p: Params, x: Array, angles: Array, score_bias: Array | None, config: Qwen3Config
 ) -> Array:
     """Apply causal self-attention, in which several heads share their keys; x: (n, l, d)."""
     heads, shared = config.num_attention_heads, config.num_key_value_heads
@@ -175,7 +175,11 @@ def grouped_attention(
     k = rms_norm(ops, p.k_norm, k, config.layer_norm_eps)
     q, k = (ops.call_function("rotate", turn_halves, part, angles) for part in (q, k))
     k, v = (repeat_heads(ops, part, heads // shared) for part in (k, v))
-    mixed = ops.attention(q, k, v, causal=True) if bias is None else attend(ops, q, k, v, bias)
+    mixed = (
+        ops.attention(q, k, v, causal=True)
+        if score_bias is None
+        else attend(ops, q, k, v, score_bias)
+    )
     return linear(ops, p.o_proj, merge_heads(ops, mixed))
 
 
