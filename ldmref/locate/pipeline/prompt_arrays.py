@@ -28,10 +28,25 @@ Prompts = tuple[str, ...]  # one for each text encoder
 
 
 class PromptArrays(NamedTuple):
-    """What the denoiser is given of a prompt: hidden states (l, d), and a vector or None."""
+    """What the denoiser is given of a prompt.
+
+    Attributes:
+        states: Hidden states, (l, d).
+        pooled: The pooled output, (d,), or None.
+        mask: 1 for hidden states that are read, 0 for padding, (l,), or None.
+    """
 
     states: np.ndarray
     pooled: np.ndarray | None
+    mask: np.ndarray | None = None
+
+    def at_length(self, length: int) -> PromptArrays:
+        """Return the arrays with more or less padding, if all tokens have room."""
+        if self.mask is None or length == len(self.mask) or not length or self.mask[length:].any():
+            return self
+        more = ((0, max(length - len(self.mask), 0)),)
+        states = np.pad(self.states, (*more, (0, 0)))[:length]
+        return self._replace(states=states, mask=np.pad(self.mask, more)[:length])
 
 
 class NotKnown(Exception):
@@ -102,7 +117,7 @@ def arrays_of_side(
     if side == "uncond" and _zeros(context, request):
         one = arrays_of_prompts(context, request, prompts_of(context, request, "cond")[0], length)  # type: ignore[index]
         pooled = None if one.pooled is None else np.zeros_like(one.pooled)
-        return [PromptArrays(np.zeros_like(one.states), pooled)] * images
+        return [PromptArrays(np.zeros_like(one.states), pooled, one.mask)] * images
     found = []
     for each in prompts:
         try:
@@ -164,7 +179,9 @@ def arrays_of_prompts(
         raise NotKnown("the denoiser reads no text")
     states = np.asarray(get_hidden_states(condition.context))[0]
     pooled = None if condition.pooled is None else np.asarray(condition.pooled)[0]
-    return PromptArrays(_without_zeros(states, length, request), pooled)
+    mask = np.asarray(condition.more["mask"])[0] if "mask" in condition.more else None
+    found = PromptArrays(_without_zeros(states, length, request), pooled, mask)
+    return found.at_length(length)  # a pipeline chooses how much padding it keeps
 
 
 def _without_zeros(states: np.ndarray, length: int, request: Mapping[str, Any]) -> np.ndarray:

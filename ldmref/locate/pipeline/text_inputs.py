@@ -32,7 +32,17 @@ from ldmref.samplers.guidance import texts_of
 from ldmref.trace.model import TraceEntry
 
 SETTINGS = ("scale", "rescale", "sigma", "skip_scale", "perturbed_scale")
-KINDS = {"text": "context", "pooled text": "pooled"}  # arguments of the denoiser
+KINDS = {  # arguments of the denoiser
+    "text": "context",
+    "pooled text": "pooled",
+    "mask of the text": "mask",
+}
+EMBEDDINGS = {
+    "text": "prompt_embeds",
+    "pooled text": "pooled_prompt_embeds",
+    "mask of the text": "prompt_mask",
+}
+FIELDS = {"text": "states", "pooled text": "pooled", "mask of the text": "mask"}
 
 
 class ExpectedText(NamedTuple):
@@ -47,9 +57,9 @@ class ExpectedText(NamedTuple):
     sides: Mapping[str, list[PromptArrays]]
 
     def array(self, kind: str, roles: tuple[str, ...] | None = None) -> np.ndarray | None:
-        """Return hidden states (n, l, d) or pooled vectors (n, d) of the whole batch."""
+        """Return hidden states (n, l, d), pooled vectors (n, d) or masks (n, l) of the batch."""
         rows = [x for role in roles or self.roles for x in self.sides[role]]
-        parts = [x.states if kind == "text" else x.pooled for x in rows]
+        parts = [getattr(x, FIELDS[kind]) for x in rows]
         known = [x for x in parts if x is not None]
         same = len({x.shape for x in known}) == 1
         return np.stack(known) if same and len(known) == len(parts) else None
@@ -80,9 +90,10 @@ def judge_text(context: PipelineContext) -> Iterator[Row]:
                 try:
                     if not parts:
                         raise NotKnown("how its batch is made of prompts is not known")
-                    expected = _expected(context, network, parts[number], len(state), got)
+                    length = 0 if KINDS[kind] == "pooled" else got.shape[1]
+                    expected = _expected(context, network, parts[number], len(state), length)
                     row = _judge_rows(context, network, kind, got, expected)
-                    name = "prompt_embeds" if kind == "text" else "pooled_prompt_embeds"
+                    name = EMBEDDINGS[kind]
                     yield context.unless_changed(row, name)
                 except NotRead as error:
                     if context.ledger.wrong_tokens:
@@ -170,7 +181,7 @@ def _expected(
     network: TraceEntry,
     roles: tuple[str, ...],
     images: int,
-    got: np.ndarray,
+    length: int,
 ) -> ExpectedText:
     """Return what a call should be given.
 
@@ -181,7 +192,6 @@ def _expected(
     if context.whole is None and len(requests) > 1:
         raise NotKnown("the recording holds several runs, of which the last request is known")
     request = request_at(context, network)
-    length = got.shape[1] if got.ndim == 3 else 0
     sides = {
         side: arrays_of_side(context, request, side, images, length) for side in sorted({*roles})
     }
@@ -212,6 +222,9 @@ def _judge_rows(
         note = f"shape {got.shape} instead of {right.shape}"
         row = Row(network.call, "", kind, math.inf, verdict=DIFFERS, note=note)
         return replace(row, segment=segment)
+    mask = expected.array("mask of the text") if kind == "text" else None
+    if mask is not None:  # of padding, nothing is read
+        got, right = (np.where(mask[:, :, None] != 0, x, 0.0) for x in (got, right))
     variants = [*_arranged(kind, got, expected, right), *_changed(context, kind, right)]
     return context.judge(network, kind, got, right, variants=variants, segment=segment)
 
@@ -231,7 +244,7 @@ def _arranged(
         if alike is not None and len(expected.roles) > 1:
             yield f"both halves are those of the {words}", alike
     known = [x for side in expected.sides.values() for x in side]
-    rows = [x.states if kind == "text" else x.pooled for x in known]
+    rows = [getattr(x, FIELDS[kind]) for x in known]
     fits = [x for x in rows if x is not None and x.shape == right.shape[1:]]
     if fits:
         nearest = [fits[int(np.argmin([relative_error(row, x) for x in fits]))] for row in got]
@@ -243,6 +256,9 @@ def _changed(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield known faults of a text, (n, l, d) or (n, d)."""
     yield f"the {kind} is zero", np.zeros_like(x)
+    if KINDS[kind] == "mask":
+        yield "the mask is inverted", 1 - x
+        yield "padding is not masked", np.ones_like(x)
     if x.ndim == 3:
         yield "the tokens are one place later", np.roll(x, 1, axis=1)
         yield "the tokens are one place earlier", np.roll(x, -1, axis=1)
@@ -253,7 +269,7 @@ def _changed(
 def _widths(context: PipelineContext, kind: str) -> Iterator[tuple[int, int]]:
     """Yield the widths of two encoders side by side."""
     clip = [text for text in context.model.config.text_encoders if kind_of(text).pooled]
-    if len(clip) == 2:
+    if len(clip) == 2 and KINDS[kind] != "mask":
         pooled = kind != "text"
         first, second = (text.projection_dim if pooled else text.hidden_size for text in clip)
         yield first, second
@@ -283,7 +299,7 @@ def _judge_networks_alone(context: PipelineContext) -> Iterator[Row]:
         except NotKnown:
             continue
     for kind in KINDS if found else ():
-        arrays = [x.states if kind == "text" else x.pooled for x in found]
+        arrays = [getattr(x, FIELDS[kind]) for x in found]
         known = [x for x in arrays if x is not None]
         names = roles_of(context, KINDS[kind])
         for network in context.calls(context.denoiser):
