@@ -69,12 +69,13 @@ def test_operations_are_those_that_torch_counts(pipe, folder):
 
 def test_every_mode(folder):
     model = ldmref.load(folder)
-    image = modes.txt2img(model, "a red cat", seed=1, steps=2).images[0]
+    size = {"width": 24, "height": 16}
+    image = modes.txt2img(model, "a red cat", seed=1, steps=2, **size).images[0]
     assert modes.img2img(model, "a dog", image, steps=4, strength=0.5, seed=1).images[0] != image
     mask = image.convert("L").point(lambda level: 255 * (level > 128))
     modes.inpaint(model, "a dog", image, mask, steps=2, seed=1)
     modes.invert(model, "a dog", image, steps=2)
-    modes.interpolate(model, "a dog", "a red cat on a table", 3, steps=2)
+    modes.interpolate(model, "a dog", "a red cat on a table", 3, steps=2, **size)
 
 
 def test_folders_of_ldmref(tmp_path, folder):
