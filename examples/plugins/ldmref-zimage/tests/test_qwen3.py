@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from ldmref_zimage.qwen3 import Qwen3Config, find_layers, qwen3, qwen3_spec
-from transformers.models.qwen3 import modeling_qwen3
+from originals import encoder_in_double
 
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
@@ -27,29 +27,15 @@ def configure(**fields):
 
 @pytest.fixture(scope="module")
 def theirs():
-    """Return a small Qwen3Model in float64, also where transformers computes in float32."""
+    """Return a small Qwen3Model in float64."""
     torch.manual_seed(0)
     rope = {"rope_type": "default", "rope_theta": 1e6}
     model = transformers.Qwen3Model(transformers.Qwen3Config(**SMALL, rope_parameters=rope))
     model = model.eval().double()
     for parameter in model.parameters():  # their initial scores are tiny
         parameter.data += 0.3 * torch.randn_like(parameter)
-    patch = pytest.MonkeyPatch()
-
-    def norm(self, x):
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * x * scale
-
-    def rotary(self, x, position_ids):
-        steps = torch.arange(0, SMALL["head_dim"], 2, dtype=torch.float64) / SMALL["head_dim"]
-        angles = position_ids[..., None].double() / 1e6**steps
-        both = torch.cat([angles, angles], dim=-1)
-        return both.cos(), both.sin()
-
-    patch.setattr(modeling_qwen3.Qwen3RMSNorm, "forward", norm)
-    patch.setattr(modeling_qwen3.Qwen3RotaryEmbedding, "forward", rotary)
-    yield model
-    patch.undo()
+    with encoder_in_double(SMALL["head_dim"]):
+        yield model
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ZImageTransformer2DModel
-from diffusers.models import normalization
-from diffusers.models.transformers import transformer_z_image
 from ldmref_zimage.config import ZImageConfig
 from ldmref_zimage.network import transformer, transformer_spec
+from originals import transformer_in_double
 
 from ldmref.backends import get_backend
 from ldmref.models import flatten, unflatten
@@ -26,31 +25,13 @@ CONFIG = ZImageConfig(
 
 @pytest.fixture(scope="module")
 def theirs():
-    """Return a small transformer in float64, also where diffusers computes in float32."""
+    """Return a small transformer in float64."""
     torch.manual_seed(0)
     model = ZImageTransformer2DModel(**SMALL).eval().double()
     for parameter in model.parameters():  # padding tokens are 0 at first, modulations small
         parameter.data += 0.3 * torch.randn_like(parameter)
-    patch = pytest.MonkeyPatch()
-
-    def norm(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-
-    def table(dims, ends, theta=256.0):
-        found = []
-        for dim, end in zip(dims, ends, strict=True):
-            steps = torch.arange(0, dim, 2, dtype=torch.float64) / dim
-            angles = torch.outer(torch.arange(end, dtype=torch.float64), theta**-steps)
-            found.append(torch.polar(torch.ones_like(angles), angles))
-        return found
-
-    rope = transformer_z_image.RopeEmbedder
-    patch.setattr(normalization.RMSNorm, "forward", norm)
-    patch.setattr(rope, "precompute_freqs_cis", staticmethod(table))
-    patch.setattr(torch, "float32", torch.float64)  # of the time's frequencies
-    patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    yield model
-    patch.undo()
+    with transformer_in_double():
+        yield model
 
 
 def compute(theirs, x, t, captions, backend="numpy", length=None):
