@@ -108,14 +108,20 @@ def export_network(
     """
     taken = {x.argument: x for x in network.inputs}
     args: list[Any] = []
-    for argument in network.arguments:
-        if argument in network.settings:
-            args.append(network.settings[argument])
-        else:
-            args.append(ArraySlot.ARRAY if argument in taken else None)
+    needed = 0  # how many arguments have no default, or another value
     parameters = list(inspect.signature(network.function).parameters.values())[2:]
-    while args[-1] is None and parameters[len(args) - 1].default is not inspect.Parameter.empty:
-        args.pop()
+    for number, parameter in enumerate(parameters, 1):
+        default = parameter.default
+        if parameter.name in network.settings:
+            args.append(network.settings[parameter.name])
+        elif parameter.name in taken:
+            args.append(ArraySlot.ARRAY)
+        else:
+            args.append(None if default is inspect.Parameter.empty else default)
+            needed = number if default is inspect.Parameter.empty else needed
+            continue
+        needed = number
+    args = args[:needed]
     inputs = list(network.inputs)
     if residuals is not None:
         inputs += list_arrays(residuals)

@@ -95,7 +95,7 @@ class RequestRecorder:
             return  # the call itself says what is wrong
         parameters = bound.signature.parameters
         defaults = {k: parameters[k].default for k in WITH_DEFAULT if k in parameters}
-        requested = dict(list(bound.arguments.items())[1:])
+        requested = {name: copied(x) for name, x in list(bound.arguments.items())[1:]}
         asked = {k: x for k, x in (defaults | requested).items() if k not in NOT_ASKED}
         self.asked = {k: x for k, x in asked.items() if x is not None and _is_plain(x)}
         self.asked |= {k: True for k, x in asked.items() if callable(x)}
@@ -114,8 +114,7 @@ class RequestRecorder:
             arguments = signature.bind(*args, **kwargs).arguments
             self._encoded = set()
             found = {k: arguments[k] for k in PROMPTS if arguments.get(k) is not None}
-            # some pipelines write into the caller's list
-            found = {k: list(x) if isinstance(x, list) else x for k, x in found.items()}
+            found = {k: copied(x) for k, x in found.items()}
             if self._encoding and "negative_prompt" not in signature.parameters:
                 found = {f"negative_{k}": x for k, x in found.items() if k.startswith("prompt")}
             self._encoding = True
@@ -189,6 +188,11 @@ class RequestRecorder:
             self.doing = "prepare_image"  # an encoder may follow
 
         return self._writer.left_out.observed(method, "control", after=after)
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of a list, into which some pipelines write; other values as they are."""
+    return list(value) if isinstance(value, list) else value
 
 
 def _is_plain(x: Any) -> bool:
