@@ -344,6 +344,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     },
     "examples/plugins/ldmref-dit/README.md": PLUGIN,
     "examples/plugins/ldmref-jax/README.md": PLUGIN,
+    "examples/plugins/ldmref-pixart/README.md": PLUGIN,
     "examples/plugins/ldmref-sa-sampler/README.md": PLUGIN,
     "examples/plugins/ldmref-tangential/README.md": PLUGIN,
     "examples/plugins/ldmref-zimage/README.md": PLUGIN,
